@@ -1,0 +1,34 @@
+# `make demo` and `make test` work from a fresh clone; everything lives in .venv and runs/.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint types constraints clean help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: .venv/.installed  ## make .venv; the cpu or gpu extra by the hardware found (EXTRA=cpu|gpu overrides)
+
+.venv/.installed: pyproject.toml scripts/install.sh $(wildcard requirements/*.txt)
+	PYTHON="$(PYTHON)" EXTRA="$(EXTRA)" sh scripts/install.sh
+	@touch $@
+
+demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, report
+	$(BIN)/python scripts/demo.py $(ARGS)
+
+test: install  ## every test, real vLLM server included
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install types  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+	$(BIN)/mypy scripts
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+
+constraints: install  ## resolve the pins of both extras again after a change in pyproject.toml
+	sh scripts/constraints.sh
