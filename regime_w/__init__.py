@@ -1,0 +1,35 @@
+"""Regime W: arms, answers, scores, reward. Pure: no torch, no network, no clock."""
+
+from regime_w.answers import answers_agree, extract_answer
+from regime_w.arms import ArmOutput, ArmSpec, build_all_arms, build_prompt
+from regime_w.reward import (
+    GroupScores,
+    RewardConfig,
+    arm_rewards,
+    compute_regime_w_scores,
+    compute_reward,
+)
+from regime_w.scores import (
+    s_cf_for_question,
+    s_end_for_question,
+    s_path_for_question,
+    s_wm_for_question,
+)
+
+__all__ = [
+    "ArmOutput",
+    "ArmSpec",
+    "GroupScores",
+    "RewardConfig",
+    "answers_agree",
+    "arm_rewards",
+    "build_all_arms",
+    "build_prompt",
+    "compute_regime_w_scores",
+    "compute_reward",
+    "extract_answer",
+    "s_cf_for_question",
+    "s_end_for_question",
+    "s_path_for_question",
+    "s_wm_for_question",
+]

@@ -1,0 +1,94 @@
+"""Arms: the ways in which one question is asked, and what each of them gave back.
+
+Source of the eight arms and of the prompt: the original recipe, sections 1.1 and 2, to the letter.
+"""
+
+import re
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from regime_w.answers import extract_answer
+
+_WOLFRAM_SYSTEM_PROMPT = (
+    "You are a precise math reasoner. "
+    "Solve the problem step by step, keep reasoning linear and explicit. "
+    "Avoid extra commentary. End with '#### final_answer'."
+)
+_MAUDLIN_SYSTEM_PROMPT = (
+    "You are a reflective math reasoner. "
+    "Explain your reasoning and highlight any steps that might be fragile. "
+    "End with '#### final_answer'."
+)
+_TEMPERATURES = (0.2, 0.3, 0.4, 0.5)
+
+
+class ArmSpec(BaseModel):
+    """One arm: a system prompt and how its completions are sampled."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    name: str = Field(min_length=1)
+    """Unique in its arm set; ``family_3`` is the fourth arm of ``family``."""
+    system_prompt: str
+    """What stands before the question; see `build_prompt`."""
+    temperature: float = Field(gt=0, le=2)
+    """Sampling temperature. Never 0: identical greedy arms would agree by construction."""
+    top_p: float = Field(gt=0, le=1)
+    """Nucleus mass; 1 keeps the whole distribution."""
+
+    @property
+    def family(self) -> str:
+        """The name without its number: ``wolfram_0`` is of ``wolfram``, ``solo`` of ``solo``."""
+        return re.sub(r"(?<=.)_[0-9]+\Z", "", self.name, flags=re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArmOutput:
+    """What one arm answered. The prompt is in none of the fields: it holds ``#### 42``."""
+
+    arm_name: str
+    full_text: str
+    """The completion; its words are counted for the length penalty."""
+    reasoning: str
+    """The part whose length `s_path_for_question` compares."""
+    answer: str | None
+    """The answer, canonical or raw (``#### 7``): scoring reads it with `extract_answer`."""
+
+    @classmethod
+    def from_text(cls, arm_name: str, text: str) -> "ArmOutput":
+        """Reads one completion, as the recipe's collector does: all of it is the reasoning.
+
+        Args:
+            arm_name: Name of the arm that generated it.
+            text: The completion only, without the prompt.
+        """
+        return cls(arm_name=arm_name, full_text=text, reasoning=text, answer=extract_answer(text))
+
+
+def build_all_arms() -> tuple[ArmSpec, ...]:
+    """Builds the eight arms of the recipe: ``wolfram_0..3``, then ``maudlin_0..3``."""
+    families = (
+        ("wolfram", _WOLFRAM_SYSTEM_PROMPT, 0.95),
+        ("maudlin", _MAUDLIN_SYSTEM_PROMPT, 0.9),
+    )
+    return tuple(
+        ArmSpec(
+            name=f"{family}_{index}",
+            system_prompt=system_prompt,
+            temperature=temperature,
+            top_p=top_p,
+        )
+        for family, system_prompt, top_p in families
+        for index, temperature in enumerate(_TEMPERATURES)
+    )
+
+
+def build_prompt(system_prompt: str, question: str) -> str:
+    """Builds the rollout prompt of an arm (recipe, section 2)."""
+    return (
+        system_prompt + "\n\n"
+        "Solve the problem step by step and end with the final answer "
+        "in the format '#### 42'.\n\n"
+        f"Problem:\n{question}\n\nSolution:\n"
+    )

@@ -1,0 +1,71 @@
+"""Coherence scores of a group of arms, each in [0, 1], or None where a score abstains.
+
+The formulas are the original recipe's (section 1.2) to the letter, on canonical answers, with one
+change: an arm without an answer (``None``) agrees with nothing. Of these scores none abstains.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from regime_w.arms import ArmOutput
+
+
+def s_end_for_question(answers: Sequence[str | None]) -> float:
+    """Scores agreement on the final answer: the share of arm pairs with equal answers.
+
+    ``s_end = sum_a C(n_a, 2) / C(n, 2)`` over the distinct answers a, given n_a times by n arms;
+    1 for a single arm and 0 for none.
+
+    Args:
+        answers: One canonical answer per arm (see `extract_answer`), None where there is none.
+    """
+    num_arms = len(answers)
+    if num_arms < 2:
+        return float(num_arms)
+    counts = Counter(answer for answer in answers if answer is not None)
+    num_agreeing = sum(count * (count - 1) // 2 for count in counts.values())
+    return num_agreeing / (num_arms * (num_arms - 1) // 2)
+
+
+def s_path_for_question(reasonings: Sequence[str]) -> float:
+    """Scores coarse path coherence: reasonings of similar length score high.
+
+    ``s_path = 1 / (1 + var / (avg + 1e-6))`` over word counts; 0 without any word.
+    """
+    if not reasonings:
+        return 0.0
+    num_words = [len(reasoning.split()) for reasoning in reasonings]
+    mean = sum(num_words) / len(num_words)
+    if mean <= 0:
+        return 0.0
+    variance = sum((count - mean) ** 2 for count in num_words) / len(num_words)
+    return 1.0 / (1.0 + variance / (mean + 1e-6))
+
+
+def s_cf_for_question(arm_outputs: Sequence[ArmOutput]) -> float:
+    """Scores the counterfactual cross-check: in the recipe a constant 0.5 for every group."""
+    return 0.5
+
+
+def s_wm_for_question(
+    s_end: float | None,
+    s_path: float | None,
+    s_cf: float | None,
+    *,
+    w_end: float = 0.4,
+    w_path: float = 0.3,
+    w_cf: float = 0.3,
+) -> float | None:
+    """Combines the scores: ``s_wm = 0.4 s_end + 0.3 s_path + 0.3 s_cf``.
+
+    The weights, which sum to 1, are renormalised over the scores that do not abstain.
+
+    Returns:
+        The weighted mean, or None where every score with a weight abstains.
+    """
+    weighted = [(w_end, s_end), (w_path, s_path), (w_cf, s_cf)]
+    present = [(weight, score) for weight, score in weighted if score is not None]
+    total_weight = sum(weight for weight, _ in present)
+    if total_weight <= 0:
+        return None
+    return sum(weight * score for weight, score in present) / total_weight

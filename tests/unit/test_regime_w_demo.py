@@ -1,0 +1,25 @@
+"""``python -m regime_w.demo``: the recipe's sanity check, as people run it."""
+
+import subprocess
+import sys
+
+
+def run_demo(*arguments: str) -> str:
+    command = [sys.executable, "-m", "regime_w.demo", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_prints_the_rewards() -> None:
+    # Reasonings of 5 and 6 words: s_path = 1 / (1 + 0.25 / 5.500001).
+    reward = 1 + 0.7 * (0.55 + 0.3 / (1 + 0.25 / 5.500001))
+    lines = run_demo().splitlines()
+    assert lines[-1] == f"Regime W demo reward: {reward:.4f}"
+    for name in ("wolfram_0", "maudlin_0"):
+        (row,) = [line for line in lines if line.startswith(name)]
+        assert row.split() == [name, "7", "yes", f"{reward:.4f}"]
+
+
+def test_help() -> None:
+    assert "python -m regime_w.demo" in run_demo("--help")
