@@ -1,0 +1,227 @@
+"""Adapter files: where they lie, and whether they can be served.
+
+An upload is written to a hidden folder, checked there, and renamed to its version's name only when
+it is whole and valid; a reader never sees half an adapter. No engine takes part here.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from safetensors import SafetensorError, safe_open
+
+from inference_server.engine import EngineTraits, LinearShape
+from inference_server.errors import field_path, invalid_adapter, too_large
+from inference_server.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+
+MAX_ADAPTER_CONFIG_BYTES = 2**20
+
+_COPY_CHUNK_BYTES = 2**20
+INCOMING_PREFIX = ".incoming-"
+_PEFT_PREFIX = "base_model.model."
+_DTYPES = ("F32", "F16", "BF16")
+
+
+class AdapterConfig(BaseModel):
+    """The part of PEFT's ``adapter_config.json`` that decides what an adapter computes.
+
+    Equal configurations with equal weights are the same adapter. Fields that PEFT adds and that
+    change nothing in inference (dropout, initialisation, paths) are ignored.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
+
+    peft_type: Literal["LORA"]
+    r: int = Field(ge=1)
+    lora_alpha: float = Field(gt=0)
+    target_modules: tuple[str, ...] | str
+    use_rslora: bool = False
+    bias: Literal["none"] = "none"
+    lora_bias: Literal[False] = False
+    use_dora: Literal[False] = False
+    use_qalora: Literal[False] = False
+    modules_to_save: tuple[()] | None = None
+    # Both are regular expressions over module names: the engine would run a client's pattern.
+    rank_pattern: dict[str, int] | None = Field(default=None, max_length=0)
+    alpha_pattern: dict[str, float] | None = Field(default=None, max_length=0)
+
+    @field_validator("target_modules")
+    @classmethod
+    def _in_one_order(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        """PEFT saves a set: the order differs between two saves of one adapter."""
+        return value if isinstance(value, str) else tuple(sorted(value))
+
+    @field_validator("rank_pattern", "alpha_pattern")
+    @classmethod
+    def _none_if_empty(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        return value or None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StagedAdapter:
+    """An upload on disk that is not yet an adapter."""
+
+    folder: Path
+    config_json: bytes
+    sha256: str
+    """Hex digest of the weights file as it arrived."""
+    size_bytes: int
+
+
+class AdapterFolder:
+    """The folder that holds adapter files, one subfolder a version.
+
+    Args:
+        root: An existing folder that nobody else writes to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def stage(self, config_json: bytes, weights: BinaryIO, max_bytes: int) -> StagedAdapter:
+        """Writes an upload through to the disk, under a name that nobody reads.
+
+        Raises:
+            ApiError: 413 where the weights have more than ``max_bytes``.
+        """
+        folder = Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=self._root))
+        try:
+            (folder / ADAPTER_CONFIG_FILE).write_bytes(config_json)
+            digest, size_bytes = hashlib.sha256(), 0
+            with (folder / ADAPTER_WEIGHTS_FILE).open("wb") as file:
+                while chunk := weights.read(_COPY_CHUNK_BYTES):
+                    size_bytes += len(chunk)
+                    if size_bytes > max_bytes:
+                        raise too_large(
+                            f"the weights have more than {max_bytes} bytes", ADAPTER_WEIGHTS_FILE
+                        )
+                    digest.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            self.discard(folder)
+            raise
+        return StagedAdapter(
+            folder=folder,
+            config_json=config_json,
+            sha256=digest.hexdigest(),
+            size_bytes=size_bytes,
+        )
+
+    def commit(self, staged: StagedAdapter, name: str) -> Path:
+        """Gives a staged adapter its name, at once and for good."""
+        path = self._root / name
+        staged.folder.rename(path)
+        directory = os.open(self._root, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return path
+
+    def discard(self, folder: Path) -> None:
+        """Removes the folder of an upload or of a version, if it is still there."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConfig:
+    """Checks that the engine can serve an adapter exactly as it was trained.
+
+    Args:
+        staged: The upload.
+        traits: The engine's limits, dtype and layers.
+
+    Returns:
+        Its configuration.
+
+    Raises:
+        ApiError: 400 with the reason and the part at fault.
+    """
+    config = _read_config(staged.config_json)
+    if config.r > traits.max_lora_rank:
+        raise invalid_adapter(
+            f"r: rank {config.r} is over the server's --max-lora-rank {traits.max_lora_rank}",
+            ADAPTER_CONFIG_FILE,
+        )
+    try:
+        with safe_open(staged.folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
+            shapes = {name: _checked_shape(weights, name, traits) for name in weights.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise invalid_adapter(f"not a safetensors file: {error}", ADAPTER_WEIGHTS_FILE) from error
+    _check_pairs(shapes, config.r, traits.linear_shapes)
+    return config
+
+
+def _read_config(config_json: bytes) -> AdapterConfig:
+    try:
+        return AdapterConfig.model_validate_json(config_json)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = field_path(first["loc"])
+        # A pydantic message on an unsupported feature says only what the value should have been.
+        reason = f"{field}: {first['msg']}" if field else first["msg"]
+        if field and first["type"] != "missing":
+            reason += "; the server takes plain LoRA without bias, DoRA, saved modules or patterns"
+        raise invalid_adapter(reason, ADAPTER_CONFIG_FILE) from error
+
+
+def _checked_shape(weights: Any, name: str, traits: EngineTraits) -> tuple[int, ...]:
+    """Shape of one tensor whose values survive the engine's rounding."""
+    dtype = weights.get_slice(name).get_dtype()
+    if dtype not in _DTYPES:
+        raise invalid_adapter(f"{name}: dtype {dtype} is none of {_DTYPES}", ADAPTER_WEIGHTS_FILE)
+    tensor = weights.get_tensor(name)
+    # In the engine's dtype: a float32 value can be finite here and infinite in float16.
+    if not tensor.to(getattr(torch, traits.lora_dtype)).isfinite().all():
+        raise invalid_adapter(
+            f"{name}: holds values that are not finite in {traits.lora_dtype}", ADAPTER_WEIGHTS_FILE
+        )
+    return tuple(tensor.shape)
+
+
+def _check_pairs(
+    shapes: Mapping[str, tuple[int, ...]], rank: int, layers: Mapping[str, LinearShape]
+) -> None:
+    """Checks that the tensors are LoRA pairs A [r, in] and B [out, r] of the base's layers."""
+    if not shapes:
+        raise invalid_adapter("holds no tensors", ADAPTER_WEIGHTS_FILE)
+    pairs: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
+    for name, shape in shapes.items():
+        module, side = _parse_name(name)
+        pairs[module][side] = shape
+    for module, sides in pairs.items():
+        layer = layers.get(module)
+        if layer is None:
+            raise invalid_adapter(
+                f"{module}: the base model has no linear layer of this name", ADAPTER_WEIGHTS_FILE
+            )
+        expected = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
+        for side, shape in expected.items():
+            if side not in sides:
+                raise invalid_adapter(f"{module}: lora_{side} is missing", ADAPTER_WEIGHTS_FILE)
+            if sides[side] != shape:
+                raise invalid_adapter(
+                    f"{module}: lora_{side} has shape {list(sides[side])}, not {list(shape)}",
+                    ADAPTER_WEIGHTS_FILE,
+                )
+
+
+def _parse_name(name: str) -> tuple[str, str]:
+    """Splits PEFT's tensor name into the module's name and ``A`` or ``B``."""
+    for side in ("A", "B"):
+        suffix = f".lora_{side}.weight"
+        if name.startswith(_PEFT_PREFIX) and name.endswith(suffix):
+            return name.removeprefix(_PEFT_PREFIX).removesuffix(suffix), side
+    raise invalid_adapter(
+        f"{name}: not a LoRA tensor ({_PEFT_PREFIX}MODULE.lora_A.weight or .lora_B.weight)",
+        ADAPTER_WEIGHTS_FILE,
+    )

@@ -1,0 +1,273 @@
+"""Versions of the policy: immutable adapters, one of them active.
+
+A version is loaded under its own name and path (``policy-000012``) and never changes; vLLM's prefix
+cache is keyed by both, so a name that came back with other weights would be answered from the old
+ones. ``policy`` is an alias that moves at once; whoever began on a version ends on it.
+"""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_server.adapter_files import (
+    AdapterConfig,
+    AdapterFolder,
+    StagedAdapter,
+    validate_adapter,
+)
+from inference_server.engine import AdapterRejected, Engine, EngineAdapter
+from inference_server.errors import busy, conflict, invalid_adapter, not_found
+from inference_server.schemas import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    AdapterInfo,
+    AdapterList,
+    adapter_name,
+)
+
+POLICY_ALIAS = "policy"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Identity:
+    """What makes two uploads of a version the same."""
+
+    sha256: str
+    config: AdapterConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class _Version:
+    """A version that the engine holds."""
+
+    version: int
+    adapter: EngineAdapter
+    identity: _Identity
+    size_bytes: int
+    created_at: float
+    num_groups: int = 0
+    """Groups that hold it, whether or not their requests have reached the engine."""
+
+
+class AdapterRegistry:
+    """Uploads, activates, leases and retires adapter versions.
+
+    Changes run one at a time; leases do not wait for them.
+
+    Args:
+        engine: Holds the adapters.
+        folder: Holds their files.
+        max_loaded_versions: Beyond this many, an upload retires the oldest that nothing uses.
+    """
+
+    def __init__(self, engine: Engine, folder: AdapterFolder, max_loaded_versions: int) -> None:
+        self._engine = engine
+        self._folder = folder
+        # Over its own limit the engine drops the least recently used adapter, leased or not.
+        self._max_loaded_versions = min(max_loaded_versions, engine.traits.max_loaded_adapters)
+        # In order of upload. The alias moves by one assignment, between two awaits.
+        self._versions: dict[int, _Version] = {}
+        self._active: int | None = None
+        # Outlives the versions: a retired one may come back, but only as it was. About 1 KB each.
+        self._seen: dict[int, _Identity] = {}
+        self._retired_paths: list[Path] = []
+        self._lora_ids = itertools.count(1)
+        self._changes = asyncio.Lock()
+
+    @property
+    def active_version(self) -> int | None:
+        """The version that ``policy`` stands for; None is the base."""
+        return self._active
+
+    @property
+    def next_version(self) -> int:
+        """The lowest number above all that were ever used; 0 before the first upload."""
+        return max(self._seen, default=-1) + 1
+
+    def list(self) -> AdapterList:
+        """Every version that is loaded, in order of upload."""
+        return AdapterList(
+            active_version=self._active,
+            adapters=[self._info(held) for held in self._versions.values()],
+        )
+
+    def get(self, version: int) -> AdapterInfo:
+        """One version.
+
+        Raises:
+            ApiError: 404.
+        """
+        return self._info(self._find(version))
+
+    async def put(
+        self, version: int, staged: StagedAdapter, *, activate: bool
+    ) -> tuple[AdapterInfo, bool]:
+        """Makes a version of an upload, or finds that it is one already.
+
+        Args:
+            version: Its number.
+            staged: The upload; its folder becomes the version's or is removed.
+            activate: Whether ``policy`` moves to it.
+
+        Returns:
+            The version, and whether it was loaded just now.
+
+        Raises:
+            ApiError: 400 for an adapter that cannot be served, 409 where the version is or was another
+                adapter, 429 where every loaded version is in use. Nothing changed then.
+        """
+        try:
+            config = await asyncio.to_thread(validate_adapter, staged, self._engine.traits)
+            identity = _Identity(sha256=staged.sha256, config=config)
+            async with self._changes:
+                self._refuse_another(version, identity)
+                created = version not in self._versions
+                if created:
+                    await self._make_room()
+                    await self._load(version, staged, identity)
+                if activate:
+                    self._activate(version)
+                return self._info(self._versions[version]), created
+        finally:
+            await asyncio.to_thread(self._folder.discard, staged.folder)
+
+    async def activate(self, version: int) -> AdapterInfo:
+        """Moves ``policy`` to a loaded version.
+
+        Raises:
+            ApiError: 404.
+        """
+        async with self._changes:
+            self._find(version)
+            self._activate(version)
+            return self._info(self._versions[version])
+
+    async def delete(self, version: int) -> None:
+        """Unloads a version.
+
+        Raises:
+            ApiError: 404; 409 for the active version or one with requests in flight.
+        """
+        async with self._changes:
+            held = self._find(version)
+            if version == self._active:
+                raise conflict(f"version {version} is active: activate another first", "version")
+            if num_leases := self._num_leases(held):
+                raise conflict(f"version {version} has {num_leases} requests in flight", "version")
+            await self._remove_retired_files()
+            await self._retire(held)
+
+    @contextmanager
+    def lease(self, version: int | None) -> Iterator[EngineAdapter | None]:
+        """Keeps a version loaded while a group is generated; None is the base.
+
+        Raises:
+            ApiError: 404.
+        """
+        if version is None:
+            yield None
+            return
+        held = self._find(version)
+        held.num_groups += 1
+        try:
+            yield held.adapter
+        finally:
+            held.num_groups -= 1
+
+    def _find(self, version: int) -> _Version:
+        held = self._versions.get(version)
+        if held is None:
+            raise not_found(f"version {version} is not loaded", "version")
+        return held
+
+    def _num_leases(self, held: _Version) -> int:
+        # Requests of the OpenAI routes are known to the engine alone; a group counts before its
+        # requests reach the engine, and is then itself several of them.
+        return max(held.num_groups, self._engine.num_requests(held.adapter))
+
+    def _info(self, held: _Version) -> AdapterInfo:
+        return AdapterInfo(
+            version=held.version,
+            name=held.adapter.name,
+            sha256=held.identity.sha256,
+            rank=held.identity.config.r,
+            size_bytes=held.size_bytes,
+            active=held.version == self._active,
+            num_leases=self._num_leases(held),
+            created_at=held.created_at,
+        )
+
+    def _refuse_another(self, version: int, identity: _Identity) -> None:
+        seen = self._seen.get(version)
+        if seen is None or seen == identity:
+            return
+        state = "is" if version in self._versions else "was"
+        if seen.sha256 == identity.sha256:
+            raise conflict(
+                f"version {version} {state} served with another {ADAPTER_CONFIG_FILE}",
+                ADAPTER_CONFIG_FILE,
+            )
+        raise conflict(f"version {version} {state} served with digest {seen.sha256}", "sha256")
+
+    async def _make_room(self) -> None:
+        """Retires the oldest versions that nothing uses, until one more fits.
+
+        Leased versions may take the registry over ``max_loaded_versions``, up to what the engine holds
+        without dropping one by itself.
+        """
+        await self._remove_retired_files()
+        for held in list(self._versions.values()):
+            if len(self._versions) < self._max_loaded_versions:
+                return
+            if held.version != self._active and not self._num_leases(held):
+                await self._retire(held)
+        if len(self._versions) >= self._engine.traits.max_loaded_adapters:
+            raise busy(f"all {len(self._versions)} loaded versions have requests in flight")
+
+    async def _load(self, version: int, staged: StagedAdapter, identity: _Identity) -> None:
+        name = adapter_name(version)
+        path = await asyncio.to_thread(self._folder.commit, staged, name)
+        adapter = EngineAdapter(lora_id=next(self._lora_ids), name=name, path=path)
+        try:
+            await self._engine.load(adapter)
+        except BaseException as error:
+            await asyncio.to_thread(self._folder.discard, path)
+            if isinstance(error, AdapterRejected):
+                raise invalid_adapter(
+                    f"the engine refused it: {error}", ADAPTER_WEIGHTS_FILE
+                ) from error
+            raise
+        self._versions[version] = _Version(
+            version=version,
+            adapter=adapter,
+            identity=identity,
+            size_bytes=staged.size_bytes,
+            created_at=time.time(),
+        )
+        self._seen[version] = identity
+        self._engine.publish(name, adapter)
+
+    def _activate(self, version: int) -> None:
+        self._active = version
+        self._engine.publish(POLICY_ALIAS, self._versions[version].adapter)
+
+    async def _retire(self, held: _Version) -> None:
+        del self._versions[held.version]
+        self._engine.withdraw(held.adapter.name)
+        await self._engine.unload(held.adapter)
+        self._retired_paths.append(held.adapter.path)
+
+    async def _remove_retired_files(self) -> None:
+        """Removes the files of versions that an earlier change retired.
+
+        An OpenAI request that had looked its name up just before the version was retired makes the
+        engine load it once more, from its files; without them the engine dies. One change later, no
+        such request is left.
+        """
+        paths, self._retired_paths = self._retired_paths, []
+        for path in paths:
+            await asyncio.to_thread(self._folder.discard, path)

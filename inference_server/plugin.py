@@ -1,0 +1,58 @@
+"""The entry point by which vLLM's server gets our routes (``vllm.endpoint_plugins``).
+
+vLLM makes the plugin itself, without arguments; the launcher hands the settings on in vLLM's own
+namespace of arguments.
+"""
+
+from argparse import Namespace
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from starlette.datastructures import State
+
+from inference_server.routes import attach_routes
+from inference_server.service import Service
+from inference_server.settings import Settings
+from inference_server.vllm_engine import VllmEngine
+
+SETTINGS_ATTRIBUTE = "regime_w_settings"
+
+
+class RegimeWPlugin:
+    """Adds arms, adapters and status to vLLM's server. See vLLM's ``EndpointPlugin``."""
+
+    name = "regime_w"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        """Adds the routes; the engine is not known yet."""
+        attach_routes(app, _settings(app.state.args))
+        app.add_api_route("/v1/models", list_models, methods=["GET"])
+
+    async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
+        """Puts the service behind the routes."""
+        engine = VllmEngine(engine_client, state.openai_serving_models)
+        state.regime_w = Service.start(engine, _settings(args))
+
+
+async def list_models(request: Request) -> JSONResponse:
+    """Lists the served models as vLLM does, but the active version once.
+
+    The alias and the version's own name are two entries of one adapter in vLLM's table, and vLLM lists
+    an entry by the adapter's name; ``policy`` itself is listed as a name of the base.
+    """
+    models = await request.app.state.openai_serving_models.show_available_models()
+    content = models.model_dump()
+    content["data"] = list({card["id"]: card for card in content["data"]}.values())
+    return JSONResponse(content)
+
+
+def _settings(args: Namespace) -> Settings:
+    settings = getattr(args, SETTINGS_ATTRIBUTE, None)
+    if not isinstance(settings, Settings):
+        # Without the launcher there would be no key, and sampling settings that rollouts cannot use.
+        raise RuntimeError(
+            "the regime_w plugin works only in a server started with python -m inference_server"
+        )
+    return settings

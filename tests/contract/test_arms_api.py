@@ -1,0 +1,275 @@
+"""POST /v1/arms/generate, as its clients see it."""
+
+import asyncio
+import math
+from dataclasses import replace
+
+import pytest
+
+from inference_server.arms_request import sample_seed
+from inference_server.schemas import ArmsResponse, ErrorResponse
+from regime_w import build_all_arms, build_prompt
+
+
+async def test_a_group_has_the_eight_arms_in_order_with_aligned_tokens(client):
+    response = await client.arms(questions=["1+1?", {"id": "two", "question": "2+2?"}], seed=3)
+    assert response.status_code == 200
+    body = ArmsResponse.model_validate(response.json())
+    assert [group.id for group in body.groups] == ["q0", "two"]
+    assert [group.question for group in body.groups] == ["1+1?", "2+2?"]
+    for group in body.groups:
+        assert [arm.arm for arm in group.arms] == [arm.name for arm in build_all_arms()]
+        assert group.policy_version is None
+        for arm, spec in zip(group.arms, build_all_arms(), strict=True):
+            assert (arm.temperature, arm.top_p) == (spec.temperature, spec.top_p)
+            assert bytes(arm.prompt_token_ids).decode() == build_prompt(
+                spec.system_prompt, group.question
+            )
+            assert len(arm.token_ids) == len(arm.logprobs) == 8
+    tokens = [arm for group in body.groups for arm in group.arms]
+    assert body.usage.completion_tokens == sum(len(arm.token_ids) for arm in tokens)
+    assert body.usage.prompt_tokens == sum(len(arm.prompt_token_ids) for arm in tokens)
+
+
+async def test_each_system_prompt_of_a_question_is_tokenized_once(client, engine):
+    await client.arms(questions=["1?", "2?", "3?"], samples_per_arm=2)
+    assert engine.num_encoded == 3 * 2
+
+
+async def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(client):
+    first, again, other = [(await client.arms(seed=seed)).json() for seed in (5, 5, 6)]
+    assert first["groups"] == again["groups"]
+    assert first["groups"] != other["groups"]
+
+
+async def test_a_seed_belongs_to_a_completion_whatever_else_the_request_holds(client):
+    alone = (await client.arms(questions=[{"id": "b", "question": "?"}], seed=5)).json()
+    beside = await client.arms(
+        questions=[{"id": "a", "question": "?"}, {"id": "b", "question": "?"}],
+        arms=["maudlin_0", "wolfram_0"],
+        samples_per_arm=2,
+        seed=5,
+    )
+    group = beside.json()["groups"][1]
+    assert [(arm["arm"], arm["sample"]) for arm in group["arms"]] == [
+        ("maudlin_0", 0),
+        ("maudlin_0", 1),
+        ("wolfram_0", 0),
+        ("wolfram_0", 1),
+    ]
+    assert group["arms"][2] == alone["groups"][0]["arms"][0]
+    assert group["arms"][3]["seed"] != group["arms"][2]["seed"]
+
+
+async def test_no_seed_is_no_generator(client):
+    body = (await client.arms()).json()
+    assert {arm["seed"] for arm in body["groups"][0]["arms"]} == {None}
+
+
+def test_seeds_are_stable_and_exact_in_a_browser():
+    assert sample_seed(1, "q", "wolfram_0", 0) == 4701271925891324
+    seeds = {sample_seed(2**63 - 1, "q", "a", sample) for sample in range(1000)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**53 for seed in seeds)
+
+
+async def test_own_arms_are_sampled_as_they_say(client):
+    arm = {"name": "mine", "system_prompt": "Think.", "temperature": 1.0, "top_p": 1.0}
+    body = (await client.arms(arms=[arm, "wolfram_1"])).json()
+    assert [arm["arm"] for arm in body["groups"][0]["arms"]] == ["mine", "wolfram_1"]
+    assert body["groups"][0]["arms"][0]["top_p"] == 1.0
+
+
+async def test_scores_come_with_the_group_when_asked_for(client):
+    question = {"id": "a", "question": "?", "gold": "#### 7"}
+    scores = (await client.arms(questions=[question, "?"], score=True)).json()["groups"]
+    assert len(scores[0]["scores"]["answers"]) == 8
+    assert all(0 <= scores[0]["scores"][name] <= 1 for name in ("s_end", "s_path", "s_cf", "s_wm"))
+    assert len(scores[0]["scores"]["correct"]) == 8
+    assert scores[1]["scores"]["correct"] is None
+    assert (await client.arms()).json()["groups"][0]["scores"] is None
+
+
+async def test_tokens_are_left_out_when_not_asked_for_but_are_counted(client):
+    body = (await client.arms(return_tokens=False)).json()
+    arm = body["groups"][0]["arms"][0]
+    assert arm["token_ids"] == arm["logprobs"] == arm["prompt_token_ids"] == []
+    assert body["usage"]["completion_tokens"] == 64
+
+
+async def test_policy_chooses_the_version(client):
+    for version in (1, 2):
+        await client.put_adapter(version)
+    texts = {}
+    for policy, version in (("latest", 2), (1, 1), ("base", None)):
+        body = (await client.arms(policy=policy, seed=1)).json()
+        assert body["policy_version"] == body["groups"][0]["policy_version"] == version
+        texts[version] = body["groups"][0]["arms"][0]["text"]
+    assert len(set(texts.values())) == 3
+
+
+async def test_a_group_ends_on_the_version_on_which_it_began(client, engine):
+    await client.put_adapter(1)
+    engine.open.clear()
+    request = asyncio.create_task(client.arms())
+    await engine.reaches(8, "policy-000001")
+    for version in (2, 3, 4, 5):
+        assert (await client.put_adapter(version)).status_code == 201
+    engine.open.set()
+    body = (await request).json()
+    assert body["policy_version"] == body["groups"][0]["policy_version"] == 1
+
+
+LONG = "x" * 600
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param", "words"),
+    [
+        ({"questions": []}, 400, "questions", "at least 1"),
+        ({"questions": [""]}, 400, "questions.0", "at least 1"),
+        ({"questions": [{"id": "a"}]}, 400, "questions.0.question", "required"),
+        ({"questions": [{"id": "", "question": "?"}]}, 400, "questions.0.id", "at least 1"),
+        ({"questions": [3]}, 400, "questions.0", "valid"),
+        ({"questions": ["?"] * 4}, 400, "questions", "4 questions; the server takes 3"),
+        (
+            {"questions": ["?", {"id": "q0", "question": "?"}]},
+            400,
+            "questions",
+            "'q0' is given twice",
+        ),
+        ({"questions": ["?", LONG]}, 400, "questions.1", "question 'q1'"),
+        ({"max_tokens": 601}, 400, "questions.0", "max_tokens 601 exceed the model's 600"),
+        ({"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
+        ({"samples_per_arm": 0}, 400, "samples_per_arm", "greater than or equal to 1"),
+        ({"samples_per_arm": 3}, 400, "samples_per_arm", "the server takes 2"),
+        ({"seed": -1}, 400, "seed", "greater than or equal to 0"),
+        ({"seed": 2**63}, 400, "seed", "less than"),
+        ({"arms": []}, 400, "arms", "0 arms"),
+        ({"arms": ["wolfram_9"]}, 400, "arms.0", "known are wolfram_0, wolfram_1"),
+        ({"arms": ["wolfram_0", "wolfram_0"]}, 400, "arms", "given twice"),
+        (
+            {
+                "arms": [
+                    {"name": "a", "system_prompt": "", "temperature": 0.001, "top_p": 1.0},
+                ]
+            },
+            400,
+            "arms.0.temperature",
+            "under 0.01",
+        ),
+        (
+            {"arms": [{"name": "a", "system_prompt": "", "temperature": 1.0, "top_p": 0.0}]},
+            400,
+            "arms.0.top_p",
+            "greater than 0",
+        ),
+        ({"policy": "newest"}, 400, "policy", "'latest' or 'base'"),
+        ({"policy": 7}, 404, "version", "version 7 is not loaded"),
+        ({"stream": True}, 400, "stream", "not available yet"),
+        ({"temperature": 1.0}, 400, "temperature", "not permitted"),
+    ],
+)
+async def test_bad_requests_name_the_field(client, engine, body, status, param, words):
+    response = await client.arms(**{"max_tokens": 100, **body})
+    error = ErrorResponse.model_validate(response.json()).error
+    assert (response.status_code, error.param) == (status, param)
+    assert words in error.message
+    assert not engine.in_flight.total()
+
+
+async def test_a_body_that_is_not_json_is_named_as_such(client):
+    headers = {"Content-Type": "application/json"}
+    response = await client.post("/v1/arms/generate", content="{", headers=headers)
+    assert response.status_code == 400
+    assert "not JSON" in response.json()["error"]["message"]
+
+
+async def test_groups_beyond_the_limit_are_turned_away_until_others_end(client, engine):
+    engine.open.clear()
+    first = asyncio.create_task(client.arms(questions=["1", "2", "3"]))
+    await engine.reaches(24)
+    status = (await client.get("/v1/status")).json()
+    assert status["groups_in_flight"] == 3
+    turned_away = await client.arms(questions=["4", "5"])
+    assert turned_away.status_code == 429
+    assert turned_away.headers["Retry-After"] == "1"
+    assert turned_away.json()["error"]["type"] == "busy"
+    second = asyncio.create_task(client.arms())
+    await engine.reaches(32)
+    engine.open.set()
+    assert [(await request).status_code for request in (first, second)] == [200, 200]
+    assert (await client.arms(questions=["4", "5"])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"logprobs": [-1.0]}, "1 logprobs for 8 tokens"),
+        ({"logprobs": [math.nan] * 8}, "not finite"),
+        ({"logprobs": [-math.inf] * 8}, "not finite"),
+    ],
+)
+async def test_what_must_not_be_trained_on_is_an_error(client, engine, service, broken, words):
+    engine.break_completion = lambda completion: replace(completion, **broken)
+    response = await client.arms()
+    assert response.status_code == 500
+    assert words in response.json()["error"]["message"]
+    assert service.generator.num_groups_in_flight == 0
+
+
+async def test_one_failure_aborts_the_rest_of_the_request(client, engine, service):
+    await client.put_adapter(1)
+    calls = 0
+    generate = engine.generate
+
+    async def fail_on_the_third(*args):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            await asyncio.sleep(0)
+            raise ConnectionError("the engine is gone")
+        return await generate(*args)
+
+    engine.generate = fail_on_the_third
+    engine.open.clear()
+    with pytest.raises(ConnectionError, match="the engine is gone"):
+        await client.arms(questions=["1", "2"])
+    assert engine.num_aborted == 15
+    assert not engine.in_flight.total()
+    assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0
+
+
+async def test_a_client_that_disconnects_has_its_generation_aborted(app, client, engine, service):
+    await client.put_adapter(1)
+    engine.open.clear()
+    body = b'{"questions": ["?"]}'
+    gone = asyncio.Event()
+    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+    sent = []
+
+    async def receive():
+        for message in messages:
+            return message
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/arms/generate",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+    }
+    request = asyncio.create_task(app(scope, receive, send))
+    await engine.reaches(8, "policy-000001")
+    assert service.adapters.get(1).num_leases == 8
+    gone.set()
+    await request
+    assert engine.num_aborted == 8
+    assert sent[0]["status"] == 499
+    assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0

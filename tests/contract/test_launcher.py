@@ -1,0 +1,159 @@
+"""The command line: what is refused before vLLM is imported, and how it is said."""
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from inference_server.launcher import main
+from inference_server.settings import SettingsError, load_settings
+from inference_server.state_dir import claim_state_dir
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    for name in ("REGIME_W_API_KEY", "REGIME_W_PORT", "REGIME_W_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return str(folder)
+
+
+def refused(capsys, *argv: str) -> str:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, "one line"
+    return err
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([], "--model: Field required"),
+        (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
+        (["--model", "/nowhere/at/all"], "--model /nowhere/at/all: no such folder"),
+        (["--model", "a/b/c"], "--model a/b/c: no such folder"),
+        (["--model", "."], "--model .: the folder holds no config.json"),
+        (["--model", __file__], "no such folder"),
+        (["--model", "m", "--port", "eighty"], "--port: Input should be a valid integer"),
+        (
+            ["--model", "m", "--port", "70000"],
+            "--port: Input should be less than or equal to 65535",
+        ),
+        (["--model", "m", "--max-loaded-versions", "1"], "--max-loaded-versions: "),
+        (["--model", "m", "--max-questions", "9999"], "max_questions (9999) must not exceed"),
+        (["--model", "m", "--config", "/nowhere.toml"], "--config /nowhere.toml: "),
+        (["--model", "m", "--host", "not.a.host.invalid"], "REGIME_W_API_KEY"),
+    ],
+)
+def test_bad_command_lines_are_one_line_that_names_the_setting(
+    capsys, model, tmp_path, monkeypatch, argv, line
+):
+    monkeypatch.chdir(tmp_path)
+    assert line in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
+def test_without_a_key_only_loopback_is_listened_on(capsys, model, host, monkeypatch):
+    argv = ("--model", model, "--host", host)
+    assert "set REGIME_W_API_KEY" in refused(capsys, *argv)
+    monkeypatch.setenv("REGIME_W_API_KEY", "")
+    assert "set REGIME_W_API_KEY" in refused(capsys, *argv)
+
+
+def test_a_port_in_use_is_found_before_the_engine_starts(capsys, model):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        line = refused(capsys, "--model", model, "--port", port)
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
+
+
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path):
+    config = tmp_path / "server.toml"
+    config.write_text('model = "from-file"\nport = 1\nmax_questions = 1\n')
+    settings = load_settings(
+        flags={"port": "3"},
+        environment={"REGIME_W_PORT": "2", "REGIME_W_MAX_QUESTIONS": "2", "REGIME_W_HOST": ""},
+        config_file=config,
+    )
+    assert (settings.model, settings.host) == ("from-file", "127.0.0.1")
+    assert (settings.port, settings.max_questions) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('model = "m"\nprot = 1', "prot: unknown setting"),
+        ('model = "m"\nport = 0', "port: Input should be greater than or equal to 1"),
+        ("model =", "Invalid value"),
+        ("[model]", "model: Input should be a valid string"),
+    ],
+)
+def test_bad_files_name_the_key_and_the_file(tmp_path, toml, words):
+    config = tmp_path / "server.toml"
+    config.write_text(toml)
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(flags={}, environment={}, config_file=config)
+    assert words in str(refusal.value)
+    assert str(config) in str(refusal.value)
+
+
+def test_bad_environment_names_the_variable():
+    with pytest.raises(SettingsError, match="REGIME_W_PORT: Input should be a valid integer"):
+        load_settings(flags={"model": "m"}, environment={"REGIME_W_PORT": "x"})
+
+
+def test_the_key_is_not_shown():
+    settings = load_settings(flags={"model": "m"}, environment={"REGIME_W_API_KEY": "s3cret"})
+    assert "s3cret" not in repr(settings)
+    assert settings.api_key.get_secret_value() == "s3cret"
+
+
+def test_a_state_folder_is_emptied_of_adapters_and_held_by_one_server(tmp_path):
+    folder = tmp_path / "state"
+    (folder / "policy-000001").mkdir(parents=True)
+    (folder / ".incoming-x").mkdir()
+    (folder / "notes.txt").touch()
+    with claim_state_dir(folder) as claimed:
+        assert sorted(path.name for path in claimed.iterdir()) == [".lock", "notes.txt"]
+        with pytest.raises(SettingsError, match="another server"), claim_state_dir(folder):
+            pass
+    with claim_state_dir(folder):
+        pass
+
+
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(SettingsError, match="--state-dir"),
+        claim_state_dir(tmp_path / "file" / "x"),
+    ):
+        pass
+
+
+def test_the_default_state_folder_goes_with_the_server():
+    with claim_state_dir(None) as folder:
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_help_and_schemas_load_neither_torch_nor_vllm():
+    code = (
+        "import sys, contextlib, io\n"
+        "import inference_server.schemas\n"
+        "from inference_server.launcher import main\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:\n"
+        "    main(['--help'])\n"
+        "assert '--max-loaded-versions' in out.getvalue()\n"
+        "assert 'vllm serve' in out.getvalue()\n"
+        "print({'torch', 'vllm', 'transformers'} & set(sys.modules))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "set()\n"

@@ -1,0 +1,96 @@
+"""A real server on a random tiny model, for tests that need one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+
+from inference_server import process
+from inference_server.process import ServerProcess
+
+EOS_TOKEN = "<|end|>"
+
+
+@contextmanager
+def running_server(
+    model_dir: Path, state_dir: Path, *, api_key: str | None = None, **flags: str | int
+) -> Iterator[ServerProcess]:
+    """A server that answers within the block; afterwards nothing of it is left, come what may."""
+    arguments = ["--state-dir", str(state_dir)]
+    for name, value in flags.items():
+        arguments += [f"--{name.replace('_', '-')}", str(value)]
+    with process.running_server(
+        model=model_dir,
+        log_path=state_dir.with_suffix(".log"),
+        flags=arguments,
+        environment={"REGIME_W_API_KEY": api_key or ""},
+    ) as server:
+        yield server
+
+
+def save_random_model(folder: Path) -> Path:
+    """A Qwen2 of some 100,000 random parameters and a byte-level tokenizer."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        ["Solve the problem step by step and end with the final answer."],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            special_tokens=["<|pad|>", EOS_TOKEN],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=EOS_TOKEN, pad_token="<|pad|>"
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        Qwen2Config(
+            vocab_size=len(fast),
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=fast.eos_token_id,
+            pad_token_id=fast.pad_token_id,
+            # Large enough for a distribution that is neither flat nor a single token.
+            initializer_range=0.2,
+            dtype="float32",
+        )
+    )
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+def save_random_adapter(model_dir: Path, folder: Path, *, seed: int) -> Path:
+    """An adapter by PEFT whose B is random too, so that it changes what the model says."""
+    torch.manual_seed(seed)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(model_dir),
+        LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    model.save_pretrained(folder)
+    return folder
+
+
+def load_policy(model_dir: Path, adapter_dir: Path | None) -> torch.nn.Module:
+    """The same policy in Transformers and PEFT, to compare the server with."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    if adapter_dir is None:
+        return model
+    return PeftModel.from_pretrained(model, adapter_dir).eval()

@@ -1,0 +1,324 @@
+"""The real vLLM server with our plugin in it, on the CPU."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from inference_server.process import START_TIMEOUT_S, ServerProcess, free_port
+from inference_server.schemas import ArmsResponse, FinishReason, ServerStatus
+from regime_w import build_all_arms
+from tests.integration.server_fixture import (
+    load_policy,
+    running_server,
+    save_random_adapter,
+    save_random_model,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+KEY = "test-key"
+# Float32 on both sides; the server adds a cached prefix and other batch shapes.
+LOGPROB_TOLERANCE = 2e-3
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory) -> Path:
+    return save_random_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def adapter_dirs(model_dir, tmp_path_factory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("adapters")
+    return [save_random_adapter(model_dir, folder / f"{seed}", seed=seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def server(model_dir, tmp_path_factory):
+    state_dir = tmp_path_factory.mktemp("server") / "state"
+    with running_server(model_dir, state_dir, api_key=KEY, max_loaded_versions=3) as server:
+        yield server
+        assert_sigterm_ends(server)
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=server.url, headers=headers, timeout=120) as client:
+        yield client
+
+
+def assert_sigterm_ends(server: ServerProcess) -> None:
+    """It exits with 0 by itself, and so do the engine's processes."""
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.terminate()
+    assert server.process.wait(30) == 0, server.log_tail()
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+# First in the file: these start servers of their own, and the machine has room for one at a time.
+@pytest.mark.parametrize("stage", ["importing", "loading"])
+def test_sigterm_while_it_starts_ends_the_server(model_dir, tmp_path, stage):
+    server = ServerProcess.start(model=model_dir, log_path=tmp_path / "log")
+    try:
+        if stage == "importing":
+            time.sleep(5)
+        else:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while "Initializing a V1 LLM engine" not in server.log_path.read_text():
+                assert time.monotonic() < deadline, server.log_tail()
+                time.sleep(0.5)
+        assert_sigterm_ends(server)
+    finally:
+        server.stop()
+
+
+def test_a_flag_that_vllm_refuses_is_one_line_and_exit_code_2(model_dir):
+    command = [sys.executable, "-m", "inference_server", "--model", str(model_dir)]
+    command += ["--port", str(free_port()), "--max-model-length=5"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2
+    assert "unrecognized arguments: --max-model-length=5" in result.stderr.splitlines()[-1]
+
+
+class Versions:
+    """Version numbers that no test has used; versions are immutable while the server runs."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
+
+
+@pytest.fixture(scope="module")
+def versions() -> Versions:
+    return Versions()
+
+
+def put(client: httpx.Client, version: int, folder: Path, **changes: Any) -> httpx.Response:
+    weights = changes.get("weights", (folder / "adapter_model.safetensors").read_bytes())
+    config = changes.get("config", (folder / "adapter_config.json").read_bytes())
+    return client.put(
+        f"/v1/adapters/{version}",
+        files={"adapter_config.json": config, "adapter_model.safetensors": weights},
+        data={"sha256": changes.get("sha256", hashlib.sha256(weights).hexdigest())},
+    )
+
+
+def generate(client: httpx.Client, **body: Any) -> ArmsResponse:
+    body = {"questions": ["What is 3 + 4?", "What is 9 - 2?"], "max_tokens": 24, "seed": 1, **body}
+    response = client.post("/v1/arms/generate", json=body)
+    assert response.status_code == 200, response.text
+    return ArmsResponse.model_validate(response.json())
+
+
+def tokens_of(response: ArmsResponse) -> list[list[int]]:
+    return [arm.token_ids for group in response.groups for arm in group.arms]
+
+
+def assert_logprobs_are_those_of(response: ArmsResponse, policy: torch.nn.Module) -> None:
+    """Recomputes every logprob: temperature, then the nucleus, then renormalised."""
+    for group in response.groups:
+        for arm in group.arms:
+            ids = torch.tensor([arm.prompt_token_ids + arm.token_ids])
+            with torch.no_grad():
+                logits = policy(input_ids=ids).logits[0, len(arm.prompt_token_ids) - 1 : -1]
+            probs, order = (logits.double() / arm.temperature).softmax(-1).sort(descending=True)
+            outside = probs.cumsum(-1) - probs >= arm.top_p
+            nucleus = probs.masked_fill(outside, 0)
+            nucleus = torch.zeros_like(probs).scatter(-1, order, nucleus)
+            chosen = nucleus.gather(-1, torch.tensor(arm.token_ids)[:, None])[:, 0]
+            expected = (chosen / nucleus.sum(-1)).log()
+            torch.testing.assert_close(
+                torch.tensor(arm.logprobs, dtype=torch.float64),
+                expected,
+                atol=LOGPROB_TOLERANCE,
+                rtol=0,
+            )
+
+
+def test_a_group_is_eight_arms_whose_logprobs_are_the_sampling_distributions(
+    client, model_dir, adapter_dirs, versions
+):
+    response = generate(client, policy="base", samples_per_arm=2)
+    assert response.policy_version is None
+    for group in response.groups:
+        assert [(arm.arm, arm.sample) for arm in group.arms] == [
+            (arm.name, sample) for arm in build_all_arms() for sample in range(2)
+        ]
+        for arm in group.arms:
+            assert len(arm.token_ids) == len(arm.logprobs) > 0
+            assert "Solve the problem" not in arm.text
+            ended = arm.token_ids[-1] == 1
+            assert arm.finish_reason is (FinishReason.STOP if ended else FinishReason.LENGTH)
+            assert ended or len(arm.token_ids) == 24
+    assert_logprobs_are_those_of(response, load_policy(model_dir, None))
+
+
+def test_an_adapter_answers_as_it_does_in_peft(client, model_dir, adapter_dirs, versions):
+    for folder in adapter_dirs[:2]:
+        version = versions.next()
+        response = put(client, version, folder)
+        assert response.status_code == 201, response.text
+        assert response.json()["active"] is True
+        assert put(client, version, folder).status_code == 200
+        generated = generate(client)
+        assert generated.policy_version == version
+        assert {group.policy_version for group in generated.groups} == {version}
+        assert_logprobs_are_those_of(generated, load_policy(model_dir, folder))
+
+
+def test_the_same_seed_gives_the_same_tokens(client, adapter_dirs, versions):
+    put(client, versions.next(), adapter_dirs[0])
+    first = generate(client)
+    assert tokens_of(generate(client)) == tokens_of(first)
+    assert tokens_of(generate(client, seed=2)) != tokens_of(first)
+    assert tokens_of(generate(client, seed=None)) != tokens_of(generate(client, seed=None))
+    assert tokens_of(generate(client, policy="base")) != tokens_of(first)
+
+
+def test_the_openai_routes_serve_base_policy_and_versions(server, client, adapter_dirs, versions):
+    old, new = versions.next(), versions.next()
+    put(client, old, adapter_dirs[0])
+    put(client, new, adapter_dirs[1])
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as api:
+
+        def answer(model: str) -> tuple[str, list[float]]:
+            completion = api.completions.create(
+                model=model, prompt="Solve", max_tokens=8, temperature=0, logprobs=0
+            )
+            return completion.model, completion.choices[0].logprobs.token_logprobs
+
+        names = [model.id for model in api.models.list()]
+        assert len(names) == len(set(names))
+        assert {"base", "policy", f"policy-{old:06d}", f"policy-{new:06d}"} <= set(names)
+        assert answer("policy") == answer(f"policy-{new:06d}")
+        assert answer("policy")[0] == f"policy-{new:06d}"
+        assert answer("policy")[1] != answer(f"policy-{old:06d}")[1] != answer("base")[1]
+        assert client.post(f"/v1/adapters/{old}/activate").status_code == 200
+        assert answer("policy") == answer(f"policy-{old:06d}")
+        assert generate(client).policy_version == old
+        with pytest.raises(openai.NotFoundError):
+            answer("policy-999999")
+
+
+def test_bad_uploads_change_nothing(client, adapter_dirs, versions):
+    good, version = versions.next(), versions.next()
+    put(client, good, adapter_dirs[0])
+    before = generate(client)
+    folder = adapter_dirs[1]
+    tensors = load_file(folder / "adapter_model.safetensors")
+    name = next(name for name in tensors if name.endswith("lora_A.weight"))
+    config = json.loads((folder / "adapter_config.json").read_text())
+    for changes in (
+        {"sha256": "0" * 64},
+        {"weights": b"not safetensors"},
+        {"weights": save({**tensors, name: tensors[name] * torch.nan})},
+        {"weights": save({**tensors, name: tensors[name][:, 1:].contiguous()})},
+        {"weights": save({**tensors, name.replace("layers.0", "layers.7"): tensors[name].clone()})},
+        {"config": json.dumps({**config, "r": 64}).encode()},
+        {"config": json.dumps({**config, "use_dora": True}).encode()},
+        # Ours lets it pass; the engine itself refuses it.
+        {"config": json.dumps({**config, "init_lora_weights": "pissa"}).encode()},
+    ):
+        response = put(client, version, folder, **changes)
+        assert response.status_code == 400, (changes, response.text)
+        assert response.json()["error"]["type"] == "invalid_adapter"
+    after = generate(client)
+    assert after.policy_version == good
+    assert tokens_of(after) == tokens_of(before)
+    assert put(client, version, folder).status_code == 201
+
+
+def test_every_group_is_of_one_version_while_versions_are_pushed(
+    client, model_dir, adapter_dirs, versions
+):
+    first = versions.next()
+    put(client, first, adapter_dirs[0])
+    folder_of = {first: adapter_dirs[0]}
+    responses: list[ArmsResponse] = []
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.is_set():
+            responses.append(generate(client, questions=["a", "b", "c", "d"], seed=None))
+
+    samplers = [threading.Thread(target=sample) for _ in range(2)]
+    for sampler in samplers:
+        sampler.start()
+    try:
+        for index in range(8):
+            time.sleep(0.3)
+            version = versions.next()
+            folder_of[version] = adapter_dirs[index % 3]
+            response = put(client, version, folder_of[version])
+            assert response.status_code == 201, response.text
+    finally:
+        stop.set()
+        for sampler in samplers:
+            sampler.join(60)
+    assert len({response.policy_version for response in responses}) > 2
+    policies = [load_policy(model_dir, folder) for folder in adapter_dirs]
+    for response in responses:
+        for group in response.groups:
+            policy = policies[adapter_dirs.index(folder_of[group.policy_version])]
+            assert_logprobs_are_those_of(response.model_copy(update={"groups": [group]}), policy)
+    status = ServerStatus.model_validate(client.get("/v1/status").json())
+    assert status.groups_in_flight == 0
+    assert len(status.versions) <= 4
+    assert all(version.num_leases == 0 for version in status.versions)
+
+
+def test_what_is_too_long_is_refused_before_the_engine(client):
+    body = {"questions": [{"id": "long", "question": "7 " * 2000}]}
+    response = client.post("/v1/arms/generate", json=body)
+    assert response.status_code == 400
+    assert "question 'long'" in response.json()["error"]["message"]
+
+
+def test_a_client_that_goes_away_frees_the_engine(server, client):
+    headers = {"Authorization": f"Bearer {KEY}"}
+    arm = {"name": "long", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
+    body = {"questions": ["?"] * 8, "arms": [arm], "samples_per_arm": 16, "max_tokens": 900}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{server.url}/v1/arms/generate", json=body, headers=headers, timeout=0.5)
+    deadline = time.monotonic() + 10
+    while client.get("/v1/status").json()["groups_in_flight"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_every_route_but_health_asks_for_the_key(server):
+    with httpx.Client(base_url=server.url) as stranger:
+        assert stranger.get("/health").status_code == 200
+        for path in ("/metrics", "/v1/models", "/v1/status", "/docs", "/openapi.json", "/version"):
+            assert stranger.get(path).status_code == 401, path
+        for path in ("/v1/arms/generate", "/v1/completions", "/invocations", "/tokenize"):
+            response = stranger.post(path, json={})
+            assert response.status_code == 401, path
+            assert response.json()["error"]["type"] == "unauthorized"
+
+
+def test_errors_have_one_shape_on_vllms_routes_too(client):
+    for response in (
+        client.get("/nowhere"),
+        client.post("/v1/completions", json={"model": "nobody", "prompt": "x"}),
+        client.post("/v1/completions", json={"prompt": 3}),
+        client.post("/v1/arms/generate", json={}),
+    ):
+        assert response.status_code in (400, 404)
+        assert {"type", "message", "param"} <= set(response.json()["error"])
