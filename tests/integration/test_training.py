@@ -1,0 +1,193 @@
+"""Two real processes: ``python -m trainer`` against a real vLLM server on the CPU."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from inference_server.process import ServerProcess, running_server
+from inference_server.schemas import ServerStatus
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(
+        model=tiny_base,
+        log_path=folder / "server.log",
+        flags=["--max-model-len", "256", "--state-dir", str(folder / "state")],
+    ) as running:
+        yield running
+
+
+def train_command(server: ServerProcess, base: Path, run: Path, **options: str) -> list[str]:
+    settings = {
+        "policy.base_model": str(base),
+        "server.url": server.url,
+        "run.folder": str(run),
+        "run.num_threads": "1",
+        "rollout.questions_per_step": "2",
+        "rollout.max_tokens": "12",
+        "rollout.seed": "3",
+        "ppo.learning_rate": "1e-3",
+        "ppo.critic_warmup_steps": "0",
+        "ppo.questions_per_mini_batch": "1",
+        **options,
+    }
+    words = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    return [sys.executable, "-m", "trainer", "train", *words]
+
+
+def run_trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, timeout=300
+    )
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def status_of(server: ServerProcess) -> ServerStatus:
+    return ServerStatus.model_validate(httpx.get(f"{server.url}/v1/status").json())
+
+
+def test_online_ppo_moves_the_served_policy(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first_version = status_of(server).next_version
+    done = subprocess.run(
+        train_command(server, tiny_base, run, **{"run.num_steps": "3"}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+
+    metrics = metrics_of(run)
+    assert [row["step"] for row in metrics] == [1, 2, 3]
+    # Version first_version is the start; every step publishes one more.
+    assert [row["version"] for row in metrics] == [first_version + i for i in (1, 2, 3)]
+    assert status_of(server).active_version == first_version + 3
+    # Overlap: the second batch was asked for before the first update.
+    assert [row["rollout/lag"] for row in metrics] == [0, 1, 1]
+    assert all(row["ppo/logprob_mismatch"] < 1e-3 for row in metrics)
+    assert all(line in done.stdout for line in ("step    1", "step    3", "mismatch"))
+
+    for step in (1, 2, 3):
+        lines = (run / f"rollouts/step-{step:06d}.jsonl").read_text().splitlines()
+        groups = [json.loads(line) for line in lines]
+        assert len(groups) == 2
+        for group in groups:
+            assert group["policy_version"] == first_version + max(0, step - 2)
+            assert len(group["arm_outputs"]) == 8
+            for arm in group["arm_outputs"]:
+                assert len(arm["token_ids"]) == len(arm["sampler_logprobs"]) >= 1
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    adapters = sorted((run / "adapters").iterdir())
+    assert len(adapters) == 4
+    model = PeftModel.from_pretrained(base, adapters[-1])
+    moved = [p for name, p in model.named_parameters() if "lora_B" in name]
+    assert any(bool(p.abs().max() > 0) for p in moved)
+    assert (run / "checkpoints/step-000003").is_dir()
+    assert any((run / "tensorboard").iterdir())
+
+
+def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = {"run.num_steps": "8", "run.checkpoint_every": "2"}
+    command = train_command(server, tiny_base, run, **options)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 200
+        while len(metrics_of(run)) < 3:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    killed_at = len(metrics_of(run))
+    assert killed_at < 8
+
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in metrics_of(run)] == list(range(1, 9))
+    versions = [row["version"] for row in metrics_of(run)]
+    # A number is never used twice, so the resumed run goes on above the killed one.
+    assert versions == sorted(set(versions))
+    assert status_of(server).active_version == versions[-1]
+
+
+def test_sigterm_checkpoints_and_exits_0(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = train_command(server, tiny_base, run, **{"run.num_steps": "500"})
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 200
+        while not metrics_of(run):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.terminate()
+        output, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    last_step = len(metrics_of(run))
+    assert f"stopped at step {last_step}" in output
+    assert (run / f"checkpoints/step-{last_step:06d}").is_dir()
+
+
+def test_report_eval_and_sample_commands(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    done = subprocess.run(
+        train_command(server, tiny_base, run, **{"run.num_steps": "1"}),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (adapter,) = sorted((run / "adapters").iterdir())[-1:]
+    evaluated = run_trainer(
+        *("eval", "--models", f'["Base=base", "PPO={adapter}"]', "--num_questions", "10"),
+        *(
+            "--max_tokens",
+            "8",
+            "--server.url",
+            server.url,
+            "--output",
+            str(run / "evaluation.json"),
+        ),
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "PPO" in evaluated.stdout
+    assert (run / "evaluation.json").is_file()
+
+    reported = run_trainer("report", str(run))
+    assert reported.returncode == 0, reported.stderr
+    assert "<html" in (run / "report.html").read_text()
+
+    sampled = run_trainer(
+        *("sample", "How many?", "--gold", "3", "--max_tokens", "8", "--server.url", server.url)
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    assert all(name in sampled.stdout for name in ("wolfram_0", "maudlin_3", "s_wm"))

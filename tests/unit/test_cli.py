@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import pytest
+
+
+def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "eval", "sample", "report", "tiny-model"])
+def test_every_command_has_help_that_explains_its_fields(command: str) -> None:
+    done = trainer(command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage: python -m trainer" in done.stdout
+
+
+def test_help_lists_the_commands() -> None:
+    done = trainer("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("train", "sft", "eval", "sample", "report"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "unknown command 'trian'"),
+        (["train", "--ppo.lerning_rate", "1"], "lerning_rate"),
+        (["train", "--ppo.learning_rate", "-1"], "ppo.learning_rate"),
+        (["train", "--config", "missing.toml"], "missing.toml"),
+        (["train", "--policy.base_model", "./no/such/model"], "no/such/model"),
+        (["sft", "--policy.base_model", "./no/such/model"], "no/such/model"),
+        (["report", "no/such/run"], "no/such/run"),
+        (
+            ["sample", "2+2?", "--server.url", "http://127.0.0.1:9", "--server.retry_for_s", "0"],
+            ":9",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:
+    done = trainer(*arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_a_dead_server_is_one_line_and_nothing_is_left_behind(tmp_path, tiny_base) -> None:
+    run = tmp_path / "run"
+    done = trainer(
+        *("train", "--server.url", "http://127.0.0.1:9", "--server.retry_for_s", "0"),
+        *("--policy.base_model", str(tiny_base), "--run.folder", str(run)),
+    )
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

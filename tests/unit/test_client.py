@@ -1,0 +1,271 @@
+"""The client against a server that is a function: retries, errors, and what is on the wire."""
+
+import email
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import stamina
+
+from inference_server.schemas import ArmsRequest
+from trainer.client import ArmsClient
+from trainer.config import ServerConfig
+from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
+
+URL = "http://server.test:8000"
+NUM_ATTEMPTS = 3
+
+ADAPTER = {
+    "version": 12,
+    "name": "policy-000012",
+    "sha256": "ab",
+    "rank": 4,
+    "size_bytes": 1,
+    "active": True,
+    "num_leases": 0,
+    "created_at": 0.0,
+}
+STATUS = {
+    "boot_id": "b",
+    "base_model": "m",
+    "base_dtype": "float32",
+    "active_version": 12,
+    "versions": [ADAPTER],
+    "next_version": 13,
+    "groups_in_flight": 0,
+    "limits": {
+        "max_model_len_tokens": 1,
+        "max_lora_rank": 1,
+        "max_groups_in_flight": 1,
+        "max_questions": 1,
+        "max_samples_per_arm": 1,
+        "max_adapter_bytes": 1,
+        "max_loaded_versions": 1,
+    },
+}
+ARMS = {
+    "policy_version": 12,
+    "boot_id": "b",
+    "groups": [],
+    "usage": {"prompt_tokens": 0, "completion_tokens": 0},
+}
+
+Answer = httpx.Response | Exception | type[Exception]
+
+
+class Server:
+    """Gives the answers one after the other, the last one for good, and keeps the requests."""
+
+    def __init__(self, *answers: Answer):
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, httpx.Response):
+            return answer
+        raise answer
+
+
+Connect = Callable[..., ArmsClient]
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """Makes clients whose connection ends in a `Server`; all else of them is real."""
+
+    def connect(server: Server, **settings: Any) -> ArmsClient:
+        client = ArmsClient(ServerConfig(url=URL, **settings))
+        http = httpx.AsyncClient(
+            transport=httpx.MockTransport(server), base_url=URL, headers=client._http.headers
+        )
+        monkeypatch.setattr(client, "_http", http)
+        return client
+
+    return connect
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    """Retries without pauses, and a fixed number of them."""
+    with stamina.set_testing(True, attempts=NUM_ATTEMPTS):
+        yield
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.Response(503),
+        httpx.Response(502, text="<html>bad gateway</html>"),
+        httpx.Response(504),
+        httpx.Response(429, json={"error": {"type": "busy", "message": "later"}}),
+        httpx.ConnectError("refused"),
+        httpx.ReadTimeout("slow"),
+        httpx.RemoteProtocolError("closed in the middle"),
+    ],
+    ids=lambda failure: getattr(failure, "status_code", type(failure).__name__),
+)
+async def test_what_passes_is_tried_again(failure: Answer, connect: Connect) -> None:
+    server = Server(failure, failure, httpx.Response(200, json=STATUS))
+    async with connect(server) as client:
+        status = await client.status()
+    assert status.active_version == 12
+    assert [(r.method, r.url) for r in server.requests] == [("GET", f"{URL}/v1/status")] * 3
+
+
+async def test_a_repeated_request_has_the_same_body(connect: Connect, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    server = Server(httpx.Response(503), httpx.Response(201, json=ADAPTER))
+    async with connect(server) as client:
+        await client.push_adapter(12, tmp_path)
+    first, second = (parts(request) for request in server.requests)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [(httpx.Response(503), "503"), (httpx.ConnectError("refused"), "refused")],
+)
+async def test_a_server_that_stays_away_is_an_error_that_names_it(
+    failure: Answer, reason: str, connect: Connect
+) -> None:
+    server = Server(failure)
+    async with connect(server) as client:
+        with pytest.raises(ServerUnreachableError) as caught:
+            await client.status()
+    message = str(caught.value)
+    assert f"{URL}/v1/status" in message
+    assert reason in message
+    assert "server.url" in message
+    assert len(server.requests) == NUM_ATTEMPTS
+
+
+async def test_no_time_for_retries_means_one_attempt(connect: Connect) -> None:
+    server = Server(httpx.Response(503))
+    with stamina.set_testing(False):
+        async with connect(server, retry_for_s=0) as client:
+            with pytest.raises(ServerUnreachableError):
+                await client.status()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 500])
+async def test_a_refusal_is_not_tried_again_and_keeps_the_servers_words(
+    status: int, connect: Connect
+) -> None:
+    body = {"error": {"type": "t", "message": "rank 64 is over 16", "param": "r"}}
+    server = Server(httpx.Response(status, json=body))
+    async with connect(server) as client:
+        with pytest.raises(ServerRejectedError) as caught:
+            await client.status()
+    assert "rank 64 is over 16" in str(caught.value)
+    assert str(status) in str(caught.value)
+    assert (caught.value.status, caught.value.param) == (status, "r")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("text", ["<html>nginx</html>", "", '{"detail": "Not Found"}', "[]"])
+async def test_a_refusal_in_another_form_still_says_what_was_answered(
+    text: str, connect: Connect
+) -> None:
+    async with connect(Server(httpx.Response(404, text=text))) as client:
+        with pytest.raises(ServerRejectedError) as caught:
+            await client.delete_adapter(3)
+    assert text in str(caught.value)
+    assert (caught.value.status, caught.value.param) == (404, None)
+
+
+@pytest.mark.parametrize("text", ["<html>hello</html>", "", "{}", "[]", '{"boot_id": 3}'])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.status(),
+        lambda client: client.generate(ArmsRequest(questions=["q"])),
+        lambda client: client.complete("policy", ["1+1="], max_tokens=4),
+    ],
+    ids=["status", "generate", "complete"],
+)
+async def test_an_answer_that_is_something_else_is_an_error_that_names_the_server(
+    call: Callable[[ArmsClient], Awaitable[object]], text: str, connect: Connect
+) -> None:
+    async with connect(Server(httpx.Response(200, text=text))) as client:
+        with pytest.raises(ServerError, match=re.escape(URL)):
+            await call(client)
+
+
+async def test_generate_sends_the_request_as_it_is(connect: Connect) -> None:
+    server = Server(httpx.Response(200, json=ARMS))
+    request = ArmsRequest(questions=["What is 3 + 4?"], seed=5, policy=12, max_tokens=7)
+    async with connect(server) as client:
+        response = await client.generate(request)
+    assert response.policy_version == 12
+    (sent,) = server.requests
+    assert (sent.method, sent.url) == ("POST", f"{URL}/v1/arms/generate")
+    assert sent.headers["content-type"] == "application/json"
+    assert ArmsRequest.model_validate_json(sent.content) == request
+
+
+async def test_completions_come_in_the_order_of_their_prompts(connect: Connect) -> None:
+    choices = [{"index": 1, "text": "b"}, {"index": 0, "text": "a"}]
+    async with connect(Server(httpx.Response(200, json={"choices": choices}))) as client:
+        assert await client.complete("policy", ["x", "y"], max_tokens=4) == ["a", "b"]
+
+
+def parts(request: httpx.Request) -> dict[str, tuple[str | None, bytes]]:
+    """The parts of a multipart body: name to (file name, content)."""
+    head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + request.content)
+    found: dict[str, tuple[str | None, bytes]] = {}
+    for part in message.get_payload():
+        assert isinstance(part, Message)
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        found[str(name)] = (part.get_filename(), content)
+    return found
+
+
+@pytest.mark.parametrize("activate", [True, False])
+async def test_a_push_carries_both_files_and_the_digest_of_the_weights(
+    activate: bool, connect: Connect, tmp_path: Path
+) -> None:
+    config, weights = b'{"r": 4}', bytes(range(256)) * 4
+    (tmp_path / "adapter_config.json").write_bytes(config)
+    (tmp_path / "adapter_model.safetensors").write_bytes(weights)
+    server = Server(httpx.Response(201, json=ADAPTER))
+    async with connect(server) as client:
+        info = await client.push_adapter(12, tmp_path, activate=activate)
+    assert info.version == 12
+    (sent,) = server.requests
+    assert (sent.method, sent.url.path) == ("PUT", "/v1/adapters/12")
+    assert dict(sent.url.params) == {"activate": "true" if activate else "false"}
+    assert parts(sent) == {
+        "adapter_config.json": ("adapter_config.json", config),
+        "adapter_model.safetensors": ("adapter_model.safetensors", weights),
+        "sha256": (None, hashlib.sha256(weights).hexdigest().encode()),
+    }
+
+
+async def test_a_version_is_deleted_by_its_number(connect: Connect) -> None:
+    server = Server(httpx.Response(204))
+    async with connect(server) as client:
+        await client.delete_adapter(3)
+    assert [(r.method, r.url.path) for r in server.requests] == [("DELETE", "/v1/adapters/3")]
+
+
+@pytest.mark.parametrize(("key", "header"), [("secret", "Bearer secret"), (None, None)])
+async def test_the_key_is_sent_as_a_bearer_token(
+    key: str | None, header: str | None, connect: Connect
+) -> None:
+    server = Server(httpx.Response(200, json=STATUS))
+    async with connect(server, api_key=key) as client:
+        await client.status()
+    assert server.requests[0].headers.get("authorization") == header

@@ -1,0 +1,1 @@
+"""The trainer: rollouts in, PPO on a LoRA policy, new adapters out."""

@@ -1,0 +1,123 @@
+"""The trainer's commands. Each parses first and imports torch after, so that --help is quick."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic_settings import CliPositionalArg
+
+from trainer.config import Section, SFTConfig, TrainConfig
+from trainer.environment import prepare_environment
+from trainer.errors import TrainerError
+from trainer.progress import step_lines
+from trainer.settings import fail, load_config
+
+_PROG = "python -m trainer"
+
+
+class TrainCommand(TrainConfig):
+    """Online PPO against a running server."""
+
+    resume: bool = False
+    """Continue from the newest checkpoint in run.folder."""
+
+
+class ReportCommand(Section):
+    """Write RUN/report.html: curves and transcripts in one file."""
+
+    run: CliPositionalArg[Path]
+    """The run's folder."""
+
+
+class TinyModelCommand(Section):
+    """Train the tiny base model of the demo from scratch (minutes on two cores)."""
+
+    output: Path = Path("models/tiny-base")
+    """Folder of the model; nothing is done if it is up to date."""
+
+
+def _train(arguments: list[str]) -> None:
+    command = load_config(TrainCommand, arguments, prog=f"{_PROG} train")
+    config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
+    from trainer.run_folder import prepare_run_folder, require_model_folder
+
+    require_model_folder(config.policy.base_model)
+    prepare_run_folder(config, resume=command.resume)
+    from trainer.loop import train
+
+    train(config, resume=command.resume)
+
+
+def _sft(arguments: list[str]) -> None:
+    config = load_config(SFTConfig, arguments, prog=f"{_PROG} sft")
+    from trainer.run_folder import require_model_folder
+
+    require_model_folder(config.policy.base_model)
+    from trainer.sft import run_sft
+
+    with step_lines("sft") as on_step:
+        folder = run_sft(config, on_step)
+    print(f"adapter in {folder}")
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from trainer.evaluation import EvaluationConfig, run_evaluation
+
+    run_evaluation(load_config(EvaluationConfig, arguments, prog=f"{_PROG} eval"))
+
+
+def _sample(arguments: list[str]) -> None:
+    from trainer.sample import SampleConfig, run_sample
+
+    run_sample(load_config(SampleConfig, arguments, prog=f"{_PROG} sample"))
+
+
+def _report(arguments: list[str]) -> None:
+    command = load_config(ReportCommand, arguments, prog=f"{_PROG} report")
+    from trainer.report import write_report
+
+    print(write_report(command.run))
+
+
+def _tiny_model(arguments: list[str]) -> None:
+    command = load_config(TinyModelCommand, arguments, prog=f"{_PROG} tiny-model")
+    from trainer.tiny_model import build_tiny_model
+
+    with step_lines("tiny-model") as on_step:
+        folder = build_tiny_model(command.output, on_step=on_step)
+    print(f"tiny base model in {folder}")
+
+
+_COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+    "train": (_train, "online PPO against a running server; --resume continues"),
+    "sft": (_sft, "supervised fine-tuning of a LoRA adapter"),
+    "eval": (_evaluate, "greedy accuracy of several models with confidence intervals"),
+    "sample": (_sample, "one question, all arms, in the terminal"),
+    "report": (_report, "curves and transcripts of a run as one HTML file"),
+    "tiny-model": (_tiny_model, "train the demo's base model from scratch"),
+}
+
+
+def _usage() -> str:
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, (_, text) in _COMMANDS.items()]
+    return "\n".join([f"usage: {_PROG} COMMAND [--help] …", "", *lines])
+
+
+def main() -> None:
+    """Run a command; exits 2 with one line on stderr for what the user can mend."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(_usage())
+        return
+    if name not in _COMMANDS:
+        fail(_PROG, f"unknown command {name!r}; one of {', '.join(_COMMANDS)}")
+    prog = f"{_PROG} {name}"
+    prepare_environment()
+    try:
+        _COMMANDS[name][0](arguments)
+    except TrainerError as error:
+        fail(prog, error)
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,193 @@
+"""What a training run can be told: one frozen model a section, one field a decision.
+
+Loads neither torch nor vllm, so ``--help`` is quick.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from regime_w import ArmSpec, RewardConfig
+
+
+class Section(BaseModel):
+    """A section of the configuration: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class PolicyConfig(Section):
+    """The base model and the adapter on it."""
+
+    base_model: str = "models/tiny-base"
+    """Folder or Hub id of the base model; the server must serve the same one."""
+    adapter: Path | None = None
+    """Folder of the adapter to start from (the SFT adapter); a fresh one where null."""
+    lora_rank: Annotated[int, Field(ge=1)] = 16
+    """Rank of a fresh adapter; at most the server's --max-lora-rank."""
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
+    """Alpha of a fresh adapter: its weights are scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    """Modules that a fresh adapter adapts."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of the frozen base; adapters are trained in float32."""
+
+
+class DataConfig(Section):
+    """The questions to train on."""
+
+    source: str = "word-problems"
+    """`word-problems` (built in) or a JSONL file of {"question", "answer"} records."""
+    num_questions: Annotated[int, Field(ge=1)] = 20_000
+    """How many distinct questions to use at most; a new shuffle begins when all were asked."""
+    seed: int = 0
+    """Seed of the generator and of the shuffles."""
+
+
+class ServerConfig(Section):
+    """How to reach the inference server."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Base URL of the server."""
+    api_key: SecretStr | None = Field(
+        default_factory=lambda: (
+            SecretStr(os.environ["REGIME_W_API_KEY"])
+            if os.environ.get("REGIME_W_API_KEY")
+            else None
+        )
+    )
+    """Sent as a bearer token; from REGIME_W_API_KEY by default."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Longest wait for one answer of the server."""
+    retry_for_s: Annotated[float, Field(ge=0)] = 60.0
+    """How long a request is retried while the server cannot be reached or is busy."""
+
+
+class RolloutConfig(Section):
+    """What is generated for each step."""
+
+    questions_per_step: Annotated[int, Field(ge=1)] = 8
+    """Questions (groups of arms) of a step: PPO's batch."""
+    samples_per_arm: Annotated[int, Field(ge=1)] = 1
+    """Completions of every arm."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest completion; longer ones are truncated."""
+    arms: tuple[ArmSpec, ...] | None = None
+    """Custom arms; the eight of Regime W where null."""
+    seed: int | None = None
+    """Seed of the sampling, for reproducible rollouts; null costs the server nothing."""
+    max_staleness: Annotated[int, Field(ge=0)] = 1
+    """How many versions behind a rollout may be when it is trained on. 0 waits for every rollout
+    (strictly on-policy); 1 generates the next batch while this one trains."""
+
+
+class PPOConfig(Section):
+    """The update."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-6
+    """AdamW's, of the policy adapter."""
+    critic_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """AdamW's, of the critic's adapter and value head."""
+    critic_warmup_steps: Annotated[int, Field(ge=0)] = 2
+    """Steps that train the critic alone before the policy moves."""
+    num_epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over a step's completions."""
+    questions_per_mini_batch: Annotated[int, Field(ge=1)] = 4
+    """Questions of one optimizer step."""
+    token_budget: Annotated[int, Field(ge=1)] = 8192
+    """Most tokens of one forward pass, padding counted; bounds memory, changes no gradient."""
+    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Discount."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
+    """GAE's λ."""
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """How far the ratio may fall below 1 before the gradient stops."""
+    clip_high: Annotated[float, Field(gt=0)] = 0.2
+    """How far the ratio may rise above 1; more than clip_low keeps exploration alive."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = 3.0
+    """Bounds the loss of tokens with negative advantage and a huge ratio."""
+    value_clip: Annotated[float, Field(gt=0)] | None = 0.2
+    """How far the critic may move a value in one step."""
+    max_importance_weight: Annotated[float, Field(ge=1)] = 2.0
+    """Truncation of proximal/behaviour, the weight of what differs between trainer and server."""
+    whiten_advantages: bool = True
+    """Normalise advantages over the step's tokens."""
+    truncation: Literal["bootstrap", "mask"] = "bootstrap"
+    """Truncated completions: bootstrapped by the critic, or left out of the losses."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.05
+    """Start (or, where fixed, value) of the coefficient of the KL penalty to the reference."""
+    adaptive_kl: bool = True
+    """Steer the coefficient so that the KL of a completion stays near target_kl."""
+    target_kl: Annotated[float, Field(gt=0)] = 0.1
+    """KL to the reference in nats a completion that the adaptive coefficient aims at."""
+    kl_horizon: Annotated[int, Field(ge=1)] = 10_000
+    """Completions over which the adaptive coefficient corrects an error."""
+    stop_kl: Annotated[float, Field(gt=0)] | None = None
+    """Ends a step's epochs early once the policy has moved this many nats a token."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this norm."""
+    max_logprob_mismatch: Annotated[float, Field(gt=0)] = 0.05
+    """Mean |trainer - server| logprob on tokens of one version above which the run stops: the
+    server is not serving what was pushed."""
+
+
+class RunConfig(Section):
+    """Where a run lives and how long it is."""
+
+    folder: Path = Path("runs/default")
+    """The run's folder."""
+    num_steps: Annotated[int, Field(ge=1)] = 100
+    """Updates of the policy."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    """Steps between checkpoints; the last step always has one."""
+    num_checkpoints: Annotated[int, Field(ge=1)] = 3
+    """Newest checkpoints that are kept."""
+    seed: int = 0
+    """Seed of the trainer's own randomness."""
+    num_threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads of the trainer; one beside a server on the same machine is best."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the trainer computes."""
+
+
+class TrainConfig(Section):
+    """Everything about an online PPO run."""
+
+    policy: PolicyConfig = PolicyConfig()
+    data: DataConfig = DataConfig()
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
+    run: RunConfig = RunConfig()
+
+
+class SFTConfig(Section):
+    """Supervised fine-tuning of a LoRA adapter on demonstrations."""
+
+    policy: PolicyConfig = PolicyConfig()
+    source: str = "word-problems"
+    """`word-problems` (careless demonstrations, built in) or a JSONL file of
+    {"question", "answer"} records."""
+    num_examples: Annotated[int, Field(ge=1)] = 2_000
+    """How many demonstrations to use at most."""
+    num_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the demonstrations."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """AdamW's, decayed to zero along a cosine."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Demonstrations of one optimizer step."""
+    output: Path = Path("runs/sft")
+    """Folder of the adapter."""
+    seed: int = 0
+    """Seed of the arms' mixture and of the shuffle."""

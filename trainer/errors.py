@@ -1,0 +1,54 @@
+"""What can go wrong, as one tree. The command line turns every one into a line and exit code 2.
+
+TrainerError
+├── UsageError             a flag, a key or a file that the user can mend
+│   └── DataError          a record; names the file and the line
+├── CheckpointError        a checkpoint that cannot be resumed from
+├── SyncError              the server serves something else than was pushed
+├── NonFiniteError         a gradient is NaN or infinite
+└── ServerError            between this process and the server
+    ├── ServerUnreachableError
+    └── ServerRejectedError
+"""
+
+
+class TrainerError(Exception):
+    """The message is one line that says what happened and what to do."""
+
+
+class UsageError(TrainerError):
+    """The user asked for something that cannot be done."""
+
+
+class DataError(UsageError):
+    """Data that cannot be used."""
+
+
+class CheckpointError(TrainerError):
+    """A checkpoint is damaged, or of another base model or adapter shape."""
+
+
+class SyncError(TrainerError):
+    """The server's logprobs are not those of the weights that were pushed."""
+
+
+class NonFiniteError(TrainerError):
+    """A gradient is not finite; the parameters were left as they were."""
+
+
+class ServerError(TrainerError):
+    """Something between this process and the server went wrong."""
+
+
+class ServerUnreachableError(ServerError):
+    """No answer within the time that the configuration allows."""
+
+
+class ServerRejectedError(ServerError):
+    """The server answered with an error; repeating the request would not help."""
+
+    def __init__(self, status: int, message: str, param: str | None = None):
+        """Keep the parts of the server's error body."""
+        super().__init__(f"the server answered {status}: {message}")
+        self.status = status
+        self.param = param

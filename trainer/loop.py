@@ -1,0 +1,254 @@
+"""The training loop: ask, score, learn, publish, and again."""
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import torch
+from anyio.from_thread import start_blocking_portal
+
+from inference_server.schemas import ServerStatus
+from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
+from trainer.client import ArmsClient
+from trainer.config import RunConfig, TrainConfig
+from trainer.data import QuestionStream, load_records, write_jsonl
+from trainer.errors import SyncError, UsageError
+from trainer.policy import PolicyRoles
+from trainer.publish import Publisher
+from trainer.rollouts import RolloutBatch, open_pipeline
+from trainer.tracking import Metrics, Tracker
+from trainer.update import PPOUpdate, UpdateMetrics
+from trainer.word_problems import Split
+
+ROLLOUTS_FOLDER = "rollouts"
+ADAPTERS_FOLDER = "adapters"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a run came to."""
+
+    step: int
+    """Steps done."""
+    stopped: bool
+    """A signal ended it before ``run.num_steps``."""
+    adapter: Path
+    """Folder of the newest adapter."""
+
+
+def train(config: TrainConfig, *, resume: bool) -> TrainResult:
+    """Train online until ``run.num_steps`` are done or a signal asks to stop.
+
+    SIGTERM and Ctrl-C finish the step, write a checkpoint and return.
+
+    Args:
+        config: The whole run.
+        resume: Continue from the newest checkpoint in ``run.folder``.
+
+    Returns:
+        What the run came to.
+
+    Raises:
+        UsageError: The server does not fit the run.
+        SyncError: The server serves something else than was pushed.
+        ServerError: The server stayed away for longer than ``server.retry_for_s``.
+        CheckpointError: The checkpoint cannot be resumed from.
+    """
+    run = config.run
+    if run.num_threads is not None:
+        torch.set_num_threads(run.num_threads)
+    torch.manual_seed(run.seed)
+    records = load_records(
+        config.data.source,
+        Split.TRAIN,
+        num_records=config.data.num_questions,
+        seed=config.data.seed,
+    )
+    with start_blocking_portal() as portal, _stop_signals() as stop:
+        client = ArmsClient(config.server)
+        try:
+            status = portal.call(client.status)
+            _check_server(status, config)
+            roles = PolicyRoles(
+                config.policy,
+                device=_device(run),
+                serve_dtype=getattr(torch, status.base_dtype),
+            )
+            update = PPOUpdate(roles, config.ppo)
+            progress = Progress(step=0, question_cursor=0)
+            if resume:
+                progress = load_checkpoint(checkpoint_folders(run.folder)[-1], roles, update)
+            publisher = Publisher(run.folder / ADAPTERS_FOLDER, client, portal)
+            questions = QuestionStream(
+                records, seed=config.data.seed, cursor=progress.question_cursor
+            )
+            with (
+                Tracker(run.folder, first_step=progress.step, num_steps=run.num_steps) as tracker,
+                open_pipeline(client, portal, questions, config.rollout, config.reward) as pipeline,
+            ):
+                published = publisher.publish(roles)
+                published_at = {published.version: progress.step}
+                tracker.say(f"serving version {published.version} at step {progress.step}")
+                while progress.step < run.num_steps and not stop.requested:
+                    started = time.monotonic()
+                    step = progress.step + 1
+                    batch = pipeline.next_batch(
+                        version=published.version, num_ahead=run.num_steps - step
+                    )
+                    waited = time.monotonic()
+                    _journal(run, step, batch)
+                    roles.load_proximal(publisher.folder_of(batch.version))
+                    groups = [group.samples for group in batch.groups]
+                    mini_batches = update.experience(groups, seed=f"{run.seed}/{step}")
+                    scored = time.monotonic()
+                    ppo = update.step(
+                        mini_batches, train_policy=step > config.ppo.critic_warmup_steps
+                    )
+                    _check_sync(ppo, batch, config)
+                    updated = time.monotonic()
+                    lag = progress.step - published_at[batch.version]
+                    published = publisher.publish(roles)
+                    published_at[published.version] = step
+                    progress = Progress(step=step, question_cursor=pipeline.consumed_cursor)
+                    if step % run.checkpoint_every == 0 or step == run.num_steps:
+                        save_checkpoint(
+                            run.folder, progress, roles, update, num_kept=run.num_checkpoints
+                        )
+                    metrics: Metrics = {
+                        "version": published.version,
+                        "rollout/lag": lag,
+                        **_rollout_metrics(batch),
+                        **ppo.to_json(),
+                        "time/generate_s": batch.generate_s,
+                        "time/wait_s": waited - started,
+                        "time/experience_s": scored - waited,
+                        "time/update_s": updated - scored,
+                        "time/publish_s": published.seconds,
+                        "time/step_s": time.monotonic() - started,
+                    }
+                    tracker.step(step, metrics)
+                if stop.requested:
+                    save_checkpoint(
+                        run.folder, progress, roles, update, num_kept=run.num_checkpoints
+                    )
+                    tracker.say(f"stopped at step {progress.step}; --resume goes on from there")
+            return TrainResult(
+                step=progress.step,
+                stopped=progress.step < run.num_steps,
+                adapter=published.folder,
+            )
+        finally:
+            portal.call(client.__aexit__, None, None, None)
+
+
+class _Stop:
+    """Whether a signal asked to stop; the loop looks between steps."""
+
+    requested = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:  # Asked twice: now.
+            raise KeyboardInterrupt
+        self.requested = True
+
+
+@contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _device(run: RunConfig) -> torch.device:
+    if run.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("run.device is cuda, but this machine has no CUDA GPU; use auto or cpu")
+    return torch.device(run.device)
+
+
+def _check_server(status: ServerStatus, config: TrainConfig) -> None:
+    """Refuse a server on which every later step would fail or, worse, mean nothing."""
+    limits = status.limits
+    if config.rollout.max_tokens >= limits.max_model_len_tokens:
+        raise UsageError(
+            f"rollout.max_tokens is {config.rollout.max_tokens}, but the server's context is "
+            f"{limits.max_model_len_tokens} tokens; lower it or raise the server's --max-model-len"
+        )
+    if config.rollout.samples_per_arm > limits.max_samples_per_arm:
+        raise UsageError(
+            f"rollout.samples_per_arm is {config.rollout.samples_per_arm}, but the server allows "
+            f"{limits.max_samples_per_arm}"
+        )
+    if config.policy.adapter is None and config.policy.lora_rank > limits.max_lora_rank:
+        raise UsageError(
+            f"policy.lora_rank is {config.policy.lora_rank}, but the server holds adapters up to "
+            f"rank {limits.max_lora_rank}; lower it or raise the server's --max-lora-rank"
+        )
+    if config.rollout.max_staleness + 2 > limits.max_loaded_versions:
+        raise UsageError(
+            f"rollout.max_staleness {config.rollout.max_staleness} needs "
+            f"{config.rollout.max_staleness + 2} versions on the server, which holds "
+            f"{limits.max_loaded_versions}; raise its --max-loaded-versions"
+        )
+
+
+def _check_sync(ppo: UpdateMetrics, batch: RolloutBatch, config: TrainConfig) -> None:
+    if ppo.logprob_mismatch > config.ppo.max_logprob_mismatch:
+        raise SyncError(
+            f"the server's logprobs of version {batch.version} differ from the trainer's by "
+            f"{ppo.logprob_mismatch:.3g} on average (ppo.max_logprob_mismatch is "
+            f"{config.ppo.max_logprob_mismatch:g}): it does not serve the weights that were pushed, "
+            "or serves another base model"
+        )
+
+
+def _journal(run: RunConfig, step: int, batch: RolloutBatch) -> None:
+    """Put a step's rollouts on disk before they are trained on."""
+    folder = run.folder / ROLLOUTS_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / f"step-{step:06d}.jsonl", [group.to_json(step) for group in batch.groups])
+
+
+def _rollout_metrics(batch: RolloutBatch) -> Metrics:
+    samples = batch.samples
+    rewards = torch.tensor([sample.reward for sample in samples])
+    correct = [c for group in batch.groups for c in group.scores.correct or ()]
+    lengths = [len(sample.completion_ids) for sample in samples]
+    by_group = [torch.tensor(group.rewards) for group in batch.groups]
+    answers = [answer for group in batch.groups for answer in group.scores.answers]
+    metrics: Metrics = {
+        "reward/mean": float(rewards.mean()),
+        "reward/std": float(rewards.std()),
+        "reward/correct": sum(correct) / max(1, len(correct)),
+        "reward/answered": sum(answer is not None for answer in answers) / len(answers),
+        "rollout/num_samples": len(samples),
+        "rollout/num_dropped_groups": batch.num_dropped_groups,
+        "rollout/completion_tokens": sum(lengths),
+        "rollout/completion_tokens_mean": sum(lengths) / len(lengths),
+        "rollout/truncated": sum(sample.truncated for sample in samples) / len(samples),
+        "rollout/zero_variance_groups": sum(float(r.max() - r.min()) < 1e-9 for r in by_group)
+        / len(by_group),
+        "rollout/tokens_per_s": sum(lengths) / batch.generate_s,
+    }
+    for name in ("s_end", "s_path", "s_cf", "s_wm"):
+        present = [s for g in batch.groups if (s := getattr(g.scores, name)) is not None]
+        if present:
+            metrics[f"scores/{name}"] = sum(present) / len(present)
+    for arm in {a.arm for g in batch.groups for a in g.group.arms}:
+        rewards_of_arm = [
+            reward
+            for g in batch.groups
+            for a, reward in zip(g.group.arms, g.rewards, strict=True)
+            if a.arm == arm
+        ]
+        metrics[f"arm/{arm}"] = sum(rewards_of_arm) / len(rewards_of_arm)
+    return metrics

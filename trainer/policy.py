@@ -1,0 +1,215 @@
+"""The roles of PPO on one frozen base: policy, proximal, reference and critic.
+
+Each role is a LoRA adapter on the same base weights; the critic has a value head beside. The
+proximal role holds the weights of a published version, rounded to the server's dtype, so that the
+trainer scores tokens with exactly what generated them.
+"""
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from inference_server.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from trainer.batch import MicroBatch
+from trainer.config import PolicyConfig
+from trainer.errors import UsageError
+
+AdapterState = dict[str, Tensor]
+"""An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""
+
+
+class Role(StrEnum):
+    """The adapters on the base."""
+
+    POLICY = "policy"
+    PROXIMAL = "proximal"
+    REFERENCE = "reference"
+    CRITIC = "critic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """Of the sampled completion tokens, [B, C], zero on padding."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    """In nats, of the distribution that was sampled from; no gradient."""
+    support: Tensor | None
+    """[N, V] bool over real tokens: the nucleus; None where every top_p is 1."""
+
+
+def nucleus(scaled_logits: Tensor, top_p: Tensor, sampled: Tensor) -> Tensor:
+    """Which tokens top-p sampling keeps, as vLLM decides it: [N, V] bool.
+
+    The smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is kept
+    whatever rounding says, since it was sampled.
+
+    Args:
+        scaled_logits: [N, V] logits after temperature.
+        top_p: [N]
+        sampled: [N] ids of the sampled tokens.
+    """
+    ascending, order = scaled_logits.sort(dim=-1)
+    dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= (1 - top_p).unsqueeze(-1)
+    dropped[:, -1] = False
+    kept = torch.empty_like(dropped).scatter_(-1, order, ~dropped)
+    return kept.scatter_(-1, sampled.unsqueeze(-1), True)
+
+
+def load_base(path: str, dtype: torch.dtype, device: torch.device) -> Any:
+    """The base model, frozen, from a folder or a Hub id."""
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
+    return model.requires_grad_(False)
+
+
+class PolicyRoles(nn.Module):
+    """One frozen base with an adapter for each role and a value head for the critic."""
+
+    def __init__(self, config: PolicyConfig, *, device: torch.device, serve_dtype: torch.dtype):
+        """Load the base and start every role from the same adapter.
+
+        Args:
+            config: Base model, starting adapter (or the shape of a fresh one) and dtype.
+            device: Where everything lives.
+            serve_dtype: What the server rounds adapters to.
+
+        Raises:
+            UsageError: The starting adapter has dropout or is no LoRA adapter.
+        """
+        super().__init__()
+        self.device = device
+        self.serve_dtype = serve_dtype
+        base = load_base(config.base_model, getattr(torch, config.dtype), device)
+        hidden_size = int(base.config.hidden_size)
+        if config.adapter is None:
+            lora = LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                target_modules=list(config.target_modules),
+                lora_dropout=0.0,
+                task_type="CAUSAL_LM",
+            )
+            self.model = get_peft_model(base, lora, adapter_name=Role.POLICY)
+        else:
+            settings = json.loads((config.adapter / ADAPTER_CONFIG_FILE).read_text())
+            if settings.get("peft_type") != "LORA":
+                raise UsageError(f"policy.adapter {config.adapter}: not a LoRA adapter")
+            # Dropout would make the trainer's logprobs differ from the server's.
+            self.model = PeftModel.from_pretrained(
+                base, config.adapter, adapter_name=Role.POLICY, is_trainable=True
+            )
+            lora = self.model.peft_config[Role.POLICY]
+            if lora.lora_dropout:
+                raise UsageError(
+                    f"policy.adapter {config.adapter}: lora_dropout is {lora.lora_dropout}; "
+                    "PPO needs 0, or the trainer's logprobs differ from the server's"
+                )
+        start = self.adapter_state(Role.POLICY)
+        for role in (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC):
+            self.model.add_adapter(role, lora)
+            self.load_adapter_state(role, start)
+        self.value_head = nn.Linear(hidden_size, 1).to(device)
+        nn.init.zeros_(self.value_head.weight)
+        nn.init.zeros_(self.value_head.bias)
+        self.model.eval()
+
+    def adapter_parameters(self, role: Role) -> list[nn.Parameter]:
+        """The adapter's parameters, in a stable order."""
+        return [p for name, p in self.model.named_parameters() if f".{role}." in name]
+
+    def critic_parameters(self) -> list[nn.Parameter]:
+        """The critic's adapter and value head."""
+        return [*self.adapter_parameters(Role.CRITIC), *self.value_head.parameters()]
+
+    def adapter_state(self, role: Role) -> AdapterState:
+        """A copy of an adapter's tensors, float32 on the CPU."""
+        state = get_peft_model_state_dict(self.model, adapter_name=role)
+        return {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
+
+    def load_adapter_state(self, role: Role, state: AdapterState) -> None:
+        """Overwrite an adapter's tensors.
+
+        Raises:
+            RuntimeError: A tensor is missing or has another shape.
+        """
+        result = set_peft_model_state_dict(self.model, dict(state), adapter_name=role)
+        if result.unexpected_keys:
+            raise RuntimeError(f"adapter {role}: unexpected tensors {result.unexpected_keys[:3]}")
+
+    def rounded_policy(self) -> AdapterState:
+        """The policy as the server will hold it: rounded to its dtype."""
+        state = self.adapter_state(Role.POLICY)
+        return {name: tensor.to(self.serve_dtype) for name, tensor in state.items()}
+
+    def export_policy(self, folder: Path) -> None:
+        """Write the rounded policy as a PEFT adapter into an existing folder."""
+        save_file(self.rounded_policy(), folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+        settings: dict[str, Any] = self.model.peft_config[Role.POLICY].to_dict()
+        settings["inference_mode"] = True
+        (folder / ADAPTER_CONFIG_FILE).write_text(
+            json.dumps(settings, indent=2, sort_keys=True, default=sorted)
+        )
+
+    def load_proximal(self, folder: Path) -> None:
+        """Take a published version's weights into the proximal role."""
+        self.load_adapter_state(Role.PROXIMAL, load_file(folder / ADAPTER_WEIGHTS_FILE))
+
+    def _hidden_states(self, role: Role, batch: MicroBatch) -> Tensor:
+        """[B, T, H] last hidden states. Padding is on the right, out of reach of causal attention."""
+        self.model.set_adapter(role)
+        causal_lm = self.model.get_base_model()
+        hidden: Tensor = causal_lm.model(input_ids=batch.input_ids, use_cache=False)[0]
+        return hidden
+
+    def score(self, role: Role, batch: MicroBatch, support: Tensor | None = None) -> TokenScores:
+        """Logprobs of the completion tokens under a role, at each row's temperature and top-p.
+
+        Args:
+            role: Whose adapter.
+            batch: B completions of up to C tokens.
+            support: [N, V] the nucleus to normalise over. Where None it is computed from this
+                role's own logits; pass the proximal policy's so that both share one support.
+        """
+        hidden = self._hidden_states(role, batch)
+        states = batch.state_positions[:, :-1]
+        rows = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1)
+        # Logits only where a completion token was sampled: [N, H] -> [N, V].
+        logits = self.model.get_base_model().lm_head(hidden[rows, states][batch.mask]).float()
+        temperature = batch.temperature.unsqueeze(1).expand_as(batch.mask)[batch.mask]
+        logits = logits / temperature.unsqueeze(-1)
+        sampled = batch.completion_ids[batch.mask]
+        if support is None and bool((batch.top_p < 1).any()):
+            top_p = batch.top_p.unsqueeze(1).expand_as(batch.mask)[batch.mask]
+            support = nucleus(logits.detach(), top_p, sampled)
+        if support is not None:
+            logits = logits.masked_fill(~support, -torch.inf)
+        log_softmax = logits.log_softmax(dim=-1)
+        logprobs = torch.zeros_like(batch.sampler_logprobs)
+        logprobs = logprobs.masked_scatter(
+            batch.mask, log_softmax.gather(-1, sampled.unsqueeze(-1)).squeeze(-1)
+        )
+        with torch.no_grad():
+            per_token = torch.special.entr(log_softmax.exp()).sum(dim=-1)
+            entropy = torch.zeros_like(logprobs).masked_scatter(batch.mask, per_token)
+        return TokenScores(logprobs=logprobs, entropy=entropy, support=support)
+
+    def values(self, batch: MicroBatch) -> Tensor:
+        """[B, C + 1] critic's values of the states before each completion token and after the last."""
+        hidden = self._hidden_states(Role.CRITIC, batch)
+        rows = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1)
+        values: Tensor = self.value_head(hidden[rows, batch.state_positions].float()).squeeze(-1)
+        return values

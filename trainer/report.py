@@ -1,0 +1,132 @@
+"""A run as one HTML file that needs no network: curves, evaluation and sample transcripts.
+
+Enters: a run's folder. Leaves: ``report.html`` in it. All text of models and data is escaped.
+"""
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainer.accuracy import EVALUATION_FILE, Evaluation
+from trainer.charts import render_charts
+from trainer.errors import UsageError
+from trainer.tracking import METRICS_FILE, read_metrics
+
+REPORT_FILE = "report.html"
+
+_CONFIG_FILE = "config.toml"
+_ROLLOUT_FILES = "rollouts/step-*.jsonl"
+_QUESTIONS_PER_STEP = 2
+
+
+class _Lenient(BaseModel):
+    """Part of a rollout line; what the page does not show is skipped."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _ArmTranscript(_Lenient):
+    arm_name: str
+    sample: int
+    temperature: float
+    full_text: str
+    answer: str | None
+    correct: bool | None
+    reward: float
+    finish_reason: str
+
+
+class _GroupTranscript(_Lenient):
+    question: str
+    gold_answer: str
+    policy_version: int | None
+    scores: dict[str, float | None]
+    reward: float
+    arm_outputs: tuple[_ArmTranscript, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _StepTranscripts:
+    step: int
+    groups: tuple[_GroupTranscript, ...]
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write ``report.html`` with whatever the run has so far.
+
+    Returns:
+        The file.
+
+    Raises:
+        UsageError: The folder does not exist or has no metrics yet.
+    """
+    if not run_folder.is_dir():
+        raise UsageError(f"there is no run folder {run_folder}")
+    rows = read_metrics(run_folder)
+    if not rows:
+        raise UsageError(
+            f"no metrics in {run_folder / METRICS_FILE}; name a run with at least one finished step"
+        )
+    # By hand: jinja2's select_autoescape does not know the ending .html.j2.
+    environment = Environment(
+        loader=PackageLoader("trainer"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    evaluation_file = run_folder / EVALUATION_FILE
+    html = environment.get_template("report.html.j2").render(
+        name=run_folder.resolve().name,
+        last=rows[-1],
+        config=_read_config(run_folder),
+        has_evaluation=evaluation_file.is_file(),
+        evaluation=_read_evaluation(evaluation_file),
+        charts=render_charts(rows),
+        steps=_read_transcripts(run_folder),
+        plotly_js=Markup(get_plotlyjs()),
+    )
+    path = run_folder / REPORT_FILE
+    path.write_text(html, encoding="utf-8")
+    return path
+
+
+def _read_config(run_folder: Path) -> str | None:
+    path = run_folder / _CONFIG_FILE
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _read_evaluation(path: Path) -> Evaluation | None:
+    try:
+        return Evaluation.read(path)
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:
+    """The first questions of the first step, of one in the middle and of the last."""
+    files = sorted(run_folder.glob(_ROLLOUT_FILES))
+    if not files:
+        return []
+    chosen = dict.fromkeys((0, (len(files) - 1) // 2, len(files) - 1))
+    steps = [
+        _StepTranscripts(step=int(files[i].stem.rsplit("-", 1)[1]), groups=_read_groups(files[i]))
+        for i in chosen
+    ]
+    return [step for step in steps if step.groups]
+
+
+def _read_groups(path: Path) -> tuple[_GroupTranscript, ...]:
+    groups = []
+    with path.open("rb") as lines:
+        for line in islice(lines, _QUESTIONS_PER_STEP):
+            try:
+                groups.append(_GroupTranscript.model_validate_json(line))
+            except ValidationError:  # Torn, or not of this program.
+                break
+    return tuple(groups)

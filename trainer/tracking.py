@@ -1,0 +1,84 @@
+"""What a run says about itself: a line a step on the terminal, metrics.jsonl, TensorBoard."""
+
+import json
+import math
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from trainer.progress import bar
+
+METRICS_FILE = "metrics.jsonl"
+
+Metrics = dict[str, float]
+"""Names such as ``ppo/approx_kl`` to values; one of these a step."""
+
+
+def read_metrics(run_folder: Path) -> list[Metrics]:
+    """Every step's metrics, oldest first; a torn last line is left out."""
+    path = run_folder / METRICS_FILE
+    if not path.is_file():
+        return []
+    rows: list[Metrics] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+class Tracker:
+    """Writes a run's metrics; on a terminal it also draws a progress bar."""
+
+    def __init__(self, run_folder: Path, *, first_step: int, num_steps: int):
+        """Lines of steps after ``first_step`` are left over from a killed run and removed."""
+        kept = [row for row in read_metrics(run_folder) if row["step"] <= first_step]
+        self._path = run_folder / METRICS_FILE
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(run_folder / "tensorboard", purge_step=first_step + 1)
+        self._console = Console()
+        self._progress = bar(self._console)
+        self._task = self._progress.add_task("PPO", total=num_steps, completed=first_step)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        self._file.close()
+        self._board.close()
+
+    def say(self, line: str) -> None:
+        """Print one line without disturbing the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def step(self, step: int, metrics: Metrics) -> None:
+        """Record a finished step and print its line."""
+        row = {"step": step, **metrics}
+        # NaN is not JSON; a missing value says the same and any reader can load it.
+        finite = {name: value for name, value in row.items() if math.isfinite(value)}
+        self._file.write(json.dumps(finite) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        self._progress.update(self._task, completed=step)
+        self.say(
+            f"step {step:>4} version {row['version']:.0f} "
+            f"reward {row['reward/mean']:+.3f} correct {row['reward/correct']:.3f} "
+            f"kl {row['ppo/reference_kl']:.3f} clip {row['ppo/clip_fraction']:.3f} "
+            f"ev {row['ppo/explained_variance']:+.2f} entropy {row['ppo/entropy']:.3f} "
+            f"mismatch {row['ppo/logprob_mismatch']:.1e} lag {row['rollout/lag']:.0f} "
+            f"wait {row['time/wait_s']:.2f}s update {row['time/update_s']:.2f}s "
+            f"push {row['time/publish_s']:.2f}s step {row['time/step_s']:.2f}s"
+        )
