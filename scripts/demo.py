@@ -1,0 +1,157 @@
+"""The whole path on a tiny model: base, SFT, real vLLM server, online PPO, evaluation, report.
+
+Run by ``make demo``. Needs nothing from the network and no GPU; two CPU cores take about ten
+minutes. Ctrl-C ends the server too.
+"""
+
+import argparse
+import socket
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from inference_server.process import ServerFailed, ServerProcess, free_port
+from trainer.config import PolicyConfig, SFTConfig, TrainConfig
+from trainer.environment import prepare_environment
+from trainer.errors import TrainerError
+from trainer.progress import step_lines
+from trainer.settings import load_config
+
+CONFIG = Path(__file__).resolve().parent.parent / "deploy/configs/demo.toml"
+MODEL = Path("models/tiny-base")
+
+console = Console(highlight=False)
+
+
+def main() -> int:
+    """Returns the exit code: 0 once the report is written."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo.py", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--port", type=int, default=8000, help="port of the server [%(default)s]")
+    parser.add_argument("--num-steps", type=int, help="PPO steps [as in deploy/configs/demo.toml]")
+    parser.add_argument("--num-questions", type=int, default=400, help="held-out questions")
+    arguments = parser.parse_args()
+    prepare_environment()
+    try:
+        return run(arguments.port, arguments.num_steps, arguments.num_questions)
+    except (TrainerError, ServerFailed) as error:
+        print(f"demo: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("demo: interrupted; the server is stopped", file=sys.stderr)
+        return 130
+
+
+def run(port: int, num_steps: int | None, num_questions: int) -> int:
+    started = time.monotonic()
+    folder = free_run_folder()
+    port = usable_port(port)
+
+    stage(1, "tiny base model", f"{MODEL}, trained from scratch once and kept")
+    from trainer.tiny_model import build_tiny_model
+
+    with step_lines("tiny-model") as on_step:
+        build_tiny_model(MODEL, on_step=on_step)
+
+    stage(2, "SFT", "a LoRA adapter on careless demonstrations; the server starts meanwhile")
+    server = ServerProcess.start(
+        model=MODEL,
+        port=port,
+        log_path=folder / "server.log",
+        flags=["--max-model-len", "256", "--state-dir", str(folder / "server")],
+    )
+    try:
+        from trainer.sft import run_sft
+
+        sft = SFTConfig(
+            policy=PolicyConfig(base_model=str(MODEL)),
+            output=folder / "sft",
+            num_examples=2_000,
+            learning_rate=2e-3,
+        )
+        with step_lines("sft") as on_step:
+            run_sft(sft, on_step)
+
+        stage(3, "inference server", f"vLLM on {server.url}, log in {server.log_path}")
+        server.wait_until_healthy()
+
+        stage(4, "online PPO", "generation of the next batch overlaps the update; meanwhile try:")
+        console.print(f"  {curl(server.url)}", soft_wrap=True)
+        overrides = {
+            "--server.url": server.url,
+            "--policy.adapter": str(sft.output),
+            "--run.folder": str(folder),
+            **({} if num_steps is None else {"--run.num_steps": str(num_steps)}),
+        }
+        config = load_config(
+            TrainConfig,
+            ["--config", str(CONFIG), *(word for pair in overrides.items() for word in pair)],
+            prog="scripts/demo.py",
+        )
+        from trainer.loop import train
+        from trainer.run_folder import prepare_run_folder
+
+        prepare_run_folder(config, resume=False)
+        result = train(config, resume=False)
+        if result.stopped:
+            raise KeyboardInterrupt
+
+        stage(5, "evaluation", f"{num_questions} held-out problems, greedy")
+        from trainer.evaluation import EvaluationConfig, run_evaluation
+
+        run_evaluation(
+            EvaluationConfig(
+                models=("Base=base", f"SFT={sft.output}", f"PPO={result.adapter}"),
+                num_questions=num_questions,
+                max_tokens=config.rollout.max_tokens,
+                server=config.server,
+                output=folder / "evaluation.json",
+            )
+        )
+
+        stage(6, "report", "curves and transcripts in one file")
+        from trainer.report import write_report
+
+        console.print(f"  {write_report(folder)}", soft_wrap=True)
+    finally:
+        server.stop()
+    console.print(f"done in {(time.monotonic() - started) / 60:.1f} min; the server is stopped")
+    return 0
+
+
+def stage(number: int, name: str, what: str) -> None:
+    """Say what comes next."""
+    console.print(f"[bold]\\[{number}/6] {name}[/]: {what}", soft_wrap=True)
+
+
+def free_run_folder() -> Path:
+    """``runs/demo``, or the first ``runs/demo-N`` that is not there yet."""
+    number = 1
+    while (folder := Path("runs/demo" if number == 1 else f"runs/demo-{number}")).exists():
+        number += 1
+    return folder
+
+
+def usable_port(port: int) -> int:
+    """The port itself, or a free one (and a word about it) if it is taken."""
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            other = free_port()
+            console.print(f"port {port} is in use; taking {other}")
+            return other
+    return port
+
+
+def curl(url: str) -> str:
+    """A command that samples the policy while it trains."""
+    body = '{"questions": ["Ada has 12 pens and buys 7 more. How many pens does Ada have now?"]}'
+    return f"curl -s {url}/v1/arms/generate -H 'Content-Type: application/json' -d '{body}'"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
