@@ -19,13 +19,17 @@ def whiten(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor
         masks: Each [B, T] bool.
 
     Returns:
-        The same shapes, zero outside the masks.
+        The same shapes, zero outside the masks. Advantages that differ by rounding alone stay
+        (near) zero instead of being blown up to variance 1.
     """
-    trained = torch.cat([a[m] for a, m in zip(advantages, masks, strict=True)])
-    mean = trained.mean() if trained.numel() else torch.zeros(())
-    std = trained.std() if trained.numel() > 1 else torch.ones(())
-    scale = 1 / std.clamp(min=1e-8)
-    return [(a - mean) * scale * m for a, m in zip(advantages, masks, strict=True)]
+    # In float64, where the mean of equal float32 numbers is that number again.
+    trained = torch.cat([a[m] for a, m in zip(advantages, masks, strict=True)]).double()
+    if trained.numel() == 0:
+        return [torch.zeros_like(a) for a in advantages]
+    mean = trained.mean()
+    std = trained.std() if trained.numel() > 1 else torch.ones_like(mean)
+    scale = 1 / torch.maximum(std, 1e-6 * trained.abs().max()).clamp(min=1e-8)
+    return [((a - mean) * scale * m).to(a.dtype) for a, m in zip(advantages, masks, strict=True)]
 
 
 def token_rewards(

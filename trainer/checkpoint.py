@@ -4,6 +4,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -75,14 +76,19 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Prog
     """
     try:
         state: dict[str, Any] = torch.load(folder / _STATE_FILE, weights_only=True)
+        progress = Progress(step=state["step"], question_cursor=state["question_cursor"])
         for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
             roles.load_adapter_state(role, state[role.value])
         roles.value_head.load_state_dict(state["value_head"])
         update.policy_optimizer.load_state_dict(state["policy_optimizer"])
         update.critic_optimizer.load_state_dict(state["critic_optimizer"])
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+        update.kl.coef = state["kl_coef"]
+        torch.set_rng_state(state["torch_rng"])
+    except (UnpicklingError, EOFError) as error:
+        raise CheckpointError(f"checkpoint {folder}: {_STATE_FILE} is damaged") from error
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {folder}: {_STATE_FILE} lacks {error}") from error
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {folder}: {reason}") from error
-    update.kl.coef = state["kl_coef"]
-    torch.set_rng_state(state["torch_rng"])
-    return Progress(step=state["step"], question_cursor=state["question_cursor"])
+    return progress

@@ -44,6 +44,17 @@ set_on_retry_hooks((_log_retry,))
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
+class _Choice(BaseModel):
+    index: int
+    text: str
+
+
+class _Completions(BaseModel):
+    """What we need of the OpenAI API's answer."""
+
+    choices: list[_Choice]
+
+
 class _BusyError(Exception):
     """An answer that says: later. Only lives inside the retry loop."""
 
@@ -118,7 +129,8 @@ class ArmsClient:
         self, model: str, prompts: list[str], *, max_tokens: int, temperature: float = 0.0
     ) -> list[str]:
         """Completions of plain prompts by a served model name, in order; greedy by default."""
-        response = await self._request(
+        completions = await self._send(
+            _Completions,
             "POST",
             "/v1/completions",
             json={
@@ -128,8 +140,8 @@ class ArmsClient:
                 "temperature": temperature,
             },
         )
-        choices = sorted(response.json()["choices"], key=lambda choice: choice["index"])
-        return [choice["text"] for choice in choices]
+        choices = sorted(completions.choices, key=lambda choice: choice.index)
+        return [choice.text for choice in choices]
 
     async def _send(self, body: type[_Body], method: str, path: str, **kwargs: Any) -> _Body:
         response = await self._request(method, path, **kwargs)
@@ -137,14 +149,16 @@ class ArmsClient:
             return body.model_validate_json(response.content)
         except ValidationError as error:
             raise ServerError(
-                f"{self._url}{path} answered with something else than {body.__name__}; "
+                f"{self._url}{path} answered with something else than {body.__name__.strip('_')}; "
                 f"is it a Regime W server? ({error.error_count()} errors)"
             ) from None
 
     async def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         try:
             async for attempt in stamina.retry_context(
-                on=(httpx.TransportError, _BusyError), timeout=self._retry_for_s, attempts=None
+                on=(httpx.TransportError, _BusyError),
+                timeout=self._retry_for_s or None,
+                attempts=None if self._retry_for_s else 1,
             ):
                 with attempt:
                     response = await self._http.request(method, path, **kwargs)

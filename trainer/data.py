@@ -56,7 +56,7 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
     if not path.is_file():
         raise DataError(f"data source {source!r} is neither {WORD_PROBLEMS!r} nor a JSONL file")
     records: list[Record] = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, text in enumerate(lines, 1):
             if not text.strip():
                 continue

@@ -144,11 +144,13 @@ class PolicyRoles(nn.Module):
         """Overwrite an adapter's tensors.
 
         Raises:
-            RuntimeError: A tensor is missing or has another shape.
+            RuntimeError: A tensor is missing, is one too many or has another shape.
         """
-        result = set_peft_model_state_dict(self.model, dict(state), adapter_name=role)
-        if result.unexpected_keys:
-            raise RuntimeError(f"adapter {role}: unexpected tensors {result.unexpected_keys[:3]}")
+        expected = get_peft_model_state_dict(self.model, adapter_name=role).keys()
+        if wrong := sorted(expected ^ state.keys()):
+            word = "missing" if wrong[0] in expected else "unexpected"
+            raise RuntimeError(f"adapter {role}: {word} tensor {wrong[0]} ({len(wrong)} in all)")
+        set_peft_model_state_dict(self.model, dict(state), adapter_name=role)
 
     def rounded_policy(self) -> AdapterState:
         """The policy as the server will hold it: rounded to its dtype."""

@@ -34,9 +34,12 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
 
     Prints help and exits 0 for ``--help``; exits 2 with one line an error otherwise.
     """
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
-    found, rest = finder.parse_known_args(arguments)
+    try:
+        found, rest = finder.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        fail(prog, error)
     try:
         file = {} if found.config is None else tomllib.loads(found.config.read_text())
     except OSError as error:

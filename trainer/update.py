@@ -126,6 +126,9 @@ class PPOUpdate:
         Args:
             groups: The samples of each question.
             seed: Decides which questions share a mini-batch.
+
+        Raises:
+            NonFiniteError: A number of the samples, or one made from them, is NaN or infinite.
         """
         config = self._config
         order = list(range(len(groups)))
@@ -142,6 +145,7 @@ class PPOUpdate:
                     )
                 ]
             )
+        _check_finite(mini_batches)
         return _whitened(mini_batches) if config.whiten_advantages else mini_batches
 
     def _experience(self, batch: MicroBatch) -> Experience:
@@ -242,26 +246,47 @@ class PPOUpdate:
         sums.num_tokens += num_tokens
         sums.num_optimizer_steps += 1
         sums.approx_kl += approx_kl
-        sums.critic_grad_norm += self._apply(self.critic_optimizer, "critic")
-        if train_policy:
-            sums.policy_grad_norm += self._apply(self.policy_optimizer, "policy")
+        critic_norm, policy_norm = self._apply_gradients(train_policy=train_policy)
+        sums.critic_grad_norm += critic_norm
+        sums.policy_grad_norm += policy_norm
         return approx_kl / num_tokens
 
-    def _apply(self, optimizer: torch.optim.Optimizer, name: str) -> float:
-        """Clip, check and apply gradients; returns their norm before clipping."""
+    def _apply_gradients(self, *, train_policy: bool) -> tuple[float, float]:
+        """Clip and apply both gradients, or neither; returns the norms before clipping."""
+        optimizers = [self.critic_optimizer]
+        if train_policy:
+            optimizers.append(self.policy_optimizer)
+        try:
+            norms = [self._clip(optimizer) for optimizer in optimizers]
+            if not all(map(math.isfinite, norms)):
+                raise NonFiniteError(
+                    f"gradient norms are {norms} (critic, policy); the weights are unchanged"
+                )
+            for optimizer in optimizers:
+                optimizer.step()
+        finally:
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+        return norms[0], norms[1] if train_policy else 0.0
+
+    def _clip(self, optimizer: torch.optim.Optimizer) -> float:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm))
-        if not math.isfinite(norm):
-            optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(f"the {name}'s gradient norm is {norm}; its weights are unchanged")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm))
 
 
 def _flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:
     """One field of every experience over the tokens that were sampled, [N]."""
     return torch.cat([getattr(e, field)[e.batch.mask] for m in mini_batches for e in m])
+
+
+def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
+    """Find what is not a number before it reaches an optimizer, and say where it comes from."""
+    for field in ("proximal_logprobs", "reference_logprobs", "weights", "values", "returns"):
+        values = _flat(mini_batches, field)
+        if num_bad := int((~values.isfinite()).sum()):
+            raise NonFiniteError(
+                f"{field} of {num_bad} of {values.numel()} tokens are not finite; nothing was trained"
+            )
 
 
 def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
