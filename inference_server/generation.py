@@ -128,7 +128,7 @@ class ArmsGenerator:
             if longest + max_tokens > limit:
                 raise invalid_request(
                     f"question {question.id!r}: {longest} prompt tokens and max_tokens {max_tokens} "
-                    f"exceed the model's {limit}",
+                    f"exceed the model's context of {limit} tokens",
                     f"questions.{index}",
                 )
             plans.append(

@@ -61,7 +61,7 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
         model=MODEL,
         port=port,
         log_path=folder / "server.log",
-        flags=["--max-model-len", "256", "--state-dir", str(folder / "server")],
+        flags=["--state-dir", str(folder / "server")],
     )
     try:
         from trainer.sft import run_sft

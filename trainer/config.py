@@ -98,6 +98,8 @@ class PPOConfig(Section):
     """AdamW's, of the policy adapter."""
     critic_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """AdamW's, of the critic's adapter and value head."""
+    learning_rate_schedule: Literal["constant", "linear"] = "constant"
+    """Of both learning rates: constant, or linear to zero over run.num_steps."""
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 2
     """Steps that train the critic alone before the policy moves."""
     num_epochs: Annotated[int, Field(ge=1)] = 1

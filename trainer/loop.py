@@ -106,7 +106,9 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
                     mini_batches = update.experience(groups, seed=f"{run.seed}/{step}")
                     scored = time.monotonic()
                     ppo = update.step(
-                        mini_batches, train_policy=step > config.ppo.critic_warmup_steps
+                        mini_batches,
+                        train_policy=step > config.ppo.critic_warmup_steps,
+                        learning_rate_scale=_learning_rate_scale(config, progress.step),
                     )
                     _check_sync(ppo, batch, config)
                     updated = time.monotonic()
@@ -114,10 +116,6 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
                     published = publisher.publish(roles)
                     published_at[published.version] = step
                     progress = Progress(step=step, question_cursor=pipeline.consumed_cursor)
-                    if step % run.checkpoint_every == 0 or step == run.num_steps:
-                        save_checkpoint(
-                            run.folder, progress, roles, update, num_kept=run.num_checkpoints
-                        )
                     metrics: Metrics = {
                         "version": published.version,
                         "rollout/lag": lag,
@@ -131,6 +129,11 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
                         "time/step_s": time.monotonic() - started,
                     }
                     tracker.step(step, metrics)
+                    # After the line: resuming drops lines past the checkpoint, and makes none up.
+                    if step % run.checkpoint_every == 0 or step == run.num_steps:
+                        save_checkpoint(
+                            run.folder, progress, roles, update, num_kept=run.num_checkpoints
+                        )
                 if stop.requested:
                     save_checkpoint(
                         run.folder, progress, roles, update, num_kept=run.num_checkpoints
@@ -199,6 +202,12 @@ def _check_server(status: ServerStatus, config: TrainConfig) -> None:
             f"{config.rollout.max_staleness + 2} versions on the server, which holds "
             f"{limits.max_loaded_versions}; raise its --max-loaded-versions"
         )
+
+
+def _learning_rate_scale(config: TrainConfig, steps_done: int) -> float:
+    if config.ppo.learning_rate_schedule == "constant":
+        return 1.0
+    return 1.0 - steps_done / config.run.num_steps
 
 
 def _check_sync(ppo: UpdateMetrics, batch: RolloutBatch, config: TrainConfig) -> None:

@@ -73,6 +73,22 @@ def bare_prompt(question: str) -> str:
     return f"Problem:\n{question}\n\nSolution:\n"
 
 
+def _chat_template() -> str:
+    """Renders a chat as the corpus has it: `build_prompt` with a system message, else `bare_prompt`."""
+    literal = json.dumps
+    before, after = (literal(part) for part in build_prompt("", "\0").split("\0"))
+    bare_before = literal(bare_prompt("\0").split("\0")[0])
+    return (
+        "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + " + before + " }}"
+        "{% else %}{{ " + bare_before + " }}{% endif %}"
+        "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}{{ message['content'] + " + after + " }}"
+        "{% elif message['role'] == 'assistant' %}"
+        "{{ message['content'] + '\\n\\n' + " + bare_before + " }}"
+        "{% endif %}{% endfor %}"
+    )
+
+
 def train_tokenizer(recipe: TinyModelRecipe) -> Qwen2Tokenizer:
     """A Qwen2 tokenizer with its own merges; what an arm puts around a question is two tokens.
 
@@ -107,6 +123,7 @@ def train_tokenizer(recipe: TinyModelRecipe) -> Qwen2Tokenizer:
         unk_token=EOS_TOKEN,
         model_max_length=recipe.max_position_embeddings,
     )
+    tokenizer.chat_template = _chat_template()
     tokenizer.add_tokens([AddedToken(piece, normalized=False) for piece in frame_pieces])
     return tokenizer
 

@@ -188,13 +188,30 @@ class PPOUpdate:
             loss_mask=mask,
         )
 
-    def step(self, mini_batches: Sequence[MiniBatch], *, train_policy: bool) -> UpdateMetrics:
+    def step(
+        self,
+        mini_batches: Sequence[MiniBatch],
+        *,
+        train_policy: bool,
+        learning_rate_scale: float = 1.0,
+    ) -> UpdateMetrics:
         """Move critic and (unless it is still warming up) policy over the mini-batches.
+
+        Args:
+            mini_batches: The step's experience.
+            train_policy: False trains the critic alone.
+            learning_rate_scale: Factor on both learning rates in this step.
 
         Raises:
             NonFiniteError: A gradient is not finite; that optimizer step was not taken.
         """
         config, sums, stopped = self._config, _Sums(), False
+        for optimizer, learning_rate in (
+            (self.policy_optimizer, config.learning_rate),
+            (self.critic_optimizer, config.critic_learning_rate),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * learning_rate_scale
         for _ in range(config.num_epochs):
             for mini_batch in mini_batches:
                 approx_kl = self._optimizer_step(mini_batch, sums, train_policy=train_policy)

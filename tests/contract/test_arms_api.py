@@ -139,7 +139,12 @@ LONG = "x" * 600
             "'q0' is given twice",
         ),
         ({"questions": ["?", LONG]}, 400, "questions.1", "question 'q1'"),
-        ({"max_tokens": 601}, 400, "questions.0", "max_tokens 601 exceed the model's 600"),
+        (
+            {"max_tokens": 601},
+            400,
+            "questions.0",
+            "max_tokens 601 exceed the model's context of 600",
+        ),
         ({"max_tokens": 0}, 400, "max_tokens", "greater than or equal to 1"),
         ({"samples_per_arm": 0}, 400, "samples_per_arm", "greater than or equal to 1"),
         ({"samples_per_arm": 3}, 400, "samples_per_arm", "the server takes 2"),

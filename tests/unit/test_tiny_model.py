@@ -82,6 +82,19 @@ def test_the_bare_prompt_is_framed_the_same_way(tokenizer: Qwen2Tokenizer) -> No
         assert question == ids(tokenizer, problem.question)
 
 
+def test_a_chat_is_rendered_as_the_corpus_has_it(tokenizer: Qwen2Tokenizer) -> None:
+    question = "Ada has 12 pens."
+    system = {"role": "system", "content": build_all_arms()[0].system_prompt}
+    user = {"role": "user", "content": question}
+    one_turn = [user, {"role": "assistant", "content": "#### 12"}, user]
+    for messages, prompt in [
+        ([user], bare_prompt(question)),
+        ([system, user], build_prompt(system["content"], question)),
+        (one_turn, f"{bare_prompt(question)}#### 12\n\n{bare_prompt(question)}"),
+    ]:
+        assert tokenizer.apply_chat_template(messages, tokenize=False) == prompt
+
+
 def test_a_prompt_and_a_completion_tokenize_apart_as_together(tokenizer: Qwen2Tokenizer) -> None:
     prompts = [build_prompt(build_all_arms()[0].system_prompt, "{}"), bare_prompt("{}")]
     for problem in PROBLEMS:

@@ -384,6 +384,24 @@ def test_the_step_after_a_failed_one_is_the_same_as_without_it(
     assert differing(*states) == set()
 
 
+def test_the_learning_rate_scale_is_of_this_step_alone(make_roles: MakeRoles) -> None:
+    update = PPOUpdate(make_roles(), CONFIG)
+    for scale in (0.5, 0.25, 1.0):
+        update.step(
+            update.experience(GROUPS, seed="a"), train_policy=True, learning_rate_scale=scale
+        )
+        assert update.policy_optimizer.param_groups[0]["lr"] == CONFIG.learning_rate * scale
+        assert update.critic_optimizer.param_groups[0]["lr"] == CONFIG.critic_learning_rate * scale
+
+
+def test_a_learning_rate_scale_of_zero_moves_nothing(make_roles: MakeRoles) -> None:
+    roles = make_roles()
+    update = PPOUpdate(roles, CONFIG)
+    before = snapshot(roles)
+    update.step(update.experience(GROUPS, seed="a"), train_policy=True, learning_rate_scale=0.0)
+    assert differing(before, snapshot(roles)) == set()
+
+
 # --- diagnostics -----------------------------------------------------------------------------------
 
 
