@@ -80,8 +80,12 @@ def farthest(one: State, other: State) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+# Makes both learning rates 1.
+PLAIN = 1 / CONFIG.learning_rate
+
+
 def with_plain_gradients(update: PPOUpdate, roles: PolicyRoles) -> None:
-    """Optimizers that subtract the gradient itself, so that parameters show it after a step."""
+    """Optimizers that subtract the gradient itself in a step whose scale is `PLAIN`."""
     update.policy_optimizer = torch.optim.SGD(roles.adapter_parameters(Role.POLICY), lr=1.0)
     update.critic_optimizer = torch.optim.SGD(roles.critic_parameters(), lr=1.0)
 
@@ -208,7 +212,9 @@ def test_no_token_budget_changes_the_gradients(token_budget: int, make_roles: Ma
         mini_batches = update.experience(GROUPS, seed="a")
         assert (len(mini_batches[0]) == 1) is (budget == 10**9)
         with_plain_gradients(update, roles)
-        return snapshot(roles), update.step(mini_batches[:1], train_policy=True), snapshot(roles)
+        before = snapshot(roles)
+        metrics = update.step(mini_batches[:1], train_policy=True, learning_rate_scale=PLAIN)
+        return before, metrics, snapshot(roles)
 
     before, whole_metrics, whole = step(10**9)
     _, metrics, split = step(token_budget)
@@ -239,7 +245,7 @@ def test_the_first_policy_gradient_is_the_weighted_policy_gradient(make_roles: M
     before = [p.detach().clone() for p in parameters]
 
     with_plain_gradients(update, roles)
-    metrics = update.step([mini_batch], train_policy=True)
+    metrics = update.step([mini_batch], train_policy=True, learning_rate_scale=PLAIN)
 
     for old, parameter, gradient in zip(before, parameters, expected, strict=True):
         torch.testing.assert_close(old - parameter.detach(), gradient, rtol=1e-3, atol=1e-6)
@@ -256,7 +262,7 @@ def test_gradients_are_scaled_down_to_the_largest_norm(make_roles: MakeRoles) ->
     groups = {"policy": roles.adapter_parameters(Role.POLICY), "critic": roles.critic_parameters()}
     before = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
 
-    metrics = update.step(mini_batches, train_policy=True)
+    metrics = update.step(mini_batches, train_policy=True, learning_rate_scale=PLAIN)
 
     assert min(metrics.policy_grad_norm, metrics.critic_grad_norm) > 0.01
     for name, group in groups.items():
