@@ -2,12 +2,16 @@
 
 from regime_w.answers import answers_agree, extract_answer
 from regime_w.arms import ArmOutput, ArmSpec, build_all_arms, build_prompt
+from regime_w.config import RewardConfig
+from regime_w.counterfactual import Counterfactual
+from regime_w.group import CounterfactualGroup, GroupScores
 from regime_w.reward import (
-    GroupScores,
-    RewardConfig,
+    GroupReward,
     arm_rewards,
     compute_regime_w_scores,
     compute_reward,
+    reward_group,
+    select_arms,
 )
 from regime_w.scores import (
     s_cf_for_question,
@@ -19,6 +23,9 @@ from regime_w.scores import (
 __all__ = [
     "ArmOutput",
     "ArmSpec",
+    "Counterfactual",
+    "CounterfactualGroup",
+    "GroupReward",
     "GroupScores",
     "RewardConfig",
     "answers_agree",
@@ -28,8 +35,10 @@ __all__ = [
     "compute_regime_w_scores",
     "compute_reward",
     "extract_answer",
+    "reward_group",
     "s_cf_for_question",
     "s_end_for_question",
     "s_path_for_question",
     "s_wm_for_question",
+    "select_arms",
 ]

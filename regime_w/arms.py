@@ -20,7 +20,13 @@ _MAUDLIN_SYSTEM_PROMPT = (
     "Explain your reasoning and highlight any steps that might be fragile. "
     "End with '#### final_answer'."
 )
+_NUMBER = re.compile(r"(?<=.)_[0-9]+\Z", re.DOTALL)
 _TEMPERATURES = (0.2, 0.3, 0.4, 0.5)
+
+
+def family_of(arm_name: str) -> str:
+    """The family of an arm: its name without the number."""
+    return _NUMBER.sub("", arm_name)
 
 
 class ArmSpec(BaseModel):
@@ -29,7 +35,8 @@ class ArmSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     name: str = Field(min_length=1)
-    """Unique in its arm set; ``family_3`` is the fourth arm of ``family``."""
+    """Unique in its arm set; ``family_3`` is the fourth arm of ``family``. A family's arms are
+    listed from cool to warm: the cross-check compares their halves."""
     system_prompt: str
     """What stands before the question; see `build_prompt`."""
     temperature: float = Field(gt=0, le=2)
@@ -40,7 +47,7 @@ class ArmSpec(BaseModel):
     @property
     def family(self) -> str:
         """The name without its number: ``wolfram_0`` is of ``wolfram``, ``solo`` of ``solo``."""
-        return re.sub(r"(?<=.)_[0-9]+\Z", "", self.name, flags=re.DOTALL)
+        return family_of(self.name)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

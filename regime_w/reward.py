@@ -1,76 +1,26 @@
-"""The reward of a group of arms, and the share of it that each arm earns.
+"""The reward of a group of arms, the share of it that each arm earns, and which arms train.
 
 Enters: what the arms answered and the gold answer. Leaves: scores and rewards, plain numbers.
 """
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-from regime_w.answers import answers_agree, extract_answer
 from regime_w.arms import ArmOutput
-from regime_w.scores import (
-    s_cf_for_question,
-    s_end_for_question,
-    s_path_for_question,
-    s_wm_for_question,
+from regime_w.config import Formulas, RewardConfig, Selection
+from regime_w.group import (
+    CounterfactualGroup,
+    GroupScores,
+    ReadArm,
+    combine,
+    read_group,
+    score_arms,
 )
 
-
-class RewardConfig(BaseModel):
-    """Every constant of the reward; the defaults are the recipe's."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-    formulas: Literal["original"] = "original"
-    """Which set of score formulas: ``original`` is the recipe's, to the letter."""
-    credit: Literal["per_arm", "shared"] = "per_arm"
-    """What an arm earns: by its own answer, or the group's scalar (the recipe)."""
-    correct_bonus: float = 1.0
-    """Base reward where the answer is correct."""
-    wrong_base: float = -0.5
-    """Base reward where it is wrong, missing, or cannot be judged."""
-    coherence_weight: float = Field(default=0.7, ge=0)
-    """Weight of coherence beside the base reward."""
-    w_end: float = Field(default=0.4, ge=0, le=1)
-    """Weight of answer agreement within coherence; the three weights sum to 1."""
-    w_path: float = Field(default=0.3, ge=0, le=1)
-    """Weight of path coherence within coherence."""
-    w_cf: float = Field(default=0.3, ge=0, le=1)
-    """Weight of the counterfactual cross-check within coherence."""
-    length_penalty_per_word: float = Field(default=0.001, ge=0)
-    """Taken off for each generated word over `free_words`."""
-    free_words: int = Field(default=400, ge=0)
-    """Generated words that cost nothing."""
-
-    @model_validator(mode="after")
-    def _weights_sum_to_one(self) -> Self:
-        total = self.w_end + self.w_path + self.w_cf
-        if abs(total - 1.0) > 1e-9:
-            raise ValueError(f"w_end + w_path + w_cf must be 1, not {total}")
-        return self
-
-
 _DEFAULTS = RewardConfig()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GroupScores:
-    """Scores of one group; a score is None where it abstains."""
-
-    s_end: float | None
-    s_path: float | None
-    s_cf: float | None
-    s_wm: float | None
-    answers: tuple[str | None, ...]
-    """Canonical answer of each arm, None where it gave none."""
-    correct: tuple[bool, ...] | None
-    """Whether each arm is correct; None without a gold answer that can be read."""
 
 
 def compute_regime_w_scores(
@@ -78,36 +28,26 @@ def compute_regime_w_scores(
     arm_outputs: Sequence[ArmOutput],
     gold_answer: str | None = None,
     *,
-    formulas: Literal["original"] | None = None,
+    counterfactual: CounterfactualGroup | None = None,
+    formulas: Formulas | None = None,
     config: RewardConfig = _DEFAULTS,
 ) -> GroupScores:
     """Scores a group of arms that answered the same question.
 
     Args:
-        question: The question; the original formulas do not read it.
-        arm_outputs: One output per arm.
+        question: The question; no formula reads it so far.
+        arm_outputs: One output per arm (or several, under the same name).
         gold_answer: The right answer, e.g. GSM8K's whole solution or ``#### 7``.
+        counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
-        config: Weights of the scores.
+        config: Formulas and weights.
+
+    Raises:
+        ValueError: Unknown formulas, or the counterfactual group does not hold the same arms.
     """
-    chosen = config.formulas if formulas is None else formulas
-    if chosen != "original":
-        raise ValueError(f"unknown formulas {chosen!r}: must be 'original'")
-    answers = tuple(
-        None if output.answer is None else extract_answer(output.answer) for output in arm_outputs
-    )
-    s_end = s_end_for_question(answers)
-    s_path = s_path_for_question([output.reasoning for output in arm_outputs])
-    s_cf = s_cf_for_question(arm_outputs)
-    gold = None if gold_answer is None else extract_answer(gold_answer)
-    return GroupScores(
-        s_end=s_end,
-        s_path=s_path,
-        s_cf=s_cf,
-        s_wm=_combine(s_end, s_path, s_cf, config),
-        answers=answers,
-        correct=None if gold is None else tuple(answers_agree(a, gold) for a in answers),
-    )
+    formulas = _chosen(formulas, config)
+    arms = read_group(arm_outputs, gold_answer, counterfactual, formulas)
+    return score_arms(arms, formulas, config)
 
 
 def compute_reward(
@@ -115,7 +55,8 @@ def compute_reward(
     arm_outputs: Sequence[ArmOutput],
     gold_answer: str | None = None,
     *,
-    formulas: Literal["original"] | None = None,
+    counterfactual: CounterfactualGroup | None = None,
+    formulas: Formulas | None = None,
     config: RewardConfig = _DEFAULTS,
 ) -> float:
     """Computes the group's scalar reward (recipe, section 1.3).
@@ -123,16 +64,16 @@ def compute_reward(
     ``(1 if any arm is correct else -0.5) + 0.7 s_wm - 0.001 max(0, mean words - 400)``
 
     Args:
-        question: The question; the original formulas do not read it.
+        question: The question; no formula reads it so far.
         arm_outputs: One output per arm; may be empty.
         gold_answer: The right answer; without one no arm is correct.
+        counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
         config: The constants.
     """
-    scores = compute_regime_w_scores(
-        question, arm_outputs, gold_answer, formulas=formulas, config=config
-    )
-    return _group_reward(arm_outputs, scores, config)
+    formulas = _chosen(formulas, config)
+    arms = read_group(arm_outputs, gold_answer, counterfactual, formulas)
+    return _group_reward(arms, score_arms(arms, formulas, config), config)
 
 
 def arm_rewards(
@@ -140,60 +81,118 @@ def arm_rewards(
     arm_outputs: Sequence[ArmOutput],
     gold_answer: str | None,
     *,
+    counterfactual: CounterfactualGroup | None = None,
     config: RewardConfig = _DEFAULTS,
 ) -> tuple[float, ...]:
-    """Computes what each arm earns, in the order of ``arm_outputs``.
+    r"""Computes what each arm earns, in the order of ``arm_outputs``.
 
-    ``shared`` gives `compute_reward` to every arm. ``per_arm`` gives arm i
+    ``per_arm`` gives arm i
 
-    ``(1.5 c_i - 0.5) + 0.7 c_i (0.4 agree_i + 0.3 s_path + 0.3 s_cf) - 0.001 max(0, words_i - 400)``
+    ``r_i = (1.5 c_i - 0.5) + 0.7 c_i (0.4 agree_i + 0.3 path_i + 0.3 s_cf) - 0.001 max(0, words_i - 400)``
 
-    with c_i = 1 if it is correct, else 0, and agree_i the share of the other arms with its answer
-    (1 without others). Coherence is paid to correct arms only: agreeing on a wrong answer, which
-    the recipe pays for, earns nothing.
+    with c_i = 1 if it is correct, else 0, agree_i the share of the other arms with its answer and
+    path_i its own path score (the group's under the original formulas). Coherence is paid to
+    correct arms only: agreeing on a wrong answer, which the recipe pays for, earns nothing.
+
+    ``shared`` gives `compute_reward` to every arm. ``difference`` gives ``G(N) - G(N \ i)`` with
+    ``G(S) = Σ r_j`` over the arms of S: an arm's own reward and what the others' coherence owes it
+    (Wolpert and Tumer 2001, difference rewards).
 
     Args:
-        question: The question; the original formulas do not read it.
+        question: The question; no formula reads it so far.
         arm_outputs: One output per arm; may be empty.
         gold_answer: The right answer; without one no arm is correct.
-        config: The constants, and the choice of credit.
+        counterfactual: The same arms on a perturbed question, for the cross-check.
+        config: The constants, formulas and the choice of credit.
     """
-    scores = compute_regime_w_scores(question, arm_outputs, gold_answer, config=config)
+    return reward_group(
+        question, arm_outputs, gold_answer, counterfactual=counterfactual, config=config
+    ).rewards
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupReward:
+    """Everything about one group."""
+
+    scores: GroupScores
+    rewards: tuple[float, ...]
+    """What each arm earns; see `arm_rewards`."""
+
+
+def reward_group(
+    question: str,
+    arm_outputs: Sequence[ArmOutput],
+    gold_answer: str | None,
+    *,
+    counterfactual: CounterfactualGroup | None = None,
+    config: RewardConfig = _DEFAULTS,
+) -> GroupReward:
+    """Computes `compute_regime_w_scores` and `arm_rewards` while reading the texts once."""
+    arms = read_group(arm_outputs, gold_answer, counterfactual, config.formulas)
+    scores = score_arms(arms, config.formulas, config)
     if config.credit == "shared":
-        return (_group_reward(arm_outputs, scores, config),) * len(arm_outputs)
-    correct = scores.correct or (False,) * len(arm_outputs)
+        rewards = (_group_reward(arms, scores, config),) * len(arms)
+    else:
+        rewards = _per_arm(arms, scores, config)
+    if config.credit == "difference":
+        total = sum(rewards)
+        rewards = tuple(
+            total - _total(arms[:index] + arms[index + 1 :], config) for index in range(len(arms))
+        )
+    return GroupReward(scores=scores, rewards=rewards)
+
+
+def _total(arms: Sequence[ReadArm], config: RewardConfig) -> float:
+    return sum(_per_arm(arms, score_arms(arms, config.formulas, config), config))
+
+
+def select_arms(
+    rewards: Sequence[float], selection: Selection, rng: random.Random
+) -> tuple[int, ...]:
+    """Chooses which arms of a group train: their places, in order.
+
+    Args:
+        rewards: What each arm earned.
+        selection: ``all`` of them, the ``best`` (the first of several), or one at ``random``.
+        rng: Decides for ``random``.
+    """
+    places = range(len(rewards))
+    if selection == "all" or not rewards:
+        return tuple(places)
+    if selection == "best":
+        return (max(places, key=lambda place: rewards[place]),)
+    return (rng.choice(places),)
+
+
+def _chosen(formulas: Formulas | None, config: RewardConfig) -> Formulas:
+    if formulas is not None and formulas not in get_args(Formulas):
+        raise ValueError(f"formulas: {formulas!r} is none of {', '.join(get_args(Formulas))}")
+    return formulas or config.formulas
+
+
+def _per_arm(
+    arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig
+) -> tuple[float, ...]:
     counts = Counter(scores.answers)
-    num_others = len(arm_outputs) - 1
+    num_others = len(arms) - 1
     rewards = []
-    for output, answer, is_correct in zip(arm_outputs, scores.answers, correct, strict=True):
+    for index, arm in enumerate(arms):
         reward = config.wrong_base
-        if is_correct:
-            agree = (counts[answer] - 1) / num_others if num_others else 1.0
-            coherence = _combine(agree, scores.s_path, scores.s_cf, config)
+        if arm.is_correct:
+            # A lone arm agrees with itself in the recipe; otherwise the score abstains.
+            agree = (counts[arm.answer] - 1) / num_others if num_others else scores.s_end
+            path = scores.s_path if scores.arm_paths is None else scores.arm_paths[index]
+            coherence = combine(agree, path, scores.s_cf, config)
             reward = config.correct_bonus + config.coherence_weight * (coherence or 0.0)
-        rewards.append(reward - _length_penalty(_num_words(output), config))
+        rewards.append(reward - _length_penalty(arm.num_words, config))
     return tuple(rewards)
 
 
-def _group_reward(
-    arm_outputs: Sequence[ArmOutput], scores: GroupScores, config: RewardConfig
-) -> float:
+def _group_reward(arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig) -> float:
     base = config.correct_bonus if any(scores.correct or ()) else config.wrong_base
-    mean_words = sum(map(_num_words, arm_outputs)) / max(1, len(arm_outputs))
+    mean_words = sum(arm.num_words for arm in arms) / max(1, len(arms))
     bonus = config.coherence_weight * (scores.s_wm or 0.0)
     return base + bonus - _length_penalty(mean_words, config)
-
-
-def _combine(
-    s_end: float | None, s_path: float | None, s_cf: float | None, config: RewardConfig
-) -> float | None:
-    return s_wm_for_question(
-        s_end, s_path, s_cf, w_end=config.w_end, w_path=config.w_path, w_cf=config.w_cf
-    )
-
-
-def _num_words(output: ArmOutput) -> int:
-    return len(output.full_text.split())
 
 
 def _length_penalty(num_words: float, config: RewardConfig) -> float:

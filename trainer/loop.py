@@ -11,7 +11,7 @@ from types import FrameType
 import torch
 from anyio.from_thread import start_blocking_portal
 
-from inference_server.schemas import ServerStatus
+from inference_server.schemas import FinishReason, ServerStatus
 from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
 from trainer.client import ArmsClient
 from trainer.config import RunConfig, TrainConfig
@@ -228,10 +228,10 @@ def _journal(run: RunConfig, step: int, batch: RolloutBatch) -> None:
 
 
 def _rollout_metrics(batch: RolloutBatch) -> Metrics:
-    samples = batch.samples
-    rewards = torch.tensor([sample.reward for sample in samples])
+    arms = [arm for group in batch.groups for arm in group.group.arms]
+    rewards = torch.tensor([reward for group in batch.groups for reward in group.rewards])
     correct = [c for group in batch.groups for c in group.scores.correct or ()]
-    lengths = [len(sample.completion_ids) for sample in samples]
+    lengths = [len(arm.token_ids) for arm in arms]
     by_group = [torch.tensor(group.rewards) for group in batch.groups]
     answers = [answer for group in batch.groups for answer in group.scores.answers]
     metrics: Metrics = {
@@ -239,20 +239,27 @@ def _rollout_metrics(batch: RolloutBatch) -> Metrics:
         "reward/std": float(rewards.std()),
         "reward/correct": sum(correct) / max(1, len(correct)),
         "reward/answered": sum(answer is not None for answer in answers) / len(answers),
-        "rollout/num_samples": len(samples),
+        "rollout/num_samples": len(arms),
+        "rollout/num_trained_samples": len(batch.samples),
         "rollout/num_dropped_groups": batch.num_dropped_groups,
         "rollout/completion_tokens": sum(lengths),
         "rollout/completion_tokens_mean": sum(lengths) / len(lengths),
-        "rollout/truncated": sum(sample.truncated for sample in samples) / len(samples),
+        "rollout/truncated": sum(arm.finish_reason is FinishReason.LENGTH for arm in arms)
+        / len(arms),
         "rollout/zero_variance_groups": sum(float(r.max() - r.min()) < 1e-9 for r in by_group)
         / len(by_group),
         "rollout/tokens_per_s": sum(lengths) / batch.generate_s,
     }
-    for name in ("s_end", "s_path", "s_cf", "s_wm"):
+    for name in (
+        *("s_end", "s_path", "s_cf", "s_wm"),
+        *("within_family_agreement", "cross_family_agreement"),
+    ):
         present = [s for g in batch.groups if (s := getattr(g.scores, name)) is not None]
         if present:
             metrics[f"scores/{name}"] = sum(present) / len(present)
-    for arm in {a.arm for g in batch.groups for a in g.group.arms}:
+    if chsh := [max(g.scores.chsh) for g in batch.groups if g.scores.chsh is not None]:
+        metrics["scores/chsh_max"] = sum(chsh) / len(chsh)
+    for arm in sorted({a.arm for g in batch.groups for a in g.group.arms}):
         rewards_of_arm = [
             reward
             for g in batch.groups

@@ -5,6 +5,7 @@ server never waits for the trainer. How far it runs ahead is the staleness that 
 """
 
 import asyncio
+import random
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,7 @@ from dataclasses import dataclass
 from anyio.from_thread import BlockingPortal
 
 from inference_server.schemas import ArmGroup, ArmsRequest, FinishReason, Question
-from regime_w import ArmOutput, RewardConfig, arm_rewards, compute_regime_w_scores
-from regime_w.reward import GroupScores
+from regime_w import ArmOutput, GroupScores, RewardConfig, reward_group, select_arms
 from trainer.batch import Sample
 from trainer.client import ArmsClient
 from trainer.config import RolloutConfig
@@ -33,23 +33,26 @@ class ScoredGroup:
     scores: GroupScores
     rewards: tuple[float, ...]
     """One a completion, in the order of ``group.arms``."""
+    trained: tuple[int, ...]
+    """Places of the completions that train, by ``reward.selection``."""
 
     @property
     def samples(self) -> list[Sample]:
-        """The completions as PPO sees them."""
-        return [
-            Sample(
-                prompt_ids=tuple(arm.prompt_token_ids),
-                completion_ids=tuple(arm.token_ids),
-                sampler_logprobs=tuple(arm.logprobs),
-                temperature=arm.temperature,
-                top_p=arm.top_p,
-                reward=reward,
-                truncated=arm.finish_reason is FinishReason.LENGTH,
-                version=self.group.policy_version,
-            )
-            for arm, reward in zip(self.group.arms, self.rewards, strict=True)
-        ]
+        """The completions that train, as PPO sees them."""
+        return [self._sample(place) for place in self.trained]
+
+    def _sample(self, place: int) -> Sample:
+        arm = self.group.arms[place]
+        return Sample(
+            prompt_ids=tuple(arm.prompt_token_ids),
+            completion_ids=tuple(arm.token_ids),
+            sampler_logprobs=tuple(arm.logprobs),
+            temperature=arm.temperature,
+            top_p=arm.top_p,
+            reward=self.rewards[place],
+            truncated=arm.finish_reason is FinishReason.LENGTH,
+            version=self.group.policy_version,
+        )
 
     def to_json(self, step: int) -> dict[str, object]:
         """A line of ``rollouts/step-….jsonl``: the recipe's fields, tokens, logprobs, version."""
@@ -75,6 +78,7 @@ class ScoredGroup:
                     "answer": answer,
                     "correct": correct,
                     "reward": reward,
+                    "trained": place in self.trained,
                     "finish_reason": arm.finish_reason,
                     "temperature": arm.temperature,
                     "top_p": arm.top_p,
@@ -82,7 +86,8 @@ class ScoredGroup:
                     "token_ids": arm.token_ids,
                     "sampler_logprobs": arm.logprobs,
                 }
-                for arm, answer, correct, reward in zip(
+                for place, arm, answer, correct, reward in zip(
+                    range(len(self.rewards)),
                     self.group.arms,
                     self.scores.answers,
                     self.scores.correct or [None] * len(self.rewards),
@@ -107,18 +112,24 @@ class RolloutBatch:
 
     @property
     def samples(self) -> list[Sample]:
-        """All completions, group after group."""
+        """The completions that train, group after group."""
         return [sample for group in self.groups for sample in group.samples]
 
 
 def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:
     """Regime W scores and rewards of a group."""
     outputs = [ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
+    result = reward_group(record.question, outputs, record.gold, config=config)
     return ScoredGroup(
         record=record,
         group=group,
-        scores=compute_regime_w_scores(record.question, outputs, record.gold, config=config),
-        rewards=arm_rewards(record.question, outputs, record.gold, config=config),
+        scores=result.scores,
+        rewards=result.rewards,
+        trained=select_arms(
+            result.rewards,
+            config.selection,
+            random.Random(f"{record.id}/{group.policy_version}"),
+        ),
     )
 
 

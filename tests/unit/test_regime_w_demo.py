@@ -16,9 +16,14 @@ def test_prints_the_rewards() -> None:
     reward = 1 + 0.7 * (0.55 + 0.3 / (1 + 0.25 / 5.500001))
     lines = run_demo().splitlines()
     assert lines[-1] == f"Regime W demo reward: {reward:.4f}"
+    original = lines[lines.index("formulas  original") :]
     for name in ("wolfram_0", "maudlin_0"):
-        (row,) = [line for line in lines if line.startswith(name)]
+        (row,) = [line for line in original if line.startswith(name)]
         assert row.split() == [name, "7", "yes", f"{reward:.4f}"]
+    # Cross-checked: both agree, one shows its working (3 + 4 = 7), the other none.
+    for name, path in (("wolfram_0", 1.0), ("maudlin_0", 0.0)):
+        (row,) = [line for line in lines[: -len(original)] if line.startswith(name)]
+        assert row.split()[-1] == f"{1 + 0.7 * (0.4 + 0.3 * path + 0.3):.4f}"
 
 
 def test_help() -> None:

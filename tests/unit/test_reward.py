@@ -111,7 +111,7 @@ def test_original_reward_is_the_recipes(seed: int) -> None:
 
 def test_scores_of_a_group() -> None:
     arms = [arm("#### 7.0"), arm("8"), arm(None), arm("18 dollars")]
-    scores = compute_regime_w_scores(QUESTION, arms, GOLD)
+    scores = compute_regime_w_scores(QUESTION, arms, GOLD, formulas="original")
     assert scores.answers == ("7", "8", None, "18")
     assert scores.correct == (True, False, False, False)
     assert (scores.s_end, scores.s_path, scores.s_cf) == (0.0, 1.0, 0.5)
@@ -127,7 +127,7 @@ def test_without_a_readable_gold_nothing_is_judged(gold: str | None) -> None:
 
 
 def test_unknown_formulas_are_an_error() -> None:
-    with pytest.raises(ValueError, match="unknown formulas 'other'"):
+    with pytest.raises(ValueError, match="formulas: 'other'"):
         compute_reward(QUESTION, [], formulas="other")  # type: ignore[arg-type]
 
 
@@ -149,7 +149,8 @@ PER_ARM = [
 
 @pytest.mark.parametrize(("arms", "rewards"), PER_ARM)
 def test_per_arm_credit_by_hand(arms: list[ArmOutput], rewards: tuple[float, ...]) -> None:
-    assert arm_rewards(QUESTION, arms, GOLD) == pytest.approx(rewards, abs=1e-12)
+    config = RewardConfig(formulas="original")
+    assert arm_rewards(QUESTION, arms, GOLD, config=config) == pytest.approx(rewards, abs=1e-12)
 
 
 def test_shared_credit_is_the_group_scalar() -> None:
@@ -212,6 +213,7 @@ def test_no_text_raises(texts: list[str], gold: str | None) -> None:
 
 def test_every_constant_counts() -> None:
     config = RewardConfig(
+        formulas="original",
         correct_bonus=2.0,
         wrong_base=-1.0,
         coherence_weight=1.0,

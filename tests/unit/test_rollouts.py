@@ -26,7 +26,7 @@ from trainer.errors import ServerError, ServerUnreachableError
 from trainer.rollouts import RolloutPipeline, open_pipeline, score_group
 
 RECORDS = [Record(id=f"r{i}", question=f"What is {i} + 1?", gold=f"#### {i + 1}") for i in range(7)]
-REWARD = RewardConfig()
+REWARD = RewardConfig(formulas="original")
 
 
 def completion(arm: str, text: str, finish_reason: FinishReason) -> ArmCompletion:

@@ -1,0 +1,48 @@
+"""Every constant of the reward, and the choices between its variants."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Formulas = Literal["cross_checked", "original"]
+Credit = Literal["per_arm", "shared", "difference"]
+Selection = Literal["all", "best", "random"]
+
+
+class RewardConfig(BaseModel):
+    """The reward's constants; the numbers are the recipe's."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+    formulas: Formulas = "cross_checked"
+    """Which scores: checked across families and against arithmetic, or the recipe's to the letter."""
+    credit: Credit = "per_arm"
+    """What an arm earns: by its own answer, the group's scalar (the recipe), or what the group
+    would lose without it."""
+    selection: Selection = "all"
+    """Which completions of a group train: all, the best rewarded, or one at random (the recipe)."""
+    correct_bonus: float = 1.0
+    """Base reward where the answer is correct."""
+    wrong_base: float = -0.5
+    """Base reward where it is wrong, missing, or cannot be judged."""
+    coherence_weight: float = Field(default=0.7, ge=0)
+    """Weight of coherence beside the base reward."""
+    w_end: float = Field(default=0.4, ge=0, le=1)
+    """Weight of answer agreement within coherence; the three weights sum to 1."""
+    w_path: float = Field(default=0.3, ge=0, le=1)
+    """Weight of path coherence within coherence."""
+    w_cf: float = Field(default=0.3, ge=0, le=1)
+    """Weight of the cross-check within coherence."""
+    length_penalty_per_word: float = Field(default=0.001, ge=0)
+    """Taken off for each generated word over `free_words`."""
+    free_words: int = Field(default=400, ge=0)
+    """Generated words that cost nothing."""
+
+    @model_validator(mode="after")
+    def _weights_sum_to_one(self) -> Self:
+        total = self.w_end + self.w_path + self.w_cf
+        if abs(total - 1.0) > 1e-9:
+            raise ValueError(f"w_end + w_path + w_cf must be 1, not {total}")
+        return self

@@ -1,0 +1,240 @@
+"""Counterfactual questions: the same problem with one number changed, and its new answer.
+
+A GSM8K-shaped record enters: a question and a solution with calculator annotations
+(``<<3*4=12>>``). Its steps are bound to the question's numbers, one number is changed, and the steps
+are computed again, exactly. Wherever a number could be bound in two ways that would come to
+different answers, no question is made.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+
+from regime_w.answers import extract_answer
+from regime_w.arithmetic import NUMBER, evaluate
+from regime_w.number_words import constants_in, word_numbers_in
+from regime_w.numerals import canonical, to_ascii
+
+MAX_STEPS = 40
+"""Longer solutions are not re-executed."""
+
+MAX_NUMERALS = 50
+"""Numbers of a question past these are not changed."""
+_MAX_CHARS = 20
+"""Longer numbers are no quantities."""
+
+_ANNOTATION = re.compile(r"<<([^<>=\n]{1,100})=([^<>=\n]{1,40})>>")
+_NUMBER = re.compile(NUMBER)
+# What a changeable number stands beside: not in a word, fraction, date, clock time or exponent.
+_BOUND_BEFORE = re.compile(r"[\w.,/:^#-]\Z")
+_BOUND_AFTER = re.compile(r"[\w/:^]|[.,]\d|-\d| ?/| ?(?:am|pm|a\.m|p\.m|o'clock)\b", re.IGNORECASE)
+_YEARS = range(1800, 2101)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counterfactual:
+    """A question that differs from another in one number, or by one added step."""
+
+    question: str
+    gold: str
+    """Canonical answer, as `regime_w.extract_answer` gives it."""
+    offset: str | None
+    """Canonical c where right answers obey new = old + c; None where steps were re-executed."""
+    change: tuple[str, str] | None
+    """The number as the first question has it, and as this one has it; None for an added step."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Numeral:
+    """A number in the question that can be changed."""
+
+    start: int
+    end: int
+    text: str
+    value: Fraction
+    is_percentage: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    expression: str
+    result: Fraction
+
+
+def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | None:
+    """Adds a last step to any question: its answer moves by ``offset``.
+
+    It catches answers that ignore the question, not errors that are made consistently.
+
+    Returns:
+        The new question, or None where ``gold`` has no answer that can be read.
+    """
+    answer = extract_answer(gold)
+    moved = None if answer is None else canonical(Fraction(answer) + offset)
+    if moved is None:
+        return None
+    return Counterfactual(
+        question=f"{question.rstrip()} Add {offset} to that result and give the sum as the answer.",
+        gold=moved,
+        offset=str(offset),
+        change=None,
+    )
+
+
+def reexecuted(question: str, solution: str) -> Counterfactual | None:
+    """Changes one number of a question and computes its solution again.
+
+    Numbers are tried in the order of the text, each multiplied by 2 and 3, increased by 1, 2, 5 and
+    10, decreased by 1 and halved. The first change is taken under which every step that was whole or
+    positive stays so and the answer becomes another one.
+
+    Args:
+        question: The question.
+        solution: Its solution, annotated, with ``#### answer`` at the end.
+
+    Returns:
+        The new question, or None where no number can be changed safely.
+    """
+    text = to_ascii(question)
+    steps = _steps(solution)
+    gold = extract_answer(solution)
+    if (
+        not steps
+        or gold is None
+        or steps[-1].result != Fraction(gold)
+        or len(text) != len(question)
+    ):
+        return None
+    numerals, values = _numerals(text)
+    in_words = word_numbers_in(question) | constants_in(f"{question} {solution}")
+    for numeral in numerals:
+        others = Counter(values)
+        others[numeral.value] -= 1
+        fixed = in_words | {value for value, count in others.items() if count}
+        fixed |= {value / 100 for value in fixed if value <= 100} if "%" in text else set()
+        for value in _changes(numeral):
+            changed = [(numeral.value, value)]
+            if numeral.is_percentage:
+                changed.append((numeral.value / 100, value / 100))
+            answer = _reexecute(steps, _Sources(tuple(changed), fixed))
+            new_gold = None if answer is None else canonical(answer)
+            if new_gold is not None and new_gold != gold:
+                new_text = _write(value, like=numeral.text)
+                return Counterfactual(
+                    question=question[: numeral.start] + new_text + question[numeral.end :],
+                    gold=new_gold,
+                    offset=None,
+                    change=(numeral.text, new_text),
+                )
+    return None
+
+
+def _steps(solution: str) -> list[_Step]:
+    """The annotated steps; empty where one is false or cannot be read."""
+    steps: list[_Step] = []
+    for match in _ANNOTATION.finditer(to_ascii(solution)):
+        result = evaluate(match[2])
+        # A lone number ("<<8=8>>") was worked out in words.
+        in_words = _NUMBER.fullmatch(match[1].strip())
+        if in_words or result is None or evaluate(match[1]) != result or len(steps) == MAX_STEPS:
+            return []
+        steps.append(_Step(match[1], result))
+    return steps
+
+
+def _numerals(question: str) -> tuple[list[_Numeral], list[Fraction]]:
+    """The numbers that can be changed, and the values of all: both in the order of the text."""
+    values: list[Fraction] = []
+    changeable: list[_Numeral] = []
+    for match in islice(_NUMBER.finditer(question), MAX_NUMERALS):
+        if len(match.group()) > _MAX_CHARS:
+            continue
+        value = Fraction(match.group().replace(",", ""))
+        before = question[max(0, match.start() - 1) : match.start()]
+        after = question[match.end() : match.end() + 10]
+        values.append(value)
+        is_percentage = after[:1] == "%"
+        if (
+            value > 1
+            and value not in _YEARS
+            # The half that is taken and the half that is left cannot be told apart.
+            and not (is_percentage and value == 50)
+            and not _BOUND_BEFORE.search(before)
+            and not _BOUND_AFTER.match(after)
+        ):
+            changeable.append(
+                _Numeral(match.start(), match.end(), match.group(), value, is_percentage)
+            )
+    return changeable, values
+
+
+def _changes(numeral: _Numeral) -> Iterator[Fraction]:
+    """New values that can be written in the form of the old one."""
+    value = numeral.value
+    largest = 100 if numeral.is_percentage and value <= 100 else None
+    for changed in (value * 2, value * 3, *(value + d for d in (1, 2, 5, 10, -1)), value / 2):
+        is_writable = (changed * 10 ** _num_decimals(numeral.text)).denominator == 1
+        if changed > 1 and is_writable and (largest is None or changed <= largest):
+            yield changed
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where a literal of a step may come from, as pairs of old and new value."""
+
+    changed: tuple[tuple[Fraction, Fraction], ...]
+    """The changed number; as a percentage also its hundredth."""
+    fixed: frozenset[Fraction]
+    """Everything in the text that stays."""
+
+
+def _reexecute(steps: Sequence[_Step], sources: _Sources) -> Fraction | None:
+    """The new result of the last step; None where a literal's source is in doubt."""
+    results: list[tuple[Fraction, Fraction]] = []
+    for step in steps:
+        expression = _substituted(step.expression, sources, results)
+        new = None if expression is None else evaluate(expression)
+        if new is None or (new.denominator == 1) < (step.result.denominator == 1):
+            return None
+        if new < 0 or (new == 0) > (step.result == 0):
+            return None
+        results.append((step.result, new))
+    return results[-1][1]
+
+
+def _substituted(
+    expression: str, sources: _Sources, results: Sequence[tuple[Fraction, Fraction]]
+) -> str | None:
+    """The expression with every literal's new value; None where one has no source, or several."""
+    parts: list[str] = []
+    position = 0
+    for match in _NUMBER.finditer(expression):
+        literal = Fraction(match.group().replace(",", ""))
+        new_values = {new for old, new in (*sources.changed, *results) if old == literal}
+        if literal in sources.fixed:
+            new_values.add(literal)
+        # A share may be written as a percentage or as a decimal.
+        new_values |= {new / 100 for old, new in results if old == literal * 100}
+        if len(new_values) != 1:
+            return None
+        (new_value,) = new_values
+        parts += [expression[position : match.start()], f"({new_value})"]
+        position = match.end()
+    return "".join([*parts, expression[position:]])
+
+
+def _num_decimals(number: str) -> int:
+    return len(number.partition(".")[2])
+
+
+def _write(value: Fraction, *, like: str) -> str:
+    """Writes a number in the form of another: as many decimals, thousands commas alike."""
+    num_decimals = _num_decimals(like)
+    digits = str(int(value * 10**num_decimals)).zfill(num_decimals + 1)
+    whole = digits[: len(digits) - num_decimals]
+    if "," in like:
+        whole = f"{int(whole):,}"
+    return whole + ("." + digits[-num_decimals:] if num_decimals else "")

@@ -1,0 +1,246 @@
+"""The scores of a group: the arms that answered one question, read once and scored together.
+
+Outputs enter, `ReadArm`s are what scoring needs of them, `GroupScores` leave. Any subset of the arms
+that were read can be scored again, which is how an arm's share is found.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from regime_w.answers import answers_agree, extract_answer
+from regime_w.arms import ArmOutput, family_of
+from regime_w.config import Formulas, RewardConfig
+from regime_w.counterfactual import Counterfactual
+from regime_w.cross_check import CrossCheck, cross_check
+from regime_w.numerals import canonical
+from regime_w.paths import Path, path_scores, read_path
+from regime_w.scores import (
+    s_cf_for_question,
+    s_end_for_question,
+    s_path_for_question,
+    s_wm_for_question,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CounterfactualGroup:
+    """The same arms on a question that differs from the first in one number."""
+
+    counterfactual: Counterfactual
+    arm_outputs: Sequence[ArmOutput]
+    """One per arm of the first question, in the same order."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReadArm:
+    """What scoring needs of one arm."""
+
+    output: ArmOutput
+    family: str
+    setting: int
+    """0 for the first (cooler) half of its family's arms, 1 for the second."""
+    answer: str | None
+    """Canonical."""
+    is_correct: bool | None
+    """None without a gold answer that can be read."""
+    path: Path
+    num_words: int
+    """Generated words, which the length penalty counts."""
+    outcomes: tuple[str | None, ...]
+    """What the cross-check compares: here the answer, or that and the counterfactual's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupScores:
+    """Scores of one group; a score is None where it abstains."""
+
+    s_end: float | None
+    s_path: float | None
+    s_cf: float | None
+    s_wm: float | None
+    answers: tuple[str | None, ...]
+    """Canonical answer of each arm, None where it gave none."""
+    correct: tuple[bool, ...] | None
+    """Whether each arm is correct; None without a gold answer that can be read."""
+    arm_paths: tuple[float, ...] | None
+    """Path score of each arm, whose mean is `s_path`; None under the original formulas."""
+    consensus: str | None
+    """The most frequent answer, the earliest of several; None where nobody answered."""
+    within_family_agreement: float | None
+    """Share of agreeing pairs of arms of one family; None where no family has two."""
+    cross_family_agreement: float | None
+    """Share of agreeing pairs of arms of different families; None for a single family."""
+    chsh: tuple[float, float, float, float] | None
+    """See `CrossCheck`; logged, never rewarded."""
+    abstentions: tuple[str, ...]
+    """A line for each score that abstained: which and why."""
+
+
+def read_group(
+    arm_outputs: Sequence[ArmOutput],
+    gold_answer: str | None,
+    counterfactual: CounterfactualGroup | None,
+    formulas: Formulas,
+) -> tuple[ReadArm, ...]:
+    """Reads answers, paths and settings of all arms.
+
+    Raises:
+        ValueError: The counterfactual group does not hold the same arms.
+    """
+    names = [output.arm_name for output in arm_outputs]
+    if counterfactual and [o.arm_name for o in counterfactual.arm_outputs] != names:
+        raise ValueError("the counterfactual group must hold the same arms in the same order")
+    gold = None if gold_answer is None else extract_answer(gold_answer)
+    settings = _settings(names)
+    arms = []
+    for index, output in enumerate(arm_outputs):
+        answer = _answer_of(output)
+        arms.append(
+            ReadArm(
+                output=output,
+                family=family_of(output.arm_name),
+                setting=settings[output.arm_name],
+                answer=answer,
+                is_correct=None if gold is None else answers_agree(answer, gold),
+                path=_NO_PATH if formulas == "original" else read_path(output.reasoning, answer),
+                num_words=len(output.full_text.split()),
+                outcomes=(_gated(answer, gold),)
+                if counterfactual is None
+                else _paired_outcomes(
+                    answer,
+                    gold,
+                    _answer_of(counterfactual.arm_outputs[index]),
+                    counterfactual.counterfactual,
+                ),
+            )
+        )
+    return tuple(arms)
+
+
+_NO_PATH = Path(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
+
+
+def _answer_of(output: ArmOutput) -> str | None:
+    return None if output.answer is None else extract_answer(output.answer)
+
+
+def _settings(names: Sequence[str]) -> dict[str, int]:
+    """Halves of each family's arms by their numbers: 0 for the first half, 1 for the second."""
+    by_family: dict[str, list[str]] = {}
+    for name in sorted(set(names), key=lambda name: (len(name), name)):
+        by_family.setdefault(family_of(name), []).append(name)
+    return {
+        name: int(2 * index >= len(family) and index > 0)
+        for family in by_family.values()
+        for index, name in enumerate(family)
+    }
+
+
+def _gated(answer: str | None, gold: str | None) -> str | None:
+    """Where the right answer is known, agreeing on another one is no agreement."""
+    return answer if gold is None or answers_agree(answer, gold) else None
+
+
+def _paired_outcomes(
+    answer: str | None, gold: str | None, new_answer: str | None, counterfactual: Counterfactual
+) -> tuple[str | None, str | None]:
+    """Outcomes on the question and its counterfactual that are equal where the two agree."""
+    if gold is not None:
+        return (
+            "right" if answers_agree(answer, gold) else None,
+            "right" if answers_agree(new_answer, counterfactual.gold) else None,
+        )
+    if counterfactual.offset is None or answer is None:
+        return (None, _gated(new_answer, counterfactual.gold))
+    moved = canonical(Fraction(answer) + Fraction(counterfactual.offset))
+    return (moved, new_answer)
+
+
+def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig) -> GroupScores:
+    """Scores arms that were read, all of a group or some of them."""
+    answers = tuple(arm.answer for arm in arms)
+    families = [arm.family for arm in arms]
+    s_end: float | None = s_end_for_question(answers)
+    s_path: float | None
+    arm_paths: tuple[float, ...] | None = None
+    abstentions: list[str] = []
+    if formulas == "original":
+        check = CrossCheck(s_cf_for_question([arm.output for arm in arms]), None, None)
+        s_path = s_path_for_question([arm.output.reasoning for arm in arms])
+    else:
+        check = _cross_check(arms)
+        arm_paths = path_scores([arm.path for arm in arms], families)
+        s_path = sum(arm_paths) / len(arm_paths) if arm_paths else None
+        if len(arms) < 2:
+            s_end = None
+            abstentions.append(f"s_end: needs two arms, not {len(arms)}")
+        if s_path is None:
+            abstentions.append("s_path: no arms")
+        if check.abstention is not None:
+            abstentions.append(f"s_cf: {check.abstention}")
+    within, across = _agreements(answers, families)
+    counts = Counter(answer for answer in answers if answer is not None)
+    return GroupScores(
+        s_end=s_end,
+        s_path=s_path,
+        s_cf=check.score,
+        s_wm=combine(s_end, s_path, check.score, config),
+        answers=answers,
+        correct=_correct(arms),
+        arm_paths=arm_paths,
+        consensus=counts.most_common(1)[0][0] if counts else None,
+        within_family_agreement=within,
+        cross_family_agreement=across,
+        chsh=check.chsh,
+        abstentions=tuple(abstentions),
+    )
+
+
+def combine(
+    s_end: float | None, s_path: float | None, s_cf: float | None, config: RewardConfig
+) -> float | None:
+    """`s_wm_for_question` with the weights of a configuration."""
+    return s_wm_for_question(
+        s_end, s_path, s_cf, w_end=config.w_end, w_path=config.w_path, w_cf=config.w_cf
+    )
+
+
+def _correct(arms: Sequence[ReadArm]) -> tuple[bool, ...] | None:
+    flags = tuple(arm.is_correct for arm in arms if arm.is_correct is not None)
+    return flags if len(flags) == len(arms) else None
+
+
+def _cross_check(arms: Sequence[ReadArm]) -> CrossCheck:
+    paired = any(len(arm.outcomes) > 1 for arm in arms)
+    return cross_check(
+        [outcome for arm in arms for outcome in arm.outcomes],
+        [arm.family for arm in arms for _ in arm.outcomes],
+        [i if paired else arm.setting for arm in arms for i, _ in enumerate(arm.outcomes)],
+    )
+
+
+def _agreements(
+    answers: Sequence[str | None], families: Sequence[str]
+) -> tuple[float | None, float | None]:
+    """Shares of agreeing pairs within families and across them, counted by classes."""
+    by_family: dict[str, list[str | None]] = {}
+    for answer, family in zip(answers, families, strict=True):
+        by_family.setdefault(family, []).append(answer)
+    pairs_within = sum(_num_pairs(len(group)) for group in by_family.values())
+    agreeing_within = sum(map(_num_agreeing, by_family.values()))
+    pairs_across = _num_pairs(len(answers)) - pairs_within
+    agreeing_across = _num_agreeing(answers) - agreeing_within
+    return (
+        agreeing_within / pairs_within if pairs_within else None,
+        agreeing_across / pairs_across if pairs_across else None,
+    )
+
+
+def _num_agreeing(answers: Sequence[str | None]) -> int:
+    return sum(map(_num_pairs, Counter(a for a in answers if a is not None).values()))
+
+
+def _num_pairs(count: int) -> int:
+    return count * (count - 1) // 2

@@ -1,0 +1,95 @@
+"""Numbers that a word problem holds without a numeral: "three", "twice", "a week", "cents".
+
+Used to tell where a literal in a worked step may come from; wider is safe, since a literal with two
+possible sources stops a re-execution (see `regime_w.counterfactual`).
+"""
+
+import re
+from fractions import Fraction
+
+_ONES = (
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+    "sixteen seventeen eighteen nineteen twenty"
+).split()
+_TENS = "thirty forty fifty sixty seventy eighty ninety hundred".split()
+
+_WORDS: dict[str, tuple[Fraction, ...]] = {
+    **{word: (Fraction(value),) for value, word in enumerate(_ONES, 1)},
+    **{word: (Fraction(value),) for value, word in zip(range(30, 110, 10), _TENS, strict=True)},
+    "thousand": (Fraction(1000),),
+    "million": (Fraction(1_000_000),),
+    "dozen": (Fraction(12),),
+    "score": (Fraction(20),),
+    **dict.fromkeys(("twice", "double", "couple", "pair", "both", "twin"), (Fraction(2),)),
+    **dict.fromkeys(("triple", "thrice", "triplet"), (Fraction(3),)),
+    **dict.fromkeys(("quadruple", "quarterly"), (Fraction(4),)),
+    **dict.fromkeys(("half", "halve", "halves", "halved"), (Fraction(2), Fraction(1, 2))),
+    **dict.fromkeys(("quarter", "fourth"), (Fraction(4), Fraction(1, 4))),
+    **{
+        word: (Fraction(value), Fraction(1, value))
+        for value, word in {3: "third", 5: "fifth", 6: "sixth", 8: "eighth", 10: "tenth"}.items()
+    },
+}
+
+_UNITS: dict[str, tuple[int, ...]] = {
+    "second": (60,),
+    "minute": (60,),
+    "hour": (60, 24),
+    "day": (24, 7, 30, 365),
+    "daily": (7, 30, 365),
+    "week": (7, 52, 4),
+    "weekend": (2,),
+    "month": (12, 4, 30),
+    "year": (12, 52, 365),
+    "annual": (12, 52, 365),
+    "decade": (10,),
+    "century": (100,),
+    "foot": (12, 3),
+    "feet": (12, 3),
+    "inch": (12,),
+    "yard": (3,),
+    "mile": (5280,),
+    "ounce": (16,),
+    "pound": (16,),
+    "gallon": (4, 16),
+    "quart": (4,),
+    "kilogram": (1000,),
+    "kilometer": (1000,),
+    "gram": (1000,),
+    "meter": (100, 1000),
+    "liter": (1000,),
+    "percent": (100,),
+    "cent": (100,),
+    "dollar": (100,),
+    "dime": (10,),
+    "nickel": (5,),
+    "quarter": (25,),
+    "square": (4,),
+    "triangle": (3,),
+    "average": (2,),
+}
+
+_WORD = re.compile(r"[A-Za-z]+|[%$]")
+_SIGNS = {"%": "percent", "$": "dollar"}
+
+
+def word_numbers_in(text: str) -> frozenset[Fraction]:
+    """Values of the number words in a text; one is always among them."""
+    words = {_singular(word) for word in _words_of(text)}
+    return frozenset(
+        {Fraction(1), *(value for word in words & _WORDS.keys() for value in _WORDS[word])}
+    )
+
+
+def constants_in(text: str) -> frozenset[Fraction]:
+    """What the units in a text convert by: 7 and 52 where it speaks of weeks."""
+    words = {_singular(word) for word in _words_of(text)}
+    return frozenset(Fraction(value) for word in words & _UNITS.keys() for value in _UNITS[word])
+
+
+def _words_of(text: str) -> set[str]:
+    return {_SIGNS.get(word, word.lower()) for word in _WORD.findall(text)}
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if word.endswith("s") and word != "halves" else word
