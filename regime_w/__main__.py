@@ -1,0 +1,70 @@
+"""``python -m regime_w score FILE.jsonl``: rollouts scored again under another configuration."""
+
+import argparse
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from regime_w.config import RewardConfig
+from regime_w.rescore import RescoreError, report, rescore_file
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 2 where the command line, configuration or file is at fault."""
+    arguments = vars(_parser().parse_args(argv))
+    del arguments["command"]
+    path, config_file = arguments.pop("file"), arguments.pop("config", None)
+    try:
+        config = RewardConfig.model_validate({**_read(config_file), **arguments})
+        print(report(list(rescore_file(path, config))))
+    except ValidationError as error:
+        for problem in error.errors():
+            key = ".".join(map(str, problem["loc"])) or "configuration"
+            print(f"regime_w: error: {key}: {problem['msg']}", file=sys.stderr)
+        return 2
+    except RescoreError as error:
+        print(f"regime_w: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m regime_w", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    score = commands.add_parser(
+        "score",
+        help="score a rollout file again and show what changes",
+        description="Scores a rollout file (JSONL) again. Answers are read from the completions; "
+        "the file is left as it is. Every setting below may come from --config; flags win.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    score.add_argument("file", type=Path, metavar="FILE.jsonl", help="rollouts")
+    score.add_argument(
+        "--config", type=Path, metavar="FILE.toml", help="a run's config.toml, or [reward] alone"
+    )
+    for name, field in RewardConfig.model_fields.items():
+        score.add_argument(f"--{name}", help=f"{field.description} [{field.default}]")
+    return parser
+
+
+def _read(config_file: Path | None) -> dict[str, Any]:
+    """The ``[reward]`` section of a configuration file."""
+    if config_file is None:
+        return {}
+    try:
+        section = tomllib.loads(config_file.read_text(encoding="utf-8")).get("reward", {})
+    except OSError as error:
+        raise RescoreError(f"--config {config_file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RescoreError(f"--config {config_file}: {error}") from error
+    if not isinstance(section, dict):
+        raise RescoreError(f"--config {config_file}: reward is no section")
+    return section
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""Scores rollout files again under another configuration and shows what changes.
+
+Enters: JSONL as the trainer writes it, or as the recipe's collector does. Leaves: a table.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from regime_w.arms import ArmOutput
+from regime_w.config import RewardConfig
+from regime_w.reward import GroupReward, reward_group
+
+NUM_SHOWN = 10
+"""Groups of the largest change that are listed."""
+
+
+class RescoreError(Exception):
+    """A file that cannot be scored; the message names it and the line."""
+
+
+class _StoredArm(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    arm_name: str
+    full_text: str
+    answer: str | None = None
+    reward: float | None = None
+
+
+class _StoredGroup(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: str = ""
+    question: str
+    gold_answer: str | None
+    arm_outputs: list[_StoredArm] = Field(min_length=1)
+    reward: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rescored:
+    """One group as it was stored and as it is now."""
+
+    stored: _StoredGroup
+    result: GroupReward
+
+    @property
+    def new_reward(self) -> float:
+        """The mean over arms, as the files hold it."""
+        return sum(self.result.rewards) / len(self.result.rewards)
+
+    @property
+    def num_changed_answers(self) -> int:
+        """Arms whose answer is read otherwise than it was stored."""
+        pairs = zip(self.stored.arm_outputs, self.result.scores.answers, strict=True)
+        return sum(arm.answer != answer for arm, answer in pairs)
+
+
+def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
+    """Scores the groups of a file, one after the other.
+
+    Raises:
+        RescoreError: The file cannot be read, or a line of it is no rollout.
+    """
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _rescore(_parse(line, f"{path}:{number}"), config)
+    except OSError as error:
+        raise RescoreError(f"{path}: {error.strerror}") from error
+
+
+def _parse(line: bytes, place: str) -> _StoredGroup:
+    try:
+        return _StoredGroup.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "line"
+        raise RescoreError(f"{place}: {field}: {first['msg']}") from None
+
+
+def _rescore(stored: _StoredGroup, config: RewardConfig) -> Rescored:
+    outputs = [ArmOutput.from_text(arm.arm_name, arm.full_text) for arm in stored.arm_outputs]
+    result = reward_group(stored.question, outputs, stored.gold_answer, config=config)
+    return Rescored(stored=stored, result=result)
+
+
+def report(groups: Sequence[Rescored]) -> str:
+    """The table that the command prints."""
+    if not groups:
+        return "no groups"
+    num_arms = sum(len(group.result.rewards) for group in groups)
+    old = sum(group.stored.reward for group in groups) / len(groups)
+    new = sum(group.new_reward for group in groups) / len(groups)
+    correct = sum(sum(group.result.scores.correct or ()) for group in groups)
+    changed = [g for g in groups if abs(g.new_reward - g.stored.reward) > 1e-9]
+    lines = [
+        f"groups            {len(groups)}",
+        f"completions       {num_arms}",
+        f"correct           {correct} ({correct / num_arms:.1%})",
+        f"reward stored     {old:+.4f}",
+        f"reward now        {new:+.4f}  ({new - old:+.4f})",
+        f"groups changed    {len(changed)}",
+        f"answers changed   {sum(group.num_changed_answers for group in groups)}",
+    ]
+    for name in ("s_end", "s_path", "s_cf", "s_wm"):
+        scores = [s for g in groups if (s := getattr(g.result.scores, name)) is not None]
+        mean = f"{sum(scores) / len(scores):.4f}" if scores else "-"
+        lines.append(f"{name:<17} {mean}  ({len(groups) - len(scores)} abstained)")
+    changed.sort(key=lambda g: -abs(g.new_reward - g.stored.reward))
+    if changed:
+        lines.append("\nlargest changes:")
+    for group in changed[:NUM_SHOWN]:
+        name = group.stored.id or group.stored.question[:40]
+        answers = " ".join(answer or "-" for answer in group.result.scores.answers)
+        lines.append(
+            f"  {group.stored.reward:+.4f} → {group.new_reward:+.4f}  {name!r}  answers {answers}"
+        )
+    return "\n".join(lines)
