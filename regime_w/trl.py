@@ -1,0 +1,83 @@
+"""Regime W as a reward function of TRL's own trainers (``reward_funcs`` of GRPOTrainer, RLOOTrainer).
+
+Completions of one question are one group. What a group holds is decided by the dataset:
+
+- One row a question: TRL samples ``num_generations`` completions of its prompt, always together in
+  a batch, and these are the group. All come from one prompt, so they are one family and the
+  cross-check between families abstains.
+- One row for each arm of a question, with columns ``question`` and ``arm``: the group spans rows.
+  TRL shuffles rows, so whole groups come together only with ``shuffle_dataset=False``, rows sorted by
+  question, and a generation batch (``per_device_train_batch_size · steps_per_generation``) that
+  holds all arms times ``num_generations``, on one process. What is not together is scored apart.
+
+TRL samples every arm at one temperature; the trainer of this project does not.
+Neither torch nor TRL is imported here.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from regime_w.arms import ArmOutput
+from regime_w.config import RewardConfig
+from regime_w.reward import arm_rewards
+
+Text = str | list[dict[str, Any]]
+"""A prompt or completion: plain, or as chat messages."""
+
+
+def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[float]]:
+    """Makes a reward function that fits TRL's ``reward_funcs``.
+
+    It reads the dataset's columns ``answer`` (the gold answer, required), ``question`` (what makes a
+    group; without it the prompt does) and ``arm`` (names such as ``wolfram_0``; without it all
+    completions of a group are one family), and ignores all others. Give it ``credit="per_arm"``
+    or ``"difference"``; under ``"shared"`` all of a group earn the same and GRPO learns nothing.
+
+    Example:
+        >>> reward = regime_w_reward()
+        >>> reward(prompts=["2+2?"] * 2, completions=["#### 4", "#### 5"], answer=["#### 4"] * 2)
+        [1.0, -0.5]
+
+    Args:
+        config: The reward's constants; the defaults where None.
+    """
+    chosen = RewardConfig() if config is None else config
+
+    def regime_w(
+        *,
+        prompts: Sequence[Text],
+        completions: Sequence[Text],
+        answer: Sequence[str | None] | None = None,
+        question: Sequence[str] | None = None,
+        arm: Sequence[str] | None = None,
+        **ignored: object,
+    ) -> list[float]:
+        """What each completion earns, in their order."""
+        if answer is None:
+            raise ValueError("the dataset has no column 'answer': add one with the gold answers")
+        keys = [str(key) for key in (prompts if question is None else question)]
+        places: dict[str, list[int]] = {}
+        for place, key in enumerate(keys):
+            places.setdefault(key, []).append(place)
+        rewards = [0.0] * len(completions)
+        for key, group in places.items():
+            outputs = [
+                ArmOutput.from_text(
+                    f"arm_{number}" if arm is None else arm[place], _text(completions[place])
+                )
+                for number, place in enumerate(group)
+            ]
+            earned = arm_rewards(key, outputs, answer[group[0]], config=chosen)
+            for place, reward in zip(group, earned, strict=True):
+                rewards[place] = reward
+        return rewards
+
+    return regime_w
+
+
+def _text(completion: Text) -> str:
+    """The completion's own text; of a chat what the assistant said."""
+    if isinstance(completion, str):
+        return completion
+    said = [message.get("content") for message in completion if message.get("role") == "assistant"]
+    return "\n".join(content for content in said if isinstance(content, str))
