@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types constraints clean help
+.PHONY: install demo test coverage lint types constraints clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,9 @@ demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, rep
 
 test: install  ## every test, real vLLM server included
 	$(BIN)/python -m pytest $(ARGS)
+
+coverage: install  ## line and branch coverage of regime_w, which must be whole
+	$(BIN)/python -m pytest -q tests/unit/regime_w --cov=regime_w --cov-branch --cov-report=term-missing --cov-fail-under=100
 
 lint: install types  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import pytest
+
+from regime_w.demo import main
+
 
 def run_demo(*arguments: str) -> str:
     command = [sys.executable, "-m", "regime_w.demo", *arguments]
@@ -11,10 +15,15 @@ def run_demo(*arguments: str) -> str:
     return done.stdout
 
 
-def test_prints_the_rewards() -> None:
+def test_prints_the_rewards(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     # Reasonings of 5 and 6 words: s_path = 1 / (1 + 0.25 / 5.500001).
     reward = 1 + 0.7 * (0.55 + 0.3 / (1 + 0.25 / 5.500001))
-    lines = run_demo().splitlines()
+    monkeypatch.setattr("sys.argv", ["demo"])
+    main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == run_demo().splitlines()
     assert lines[-1] == f"Regime W demo reward: {reward:.4f}"
     original = lines[lines.index("formulas  original") :]
     for name in ("wolfram_0", "maudlin_0"):

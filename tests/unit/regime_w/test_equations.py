@@ -1,0 +1,149 @@
+"""Equations in worked solutions: what is read, and what is left alone."""
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regime_w import extract_answer
+from regime_w.equations import MAX_EQUATIONS, parse_equations
+from regime_w.paths import path_scores, read_path
+
+GSM8K = os.environ.get("REGIME_W_GSM8K_DIR")
+
+# (text, operands as written, result, whether it holds)
+ONE = [
+    ("12 + 7 = 19", [12, 7], 19, True),
+    ("12+7=18", [12, 7], 18, False),
+    ("He has 12 + 7 = 19 pens left.", [12, 7], 19, True),
+    ("5 apples * 2 dollars/apple = 10 dollars", [5, 2], 10, True),
+    ("$5/hour * 3 hours = $15", [5, 3], 15, True),
+    ("$1,000 / 4 = $250.", [1000, 4], 250, True),
+    ("4 + 4 = <<4+4=9>>8", [4, 4], 8, True),
+    ("(3 + 4) * 2 = 14", [3, 4, 2], 14, True),
+    ("[3 + 4] * 2 = 14", [3, 4, 2], 14, True),
+    ("2(3+4) = 14", [2, 3, 4], 14, True),
+    ("(1+2)(3+4) = 21", [1, 2, 3, 4], 21, True),
+    ("x = 3*4 = 12", [3, 4], 12, True),
+    ("total = 3*4 = 12", [3, 4], 12, True),
+    ("- 40 + 2 = 42", [40, 2], 42, True),
+    ("-3 + 5 = 2", [-3, 5], 2, True),
+    ("5 -3 = 2", [5, 3], 2, True),
+    ("5 * -3 = -15", [5, -3], -15, True),
+    ("40 − 12 = 28", [40, 12], 28, True),
+    ("15 kg × 3 = 45 kg", [15, 3], 45, True),
+    ("30 cans x 16 = 480", [30, 16], 480, True),
+    ("3x4 = 12", [3, 4], 12, True),
+    ("3 times 4 = 12", [3, 4], 12, True),
+    ("12 divided by 4 = 3", [12, 4], 3, True),
+    ("4 times/minute * 10 minutes = 40 times", [4, 10], 40, True),
+    (r"$\frac{1}{2} \times 10 = 5$", [1, 2, 10], 5, True),
+    (r"\(3 + 4 = \boxed{7}\)", [3, 4], 7, True),
+    (r"2 \cdot 3 = 6", [2, 3], 6, True),
+    (r"6 \div 3 = 2", [6, 3], 2, True),
+    ("**2 + 3 = 5**", [2, 3], 5, True),
+    ("1/2 of 10 = 5", [1, 2, 10], 5, True),
+    ("20% of 50 = 10", [20, 50], 10, True),
+    ("2 + 2 1/2 = 4.5", [2, 2, 1, 2], 4.5, True),
+    ("1/5 = 20%", [1, 5], 20, True),
+    ("5/25*100 = 20%", [5, 25, 100], 20, True),
+    ("1/5 = 21%", [1, 5], 21, False),
+    ("10 / 3 = 3.33", [10, 3], 3.33, True),
+    ("2 / 3 = 0.67", [2, 3], 0.67, True),
+    ("2 / 3 = 0.66", [2, 3], 0.66, False),
+    ("10 / 3 = 3.3", [10, 3], 3.3, False),
+    ("7 / 2 = 3", [7, 2], 3, False),
+    ("0.1 + 0.2 = 0.3", [0.1, 0.2], 0.3, True),
+    ("3 * 4 = 10 + 2", [3, 4], 12, True),
+    ("3 * 4 = 10 + 3", [3, 4], 10, False),
+    ("1 = 1 + 0 = 1", [1, 0], 1, True),
+    ("(so 3 + 4 = 7)(", [3, 4], 7, True),
+    ("He paid 2 * 3 = 6 a day", [2, 3], 6, True),
+]
+
+
+@pytest.mark.parametrize(("text", "operands", "result", "holds"), ONE)
+def test_one_equation(text: str, operands: list[float], result: float, holds: bool) -> None:
+    (equation,) = parse_equations(text)
+    assert equation.operands == tuple(Fraction(str(value)) for value in operands)
+    assert equation.result == Fraction(str(result))
+    assert equation.holds is holds
+
+
+NONE = [
+    "", "=", "==", "1 = 1", "x = 5", "5 = x", "2x + 3 = 11", "x + 3 = 11", "3 + 4 = 7x", "3 + n = 7", "3 + 4 is 7", "3 + 4 =", "= 7",
+    "3 + 4 = seven", "3 + = 7", "3 + 4\n= 7", "a) 3) + 4) = 7", "1/0 = 1", "no numbers = at all",
+    "9" * 300 + " + 1 = 2", "5 + 3 = " + "9" * 300, "f(x) = 3",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_nothing_to_read(text: str) -> None:
+    assert parse_equations(text) == ()
+
+
+def test_chains_and_lines() -> None:
+    found = parse_equations("5 * 2 = 10 / 2 = 5\n5 - 1 = 4 and 4 + 2 = 6; 6 - 6 = 0")
+    assert [(e.result, e.holds) for e in found] == [
+        (10, True), (5, True), (4, True), (6, True), (0, True),
+    ]  # fmt: skip
+
+
+def test_units_of_many_words_are_followed_only_so_far() -> None:
+    assert parse_equations("100 leaves falling from each tree * 2 = 200")[0].holds
+    assert parse_equations("100 " + "very " * 9 + "red leaves * 2 = 200") == ()
+
+
+def test_no_more_than_so_many_are_read() -> None:
+    assert len(parse_equations("1 + 1 = 2\n" * (MAX_EQUATIONS + 5))) == MAX_EQUATIONS
+
+
+@given(
+    st.text(st.sampled_from("0123456789+-*/()%., $x=\n ab<>{}\\frac")) | st.text(st.characters())
+)
+def test_no_text_raises(text: str) -> None:
+    for equation in parse_equations(text):
+        assert len(equation.operands) >= 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=" * 100_000, "1=" * 50_000, "(" * 100_000 + "=1", "9" * 100_000 + "=1", "<<" * 50_000, "9 " * 50_000 + "=",
+     "\\frac{" * 20_000, "a " * 50_000 + "= 1", "{" * 100_000, "1/" * 50_000 + "=", "\ud800\0=", "1 " + "/a" * 50_000],
+)  # fmt: skip
+def test_long_and_odd_texts_end(text: str) -> None:
+    parse_equations(text)
+
+
+@given(st.integers(0, 999), st.integers(1, 999), st.sampled_from("+-*/"), st.integers(-3, 3))
+def test_truth_is_arithmetics(a: int, b: int, operator: str, error: int) -> None:
+    value = {"+": Fraction(a + b), "-": Fraction(a - b), "*": Fraction(a * b), "/": Fraction(a, b)}
+    stated = value[operator] + error
+    if stated.denominator == 1:
+        (equation,) = parse_equations(f"so {a} {operator} {b} = {stated}")
+        assert equation.holds is (error == 0)
+        assert equation.result == stated
+
+
+@pytest.mark.skipif(GSM8K is None, reason="needs REGIME_W_GSM8K_DIR")
+def test_gold_solutions_parse_as_true_and_earn_their_path() -> None:
+    text = (Path(str(GSM8K)) / "train.jsonl").read_text(encoding="utf-8")
+    num_equations = num_true = num_high = num_paths = 0
+    for record in map(json.loads, text.splitlines()):
+        solution = record["answer"]
+        equations = parse_equations(solution)
+        num_equations += len(equations)
+        num_true += sum(e.holds for e in equations)
+        path = read_path(solution, extract_answer(solution))
+        if path.num_equations:
+            num_paths += 1
+            scores = path_scores([path] * 8, ["w"] * 4 + ["m"] * 4)
+            num_high += sum(scores) / 8 >= 0.9
+    assert num_equations > 23_000
+    assert num_true / num_equations >= 0.97
+    # The rest are golds that are false, do not come to their answer, or work with variables.
+    assert num_high / num_paths >= 0.96
