@@ -47,6 +47,8 @@ _CLEANING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r" {3,}", "  "),
     )
 )
+# What no rule above or below touches; most lines are of this kind.
+_PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 # Innermost first, so three passes undo $\boxed{\textbf{18}\text{ km}}$ and deeper.
 _LATEX_GROUP = re.compile(
     r"\\(?:boxed|fbox|mbox|emph|(?:text|math)(?:bf|rm|it|tt|sf|up|normal)?|operatorname|bm)"
@@ -208,6 +210,8 @@ def _read_line(line: str) -> str | None:
 
 def _clean(text: str) -> str:
     """Strips markup: LaTeX, emphasis, quotes, tags, runs of spaces."""
+    if _PLAIN.fullmatch(text):
+        return text
     for _ in range(3):
         text = _LATEX_GROUP.sub(r" \1", text)
     for pattern, replacement in _CLEANING:

@@ -11,6 +11,9 @@ MAX_CHARS = 200
 MAX_BITS = 512
 """Intermediate results beyond this many bits have no value."""
 
+Exact = int | Fraction
+"""A value without rounding. Whole numbers stay `int`, which is several times faster."""
+
 NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 """Regular expression of an unsigned number with or without thousands commas."""
 
@@ -21,7 +24,13 @@ _SAME = dict.fromkeys(("x", "X", "×", "·", r"\times", r"\cdot"), "*") | {"÷":
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "negate": 3}
 
 
-def evaluate(expression: str) -> Fraction | None:
+def value_of_number(number: str) -> Exact:
+    """The value of a text that matches `NUMBER`."""
+    number = number.replace(",", "")
+    return int(number) if number.isdigit() else Fraction(number)
+
+
+def evaluate(expression: str) -> Exact | None:
     r"""Evaluates an expression exactly, with the usual precedence, from left to right.
 
     Read are ``+ - * / x × · ÷ \times \cdot \div``, parentheses, a minus before an operand, ``%``
@@ -32,7 +41,7 @@ def evaluate(expression: str) -> Fraction | None:
     """
     if len(expression) > MAX_CHARS:
         return None
-    values: list[Fraction] = []
+    values: list[Exact] = []
     operators: list[str] = []
     expects_operand = True
     position = 0
@@ -45,7 +54,7 @@ def evaluate(expression: str) -> Fraction | None:
         if token["number"] is not None:
             if not expects_operand:
                 return None
-            values.append(Fraction(token["number"].replace(",", "")))
+            values.append(value_of_number(token["number"]))
             expects_operand = False
         elif operator is None:  # a currency sign
             continue
@@ -56,7 +65,7 @@ def evaluate(expression: str) -> Fraction | None:
         elif expects_operand:
             return None
         elif operator == "%":
-            values[-1] /= 100
+            values[-1] = Fraction(values[-1], 100)
         else:
             closes = operator == ")"
             while operators and operators[-1] != "(":
@@ -79,20 +88,30 @@ def evaluate(expression: str) -> Fraction | None:
     return values[0]
 
 
-def _apply(operator: str, values: list[Fraction]) -> bool:
+def _apply(operator: str, values: list[Exact]) -> bool:
     """Replaces an operator's operands by its result; False where there is none."""
     right = values.pop()
-    if operator == "negate":
-        values.append(-right)
-        return True
-    left = values.pop()
-    if operator == "/":
-        if right == 0:
-            return False
-        value = left / right
-    else:
-        value = (
-            left + right if operator == "+" else left - right if operator == "-" else left * right
-        )
+    value = -right if operator == "negate" else combine(values.pop(), operator, right)
+    if value is None:
+        return False
     values.append(value)
-    return max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAX_BITS
+    return True
+
+
+def combine(left: Exact, operator: str, right: Exact) -> Exact | None:
+    """The result of ``+``, ``-``, ``*`` or ``/``; None where there is none within bounds."""
+    value: Exact
+    if operator == "+":
+        value = left + right
+    elif operator == "-":
+        value = left - right
+    elif operator == "*":
+        value = left * right
+    elif right == 0:
+        return None
+    else:
+        value = Fraction(left, right)
+    if value.denominator == 1:
+        value = value.numerator
+    too_big = max(value.numerator.bit_length(), value.denominator.bit_length()) > MAX_BITS
+    return None if too_big else value

@@ -14,7 +14,7 @@ from fractions import Fraction
 from itertools import islice
 
 from regime_w.answers import extract_answer
-from regime_w.arithmetic import NUMBER, evaluate
+from regime_w.arithmetic import NUMBER, Exact, evaluate
 from regime_w.number_words import constants_in, word_numbers_in
 from regime_w.numerals import canonical, to_ascii
 
@@ -61,7 +61,7 @@ class _Numeral:
 @dataclass(frozen=True, slots=True)
 class _Step:
     expression: str
-    result: Fraction
+    result: Exact
 
 
 def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | None:
@@ -191,9 +191,9 @@ class _Sources:
     """Everything in the text that stays."""
 
 
-def _reexecute(steps: Sequence[_Step], sources: _Sources) -> Fraction | None:
+def _reexecute(steps: Sequence[_Step], sources: _Sources) -> Exact | None:
     """The new result of the last step; None where a literal's source is in doubt."""
-    results: list[tuple[Fraction, Fraction]] = []
+    results: list[tuple[Exact, Exact]] = []
     for step in steps:
         expression = _substituted(step.expression, sources, results)
         new = None if expression is None else evaluate(expression)
@@ -206,7 +206,7 @@ def _reexecute(steps: Sequence[_Step], sources: _Sources) -> Fraction | None:
 
 
 def _substituted(
-    expression: str, sources: _Sources, results: Sequence[tuple[Fraction, Fraction]]
+    expression: str, sources: _Sources, results: Sequence[tuple[Exact, Exact]]
 ) -> str | None:
     """The expression with every literal's new value; None where one has no source, or several."""
     parts: list[str] = []
@@ -217,7 +217,7 @@ def _substituted(
         if literal in sources.fixed:
             new_values.add(literal)
         # A share may be written as a percentage or as a decimal.
-        new_values |= {new / 100 for old, new in results if old == literal * 100}
+        new_values |= {Fraction(new, 100) for old, new in results if old == literal * 100}
         if len(new_values) != 1:
             return None
         (new_value,) = new_values

@@ -9,9 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
 
-from regime_w.arithmetic import NUMBER, evaluate
+from regime_w.arithmetic import MAX_CHARS, NUMBER, Exact, combine, evaluate, value_of_number
 from regime_w.numerals import to_ascii
 
 MAX_EQUATIONS = 200
@@ -20,29 +19,37 @@ _MAX_SIDE_TOKENS = 60
 _MAX_UNIT_WORDS = 8
 """Words that may stand as a unit between a number and what follows it."""
 
-_NORMALISING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"<<[^<>\n]*>>", ""),  # GSM8K's calculator annotations
-        (r"\\[dt]?frac\{([^{}\n]{1,40})\}\{([^{}\n]{1,40})\}", r"((\1)/(\2))"),
-        (r"\\(?:text|mathrm|boxed|textbf|mathbf)\{([^{}\n]{0,40})\}", r" \1 "),
-        (r"\\times|\\cdot|[×·⋅]|\b(?:multiplied by|times)(?= [$€£¥\d(.])", "*"),
-        (r"\\div|÷|\bdivided by(?= [$€£¥\d(.])", "/"),
-        (r"(?<=[\d%)])[xX](?=[\d$€£¥(.])|(?<=[\w%)]) [xX] (?=[\d$€£¥(.])", "*"),
-        (r"(?<=%) of (?=[$€£¥\d(.])|(?<=\d/\d) of (?=[$€£¥\d(.])", "*"),
-        (r"\\?[$€£¥]|\\[\[\]() ,;!]|[*]{2,}|[_`~]", " "),
-        (r"/ ?(?=[A-Za-z])[A-Za-z]+", " "),  # the unit of a rate
-        (r"\b([0-9]+) ([0-9]+/[0-9]+)(?![/0-9])", r"(\1+\2)"),
-        (r"\[", "("),
-        (r"\]", ")"),
-        (r"(?<=[0-9])\((?=[0-9.(])|(?<=\))\((?=[0-9.(])", "*("),
+# No equation reaches over these, and most of a text has none: it need not be looked at further.
+# (One character class in front lets the search skip from one candidate to the next.)
+_CLAUSE_END = re.compile(r"[\n\r,;:!?.](?:(?<=[\n\r])|(?<=[,;:!?])(?<!\\.)\s|(?<=\.)\s(?=[A-Z]))")
+# Each pattern with pieces of text without one of which it cannot match: looking is cheaper.
+_NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
+    (needs, re.compile(pattern), replacement)
+    for needs, pattern, replacement in (
+        (("<<",), r"<<[^<>\n]*>>", ""),  # GSM8K's calculator annotations
+        (("\\",), r"\\[dt]?frac\{([^{}\n]{1,40})\}\{([^{}\n]{1,40})\}", r"((\1)/(\2))"),
+        (("\\",), r"\\(?:text|mathrm|boxed|textbf|mathbf)\{([^{}\n]{0,40})\}", r" \1 "),
+        (("\\", "×", "·", "⋅"), r"\\times|\\cdot|[×·⋅]", "*"),
+        (("\\", "÷"), r"\\div|÷", "/"),
+        (("multiplied by",), r"\bmultiplied by(?= [$€£¥\d(.])", "*"),
+        (("divided by",), r"\bdivided by(?= [$€£¥\d(.])", "/"),
+        (("times",), r"\btimes(?= [$€£¥\d(.])", "*"),
+        (("x", "X"), r"(?<=[\d%)])[xX](?=[\d$€£¥(.])|(?<=[\w%)]) [xX] (?=[\d$€£¥(.])", "*"),
+        ((" of ",), r"(?<=%) of (?=[$€£¥\d(.])|(?<=\d/\d) of (?=[$€£¥\d(.])", "*"),
+        (tuple("\\$€£¥*_`~"), r"\\?[$€£¥]|\\[\[\]() ,;!]|[*]{2,}|[_`~]", " "),
+        (("/",), r"/ ?(?=[A-Za-z])[A-Za-z]+", " "),  # the unit of a rate
+        (("/",), r"\b([0-9]+) ([0-9]+/[0-9]+)(?![/0-9])", r"(\1+\2)"),
+        (("[",), r"\[", "("),
+        (("]",), r"\]", ")"),
+        (("(",), r"(?<=[0-9])\((?=[0-9.(])|(?<=\))\((?=[0-9.(])", "*("),
     )
 )
 _TOKEN = re.compile(
+    # Words in a row are one token: most of a line is prose.
+    r"\s*(?:(?P<words>[^\W\d_]++(?:[-'.]?\s?[^\W\d_]++)*+\.?)"
     # A minus is a sign where no operand stands before it: "5 -3" subtracts, "(-3", "* -3" do not.
-    rf"(?P<number>(?:(?<![\w)\]%])(?<![\w)\]%]\s)-)?(?:{NUMBER})\s?%?)"
-    r"|(?P<equals>=)|(?P<operator>[-+*/])|(?P<open>[(])|(?P<close>[)])"
-    r"|(?P<word>[^\W\d_]+(?:[-'.][^\W\d_]+)*\.?)|(?P<other>\S)"
+    rf"|(?P<number>(?:-(?<![\w)%]-)(?<![\w)%]\s-))?(?:{NUMBER})(?:\s?%)?)"
+    r"|(?P<equals>=)|(?P<operator>[-+*/])|(?P<open>[(])|(?P<close>[)])|(?P<other>\S))"
 )
 # A single letter is a variable, unless it is the sign of a unit or an article.
 _VARIABLE = re.compile(r"(?![gmlLhscdaAI])[A-Za-z]")
@@ -52,31 +59,30 @@ _VARIABLE = re.compile(r"(?![gmlLhscdaAI])[A-Za-z]")
 class Equation:
     """``operands → result`` as a text claims it."""
 
-    operands: tuple[Fraction, ...]
+    operands: tuple[Exact, ...]
     """The numbers of the computed side, as written."""
-    result: Fraction
+    result: Exact
     """What the text says that they come to."""
     holds: bool
     """Whether they do, exactly or rounded to the decimals (two or more) that are written."""
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
+_Token = tuple[str | None, str]
+"""Kind (a group of `_TOKEN`) and text."""
 
 
 def parse_equations(text: str) -> tuple[Equation, ...]:
     """Reads the equations with at least one operator, in the order of the text; never raises."""
     text = to_ascii(text)
-    for pattern, replacement in _NORMALISING:
-        text = pattern.sub(replacement, text)
+    text = "\n".join(clause for clause in _CLAUSE_END.split(text) if "=" in clause)
+    for needs, pattern, replacement in _NORMALISING:
+        if any(piece in text for piece in needs):
+            text = pattern.sub(replacement, text)
     equations: list[Equation] = []
-    for line in text.splitlines():
-        if "=" not in line:
-            continue
-        tokens = [_Token(str(m.lastgroup), m.group().strip()) for m in _TOKEN.finditer(line)]
-        for index, token in enumerate(tokens):
-            if token.kind == "equals":
+    for clause in text.split("\n"):
+        tokens = [(m.lastgroup, m[m.lastgroup or 0]) for m in _TOKEN.finditer(clause)]
+        for index, (kind, _) in enumerate(tokens):
+            if kind == "equals":
                 equation = _equation(tokens, index)
                 if equation is not None:
                     equations.append(equation)
@@ -89,12 +95,16 @@ def _equation(tokens: Sequence[_Token], equals: int) -> Equation | None:
     before = tokens[max(0, equals - _MAX_SIDE_TOKENS) : equals]
     left = _side(before[::-1], leftwards=True)[::-1]
     right = _side(tokens[equals + 1 : equals + 1 + _MAX_SIDE_TOKENS], leftwards=False)
-    expected = evaluate("".join(left)) if len(left) > 1 else None
-    if expected is None or not right:
+    if len(left) < 2 or not right:
         return None
-    operands = tuple(
-        Fraction(re.sub("[,% ]", "", part)) for part in left if part[-1] in ".%0123456789"
-    )
+    operands = tuple([_as_written(part) for part in left if part[-1] in ".%0123456789"])
+    expected: Exact | None
+    if len(left) == 3 and len(operands) == 2 and not any(part[-1] == "%" for part in left):
+        expected = combine(operands[0], left[1], operands[1])  # by far the most frequent case
+    else:
+        expected = evaluate("".join(left))
+    if expected is None:
+        return None
     # "5 * 2 = 10 / 2 = 5" runs on: the number after "=" may be the result, or the whole side.
     for claimed in (right[:1], right):
         result = _stated(claimed)
@@ -116,18 +126,17 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
     """
     entering = "close" if leftwards else "open"
     parts: list[str] = []
-    num_complete = depth = num_words = 0
+    num_complete = depth = 0
     expects_operand = True
     for kind, text in tokens:
-        if kind == "word":
+        if kind == "words":
             # A unit follows its number: it comes before the number in reading leftwards.
-            num_words += 1
-            if expects_operand is not leftwards or num_words > _MAX_UNIT_WORDS:
+            words = text.split()
+            if expects_operand is not leftwards or len(words) > _MAX_UNIT_WORDS:
                 break
-            if _VARIABLE.fullmatch(text):
+            if any(map(_VARIABLE.fullmatch, words)):
                 return []
             continue
-        num_words = 0
         if kind in ("number", entering) and expects_operand:
             depth += kind == entering
             expects_operand = kind == entering
@@ -143,18 +152,26 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
     return parts[:num_complete]
 
 
-def _stated(parts: Sequence[str]) -> Fraction | None:
+def _as_written(part: str) -> Exact:
+    """The value of a number, a percentage as the number before its sign."""
+    sign = -1 if part[0] == "-" else 1
+    return sign * value_of_number(part.strip("-% "))
+
+
+def _stated(parts: Sequence[str]) -> Exact | None:
     """The value of what follows the "=", a percentage as the number before its sign."""
-    value = evaluate("".join(parts))
-    is_percentage = len(parts) == 1 and parts[0].endswith("%")
-    return value if value is None or not is_percentage else value * 100
+    if len(parts) == 1 and parts[0] != "(":
+        return _as_written(parts[0]) if len(parts[0]) <= MAX_CHARS else None
+    return evaluate("".join(parts))
 
 
-def _agree(expected: Fraction, stated: Fraction, parts: Sequence[str]) -> bool:
+def _agree(expected: Exact, stated: Exact, parts: Sequence[str]) -> bool:
     if expected == stated or len(parts) > 1:
         return expected == stated
     if parts[0].endswith("%"):
         expected *= 100
+        if expected == stated:
+            return True
     decimals = len(parts[0].rstrip("% ").partition(".")[2])
-    rounding = Fraction(1, 2 * 10**decimals) if decimals >= 2 else 0
-    return abs(expected - stated) <= rounding
+    tolerance = Fraction(1, 2 * int(10**decimals))
+    return decimals >= 2 and -tolerance <= expected - stated <= tolerance

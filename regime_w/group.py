@@ -4,6 +4,7 @@ Outputs enter, `ReadArm`s are what scoring needs of them, `GroupScores` leave. A
 that were read can be scored again, which is how an arm's share is found.
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,11 +120,15 @@ def read_group(
     return tuple(arms)
 
 
+_WHOLE = re.compile("0|-?[1-9][0-9]{0,50}")
+"""Canonical already: what `ArmOutput.from_text` has read need not be read again."""
 _NO_PATH = Path(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
 
 
 def _answer_of(output: ArmOutput) -> str | None:
-    return None if output.answer is None else extract_answer(output.answer)
+    if output.answer is None or _WHOLE.fullmatch(output.answer):
+        return output.answer
+    return extract_answer(output.answer)
 
 
 def _settings(names: Sequence[str]) -> dict[str, int]:

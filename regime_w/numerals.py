@@ -38,8 +38,11 @@ NUMBER = rf"""
 
 def value_of(match: re.Match[str]) -> Fraction | None:
     """Returns the exact value of a match of `NUMBER`, or None where it has none within bounds."""
-    if sum(map(str.isdigit, match.group())) > MAX_DIGITS:
+    text = match.group()
+    if sum(map(str.isdigit, text)) > MAX_DIGITS:
         return None
+    if text.isdecimal():  # as most are
+        return Fraction(int(text))
     part = match.groupdict()
     if part["numerator"] is not None:
         return _fraction(part["whole"], part["numerator"], part["denominator"])
@@ -66,12 +69,15 @@ def _fraction(whole: str | None, numerator: str, denominator: str) -> Fraction |
     return int(whole) + value if value < 1 else None
 
 
-def canonical(value: Fraction) -> str | None:
+def canonical(value: int | Fraction) -> str | None:
     """Writes a number in its one form: a decimal where a finite one exists, else a fraction.
 
     Returns:
         For example ``18``, ``-5``, ``0.5`` or ``1/3``; None beyond `MAX_DIGITS` digits.
     """
+    if value.denominator == 1:  # as most are
+        text = str(value.numerator)
+        return text if len(text.lstrip("-")) <= MAX_DIGITS else None
     rest, num_twos, num_fives = value.denominator, 0, 0
     while rest % 2 == 0:
         rest, num_twos = rest // 2, num_twos + 1
@@ -83,10 +89,8 @@ def canonical(value: Fraction) -> str | None:
         num_decimals = max(num_twos, num_fives)
         digits = str(abs(value.numerator) * 10**num_decimals // value.denominator)
         digits = digits.zfill(num_decimals + 1)
-        text = "-" if value < 0 else ""
-        text += (
-            digits if num_decimals == 0 else f"{digits[:-num_decimals]}.{digits[-num_decimals:]}"
-        )
+        sign = "-" if value < 0 else ""
+        text = f"{sign}{digits[:-num_decimals]}.{digits[-num_decimals:]}"
     return text if sum(map(str.isdigit, text)) <= MAX_DIGITS else None
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import sqrt
 
+from regime_w.arithmetic import Exact
 from regime_w.equations import Equation, parse_equations
 
 
@@ -18,7 +19,7 @@ class Path:
 
     quality: float
     """See `read_path`."""
-    results: frozenset[Fraction]
+    results: frozenset[Exact]
     """What its true equations come to."""
     num_equations: int
     """Different equations."""
@@ -105,12 +106,12 @@ class _Working:
     """What several paths add up to, so that sums over pairs need no pairs."""
 
     quality: float
-    by_result: dict[Fraction, float]
+    by_result: dict[Exact, float]
     """Of each result the sum of q / √|R| over the paths that have it."""
 
     @classmethod
     def of(cls, paths: Sequence[Path]) -> "_Working":
-        by_result: dict[Fraction, float] = {}
+        by_result: dict[Exact, float] = {}
         for path in paths:
             for result in path.results:
                 share = path.quality / sqrt(len(path.results))
