@@ -86,13 +86,14 @@ class ScoredGroup:
                     "token_ids": arm.token_ids,
                     "sampler_logprobs": arm.logprobs,
                 }
-                for place, arm, answer, correct, reward in zip(
-                    range(len(self.rewards)),
-                    self.group.arms,
-                    self.scores.answers,
-                    self.scores.correct or [None] * len(self.rewards),
-                    self.rewards,
-                    strict=True,
+                for place, (arm, answer, correct, reward) in enumerate(
+                    zip(
+                        self.group.arms,
+                        self.scores.answers,
+                        self.scores.correct or [None] * len(self.rewards),
+                        self.rewards,
+                        strict=True,
+                    )
                 )
             ],
         }

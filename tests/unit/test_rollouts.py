@@ -320,6 +320,21 @@ def test_a_group_becomes_samples_with_its_tokens_and_its_own_rewards() -> None:
     assert [sample.truncated for sample in scored.samples] == [False, True, False]
 
 
+@pytest.mark.parametrize("selection", ["best", "random"])
+def test_a_selection_trains_one_completion_and_journals_all(selection: str) -> None:
+    record = RECORDS[2]
+    group = group_of(record, 12, FinishReason.STOP, FinishReason.LENGTH, FinishReason.STOP)
+    config = REWARD.model_copy(update={"selection": selection})
+    scored = score_group(record, group, config)
+    (sample,) = scored.samples
+    (place,) = scored.trained
+    assert sample.reward == scored.rewards[place]
+    assert selection == "random" or place == 0  # the only right one
+    row = scored.to_json(step=5)
+    assert [arm["trained"] for arm in row["arm_outputs"]] == [i == place for i in range(3)]  # type: ignore[attr-defined]
+    assert score_group(record, group, config).trained == scored.trained  # decided by the record
+
+
 def test_a_journal_line_holds_the_recipes_fields_and_every_token() -> None:
     record = RECORDS[2]
     group = group_of(record, 12, FinishReason.STOP, FinishReason.LENGTH)

@@ -453,3 +453,32 @@ def test_reads_every_gold_answer_of_gsm8k(split: str, num_questions: int) -> Non
     assert len(golds) == num_questions
     for gold in golds:
         assert extract_answer(gold) == gold.rpartition("####")[2].strip().replace(",", "")
+
+
+SURFACES = (
+    "{sign}${n:,}", "$ {sign}{n}", "{sign}{n}.00", "{sign}{n:,}.0", "{minus}{n}", "**{sign}{n}**", "{sign}{n} dollars per week.",
+    r"\boxed{{{sign}{n:,}}}", r"$\text{{{sign}{n}}}$", r"\({sign}{n}\)", r"{sign}{n}\%", r"{sign}\${n}", "x = {sign}{n}", "{sign}{n}", "{sign}€{n:,}",
+    "{sign}0{n}", "{sign}{n} (of them all)", "**Answer:** {sign}{n}", "{sign}{n}!", "{sign}{n} eggs in total",
+)  # fmt: skip
+
+
+def surfaces(number: int) -> list[str]:
+    """A whole number as people and models write it."""
+    sign, minus = ("-", "−") if number < 0 else ("", "")
+    return [surface.format(n=abs(number), sign=sign, minus=minus) for surface in SURFACES]
+
+
+@given(st.integers(-(10**9), 10**9))
+def test_a_number_is_itself_in_every_form(number: int) -> None:
+    for surface in surfaces(number):
+        assert extract_answer(f"So it is.\n#### {surface}") == str(number), surface
+
+
+@pytest.mark.skipif("REGIME_W_GSM8K_DIR" not in os.environ, reason="needs REGIME_W_GSM8K_DIR")
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_gold_of_gsm8k_is_itself_in_every_form(split: str) -> None:
+    path = Path(os.environ["REGIME_W_GSM8K_DIR"], f"{split}.jsonl")
+    for line in path.read_text("utf-8").splitlines():
+        gold = json.loads(line)["answer"].rpartition("####")[2].strip().replace(",", "")
+        for surface in surfaces(int(gold)):
+            assert answers_agree(extract_answer(f"#### {surface}"), gold), surface
