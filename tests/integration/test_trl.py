@@ -15,11 +15,6 @@ from regime_w import ArmOutput, RewardConfig, arm_rewards, build_all_arms, build
 from regime_w.trl import regime_w_reward
 from trainer.word_problems import Split, word_problems
 
-with warnings.catch_warnings():
-    # Importing it imports much else (vLLM, of which it wants another version; old torch.jit code).
-    warnings.simplefilter("ignore")
-    from trl import GRPOConfig, GRPOTrainer
-
 pytestmark = pytest.mark.slow
 
 # Random weights never answer; what can earn more here is saying less.
@@ -30,13 +25,17 @@ NUM_GENERATIONS = 2
 NUM_STEPS = 3
 
 
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpo_trains_on_regime_w(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # Importing TRL silences the logs of every vLLM started later, by this variable.
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+    with warnings.catch_warnings():
+        # It imports much else: vLLM, of which it wants another version, and old torch.jit code.
+        warnings.simplefilter("ignore")
+        from trl import GRPOConfig, GRPOTrainer  # noqa: PLC0415
 
-
-@pytest.mark.usefixtures("offline")
-def test_grpo_trains_on_regime_w(tiny_base: Path, tmp_path: Path) -> None:
     rows = [
         {
             "prompt": build_prompt(arm.system_prompt, problem.question),
