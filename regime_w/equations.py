@@ -95,7 +95,8 @@ def _equation(tokens: Sequence[_Token], equals: int) -> Equation | None:
     before = tokens[max(0, equals - _MAX_SIDE_TOKENS) : equals]
     left = _side(before[::-1], leftwards=True)[::-1]
     right = _side(tokens[equals + 1 : equals + 1 + _MAX_SIDE_TOKENS], leftwards=False)
-    if len(left) < 2 or not right:
+    # Before any number is read: int() refuses 4300 digits and more.
+    if len(left) < 2 or not right or sum(map(len, left)) > MAX_CHARS:
         return None
     operands = tuple([_as_written(part) for part in left if part[-1] in ".%0123456789"])
     expected: Exact | None

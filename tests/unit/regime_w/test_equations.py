@@ -14,6 +14,7 @@ from regime_w.equations import MAX_EQUATIONS, parse_equations
 from regime_w.paths import path_scores, read_path
 
 GSM8K = os.environ.get("REGIME_W_GSM8K_DIR")
+STEP = "12 + 7 = 19"
 
 # (text, operands as written, result, whether it holds)
 ONE = [
@@ -118,6 +119,19 @@ def test_no_text_raises(text: str) -> None:
 )  # fmt: skip
 def test_long_and_odd_texts_end(text: str) -> None:
     parse_equations(text)
+
+
+HUGE = "9" * 5000  # int() refuses 4300 digits and more
+
+
+@pytest.mark.parametrize(
+    "text",
+    [f"{HUGE} + 1 = 2", f"1 + {HUGE} = 2", f"1 + 0.{HUGE} = 2", f"({HUGE}) + 1 = 2", f"{HUGE}% * 2 = 1", f"-{HUGE} * 2 = 1",
+     "1" + ",111" * 2000 + " + 1 = 2", f"1 + 1 = {HUGE}", f"1 + 1 = 0.{HUGE}", f"1 + 1 = -{HUGE}%"],
+)  # fmt: skip
+def test_numbers_too_long_for_int_are_not_read(text: str) -> None:
+    assert parse_equations(text) == ()
+    assert read_path(f"{STEP}\n{text}", "19").quality == 1  # nor do they harm what stands beside
 
 
 @given(st.integers(0, 999), st.integers(1, 999), st.sampled_from("+-*/"), st.integers(-3, 3))
