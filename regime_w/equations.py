@@ -27,6 +27,12 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
     (needs, re.compile(pattern), replacement)
     for needs, pattern, replacement in (
         (("<<",), r"<<[^<>\n]*>>", ""),  # GSM8K's calculator annotations
+        # A whole number in front makes it a mixed one, as `regime_w.answers` reads it.
+        (
+            ("\\",),
+            r"(?<![\d.,])([0-9]+) ?\\[dt]?frac\{([0-9]{1,40})\}\{([0-9]{1,40})\}",
+            r"(\1+\2/\3)",
+        ),
         (("\\",), r"\\[dt]?frac\{([^{}\n]{1,40})\}\{([^{}\n]{1,40})\}", r"((\1)/(\2))"),
         (("\\",), r"\\(?:text|mathrm|boxed|textbf|mathbf)\{([^{}\n]{0,40})\}", r" \1 "),
         (("\\", "×", "·", "⋅"), r"\\times|\\cdot|[×·⋅]", "*"),
