@@ -61,8 +61,13 @@ def read_path(reasoning: str, answer: str | None) -> Path:
 
 
 def _is_idle(equation: Equation) -> bool:
-    operands = equation.operands
-    return len(operands) == 2 and equation.result in operands and (0 in operands or 1 in operands)
+    """Whether a true equation gives one of two operands back because the other is 0 or 1."""
+    if not equation.holds or len(equation.operands) != 2:
+        return False
+    left, right = equation.operands
+    return (equation.result == left and right in (0, 1)) or (
+        equation.result == right and left in (0, 1)
+    )
 
 
 def path_scores(paths: Sequence[Path], families: Sequence[str]) -> tuple[float, ...]:
