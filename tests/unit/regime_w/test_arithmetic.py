@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regime_w.arithmetic import MAX_CHARS, evaluate
-from regime_w.number_words import constants_in, word_numbers_in
+from regime_w.arithmetic import MAX_BITS, MAX_CHARS, combine, evaluate
 
 VALUES = [
     ("7", 7), ("1 + 2 * 3", 7), ("(1 + 2) * 3", 9), ("8 - 3 - 2", 3), ("8 / 2 / 2", 2), ("2 * 3 / 4", "3/2"),
@@ -15,6 +14,8 @@ VALUES = [
     ("((2))", 2), ("2*(3+(4-1))", 12), (".5 * 4", 2), ("0.1 + 0.2", "3/10"), ("1,080 / 4", 270),
     ("20%", "1/5"), ("20% * 50", 10), ("(10 + 10)% * 50", 10), ("$1,000 * 2", 2000), ("2 * $3.50", 7), ("€5 + £3 - ¥1", 7),
     ("2 x 3", 6), ("2X3", 6), ("2 × 3", 6), ("6 ÷ 3", 2), ("2 · 3", 6), (r"2 \times 3", 6), (r"2 \cdot 3", 6), (r"6 \div 3", 2),
+    ("20 - 4 - 3 + 2", 15), ("24 / 4 * 2", 12), ("2 + 3 * 4 - 6 / 2", 11), ("-2 * 3 + 1", -5), ("2 - 3%", "197/100"), ("50%%", "1/200"),
+    ("-20% * 5", -1), ("1,234,567 - 567", 1234000), ("1,000.5 * 2", 2001), ("$ 5 * 2", 10), ("-$5", -5), ("$-5", -5),
     ("  4  ", 4), ("9999999999 * 9999999999", 99999999980000000001),
 ]  # fmt: skip
 
@@ -77,17 +78,42 @@ def test_no_text_raises(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words", "constants"),
+    "text",
+    ["=" * 100_000, "(" * 100_000, "9" * 100_000, "9 " * 50_000, "-" * 100_000, "1,111" * 20_000, "\ud800\0" * 50_000],
+)  # fmt: skip
+def test_long_texts_have_no_value(text: str) -> None:
+    assert evaluate(text) is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
     [
-        ("", {1}, set()),
-        ("Three boys and TWENTY girls", {1, 3, 20}, set()),
-        ("half of a dozen", {1, 2, "1/2", 12}, set()),
-        ("two thirds of them", {1, 2, 3, "1/3"}, set()),
-        ("a week has days", {1}, {7, 52, 4, 24, 30, 365}),
-        ("5% of $3", {1}, {100}),
-        ("weekly", {1}, set()),
+        ("-" * (MAX_CHARS - 1) + "2", -2),  # 199 signs
+        ("(" * 99 + "3" + ")" * 99, 3),
+        ("1" + "+0" * 99, 1),
+        (" " * (MAX_CHARS - 1) + "4", 4),
     ],
 )
-def test_numbers_without_numerals(text: str, words: set[object], constants: set[object]) -> None:
-    assert word_numbers_in(text) == {Fraction(str(value)) for value in words}
-    assert constants_in(text) == {Fraction(str(value)) for value in constants}
+def test_the_longest_expressions_have_a_value(expression: str, value: int) -> None:
+    assert len(expression) <= MAX_CHARS
+    assert evaluate(expression) == value
+    assert evaluate(expression + " " * (MAX_CHARS + 1 - len(expression))) is None
+
+
+@pytest.mark.parametrize(
+    ("left", "operator", "right", "value"),
+    [
+        (2, "+", 3, 5), (2, "-", 3, -1), (2, "*", 3, 6), (6, "/", 3, 2), (1, "/", 4, "1/4"), (0, "/", 5, 0), (5, "/", 0, None),
+        (0, "/", 0, None),
+        (2**MAX_BITS - 2, "+", 1, 2**MAX_BITS - 1),  # the last that fits
+        (2**MAX_BITS - 1, "+", 1, None),
+        (-(2**MAX_BITS) + 1, "-", 1, None),
+        (1, "/", 2**MAX_BITS, None),  # too big below the line
+    ],
+)  # fmt: skip
+def test_one_operation(left: int, operator: str, right: int, value: int | str | None) -> None:
+    assert combine(left, operator, right) == (None if value is None else Fraction(value))
+
+
+def test_whole_numbers_stay_int() -> None:
+    assert [type(evaluate(text)) for text in ("6 / 3", "0.5 * 4", "1 / 3")] == [int, int, Fraction]

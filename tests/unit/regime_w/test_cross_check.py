@@ -25,6 +25,14 @@ SETTINGS = [0, 0, 1, 1] * 2
         ("77..77..", (0.25 + 0) / 2, (-4, 0, 0, 0)),
         # The settings agree with themselves alone: p = 1, 0, 0, 1.
         ("77887788", (0.5 + 0) / 2, (-2, 2, 2, -2)),
+        # A whole family answers nothing, the other all the same.
+        ("....7777", 0.0, (-2, -2, -2, -2)),
+        # One of M's warm arms gives no answer: p = 1, 1/2, 1, 1/2.
+        ("7777777.", (0.75 + 0.5) / 2, (0, 2, 0, 2)),
+        # W's warm arms dissent: p = 1, 1, 0, 0; E = 1, 1, -1, -1.
+        ("77887777", (0.5 + 0) / 2, (-2, -2, 2, 2)),
+        # One warm arm of each family dissents with the other: p = 1, 1/2, 1/2, 1/2.
+        ("77787778", (0.625 + 0.25) / 2, (-1, 1, 1, 1)),
         # Two of four in each: p = 1/4 everywhere.
         ("7.7.7.7.", 0.25, (-1, -1, -1, -1)),
     ],
@@ -83,6 +91,63 @@ def test_counting_classes_is_counting_pairs(outcomes: list[str | None]) -> None:
     assert found.chsh == pytest.approx(s, abs=1e-12)
     # The same samples stand in all contexts, so the classical bound cannot be broken.
     assert max(s) <= 2 + 1e-12
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["7", "8", None]), st.sampled_from("wm"), st.sampled_from([0, 1])
+        ),
+        max_size=14,
+    )
+)
+def test_contexts_of_any_size(arms: list[tuple[str | None, str, int]]) -> None:
+    found = cross_check([a for a, _, _ in arms], [f for _, f, _ in arms], [s for _, _, s in arms])
+    if len({f for _, f, _ in arms}) < 2:
+        assert found.score is None
+        return
+    first = arms[0][1]
+    p = []
+    for x, y in product((0, 1), repeat=2):
+        ours = [a for a, f, s in arms if f == first and s == x]
+        theirs = [a for a, f, s in arms if f != first and s == y]
+        if ours and theirs:
+            agree = [a is not None and a == b for a in ours for b in theirs]
+            p.append(sum(agree) / len(agree))
+    mean = sum(p) / len(p)
+    if len(p) < 4:
+        assert found.chsh is None
+        assert found.score == pytest.approx((mean + min(p)) / 2, abs=1e-9)
+        return
+    e = [2 * rate - 1 for rate in p]
+    s_k = [sum(e) - 2 * correlation for correlation in e]
+    assert found.chsh == pytest.approx(s_k, abs=1e-9)
+    worst = min(1, max(0, (min(s_k) + 2) / 4))
+    assert found.score == pytest.approx((mean + worst) / 2, abs=1e-9)
+    assert max(s_k) <= 2 + 1e-9
+
+
+def test_no_fixed_answers_pass_the_classical_bound() -> None:
+    for outcomes in product(["7", "8", "9", None], repeat=4):
+        found = cross_check(outcomes, ["w", "w", "m", "m"], [0, 1, 0, 1])
+        assert found.chsh is not None
+        assert max(found.chsh) <= 2
+        assert found.score is not None
+        assert 0 <= found.score <= 1
+        # Only families that always say the same earn the whole score.
+        assert (found.score == 1) is (len(set(outcomes)) == 1 and None not in outcomes)
+
+
+def test_of_families_that_never_agree_nothing_is_left() -> None:
+    for cool, warm in product(["7", "8"], ["9", None]):
+        found = cross_check([cool, cool, warm, warm], ["w", "w", "m", "m"], [0, 1, 0, 1])
+        assert found.score == 0
+
+
+@pytest.mark.parametrize("short", [["7"], [], ["7", "7", "7"]])
+def test_one_of_each_for_every_arm(short: list[str]) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        cross_check(short, ["w", "m"], [0, 1])
 
 
 @given(OUTCOMES)

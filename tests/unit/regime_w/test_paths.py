@@ -79,6 +79,43 @@ def test_scores_by_hand(paths: list[Path], families: list[str], scores: list[flo
     assert path_scores(paths, families) == pytest.approx(scores)
 
 
+def test_copies_of_a_route_against_another_and_a_lone_arm() -> None:
+    two_routes = [GOOD] * 4 + [OTHER] * 4
+    assert path_scores(two_routes, ["w"] * 4 + ["m"] * 4) == pytest.approx([0.5] * 8)
+    # Mixed over the families, half of the peers share all: (1 + 1/2) / 2.
+    assert path_scores(two_routes, ["w", "w", "m", "m"] * 2) == pytest.approx([0.75] * 8)
+    assert path_scores([NOTHING], ["w"]) == (0,)
+    assert path_scores([GOOD, NOTHING, NOTHING], ["w"] * 3) == (1, 0, 0)
+    # Peers are weighed by their quality: (1 + 1/(1 + 1/2)) / 2, and (1 + 0) / 2 of a half.
+    weak = read_path("2 + 2 = 4", "9")
+    assert weak.quality == 0.5
+    assert path_scores([GOOD, GOOD, weak], ["w", "m", "m"]) == pytest.approx([5 / 6, 1, 0.25])
+
+
+def test_false_working_has_quality_0_and_counts_for_nobody() -> None:
+    wrong = read_path("2 + 2 = 5", "5")
+    assert (wrong.quality, wrong.results, wrong.num_equations) == (0, frozenset(), 1)
+    assert path_scores([GOOD, wrong, GOOD], ["w", "m", "m"]) == pytest.approx([1, 0, 1])
+
+
+@given(
+    st.text(st.sampled_from("0123456789+-*/=()%., \n")), st.sampled_from(["1", "-5", "1/3", None])
+)
+def test_quality_is_a_share(text: str, answer: str | None) -> None:
+    path = read_path(text, answer)
+    assert 0 <= path.quality <= 1
+    assert len(path.results) <= path.num_true <= path.num_equations
+    assert (path.quality > 0) <= (path.num_true > 0)
+    assert path_scores([path] * 4, ["w", "w", "m", "m"]) == pytest.approx([path.quality] * 4)
+
+
+@given(st.integers(0, 20))
+def test_half_of_the_steps_may_be_checks(num_more: int) -> None:
+    checks = "".join(f"{1000 + i} + 1 = {1001 + i}\n" for i in range(0, 2 * num_more, 2))
+    quality = read_path(checks + STEPS, "15").quality  # two steps are needed, the others not
+    assert quality == pytest.approx(min(1, 2 * 2 / (2 + num_more)))
+
+
 PATHS = st.builds(
     lambda quality, results: Path(
         quality=quality if results else 0.0,
