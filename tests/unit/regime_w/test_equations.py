@@ -69,6 +69,36 @@ ONE = [
     ("1 = 1 + 0 = 1", [1, 0], 1, True),
     ("(so 3 + 4 = 7)(", [3, 4], 7, True),
     ("He paid 2 * 3 = 6 a day", [2, 3], 6, True),
+    ("60 miles/hour * 2 hours = 120 miles", [60, 2], 120, True),
+    ("60 minutes / 20 minutes/lap = 3 laps", [60, 20], 3, True),
+    ("$12.50 * 2 = $25.00", [12.5, 2], 25, True),
+    (r"\$5 + \$3 = \$8", [5, 3], 8, True),
+    (r"\text{total} = 5 + 3 = 8", [5, 3], 8, True),
+    (r"5 \text{ apples} + 3 = 8", [5, 3], 8, True),
+    ("* 40 + 2 = 42", [40, 2], 42, True),
+    ("1. 40 + 2 = 42", [40, 2], 42, True),
+    ("1) 40 + 2 = 42", [40, 2], 42, True),
+    ("Step 1: 40 + 2 = 42", [40, 2], 42, True),
+    ("10 - 5 - 3 = 2", [10, 5, 3], 2, True),
+    ("3 - 5 = -2", [3, 5], -2, True),
+    ("3 - -4 = 7", [3, -4], 7, True),
+    ("3(4) = 12", [3, 4], 12, True),
+    ("2 + 3 * 4 = 14", [2, 3, 4], 14, True),
+    ("2 + 3 * 4 = 20", [2, 3, 4], 20, False),
+    ("5 + 3 = 8.0", [5, 3], 8, True),
+    ("2 + 3 = 5.5*2", [2, 3], 5.5, False),
+    ("1/3 + 1/3 = 2/3", [1, 3, 1, 3], "2/3", True),
+    ("10 / 4 = 2 1/2", [10, 4], 2.5, True),
+    ("1½ * 2 = 3", [1, 1, 2, 2], 3, True),
+    ("５ ＋ ３ ＝ ８", [5, 3], 8, True),
+    ("10% + 5% = 15%", [10, 5], 15, True),
+    ("2/3 = 66.67%", [2, 3], 66.67, True),
+    ("50% * 10 = 5", [50, 10], 5, True),
+    ("1 / 8 = 0.13", [1, 8], 0.13, True),  # a half may be rounded up
+    ("1 / 8 = 0.12", [1, 8], 0.12, True),  # or down
+    ("1 / 8 = 0.11", [1, 8], 0.11, False),
+    ("10 / 3 = 3.334", [10, 3], 3.334, False),
+    ("10 / 3 = 3.333...", [10, 3], 3.333, True),
 ]
 
 
@@ -83,7 +113,8 @@ def test_one_equation(text: str, operands: list[float], result: float, holds: bo
 NONE = [
     "", "=", "==", "1 = 1", "x = 5", "5 = x", "2x + 3 = 11", "x + 3 = 11", "3 + 4 = 7x", "3 + n = 7", "3 + 4 is 7", "3 + 4 =", "= 7",
     "3 + 4 = seven", "3 + = 7", "3 + 4\n= 7", "a) 3) + 4) = 7", "1/0 = 1", "no numbers = at all",
-    "9" * 300 + " + 1 = 2", "5 + 3 = " + "9" * 300, "f(x) = 3",
+    "9" * 300 + " + 1 = 2", "5 + 3 = " + "9" * 300, "f(x) = 3", "5! = 120", "2^3 = 8", "2 + 3 != 6", "2 + 3 >= 4", "2 + 3 ≈ 5", "3 * x = 6",
+    "half of 10 = 5", "<<3+4=7>>", "6 = 2 * 3", "2 + (3 = 5", "12 / 0 = 12", "3 + 4: = 7", "4 + 4? Yes = 8",
 ]  # fmt: skip
 
 
@@ -97,6 +128,28 @@ def test_chains_and_lines() -> None:
     assert [(e.result, e.holds) for e in found] == [
         (10, True), (5, True), (4, True), (6, True), (0, True),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("2 + 3 = 5 + 1 = 6", [(5, True), (6, True)]),
+        ("x = 3*4 = 12 = 12", [(12, True)]),
+        ("3 + 4 = 7 = 8", [(7, True)]),  # the second has nothing to compute
+        ("10 / 3 = 3.33 * 3 = 9.99", [(3.33, True), (9.99, True)]),
+        ("5 * 2 = 11 / 2 = 5.5", [(11, False), (5.5, True)]),
+        ("2+3=5. Then 5*2=10.", [(5, True), (10, True)]),
+        ("2 + 3 = 5, 5 * 2 = 11", [(5, True), (11, False)]),
+        ("1,000 + 1 = 1,001, 1,001 - 1 = 1,000", [(1001, True), (1000, True)]),
+        ("- 1 + 1 = 2\n- 2 + 2 = 4\r\n- 4 + 4 = 9", [(2, True), (4, True), (9, False)]),
+        ("3 + 4 = <<3+4=8>>7 and 7 * 2 = <<7*2=14>>14", [(7, True), (14, True)]),
+    ],
+)
+def test_one_after_another(text: str, found: list[tuple[float, bool]]) -> None:
+    equations = parse_equations(text)
+    assert [(e.result, e.holds) for e in equations] == [
+        (Fraction(str(result)), holds) for result, holds in found
+    ]
 
 
 def test_units_of_many_words_are_followed_only_so_far() -> None:
@@ -119,10 +172,15 @@ def test_no_text_raises(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["=" * 100_000, "1=" * 50_000, "(" * 100_000 + "=1", "9" * 100_000 + "=1", "<<" * 50_000, "9 " * 50_000 + "=",
-     "\\frac{" * 20_000, "a " * 50_000 + "= 1", "{" * 100_000, "1/" * 50_000 + "=", "\ud800\0=", "1 " + "/a" * 50_000],
+     "\\frac{" * 20_000, "a " * 50_000 + "= 1", "{" * 100_000, "1/" * 50_000 + "=", "\ud800\0=", "1 " + "/a" * 50_000,
+     "<<1" * 33_000 + "=", "\\text{" * 16_000 + "=", "1\\frac{" * 15_000 + "=", "½" * 50_000 + "=", "＝" * 100_000, "1 1/" * 25_000 + "=",
+     "1,111" * 20_000 + "=", "1% of " * 16_000 + "=", "1 x " * 25_000 + "=", "-" * 100_000 + "=1", ")(" * 50_000 + "=", "a-" * 50_000 + "=",
+     "1" + " " * 100_000 + "=", ". A" * 30_000 + "=", "\ud800=1" * 25_000, "1+1\0=2" * 15_000, "1+1=3 " * 16_000, "a b c = " * 12_000,
+     "1/3=0." + "3" * 100_000],
 )  # fmt: skip
 def test_long_and_odd_texts_end(text: str) -> None:
-    parse_equations(text)
+    assert 0 <= read_path(text, "1").quality <= 1
+    assert len(parse_equations(text)) <= MAX_EQUATIONS
 
 
 HUGE = "9" * 5000  # int() refuses 4300 digits and more
