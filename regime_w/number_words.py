@@ -24,7 +24,7 @@ _WORDS: dict[str, tuple[Fraction, ...]] = {
     **dict.fromkeys(("twice", "double", "couple", "pair", "both", "twin"), (Fraction(2),)),
     **dict.fromkeys(("triple", "thrice", "triplet"), (Fraction(3),)),
     **dict.fromkeys(("quadruple", "quarterly"), (Fraction(4),)),
-    **dict.fromkeys(("half", "halve", "halves", "halved"), (Fraction(2), Fraction(1, 2))),
+    **dict.fromkeys(("half", "halve", "halved"), (Fraction(2), Fraction(1, 2))),
     **dict.fromkeys(("quarter", "fourth"), (Fraction(4), Fraction(1, 4))),
     **{
         word: (Fraction(value), Fraction(1, value))
@@ -72,6 +72,8 @@ _UNITS: dict[str, tuple[int, ...]] = {
 
 _WORD = re.compile(r"[A-Za-z]+|[%$]")
 _SIGNS = {"%": "percent", "$": "dollar"}
+_PLURALS = {"inches": "inch", "centuries": "century"}
+"""Those that lose more than an s."""
 
 
 def word_numbers_in(text: str) -> frozenset[Fraction]:
@@ -93,4 +95,4 @@ def _words_of(text: str) -> set[str]:
 
 
 def _singular(word: str) -> str:
-    return word[:-1] if word.endswith("s") and word != "halves" else word
+    return _PLURALS.get(word) or word.removesuffix("s")

@@ -73,6 +73,8 @@ UNITS = [
     ("a foot", {12, 3}),
     ("six feet", {12, 3}),
     ("an inch", {12}),
+    ("5 inches", {12}),
+    ("Centuries", {100}),
     ("yards", {3}),
     ("miles", {5280}),
     ("ounces", {16}),
