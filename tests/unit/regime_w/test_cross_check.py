@@ -84,7 +84,7 @@ def test_counting_classes_is_counting_pairs(outcomes: list[str | None]) -> None:
         ]
         p[x, y] = sum(a is not None and a == b for a, b in pairs) / len(pairs)
     e = {context: 2 * rate - 1 for context, rate in p.items()}
-    s = [sum(e.values()) - 2 * e[context] for context in product((0, 1), repeat=2)]
+    s = [sum(e.values()) - 2 * correlation for correlation in e.values()]
     worst = min(1, max(0, (min(s) + 2) / 4))
     found = cross_check(outcomes, FAMILIES, SETTINGS)
     assert found.score == pytest.approx((sum(p.values()) / 4 + worst) / 2, abs=1e-12)
