@@ -283,6 +283,25 @@ def test_no_text_raises(texts: list[str]) -> None:
         assert len(arm_rewards(QUESTION, outputs(texts), texts[0], config=config)) == 8
 
 
+# int() refuses 4300 digits and more, wherever such a number stands.
+HUGE = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{HUGE} + 1 = 2\n#### 2", f"1 + 1 = {HUGE}\n#### 2", f"1 + 1 = 1 + {HUGE}\n#### 2", f"1.{HUGE} + 1 = 2\n#### 2",
+        f"{HUGE}% * 2 = 2", f"({HUGE}) * 2 = 2", f"-{HUGE} * 2 = 2", f"<<{HUGE}+1=2>>", f"#### {HUGE}", f"{HUGE}/3", f"2 {HUGE}/{HUGE} = 1",
+        f"1e{HUGE}", rf"\boxed{{{HUGE}}}", rf"{HUGE}\frac{{1}}{{2}} * 2 = 5", f"1 + 1 = 2.{HUGE}", HUGE, f"answer is {HUGE}",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("credit", ["per_arm", "shared", "difference"])
+def test_no_number_is_too_long_to_be_rewarded(text: str, credit: str) -> None:
+    config = RewardConfig.model_validate({"credit": credit})
+    assert len(arm_rewards(QUESTION, outputs([text] * 8), GOLD, config=config)) == 8
+    assert len(arm_rewards(QUESTION, outputs([RIGHT] * 8), text, config=config)) == 8
+
+
 @pytest.mark.parametrize(
     ("rewards", "selection", "places"),
     [
