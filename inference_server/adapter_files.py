@@ -1,31 +1,21 @@
-"""Adapter files: where they lie, and whether they can be served.
+"""Whether adapter files can be served: their configuration, names, shapes and values.
 
-An upload is written to a hidden folder, checked there, and renamed to its version's name only when
-it is whole and valid; a reader never sees half an adapter. No engine takes part here.
+No engine takes part here.
 """
 
-import hashlib
-import os
-import shutil
-import tempfile
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, safe_open
 
+from inference_server.adapter_folder import StagedAdapter
 from inference_server.engine import EngineTraits, LinearShape
-from inference_server.errors import field_path, invalid_adapter, too_large
+from inference_server.errors import field_path, invalid_adapter
 from inference_server.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
-MAX_ADAPTER_CONFIG_BYTES = 2**20
-
-_COPY_CHUNK_BYTES = 2**20
-INCOMING_PREFIX = ".incoming-"
 _PEFT_PREFIX = "base_model.model."
 _DTYPES = ("F32", "F16", "BF16")
 
@@ -63,74 +53,6 @@ class AdapterConfig(BaseModel):
     @classmethod
     def _none_if_empty(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         return value or None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StagedAdapter:
-    """An upload on disk that is not yet an adapter."""
-
-    folder: Path
-    config_json: bytes
-    sha256: str
-    """Hex digest of the weights file as it arrived."""
-    size_bytes: int
-
-
-class AdapterFolder:
-    """The folder that holds adapter files, one subfolder a version.
-
-    Args:
-        root: An existing folder that nobody else writes to.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def stage(self, config_json: bytes, weights: BinaryIO, max_bytes: int) -> StagedAdapter:
-        """Writes an upload through to the disk, under a name that nobody reads.
-
-        Raises:
-            ApiError: 413 where the weights have more than ``max_bytes``.
-        """
-        folder = Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=self._root))
-        try:
-            (folder / ADAPTER_CONFIG_FILE).write_bytes(config_json)
-            digest, size_bytes = hashlib.sha256(), 0
-            with (folder / ADAPTER_WEIGHTS_FILE).open("wb") as file:
-                while chunk := weights.read(_COPY_CHUNK_BYTES):
-                    size_bytes += len(chunk)
-                    if size_bytes > max_bytes:
-                        raise too_large(
-                            f"the weights have more than {max_bytes} bytes", ADAPTER_WEIGHTS_FILE
-                        )
-                    digest.update(chunk)
-                    file.write(chunk)
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            self.discard(folder)
-            raise
-        return StagedAdapter(
-            folder=folder,
-            config_json=config_json,
-            sha256=digest.hexdigest(),
-            size_bytes=size_bytes,
-        )
-
-    def commit(self, staged: StagedAdapter, name: str) -> Path:
-        """Gives a staged adapter its name, at once and for good."""
-        path = self._root / name
-        staged.folder.rename(path)
-        directory = os.open(self._root, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-        return path
-
-    def discard(self, folder: Path) -> None:
-        """Removes the folder of an upload or of a version, if it is still there."""
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConfig:

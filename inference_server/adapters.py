@@ -7,20 +7,22 @@ ones. ``policy`` is an alias that moves at once; whoever began on a version ends
 
 import asyncio
 import itertools
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from inference_server.adapter_files import (
-    AdapterConfig,
+import structlog
+
+from inference_server.adapter_files import AdapterConfig, validate_adapter
+from inference_server.adapter_folder import (
+    AdapterDamaged,
     AdapterFolder,
+    RegistryRecord,
     StagedAdapter,
-    validate_adapter,
 )
 from inference_server.engine import AdapterRejected, Engine, EngineAdapter
-from inference_server.errors import busy, conflict, invalid_adapter, not_found
+from inference_server.errors import ApiError, busy, conflict, invalid_adapter, not_found
 from inference_server.schemas import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
@@ -30,6 +32,8 @@ from inference_server.schemas import (
 )
 
 POLICY_ALIAS = "policy"
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +80,7 @@ class AdapterRegistry:
         self._seen: dict[int, _Identity] = {}
         self._retired_paths: list[Path] = []
         self._lora_ids = itertools.count(1)
+        self._next_version = 0
         self._changes = asyncio.Lock()
 
     @property
@@ -86,7 +91,42 @@ class AdapterRegistry:
     @property
     def next_version(self) -> int:
         """The lowest number above all that were ever used; 0 before the first upload."""
-        return max(self._seen, default=-1) + 1
+        return self._next_version
+
+    @property
+    def num_leases(self) -> int:
+        """Requests in flight on any version."""
+        return sum(self._num_leases(held) for held in self._versions.values())
+
+    async def restore(self) -> None:
+        """Loads the versions that an earlier start of the server has left in the folder.
+
+        What cannot be served any more (damaged, or of another base model) is set aside with a warning.
+        """
+        record = await asyncio.to_thread(self._folder.read_record)
+        stored = self._folder.stored_versions()
+        self._next_version = max([record.next_version, *(version + 1 for version in stored)])
+        newest = stored[-self._max_loaded_versions :]
+        active = record.active_version
+        if active is not None and active in stored and active not in newest:
+            newest = [active, *newest[1:]]
+        for version in stored:
+            if version in newest:
+                await self._restore(version)
+            else:
+                self._retired_paths.append(self._folder.path_of(version))
+        await self._remove_retired_files()
+        if active is not None and active in self._versions:
+            self._activate(active)
+
+    async def _restore(self, version: int) -> None:
+        try:
+            staged = await asyncio.to_thread(self._folder.open_stored, version)
+            config = await asyncio.to_thread(validate_adapter, staged, self._engine.traits)
+            await self._load(version, staged, _Identity(sha256=staged.sha256, config=config))
+        except (AdapterDamaged, AdapterRejected, ApiError) as error:
+            aside = self._folder.set_aside(version)
+            _log.warning("adapter_set_aside", version=version, reason=str(error), path=str(aside))
 
     def list(self) -> AdapterList:
         """Every version that is loaded, in order of upload."""
@@ -128,9 +168,10 @@ class AdapterRegistry:
                 created = version not in self._versions
                 if created:
                     await self._make_room()
-                    await self._load(version, staged, identity)
+                    await self._commit(version, staged, identity)
                 if activate:
                     self._activate(version)
+                await self._write_record()
                 return self._info(self._versions[version]), created
         finally:
             await asyncio.to_thread(self._folder.discard, staged.folder)
@@ -144,6 +185,7 @@ class AdapterRegistry:
         async with self._changes:
             self._find(version)
             self._activate(version)
+            await self._write_record()
             return self._info(self._versions[version])
 
     async def delete(self, version: int) -> None:
@@ -228,12 +270,10 @@ class AdapterRegistry:
         if len(self._versions) >= self._engine.traits.max_loaded_adapters:
             raise busy(f"all {len(self._versions)} loaded versions have requests in flight")
 
-    async def _load(self, version: int, staged: StagedAdapter, identity: _Identity) -> None:
-        name = adapter_name(version)
-        path = await asyncio.to_thread(self._folder.commit, staged, name)
-        adapter = EngineAdapter(lora_id=next(self._lora_ids), name=name, path=path)
+    async def _commit(self, version: int, staged: StagedAdapter, identity: _Identity) -> None:
+        path = await asyncio.to_thread(self._folder.commit, staged, version)
         try:
-            await self._engine.load(adapter)
+            await self._load(version, replace(staged, folder=path), identity)
         except BaseException as error:
             await asyncio.to_thread(self._folder.discard, path)
             if isinstance(error, AdapterRejected):
@@ -241,19 +281,30 @@ class AdapterRegistry:
                     f"the engine refused it: {error}", ADAPTER_WEIGHTS_FILE
                 ) from error
             raise
+
+    async def _load(self, version: int, stored: StagedAdapter, identity: _Identity) -> None:
+        adapter = EngineAdapter(
+            lora_id=next(self._lora_ids), name=adapter_name(version), path=stored.folder
+        )
+        await self._engine.load(adapter)
         self._versions[version] = _Version(
             version=version,
             adapter=adapter,
             identity=identity,
-            size_bytes=staged.size_bytes,
-            created_at=time.time(),
+            size_bytes=stored.size_bytes,
+            created_at=(stored.folder / ADAPTER_WEIGHTS_FILE).stat().st_mtime,
         )
         self._seen[version] = identity
-        self._engine.publish(name, adapter)
+        self._next_version = max(self._next_version, version + 1)
+        self._engine.publish(adapter.name, adapter)
 
     def _activate(self, version: int) -> None:
         self._active = version
         self._engine.publish(POLICY_ALIAS, self._versions[version].adapter)
+
+    async def _write_record(self) -> None:
+        record = RegistryRecord(active_version=self._active, next_version=self._next_version)
+        await asyncio.to_thread(self._folder.write_record, record)
 
     async def _retire(self, held: _Version) -> None:
         del self._versions[held.version]

@@ -26,8 +26,6 @@ def check_counts(request: ArmsRequest, settings: Settings) -> None:
     Raises:
         ApiError: 400, naming the field.
     """
-    if request.stream:
-        raise invalid_request("stream: streaming is not available yet", "stream")
     if len(request.questions) > settings.max_questions:
         raise invalid_request(
             f"{len(request.questions)} questions; the server takes {settings.max_questions}",

@@ -9,11 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from inference_server.schemas import FinishReason
+from inference_server.schemas import FinishReason, Priority
 
 
 class AdapterRejected(Exception):
     """The engine refused an adapter and is as it was before; the message says why."""
+
+
+class EngineDied(Exception):
+    """The engine is dead, and with it the server."""
+
+
+class NoChatTemplate(Exception):
+    """The model's tokenizer has no chat template, or one that does not take these messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +60,15 @@ class EngineAdapter:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Chat:
+    """What one arm says to the model before it answers."""
+
+    system_prompt: str
+    """No system message where empty."""
+    question: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How one completion is sampled."""
 
@@ -59,6 +76,7 @@ class Sampling:
     top_p: float
     max_tokens: int
     seed: int | None
+    priority: Priority = Priority.AD_HOC
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +94,7 @@ class Completion:
 class Engine(Protocol):
     """An engine that generates with many adapters at once.
 
-    Every method may raise what the engine raises when it is dead.
+    Every method that is awaited raises `EngineDied` once the engine is dead.
     """
 
     @property
@@ -86,6 +104,14 @@ class Engine(Protocol):
 
     async def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, with the special tokens that the tokenizer adds by default."""
+        ...
+
+    async def encode_chats(self, chats: Sequence[Chat]) -> list[list[int]]:
+        """Token ids of each chat through the model's template, up to where the answer begins.
+
+        Raises:
+            NoChatTemplate: The model has none that fits.
+        """
         ...
 
     async def generate(
@@ -110,8 +136,8 @@ class Engine(Protocol):
         """Asks the engine itself for the ``lora_id`` of every adapter that it holds."""
         ...
 
-    def num_requests(self, adapter: EngineAdapter) -> int:
-        """Unfinished requests on the adapter, from any route."""
+    def num_requests(self, adapter: EngineAdapter | None = None) -> int:
+        """Unfinished requests from any route, on one adapter or over all."""
         ...
 
     def publish(self, name: str, adapter: EngineAdapter) -> None:

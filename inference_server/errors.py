@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from inference_server.engine import EngineDied
 from inference_server.schemas import ErrorBody, ErrorResponse
 
 # Segments of a pydantic location that name a place of the request or a branch of a union
@@ -32,12 +33,16 @@ class ErrorType(StrEnum):
     INVALID_ADAPTER = "invalid_adapter"
     """An uploaded adapter cannot be served; nothing was changed."""
     UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    """The server is not set up to do that for anybody."""
     NOT_FOUND = "not_found"
     CONFLICT = "conflict"
     """The request contradicts what the server holds."""
     TOO_LARGE = "too_large"
     BUSY = "busy"
     """Too much is in flight; the same request may succeed later."""
+    TIMEOUT = "timeout"
+    """It took longer than the request or the server allows, and was aborted."""
     ENGINE = "engine"
     """The engine failed or does not answer."""
 
@@ -106,6 +111,16 @@ def busy(message: str, retry_after_s: int = 1) -> ApiError:
     )
 
 
+def forbidden(message: str, param: str) -> ApiError:
+    """403: what ``param`` names is out of bounds."""
+    return ApiError(HTTPStatus.FORBIDDEN, ErrorType.FORBIDDEN, message, param=param)
+
+
+def timed_out(message: str) -> ApiError:
+    """504: aborted at its deadline."""
+    return ApiError(HTTPStatus.GATEWAY_TIMEOUT, ErrorType.TIMEOUT, message)
+
+
 def engine_unavailable(message: str) -> ApiError:
     """503: the engine does not answer."""
     return ApiError(HTTPStatus.SERVICE_UNAVAILABLE, ErrorType.ENGINE, message)
@@ -150,9 +165,13 @@ class ErrorRoute(APIRoute):
             try:
                 return await handle(request)
             except ApiError as error:
-                return error.response()
+                answer = error
             except RequestValidationError as error:
-                return _from_validation(error).response()
+                answer = _from_validation(error)
+            except EngineDied as error:
+                answer = engine_unavailable(str(error))
+            request.app.state.regime_w.metrics.rejects.labels(answer.body.type).inc()
+            return answer.response()
 
         return handle_with_our_errors
 

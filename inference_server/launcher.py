@@ -16,10 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from inference_server.engine import EngineDied
 from inference_server.settings import Settings, SettingsError, load_settings
 from inference_server.state_dir import claim_state_dir
 
 _USAGE_EXIT_CODE = 2
+_FAILED_EXIT_CODE = 1
 _PLUGIN_NAME = "regime_w"
 # A Hub id is "name" or "owner/name".
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -30,6 +32,7 @@ Every setting may also come from the environment (REGIME_W_PORT=8000) or from th
 Every flag of "vllm serve" works too, and wins over what this server sets by itself:
   --enable-lora --max-lora-rank 16 --max-loras N --max-cpu-loras N+1 (N: max-loaded-versions)
   --logprobs-mode processed_logprobs --generation-config vllm
+  --scheduling-policy priority --disable-uvicorn-access-log
   on a CPU: --dtype float32 --enforce-eager --block-size 32 --no-enable-chunked-prefill
             --max-num-batched-tokens 8192
 """
@@ -42,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Command line without the program's name; None takes the process's.
 
     Returns:
-        Exit code: 0 after Ctrl-C or SIGTERM, 2 where the command line or the settings are at fault.
+        Exit code: 0 after Ctrl-C or SIGTERM, 1 where the engine died, 2 where the command line or the
+        settings are at fault.
     """
     flags, vllm_flags = _parse_flags(sys.argv[1:] if argv is None else list(argv))
     try:
@@ -65,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"inference_server: {error}", file=sys.stderr)  # noqa: T201 - a command's own message
         return _USAGE_EXIT_CODE
+    except EngineDied as error:
+        print(f"inference_server: {error}", file=sys.stderr)  # noqa: T201
+        return _FAILED_EXIT_CODE
     return 0
 
 

@@ -4,11 +4,13 @@ vLLM makes the plugin itself, without arguments; the launcher hands the settings
 namespace of arguments.
 """
 
+import asyncio
 from argparse import Namespace
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from prometheus_client import REGISTRY
 from starlette.datastructures import State
 
 from inference_server.routes import attach_routes
@@ -17,6 +19,10 @@ from inference_server.settings import Settings
 from inference_server.vllm_engine import VllmEngine
 
 SETTINGS_ATTRIBUTE = "regime_w_settings"
+SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
+
+# vLLM registers them whatever its settings; they would stop or resize the engine.
+_CONTROL_ROUTES = frozenset({"/scale_elastic_ep", "/is_scaling_elastic_ep"})
 
 
 class RegimeWPlugin:
@@ -27,13 +33,20 @@ class RegimeWPlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds the routes; the engine is not known yet."""
+        app.router.routes[:] = [
+            route
+            for route in app.router.routes
+            if getattr(route, "path", "") not in _CONTROL_ROUTES
+        ]
         attach_routes(app, _settings(app.state.args))
         app.add_api_route("/v1/models", list_models, methods=["GET"])
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Puts the service behind the routes."""
         engine = VllmEngine(engine_client, state.openai_serving_models)
-        state.regime_w = Service.start(engine, _settings(args))
+        state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
+        # Kept, since a task that nobody holds may be collected.
+        self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))
 
 
 async def list_models(request: Request) -> JSONResponse:

@@ -43,6 +43,14 @@ class FinishReason(StrEnum):
     """The engine gave the request up; never train on it."""
 
 
+class Priority(StrEnum):
+    """Whose requests the engine takes first when it cannot run all."""
+
+    AD_HOC = "ad_hoc"
+    """Somebody waits for the answer: scheduled ahead of rollouts."""
+    ROLLOUT = "rollout"
+
+
 class Question(_Request):
     """One question; ``gold`` is only read where ``score`` is asked for."""
 
@@ -64,10 +72,17 @@ class ArmsRequest(_Request):
     """Null costs nothing: no per-request generator is made in the engine."""
     policy: Literal["latest", "base"] | int = "latest"
     """``latest`` is the active version at the moment a group starts."""
+    prompt_format: Literal["plain", "chat"] = "plain"
+    """``plain`` joins system prompt and question; ``chat`` puts both through the model's chat template."""
     return_tokens: bool = True
     """Whether token ids and logprobs are returned beside the text."""
     score: bool = False
+    """Whether each group comes with its Regime W scores and consensus answer."""
     stream: bool = False
+    """Whether each group is sent when it is finished, a line of NDJSON each."""
+    priority: Priority = Priority.AD_HOC
+    timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Whole request; null is the server's own limit, which also bounds it."""
 
 
 class ArmCompletion(_Response):
@@ -96,6 +111,9 @@ class GroupScores(_Response):
     s_cf: float | None
     s_wm: float | None
     answers: list[str | None]
+    """Per arm completion, canonical; null where it gives none."""
+    consensus: str | None
+    """The answer that most completions give, of two the earlier; null where none gives any."""
     correct: list[bool] | None
     """Per arm completion; null where the question carried no gold answer."""
 
@@ -127,6 +145,24 @@ class ArmsResponse(_Response):
     usage: Usage
 
 
+class StreamEnd(_Response):
+    """Last line of a streamed answer, after a line per `ArmGroup`; an `ErrorResponse` where it failed."""
+
+    policy_version: int | None
+    """As in `ArmsResponse`."""
+    boot_id: str
+    usage: Usage
+
+
+class AdapterPath(_Request):
+    """Body of ``PUT /v1/adapters/{version}`` where the files already lie on a volume of the server."""
+
+    path: str = Field(min_length=1, max_length=4096)
+    """Folder with both files, below the server's ``--adapter-root``; absolute, or relative to it."""
+    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$")
+    """Hex digest of the weights file."""
+
+
 class AdapterInfo(_Response):
     """One adapter version as the server holds it."""
 
@@ -155,10 +191,13 @@ class Limits(_Response):
     max_model_len_tokens: int
     max_lora_rank: int
     max_groups_in_flight: int
+    """Of either priority."""
     max_questions: int
     max_samples_per_arm: int
     max_adapter_bytes: int
+    max_body_bytes: int
     max_loaded_versions: int
+    max_request_s: float
 
 
 class ServerStatus(_Response):
@@ -174,6 +213,8 @@ class ServerStatus(_Response):
     """The lowest number above all that were ever used here: free for the next upload."""
     versions: list[AdapterInfo]
     groups_in_flight: int
+    requests_in_flight: int
+    """Completions that the engine has not finished, of every route."""
     limits: Limits
 
 

@@ -5,16 +5,20 @@ import uuid
 from dataclasses import dataclass
 from typing import Self
 
-from inference_server.adapter_files import AdapterFolder
+from prometheus_client import CollectorRegistry
+
+from inference_server.adapter_folder import AdapterFolder
 from inference_server.adapters import AdapterRegistry
-from inference_server.engine import Engine
+from inference_server.engine import Engine, EngineDied, Sampling
 from inference_server.errors import engine_unavailable
 from inference_server.generation import ArmsGenerator
+from inference_server.metrics import ServerMetrics
 from inference_server.schemas import Limits, ServerStatus
 from inference_server.settings import Settings
 
 # The engine answers between two of its steps; on a CPU a step with long prompts takes seconds.
-_ENGINE_ANSWERS_WITHIN_S = 30.0
+ENGINE_ANSWERS_WITHIN_S = 30.0
+_WARM_UP = Sampling(temperature=1.0, top_p=0.9, max_tokens=2, seed=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,43 +31,64 @@ class Service:
     folder: AdapterFolder
     adapters: AdapterRegistry
     generator: ArmsGenerator
+    metrics: ServerMetrics
 
     @classmethod
-    def start(cls, engine: Engine, settings: Settings) -> Self:
-        """Puts a service around a running engine.
+    async def start(cls, engine: Engine, settings: Settings, registry: CollectorRegistry) -> Self:
+        """Puts a service around a running engine, with the adapters that the last one left.
 
         Args:
             engine: Without adapters.
             settings: With ``state_dir`` set, to a folder that is this server's alone.
+            registry: Where its metrics are registered.
         """
         if settings.state_dir is None:
             raise ValueError("settings.state_dir must be set")
-        boot_id = uuid.uuid4().hex
+        # The first completion compiles kernels, for seconds: before the server says that it is healthy.
+        await engine.generate([0], _WARM_UP, None)
         folder = AdapterFolder(settings.state_dir)
         adapters = AdapterRegistry(engine, folder, settings.max_loaded_versions)
+        await adapters.restore()
+        metrics = ServerMetrics(registry)
+        metrics.active_version.set_function(
+            lambda: -1 if adapters.active_version is None else adapters.active_version
+        )
+        metrics.versions.set_function(lambda: len(adapters.list().adapters))
+        metrics.leases.set_function(lambda: adapters.num_leases)
         return cls(
             settings=settings,
-            boot_id=boot_id,
+            boot_id=uuid.uuid4().hex,
             engine=engine,
             folder=folder,
             adapters=adapters,
-            generator=ArmsGenerator(engine, adapters, settings, boot_id),
+            generator=ArmsGenerator(engine, adapters, settings, metrics),
+            metrics=metrics,
         )
 
+    async def check_engine(self) -> None:
+        """Asks the engine's own loop, so that a dead or hung one is noticed.
+
+        Raises:
+            ApiError: 503 where it is dead or does not answer.
+        """
+        try:
+            async with asyncio.timeout(ENGINE_ANSWERS_WITHIN_S):
+                await self.engine.loaded_ids()
+        except TimeoutError as error:
+            raise engine_unavailable(
+                f"the engine did not answer within {ENGINE_ANSWERS_WITHIN_S:g} s"
+            ) from error
+        except EngineDied as error:
+            raise engine_unavailable(f"the engine is dead: {error}") from error
+
     async def status(self) -> ServerStatus:
-        """State of the server; asks the engine, so that a dead one is noticed.
+        """State of the server.
 
         Raises:
             ApiError: 503 where the engine does not answer.
         """
-        try:
-            async with asyncio.timeout(_ENGINE_ANSWERS_WITHIN_S):
-                await self.engine.loaded_ids()
-        except TimeoutError as error:
-            raise engine_unavailable(
-                f"the engine did not answer within {_ENGINE_ANSWERS_WITHIN_S:g} s"
-            ) from error
-        adapters, traits = self.adapters.list(), self.engine.traits
+        await self.check_engine()
+        adapters, traits, settings = self.adapters.list(), self.engine.traits, self.settings
         return ServerStatus(
             boot_id=self.boot_id,
             base_model=traits.base_model,
@@ -72,13 +97,16 @@ class Service:
             next_version=self.adapters.next_version,
             versions=adapters.adapters,
             groups_in_flight=self.generator.num_groups_in_flight,
+            requests_in_flight=self.engine.num_requests(),
             limits=Limits(
                 max_model_len_tokens=traits.max_model_len_tokens,
                 max_lora_rank=traits.max_lora_rank,
-                max_groups_in_flight=self.settings.max_groups_in_flight,
-                max_questions=self.settings.max_questions,
-                max_samples_per_arm=self.settings.max_samples_per_arm,
-                max_adapter_bytes=self.settings.max_adapter_bytes,
-                max_loaded_versions=self.settings.max_loaded_versions,
+                max_groups_in_flight=settings.max_groups_in_flight,
+                max_questions=settings.max_questions,
+                max_samples_per_arm=settings.max_samples_per_arm,
+                max_adapter_bytes=settings.max_adapter_bytes,
+                max_body_bytes=settings.max_body_bytes,
+                max_loaded_versions=settings.max_loaded_versions,
+                max_request_s=settings.max_request_s,
             ),
         )

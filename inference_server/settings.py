@@ -32,7 +32,9 @@ class Settings(BaseModel):
     api_key: SecretStr | None = None
     """Key that every route but /health asks for. From REGIME_W_API_KEY or the file: flags show in ps."""
     state_dir: Path | None = None
-    """Folder for adapter files, emptied of them at start. Default: a fresh temporary folder."""
+    """Folder that keeps the adapters over restarts. Default: a temporary one, gone when the server is."""
+    adapter_root: Path | None = None
+    """Folder below which adapters may be loaded by path. Default: none may."""
     max_loaded_versions: int = Field(default=4, ge=2, le=64)
     """Adapter versions held at once; a newer one retires the oldest that nothing uses."""
     max_adapter_bytes: int = Field(default=2**30, ge=1)
@@ -42,7 +44,13 @@ class Settings(BaseModel):
     max_samples_per_arm: int = Field(default=16, ge=1)
     """Most samples of each arm in one request."""
     max_groups_in_flight: int = Field(default=512, ge=1)
-    """Most groups (questions) in flight over all requests; beyond, requests get 429."""
+    """Most groups (questions) in flight of either priority; beyond, requests get 429."""
+    max_body_bytes: int = Field(default=2**25, ge=1)
+    """Largest body of any request but an upload, in bytes."""
+    max_request_s: float = Field(default=900.0, gt=0)
+    """Longest time for one request to /v1/arms/generate, in seconds; then it is aborted with 504."""
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    """After SIGTERM, how long requests in flight may still take, in seconds."""
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Self:

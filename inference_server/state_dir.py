@@ -1,4 +1,4 @@
-"""The folder that a running server keeps its adapter files in. Loads neither torch nor vllm."""
+"""The folder that a server keeps its adapter files in. Loads neither torch nor vllm."""
 
 import fcntl
 import shutil
@@ -9,16 +9,15 @@ from pathlib import Path
 
 from inference_server.settings import SettingsError
 
-# Folders of versions, and of uploads that were not finished.
-_OURS = ("policy-*", ".incoming-*")
+# Uploads that were not finished.
+_LEFTOVERS = ".incoming-*"
 
 
 @contextmanager
 def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
     """Holds a folder for this server alone.
 
-    Adapters of an earlier start are removed: a server starts without any, and the trainer pushes
-    again when it sees the new boot id.
+    Adapters of an earlier start stay; the registry loads them again.
 
     Args:
         state_dir: The folder, made where it does not exist; None takes a fresh temporary one, which
@@ -43,7 +42,6 @@ def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
             raise SettingsError(
                 f"--state-dir {state_dir}: another server uses it; give each its own"
             ) from error
-        for pattern in _OURS:
-            for leftover in state_dir.glob(pattern):
-                shutil.rmtree(leftover)
+        for leftover in state_dir.glob(_LEFTOVERS):
+            shutil.rmtree(leftover)
         yield state_dir.resolve()

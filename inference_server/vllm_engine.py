@@ -8,26 +8,35 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
+from jinja2 import TemplateError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.renderers.params import TokenizeParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.detokenizer import uses_fast_detokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from inference_server.engine import (
     AdapterRejected,
+    Chat,
     Completion,
     EngineAdapter,
+    EngineDied,
     EngineTraits,
     LinearShape,
+    NoChatTemplate,
     Sampling,
 )
-from inference_server.schemas import FinishReason
+from inference_server.schemas import FinishReason, Priority
 
 # vLLM also says "error" and "repetition": ends that no one sampled.
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+# Lower is sooner; requests of the OpenAI routes have 0 where they do not say.
+_PRIORITIES = {Priority.AD_HOC: 0, Priority.ROLLOUT: 1}
 
 
 class VllmEngine:
@@ -54,8 +63,12 @@ class VllmEngine:
             lora_dtype=str(lora_config.lora_dtype).removeprefix("torch."),
             linear_shapes=_linear_shapes(config.model_config.hf_config),
         )
+        self._has_priorities = config.scheduler_config.policy == "priority"
+        self._tokenizer = client.get_tokenizer()
+        self._detokenizes = uses_fast_detokenizer(self._tokenizer)
         # Without a length: prompts that are too long are refused by us, with the question's id.
-        self._tokenize_params = TokenizeParams(max_total_tokens=None, add_special_tokens=True)
+        self._plain_params = TokenizeParams(max_total_tokens=None, add_special_tokens=True)
+        self._rendered_params = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
 
     @property
     def traits(self) -> EngineTraits:
@@ -64,10 +77,33 @@ class VllmEngine:
 
     async def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, by vLLM's own tokenizer threads."""
+        return await self._tokenize(texts, self._plain_params)
+
+    async def encode_chats(self, chats: Sequence[Chat]) -> list[list[int]]:
+        """Token ids of each chat; the template writes the special tokens itself.
+
+        Raises:
+            NoChatTemplate: The model has none that fits.
+        """
+        return await self._tokenize([self._render(chat) for chat in chats], self._rendered_params)
+
+    async def _tokenize(self, texts: Sequence[str], params: TokenizeParams) -> list[list[int]]:
         prompts = await self._client.renderer.tokenize_prompts_async(
-            [{"prompt": text} for text in texts], self._tokenize_params
+            [{"prompt": text} for text in texts], params
         )
         return [list(prompt["prompt_token_ids"]) for prompt in prompts]
+
+    def _render(self, chat: Chat) -> str:
+        messages = [{"role": "user", "content": chat.question}]
+        if chat.system_prompt:
+            messages.insert(0, {"role": "system", "content": chat.system_prompt})
+        try:
+            rendered: str = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except (ValueError, TemplateError) as error:
+            raise NoChatTemplate(str(error).partition("\n")[0]) from error
+        return rendered
 
     async def generate(
         self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
@@ -80,28 +116,41 @@ class VllmEngine:
             seed=sampling.seed,
             logprobs=0,
             flat_logprobs=True,
+            # vLLM would turn every token into text twice, step by step: for the text, and beside its
+            # logprob. The text is wanted once, at the end.
+            detokenize=not self._detokenizes,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        outputs = [
-            output
-            async for output in self._client.generate(
-                tokens_input(prompt_token_ids),
-                params,
-                f"arms-{uuid.uuid4().hex}",
-                lora_request=None if adapter is None else _lora_request(adapter),
-            )
-        ]
+        try:
+            outputs = [
+                output
+                async for output in self._client.generate(
+                    tokens_input(prompt_token_ids),
+                    params,
+                    f"arms-{uuid.uuid4().hex}",
+                    lora_request=None if adapter is None else _lora_request(adapter),
+                    priority=_PRIORITIES[sampling.priority] if self._has_priorities else 0,
+                )
+            ]
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
         (completed,) = outputs  # FINAL_ONLY: one output, when all is sampled
         output = completed.outputs[0]
         token_ids = list(output.token_ids)
         flat = output.logprobs
         if list(flat.token_ids) != token_ids:
             raise RuntimeError(f"{len(flat)} logprobs for {len(token_ids)} sampled tokens")
+        finish_reason = _FINISH_REASONS.get(output.finish_reason, FinishReason.ABORT)
+        text = output.text
+        if self._detokenizes:
+            # Without stop strings, what ended it is a token, and the text ends before it.
+            said = token_ids[:-1] if finish_reason is FinishReason.STOP else token_ids
+            text = _decode(self._tokenizer, prompt_token_ids, said)
         return Completion(
-            text=output.text,
+            text=text,
             token_ids=token_ids,
             logprobs=list(flat.logprobs),
-            finish_reason=_FINISH_REASONS.get(output.finish_reason, FinishReason.ABORT),
+            finish_reason=finish_reason,
         )
 
     async def load(self, adapter: EngineAdapter) -> None:
@@ -112,8 +161,8 @@ class VllmEngine:
         """
         try:
             await self._client.add_lora(_lora_request(adapter))
-        except EngineDeadError:
-            raise
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
         except Exception as error:  # vLLM's utility calls hand every refusal on as a bare Exception
             raise AdapterRejected(str(error)) from error
         if adapter.lora_id not in await self.loaded_ids():
@@ -125,12 +174,18 @@ class VllmEngine:
 
     async def loaded_ids(self) -> set[int]:
         """Asks the engine itself for the ``lora_id`` of every adapter that it holds."""
-        return set(await self._client.list_loras())
+        try:
+            await self._client.check_health()
+            return set(await self._client.list_loras())
+        except EngineDeadError as error:
+            raise EngineDied(str(error)) from error
 
-    def num_requests(self, adapter: EngineAdapter) -> int:
-        """Unfinished requests on the adapter, from any route."""
-        states = self._client.output_processor.request_states.values()
-        return sum(state.lora_name == adapter.name for state in states)
+    def num_requests(self, adapter: EngineAdapter | None = None) -> int:
+        """Unfinished requests from any route, on one adapter or over all."""
+        states = self._client.output_processor.request_states
+        if adapter is None:
+            return len(states)
+        return sum(state.lora_name == adapter.name for state in states.values())
 
     def publish(self, name: str, adapter: EngineAdapter) -> None:
         """Serves an adapter under ``name`` in the OpenAI routes, from the next request on."""
@@ -145,6 +200,22 @@ def _lora_request(adapter: EngineAdapter) -> Any:
     return LoRARequest(
         lora_name=adapter.name, lora_int_id=adapter.lora_id, lora_path=str(adapter.path)
     )
+
+
+def _decode(tokenizer: Any, prompt_token_ids: Sequence[int], token_ids: Sequence[int]) -> str:
+    """The text that follows the prompt, as vLLM's own routes give it.
+
+    A token's text depends on what stands before it (a leading space, a character of several tokens), so
+    the stream begins with the prompt.
+    """
+    stream = tokenizers.decoders.DecodeStream(ids=list(prompt_token_ids), skip_special_tokens=True)
+    backend = tokenizer._tokenizer
+    try:
+        return "".join(stream.step(backend, token_id) or "" for token_id in token_ids)
+    # The stream raises bare Exceptions, on text whose bytes are no UTF-8 and ids beyond the vocabulary.
+    except Exception:
+        text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
 
 
 def _linear_shapes(hf_config: Any) -> Mapping[str, LinearShape]:

@@ -71,6 +71,9 @@ class ServerConfig(Section):
     """Longest wait for one answer of the server."""
     retry_for_s: Annotated[float, Field(ge=0)] = 60.0
     """How long a request is retried while the server cannot be reached or is busy."""
+    push_by_path: bool = False
+    """Tell the server where an adapter lies instead of uploading it; needs a volume that both see under
+    one path, and the server's --adapter-root."""
 
 
 class RolloutConfig(Section):

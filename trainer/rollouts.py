@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from anyio.from_thread import BlockingPortal
 
-from inference_server.schemas import ArmGroup, ArmsRequest, FinishReason, Question
+from inference_server.schemas import ArmGroup, ArmsRequest, FinishReason, Priority, Question
 from regime_w import ArmOutput, GroupScores, RewardConfig, reward_group, select_arms
 from trainer.batch import Sample
 from trainer.client import ArmsClient
@@ -200,6 +200,8 @@ class RolloutPipeline:
             # The server mixes in the question, the arm and the sample; the salt tells epochs apart.
             seed=None if self._rollout.seed is None else self._rollout.seed * 1_000_003 + salt,
             policy=version,
+            # Somebody who asks the policy a question does not wait for a whole batch.
+            priority=Priority.ROLLOUT,
         )
         num_dropped = 0
         while True:

@@ -13,14 +13,18 @@ import httpx
 import pytest
 import torch
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 from safetensors.torch import save
 
 from inference_server.engine import (
     AdapterRejected,
+    Chat,
     Completion,
     EngineAdapter,
+    EngineDied,
     EngineTraits,
     LinearShape,
+    NoChatTemplate,
     Sampling,
 )
 from inference_server.routes import attach_routes
@@ -54,7 +58,10 @@ class FakeEngine:
         self.num_encoded = 0
         self.reject: str | None = None
         self.break_completion: Callable[[Completion], Completion] = lambda completion: completion
+        self.hangs = False
         self.dead = False
+        self.has_chat_template = True
+        self.samplings: list[Sampling] = []
         self.open = asyncio.Event()
         """Completions end only while it is set."""
         self.open.set()
@@ -72,9 +79,17 @@ class FakeEngine:
         self.num_encoded += len(texts)
         return [list(text.encode()) for text in texts]
 
+    async def encode_chats(self, chats: Sequence[Chat]) -> list[list[int]]:
+        if not self.has_chat_template:
+            raise NoChatTemplate("there is none")
+        return await self.encode([f"<{c.system_prompt}>{c.question}:" for c in chats])
+
     async def generate(
         self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
     ) -> Completion:
+        if self.dead:
+            raise EngineDied("it was killed")
+        self.samplings.append(sampling)
         name = "" if adapter is None else adapter.name
         if adapter is not None:
             assert adapter.lora_id in self.loaded
@@ -113,12 +128,14 @@ class FakeEngine:
         del self.loaded[adapter.lora_id]
 
     async def loaded_ids(self) -> set[int]:
-        if self.dead:
+        if self.hangs:
             await asyncio.Event().wait()
+        if self.dead:
+            raise EngineDied("it was killed")
         return set(self.loaded)
 
-    def num_requests(self, adapter: EngineAdapter) -> int:
-        return self.in_flight[adapter.name]
+    def num_requests(self, adapter: EngineAdapter | None = None) -> int:
+        return self._num_in_flight(None if adapter is None else adapter.name)
 
     def publish(self, name: str, adapter: EngineAdapter) -> None:
         self.served[name] = adapter
@@ -217,8 +234,8 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def service(engine: FakeEngine, settings: Settings) -> Service:
-    return Service.start(engine, settings)
+async def service(engine: FakeEngine, settings: Settings) -> Service:
+    return await Service.start(engine, settings, CollectorRegistry())
 
 
 @pytest.fixture

@@ -114,13 +114,17 @@ def test_the_key_is_not_shown():
     assert settings.api_key.get_secret_value() == "s3cret"
 
 
-def test_a_state_folder_is_emptied_of_adapters_and_held_by_one_server(tmp_path):
+def test_a_state_folder_keeps_adapters_and_is_held_by_one_server(tmp_path):
     folder = tmp_path / "state"
     (folder / "policy-000001").mkdir(parents=True)
     (folder / ".incoming-x").mkdir()
     (folder / "notes.txt").touch()
     with claim_state_dir(folder) as claimed:
-        assert sorted(path.name for path in claimed.iterdir()) == [".lock", "notes.txt"]
+        assert sorted(path.name for path in claimed.iterdir()) == [
+            ".lock",
+            "notes.txt",
+            "policy-000001",
+        ]
         with pytest.raises(SettingsError, match="another server"), claim_state_dir(folder):
             pass
     with claim_state_dir(folder):

@@ -38,6 +38,7 @@ STATUS = {
     "versions": [ADAPTER],
     "next_version": 13,
     "groups_in_flight": 0,
+    "requests_in_flight": 0,
     "limits": {
         "max_model_len_tokens": 1,
         "max_lora_rank": 1,
@@ -45,6 +46,8 @@ STATUS = {
         "max_questions": 1,
         "max_samples_per_arm": 1,
         "max_adapter_bytes": 1,
+        "max_body_bytes": 1,
+        "max_request_s": 1.0,
         "max_loaded_versions": 1,
     },
 }

@@ -70,6 +70,7 @@ class FakeServer:
             next_version=self.next_version,
             versions=list(self.versions.values()),
             groups_in_flight=0,
+            requests_in_flight=0,
             limits=Limits(
                 max_model_len_tokens=1024,
                 max_lora_rank=16,
@@ -77,6 +78,8 @@ class FakeServer:
                 max_questions=64,
                 max_samples_per_arm=8,
                 max_adapter_bytes=1,
+                max_body_bytes=1,
+                max_request_s=1.0,
                 max_loaded_versions=4,
             ),
         )

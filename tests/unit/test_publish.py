@@ -43,6 +43,7 @@ class FakeClient:
                 "versions": [],
                 "next_version": self.next_version,
                 "groups_in_flight": 0,
+                "requests_in_flight": 0,
                 "limits": {
                     "max_model_len_tokens": 1,
                     "max_lora_rank": 1,
@@ -50,6 +51,8 @@ class FakeClient:
                     "max_questions": 1,
                     "max_samples_per_arm": 1,
                     "max_adapter_bytes": 1,
+                    "max_body_bytes": 1,
+                    "max_request_s": 1.0,
                     "max_loaded_versions": 1,
                 },
             }

@@ -16,6 +16,7 @@ from inference_server.schemas import (
     ArmsRequest,
     ArmsResponse,
     FinishReason,
+    Priority,
     Question,
     Usage,
 )
@@ -188,6 +189,7 @@ def test_a_request_is_one_question_of_one_version_without_its_answer(
             max_tokens=17,
             seed=None,
             policy=12,
+            priority=Priority.ROLLOUT,
         )
     ]
     assert client.requests[0].return_tokens

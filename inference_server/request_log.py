@@ -1,0 +1,76 @@
+"""One structured log line a request, under an id that the client may choose.
+
+Lines are JSON on standard error; ``request_id`` is in each of them, and in the answer's header.
+"""
+
+import re
+import sys
+import time
+import uuid
+from http import HTTPStatus
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID_HEADER = "X-Request-Id"
+
+# What a log line and a header can hold as it is; anything else gets an id of ours.
+_CLIENT_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+# Asked for every few seconds by probes; worth a line only when they fail.
+_QUIET_PATHS = frozenset({"/health", "/metrics", "/v1/status"})
+
+log = structlog.get_logger("inference_server")
+
+
+def configure_logging() -> None:
+    """Makes structlog write a JSON object a line to standard error."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+class RequestLog:
+    """ASGI middleware: gives each request its id and logs how it ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on and logs it when it is over."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        request_id = given if _CLIENT_ID.fullmatch(given) else uuid.uuid4().hex
+        # Without an answer the server has failed, or the client has gone.
+        status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+        started = time.monotonic()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                if status >= HTTPStatus.BAD_REQUEST or scope["path"] not in _QUIET_PATHS:
+                    log.info(
+                        "request",
+                        method=scope["method"],
+                        path=scope["path"],
+                        status=status,
+                        seconds=round(time.monotonic() - started, 4),
+                    )
