@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -54,19 +54,18 @@ class OfflineEngine:
 
 @contextmanager
 def offline_engine(
-    model: Path, engine_arguments: dict[str, Any], *, plugins: str, cores: str
+    model: Path, engine_arguments: dict[str, Any], environment: Mapping[str, str]
 ) -> Iterator[OfflineEngine]:
     """An engine that is ready, in a process that ends with the block.
 
     Args:
         model: Base model.
         engine_arguments: Of ``vllm.LLM``.
-        plugins: ``VLLM_PLUGINS`` of that process; ours is ``regime_w``.
-        cores: ``VLLM_CPU_OMP_THREADS_BIND`` of that process.
+        environment: Variables of that process, over those of this one.
     """
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=_serve, args=(theirs, model, engine_arguments, plugins, cores)
+        target=_serve, args=(theirs, model, engine_arguments, environment)
     )
     process.start()
     theirs.close()
@@ -85,17 +84,10 @@ def offline_engine(
 
 
 def _serve(
-    connection: Connection, model: Path, arguments: dict[str, Any], plugins: str, cores: str
+    connection: Connection, model: Path, arguments: dict[str, Any], environment: Mapping[str, str]
 ) -> None:
     os.setsid()
-    os.environ |= {
-        "VLLM_PLUGINS": plugins,
-        "VLLM_CPU_OMP_THREADS_BIND": cores,
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_LOGGING_LEVEL": "WARNING",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
+    os.environ |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", **environment}
     # vllm takes many seconds to import, and reads its environment then.
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest

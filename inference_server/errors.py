@@ -19,9 +19,8 @@ from starlette.exceptions import HTTPException
 from inference_server.engine import EngineDied
 from inference_server.schemas import ErrorBody, ErrorResponse
 
-# Segments of a pydantic location that name a place of the request or a branch of a union
-# rather than a field of the body.
-_NOT_A_FIELD = frozenset({"body", "path", "query", "str", "int", "float", "bool"})
+# Segments of a pydantic location that name a branch of a union rather than a field of the body.
+_NOT_A_FIELD = frozenset({"str", "int", "float", "bool"})
 _WRONG_BRANCH = frozenset({"string_type", "model_type", "model_attributes_type"})
 
 
@@ -146,7 +145,8 @@ def _from_validation(error: RequestValidationError) -> ApiError:
     detail = next((d for d in details if d["type"] not in _WRONG_BRANCH), details[0])
     if detail["type"] == "json_invalid":
         return invalid_request(f"the body is not JSON: {detail['ctx']['error']}")
-    param = field_path(detail["loc"]) or None
+    # The first segment is the place of the request: body, path, query.
+    param = field_path(detail["loc"][1:]) or None
     return invalid_request(f"{param or 'body'}: {detail['msg']}", param)
 
 

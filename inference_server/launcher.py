@@ -34,7 +34,7 @@ Every flag of "vllm serve" works too, and wins over what this server sets by its
   --logprobs-mode processed_logprobs --generation-config vllm
   --scheduling-policy priority --disable-uvicorn-access-log
   on a CPU: --dtype float32 --enforce-eager --block-size 32 --no-enable-chunked-prefill
-            --max-num-batched-tokens 8192
+            --max-num-batched-tokens 8192 --max-num-seqs 256
 """
 
 

@@ -40,7 +40,7 @@ _CLIENT_CLOSED_REQUEST = 499
 _T = TypeVar("_T")
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # async, or FastAPI takes a thread for it
     service: Service = request.app.state.regime_w
     return service
 
@@ -166,7 +166,7 @@ async def health(request: Request) -> Response:
     vLLM's own looks at a flag, which a hung engine does not set.
     """
     try:
-        await _service(request).check_engine()
+        await (await _service(request)).check_engine()
     except ApiError as error:
         return error.response()
     return Response()

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 import transformers
@@ -18,6 +18,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.system_utils import decorate_logs
 
 from inference_server.adapters import POLICY_ALIAS
+from inference_server.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
 from inference_server.engine import EngineDied
 from inference_server.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUTE, RegimeWPlugin
 from inference_server.request_log import configure_logging
@@ -25,7 +26,6 @@ from inference_server.settings import Settings, SettingsError
 from inference_server.shutdown import Shutdown
 
 _BASE_ALIAS = "base"
-_THREADS_PAY_FROM_HIDDEN_SIZE = 256
 
 
 def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         EngineDied: The engine ended, and the server with it.
     """
     on_cpu = current_platform.is_cpu()
-    _set_environment(on_cpu)
+    _set_environment()
     cli_env_setup()
     args = _parse(settings, vllm_flags, on_cpu)
     configure_logging_from_args(args)
@@ -53,7 +53,7 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     except (OSError, TypeError, ValueError) as error:
         raise SettingsError(f"vllm: {str(error).splitlines()[0]}") from error
     if on_cpu:
-        _set_threads(config.get("hidden_size"))
+        _set_defaults(cpu_environment(config.get("hidden_size")))
     try:
         uvloop.run(_serve(args, settings))
     except ValidationError as error:
@@ -99,23 +99,14 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
         "--scheduling-policy": "priority",
     }
     if on_cpu:
-        flags |= {
-            "--dtype": "float32",
-            "--enforce-eager": None,
-            # The attention kernels refuse 16, and the default is slow.
-            "--block-size": "32",
-            # Chunked prefill and a seed in one batch kill the engine: "CPU Generator does not use
-            # offset".
-            "--no-enable-chunked-prefill": None,
-            "--max-num-batched-tokens": "8192",
-        }
+        flags |= CPU_FLAGS
     return flags
 
 
-def _set_environment(on_cpu: bool) -> None:
+def _set_environment() -> None:
     """Sets what vLLM reads from the environment, where the user has not."""
     plugins = os.environ.get("VLLM_PLUGINS", "").split(",")
-    names = dict.fromkeys(name for name in (*plugins, RegimeWPlugin.name) if name)
+    names = dict.fromkeys(name for name in (*plugins, RegimeWPlugin.name, CPU_LORA_PLUGIN) if name)
     os.environ["VLLM_PLUGINS"] = ",".join(names)
     # Routes that change weights behind the registry's back, or stop generation, are never there.
     os.environ["VLLM_SERVER_DEV_MODE"] = "0"
@@ -126,29 +117,12 @@ def _set_environment(on_cpu: bool) -> None:
         # Longer than a client keeps an idle connection, or it sends a request into a closing one.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
     }
-    if on_cpu:
-        defaults["VLLM_CPU_KVCACHE_SPACE"] = "1"
-    for name, value in defaults.items():
+    _set_defaults(defaults)
+
+
+def _set_defaults(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
-
-
-def _set_threads(hidden_size: int | None) -> None:
-    """Chooses the worker's threads, where the user has not.
-
-    A second thread costs some 70 µs for each operation if it has to be woken, more than an operation of a
-    tiny model takes. For larger models all cores work; between two operations their threads wait for
-    about 0.1 ms before they sleep, which is long enough within a step and short enough beside a trainer.
-    By itself vLLM leaves the worker one core of two, and its waiting threads spin.
-    """
-    if hidden_size is not None and hidden_size < _THREADS_PAY_FROM_HIDDEN_SIZE:
-        threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
-    else:
-        threads = {
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{(os.cpu_count() or 1) - 1}",
-            "GOMP_SPINCOUNT": "10000",
-        }
-    if not any(name in os.environ for name in (*threads, "OMP_WAIT_POLICY")):
-        os.environ.update(threads)
 
 
 def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argparse.Namespace:

@@ -235,7 +235,9 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 async def service(engine: FakeEngine, settings: Settings) -> Service:
-    return await Service.start(engine, settings, CollectorRegistry())
+    service = await Service.start(engine, settings, CollectorRegistry())
+    engine.samplings.clear()  # the warm-up
+    return service
 
 
 @pytest.fixture

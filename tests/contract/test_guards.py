@@ -1,0 +1,170 @@
+"""What stands between a client and the engine: limits, deadlines, priorities, ids, health, metrics."""
+
+import asyncio
+import json
+from unittest.mock import ANY
+
+import pytest
+import structlog
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from inference_server import request_log
+from inference_server import service as service_module
+from inference_server.schemas import ErrorResponse, Priority
+from inference_server.service import Service
+from inference_server.settings import Settings
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"max_body_bytes": 2000, "max_request_s": 20.0})
+
+
+async def test_a_body_over_the_limit_is_refused_declared_or_not(client, engine):
+    body = json.dumps({"questions": ["x" * 3000]}).encode()
+
+    async def chunks():
+        for start in range(0, len(body), 500):
+            yield body[start : start + 500]
+
+    headers = {"Content-Type": "application/json"}
+    for content in (body, chunks()):
+        response = await client.post("/v1/arms/generate", content=content, headers=headers)
+        error = ErrorResponse.model_validate(response.json()).error
+        assert (response.status_code, error.type) == (413, "too_large")
+        assert "2000 bytes" in error.message
+    assert not engine.samplings
+
+
+async def test_the_limit_is_not_one_of_uploads(client):
+    assert (await client.put_adapter(1)).status_code == 201
+
+
+async def test_a_request_that_takes_too_long_is_aborted(client, engine, service):
+    await client.put_adapter(1)
+    engine.open.clear()
+    response = await client.arms(timeout_s=0.05)
+    assert (response.status_code, response.json()["error"]["type"]) == (504, "timeout")
+    assert "timeout_s" in response.json()["error"]["message"]
+    assert engine.num_aborted == 8
+    assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0
+
+
+async def test_the_servers_own_limit_bounds_a_longer_one(client, engine, service, monkeypatch):
+    short = service.settings.model_copy(update={"max_request_s": 0.05})
+    monkeypatch.setattr(service.generator, "_settings", short)
+    engine.open.clear()
+    assert (await client.arms(timeout_s=1000.0)).status_code == 504
+
+
+async def test_rollouts_that_fill_their_places_leave_those_of_people(client, engine):
+    engine.open.clear()
+    rollouts = [
+        asyncio.create_task(client.arms(questions=["1", "2"], priority="rollout")) for _ in range(2)
+    ]
+    await engine.reaches(32)
+    assert (await client.arms(priority="rollout")).status_code == 429
+    person = asyncio.create_task(client.arms())
+    await engine.reaches(40)
+    assert [s.priority for s in engine.samplings] == [Priority.ROLLOUT] * 32 + [
+        Priority.AD_HOC
+    ] * 8
+    engine.open.set()
+    assert {(await task).status_code for task in (*rollouts, person)} == {200}
+
+
+async def test_chat_prompts_go_through_the_models_template(client, engine):
+    arm = {"name": "a", "system_prompt": "Be brief.", "temperature": 1.0, "top_p": 1.0}
+    body = (await client.arms(prompt_format="chat", arms=[arm])).json()
+    ids = body["groups"][0]["arms"][0]["prompt_token_ids"]
+    assert bytes(ids).decode() == "<Be brief.>1+1?:"
+    engine.has_chat_template = False
+    response = await client.arms(prompt_format="chat")
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, "prompt_format")
+    assert "there is none" in error["message"]
+
+
+async def test_health_needs_no_key_and_asks_the_engine(client, engine, monkeypatch):
+    monkeypatch.setattr(service_module, "ENGINE_ANSWERS_WITHIN_S", 0.01)
+    assert (await client.get("/health")).status_code == 200
+    engine.hangs = True
+    assert (await client.get("/health")).status_code == 503
+    engine.hangs, engine.dead = False, True
+    response = await client.get("/health")
+    assert (response.status_code, response.json()["error"]["type"]) == (503, "engine")
+    assert "dead" in response.json()["error"]["message"]
+
+
+async def test_a_dead_engine_is_503(client, engine):
+    engine.dead = True
+    for response in (await client.arms(), await client.get("/v1/status")):
+        assert (response.status_code, response.json()["error"]["type"]) == (503, "engine")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("run-7.step:3", True), ("", False), ("a b", False), ("x" * 129, False), ('"\\', False)],
+)
+async def test_a_request_id_is_the_clients_or_a_new_one(client, given, kept):
+    with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        response = await client.get("/v1/adapters", headers={"X-Request-Id": given})
+    request_id = response.headers["X-Request-Id"]
+    assert (request_id == given) is kept
+    assert len(request_id) == (len(given) if kept else 32)
+    assert lines == [
+        {
+            "event": "request",
+            "request_id": request_id,
+            "method": "GET",
+            "path": "/v1/adapters",
+            "status": 200,
+            "seconds": ANY,
+            "log_level": "info",
+        }
+    ]
+
+
+async def test_probes_are_logged_only_where_they_fail(client, engine):
+    with capture_logs() as lines:
+        await client.get("/health")
+        await client.get("/v1/status")
+        engine.dead = True
+        await client.get("/health")
+    assert [(line["path"], line["status"]) for line in lines] == [("/health", 503)]
+
+
+def test_a_log_line_is_one_json_object(capsys):
+    request_log.configure_logging()
+    try:
+        structlog.get_logger().info("event", text="two\nlines")
+    finally:
+        structlog.reset_defaults()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["text"] == "two\nlines"
+
+
+async def test_metrics_tell_what_happened(engine, settings, client, service):
+    registry = CollectorRegistry()
+    counted = await Service.start(engine, settings, registry)
+    client._transport.app.state.regime_w = counted
+    arm = {"name": "mine", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
+    await client.put_adapter(7)
+    await client.arms(arms=["wolfram_0", arm])
+    await client.arms(policy=99)
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"regime_w_{name}", labels)
+
+    assert value("active_version") == 7
+    assert value("versions") == 1
+    assert value("leases") == 0
+    assert value("groups_in_flight", priority="ad_hoc") == 0
+    assert value("group_seconds_count") == 1
+    assert value("push_seconds_count") == 1
+    assert value("completion_tokens_total", arm="wolfram_0") == 8
+    assert value("completion_tokens_total", arm="custom") == 8
+    assert value("completion_tokens_total", arm="mine") is None
+    assert value("completions_total", finish_reason="stop") == 2
+    assert value("rejects_total", type="not_found") == 1

@@ -1,0 +1,173 @@
+"""POST /v1/arms/generate with stream: a line a group, as soon as it is finished."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+import zstandard
+
+from inference_server.engine import EngineDied
+from inference_server.schemas import ArmGroup, ArmsRequest, ArmsResponse, ErrorResponse, StreamEnd
+
+QUESTIONS = [{"id": name, "question": f"{name}?"} for name in ("a", "b", "c")]
+
+
+def lines_of(text: str) -> tuple[list[ArmGroup], StreamEnd | ErrorResponse]:
+    *groups, last = text.splitlines()
+    end = ErrorResponse if "error" in json.loads(last) else StreamEnd
+    return [ArmGroup.model_validate_json(line) for line in groups], end.model_validate_json(last)
+
+
+async def test_a_stream_holds_what_the_whole_answer_holds(client):
+    await client.put_adapter(4)
+    whole = ArmsResponse.model_validate(
+        (await client.arms(questions=QUESTIONS, seed=1, score=True)).json()
+    )
+    response = await client.arms(questions=QUESTIONS, seed=1, score=True, stream=True)
+    assert response.status_code == 200
+    assert response.headers["Content-Type"] == "application/x-ndjson"
+    groups, end = lines_of(response.text)
+    assert sorted(groups, key=lambda group: group.id) == whole.groups
+    assert (end.usage, end.policy_version, end.boot_id) == (whole.usage, 4, whole.boot_id)
+
+
+class Connection:
+    """One request as a server drives it: what was sent so far can be looked at, and the client leave."""
+
+    def __init__(self, app, body: bytes, headers=()) -> None:
+        self.sent: list[dict] = []
+        self._gone = asyncio.Event()
+        self._messages = [{"type": "http.request", "body": body, "more_body": False}]
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/arms/generate",
+            "query_string": b"",
+            "headers": [(b"content-type", b"application/json"), *headers],
+            "http_version": "1.1",
+        }
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self):
+        if self._messages:
+            return self._messages.pop()
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message) -> None:
+        self.sent.append(message)
+
+    def leave(self) -> None:
+        self._gone.set()
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    async def until(self, condition) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def held_back(engine, monkeypatch):
+    """Makes completions of one question end only when the returned event is set."""
+    release = asyncio.Event()
+    generate = engine.generate
+
+    async def hold_back(prompt_token_ids, sampling, adapter):
+        completion = await generate(prompt_token_ids, sampling, adapter)
+        if b"slow?" in bytes(prompt_token_ids):
+            await release.wait()
+        return completion
+
+    monkeypatch.setattr(engine, "generate", hold_back)
+    return release
+
+
+def request_body(*questions: str) -> bytes:
+    asked = [{"id": question, "question": question} for question in questions]
+    return json.dumps({"questions": asked, "stream": True}).encode()
+
+
+async def test_a_group_is_sent_before_slower_ones_are_finished(app, held_back):
+    connection = Connection(app, request_body("slow?", "quick?"))
+    await connection.until(lambda: b"\n" in connection.body)
+    (line,) = connection.body.splitlines()
+    assert ArmGroup.model_validate_json(line).id == "quick?"
+    held_back.set()
+    await connection.task
+    groups, end = lines_of(connection.body.decode())
+    assert [group.id for group in groups] == ["quick?", "slow?"]
+    assert isinstance(end, StreamEnd)
+
+
+async def test_a_compressed_line_can_be_read_as_soon_as_it_is_sent(app, held_back):
+    headers = [(b"accept-encoding", b"zstd")]
+    connection = Connection(app, request_body("slow?", "quick?"), headers)
+    await connection.until(lambda: len(connection.sent) >= 2)
+    assert (b"content-encoding", b"zstd") in connection.sent[0]["headers"]
+    reader = zstandard.ZstdDecompressor().decompressobj()
+    line = reader.decompress(connection.body)
+    assert line.endswith(b"\n")
+    assert ArmGroup.model_validate_json(line).id == "quick?"
+    held_back.set()
+    await connection.task
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+async def test_a_whole_answer_is_compressed_where_the_client_accepts_it(client, encoding):
+    plain, packed = [
+        await client.post(
+            "/v1/arms/generate",
+            json={"questions": QUESTIONS, "seed": 1},
+            headers={"Accept-Encoding": accepted},
+        )
+        for accepted in ("identity", encoding)
+    ]
+    assert "Content-Encoding" not in plain.headers
+    assert packed.headers["Content-Encoding"] == encoding
+    assert int(packed.headers["Content-Length"]) < len(plain.content) / 2
+    assert packed.json()["groups"] == plain.json()["groups"]
+
+
+async def test_a_client_that_leaves_a_stream_has_the_rest_aborted(app, client, engine, service):
+    await client.put_adapter(1)
+    engine.open.clear()
+    connection = Connection(app, request_body("a?", "b?"))
+    await engine.reaches(16, "policy-000001")
+    connection.leave()
+    await connection.task
+    assert engine.num_aborted == 16
+    assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0
+
+
+async def test_an_error_under_way_is_the_last_line(client, engine, service):
+    engine.break_completion = lambda completion: replace(completion, logprobs=[-1.0])
+    response = await client.arms(questions=QUESTIONS, stream=True)
+    groups, end = lines_of(response.text)
+    assert groups == []
+    assert (end.error.type, "1 logprobs for 8 tokens" in end.error.message) == ("engine", True)
+    assert service.generator.num_groups_in_flight == 0
+
+
+async def test_an_engine_that_dies_under_way_is_the_last_line(client, engine, monkeypatch):
+    async def die(*_):
+        raise EngineDied("it was killed")
+
+    monkeypatch.setattr(engine, "generate", die)
+    response = await client.arms(stream=True)
+    _, end = lines_of(response.text)
+    assert (response.status_code, end.error.type) == (200, "engine")
+
+
+async def test_what_can_be_refused_at_once_is_no_stream(client):
+    response = await client.arms(stream=True, policy=9)
+    assert response.status_code == 404
+    assert response.headers["Content-Type"] == "application/json"
+
+
+def test_every_field_of_a_request_has_a_default_but_the_questions():
+    assert set(ArmsRequest.model_json_schema()["required"]) == {"questions"}
