@@ -29,6 +29,10 @@ def cpu_environment(hidden_size: int | None) -> dict[str, str]:
     their threads wait about 0.1 ms before they sleep, long enough within a step and short enough beside
     a trainer. By itself vLLM leaves the worker one core of two, and its waiting threads spin.
 
+    Scheduler and model share one process: in two, each spins while the other works, and on two cores
+    nothing is left for the HTTP server. vLLM keeps them apart because the worker's threads are set up in
+    its environment; here it is set up before either starts.
+
     Args:
         hidden_size: Of the model; None where its configuration does not say.
     """
@@ -37,4 +41,4 @@ def cpu_environment(hidden_size: int | None) -> dict[str, str]:
     else:
         last_core = (os.cpu_count() or 1) - 1
         threads = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{last_core}", "GOMP_SPINCOUNT": "10000"}
-    return {**threads, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    return {**threads, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

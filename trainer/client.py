@@ -38,6 +38,8 @@ from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableEr
 
 _BUSY = (429, 502, 503, 504)
 _CONNECT_TIMEOUT_S = 5.0
+# httpx offers every waiting request the same idle connection: of many at once, each tries them all.
+_MAX_IDLE_CONNECTIONS = 4
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +97,9 @@ class ArmsClient:
             base_url=config.url,
             headers=headers,
             timeout=httpx.Timeout(config.request_timeout_s, connect=_CONNECT_TIMEOUT_S),
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=_MAX_IDLE_CONNECTIONS
+            ),
         )
 
     async def __aenter__(self) -> Self:

@@ -67,9 +67,7 @@ async def test_rollouts_that_fill_their_places_leave_those_of_people(client, eng
     assert (await client.arms(priority="rollout")).status_code == 429
     person = asyncio.create_task(client.arms())
     await engine.reaches(40)
-    assert [s.priority for s in engine.samplings] == [Priority.ROLLOUT] * 32 + [
-        Priority.AD_HOC
-    ] * 8
+    assert [s.priority for s in engine.samplings] == [Priority.ROLLOUT] * 32 + [Priority.AD_HOC] * 8
     engine.open.set()
     assert {(await task).status_code for task in (*rollouts, person)} == {200}
 

@@ -1,0 +1,103 @@
+"""Our LoRA kernels against vLLM's own, on random layers and batches."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.slow
+
+NUM_SLOTS, RANK, HIDDEN, VOCAB = 4, 8, 48, 40
+SLICES = (48, 16, 16)
+# vLLM's ids of the adapters in the slots; slot 2 is empty.
+SLOT_IDS = [7, 3, None, 9]
+
+# Adapter of each sequence in a batch, 0 for the base model.
+BATCHES = {
+    "one adapter": [3] * 5,
+    "base alone": [0] * 4,
+    "several, mixed": [3, 0, 9, 7, 3, 3, 0, 9],
+    "an adapter and the base": [7, 0, 7],
+    "one sequence": [9],
+}
+
+
+@dataclass
+class Mapping:
+    """vLLM's LoRAMapping, as far as the wrappers read it."""
+
+    index_mapping: tuple[int, ...]
+    prompt_mapping: tuple[int, ...]
+    is_prefill: bool = True
+
+
+@pytest.fixture(scope="module")
+def wrappers():
+    # Importing vllm takes seconds, and only here: other tests run without it.
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    from inference_server.cpu_lora import GroupedPunicaWrapper
+
+    return PunicaWrapperCPU, GroupedPunicaWrapper
+
+
+def make(wrapper, sequences: list[int], tokens_each: int):
+    made = wrapper(max_num_batched_tokens=256, max_batches=64, device=torch.device("cpu"))
+    tokens = tuple(lora for lora in sequences for _ in range(tokens_each))
+    made.update_metadata(Mapping(tokens, tuple(sequences)), SLOT_IDS, NUM_SLOTS, VOCAB)
+    return made, len(tokens)
+
+
+def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(*shape).to(dtype)
+
+
+@pytest.mark.parametrize("tokens_each", [1, 6], ids=["decode", "prefill"])
+@pytest.mark.parametrize("sequences", BATCHES.values(), ids=BATCHES.keys())
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
+)
+def test_the_products_are_vllms_own(wrappers, sequences, tokens_each, dtype, tolerance):
+    torch.manual_seed(0)
+    a = tuple(random(NUM_SLOTS, 1, RANK, HIDDEN, dtype=dtype) / HIDDEN for _ in SLICES)
+    b = tuple(random(NUM_SLOTS, 1, width, RANK, dtype=dtype) for width in SLICES)
+    results = []
+    for wrapper in wrappers:
+        torch.manual_seed(1)
+        made, num_tokens = make(wrapper, sequences, tokens_each)
+        x = random(num_tokens, HIDDEN, dtype=dtype)
+        y = random(num_tokens, sum(SLICES), dtype=dtype)
+        made.add_lora_linear(y, x, a, b, 0.5, SLICES)
+        embedded = random(num_tokens, HIDDEN, dtype=dtype)
+        made.add_lora_embedding(embedded, x[:, :RANK].float(), b[0], add_inputs=True)
+        # The base pads its vocabulary, the adapter does not.
+        logits = random(len(sequences), VOCAB + 8, dtype=dtype)
+        head = random(NUM_SLOTS, 1, VOCAB, RANK, dtype=dtype)
+        if 0 not in sequences:  # vLLM's own takes the last slot for the base there
+            made.add_lora_logits(logits, x[: len(sequences)], a[0], head, 1.0)
+        results.append((y, embedded, logits))
+    for theirs, ours in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
+
+
+def test_the_base_model_is_left_alone(wrappers):
+    _, grouped = wrappers
+    made, num_tokens = make(grouped, [0, 0], 3)
+    x, y = torch.randn(num_tokens, HIDDEN), torch.randn(num_tokens, HIDDEN)
+    before = y.clone()
+    stacked = torch.randn(NUM_SLOTS, 1, RANK, HIDDEN), torch.randn(NUM_SLOTS, 1, HIDDEN, RANK)
+    made.add_lora_linear(y, x, stacked[:1], stacked[1:], 1.0, (HIDDEN,))
+    made.add_lora_logits(y[:2], x[:2], *stacked, 1.0)
+    assert torch.equal(y, before)
+
+
+def test_the_plugin_is_what_vllm_finds(wrappers):
+    from vllm.platforms import current_platform
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    from inference_server.cpu_lora import GroupedPunicaWrapper, register
+
+    if not current_platform.is_cpu():
+        pytest.skip("on a GPU vLLM keeps its own kernels")
+    register()
+    assert resolve_obj_by_qualname(current_platform.get_punica_wrapper()) is GroupedPunicaWrapper
