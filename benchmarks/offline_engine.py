@@ -78,8 +78,9 @@ def offline_engine(
         ours.close()
         process.join(30)
         # The engine's own processes are in its group, and outlive it where it was killed.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.pid is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         process.join()
 
 

@@ -73,15 +73,20 @@ def main() -> None:
         ) as server:
             if "generate" in arguments.parts:
                 with contextlib.ExitStack() as stack:
+                    environments = {
+                        "ours": {**cpu, "VLLM_PLUGINS": CPU_LORA_PLUGIN},
+                        # As vLLM runs by itself, with a process for the scheduler and one for the model.
+                        "processes": {
+                            **cpu,
+                            "VLLM_PLUGINS": CPU_LORA_PLUGIN,
+                            "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
+                        },
+                        "vllm's": {**cpu, "VLLM_PLUGINS": ""},
+                    }
+                    model = arguments.model.absolute()
                     engines = {
-                        name: stack.enter_context(
-                            offline_engine(
-                                arguments.model.absolute(),
-                                OFFLINE,
-                                {**cpu, "VLLM_PLUGINS": plugin},
-                            )
-                        )
-                        for name, plugin in (("ours", CPU_LORA_PLUGIN), ("vllm's", "none"))
+                        name: stack.enter_context(offline_engine(model, OFFLINE, environment))
+                        for name, environment in environments.items()
                     }
                     asyncio.run(generation(server, engines, adapters[0], questions, arguments))
             if "push" in arguments.parts:
@@ -125,6 +130,7 @@ async def generation(
         for _ in range(arguments.rounds):
             round_ = {
                 "(a) offline, adapter": offline("ours", adapter).tokens_per_s,
+                "(a) with vLLM's processes": offline("processes", adapter).tokens_per_s,
                 "(b) arms, 64": (await arms(64))[0].tokens_per_s,
                 "(c) /v1/completions": (
                     await ask_completions(plain, server.url, take(), max_tokens)
@@ -148,6 +154,7 @@ async def generation(
         print(f"{name:40} {statistics.median(values):6.0f}  {spread(values)}")
     for top, bottom in (
         ("(b) arms, 64", "(a) offline, adapter"),
+        ("(b) arms, 64", "(a) with vLLM's processes"),
         ("(b) arms, 64", "(c) /v1/completions"),
         ("(b) seeds", "(b) arms, 64"),
         ("(b) arms, 64", "(b) base"),

@@ -34,7 +34,7 @@ def test_grpo_trains_on_regime_w(
     with warnings.catch_warnings():
         # It imports much else: vLLM, of which it wants another version, and old torch.jit code.
         warnings.simplefilter("ignore")
-        from trl import GRPOConfig, GRPOTrainer  # noqa: PLC0415
+        from trl import GRPOConfig, GRPOTrainer
 
     rows = [
         {
