@@ -1,0 +1,83 @@
+"""Whatever a client sends, our routes answer as their OpenAPI description says, and never with 5xx."""
+
+import asyncio
+
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, given, settings
+from prometheus_client import CollectorRegistry
+from schemathesis import Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from inference_server.routes import attach_routes
+from inference_server.service import Service
+from inference_server.settings import Settings
+from tests.contract.conftest import FakeEngine
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+]
+OPERATIONS = [
+    ("post", "/v1/arms/generate"),
+    ("get", "/v1/adapters"),
+    ("put", "/v1/adapters/{version}"),
+    ("get", "/v1/adapters/{version}"),
+    ("delete", "/v1/adapters/{version}"),
+    ("post", "/v1/adapters/{version}/activate"),
+    ("get", "/v1/status"),
+]
+# Right ones and wrong ones of each: some thirteen hundred in all.
+NUM_CASES = 130
+
+
+@pytest.fixture(scope="module")
+def api_schema(tmp_path_factory):
+    engine = FakeEngine()
+    server = Settings(
+        model="fake/base",
+        state_dir=tmp_path_factory.mktemp("state"),
+        adapter_root=tmp_path_factory.mktemp("volume"),
+        max_questions=3,
+        max_groups_in_flight=4,
+    )
+    app = FastAPI()
+    attach_routes(app, server)
+    app.state.regime_w = asyncio.run(Service.start(engine, server, CollectorRegistry()))
+    return schemathesis.openapi.from_asgi("/openapi.json", app)
+
+
+# A request without parameters has no way of being wrong.
+ALWAYS_RIGHT = {("get", "/v1/adapters"), ("get", "/v1/status")}
+
+
+@pytest.mark.parametrize("mode", GenerationMode, ids=lambda mode: mode.value)
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_any_request_is_answered_as_documented(api_schema, method, path, mode) -> None:
+    if mode.is_negative and (method, path) in ALWAYS_RIGHT:
+        return
+    operation = api_schema[path][method]
+
+    @settings(
+        max_examples=NUM_CASES,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def answer(case: Case) -> None:
+        case.call_and_validate(checks=CHECKS)
+
+    answer()
+
+
+def test_no_operation_is_left_out(api_schema) -> None:
+    found = [(one.ok().method, one.ok().path) for one in api_schema.get_all_operations()]
+    assert sorted(found) == sorted(OPERATIONS)
