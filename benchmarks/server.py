@@ -11,12 +11,14 @@ import argparse
 import asyncio
 import contextlib
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -113,10 +115,21 @@ async def generation(
     config = ServerConfig(url=server.url)
     async with ArmsClient(config) as client, httpx.AsyncClient(timeout=None) as plain:
         await client.push_adapter(1, adapter)
+        latencies: dict[int, list[float]] = {}
 
-        async def arms(in_flight: int, **changes: object) -> tuple[Timing, list[float]]:
+        async def arms_rate(in_flight: int, **changes: object) -> float:
             records = take(max(in_flight, 16))
-            return await ask_arms(client, records, in_flight, max_tokens, changes)
+            timing, seconds = await ask_arms(client, records, in_flight, max_tokens, changes)
+            if not changes:
+                latencies.setdefault(in_flight, []).extend(seconds)
+            return timing.tokens_per_s
+
+        async def completions_rate(model: str = "policy") -> float:
+            timing = await ask_completions(plain, server.url, model, take(), max_tokens)
+            return timing.tokens_per_s
+
+        async def offline_rate(name: str, adapter: Path | None) -> float:
+            return offline(name, adapter).tokens_per_s
 
         # Every kernel and every batch size once.
         for name in engines:
@@ -124,41 +137,43 @@ async def generation(
                 offline(name, lora)
         for in_flight in (64, 16, 4, 1):
             for policy in (1, "base"):
-                await arms(in_flight, policy=policy)
+                await arms_rate(in_flight, policy=policy)
         rows: dict[str, list[float]] = {}
-        latencies: dict[int, list[float]] = {}
+        measures: dict[str, Callable[[], Awaitable[float]]] = {
+            "(a) offline, vLLM's processes": partial(offline_rate, "processes", adapter),
+            "(a) offline, one process": partial(offline_rate, "ours", adapter),
+            "(b) arms, 64": partial(arms_rate, 64),
+            "(b) arms, 16": partial(arms_rate, 16),
+            "(b) arms, 4": partial(arms_rate, 4),
+            "(b) arms, 1": partial(arms_rate, 1),
+            "(b) arms, 64, seeds": partial(arms_rate, 64, seed=1),
+            "(b) arms, 64, text only": partial(arms_rate, 64, return_tokens=False),
+            "(b) arms, 64, base": partial(arms_rate, 64, policy="base"),
+            "(c) /v1/completions": completions_rate,
+            "(c) /v1/completions, base": partial(completions_rate, "base"),
+            "offline, base": partial(offline_rate, "ours", None),
+            "offline, vLLM's kernels, adapter": partial(offline_rate, "vllm's", adapter),
+            "offline, vLLM's kernels, base": partial(offline_rate, "vllm's", None),
+        }
+        shuffle = random.Random(0).shuffle
         for _ in range(arguments.rounds):
-            round_ = {
-                "(a) offline, adapter": offline("ours", adapter).tokens_per_s,
-                "(a) with vLLM's processes": offline("processes", adapter).tokens_per_s,
-                "(b) arms, 64": (await arms(64))[0].tokens_per_s,
-                "(c) /v1/completions": (
-                    await ask_completions(plain, server.url, take(), max_tokens)
-                ).tokens_per_s,
-                "(b) seeds": (await arms(64, seed=1))[0].tokens_per_s,
-                "(b) text only": (await arms(64, return_tokens=False))[0].tokens_per_s,
-                "(b) base": (await arms(64, policy="base"))[0].tokens_per_s,
-                "offline, base": offline("ours", None).tokens_per_s,
-                "offline, vLLM's kernels, adapter": offline("vllm's", adapter).tokens_per_s,
-                "offline, vLLM's kernels, base": offline("vllm's", None).tokens_per_s,
-            }
-            for in_flight in (1, 4, 16):
-                timing, seconds = await arms(in_flight)
-                round_[f"(b) arms, {in_flight}"] = timing.tokens_per_s
-                latencies.setdefault(in_flight, []).extend(seconds)
-            latencies.setdefault(64, []).extend((await arms(64))[1])
-            for name, value in round_.items():
-                rows.setdefault(name, []).append(value)
+            # In another order each time: whatever ran before leaves its mark.
+            names = list(measures)
+            shuffle(names)
+            for name in names:
+                # vLLM's processes spin for a second after their last step.
+                await asyncio.sleep(1.5)
+                rows.setdefault(name, []).append(await measures[name]())
     print(f"\n{'tokens/s, 64 questions = 512 completions':40} median  spread")
     for name, values in rows.items():
         print(f"{name:40} {statistics.median(values):6.0f}  {spread(values)}")
     for top, bottom in (
-        ("(b) arms, 64", "(a) offline, adapter"),
-        ("(b) arms, 64", "(a) with vLLM's processes"),
+        ("(b) arms, 64", "(a) offline, vLLM's processes"),
+        ("(b) arms, 64", "(a) offline, one process"),
         ("(b) arms, 64", "(c) /v1/completions"),
-        ("(b) seeds", "(b) arms, 64"),
-        ("(b) arms, 64", "(b) base"),
-        ("(a) offline, adapter", "offline, base"),
+        ("(b) arms, 64, seeds", "(b) arms, 64"),
+        ("(b) arms, 64", "(b) arms, 64, base"),
+        ("(a) offline, one process", "offline, base"),
         ("offline, vLLM's kernels, adapter", "offline, vLLM's kernels, base"),
     ):
         ratios = [one / other for one, other in zip(rows[top], rows[bottom], strict=True)]
@@ -279,7 +294,7 @@ async def ask_arms(
 
 
 async def ask_completions(
-    client: httpx.AsyncClient, url: str, records: Sequence[Record], max_tokens: int
+    client: httpx.AsyncClient, url: str, model: str, records: Sequence[Record], max_tokens: int
 ) -> Timing:
     """A request an arm with all questions in it, which is the least that this route can do with."""
     started = time.perf_counter()
@@ -288,7 +303,7 @@ async def ask_completions(
             post(
                 client,
                 f"{url}/v1/completions",
-                model="policy",
+                model=model,
                 prompt=[build_prompt(arm.system_prompt, record.question) for record in records],
                 temperature=arm.temperature,
                 top_p=arm.top_p,
@@ -306,7 +321,7 @@ async def ask_completions(
 async def post(client: httpx.AsyncClient, url: str, **body: object) -> dict[str, dict[str, int]]:
     response = await client.post(url, json=body)
     response.raise_for_status()
-    is_json = response.headers["Content-Type"].startswith("application/json")
+    is_json = response.headers.get("Content-Type", "").startswith("application/json")
     answer: dict[str, dict[str, int]] = response.json() if is_json else {}
     return answer if isinstance(answer, dict) else {}
 

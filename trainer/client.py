@@ -186,7 +186,7 @@ class ArmsClient:
             _raise_busy(response)
             if response.is_error:
                 raise _rejection(response)
-            async for line in response.aiter_lines():
+            async for line in _whole_lines(response):
                 message = self._read_line(line)
                 if isinstance(message, StreamEnd):
                     return
@@ -316,6 +316,15 @@ def _arms_body(request: ArmsRequest, request_id: str | None) -> Mapping[str, Any
     if request_id is not None:
         headers["X-Request-Id"] = request_id
     return {"content": request.model_dump_json().encode(), "headers": headers}
+
+
+async def _whole_lines(response: httpx.Response) -> AsyncGenerator[str, None]:
+    """Lines that ended with a newline: a rest is what a broken connection has left of one."""
+    rest = ""
+    async for text in response.aiter_text():
+        *whole, rest = (rest + text).split("\n")
+        for line in whole:
+            yield line
 
 
 def _raise_busy(response: httpx.Response) -> None:

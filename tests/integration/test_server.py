@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -17,7 +18,13 @@ import torch
 from safetensors.torch import load_file, save
 
 from inference_server.process import START_TIMEOUT_S, ServerProcess, free_port
-from inference_server.schemas import ArmsResponse, FinishReason, ServerStatus
+from inference_server.schemas import (
+    ArmGroup,
+    ArmsResponse,
+    FinishReason,
+    ServerStatus,
+    StreamEnd,
+)
 from regime_w import build_all_arms
 from tests.integration.server_fixture import (
     load_policy,
@@ -216,6 +223,80 @@ def test_the_openai_routes_serve_base_policy_and_versions(server, client, adapte
             answer("policy-999999")
 
 
+def test_the_openai_client_samples_streaming_and_not(server, client, adapter_dirs, versions):
+    version = versions.next()
+    put(client, version, adapter_dirs[1])
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as api:
+        for model in ("policy", f"policy-{version:06d}", "base"):
+            arguments = {"model": model, "prompt": "Solve", "max_tokens": 8, "temperature": 0}
+            whole = api.completions.create(**arguments).choices[0].text
+            with api.completions.create(**arguments, stream=True) as chunks:
+                assert "".join(chunk.choices[0].text for chunk in chunks) == whole != ""
+
+
+def test_our_text_is_the_one_of_vllms_own_route(client, adapter_dirs, versions):
+    put(client, versions.next(), adapter_dirs[0])
+    generated = generate(client, questions=["Wie heißt du? 你好 🙂"], samples_per_arm=2)
+    for arm in generated.groups[0].arms:
+        response = client.post(
+            "/v1/completions",
+            json={
+                "model": "policy",
+                "prompt": arm.prompt_token_ids,
+                "temperature": arm.temperature,
+                "top_p": arm.top_p,
+                "seed": arm.seed,
+                "max_tokens": 24,
+                "return_token_ids": True,
+            },
+        ).json()["choices"][0]
+        assert (response["token_ids"], response["text"]) == (arm.token_ids, arm.text)
+
+
+def test_new_weights_count_at_once_and_old_ones_come_back_bit_for_bit(
+    client, adapter_dirs, versions
+):
+    """With the prefix cache on: the prompt is the same, and was cached under the other weights."""
+    prompt = {"prompt": "Solve the problem step by step. " * 20, "model": "policy"}
+    greedy = {**prompt, "max_tokens": 8, "temperature": 0, "logprobs": 0}
+
+    def logprobs() -> list[float]:
+        choice = client.post("/v1/completions", json=greedy).json()["choices"][0]
+        return choice["logprobs"]["token_logprobs"]
+
+    first, second = versions.next(), versions.next()
+    put(client, first, adapter_dirs[0])
+    logprobs()  # fills the cache
+    old = logprobs()
+    put(client, second, adapter_dirs[1])
+    new = logprobs()
+    assert new != old
+    client.post(f"/v1/adapters/{first}/activate").raise_for_status()
+    assert logprobs() == old
+    client.post(f"/v1/adapters/{second}/activate").raise_for_status()
+    logprobs()
+    assert logprobs() == logprobs() != old
+
+
+def test_groups_are_streamed_and_compressed(client, adapter_dirs, versions):
+    put(client, versions.next(), adapter_dirs[0])
+    body = {"questions": ["a", "b", "c"], "max_tokens": 24, "seed": 1, "score": True}
+    whole = generate(client, **body)
+    with client.stream("POST", "/v1/arms/generate", json={**body, "stream": True}) as response:
+        assert response.headers["Content-Encoding"] == "zstd"
+        *lines, last = response.iter_lines()
+    groups = [ArmGroup.model_validate_json(line) for line in lines]
+    assert sorted(groups, key=lambda group: group.id) == whole.groups
+    assert StreamEnd.model_validate_json(last).usage == whole.usage
+
+
+def test_metrics_are_beside_vllms_own(client):
+    generate(client, priority="rollout")
+    metrics = client.get("/metrics").text
+    for name in ("regime_w_groups_in_flight", "regime_w_push_seconds_sum", "vllm:num_requests"):
+        assert f"\n{name}" in metrics
+
+
 def test_bad_uploads_change_nothing(client, adapter_dirs, versions):
     good, version = versions.next(), versions.next()
     put(client, good, adapter_dirs[0])
@@ -303,14 +384,31 @@ def test_a_client_that_goes_away_frees_the_engine(server, client):
 
 
 def test_every_route_but_health_asks_for_the_key(server):
+    """A table over all routes that the server has registered, as vLLM logs them at its start."""
+    routes = re.findall(r"Route: (\S+), Methods: ([A-Z, ]+)", server.log_path.read_text())
+    requests = [(m, path) for path, methods in routes for m in methods.split(", ")]
+    requests += [("GET", "/metrics"), ("GET", "/nowhere"), ("POST", "/health/x")]
+    assert len(requests) > 30
+    assert ("POST", "/v1/arms/generate") in requests
     with httpx.Client(base_url=server.url) as stranger:
-        assert stranger.get("/health").status_code == 200
-        for path in ("/metrics", "/v1/models", "/v1/status", "/docs", "/openapi.json", "/version"):
-            assert stranger.get(path).status_code == 401, path
-        for path in ("/v1/arms/generate", "/v1/completions", "/invocations", "/tokenize"):
-            response = stranger.post(path, json={})
-            assert response.status_code == 401, path
-            assert response.json()["error"]["type"] == "unauthorized"
+        for method, path in requests:
+            if path == "/health":
+                assert stranger.get(path).status_code == 200
+                continue
+            for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
+                response = stranger.request(method, path.replace("{version}", "1"), headers=headers)
+                assert response.status_code == 401, (method, path)
+                if method != "HEAD":
+                    assert response.json()["error"]["type"] == "unauthorized"
+
+
+def test_routes_that_go_round_the_registry_are_not_there(server, client):
+    for path in (
+        *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/scale_elastic_ep", "/sleep"),
+        *("/pause", "/reset_prefix_cache", "/update_weights", "/collective_rpc"),
+    ):
+        assert client.post(path, json={}).status_code == 404, path
+    assert KEY not in server.log_path.read_text()
 
 
 def test_errors_have_one_shape_on_vllms_routes_too(client):
