@@ -3,8 +3,9 @@
 vLLM's CPU kernels (``vllm/lora/ops/torch_ops/lora_ops.py``) gather a whole A and B for every token of a
 batch, layer by layer. A batch holds two or three adapters, so here its tokens are grouped by adapter, once a
 step, and each group is one product with the adapter's own A and one with its B. Replaces
-``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and computes what it computes, to rounding; on a GPU
-vLLM has kernels of its own, and this stays away.
+``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and computes what it computes, to rounding, but for one
+thing: there a token of the base model that is in a batch with adapters has slot -1, which is the last
+one, and gets that one's adapter. On a GPU vLLM has kernels of its own, and this stays away.
 """
 
 from collections.abc import Sequence

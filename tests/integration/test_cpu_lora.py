@@ -61,6 +61,7 @@ def test_the_products_are_vllms_own(wrappers, sequences, tokens_each, dtype, tol
     torch.manual_seed(0)
     a = tuple(random(NUM_SLOTS, 1, RANK, HIDDEN, dtype=dtype) / HIDDEN for _ in SLICES)
     b = tuple(random(NUM_SLOTS, 1, width, RANK, dtype=dtype) for width in SLICES)
+    has_adapter = torch.tensor([lora > 0 for lora in sequences])
     results = []
     for wrapper in wrappers:
         torch.manual_seed(1)
@@ -73,22 +74,28 @@ def test_the_products_are_vllms_own(wrappers, sequences, tokens_each, dtype, tol
         # The base pads its vocabulary, the adapter does not.
         logits = random(len(sequences), VOCAB + 8, dtype=dtype)
         head = random(NUM_SLOTS, 1, VOCAB, RANK, dtype=dtype)
-        if 0 not in sequences:  # vLLM's own takes the last slot for the base there
-            made.add_lora_logits(logits, x[: len(sequences)], a[0], head, 1.0)
-        results.append((y, embedded, logits))
+        made.add_lora_logits(logits, x[: len(sequences)], a[0], head, 1.0)
+        of_tokens = has_adapter.repeat_interleave(tokens_each)
+        results.append((y[of_tokens], embedded[of_tokens], logits[has_adapter]))
     for theirs, ours in zip(*results, strict=True):
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
-def test_the_base_model_is_left_alone(wrappers):
+@pytest.mark.parametrize("sequences", [[0, 0], [0, 9, 0, 3]], ids=["alone", "beside adapters"])
+def test_the_base_model_is_left_alone(wrappers, sequences):
+    """In vLLM's own, a base token beside others gets the adapter of the last slot."""
     _, grouped = wrappers
-    made, num_tokens = make(grouped, [0, 0], 3)
+    made, num_tokens = make(grouped, sequences, 3)
     x, y = torch.randn(num_tokens, HIDDEN), torch.randn(num_tokens, HIDDEN)
     before = y.clone()
-    stacked = torch.randn(NUM_SLOTS, 1, RANK, HIDDEN), torch.randn(NUM_SLOTS, 1, HIDDEN, RANK)
-    made.add_lora_linear(y, x, stacked[:1], stacked[1:], 1.0, (HIDDEN,))
-    made.add_lora_logits(y[:2], x[:2], *stacked, 1.0)
-    assert torch.equal(y, before)
+    a, b = torch.randn(NUM_SLOTS, 1, RANK, HIDDEN), torch.randn(NUM_SLOTS, 1, HIDDEN, RANK)
+    made.add_lora_linear(y, x, (a,), (b,), 1.0, (HIDDEN,))
+    is_base = torch.tensor([lora == 0 for lora in sequences]).repeat_interleave(3)
+    assert torch.equal(y[is_base], before[is_base])
+    assert not (y[~is_base] == before[~is_base]).all(dim=1).any()
+    logits = before[: len(sequences)].clone()
+    made.add_lora_logits(logits, x[: len(sequences)], a, b, 1.0)
+    assert torch.equal(logits[is_base[::3]], before[: len(sequences)][is_base[::3]])
 
 
 def test_the_plugin_is_what_vllm_finds(wrappers):
