@@ -2,8 +2,8 @@
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
-from typing import Any
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -55,7 +55,7 @@ class GroupStream(Response):
         await _send_line(send, last)
         await send({"type": "http.response.body", "body": b""})
 
-    async def _send_groups(self, send: Send) -> Any:
+    async def _send_groups(self, send: Send) -> StreamEnd | ErrorResponse:
         """Sends every group; returns the line that ends the answer."""
         versions, prompt_tokens, completion_tokens = [], 0, 0
         groups = self._run.groups()
@@ -78,7 +78,7 @@ class GroupStream(Response):
         )
 
 
-async def _send_line(send: Send, line: Any) -> None:
+async def _send_line(send: Send, line: BaseModel) -> None:
     body = line.model_dump_json().encode() + b"\n"
     await send({"type": "http.response.body", "body": body, "more_body": True})
 

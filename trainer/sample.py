@@ -80,4 +80,5 @@ def run_sample(config: SampleConfig) -> None:
     if group.scores is not None:
         parts = {name: getattr(group.scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")}
         shown = (f"{name} {'–' if v is None else format(v, '.3f')}" for name, v in parts.items())
-        console.print("  ".join(shown), highlight=False)
+        consensus = escape(group.scores.consensus or "–")
+        console.print("  ".join((*shown, f"consensus {consensus}")), highlight=False)
