@@ -1,12 +1,11 @@
 """The folder that holds adapter files, one subfolder a version.
 
 An upload is written to a hidden folder and renamed to its version's name only when it is whole and
-valid; a reader never sees half an adapter. What is in the folder survives the server.
+valid; a reader never sees half an adapter. What is in the folder survives the server. Nothing waits for the
+disk: if the machine loses its power, a version that is not whole is found by its digest.
 """
 
 import hashlib
-import json
-import os
 import re
 import shutil
 import tempfile
@@ -66,7 +65,7 @@ class AdapterFolder:
         self._root = root
 
     def stage(self, config_json: bytes, weights: BinaryIO, max_bytes: int) -> StagedAdapter:
-        """Writes an upload through to the disk, under a name that nobody reads.
+        """Writes an upload to the folder, under a name that nobody reads.
 
         Raises:
             ApiError: 413 where the weights have more than ``max_bytes``.
@@ -83,10 +82,9 @@ class AdapterFolder:
                         )
                     digest.update(chunk)
                     file.write(chunk)
-                _sync(file)
             sha256 = digest.hexdigest()
-            _write(folder / ADAPTER_CONFIG_FILE, config_json)
-            _write(folder / _DIGEST_FILE, f"{sha256}  {ADAPTER_WEIGHTS_FILE}\n".encode())
+            (folder / ADAPTER_CONFIG_FILE).write_bytes(config_json)
+            (folder / _DIGEST_FILE).write_text(f"{sha256}  {ADAPTER_WEIGHTS_FILE}\n")
         except BaseException:
             self.discard(folder)
             raise
@@ -102,7 +100,6 @@ class AdapterFolder:
         """Gives a staged adapter its version's name, at once and for good."""
         path = self.path_of(version)
         staged.folder.rename(path)
-        self._sync_names()
         return path
 
     def discard(self, folder: Path) -> None:
@@ -152,24 +149,5 @@ class AdapterFolder:
     def write_record(self, record: RegistryRecord) -> None:
         """Replaces the record at once."""
         temporary = self._root / f"{_RECORD_FILE}.unfinished"
-        _write(temporary, json.dumps(record.model_dump()).encode())
+        temporary.write_text(record.model_dump_json())
         temporary.replace(self._root / _RECORD_FILE)
-        self._sync_names()
-
-    def _sync_names(self) -> None:
-        directory = os.open(self._root, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        _sync(file)
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

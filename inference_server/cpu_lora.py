@@ -1,14 +1,15 @@
 """LoRA on the CPU at the speed of matrix products: a general plugin of vLLM's.
 
 vLLM's CPU kernels (``vllm/lora/ops/torch_ops/lora_ops.py``) gather a whole A and B for every token of a
-batch, layer by layer. A batch holds two or three adapters, so here its tokens are grouped by adapter, once a
-step, and each group is one product with the adapter's own A and one with its B. Replaces
+batch, layer by layer. A batch holds two or three adapters, so here their matrices stand side by side: one
+product with all A, zeros where a token has another adapter, one product with all B. Replaces
 ``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and computes what it computes, to rounding, but for one
 thing: there a token of the base model that is in a batch with adapters has slot -1, which is the last
 one, and gets that one's adapter. On a GPU vLLM has kernels of its own, and this stays away.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def register() -> None:
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is untyped here
-    """Adds the adapters' share to the layers' outputs, one adapter after the other.
+    """Adds the adapters' share to the layers' outputs, all adapters of a batch at once.
 
     Only what the layers of a model on one device call is replaced; tensor parallelism's sharded layers
     go on with vLLM's own kernels.
@@ -40,8 +41,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     ) -> None:
         """Takes a step's assignment of tokens to adapters; see the base class."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
-        self._token_groups = _group_rows(self.token_lora_indices)
-        self._sampler_groups = _group_rows(self.sampler_indices)
+        self._tokens = _assign(self.token_lora_indices)
+        self._samples = _assign(self.sampler_indices)
 
     def add_lora_linear(
         self,
@@ -64,15 +65,14 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
             output_slices: Width of each slice of ``y``.
             kwargs: What other platforms' kernels take.
         """
-        for slot, rows in self._token_groups:
-            # The slices of one layer (query, key, value) read the same input.
-            a = torch.cat([stacked[slot, 0] for stacked in lora_a_stacked])
-            low_rank = _shrink(x, a, rows)
-            rank, offset = lora_a_stacked[0].shape[-2], 0
-            for index, (b, width) in enumerate(zip(lora_b_stacked, output_slices, strict=True)):
-                part = low_rank[:, index * rank : (index + 1) * rank]
-                _expand(y[:, offset : offset + width], part, b[slot, 0], scale, rows)
-                offset += width
+        if not self._tokens.slots:
+            return
+        # The slices of one layer (query, key, value) read the same input.
+        low_rank = _shrink(x, lora_a_stacked, self._tokens)
+        offset = 0
+        for index, (b, width) in enumerate(zip(lora_b_stacked, output_slices, strict=True)):
+            _expand(y[:, offset : offset + width], low_rank[:, index], b, scale, self._tokens)
+            offset += width
 
     def add_lora_logits(
         self,
@@ -85,9 +85,9 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     ) -> None:
         """The same for the output layer, whose rows are the sequences that sample in this step."""
         logits, hidden = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        for slot, rows in self._sampler_groups:
-            low_rank = _shrink(hidden, lora_a_stacked[slot, 0], rows)
-            _expand(logits, low_rank, lora_b_stacked[slot, 0], scale, rows)
+        if self._samples.slots:
+            low_rank = _shrink(hidden, [lora_a_stacked], self._samples)
+            _expand(logits, low_rank[:, 0], lora_b_stacked, scale, self._samples)
 
     def add_lora_embedding(
         self,
@@ -98,43 +98,58 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         **kwargs: Any,
     ) -> None:
         """The same for the token embedding, where ``x`` ``[T, r]`` was looked up in A already."""
-        for slot, rows in self._token_groups:
-            _expand(y, x if rows is None else x[rows], lora_b_stacked[slot, 0], 1.0, rows)
+        if self._tokens.slots:
+            low_rank = x[:, None].repeat(1, len(self._tokens.slots), 1)
+            _expand(y, _mask(low_rank, self._tokens), lora_b_stacked, 1.0, self._tokens)
 
 
-# The rows of one adapter; None stands for all rows of the batch.
-_Group = tuple[int, torch.Tensor | None]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Assignment:
+    """Which adapters the rows of a batch have."""
+
+    slots: Sequence[int]
+    """The ``n`` slots that occur; empty where all rows are the base model's."""
+    mask: torch.Tensor | None
+    """1 where a row has the slot, ``[T, n]``; None where every row has the only one."""
 
 
-def _group_rows(slots: torch.Tensor) -> list[_Group]:
-    """The rows that each adapter slot has in a batch; -1, the base model, has none.
-
-    Args:
-        slots: Slot of each row, ``[T]``.
-    """
-    present = sorted(set(slots.tolist()))
+def _assign(slot_of_row: torch.Tensor) -> _Assignment:
+    """Reads vLLM's slot of each row, ``[T]``; -1 is the base model."""
+    present = sorted(set(slot_of_row.tolist()))
+    slots = [slot for slot in present if slot >= 0]
     if len(present) == 1:
-        return [(present[0], None)] if present[0] >= 0 else []
-    return [(slot, (slots == slot).nonzero()[:, 0]) for slot in present if slot >= 0]
+        return _Assignment(slots=slots, mask=None)
+    mask = slot_of_row[:, None] == torch.tensor(slots, device=slot_of_row.device)
+    return _Assignment(slots=slots, mask=mask.float())
 
 
-def _shrink(x: torch.Tensor, a: torch.Tensor, rows: torch.Tensor | None) -> torch.Tensor:
+def _shrink(
+    x: torch.Tensor, a_of_slices: Sequence[torch.Tensor], rows: _Assignment
+) -> torch.Tensor:
+    """``x Aᵀ`` for every slice and every adapter, zero where a row has another: ``[T, slices, n, r]``."""
+    a = torch.cat([stacked[slot, 0] for stacked in a_of_slices for slot in rows.slots])
     # Between the two products vLLM keeps float32, whatever the dtype of the layers.
-    return (x if rows is None else x[rows]).float() @ a.float().T
+    low_rank = x.float() @ a.float().T
+    return _mask(low_rank.view(len(x), len(a_of_slices), len(rows.slots), -1), rows)
+
+
+def _mask(low_rank: torch.Tensor, rows: _Assignment) -> torch.Tensor:
+    """Zeroes ``[T, …, n, r]`` where a row has another adapter."""
+    if rows.mask is None:
+        return low_rank
+    shape = (len(low_rank), *(1,) * (low_rank.dim() - 3), len(rows.slots), 1)
+    return low_rank.mul_(rows.mask.view(shape))
 
 
 def _expand(
     y: torch.Tensor,
     low_rank: torch.Tensor,
-    b: torch.Tensor,
+    b_of_slot: torch.Tensor,
     scale: float,
-    rows: torch.Tensor | None,
+    rows: _Assignment,
 ) -> None:
+    """Adds ``scale · low_rank Bᵀ`` to ``y``; ``low_rank`` is ``[T, n, r]``."""
     # Base and adapter pad the output by different amounts.
-    width = min(y.shape[1], b.shape[0])
-    y, b = y[:, :width], b[:width].to(y.dtype)
-    low_rank = low_rank.to(y.dtype)
-    if rows is None:
-        y.addmm_(low_rank, b.T, alpha=scale)
-    else:
-        y.index_add_(0, rows, low_rank @ b.T, alpha=scale)
+    width = min(y.shape[1], b_of_slot.shape[-2])
+    b = torch.cat([b_of_slot[slot, 0, :width] for slot in rows.slots], dim=1)
+    y[:, :width].addmm_(low_rank.flatten(1).to(y.dtype), b.to(y.dtype).T, alpha=scale)

@@ -4,6 +4,7 @@ Written against vLLM 0.32. Everything goes through ``AsyncLLM``'s public methods
 in flight are counted in its output processor, the one place that sees those of every route.
 """
 
+import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -160,12 +161,15 @@ class VllmEngine:
             AdapterRejected: The engine cannot use it; nothing changed.
         """
         try:
-            await self._client.add_lora(_lora_request(adapter))
+            # Both wait for a step of the engine to end: one after the other they would wait for two.
+            _, loaded = await asyncio.gather(
+                self._client.add_lora(_lora_request(adapter)), self._client.list_loras()
+            )
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
         except Exception as error:  # vLLM's utility calls hand every refusal on as a bare Exception
             raise AdapterRejected(str(error)) from error
-        if adapter.lora_id not in await self.loaded_ids():
+        if adapter.lora_id not in loaded:
             raise AdapterRejected(f"the engine did not keep {adapter.name}")
 
     async def unload(self, adapter: EngineAdapter) -> None:
