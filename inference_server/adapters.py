@@ -171,10 +171,11 @@ class AdapterRegistry:
                     await self._commit(version, staged, identity)
                 if activate:
                     self._activate(version)
-                await self._write_record()
+                self._write_record()
                 return self._info(self._versions[version]), created
         finally:
-            await asyncio.to_thread(self._folder.discard, staged.folder)
+            if staged.folder.exists():
+                await asyncio.to_thread(self._folder.discard, staged.folder)
 
     async def activate(self, version: int) -> AdapterInfo:
         """Moves ``policy`` to a loaded version.
@@ -185,7 +186,7 @@ class AdapterRegistry:
         async with self._changes:
             self._find(version)
             self._activate(version)
-            await self._write_record()
+            self._write_record()
             return self._info(self._versions[version])
 
     async def delete(self, version: int) -> None:
@@ -271,7 +272,7 @@ class AdapterRegistry:
             raise busy(f"all {len(self._versions)} loaded versions have requests in flight")
 
     async def _commit(self, version: int, staged: StagedAdapter, identity: _Identity) -> None:
-        path = await asyncio.to_thread(self._folder.commit, staged, version)
+        path = self._folder.commit(staged, version)
         try:
             await self._load(version, replace(staged, folder=path), identity)
         except BaseException as error:
@@ -302,9 +303,11 @@ class AdapterRegistry:
         self._active = version
         self._engine.publish(POLICY_ALIAS, self._versions[version].adapter)
 
-    async def _write_record(self) -> None:
-        record = RegistryRecord(active_version=self._active, next_version=self._next_version)
-        await asyncio.to_thread(self._folder.write_record, record)
+    def _write_record(self) -> None:
+        # Some bytes into the page cache: a thread would take longer than they do.
+        self._folder.write_record(
+            RegistryRecord(active_version=self._active, next_version=self._next_version)
+        )
 
     async def _retire(self, held: _Version) -> None:
         del self._versions[held.version]
