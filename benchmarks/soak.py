@@ -38,7 +38,7 @@ def main() -> None:
         log_path = Path(folder) / "server.log"
         with running_server(model=arguments.model, log_path=log_path, flags=flags) as server:
             checked = asyncio.run(soak(server, adapters, state, arguments.pushes))
-    check_logprobs(arguments.model, adapters, checked)
+        check_logprobs(arguments.model, adapters, checked)
 
 
 async def soak(

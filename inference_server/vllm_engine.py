@@ -6,8 +6,8 @@ in flight are counted in its output processor, the one place that sees those of 
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import tokenizers
 import torch
@@ -35,6 +35,10 @@ from inference_server.schemas import FinishReason, Priority
 
 # vLLM also says "error" and "repetition": ends that no one sampled.
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+_LOOK_EVERY_S = 0.5
+
+_T = TypeVar("_T")
 
 # Lower is sooner; requests of the OpenAI routes have 0 where they do not say.
 _PRIORITIES = {Priority.AD_HOC: 0, Priority.ROLLOUT: 1}
@@ -162,11 +166,13 @@ class VllmEngine:
         """
         try:
             # Both wait for a step of the engine to end: one after the other they would wait for two.
-            _, loaded = await asyncio.gather(
-                self._client.add_lora(_lora_request(adapter)), self._client.list_loras()
+            _, loaded = await self._answer(
+                asyncio.gather(
+                    self._client.add_lora(_lora_request(adapter)), self._client.list_loras()
+                )
             )
-        except EngineDeadError as error:
-            raise EngineDied(str(error)) from error
+        except EngineDied:
+            raise
         except Exception as error:  # vLLM's utility calls hand every refusal on as a bare Exception
             raise AdapterRejected(str(error)) from error
         if adapter.lora_id not in loaded:
@@ -174,15 +180,29 @@ class VllmEngine:
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Drops a loaded adapter."""
-        await self._client.remove_lora(adapter.lora_id)
+        await self._answer(self._client.remove_lora(adapter.lora_id))
 
     async def loaded_ids(self) -> set[int]:
         """Asks the engine itself for the ``lora_id`` of every adapter that it holds."""
+        return set(await self._answer(self._client.list_loras()))
+
+    async def _answer(self, call: Awaitable[_T]) -> _T:
+        """What the engine answers to a call that is no completion; vLLM never ends those of a dead one.
+
+        Raises:
+            EngineDied: It is dead.
+        """
+        task = asyncio.ensure_future(call)
         try:
-            await self._client.check_health()
-            return set(await self._client.list_loras())
+            while not task.done():
+                if self._client.errored:
+                    raise EngineDied("its process has ended")
+                await asyncio.wait((task,), timeout=_LOOK_EVERY_S)
+            return task.result()
         except EngineDeadError as error:
             raise EngineDied(str(error)) from error
+        finally:
+            task.cancel()
 
     def num_requests(self, adapter: EngineAdapter | None = None) -> int:
         """Unfinished requests from any route, on one adapter or over all."""
