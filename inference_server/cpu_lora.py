@@ -109,8 +109,8 @@ class _Assignment:
 
     slots: Sequence[int]
     """The ``n`` slots that occur; empty where all rows are the base model's."""
-    mask: torch.Tensor | None
-    """1 where a row has the slot, ``[T, n]``; None where every row has the only one."""
+    others: torch.Tensor | None
+    """Where a row does not have the slot, ``[T, n]``; None where every row has the only one."""
 
 
 def _assign(slot_of_row: torch.Tensor) -> _Assignment:
@@ -118,9 +118,9 @@ def _assign(slot_of_row: torch.Tensor) -> _Assignment:
     present = sorted(set(slot_of_row.tolist()))
     slots = [slot for slot in present if slot >= 0]
     if len(present) == 1:
-        return _Assignment(slots=slots, mask=None)
-    mask = slot_of_row[:, None] == torch.tensor(slots, device=slot_of_row.device)
-    return _Assignment(slots=slots, mask=mask.float())
+        return _Assignment(slots=slots, others=None)
+    others = slot_of_row[:, None] != torch.tensor(slots, device=slot_of_row.device)
+    return _Assignment(slots=slots, others=others)
 
 
 def _shrink(
@@ -135,10 +135,11 @@ def _shrink(
 
 def _mask(low_rank: torch.Tensor, rows: _Assignment) -> torch.Tensor:
     """Zeroes ``[T, …, n, r]`` where a row has another adapter."""
-    if rows.mask is None:
+    if rows.others is None:
         return low_rank
     shape = (len(low_rank), *(1,) * (low_rank.dim() - 3), len(rows.slots), 1)
-    return low_rank.mul_(rows.mask.view(shape))
+    # Filled, not multiplied: an adapter that overflows must not spoil the others' rows.
+    return low_rank.masked_fill_(rows.others.view(shape), 0.0)
 
 
 def _expand(

@@ -79,7 +79,7 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
 def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
     """Flags by name, with the value where they take one."""
     # Slots hold the adapters of one batch: requests on one more version would wait for a slot, so there
-    # is a slot for each. On the CPU a slot costs memory alone (the kernels gather by token).
+    # is a slot for each. On the CPU a slot costs memory alone.
     num_slots = settings.max_loaded_versions
     flags = {
         "--model": settings.model,

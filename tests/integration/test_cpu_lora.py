@@ -98,6 +98,17 @@ def test_the_base_model_is_left_alone(wrappers, sequences):
     assert torch.equal(logits[is_base[::3]], before[: len(sequences)][is_base[::3]])
 
 
+def test_an_adapter_that_overflows_spoils_no_other(wrappers):
+    _, grouped = wrappers
+    made, num_tokens = make(grouped, [7, 3, 0], 2)
+    x, y = torch.randn(num_tokens, HIDDEN), torch.randn(num_tokens, HIDDEN)
+    a, b = torch.randn(NUM_SLOTS, 1, RANK, HIDDEN), torch.randn(NUM_SLOTS, 1, HIDDEN, RANK)
+    a[0] = 3e38  # the slot of adapter 7
+    made.add_lora_linear(y, x, (a,), (b,), 1.0, (HIDDEN,))
+    assert not y[:2].isfinite().all()
+    assert y[2:].isfinite().all()
+
+
 def test_the_plugin_is_what_vllm_finds(wrappers):
     from vllm.platforms import current_platform
     from vllm.utils.import_utils import resolve_obj_by_qualname
