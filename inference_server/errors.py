@@ -116,8 +116,8 @@ def forbidden(message: str, param: str) -> ApiError:
 
 
 def timed_out(message: str) -> ApiError:
-    """504: aborted at its deadline."""
-    return ApiError(HTTPStatus.GATEWAY_TIMEOUT, ErrorType.TIMEOUT, message)
+    """408: aborted at its deadline, which is the client's choice within the server's limit."""
+    return ApiError(HTTPStatus.REQUEST_TIMEOUT, ErrorType.TIMEOUT, message)
 
 
 def engine_unavailable(message: str) -> ApiError:

@@ -204,7 +204,7 @@ class ArmsRun:
         """Every group of the request, each as soon as it is finished. Close it to abort the rest.
 
         Raises:
-            ApiError: 504 at the deadline, 500 for completions that must not be trained on.
+            ApiError: 408 at the deadline, 500 for completions that must not be trained on.
             EngineDied: The engine is dead.
         """
         tasks = [asyncio.create_task(self._run_group(plan)) for plan in self._plans]

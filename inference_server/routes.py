@@ -60,7 +60,7 @@ router = APIRouter(prefix="/v1", tags=["regime-w"], route_class=ErrorRoute)
 @router.post(
     "/arms/generate",
     response_model=ArmsResponse,
-    responses=_errors(400, 404, 413, 429, 500, 503, 504)
+    responses=_errors(400, 404, 408, 413, 429, 500, 503)
     | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
 async def generate_arms(body: ArmsRequest, request: Request, service: _Service) -> Response:

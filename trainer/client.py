@@ -36,7 +36,7 @@ from inference_server.schemas import (
 from trainer.config import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
 
-_BUSY = (429, 502, 503, 504)
+_BUSY = (408, 429, 502, 503, 504)
 _CONNECT_TIMEOUT_S = 5.0
 # httpx offers every waiting request the same idle connection: of many at once, each tries them all.
 _MAX_IDLE_CONNECTIONS = 4
