@@ -27,11 +27,10 @@ from inference_server.schemas import (
     ArmsResponse,
     ErrorResponse,
     ServerStatus,
-    Usage,
 )
 from inference_server.service import Service
 from inference_server.settings import Settings
-from inference_server.streaming import NDJSON, GroupStream, disconnected, newest
+from inference_server.streaming import NDJSON, GroupStream, disconnected, newest, total
 from inference_server.uploads import UPLOAD_BODY, read_upload
 
 # Nobody reads the answer to a request whose client has gone; logs show this status, as nginx's do.
@@ -87,10 +86,7 @@ async def _all_groups(run: ArmsRun, boot_id: str) -> ArmsResponse:
         policy_version=newest([one.group.policy_version for one in finished]),
         boot_id=boot_id,
         groups=[one.group for one in finished],
-        usage=Usage(
-            prompt_tokens=sum(one.usage.prompt_tokens for one in finished),
-            completion_tokens=sum(one.usage.completion_tokens for one in finished),
-        ),
+        usage=total([one.usage for one in finished]),
     )
 
 

@@ -1,6 +1,7 @@
 """A streamed answer: a line of NDJSON per finished group, and a last line that ends it."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 
 from pydantic import BaseModel
@@ -57,13 +58,12 @@ class GroupStream(Response):
 
     async def _send_groups(self, send: Send) -> StreamEnd | ErrorResponse:
         """Sends every group; returns the line that ends the answer."""
-        versions, prompt_tokens, completion_tokens = [], 0, 0
+        versions, usages = [], []
         groups = self._run.groups()
         try:
             async for finished in groups:
                 versions.append(finished.group.policy_version)
-                prompt_tokens += finished.usage.prompt_tokens
-                completion_tokens += finished.usage.completion_tokens
+                usages.append(finished.usage)
                 await _send_line(send, finished.group)
         except ApiError as error:
             return ErrorResponse(error=error.body)
@@ -74,7 +74,7 @@ class GroupStream(Response):
         return StreamEnd(
             policy_version=newest(versions),
             boot_id=self._boot_id,
-            usage=Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens),
+            usage=total(usages),
         )
 
 
@@ -86,6 +86,14 @@ async def _send_line(send: Send, line: BaseModel) -> None:
 def newest(versions: list[int | None]) -> int | None:
     """The newest version of some groups; None where all are of the base."""
     return max((version for version in versions if version is not None), default=None)
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """The usage of some groups together."""
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+    )
 
 
 async def disconnected(request: Request) -> None:
