@@ -51,7 +51,7 @@ OFFLINE = {
     "enable_lora": True,
     "max_lora_rank": RANK,
     "max_loras": 4,
-    "max_cpu_loras": 5,
+    "max_cpu_loras": 4,
     "logprobs_mode": "processed_logprobs",
     "block_size": 32,
     "enable_chunked_prefill": False,
@@ -370,7 +370,7 @@ def vllm_server(model: Path, log_path: Path, cpu: Mapping[str, str]) -> Iterator
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     command += ["--model", str(model), "--port", str(port), "--enable-lora", *FLAGS]
-    command += ["--max-lora-rank", str(RANK), "--max-loras", "4", "--max-cpu-loras", "5"]
+    command += ["--max-lora-rank", str(RANK), "--max-loras", "4", "--max-cpu-loras", "4"]
     command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
     environment = {

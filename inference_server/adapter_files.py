@@ -3,9 +3,11 @@
 No engine takes part here.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -74,12 +76,13 @@ def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConf
             f"r: rank {config.r} is over the server's --max-lora-rank {traits.max_lora_rank}",
             ADAPTER_CONFIG_FILE,
         )
-    try:
-        with safe_open(staged.folder / ADAPTER_WEIGHTS_FILE, framework="pt") as weights:
-            shapes = {name: _checked_shape(weights, name, traits) for name in weights.keys()}  # noqa: SIM118 - not a dict
-    except SafetensorError as error:
-        raise invalid_adapter(f"not a safetensors file: {error}", ADAPTER_WEIGHTS_FILE) from error
-    _check_pairs(shapes, config.r, traits.linear_shapes)
+    tensors = _read_tensors(staged.folder / ADAPTER_WEIGHTS_FILE)
+    _check_pairs(
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()},
+        config.r,
+        traits.linear_shapes,
+    )
+    _check_values(tensors, traits.lora_dtype)
     return config
 
 
@@ -96,18 +99,38 @@ def _read_config(config_json: bytes) -> AdapterConfig:
         raise invalid_adapter(reason, ADAPTER_CONFIG_FILE) from error
 
 
-def _checked_shape(weights: Any, name: str, traits: EngineTraits) -> tuple[int, ...]:
-    """Shape of one tensor whose values survive the engine's rounding."""
-    dtype = weights.get_slice(name).get_dtype()
-    if dtype not in _DTYPES:
-        raise invalid_adapter(f"{name}: dtype {dtype} is none of {_DTYPES}", ADAPTER_WEIGHTS_FILE)
-    tensor = weights.get_tensor(name)
-    # In the engine's dtype: a float32 value can be finite here and infinite in float16.
-    if not tensor.to(getattr(torch, traits.lora_dtype)).isfinite().all():
+def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        with safe_open(path, framework="pt") as weights:
+            names = list(weights.keys())
+            for name in names:
+                dtype = weights.get_slice(name).get_dtype()
+                if dtype not in _DTYPES:
+                    raise invalid_adapter(
+                        f"{name}: dtype {dtype} is none of {_DTYPES}", ADAPTER_WEIGHTS_FILE
+                    )
+            return {name: weights.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise invalid_adapter(f"not a safetensors file: {error}", ADAPTER_WEIGHTS_FILE) from error
+
+
+def _check_values(tensors: Mapping[str, torch.Tensor], lora_dtype: str) -> None:
+    """Checks that every value survives the engine's rounding.
+
+    A float32 value can be finite here and infinite in float16.
+    """
+
+    def survives(values: Sequence[torch.Tensor]) -> bool:
+        # Rounding is monotonic, so the largest magnitude tells of all; NaN wins over any.
+        largest = torch.nn.utils.get_total_norm(values, norm_type=math.inf)
+        return bool(largest.to(getattr(torch, lora_dtype)).isfinite())
+
+    # All at once: an adapter has hundreds of small tensors.
+    if not survives(list(tensors.values())):
+        name = next(name for name, tensor in tensors.items() if not survives([tensor]))
         raise invalid_adapter(
-            f"{name}: holds values that are not finite in {traits.lora_dtype}", ADAPTER_WEIGHTS_FILE
+            f"{name}: holds values that are not finite in {lora_dtype}", ADAPTER_WEIGHTS_FILE
         )
-    return tuple(tensor.shape)
 
 
 def _check_pairs(

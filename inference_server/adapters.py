@@ -65,7 +65,7 @@ class AdapterRegistry:
     Args:
         engine: Holds the adapters.
         folder: Holds their files.
-        max_loaded_versions: Beyond this many, an upload retires the oldest that nothing uses.
+        max_loaded_versions: Never more are held; after an upload, `keep_room` makes place for the next.
     """
 
     def __init__(self, engine: Engine, folder: AdapterFolder, max_loaded_versions: int) -> None:
@@ -106,7 +106,8 @@ class AdapterRegistry:
         record = await asyncio.to_thread(self._folder.read_record)
         stored = self._folder.stored_versions()
         self._next_version = max([record.next_version, *(version + 1 for version in stored)])
-        newest = stored[-self._max_loaded_versions :]
+        # As many as stay after an upload: what was retired may still lie there.
+        newest = stored[-(self._max_loaded_versions - 1) :]
         active = record.active_version
         if active is not None and active in stored and active not in newest:
             newest = [active, *newest[1:]]
@@ -204,6 +205,11 @@ class AdapterRegistry:
             await self._remove_retired_files()
             await self._retire(held)
 
+    async def keep_room(self) -> None:
+        """Makes place for the next upload, which then waits for no unloading; wanted after each."""
+        async with self._changes:
+            await self._retire_unused()
+
     @contextmanager
     def lease(self, version: int | None) -> Iterator[EngineAdapter | None]:
         """Keeps a version loaded while a group is generated; None is the base.
@@ -257,19 +263,19 @@ class AdapterRegistry:
         raise conflict(f"version {version} {state} served with digest {seen.sha256}", "sha256")
 
     async def _make_room(self) -> None:
-        """Retires the oldest versions that nothing uses, until one more fits.
-
-        Leased versions may take the registry over ``max_loaded_versions``, up to what the engine holds
-        without dropping one by itself.
-        """
+        """Makes place for one more version, in memory and on disk."""
         await self._remove_retired_files()
+        await self._retire_unused()
+        if len(self._versions) >= self._max_loaded_versions:
+            raise busy(f"all {len(self._versions)} loaded versions have requests in flight")
+
+    async def _retire_unused(self) -> None:
+        """Retires the oldest versions that nothing uses, until there is place for one more."""
         for held in list(self._versions.values()):
             if len(self._versions) < self._max_loaded_versions:
                 return
             if held.version != self._active and not self._num_leases(held):
                 await self._retire(held)
-        if len(self._versions) >= self._engine.traits.max_loaded_adapters:
-            raise busy(f"all {len(self._versions)} loaded versions have requests in flight")
 
     async def _commit(self, version: int, staged: StagedAdapter, identity: _Identity) -> None:
         path = self._folder.commit(staged, version)

@@ -1,8 +1,8 @@
 """LoRA on the CPU at the speed of matrix products: a general plugin of vLLM's.
 
 vLLM's CPU kernels (``vllm/lora/ops/torch_ops/lora_ops.py``) gather a whole A and B for every token of a
-batch, layer by layer. A batch holds two or three adapters, so here their matrices stand side by side: one
-product with all A, zeros where a token has another adapter, one product with all B. Replaces
+batch, layer by layer. A batch holds two or three adapters, so here their matrices stand side by side:
+one product with all A of a layer, zeros where a token has another adapter, one product with all B. Replaces
 ``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and computes what it computes, to rounding, but for one
 thing: there a token of the base model that is in a batch with adapters has slot -1, which is the last
 one, and gets that one's adapter. On a GPU vLLM has kernels of its own, and this stays away.
@@ -24,12 +24,41 @@ def register() -> None:
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Assignment:
+    """Which adapters the rows of a batch have."""
+
+    slots: Sequence[int]
+    """The ``n`` slots that occur; empty where all rows are the base model's."""
+    others: torch.Tensor | None
+    """Where a row does not have the slot, ``[T, n]``; None where every row has the only one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pairs:
+    """A layer's A and B of ``n`` adapters and all slices of its output."""
+
+    stacked_a: torch.Tensor
+    """Kept, so that no other layer's tensor gets its id."""
+    slots: Sequence[int]
+    written: Sequence[int]
+    a: torch.Tensor
+    """``[slices · n · r, in]`` in float32."""
+    b: torch.Tensor
+    """``[sum(out), slices · n · r]``, zero where a column is another slice's."""
+
+
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is untyped here
     """Adds the adapters' share to the layers' outputs, all adapters of a batch at once.
 
     Only what the layers of a model on one device call is replaced; tensor parallelism's sharded layers
     go on with vLLM's own kernels.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As the base class; see there."""
+        super().__init__(*args, **kwargs)
+        self._pairs_of_layer: dict[int, _Pairs] = {}
 
     def update_metadata(
         self,
@@ -65,14 +94,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
             output_slices: Width of each slice of ``y``.
             kwargs: What other platforms' kernels take.
         """
-        if not self._tokens.slots:
-            return
-        # The slices of one layer (query, key, value) read the same input.
-        low_rank = _shrink(x, lora_a_stacked, self._tokens)
-        offset = 0
-        for index, (b, width) in enumerate(zip(lora_b_stacked, output_slices, strict=True)):
-            _expand(y[:, offset : offset + width], low_rank[:, index], b, scale, self._tokens)
-            offset += width
+        if self._tokens.slots:
+            self._add(y, x, lora_a_stacked, lora_b_stacked, scale, self._tokens)
 
     def add_lora_logits(
         self,
@@ -86,8 +109,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         """The same for the output layer, whose rows are the sequences that sample in this step."""
         logits, hidden = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         if self._samples.slots:
-            low_rank = _shrink(hidden, [lora_a_stacked], self._samples)
-            _expand(logits, low_rank[:, 0], lora_b_stacked, scale, self._samples)
+            self._add(logits, hidden, (lora_a_stacked,), (lora_b_stacked,), scale, self._samples)
 
     def add_lora_embedding(
         self,
@@ -99,18 +121,50 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     ) -> None:
         """The same for the token embedding, where ``x`` ``[T, r]`` was looked up in A already."""
         if self._tokens.slots:
-            low_rank = x[:, None].repeat(1, len(self._tokens.slots), 1)
-            _expand(y, _mask(low_rank, self._tokens), lora_b_stacked, 1.0, self._tokens)
+            low_rank = x[:, None, None].repeat(1, 1, len(self._tokens.slots), 1)
+            b = _all_b((lora_b_stacked,), self._tokens.slots)
+            _expand(y, _mask(low_rank, self._tokens), b, 1.0)
+
+    def _add(
+        self,
+        y: torch.Tensor,
+        x: torch.Tensor,
+        lora_a_stacked: Sequence[torch.Tensor],
+        lora_b_stacked: Sequence[torch.Tensor],
+        scale: float,
+        rows: _Assignment,
+    ) -> None:
+        pairs = self._pairs(lora_a_stacked, lora_b_stacked, rows.slots)
+        # Between the two products vLLM keeps float32, whatever the dtype of the layers.
+        low_rank = (x.float() @ pairs.a.T).view(len(x), len(lora_a_stacked), len(rows.slots), -1)
+        _expand(y, _mask(low_rank, rows), pairs.b, scale)
+
+    def _pairs(
+        self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], slots: Sequence[int]
+    ) -> _Pairs:
+        """A layer's matrices for these slots, from the last step where nothing was written to them."""
+        pairs = self._pairs_of_layer.get(id(a[0]))
+        if pairs is None or pairs.slots != slots or pairs.written != _times_written(a, b):
+            pairs = _Pairs(
+                stacked_a=a[0],
+                slots=slots,
+                written=_times_written(a, b),
+                a=torch.cat([stacked[slot, 0] for stacked in a for slot in slots]).float(),
+                b=_all_b(b, slots),
+            )
+            self._pairs_of_layer[id(a[0])] = pairs
+        return pairs
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Assignment:
-    """Which adapters the rows of a batch have."""
+def _times_written(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> list[int]:
+    """How often each was changed in place: vLLM copies an adapter into its slot."""
+    return [tensor._version for tensor in (*a, *b)]
 
-    slots: Sequence[int]
-    """The ``n`` slots that occur; empty where all rows are the base model's."""
-    others: torch.Tensor | None
-    """Where a row does not have the slot, ``[T, n]``; None where every row has the only one."""
+
+def _all_b(b_of_slices: Sequence[torch.Tensor], slots: Sequence[int]) -> torch.Tensor:
+    of_slices = (torch.cat([stacked[slot, 0] for slot in slots], dim=1) for stacked in b_of_slices)
+    together: torch.Tensor = torch.block_diag(*of_slices)  # type: ignore[no-untyped-call]
+    return together
 
 
 def _assign(slot_of_row: torch.Tensor) -> _Assignment:
@@ -123,34 +177,16 @@ def _assign(slot_of_row: torch.Tensor) -> _Assignment:
     return _Assignment(slots=slots, others=others)
 
 
-def _shrink(
-    x: torch.Tensor, a_of_slices: Sequence[torch.Tensor], rows: _Assignment
-) -> torch.Tensor:
-    """``x Aᵀ`` for every slice and every adapter, zero where a row has another: ``[T, slices, n, r]``."""
-    a = torch.cat([stacked[slot, 0] for stacked in a_of_slices for slot in rows.slots])
-    # Between the two products vLLM keeps float32, whatever the dtype of the layers.
-    low_rank = x.float() @ a.float().T
-    return _mask(low_rank.view(len(x), len(a_of_slices), len(rows.slots), -1), rows)
-
-
 def _mask(low_rank: torch.Tensor, rows: _Assignment) -> torch.Tensor:
-    """Zeroes ``[T, …, n, r]`` where a row has another adapter."""
+    """Zeroes ``[T, slices, n, r]`` where a row has another adapter."""
     if rows.others is None:
         return low_rank
-    shape = (len(low_rank), *(1,) * (low_rank.dim() - 3), len(rows.slots), 1)
     # Filled, not multiplied: an adapter that overflows must not spoil the others' rows.
-    return low_rank.masked_fill_(rows.others.view(shape), 0.0)
+    return low_rank.masked_fill_(rows.others[:, None, :, None], 0.0)
 
 
-def _expand(
-    y: torch.Tensor,
-    low_rank: torch.Tensor,
-    b_of_slot: torch.Tensor,
-    scale: float,
-    rows: _Assignment,
-) -> None:
-    """Adds ``scale · low_rank Bᵀ`` to ``y``; ``low_rank`` is ``[T, n, r]``."""
+def _expand(y: torch.Tensor, low_rank: torch.Tensor, b: torch.Tensor, scale: float) -> None:
+    """Adds ``scale · low_rank Bᵀ`` to ``y``."""
     # Base and adapter pad the output by different amounts.
-    width = min(y.shape[1], b_of_slot.shape[-2])
-    b = torch.cat([b_of_slot[slot, 0, :width] for slot in rows.slots], dim=1)
-    y[:, :width].addmm_(low_rank.flatten(1).to(y.dtype), b.to(y.dtype).T, alpha=scale)
+    width = min(y.shape[1], len(b))
+    y[:, :width].addmm_(low_rank.flatten(1).to(y.dtype), b[:width].to(y.dtype).T, alpha=scale)

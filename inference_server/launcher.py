@@ -30,7 +30,7 @@ Every setting may also come from the environment (REGIME_W_PORT=8000) or from th
 --config; flags win over the environment, the environment over the file.
 
 Every flag of "vllm serve" works too, and wins over what this server sets by itself:
-  --enable-lora --max-lora-rank 16 --max-loras N --max-cpu-loras N+1 (N: max-loaded-versions)
+  --enable-lora --max-lora-rank 16 --max-loras N --max-cpu-loras N (N: max-loaded-versions)
   --logprobs-mode processed_logprobs --generation-config vllm
   --scheduling-policy priority --disable-uvicorn-access-log
   on a CPU: --dtype float32 --enforce-eager --block-size 32 --no-enable-chunked-prefill

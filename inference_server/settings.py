@@ -36,7 +36,7 @@ class Settings(BaseModel):
     adapter_root: Path | None = None
     """Folder below which adapters may be loaded by path. Default: none may."""
     max_loaded_versions: int = Field(default=4, ge=2, le=64)
-    """Adapter versions held; a newer one retires the oldest that nothing uses. One more while all are in use."""
+    """Most adapter versions held. After an upload the oldest that nothing uses leave, until one place is free."""
     max_adapter_bytes: int = Field(default=2**30, ge=1)
     """Largest upload of one adapter, in bytes."""
     max_questions: int = Field(default=256, ge=1)

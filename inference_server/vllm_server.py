@@ -80,16 +80,15 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
     """Flags by name, with the value where they take one."""
     # Slots hold the adapters of one batch: requests on one more version would wait for a slot, so there
     # is a slot for each. On the CPU a slot costs memory alone.
-    num_slots = settings.max_loaded_versions
+    num_slots = str(settings.max_loaded_versions)
     flags = {
         "--model": settings.model,
         "--host": settings.host,
         "--port": str(settings.port),
         "--enable-lora": None,
         "--max-lora-rank": "16",
-        "--max-loras": str(num_slots),
-        # One more than the registry keeps, for an upload that comes while every version is in use.
-        "--max-cpu-loras": str(num_slots + 1),
+        "--max-loras": num_slots,
+        "--max-cpu-loras": num_slots,
         # The logprobs that the trainer needs are those of the distribution that was sampled from.
         "--logprobs-mode": "processed_logprobs",
         # Else a model's generation_config.json changes the sampling behind the client's back.

@@ -41,7 +41,7 @@ LAYERS = {
 class FakeEngine:
     """Speaks the letters of a digest: what it says depends on prompt, sampling and adapter alone."""
 
-    def __init__(self, max_loaded_adapters: int = 4) -> None:
+    def __init__(self, max_loaded_adapters: int = 3) -> None:
         self.traits = EngineTraits(
             base_model="fake/base",
             max_model_len_tokens=600,

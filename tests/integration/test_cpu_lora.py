@@ -109,6 +109,21 @@ def test_an_adapter_that_overflows_spoils_no_other(wrappers):
     assert y[2:].isfinite().all()
 
 
+def test_an_adapter_that_takes_anothers_slot_counts_at_once(wrappers):
+    _, grouped = wrappers
+    made, num_tokens = make(grouped, [7, 3], 1)
+    x = torch.randn(num_tokens, HIDDEN)
+    a, b = torch.randn(NUM_SLOTS, 1, RANK, HIDDEN), torch.randn(NUM_SLOTS, 1, HIDDEN, RANK)
+    for _ in range(2):
+        y = torch.zeros(num_tokens, HIDDEN)
+        made.add_lora_linear(y, x, (a,), (b,), 1.0, (HIDDEN,))
+        for row, slot in enumerate([0, 1]):
+            torch.testing.assert_close(y[row], x[row] @ a[slot, 0].T @ b[slot, 0].T)
+        with torch.inference_mode():  # as vLLM does between two steps
+            b[1].copy_(torch.randn(1, HIDDEN, RANK))
+            a[1].copy_(torch.randn(1, RANK, HIDDEN))
+
+
 def test_the_plugin_is_what_vllm_finds(wrappers):
     from vllm.platforms import current_platform
     from vllm.utils.import_utils import resolve_obj_by_qualname
