@@ -6,6 +6,7 @@ disk: if the machine loses its power, a version that is not whole is found by it
 """
 
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -26,6 +27,8 @@ _COPY_CHUNK_BYTES = 2**20
 # In the format of sha256sum, which can check it.
 _DIGEST_FILE = f"{ADAPTER_WEIGHTS_FILE}.sha256"
 _RECORD_FILE = "registry.json"
+# Filled up with spaces, so that nothing of a longer record is left behind a shorter one.
+_RECORD_BYTES = 128
 _REFUSED_PREFIX = "refused-"
 _VERSION_FOLDER = re.compile(r"policy-([0-9]{6,9})")
 
@@ -147,7 +150,6 @@ class AdapterFolder:
             return RegistryRecord()
 
     def write_record(self, record: RegistryRecord) -> None:
-        """Replaces the record at once."""
-        temporary = self._root / f"{_RECORD_FILE}.unfinished"
-        temporary.write_text(record.model_dump_json())
-        temporary.replace(self._root / _RECORD_FILE)
+        """Replaces the record, by one write in place: renaming a file over another waits for the disk."""
+        with os.fdopen(os.open(self._root / _RECORD_FILE, os.O_WRONLY | os.O_CREAT), "wb") as file:
+            file.write(record.model_dump_json().encode().ljust(_RECORD_BYTES))
