@@ -62,16 +62,18 @@ class AdapterFolder:
 
     Args:
         root: An existing folder that nobody else writes to.
+        max_weights_bytes: Larger weights are not taken.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, max_weights_bytes: int) -> None:
         self._root = root
+        self._max_weights_bytes = max_weights_bytes
 
-    def stage(self, config_json: bytes, weights: BinaryIO, max_bytes: int) -> StagedAdapter:
+    def stage(self, config_json: bytes, weights: BinaryIO) -> StagedAdapter:
         """Writes an upload to the folder, under a name that nobody reads.
 
         Raises:
-            ApiError: 413 where the weights have more than ``max_bytes``.
+            ApiError: 413 where the weights are too large.
         """
         folder = Path(tempfile.mkdtemp(prefix=INCOMING_PREFIX, dir=self._root))
         try:
@@ -79,9 +81,10 @@ class AdapterFolder:
             with (folder / ADAPTER_WEIGHTS_FILE).open("wb") as file:
                 while chunk := weights.read(_COPY_CHUNK_BYTES):
                     size_bytes += len(chunk)
-                    if size_bytes > max_bytes:
+                    if size_bytes > self._max_weights_bytes:
                         raise too_large(
-                            f"the weights have more than {max_bytes} bytes", ADAPTER_WEIGHTS_FILE
+                            f"the weights have more than {self._max_weights_bytes} bytes",
+                            ADAPTER_WEIGHTS_FILE,
                         )
                     digest.update(chunk)
                     file.write(chunk)

@@ -30,6 +30,7 @@ from inference_server.schemas import (
     AdapterList,
     adapter_name,
 )
+from inference_server.uploads import Upload
 
 POLICY_ALIAS = "policy"
 
@@ -145,13 +146,13 @@ class AdapterRegistry:
         return self._info(self._find(version))
 
     async def put(
-        self, version: int, staged: StagedAdapter, *, activate: bool
+        self, version: int, upload: Upload, *, activate: bool
     ) -> tuple[AdapterInfo, bool]:
         """Makes a version of an upload, or finds that it is one already.
 
         Args:
             version: Its number.
-            staged: The upload; its folder becomes the version's or is removed.
+            upload: What the client sent; open until this returns.
             activate: Whether ``policy`` moves to it.
 
         Returns:
@@ -159,11 +160,12 @@ class AdapterRegistry:
 
         Raises:
             ApiError: 400 for an adapter that cannot be served, 409 where the version is or was another
-                adapter, 429 where every loaded version is in use. Nothing changed then.
+                adapter, 413 where it is too large, 429 where every loaded version is in use. Nothing
+                changed then.
         """
+        # In one thread: to go to another takes as long as to check an adapter.
+        staged, identity = await asyncio.to_thread(self._stage, upload)
         try:
-            config = await asyncio.to_thread(validate_adapter, staged, self._engine.traits)
-            identity = _Identity(sha256=staged.sha256, config=config)
             async with self._changes:
                 self._refuse_another(version, identity)
                 created = version not in self._versions
@@ -177,6 +179,18 @@ class AdapterRegistry:
         finally:
             if staged.folder.exists():
                 await asyncio.to_thread(self._folder.discard, staged.folder)
+
+    def _stage(self, upload: Upload) -> tuple[StagedAdapter, _Identity]:
+        """Writes an upload to the folder and checks it there, before the engine sees anything."""
+        staged = self._folder.stage(upload.config_json, upload.weights)
+        try:
+            if staged.sha256 != upload.sha256:
+                raise invalid_adapter(f"the weights file has digest {staged.sha256}", "sha256")
+            config = validate_adapter(staged, self._engine.traits)
+        except BaseException:
+            self._folder.discard(staged.folder)
+            raise
+        return staged, _Identity(sha256=staged.sha256, config=config)
 
     async def activate(self, version: int) -> AdapterInfo:
         """Moves ``policy`` to a loaded version.

@@ -16,7 +16,6 @@ from inference_server.errors import (
     ApiError,
     ErrorRoute,
     install_error_handlers,
-    invalid_adapter,
 )
 from inference_server.generation import ArmsRun
 from inference_server.request_log import RequestLog, log
@@ -106,16 +105,7 @@ async def put_adapter(
     """Uploads a version, or takes it from a path: 201 new, 200 the same again, 409 another adapter."""
     started = time.monotonic()
     async with read_upload(request, service.settings) as upload:
-        staged = await asyncio.to_thread(
-            service.folder.stage,
-            upload.config_json,
-            upload.weights,
-            service.settings.max_adapter_bytes,
-        )
-    if staged.sha256 != upload.sha256:
-        await asyncio.to_thread(service.folder.discard, staged.folder)
-        raise invalid_adapter(f"the weights file has digest {staged.sha256}", "sha256")
-    info, created = await service.adapters.put(version, staged, activate=activate)
+        info, created = await service.adapters.put(version, upload, activate=activate)
     if created:
         service.metrics.push_seconds.observe(time.monotonic() - started)
         log.info("adapter", version=version, sha256=info.sha256, active=info.active)

@@ -28,7 +28,6 @@ class Service:
     settings: Settings
     boot_id: str
     engine: Engine
-    folder: AdapterFolder
     adapters: AdapterRegistry
     generator: ArmsGenerator
     metrics: ServerMetrics
@@ -46,7 +45,7 @@ class Service:
             raise ValueError("settings.state_dir must be set")
         # The first completion compiles kernels, for seconds: before the server says that it is healthy.
         await engine.generate([0], _WARM_UP, None)
-        folder = AdapterFolder(settings.state_dir)
+        folder = AdapterFolder(settings.state_dir, settings.max_adapter_bytes)
         adapters = AdapterRegistry(engine, folder, settings.max_loaded_versions)
         await adapters.restore()
         metrics = ServerMetrics(registry)
@@ -59,7 +58,6 @@ class Service:
             settings=settings,
             boot_id=uuid.uuid4().hex,
             engine=engine,
-            folder=folder,
             adapters=adapters,
             generator=ArmsGenerator(engine, adapters, settings, metrics),
             metrics=metrics,
