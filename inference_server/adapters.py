@@ -34,6 +34,9 @@ from inference_server.uploads import Upload
 
 POLICY_ALIAS = "policy"
 
+# From the name that an OpenAI request says to its place in the engine, with a wide margin.
+_LOOKED_UP_WITHIN_S = 0.2
+
 _log = structlog.get_logger(__name__)
 
 
@@ -282,6 +285,9 @@ class AdapterRegistry:
         await self._retire_unused()
         if len(self._versions) >= self._max_loaded_versions:
             raise busy(f"all {len(self._versions)} loaded versions have requests in flight")
+        if self._retired_paths:
+            await asyncio.sleep(_LOOKED_UP_WITHIN_S)
+            await self._remove_retired_files()
 
     async def _retire_unused(self) -> None:
         """Retires the oldest versions that nothing uses, until there is place for one more."""
@@ -336,11 +342,10 @@ class AdapterRegistry:
         self._retired_paths.append(held.adapter.path)
 
     async def _remove_retired_files(self) -> None:
-        """Removes the files of versions that an earlier change retired.
+        """Removes the files of retired versions, not at once but before the next upload.
 
         An OpenAI request that had looked its name up just before the version was retired makes the
-        engine load it once more, from its files; without them the engine dies. One change later, no
-        such request is left.
+        engine load it once more, from its files; without them the engine dies.
         """
         paths, self._retired_paths = self._retired_paths, []
         for path in paths:
