@@ -5,7 +5,7 @@ TrainerError
 │   └── DataError          a record; names the file and the line
 ├── CheckpointError        a checkpoint that cannot be resumed from
 ├── SyncError              the server serves something else than was pushed
-├── NonFiniteError         a gradient is NaN or infinite
+├── NonFiniteError         a number or a gradient is NaN or infinite
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
     └── ServerRejectedError
@@ -33,7 +33,7 @@ class SyncError(TrainerError):
 
 
 class NonFiniteError(TrainerError):
-    """A gradient is not finite; the parameters were left as they were."""
+    """A number is not finite; weights and optimizers are as they were before the step."""
 
 
 class ServerError(TrainerError):
