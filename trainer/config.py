@@ -195,18 +195,18 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
-        """Without differences within a group, rloo and grpo would train on nothing, silently."""
-        if self.ppo.advantage == "gae":
-            return self
-        for key, value, reason in (
-            ("selection", self.reward.selection, "lets one completion of a question train"),
-            ("credit", self.reward.credit, "rewards all completions of a question alike"),
-        ):
-            if value in ("best", "random", "shared"):
-                raise ValueError(
-                    f"ppo.advantage = {self.ppo.advantage} compares the completions of a question, "
-                    f"but reward.{key} = {value} {reason}"
-                )
+        """Without differences within a group, rloo and grpo would silently train on nothing."""
+        if self.ppo.advantage != "gae":
+            reward = self.reward
+            if reward.selection != "all":
+                clash = f"reward.selection = {reward.selection} lets only one of them train"
+            elif reward.credit == "shared":
+                clash = "reward.credit = shared rewards all of them alike"
+            else:
+                return self
+            raise ValueError(
+                f"ppo.advantage = {self.ppo.advantage} compares a question's completions, but {clash}"
+            )
         return self
 
 

@@ -33,7 +33,11 @@ class SyncError(TrainerError):
 
 
 class NonFiniteError(TrainerError):
-    """A number is not finite; weights and optimizers are as they were before the step."""
+    """A number is NaN or infinite; weights and optimizers are as they were before the step."""
+
+    def __init__(self, what: str):
+        """Say what it is, and that nothing was lost."""
+        super().__init__(f"{what}; weights and optimizers are as they were before the step")
 
 
 class ServerError(TrainerError):

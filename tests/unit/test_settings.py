@@ -173,7 +173,10 @@ def test_advantages_over_groups_need_completions_that_differ(
 ) -> None:
     reward = ["--reward." + key, value]
     assert_one_line_error(
-        capsys, ["--ppo.advantage", advantage, *reward], "ppo.advantage", f"reward.{key} = {value}"
+        capsys,
+        ["--ppo.advantage", advantage, *reward],
+        f"ppo.advantage = {advantage}",
+        f"reward.{key} = {value}",
     )
     assert load(*reward).ppo.advantage == "gae"
     assert load("--ppo.advantage", advantage).reward.selection == "all"

@@ -10,9 +10,11 @@ import torch
 
 from trainer.batch import Sample, collate
 from trainer.config import PPOConfig
+from trainer.diagnostics import UpdateMetrics
 from trainer.errors import NonFiniteError
+from trainer.experience import Experience, MiniBatch
 from trainer.policy import PolicyRoles, Role, TokenScores
-from trainer.update import Experience, MiniBatch, PPOUpdate, UpdateMetrics
+from trainer.update import PPOUpdate
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., PolicyRoles]
@@ -281,8 +283,9 @@ def test_gradients_are_scaled_down_to_the_largest_norm(make_roles: MakeRoles) ->
         assert math.sqrt(moved) == pytest.approx(0.01, rel=1e-2)
 
 
+@pytest.mark.parametrize("advantage", ["gae", "rloo", "grpo"])
 def test_rewarded_completions_become_more_likely_and_the_critic_better(
-    make_roles: MakeRoles,
+    advantage: str, make_roles: MakeRoles
 ) -> None:
     roles = make_roles()
     roles.load_adapter_state(Role.PROXIMAL, roles.adapter_state(Role.POLICY))
@@ -304,7 +307,8 @@ def test_rewarded_completions_become_more_likely_and_the_critic_better(
     with torch.no_grad():
         for parameter in roles.value_head.parameters():
             parameter.zero_()
-    update = PPOUpdate(roles, CONFIG.model_copy(update={"kl_coef": 0.0, "num_epochs": 3}))
+    config = {"kl_coef": 0.0, "num_epochs": 3, "advantage": advantage}
+    update = PPOUpdate(roles, CONFIG.model_copy(update=config))
     first = update.step(update.experience(rewarded, seed="a"), train_policy=True)
     again = update.step(update.experience(rewarded, seed="a"), train_policy=True)
 
@@ -312,7 +316,8 @@ def test_rewarded_completions_become_more_likely_and_the_critic_better(
     assert after[0] > before[0]
     assert after[1] < before[1]
     assert after[2] < before[2]
-    assert again.value_loss < first.value_loss
+    if advantage == "gae":
+        assert again.value_loss < first.value_loss
 
 
 # --- what moves and what does not ----------------------------------------------------------------
