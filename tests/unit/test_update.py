@@ -477,10 +477,7 @@ def test_completions_that_the_server_saw_otherwise_are_left_out_of_the_policy_lo
         sequence_mask: float | None, groups: list[list[Sample]]
     ) -> tuple[dict[str, State], UpdateMetrics, dict[tuple[int, ...], tuple[Experience, int]]]:
         roles = make_roles()
-        config = CONFIG.model_copy(
-            update={"sequence_mask": sequence_mask, "whiten_advantages": False}
-        )
-        update = PPOUpdate(roles, config)
+        update = PPOUpdate(roles, CONFIG.model_copy(update={"sequence_mask": sequence_mask}))
         mini_batches = update.experience(groups, seed="a")
         metrics = update.step(mini_batches, train_policy=True)
         return snapshot(roles), metrics, by_sample(mini_batches, groups)
