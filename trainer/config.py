@@ -5,11 +5,15 @@ Loads neither torch nor vllm, so ``--help`` is quick.
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from regime_w import ArmSpec, RewardConfig
+
+AdvantageEstimator = Literal["gae", "rloo", "grpo"]
+KLEstimator = Literal["k1", "k2", "k3"]
+LossReduction = Literal["token_mean", "sequence_mean"]
 
 
 class Section(BaseModel):
@@ -104,15 +108,18 @@ class PPOConfig(Section):
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Of both learning rates: constant, or linear to zero over run.num_steps."""
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 2
-    """Steps that train the critic alone before the policy moves."""
+    """Steps that train the critic alone before the policy moves; none without a critic."""
     num_epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over a step's completions."""
     questions_per_mini_batch: Annotated[int, Field(ge=1)] = 4
     """Questions of one optimizer step."""
     token_budget: Annotated[int, Field(ge=1)] = 8192
     """Most tokens of one forward pass, padding counted; bounds memory, changes no gradient."""
+    advantage: AdvantageEstimator = "gae"
+    """How a completion's tokens are credited: gae, by the critic; or against the other completions
+    of the question and without a critic: rloo (less their mean), grpo (in standard deviations)."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Discount."""
+    """GAE's discount."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
     """GAE's λ."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -125,12 +132,21 @@ class PPOConfig(Section):
     """How far the critic may move a value in one step."""
     max_importance_weight: Annotated[float, Field(ge=1)] = 2.0
     """Truncation of proximal/behaviour, the weight of what differs between trainer and server."""
+    sequence_mask: Annotated[float, Field(gt=1)] | None = None
+    """Leaves a completion out of the policy loss where the geometric mean of its proximal/behaviour
+    ratios leaves [1/c, c]."""
+    loss_reduction: LossReduction = "token_mean"
+    """Both losses: the mean over the mini-batch's tokens, or over its completions' own means."""
     whiten_advantages: bool = True
-    """Normalise advantages over the step's tokens."""
+    """Normalise GAE's advantages over the step's tokens; rloo and grpo have their own scale."""
     truncation: Literal["bootstrap", "mask"] = "bootstrap"
-    """Truncated completions: bootstrapped by the critic, or left out of the losses."""
+    """Truncated completions: bootstrapped by the critic (rloo and grpo, having none, take their
+    reward as it is), or left out of the losses and of the comparison with others."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
     """Start (or, where fixed, value) of the coefficient of the KL penalty to the reference."""
+    kl_estimator: KLEstimator = "k1"
+    """Schulman's estimator of a token's KL. k1 penalises the KL itself; k2 and k3 vary less, but
+    as a reward their gradient is not the KL's."""
     adaptive_kl: bool = True
     """Steer the coefficient so that the KL of a completion stays near target_kl."""
     target_kl: Annotated[float, Field(gt=0)] = 0.1
@@ -138,7 +154,8 @@ class PPOConfig(Section):
     kl_horizon: Annotated[int, Field(ge=1)] = 10_000
     """Completions over which the adaptive coefficient corrects an error."""
     stop_kl: Annotated[float, Field(gt=0)] | None = None
-    """Ends a step's epochs early once the policy has moved this many nats a token."""
+    """Ends a step early: the first mini-batch on which the policy has moved by more nats a token
+    is not applied, nor is any after it."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are scaled down to this norm."""
     max_logprob_mismatch: Annotated[float, Field(gt=0)] = 0.05
@@ -175,6 +192,22 @@ class TrainConfig(Section):
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _groups_can_be_compared(self) -> Self:
+        """Without differences within a group, rloo and grpo would silently train on nothing."""
+        if self.ppo.advantage != "gae":
+            reward = self.reward
+            if reward.selection != "all":
+                clash = f"reward.selection = {reward.selection} lets only one of them train"
+            elif reward.credit == "shared":
+                clash = "reward.credit = shared rewards all of them alike"
+            else:
+                return self
+            raise ValueError(
+                f"ppo.advantage = {self.ppo.advantage} compares a question's completions, but {clash}"
+            )
+        return self
 
 
 class SFTConfig(Section):

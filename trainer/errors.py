@@ -5,7 +5,7 @@ TrainerError
 │   └── DataError          a record; names the file and the line
 ├── CheckpointError        a checkpoint that cannot be resumed from
 ├── SyncError              the server serves something else than was pushed
-├── NonFiniteError         a gradient is NaN or infinite
+├── NonFiniteError         a number or a gradient is NaN or infinite
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
     └── ServerRejectedError
@@ -33,7 +33,11 @@ class SyncError(TrainerError):
 
 
 class NonFiniteError(TrainerError):
-    """A gradient is not finite; the parameters were left as they were."""
+    """A number is NaN or infinite; weights and optimizers are as they were before the step."""
+
+    def __init__(self, what: str):
+        """Say what it is, and that nothing was lost."""
+        super().__init__(f"{what}; weights and optimizers are as they were before the step")
 
 
 class ServerError(TrainerError):

@@ -16,12 +16,13 @@ from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, sa
 from trainer.client import ArmsClient
 from trainer.config import RunConfig, TrainConfig
 from trainer.data import QuestionStream, load_records, write_jsonl
+from trainer.diagnostics import UpdateMetrics
 from trainer.errors import SyncError, UsageError
 from trainer.policy import PolicyRoles
 from trainer.publish import Publisher
 from trainer.rollouts import RolloutBatch, open_pipeline
 from trainer.tracking import Metrics, Tracker
-from trainer.update import PPOUpdate, UpdateMetrics
+from trainer.update import PPOUpdate
 from trainer.word_problems import Split
 
 ROLLOUTS_FOLDER = "rollouts"

@@ -164,6 +164,24 @@ def test_what_is_wrong_in_a_flag_names_the_flag(
     assert_one_line_error(capsys, arguments, *fragments)
 
 
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+@pytest.mark.parametrize(
+    ("key", "value"), [("selection", "random"), ("selection", "best"), ("credit", "shared")]
+)
+def test_advantages_over_groups_need_completions_that_differ(
+    key: str, value: str, advantage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reward = ["--reward." + key, value]
+    assert_one_line_error(
+        capsys,
+        ["--ppo.advantage", advantage, *reward],
+        f"ppo.advantage = {advantage}",
+        f"reward.{key} = {value}",
+    )
+    assert load(*reward).ppo.advantage == "gae"
+    assert load("--ppo.advantage", advantage).reward.selection == "all"
+
+
 def test_a_file_that_is_no_text_names_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

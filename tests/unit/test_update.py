@@ -10,9 +10,11 @@ import torch
 
 from trainer.batch import Sample, collate
 from trainer.config import PPOConfig
+from trainer.diagnostics import UpdateMetrics
 from trainer.errors import NonFiniteError
-from trainer.policy import PolicyRoles, Role
-from trainer.update import Experience, MiniBatch, PPOUpdate, UpdateMetrics
+from trainer.experience import Experience, MiniBatch
+from trainer.policy import PolicyRoles, Role, TokenScores
+from trainer.update import PPOUpdate
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., PolicyRoles]
@@ -205,10 +207,17 @@ def test_the_seed_alone_decides_which_questions_share_a_mini_batch(make_roles: M
 
 
 @pytest.mark.parametrize("token_budget", [1, 15, 30])
-def test_no_token_budget_changes_the_gradients(token_budget: int, make_roles: MakeRoles) -> None:
+@pytest.mark.parametrize(
+    ("advantage", "reduction"),
+    [("gae", "token_mean"), ("gae", "sequence_mean"), ("grpo", "sequence_mean")],
+)
+def test_no_token_budget_changes_the_gradients(
+    advantage: str, reduction: str, token_budget: int, make_roles: MakeRoles
+) -> None:
     def step(budget: int) -> tuple[dict[str, State], UpdateMetrics, dict[str, State]]:
         roles = make_roles()
-        update = PPOUpdate(roles, CONFIG.model_copy(update={"token_budget": budget}))
+        config = {"token_budget": budget, "advantage": advantage, "loss_reduction": reduction}
+        update = PPOUpdate(roles, CONFIG.model_copy(update=config))
         mini_batches = update.experience(GROUPS, seed="a")
         assert (len(mini_batches[0]) == 1) is (budget == 10**9)
         with_plain_gradients(update, roles)
@@ -219,11 +228,12 @@ def test_no_token_budget_changes_the_gradients(token_budget: int, make_roles: Ma
     before, whole_metrics, whole = step(10**9)
     _, metrics, split = step(token_budget)
 
-    for part in ("policy", "critic", "head"):
+    for part in ("policy", "critic", "head") if advantage == "gae" else ("policy",):
         assert farthest(before[part], whole[part]) > 1e-2
         assert farthest(whole[part], split[part]) < 1e-5
-    for name, value in whole_metrics.to_json().items():
-        assert metrics.to_json()[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    assert metrics.to_json() == pytest.approx(
+        whole_metrics.to_json(), rel=1e-4, abs=1e-5, nan_ok=True
+    )
 
 
 def test_the_first_policy_gradient_is_the_weighted_policy_gradient(make_roles: MakeRoles) -> None:
@@ -273,8 +283,9 @@ def test_gradients_are_scaled_down_to_the_largest_norm(make_roles: MakeRoles) ->
         assert math.sqrt(moved) == pytest.approx(0.01, rel=1e-2)
 
 
+@pytest.mark.parametrize("advantage", ["gae", "rloo", "grpo"])
 def test_rewarded_completions_become_more_likely_and_the_critic_better(
-    make_roles: MakeRoles,
+    advantage: str, make_roles: MakeRoles
 ) -> None:
     roles = make_roles()
     roles.load_adapter_state(Role.PROXIMAL, roles.adapter_state(Role.POLICY))
@@ -296,7 +307,8 @@ def test_rewarded_completions_become_more_likely_and_the_critic_better(
     with torch.no_grad():
         for parameter in roles.value_head.parameters():
             parameter.zero_()
-    update = PPOUpdate(roles, CONFIG.model_copy(update={"kl_coef": 0.0, "num_epochs": 3}))
+    config = {"kl_coef": 0.0, "num_epochs": 3, "advantage": advantage}
+    update = PPOUpdate(roles, CONFIG.model_copy(update=config))
     first = update.step(update.experience(rewarded, seed="a"), train_policy=True)
     again = update.step(update.experience(rewarded, seed="a"), train_policy=True)
 
@@ -304,7 +316,8 @@ def test_rewarded_completions_become_more_likely_and_the_critic_better(
     assert after[0] > before[0]
     assert after[1] < before[1]
     assert after[2] < before[2]
-    assert again.value_loss < first.value_loss
+    if advantage == "gae":
+        assert again.value_loss < first.value_loss
 
 
 # --- what moves and what does not ----------------------------------------------------------------
@@ -340,13 +353,162 @@ def test_every_epoch_takes_an_optimizer_step_a_mini_batch(
     assert not metrics.stopped_early
 
 
-def test_a_policy_that_moved_too_far_ends_the_step(make_roles: MakeRoles) -> None:
-    # Policy and proximal are random and different here, far more than any bound.
-    update = PPOUpdate(make_roles(), CONFIG.model_copy(update={"num_epochs": 3, "stop_kl": 1e-4}))
-    metrics = update.step(update.experience(GROUPS, seed="a"), train_policy=True)
+def test_a_policy_that_moved_too_far_ends_the_step_before_the_mini_batch_that_shows_it(
+    make_roles: MakeRoles,
+) -> None:
+    def step(
+        stop_kl: float | None, num_mini_batches: int
+    ) -> tuple[dict[str, State], UpdateMetrics]:
+        roles = make_roles()
+        roles.load_adapter_state(Role.PROXIMAL, roles.adapter_state(Role.POLICY))
+        config = CONFIG.model_copy(update={"num_epochs": 2, "stop_kl": stop_kl, "kl_coef": 0.0})
+        update = PPOUpdate(roles, config)
+        mini_batches = update.experience(GROUPS, seed="a")[:num_mini_batches]
+        metrics = update.step(mini_batches, train_policy=True, learning_rate_scale=10)
+        return snapshot(roles), metrics
+
+    stopped, metrics = step(1e-3, 2)
     assert metrics.stopped_early
     assert metrics.num_optimizer_steps == 1
-    assert metrics.approx_kl > 1e-4
+    assert metrics.approx_kl_max > 1e-3  # the overshoot; the first mini-batch had none
+    assert metrics.approx_kl < metrics.approx_kl_max
+
+    unstopped, metrics = step(None, 2)
+    assert not metrics.stopped_early
+    assert metrics.num_optimizer_steps == 4
+    assert differing(stopped, unstopped) == {"policy", "critic", "head"}
+    # What was applied is the first mini-batch and nothing else; here the second one is missing.
+    roles = make_roles()
+    roles.load_adapter_state(Role.PROXIMAL, roles.adapter_state(Role.POLICY))
+    update = PPOUpdate(roles, CONFIG.model_copy(update={"kl_coef": 0.0}))
+    first = update.experience(GROUPS, seed="a")[:1]
+    update.step(first, train_policy=True, learning_rate_scale=10)
+    assert differing(stopped, snapshot(roles)) == set()
+
+
+def test_a_mini_batch_without_a_token_to_train_moves_nothing_by_momentum(
+    make_roles: MakeRoles,
+) -> None:
+    roles = make_roles()
+    update = PPOUpdate(roles, CONFIG.model_copy(update={"truncation": "mask"}))
+    update.step(update.experience(GROUPS, seed="a"), train_policy=True)
+    before = snapshot(roles), optimizer_states(update)
+    truncated = [[replace(sample, truncated=True) for sample in group] for group in GROUPS]
+    metrics = update.step(update.experience(truncated, seed="a"), train_policy=True)
+    assert differing(before[0], snapshot(roles)) == set()
+    assert differing(before[1], optimizer_states(update)) == set()
+    assert metrics.num_optimizer_steps == 0
+    assert all(math.isfinite(value) for value in metrics.to_json().values())
+
+
+# --- without a critic ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("truncation", ["bootstrap", "mask"])
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_completions_are_compared_within_their_question(
+    advantage: str, truncation: str, make_roles: MakeRoles
+) -> None:
+    config = CONFIG.model_copy(
+        update={"advantage": advantage, "truncation": truncation, "kl_coef": 0.3}
+    )
+    groups = [GROUPS[0], GROUPS[1][:2], GROUPS[2], GROUPS[3][:1]]
+    update = PPOUpdate(make_roles(), config)
+    found = by_sample(update.experience(groups, seed="a"), groups)
+    for group in groups:
+        counted = [s for s in group if truncation == "bootstrap" or not s.truncated]
+        kl = {}
+        for sample in group:
+            e, i = found[sample.completion_ids]
+            n = len(sample.completion_ids)
+            kl[sample] = float((e.proximal_logprobs - e.reference_logprobs)[i, :n].sum())
+            assert e.values is None
+            assert e.returns is None
+        rewards = [s.reward for s in counted]
+        mean = sum(rewards) / max(1, len(rewards))
+        std = math.sqrt(sum((r - mean) ** 2 for r in rewards) / max(1, len(rewards) - 1))
+        for sample in group:
+            e, i = found[sample.completion_ids]
+            others = [s for s in counted if s is not sample]
+            expected = 0.0
+            if sample in counted and others:
+                expected -= 0.3 * (kl[sample] - sum(kl[s] for s in others) / len(others))
+                if advantage == "rloo":
+                    expected += sample.reward - sum(s.reward for s in others) / len(others)
+                else:
+                    expected += (sample.reward - mean) / std
+            assert e.advantages[i][e.batch.mask[i]].tolist() == pytest.approx(
+                [expected] * len(sample.completion_ids), rel=1e-4, abs=1e-5
+            )
+            assert not e.advantages[i][~e.batch.mask[i]].any()
+            assert bool(e.loss_mask[i].any()) is (sample in counted)
+
+
+@pytest.mark.parametrize("train_policy", [True, False])
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_without_a_critic_none_is_asked_or_trained_and_nothing_warms_up(
+    advantage: str, train_policy: bool, make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = make_roles()
+    monkeypatch.setattr(roles, "values", None)
+    update = PPOUpdate(roles, CONFIG.model_copy(update={"advantage": advantage}))
+    before = snapshot(roles)
+    metrics = update.step(update.experience(GROUPS, seed="a"), train_policy=train_policy)
+    assert differing(before, snapshot(roles)) == {"policy"}
+    assert not metrics.policy_frozen
+    missing = {name for name, value in metrics.to_json().items() if math.isnan(value)}
+    assert missing == {
+        "ppo/value_loss",
+        "ppo/value_clip_fraction",
+        "ppo/explained_variance",
+        "ppo/value_mean",
+        "ppo/return_mean",
+        "ppo/critic_grad_norm",
+    }
+
+
+# --- the sequence mask -----------------------------------------------------------------------------
+
+
+def test_completions_that_the_server_saw_otherwise_are_left_out_of_the_policy_loss_alone(
+    make_roles: MakeRoles,
+) -> None:
+    def step(
+        sequence_mask: float | None, groups: list[list[Sample]]
+    ) -> tuple[dict[str, State], UpdateMetrics, dict[tuple[int, ...], tuple[Experience, int]]]:
+        roles = make_roles()
+        update = PPOUpdate(roles, CONFIG.model_copy(update={"sequence_mask": sequence_mask}))
+        mini_batches = update.experience(groups, seed="a")
+        metrics = update.step(mini_batches, train_policy=True)
+        return snapshot(roles), metrics, by_sample(mini_batches, groups)
+
+    _, metrics, found = step(None, GROUPS)
+    assert metrics.sequence_masked == 0
+    means = {}
+    for sample in (s for group in GROUPS for s in group):
+        e, i = found[sample.completion_ids]
+        n = len(sample.completion_ids)
+        log_ratio = e.proximal_logprobs[i, :n] - torch.tensor(sample.sampler_logprobs)
+        means[sample] = math.exp(float(log_ratio.mean()))
+    bound = sorted(max(mean, 1 / mean) for mean in means.values())[8] * 1.0001
+    outside = {s for s, mean in means.items() if not 1 / bound <= mean <= bound}
+    assert len(outside) == 3
+
+    masked, metrics, found = step(bound, GROUPS)
+    assert metrics.sequence_masked == 3 / 12
+    for sample in means:
+        e, i = found[sample.completion_ids]
+        n = len(sample.completion_ids)
+        assert e.loss_mask[i].tolist() == e.batch.mask[i].tolist()
+        kept = e.loss_mask[i] & (sample not in outside)
+        assert e.policy_mask[i].tolist() == kept.tolist()
+        assert e.batch.completion_ids[i, :n].tolist() == list(sample.completion_ids)
+    # Left out, a completion's reward is nothing to the policy; to the critic it is what it was.
+    other = [
+        [replace(s, reward=s.reward + 5) if s in outside else s for s in group] for group in GROUPS
+    ]
+    other_masked, _, _ = step(bound, other)
+    assert differing(masked, other_masked) == {"critic", "head"}
 
 
 # --- not a number ----------------------------------------------------------------------------------
@@ -362,16 +524,102 @@ def poisoned(field: str) -> list[list[Sample]]:
     return [[replace(sample, **{field: values[field]}), *GROUPS[0][1:]], GROUPS[1]]
 
 
-@pytest.mark.parametrize("field", ["reward", "sampler_logprobs"])
-def test_a_step_on_nan_raises_and_leaves_every_parameter_as_it_was(
-    field: str, make_roles: MakeRoles
+def optimizer_states(update: PPOUpdate) -> dict[str, State]:
+    """Every moment and counter of both optimizers."""
+    return {
+        name: {
+            f"{i}/{moment}": value.clone()
+            for i, moments in optimizer.state_dict()["state"].items()
+            for moment, value in moments.items()
+        }
+        for name, optimizer in (
+            ("policy_optimizer", update.policy_optimizer),
+            ("critic_optimizer", update.critic_optimizer),
+        )
+    }
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize("advantage", ["gae", "rloo", "grpo"])
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [("reward", "rewards: 1 of 12"), ("sampler_logprobs", "server's logprobs")],
+)
+def test_a_sample_that_is_not_a_number_is_named_before_anything_is_trained(
+    field: str,
+    message: str,
+    advantage: str,
+    truncated: bool,
+    number: float,
+    make_roles: MakeRoles,
+) -> None:
+    update = PPOUpdate(make_roles(), CONFIG.model_copy(update={"advantage": advantage}))
+    sample = GROUPS[0][0]
+    value = number if field == "reward" else (number, *sample.sampler_logprobs[1:])
+    bad = replace(sample, truncated=truncated, **{field: value})
+    with pytest.raises(NonFiniteError, match=message):
+        update.experience([[bad, *GROUPS[0][1:]], *GROUPS[1:]], seed="a")
+
+
+@pytest.mark.parametrize("failing", ["policy logprobs", "values", "policy gradient", "interrupt"])
+@pytest.mark.parametrize("trained_before", [False, True])
+@pytest.mark.parametrize("mini_batch", [0, 1, 3])
+def test_a_step_that_fails_at_any_mini_batch_leaves_everything_as_it_was(
+    mini_batch: int,
+    trained_before: bool,
+    failing: str,
+    make_roles: MakeRoles,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     roles = make_roles()
-    update = PPOUpdate(roles, CONFIG)
-    before = snapshot(roles)
-    with pytest.raises(NonFiniteError):
-        update.step(update.experience(poisoned(field), seed="a"), train_policy=True)
-    assert differing(before, snapshot(roles)) == set()
+    config = CONFIG.model_copy(update={"num_epochs": 2, "token_budget": 10**9})
+    update = PPOUpdate(roles, config)
+    if trained_before:
+        update.step(update.experience(GROUPS, seed="b"), train_policy=True)
+    mini_batches = update.experience(GROUPS, seed="a")
+    before = snapshot(roles), optimizer_states(update), update.kl.coef
+    calls = 0
+
+    def fails(function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls <= mini_batch:
+                return function(*args)
+            if failing == "interrupt":
+                raise KeyboardInterrupt
+            result = function(*args)
+            if failing == "policy gradient":
+                assert isinstance(result, TokenScores)
+                result.logprobs.register_hook(lambda gradient: gradient * math.nan)
+                return result
+            if isinstance(result, TokenScores):
+                return replace(result, logprobs=result.logprobs - torch.inf)
+            assert isinstance(result, torch.Tensor)
+            return result * math.nan
+
+        return call
+
+    name = "values" if failing == "values" else "score"
+    with monkeypatch.context() as patch:
+        patch.setattr(roles, name, fails(getattr(roles, name)))
+        expected = KeyboardInterrupt if failing == "interrupt" else NonFiniteError
+        with pytest.raises(expected):
+            update.step(mini_batches, train_policy=True)
+    assert calls == mini_batch + 1
+
+    assert differing(before[0], snapshot(roles)) == set()
+    after = optimizer_states(update)
+    assert {name: state.keys() for name, state in after.items()} == {
+        name: state.keys() for name, state in before[1].items()
+    }
+    assert differing(before[1], after) == set()
+    assert update.kl.coef == before[2]
+    assert all(parameter.grad is None for parameter in roles.parameters())
+    # And the step can be taken after all.
+    update.step(mini_batches, train_policy=True)
+    assert differing(before[0], snapshot(roles)) == {"policy", "critic", "head"}
 
 
 @pytest.mark.parametrize("field", ["reward", "sampler_logprobs"])
