@@ -73,6 +73,9 @@ class UpdateMetrics:
     logprob_mismatch: float
     """Mean |trainer - server| logprob of the sampled tokens under the version that sampled them."""
     logprob_mismatch_max: float
+    logprob_lag: float
+    """Mean |current - proximal| logprob before the policy moves: what the version lag made of it, over
+    the first mini-batch. Zero, but for rounding, where the newest version generated."""
     policy_grad_norm: float
     critic_grad_norm: float
     num_optimizer_steps: int
@@ -92,6 +95,7 @@ class _Sums:
     policy_loss: float = 0.0
     value_loss: float = 0.0
     approx_kl: float = 0.0
+    logprob_lag: float = 0.0
     clipped_tokens: float = 0.0
     clipped_values: float = 0.0
     num_tokens: int = 0
@@ -245,8 +249,12 @@ class PPOUpdate:
             sums.clipped_values += critic.clipped_tokens
             if not train_policy:
                 continue
+            logprobs = roles.score(Role.POLICY, e.batch, e.support).logprobs
+            if not sums.num_optimizer_steps:
+                moved = (logprobs.detach() - e.proximal_logprobs).abs()
+                sums.logprob_lag += float((moved * e.loss_mask).sum()) / num_tokens
             loss, policy = policy_loss(
-                roles.score(Role.POLICY, e.batch, e.support).logprobs,
+                logprobs,
                 e.proximal_logprobs,
                 e.advantages,
                 e.weights,
@@ -342,6 +350,7 @@ def _metrics(mini_batches: Sequence[MiniBatch], sums: _Sums, *, kl_coef: float) 
         importance_weight_mean=float(_flat(mini_batches, "weights").mean()),
         logprob_mismatch=float(mismatch.mean()),
         logprob_mismatch_max=float(mismatch.max()),
+        logprob_lag=sums.logprob_lag,
         policy_grad_norm=sums.policy_grad_norm / num_steps,
         critic_grad_norm=sums.critic_grad_norm / num_steps,
         num_optimizer_steps=sums.num_optimizer_steps,
