@@ -113,10 +113,12 @@ class SyncCheck:
             return
         samples = probe.samples.result()
         server = [torch.tensor(sample.sampler_logprobs) for sample in samples]
-        before = None
+        before: float | None = None
+        explanations: dict[str, float] = {}
         if probe.previous is not None:
             _serve(roles, probe.previous.folder)
             before = Mismatch.between(server, _logprobs(roles, samples)).mean
+            explanations[f"version {probe.previous.version}"] = before
         _serve(roles, probe.published.folder)
         trainer = _logprobs(roles, samples)
         found = Mismatch.between(server, trainer)
@@ -124,12 +126,8 @@ class SyncCheck:
         # than this one is not this one, however little they differ.
         is_stale = before is not None and found.mean > _NOISE and fits_better(before, found.mean)
         if is_stale or not found.mean <= self.max_mismatch:
-            explanations = {
-                **shift_mismatches(server, trainer),
-                **_other_settings(roles, samples, server, probe.published.folder),
-            }
-            if probe.previous is not None and before is not None:
-                explanations[f"version {probe.previous.version}"] = before
+            explanations |= shift_mismatches(server, trainer)
+            explanations |= _other_settings(roles, samples, server, probe.published.folder)
             raise SyncError(
                 f"version {version} fails the proof of sync: over the {found.num_tokens} tokens of "
                 f"the probe the server's logprobs differ from the trainer's by {found.mean:.2g} on "

@@ -16,6 +16,18 @@ from transformers import AutoModelForCausalLM
 
 from inference_server.process import ServerProcess, running_server
 from inference_server.schemas import ServerStatus
+from tests.integration.saboteur import (
+    DoublesB,
+    DoublesTheTemperature,
+    Saboteur,
+    ServesThePreviousAdapter,
+    ShiftsLogprobs,
+    TellsTheTemperatureThatItDoubles,
+    sabotaged,
+)
+from trainer.config import TrainConfig
+from trainer.errors import SyncError
+from trainer.loop import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -31,10 +43,10 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-def train_command(server: ServerProcess, base: Path, run: Path, **options: str) -> list[str]:
-    settings = {
+def train_settings(url: str, base: Path, run: Path, **options: str) -> dict[str, str]:
+    return {
         "policy.base_model": str(base),
-        "server.url": server.url,
+        "server.url": url,
         "run.folder": str(run),
         "run.num_threads": "1",
         "rollout.questions_per_step": "2",
@@ -45,8 +57,21 @@ def train_command(server: ServerProcess, base: Path, run: Path, **options: str) 
         "ppo.questions_per_mini_batch": "1",
         **options,
     }
+
+
+def train_command(server: ServerProcess, base: Path, run: Path, **options: str) -> list[str]:
+    settings = train_settings(server.url, base, run, **options)
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
     return [sys.executable, "-m", "trainer", "train", *words]
+
+
+def train_config(url: str, base: Path, run: Path, **options: str) -> TrainConfig:
+    """The same, for the loop in this process."""
+    sections: dict[str, dict[str, str]] = {}
+    for key, value in train_settings(url, base, run, **options).items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = value
+    return TrainConfig.model_validate(sections)
 
 
 def run_trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -196,3 +221,49 @@ def test_report_eval_and_sample_commands(
     )
     assert sampled.returncode == 0, sampled.stderr
     assert all(name in sampled.stdout for name in ("wolfram_0", "maudlin_3", "s_wm"))
+
+
+# --- proof of sync -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        (ServesThePreviousAdapter, "the server's numbers fit version {previous}: "),
+        (DoublesB, "the server's numbers fit lora_B doubled: "),
+        (DoublesTheTemperature, "the server's numbers fit 2 times the arms' temperatures: "),
+        (TellsTheTemperatureThatItDoubles, "was asked at temperature 0.2 and top_p 0.95, and "),
+        (ShiftsLogprobs, "the server's numbers fit the token after (shifted by one): "),
+    ],
+)
+def test_a_server_that_breaks_its_promise_stops_the_run_at_that_step(
+    kind: type[Saboteur], cause: str, server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    version = status_of(server).next_version
+    with (
+        sabotaged(server.url, kind) as url,
+        pytest.raises(SyncError, match=f"^version {version + 1} fails the proof") as caught,
+    ):
+        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "9"}), resume=False)
+    message = str(caught.value)
+    assert cause.format(previous=version) in message
+    assert "\n" not in message
+    # Honest up to the second push, after step 1, none of whose rollouts were trained on.
+    assert [row["step"] for row in metrics_of(tmp_path)] == [1]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_honest_pass_through_does_not_stop_the_run(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    with sabotaged(server.url, Saboteur) as url:
+        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "3"}), resume=False)
+    rows = metrics_of(tmp_path)
+    # A step proves the version that it found; the run ends once the last one is proven too.
+    assert [row["sync/version"] for row in rows] == [row["version"] - 1 for row in rows]
+    assert all(row["sync/mismatch"] < 1e-5 for row in rows)
+    assert all(row["sync/previous_mismatch"] > 1e-4 for row in rows[1:])
+    # The first step trains on its own version's rollouts; the others on those of one before.
+    assert rows[0]["ppo/logprob_lag"] < 1e-5
+    assert all(row["ppo/logprob_lag"] > 1e-4 for row in rows[1:])
+    assert all(row["ppo/logprob_mismatch"] < 1e-5 for row in rows)
