@@ -25,9 +25,13 @@ from tests.integration.saboteur import (
     TellsTheTemperatureThatItDoubles,
     sabotaged,
 )
+from trainer.checkpoint import checkpoint_folders, read_best
 from trainer.config import TrainConfig
+from trainer.data import load_records
 from trainer.errors import SyncError
 from trainer.loop import train
+from trainer.questions import QuestionStream
+from trainer.word_problems import Split
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -114,7 +118,10 @@ def test_online_ppo_moves_the_served_policy(
     # Overlap: the second batch was asked for before the first update.
     assert [row["rollout/lag"] for row in metrics] == [0, 1, 1]
     assert all(row["ppo/logprob_mismatch"] < 1e-3 for row in metrics)
-    assert all(line in done.stdout for line in ("step    1", "step    3", "mismatch"))
+    words = ("step    1", "step    3", "mismatch", "trainer waits", "server idle")
+    assert all(word in done.stdout for word in words)
+    phases = ("generate", "score", "wait", "prove", "experience", "update", "publish", "step")
+    assert all(row[f"time/{phase}_s"] > 0 for row in metrics for phase in phases)
 
     for step in (1, 2, 3):
         lines = (run / f"rollouts/step-{step:06d}.jsonl").read_text().splitlines()
@@ -138,7 +145,13 @@ def test_online_ppo_moves_the_served_policy(
 
 def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = {"run.num_steps": "8", "run.checkpoint_every": "2"}
+    options = {
+        "run.num_steps": "8",
+        "run.checkpoint_every": "2",
+        "data.num_questions": "13",
+        "data.curriculum": "1",
+        "rollout.refill_zero_variance": "true",
+    }
     command = train_command(server, tiny_base, run, **options)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -160,6 +173,40 @@ def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path:
     # A number is never used twice, so the resumed run goes on above the killed one.
     assert versions == sorted(set(versions))
     assert status_of(server).active_version == versions[-1]
+    # The random model solves nothing, so every question was replaced while spares lasted: the
+    # questions of each step, killed or not, are the last spares of a stream that nobody disturbed.
+    stream = QuestionStream(load_records("word-problems", Split.TRAIN, num_records=13), seed=0)
+    expected = [[r.id for r in stream.take(2, num_spares=4).spares[2:]] for _ in range(8)]
+    journal = [run / f"rollouts/step-{step:06d}.jsonl" for step in range(1, 9)]
+    assert [
+        [json.loads(line)["id"] for line in path.read_text().splitlines()] for path in journal
+    ] == expected
+    assert {row["rollout/num_replaced_groups"] for row in metrics_of(run)} == {4}
+
+
+def test_evaluates_while_it_trains_and_keeps_the_best(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    options = {
+        "run.num_steps": "5",
+        "run.evaluate_every": "2",
+        "run.num_evaluation_questions": "8",
+        "run.checkpoint_every": "9",
+        "run.num_checkpoints": "1",
+    }
+    train(train_config(server.url, tiny_base, tmp_path, **options), resume=False)
+    rows = metrics_of(tmp_path)
+    evaluated = [row for row in rows if "eval/accuracy" in row]
+    assert [row["eval/step"] for row in evaluated] == [2, 4]
+    for row in evaluated:
+        assert row["eval/step"] <= row["step"]
+        assert row["eval/version"] == rows[int(row["eval/step"]) - 1]["version"]
+        assert row["eval/accuracy"] == row["eval/best_accuracy"] == 0  # it is a random model
+    best = read_best(tmp_path)
+    assert best is not None
+    assert (best.step, best.num_questions) == (2, 8)
+    assert (tmp_path / best.adapter / "adapter_model.safetensors").is_file()
+    assert [f.name for f in checkpoint_folders(tmp_path)] == ["step-000002", "step-000005"]
 
 
 def test_sigterm_checkpoints_and_exits_0(
