@@ -114,6 +114,7 @@ _CHARTS = (
             title="seconds",
             curves={
                 "time/wait_s": "wait",
+                "time/journal_s": "journal",
                 "time/prove_s": "prove",
                 "time/experience_s": "experience",
                 "time/update_s": "update",

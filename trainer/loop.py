@@ -130,6 +130,7 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
                     batch = pipeline.next_batch()
                     clock.lap("wait")
                     _journal(run, step, batch)
+                    clock.lap("journal")
                     sync.require(batch.version, roles)
                     clock.lap("prove")
 

@@ -145,14 +145,17 @@ def test_online_ppo_moves_the_served_policy(
 
 def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
+    data = tmp_path / "unsolvable.jsonl"
+    rows = [{"question": f"What is {i}?", "answer": f"#### {10**9 + i}"} for i in range(13)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = {
         "run.num_steps": "8",
         "run.checkpoint_every": "2",
-        "data.num_questions": "13",
+        "data.source": str(data),
         "data.curriculum": "1",
-        "rollout.refill_zero_variance": "true",
     }
     command = train_command(server, tiny_base, run, **options)
+    command.append("--rollout.refill_zero_variance")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 200
@@ -173,9 +176,9 @@ def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path:
     # A number is never used twice, so the resumed run goes on above the killed one.
     assert versions == sorted(set(versions))
     assert status_of(server).active_version == versions[-1]
-    # The random model solves nothing, so every question was replaced while spares lasted: the
-    # questions of each step, killed or not, are the last spares of a stream that nobody disturbed.
-    stream = QuestionStream(load_records("word-problems", Split.TRAIN, num_records=13), seed=0)
+    # Nothing is ever solved, so every question was replaced while spares lasted: the questions of
+    # each step, killed or not, are the last spares of a stream that nobody disturbed.
+    stream = QuestionStream(load_records(str(data), Split.TRAIN, num_records=13), seed=0)
     expected = [[r.id for r in stream.take(2, num_spares=4).spares[2:]] for _ in range(8)]
     journal = [run / f"rollouts/step-{step:06d}.jsonl" for step in range(1, 9)]
     assert [
@@ -309,7 +312,6 @@ def test_an_honest_pass_through_does_not_stop_the_run(
     # A step proves the version that it found; the run ends once the last one is proven too.
     assert [row["sync/version"] for row in rows] == [row["version"] - 1 for row in rows]
     assert all(row["sync/mismatch"] < 1e-5 for row in rows)
-    assert all(row["sync/previous_mismatch"] > 1e-4 for row in rows[1:])
     # The first step trains on its own version's rollouts; the others on those of one before.
     assert rows[0]["ppo/logprob_lag"] < 1e-5
     assert all(row["ppo/logprob_lag"] > 1e-4 for row in rows[1:])
