@@ -173,10 +173,10 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
                     # After the line: resuming drops lines past the checkpoint, and makes none up.
                     if step % run.checkpoint_every == 0 or is_last or evaluations.is_due(step):
                         save()
-                sync.require(published.version, roles)
                 if stop.requested:
                     save()
                     tracker.say(f"stopped at step {progress.step}; --resume goes on from there")
+                sync.require(published.version, roles)
             return TrainResult(
                 step=progress.step,
                 stopped=progress.step < run.num_steps,

@@ -103,7 +103,7 @@ class SyncCheck:
         self._probe = _Probe(published=published, previous=self._proven, samples=samples)
 
     def require(self, version: int, roles: PolicyRoles) -> None:
-        """Return once a version is proven. Overwrites the proximal role unless it was before.
+        """Return once a version is proven; a proof that was still open overwrites the proximal role.
 
         Raises:
             SyncError: It failed; the message names the measure and the likely cause.
