@@ -52,6 +52,15 @@ _CHARTS = (
         right=_Axis(title="share correct", curves={"reward/correct": "share correct"}),
     ),
     _Chart(
+        title="Held-out accuracy",
+        note="Greedy answers to questions that are never trained on, where the run evaluates itself; "
+        "shown at the step in which the evaluation was finished.",
+        left=_Axis(
+            title="share correct",
+            curves={"eval/accuracy": "accuracy", "eval/best_accuracy": "best so far"},
+        ),
+    ),
+    _Chart(
         title="KL to the reference",
         note="How far the policy is from where it started, and the price it pays for that.",
         left=_Axis(title="nats a completion", curves={"ppo/reference_kl": "KL"}),
@@ -78,10 +87,17 @@ _CHARTS = (
     ),
     _Chart(
         title="Trainer against server",
-        note="Mean |difference| of the two sides' logprobs under one version, and the versions "
-        "that rollouts were behind.",
+        note="Mean |difference| of the two sides' logprobs under one version (numerics, over the "
+        "rollouts and over the probe of each push), and of the trained policy's from that version "
+        "(version lag).",
         left=_Axis(
-            title="nats a token", curves={"ppo/logprob_mismatch": "logprob mismatch"}, log=True
+            title="nats a token",
+            curves={
+                "ppo/logprob_mismatch": "same version",
+                "sync/mismatch": "probe",
+                "ppo/logprob_lag": "version lag",
+            },
+            log=True,
         ),
         right=_Axis(title="versions", curves={"rollout/lag": "lag"}),
     ),
@@ -98,12 +114,31 @@ _CHARTS = (
             title="seconds",
             curves={
                 "time/wait_s": "wait",
+                "time/journal_s": "journal",
+                "time/prove_s": "prove",
                 "time/experience_s": "experience",
                 "time/update_s": "update",
                 "time/publish_s": "publish",
             },
         ),
         stacked=True,
+    ),
+    _Chart(
+        title="Who waits for whom",
+        note="Shares of a step; the side that waits less is the bottleneck.",
+        left=_Axis(
+            title="share of the step",
+            curves={
+                "time/trainer_wait_share": "trainer waits for rollouts",
+                "time/server_idle_share": "server has no rollouts to generate",
+            },
+        ),
+    ),
+    _Chart(
+        title="Groups that teach nothing",
+        note="Share of the groups whose completions all earned the same, and how many were replaced.",
+        left=_Axis(title="share of groups", curves={"rollout/zero_variance_groups": "share"}),
+        right=_Axis(title="groups", curves={"rollout/num_replaced_groups": "replaced"}),
     ),
     _Chart(
         title="Throughput",

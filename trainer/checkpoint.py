@@ -8,12 +8,15 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.errors import CheckpointError
 from trainer.policy import PolicyRoles, Role
+from trainer.questions import QuestionState
 from trainer.update import PPOUpdate
 
 _STATE_FILE = "state.pt"
+_BEST_FILE = "best.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,13 +25,51 @@ class Progress:
 
     step: int
     """Steps done."""
-    question_cursor: int
-    """Questions whose rollouts were trained on."""
+    questions: QuestionState
+    """What was asked, and of it what was not trained on."""
+
+
+class Best(BaseModel):
+    """``checkpoints/best.json``: the evaluated step with the highest accuracy so far."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    """Its checkpoint is kept."""
+    version: int
+    adapter: str
+    """Folder of the version, relative to the run's."""
+    accuracy: float
+    num_questions: int
 
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
     return sorted((run_folder / "checkpoints").glob("step-??????"))
+
+
+def read_best(run_folder: Path) -> Best | None:
+    """The best evaluation of a run; None where there was none yet.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = run_folder / "checkpoints" / _BEST_FILE
+    try:
+        return Best.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {error.errors()[0]['msg']}") from None
+
+
+def write_best(run_folder: Path, best: Best) -> None:
+    """Replace ``checkpoints/best.json``, whole or not at all."""
+    path = run_folder / "checkpoints" / _BEST_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
 
 
 def save_checkpoint(
@@ -38,15 +79,25 @@ def save_checkpoint(
     update: PPOUpdate,
     *,
     num_kept: int,
+    evaluating: int | None = None,
 ) -> Path:
-    """Write ``checkpoints/step-000010`` atomically and delete all but the newest ``num_kept``."""
-    final = run_folder / "checkpoints" / f"step-{progress.step:06d}"
+    """Write ``checkpoints/step-000010`` atomically; delete what is neither new nor good.
+
+    Args:
+        run_folder: The run's.
+        progress: Where the run stands.
+        roles: Adapters and value head.
+        update: Optimizers and KL controller.
+        num_kept: How many of the newest stay.
+        evaluating: A step whose evaluation is not finished; it may become the best, and stays like it.
+    """
+    final = _folder(run_folder, progress.step)
     unfinished = final.with_name(final.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     state = {
         "step": progress.step,
-        "question_cursor": progress.question_cursor,
+        "questions": progress.questions.model_dump(mode="json"),
         "policy": roles.adapter_state(Role.POLICY),
         "reference": roles.adapter_state(Role.REFERENCE),
         "critic": roles.adapter_state(Role.CRITIC),
@@ -63,9 +114,17 @@ def save_checkpoint(
     # A step that is redone after a resume replaces its checkpoint.
     shutil.rmtree(final, ignore_errors=True)
     unfinished.rename(final)
+    best = read_best(run_folder)
+    kept_steps = (None if best is None else best.step, evaluating)
+    kept = [_folder(run_folder, step) for step in kept_steps if step is not None]
     for old in checkpoint_folders(run_folder)[:-num_kept]:
-        shutil.rmtree(old)
+        if old not in kept:
+            shutil.rmtree(old)
     return final
+
+
+def _folder(run_folder: Path, step: int) -> Path:
+    return run_folder / "checkpoints" / f"step-{step:06d}"
 
 
 def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Progress:
@@ -76,7 +135,8 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Prog
     """
     try:
         state: dict[str, Any] = torch.load(folder / _STATE_FILE, weights_only=True)
-        progress = Progress(step=state["step"], question_cursor=state["question_cursor"])
+        questions = QuestionState.model_validate(state["questions"])
+        progress = Progress(step=state["step"], questions=questions)
         for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
             roles.load_adapter_state(role, state[role.value])
         roles.value_head.load_state_dict(state["value_head"])

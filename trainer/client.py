@@ -236,6 +236,10 @@ class ArmsClient:
         """Every version that the server holds."""
         return await self._send(AdapterList, "GET", "/v1/adapters")
 
+    async def adapter(self, version: int) -> AdapterInfo:
+        """One version that the server holds."""
+        return await self._send(AdapterInfo, "GET", f"/v1/adapters/{version}")
+
     async def activate_adapter(self, version: int) -> AdapterInfo:
         """Moves ``policy`` to a version that the server holds, forth or back."""
         return await self._send(AdapterInfo, "POST", f"/v1/adapters/{version}/activate")

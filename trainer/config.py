@@ -52,10 +52,16 @@ class DataConfig(Section):
 
     source: str = "word-problems"
     """`word-problems` (built in) or a JSONL file of {"question", "answer"} records."""
+    evaluation_source: str = "word-problems"
+    """Where run.evaluate_every takes its questions: `word-problems` (its held-out split) or a file."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000
     """How many distinct questions to use at most; a new shuffle begins when all were asked."""
     seed: int = 0
     """Seed of the generator and of the shuffles."""
+    curriculum: Annotated[int, Field(ge=1)] | None = None
+    """How many times in a row all arms must solve a question before it is asked less often: in every
+    second epoch, then in every fourth, then in every eighth, until one of them fails. Null asks every
+    question alike."""
 
 
 class ServerConfig(Section):
@@ -96,6 +102,9 @@ class RolloutConfig(Section):
     max_staleness: Annotated[int, Field(ge=0)] = 1
     """How many versions behind a rollout may be when it is trained on. 0 waits for every rollout
     (strictly on-policy); 1 generates the next batch while this one trains."""
+    refill_zero_variance: bool = False
+    """Replace questions whose completions all earn the same, which teach nothing, by further ones: at
+    most two for each question of a step. (DAPO's dynamic sampling, arXiv 2503.14476, section 3.2.)"""
 
 
 class PPOConfig(Section):
@@ -158,9 +167,9 @@ class PPOConfig(Section):
     is not applied, nor is any after it."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are scaled down to this norm."""
-    max_logprob_mismatch: Annotated[float, Field(gt=0)] = 0.05
-    """Mean |trainer - server| logprob on tokens of one version above which the run stops: the
-    server is not serving what was pushed."""
+    max_logprob_mismatch: Annotated[float, Field(gt=0)] | None = None
+    """Mean |trainer - server| logprob on tokens of one version above which the run stops: the server
+    is not serving what was pushed. Null is 0.005 where both sides compute in float32, else 0.05."""
 
 
 class RunConfig(Section):
@@ -173,7 +182,12 @@ class RunConfig(Section):
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; the last step always has one."""
     num_checkpoints: Annotated[int, Field(ge=1)] = 3
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept, beside the best one."""
+    evaluate_every: Annotated[int, Field(ge=1)] | None = None
+    """Steps between evaluations: greedy accuracy of the newest version on held-out questions, asked
+    while training goes on. The best version's checkpoint is kept. Null never evaluates."""
+    num_evaluation_questions: Annotated[int, Field(ge=1)] = 100
+    """Held-out questions of an evaluation."""
     seed: int = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1)] | None = None

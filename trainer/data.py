@@ -1,4 +1,4 @@
-"""Questions with gold answers: where they come from and in which order they are asked."""
+"""Questions with gold answers, and where they come from."""
 
 import json
 import random
@@ -92,31 +92,6 @@ def load_demonstrations(source: str, *, num_examples: int, seed: int = 1) -> lis
         (problem.question, problem.solution(careless_style(problem, rng)))
         for problem in islice(word_problems(Split.TRAIN, seed=seed), num_examples)
     ]
-
-
-class QuestionStream:
-    """Records in shuffled order, epoch after epoch; `cursor` is all there is to resume from."""
-
-    def __init__(self, records: Sequence[Record], *, seed: int, cursor: int = 0):
-        """Start at ``cursor``, the number of questions already drawn."""
-        self._records = records
-        self._seed = seed
-        self._order: list[int] = []
-        self._epoch = -1
-        self.cursor = cursor
-
-    def take(self, count: int) -> list[Record]:
-        """The next ``count`` questions."""
-        return [self._next() for _ in range(count)]
-
-    def _next(self) -> Record:
-        epoch, place = divmod(self.cursor, len(self._records))
-        if epoch != self._epoch:
-            self._order = list(range(len(self._records)))
-            random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
-            self._epoch = epoch
-        self.cursor += 1
-        return self._records[self._order[place]]
 
 
 def write_jsonl(path: Path, rows: Sequence[dict[str, object]]) -> None:

@@ -45,6 +45,9 @@ class UpdateMetrics:
     logprob_mismatch: float
     """Mean |trainer - server| logprob of the sampled tokens under the version that sampled them."""
     logprob_mismatch_max: float
+    logprob_lag: float
+    """Mean |current - proximal| logprob before the policy moves: what the version lag made of it, over
+    the first mini-batch. Zero, but for rounding, where the newest version generated."""
     policy_grad_norm: float
     critic_grad_norm: float
     num_optimizer_steps: int
@@ -66,6 +69,7 @@ class UpdateSums:
     value_loss: float = 0.0
     approx_kl: float = 0.0
     approx_kl_max: float = 0.0
+    logprob_lag: float = 0.0
     clipped_tokens: int = 0
     dual_clipped_tokens: int = 0
     clipped_values: int = 0
@@ -114,6 +118,7 @@ def update_metrics(
         sequence_masked=num_masked / num_completions,
         logprob_mismatch=float(mismatch.mean()),
         logprob_mismatch_max=float(mismatch.max()),
+        logprob_lag=sums.logprob_lag,
         policy_grad_norm=sums.policy_grad_norm / num_steps,
         critic_grad_norm=math.nan,
         num_optimizer_steps=sums.num_optimizer_steps,

@@ -1,7 +1,6 @@
 """The training loop: ask, score, learn, publish, and again."""
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,16 +10,21 @@ from types import FrameType
 import torch
 from anyio.from_thread import start_blocking_portal
 
-from inference_server.schemas import FinishReason, ServerStatus
+from inference_server.schemas import ServerStatus
 from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
 from trainer.client import ArmsClient
 from trainer.config import RunConfig, TrainConfig
-from trainer.data import QuestionStream, load_records, write_jsonl
-from trainer.diagnostics import UpdateMetrics
-from trainer.errors import SyncError, UsageError
+from trainer.data import load_records, write_jsonl
+from trainer.errors import UsageError
+from trainer.held_out import HeldOutEvaluations
+from trainer.pipeline import open_pipeline
 from trainer.policy import PolicyRoles
 from trainer.publish import Publisher
-from trainer.rollouts import RolloutBatch, open_pipeline
+from trainer.questions import QuestionState, QuestionStream
+from trainer.rollout_metrics import rollout_metrics
+from trainer.rollouts import RolloutBatch
+from trainer.sync import SyncCheck
+from trainer.timing import StepClock
 from trainer.tracking import Metrics, Tracker
 from trainer.update import PPOUpdate
 from trainer.word_problems import Split
@@ -80,66 +84,99 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
                 serve_dtype=getattr(torch, status.base_dtype),
             )
             update = PPOUpdate(roles, config.ppo)
-            progress = Progress(step=0, question_cursor=0)
+            progress = Progress(step=0, questions=QuestionState())
             if resume:
                 progress = load_checkpoint(checkpoint_folders(run.folder)[-1], roles, update)
             publisher = Publisher(run.folder / ADAPTERS_FOLDER, client, portal)
             questions = QuestionStream(
-                records, seed=config.data.seed, cursor=progress.question_cursor
+                records,
+                seed=config.data.seed,
+                rest_after=config.data.curriculum,
+                state=progress.questions,
+            )
+            sync = SyncCheck(
+                client,
+                portal,
+                config,
+                question=records[0].question,
+                server_dtype=status.base_dtype,
             )
             with (
                 Tracker(run.folder, first_step=progress.step, num_steps=run.num_steps) as tracker,
                 open_pipeline(client, portal, questions, config.rollout, config.reward) as pipeline,
+                HeldOutEvaluations(client, portal, config, tracker.say) as evaluations,
             ):
+
+                def save() -> None:
+                    save_checkpoint(
+                        run.folder,
+                        progress,
+                        roles,
+                        update,
+                        num_kept=run.num_checkpoints,
+                        evaluating=evaluations.evaluating,
+                    )
+
                 published = publisher.publish(roles)
+                sync.start(published)
                 published_at = {published.version: progress.step}
                 tracker.say(f"serving version {published.version} at step {progress.step}")
                 while progress.step < run.num_steps and not stop.requested:
-                    started = time.monotonic()
+                    clock = StepClock(pipeline.server_busy)
                     step = progress.step + 1
-                    batch = pipeline.next_batch(
-                        version=published.version, num_ahead=run.num_steps - step
-                    )
-                    waited = time.monotonic()
+                    is_last = step == run.num_steps
+
+                    pipeline.ask(published.version, num_needed=run.num_steps - progress.step)
+                    batch = pipeline.next_batch()
+                    clock.lap("wait")
                     _journal(run, step, batch)
+                    clock.lap("journal")
+                    sync.require(batch.version, roles)
+                    clock.lap("prove")
+
                     roles.load_proximal(publisher.folder_of(batch.version))
                     groups = [group.samples for group in batch.groups]
                     mini_batches = update.experience(groups, seed=f"{run.seed}/{step}")
-                    scored = time.monotonic()
+                    clock.lap("experience")
                     ppo = update.step(
                         mini_batches,
                         train_policy=step > config.ppo.critic_warmup_steps,
                         learning_rate_scale=_learning_rate_scale(config, progress.step),
                     )
-                    _check_sync(ppo, batch, config)
-                    updated = time.monotonic()
+                    sync.require_rollouts(batch.version, ppo.logprob_mismatch)
+                    clock.lap("update")
+
+                    # While this step trained, the server answered the probe of the version before.
+                    sync.require(published.version, roles)
+                    clock.lap("prove")
                     lag = progress.step - published_at[batch.version]
                     published = publisher.publish(roles)
+                    sync.start(published)
                     published_at[published.version] = step
-                    progress = Progress(step=step, question_cursor=pipeline.consumed_cursor)
+                    clock.lap("publish")
+
+                    if evaluations.is_due(step):
+                        evaluations.start(step, published)
+                    progress = Progress(step=step, questions=questions.state)
                     metrics: Metrics = {
                         "version": published.version,
                         "rollout/lag": lag,
-                        **_rollout_metrics(batch),
+                        **rollout_metrics(batch),
                         **ppo.to_json(),
+                        **sync.metrics,
+                        **evaluations.collect(wait=is_last),
                         "time/generate_s": batch.generate_s,
-                        "time/wait_s": waited - started,
-                        "time/experience_s": scored - waited,
-                        "time/update_s": updated - scored,
-                        "time/publish_s": published.seconds,
-                        "time/step_s": time.monotonic() - started,
+                        "time/score_s": batch.score_s,
+                        **clock.to_json(),
                     }
                     tracker.step(step, metrics)
                     # After the line: resuming drops lines past the checkpoint, and makes none up.
-                    if step % run.checkpoint_every == 0 or step == run.num_steps:
-                        save_checkpoint(
-                            run.folder, progress, roles, update, num_kept=run.num_checkpoints
-                        )
+                    if step % run.checkpoint_every == 0 or is_last or evaluations.is_due(step):
+                        save()
                 if stop.requested:
-                    save_checkpoint(
-                        run.folder, progress, roles, update, num_kept=run.num_checkpoints
-                    )
+                    save()
                     tracker.say(f"stopped at step {progress.step}; --resume goes on from there")
+                sync.require(published.version, roles)
             return TrainResult(
                 step=progress.step,
                 stopped=progress.step < run.num_steps,
@@ -211,61 +248,8 @@ def _learning_rate_scale(config: TrainConfig, steps_done: int) -> float:
     return 1.0 - steps_done / config.run.num_steps
 
 
-def _check_sync(ppo: UpdateMetrics, batch: RolloutBatch, config: TrainConfig) -> None:
-    if ppo.logprob_mismatch > config.ppo.max_logprob_mismatch:
-        raise SyncError(
-            f"the server's logprobs of version {batch.version} differ from the trainer's by "
-            f"{ppo.logprob_mismatch:.3g} on average (ppo.max_logprob_mismatch is "
-            f"{config.ppo.max_logprob_mismatch:g}): it does not serve the weights that were pushed, "
-            "or serves another base model"
-        )
-
-
 def _journal(run: RunConfig, step: int, batch: RolloutBatch) -> None:
     """Put a step's rollouts on disk before they are trained on."""
     folder = run.folder / ROLLOUTS_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     write_jsonl(folder / f"step-{step:06d}.jsonl", [group.to_json(step) for group in batch.groups])
-
-
-def _rollout_metrics(batch: RolloutBatch) -> Metrics:
-    arms = [arm for group in batch.groups for arm in group.group.arms]
-    rewards = torch.tensor([reward for group in batch.groups for reward in group.rewards])
-    correct = [c for group in batch.groups for c in group.scores.correct or ()]
-    lengths = [len(arm.token_ids) for arm in arms]
-    by_group = [torch.tensor(group.rewards) for group in batch.groups]
-    answers = [answer for group in batch.groups for answer in group.scores.answers]
-    metrics: Metrics = {
-        "reward/mean": float(rewards.mean()),
-        "reward/std": float(rewards.std()),
-        "reward/correct": sum(correct) / max(1, len(correct)),
-        "reward/answered": sum(answer is not None for answer in answers) / len(answers),
-        "rollout/num_samples": len(arms),
-        "rollout/num_trained_samples": len(batch.samples),
-        "rollout/num_dropped_groups": batch.num_dropped_groups,
-        "rollout/completion_tokens": sum(lengths),
-        "rollout/completion_tokens_mean": sum(lengths) / len(lengths),
-        "rollout/truncated": sum(arm.finish_reason is FinishReason.LENGTH for arm in arms)
-        / len(arms),
-        "rollout/zero_variance_groups": sum(float(r.max() - r.min()) < 1e-9 for r in by_group)
-        / len(by_group),
-        "rollout/tokens_per_s": sum(lengths) / batch.generate_s,
-    }
-    for name in (
-        *("s_end", "s_path", "s_cf", "s_wm"),
-        *("within_family_agreement", "cross_family_agreement"),
-    ):
-        present = [s for g in batch.groups if (s := getattr(g.scores, name)) is not None]
-        if present:
-            metrics[f"scores/{name}"] = sum(present) / len(present)
-    if chsh := [max(g.scores.chsh) for g in batch.groups if g.scores.chsh is not None]:
-        metrics["scores/chsh_max"] = sum(chsh) / len(chsh)
-    for arm in sorted({a.arm for g in batch.groups for a in g.group.arms}):
-        rewards_of_arm = [
-            reward
-            for g in batch.groups
-            for a, reward in zip(g.group.arms, g.rewards, strict=True)
-            if a.arm == arm
-        ]
-        metrics[f"arm/{arm}"] = sum(rewards_of_arm) / len(rewards_of_arm)
-    return metrics

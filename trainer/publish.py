@@ -1,5 +1,6 @@
 """From trained weights to a served version: write the adapter durably, push it, activate it."""
 
+import hashlib
 import os
 import shutil
 import time
@@ -8,8 +9,9 @@ from pathlib import Path
 
 from anyio.from_thread import BlockingPortal
 
-from inference_server.schemas import AdapterInfo, adapter_name
+from inference_server.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
 from trainer.client import ArmsClient
+from trainer.errors import SyncError
 from trainer.policy import PolicyRoles
 
 
@@ -48,7 +50,11 @@ class Publisher:
         return max([on_server, *(version + 1 for version in used)])
 
     def publish(self, roles: PolicyRoles) -> Published:
-        """Export the policy, push it under a number of its own and make it the served one."""
+        """Export the policy, push it under a number of its own and make it the served one.
+
+        Raises:
+            SyncError: The server acknowledges something else than was pushed.
+        """
         started = time.monotonic()
         version = self._next_version()
         final = self.folder_of(version)
@@ -61,12 +67,24 @@ class Publisher:
         unfinished.rename(final)
         _fsync(self._folder)
         info: AdapterInfo = self._portal.call(self._client.push_adapter, version, final)
+        sha256 = _digest(final / ADAPTER_WEIGHTS_FILE)
+        if (info.version, info.sha256, info.active) != (version, sha256, True):
+            state = "active" if info.active else "not active"
+            raise SyncError(
+                f"pushed version {version} with digest {sha256}, and the server acknowledges version "
+                f"{info.version}, {state}, with digest {info.sha256}"
+            )
         return Published(
             version=version,
             folder=final,
-            sha256=info.sha256,
+            sha256=sha256,
             seconds=time.monotonic() - started,
         )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -1,27 +1,31 @@
-"""From questions to scored groups, generated while the trainer trains.
+"""A step's rollouts: groups of completions with what they earned, as PPO and the journal see them.
 
-`RolloutPipeline` keeps requests for the next batches in flight on a thread of its own, so that the
-server never waits for the trainer. How far it runs ahead is the staleness that PPO accepts.
+Unknown here: how they are asked for (`trainer.pipeline`).
 """
 
-import asyncio
 import random
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from anyio.from_thread import BlockingPortal
-
-from inference_server.schemas import ArmGroup, ArmsRequest, FinishReason, Priority, Question
+from inference_server.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import ArmOutput, GroupScores, RewardConfig, reward_group, select_arms
 from trainer.batch import Sample
-from trainer.client import ArmsClient
-from trainer.config import RolloutConfig
-from trainer.data import QuestionStream, Record
-from trainer.errors import ServerError
+from trainer.data import Record
+
+_SAME_REWARD = 1e-9
+
+
+def as_sample(completion: ArmCompletion, *, version: int | None, reward: float = 0.0) -> Sample:
+    """A completion as the losses see it: sampled ids, never re-tokenised text."""
+    return Sample(
+        prompt_ids=tuple(completion.prompt_token_ids),
+        completion_ids=tuple(completion.token_ids),
+        sampler_logprobs=tuple(completion.logprobs),
+        temperature=completion.temperature,
+        top_p=completion.top_p,
+        reward=reward,
+        truncated=completion.finish_reason is FinishReason.LENGTH,
+        version=version,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,20 +43,24 @@ class ScoredGroup:
     @property
     def samples(self) -> list[Sample]:
         """The completions that train, as PPO sees them."""
-        return [self._sample(place) for place in self.trained]
+        return [
+            as_sample(
+                self.group.arms[place],
+                version=self.group.policy_version,
+                reward=self.rewards[place],
+            )
+            for place in self.trained
+        ]
 
-    def _sample(self, place: int) -> Sample:
-        arm = self.group.arms[place]
-        return Sample(
-            prompt_ids=tuple(arm.prompt_token_ids),
-            completion_ids=tuple(arm.token_ids),
-            sampler_logprobs=tuple(arm.logprobs),
-            temperature=arm.temperature,
-            top_p=arm.top_p,
-            reward=self.rewards[place],
-            truncated=arm.finish_reason is FinishReason.LENGTH,
-            version=self.group.policy_version,
-        )
+    @property
+    def solved(self) -> bool:
+        """Whether every completion is right."""
+        return bool(self.scores.correct) and all(self.scores.correct or ())
+
+    @property
+    def zero_variance(self) -> bool:
+        """Whether all completions earned the same, so that a group baseline leaves no advantage."""
+        return max(self.rewards) - min(self.rewards) < _SAME_REWARD
 
     def to_json(self, step: int) -> dict[str, object]:
         """A line of ``rollouts/step-….jsonl``: the recipe's fields, tokens, logprobs, version."""
@@ -104,10 +112,14 @@ class RolloutBatch:
     """The groups of one step."""
 
     groups: tuple[ScoredGroup, ...]
+    replaced: tuple[ScoredGroup, ...]
+    """Groups without variance in whose place others were asked; they do not train."""
     version: int
     """The version that generated all of them."""
     generate_s: float
     """From the first request to the last answer."""
+    score_s: float
+    """Part of it: scoring, summed over the groups."""
     num_dropped_groups: int
     """Groups that the server gave up and that were asked for again."""
 
@@ -132,107 +144,3 @@ def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> Scored
             random.Random(f"{record.id}/{group.policy_version}"),
         ),
     )
-
-
-class RolloutPipeline:
-    """Keeps ``max_staleness`` batches in flight beside the one that is being waited for."""
-
-    def __init__(
-        self,
-        client: ArmsClient,
-        portal: BlockingPortal,
-        questions: QuestionStream,
-        rollout: RolloutConfig,
-        reward: RewardConfig,
-    ):
-        """Made by `open_pipeline`; requests start with the first `next_batch`."""
-        self._client = client
-        self._portal = portal
-        self._questions = questions
-        self._rollout = rollout
-        self._reward = reward
-        self._in_flight: deque[Future[RolloutBatch]] = deque()
-        self.consumed_cursor = questions.cursor
-        """The question cursor to resume from: batches in flight are asked for again."""
-
-    def next_batch(self, *, version: int, num_ahead: int) -> RolloutBatch:
-        """Wait for the oldest batch in flight, having asked ``version`` for the ones after it.
-
-        Every request names its version, so no group can be older than ``max_staleness`` when its
-        turn comes, and none can silently be generated by something else.
-
-        Args:
-            version: The version that generates what is asked for now.
-            num_ahead: How many batches after this one will still be needed.
-        """
-        while len(self._in_flight) <= min(self._rollout.max_staleness, num_ahead):
-            records = self._questions.take(self._rollout.questions_per_step)
-            self._in_flight.append(
-                self._portal.start_task_soon(
-                    self._generate, records, version, self._questions.cursor
-                )
-            )
-        batch = self._in_flight.popleft().result()
-        self.consumed_cursor += self._rollout.questions_per_step
-        return batch
-
-    async def _generate(self, records: Sequence[Record], version: int, salt: int) -> RolloutBatch:
-        """Ask for each question's group on its own, so that one failure costs one group."""
-        started = time.monotonic()
-        results = await asyncio.gather(
-            *(self._generate_group(record, version, salt) for record in records)
-        )
-        return RolloutBatch(
-            groups=tuple(group for group, _ in results),
-            version=version,
-            generate_s=time.monotonic() - started,
-            num_dropped_groups=sum(dropped for _, dropped in results),
-        )
-
-    async def _generate_group(
-        self, record: Record, version: int, salt: int
-    ) -> tuple[ScoredGroup, int]:
-        request = ArmsRequest(
-            questions=[Question(id=record.id, question=record.question)],
-            arms=None if self._rollout.arms is None else list(self._rollout.arms),
-            samples_per_arm=self._rollout.samples_per_arm,
-            max_tokens=self._rollout.max_tokens,
-            # The server mixes in the question, the arm and the sample; the salt tells epochs apart.
-            seed=None if self._rollout.seed is None else self._rollout.seed * 1_000_003 + salt,
-            policy=version,
-            # Somebody who asks the policy a question does not wait for a whole batch.
-            priority=Priority.ROLLOUT,
-        )
-        num_dropped = 0
-        while True:
-            (group,) = (await self._client.generate(request)).groups
-            if group.policy_version != version:
-                raise ServerError(
-                    f"asked version {version} for a group and got one of {group.policy_version}"
-                )
-            # An aborted completion is neither right nor wrong: ask again instead of scoring it.
-            if not any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
-                return score_group(record, group, self._reward), num_dropped
-            num_dropped += 1
-
-    def cancel(self) -> None:
-        """Give up what is in flight; the server aborts it when the connections close."""
-        for future in self._in_flight:
-            future.cancel()
-        self._in_flight.clear()
-
-
-@contextmanager
-def open_pipeline(
-    client: ArmsClient,
-    portal: BlockingPortal,
-    questions: QuestionStream,
-    rollout: RolloutConfig,
-    reward: RewardConfig,
-) -> Iterator[RolloutPipeline]:
-    """A pipeline whose requests are cancelled when the block is left, by error or not."""
-    pipeline = RolloutPipeline(client, portal, questions, rollout, reward)
-    try:
-        yield pipeline
-    finally:
-        pipeline.cancel()

@@ -73,12 +73,19 @@ class Tracker:
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         self._progress.update(self._task, completed=step)
+        if "eval/accuracy" in row:
+            self.say(
+                f"evaluation of step {row['eval/step']:.0f} version {row['eval/version']:.0f}: "
+                f"accuracy {row['eval/accuracy']:.3f} "
+                f"(best {row['eval/best_accuracy']:.3f} at step {row['eval/best_step']:.0f})"
+            )
         self.say(
             f"step {step:>4} version {row['version']:.0f} "
             f"reward {row['reward/mean']:+.3f} correct {row['reward/correct']:.3f} "
             f"kl {row['ppo/reference_kl']:.3f} clip {row['ppo/clip_fraction']:.3f} "
             f"ev {row['ppo/explained_variance']:+.2f} entropy {row['ppo/entropy']:.3f} "
             f"mismatch {row['ppo/logprob_mismatch']:.1e} lag {row['rollout/lag']:.0f} "
-            f"wait {row['time/wait_s']:.2f}s update {row['time/update_s']:.2f}s "
-            f"push {row['time/publish_s']:.2f}s step {row['time/step_s']:.2f}s"
+            f"step {row['time/step_s']:.2f}s (update {row['time/update_s']:.2f}s, "
+            f"push {row['time/publish_s']:.2f}s): trainer waits "
+            f"{row['time/trainer_wait_share']:.0%}, server idle {row['time/server_idle_share']:.0%}"
         )

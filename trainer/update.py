@@ -115,6 +115,9 @@ class PPOUpdate:
             if num_policy_tokens:
                 logprobs = roles.score(Role.POLICY, e.batch, e.support).logprobs
                 require_finite("the policy's logprobs", logprobs[e.policy_mask])
+                if not sums.num_mini_batches:
+                    moved = (logprobs.detach() - e.proximal_logprobs).abs()[e.policy_mask]
+                    sums.logprob_lag += float(moved.sum()) / num_policy_tokens
                 loss, policy = policy_loss(
                     logprobs,
                     e.proximal_logprobs,

@@ -16,6 +16,22 @@ from transformers import AutoModelForCausalLM
 
 from inference_server.process import ServerProcess, running_server
 from inference_server.schemas import ServerStatus
+from tests.integration.saboteur import (
+    DoublesB,
+    DoublesTheTemperature,
+    Saboteur,
+    ServesThePreviousAdapter,
+    ShiftsLogprobs,
+    TellsTheTemperatureThatItDoubles,
+    sabotaged,
+)
+from trainer.checkpoint import checkpoint_folders, read_best
+from trainer.config import TrainConfig
+from trainer.data import load_records
+from trainer.errors import SyncError
+from trainer.loop import train
+from trainer.questions import QuestionStream
+from trainer.word_problems import Split
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -31,10 +47,10 @@ def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-def train_command(server: ServerProcess, base: Path, run: Path, **options: str) -> list[str]:
-    settings = {
+def train_settings(url: str, base: Path, run: Path, **options: str) -> dict[str, str]:
+    return {
         "policy.base_model": str(base),
-        "server.url": server.url,
+        "server.url": url,
         "run.folder": str(run),
         "run.num_threads": "1",
         "rollout.questions_per_step": "2",
@@ -45,8 +61,21 @@ def train_command(server: ServerProcess, base: Path, run: Path, **options: str) 
         "ppo.questions_per_mini_batch": "1",
         **options,
     }
+
+
+def train_command(server: ServerProcess, base: Path, run: Path, **options: str) -> list[str]:
+    settings = train_settings(server.url, base, run, **options)
     words = [word for key, value in settings.items() for word in (f"--{key}", value)]
     return [sys.executable, "-m", "trainer", "train", *words]
+
+
+def train_config(url: str, base: Path, run: Path, **options: str) -> TrainConfig:
+    """The same, for the loop in this process."""
+    sections: dict[str, dict[str, str]] = {}
+    for key, value in train_settings(url, base, run, **options).items():
+        section, name = key.split(".")
+        sections.setdefault(section, {})[name] = value
+    return TrainConfig.model_validate(sections)
 
 
 def run_trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -89,7 +118,10 @@ def test_online_ppo_moves_the_served_policy(
     # Overlap: the second batch was asked for before the first update.
     assert [row["rollout/lag"] for row in metrics] == [0, 1, 1]
     assert all(row["ppo/logprob_mismatch"] < 1e-3 for row in metrics)
-    assert all(line in done.stdout for line in ("step    1", "step    3", "mismatch"))
+    words = ("step    1", "step    3", "mismatch", "trainer waits", "server idle")
+    assert all(word in done.stdout for word in words)
+    phases = ("generate", "score", "wait", "prove", "experience", "update", "publish", "step")
+    assert all(row[f"time/{phase}_s"] > 0 for row in metrics for phase in phases)
 
     for step in (1, 2, 3):
         lines = (run / f"rollouts/step-{step:06d}.jsonl").read_text().splitlines()
@@ -113,8 +145,17 @@ def test_online_ppo_moves_the_served_policy(
 
 def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = {"run.num_steps": "8", "run.checkpoint_every": "2"}
+    data = tmp_path / "unsolvable.jsonl"
+    rows = [{"question": f"What is {i}?", "answer": f"#### {10**9 + i}"} for i in range(13)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {
+        "run.num_steps": "8",
+        "run.checkpoint_every": "2",
+        "data.source": str(data),
+        "data.curriculum": "1",
+    }
     command = train_command(server, tiny_base, run, **options)
+    command.append("--rollout.refill_zero_variance")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 200
@@ -135,6 +176,40 @@ def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path:
     # A number is never used twice, so the resumed run goes on above the killed one.
     assert versions == sorted(set(versions))
     assert status_of(server).active_version == versions[-1]
+    # Nothing is ever solved, so every question was replaced while spares lasted: the questions of
+    # each step, killed or not, are the last spares of a stream that nobody disturbed.
+    stream = QuestionStream(load_records(str(data), Split.TRAIN, num_records=13), seed=0)
+    expected = [[r.id for r in stream.take(2, num_spares=4).spares[2:]] for _ in range(8)]
+    journal = [run / f"rollouts/step-{step:06d}.jsonl" for step in range(1, 9)]
+    assert [
+        [json.loads(line)["id"] for line in path.read_text().splitlines()] for path in journal
+    ] == expected
+    assert {row["rollout/num_replaced_groups"] for row in metrics_of(run)} == {4}
+
+
+def test_evaluates_while_it_trains_and_keeps_the_best(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    options = {
+        "run.num_steps": "5",
+        "run.evaluate_every": "2",
+        "run.num_evaluation_questions": "8",
+        "run.checkpoint_every": "9",
+        "run.num_checkpoints": "1",
+    }
+    train(train_config(server.url, tiny_base, tmp_path, **options), resume=False)
+    rows = metrics_of(tmp_path)
+    evaluated = [row for row in rows if "eval/accuracy" in row]
+    assert [row["eval/step"] for row in evaluated] == [2, 4]
+    for row in evaluated:
+        assert row["eval/step"] <= row["step"]
+        assert row["eval/version"] == rows[int(row["eval/step"]) - 1]["version"]
+        assert row["eval/accuracy"] == row["eval/best_accuracy"] == 0  # it is a random model
+    best = read_best(tmp_path)
+    assert best is not None
+    assert (best.step, best.num_questions) == (2, 8)
+    assert (tmp_path / best.adapter / "adapter_model.safetensors").is_file()
+    assert [f.name for f in checkpoint_folders(tmp_path)] == ["step-000002", "step-000005"]
 
 
 def test_sigterm_checkpoints_and_exits_0(
@@ -196,3 +271,48 @@ def test_report_eval_and_sample_commands(
     )
     assert sampled.returncode == 0, sampled.stderr
     assert all(name in sampled.stdout for name in ("wolfram_0", "maudlin_3", "s_wm"))
+
+
+# --- proof of sync -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        (ServesThePreviousAdapter, "the server's numbers fit version {previous}: "),
+        (DoublesB, "the server's numbers fit lora_B doubled: "),
+        (DoublesTheTemperature, "the server's numbers fit 2 times the arms' temperatures: "),
+        (TellsTheTemperatureThatItDoubles, "was asked at temperature 0.2 and top_p 0.95, and "),
+        (ShiftsLogprobs, "the server's numbers fit the token after (shifted by one): "),
+    ],
+)
+def test_a_server_that_breaks_its_promise_stops_the_run_at_that_step(
+    kind: type[Saboteur], cause: str, server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    version = status_of(server).next_version
+    with (
+        sabotaged(server.url, kind) as url,
+        pytest.raises(SyncError, match=f"^version {version + 1} fails the proof") as caught,
+    ):
+        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "9"}), resume=False)
+    message = str(caught.value)
+    assert cause.format(previous=version) in message
+    assert "\n" not in message
+    # Honest up to the second push, after step 1, none of whose rollouts were trained on.
+    assert [row["step"] for row in metrics_of(tmp_path)] == [1]
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_an_honest_pass_through_does_not_stop_the_run(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    with sabotaged(server.url, Saboteur) as url:
+        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "3"}), resume=False)
+    rows = metrics_of(tmp_path)
+    # A step proves the version that it found; the run ends once the last one is proven too.
+    assert [row["sync/version"] for row in rows] == [row["version"] - 1 for row in rows]
+    assert all(row["sync/mismatch"] < 1e-5 for row in rows)
+    # The first step trains on its own version's rollouts; the others on those of one before.
+    assert rows[0]["ppo/logprob_lag"] < 1e-5
+    assert all(row["ppo/logprob_lag"] > 1e-4 for row in rows[1:])
+    assert all(row["ppo/logprob_mismatch"] < 1e-5 for row in rows)

@@ -8,10 +8,19 @@ import pytest
 import torch
 
 from trainer.batch import Sample
-from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
+from trainer.checkpoint import (
+    Best,
+    Progress,
+    checkpoint_folders,
+    load_checkpoint,
+    read_best,
+    save_checkpoint,
+    write_best,
+)
 from trainer.config import PolicyConfig, PPOConfig
 from trainer.errors import CheckpointError
 from trainer.policy import PolicyRoles, Role
+from trainer.questions import PendingQuestions, QuestionState
 from trainer.update import PPOUpdate
 
 MakeRoles = Callable[..., PolicyRoles]
@@ -65,10 +74,15 @@ def differing(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> s
     return {name for name in one if not torch.equal(one[name], other[name])}
 
 
+def questions_after(step: int) -> QuestionState:
+    pending = PendingQuestions(records=("q1", "q2"), spares=("q3",), salt=8 * step)
+    return QuestionState(cursor=8 * step, pending=(pending,), streaks={"q4": step})
+
+
 def saved(
     run_folder: Path, step: int, roles: PolicyRoles, update: PPOUpdate, kept: int = 9
 ) -> Path:
-    progress = Progress(step=step, question_cursor=8 * step)
+    progress = Progress(step=step, questions=questions_after(step))
     return save_checkpoint(run_folder, progress, roles, update, num_kept=kept)
 
 
@@ -88,7 +102,9 @@ def test_a_resumed_run_goes_on_bit_for_bit_as_if_nothing_had_happened(
     resumed_roles = make_roles(seed=1)  # every weight is another
     resumed = PPOUpdate(resumed_roles, CONFIG)
     train(resumed, seed=3)
-    assert load_checkpoint(folder, resumed_roles, resumed) == Progress(step=12, question_cursor=96)
+    assert load_checkpoint(folder, resumed_roles, resumed) == Progress(
+        step=12, questions=questions_after(12)
+    )
     assert torch.equal(torch.rand(3), random_after)
     # The proximal role is not in it: it is read from the published version that generates.
     assert differing(everything(resumed_roles, resumed), at_save) == {
@@ -148,7 +164,7 @@ def test_a_folder_without_a_state_is_an_error(
     "key",
     [
         "step",
-        "question_cursor",
+        "questions",
         "policy",
         "reference",
         "critic",
@@ -221,7 +237,7 @@ def test_a_step_done_again_replaces_its_checkpoint(
     roles_and_update: tuple[PolicyRoles, PPOUpdate], tmp_path: Path
 ) -> None:
     saved(tmp_path, 7, *roles_and_update)
-    again = Progress(step=7, question_cursor=1)
+    again = Progress(step=7, questions=QuestionState(cursor=1))
     folder = save_checkpoint(tmp_path, again, *roles_and_update, num_kept=3)
     assert checkpoint_folders(tmp_path) == [folder]
     assert load_checkpoint(folder, *roles_and_update) == again
@@ -229,3 +245,44 @@ def test_a_step_done_again_replaces_its_checkpoint(
 
 def test_a_run_without_checkpoints_has_none(tmp_path: Path) -> None:
     assert checkpoint_folders(tmp_path) == []
+
+
+def best_at(step: int, accuracy: float = 0.5) -> Best:
+    return Best(
+        step=step,
+        version=step,
+        adapter=f"adapters/policy-{step:06d}",
+        accuracy=accuracy,
+        num_questions=10,
+    )
+
+
+def test_the_best_checkpoint_and_the_one_being_evaluated_are_never_deleted(
+    roles_and_update: tuple[PolicyRoles, PPOUpdate], tmp_path: Path
+) -> None:
+    def save(step: int, evaluating: int | None = None) -> list[str]:
+        progress = Progress(step=step, questions=QuestionState())
+        save_checkpoint(tmp_path, progress, *roles_and_update, num_kept=1, evaluating=evaluating)
+        return [folder.name for folder in checkpoint_folders(tmp_path)]
+
+    assert save(1) == ["step-000001"]
+    write_best(tmp_path, best_at(1))
+    assert save(2, evaluating=2) == ["step-000001", "step-000002"]
+    assert save(3, evaluating=2) == ["step-000001", "step-000002", "step-000003"]
+    write_best(tmp_path, best_at(2, accuracy=0.75))
+    assert save(4) == ["step-000002", "step-000004"]
+    assert read_best(tmp_path) == best_at(2, accuracy=0.75)
+
+
+def test_a_run_that_was_never_evaluated_has_no_best(tmp_path: Path) -> None:
+    assert read_best(tmp_path) is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"step": "x"}'])
+def test_a_damaged_best_file_is_an_error_that_names_it(text: str, tmp_path: Path) -> None:
+    write_best(tmp_path, best_at(1))
+    path = tmp_path / "checkpoints" / "best.json"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=r"best\.json") as caught:
+        read_best(tmp_path)
+    assert "\n" not in str(caught.value)

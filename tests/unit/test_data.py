@@ -1,13 +1,11 @@
-"""Where questions come from, and in which order: readable errors, resumable shuffles."""
+"""Where questions come from: readable errors, one split apart from the other."""
 
 import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from trainer.data import QuestionStream, Record, load_demonstrations, load_records, write_jsonl
+from trainer.data import Record, load_demonstrations, load_records, write_jsonl
 from trainer.errors import DataError
 from trainer.word_problems import Split
 
@@ -107,44 +105,6 @@ def test_built_in_demonstrations_are_careless_but_never_wrong_on_their_own_terms
     right = [s.split("####")[1] == golds[question].split("####")[1] for question, s in pairs]
     assert 0.4 < sum(right) / len(right) < 0.9
     assert not any("<<" in solution for _, solution in pairs)
-
-
-# --- the stream ------------------------------------------------------------------------------------
-
-RECORDS = [Record(id=str(i), question=f"q{i}", gold="#### 1") for i in range(40)]
-
-
-def ids(stream: QuestionStream, count: int) -> list[str]:
-    return [record.id for record in stream.take(count)]
-
-
-@given(num_records=st.integers(1, 12), seed=st.integers(0, 5), num_epochs=st.integers(1, 4))
-def test_every_epoch_asks_every_question_once(num_records: int, seed: int, num_epochs: int) -> None:
-    stream = QuestionStream(RECORDS[:num_records], seed=seed)
-    for _ in range(num_epochs):
-        assert sorted(ids(stream, num_records), key=int) == [str(i) for i in range(num_records)]
-    assert stream.cursor == num_records * num_epochs
-
-
-@given(
-    num_records=st.integers(1, 12),
-    cursor=st.integers(0, 40),
-    counts=st.lists(st.integers(0, 9), max_size=5),
-)
-def test_a_stream_goes_on_from_any_cursor_in_any_portions(
-    num_records: int, cursor: int, counts: list[int]
-) -> None:
-    whole = ids(QuestionStream(RECORDS[:num_records], seed=3), cursor + sum(counts))
-    resumed = QuestionStream(RECORDS[:num_records], seed=3, cursor=cursor)
-    assert [i for count in counts for i in ids(resumed, count)] == whole[cursor:]
-    assert resumed.cursor == cursor + sum(counts)
-
-
-def test_epochs_and_seeds_shuffle_differently() -> None:
-    stream = QuestionStream(RECORDS, seed=0)
-    orders = [ids(stream, 40), ids(stream, 40), ids(QuestionStream(RECORDS, seed=1), 40)]
-    assert len(set(map(tuple, orders))) == 3
-    assert [r.id for r in RECORDS] not in orders
 
 
 # --- writing ---------------------------------------------------------------------------------------

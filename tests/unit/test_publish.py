@@ -8,7 +8,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from inference_server.schemas import AdapterInfo, ServerStatus
-from trainer.errors import ServerRejectedError
+from trainer.errors import ServerRejectedError, SyncError
 from trainer.publish import Publisher
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -31,6 +31,8 @@ class FakeClient:
     def __init__(self, next_version: int = 0, refuses: bool = False):
         self.next_version = next_version
         self.refuses = refuses
+        self.lies: dict[str, object] = {}
+        """Fields of its acknowledgements that are not true."""
         self.pushed: dict[int, tuple[Path, bytes]] = {}
 
     async def status(self) -> ServerStatus:
@@ -74,7 +76,7 @@ class FakeClient:
             active=True,
             num_leases=0,
             created_at=0.0,
-        )
+        ).model_copy(update=self.lies)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +144,21 @@ def test_a_refused_push_is_an_error_and_its_number_is_not_used_again(
     with pytest.raises(ServerRejectedError):
         Publisher(tmp_path, FakeClient(refuses=True), portal).publish(FakeRoles())
     assert Publisher(tmp_path, FakeClient(), portal).publish(FakeRoles(b"other")).version == 1
+
+
+@pytest.mark.parametrize(
+    ("lie", "complaint"),
+    [
+        ({"sha256": "0" * 64}, "with digest 0000"),
+        ({"active": False}, "version 3, not active"),
+        ({"version": 2}, "acknowledges version 2"),
+    ],
+)
+def test_an_acknowledgement_of_something_else_is_an_error(
+    lie: dict[str, object], complaint: str, tmp_path: Path, portal: BlockingPortal
+) -> None:
+    client = FakeClient(next_version=3)
+    client.lies = lie
+    with pytest.raises(SyncError, match=complaint) as caught:
+        Publisher(tmp_path, client, portal).publish(FakeRoles())
+    assert hashlib.sha256(b"weights").hexdigest() in str(caught.value)

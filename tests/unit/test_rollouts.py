@@ -22,9 +22,12 @@ from inference_server.schemas import (
 )
 from regime_w import ArmSpec, RewardConfig
 from trainer.config import RolloutConfig
-from trainer.data import QuestionStream, Record
+from trainer.data import Record
 from trainer.errors import ServerError, ServerUnreachableError
-from trainer.rollouts import RolloutPipeline, open_pipeline, score_group
+from trainer.pipeline import RolloutPipeline, open_pipeline
+from trainer.questions import QuestionStream
+from trainer.rollout_metrics import rollout_metrics
+from trainer.rollouts import RolloutBatch, score_group
 
 RECORDS = [Record(id=f"r{i}", question=f"What is {i} + 1?", gold=f"#### {i + 1}") for i in range(7)]
 REWARD = RewardConfig(formulas="original")
@@ -66,6 +69,8 @@ class FakeClient:
         self.requests: list[ArmsRequest] = []
         self.aborts: Counter[str] = Counter()
         """How many more times a question's group comes back aborted."""
+        self.all_right: set[str] = set()
+        """Questions that both arms solve, in the same words."""
         self.serves: Callable[[int], int | None] = lambda asked: asked
         self.fails_on: set[str] = set()
 
@@ -82,10 +87,14 @@ class FakeClient:
             self.aborts[record.id] -= 1
             reasons[1] = FinishReason.ABORT
         version = self.serves(request.policy)
+        group = group_of(record, version, *reasons)
+        if record.id in self.all_right:
+            arms = [arm.model_copy(update={"text": record.gold}) for arm in group.arms]
+            group = group.model_copy(update={"arms": arms})
         return ArmsResponse(
             policy_version=version,
             boot_id="b",
-            groups=[group_of(record, version, *reasons)],
+            groups=[group],
             usage=Usage(prompt_tokens=0, completion_tokens=0),
         )
 
@@ -106,6 +115,12 @@ def make_pipeline(
     return RolloutPipeline(client, portal, stream, RolloutConfig(**rollout), REWARD)
 
 
+def next_batch(pipeline: RolloutPipeline, *, version: int, num_needed: int) -> RolloutBatch:
+    """As a step of the loop gets it."""
+    pipeline.ask(version, num_needed=num_needed)
+    return pipeline.next_batch()
+
+
 # --- order, staleness and bounds -----------------------------------------------------------------
 
 
@@ -124,18 +139,19 @@ def test_batches_come_in_order_never_too_stale_and_no_more_than_needed(
     )
     same_stream = QuestionStream(RECORDS, seed=0)
     expected = [
-        [record.id for record in same_stream.take(questions_per_step)] for _ in range(num_steps)
+        [record.id for record in same_stream.take(questions_per_step).records]
+        for _ in range(num_steps)
     ]
     generated_by: dict[int, int] = {}
     for step in range(num_steps):
-        batch = pipeline.next_batch(version=100 + step, num_ahead=num_steps - 1 - step)
+        batch = next_batch(pipeline, version=100 + step, num_needed=num_steps - step)
         assert [group.record.id for group in batch.groups] == expected[step]
         assert {sample.version for sample in batch.samples} == {batch.version}
         generated_by[step] = batch.version
         # As far ahead as staleness allows, but not past the last step.
         asked_batches = min(step + 1 + max_staleness, num_steps)
-        assert stream.cursor == asked_batches * questions_per_step
-        assert pipeline.consumed_cursor == (step + 1) * questions_per_step
+        assert stream.state.cursor == asked_batches * questions_per_step
+        assert len(stream.state.pending) == asked_batches - (step + 1)
     assert generated_by == {step: 100 + max(0, step - max_staleness) for step in range(num_steps)}
     assert len(client.requests) == num_steps * questions_per_step
     asked = Counter(client.asked())
@@ -144,22 +160,91 @@ def test_batches_come_in_order_never_too_stale_and_no_more_than_needed(
     )
 
 
-def test_a_resumed_pipeline_asks_again_for_what_was_in_flight(portal: BlockingPortal) -> None:
+@pytest.mark.parametrize("refill", [False, True])
+def test_a_resumed_pipeline_asks_again_for_what_was_in_flight(
+    refill: bool, portal: BlockingPortal
+) -> None:
+    options = {"questions_per_step": 2, "seed": 5, "refill_zero_variance": refill}
     client, stream = FakeClient(), QuestionStream(RECORDS, seed=0)
-    pipeline = make_pipeline(client, portal, stream, questions_per_step=2, max_staleness=1, seed=5)
-    pipeline.next_batch(version=1, num_ahead=9)
-    lost = pipeline.next_batch(version=2, num_ahead=9)
+    client.all_right = {f"r{i}" for i in range(0, 7, 2)}
+    pipeline = make_pipeline(client, portal, stream, max_staleness=1, **options)
+    next_batch(pipeline, version=1, num_needed=9)
+    state = stream.state  # a checkpoint; then the run is killed
+    lost = [next_batch(pipeline, version=version, num_needed=9) for version in (2, 3)]
 
     resumed_client = FakeClient()
-    resumed_stream = QuestionStream(RECORDS, seed=0, cursor=2)
-    resumed = make_pipeline(
-        resumed_client, portal, resumed_stream, questions_per_step=2, max_staleness=0, seed=5
+    resumed_client.all_right = client.all_right
+    resumed_stream = QuestionStream(RECORDS, seed=0, state=state)
+    resumed = make_pipeline(resumed_client, portal, resumed_stream, max_staleness=0, **options)
+    again = [next_batch(resumed, version=version, num_needed=9) for version in (4, 5)]
+    for before, after in zip(lost, again, strict=True):
+        assert [g.record for g in after.groups] == [g.record for g in before.groups]
+        assert [g.record for g in after.replaced] == [g.record for g in before.replaced]
+    assert bool(lost[0].replaced or lost[1].replaced) == refill
+    # The same seeds, so that on the same weights the same tokens come back.
+    seeds = {(r.questions[0].id, r.seed) for r in resumed_client.requests}
+    assert seeds <= {(r.questions[0].id, r.seed) for r in client.requests}
+    assert resumed_stream.state == stream.state.model_copy(update={"pending": (), "cursor": 6})
+
+
+# --- refills -------------------------------------------------------------------------------------
+
+
+@given(solved=st.sets(st.sampled_from([record.id for record in RECORDS])), seed=st.integers(0, 9))
+def test_groups_without_variance_are_replaced_while_spares_last(
+    solved: set[str], seed: int, portal: BlockingPortal
+) -> None:
+    client, stream = FakeClient(), QuestionStream(RECORDS, seed=seed)
+    client.all_right = solved
+    pipeline = make_pipeline(
+        client,
+        portal,
+        stream,
+        questions_per_step=2,
+        max_staleness=0,
+        refill_zero_variance=True,
     )
-    assert resumed.consumed_cursor == 2
-    batch = resumed.next_batch(version=3, num_ahead=9)
-    assert [group.record for group in batch.groups] == [group.record for group in lost.groups]
-    seeds = {r.questions[0].id: r.seed for r in client.requests[:4]}
-    assert all(seeds[r.questions[0].id] == r.seed for r in resumed_client.requests)
+    batch = next_batch(pipeline, version=1, num_needed=1)
+    first = [r.id for r in QuestionStream(RECORDS, seed=seed).take(2).records]
+    asked = [question for question, _ in client.asked()]
+    assert sorted(asked) == sorted(g.record.id for g in (*batch.groups, *batch.replaced))
+    assert len(set(asked)) == len(asked) <= 2 + 4
+    assert all(group.record.id in solved for group in batch.replaced)
+    assert len(batch.groups) == 2
+    for place, group in enumerate(batch.groups):
+        if first[place] not in solved:
+            assert group.record.id == first[place]
+    # What is left without variance is left because no spare was.
+    assert len(asked) == 6 or not any(group.zero_variance for group in batch.groups)
+    assert stream.state.cursor == 2
+    assert {version for _, version in client.asked()} == {1}
+    metrics = rollout_metrics(batch)
+    assert metrics["rollout/num_replaced_groups"] == len(batch.replaced)
+    assert metrics["rollout/zero_variance_groups"] == pytest.approx(
+        sum(question in solved for question in asked) / len(asked)
+    )
+
+
+def test_without_refills_a_group_without_variance_stays(portal: BlockingPortal) -> None:
+    client = FakeClient()
+    client.all_right = {record.id for record in RECORDS}
+    stream = QuestionStream(RECORDS, seed=0)
+    batch = next_batch(
+        make_pipeline(client, portal, stream, questions_per_step=2), version=1, num_needed=1
+    )
+    assert batch.replaced == ()
+    assert [group.zero_variance for group in batch.groups] == [True, True]
+
+
+def test_what_all_arms_solve_again_and_again_is_asked_less_often(portal: BlockingPortal) -> None:
+    client = FakeClient()
+    client.all_right = {"r1"}
+    stream = QuestionStream(RECORDS[:4], seed=0, rest_after=1)
+    pipeline = make_pipeline(client, portal, stream, questions_per_step=1, max_staleness=0)
+    for version in range(40):
+        next_batch(pipeline, version=version, num_needed=1)
+    asked = Counter(question for question, _ in client.asked())
+    assert asked["r1"] <= 4 < 9 <= min(asked[name] for name in ("r0", "r2", "r3"))
 
 
 # --- requests ----------------------------------------------------------------------------------
@@ -180,7 +265,7 @@ def test_a_request_is_one_question_of_one_version_without_its_answer(
         max_tokens=17,
         arms=arms,
     )
-    pipeline.next_batch(version=12, num_ahead=0)
+    next_batch(pipeline, version=12, num_needed=1)
     assert client.requests == [
         ArmsRequest(
             questions=[Question(id="r0", question=RECORDS[0].question)],
@@ -206,7 +291,7 @@ def test_a_question_gets_another_seed_in_another_epoch(portal: BlockingPortal) -
         seed=3,
     )
     for step in range(3):
-        pipeline.next_batch(version=step, num_ahead=9)
+        next_batch(pipeline, version=step, num_needed=10)
     for record in RECORDS[:2]:
         seeds = [r.seed for r in client.requests if r.questions[0].id == record.id]
         assert len(set(seeds)) == 3
@@ -224,7 +309,7 @@ def test_aborted_groups_are_asked_for_again_counted_and_never_scored(
     pipeline = make_pipeline(
         client, portal, QuestionStream(RECORDS[:4], seed=0), questions_per_step=4, max_staleness=0
     )
-    batch = pipeline.next_batch(version=7, num_ahead=0)
+    batch = next_batch(pipeline, version=7, num_needed=1)
     assert batch.num_dropped_groups == 3
     assert Counter(id for id, _ in client.asked()) == {"r0": 1, "r1": 3, "r2": 2, "r3": 1}
     assert sorted(group.record.id for group in batch.groups) == ["r0", "r1", "r2", "r3"]
@@ -242,18 +327,16 @@ def test_another_version_than_the_one_asked_for_is_an_error(
         client, portal, QuestionStream(RECORDS, seed=0), questions_per_step=1, max_staleness=0
     )
     with pytest.raises(ServerError, match=f"asked version 7.*{served}"):
-        pipeline.next_batch(version=7, num_ahead=0)
+        next_batch(pipeline, version=7, num_needed=1)
 
 
 def test_a_server_that_is_gone_ends_the_wait_and_consumes_nothing(portal: BlockingPortal) -> None:
-    client = FakeClient()
+    client, stream = FakeClient(), QuestionStream(RECORDS[:2], seed=0)
     client.fails_on = {"r0"}
-    pipeline = make_pipeline(
-        client, portal, QuestionStream(RECORDS[:2], seed=0), questions_per_step=2, max_staleness=0
-    )
+    pipeline = make_pipeline(client, portal, stream, questions_per_step=2, max_staleness=0)
     with pytest.raises(ServerUnreachableError):
-        pipeline.next_batch(version=7, num_ahead=0)
-    assert pipeline.consumed_cursor == 0
+        next_batch(pipeline, version=7, num_needed=1)
+    assert len(stream.state.pending) == 1
 
 
 class StuckClient(FakeClient):
@@ -282,7 +365,9 @@ class StuckClient(FakeClient):
 @pytest.mark.parametrize("fails", [False, True])
 def test_leaving_the_pipeline_gives_up_what_is_in_flight(fails: bool) -> None:
     records = RECORDS[:2]
-    seed = next(s for s in range(9) if QuestionStream(records, seed=s).take(1) == records[:1])
+    seed = next(
+        s for s in range(9) if QuestionStream(records, seed=s).take(1).records[0].id == "r0"
+    )
     with start_blocking_portal() as portal:
         client = portal.call(StuckClient)
         stream = QuestionStream(records, seed=seed)
@@ -290,7 +375,7 @@ def test_leaving_the_pipeline_gives_up_what_is_in_flight(fails: bool) -> None:
 
         def leave() -> None:
             with open_pipeline(client, portal, stream, config, REWARD) as pipeline:
-                batch = pipeline.next_batch(version=1, num_ahead=1)
+                batch = next_batch(pipeline, version=1, num_needed=2)
                 assert [group.record.id for group in batch.groups] == ["r0"]
                 if fails:
                     raise KeyError("from the training loop")

@@ -23,6 +23,8 @@ METRICS = {
     "time/update_s": 0.2,
     "time/publish_s": 0.3,
     "time/step_s": 0.6,
+    "time/trainer_wait_share": 0.62,
+    "time/server_idle_share": 0.2,
 }
 
 
@@ -87,8 +89,27 @@ def test_every_step_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFi
         tracker.step(1, METRICS)
     said, line = capsys.readouterr().out.splitlines()
     assert said == "serving [version] 3"
-    for fragment in ("step    1", "version 3 ", "reward +0.250", "correct 0.500", "lag 1"):
+    for fragment in (
+        *("step    1", "version 3 ", "reward +0.250", "correct 0.500", "lag 1"),
+        *("trainer waits 62%", "server idle 20%"),
+    ):
         assert fragment in line
+
+
+def test_an_evaluation_is_said_with_the_step_and_version_that_it_is_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = {
+        "eval/accuracy": 0.25,
+        "eval/step": 4,
+        "eval/version": 12,
+        "eval/best_accuracy": 0.5,
+        "eval/best_step": 2,
+    }
+    with Tracker(tmp_path, first_step=0, num_steps=9) as tracker:
+        tracker.step(5, METRICS | evaluation)
+    line, _ = capsys.readouterr().out.splitlines()
+    assert line == "evaluation of step 4 version 12: accuracy 0.250 (best 0.500 at step 2)"
 
 
 def test_tensorboard_gets_every_number_and_forgets_what_is_done_again(tmp_path: Path) -> None:

@@ -722,3 +722,24 @@ def test_the_kl_coefficient_moves_after_the_step_and_only_if_adaptive(
     assert metrics.kl_coef == 0.05
     assert metrics.reference_kl > 0.01  # k1 is an estimate that could be negative, but not here
     assert update.kl.coef == pytest.approx(0.05 * factor, rel=1e-9)
+
+
+def test_the_version_lag_is_how_far_the_policy_was_from_proximal_before_it_moved(
+    make_roles: MakeRoles,
+) -> None:
+    roles = make_roles()  # whose policy is not its proximal
+    update = PPOUpdate(roles, CONFIG)
+    mini_batches = update.experience(GROUPS, seed="a")
+    with torch.no_grad():
+        lags = torch.cat(
+            [
+                (roles.score(Role.POLICY, e.batch, e.support).logprobs - e.proximal_logprobs)[
+                    e.batch.mask
+                ].abs()
+                for e in mini_batches[0]
+            ]
+        )
+    assert update.step(mini_batches, train_policy=True).logprob_lag == pytest.approx(
+        float(lags.mean()), rel=1e-5
+    )
+    assert float(lags.mean()) > 1e-3

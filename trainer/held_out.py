@@ -1,0 +1,147 @@
+"""How good is the policy by now? Held-out questions, asked through the server while training goes on.
+
+Greedy answers of one version at a time, ahead of rollouts in the engine's queue. The best version's
+step is remembered in ``checkpoints/best.json``.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from anyio.from_thread import BlockingPortal
+
+from inference_server.schemas import adapter_name
+from regime_w import build_all_arms, build_prompt
+from trainer.accuracy import Answer
+from trainer.checkpoint import Best, read_best, write_best
+from trainer.client import ArmsClient
+from trainer.config import TrainConfig
+from trainer.data import load_records
+from trainer.errors import ServerRejectedError
+from trainer.publish import Published
+from trainer.tracking import Metrics
+from trainer.word_problems import Split
+
+_NOT_FOUND = 404
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """One that is under way."""
+
+    step: int
+    published: Published
+    num_correct: Future[int]
+
+
+class HeldOutEvaluations:
+    """The run's evaluations, at most one at a time; leaving the block gives up what is under way."""
+
+    def __init__(
+        self,
+        client: ArmsClient,
+        portal: BlockingPortal,
+        config: TrainConfig,
+        say: Callable[[str], None],
+    ):
+        """``say`` gets a line where an evaluation cannot be had; training goes on without it."""
+        self._client = client
+        self._portal = portal
+        self._run = config.run
+        self._max_tokens = config.rollout.max_tokens
+        self._say = say
+        self._under_way: _Evaluation | None = None
+        if config.run.evaluate_every is not None:
+            self._records = load_records(
+                config.data.evaluation_source,
+                Split.HELD_OUT,
+                num_records=config.run.num_evaluation_questions,
+                seed=config.data.seed,
+            )
+            arm = (config.rollout.arms or build_all_arms())[0]
+            self._prompts = [build_prompt(arm.system_prompt, r.question) for r in self._records]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._under_way is not None:
+            self._under_way.num_correct.cancel()
+
+    @property
+    def evaluating(self) -> int | None:
+        """The step that is being evaluated."""
+        return None if self._under_way is None else self._under_way.step
+
+    def is_due(self, step: int) -> bool:
+        """Whether a step is evaluated."""
+        return self._run.evaluate_every is not None and step % self._run.evaluate_every == 0
+
+    def start(self, step: int, published: Published) -> None:
+        """Ask a version, unless the server still answers for an earlier one."""
+        if self._under_way is not None:
+            self._say(
+                f"no evaluation of step {step}: that of step {self._under_way.step} is not finished; "
+                "raise run.evaluate_every"
+            )
+            return
+        future = self._portal.start_task_soon(self._ask, published)
+        self._under_way = _Evaluation(step=step, published=published, num_correct=future)
+
+    def collect(self, *, wait: bool) -> Metrics:
+        """What was found since the last call, under ``eval/`` names, and maybe a new best.
+
+        Args:
+            wait: For an evaluation that is under way.
+        """
+        evaluation = self._under_way
+        if evaluation is None or not (wait or evaluation.num_correct.done()):
+            return {}
+        self._under_way = None
+        version = evaluation.published.version
+        try:
+            num_correct = evaluation.num_correct.result()
+        except ServerRejectedError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            self._say(
+                f"no evaluation of step {evaluation.step}: the server holds version {version} no "
+                "more; raise its --max-loaded-versions"
+            )
+            return {}
+        accuracy = num_correct / len(self._records)
+        best = read_best(self._run.folder)
+        if best is None or accuracy > best.accuracy:
+            best = Best(
+                step=evaluation.step,
+                version=version,
+                adapter=str(evaluation.published.folder.relative_to(self._run.folder)),
+                accuracy=accuracy,
+                num_questions=len(self._records),
+            )
+            write_best(self._run.folder, best)
+        return {
+            "eval/accuracy": accuracy,
+            "eval/step": evaluation.step,
+            "eval/version": version,
+            "eval/best_accuracy": best.accuracy,
+            "eval/best_step": best.step,
+        }
+
+    async def _ask(self, published: Published) -> int:
+        """How many questions a version answers right."""
+        # One request: while it is in flight the version has a lease, and cannot be retired.
+        texts = await self._client.complete(
+            adapter_name(published.version), self._prompts, max_tokens=self._max_tokens
+        )
+        return sum(
+            Answer.of(text, record.gold).correct
+            for text, record in zip(texts, self._records, strict=True)
+        )
