@@ -24,6 +24,7 @@ from trainer.losses import (
     value_loss,
 )
 from trainer.policy import PolicyRoles, Role
+from trainer.token_scores import Nucleus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +32,8 @@ class Experience:
     """A micro-batch with everything that stays fixed during an update; tensors are [B, C]."""
 
     batch: MicroBatch
-    support: Tensor | None
-    """The proximal policy's nucleus, [N, V]; see `trainer.policy.nucleus`."""
+    support: tuple[Nucleus, ...]
+    """The proximal policy's nuclei; see `trainer.token_scores`."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor
     weights: Tensor
