@@ -15,6 +15,7 @@ from trainer.errors import NonFiniteError
 from trainer.kl import kl_estimate
 from trainer.losses import importance_weights, sequence_mask
 from trainer.policy import PolicyRoles, Role
+from trainer.token_scores import Nucleus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,8 @@ class Experience:
     """A micro-batch with everything that stays fixed during an update; tensors are [B, C]."""
 
     batch: MicroBatch
-    support: Tensor | None
-    """The proximal policy's nucleus, [N, V]; see `trainer.policy.nucleus`."""
+    support: tuple[Nucleus, ...]
+    """The proximal policy's nuclei; see `trainer.token_scores`."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor
     reference_kl: Tensor

@@ -6,6 +6,7 @@ trainer scores tokens with exactly what generated them.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from inference_server.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from trainer.batch import MicroBatch
+from trainer.batch import MicroBatch, TokenRows
 from trainer.config import PolicyConfig
 from trainer.errors import UsageError
+from trainer.token_scores import Nucleus, score_sampled
 
 AdapterState = dict[str, Tensor]
 """An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""
@@ -48,26 +50,8 @@ class TokenScores:
     logprobs: Tensor
     entropy: Tensor
     """In nats, of the distribution that was sampled from; no gradient."""
-    support: Tensor | None
-    """[N, V] bool over real tokens: the nucleus; None where every top_p is 1."""
-
-
-def nucleus(scaled_logits: Tensor, top_p: Tensor, sampled: Tensor) -> Tensor:
-    """Which tokens top-p sampling keeps, as vLLM decides it: [N, V] bool.
-
-    The smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is kept
-    whatever rounding says, since it was sampled.
-
-    Args:
-        scaled_logits: [N, V] logits after temperature.
-        top_p: [N]
-        sampled: [N] ids of the sampled tokens.
-    """
-    ascending, order = scaled_logits.sort(dim=-1)
-    dropped = ascending.softmax(dim=-1).cumsum(dim=-1) <= (1 - top_p).unsqueeze(-1)
-    dropped[:, -1] = False
-    kept = torch.empty_like(dropped).scatter_(-1, order, ~dropped)
-    return kept.scatter_(-1, sampled.unsqueeze(-1), True)
+    support: tuple[Nucleus, ...]
+    """What they are normalised over where top_p < 1."""
 
 
 def load_base(path: str, dtype: torch.dtype, device: torch.device) -> Any:
@@ -170,48 +154,47 @@ class PolicyRoles(nn.Module):
         """Take a published version's weights into the proximal role."""
         self.load_adapter_state(Role.PROXIMAL, load_file(folder / ADAPTER_WEIGHTS_FILE))
 
-    def _hidden_states(self, role: Role, batch: MicroBatch) -> Tensor:
-        """[B, T, H] last hidden states. Padding is on the right, out of reach of causal attention."""
+    def _hidden_states(self, role: Role, rows: TokenRows) -> Tensor:
+        """[R · W, H] last hidden states of the rows, one after the other."""
         self.model.set_adapter(role)
-        causal_lm = self.model.get_base_model()
-        hidden: Tensor = causal_lm.model(input_ids=batch.input_ids, use_cache=False)[0]
-        return hidden
+        hidden: Tensor = self.model.get_base_model().model(
+            input_ids=rows.token_ids,
+            position_ids=rows.position_ids,
+            attention_mask=rows.attention_mask,
+            use_cache=False,
+        )[0]
+        return hidden.flatten(0, 1)
 
-    def score(self, role: Role, batch: MicroBatch, support: Tensor | None = None) -> TokenScores:
-        """Logprobs of the completion tokens under a role, at each row's temperature and top-p.
+    def score(
+        self, role: Role, batch: MicroBatch, support: Sequence[Nucleus] | None = None
+    ) -> TokenScores:
+        """Logprobs of the completion tokens under a role, at each one's temperature and top-p.
 
         Args:
             role: Whose adapter.
             batch: B completions of up to C tokens.
-            support: [N, V] the nucleus to normalise over. Where None it is computed from this
-                role's own logits; pass the proximal policy's so that both share one support.
+            support: The nuclei to normalise over. Where None they are found from this role's own
+                logits; pass the proximal policy's so that both share one support.
         """
-        hidden = self._hidden_states(role, batch)
-        states = batch.state_positions[:, :-1]
-        rows = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1)
-        # Logits only where a completion token was sampled: [N, H] -> [N, V].
-        logits = self.model.get_base_model().lm_head(hidden[rows, states][batch.mask]).float()
-        temperature = batch.temperature.unsqueeze(1).expand_as(batch.mask)[batch.mask]
-        logits = logits / temperature.unsqueeze(-1)
-        sampled = batch.completion_ids[batch.mask]
-        if support is None and bool((batch.top_p < 1).any()):
-            top_p = batch.top_p.unsqueeze(1).expand_as(batch.mask)[batch.mask]
-            support = nucleus(logits.detach(), top_p, sampled)
-        if support is not None:
-            logits = logits.masked_fill(~support, -torch.inf)
-        log_softmax = logits.log_softmax(dim=-1)
-        logprobs = torch.zeros_like(batch.sampler_logprobs)
-        logprobs = logprobs.masked_scatter(
-            batch.mask, log_softmax.gather(-1, sampled.unsqueeze(-1)).squeeze(-1)
+        sampled = batch.sampled
+        scores = score_sampled(
+            self._hidden_states(role, batch.rows)[sampled.states],
+            self.model.get_base_model().lm_head,
+            sampled,
+            support,
         )
-        with torch.no_grad():
-            per_token = torch.special.entr(log_softmax.exp()).sum(dim=-1)
-            entropy = torch.zeros_like(logprobs).masked_scatter(batch.mask, per_token)
-        return TokenScores(logprobs=logprobs, entropy=entropy, support=support)
+        zero = scores.logprobs.new_zeros(())
+        return TokenScores(
+            logprobs=torch.where(batch.mask, scores.logprobs[batch.sampled_index], zero),
+            entropy=torch.where(batch.mask, scores.entropy[batch.sampled_index], zero),
+            support=scores.support,
+        )
 
     def values(self, batch: MicroBatch) -> Tensor:
-        """[B, C + 1] critic's values of the states before each completion token and after the last."""
-        hidden = self._hidden_states(Role.CRITIC, batch)
-        rows = torch.arange(hidden.shape[0], device=hidden.device).unsqueeze(1)
-        values: Tensor = self.value_head(hidden[rows, batch.state_positions].float()).squeeze(-1)
+        """[B, C + 1] critic's values of the states before each completion token and after the last.
+
+        Where the last state is terminal and on padding, the value of the state before is repeated.
+        """
+        hidden = self._hidden_states(Role.CRITIC, batch.rows)
+        values: Tensor = self.value_head(hidden.float()).squeeze(-1)[batch.states]
         return values

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inference_server.schemas import ADAPTER_WEIGHTS_FILE, ArmsRequest, Priority, Question
 from regime_w import ArmSpec, build_all_arms
-from trainer.batch import Sample, collate
+from trainer.batch import Sample, micro_batches
 from trainer.client import ArmsClient
 from trainer.config import TrainConfig
 from trainer.errors import SyncError
@@ -31,6 +31,7 @@ from trainer.tracking import Metrics
 
 _NUM_PROBE_TOKENS = 8
 """Of each arm."""
+_TOKEN_BUDGET = 4096
 _PROBE_SEED = 0
 _MAX_MISMATCH_FLOAT32 = 0.005
 """Rounding is 1e-6; one token at the edge of a nucleus can add 0.1 nats to one of the probe's."""
@@ -192,9 +193,12 @@ def _serve(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
 @torch.no_grad()
 def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
     """Of each sample's completion under the proximal role, [C] on the CPU."""
-    batch = collate(samples, range(len(samples)), roles.device)
-    logprobs = roles.score(Role.PROXIMAL, batch).logprobs.float().cpu()
-    return [row[mask] for row, mask in zip(logprobs, batch.mask.cpu(), strict=True)]
+    by_sample: dict[int, Tensor] = {}
+    for batch in micro_batches(samples, token_budget=_TOKEN_BUDGET, device=roles.device):
+        logprobs = roles.score(Role.PROXIMAL, batch).logprobs.float().cpu()
+        rows = zip(batch.indices, logprobs, batch.mask.cpu(), strict=True)
+        by_sample |= {index: row[mask] for index, row, mask in rows}
+    return [by_sample[index] for index in range(len(samples))]
 
 
 def _other_settings(

@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from trainer.batch import Sample, micro_batches
 from trainer.config import PolicyConfig
 from trainer.errors import UsageError
-from trainer.policy import PolicyRoles, Role, nucleus
+from trainer.policy import PolicyRoles, Role
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., PolicyRoles]
@@ -27,7 +27,7 @@ EVERYTHING = 10**9
 
 
 def make_samples(top_ps: tuple[float, ...] = (0.9, 0.95, 1.0)) -> list[Sample]:
-    """Eight completions of different lengths, temperatures and nuclei."""
+    """Eight completions of different lengths, temperatures and nuclei; every second is truncated."""
     rng = random.Random(7)
     samples = []
     for i in range(8):
@@ -40,7 +40,7 @@ def make_samples(top_ps: tuple[float, ...] = (0.9, 0.95, 1.0)) -> list[Sample]:
                 temperature=(0.2, 0.3, 0.5, 1.0)[i % 4],
                 top_p=top_ps[i % len(top_ps)],
                 reward=0.0,
-                truncated=False,
+                truncated=i % 2 == 0,
                 version=0,
             )
         )
@@ -162,7 +162,7 @@ def test_a_role_can_be_scored_on_the_nucleus_of_another(
     with torch.no_grad():
         support = roles.score(Role.PROXIMAL, batch).support
         scores = roles.score(Role.POLICY, batch, support)
-    assert scores.support is support
+    assert all(one is other for one, other in zip(scores.support, support, strict=True))
     for i, index in enumerate(batch.indices):
         sample = SAMPLES[index]
         expected, _ = scores_by_hand(merged[Role.POLICY], sample, merged[Role.PROXIMAL])
@@ -171,7 +171,7 @@ def test_a_role_can_be_scored_on_the_nucleus_of_another(
 
 def test_without_top_p_there_is_no_support_to_replay(roles: PolicyRoles) -> None:
     (batch,) = micro_batches(make_samples((1.0,)), token_budget=EVERYTHING, device=CPU)
-    assert roles.score(Role.POLICY, batch).support is None
+    assert roles.score(Role.POLICY, batch).support == ()
 
 
 def test_values_are_the_critics_at_the_state_before_each_token_and_after_the_last(
@@ -182,6 +182,8 @@ def test_values_are_the_critics_at_the_state_before_each_token_and_after_the_las
     rows = by_sample(roles, Role.POLICY, SAMPLES, EVERYTHING)
     for sample, (_, _, values) in zip(SAMPLES, rows, strict=True):
         expected = merged[Role.CRITIC].hidden(sample) @ weight + bias
+        # A terminal state has no value; the place repeats the one before.
+        expected = expected if sample.truncated else [*expected[:-1], expected[-2]]
         np.testing.assert_allclose(values, expected, atol=5e-5)
 
 
@@ -194,6 +196,142 @@ def test_no_token_budget_changes_a_score(token_budget: int, roles: PolicyRoles) 
             np.testing.assert_allclose(numbers, expected, atol=1e-5)
 
 
+# --- shared prefixes -----------------------------------------------------------------------------
+
+
+@st.composite
+def sample_sets(draw: st.DrawFn) -> list[Sample]:
+    """Few token ids, so that prompts and completions share beginnings and some are the same."""
+    ids = st.sampled_from([11, 222, 333])
+
+    def tokens(most: int) -> st.SearchStrategy[tuple[int, ...]]:
+        return st.lists(ids, min_size=1, max_size=most).map(tuple)
+
+    prompts = draw(st.lists(tokens(10), min_size=1, max_size=3))
+    samples = []
+    for _ in range(draw(st.integers(1, 8))):
+        completion = draw(tokens(6))
+        samples.append(
+            Sample(
+                prompt_ids=draw(st.sampled_from(prompts)),
+                completion_ids=completion,
+                sampler_logprobs=(-1.0,) * len(completion),
+                temperature=draw(st.sampled_from([0.5, 0.8, 1.0])),
+                top_p=draw(st.sampled_from([0.9, 0.95, 1.0])),
+                reward=0.0,
+                truncated=draw(st.booleans()),
+                version=0,
+            )
+        )
+    return samples
+
+
+def alone(roles: PolicyRoles, role: Role, sample: Sample) -> torch.Tensor:
+    """[completion tokens + 1, H]: states of the sequence by itself, without mask or padding."""
+    roles.model.set_adapter(role)
+    ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
+    states = roles.model.get_base_model().model(input_ids=ids, use_cache=False)[0][0]
+    return states[len(sample.prompt_ids) - 1 :]
+
+
+def logprobs_alone(roles: PolicyRoles, sample: Sample, kept: list[set[int]]) -> torch.Tensor:
+    """[completion tokens] in float64 over the given nuclei, with gradient."""
+    states = alone(roles, Role.POLICY, sample)[:-1].double()
+    logits = states @ roles.model.get_base_model().lm_head.weight.double().T / sample.temperature
+    return torch.stack(
+        [
+            row[token] - row[sorted(ids)].logsumexp(dim=0)
+            for row, token, ids in zip(logits, sample.completion_ids, kept, strict=True)
+        ]
+    )
+
+
+def nuclei_of(roles: PolicyRoles, samples: list[Sample], token_budget: int) -> list[list[set[int]]]:
+    """What `score` normalised over, by sample and token."""
+    found: list[list[set[int]]] = [[] for _ in samples]
+    for batch in micro_batches(samples, token_budget=token_budget, device=CPU):
+        with torch.no_grad():
+            support = roles.score(Role.POLICY, batch).support
+        rows: list[set[int]] = []
+        for chunk in support:
+            rows += [
+                set(chunk.token_ids[chunk.rows == i].tolist()) for i in range(len(chunk.num_others))
+            ]
+        rows += [set(range(512))] * (len(batch.sampled.token_ids) - len(rows))
+        for i, index in enumerate(batch.indices):
+            found[index] = [rows[place] for place in batch.sampled_index[i][batch.mask[i]]]
+    return found
+
+
+@given(samples=sample_sets(), token_budget=st.integers(1, 80))
+@settings(max_examples=30)
+def test_shared_prefixes_change_no_score(
+    samples: list[Sample], token_budget: int, roles: PolicyRoles
+) -> None:
+    kept = nuclei_of(roles, samples, token_budget)
+    rows = by_sample(roles, Role.POLICY, samples, token_budget)
+    for sample, nuclei, (logprobs, entropies, values) in zip(samples, kept, rows, strict=True):
+        n = len(sample.completion_ids)
+        with torch.no_grad():
+            expected = logprobs_alone(roles, sample, nuclei)
+            states = alone(roles, Role.POLICY, sample)[:-1].double()
+            critic = roles.value_head(alone(roles, Role.CRITIC, sample))[:, 0]
+        np.testing.assert_allclose(logprobs, expected, atol=1e-5)
+        num_values = n + 1 if sample.truncated else n
+        np.testing.assert_allclose(values[:num_values], critic[:num_values], atol=1e-5)
+        logits = states @ roles.model.get_base_model().lm_head.weight.double().T
+        for t in range(n):
+            scaled = (logits[t] / sample.temperature).numpy()
+            masses = scaled[sorted(nuclei[t])]
+            masses = np.exp(masses - masses.max())
+            masses /= masses.sum()
+            np.testing.assert_allclose(entropies[t], -(masses * np.log(masses)).sum(), atol=1e-5)
+            # And the nucleus is the right one, up to the rounding of its edge.
+            whole = np.sort(np.exp(scaled - scaled.max()))[::-1]
+            before = (whole.cumsum() - whole) / whole.sum()
+            sizes = [(before < sample.top_p + slack).sum() for slack in (-1e-5, 1e-5)]
+            # The sampled token may be one more.
+            assert sizes[0] <= len(nuclei[t]) <= sizes[1] + 1
+
+
+@given(samples=sample_sets(), token_budget=st.integers(1, 80))
+@settings(max_examples=10)
+def test_shared_prefixes_change_no_gradient(
+    samples: list[Sample], token_budget: int, roles: PolicyRoles
+) -> None:
+    factors = [
+        torch.randn(len(s.completion_ids), generator=torch.Generator().manual_seed(i))
+        for i, s in enumerate(samples)
+    ]
+    kept = nuclei_of(roles, samples, token_budget)
+    parameters = [*roles.adapter_parameters(Role.POLICY), *roles.critic_parameters()]
+
+    def gradients(losses: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+        for loss in losses:
+            loss.backward()
+        found = [p.grad.clone() for p in parameters]
+        roles.zero_grad(set_to_none=True)
+        return found
+
+    def shared() -> Iterator[torch.Tensor]:
+        for batch in micro_batches(samples, token_budget=token_budget, device=CPU):
+            weights = torch.nn.utils.rnn.pad_sequence(
+                [factors[i] for i in batch.indices], batch_first=True
+            )
+            yield (roles.score(Role.POLICY, batch).logprobs * weights).sum()
+            yield (roles.values(batch)[:, :-1] * weights).sum()
+
+    def separate() -> Iterator[torch.Tensor]:
+        for sample, nuclei, weights in zip(samples, kept, factors, strict=True):
+            yield logprobs_alone(roles, sample, nuclei) @ weights.double()
+            states = alone(roles, Role.CRITIC, sample)[:-1]
+            yield roles.value_head(states)[:, 0] @ weights
+
+    for one, other in zip(gradients(shared()), gradients(separate()), strict=True):
+        scale = max(1.0, float(other.abs().max()))
+        torch.testing.assert_close(one / scale, other / scale, atol=1e-6, rtol=1e-5)
+
+
 def test_only_the_scored_role_gets_gradients(make_roles: MakeRoles) -> None:
     roles = make_roles()
     (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, device=CPU)
@@ -202,77 +340,6 @@ def test_only_the_scored_role_gets_gradients(make_roles: MakeRoles) -> None:
     roles.score(Role.POLICY, batch).logprobs.sum().backward()
     moved = {id(p) for p in roles.parameters() if p.grad is not None and p.grad.any()}
     assert moved == {id(p) for p in roles.adapter_parameters(Role.POLICY)}
-
-
-# --- nucleus ---------------------------------------------------------------------------------
-
-
-def vllm_kept(logits: list[float], top_p: float) -> list[bool]:
-    """What vLLM 0.32's apply_top_k_top_p does to one row, in NumPy: sort up, cumulate, drop."""
-    order = sorted(range(len(logits)), key=lambda i: logits[i])
-    largest = max(logits)
-    total = sum(math.exp(x - largest) for x in logits)
-    kept, mass = [True] * len(logits), 0.0
-    for i in order:
-        mass += math.exp(logits[i] - largest) / total
-        kept[i] = mass > 1 - top_p
-    kept[order[-1]] = True
-    return kept
-
-
-@given(
-    rows=st.lists(
-        st.tuples(
-            # Distinct, and coarse enough that no two orders and no rounding are in question.
-            st.lists(st.integers(-80, 80), min_size=6, max_size=6, unique=True),
-            st.integers(1, 1000),
-            st.integers(0, 5),
-        ),
-        min_size=1,
-        max_size=5,
-    )
-)
-def test_nucleus_keeps_what_vllm_keeps_and_the_sampled_token(
-    rows: list[tuple[list[int], int, int]],
-) -> None:
-    logits = [[x * 0.0937 for x in row] for row, _, _ in rows]
-    top_p = [p / 1000 for _, p, _ in rows]
-    sampled = [token for _, _, token in rows]
-
-    kept = nucleus(
-        torch.tensor(logits, dtype=torch.float64),
-        torch.tensor(top_p, dtype=torch.float64),
-        torch.tensor(sampled),
-    )
-
-    for i, (row, p, token) in enumerate(zip(logits, top_p, sampled, strict=True)):
-        expected = vllm_kept(row, p)
-        assert {t for t, k in enumerate(expected) if k} | {token} == nucleus_by_hand(
-            np.array(row), p, token
-        )
-        expected[token] = True
-        assert kept[i].tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "top_p", "kept"),
-    [
-        ([0.5, 0.3, 0.2], 1.0, [True, True, True]),
-        ([0.5, 0.3, 0.2], 0.81, [True, True, True]),
-        ([0.5, 0.3, 0.2], 0.79, [True, True, False]),
-        ([0.5, 0.3, 0.2], 0.51, [True, True, False]),
-        ([0.5, 0.3, 0.2], 0.49, [True, False, False]),
-        ([0.2, 0.5, 0.3], 0.01, [False, True, False]),
-    ],
-)
-def test_nucleus_worked_out_by_hand(
-    probabilities: list[float], top_p: float, kept: list[bool]
-) -> None:
-    logits = torch.tensor([probabilities]).log()
-    most_likely = logits.argmax(dim=-1)
-    assert nucleus(logits, torch.tensor([top_p]), most_likely).tolist() == [kept]
-    with_last = [*kept[:-1], True]
-    assert nucleus(logits, torch.tensor([top_p]), torch.tensor([2])).tolist() == [with_last]
 
 
 # --- starting, exporting, loading --------------------------------------------------------------

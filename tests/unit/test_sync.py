@@ -19,7 +19,7 @@ from inference_server.schemas import (
     Usage,
 )
 from regime_w import ArmSpec, build_all_arms
-from trainer.batch import Sample, collate
+from trainer.batch import Sample, micro_batches
 from trainer.config import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.errors import SyncError
 from trainer.policy import PolicyRoles, Role
@@ -64,7 +64,7 @@ class FakeServer:
             )
             self.roles.load_proximal(served.folder)
             with torch.no_grad():
-                batch = collate([sample], [0], torch.device("cpu"))
+                (batch,) = micro_batches([sample], token_budget=1, device=torch.device("cpu"))
                 (logprobs,) = self.roles.score(Role.PROXIMAL, batch).logprobs.tolist()
             noise = self.noise * len(logprobs)
             arms.append(

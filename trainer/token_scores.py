@@ -1,0 +1,163 @@
+"""From hidden states to the logprobs of sampled tokens, without all logits at once.
+
+Tokens are scored in chunks, so that memory does not grow with vocabulary × tokens. Where top-p
+sampled them, a chunk keeps the ids of its nuclei: any role can then be scored on the same support,
+and small nuclei need only their own rows of the head.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from trainer.batch import SampledTokens
+
+CHUNK_TOKENS = 256
+"""Tokens whose logits exist together: enough to keep a matrix product busy, and at a vocabulary of
+150k no more than 154 MB."""
+
+FIRST_GUESS = 64
+"""Most likely tokens that are looked at first; most nuclei end among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nucleus:
+    """The tokens that top-p sampling kept for each of n sampled tokens: M in all, ragged."""
+
+    token_ids: Tensor
+    """[M] int32: the n sampled tokens, then the others of each row after the other."""
+    num_others: Tensor
+    """[n] how many tokens are kept beside the sampled one."""
+
+    @property
+    def rows(self) -> Tensor:
+        """[M] which of the n each token was kept for."""
+        rows = torch.arange(len(self.num_others), device=self.num_others.device)
+        num_others = len(self.token_ids) - len(rows)
+        return torch.cat([rows, rows.repeat_interleave(self.num_others, output_size=num_others)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledScores:
+    """Of N distinct sampled tokens."""
+
+    logprobs: Tensor
+    """[N]"""
+    entropy: Tensor
+    """[N] in nats, no gradient."""
+    support: tuple[Nucleus, ...]
+    """The nuclei of each chunk of tokens with top_p < 1."""
+
+
+def nucleus(probabilities: Tensor, top_p: Tensor, sampled: Tensor) -> Nucleus:
+    """Which tokens top-p sampling keeps, as vLLM decides it.
+
+    The smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is kept
+    whatever rounding says, since it was sampled.
+
+    Args:
+        probabilities: [n, V] after temperature.
+        top_p: [n]
+        sampled: [n] ids of the sampled tokens.
+    """
+    vocabulary = probabilities.shape[-1]
+    width = min(FIRST_GUESS, vocabulary)
+    while True:
+        mass, token_ids = probabilities.topk(width, dim=-1)
+        kept = mass.cumsum(dim=-1) - mass < top_p.unsqueeze(-1)
+        if width == vocabulary or not kept[:, -1].any():
+            break
+        width = min(8 * width, vocabulary)
+    kept &= token_ids != sampled.unsqueeze(-1)
+    return Nucleus(
+        token_ids=torch.cat([sampled, token_ids[kept]]).int(), num_others=kept.sum(dim=-1)
+    )
+
+
+def score_sampled(
+    hidden: Tensor,
+    head: nn.Module,
+    sampled: SampledTokens,
+    support: Sequence[Nucleus] | None,
+) -> SampledScores:
+    """Logprobs of sampled tokens at each one's temperature and top-p.
+
+    Args:
+        hidden: [N, H] the state before each token.
+        head: From [n, H] to the logits [n, V].
+        sampled: N tokens.
+        support: What to normalise over where top_p < 1; found from these very states where None.
+    """
+    chunks = _chunks(0, sampled.num_restricted) + _chunks(sampled.num_restricted, len(hidden))
+    sizes = [chunk.stop - chunk.start for chunk in chunks]
+    scores: list[tuple[Tensor, Tensor]] = []
+    nuclei: list[Nucleus] = []
+    for chunk, states in zip(chunks, torch.split(hidden, sizes), strict=True):
+        temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
+        if chunk.start >= sampled.num_restricted:
+            score = partial(_scores_of_all, head, states, temperature, token_ids)
+        else:
+            if support is None:
+                probabilities = _probabilities(head, states, temperature)
+                nuclei.append(nucleus(probabilities, sampled.top_p[chunk], token_ids))
+            else:
+                nuclei.append(support[len(nuclei)])
+            score = partial(_scores_of_nucleus, head, states, temperature, nuclei[-1])
+        # A single chunk is in memory anyway; of several, each is computed again in backward.
+        scores.append(score() if len(chunks) == 1 else checkpoint(score, use_reentrant=False))
+    logprobs, entropy = (torch.cat(parts) for parts in zip(*scores, strict=True))
+    return SampledScores(logprobs=logprobs, entropy=entropy, support=tuple(nuclei))
+
+
+def _chunks(start: int, stop: int) -> list[slice]:
+    return [slice(i, min(i + CHUNK_TOKENS, stop)) for i in range(start, stop, CHUNK_TOKENS)]
+
+
+@torch.no_grad()
+def _probabilities(head: nn.Module, states: Tensor, temperature: Tensor) -> Tensor:
+    """[n, V], in place from step to step: this is the most memory of a pass."""
+    logits = head(states).float().div_(temperature.unsqueeze(-1))
+    logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
+    probabilities: Tensor = logits.div_(logits.sum(dim=-1, keepdim=True))
+    return probabilities
+
+
+def _scores_of_all(
+    head: nn.Module, states: Tensor, temperature: Tensor, token_ids: Tensor
+) -> tuple[Tensor, Tensor]:
+    """[n] logprobs and entropies over the whole vocabulary."""
+    log_softmax = (head(states).float() / temperature.unsqueeze(-1)).log_softmax(dim=-1)
+    logprobs = log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+    with torch.no_grad():
+        entropy = -torch.linalg.vecdot(log_softmax.exp(), log_softmax)
+    return logprobs, entropy
+
+
+def _scores_of_nucleus(
+    head: nn.Module, states: Tensor, temperature: Tensor, kept: Nucleus
+) -> tuple[Tensor, Tensor]:
+    """[n] logprobs and entropies over each token's nucleus."""
+    rows, n = kept.rows, len(states)
+    logits = _kept_logits(head, states, rows, kept.token_ids) / temperature[rows]
+    zeros = logits.new_zeros(n)
+    largest = zeros.scatter_reduce(0, rows, logits.detach(), "amax", include_self=False)
+    mass = zeros.index_add(0, rows, (logits - largest[rows]).exp())
+    log_mass = largest + mass.log()
+    with torch.no_grad():
+        logprobs = logits - log_mass[rows]
+        entropy = -zeros.index_add(0, rows, logprobs.exp() * logprobs)
+    return logits[:n] - log_mass, entropy
+
+
+def _kept_logits(head: nn.Module, states: Tensor, rows: Tensor, token_ids: Tensor) -> Tensor:
+    """[M] logits of the nuclei, from their own rows of the head where that is the smaller part."""
+    # Not for a head with an adapter, whose own weight is not all of it.
+    if type(head) is nn.Linear and head.bias is None:
+        weight = head.weight
+        if len(rows) * weight.shape[1] <= len(states) * weight.shape[0]:
+            return (states[rows].float() * weight[token_ids].float()).sum(dim=-1)
+    logits: Tensor = head(states)[rows, token_ids].float()
+    return logits
