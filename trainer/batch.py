@@ -6,14 +6,14 @@ to a completion stays [B, C]; every completion token knows the place of the stat
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.prefix_tree import PrefixTree, common_prefixes, cut, plant
+from trainer.prefix_tree import PrefixTree, arrange, common_prefixes, cut, plant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +104,14 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """A tree of samples and where it lies."""
+    """Samples in the order of a tree's paths."""
 
     indices: tuple[int, ...]
     tree: PrefixTree
-    row: int = 0
-    offset: int = 0
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.tree.tokens)
 
 
 def micro_batches(
@@ -117,20 +119,23 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Cut samples into micro-batches of at most ``token_budget`` tokens, padding counted.
 
-    Samples are cut into trees that are cheap to compute; trees fill rows as wide as the largest of
-    the micro-batch, largest first. A sample longer than the budget gets a micro-batch of its own.
+    Samples are cut into trees and these laid out in rows as is cheapest to compute. A sample longer
+    than the budget gets a micro-batch of its own.
 
     Args:
         samples: The completions.
         token_budget: Most rows × width of a micro-batch.
         device: Where the tensors go.
     """
-    micro_batches: list[MicroBatch] = []
-    waiting = sorted(_runs(samples, token_budget), key=lambda run: -len(run.tree.tokens))
-    while waiting:
-        placed, waiting = _fill(waiting, token_budget)
-        micro_batches.append(_collate(samples, placed, device))
-    return micro_batches
+    batches: list[MicroBatch] = []
+    runs = sorted(_runs(samples, token_budget), key=lambda run: -run.num_nodes)
+    sizes = [run.num_nodes for run in runs]
+    while sizes:
+        num_fitting = max(1, int(np.searchsorted(np.cumsum(sizes), token_budget, side="right")))
+        rows = arrange(sizes[:num_fitting], max_tokens=token_budget)
+        batches.append(_collate(samples, [[runs[i] for i in row] for row in rows], device))
+        runs, sizes = runs[num_fitting:], sizes[num_fitting:]
+    return batches
 
 
 def _runs(samples: Sequence[Sample], token_budget: int) -> list[_Run]:
@@ -148,49 +153,38 @@ def _runs(samples: Sequence[Sample], token_budget: int) -> list[_Run]:
     ]
 
 
-def _fill(runs: Sequence[_Run], token_budget: int) -> tuple[list[_Run], list[_Run]]:
-    """Lay runs, in falling size, into the first row with room; also what finds none."""
-    width = len(runs[0].tree.tokens)
-    filled = [0] * max(1, token_budget // width)
-    placed: list[_Run] = []
-    left: list[_Run] = []
-    for run in runs:
-        size = len(run.tree.tokens)
-        row = next((row for row, used in enumerate(filled) if used + size <= width), None)
-        if row is None:
-            left.append(run)
-        else:
-            placed.append(replace(run, row=row, offset=filled[row]))
-            filled[row] += size
-    return placed, left
-
-
-def _collate(samples: Sequence[Sample], runs: Sequence[_Run], device: torch.device) -> MicroBatch:
-    """Placed runs as tensors on ``device``."""
-    width = max(len(run.tree.tokens) for run in runs)
-    num_rows = 1 + max(run.row for run in runs)
-    token_ids = np.zeros((num_rows, width), dtype=np.int64)
+def _collate(
+    samples: Sequence[Sample], rows: Sequence[Sequence[_Run]], device: torch.device
+) -> MicroBatch:
+    """Runs in rows as tensors on ``device``."""
+    width = max(sum(run.num_nodes for run in row) for row in rows)
+    token_ids = np.zeros((len(rows), width), dtype=np.int64)
     position_ids = np.zeros_like(token_ids)
-    subtree_ends = np.tile(np.arange(1, width + 1), (num_rows, 1))
-    for run in runs:
-        place = (run.row, slice(run.offset, run.offset + len(run.tree.tokens)))
-        token_ids[place] = run.tree.tokens
-        position_ids[place] = run.tree.depths
-        subtree_ends[place] = run.tree.ends + run.offset
+    subtree_ends = np.tile(np.arange(1, width + 1), (len(rows), 1))
+    indices: list[int] = []
+    paths: list[NDArray[np.int64]] = []
+    for i, row in enumerate(rows):
+        start = 0
+        for run in row:
+            place = (i, slice(start, start + run.num_nodes))
+            token_ids[place] = run.tree.tokens
+            position_ids[place] = run.tree.depths
+            subtree_ends[place] = run.tree.ends + start
+            indices += run.indices
+            paths += [i * width + start + path for path in run.tree.paths]
+            start += run.num_nodes
 
-    indices = [i for run in runs for i in run.indices]
-    rows = [samples[i] for i in indices]
-    paths = [run.row * width + run.offset + path for run in runs for path in run.tree.paths]
-    lengths = np.array([len(row.completion_ids) for row in rows])
+    chosen = [samples[i] for i in indices]
+    lengths = np.array([len(sample.completion_ids) for sample in chosen])
     mask = np.arange(lengths.max()) < lengths[:, np.newaxis]
-    states = np.empty((len(rows), mask.shape[1] + 1), dtype=np.int64)
-    for i, (row, path) in enumerate(zip(rows, paths, strict=True)):
-        visited = path[len(row.prompt_ids) - 1 :]
+    states = np.empty((len(chosen), mask.shape[1] + 1), dtype=np.int64)
+    for i, (sample, path) in enumerate(zip(chosen, paths, strict=True)):
+        visited = path[len(sample.prompt_ids) - 1 :]
         states[i, : len(visited)] = visited
         states[i, len(visited) :] = visited[-1]
     sampler_logprobs = np.zeros(mask.shape, dtype=np.float32)
-    sampler_logprobs[mask] = np.concatenate([row.sampler_logprobs for row in rows])
-    sampled, places = _sampled_tokens(rows, states[:, :-1][mask], device)
+    sampler_logprobs[mask] = np.concatenate([sample.sampler_logprobs for sample in chosen])
+    sampled, places = _sampled_tokens(chosen, states[:, :-1][mask], device)
     sampled_index = np.zeros(mask.shape, dtype=np.int64)
     sampled_index[mask] = places
     return MicroBatch(
@@ -204,26 +198,28 @@ def _collate(samples: Sequence[Sample], runs: Sequence[_Run], device: torch.devi
         sampled_index=torch.from_numpy(sampled_index).to(device),
         mask=torch.from_numpy(mask).to(device),
         sampler_logprobs=torch.from_numpy(sampler_logprobs).to(device),
-        rewards=torch.tensor([row.reward for row in rows], device=device),
-        terminal=torch.tensor([not row.truncated for row in rows], device=device),
+        rewards=torch.tensor([sample.reward for sample in chosen], device=device),
+        terminal=torch.tensor([not sample.truncated for sample in chosen], device=device),
         indices=tuple(indices),
     )
 
 
 def _sampled_tokens(
-    rows: Sequence[Sample], states: NDArray[np.int64], device: torch.device
+    samples: Sequence[Sample], states: NDArray[np.int64], device: torch.device
 ) -> tuple[SampledTokens, NDArray[np.int64]]:
     """The distinct ones among all completion tokens [M], and the place of each of those, [M].
 
     Args:
-        rows: The samples.
+        samples: Of the micro-batch.
         states: [M] the state before each completion token, sample after sample.
         device: Where the tensors go.
     """
-    settings = sorted({(row.top_p, row.temperature) for row in rows})
-    lengths = [len(row.completion_ids) for row in rows]
-    setting = np.repeat([settings.index((row.top_p, row.temperature)) for row in rows], lengths)
-    token_ids = np.array([token for row in rows for token in row.completion_ids], dtype=np.int64)
+    settings = sorted({(sample.top_p, sample.temperature) for sample in samples})
+    setting = np.repeat(
+        [settings.index((sample.top_p, sample.temperature)) for sample in samples],
+        [len(sample.completion_ids) for sample in samples],
+    )
+    token_ids = np.concatenate([np.array(sample.completion_ids) for sample in samples])
     keys = (setting * (states.max() + 1) + states) * (token_ids.max() + 1) + token_ids
     _, first, places = np.unique(keys, return_index=True, return_inverse=True)
     top_p, temperature = torch.tensor(settings)[setting[first]].to(device).unbind(dim=1)

@@ -45,6 +45,11 @@ class PolicyConfig(Section):
     """Modules that a fresh adapter adapts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the frozen base; adapters are trained in float32."""
+    autocast: bool = False
+    """PPO's passes through the model run in bfloat16 where torch.autocast does; weights keep their
+    dtype."""
+    gradient_checkpointing: bool = False
+    """Keep no activations within a layer, compute them again in backward: less memory, more time."""
 
 
 class DataConfig(Section):
@@ -123,7 +128,8 @@ class PPOConfig(Section):
     questions_per_mini_batch: Annotated[int, Field(ge=1)] = 4
     """Questions of one optimizer step."""
     token_budget: Annotated[int, Field(ge=1)] = 8192
-    """Most tokens of one forward pass, padding counted; bounds memory, changes no gradient."""
+    """Most tokens of one forward pass, padding counted, what completions share counted once; bounds
+    memory, changes no gradient."""
     advantage: AdvantageEstimator = "gae"
     """How a completion's tokens are credited: gae, by the critic; or against the other completions
     of the question and without a critic: rloo (less their mean), grpo (in standard deviations)."""

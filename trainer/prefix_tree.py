@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 BREAK_EVEN_TOKENS = 1024
-"""Width of a row at which attention over all of it costs about what everything else does: measured
-on the tiny model, and about six times the hidden size in general. Above it rows are cheaper apart."""
+"""Width of a row at which attention costs as much as everything else: measured on the tiny model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +73,16 @@ def plant(sequences: Sequence[Ints], shared: Ints) -> PrefixTree:
     )
 
 
+def row_cost(num_tokens: Ints) -> NDArray[np.float64]:
+    """What rows of these widths cost to compute, in tokens that attend to nothing."""
+    cost: NDArray[np.float64] = num_tokens + num_tokens**2 / BREAK_EVEN_TOKENS
+    return cost
+
+
 def cut(lengths: Ints, shared: Ints, *, max_nodes: int) -> list[slice]:
     """Cut sequences in lexicographic order into runs that are cheapest to compute as trees.
 
-    A run of n nodes costs ``n + n² / BREAK_EVEN_TOKENS``: a cut computes the prefix that it
-    divides twice, but saves the attention between its sides.
+    A cut computes the prefix that it divides twice, but saves the attention between its sides.
 
     Args:
         lengths: [S] tokens of each sequence.
@@ -91,7 +95,7 @@ def cut(lengths: Ints, shared: Ints, *, max_nodes: int) -> list[slice]:
     first = np.zeros(len(lengths), dtype=np.int64)
     for j in range(len(lengths)):
         nodes = new[j] - new[: j + 1] + lengths[: j + 1]
-        cost = best[: j + 1] + nodes + nodes**2 / BREAK_EVEN_TOKENS
+        cost = best[: j + 1] + row_cost(nodes)
         cost[:j][nodes[:j] > max_nodes] = np.inf
         first[j] = cost.argmin()
         best[j + 1] = cost[first[j]]
@@ -101,3 +105,31 @@ def cut(lengths: Ints, shared: Ints, *, max_nodes: int) -> list[slice]:
         runs.append(slice(int(first[stop - 1]), stop))
         stop = runs[-1].start
     return runs[::-1]
+
+
+def arrange(sizes: Sequence[int], *, max_tokens: int) -> list[list[int]]:
+    """Lay trees side by side in as many rows of equal width as are cheapest, padding counted.
+
+    Args:
+        sizes: Nodes of each tree, falling.
+        max_tokens: Most rows × width; one row of all trees is taken whatever it holds.
+
+    Returns:
+        Of each row, which trees.
+    """
+    best, lowest = [list(range(len(sizes)))], np.inf
+    for num_rows in range(1, len(sizes) + 1):
+        rows: list[list[int]] = [[] for _ in range(num_rows)]
+        widths = [0] * num_rows
+        for i, size in enumerate(sizes):
+            # The largest first, each into the shortest row: rows of about equal width.
+            shortest = widths.index(min(widths))
+            rows[shortest].append(i)
+            widths[shortest] += size
+        width = max(widths)
+        cost = row_cost(np.full(num_rows, width)).sum()
+        if num_rows * width <= max_tokens and cost < lowest:
+            best, lowest = rows, cost
+        if width == sizes[0]:
+            break  # More rows would be no narrower.
+    return best

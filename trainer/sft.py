@@ -93,7 +93,7 @@ def run_sft(config: SFTConfig, on_step: Callable[[int, int, float], None]) -> Pa
             disable_tqdm=True,
             use_cpu=use_cpu,
             bf16=not use_cpu,
-            gradient_checkpointing=False,
+            gradient_checkpointing=config.policy.gradient_checkpointing,
             seed=config.seed,
             dataloader_pin_memory=not use_cpu,
         ),

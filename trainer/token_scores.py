@@ -8,6 +8,7 @@ and small nuclei need only their own rows of the head.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,11 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.batch import SampledTokens
 
-CHUNK_TOKENS = 256
-"""Tokens whose logits exist together: enough to keep a matrix product busy, and at a vocabulary of
-150k no more than 154 MB."""
+CHUNK_LOGITS = 2**25
+"""Logits that exist together, 128 MiB of them: at a vocabulary of 150k those of 223 tokens, which
+still keep a matrix product busy."""
 
-FIRST_GUESS = 64
+FIRST_GUESS = 8
 """Most likely tokens that are looked at first; most nuclei end among them."""
 
 
@@ -79,7 +80,7 @@ def nucleus(probabilities: Tensor, top_p: Tensor, sampled: Tensor) -> Nucleus:
 
 def score_sampled(
     hidden: Tensor,
-    head: nn.Module,
+    head: nn.Linear,
     sampled: SampledTokens,
     support: Sequence[Nucleus] | None,
 ) -> SampledScores:
@@ -87,17 +88,21 @@ def score_sampled(
 
     Args:
         hidden: [N, H] the state before each token.
-        head: From [n, H] to the logits [n, V].
+        head: From [n, H] to the logits [n, V]; PEFT's wrapper of a linear layer will do.
         sampled: N tokens.
         support: What to normalise over where top_p < 1; found from these very states where None.
     """
-    chunks = _chunks(0, sampled.num_restricted) + _chunks(sampled.num_restricted, len(hidden))
+    size, restricted = max(1, CHUNK_LOGITS // head.out_features), sampled.num_restricted
+    starts = [*range(0, restricted, size), *range(restricted, len(hidden), size)]
+    chunks = [slice(*bounds) for bounds in pairwise([*starts, len(hidden)])]
     sizes = [chunk.stop - chunk.start for chunk in chunks]
+    # A single chunk is in memory anyway; of several, each is computed again in backward.
+    recompute = len(chunks) > 1 and torch.is_grad_enabled()
     scores: list[tuple[Tensor, Tensor]] = []
     nuclei: list[Nucleus] = []
     for chunk, states in zip(chunks, torch.split(hidden, sizes), strict=True):
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
-        if chunk.start >= sampled.num_restricted:
+        if chunk.start >= restricted:
             score = partial(_scores_of_all, head, states, temperature, token_ids)
         else:
             if support is None:
@@ -106,18 +111,13 @@ def score_sampled(
             else:
                 nuclei.append(support[len(nuclei)])
             score = partial(_scores_of_nucleus, head, states, temperature, nuclei[-1])
-        # A single chunk is in memory anyway; of several, each is computed again in backward.
-        scores.append(score() if len(chunks) == 1 else checkpoint(score, use_reentrant=False))
+        scores.append(checkpoint(score, use_reentrant=False) if recompute else score())
     logprobs, entropy = (torch.cat(parts) for parts in zip(*scores, strict=True))
     return SampledScores(logprobs=logprobs, entropy=entropy, support=tuple(nuclei))
 
 
-def _chunks(start: int, stop: int) -> list[slice]:
-    return [slice(i, min(i + CHUNK_TOKENS, stop)) for i in range(start, stop, CHUNK_TOKENS)]
-
-
 @torch.no_grad()
-def _probabilities(head: nn.Module, states: Tensor, temperature: Tensor) -> Tensor:
+def _probabilities(head: nn.Linear, states: Tensor, temperature: Tensor) -> Tensor:
     """[n, V], in place from step to step: this is the most memory of a pass."""
     logits = head(states).float().div_(temperature.unsqueeze(-1))
     logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
@@ -126,7 +126,7 @@ def _probabilities(head: nn.Module, states: Tensor, temperature: Tensor) -> Tens
 
 
 def _scores_of_all(
-    head: nn.Module, states: Tensor, temperature: Tensor, token_ids: Tensor
+    head: nn.Linear, states: Tensor, temperature: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor]:
     """[n] logprobs and entropies over the whole vocabulary."""
     log_softmax = (head(states).float() / temperature.unsqueeze(-1)).log_softmax(dim=-1)
@@ -137,7 +137,7 @@ def _scores_of_all(
 
 
 def _scores_of_nucleus(
-    head: nn.Module, states: Tensor, temperature: Tensor, kept: Nucleus
+    head: nn.Linear, states: Tensor, temperature: Tensor, kept: Nucleus
 ) -> tuple[Tensor, Tensor]:
     """[n] logprobs and entropies over each token's nucleus."""
     rows, n = kept.rows, len(states)
@@ -152,7 +152,7 @@ def _scores_of_nucleus(
     return logits[:n] - log_mass, entropy
 
 
-def _kept_logits(head: nn.Module, states: Tensor, rows: Tensor, token_ids: Tensor) -> Tensor:
+def _kept_logits(head: nn.Linear, states: Tensor, rows: Tensor, token_ids: Tensor) -> Tensor:
     """[M] logits of the nuclei, from their own rows of the head where that is the smaller part."""
     # Not for a head with an adapter, whose own weight is not all of it.
     if type(head) is nn.Linear and head.bias is None:

@@ -126,6 +126,13 @@ def make_sampled(num_tokens: int, num_restricted: int, vocabulary: int) -> Sampl
     )
 
 
+class Adapted(nn.Linear):
+    """A head whose weight is not all of it: it must be called, never looked into."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return 2 * super().forward(states)
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 @pytest.mark.parametrize("scale", [0.3, 3.0])  # large nuclei, small ones
 @pytest.mark.parametrize("num_restricted", [0, 13, 40])
@@ -134,17 +141,16 @@ def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
 ) -> None:
     torch.manual_seed(0)
     num_tokens, width, vocabulary = 40, 8, 200
-    linear = nn.Linear(width, vocabulary, bias=False).requires_grad_(False)
-    nn.init.normal_(linear.weight, std=scale)
-    # Anything but a plain linear layer is called, never looked into.
-    head = nn.Sequential(linear) if adapted else linear
+    head = (Adapted if adapted else nn.Linear)(width, vocabulary, bias=False).requires_grad_(False)
+    nn.init.normal_(head.weight, std=scale)
+    weight = head(torch.eye(width)).T
     sampled = make_sampled(num_tokens, num_restricted, vocabulary)
     hidden = torch.randn(num_tokens, width)
-    expected, expected_entropies = expected_scores(hidden, linear.weight, sampled)
+    expected, expected_entropies = expected_scores(hidden, weight, sampled)
 
     gradients = []
-    for chunk in (7, 40, 1000):
-        monkeypatch.setattr(token_scores, "CHUNK_TOKENS", chunk)
+    for chunk_tokens in (7, 40, 1000):
+        monkeypatch.setattr(token_scores, "CHUNK_LOGITS", chunk_tokens * vocabulary)
         with torch.no_grad():
             support = score_sampled(hidden, head, sampled, None).support
         states = hidden.clone().requires_grad_()
@@ -157,13 +163,13 @@ def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
 
     # By hand: of log softmax over the kept tokens, (row of the head - mean row) / temperature.
     for i in range(num_tokens):
-        logits = linear.weight.double() @ hidden[i].double() / sampled.temperature[i]
+        logits = weight.double() @ hidden[i].double() / sampled.temperature[i]
         kept = torch.tensor(
             sorted(
                 vllm_kept(logits.tolist(), float(sampled.top_p[i])) | {int(sampled.token_ids[i])}
             )
         )
-        rows = linear.weight.double()
+        rows = weight.double()
         mean = logits[kept].softmax(dim=0) @ rows[kept]
         by_hand = i * (rows[sampled.token_ids[i]] - mean) / sampled.temperature[i]
         for gradient in gradients:

@@ -220,7 +220,7 @@ def test_the_seed_alone_decides_which_questions_share_a_mini_batch(make_roles: M
 # --- the gradient ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("token_budget", [1, 15, 30])
+@pytest.mark.parametrize("token_budget", [1, 10, 20])
 @pytest.mark.parametrize(
     ("advantage", "reduction"),
     [("gae", "token_mean"), ("gae", "sequence_mean"), ("grpo", "sequence_mean")],
