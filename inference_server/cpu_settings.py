@@ -16,7 +16,6 @@ CPU_FLAGS: Mapping[str, str | None] = {
     "--max-num-batched-tokens": "8192",
     # A server's default is half of the offline engine's, and a step costs little more with twice as many.
     "--max-num-seqs": "256",
-    "--worker-extension-cls": "inference_server.cpu_worker.CPUWorkerExtension",
 }
 
 _THREADS_PAY_FROM_HIDDEN_SIZE = 256

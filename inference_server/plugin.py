@@ -44,7 +44,6 @@ class RegimeWPlugin:
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Puts the service behind the routes."""
         engine = VllmEngine(engine_client, state.openai_serving_models)
-        await engine.prepare()
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task that nobody holds may be collected.
         self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))

@@ -15,13 +15,11 @@ import transformers
 from jinja2 import TemplateError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
-from vllm.platforms import current_platform
 from vllm.renderers.params import TokenizeParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.detokenizer import uses_fast_detokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from inference_server.cpu_worker import CPUWorkerExtension
 from inference_server.engine import (
     AdapterRejected,
     Chat,
@@ -81,13 +79,6 @@ class VllmEngine:
     def traits(self) -> EngineTraits:
         """What does not change while it runs."""
         return self._traits
-
-    async def prepare(self) -> None:
-        """Takes the memory that it will need; before the first request."""
-        if current_platform.is_cpu():
-            await self._answer(
-                self._client.collective_rpc(CPUWorkerExtension.touch_kv_cache.__name__)
-            )
 
     async def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, by vLLM's own tokenizer threads."""
