@@ -93,12 +93,19 @@ class PolicyRoles(nn.Module):
             serve_dtype: What the server rounds adapters to.
 
         Raises:
-            UsageError: The starting adapter has dropout or is no LoRA adapter.
+            UsageError: The base attends to less than all earlier tokens, or the starting adapter
+                has dropout or is no LoRA adapter.
         """
         super().__init__()
         self.device = device
         self.serve_dtype = serve_dtype
         base = load_base(config.base_model, getattr(torch, config.dtype), device)
+        kinds = set(getattr(base.config, "layer_types", None) or ()) - {"full_attention"}
+        if kinds or getattr(base.config, "sliding_window", None):
+            raise UsageError(
+                f"policy.base_model {config.base_model}: {min(kinds, default='sliding_attention')} "
+                "layers; prefix trees need full attention"
+            )
         hidden_size = int(base.config.hidden_size)
         if config.adapter is None:
             lora = LoraConfig(
