@@ -71,7 +71,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         adapters = [save_adapter(arguments.model, Path(folder) / f"{n}", n) for n in range(2)]
         with running_server(
-            model=arguments.model, log_path=Path(folder) / "server.log", flags=FLAGS
+            model=arguments.model,
+            log_path=Path(folder) / "server.log",
+            flags=[*FLAGS, "--adapter-root", folder],
         ) as server:
             if "generate" in arguments.parts:
                 with contextlib.ExitStack() as stack:
@@ -124,6 +126,10 @@ async def generation(
                 latencies.setdefault(in_flight, []).extend(seconds)
             return timing.tokens_per_s
 
+        async def one_request_rate() -> float:
+            timing, _ = await ask_arms(client, take(), 1, max_tokens, {}, questions_per_request=64)
+            return timing.tokens_per_s
+
         async def completions_rate(model: str = "policy") -> float:
             timing = await ask_completions(plain, server.url, model, take(), max_tokens)
             return timing.tokens_per_s
@@ -143,6 +149,7 @@ async def generation(
             "(a) offline, vLLM's processes": partial(offline_rate, "processes", adapter),
             "(a) offline, one process": partial(offline_rate, "ours", adapter),
             "(b) arms, 64": partial(arms_rate, 64),
+            "(b) arms, 64 in one request": one_request_rate,
             "(b) arms, 16": partial(arms_rate, 16),
             "(b) arms, 4": partial(arms_rate, 4),
             "(b) arms, 1": partial(arms_rate, 1),
@@ -168,6 +175,8 @@ async def generation(
     for name, values in rows.items():
         print(f"{name:40} {statistics.median(values):6.0f}  {spread(values)}")
     for top, bottom in (
+        ("(b) arms, 64 in one request", "(a) offline, vLLM's processes"),
+        ("(b) arms, 64 in one request", "(c) /v1/completions"),
         ("(b) arms, 64", "(a) offline, vLLM's processes"),
         ("(b) arms, 64", "(a) offline, one process"),
         ("(b) arms, 64", "(c) /v1/completions"),
@@ -191,38 +200,48 @@ async def pushes(
     folder: Path,
     arguments: argparse.Namespace,
 ) -> None:
-    """From the push to the first token of the new version, by turns: ours, and vLLM's own route."""
-    ours, theirs = [], []
+    """From the push to the first token of the new version, by turns: ours, and vLLM's own route.
+
+    A trainer writes the adapter first, and names its folder or uploads it.
+    """
+    seconds: dict[str, list[float]] = {"upload": [], "path": [], "vllm": []}
     arm = ARMS[0]
+    prompt = build_prompt(arm.system_prompt, "2+2?")
     async with (
-        ArmsClient(ServerConfig(url=server.url)) as client,
+        ArmsClient(ServerConfig(url=server.url)) as uploads,
+        ArmsClient(ServerConfig(url=server.url, push_by_path=True)) as paths,
         httpx.AsyncClient(base_url=vllm_url, timeout=60) as vllm,
     ):
-        version = (await client.status()).next_version
+        versions = iter(range((await uploads.status()).next_version, 10**6))
         for turn in range(4 * arguments.rounds):
-            adapter = adapters[turn % 2]
-            started = time.perf_counter()
-            await client.push_adapter(version + turn, adapter)
-            request = ArmsRequest(
-                questions=["2+2?"], arms=[arm], max_tokens=1, policy=version + turn
-            )
-            await client.generate(request)
-            ours.append(time.perf_counter() - started)
-            # What a trainer does for that route: write the adapter under a fresh path, then name it.
+            for kind, client in (("upload", uploads), ("path", paths)):
+                version = next(versions)
+                started = time.perf_counter()
+                copy_adapter(adapters[turn % 2], folder / f"{kind}-{turn}")
+                await client.push_adapter(version, folder / f"{kind}-{turn}")
+                await client.generate(
+                    ArmsRequest(questions=["2+2?"], arms=[arm], max_tokens=1, policy=version)
+                )
+                seconds[kind].append(time.perf_counter() - started)
             name = f"push-{turn}"
             started = time.perf_counter()
-            copy_adapter(adapter, folder / name)
+            copy_adapter(adapters[turn % 2], folder / name)
             await post(vllm, "/v1/load_lora_adapter", lora_name=name, lora_path=str(folder / name))
-            prompt = build_prompt(arm.system_prompt, "2+2?")
             await post(vllm, "/v1/completions", model=name, prompt=prompt, max_tokens=1)
-            theirs.append(time.perf_counter() - started)
+            seconds["vllm"].append(time.perf_counter() - started)
             if turn >= 2:
                 await post(vllm, "/v1/unload_lora_adapter", lora_name=f"push-{turn - 2}")
-    ratios = [one / other for one, other in zip(ours, theirs, strict=True)]
-    print("\npush to first token, s            median  spread")
-    print(f"PUT /v1/adapters                  {statistics.median(ours):.3f}  {spread(ours)}")
-    print(f"vLLM's /v1/load_lora_adapter      {statistics.median(theirs):.3f}  {spread(theirs)}")
-    print(f"ratio                             {statistics.median(ratios):.2f}")
+    print("\nwrite and push to first token, s  median  spread")
+    for kind, title in (
+        ("upload", "PUT /v1/adapters, upload"),
+        ("path", "PUT /v1/adapters, path"),
+        ("vllm", "vLLM's /v1/load_lora_adapter"),
+    ):
+        ratios = [one / other for one, other in zip(seconds[kind], seconds["vllm"], strict=True)]
+        print(
+            f"{title:33} {statistics.median(seconds[kind]):.3f}  {spread(seconds[kind])}  "
+            f"ratio {statistics.median(ratios):.2f}"
+        )
 
 
 async def dip(
@@ -273,14 +292,16 @@ async def ask_arms(
     in_flight: int,
     max_tokens: int,
     changes: dict[str, object],
+    *,
+    questions_per_request: int = 1,
 ) -> tuple[Timing, list[float]]:
-    """A question a request, so many at once; also the seconds of each group."""
+    """So many requests at once; also the seconds of each."""
     places, seconds = asyncio.Semaphore(in_flight), []
 
-    async def ask(record: Record) -> int:
-        question = Question(id=record.id, question=record.question)
+    async def ask(records: Sequence[Record]) -> int:
+        questions = [Question(id=record.id, question=record.question) for record in records]
         request = ArmsRequest.model_validate(
-            {"questions": [question], "max_tokens": max_tokens, **changes}
+            {"questions": questions, "max_tokens": max_tokens, **changes}
         )
         async with places:
             started = time.perf_counter()
@@ -288,8 +309,11 @@ async def ask_arms(
             seconds.append(time.perf_counter() - started)
         return answer.usage.completion_tokens
 
+    starts = range(0, len(records), questions_per_request)
     started = time.perf_counter()
-    tokens = sum(await asyncio.gather(*(ask(record) for record in records)))
+    tokens = sum(
+        await asyncio.gather(*(ask(records[i : i + questions_per_request]) for i in starts))
+    )
     return Timing(num_tokens=tokens, seconds=time.perf_counter() - started), seconds
 
 
