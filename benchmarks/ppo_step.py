@@ -30,7 +30,7 @@ from trainer.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_ba
 from trainer.config import PolicyConfig, PPOConfig
 from trainer.data import load_records
 from trainer.policy import PolicyRoles, Role
-from trainer.update import PPOUpdate
+from trainer.update import MiniBatch, PPOUpdate
 from trainer.word_problems import Split
 
 CPU = torch.device("cpu")
@@ -82,23 +82,13 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
     update = PPOUpdate(roles, CONFIG)
     mini_batches = update.experience(groups, seed="0")
     rows = [e.batch.rows for mini_batch in mini_batches for e in mini_batch]
-    trainer_update.micro_batches = padded_micro_batches
-    padded = update.experience(groups, seed="0")
-    trainer_update.micro_batches = micro_batches
+    padded = with_padding(update, groups)
     floor = floor_model(model)
-
-    def with_padding() -> object:
-        trainer_update.micro_batches = padded_micro_batches
-        try:
-            return update.experience(groups, seed="0")
-        finally:
-            trainer_update.micro_batches = micro_batches
-
     times = in_turn(
         {
             "experience": lambda: update.experience(groups, seed="0"),
             "experience, floor": lambda: [forward(floor, r) for r in rows for _ in range(3)],
-            "experience, padded": with_padding,
+            "experience, padded": lambda: with_padding(update, groups),
             "update": lambda: update.step(mini_batches, train_policy=True),
             "update, floor": lambda: [backward(floor, r) for r in rows for _ in range(2)],
             "update, padded": lambda: update.step(padded, train_policy=True),
@@ -122,6 +112,14 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
             flush=True,
         )
     print(f"experience + update  {1e3 * (times['experience'] + times['update']):.0f} ms")
+
+
+def with_padding(update: PPOUpdate, groups: Groups) -> list[MiniBatch]:
+    trainer_update.micro_batches = padded_micro_batches
+    try:
+        return update.experience(groups, seed="0")
+    finally:
+        trainer_update.micro_batches = micro_batches
 
 
 def in_turn(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.advantages import generalized_advantages, token_rewards, whiten
 from trainer.batch import MicroBatch, Sample, micro_batches
@@ -108,14 +108,10 @@ class PPOUpdate:
         """One optimizer each for the policy's adapter and for the critic."""
         self._roles = roles
         self._config = config
-        self.policy_optimizer, self.critic_optimizer = (
-            # Fused: an adapter is many small tensors.
-            torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
-            for parameters, learning_rate in (
-                (roles.adapter_parameters(Role.POLICY), config.learning_rate),
-                (roles.critic_parameters(), config.critic_learning_rate),
-            )
+        self.policy_optimizer = _optimizer(
+            roles.adapter_parameters(Role.POLICY), config.learning_rate
         )
+        self.critic_optimizer = _optimizer(roles.critic_parameters(), config.critic_learning_rate)
         self.kl = AdaptiveKL(
             coef=config.kl_coef, target=config.target_kl, horizon=config.kl_horizon
         )
@@ -292,6 +288,11 @@ class PPOUpdate:
     def _clip(self, optimizer: torch.optim.Optimizer) -> float:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         return float(torch.nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm))
+
+
+def _optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW in one pass over all parameters: an adapter is many small tensors."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
 
 
 def _flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:
