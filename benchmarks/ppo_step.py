@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ from trainer.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_ba
 from trainer.config import PolicyConfig, PPOConfig
 from trainer.data import load_records
 from trainer.policy import PolicyRoles, Role
+from trainer.token_scores import Nucleus
 from trainer.update import MiniBatch, PPOUpdate
 from trainer.word_problems import Split
 
@@ -324,21 +326,31 @@ def measure_memory(vocabulary: int) -> None:
         Qwen2ForCausalLM(config).save_pretrained(folder)
         roles = random_roles(Path(folder))
     samples = [s for g in synthetic_groups(16, num_prompt=40, num_completion=20) for s in g]
-    (batch,) = micro_batches(samples, token_budget=8192, device=CPU)
-    support = None
-    for name in ("proximal, no gradient", "policy, with gradient"):
+    (arms,) = micro_batches(samples, token_budget=8192, device=CPU)
+    (everything,) = micro_batches(
+        [replace(s, top_p=1.0) for s in samples], token_budget=8192, device=CPU
+    )
+    with torch.no_grad():
+        support = roles.score(Role.PROXIMAL, arms).support
+    kept = sum(len(n.token_ids) for n in support) / len(arms.sampled.token_ids)
+    print(f"vocabulary {vocabulary}, {kept:.1f} tokens a nucleus: peak of", flush=True)
+
+    def proximal(batch: MicroBatch) -> None:
+        with torch.no_grad():
+            roles.score(Role.PROXIMAL, batch)
+
+    def policy(batch: MicroBatch, support: Sequence[Nucleus] | None) -> None:
+        roles.score(Role.POLICY, batch, support).logprobs.sum().backward()
+        roles.zero_grad(set_to_none=True)
+
+    for name, run in {
+        "proximal, finds nuclei": lambda: proximal(arms),
+        "policy, replays them": lambda: policy(arms, support),
+        "policy, top_p = 1": lambda: policy(everything, None),
+    }.items():
         settled = reset_peak_mib()
-        if support is None:
-            with torch.no_grad():
-                support = roles.score(Role.PROXIMAL, batch).support
-        else:
-            roles.score(Role.POLICY, batch, support).logprobs.sum().backward()
-        kept = sum(len(n.token_ids) for n in support) / len(batch.sampled.token_ids)
-        print(
-            f"vocabulary {vocabulary:7}  {name:22} peak {peak_mib() - settled:7.1f} MiB  "
-            f"({kept:.1f} tokens a nucleus)",
-            flush=True,
-        )
+        run()
+        print(f"  {name:22} {peak_mib() - settled:7.1f} MiB", flush=True)
 
 
 def reset_peak_mib() -> float:
