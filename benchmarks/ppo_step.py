@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -30,7 +31,8 @@ from trainer.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_ba
 from trainer.config import PolicyConfig, PPOConfig
 from trainer.data import load_records
 from trainer.policy import PolicyRoles, Role
-from trainer.update import PPOUpdate
+from trainer.token_scores import Nucleus
+from trainer.update import MiniBatch, PPOUpdate
 from trainer.word_problems import Split
 
 CPU = torch.device("cpu")
@@ -82,23 +84,13 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
     update = PPOUpdate(roles, CONFIG)
     mini_batches = update.experience(groups, seed="0")
     rows = [e.batch.rows for mini_batch in mini_batches for e in mini_batch]
-    trainer_update.micro_batches = padded_micro_batches
-    padded = update.experience(groups, seed="0")
-    trainer_update.micro_batches = micro_batches
+    padded = with_padding(update, groups)
     floor = floor_model(model)
-
-    def with_padding() -> object:
-        trainer_update.micro_batches = padded_micro_batches
-        try:
-            return update.experience(groups, seed="0")
-        finally:
-            trainer_update.micro_batches = micro_batches
-
     times = in_turn(
         {
             "experience": lambda: update.experience(groups, seed="0"),
             "experience, floor": lambda: [forward(floor, r) for r in rows for _ in range(3)],
-            "experience, padded": with_padding,
+            "experience, padded": lambda: with_padding(update, groups),
             "update": lambda: update.step(mini_batches, train_policy=True),
             "update, floor": lambda: [backward(floor, r) for r in rows for _ in range(2)],
             "update, padded": lambda: update.step(padded, train_policy=True),
@@ -122,6 +114,14 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
             flush=True,
         )
     print(f"experience + update  {1e3 * (times['experience'] + times['update']):.0f} ms")
+
+
+def with_padding(update: PPOUpdate, groups: Groups) -> list[MiniBatch]:
+    trainer_update.micro_batches = padded_micro_batches
+    try:
+        return update.experience(groups, seed="0")
+    finally:
+        trainer_update.micro_batches = micro_batches
 
 
 def in_turn(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -326,21 +326,31 @@ def measure_memory(vocabulary: int) -> None:
         Qwen2ForCausalLM(config).save_pretrained(folder)
         roles = random_roles(Path(folder))
     samples = [s for g in synthetic_groups(16, num_prompt=40, num_completion=20) for s in g]
-    (batch,) = micro_batches(samples, token_budget=8192, device=CPU)
-    support = None
-    for name in ("proximal, no gradient", "policy, with gradient"):
+    (arms,) = micro_batches(samples, token_budget=8192, device=CPU)
+    (everything,) = micro_batches(
+        [replace(s, top_p=1.0) for s in samples], token_budget=8192, device=CPU
+    )
+    with torch.no_grad():
+        support = roles.score(Role.PROXIMAL, arms).support
+    kept = sum(len(n.token_ids) for n in support) / len(arms.sampled.token_ids)
+    print(f"vocabulary {vocabulary}, {kept:.1f} tokens a nucleus: peak of", flush=True)
+
+    def proximal(batch: MicroBatch) -> None:
+        with torch.no_grad():
+            roles.score(Role.PROXIMAL, batch)
+
+    def policy(batch: MicroBatch, support: Sequence[Nucleus] | None) -> None:
+        roles.score(Role.POLICY, batch, support).logprobs.sum().backward()
+        roles.zero_grad(set_to_none=True)
+
+    for name, run in {
+        "proximal, finds nuclei": lambda: proximal(arms),
+        "policy, replays them": lambda: policy(arms, support),
+        "policy, top_p = 1": lambda: policy(everything, None),
+    }.items():
         settled = reset_peak_mib()
-        if support is None:
-            with torch.no_grad():
-                support = roles.score(Role.PROXIMAL, batch).support
-        else:
-            roles.score(Role.POLICY, batch, support).logprobs.sum().backward()
-        kept = sum(len(n.token_ids) for n in support) / len(batch.sampled.token_ids)
-        print(
-            f"vocabulary {vocabulary:7}  {name:22} peak {peak_mib() - settled:7.1f} MiB  "
-            f"({kept:.1f} tokens a nucleus)",
-            flush=True,
-        )
+        run()
+        print(f"  {name:22} {peak_mib() - settled:7.1f} MiB", flush=True)
 
 
 def reset_peak_mib() -> float:

@@ -105,11 +105,12 @@ def score_sampled(
         if chunk.start >= restricted:
             score = partial(_scores_of_all, head, states, temperature, token_ids)
         else:
-            if support is None:
-                probabilities = _probabilities(head, states, temperature)
-                nuclei.append(nucleus(probabilities, sampled.top_p[chunk], token_ids))
-            else:
-                nuclei.append(support[len(nuclei)])
+            nuclei.append(
+                # Bound to no name, or two chunks of them would exist at a time.
+                nucleus(_probabilities(head, states, temperature), sampled.top_p[chunk], token_ids)
+                if support is None
+                else support[len(nuclei)]
+            )
             score = partial(_scores_of_nucleus, head, states, temperature, nuclei[-1])
         scores.append(checkpoint(score, use_reentrant=False) if recompute else score())
     logprobs, entropy = (torch.cat(parts) for parts in zip(*scores, strict=True))

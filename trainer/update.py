@@ -11,7 +11,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.batch import Sample
 from trainer.config import PPOConfig
@@ -30,14 +30,10 @@ class PPOUpdate:
         """One optimizer each for the policy's adapter and for the critic."""
         self._roles = roles
         self._config = config
-        self.policy_optimizer, self.critic_optimizer = (
-            # Fused: an adapter is many small tensors.
-            torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
-            for parameters, learning_rate in (
-                (roles.adapter_parameters(Role.POLICY), config.learning_rate),
-                (roles.critic_parameters(), config.critic_learning_rate),
-            )
+        self.policy_optimizer = _optimizer(
+            roles.adapter_parameters(Role.POLICY), config.learning_rate
         )
+        self.critic_optimizer = _optimizer(roles.critic_parameters(), config.critic_learning_rate)
         self.kl = AdaptiveKL(
             coef=config.kl_coef, target=config.target_kl, horizon=config.kl_horizon
         )
@@ -193,6 +189,11 @@ class PPOUpdate:
         finally:
             for optimizer, _, _ in saved:
                 optimizer.zero_grad(set_to_none=True)
+
+
+def _optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW in one pass over all parameters: an adapter is many small tensors."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
