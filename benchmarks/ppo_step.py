@@ -177,7 +177,7 @@ class PaddedRows(TokenRows):
 
 
 def padded_micro_batches(
-    samples: Sequence[Sample], *, token_budget: int, device: torch.device
+    samples: Sequence[Sample], *, token_budget: int, hidden_size: int, device: torch.device
 ) -> list[MicroBatch]:
     """Rows sorted by length and padded on the right; nothing is shared."""
     ordered = sorted(samples, key=lambda s: len(s.prompt_ids) + len(s.completion_ids))
@@ -326,9 +326,9 @@ def measure_memory(vocabulary: int) -> None:
         Qwen2ForCausalLM(config).save_pretrained(folder)
         roles = random_roles(Path(folder))
     samples = [s for g in synthetic_groups(16, num_prompt=40, num_completion=20) for s in g]
-    (arms,) = micro_batches(samples, token_budget=8192, device=CPU)
+    (arms,) = micro_batches(samples, token_budget=8192, hidden_size=128, device=CPU)
     (everything,) = micro_batches(
-        [replace(s, top_p=1.0) for s in samples], token_budget=8192, device=CPU
+        [replace(s, top_p=1.0) for s in samples], token_budget=8192, hidden_size=128, device=CPU
     )
     with torch.no_grad():
         support = roles.score(Role.PROXIMAL, arms).support

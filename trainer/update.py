@@ -140,7 +140,10 @@ class PPOUpdate:
                 [
                     self._experience(batch)
                     for batch in micro_batches(
-                        samples, token_budget=config.token_budget, device=self._roles.device
+                        samples,
+                        token_budget=config.token_budget,
+                        hidden_size=self._roles.hidden_size,
+                        device=self._roles.device,
                     )
                 ]
             )
