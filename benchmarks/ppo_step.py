@@ -26,13 +26,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from regime_w import ArmSpec, build_all_arms, build_prompt
-from trainer import update as trainer_update
+from trainer import experience as trainer_experience
 from trainer.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_batches
 from trainer.config import PolicyConfig, PPOConfig
 from trainer.data import load_records
+from trainer.experience import MiniBatch
 from trainer.policy import PolicyRoles, Role
 from trainer.token_scores import Nucleus
-from trainer.update import MiniBatch, PPOUpdate
+from trainer.update import PPOUpdate
 from trainer.word_problems import Split
 
 CPU = torch.device("cpu")
@@ -117,11 +118,11 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
 
 
 def with_padding(update: PPOUpdate, groups: Groups) -> list[MiniBatch]:
-    trainer_update.micro_batches = padded_micro_batches
+    trainer_experience.micro_batches = padded_micro_batches
     try:
         return update.experience(groups, seed="0")
     finally:
-        trainer_update.micro_batches = micro_batches
+        trainer_experience.micro_batches = micro_batches
 
 
 def in_turn(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -177,7 +178,7 @@ class PaddedRows(TokenRows):
 
 
 def padded_micro_batches(
-    samples: Sequence[Sample], *, token_budget: int, device: torch.device
+    samples: Sequence[Sample], *, token_budget: int, hidden_size: int, device: torch.device
 ) -> list[MicroBatch]:
     """Rows sorted by length and padded on the right; nothing is shared."""
     ordered = sorted(samples, key=lambda s: len(s.prompt_ids) + len(s.completion_ids))
@@ -326,9 +327,9 @@ def measure_memory(vocabulary: int) -> None:
         Qwen2ForCausalLM(config).save_pretrained(folder)
         roles = random_roles(Path(folder))
     samples = [s for g in synthetic_groups(16, num_prompt=40, num_completion=20) for s in g]
-    (arms,) = micro_batches(samples, token_budget=8192, device=CPU)
+    (arms,) = micro_batches(samples, token_budget=8192, hidden_size=128, device=CPU)
     (everything,) = micro_batches(
-        [replace(s, top_p=1.0) for s in samples], token_budget=8192, device=CPU
+        [replace(s, top_p=1.0) for s in samples], token_budget=8192, hidden_size=128, device=CPU
     )
     with torch.no_grad():
         support = roles.score(Role.PROXIMAL, arms).support

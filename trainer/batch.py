@@ -115,7 +115,7 @@ class _Run:
 
 
 def micro_batches(
-    samples: Sequence[Sample], *, token_budget: int, device: torch.device
+    samples: Sequence[Sample], *, token_budget: int, hidden_size: int, device: torch.device
 ) -> list[MicroBatch]:
     """Cut samples into micro-batches of at most ``token_budget`` tokens, padding counted.
 
@@ -125,20 +125,21 @@ def micro_batches(
     Args:
         samples: The completions.
         token_budget: Most rows × width of a micro-batch.
+        hidden_size: Of the model; decides what is cheap.
         device: Where the tensors go.
     """
     batches: list[MicroBatch] = []
-    runs = sorted(_runs(samples, token_budget), key=lambda run: -run.num_nodes)
+    runs = sorted(_runs(samples, token_budget, hidden_size), key=lambda run: -run.num_nodes)
     sizes = [run.num_nodes for run in runs]
     while sizes:
         num_fitting = max(1, int(np.searchsorted(np.cumsum(sizes), token_budget, side="right")))
-        rows = arrange(sizes[:num_fitting], max_tokens=token_budget)
+        rows = arrange(sizes[:num_fitting], max_tokens=token_budget, hidden_size=hidden_size)
         batches.append(_collate(samples, [[runs[i] for i in row] for row in rows], device))
         runs, sizes = runs[num_fitting:], sizes[num_fitting:]
     return batches
 
 
-def _runs(samples: Sequence[Sample], token_budget: int) -> list[_Run]:
+def _runs(samples: Sequence[Sample], token_budget: int, hidden_size: int) -> list[_Run]:
     """Every sample in one tree of at most ``token_budget`` nodes."""
     if not samples:
         return []
@@ -149,7 +150,7 @@ def _runs(samples: Sequence[Sample], token_budget: int) -> list[_Run]:
     lengths = np.array([len(sequence) for sequence in sequences])
     return [
         _Run(indices=tuple(order[run]), tree=plant(sequences[run], shared[run]))
-        for run in cut(lengths, shared, max_nodes=token_budget)
+        for run in cut(lengths, shared, max_nodes=token_budget, hidden_size=hidden_size)
     ]
 
 

@@ -77,7 +77,10 @@ def make_experience(
         mini_batch = [
             _experience(roles, config, batch, kl_coef=kl_coef)
             for batch in micro_batches(
-                samples, token_budget=config.token_budget, device=roles.device
+                samples,
+                token_budget=config.token_budget,
+                hidden_size=roles.hidden_size,
+                device=roles.device,
             )
         ]
         if config.advantage != "gae":

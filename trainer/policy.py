@@ -106,7 +106,7 @@ class PolicyRoles(nn.Module):
                 f"policy.base_model {config.base_model}: {min(kinds, default='sliding_attention')} "
                 "layers; prefix trees need full attention"
             )
-        hidden_size = int(base.config.hidden_size)
+        self.hidden_size = int(base.config.hidden_size)
         if config.adapter is None:
             lora = LoraConfig(
                 r=config.lora_rank,
@@ -134,7 +134,7 @@ class PolicyRoles(nn.Module):
         for role in (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC):
             self.model.add_adapter(role, lora)
             self.load_adapter_state(role, start)
-        self.value_head = nn.Linear(hidden_size, 1).to(device)
+        self.value_head = nn.Linear(self.hidden_size, 1).to(device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self._lora_layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]

@@ -194,7 +194,12 @@ def _serve(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
 def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
     """Of each sample's completion under the proximal role, [C] on the CPU."""
     by_sample: dict[int, Tensor] = {}
-    for batch in micro_batches(samples, token_budget=_TOKEN_BUDGET, device=roles.device):
+    for batch in micro_batches(
+        samples,
+        token_budget=_TOKEN_BUDGET,
+        hidden_size=roles.hidden_size,
+        device=roles.device,
+    ):
         logprobs = roles.score(Role.PROXIMAL, batch).logprobs.float().cpu()
         rows = zip(batch.indices, logprobs, batch.mask.cpu(), strict=True)
         by_sample |= {index: row[mask] for index, row, mask in rows}

@@ -65,7 +65,7 @@ def assert_row_is_sample(batch: MicroBatch, i: int, sample: Sample) -> None:
 def test_micro_batches_hold_every_sample_once_within_the_budget(
     rows: list[Sample], token_budget: int
 ) -> None:
-    batches = micro_batches(rows, token_budget=token_budget, device=CPU)
+    batches = micro_batches(rows, token_budget=token_budget, hidden_size=128, device=CPU)
 
     assert sorted(i for batch in batches for i in batch.indices) == list(range(len(rows)))
     for batch in batches:
@@ -81,7 +81,7 @@ def test_micro_batches_hold_every_sample_once_within_the_budget(
 
 @given(st.lists(samples(), min_size=1, max_size=10))
 def test_sampled_tokens_are_distinct_and_those_with_a_nucleus_first(rows: list[Sample]) -> None:
-    for batch in micro_batches(rows, token_budget=60, device=CPU):
+    for batch in micro_batches(rows, token_budget=60, hidden_size=128, device=CPU):
         drawn = list(
             zip(
                 batch.sampled.states.tolist(),
@@ -114,7 +114,7 @@ def test_what_samples_share_is_computed_once() -> None:
         )
         for i in range(4)
     ]
-    (batch,) = micro_batches(group, token_budget=1000, device=CPU)
+    (batch,) = micro_batches(group, token_budget=1000, hidden_size=128, device=CPU)
     # The last token of a terminal completion is no state.
     assert batch.rows.token_ids.shape == (1, 30 + 10 + 4)
     assert len(batch.sampled.token_ids) == 10 + 4 + 4
@@ -122,9 +122,9 @@ def test_what_samples_share_is_computed_once() -> None:
     strangers = [
         replace(sample, prompt_ids=tuple(rng.choices(range(500), k=500))) for sample in group
     ]
-    (batch,) = micro_batches(strangers, token_budget=10_000, device=CPU)
+    (batch,) = micro_batches(strangers, token_budget=10_000, hidden_size=128, device=CPU)
     assert batch.rows.token_ids.shape == (4, 511)
 
 
 def test_no_sample_gives_no_micro_batch() -> None:
-    assert micro_batches([], token_budget=8, device=CPU) == []
+    assert micro_batches([], token_budget=8, hidden_size=128, device=CPU) == []

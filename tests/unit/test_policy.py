@@ -126,7 +126,7 @@ def by_sample(roles: PolicyRoles, role: Role, samples: list[Sample], token_budge
     """Logprobs, entropies and values of each sample, in the order of the samples."""
     rows: list = [None] * len(samples)
     with torch.no_grad():
-        for batch in micro_batches(samples, token_budget=token_budget, device=CPU):
+        for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
             scores, values = roles.score(role, batch), roles.values(batch)
             for i, index in enumerate(batch.indices):
                 n = len(samples[index].completion_ids)
@@ -159,7 +159,7 @@ def test_the_roles_of_these_tests_differ(roles: PolicyRoles) -> None:
 def test_a_role_can_be_scored_on_the_nucleus_of_another(
     roles: PolicyRoles, merged: dict[Role, Merged]
 ) -> None:
-    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, device=CPU)
+    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
     with torch.no_grad():
         support = roles.score(Role.PROXIMAL, batch).support
         scores = roles.score(Role.POLICY, batch, support)
@@ -171,7 +171,9 @@ def test_a_role_can_be_scored_on_the_nucleus_of_another(
 
 
 def test_without_top_p_there_is_no_support_to_replay(roles: PolicyRoles) -> None:
-    (batch,) = micro_batches(make_samples((1.0,)), token_budget=EVERYTHING, device=CPU)
+    (batch,) = micro_batches(
+        make_samples((1.0,)), token_budget=EVERYTHING, hidden_size=128, device=CPU
+    )
     assert roles.score(Role.POLICY, batch).support == ()
 
 
@@ -250,7 +252,7 @@ def logprobs_alone(roles: PolicyRoles, sample: Sample, kept: list[set[int]]) -> 
 def nuclei_of(roles: PolicyRoles, samples: list[Sample], token_budget: int) -> list[list[set[int]]]:
     """What `score` normalised over, by sample and token."""
     found: list[list[set[int]]] = [[] for _ in samples]
-    for batch in micro_batches(samples, token_budget=token_budget, device=CPU):
+    for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
         with torch.no_grad():
             support = roles.score(Role.POLICY, batch).support
         rows: list[set[int]] = []
@@ -318,7 +320,7 @@ def test_shared_prefixes_change_no_gradient(
         return found
 
     def shared() -> Iterator[torch.Tensor]:
-        for batch in micro_batches(samples, token_budget=token_budget, device=CPU):
+        for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
             weights = torch.nn.utils.rnn.pad_sequence(
                 [factors[i] for i in batch.indices], batch_first=True
             )
@@ -354,7 +356,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny_base: Path) -> N
             num_kept += tensor.numel()
             return tensor
 
-        (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, device=CPU)
+        (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             loss = roles.score(Role.POLICY, batch).logprobs.sum()
         loss.backward()
@@ -371,7 +373,9 @@ def test_bfloat16_scores_about_the_same_and_trains_float32(
     config = PolicyConfig(base_model=str(tiny_base), lora_rank=4, lora_alpha=8, **setting)
     half = PolicyRoles(config, device=CPU, serve_dtype=torch.float32)
     half.load_adapter_state(Role.POLICY, roles.adapter_state(Role.POLICY))
-    (batch,) = micro_batches(make_samples((1.0,)), token_budget=EVERYTHING, device=CPU)
+    (batch,) = micro_batches(
+        make_samples((1.0,)), token_budget=EVERYTHING, hidden_size=128, device=CPU
+    )
     logprobs = half.score(Role.POLICY, batch).logprobs
     with torch.no_grad():
         expected = roles.score(Role.POLICY, batch).logprobs
@@ -384,7 +388,7 @@ def test_bfloat16_scores_about_the_same_and_trains_float32(
 
 def test_only_the_scored_role_gets_gradients(make_roles: MakeRoles) -> None:
     roles = make_roles()
-    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, device=CPU)
+    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
     roles.score(Role.REFERENCE, batch)
     roles.values(batch)
     roles.score(Role.POLICY, batch).logprobs.sum().backward()
@@ -409,7 +413,7 @@ def test_every_role_starts_as_the_base_and_the_critic_at_zero(tiny_base: Path) -
     start = roles.adapter_state(Role.POLICY)
     assert all(same_state(start, roles.adapter_state(role)) for role in Role)
     assert not any(t.any() for name, t in start.items() if "lora_B" in name)
-    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, device=CPU)
+    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
     assert not roles.values(batch).any()
 
 
@@ -438,7 +442,7 @@ def test_a_starting_adapter_is_where_every_role_starts(
     for role in Role:
         assert same_state(roles.adapter_state(role), trained.adapter_state(Role.POLICY))
     # It trains: an exported adapter says inference_mode, which must not freeze it.
-    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, device=CPU)
+    (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
     roles.score(Role.POLICY, batch).logprobs.sum().backward()
     assert all(p.grad is not None for p in roles.adapter_parameters(Role.POLICY))
 

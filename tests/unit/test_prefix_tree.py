@@ -3,11 +3,13 @@
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.prefix_tree import arrange, common_prefixes, cut, plant, row_cost
 
+HIDDEN_SIZE = 128
 # Few tokens, so that much is shared.
 SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=10)
 
@@ -54,15 +56,17 @@ def test_no_other_cut_is_cheaper(sequences: list[list[int]], max_nodes: int, str
         nodes = len(plant(ordered[start:stop], shared[start:stop]).tokens)
         if nodes > max_nodes and stop - start > 1:
             return float("inf")
-        return float(row_cost(np.array([nodes])).sum())
+        return float(row_cost(np.array([nodes]), HIDDEN_SIZE).sum())
 
-    runs = cut(np.array([len(s) for s in ordered]), shared, max_nodes=max_nodes)
+    runs = cut(
+        np.array([len(s) for s in ordered]), shared, max_nodes=max_nodes, hidden_size=HIDDEN_SIZE
+    )
 
     assert [i for run in runs for i in range(run.start, run.stop)] == list(range(len(ordered)))
     best = [0.0]
     for stop in range(1, len(ordered) + 1):
         best.append(min(best[start] + cost(start, stop) for start in range(stop)))
-    assert sum(cost(run.start, run.stop) for run in runs) == best[-1]
+    assert sum(cost(run.start, run.stop) for run in runs) == pytest.approx(best[-1])
 
 
 @given(
@@ -72,17 +76,17 @@ def test_no_other_cut_is_cheaper(sequences: list[list[int]], max_nodes: int, str
 def test_rows_hold_every_tree_once_and_cost_no_more_than_one_row_or_one_each(
     sizes: list[int], room: int
 ) -> None:
-    rows = arrange(sizes, max_tokens=sum(sizes) + room)
+    rows = arrange(sizes, max_tokens=sum(sizes) + room, hidden_size=HIDDEN_SIZE)
 
     assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
     width = max(sum(sizes[i] for i in row) for row in rows)
     assert len(rows) * width <= sum(sizes) + room
-    cost = row_cost(np.full(len(rows), width)).sum()
-    assert cost <= row_cost(np.array([sum(sizes)])).sum()
+    cost = row_cost(np.full(len(rows), width), HIDDEN_SIZE).sum()
+    assert cost <= row_cost(np.array([sum(sizes)]), HIDDEN_SIZE).sum()
     if len(sizes) * sizes[0] <= sum(sizes) + room:
-        assert cost <= row_cost(np.full(len(sizes), sizes[0])).sum()
+        assert cost <= row_cost(np.full(len(sizes), sizes[0]), HIDDEN_SIZE).sum()
 
 
 def test_rows_are_even_where_they_can_be() -> None:
-    rows = arrange([400, 300, 100], max_tokens=1000)
+    rows = arrange([400, 300, 100], max_tokens=1000, hidden_size=HIDDEN_SIZE)
     assert [sorted(row) for row in rows] == [[0], [1, 2]]

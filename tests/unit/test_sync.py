@@ -64,7 +64,9 @@ class FakeServer:
             )
             self.roles.load_proximal(served.folder)
             with torch.no_grad():
-                (batch,) = micro_batches([sample], token_budget=1, device=torch.device("cpu"))
+                (batch,) = micro_batches(
+                    [sample], token_budget=1, hidden_size=64, device=torch.device("cpu")
+                )
                 (logprobs,) = self.roles.score(Role.PROXIMAL, batch).logprobs.tolist()
             noise = self.noise * len(logprobs)
             arms.append(

@@ -94,7 +94,7 @@ def with_plain_gradients(update: PPOUpdate, roles: PolicyRoles) -> None:
 
 def batch_of(sample: Sample) -> MicroBatch:
     """A sample by itself."""
-    (batch,) = micro_batches([sample], token_budget=1, device=CPU)
+    (batch,) = micro_batches([sample], token_budget=1, hidden_size=128, device=CPU)
     return batch
 
 
