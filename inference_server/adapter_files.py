@@ -113,7 +113,8 @@ def _read_tensors(path: Path) -> Mapping[str, torch.Tensor]:
         tensors: Mapping[str, torch.Tensor] = load(path.read_bytes())
     except SafetensorError as error:
         raise invalid_adapter(f"not a safetensors file: {error}", ADAPTER_WEIGHTS_FILE) from error
-    return tensors
+    # In an order, so that the same upload is refused for the same reason; `load` has none.
+    return dict(sorted(tensors.items()))
 
 
 def _check_values(tensors: Mapping[str, torch.Tensor], lora_dtype: str) -> None:

@@ -44,8 +44,8 @@ class _Pairs:
     written: Sequence[int]
     a: torch.Tensor
     """``[slices · n · r, in]`` in float32."""
-    b: torch.Tensor
-    """``[sum(out), slices · n · r]``, zero where a column is another slice's."""
+    b: Sequence[torch.Tensor]
+    """Of each slice ``[out, n · r]``."""
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is untyped here
@@ -95,7 +95,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
             kwargs: What other platforms' kernels take.
         """
         if self._tokens.slots:
-            self._add(y, x, lora_a_stacked, lora_b_stacked, scale, self._tokens)
+            self._add(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, self._tokens)
 
     def add_lora_logits(
         self,
@@ -109,7 +109,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         """The same for the output layer, whose rows are the sequences that sample in this step."""
         logits, hidden = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         if self._samples.slots:
-            self._add(logits, hidden, (lora_a_stacked,), (lora_b_stacked,), scale, self._samples)
+            # Base and adapter pad the vocabulary by different amounts.
+            width = min(logits.shape[1], lora_b_stacked.shape[-2])
+            a, b = (lora_a_stacked,), (lora_b_stacked[..., :width, :],)
+            self._add(logits, hidden, a, b, scale, (width,), self._samples)
 
     def add_lora_embedding(
         self,
@@ -122,8 +125,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         """The same for the token embedding, where ``x`` ``[T, r]`` was looked up in A already."""
         if self._tokens.slots:
             low_rank = x[:, None, None].repeat(1, 1, len(self._tokens.slots), 1)
-            b = _all_b((lora_b_stacked,), self._tokens.slots)
-            _expand(y, _mask(low_rank, self._tokens), b, 1.0)
+            _mask(low_rank, self._tokens)
+            _expand(y, low_rank[:, 0], _all_b(lora_b_stacked, self._tokens.slots), 1.0)
 
     def _add(
         self,
@@ -132,12 +135,17 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         lora_a_stacked: Sequence[torch.Tensor],
         lora_b_stacked: Sequence[torch.Tensor],
         scale: float,
+        widths: Sequence[int],
         rows: _Assignment,
     ) -> None:
         pairs = self._pairs(lora_a_stacked, lora_b_stacked, rows.slots)
         # Between the two products vLLM keeps float32, whatever the dtype of the layers.
         low_rank = (x.float() @ pairs.a.T).view(len(x), len(lora_a_stacked), len(rows.slots), -1)
-        _expand(y, _mask(low_rank, rows), pairs.b, scale)
+        _mask(low_rank, rows)
+        offset = 0
+        for index, (b, width) in enumerate(zip(pairs.b, widths, strict=True)):
+            _expand(y[:, offset : offset + width], low_rank[:, index], b, scale)
+            offset += width
 
     def _pairs(
         self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], slots: Sequence[int]
@@ -150,7 +158,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
                 slots=slots,
                 written=_times_written(a, b),
                 a=torch.cat([stacked[slot, 0] for stacked in a for slot in slots]).float(),
-                b=_all_b(b, slots),
+                b=[_all_b(stacked, slots) for stacked in b],
             )
             self._pairs_of_layer[id(a[0])] = pairs
         return pairs
@@ -161,10 +169,8 @@ def _times_written(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> list
     return [tensor._version for tensor in (*a, *b)]
 
 
-def _all_b(b_of_slices: Sequence[torch.Tensor], slots: Sequence[int]) -> torch.Tensor:
-    of_slices = (torch.cat([stacked[slot, 0] for slot in slots], dim=1) for stacked in b_of_slices)
-    together: torch.Tensor = torch.block_diag(*of_slices)  # type: ignore[no-untyped-call]
-    return together
+def _all_b(stacked: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
+    return torch.cat([stacked[slot, 0] for slot in slots], dim=1)
 
 
 def _assign(slot_of_row: torch.Tensor) -> _Assignment:
@@ -177,16 +183,13 @@ def _assign(slot_of_row: torch.Tensor) -> _Assignment:
     return _Assignment(slots=slots, others=others)
 
 
-def _mask(low_rank: torch.Tensor, rows: _Assignment) -> torch.Tensor:
+def _mask(low_rank: torch.Tensor, rows: _Assignment) -> None:
     """Zeroes ``[T, slices, n, r]`` where a row has another adapter."""
-    if rows.others is None:
-        return low_rank
-    # Filled, not multiplied: an adapter that overflows must not spoil the others' rows.
-    return low_rank.masked_fill_(rows.others[:, None, :, None], 0.0)
+    if rows.others is not None:
+        # Filled, not multiplied: an adapter that overflows must not spoil the others' rows.
+        low_rank.masked_fill_(rows.others[:, None, :, None], 0.0)
 
 
 def _expand(y: torch.Tensor, low_rank: torch.Tensor, b: torch.Tensor, scale: float) -> None:
-    """Adds ``scale · low_rank Bᵀ`` to ``y``."""
-    # Base and adapter pad the output by different amounts.
-    width = min(y.shape[1], len(b))
-    y[:, :width].addmm_(low_rank.flatten(1).to(y.dtype), b[:width].to(y.dtype).T, alpha=scale)
+    """Adds ``scale · low_rank Bᵀ`` to ``y``; ``low_rank`` is ``[T, n, r]``."""
+    y.addmm_(low_rank.flatten(1).to(y.dtype), b.to(y.dtype).T, alpha=scale)
