@@ -120,7 +120,7 @@ def micro_batches(
     """Cut samples into micro-batches of at most ``token_budget`` tokens, padding counted.
 
     Samples are cut into trees and these laid out in rows as is cheapest to compute. A sample longer
-    than the budget gets a micro-batch of its own.
+    than the budget gets a micro-batch of its own, with others only where it holds all their tokens.
 
     Args:
         samples: The completions.
