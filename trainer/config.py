@@ -14,6 +14,7 @@ from regime_w import ArmSpec, RewardConfig
 AdvantageEstimator = Literal["gae", "rloo", "grpo"]
 KLEstimator = Literal["k1", "k2", "k3"]
 LossReduction = Literal["token_mean", "sequence_mean"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class Section(BaseModel):
@@ -198,7 +199,7 @@ class RunConfig(Section):
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads of the trainer; one beside a server on the same machine is best."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where the trainer computes."""
 
 

@@ -5,24 +5,17 @@ folders. Leaves: an `Evaluation`, which knows how it is counted, compared and sh
 """
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
-import stamina
 from pydantic import Field
 from rich.console import Console
 
-from inference_server.schemas import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_WEIGHTS_FILE,
-    ServerStatus,
-    adapter_name,
-)
+from inference_server.schemas import ServerStatus, adapter_name
 from regime_w import build_all_arms, build_prompt
 from trainer.accuracy import (
     Answer,
@@ -35,19 +28,13 @@ from trainer.accuracy import (
 from trainer.client import ArmsClient
 from trainer.config import Section, ServerConfig
 from trainer.data import WORD_PROBLEMS, load_records
-from trainer.errors import ServerError, ServerRejectedError, UsageError
+from trainer.errors import UsageError
 from trainer.progress import bar
+from trainer.served_models import ModelSpec, uploaded
 from trainer.word_problems import Split
 
 OnProgress = Callable[[int, int], None]
 """Called with the completions so far and the completions in all, over all models."""
-
-_BASE, _POLICY = "base", "policy"
-_VERSION_NAME = re.compile(r"policy-[0-9]{6,}")
-
-_CONFLICT, _NOT_FOUND = 409, 404
-_IDLE_WITHIN_S = 10.0
-"""Aborted requests leave the engine within a step; until then their version cannot be removed."""
 
 
 class EvaluationConfig(Section):
@@ -78,9 +65,7 @@ class _Candidate:
     """One ``LABEL=WHAT``."""
 
     label: str
-    what: str
-    folder: Path | None
-    """Where `what` is an adapter folder rather than something served."""
+    model: ModelSpec
 
 
 async def evaluate(
@@ -102,17 +87,19 @@ async def evaluate(
     )
     prompts = [build_prompt(system_prompt, record.question) for record in records]
     status = await client.status()
-    served = {c.label: _served_name(c, status) for c in candidates if c.folder is None}
+    served = {
+        c.label: _served_name(c.model.served_version(status, field="models"), status)
+        for c in candidates
+        if c.model.folder is None
+    }
 
     results: dict[str, ModelResult] = {}
     # What the server holds goes first: an upload may make it retire its oldest version.
-    for candidate in sorted(candidates, key=lambda c: c.folder is not None):
+    for candidate in sorted(candidates, key=lambda c: c.model.folder is not None):
         texts: list[str] = []
-        async with (
-            nullcontext(served[candidate.label])
-            if candidate.folder is None
-            else _uploaded(client, candidate.folder)
-        ) as model:
+        folder = candidate.model.folder
+        async with nullcontext() if folder is None else uploaded(client, folder) as version:
+            model = served.get(candidate.label) or _served_name(version, status)
             for start in range(0, len(prompts), config.batch_size):
                 batch = prompts[start : start + config.batch_size]
                 texts += await client.complete(model, batch, max_tokens=config.max_tokens)
@@ -120,7 +107,7 @@ async def evaluate(
                 on_progress(num_done, len(candidates) * len(prompts))
         results[candidate.label] = ModelResult.of(
             label=candidate.label,
-            model=served.get(candidate.label, candidate.what),
+            model=served.get(candidate.label, candidate.model.what),
             answers=[Answer.of(t, r.gold) for t, r in zip(texts, records, strict=True)],
         )
 
@@ -167,16 +154,7 @@ def _parse(spec: str) -> _Candidate:
     label, _, what = (part.strip() for part in spec.partition("="))
     if not label or not what:
         raise UsageError(f"models: {spec!r} is not LABEL=WHAT, such as Base=base")
-    if what in (_BASE, _POLICY) or _VERSION_NAME.fullmatch(what):
-        return _Candidate(label=label, what=what, folder=None)
-    folder = Path(what)
-    for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise UsageError(
-                f"models: {spec!r}: there is no {name} in {what}; name an adapter folder, "
-                f"{_BASE}, {_POLICY} or a version such as {adapter_name(12)}"
-            )
-    return _Candidate(label=label, what=what, folder=folder)
+    return _Candidate(label=label, model=ModelSpec.parse(what, field=f"models: {spec!r}"))
 
 
 def _refuse_same_labels(candidates: list[_Candidate]) -> None:
@@ -203,46 +181,5 @@ def _require_writable(output: Path) -> None:
         raise UsageError(f"output: {output.parent}: {error.strerror}") from None
 
 
-def _served_name(candidate: _Candidate, status: ServerStatus) -> str:
-    """The name to ask for; ``policy`` is pinned to what is active now, for it may move meanwhile."""
-    if candidate.what == _BASE:
-        return status.base_model
-    if candidate.what == _POLICY:
-        active = status.active_version
-        return status.base_model if active is None else adapter_name(active)
-    names = [version.name for version in status.versions]
-    if candidate.what not in names:
-        raise UsageError(
-            f"models: {candidate.what} is not served (but {', '.join([_BASE, *names])}); "
-            "name its adapter folder instead"
-        )
-    return candidate.what
-
-
-@asynccontextmanager
-async def _uploaded(client: ArmsClient, folder: Path) -> AsyncIterator[str]:
-    """An adapter folder as a served model, for the length of the block; never the active one."""
-    version = (await client.status()).next_version
-    await client.push_adapter(version, folder, activate=False)
-    try:
-        yield adapter_name(version)
-    except BaseException:
-        # What went wrong first is what the user must read.
-        with suppress(ServerError):
-            await _remove(client, version)
-        raise
-    await _remove(client, version)
-
-
-async def _remove(client: ArmsClient, version: int) -> None:
-    def in_use(error: Exception) -> bool:
-        return isinstance(error, ServerRejectedError) and error.status == _CONFLICT
-
-    async for attempt in stamina.retry_context(on=in_use, timeout=_IDLE_WITHIN_S, attempts=None):
-        with attempt:
-            try:
-                await client.delete_adapter(version)
-            except ServerRejectedError as error:
-                # Another upload has made the server retire it.
-                if error.status != _NOT_FOUND:
-                    raise
+def _served_name(version: int | None, status: ServerStatus) -> str:
+    return status.base_model if version is None else adapter_name(version)

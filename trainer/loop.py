@@ -1,11 +1,7 @@
 """The training loop: ask, score, learn, publish, and again."""
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 import torch
 from anyio.from_thread import start_blocking_portal
@@ -15,6 +11,7 @@ from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, sa
 from trainer.client import ArmsClient
 from trainer.config import RunConfig, TrainConfig
 from trainer.data import load_records, write_jsonl
+from trainer.device import compute_device
 from trainer.errors import UsageError
 from trainer.held_out import HeldOutEvaluations
 from trainer.pipeline import open_pipeline
@@ -23,6 +20,7 @@ from trainer.publish import Publisher
 from trainer.questions import QuestionState, QuestionStream
 from trainer.rollout_metrics import rollout_metrics
 from trainer.rollouts import RolloutBatch
+from trainer.stop_signals import stop_signals
 from trainer.sync import SyncCheck
 from trainer.timing import StepClock
 from trainer.tracking import Metrics, Tracker
@@ -73,14 +71,14 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
         num_records=config.data.num_questions,
         seed=config.data.seed,
     )
-    with start_blocking_portal() as portal, _stop_signals() as stop:
+    with start_blocking_portal() as portal, stop_signals() as stop:
         client = ArmsClient(config.server)
         try:
             status = portal.call(client.status)
             _check_server(status, config)
             roles = PolicyRoles(
                 config.policy,
-                device=_device(run),
+                device=compute_device(run.device),
                 serve_dtype=getattr(torch, status.base_dtype),
             )
             update = PPOUpdate(roles, config.ppo)
@@ -184,36 +182,6 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
             )
         finally:
             portal.call(client.__aexit__, None, None, None)
-
-
-class _Stop:
-    """Whether a signal asked to stop; the loop looks between steps."""
-
-    requested = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:  # Asked twice: now.
-            raise KeyboardInterrupt
-        self.requested = True
-
-
-@contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    stop = _Stop()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _device(run: RunConfig) -> torch.device:
-    if run.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if run.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("run.device is cuda, but this machine has no CUDA GPU; use auto or cpu")
-    return torch.device(run.device)
 
 
 def _check_server(status: ServerStatus, config: TrainConfig) -> None:

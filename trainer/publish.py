@@ -58,14 +58,7 @@ class Publisher:
         started = time.monotonic()
         version = self._next_version()
         final = self.folder_of(version)
-        unfinished = final.with_name(final.name + ".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        roles.export_policy(unfinished)
-        for path in [*unfinished.iterdir(), unfinished]:
-            _fsync(path)
-        unfinished.rename(final)
-        _fsync(self._folder)
+        save_adapter(roles, final)
         info: AdapterInfo = self._portal.call(self._client.push_adapter, version, final)
         sha256 = _digest(final / ADAPTER_WEIGHTS_FILE)
         if (info.version, info.sha256, info.active) != (version, sha256, True):
@@ -80,6 +73,20 @@ class Publisher:
             sha256=sha256,
             seconds=time.monotonic() - started,
         )
+
+
+def save_adapter(roles: PolicyRoles, final: Path) -> None:
+    """Write the policy, rounded as it is served, into a folder that is durable and whole or not there."""
+    unfinished = final.with_name(final.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    roles.export_policy(unfinished)
+    for path in [*unfinished.iterdir(), unfinished]:
+        _fsync(path)
+    # A step that is redone after a resume replaces its adapter.
+    shutil.rmtree(final, ignore_errors=True)
+    unfinished.rename(final)
+    _fsync(final.parent)
 
 
 def _digest(path: Path) -> str:
