@@ -7,6 +7,7 @@ from regime_w.counterfactual import Counterfactual
 from regime_w.group import CounterfactualGroup, GroupScores
 from regime_w.reward import (
     GroupReward,
+    RewardParts,
     arm_rewards,
     compute_regime_w_scores,
     compute_reward,
@@ -28,6 +29,7 @@ __all__ = [
     "GroupReward",
     "GroupScores",
     "RewardConfig",
+    "RewardParts",
     "answers_agree",
     "arm_rewards",
     "build_all_arms",

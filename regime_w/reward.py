@@ -73,7 +73,7 @@ def compute_reward(
     """
     formulas = _chosen(formulas, config)
     arms = read_group(arm_outputs, gold_answer, counterfactual, formulas)
-    return _group_reward(arms, score_arms(arms, formulas, config), config)
+    return _group_parts(arms, score_arms(arms, formulas, config), config).total
 
 
 def arm_rewards(
@@ -110,6 +110,23 @@ def arm_rewards(
     ).rewards
 
 
+@dataclass(frozen=True, slots=True)
+class RewardParts:
+    """What a reward is the sum of."""
+
+    base: float
+    """For being right or wrong."""
+    coherence: float
+    """For agreeing with the others, path and cross-check."""
+    length: float
+    """Taken off for words over the free ones: never above 0, but in a difference of groups."""
+
+    @property
+    def total(self) -> float:
+        """The reward."""
+        return self.base + self.coherence + self.length
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupReward:
     """Everything about one group."""
@@ -117,6 +134,8 @@ class GroupReward:
     scores: GroupScores
     rewards: tuple[float, ...]
     """What each arm earns; see `arm_rewards`."""
+    parts: tuple[RewardParts, ...]
+    """What each of `rewards` is the sum of."""
 
 
 def reward_group(
@@ -131,19 +150,32 @@ def reward_group(
     arms = read_group(arm_outputs, gold_answer, counterfactual, config.formulas)
     scores = score_arms(arms, config.formulas, config)
     if config.credit == "shared":
-        rewards = (_group_reward(arms, scores, config),) * len(arms)
+        parts = (_group_parts(arms, scores, config),) * len(arms)
     else:
-        rewards = _per_arm(arms, scores, config)
+        parts = _arm_parts(arms, scores, config)
     if config.credit == "difference":
-        total = sum(rewards)
-        rewards = tuple(
-            total - _total(arms[:index] + arms[index + 1 :], config) for index in range(len(arms))
-        )
-    return GroupReward(scores=scores, rewards=rewards)
+        whole = _sum(parts)
+        parts = tuple(_less(whole, _sum_without(index, arms, config)) for index in range(len(arms)))
+    return GroupReward(scores=scores, rewards=tuple(part.total for part in parts), parts=parts)
 
 
-def _total(arms: Sequence[ReadArm], config: RewardConfig) -> float:
-    return sum(_per_arm(arms, score_arms(arms, config.formulas, config), config))
+def _sum_without(index: int, arms: Sequence[ReadArm], config: RewardConfig) -> RewardParts:
+    others = [*arms[:index], *arms[index + 1 :]]
+    return _sum(_arm_parts(others, score_arms(others, config.formulas, config), config))
+
+
+def _sum(parts: Sequence[RewardParts]) -> RewardParts:
+    return RewardParts(
+        sum(part.base for part in parts),
+        sum(part.coherence for part in parts),
+        sum(part.length for part in parts),
+    )
+
+
+def _less(whole: RewardParts, rest: RewardParts) -> RewardParts:
+    return RewardParts(
+        whole.base - rest.base, whole.coherence - rest.coherence, whole.length - rest.length
+    )
 
 
 def select_arms(
@@ -170,29 +202,31 @@ def _chosen(formulas: Formulas | None, config: RewardConfig) -> Formulas:
     return formulas or config.formulas
 
 
-def _per_arm(
+def _arm_parts(
     arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig
-) -> tuple[float, ...]:
+) -> tuple[RewardParts, ...]:
     counts = Counter(scores.answers)
     num_others = len(arms) - 1
-    rewards = []
+    parts = []
     for index, arm in enumerate(arms):
-        reward = config.wrong_base
+        base, bonus = config.wrong_base, 0.0
         if arm.is_correct:
             # A lone arm agrees with itself in the recipe; otherwise the score abstains.
             agree = (counts[arm.answer] - 1) / num_others if num_others else scores.s_end
             path = scores.s_path if scores.arm_paths is None else scores.arm_paths[index]
             coherence = combine(agree, path, scores.s_cf, config)
-            reward = config.correct_bonus + config.coherence_weight * (coherence or 0.0)
-        rewards.append(reward - _length_penalty(arm.num_words, config))
-    return tuple(rewards)
+            base, bonus = config.correct_bonus, config.coherence_weight * (coherence or 0.0)
+        parts.append(RewardParts(base, bonus, -_length_penalty(arm.num_words, config)))
+    return tuple(parts)
 
 
-def _group_reward(arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig) -> float:
-    base = config.correct_bonus if any(scores.correct or ()) else config.wrong_base
+def _group_parts(arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig) -> RewardParts:
     mean_words = sum(arm.num_words for arm in arms) / max(1, len(arms))
-    bonus = config.coherence_weight * (scores.s_wm or 0.0)
-    return base + bonus - _length_penalty(mean_words, config)
+    return RewardParts(
+        config.correct_bonus if any(scores.correct or ()) else config.wrong_base,
+        config.coherence_weight * (scores.s_wm or 0.0),
+        -_length_penalty(mean_words, config),
+    )
 
 
 def _length_penalty(num_words: float, config: RewardConfig) -> float:

@@ -1,23 +1,29 @@
 """What a step's rollouts say about the policy, as numbers for the log."""
 
+import math
 import statistics
+from collections.abc import Sequence
 
 from inference_server.schemas import FinishReason
-from trainer.rollouts import RolloutBatch
+from trainer.rollouts import RolloutBatch, ScoredGroup
 from trainer.tracking import Metrics
 
 _SCORES = ("s_end", "s_path", "s_cf", "s_wm", "within_family_agreement", "cross_family_agreement")
+_NO_VARIANCE = 1e-9
+"""Sums of squares below it are rounding."""
 
 
 def rollout_metrics(batch: RolloutBatch) -> Metrics:
-    """Metrics under ``reward/``, ``rollout/``, ``scores/`` and ``arm/`` names.
+    """Metrics under ``reward/``, ``rollout/``, ``scores/``, ``arm/`` and ``arm_correct/`` names.
 
     ``reward/correct`` and ``rollout/zero_variance_groups`` are over every group that was asked for;
-    all else is over the groups that train.
+    all else is over the groups that train. ``reward/base``, ``reward/coherence`` and
+    ``reward/length`` sum to ``reward/mean``.
     """
     asked = [*batch.groups, *batch.replaced]
     arms = [arm for group in batch.groups for arm in group.group.arms]
     rewards = [reward for group in batch.groups for reward in group.rewards]
+    parts = [part for group in batch.groups for part in group.parts]
     correct = [c for group in asked for c in group.scores.correct or ()]
     answers = [answer for group in batch.groups for answer in group.scores.answers]
     lengths = [len(arm.token_ids) for arm in arms]
@@ -26,6 +32,9 @@ def rollout_metrics(batch: RolloutBatch) -> Metrics:
     metrics: Metrics = {
         "reward/mean": statistics.fmean(rewards),
         "reward/std": statistics.pstdev(rewards),
+        "reward/base": statistics.fmean(part.base for part in parts),
+        "reward/coherence": statistics.fmean(part.coherence for part in parts),
+        "reward/length": statistics.fmean(part.length for part in parts),
         "reward/correct": sum(correct) / max(1, len(correct)),
         "reward/answered": sum(answer is not None for answer in answers) / len(answers),
         "rollout/num_samples": len(arms),
@@ -45,9 +54,36 @@ def rollout_metrics(batch: RolloutBatch) -> Metrics:
     if chsh := [max(g.scores.chsh) for g in batch.groups if g.scores.chsh is not None]:
         metrics["scores/chsh_max"] = statistics.fmean(chsh)
     by_arm: dict[str, list[float]] = {}
+    correct_by_arm: dict[str, list[bool]] = {}
     for group in batch.groups:
-        for arm, reward in zip(group.group.arms, group.rewards, strict=True):
-            by_arm.setdefault(arm.arm, []).append(reward)
+        for place, arm in enumerate(group.group.arms):
+            by_arm.setdefault(arm.arm, []).append(group.rewards[place])
+            if group.scores.correct is not None:
+                correct_by_arm.setdefault(arm.arm, []).append(group.scores.correct[place])
     for name, rewards_of_arm in sorted(by_arm.items()):
         metrics[f"arm/{name}"] = statistics.fmean(rewards_of_arm)
+    for name, correct_of_arm in sorted(correct_by_arm.items()):
+        metrics[f"arm_correct/{name}"] = statistics.fmean(correct_of_arm)
+    if (follows := _correlation(batch.groups)) is not None:
+        metrics["reward/follows_correct"] = follows
     return metrics
+
+
+def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
+    """Pearson's correlation of reward and correctness within groups; None where nothing varies.
+
+    Within groups, because that is what the update compares: an easy question teaches nothing by
+    being easy.
+    """
+    pairs = [
+        (reward - statistics.fmean(group.rewards), right - statistics.fmean(group.scores.correct))
+        for group in groups
+        if group.scores.correct is not None
+        for reward, right in zip(group.rewards, group.scores.correct, strict=True)
+    ]
+    reward_squares = sum(reward * reward for reward, _ in pairs)
+    right_squares = sum(right * right for _, right in pairs)
+    if min(reward_squares, right_squares) < _NO_VARIANCE:
+        return None
+    products = sum(reward * right for reward, right in pairs)
+    return products / math.sqrt(reward_squares * right_squares)

@@ -7,7 +7,7 @@ import random
 from dataclasses import dataclass
 
 from inference_server.schemas import ArmCompletion, ArmGroup, FinishReason
-from regime_w import ArmOutput, GroupScores, RewardConfig, reward_group, select_arms
+from regime_w import ArmOutput, GroupScores, RewardConfig, RewardParts, reward_group, select_arms
 from trainer.batch import Sample
 from trainer.data import Record
 
@@ -37,6 +37,8 @@ class ScoredGroup:
     scores: GroupScores
     rewards: tuple[float, ...]
     """One a completion, in the order of ``group.arms``."""
+    parts: tuple[RewardParts, ...]
+    """What each of `rewards` is the sum of."""
     trained: tuple[int, ...]
     """Places of the completions that train, by ``reward.selection``."""
 
@@ -138,6 +140,7 @@ def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> Scored
         group=group,
         scores=result.scores,
         rewards=result.rewards,
+        parts=result.parts,
         trained=select_arms(
             result.rewards,
             config.selection,

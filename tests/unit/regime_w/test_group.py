@@ -13,6 +13,7 @@ from regime_w import (
     Counterfactual,
     CounterfactualGroup,
     RewardConfig,
+    RewardParts,
     arm_rewards,
     build_all_arms,
     compute_regime_w_scores,
@@ -273,6 +274,32 @@ def test_every_score_is_a_share_and_every_reward_in_its_range(
     assert result.rewards == arm_rewards(QUESTION, outputs(texts), gold)
     assert scores == compute_regime_w_scores(QUESTION, outputs(texts), gold)
     assert compute_reward(QUESTION, outputs(texts), gold) <= 1.7 + 1e-9
+
+
+@pytest.mark.parametrize("credit", ["per_arm", "shared", "difference"])
+@settings(deadline=None, max_examples=30)
+@given(GROUPS, st.sampled_from([GOLD, None]))
+def test_parts_sum_to_the_reward(credit: str, texts: list[str], gold: str | None) -> None:
+    config = RewardConfig.model_validate({"credit": credit, "free_words": 2})
+    result = reward_group(QUESTION, outputs(texts), gold, config=config)
+    sums = [part.base + part.coherence + part.length for part in result.parts]
+    assert sums == pytest.approx(list(result.rewards))
+    if credit == "shared":
+        assert result.rewards[0] == compute_reward(QUESTION, outputs(texts), gold, config=config)
+
+
+def test_parts_by_hand() -> None:
+    # Two families, both right: agree 1, path 1, s_cf 1. RIGHT has 14 words, four over ten.
+    names = ["wolfram_0", "maudlin_0", "maudlin_1"]
+    config = RewardConfig(free_words=10)
+    assert len(RIGHT.split()) == 14
+    found = reward_group(QUESTION, outputs([RIGHT, RIGHT, WRONG], names), GOLD, config=config)
+    # Against the wrong third: agree 1/2, path 1 (the other family's best), p_00 = 1 and p_01 = 0.
+    coherence = 0.7 * (0.4 * 0.5 + 0.3 * (found.scores.arm_paths or (0.0,))[0] + 0.3 * 0.25)
+    assert found.parts[0].base == 1.0
+    assert found.parts[0].coherence == pytest.approx(coherence)
+    assert found.parts[0].length == pytest.approx(-0.004)
+    assert found.parts[2] == RewardParts(-0.5, 0.0, 0.0)
 
 
 @settings(deadline=None)
