@@ -105,7 +105,7 @@ def _usage() -> str:
 
 
 def main() -> None:
-    """Run a command; exits 2 with one line on stderr for what the user can mend."""
+    """Run a command; exits with one line on stderr and the error's code where it cannot go on."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(_usage())
@@ -117,7 +117,7 @@ def main() -> None:
     try:
         _COMMANDS[name][0](arguments)
     except TrainerError as error:
-        fail(prog, error)
+        fail(prog, error, exit_code=error.exit_code)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         sys.exit(130)

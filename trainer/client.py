@@ -8,8 +8,11 @@ import asyncio
 import hashlib
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -17,7 +20,7 @@ from typing import Any, Self, TypeVar
 import httpx
 import stamina
 from pydantic import BaseModel, ValidationError
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+from stamina.instrumentation import set_on_retry_hooks
 
 from inference_server.schemas import (
     ADAPTER_CONFIG_FILE,
@@ -35,23 +38,21 @@ from inference_server.schemas import (
 )
 from trainer.config import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
+from trainer.whole_groups import flaw_in_group, flaw_in_groups
 
-_BUSY = (408, 429, 502, 503, 504)
+_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _INTERNAL_ERROR = 408, 429, 500
 _CONNECT_TIMEOUT_S = 5.0
+_SECONDS_BETWEEN_LINES = 30.0
 # httpx offers every waiting request the same idle connection: of many at once, each tries them all.
 _MAX_IDLE_CONNECTIONS = 4
 
 _log = logging.getLogger(__name__)
 
 
-def _log_retry(details: RetryDetails) -> None:
-    reason = str(details.caused_by) or type(details.caused_by).__name__
-    _log.warning("no answer (%s); asking again in %.1f s", reason, details.wait_for)
+# Stamina would log every attempt of every request; an outage is told once. See `_Outage`.
+set_on_retry_hooks(())
 
-
-# Stamina's own hook logs an event name without saying what went wrong.
-set_on_retry_hooks((_log_retry,))
-
+_T = TypeVar("_T")
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
@@ -74,18 +75,65 @@ class _BusyError(Exception):
         self.retry_after_s = retry_after_s
 
 
+class _FullError(_BusyError):
+    """The server works, and takes no more at the moment."""
+
+
+class _GarbledError(Exception):
+    """An answer that is not whole, or not ours."""
+
+
+_PASSING = (httpx.TransportError, httpx.DecodingError, TimeoutError, _BusyError, _GarbledError)
+"""What may be over when the same request is sent again."""
+
+
+class _Outage:
+    """Tells once that the server gives no good answers, now and then that it still does not, and when it does."""
+
+    def __init__(self, give_up_after_s: float):
+        self._give_up_after_s = give_up_after_s
+        self._since_s: float | None = None
+        self._told_s = 0.0
+        self._num_failures = 0
+
+    def failed(self, path: str, reason: str) -> None:
+        now_s = time.monotonic()
+        if self._since_s is None:
+            self._since_s, self._told_s, self._num_failures = now_s, -math.inf, 0
+        self._num_failures += 1
+        if now_s - self._told_s >= _SECONDS_BETWEEN_LINES:
+            self._told_s = now_s
+            _log.warning(
+                'event=server_fails path=%s reason="%s" for_s=%.1f give_up_after_s=%g',
+                *(path, reason, now_s - self._since_s, self._give_up_after_s),
+            )
+
+    def over(self) -> None:
+        if self._since_s is not None:
+            _log.warning(
+                "event=server_answers after_s=%.1f failures=%d",
+                *(time.monotonic() - self._since_s, self._num_failures),
+            )
+            self._since_s = None
+
+
 class ArmsClient:
     """A connection to one inference server; use it as an async context manager.
 
+    Whatever may pass is sent again: no connection, a broken one, an answer that takes longer than
+    ``server.request_timeout_s``, status 5xx, a full server, a body that is not whole or not ours.
+
     Errors of every method: `ServerRejectedError` where the request is at fault,
-    `ServerUnreachableError` where the server stayed away or busy for ``server.retry_for_s``,
-    `ServerError` where it answers with something else than its schema.
+    `ServerUnreachableError` where no good answer came for ``server.give_up_after_s``, `ServerError`
+    where the last one was something else than its schema.
     """
 
     def __init__(self, config: ServerConfig):
         """Nothing is sent before the first call."""
         self._url = config.url
-        self._retry_for_s = config.retry_for_s
+        self._give_up_after_s = config.give_up_after_s
+        self._timeout_s = config.request_timeout_s
+        self._outage = _Outage(config.give_up_after_s)
         self._push_by_path = config.push_by_path
         headers = {}
         if config.api_key is not None:
@@ -126,8 +174,15 @@ class ArmsClient:
             request: What to generate; its ``stream`` is ignored.
             request_id: Id under which the server logs it.
         """
-        return await self._send(
-            ArmsResponse,
+
+        def read(response: httpx.Response) -> ArmsResponse:
+            answer = self._parse(ArmsResponse, response)
+            if flaw := flaw_in_groups(request, answer.groups):
+                raise _GarbledError(f"{self._url}/v1/arms/generate answered with {flaw}")
+            return answer
+
+        return await self._request(
+            read,
             "POST",
             "/v1/arms/generate",
             **_arms_body(request.model_copy(update={"stream": False}), request_id),
@@ -156,7 +211,7 @@ class ArmsClient:
         while open_questions:
             num_open = len(open_questions)
             try:
-                async for attempt in self._attempts():
+                async for attempt in self._attempts("/v1/arms/generate"):
                     # A group that has come is progress, and starts the waiting afresh.
                     with attempt:
                         body = request.model_copy(
@@ -164,16 +219,19 @@ class ArmsClient:
                         )
                         async with aclosing(self._stream_once(body, request_id)) as groups:
                             async for group in groups:
-                                if open_questions.pop(group.id, None) is None:
-                                    raise ServerError(
-                                        f"got a group {group.id!r} that was not asked"
-                                    )
+                                question = open_questions.get(group.id)
+                                if question is None:
+                                    raise _GarbledError(f"a group {group.id!r} that was not asked")
+                                if flaw := flaw_in_group(request, question, group):
+                                    raise _GarbledError(f"group {group.id!r}: {flaw}")
+                                del open_questions[group.id]
+                                self._outage.over()
                                 yield group
                         if open_questions:
-                            raise ServerError(f"{len(open_questions)} groups never came")
-            except (httpx.TransportError, _BusyError) as error:
+                            raise _GarbledError(f"{len(open_questions)} groups never came")
+            except _PASSING as error:
                 if len(open_questions) == num_open:
-                    raise self._unreachable("/v1/arms/generate", error) from None
+                    raise self._given_up("/v1/arms/generate", error) from None
 
     async def _stream_once(
         self, request: ArmsRequest, request_id: str | None
@@ -183,9 +241,7 @@ class ArmsClient:
         ) as response:
             if response.is_error:
                 await response.aread()
-            _raise_busy(response)
-            if response.is_error:
-                raise _rejection(response)
+            _raise_for_status(response)
             async for line in _whole_lines(response):
                 message = self._read_line(line)
                 if isinstance(message, StreamEnd):
@@ -246,7 +302,7 @@ class ArmsClient:
 
     async def delete_adapter(self, version: int) -> None:
         """Removes a version that is neither active nor in use."""
-        await self._request("DELETE", f"/v1/adapters/{version}")
+        await self._request(lambda _: None, "DELETE", f"/v1/adapters/{version}")
 
     async def complete(
         self, model: str, prompts: list[str], *, max_tokens: int, temperature: float = 0.0
@@ -267,52 +323,65 @@ class ArmsClient:
         return [choice.text for choice in choices]
 
     async def _send(self, body: type[_Body], method: str, path: str, **kwargs: Any) -> _Body:
-        response = await self._request(method, path, **kwargs)
+        return await self._request(partial(self._parse, body), method, path, **kwargs)
+
+    async def _request(
+        self, read: Callable[[httpx.Response], _T], method: str, path: str, **kwargs: Any
+    ) -> _T:
+        """What ``read`` makes of the first good answer; ``read`` may call one garbled."""
+        try:
+            async for attempt in self._attempts(path):
+                with attempt:
+                    # A server that sends a byte now and then is no better than one that hangs.
+                    async with asyncio.timeout(self._timeout_s):
+                        response = await self._http.request(method, path, **kwargs)
+                    _raise_for_status(response)
+                    answer = read(response)
+        except _PASSING as error:
+            raise self._given_up(path, error) from None
+        self._outage.over()
+        return answer
+
+    def _parse(self, body: type[_Body], response: httpx.Response) -> _Body:
         try:
             return body.model_validate_json(response.content)
         except ValidationError as error:
-            raise self._not_ours(path, body) from error
+            raise self._not_ours(response.url.path, body) from error
 
-    async def _request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        try:
-            async for attempt in self._attempts():
-                with attempt:
-                    response = await self._http.request(method, path, **kwargs)
-                    _raise_busy(response)
-        except (httpx.TransportError, _BusyError) as error:
-            raise self._unreachable(path, error) from None
-        if response.is_error:
-            raise _rejection(response)
-        return response
+    def _attempts(self, path: str) -> AsyncIterator[stamina.Attempt]:
+        def wait_before_retry(error: Exception) -> bool | float:
+            """Whether a request may be sent again, or after how many seconds the server wants it."""
+            if not isinstance(error, _PASSING):
+                return False
+            if not isinstance(error, _FullError):
+                self._outage.failed(path, self._reason(error))
+            return (isinstance(error, _BusyError) and error.retry_after_s) or True
 
-    def _attempts(self) -> AsyncIterator[stamina.Attempt]:
         return aiter(
             stamina.retry_context(
-                on=_wait_before_retry,
-                timeout=self._retry_for_s or None,
-                attempts=None if self._retry_for_s else 1,
+                on=wait_before_retry,
+                timeout=self._give_up_after_s or None,
+                attempts=None if self._give_up_after_s else 1,
             )
         )
 
-    def _unreachable(self, path: str, error: Exception) -> ServerUnreachableError:
-        reason = str(error) or type(error).__name__
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no whole answer within server.request_timeout_s = {self._timeout_s:g}"
+        return str(error) or type(error).__name__
+
+    def _given_up(self, path: str, error: Exception) -> ServerError:
+        if isinstance(error, _GarbledError):
+            return ServerError(f"{error}; is it a Regime W server?")
         return ServerUnreachableError(
-            f"no answer from {self._url}{path} within {self._retry_for_s:.0f} s: {reason}; "
-            "is the server up, and is server.url right?"
+            f"no answer from {self._url}{path} within {self._give_up_after_s:g} s: "
+            f"{self._reason(error)}; is the server up, and is server.url right?"
         )
 
-    def _not_ours(self, path: str, body: type[BaseModel]) -> ServerError:
-        return ServerError(
-            f"{self._url}{path} answered with something else than {body.__name__.strip('_')}; "
-            "is it a Regime W server?"
+    def _not_ours(self, path: str, body: type[BaseModel]) -> _GarbledError:
+        return _GarbledError(
+            f"{self._url}{path} answered with something else than {body.__name__.strip('_')}"
         )
-
-
-def _wait_before_retry(error: Exception) -> bool | float:
-    """Whether a request may be sent again, or after how many seconds the server wants it."""
-    if isinstance(error, _BusyError):
-        return error.retry_after_s or True
-    return isinstance(error, httpx.TransportError)
 
 
 def _arms_body(request: ArmsRequest, request_id: str | None) -> Mapping[str, Any]:
@@ -331,13 +400,17 @@ async def _whole_lines(response: httpx.Response) -> AsyncGenerator[str, None]:
             yield line
 
 
-def _raise_busy(response: httpx.Response) -> None:
-    if response.status_code in _BUSY:
+def _raise_for_status(response: httpx.Response) -> None:
+    """Tells what may be over when it is tried again from what is refused for good."""
+    status = response.status_code
+    if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _INTERNAL_ERROR:
         retry_after = response.headers.get("Retry-After", "")
-        raise _BusyError(
-            f"status {response.status_code}",
-            float(retry_after) if retry_after.isdigit() else 0.0,
+        kind = _FullError if status == _TOO_MANY_REQUESTS else _BusyError
+        raise kind(
+            _rejection(response).args[0], float(retry_after) if retry_after.isdigit() else 0.0
         )
+    if response.is_error:
+        raise _rejection(response)
 
 
 def _rejection(response: httpx.Response) -> ServerRejectedError:

@@ -84,9 +84,10 @@ class ServerConfig(Section):
     )
     """Sent as a bearer token; from REGIME_W_API_KEY by default."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """Longest wait for one answer of the server."""
-    retry_for_s: Annotated[float, Field(ge=0)] = 60.0
-    """How long a request is retried while the server cannot be reached or is busy."""
+    """Longest wait for one answer of the server; then the request is sent again."""
+    give_up_after_s: Annotated[float, Field(ge=0)] = 600.0
+    """How long requests are sent again while the server cannot be reached, fails, is full, restarts or
+    loses what was pushed to it. After that the trainer writes a checkpoint and exits with code 3."""
     push_by_path: bool = False
     """Tell the server where an adapter lies instead of uploading it; needs a volume that both see under
     one path, and the server's --adapter-root."""

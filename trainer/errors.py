@@ -1,4 +1,7 @@
-"""What can go wrong, as one tree. The command line turns every one into a line and exit code 2.
+"""What can go wrong, as one tree. The command line turns every one into a line and its exit code.
+
+Code 2 is for what somebody has to mend. Code 3 is for what passes: the same command goes on from
+where it was, so a supervisor may run it again.
 
 TrainerError
 ├── UsageError             a flag, a key or a file that the user can mend
@@ -14,6 +17,8 @@ TrainerError
 
 class TrainerError(Exception):
     """The message is one line that says what happened and what to do."""
+
+    exit_code = 2
 
 
 class UsageError(TrainerError):
@@ -43,6 +48,8 @@ class NonFiniteError(TrainerError):
 class ServerError(TrainerError):
     """Something between this process and the server went wrong."""
 
+    exit_code = 3
+
 
 class ServerUnreachableError(ServerError):
     """No answer within the time that the configuration allows."""
@@ -50,6 +57,8 @@ class ServerUnreachableError(ServerError):
 
 class ServerRejectedError(ServerError):
     """The server answered with an error; repeating the request would not help."""
+
+    exit_code = 2
 
     def __init__(self, status: int, message: str, param: str | None = None):
         """Keep the parts of the server's error body."""

@@ -58,7 +58,7 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
     Raises:
         UsageError: The server does not fit the run.
         SyncError: The server serves something else than was pushed.
-        ServerError: The server stayed away for longer than ``server.retry_for_s``.
+        ServerError: The server stayed away for longer than ``server.give_up_after_s``.
         CheckpointError: The checkpoint cannot be resumed from.
     """
     run = config.run

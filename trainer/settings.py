@@ -23,10 +23,10 @@ from pydantic_settings import (
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
-def fail(command: str, message: object) -> NoReturn:
-    """Say one line on stderr and exit with code 2."""
+def fail(command: str, message: object, *, exit_code: int = 2) -> NoReturn:
+    """Say one line on stderr and exit."""
     print(f"{command}: error: {message}", file=sys.stderr)  # noqa: T201
-    sys.exit(2)
+    sys.exit(exit_code)
 
 
 def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _Config:

@@ -33,10 +33,6 @@ def test_help_lists_the_commands() -> None:
         (["train", "--policy.base_model", "./no/such/model"], "no/such/model"),
         (["sft", "--policy.base_model", "./no/such/model"], "no/such/model"),
         (["report", "no/such/run"], "no/such/run"),
-        (
-            ["sample", "2+2?", "--server.url", "http://127.0.0.1:9", "--server.retry_for_s", "0"],
-            ":9",
-        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -48,12 +44,22 @@ def test_a_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], said: s
     assert "Traceback" not in done.stderr
 
 
+def test_a_dead_server_is_exit_code_3() -> None:
+    done = trainer(
+        *("sample", "2+2?", "--server.url", "http://127.0.0.1:9"),
+        *("--server.give_up_after_s", "0"),
+    )
+    assert done.returncode == 3
+    assert ":9" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_a_dead_server_is_one_line_and_nothing_is_left_behind(tmp_path, tiny_base) -> None:
     run = tmp_path / "run"
     done = trainer(
-        *("train", "--server.url", "http://127.0.0.1:9", "--server.retry_for_s", "0"),
+        *("train", "--server.url", "http://127.0.0.1:9", "--server.give_up_after_s", "0"),
         *("--policy.base_model", str(tiny_base), "--run.folder", str(run)),
     )
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert "http://127.0.0.1:9" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

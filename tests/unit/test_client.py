@@ -1,7 +1,9 @@
 """The client against a server that is a function: retries, errors, and what is on the wire."""
 
+import asyncio
 import email
 import hashlib
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from email.message import Message
@@ -11,8 +13,20 @@ from typing import Any
 import httpx
 import pytest
 import stamina
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from inference_server.schemas import AdapterPath, ArmGroup, ArmsRequest, Question
+from inference_server.schemas import (
+    AdapterPath,
+    ArmCompletion,
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    FinishReason,
+    Question,
+)
+from regime_w import build_all_arms
 from trainer.client import ArmsClient
 from trainer.config import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
@@ -51,12 +65,40 @@ STATUS = {
         "max_loaded_versions": 1,
     },
 }
-ARMS = {
-    "policy_version": 12,
-    "boot_id": "b",
-    "groups": [],
-    "usage": {"prompt_tokens": 0, "completion_tokens": 0},
-}
+
+
+def group_of(question_id: str, text: str = "?", version: int = 12) -> ArmGroup:
+    """A whole group: one completion of each arm."""
+    return ArmGroup(
+        id=question_id,
+        question=text,
+        policy_version=version,
+        arms=[
+            ArmCompletion(
+                arm=arm.name,
+                sample=0,
+                text="7",
+                finish_reason=FinishReason.STOP,
+                temperature=arm.temperature,
+                top_p=arm.top_p,
+                seed=None,
+                prompt_token_ids=[1],
+                token_ids=[7, 2],
+                logprobs=[-0.5, 0.0],
+            )
+            for arm in build_all_arms()
+        ],
+    )
+
+
+def answer_of(*groups: ArmGroup) -> dict[str, Any]:
+    return {
+        "policy_version": 12,
+        "boot_id": "b",
+        "groups": [group.model_dump(mode="json") for group in groups],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0},
+    }
+
 
 Answer = httpx.Response | Exception | type[Exception]
 
@@ -84,7 +126,7 @@ Connect = Callable[..., ArmsClient]
 def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
     """Makes clients whose connection ends in a `Server`; all else of them is real."""
 
-    def connect(server: Server, **settings: Any) -> ArmsClient:
+    def connect(server: Any, **settings: Any) -> ArmsClient:
         client = ArmsClient(ServerConfig(url=URL, **settings))
         http = httpx.AsyncClient(
             transport=httpx.MockTransport(server), base_url=URL, headers=client._http.headers
@@ -105,13 +147,17 @@ def _no_waiting() -> Iterator[None]:
 @pytest.mark.parametrize(
     "failure",
     [
+        httpx.Response(500, text="Internal Server Error"),
         httpx.Response(503),
         httpx.Response(502, text="<html>bad gateway</html>"),
         httpx.Response(504),
         httpx.Response(429, json={"error": {"type": "busy", "message": "later"}}),
         httpx.ConnectError("refused"),
         httpx.ReadTimeout("slow"),
+        httpx.ReadError("reset"),
         httpx.RemoteProtocolError("closed in the middle"),
+        httpx.Response(200, text="\0\1garbage"),
+        httpx.Response(200, json=STATUS | {"boot_id": None}),
     ],
     ids=lambda failure: getattr(failure, "status_code", type(failure).__name__),
 )
@@ -154,13 +200,13 @@ async def test_a_server_that_stays_away_is_an_error_that_names_it(
 async def test_no_time_for_retries_means_one_attempt(connect: Connect) -> None:
     server = Server(httpx.Response(503))
     with stamina.set_testing(False):
-        async with connect(server, retry_for_s=0) as client:
+        async with connect(server, give_up_after_s=0) as client:
             with pytest.raises(ServerUnreachableError):
                 await client.status()
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422, 500])
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422])
 async def test_a_refusal_is_not_tried_again_and_keeps_the_servers_words(
     status: int, connect: Connect
 ) -> None:
@@ -205,8 +251,9 @@ async def test_an_answer_that_is_something_else_is_an_error_that_names_the_serve
 
 
 async def test_generate_sends_the_request_as_it_is(connect: Connect) -> None:
-    server = Server(httpx.Response(200, json=ARMS))
-    request = ArmsRequest(questions=["What is 3 + 4?"], seed=5, policy=12, max_tokens=7)
+    text = "What is 3 + 4?"
+    server = Server(httpx.Response(200, json=answer_of(group_of("q0", text))))
+    request = ArmsRequest(questions=[text], seed=5, policy=12, max_tokens=7)
     async with connect(server) as client:
         response = await client.generate(request)
     assert response.policy_version == 12
@@ -214,6 +261,89 @@ async def test_generate_sends_the_request_as_it_is(connect: Connect) -> None:
     assert (sent.method, sent.url) == ("POST", f"{URL}/v1/arms/generate")
     assert sent.headers["content-type"] == "application/json"
     assert ArmsRequest.model_validate_json(sent.content) == request
+
+
+def changed(**fields: Any) -> ArmGroup:
+    group = group_of("q0")
+    return group.model_copy(
+        update={"arms": [group.arms[0].model_copy(update=fields), *group.arms[1:]]}
+    )
+
+
+WHOLE = group_of("q0")
+FLAWED = {
+    "no group": [],
+    "a group twice": [WHOLE, WHOLE],
+    "of another question": [group_of("q1")],
+    "of another text": [group_of("q0", "!")],
+    "an arm is missing": [WHOLE.model_copy(update={"arms": WHOLE.arms[:-1]})],
+    "an arm twice": [WHOLE.model_copy(update={"arms": [*WHOLE.arms[:-1], WHOLE.arms[0]]})],
+    "another sample": [changed(sample=1)],
+    "fewer logprobs than tokens": [changed(logprobs=[-0.5])],
+    "no tokens": [changed(token_ids=[], logprobs=[])],
+    "no prompt": [changed(prompt_token_ids=[])],
+    "a probability over 1": [changed(logprobs=[-0.5, 0.1])],
+}
+
+
+@pytest.mark.parametrize("groups", FLAWED.values(), ids=FLAWED.keys())
+async def test_an_answer_that_is_not_whole_is_asked_for_again(
+    groups: list[ArmGroup], connect: Connect
+) -> None:
+    server = Server(
+        httpx.Response(200, json=answer_of(*groups)), httpx.Response(200, json=answer_of(WHOLE))
+    )
+    async with connect(server) as client:
+        response = await client.generate(ArmsRequest(questions=["?"]))
+    assert response.groups == [WHOLE]
+    assert len(server.requests) == 2
+
+
+async def test_what_an_aborted_completion_has_not_is_no_flaw(connect: Connect) -> None:
+    aborted = changed(finish_reason=FinishReason.ABORT, token_ids=[], logprobs=[])
+    server = Server(httpx.Response(200, json=answer_of(aborted)))
+    async with connect(server) as client:
+        assert (await client.generate(ArmsRequest(questions=["?"]))).groups == [aborted]
+
+
+@given(cut=st.integers(0, len(json.dumps(answer_of(WHOLE))) - 1))
+def test_no_part_of_an_answer_is_an_answer(cut: int) -> None:
+    part = json.dumps(answer_of(WHOLE))[:cut]
+    with pytest.raises(ValidationError):
+        ArmsResponse.model_validate_json(part)
+
+
+async def test_an_answer_that_takes_too_long_is_given_up(connect: Connect) -> None:
+    async def drip(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    async with connect(drip, request_timeout_s=0.01) as client:
+        with pytest.raises(ServerUnreachableError, match="request_timeout_s"):
+            await client.status()
+
+
+async def test_an_outage_is_told_once_with_its_cause_and_its_end(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(
+        httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(200, json=STATUS)
+    )
+    async with connect(server) as client:
+        await client.status()
+        await client.status()
+    fails, answers = [record.getMessage() for record in caplog.records]
+    assert fails.startswith('event=server_fails path=/v1/status reason="refused" for_s=0.0 ')
+    assert re.fullmatch(r"event=server_answers after_s=\d+\.\d failures=2", answers)
+
+
+async def test_a_full_server_is_no_outage(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(httpx.Response(429), httpx.Response(200, json=STATUS))
+    async with connect(server) as client:
+        await client.status()
+    assert not caplog.records
 
 
 async def test_completions_come_in_the_order_of_their_prompts(connect: Connect) -> None:
@@ -275,8 +405,7 @@ async def test_the_key_is_sent_as_a_bearer_token(
 
 
 def group_line(question_id: str) -> str:
-    group = ArmGroup(id=question_id, question=f"{question_id}?", policy_version=12, arms=[])
-    return group.model_dump_json()
+    return group_of(question_id).model_dump_json()
 
 
 END = (
@@ -345,12 +474,12 @@ async def test_groups_that_come_one_at_a_time_are_progress(connect: Connect) -> 
     ("answer", "error", "words"),
     [
         (lines(FAILED), ServerUnreachableError, "the engine is gone"),
-        (httpx.Response(503), ServerUnreachableError, "status 503"),
+        (httpx.Response(503), ServerUnreachableError, "answered 503"),
         (httpx.ConnectError("refused"), ServerUnreachableError, "refused"),
         (lines("<html>"), ServerError, "something else than ArmGroup"),
         (lines("[]"), ServerError, "something else than ArmGroup"),
         (lines(group_line("x"), END), ServerError, "'x' that was not asked"),
-        (lines(group_line("b"), END), ServerError, "2 groups never came"),
+        (lines(END), ServerError, "3 groups never came"),
         (
             httpx.Response(400, json={"error": {"type": "t", "message": "m", "param": "p"}}),
             ServerRejectedError,
