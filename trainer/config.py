@@ -202,6 +202,11 @@ class RunConfig(Section):
     """CPU threads of the trainer; one beside a server on the same machine is best."""
     device: Device = "auto"
     """Where the trainer computes."""
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Port on which Prometheus finds the newest step's metrics, at /metrics; null serves none, 0 takes a
+    free one."""
+    metrics_host: str = "127.0.0.1"
+    """Address to listen on there. The metrics are open to whoever reaches it."""
 
 
 class TrainConfig(Section):

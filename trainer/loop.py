@@ -100,7 +100,7 @@ def train(config: TrainConfig, *, resume: bool) -> TrainResult:
                 server_dtype=status.base_dtype,
             )
             with (
-                Tracker(run.folder, first_step=progress.step, num_steps=run.num_steps) as tracker,
+                Tracker(run, first_step=progress.step) as tracker,
                 open_pipeline(client, portal, questions, config.rollout, config.reward) as pipeline,
                 HeldOutEvaluations(client, portal, config, tracker.say) as evaluations,
             ):

@@ -1,4 +1,4 @@
-"""What a run says about itself: a line a step on the terminal, metrics.jsonl, TensorBoard."""
+"""What a run says about itself: a line a step on the terminal, metrics.jsonl, TensorBoard, a scrape."""
 
 import json
 import math
@@ -9,6 +9,8 @@ from typing import Self
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
+from trainer.config import RunConfig
+from trainer.metrics_endpoint import MetricsEndpoint
 from trainer.progress import bar
 
 METRICS_FILE = "metrics.jsonl"
@@ -34,16 +36,23 @@ def read_metrics(run_folder: Path) -> list[Metrics]:
 class Tracker:
     """Writes a run's metrics; on a terminal it also draws a progress bar."""
 
-    def __init__(self, run_folder: Path, *, first_step: int, num_steps: int):
-        """Lines of steps after ``first_step`` are left over from a killed run and removed."""
-        kept = [row for row in read_metrics(run_folder) if row["step"] <= first_step]
-        self._path = run_folder / METRICS_FILE
+    def __init__(self, run: RunConfig, *, first_step: int):
+        """Lines of steps after ``first_step`` are left over from a killed run and removed.
+
+        Raises:
+            UsageError: ``run.metrics_port`` cannot be listened on.
+        """
+        self._endpoint = MetricsEndpoint(run)
+        kept = [row for row in read_metrics(run.folder) if row["step"] <= first_step]
+        if kept:
+            self._endpoint.show(kept[-1], is_new=False)
+        self._path = run.folder / METRICS_FILE
         self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(run_folder / "tensorboard", purge_step=first_step + 1)
+        self._board = SummaryWriter(run.folder / "tensorboard", purge_step=first_step + 1)
         self._console = Console()
         self._progress = bar(self._console)
-        self._task = self._progress.add_task("PPO", total=num_steps, completed=first_step)
+        self._task = self._progress.add_task("PPO", total=run.num_steps, completed=first_step)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -56,8 +65,14 @@ class Tracker:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
+        self._endpoint.close()
         self._file.close()
         self._board.close()
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where its metrics are scraped; None where nowhere."""
+        return self._endpoint.port
 
     def say(self, line: str) -> None:
         """Print one line without disturbing the bar."""
@@ -70,6 +85,7 @@ class Tracker:
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
+        self._endpoint.show(finite)
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
         self._progress.update(self._task, completed=step)

@@ -2,11 +2,16 @@
 
 import json
 import math
+import socket
+import urllib.request
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from trainer.config import RunConfig
+from trainer.errors import UsageError
 from trainer.tracking import Tracker, read_metrics
 
 METRICS = {
@@ -29,7 +34,7 @@ METRICS = {
 
 
 def track(folder: Path, *, first_step: int, steps: list[int], **changes: float) -> None:
-    with Tracker(folder, first_step=first_step, num_steps=10) as tracker:
+    with Tracker(RunConfig(folder=folder), first_step=first_step) as tracker:
         for step in steps:
             tracker.step(step, METRICS | changes)
 
@@ -39,7 +44,7 @@ def steps_of(folder: Path) -> list[float]:
 
 
 def test_every_step_is_a_line_of_json_on_disk_at_once(tmp_path: Path) -> None:
-    with Tracker(tmp_path, first_step=0, num_steps=2) as tracker:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
         tracker.step(1, METRICS)
         assert read_metrics(tmp_path) == [{"step": 1, **METRICS}]
         tracker.step(2, METRICS | {"reward/mean": 0.75})
@@ -84,7 +89,7 @@ def test_what_json_cannot_say_is_left_out(value: float, tmp_path: Path) -> None:
 
 
 def test_every_step_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Tracker(tmp_path, first_step=0, num_steps=2) as tracker:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
         tracker.say("serving [version] 3")
         tracker.step(1, METRICS)
     said, line = capsys.readouterr().out.splitlines()
@@ -106,7 +111,7 @@ def test_an_evaluation_is_said_with_the_step_and_version_that_it_is_of(
         "eval/best_accuracy": 0.5,
         "eval/best_step": 2,
     }
-    with Tracker(tmp_path, first_step=0, num_steps=9) as tracker:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
         tracker.step(5, METRICS | evaluation)
     line, _ = capsys.readouterr().out.splitlines()
     assert line == "evaluation of step 4 version 12: accuracy 0.250 (best 0.500 at step 2)"
@@ -119,3 +124,62 @@ def test_tensorboard_gets_every_number_and_forgets_what_is_done_again(tmp_path: 
     events.Reload()
     assert set(events.Tags()["scalars"]) == set(METRICS)
     assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 0.25), (2, 9.0)]
+
+
+def scraped(tracker: Tracker) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{tracker.metrics_port}/metrics") as answer:
+        text = answer.read().decode()
+    families = text_string_to_metric_families(text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
+    run = RunConfig(folder=tmp_path, num_steps=9, metrics_port=0)
+    with Tracker(run, first_step=0) as tracker:
+        before = scraped(tracker)
+        tracker.step(
+            1,
+            METRICS
+            | {
+                "eval/accuracy": 0.5,
+                "eval/step": 1,
+                "eval/version": 3.0,
+                "eval/best_accuracy": 0.5,
+                "eval/best_step": 1,
+            },
+        )
+        tracker.step(2, METRICS | {"ppo/entropy": math.nan, "reward/mean": 0.75})
+        after = scraped(tracker)
+    assert before == {
+        "regime_w_trainer_num_steps": 9,
+        "regime_w_trainer_last_step_timestamp_seconds": 0,
+    }
+    assert after["regime_w_trainer_step"] == 2
+    assert after["regime_w_trainer_reward_mean"] == 0.75
+    # Not measured in step 2: what was measured last stays.
+    assert after["regime_w_trainer_eval_accuracy"] == 0.5
+    assert after["regime_w_trainer_ppo_entropy"] == METRICS["ppo/entropy"]
+    assert after["regime_w_trainer_last_step_timestamp_seconds"] > 0
+    assert len(after) == len(METRICS) + 5 + 3
+
+
+def test_a_resumed_run_shows_where_it_was(tmp_path: Path) -> None:
+    track(tmp_path, first_step=0, steps=[1, 2, 3])
+    with Tracker(RunConfig(folder=tmp_path, metrics_port=0), first_step=2) as tracker:
+        shown = scraped(tracker)
+    assert shown["regime_w_trainer_step"] == 2
+    assert shown["regime_w_trainer_last_step_timestamp_seconds"] == 0
+
+
+def test_a_taken_metrics_port_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"run.metrics_port {port} on 127.0.0.1"):
+            Tracker(RunConfig(folder=tmp_path, metrics_port=port), first_step=0)
+
+
+def test_nothing_listens_unless_asked_to(tmp_path: Path) -> None:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
+        assert tracker.metrics_port is None
