@@ -43,9 +43,13 @@ def _train(arguments: list[str]) -> None:
 
     require_model_folder(config.policy.base_model)
     prepare_run_folder(config, resume=command.resume)
+    from trainer.disk import full_disk_is_told
     from trainer.loop import train
+    from trainer.terminal import CONSOLE_FILE, lasting_output
 
-    train(config, resume=command.resume)
+    folder = config.run.folder
+    with lasting_output(folder / CONSOLE_FILE), full_disk_is_told(folder):
+        train(config, resume=command.resume)
 
 
 def _sft(arguments: list[str]) -> None:

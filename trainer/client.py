@@ -7,9 +7,6 @@ no-op, activation is idempotent.
 import asyncio
 import hashlib
 import json
-import logging
-import math
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from functools import partial
@@ -38,18 +35,16 @@ from inference_server.schemas import (
 )
 from trainer.config import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
+from trainer.outage import Outage, Patience
 from trainer.whole_groups import flaw_in_group, flaw_in_groups
 
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _INTERNAL_ERROR = 408, 429, 500
 _CONNECT_TIMEOUT_S = 5.0
-_SECONDS_BETWEEN_LINES = 30.0
 # httpx offers every waiting request the same idle connection: of many at once, each tries them all.
 _MAX_IDLE_CONNECTIONS = 4
 
-_log = logging.getLogger(__name__)
 
-
-# Stamina would log every attempt of every request; an outage is told once. See `_Outage`.
+# Stamina would log every attempt of every request; an outage is told once. See `Outage`.
 set_on_retry_hooks(())
 
 _T = TypeVar("_T")
@@ -87,36 +82,6 @@ _PASSING = (httpx.TransportError, httpx.DecodingError, TimeoutError, _BusyError,
 """What may be over when the same request is sent again."""
 
 
-class _Outage:
-    """Tells once that the server gives no good answers, now and then that it still does not, and when it does."""
-
-    def __init__(self, give_up_after_s: float):
-        self._give_up_after_s = give_up_after_s
-        self._since_s: float | None = None
-        self._told_s = 0.0
-        self._num_failures = 0
-
-    def failed(self, path: str, reason: str) -> None:
-        now_s = time.monotonic()
-        if self._since_s is None:
-            self._since_s, self._told_s, self._num_failures = now_s, -math.inf, 0
-        self._num_failures += 1
-        if now_s - self._told_s >= _SECONDS_BETWEEN_LINES:
-            self._told_s = now_s
-            _log.warning(
-                'event=server_fails path=%s reason="%s" for_s=%.1f give_up_after_s=%g',
-                *(path, reason, now_s - self._since_s, self._give_up_after_s),
-            )
-
-    def over(self) -> None:
-        if self._since_s is not None:
-            _log.warning(
-                "event=server_answers after_s=%.1f failures=%d",
-                *(time.monotonic() - self._since_s, self._num_failures),
-            )
-            self._since_s = None
-
-
 class ArmsClient:
     """A connection to one inference server; use it as an async context manager.
 
@@ -133,7 +98,7 @@ class ArmsClient:
         self._url = config.url
         self._give_up_after_s = config.give_up_after_s
         self._timeout_s = config.request_timeout_s
-        self._outage = _Outage(config.give_up_after_s)
+        self._outage = Outage(config.give_up_after_s)
         self._push_by_path = config.push_by_path
         headers = {}
         if config.api_key is not None:
@@ -349,21 +314,19 @@ class ArmsClient:
             raise self._not_ours(response.url.path, body) from error
 
     def _attempts(self, path: str) -> AsyncIterator[stamina.Attempt]:
+        patience = Patience(self._give_up_after_s)
+
         def wait_before_retry(error: Exception) -> bool | float:
             """Whether a request may be sent again, or after how many seconds the server wants it."""
             if not isinstance(error, _PASSING):
                 return False
             if not isinstance(error, _FullError):
                 self._outage.failed(path, self._reason(error))
+            if not patience.lasts():
+                return False
             return (isinstance(error, _BusyError) and error.retry_after_s) or True
 
-        return aiter(
-            stamina.retry_context(
-                on=wait_before_retry,
-                timeout=self._give_up_after_s or None,
-                attempts=None if self._give_up_after_s else 1,
-            )
-        )
+        return aiter(stamina.retry_context(on=wait_before_retry, timeout=None, attempts=None))
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, TimeoutError):

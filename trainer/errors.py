@@ -9,10 +9,13 @@ TrainerError
 ├── CheckpointError        a checkpoint that cannot be resumed from
 ├── SyncError              the server serves something else than was pushed
 ├── NonFiniteError         a number or a gradient is NaN or infinite
+├── DiskFullError          there is no space left for the run's folder
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
     └── ServerRejectedError
 """
+
+from pathlib import Path
 
 
 class TrainerError(Exception):
@@ -43,6 +46,19 @@ class NonFiniteError(TrainerError):
     def __init__(self, what: str):
         """Say what it is, and that nothing was lost."""
         super().__init__(f"{what}; weights and optimizers are as they were before the step")
+
+
+class DiskFullError(TrainerError):
+    """There is no space left; every file is whole, and the run goes on from where it was."""
+
+    exit_code = 3
+
+    def __init__(self, folder: Path):
+        """Name the folder that is written to."""
+        super().__init__(
+            f"no space left on the disk of {folder}; nothing in it is torn: free some, and the same "
+            "command goes on from where it was"
+        )
 
 
 class ServerError(TrainerError):

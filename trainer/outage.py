@@ -1,0 +1,58 @@
+"""How long the server has given no good answer, who is told, and when to stop waiting for one."""
+
+import logging
+import math
+import time
+
+_SECONDS_BETWEEN_LINES = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Patience:
+    """Lasts for so many seconds from the first failure on; what goes well costs none of it."""
+
+    def __init__(self, give_up_after_s: float):
+        """Nothing has failed yet."""
+        self._give_up_after_s = give_up_after_s
+        self._since_s: float | None = None
+
+    def lasts(self) -> bool:
+        """Whether to try again after a failure; the first call starts the clock."""
+        now_s = time.monotonic()
+        if self._since_s is None:
+            self._since_s = now_s
+        return now_s - self._since_s < self._give_up_after_s
+
+
+class Outage:
+    """Tells in one line that the server fails and why, now and then that it still does, and when it is over."""
+
+    def __init__(self, give_up_after_s: float):
+        """``give_up_after_s`` is only told."""
+        self._give_up_after_s = give_up_after_s
+        self._since_s: float | None = None
+        self._told_s = -math.inf
+        self._num_failures = 0
+
+    def failed(self, path: str, reason: str) -> None:
+        """A request to ``path`` had no good answer."""
+        now_s = time.monotonic()
+        if self._since_s is None:
+            self._since_s, self._told_s, self._num_failures = now_s, -math.inf, 0
+        self._num_failures += 1
+        if now_s - self._told_s >= _SECONDS_BETWEEN_LINES:
+            self._told_s = now_s
+            _log.warning(
+                'event=server_fails path=%s reason="%s" for_s=%.1f give_up_after_s=%g',
+                *(path, reason, now_s - self._since_s, self._give_up_after_s),
+            )
+
+    def over(self) -> None:
+        """A request had a good answer."""
+        if self._since_s is not None:
+            _log.warning(
+                "event=server_answers after_s=%.1f failures=%d",
+                *(time.monotonic() - self._since_s, self._num_failures),
+            )
+            self._since_s = None

@@ -1,0 +1,87 @@
+"""What becomes of a run's lines when nobody reads them any more: they go on in a file.
+
+A terminal that is closed sends SIGHUP, and fails whoever writes to it from then on; so does a pipe whose
+reader has ended. Neither is a reason to stop training.
+"""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+CONSOLE_FILE = "console.log"
+
+
+class _Output(io.FileIO):
+    """A file descriptor that takes another file's place when writing to it fails."""
+
+    def __init__(self, descriptor: int, rest: Path):
+        super().__init__(descriptor, "w", closefd=False)
+        self._descriptor = descriptor
+        self._rest: Path | None = rest
+        self.was_terminal = os.isatty(descriptor)
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        try:
+            return super().write(data) or 0
+        except OSError:
+            if self._rest is None:
+                return len(data)  # Not even the file can be written: the run matters more.
+            self.move_on()
+            return self.write(data)
+
+    def move_on(self) -> None:
+        """Go on in the file from here."""
+        path, self._rest = self._rest, None
+        if path is None:
+            return
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError:
+            file = os.open(os.devnull, os.O_WRONLY)
+        # Under the same number, so that it holds for libraries that write by themselves.
+        os.dup2(file, self._descriptor)
+        os.close(file)
+
+
+@contextmanager
+def lasting_output(rest: Path) -> Iterator[None]:
+    """Within the block, stdout and stderr go on in a file once nobody reads them.
+
+    Args:
+        rest: The file; made when it is needed, in a folder that is there by then.
+    """
+    before = sys.stdout, sys.stderr
+    outputs = [_Output(stream.fileno(), rest) for stream in before]
+    sys.stdout, sys.stderr = map(_as_text, before, outputs)
+
+    def on_hangup(number: int, frame: FrameType | None) -> None:
+        for output in outputs:
+            if output.was_terminal:
+                output.move_on()
+
+    handler = signal.getsignal(signal.SIGHUP)
+    if handler is not signal.SIG_IGN:  # nohup has seen to it already.
+        signal.signal(signal.SIGHUP, on_hangup)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _as_text(before: TextIO, output: _Output) -> TextIO:
+    before.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(output),
+        encoding=before.encoding,
+        errors=before.errors,
+        line_buffering=True,
+    )
