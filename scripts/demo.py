@@ -112,10 +112,13 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
             )
         )
 
-        stage(6, "report", "curves and transcripts in one file")
+        stage(6, "report", "is RL helping? curves and transcripts in one file")
         from trainer.report import write_report
+        from trainer.verdict import print_verdict
 
-        console.print(f"  {write_report(folder)}", soft_wrap=True)
+        report = write_report(folder)
+        print_verdict(report.verdict, console)
+        console.print(f"  {report.path}", soft_wrap=True)
     finally:
         server.stop()
     console.print(f"done in {(time.monotonic() - started) / 60:.1f} min; the server is stopped")

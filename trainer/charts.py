@@ -9,10 +9,31 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-_ARM_PREFIX = "arm/"
+_BY_ARM = {
+    "arm_correct/": (
+        "Accuracy by arm",
+        "Share of an arm's completions that are correct.",
+        "share correct",
+    ),
+    "arm/": ("Reward by arm", "Mean over an arm's completions.", "reward"),
+}
+"""Prefixes of metrics, with one curve an arm."""
+_PHASES = ("experience", "update")
+"""Phases whose throughput follows from their time; generation's is measured."""
 _MARKERS_UP_TO_STEPS = 50
 """A line through one point is invisible; through many, markers hide it."""
-_GRID = "rgba(128, 128, 128, 0.25)"
+GRID = "rgba(128, 128, 128, 0.25)"
+_COLOURS = (
+    "#3b7dd8",
+    "#e07b39",
+    "#2f9e63",
+    "#c14b87",
+    "#8a6bd1",
+    "#b39b1f",
+    "#2aa5b3",
+    "#8d8d8d",
+)
+"""Told apart on white and on black, by red-green colour-blind readers as well."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +67,32 @@ class RenderedChart:
 
 _CHARTS = (
     _Chart(
-        title="Reward",
-        note="Mean over all completions of a step, and the share of them that are correct.",
-        left=_Axis(title="reward", curves={"reward/mean": "reward"}),
-        right=_Axis(title="share correct", curves={"reward/correct": "share correct"}),
+        title="Reward and its parts",
+        note="Mean over all completions of a step; base, coherence and length sum to the reward.",
+        left=_Axis(
+            title="reward",
+            curves={
+                "reward/mean": "reward",
+                "reward/base": "base",
+                "reward/coherence": "coherence",
+                "reward/length": "length",
+            },
+        ),
+    ),
+    _Chart(
+        title="Correctness and coherence",
+        note="Share of the completions that are correct, and the scores of their groups; agreement that "
+        "rises while correctness does not is a consensus on wrong answers.",
+        left=_Axis(
+            title="share, or score",
+            curves={
+                "reward/correct": "share correct",
+                "scores/s_end": "agreement (s_end)",
+                "scores/s_path": "paths (s_path)",
+                "scores/s_cf": "cross-check (s_cf)",
+                "scores/s_wm": "coherence (s_wm)",
+            },
+        ),
     ),
     _Chart(
         title="Held-out accuracy",
@@ -86,19 +129,19 @@ _CHARTS = (
         right=_Axis(title="value loss", curves={"ppo/value_loss": "value loss"}),
     ),
     _Chart(
-        title="Trainer against server",
-        note="Mean |difference| of the two sides' logprobs under one version (numerics, over the "
-        "rollouts and over the probe of each push), and of the trained policy's from that version "
-        "(version lag).",
+        title="Mismatch",
+        note="Mean |difference| of trainer's and server's logprobs under one version, over the rollouts "
+        "and over the probe of each push: numerics alone.",
         left=_Axis(
             title="nats a token",
-            curves={
-                "ppo/logprob_mismatch": "same version",
-                "sync/mismatch": "probe",
-                "ppo/logprob_lag": "version lag",
-            },
+            curves={"ppo/logprob_mismatch": "rollouts", "sync/mismatch": "probe"},
             log=True,
         ),
+    ),
+    _Chart(
+        title="Staleness",
+        note="How many versions old the rollouts are, and how far a token's logprob moved meanwhile.",
+        left=_Axis(title="nats a token", curves={"ppo/logprob_lag": "moved by"}),
         right=_Axis(title="versions", curves={"rollout/lag": "lag"}),
     ),
     _Chart(
@@ -141,51 +184,85 @@ _CHARTS = (
         right=_Axis(title="groups", curves={"rollout/num_replaced_groups": "replaced"}),
     ),
     _Chart(
-        title="Throughput",
-        note="Tokens that the server generated in a second of generating.",
-        left=_Axis(title="tokens a second", curves={"rollout/tokens_per_s": "tokens a second"}),
+        title="Throughput by phase",
+        note="Generated tokens of a step in a second of generating them, of scoring them under the "
+        "three roles, and of the update.",
+        left=_Axis(
+            title="tokens a second",
+            curves={
+                "rollout/tokens_per_s": "generate",
+                **{f"time/{phase}_tokens_per_s": phase for phase in _PHASES},
+            },
+            log=True,
+        ),
     ),
 )
 
 
-def render_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
+def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
     """The charts that the metrics have data for.
 
     Args:
         rows: A step each, oldest first; each has ``step``.
     """
+    rows = [{**row, **_throughput(row)} for row in rows]
     names = {name for row in rows for name in row}
-    charts = [_CHARTS[0], *_by_arm(names), *_CHARTS[1:]]
+    charts = [*_CHARTS[:2], *_by_arm(names), *_CHARTS[2:]]
     return [
-        RenderedChart(
+        render(
+            _figure(chart, rows, names),
             title=chart.title,
             note=chart.note,
-            # plotly escapes <, > and / in what it embeds; a name cannot end the script.
-            html=Markup(
-                _figure(chart, rows, names).to_html(
-                    full_html=False,
-                    include_plotlyjs=False,
-                    div_id=f"chart-{number}",
-                    default_height="18rem",
-                    config={"displaylogo": False},
-                )
-            ),
+            div_id=f"chart-{number}",
         )
         for number, chart in enumerate(charts, 1)
         if any(name in names for axis in (chart.left, chart.right) if axis for name in axis.curves)
     ]
 
 
+def render(figure: go.Figure, *, title: str, note: str, div_id: str) -> RenderedChart:
+    """A figure for the page, in the page's colours; ``div_id`` is unique on it."""
+    figure.update_layout(
+        template="none",
+        # The page's own colours show through, light or dark; its script sets the ink.
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        colorway=_COLOURS,
+        margin={"l": 55, "r": 20, "t": 10, "b": 40},
+        showlegend=len(figure.data) > 1,
+        legend={"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top"},
+    )
+    return RenderedChart(
+        title=title,
+        note=note,
+        # plotly escapes <, > and / in what it embeds; a name cannot end the script.
+        html=Markup(
+            figure.to_html(
+                full_html=False,
+                include_plotlyjs=False,
+                div_id=div_id,
+                default_height="20rem",
+                config={"displayModeBar": False, "responsive": True},
+            )
+        ),
+    )
+
+
+def _throughput(row: Mapping[str, float]) -> dict[str, float]:
+    tokens = row.get("rollout/completion_tokens", 0.0)
+    return {
+        f"time/{phase}_tokens_per_s": tokens / seconds
+        for phase in _PHASES
+        if tokens and (seconds := row.get(f"time/{phase}_s", 0.0))
+    }
+
+
 def _by_arm(names: set[str]) -> Iterator[_Chart]:
-    arms = sorted(name for name in names if name.startswith(_ARM_PREFIX))
-    if arms:
-        yield _Chart(
-            title="Reward by arm",
-            note="Mean over an arm's completions.",
-            left=_Axis(
-                title="reward", curves={name: name.removeprefix(_ARM_PREFIX) for name in arms}
-            ),
-        )
+    for prefix, (title, note, axis) in _BY_ARM.items():
+        arms = sorted(name for name in names if name.startswith(prefix))
+        if arms:
+            curves = {name: name.removeprefix(prefix) for name in arms}
+            yield _Chart(title=title, note=note, left=_Axis(title=axis, curves=curves))
 
 
 def _figure(chart: _Chart, rows: Sequence[Mapping[str, float]], names: set[str]) -> go.Figure:
@@ -206,15 +283,8 @@ def _figure(chart: _Chart, rows: Sequence[Mapping[str, float]], names: set[str])
                     stackgroup="phases" if chart.stacked else None,
                 )
     figure.update_layout(
-        template="none",
-        # The page's own colours show through, light or dark; its script sets the ink.
-        paper_bgcolor="rgba(0, 0, 0, 0)",
-        plot_bgcolor="rgba(0, 0, 0, 0)",
-        margin={"l": 60, "r": 60, "t": 40, "b": 45},
         hovermode="x unified",
-        showlegend=True,
-        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
-        xaxis={"title": {"text": "step"}, "gridcolor": _GRID, "zeroline": False},
+        xaxis={"title": {"text": "step"}, "gridcolor": GRID, "zeroline": False},
         yaxis=_axis_layout(chart.left),
     )
     if chart.right is not None:
@@ -230,7 +300,7 @@ def _axis_layout(axis: _Axis) -> dict[str, object]:
     return {
         "title": {"text": axis.title},
         "type": "log" if axis.log else "linear",
-        "gridcolor": _GRID,
-        "zerolinecolor": _GRID,
+        "gridcolor": GRID,
+        "zerolinecolor": GRID,
         "automargin": True,
     }

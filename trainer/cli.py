@@ -3,7 +3,9 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from trainer.config import Section, SFTConfig, TrainConfig
@@ -23,10 +25,23 @@ class TrainCommand(TrainConfig):
 
 
 class ReportCommand(Section):
-    """Write RUN/report.html: curves and transcripts in one file."""
+    """Say whether RL is helping, and write RUN/report.html: verdict, curves, transcripts."""
 
     run: CliPositionalArg[Path]
     """The run's folder."""
+
+
+class DiffCommand(Section):
+    """Show the questions on which two evaluated models differ, side by side."""
+
+    evaluation: CliPositionalArg[Path]
+    """The file that `eval --output` wrote."""
+    baseline: CliPositionalArg[str]
+    """Label of the first model."""
+    model: CliPositionalArg[str]
+    """Label of the second."""
+    limit: Annotated[int, Field(ge=0)] = 5
+    """Most questions to show of those won, and of those lost."""
 
 
 class TinyModelCommand(Section):
@@ -70,6 +85,13 @@ def _evaluate(arguments: list[str]) -> None:
     run_evaluation(load_config(EvaluationConfig, arguments, prog=f"{_PROG} eval"))
 
 
+def _diff(arguments: list[str]) -> None:
+    command = load_config(DiffCommand, arguments, prog=f"{_PROG} diff")
+    from trainer.answer_diff import print_diff
+
+    print_diff(command.evaluation, command.baseline, command.model, limit=command.limit)
+
+
 def _sample(arguments: list[str]) -> None:
     from trainer.sample import SampleConfig, run_sample
 
@@ -78,9 +100,14 @@ def _sample(arguments: list[str]) -> None:
 
 def _report(arguments: list[str]) -> None:
     command = load_config(ReportCommand, arguments, prog=f"{_PROG} report")
-    from trainer.report import write_report
+    from rich.console import Console
 
-    print(write_report(command.run))
+    from trainer.report import write_report
+    from trainer.verdict import print_verdict
+
+    report = write_report(command.run)
+    print_verdict(report.verdict, Console())
+    print(report.path)
 
 
 def _tiny_model(arguments: list[str]) -> None:
@@ -95,9 +122,10 @@ def _tiny_model(arguments: list[str]) -> None:
 _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "online PPO against a running server; --resume continues"),
     "sft": (_sft, "supervised fine-tuning of a LoRA adapter"),
-    "eval": (_evaluate, "greedy accuracy of several models with confidence intervals"),
+    "eval": (_evaluate, "accuracy of several models, by arm if wanted, with confidence intervals"),
+    "diff": (_diff, "the questions on which two evaluated models differ"),
     "sample": (_sample, "one question, all arms, in the terminal"),
-    "report": (_report, "curves and transcripts of a run as one HTML file"),
+    "report": (_report, "is RL helping? the verdict, and curves and transcripts as one HTML file"),
     "tiny-model": (_tiny_model, "train the demo's base model from scratch"),
 }
 

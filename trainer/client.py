@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,7 @@ from inference_server.schemas import (
     ArmsRequest,
     ArmsResponse,
     ErrorResponse,
+    FinishReason,
     Question,
     ServerStatus,
     StreamEnd,
@@ -51,9 +53,22 @@ _T = TypeVar("_T")
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """What a plain prompt was continued with."""
+
+    text: str
+    num_tokens: int
+    """EOS included."""
+    truncated: bool
+    """The token limit ended it."""
+
+
 class _Choice(BaseModel):
     index: int
     text: str
+    finish_reason: FinishReason
+    token_ids: list[int]
 
 
 class _Completions(BaseModel):
@@ -271,7 +286,7 @@ class ArmsClient:
 
     async def complete(
         self, model: str, prompts: list[str], *, max_tokens: int, temperature: float = 0.0
-    ) -> list[str]:
+    ) -> list[Completion]:
         """Completions of plain prompts by a served model name, in order; greedy by default."""
         completions = await self._send(
             _Completions,
@@ -282,10 +297,17 @@ class ArmsClient:
                 "prompt": prompts,
                 "max_tokens": max_tokens,
                 "temperature": temperature,
+                "return_token_ids": True,
             },
         )
-        choices = sorted(completions.choices, key=lambda choice: choice.index)
-        return [choice.text for choice in choices]
+        return [
+            Completion(
+                text=choice.text,
+                num_tokens=len(choice.token_ids),
+                truncated=choice.finish_reason is FinishReason.LENGTH,
+            )
+            for choice in sorted(completions.choices, key=lambda choice: choice.index)
+        ]
 
     async def _send(self, body: type[_Body], method: str, path: str, **kwargs: Any) -> _Body:
         return await self._request(partial(self._parse, body), method, path, **kwargs)

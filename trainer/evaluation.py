@@ -1,44 +1,51 @@
 """Asks several models the same held-out questions through the running server, in one go.
 
-Every model answers greedily and as it is served. Enters: names of served models and adapter
-folders. Leaves: an `Evaluation`, which knows how it is counted, compared and shown.
+Every model is asked as it is served: greedily, and through all arms where those are wanted. Enters:
+names of served models and adapter folders. Leaves: an `Evaluation` and the file of its answers.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 from rich.console import Console
 
-from inference_server.schemas import ServerStatus, adapter_name
-from regime_w import build_all_arms, build_prompt
-from trainer.accuracy import (
+from inference_server.schemas import (
+    ArmsRequest,
+    FinishReason,
+    Question,
+    ServerStatus,
+    adapter_name,
+)
+from regime_w import ArmSpec, build_all_arms, build_prompt
+from trainer.accuracy import Evaluation, ModelResult, compare_all
+from trainer.accuracy_table import print_table
+from trainer.answers import (
     Answer,
-    EvaluatedQuestion,
-    Evaluation,
-    ModelResult,
-    PairedDifference,
-    print_table,
+    ArmsAnswer,
+    ModelAnswers,
+    QuestionAnswers,
+    answers_path,
+    write_answers,
 )
 from trainer.client import ArmsClient
 from trainer.config import Section, ServerConfig
-from trainer.data import WORD_PROBLEMS, load_records
-from trainer.errors import UsageError
+from trainer.data import WORD_PROBLEMS, Record, load_records
+from trainer.errors import ServerError, UsageError
 from trainer.progress import bar
 from trainer.served_models import ModelSpec, uploaded
 from trainer.word_problems import Split
 
 OnProgress = Callable[[int, int], None]
-"""Called with the completions so far and the completions in all, over all models."""
+"""Called with the questions so far and the questions in all, over all models."""
 
 
 class EvaluationConfig(Section):
-    """Greedy accuracy of several models of a running server on the same held-out questions."""
+    """Accuracy of several models of a running server on the same held-out questions."""
 
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
     """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
@@ -51,13 +58,21 @@ class EvaluationConfig(Section):
     """How many questions to ask at most."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest completion."""
+    arms: tuple[ArmSpec, ...] | None = None
+    """Custom arms; the eight of Regime W where null."""
     arm: str = "wolfram_0"
-    """The arm whose system prompt is used; its temperature is not."""
+    """The arm whose system prompt the greedy answers get; its temperature is not used."""
+    samples_per_arm: Annotated[int, Field(ge=0)] = 0
+    """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence; 0 asks for
+    greedy answers alone, which takes a ninth of the time of 1."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the arms' sampling."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Questions of one request."""
     server: ServerConfig = Field(default_factory=ServerConfig)
     output: Path | None = None
-    """JSON file for the result with every answer; RUN/evaluation.json goes into RUN's report."""
+    """JSON file for the result; the answers go beside it, evaluation.json having
+    evaluation.answers.jsonl. RUN/evaluation.json goes into RUN's report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,61 +90,116 @@ async def evaluate(
 
     Raises:
         UsageError: There is nothing sensible to evaluate. Nothing was generated or uploaded.
-        ServerError: The server stayed away or refused.
+        ServerError: The server stayed away, refused, or gave completions up.
     """
     candidates = [_parse(spec) for spec in config.models]
     _refuse_same_labels(candidates)
-    system_prompt = _system_prompt(config.arm)
+    system_prompt = _system_prompt(config)
     if config.output is not None:
         _require_writable(config.output)
     records = load_records(
         config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
     )
-    prompts = [build_prompt(system_prompt, record.question) for record in records]
     status = await client.status()
     served = {
-        c.label: _served_name(c.model.served_version(status, field="models"), status)
+        c.label: c.model.served_version(status, field="models")
         for c in candidates
         if c.model.folder is None
     }
 
-    results: dict[str, ModelResult] = {}
+    answers: dict[str, list[ModelAnswers]] = {}
     # What the server holds goes first: an upload may make it retire its oldest version.
     for candidate in sorted(candidates, key=lambda c: c.model.folder is not None):
-        texts: list[str] = []
         folder = candidate.model.folder
-        async with nullcontext() if folder is None else uploaded(client, folder) as version:
-            model = served.get(candidate.label) or _served_name(version, status)
-            for start in range(0, len(prompts), config.batch_size):
-                batch = prompts[start : start + config.batch_size]
-                texts += await client.complete(model, batch, max_tokens=config.max_tokens)
-                num_done = len(results) * len(prompts) + len(texts)
-                on_progress(num_done, len(candidates) * len(prompts))
-        results[candidate.label] = ModelResult.of(
-            label=candidate.label,
-            model=served.get(candidate.label, candidate.model.what),
-            answers=[Answer.of(t, r.gold) for t, r in zip(texts, records, strict=True)],
-        )
+        async with (
+            nullcontext(served[candidate.label]) if folder is None else uploaded(client, folder)
+        ) as version:
+            of_model = answers[candidate.label] = []
+            for start in range(0, len(records), config.batch_size):
+                batch = records[start : start + config.batch_size]
+                greedy = await _ask_greedily(
+                    client, _served_name(version, status), system_prompt, batch, config
+                )
+                arms = await _ask_arms(client, version, batch, config)
+                of_model += [
+                    ModelAnswers(greedy=one, arms=all_arms)
+                    for one, all_arms in zip(greedy, arms, strict=True)
+                ]
+                num_done = (len(answers) - 1) * len(records) + len(of_model)
+                on_progress(num_done, len(candidates) * len(records))
 
-    models = tuple(results[candidate.label] for candidate in candidates)
+    labels = [candidate.label for candidate in candidates]
+    questions = [
+        QuestionAnswers(
+            id=record.id,
+            question=record.question,
+            gold=record.gold,
+            models={label: answers[label][place] for label in labels},
+        )
+        for place, record in enumerate(records)
+    ]
     evaluation = Evaluation(
         base_model=status.base_model,
         data=config.data,
         data_seed=config.data_seed,
+        num_questions=len(records),
         arm=config.arm,
+        samples_per_arm=config.samples_per_arm,
+        seed=config.seed,
         max_tokens=config.max_tokens,
-        questions=tuple(
-            EvaluatedQuestion(id=r.id, question=r.question, gold=r.gold) for r in records
+        models=tuple(
+            ModelResult.of(
+                c.label,
+                _served_name(served[c.label], status) if c.label in served else c.model.what,
+                questions,
+            )
+            for c in candidates
         ),
-        models=models,
-        differences=tuple(
-            PairedDifference.of(baseline=earlier, model=later)
-            for earlier, later in combinations(models, 2)
-        ),
+        differences=compare_all(labels, questions),
     )
     if config.output is not None:
+        write_answers(answers_path(config.output), questions)
         evaluation.write(config.output)
     return evaluation
+
+
+async def _ask_greedily(
+    client: ArmsClient,
+    model: str,
+    system_prompt: str,
+    records: Sequence[Record],
+    config: EvaluationConfig,
+) -> list[Answer]:
+    prompts = [build_prompt(system_prompt, record.question) for record in records]
+    completions = await client.complete(model, prompts, max_tokens=config.max_tokens)
+    return [
+        Answer.of(c.text, record.gold, num_tokens=c.num_tokens, truncated=c.truncated)
+        for c, record in zip(completions, records, strict=True)
+    ]
+
+
+async def _ask_arms(
+    client: ArmsClient, version: int | None, records: Sequence[Record], config: EvaluationConfig
+) -> Sequence[ArmsAnswer | None]:
+    if not config.samples_per_arm:
+        return [None] * len(records)
+    response = await client.generate(
+        ArmsRequest(
+            # The server draws a completion's seed from the question's id, so the batch is no matter.
+            questions=[Question(id=record.id, question=record.question) for record in records],
+            arms=None if config.arms is None else list(config.arms),
+            samples_per_arm=config.samples_per_arm,
+            max_tokens=config.max_tokens,
+            seed=config.seed,
+            policy="base" if version is None else version,
+        )
+    )
+    for group in response.groups:
+        if any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
+            raise ServerError(f"the server gave up completions of {group.id}; evaluate again")
+    return [
+        ArmsAnswer.of(group, record) for group, record in zip(response.groups, records, strict=True)
+    ]
 
 
 def run_evaluation(config: EvaluationConfig) -> Evaluation:
@@ -164,11 +234,11 @@ def _refuse_same_labels(candidates: list[_Candidate]) -> None:
             raise UsageError(f"models: the label {label!r} is given twice; labels must differ")
 
 
-def _system_prompt(name: str) -> str:
-    arms = {arm.name: arm for arm in build_all_arms()}
-    if name not in arms:
-        raise UsageError(f"arm: {name!r} is none of {', '.join(arms)}")
-    return arms[name].system_prompt
+def _system_prompt(config: EvaluationConfig) -> str:
+    arms = {arm.name: arm for arm in config.arms or build_all_arms()}
+    if config.arm not in arms:
+        raise UsageError(f"arm: {config.arm!r} is none of {', '.join(arms)}")
+    return arms[config.arm].system_prompt
 
 
 def _require_writable(output: Path) -> None:

@@ -13,8 +13,7 @@ from typing import Self
 from anyio.from_thread import BlockingPortal
 
 from inference_server.schemas import adapter_name
-from regime_w import build_all_arms, build_prompt
-from trainer.accuracy import Answer
+from regime_w import answers_agree, build_all_arms, build_prompt, extract_answer
 from trainer.checkpoint import Best, read_best, write_best
 from trainer.client import ArmsClient
 from trainer.config import TrainConfig
@@ -138,10 +137,10 @@ class HeldOutEvaluations:
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers right."""
         # One request: while it is in flight the version has a lease, and cannot be retired.
-        texts = await self._client.complete(
+        completions = await self._client.complete(
             adapter_name(published.version), self._prompts, max_tokens=self._max_tokens
         )
         return sum(
-            Answer.of(text, record.gold).correct
-            for text, record in zip(texts, self._records, strict=True)
+            answers_agree(extract_answer(completion.text), extract_answer(record.gold))
+            for completion, record in zip(completions, self._records, strict=True)
         )

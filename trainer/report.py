@@ -1,4 +1,4 @@
-"""A run as one HTML file that needs no network: curves, evaluation and sample transcripts.
+"""A run as one HTML file that needs no network: verdict, evaluation, curves, sample transcripts.
 
 Enters: a run's folder. Leaves: ``report.html`` in it. All text of models and data is escaped.
 """
@@ -12,14 +12,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trainer.accuracy import EVALUATION_FILE, Evaluation
-from trainer.charts import render_charts
-from trainer.errors import UsageError
-from trainer.tracking import METRICS_FILE, read_metrics
+from trainer.accuracy_table import tables_of
+from trainer.charts import run_charts
+from trainer.evaluation_charts import evaluation_charts
+from trainer.run_record import read_run
+from trainer.verdict import Verdict, verdict_of
 
 REPORT_FILE = "report.html"
 
-_CONFIG_FILE = "config.toml"
 _ROLLOUT_FILES = "rollouts/step-*.jsonl"
 _QUESTIONS_PER_STEP = 2
 
@@ -56,22 +56,22 @@ class _StepTranscripts:
     groups: tuple[_GroupTranscript, ...]
 
 
-def write_report(run_folder: Path) -> Path:
-    """Write ``report.html`` with whatever the run has so far.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was written."""
 
-    Returns:
-        The file.
+    path: Path
+    verdict: Verdict
+
+
+def write_report(run_folder: Path) -> Report:
+    """Write ``report.html`` with whatever the run has so far.
 
     Raises:
         UsageError: The folder does not exist or has no metrics yet.
     """
-    if not run_folder.is_dir():
-        raise UsageError(f"there is no run folder {run_folder}")
-    rows = read_metrics(run_folder)
-    if not rows:
-        raise UsageError(
-            f"no metrics in {run_folder / METRICS_FILE}; name a run with at least one finished step"
-        )
+    run = read_run(run_folder)
+    verdict = verdict_of(run)
     # By hand: jinja2's select_autoescape does not know the ending .html.j2.
     environment = Environment(
         loader=PackageLoader("trainer"),
@@ -80,32 +80,23 @@ def write_report(run_folder: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    evaluation_file = run_folder / EVALUATION_FILE
+    evaluation = run.evaluation
     html = environment.get_template("report.html.j2").render(
         name=run_folder.resolve().name,
-        last=rows[-1],
-        config=_read_config(run_folder),
-        has_evaluation=evaluation_file.is_file(),
-        evaluation=_read_evaluation(evaluation_file),
-        charts=render_charts(rows),
+        last=run.rows[-1],
+        config=run.config_text,
+        verdict=verdict,
+        has_evaluation=run.has_evaluation,
+        evaluation=evaluation,
+        tables=() if evaluation is None else tables_of(evaluation),
+        evaluation_charts=() if evaluation is None else evaluation_charts(evaluation),
+        charts=run_charts(run.rows),
         steps=_read_transcripts(run_folder),
         plotly_js=Markup(get_plotlyjs()),
     )
     path = run_folder / REPORT_FILE
     path.write_text(html, encoding="utf-8")
-    return path
-
-
-def _read_config(run_folder: Path) -> str | None:
-    path = run_folder / _CONFIG_FILE
-    return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _read_evaluation(path: Path) -> Evaluation | None:
-    try:
-        return Evaluation.read(path)
-    except (FileNotFoundError, ValidationError):
-        return None
+    return Report(path=path, verdict=verdict)
 
 
 def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:

@@ -247,20 +247,18 @@ def test_report_eval_and_sample_commands(
     )
     assert done.returncode == 0, done.stderr
     (adapter,) = sorted((run / "adapters").iterdir())[-1:]
+    output = run / "evaluation.json"
     evaluated = run_trainer(
         *("eval", "--models", f'["Base=base", "PPO={adapter}"]', "--num_questions", "10"),
-        *(
-            "--max_tokens",
-            "8",
-            "--server.url",
-            server.url,
-            "--output",
-            str(run / "evaluation.json"),
-        ),
+        *("--max_tokens", "8", "--samples_per_arm", "1", "--server.url", server.url),
+        *("--output", str(output)),
     )
     assert evaluated.returncode == 0, evaluated.stderr
-    assert "PPO" in evaluated.stdout
-    assert (run / "evaluation.json").is_file()
+    assert all(word in evaluated.stdout for word in ("PPO − Base", "pass@8", "maudlin_3"))
+    assert output.is_file()
+    differed = run_trainer("diff", str(output), "Base", "PPO")
+    assert differed.returncode == 0, differed.stderr
+    assert "of 10 questions" in differed.stdout
 
     reported = run_trainer("report", str(run))
     assert reported.returncode == 0, reported.stderr

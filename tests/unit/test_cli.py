@@ -10,7 +10,9 @@ def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", ["train", "sft", "eval", "sample", "report", "tiny-model"])
+@pytest.mark.parametrize(
+    "command", ["train", "sft", "eval", "diff", "sample", "report", "tiny-model"]
+)
 def test_every_command_has_help_that_explains_its_fields(command: str) -> None:
     done = trainer(command, "--help")
     assert done.returncode == 0, done.stderr
@@ -33,6 +35,7 @@ def test_help_lists_the_commands() -> None:
         (["train", "--policy.base_model", "./no/such/model"], "no/such/model"),
         (["sft", "--policy.base_model", "./no/such/model"], "no/such/model"),
         (["report", "no/such/run"], "no/such/run"),
+        (["diff", "no/such/evaluation.json", "A", "B"], "no/such/evaluation.answers.jsonl"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -27,7 +27,7 @@ from inference_server.schemas import (
     Question,
 )
 from regime_w import build_all_arms
-from trainer.client import ArmsClient
+from trainer.client import ArmsClient, Completion
 from trainer.config import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
 
@@ -347,9 +347,15 @@ async def test_a_full_server_is_no_outage(
 
 
 async def test_completions_come_in_the_order_of_their_prompts(connect: Connect) -> None:
-    choices = [{"index": 1, "text": "b"}, {"index": 0, "text": "a"}]
+    choices = [
+        {"index": 1, "text": "b", "finish_reason": "length", "token_ids": [1, 2, 3, 4]},
+        {"index": 0, "text": "a", "finish_reason": "stop", "token_ids": [5, 6]},
+    ]
     async with connect(Server(httpx.Response(200, json={"choices": choices}))) as client:
-        assert await client.complete("policy", ["x", "y"], max_tokens=4) == ["a", "b"]
+        assert await client.complete("policy", ["x", "y"], max_tokens=4) == [
+            Completion(text="a", num_tokens=2, truncated=False),
+            Completion(text="b", num_tokens=4, truncated=True),
+        ]
 
 
 def parts(request: httpx.Request) -> dict[str, tuple[str | None, bytes]]:

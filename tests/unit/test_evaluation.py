@@ -7,13 +7,28 @@ from typing import Any
 import pytest
 import stamina
 
-from inference_server.schemas import AdapterInfo, Limits, ServerStatus, adapter_name
+from inference_server.schemas import (
+    AdapterInfo,
+    ArmCompletion,
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    FinishReason,
+    Limits,
+    Question,
+    ServerStatus,
+    Usage,
+    adapter_name,
+)
 from regime_w import build_all_arms, build_prompt
 from trainer import evaluation as evaluation_module
 from trainer.accuracy import Evaluation
+from trainer.answers import answers_path, read_answers
+from trainer.client import Completion
 from trainer.data import load_records
 from trainer.errors import (
     DataError,
+    ServerError,
     ServerRejectedError,
     ServerUnreachableError,
     UsageError,
@@ -54,6 +69,7 @@ class FakeServer:
         self.num_busy_deletes = 0
         self.failure: Exception | None = None
         self.fails_after = 0
+        self.finish_reason = FinishReason.STOP
 
     async def __aenter__(self) -> "FakeServer":
         return self
@@ -100,14 +116,56 @@ class FakeServer:
             raise ServerRejectedError(404, "not loaded")
         del self.versions[version]
 
-    async def complete(self, model: str, prompts: list[str], *, max_tokens: int) -> list[str]:
+    async def complete(
+        self, model: str, prompts: list[str], *, max_tokens: int
+    ) -> list[Completion]:
         self.log.append(f"complete {model} {len(prompts)}")
         if self.failure is not None:
             if self.fails_after == 0:
                 raise self.failure
             self.fails_after -= 1
         right = set(PROMPTS[: self.skill[model]])
-        return [GOLD[prompt] if prompt in right else "I give up." for prompt in prompts]
+        texts = [GOLD[prompt] if prompt in right else "I give up." for prompt in prompts]
+        return [Completion(text=text, num_tokens=5, truncated=False) for text in texts]
+
+    async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        """Two arms: the first answers as greedily, the second never."""
+        self.log.append(f"generate {request.policy} {len(request.questions)} seed {request.seed}")
+        model = BASE if request.policy == "base" else adapter_name(int(request.policy))
+        right = {record.question for record in RECORDS[: self.skill[model]]}
+        groups = []
+        for question in request.questions:
+            assert isinstance(question, Question)
+            assert question.gold is None
+            gold = next(r.gold for r in RECORDS if r.id == question.id)
+            texts = {
+                "solo_0": gold if question.question in right else "#### 1",
+                "solo_1": "I give up.",
+            }
+            groups.append(
+                ArmGroup(
+                    id=question.id,
+                    question=question.question,
+                    policy_version=None,
+                    arms=[self.completion(name, text) for name, text in texts.items()],
+                )
+            )
+        usage = Usage(prompt_tokens=1, completion_tokens=1)
+        return ArmsResponse(policy_version=None, boot_id="b", groups=groups, usage=usage)
+
+    def completion(self, arm: str, text: str) -> ArmCompletion:
+        return ArmCompletion(
+            arm=arm,
+            sample=0,
+            text=text,
+            finish_reason=self.finish_reason,
+            temperature=0.5,
+            top_p=1.0,
+            seed=1,
+            prompt_token_ids=[1],
+            token_ids=[1, 2],
+            logprobs=[-0.1, -0.1],
+        )
 
 
 def config(*models: str, **changes: Any) -> EvaluationConfig:
@@ -133,16 +191,20 @@ async def test_models_are_counted_and_compared_on_the_same_questions(tmp_path: P
     server = FakeServer({BASE: 2, "policy-000003": 9, "policy-000007": 5}, active=3)
     sft = adapter(tmp_path / "sft")
     found = await run(server, config("Base=base", f"SFT={sft}", "PPO=policy"))
-    assert [(m.label, m.num_correct) for m in found.models] == [("Base", 2), ("SFT", 5), ("PPO", 9)]
+    assert [(m.label, m.accuracy.value) for m in found.models] == [
+        ("Base", 0.2),
+        ("SFT", 0.5),
+        ("PPO", 0.9),
+    ]
     assert [m.model for m in found.models] == [BASE, str(sft), "policy-000003"]
-    assert [m.answered for m in found.models] == [0.2, 0.5, 0.9]
+    assert [m.completions.answered for m in found.models] == [0.2, 0.5, 0.9]
+    assert [m.arms for m in found.models] == [None] * 3
     assert [(d.label, d.baseline, round(d.points)) for d in found.differences] == [
         ("SFT", "Base", 30),
         ("PPO", "Base", 70),
         ("PPO", "SFT", 40),
     ]
-    assert [q.id for q in found.questions] == [r.id for r in RECORDS]
-    assert found.models[0].answers[2].text == "I give up."
+    assert found.num_questions == len(RECORDS)
 
 
 async def test_a_folder_is_uploaded_last_and_removed(tmp_path: Path) -> None:
@@ -165,7 +227,7 @@ async def test_a_folder_is_uploaded_last_and_removed(tmp_path: Path) -> None:
 async def test_policy_without_an_active_version_is_the_base() -> None:
     server = FakeServer({BASE: 4})
     found = await run(server, config("Now=policy"))
-    assert (found.models[0].model, found.models[0].num_correct) == (BASE, 4)
+    assert (found.models[0].model, found.models[0].accuracy.value) == (BASE, 0.4)
 
 
 async def test_progress_counts_over_all_models_in_batches() -> None:
@@ -210,20 +272,63 @@ async def test_removal_waits_for_aborted_requests(tmp_path: Path) -> None:
 
 async def test_an_upload_that_the_server_retired_by_itself_is_no_error(tmp_path: Path) -> None:
     class Retiring(FakeServer):
-        async def complete(self, model: str, prompts: list[str], *, max_tokens: int) -> list[str]:
+        async def complete(
+            self, model: str, prompts: list[str], *, max_tokens: int
+        ) -> list[Completion]:
             self.versions.clear()
             return await super().complete(model, prompts, max_tokens=max_tokens)
 
     server = Retiring({"policy-000007": 3})
     found = await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))
-    assert found.models[0].num_correct == 3
+    assert found.models[0].accuracy.value == 0.3
 
 
 async def test_the_result_is_written_whole(tmp_path: Path) -> None:
     output = tmp_path / "new" / "evaluation.json"
     found = await run(FakeServer({BASE: 3}), config("Base=base", output=output))
     assert Evaluation.read(output) == found
-    assert list(output.parent.iterdir()) == [output]
+    assert sorted(output.parent.iterdir()) == [answers_path(output), output]
+    answers = list(read_answers(answers_path(output)))
+    assert [(q.id, q.question, q.gold) for q in answers] == [
+        (r.id, r.question, r.gold) for r in RECORDS
+    ]
+    assert answers[2].models["Base"].greedy.text == RECORDS[2].gold
+    assert answers[3].models["Base"].greedy.text == "I give up."
+
+
+async def test_the_arms_are_asked_of_the_same_version_without_golds(tmp_path: Path) -> None:
+    server = FakeServer({BASE: 2, "policy-000007": 8})
+    spec = {"system_prompt": "", "temperature": 0.5, "top_p": 1.0}
+    asked = config(
+        "Base=base",
+        f"SFT={adapter(tmp_path / 'sft')}",
+        samples_per_arm=1,
+        seed=5,
+        arm="solo_0",
+        arms=({"name": "solo_0", **spec}, {"name": "solo_1", **spec}),
+        output=tmp_path / "evaluation.json",
+    )
+    # Greedy prompts are of the custom arm, which the fake does not know: all of them are wrong.
+    found = await run(server, asked)
+    assert [line for line in server.log if line.startswith("generate")] == [
+        "generate base 10 seed 5",
+        "generate 7 10 seed 5",
+    ]
+    passes = [{at.k: at.chance.value for at in m.arms.pass_at} for m in found.models if m.arms]
+    assert passes == [{1: 0.1, 2: 0.2}, {1: 0.4, 2: 0.8}]
+    assert [m.arms.consensus.value for m in found.models if m.arms] == [0.2, 0.8]
+    assert [d.measure for d in found.differences] == ["greedy", "pass@1", "maj"]
+    (line, *_) = read_answers(tmp_path / "evaluation.answers.jsonl")
+    arms = line.models["SFT"].arms
+    assert arms is not None
+    assert [c.arm for c in arms.completions] == ["solo_0", "solo_1"]
+
+
+async def test_completions_that_the_server_gave_up_are_never_counted() -> None:
+    server = FakeServer({BASE: 2})
+    server.finish_reason = FinishReason.ABORT
+    with pytest.raises(ServerError, match=r"gave up completions of word-problems.*evaluate again"):
+        await run(server, config("Base=base", samples_per_arm=1))
 
 
 @pytest.mark.parametrize(
@@ -282,5 +387,5 @@ def test_the_command_prints_the_table_and_closes_the_connection(
     run_evaluation(config("Base=base", "PPO=policy"))
     printed = capsys.readouterr().out
     assert "PPO − Base" in printed
-    assert "+70.0 points" in printed
+    assert "+70.0" in printed
     assert server.log[-1] == "closed"

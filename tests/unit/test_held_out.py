@@ -9,6 +9,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from trainer.checkpoint import read_best
+from trainer.client import Completion
 from trainer.config import DataConfig, RolloutConfig, RunConfig, TrainConfig
 from trainer.data import load_records
 from trainer.errors import ServerError, ServerRejectedError
@@ -28,13 +29,16 @@ class FakeClient:
         self.error: Exception | None = None
         self.asked: list[tuple[str, list[str], int]] = []
 
-    async def complete(self, model: str, prompts: list[str], *, max_tokens: int) -> list[str]:
+    async def complete(
+        self, model: str, prompts: list[str], *, max_tokens: int
+    ) -> list[Completion]:
         self.asked.append((model, prompts, max_tokens))
         await self.may_answer.wait()
         if self.error is not None:
             raise self.error
         wrong = ["no idea"] * (len(prompts) - self.num_right)
-        return [*(record.gold for record in RECORDS[: self.num_right]), *wrong]
+        texts = [*(record.gold for record in RECORDS[: self.num_right]), *wrong]
+        return [Completion(text=text, num_tokens=4, truncated=False) for text in texts]
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from trainer.accuracy import Answer, EvaluatedQuestion, Evaluation, ModelResult, PairedDifference
+from trainer.accuracy import Evaluation, ModelResult, compare_all
+from trainer.answers import Answer, ModelAnswers, QuestionAnswers
 from trainer.errors import UsageError
 from trainer.report import write_report
 
 ATTACK = "</pre><script>alert('owned')</script><img src=x onerror=alert(1)>"
+NUM_CURVES = 12
+"""Charts for which `metrics` has data."""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -50,7 +53,7 @@ class Page(HTMLParser):
 
 
 def page_of(run: Path) -> Page:
-    path = write_report(run)
+    path = write_report(run).path
     assert path == run / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open == []
@@ -122,6 +125,43 @@ def write_lines(path: Path, rows: list[dict[str, Any]], torn: str = "") -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
 
 
+def write_evaluation(run: Path, models: dict[str, list[bool]]) -> None:
+    """As ``eval --output RUN/evaluation.json`` does; each model is right or wrong a question."""
+    num_questions = len(next(iter(models.values())))
+    questions = [
+        QuestionAnswers(
+            id=f"q{place}",
+            question="1 + 1?",
+            gold="#### 2",
+            models={
+                label: ModelAnswers(
+                    greedy=Answer.of(
+                        "#### 2" if right[place] else "#### 3",
+                        "#### 2",
+                        num_tokens=4,
+                        truncated=False,
+                    ),
+                    arms=None,
+                )
+                for label, right in models.items()
+            },
+        )
+        for place in range(num_questions)
+    ]
+    Evaluation(
+        base_model="tiny",
+        data="word-problems",
+        data_seed=0,
+        num_questions=num_questions,
+        arm="wolfram_0",
+        samples_per_arm=0,
+        seed=0,
+        max_tokens=64,
+        models=tuple(ModelResult.of(label, label, questions) for label in models),
+        differences=compare_all(list(models), questions),
+    ).write(run / "evaluation.json")
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     write_lines(tmp_path / "metrics.jsonl", [metrics(step) for step in (1, 2, 3)])
@@ -133,27 +173,13 @@ def test_a_full_run_has_every_section_and_needs_no_network(run: Path) -> None:
     for step in range(1, 6):
         rows = [group(step, question=f"step {step} question {i}") for i in range(4)]
         write_lines(run / f"rollouts/step-{step:06d}.jsonl", rows)
-    answers = [[Answer(text="#### 2", answer="2", correct=c)] for c in (False, True)]
-    models = tuple(
-        ModelResult.of(label=label, model=label, answers=a)
-        for label, a in zip(("Base", "<PPO>"), answers, strict=True)
-    )
-    Evaluation(
-        base_model="tiny",
-        data="word-problems",
-        data_seed=0,
-        arm="wolfram_0",
-        max_tokens=64,
-        questions=(EvaluatedQuestion(id="q", question="1 + 1?", gold="#### 2"),),
-        models=models,
-        differences=(PairedDifference.of(baseline=models[0], model=models[1]),),
-    ).write(run / "evaluation.json")
+    write_evaluation(run, {"Base": [False], "<PPO>": [True]})
     page = page_of(run)
     assert page.links == ["data:,"]
-    assert page.tags.count("figure") == 10
+    assert page.tags.count("figure") == NUM_CURVES + 1
     assert 'note = "a < b"' in page.text
     assert "<PPO> − Base" in page.text
-    assert "+100.0 points" in page.text
+    assert "+100.0" in page.text
     shown = [f"step {s} question {i}" for s in (1, 3, 5) for i in (0, 1)]
     lines = map(str.strip, page.text.splitlines())
     assert [line for line in lines if " question " in line] == shown
@@ -185,7 +211,7 @@ def test_torn_lines_are_left_out(run: Path) -> None:
 
 def test_a_run_with_metrics_alone_still_has_its_curves(run: Path) -> None:
     page = page_of(run)
-    assert page.tags.count("figure") == 10
+    assert page.tags.count("figure") == NUM_CURVES
     for heading in ("Evaluation", "Sample transcripts", "Settings"):
         assert heading not in page.text
 
@@ -213,7 +239,7 @@ def test_a_broken_evaluation_is_named_and_stops_nothing(run: Path) -> None:
     (run / "evaluation.json").write_text('{"models"')
     page = page_of(run)
     assert "evaluation.json could not be read" in page.text
-    assert page.tags.count("figure") == 10
+    assert page.tags.count("figure") == NUM_CURVES
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,159 @@
+"""Estimates, intervals and tests over questions. Pure; sources stand at each function.
+
+The unit is always the question: completions of one question are no independent observations, so
+intervals come from questions alone. Every interval is of 95%, every seed fixed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+
+import numpy as np
+from scipy.stats import binomtest, kendalltau, rankdata
+
+CONFIDENCE = 0.95
+
+_NUM_RESAMPLES = 10_000
+_NUM_AUC_RESAMPLES = 2_000
+"""Each of them is a sort of all questions."""
+_SEED = 0
+_TAIL = (1 - CONFIDENCE) / 2
+
+
+def wilson_interval(num_correct: int, num_questions: int) -> tuple[float, float]:
+    """The score interval of a share p = num_correct / n.
+
+    ``(p + z²/2n ± z sqrt(p(1 − p)/n + z²/4n²)) / (1 + z²/n)`` with z = 1.96 (Wilson 1927). Unlike
+    ``p ± z·se`` it stays within [0, 1] and keeps a width at 0 and at n right answers.
+    """
+    interval = binomtest(num_correct, num_questions).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The percentile bootstrap interval of the mean of one value a question (Efron 1979).
+
+    Of differences between two models it is the paired bootstrap: both models' answers to a question
+    are resampled together, so what makes it hard for both cancels (Efron and Tibshirani 1993,
+    section 13.3; Koehn 2004 compares systems like this).
+
+    Args:
+        values: At least one; any real numbers.
+    """
+    # Drawing questions with replacement draws the counts of the distinct values from a multinomial:
+    # the same distribution without 10,000 arrays of indices.
+    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
+    rng = np.random.default_rng(_SEED)
+    drawn = rng.multinomial(len(values), counts / len(values), size=_NUM_RESAMPLES)
+    low, high = np.quantile(drawn @ distinct / len(values), (_TAIL, 1 - _TAIL))
+    return float(low), float(high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Wilson's interval where each question is right or wrong, else the bootstrap's."""
+    if set(values) <= {0.0, 1.0}:
+        return wilson_interval(round(sum(values)), len(values))
+    return bootstrap_interval(values)
+
+
+def mcnemar_p_value(num_won: int, num_lost: int) -> float:
+    """Two-sided exact test that two models are equally often right (McNemar 1947).
+
+    Questions on which both are right or both wrong say nothing of it; of the others each is won with
+    probability 1/2 under the hypothesis: ``min(1, 2 P[X <= min(won, lost)])``, X binomial.
+
+    Args:
+        num_won: Questions that the one model answers right and the other wrong.
+        num_lost: The other way round.
+    """
+    if num_won + num_lost == 0:
+        return 1.0
+    return float(binomtest(num_won, num_won + num_lost, 0.5).pvalue)
+
+
+def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
+    """Unbiased estimate of the chance that one of k completions is right: ``1 − C(n−c, k)/C(n, k)``.
+
+    Chen et al. 2021 (arXiv 2107.03374), equation 1. Of completions by different arms it is the chance
+    over k that are drawn from them without replacement.
+
+    Args:
+        num_completions: n, at least k.
+        num_correct: c, how many of them are right.
+        k: At least 1.
+    """
+    if not 1 <= k <= num_completions:
+        raise ValueError(f"k must be from 1 to {num_completions}, not {k}")
+    return 1.0 - comb(num_completions - num_correct, k) / comb(num_completions, k)
+
+
+def auc(scores: Sequence[float], correct: Sequence[bool]) -> float | None:
+    """The chance that a right question scores above a wrong one, ties counting half.
+
+    Area under the ROC curve as the Mann-Whitney statistic (Hanley and McNeil 1982). None where all
+    are right or all are wrong.
+    """
+    found = _aucs(np.asarray([scores], dtype=float), np.asarray([correct], dtype=bool))
+    return float(found[0]) if len(found) else None
+
+
+def auc_interval(scores: Sequence[float], correct: Sequence[bool]) -> tuple[float, float] | None:
+    """The percentile bootstrap interval of `auc` over questions; None where that is."""
+    if auc(scores, correct) is None:
+        return None
+    rng = np.random.default_rng(_SEED)
+    drawn = rng.integers(len(scores), size=(_NUM_AUC_RESAMPLES, len(scores)))
+    found = _aucs(np.asarray(scores, dtype=float)[drawn], np.asarray(correct, dtype=bool)[drawn])
+    low, high = np.quantile(found, (_TAIL, 1 - _TAIL))
+    return float(low), float(high)
+
+
+def _aucs(
+    scores: np.ndarray[tuple[int, int], np.dtype[np.float64]],
+    correct: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """AUC of each row [R, Q]; rows of one class are left out."""
+    num_right = correct.sum(axis=1)
+    both = (num_right > 0) & (num_right < correct.shape[1])
+    scores, correct, num_right = scores[both], correct[both], num_right[both]
+    rank_sums = (rankdata(scores, axis=1) * correct).sum(axis=1)
+    num_wrong = correct.shape[1] - num_right
+    found: np.ndarray[tuple[int], np.dtype[np.float64]] = (
+        rank_sums - num_right * (num_right + 1) / 2
+    ) / (num_right * num_wrong)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trend:
+    """Where a series of steps began, where it ended, and whether that is more than noise."""
+
+    first: float
+    """Mean of the first quarter."""
+    last: float
+    """Mean of the last quarter."""
+    p_value: float
+    """Of Kendall's τ against the step (Mann 1945); 1 where nothing varies."""
+
+    @property
+    def rises(self) -> bool:
+        """By more than chance explains."""
+        return self.p_value < 1 - CONFIDENCE and self.last > self.first
+
+    @property
+    def falls(self) -> bool:
+        """By more than chance explains."""
+        return self.p_value < 1 - CONFIDENCE and self.last < self.first
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Trend":
+        """The trend of at least one value, a step each."""
+        quarter = max(1, len(values) // 4)
+        p_value = 1.0
+        if len(set(values)) > 1:
+            p_value = float(kendalltau(range(len(values)), values).pvalue)
+        return cls(
+            first=float(np.mean(values[:quarter])),
+            last=float(np.mean(values[-quarter:])),
+            p_value=p_value,
+        )
