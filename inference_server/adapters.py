@@ -8,7 +8,7 @@ ones. ``policy`` is an alias that moves at once; whoever began on a version ends
 import asyncio
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from inference_server.adapter_folder import (
     RegistryRecord,
     StagedAdapter,
 )
-from inference_server.engine import AdapterRejected, Engine, EngineAdapter
+from inference_server.engine import AdapterRejected, Engine, EngineAdapter, EngineDied
 from inference_server.errors import ApiError, busy, conflict, invalid_adapter, not_found
 from inference_server.schemas import (
     ADAPTER_CONFIG_FILE,
@@ -36,6 +36,9 @@ POLICY_ALIAS = "policy"
 
 # From the name that an OpenAI request says to its place in the engine, with a wide margin.
 _LOOKED_UP_WITHIN_S = 0.2
+# To unload holds the engine up: whoever has pushed a version gets its first tokens before.
+_TIDY_AFTER_S = 0.2
+TIDYING_TASK = "tidying of adapters"
 
 _log = structlog.get_logger(__name__)
 
@@ -69,7 +72,7 @@ class AdapterRegistry:
     Args:
         engine: Holds the adapters.
         folder: Holds their files.
-        max_loaded_versions: Never more are held; after an upload, `keep_room` makes place for the next.
+        max_loaded_versions: Never more are held; soon after an upload there is place for the next.
     """
 
     def __init__(self, engine: Engine, folder: AdapterFolder, max_loaded_versions: int) -> None:
@@ -86,6 +89,7 @@ class AdapterRegistry:
         self._lora_ids = itertools.count(1)
         self._next_version = 0
         self._changes = asyncio.Lock()
+        self._tidying: asyncio.Task[None] | None = None
 
     @property
     def active_version(self) -> int | None:
@@ -175,6 +179,7 @@ class AdapterRegistry:
                 if created:
                     await self._make_room()
                     await self._commit(version, staged, identity)
+                    self._tidy_soon()
                 if activate:
                     self._activate(version)
                 self._write_record()
@@ -222,10 +227,20 @@ class AdapterRegistry:
             await self._remove_retired_files()
             await self._retire(held)
 
-    async def keep_room(self) -> None:
-        """Makes place for the next upload, which then waits for no unloading; wanted after each."""
+    def _tidy_soon(self) -> None:
+        """Makes place for the next upload, so that it waits neither for unloading nor for the disk."""
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.create_task(self._tidy(), name=TIDYING_TASK)
+
+    async def _tidy(self) -> None:
+        await asyncio.sleep(_TIDY_AFTER_S)
+        # Of a dead engine the next request tells.
+        with suppress(EngineDied):
+            async with self._changes:
+                await self._retire_unused()
+        await asyncio.sleep(_LOOKED_UP_WITHIN_S)
         async with self._changes:
-            await self._retire_unused()
+            await self._remove_retired_files()
 
     @contextmanager
     def lease(self, version: int | None) -> Iterator[EngineAdapter | None]:
@@ -342,7 +357,7 @@ class AdapterRegistry:
         self._retired_paths.append(held.adapter.path)
 
     async def _remove_retired_files(self) -> None:
-        """Removes the files of retired versions, not at once but before the next upload.
+        """Removes the files of retired versions, some time after they were retired.
 
         An OpenAI request that had looked its name up just before the version was retired makes the
         engine load it once more, from its files; without them the engine dies.

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, BackgroundTasks, Depends, FastAPI, Path, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from starlette_compress import CompressMiddleware, add_compress_type
 
 from inference_server.auth import BearerAuth
@@ -98,7 +98,6 @@ async def put_adapter(
     version: _Version,
     request: Request,
     response: Response,
-    background: BackgroundTasks,
     service: _Service,
     activate: bool = True,
 ) -> AdapterInfo:
@@ -109,7 +108,6 @@ async def put_adapter(
     if created:
         service.metrics.push_seconds.observe(time.monotonic() - started)
         log.info("adapter", version=version, sha256=info.sha256, active=info.active)
-        background.add_task(service.adapters.keep_room)
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
     return info
 

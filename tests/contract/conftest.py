@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from safetensors.torch import save
 
+from inference_server import adapters
 from inference_server.engine import (
     AdapterRejected,
     Chat,
@@ -163,7 +164,7 @@ class Client(httpx.AsyncClient):
         weights = adapter_weights() if weights is None else weights
         config_bytes = config if isinstance(config, bytes) else json.dumps(config).encode()
         weights_bytes = weights if isinstance(weights, bytes) else save(weights)
-        return await self.put(
+        response = await self.put(
             f"/v1/adapters/{version}",
             files={
                 "adapter_config.json": config_bytes,
@@ -172,6 +173,19 @@ class Client(httpx.AsyncClient):
             data={"sha256": sha256 or hashlib.sha256(weights_bytes).hexdigest()},
             params=params,
         )
+        await tidied()
+        return response
+
+
+async def tidied() -> None:
+    """Waits until nothing goes on beside the requests of clients."""
+    this = asyncio.current_task()
+    tidying = [
+        task
+        for task in asyncio.all_tasks()
+        if task is not this and task.get_name() == adapters.TIDYING_TASK
+    ]
+    await asyncio.gather(*tidying)
 
 
 def adapter_config(**changes: Any) -> dict[str, Any]:
@@ -226,6 +240,13 @@ def settings(tmp_path: Path) -> Settings:
         max_samples_per_arm=2,
         max_groups_in_flight=4,
     )
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server puts off for some moments is done at once."""
+    monkeypatch.setattr(adapters, "_TIDY_AFTER_S", 0)
+    monkeypatch.setattr(adapters, "_LOOKED_UP_WITHIN_S", 0)
 
 
 @pytest.fixture
