@@ -2,8 +2,13 @@
 
 vLLM's own ``--api-key`` guards four path prefixes only; ``/metrics``, ``/invocations``, ``/tokenize``
 and the documentation pages stay open behind it.
+
+A browser cannot send a bearer token with the address that somebody types, so the playground page asks for
+the key as the password of HTTP Basic (RFC 7617), and its own requests carry it in the same way.
 """
 
+import base64
+import binascii
 import hashlib
 import secrets
 from http import HTTPStatus
@@ -15,10 +20,14 @@ from inference_server.errors import ApiError, ErrorType
 
 # Container and load-balancer probes hold no key, and the answer tells nothing but "up".
 _OPEN_PATHS = frozenset({"/health"})
+PLAYGROUND_PATH = "/"
+_BASIC_CHALLENGE = 'Basic realm="Regime W: any name, the API key as password", charset="UTF-8"'
 
 
 class BearerAuth:
-    """ASGI middleware: requests without ``Authorization: Bearer KEY`` get 401.
+    """ASGI middleware: requests without the key get 401.
+
+    It comes as ``Authorization: Bearer KEY``; from the playground page as the password of Basic.
 
     Args:
         app: The application behind it.
@@ -42,16 +51,35 @@ class BearerAuth:
                 "send the server's API key as 'Authorization: Bearer KEY'",
                 param="Authorization",
             )
-            await error.response()(scope, receive, send)
+            response = error.response()
+            if scope["path"] == PLAYGROUND_PATH:
+                response.headers["WWW-Authenticate"] = _BASIC_CHALLENGE
+            await response(scope, receive, send)
 
     def _admits(self, scope: Scope) -> bool:
         if self._key_digest is None or scope["path"] in _OPEN_PATHS:
             return True
-        scheme, _, key = Headers(scope=scope).get("Authorization", "").partition(" ")
+        headers = Headers(scope=scope)
+        scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+        key = credentials.strip()
+        if scheme.lower() == "basic":
+            # Browsers add these to the requests of any page that somebody has open, and say whose it is.
+            own_page = headers.get("Sec-Fetch-Site") == "same-origin"
+            if scope["path"] != PLAYGROUND_PATH and not own_page:
+                return False
+            key = _basic_password(key)
+        elif scheme.lower() != "bearer":
+            return False
         # Digests have one length, so the comparison tells nothing about the key's.
-        return scheme.lower() == "bearer" and secrets.compare_digest(
-            _digest(key.strip()), self._key_digest
-        )
+        return secrets.compare_digest(_digest(key), self._key_digest)
+
+
+def _basic_password(credentials: str) -> str:
+    """The password of Basic credentials; empty, which no key is, where they are malformed."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def _digest(key: str) -> bytes:

@@ -5,12 +5,14 @@ import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
+from importlib import resources
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
-from inference_server.auth import BearerAuth
+from inference_server.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.body_limit import BodyLimit
 from inference_server.errors import (
     ApiError,
@@ -34,6 +36,11 @@ from inference_server.uploads import UPLOAD_BODY, read_upload
 
 # Nobody reads the answer to a request whose client has gone; logs show this status, as nginx's do.
 _CLIENT_CLOSED_REQUEST = 499
+
+_PLAYGROUND = resources.files("inference_server").joinpath("playground.html").read_text("utf-8")
+_PLAYGROUND_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+)
 
 _T = TypeVar("_T")
 
@@ -158,6 +165,11 @@ async def health(request: Request) -> Response:
     return Response()
 
 
+async def playground() -> Response:
+    """The page on which people ask the policy; it loads nothing, and talks to this server alone."""
+    return HTMLResponse(_PLAYGROUND, headers={"Content-Security-Policy": _PLAYGROUND_POLICY})
+
+
 def attach_routes(app: FastAPI, settings: Settings) -> None:
     """Adds our routes, the guards and the error shape to an app.
 
@@ -172,6 +184,7 @@ def attach_routes(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(RequestLog)
     install_error_handlers(app)
     app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    app.add_api_route(PLAYGROUND_PATH, playground, methods=["GET"], include_in_schema=False)
     app.include_router(router)
 
 
