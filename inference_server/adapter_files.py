@@ -115,7 +115,7 @@ def _read_tensors(path: Path) -> Mapping[str, _Tensor]:
     A torch tensor of each would take longer than all the checks together.
     """
     try:
-        entries = sorted(deserialize(path.read_bytes()), key=itemgetter(0))
+        entries = sorted(deserialize(path.read_bytes()), key=itemgetter(0))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
         raise invalid_adapter(f"not a safetensors file: {error}", ADAPTER_WEIGHTS_FILE) from error
     tensors = {}
