@@ -13,11 +13,12 @@ from pathlib import Path
 from rich.console import Console
 
 from inference_server.process import ServerFailed, ServerProcess, free_port
-from trainer.config import PolicyConfig, SFTConfig, TrainConfig
+from trainer.config import TrainConfig
 from trainer.environment import prepare_environment
 from trainer.errors import TrainerError
 from trainer.progress import step_lines
 from trainer.settings import load_config
+from trainer.stage_configs import SFTRunConfig
 
 CONFIG = Path(__file__).resolve().parent.parent / "deploy/configs/demo.toml"
 MODEL = Path("models/tiny-base")
@@ -66,14 +67,13 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
     try:
         from trainer.sft import run_sft
 
-        sft = SFTConfig(
-            policy=PolicyConfig(base_model=str(MODEL)),
-            output=folder / "sft",
-            num_examples=2_000,
-            learning_rate=2e-3,
+        sft = load_config(
+            SFTRunConfig,
+            ["--config", str(CONFIG), "--output", str(folder / "sft")],
+            prog="scripts/demo.py",
         )
         with step_lines("sft") as on_step:
-            run_sft(sft, on_step)
+            run_sft(sft, on_step, console.print)
 
         stage(3, "inference server", f"vLLM on {server.url}, log in {server.log_path}")
         server.wait_until_healthy()

@@ -8,17 +8,25 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
-from trainer.config import Section, SFTConfig, TrainConfig
+from trainer.config import PolicyConfig, Section, TrainConfig
 from trainer.environment import prepare_environment
 from trainer.errors import TrainerError
 from trainer.progress import step_lines
 from trainer.settings import fail, load_config
+from trainer.stage_configs import CollectConfig, OfflineRunConfig, SFTRunConfig
 
 _PROG = "python -m trainer"
 
 
 class TrainCommand(TrainConfig):
     """Online PPO against a running server."""
+
+    resume: bool = False
+    """Continue from the newest checkpoint in run.folder."""
+
+
+class TrainOfflineCommand(OfflineRunConfig):
+    """PPO from a file of rollouts, without a server."""
 
     resume: bool = False
     """Continue from the newest checkpoint in run.folder."""
@@ -42,6 +50,15 @@ class DiffCommand(Section):
     """Label of the second."""
     limit: Annotated[int, Field(ge=0)] = 5
     """Most questions to show of those won, and of those lost."""
+
+
+class DequantizeCommand(Section):
+    """Write a base model with the weights that policy.quantization makes of it, to serve them."""
+
+    policy: PolicyConfig = PolicyConfig(quantization="nf4")
+    """Its base_model, dtype and quantization."""
+    output: Path = Path("models/dequantized")
+    """Folder of the new model; there must be nothing yet."""
 
 
 class TinyModelCommand(Section):
@@ -68,15 +85,34 @@ def _train(arguments: list[str]) -> None:
 
 
 def _sft(arguments: list[str]) -> None:
-    config = load_config(SFTConfig, arguments, prog=f"{_PROG} sft")
+    config = load_config(SFTRunConfig, arguments, prog=f"{_PROG} sft")
     from trainer.run_folder import require_model_folder
 
     require_model_folder(config.policy.base_model)
     from trainer.sft import run_sft
 
     with step_lines("sft") as on_step:
-        folder = run_sft(config, on_step)
+        folder = run_sft(config, on_step, print)
     print(f"adapter in {folder}")
+
+
+def _collect(arguments: list[str]) -> None:
+    config = load_config(CollectConfig, arguments, prog=f"{_PROG} collect")
+    from trainer.collect import run_collect
+
+    run_collect(config)
+
+
+def _train_offline(arguments: list[str]) -> None:
+    command = load_config(TrainOfflineCommand, arguments, prog=f"{_PROG} train-offline")
+    config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
+    from trainer.run_folder import prepare_run_folder, require_model_folder
+
+    require_model_folder(config.policy.base_model)
+    prepare_run_folder(config, resume=command.resume)
+    from trainer.offline import train_offline
+
+    print(f"adapter in {train_offline(config, resume=command.resume)}")
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -110,6 +146,15 @@ def _report(arguments: list[str]) -> None:
     print(report.path)
 
 
+def _dequantize(arguments: list[str]) -> None:
+    command = load_config(DequantizeCommand, arguments, prog=f"{_PROG} dequantize")
+    from trainer.base_model import save_dequantized
+    from trainer.device import compute_device
+
+    save_dequantized(command.policy, command.output, compute_device("auto"))
+    print(f"base model in {command.output}")
+
+
 def _tiny_model(arguments: list[str]) -> None:
     command = load_config(TinyModelCommand, arguments, prog=f"{_PROG} tiny-model")
     from trainer.tiny_model import build_tiny_model
@@ -122,10 +167,13 @@ def _tiny_model(arguments: list[str]) -> None:
 _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "online PPO against a running server; --resume continues"),
     "sft": (_sft, "supervised fine-tuning of a LoRA adapter"),
+    "collect": (_collect, "rollouts over all arms into a JSONL file; goes on where it was killed"),
+    "train-offline": (_train_offline, "PPO from collected rollouts; --resume continues"),
     "eval": (_evaluate, "accuracy of several models, by arm if wanted, with confidence intervals"),
     "diff": (_diff, "the questions on which two evaluated models differ"),
     "sample": (_sample, "one question, all arms, in the terminal"),
     "report": (_report, "is RL helping? the verdict, and curves and transcripts as one HTML file"),
+    "dequantize": (_dequantize, "the base model that a 4-bit policy stands for, to serve it"),
     "tiny-model": (_tiny_model, "train the demo's base model from scratch"),
 }
 

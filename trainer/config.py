@@ -46,6 +46,9 @@ class PolicyConfig(Section):
     """Modules that a fresh adapter adapts."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the frozen base; adapters are trained in float32."""
+    quantization: Literal["nf4"] | None = None
+    """`nf4` keeps the linear layers of the frozen base in 4 bits (QLoRA, by bitsandbytes) and computes in
+    dtype. Serve what `python -m trainer dequantize` writes, and both sides have the same weights."""
     autocast: bool = False
     """PPO's passes through the model run in bfloat16 where torch.autocast does; weights keep their
     dtype."""
@@ -57,9 +60,10 @@ class DataConfig(Section):
     """The questions to train on."""
 
     source: str = "word-problems"
-    """`word-problems` (built in) or a JSONL file of {"question", "answer"} records."""
+    """`word-problems` (built in), a JSONL file of {"question", "answer"} records, or a Hub dataset such
+    as `openai/gsm8k:main`. SOURCE#train and SOURCE#held_out are two parts of it that never meet."""
     evaluation_source: str = "word-problems"
-    """Where run.evaluate_every takes its questions: `word-problems` (its held-out split) or a file."""
+    """The same for the held-out questions of run.evaluate_every and of SFT's evaluation loss."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000
     """How many distinct questions to use at most; a new shuffle begins when all were asked."""
     seed: int = 0
@@ -235,24 +239,3 @@ class TrainConfig(Section):
                 f"ppo.advantage = {self.ppo.advantage} compares a question's completions, but {clash}"
             )
         return self
-
-
-class SFTConfig(Section):
-    """Supervised fine-tuning of a LoRA adapter on demonstrations."""
-
-    policy: PolicyConfig = PolicyConfig()
-    source: str = "word-problems"
-    """`word-problems` (careless demonstrations, built in) or a JSONL file of
-    {"question", "answer"} records."""
-    num_examples: Annotated[int, Field(ge=1)] = 2_000
-    """How many demonstrations to use at most."""
-    num_epochs: Annotated[float, Field(gt=0)] = 1.0
-    """Passes over the demonstrations."""
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    """AdamW's, decayed to zero along a cosine."""
-    batch_size: Annotated[int, Field(ge=1)] = 16
-    """Demonstrations of one optimizer step."""
-    output: Path = Path("runs/sft")
-    """Folder of the adapter."""
-    seed: int = 0
-    """Seed of the arms' mixture and of the shuffle."""

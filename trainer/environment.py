@@ -1,5 +1,6 @@
 """Variables that must be set before torch and transformers are imported."""
 
+import logging
 import os
 import sys
 
@@ -12,3 +13,5 @@ def prepare_environment() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # PEFT imports bitsandbytes where it is installed, which then complains of a missing optional kernel.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -49,7 +49,7 @@ class EvaluationConfig(Section):
 
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
     """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
-    as `policy-000012`, or an adapter folder."""
+    as `policy-000012`, an adapter folder, or a run's, of which it is the newest."""
     data: str = WORD_PROBLEMS
     """`word-problems` (its held-out split) or a JSONL file of {"question", "answer"} records."""
     data_seed: int = 0

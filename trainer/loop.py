@@ -10,10 +10,11 @@ from inference_server.schemas import ServerStatus
 from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
 from trainer.client import ArmsClient
 from trainer.config import RunConfig, TrainConfig
-from trainer.data import load_records, write_jsonl
+from trainer.data import load_records
 from trainer.device import compute_device
 from trainer.errors import UsageError
 from trainer.held_out import HeldOutEvaluations
+from trainer.jsonl import write_jsonl
 from trainer.pipeline import open_pipeline
 from trainer.policy import PolicyRoles
 from trainer.publish import Publisher

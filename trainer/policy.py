@@ -23,10 +23,10 @@ from peft import (
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from inference_server.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from trainer.base_model import load_base
 from trainer.batch import MicroBatch, TokenRows
 from trainer.config import PolicyConfig
 from trainer.errors import UsageError
@@ -54,12 +54,6 @@ class TokenScores:
     """In nats, of the distribution that was sampled from; no gradient."""
     support: tuple[Nucleus, ...]
     """What they are normalised over where top_p < 1."""
-
-
-def load_base(path: str, dtype: torch.dtype, device: torch.device) -> Any:
-    """The base model, frozen, from a folder or a Hub id."""
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
-    return model.requires_grad_(False)
 
 
 class _FusedLora(LoraVariant):  # type: ignore[misc]
@@ -99,7 +93,7 @@ class PolicyRoles(nn.Module):
         super().__init__()
         self.device = device
         self.serve_dtype = serve_dtype
-        base = load_base(config.base_model, getattr(torch, config.dtype), device)
+        base = load_base(config, device)
         kinds = set(getattr(base.config, "layer_types", None) or ()) - {"full_attention"}
         if kinds or getattr(base.config, "sliding_window", None):
             raise UsageError(

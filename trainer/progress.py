@@ -19,6 +19,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 OnStep = Callable[[int, int, float], None]
 """Called with the step, the number of steps and the loss."""
 
+OnGroup = Callable[[int], None]
+"""Called once a group with its number of tokens."""
+
 
 def bar(console: Console) -> Progress:
     """A progress bar that draws on terminals alone."""
@@ -52,3 +55,37 @@ def step_lines(name: str) -> Iterator[OnStep]:
                 console.print(f"{name} step {step}/{num_steps} loss {loss:.4f}", highlight=False)
 
         yield on_step
+
+
+@contextmanager
+def group_lines(name: str, *, num_done: int, num_total: int) -> Iterator[OnGroup]:
+    """Show how groups come in: how many, how fast and how long it still takes.
+
+    Args:
+        name: Of the work.
+        num_done: Groups that were there before.
+        num_total: All groups.
+    """
+    console, started, first = Console(), time.monotonic(), num_done
+    last_line, num_tokens = started, 0
+    with bar(console) as progress:
+        task = progress.add_task(name, total=num_total, completed=num_done)
+
+        def on_group(group_tokens: int) -> None:
+            nonlocal num_done, num_tokens, last_line
+            num_done += 1
+            num_tokens += group_tokens
+            now = time.monotonic()
+            rate = (num_done - first) / max(now - started, 1e-9)
+            speed = f"{rate:.1f}/s, {num_tokens / max(now - started, 1e-9):,.0f} tokens/s"
+            progress.update(task, description=f"{name} {speed}", completed=num_done)
+            due = now - last_line >= _SECONDS_BETWEEN_LINES
+            if not console.is_terminal and (due or num_done == num_total):
+                last_line = now
+                console.print(
+                    f"{name} {num_done}/{num_total}, {speed}, "
+                    f"{(num_total - num_done) / rate:.0f} s left",
+                    highlight=False,
+                )
+
+        yield on_group

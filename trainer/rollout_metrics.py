@@ -14,20 +14,33 @@ _NO_VARIANCE = 1e-9
 
 
 def rollout_metrics(batch: RolloutBatch) -> Metrics:
+    """`group_metrics` of a batch, and what generating it took."""
+    asked = [*batch.groups, *batch.replaced]
+    num_generated = sum(len(arm.token_ids) for group in asked for arm in group.group.arms)
+    return {
+        **group_metrics(batch.groups, asked),
+        "rollout/num_dropped_groups": batch.num_dropped_groups,
+        "rollout/num_replaced_groups": len(batch.replaced),
+        "rollout/tokens_per_s": num_generated / batch.generate_s,
+    }
+
+
+def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -> Metrics:
     """Metrics under ``reward/``, ``rollout/``, ``scores/``, ``arm/`` and ``arm_correct/`` names.
 
-    ``reward/correct`` and ``rollout/zero_variance_groups`` are over every group that was asked for;
-    all else is over the groups that train. ``reward/base``, ``reward/coherence`` and
-    ``reward/length`` sum to ``reward/mean``.
+    ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean``.
+
+    Args:
+        groups: Those that train; nearly all is over them.
+        asked: Every group that was asked for: ``reward/correct`` and ``rollout/zero_variance_groups``
+            are over these.
     """
-    asked = [*batch.groups, *batch.replaced]
-    arms = [arm for group in batch.groups for arm in group.group.arms]
-    rewards = [reward for group in batch.groups for reward in group.rewards]
-    parts = [part for group in batch.groups for part in group.parts]
+    arms = [arm for group in groups for arm in group.group.arms]
+    rewards = [reward for group in groups for reward in group.rewards]
+    parts = [part for group in groups for part in group.parts]
     correct = [c for group in asked for c in group.scores.correct or ()]
-    answers = [answer for group in batch.groups for answer in group.scores.answers]
+    answers = [answer for group in groups for answer in group.scores.answers]
     lengths = [len(arm.token_ids) for arm in arms]
-    num_generated = sum(len(arm.token_ids) for group in asked for arm in group.group.arms)
     num_truncated = sum(arm.finish_reason is FinishReason.LENGTH for arm in arms)
     metrics: Metrics = {
         "reward/mean": statistics.fmean(rewards),
@@ -38,24 +51,21 @@ def rollout_metrics(batch: RolloutBatch) -> Metrics:
         "reward/correct": sum(correct) / max(1, len(correct)),
         "reward/answered": sum(answer is not None for answer in answers) / len(answers),
         "rollout/num_samples": len(arms),
-        "rollout/num_trained_samples": len(batch.samples),
-        "rollout/num_dropped_groups": batch.num_dropped_groups,
-        "rollout/num_replaced_groups": len(batch.replaced),
+        "rollout/num_trained_samples": sum(len(group.trained) for group in groups),
         "rollout/completion_tokens": sum(lengths),
         "rollout/completion_tokens_mean": sum(lengths) / len(lengths),
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
-        "rollout/tokens_per_s": num_generated / batch.generate_s,
     }
     for name in _SCORES:
-        present = [s for g in batch.groups if (s := getattr(g.scores, name)) is not None]
+        present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:
             metrics[f"scores/{name}"] = statistics.fmean(present)
-    if chsh := [max(g.scores.chsh) for g in batch.groups if g.scores.chsh is not None]:
+    if chsh := [max(g.scores.chsh) for g in groups if g.scores.chsh is not None]:
         metrics["scores/chsh_max"] = statistics.fmean(chsh)
     by_arm: dict[str, list[float]] = {}
     correct_by_arm: dict[str, list[bool]] = {}
-    for group in batch.groups:
+    for group in groups:
         for place, arm in enumerate(group.group.arms):
             by_arm.setdefault(arm.arm, []).append(group.rewards[place])
             if group.scores.correct is not None:
@@ -64,7 +74,7 @@ def rollout_metrics(batch: RolloutBatch) -> Metrics:
         metrics[f"arm/{name}"] = statistics.fmean(rewards_of_arm)
     for name, correct_of_arm in sorted(correct_by_arm.items()):
         metrics[f"arm_correct/{name}"] = statistics.fmean(correct_of_arm)
-    if (follows := _correlation(batch.groups)) is not None:
+    if (follows := _correlation(groups)) is not None:
         metrics["reward/follows_correct"] = follows
     return metrics
 

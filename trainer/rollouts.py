@@ -64,10 +64,10 @@ class ScoredGroup:
         """Whether all completions earned the same, so that a group baseline leaves no advantage."""
         return max(self.rewards) - min(self.rewards) < _SAME_REWARD
 
-    def to_json(self, step: int) -> dict[str, object]:
-        """A line of ``rollouts/step-….jsonl``: the recipe's fields, tokens, logprobs, version."""
+    def to_json(self, step: int | None = None) -> dict[str, object]:
+        """A row of rollouts: the recipe's fields, tokens, logprobs, version, and the step of a run."""
         return {
-            "step": step,
+            **({} if step is None else {"step": step}),
             "id": self.record.id,
             "question": self.record.question,
             "gold_answer": self.record.gold,

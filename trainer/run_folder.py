@@ -2,23 +2,16 @@
 
 from pathlib import Path
 
-import tomli_w
-
 from trainer.checkpoint import checkpoint_folders
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
+from trainer.kept_settings import as_toml
+from trainer.stage_configs import OfflineRunConfig
 
 CONFIG_FILE = "config.toml"
 
 
-def config_as_toml(config: TrainConfig) -> str:
-    """The configuration as a file that ``--config`` reads; without the API key."""
-    return tomli_w.dumps(
-        config.model_dump(mode="json", exclude_none=True, exclude={"server": {"api_key"}})
-    )
-
-
-def prepare_run_folder(config: TrainConfig, *, resume: bool) -> None:
+def prepare_run_folder(config: TrainConfig | OfflineRunConfig, *, resume: bool) -> None:
     """Make the folder of a new run, or check that there is something to resume.
 
     Raises:
@@ -33,7 +26,7 @@ def prepare_run_folder(config: TrainConfig, *, resume: bool) -> None:
             f"{folder} already holds a run; continue it with --resume or choose another run.folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(config_as_toml(config), encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(as_toml(config), encoding="utf-8")
 
 
 def require_model_folder(base_model: str) -> None:

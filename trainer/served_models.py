@@ -1,6 +1,6 @@
 """What a command may ask by name: the base, a served version, or an adapter folder that is uploaded.
 
-Enters: ``base``, ``policy``, ``policy-000012`` or a folder. Leaves: what the server calls it.
+Enters: ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's (its newest adapter). Leaves: what the server calls it.
 """
 
 import re
@@ -46,10 +46,12 @@ class ModelSpec:
         if what in (_BASE, _POLICY) or _VERSION_NAME.fullmatch(what):
             return cls(what=what, folder=None)
         folder = Path(what)
+        # Of a run its newest adapter.
+        folder = max(folder.glob("adapters/policy-*[0-9]"), default=folder)
         for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise UsageError(
-                    f"{field}: there is no {name} in {what}; name an adapter folder, "
+                    f"{field}: there is no {name} in {what}; name an adapter or run folder, "
                     f"{_BASE}, {_POLICY} or a version such as {adapter_name(12)}"
                 )
         return cls(what=what, folder=folder)

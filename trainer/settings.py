@@ -20,6 +20,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from trainer.stage_configs import SECTIONS
+
 _Config = TypeVar("_Config", bound=BaseModel)
 
 
@@ -32,7 +34,8 @@ def fail(command: str, message: object, *, exit_code: int = 2) -> NoReturn:
 def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _Config:
     """Read a configuration of the given type; ``--config FILE`` names the TOML file.
 
-    Prints help and exits 0 for ``--help``; exits 2 with one line an error otherwise.
+    Sections of the file that are for other commands are passed over. Prints help and exits 0 for
+    ``--help``; exits 2 with one line an error otherwise.
     """
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
@@ -46,6 +49,7 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
         fail(prog, f"--config {found.config}: {error.strerror}")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         fail(prog, f"--config {found.config}: {error}")
+    file = {key: file[key] for key in file if key in config.model_fields or key not in SECTIONS}
 
     class FromEverywhere(BaseSettings, config):  # type: ignore[misc, valid-type]
         __doc__ = (

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from inference_server.schemas import ADAPTER_WEIGHTS_FILE, ArmsRequest, Priority, Question
 from regime_w import ArmSpec, build_all_arms
-from trainer.batch import Sample, micro_batches
+from trainer.batch import Sample
 from trainer.client import ArmsClient
 from trainer.config import TrainConfig
 from trainer.errors import SyncError
@@ -27,6 +27,7 @@ from trainer.pipeline import generate_group
 from trainer.policy import AdapterState, PolicyRoles, Role
 from trainer.publish import Published
 from trainer.rollouts import as_sample
+from trainer.sample_logprobs import sample_logprobs
 from trainer.tracking import Metrics
 
 _NUM_PROBE_TOKENS = 8
@@ -190,20 +191,9 @@ def _serve(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
     roles.load_adapter_state(Role.PROXIMAL, scaled)
 
 
-@torch.no_grad()
 def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
     """Of each sample's completion under the proximal role, [C] on the CPU."""
-    by_sample: dict[int, Tensor] = {}
-    for batch in micro_batches(
-        samples,
-        token_budget=_TOKEN_BUDGET,
-        hidden_size=roles.hidden_size,
-        device=roles.device,
-    ):
-        logprobs = roles.score(Role.PROXIMAL, batch).logprobs.float().cpu()
-        rows = zip(batch.indices, logprobs, batch.mask.cpu(), strict=True)
-        by_sample |= {index: row[mask] for index, row, mask in rows}
-    return [by_sample[index] for index in range(len(samples))]
+    return sample_logprobs(roles, Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
 
 
 def _other_settings(

@@ -55,17 +55,24 @@ class StepClock:
         self._phases_s[phase] = self._phases_s.get(phase, 0.0) + now - self._last
         self._last = now
 
+    def phases(self) -> dict[str, float]:
+        """Seconds of every phase and of the step so far."""
+        return {
+            **{f"time/{phase}_s": seconds for phase, seconds in self._phases_s.items()},
+            "time/step_s": time.monotonic() - self._started,
+        }
+
     def to_json(self) -> dict[str, float]:
-        """Seconds of every phase and of the step so far, and the shares in which one side waited.
+        """`phases`, and the shares of the step in which one side waited.
 
         The share of ``wait`` in the step is the trainer's; the server idles while no rollout is in
         flight. The side that waits less is the bottleneck.
         """
-        step_s = time.monotonic() - self._started
+        phases = self.phases()
+        step_s = phases["time/step_s"]
         busy_s = self._server.seconds - self._server_busy_s
         return {
-            **{f"time/{phase}_s": seconds for phase, seconds in self._phases_s.items()},
-            "time/step_s": step_s,
+            **phases,
             "time/trainer_wait_share": self._phases_s.get("wait", 0.0) / step_s,
             "time/server_idle_share": max(0.0, 1.0 - busy_s / step_s),
         }

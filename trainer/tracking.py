@@ -95,13 +95,23 @@ class Tracker:
                 f"accuracy {row['eval/accuracy']:.3f} "
                 f"(best {row['eval/best_accuracy']:.3f} at step {row['eval/best_step']:.0f})"
             )
-        self.say(
-            f"step {step:>4} version {row['version']:.0f} "
-            f"reward {row['reward/mean']:+.3f} correct {row['reward/correct']:.3f} "
-            f"kl {row['ppo/reference_kl']:.3f} clip {row['ppo/clip_fraction']:.3f} "
-            f"ev {row['ppo/explained_variance']:+.2f} entropy {row['ppo/entropy']:.3f} "
-            f"mismatch {row['ppo/logprob_mismatch']:.1e} lag {row['rollout/lag']:.0f} "
-            f"step {row['time/step_s']:.2f}s (update {row['time/update_s']:.2f}s, "
-            f"push {row['time/publish_s']:.2f}s): trainer waits "
-            f"{row['time/trainer_wait_share']:.0%}, server idle {row['time/server_idle_share']:.0%}"
-        )
+        self.say(_step_line(row))
+
+
+def _step_line(row: Metrics) -> str:
+    """A step in one line; of a run without a server, what there is without one."""
+    version = f"version {row['version']:.0f} " if "version" in row else ""
+    text = (
+        f"step {row['step']:>4} {version}"
+        f"reward {row['reward/mean']:+.3f} correct {row['reward/correct']:.3f} "
+        f"kl {row['ppo/reference_kl']:.3f} clip {row['ppo/clip_fraction']:.3f} "
+        f"ev {row['ppo/explained_variance']:+.2f} entropy {row['ppo/entropy']:.3f} "
+        f"mismatch {row['ppo/logprob_mismatch']:.1e} "
+    )
+    times = f"step {row['time/step_s']:.2f}s (update {row['time/update_s']:.2f}s"
+    if "version" not in row:
+        return f"{text}{times})"
+    return (
+        f"{text}lag {row['rollout/lag']:.0f} {times}, push {row['time/publish_s']:.2f}s): trainer waits "
+        f"{row['time/trainer_wait_share']:.0%}, server idle {row['time/server_idle_share']:.0%}"
+    )

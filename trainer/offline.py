@@ -1,0 +1,172 @@
+"""PPO from rollouts that were collected before: the online update without a server.
+
+The behaviour policy is who sampled the file, and stays so; the proximal policy is the trained one as it
+is at the beginning of each step (arXiv 2110.00641 decouples the two). The ratio that PPO clips is
+against the proximal one; the truncated weight proximal/behaviour makes up for how far it has come.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from inference_server.schemas import adapter_name
+from trainer.batch import Sample
+from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
+from trainer.device import compute_device
+from trainer.policy import PolicyRoles, Role
+from trainer.publish import save_adapter
+from trainer.questions import QuestionState, QuestionStream
+from trainer.rollout_metrics import group_metrics
+from trainer.rollouts import ScoredGroup
+from trainer.sample_logprobs import sample_logprobs
+from trainer.stage_configs import OfflineRunConfig
+from trainer.stop_signals import stop_signals
+from trainer.stored_rollouts import Retokeniser, StoredRollouts
+from trainer.timing import BusyTime, StepClock
+from trainer.tracking import Metrics, Tracker
+from trainer.update import PPOUpdate
+
+ADAPTERS_FOLDER = "adapters"
+
+_FOREIGN_NATS = 0.05
+"""Mean |starting policy - file| logprob from which the file is plainly not of the starting policy; where
+both compute in bfloat16 rounding stays below."""
+
+
+def train_offline(config: OfflineRunConfig, *, resume: bool) -> Path:
+    """Train on the file until ``offline.num_epochs`` are done or a signal asks to stop.
+
+    SIGTERM and Ctrl-C finish the step, write a checkpoint and return.
+
+    Args:
+        config: The whole run.
+        resume: Continue from the newest checkpoint in ``run.folder``.
+
+    Returns:
+        Folder of the newest adapter.
+
+    Raises:
+        DataError: The file cannot be read, or holds what cannot be trained on.
+        CheckpointError: The checkpoint cannot be resumed from.
+    """
+    run = config.run
+    if run.num_threads is not None:
+        torch.set_num_threads(run.num_threads)
+    torch.manual_seed(run.seed)
+    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
+    rollouts = StoredRollouts(
+        config.rollouts, Retokeniser.of(tokenizer, config.rollout), num_groups=config.limit
+    )
+    num_groups = len(rollouts.records) * config.offline.num_epochs
+    num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
+    roles = PolicyRoles(
+        config.policy,
+        device=compute_device(run.device),
+        serve_dtype=getattr(torch, config.policy.dtype),
+    )
+    update = PPOUpdate(roles, config.ppo)
+    progress = Progress(step=0, questions=QuestionState())
+    if resume:
+        progress = load_checkpoint(checkpoint_folders(run.folder)[-1], roles, update)
+    questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
+    with (
+        stop_signals() as stop,
+        Tracker(
+            run.model_copy(update={"num_steps": num_steps}), first_step=progress.step
+        ) as tracker,
+    ):
+        _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
+        adapter = _adapter_folder(run.folder, progress.step)
+
+        def save() -> None:
+            save_adapter(roles, adapter)
+            save_checkpoint(run.folder, progress, roles, update, num_kept=run.num_checkpoints)
+
+        while progress.step < num_steps and not stop.requested:
+            clock = StepClock(BusyTime())
+            step = progress.step + 1
+            batch = questions.take(config.rollout.questions_per_step)
+            groups = [rollouts.group(record, config.reward) for record in batch.records]
+            clock.lap("score")
+            samples = _with_behaviour(roles, groups, token_budget=config.ppo.token_budget)
+            roles.load_adapter_state(Role.PROXIMAL, roles.rounded_policy())
+            mini_batches = update.experience(samples, seed=f"{run.seed}/{step}")
+            clock.lap("experience")
+            ppo = update.step(
+                mini_batches,
+                train_policy=step > config.ppo.critic_warmup_steps,
+                learning_rate_scale=_learning_rate_scale(config, step, num_steps),
+            )
+            clock.lap("update")
+            questions.done(batch, {})
+            progress = Progress(step=step, questions=questions.state)
+            if step == 1 and ppo.logprob_mismatch > _FOREIGN_NATS:
+                tracker.say(_foreign_warning(ppo.logprob_mismatch))
+            metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
+            tracker.step(step, metrics)
+            if step % run.checkpoint_every == 0 or step == num_steps:
+                adapter = _adapter_folder(run.folder, step)
+                save()
+        if stop.requested:
+            adapter = _adapter_folder(run.folder, progress.step)
+            save()
+            tracker.say(f"stopped at step {progress.step}; --resume goes on from there")
+    return adapter
+
+
+def _adapter_folder(run_folder: Path, step: int) -> Path:
+    return run_folder / ADAPTERS_FOLDER / adapter_name(step)
+
+
+def _with_behaviour(
+    roles: PolicyRoles, groups: Sequence[ScoredGroup], *, token_budget: int
+) -> list[list[Sample]]:
+    """The samples that train; those of text alone as the starting policy would have sampled them."""
+    samples = [group.samples for group in groups]
+    texts = [sample for group in samples for sample in group if not sample.sampler_logprobs]
+    if not texts:
+        return samples
+    blank = [replace(s, sampler_logprobs=(0.0,) * len(s.completion_ids)) for s in texts]
+    # The reference is a frozen copy of what training starts from.
+    found = sample_logprobs(roles, Role.REFERENCE, blank, token_budget=token_budget)
+    filled = iter(
+        replace(s, sampler_logprobs=tuple(logprobs.tolist()))
+        for s, logprobs in zip(texts, found, strict=True)
+    )
+    return [[s if s.sampler_logprobs else next(filled) for s in group] for group in samples]
+
+
+def _say_what_is_in_the_file(
+    path: Path, rollouts: StoredRollouts, num_steps: int, say: Callable[[str], None]
+) -> None:
+    versions = sorted("base" if v is None else str(v) for v in rollouts.versions)
+    say(
+        f"{path}: {len(rollouts.records)} questions, {rollouts.num_completions} completions of "
+        f"version {', '.join(versions)}; {num_steps} steps"
+    )
+    if rollouts.num_texts:
+        say(
+            f"warning: {rollouts.num_texts} of the completions are text without tokens and logprobs. "
+            "They are tokenised again under their arm's prompt and taken to be sampled by the policy "
+            "that training starts from. If another model wrote them, or other tokens, the importance "
+            "weights are wrong: PPO then learns from them as if they were its own"
+        )
+
+
+def _foreign_warning(mismatch: float) -> str:
+    return (
+        f"warning: the file's logprobs differ from those of the policy that training starts from by "
+        f"{mismatch:.2g} nats a token: another policy sampled it. Importance weights up to "
+        "ppo.max_importance_weight make up for a part of that; start from the adapter that the file "
+        "was collected with, or set ppo.sequence_mask"
+    )
+
+
+def _learning_rate_scale(config: OfflineRunConfig, step: int, num_steps: int) -> float:
+    if config.ppo.learning_rate_schedule == "constant":
+        return 1.0
+    return 1.0 - (step - 1) / num_steps
