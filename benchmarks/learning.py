@@ -27,11 +27,12 @@ from learning_curves import Curve, Point, plot, table
 from inference_server.process import running_server
 from inference_server.schemas import ArmGroup
 from regime_w import RewardConfig
-from trainer.config import PolicyConfig, SFTConfig, TrainConfig
+from trainer.config import DataConfig, PolicyConfig, TrainConfig
 from trainer.data import Record
 from trainer.environment import prepare_environment
 from trainer.rollouts import ScoredGroup, score_group
 from trainer.settings import load_config
+from trainer.stage_configs import SFTConfig, SFTRunConfig
 from trainer.tracking import read_metrics
 from trainer.word_problems import Split, Style, word_problems
 
@@ -118,14 +119,15 @@ def sft_adapter(model: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         source = folder / "demonstrations.jsonl"
         source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        config = SFTConfig(
+        config = SFTRunConfig(
             policy=PolicyConfig(base_model=str(model)),
-            source=str(source),
+            data=DataConfig(source=str(source)),
+            sft=SFTConfig(
+                num_examples=NUM_DEMONSTRATIONS, learning_rate=2e-3, num_evaluation_examples=0
+            ),
             output=folder,
-            num_examples=NUM_DEMONSTRATIONS,
-            learning_rate=2e-3,
         )
-        run_sft(config, lambda step, num_steps, loss: None)
+        run_sft(config, lambda step, num_steps, loss: None, lambda line: None)
     return folder
 
 

@@ -24,10 +24,12 @@ from inference_server.process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig
 from regime_w.reward import RewardParts
 from trainer import rollouts
-from trainer.config import PolicyConfig, SFTConfig, TrainConfig
-from trainer.data import load_records, write_jsonl
+from trainer.config import PolicyConfig, TrainConfig
+from trainer.data import load_records
 from trainer.environment import prepare_environment
+from trainer.jsonl import write_jsonl
 from trainer.settings import load_config
+from trainer.stage_configs import SFTConfig, SFTRunConfig
 from trainer.word_problems import Split
 
 DEMO = Path(__file__).resolve().parent.parent / "deploy/configs/demo.toml"
@@ -62,13 +64,13 @@ def fine_tune(model: Path, folder: Path) -> Path:
         from trainer.sft import run_sft
 
         run_sft(
-            SFTConfig(
+            SFTRunConfig(
                 policy=PolicyConfig(base_model=str(model)),
+                sft=SFTConfig(learning_rate=2e-3, num_evaluation_examples=0),
                 output=folder,
-                num_examples=2_000,
-                learning_rate=2e-3,
             ),
             lambda step, num_steps, loss: None,
+            lambda line: None,
         )
     return folder
 
