@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from trainer.batch import SampledTokens
 CHUNK_LOGITS = 2**25
 """Logits that exist together, 128 MiB of them: at a vocabulary of 150k those of 223 tokens, which
 still keep a matrix product busy."""
+
+_NUM_PARTS = 16
+"""A chunk of whole distributions is worked on in so many parts: what a part needs beside them is little."""
 
 FIRST_GUESS = 8
 """Most likely tokens that are looked at first; most nuclei end among them."""
@@ -97,12 +101,15 @@ def score_sampled(
     chunks = [slice(*bounds) for bounds in pairwise([*starts, len(hidden)])]
     sizes = [chunk.stop - chunk.start for chunk in chunks]
     # A single chunk is in memory anyway; of several, each is computed again in backward.
-    recompute = len(chunks) > 1 and torch.is_grad_enabled()
+    several = len(chunks) > 1
     scores: list[tuple[Tensor, Tensor]] = []
     nuclei: list[Nucleus] = []
     for chunk, states in zip(chunks, torch.split(hidden, sizes), strict=True):
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
         if chunk.start >= restricted:
+            if several and _is_plain(head):
+                scores.append(_OneAtATime.apply(states, head.weight, temperature, token_ids))
+                continue
             score = partial(_scores_of_all, head, states, temperature, token_ids)
         else:
             nuclei.append(
@@ -112,6 +119,7 @@ def score_sampled(
                 else support[len(nuclei)]
             )
             score = partial(_scores_of_nucleus, head, states, temperature, nuclei[-1])
+        recompute = several and torch.is_grad_enabled()
         scores.append(checkpoint(score, use_reentrant=False) if recompute else score())
     logprobs, entropy = (torch.cat(parts) for parts in zip(*scores, strict=True))
     return SampledScores(logprobs=logprobs, entropy=entropy, support=tuple(nuclei))
@@ -137,6 +145,46 @@ def _scores_of_all(
     return logprobs, entropy
 
 
+class _OneAtATime(torch.autograd.Function):
+    """`_scores_of_all` in the memory of its logits alone, which backward makes again and overwrites."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, temperature: Tensor, token_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[n] logprobs and entropies; the weight [V, H] has no gradient."""
+        ctx.save_for_backward(states, weight, temperature, token_ids)
+        log_softmax = _log_softmax(states, weight, temperature)
+        logprobs = log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+        entropy = torch.cat([-torch.linalg.vecdot(p.exp(), p) for p in _parts(log_softmax)])
+        ctx.mark_non_differentiable(entropy)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(
+        ctx: Any, of_logprobs: Tensor, of_entropy: Tensor
+    ) -> tuple[Tensor, None, None, None]:
+        """d logprob / d logit is (1 at the sampled token, else 0) - probability, over temperature."""
+        states, weight, temperature, token_ids = ctx.saved_tensors
+        scale = (of_logprobs / temperature).unsqueeze(-1)
+        of_logits = _log_softmax(states, weight, temperature).exp_().mul_(-scale)
+        of_logits.scatter_add_(-1, token_ids.unsqueeze(-1), scale)
+        return of_logits.to(weight.dtype) @ weight, None, None, None
+
+
+def _log_softmax(states: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
+    """[n, V] float32"""
+    logits = nn.functional.linear(states, weight).float().div_(temperature.unsqueeze(-1))
+    for part in _parts(logits):
+        part.sub_(part.logsumexp(dim=-1, keepdim=True))
+    return logits
+
+
+def _parts(chunk: Tensor) -> Sequence[Tensor]:
+    """Views of some rows each."""
+    return chunk.split(max(1, len(chunk) // _NUM_PARTS))
+
+
 def _scores_of_nucleus(
     head: nn.Linear, states: Tensor, temperature: Tensor, kept: Nucleus
 ) -> tuple[Tensor, Tensor]:
@@ -155,10 +203,14 @@ def _scores_of_nucleus(
 
 def _kept_logits(head: nn.Linear, states: Tensor, rows: Tensor, token_ids: Tensor) -> Tensor:
     """[M] logits of the nuclei, from their own rows of the head where that is the smaller part."""
-    # Not for a head with an adapter, whose own weight is not all of it.
-    if type(head) is nn.Linear and head.bias is None:
+    if _is_plain(head):
         weight = head.weight
         if len(rows) * weight.shape[1] <= len(states) * weight.shape[0]:
             return (states[rows].float() * weight[token_ids].float()).sum(dim=-1)
     logits: Tensor = head(states)[rows, token_ids].float()
     return logits
+
+
+def _is_plain(head: nn.Linear) -> bool:
+    """Whether it is its weight: a head with an adapter, in PEFT's wrapper, is more."""
+    return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
