@@ -108,7 +108,11 @@ def score_sampled(
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
         if chunk.start >= restricted:
             if several and _is_plain(head):
-                scores.append(_OneAtATime.apply(states, head.weight, temperature, token_ids))
+                scores.append(
+                    _OneAtATime.apply(  # type: ignore[no-untyped-call]
+                        states, head.weight, temperature, token_ids
+                    )
+                )
                 continue
             score = partial(_scores_of_all, head, states, temperature, token_ids)
         else:
@@ -164,7 +168,7 @@ class _OneAtATime(torch.autograd.Function):
     def backward(
         ctx: Any, of_logprobs: Tensor, of_entropy: Tensor
     ) -> tuple[Tensor, None, None, None]:
-        """d logprob / d logit is (1 at the sampled token, else 0) - probability, over temperature."""
+        """Of a logit: 1 at the sampled token, else 0, less its probability, over temperature."""
         states, weight, temperature, token_ids = ctx.saved_tensors
         scale = (of_logprobs / temperature).unsqueeze(-1)
         of_logits = _log_softmax(states, weight, temperature).exp_().mul_(-scale)
@@ -173,7 +177,7 @@ class _OneAtATime(torch.autograd.Function):
 
 
 def _log_softmax(states: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
-    """[n, V] float32"""
+    """Logits [n, V] at each one's temperature, float32 and normalised in place."""
     logits = nn.functional.linear(states, weight).float().div_(temperature.unsqueeze(-1))
     for part in _parts(logits):
         part.sub_(part.logsumexp(dim=-1, keepdim=True))
@@ -182,7 +186,7 @@ def _log_softmax(states: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
 
 def _parts(chunk: Tensor) -> Sequence[Tensor]:
     """Views of some rows each."""
-    return chunk.split(max(1, len(chunk) // _NUM_PARTS))
+    return torch.split(chunk, max(1, len(chunk) // _NUM_PARTS))
 
 
 def _scores_of_nucleus(
