@@ -34,14 +34,19 @@ from trainer.answers import (
 )
 from trainer.client import ArmsClient
 from trainer.config import Section, ServerConfig
+from trainer.contamination import find_overlap
 from trainer.data import WORD_PROBLEMS, Record, load_records
 from trainer.errors import ServerError, UsageError
+from trainer.kept_settings import training_source
 from trainer.progress import bar
 from trainer.served_models import ModelSpec, uploaded
 from trainer.word_problems import Split
 
 OnProgress = Callable[[int, int], None]
 """Called with the questions so far and the questions in all, over all models."""
+
+_NUM_TRAINING_QUESTIONS = 20_000
+"""Of an endless source that are compared with the questions asked."""
 
 
 class EvaluationConfig(Section):
@@ -51,9 +56,13 @@ class EvaluationConfig(Section):
     """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
     as `policy-000012`, an adapter folder, or a run's, of which it is the newest."""
     data: str = WORD_PROBLEMS
-    """`word-problems` (its held-out split) or a JSONL file of {"question", "answer"} records."""
+    """`word-problems` (its held-out split), a JSONL file of {"question", "answer"} records, or a Hub
+    dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it."""
     data_seed: int = 0
     """Seed of the generator."""
+    train_data: str | None = None
+    """What the models were trained on, to say which of its questions are asked here too; where null,
+    the data.source of the configurations that lie beside adapter folders."""
     num_questions: Annotated[int, Field(ge=1)] = 400
     """How many questions to ask at most."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
@@ -205,6 +214,8 @@ async def _ask_arms(
 def run_evaluation(config: EvaluationConfig) -> Evaluation:
     """Evaluate with a progress bar and print the table."""
     console = Console()
+    for line in _contamination_lines(config):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     with bar(console) as progress:
         task = progress.add_task("eval", total=None)
 
@@ -218,6 +229,22 @@ def run_evaluation(config: EvaluationConfig) -> Evaluation:
         evaluation = asyncio.run(connect_and_evaluate())
     print_table(evaluation, console)
     return evaluation
+
+
+def _contamination_lines(config: EvaluationConfig) -> list[str]:
+    """What of the questions the models were trained on, as far as that is known."""
+    folders = (_parse(spec).model.folder for spec in config.models)
+    found = {training_source(folder) for folder in folders if folder is not None}
+    sources = {config.train_data} if config.train_data is not None else found - {None}
+    asked = load_records(
+        config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
+    )
+    return [
+        find_overlap(
+            load_records(source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS), asked
+        ).line(f"{source} (training)", f"{config.data} (held out)")
+        for source in sorted(source for source in sources if source is not None)
+    ]
 
 
 def _parse(spec: str) -> _Candidate:

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from trainer.errors import UsageError
 
+CONFIG_FILE = "config.toml"
+
 
 def as_toml(config: BaseModel) -> str:
     """A configuration as a file that ``--config`` reads; without the API key."""
@@ -46,6 +48,17 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
                 f"Go on with those of {path}, or choose another output"
             )
     path.write_text(as_toml(config), encoding="utf-8")
+
+
+def training_source(adapter: Path) -> str | None:
+    """What the configuration of SFT or of a run says that its adapter was trained on, if it lies there."""
+    for path in (adapter / CONFIG_FILE, adapter.parent.parent / CONFIG_FILE):
+        try:
+            source = tomllib.loads(path.read_text(encoding="utf-8"))["data"]["source"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return source if isinstance(source, str) else None
+    return None
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:

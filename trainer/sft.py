@@ -33,7 +33,7 @@ from trainer.contamination import data_lines
 from trainer.data import Record, load_demonstrations
 from trainer.device import compute_device
 from trainer.errors import UsageError
-from trainer.kept_settings import keep_settings
+from trainer.kept_settings import CONFIG_FILE, keep_settings
 from trainer.progress import OnStep
 from trainer.stage_configs import SFTRunConfig
 from trainer.word_problems import Split
@@ -41,7 +41,6 @@ from trainer.word_problems import Split
 CHECKPOINTS_FOLDER = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 
-_CONFIG_FILE = "config.toml"
 _TRAINER_STATE_FILE = "trainer_state.json"
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
@@ -117,7 +116,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     data, sft, output = config.data, config.sft, config.output
     if (output / ADAPTER_WEIGHTS_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
-    keep_settings(output / _CONFIG_FILE, config, free=("output", "device"))
+    keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
     training = load_demonstrations(
         data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed
     )

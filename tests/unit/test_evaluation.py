@@ -1,5 +1,6 @@
 """Evaluating several models through a server, here a fake one that keeps a log."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,12 @@ from trainer.errors import (
     ServerUnreachableError,
     UsageError,
 )
-from trainer.evaluation import EvaluationConfig, evaluate, run_evaluation
+from trainer.evaluation import (
+    EvaluationConfig,
+    _contamination_lines,
+    evaluate,
+    run_evaluation,
+)
 from trainer.word_problems import Split
 
 BASE = "models/tiny-base"
@@ -389,3 +395,19 @@ def test_the_command_prints_the_table_and_closes_the_connection(
     assert "PPO − Base" in printed
     assert "+70.0" in printed
     assert server.log[-1] == "closed"
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i} plus {i}?", "answer": f"#### {2 * i}"} for i in range(8)]
+    source = tmp_path / "own.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_folder = tmp_path / "run"
+    folder = adapter(run_folder / "adapters" / "policy-000001")
+    (run_folder / "config.toml").write_text(f'[data]\nsource = "{source}#train"\n')
+    asked = config("Base=base", f"PPO={folder}", data=f"{source}#held_out")
+    assert all("none also in" in line for line in _contamination_lines(asked))
+    changes = {"train_data": str(source)} if explicit else {"data": str(source)}
+    (line,) = _contamination_lines(asked.model_copy(update=changes))
+    assert "which makes their accuracy worthless" in line
+    assert _contamination_lines(config("Base=base")) == []
