@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from trainer.base_model import load_base, save_dequantized
+from trainer.base_model import load_base
 from trainer.config import PolicyConfig
 from trainer.errors import UsageError
 from trainer.sft import run_sft
@@ -139,35 +139,3 @@ def test_an_adapter_of_a_4_bit_base_is_float32_and_moves(tiny_base: Path, tmp_pa
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     held_out = [row["eval_loss"] for row in metrics(tmp_path / "qlora") if "eval_loss" in row]
     assert held_out[-1] < held_out[0]
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_dequantized_base_is_the_4_bit_one(dtype: str, tiny_base: Path, tmp_path: Path) -> None:
-    policy = PolicyConfig.model_validate(
-        {"base_model": str(tiny_base), "dtype": dtype, "quantization": "nf4"}
-    )
-    save_dequantized(policy, tmp_path / "served", CPU)
-    served = policy.model_copy(
-        update={"base_model": str(tmp_path / "served"), "quantization": None}
-    )
-    ids = torch.arange(40).view(2, 20)
-    four_bit = load_base(policy, CPU)
-    assert type(four_bit.model.layers[0].mlp.up_proj).__name__ == "Linear4bit"
-    logits = four_bit(ids).logits
-    assert torch.equal(logits, load_base(served, CPU)(ids).logits)
-    whole = load_base(policy.model_copy(update={"quantization": None}), CPU)(ids).logits
-    assert not torch.allclose(logits, whole, atol=1e-3)
-    with pytest.raises(UsageError, match="exists already"):
-        save_dequantized(policy, tmp_path / "served", CPU)
-
-
-def test_without_bitsandbytes_4_bits_are_a_one_line_error(
-    tiny_base: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainer.base_model.find_spec", lambda name: None)
-    policy = PolicyConfig(base_model=str(tiny_base), quantization="nf4")
-    with pytest.raises(
-        UsageError, match=r"policy\.quantization = nf4 needs bitsandbytes"
-    ) as caught:
-        load_base(policy, CPU)
-    assert "\n" not in str(caught.value)
