@@ -169,7 +169,7 @@ def train_quietly(config: TrainConfig) -> None:
 
     config.run.folder.mkdir(parents=True)
     with (config.run.folder / "train.log").open("w") as log, contextlib.redirect_stdout(log):
-        train(config, resume=False)
+        train(config)
 
 
 def warm_up(model: Path, sft: Path, url: str, folder: Path) -> None:

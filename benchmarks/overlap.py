@@ -95,7 +95,7 @@ def train_steps(
         ),
     )
     folder.mkdir()
-    train(config, resume=False)
+    train(config)
     # The last step asks for nothing, and writes the checkpoint.
     return read_metrics(folder)[WARM_UP_STEPS:-1]
 

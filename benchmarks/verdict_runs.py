@@ -77,7 +77,6 @@ def fine_tune(model: Path, folder: Path) -> Path:
 
 def train_run(name: str, folder: Path, url: str, sft: Path, model: Path) -> None:
     from trainer.loop import train
-    from trainer.run_folder import prepare_run_folder
 
     config = load_config(
         TrainConfig,
@@ -88,12 +87,11 @@ def train_run(name: str, folder: Path, url: str, sft: Path, model: Path) -> None
         ],
         prog="verdict_runs",
     )
-    prepare_run_folder(config, resume=False)
     hook: AbstractContextManager[object] = nullcontext()
     if name == "random_reward":
         hook = patch.object(rollouts, "reward_group", coin_rewards)
     with hook:
-        train(config, resume=False)
+        train(config)
 
 
 def settings_of(name: str, folder: Path) -> Sequence[str]:

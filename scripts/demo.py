@@ -92,10 +92,8 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
             prog="scripts/demo.py",
         )
         from trainer.loop import train
-        from trainer.run_folder import prepare_run_folder
 
-        prepare_run_folder(config, resume=False)
-        result = train(config, resume=False)
+        result = train(config)
         if result.stopped:
             raise KeyboardInterrupt
 

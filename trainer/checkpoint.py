@@ -1,7 +1,7 @@
 """A run's state on disk: everything that the next step depends on, whole or not there at all."""
 
-import os
-import shutil
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,12 +10,16 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trainer.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.errors import CheckpointError
-from trainer.policy import PolicyRoles, Role
+from trainer.policy import AdapterState, PolicyRoles, Role
 from trainer.questions import QuestionState
 from trainer.update import PPOUpdate
 
+CHECKPOINTS_FOLDER = "checkpoints"
+
 _STATE_FILE = "state.pt"
+_MANIFEST_FILE = "manifest.json"
 _BEST_FILE = "best.json"
 
 
@@ -27,6 +31,24 @@ class Progress:
     """Steps done."""
     questions: QuestionState
     """What was asked, and of it what was not trained on."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size_bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """``manifest.json``: what the other files of a checkpoint must be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    torch: str
+    """Its version; another one may round otherwise."""
+    files: dict[str, _File]
 
 
 class Best(BaseModel):
@@ -44,8 +66,13 @@ class Best(BaseModel):
 
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:
-    """Finished checkpoints, oldest first."""
-    return sorted((run_folder / "checkpoints").glob("step-??????"))
+    """Finished checkpoints, oldest first; the first is of step 0."""
+    return sorted((run_folder / CHECKPOINTS_FOLDER).glob("step-??????"))
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint."""
+    return int(folder.name.rsplit("-", 1)[1])
 
 
 def read_best(run_folder: Path) -> Best | None:
@@ -54,7 +81,7 @@ def read_best(run_folder: Path) -> Best | None:
     Raises:
         CheckpointError: The file is damaged.
     """
-    path = run_folder / "checkpoints" / _BEST_FILE
+    path = run_folder / CHECKPOINTS_FOLDER / _BEST_FILE
     try:
         return Best.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -65,11 +92,8 @@ def read_best(run_folder: Path) -> Best | None:
 
 def write_best(run_folder: Path, best: Best) -> None:
     """Replace ``checkpoints/best.json``, whole or not at all."""
-    path = run_folder / "checkpoints" / _BEST_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(best.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    text = best.model_dump_json(indent=2) + "\n"
+    write_file(run_folder / CHECKPOINTS_FOLDER / _BEST_FILE, text.encode())
 
 
 def save_checkpoint(
@@ -79,22 +103,20 @@ def save_checkpoint(
     update: PPOUpdate,
     *,
     num_kept: int,
+    served: Mapping[int, AdapterState] | None = None,
     evaluating: int | None = None,
 ) -> Path:
-    """Write ``checkpoints/step-000010`` atomically; delete what is neither new nor good.
+    """Write ``checkpoints/step-000010`` atomically; delete what is neither new, good nor the first.
 
     Args:
         run_folder: The run's.
         progress: Where the run stands.
         roles: Adapters and value head.
         update: Optimizers and KL controller.
-        num_kept: How many of the newest stay.
+        num_kept: How many of the newest stay, the first (of step 0) aside.
+        served: The weights of each version whose rollouts may still be trained on.
         evaluating: A step whose evaluation is not finished; it may become the best, and stays like it.
     """
-    final = _folder(run_folder, progress.step)
-    unfinished = final.with_name(final.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     state = {
         "step": progress.step,
         "questions": progress.questions.model_dump(mode="json"),
@@ -105,30 +127,92 @@ def save_checkpoint(
         "policy_optimizer": update.policy_optimizer.state_dict(),
         "critic_optimizer": update.critic_optimizer.state_dict(),
         "kl_coef": update.kl.coef,
+        "served": dict(served or {}),
         "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    with (unfinished / _STATE_FILE).open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    # A step that is redone after a resume replaces its checkpoint.
-    shutil.rmtree(final, ignore_errors=True)
-    unfinished.rename(final)
+    final = _folder(run_folder, progress.step)
+    unfinished = new_folder(final)
+    torch.save(state, unfinished / _STATE_FILE)
+    manifest = _Manifest(
+        step=progress.step,
+        torch=torch.__version__,
+        files={_STATE_FILE: _measure(unfinished / _STATE_FILE)},
+    )
+    (unfinished / _MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    finish_folder(final)
     best = read_best(run_folder)
-    kept_steps = (None if best is None else best.step, evaluating)
+    kept_steps = (0, None if best is None else best.step, evaluating)
     kept = [_folder(run_folder, step) for step in kept_steps if step is not None]
     for old in checkpoint_folders(run_folder)[:-num_kept]:
         if old not in kept:
-            shutil.rmtree(old)
+            remove_folder(old)
     return final
 
 
 def _folder(run_folder: Path, step: int) -> Path:
-    return run_folder / "checkpoints" / f"step-{step:06d}"
+    return run_folder / CHECKPOINTS_FOLDER / f"step-{step:06d}"
 
 
-def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Progress:
-    """Put a checkpoint's state into roles, optimizers and generators.
+def _measure(path: Path) -> _File:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return _File(size_bytes=path.stat().st_size, sha256=sha256)
+
+
+def newest_checkpoint(
+    run_folder: Path, say: Callable[[str], None], *, not_after: int | None = None
+) -> Path:
+    """The newest checkpoint that is whole.
+
+    Args:
+        run_folder: The run's.
+        say: Gets a line for each damaged one that is passed over.
+        not_after: The newest step that will do.
+
+    Raises:
+        CheckpointError: None is whole.
+    """
+    for folder in reversed(checkpoint_folders(run_folder)):
+        if not_after is not None and step_of(folder) > not_after:
+            continue
+        try:
+            verify_checkpoint(folder)
+        except CheckpointError as error:
+            say(f"{error}; going back to the one before")
+        else:
+            return folder
+    raise CheckpointError(f"no checkpoint in {run_folder / CHECKPOINTS_FOLDER} can be resumed from")
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Hold every file against the manifest.
+
+    Raises:
+        CheckpointError: One is missing, torn or changed.
+    """
+    try:
+        manifest = _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes())
+        damaged = [name for name, file in manifest.files.items() if _measure(folder / name) != file]
+    except ValidationError:
+        damaged = [_MANIFEST_FILE]
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error.strerror}") from error
+    if damaged:
+        raise CheckpointError(f"checkpoint {folder}: {damaged[0]} is damaged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What of a checkpoint is not put where it belongs by loading it."""
+
+    progress: Progress
+    served: dict[int, AdapterState]
+    """See `save_checkpoint`."""
+
+
+def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Checkpoint:
+    """Put a checkpoint's state into roles, optimizers and generators; verify it before.
 
     Raises:
         CheckpointError: The file is damaged, or of another base model or adapter shape.
@@ -144,6 +228,9 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Prog
         update.critic_optimizer.load_state_dict(state["critic_optimizer"])
         update.kl.coef = state["kl_coef"]
         torch.set_rng_state(state["torch_rng"])
+        if torch.cuda.device_count() == len(state["cuda_rng"]) > 0:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        return Checkpoint(progress=progress, served=state["served"])
     except (UnpicklingError, EOFError) as error:
         raise CheckpointError(f"checkpoint {folder}: {_STATE_FILE} is damaged") from error
     except KeyError as error:
@@ -151,4 +238,3 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Prog
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {folder}: {reason}") from error
-    return progress

@@ -22,7 +22,7 @@ class TrainCommand(TrainConfig):
     """Online PPO against a running server."""
 
     resume: bool = False
-    """Continue from the newest checkpoint in run.folder."""
+    """Refuse to begin a new run; one that was begun in run.folder goes on with or without this."""
 
 
 class TrainOfflineCommand(OfflineRunConfig):
@@ -71,17 +71,18 @@ class TinyModelCommand(Section):
 def _train(arguments: list[str]) -> None:
     command = load_config(TrainCommand, arguments, prog=f"{_PROG} train")
     config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.run_folder import prepare_run_folder, require_model_folder
+    from trainer.run_folder import require_model_folder
 
     require_model_folder(config.policy.base_model)
-    prepare_run_folder(config, resume=command.resume)
     from trainer.disk import full_disk_is_told
     from trainer.loop import train
     from trainer.terminal import CONSOLE_FILE, lasting_output
 
     folder = config.run.folder
     with lasting_output(folder / CONSOLE_FILE), full_disk_is_told(folder):
-        train(config, resume=command.resume)
+        result = train(config, must_resume=command.resume)
+        if not result.stopped:
+            print(f"{folder} is finished: step {result.step}; raise run.num_steps for more")
 
 
 def _sft(arguments: list[str]) -> None:
@@ -165,7 +166,7 @@ def _tiny_model(arguments: list[str]) -> None:
 
 
 _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
-    "train": (_train, "online PPO against a running server; --resume continues"),
+    "train": (_train, "online PPO against a running server; started again, it goes on"),
     "sft": (_sft, "supervised fine-tuning of a LoRA adapter"),
     "collect": (_collect, "rollouts over all arms into a JSONL file; goes on where it was killed"),
     "train-offline": (_train_offline, "PPO from collected rollouts; --resume continues"),

@@ -194,7 +194,9 @@ class RunConfig(Section):
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; the last step always has one."""
     num_checkpoints: Annotated[int, Field(ge=1)] = 3
-    """Newest checkpoints that are kept, beside the best one."""
+    """Newest checkpoints that are kept, beside the first and the best one."""
+    num_adapters: Annotated[int, Field(ge=1)] = 20
+    """Newest adapters that are kept, beside the best one; at least rollout.max_staleness + 2."""
     evaluate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between evaluations: greedy accuracy of the newest version on held-out questions, asked
     while training goes on. The best version's checkpoint is kept. Null never evaluates."""
@@ -223,6 +225,15 @@ class TrainConfig(Section):
     reward: RewardConfig = RewardConfig()
     ppo: PPOConfig = PPOConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _adapters_outlive_their_rollouts(self) -> Self:
+        if self.run.num_adapters < self.rollout.max_staleness + 2:
+            raise ValueError(
+                f"run.num_adapters = {self.run.num_adapters} must be at least "
+                f"{self.rollout.max_staleness + 2}: rollout.max_staleness + 2"
+            )
+        return self
 
     @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from torch import Tensor
 
 from trainer.experience import MiniBatch, flat
 from trainer.losses import effective_sample_size, explained_variance
@@ -81,15 +82,20 @@ class UpdateSums:
     num_optimizer_steps: int = 0
 
 
+def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:
+    """|trainer - server| logprob of every sampled token under the version that sampled it, [N]."""
+    everything = [e for m in mini_batches for e in m]
+    sampler = torch.cat([e.batch.sampler_logprobs[e.batch.mask] for e in everything])
+    return (flat(mini_batches, "proximal_logprobs") - sampler).abs()
+
+
 def update_metrics(
     mini_batches: Sequence[MiniBatch], sums: UpdateSums, *, kl_coef: float
 ) -> UpdateMetrics:
     """Diagnostics from the step's experience and what its optimizer steps added up to."""
     everything = [e for m in mini_batches for e in m]
-    proximal, weights = flat(mini_batches, "proximal_logprobs"), flat(mini_batches, "weights")
-    sampler = torch.cat([e.batch.sampler_logprobs[e.batch.mask] for e in everything])
-    advantages = flat(mini_batches, "advantages")
-    mismatch = (proximal - sampler).abs()
+    weights, advantages = flat(mini_batches, "weights"), flat(mini_batches, "advantages")
+    mismatch = logprob_mismatches(mini_batches)
     num_completions = sum(len(e.batch.indices) for e in everything)
     num_masked = sum(
         int((e.loss_mask.any(dim=1) & ~e.policy_mask.any(dim=1)).sum()) for e in everything

@@ -7,6 +7,7 @@ TrainerError
 ├── UsageError             a flag, a key or a file that the user can mend
 │   └── DataError          a record; names the file and the line
 ├── CheckpointError        a checkpoint that cannot be resumed from
+├── JournalError           a step of the journal that cannot be done again
 ├── SyncError              the server serves something else than was pushed
 ├── NonFiniteError         a number or a gradient is NaN or infinite
 ├── DiskFullError          there is no space left for the run's folder
@@ -34,6 +35,15 @@ class DataError(UsageError):
 
 class CheckpointError(TrainerError):
     """A checkpoint is damaged, or of another base model or adapter shape."""
+
+
+class JournalError(TrainerError):
+    """What the journal has of a step is missing or damaged."""
+
+    def __init__(self, step: int, what: str):
+        """Keep the step."""
+        super().__init__(f"step {step}: {what}")
+        self.step = step
 
 
 class SyncError(TrainerError):

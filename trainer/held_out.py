@@ -79,9 +79,21 @@ class HeldOutEvaluations:
         """The step that is being evaluated."""
         return None if self._under_way is None else self._under_way.step
 
+    @property
+    def versions(self) -> set[int]:
+        """The version that is being evaluated and the best one, whose adapters are kept."""
+        best = None if self._run.evaluate_every is None else read_best(self._run.folder)
+        under_way = None if self._under_way is None else self._under_way.published
+        return {found.version for found in (best, under_way) if found is not None}
+
     def is_due(self, step: int) -> bool:
         """Whether a step is evaluated."""
-        return self._run.evaluate_every is not None and step % self._run.evaluate_every == 0
+        return step == self.newest_due(step)
+
+    def newest_due(self, step: int) -> int | None:
+        """The newest step up to this one that is evaluated."""
+        every = self._run.evaluate_every
+        return None if every is None or step < every else step - step % every
 
     def start(self, step: int, published: Published) -> None:
         """Ask a version, unless the server still answers for an earlier one."""

@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel
 
+from trainer.durable import write_file
 from trainer.errors import UsageError
 
 CONFIG_FILE = "config.toml"
@@ -29,7 +30,6 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
     Raises:
         UsageError: Others have changed; names them.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         try:
             stored = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -45,9 +45,9 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
         if changed:
             raise UsageError(
                 f"{path.parent} holds something begun with other settings: {'; '.join(changed)}. "
-                f"Go on with those of {path}, or choose another output"
+                f"Go on with those of {path}, or choose another place"
             )
-    path.write_text(as_toml(config), encoding="utf-8")
+    write_file(path, as_toml(config).encode())
 
 
 def training_source(adapter: Path) -> str | None:

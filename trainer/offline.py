@@ -71,7 +71,7 @@ def train_offline(config: OfflineRunConfig, *, resume: bool) -> Path:
     update = PPOUpdate(roles, config.ppo)
     progress = Progress(step=0, questions=QuestionState())
     if resume:
-        progress = load_checkpoint(checkpoint_folders(run.folder)[-1], roles, update)
+        progress = load_checkpoint(checkpoint_folders(run.folder)[-1], roles, update).progress
     questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
     with (
         stop_signals() as stop,
@@ -89,7 +89,7 @@ def train_offline(config: OfflineRunConfig, *, resume: bool) -> Path:
         while progress.step < num_steps and not stop.requested:
             clock = StepClock(BusyTime())
             step = progress.step + 1
-            batch = questions.take(config.rollout.questions_per_step)
+            batch = questions.take(config.rollout.questions_per_step, version=progress.step)
             groups = [rollouts.group(record, config.reward) for record in batch.records]
             clock.lap("score")
             samples = _with_behaviour(roles, groups, token_budget=config.ppo.token_budget)

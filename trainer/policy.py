@@ -18,10 +18,9 @@ from peft import (
     PeftModel,
     get_peft_model,
     get_peft_model_state_dict,
-    set_peft_model_state_dict,
 )
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -34,6 +33,18 @@ from trainer.token_scores import Nucleus, score_sampled
 
 AdapterState = dict[str, Tensor]
 """An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""
+
+
+def read_adapter(folder: Path) -> AdapterState:
+    """The tensors of an adapter's folder."""
+    state: AdapterState = load_file(folder / ADAPTER_WEIGHTS_FILE)
+    return state
+
+
+def serialized(state: AdapterState) -> bytes:
+    """An adapter's weights file."""
+    data: bytes = save(state, metadata={"format": "pt"})
+    return data
 
 
 class Role(StrEnum):
@@ -124,9 +135,14 @@ class PolicyRoles(nn.Module):
                     f"policy.adapter {config.adapter}: lora_dropout is {lora.lora_dropout}; "
                     "PPO needs 0, or the trainer's logprobs differ from the server's"
                 )
-        start = self.adapter_state(Role.POLICY)
         for role in (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC):
             self.model.add_adapter(role, lora)
+        # Once: to find them, PEFT walks through every module, which takes longer than to copy them.
+        self._tensors: dict[Role, AdapterState] = {
+            role: get_peft_model_state_dict(self.model, adapter_name=role) for role in Role
+        }
+        start = self.adapter_state(Role.POLICY)
+        for role in (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC):
             self.load_adapter_state(role, start)
         self.value_head = nn.Linear(self.hidden_size, 1).to(device)
         nn.init.zeros_(self.value_head.weight)
@@ -158,29 +174,36 @@ class PolicyRoles(nn.Module):
 
     def adapter_state(self, role: Role) -> AdapterState:
         """A copy of an adapter's tensors, float32 on the CPU."""
-        state = get_peft_model_state_dict(self.model, adapter_name=role)
-        return {name: tensor.detach().float().cpu().clone() for name, tensor in state.items()}
+        tensors = self._tensors[role]
+        return {name: tensor.detach().float().cpu().clone() for name, tensor in tensors.items()}
 
+    @torch.no_grad()
     def load_adapter_state(self, role: Role, state: AdapterState) -> None:
         """Overwrite an adapter's tensors.
 
         Raises:
             RuntimeError: A tensor is missing, is one too many or has another shape.
         """
-        expected = get_peft_model_state_dict(self.model, adapter_name=role).keys()
-        if wrong := sorted(expected ^ state.keys()):
-            word = "missing" if wrong[0] in expected else "unexpected"
+        tensors = self._tensors[role]
+        if wrong := sorted(tensors.keys() ^ state.keys()):
+            word = "missing" if wrong[0] in tensors else "unexpected"
             raise RuntimeError(f"adapter {role}: {word} tensor {wrong[0]} ({len(wrong)} in all)")
-        set_peft_model_state_dict(self.model, dict(state), adapter_name=role)
+        for name, tensor in tensors.items():
+            if tensor.shape != state[name].shape:
+                raise RuntimeError(
+                    f"adapter {role}: {name} has shape {tuple(state[name].shape)}, not "
+                    f"{tuple(tensor.shape)}"
+                )
+            tensor.copy_(state[name])
 
-    def rounded_policy(self) -> AdapterState:
-        """The policy as the server will hold it: rounded to its dtype."""
+    def rounded_policy(self, dtype: torch.dtype | None = None) -> AdapterState:
+        """The policy as the server will hold it: rounded to its dtype, or to another."""
         state = self.adapter_state(Role.POLICY)
-        return {name: tensor.to(self.serve_dtype) for name, tensor in state.items()}
+        return {name: tensor.to(dtype or self.serve_dtype) for name, tensor in state.items()}
 
-    def export_policy(self, folder: Path) -> None:
+    def export_policy(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the rounded policy as a PEFT adapter into an existing folder."""
-        save_file(self.rounded_policy(), folder / ADAPTER_WEIGHTS_FILE, metadata={"format": "pt"})
+        (folder / ADAPTER_WEIGHTS_FILE).write_bytes(serialized(self.rounded_policy(dtype)))
         settings: dict[str, Any] = self.model.peft_config[Role.POLICY].to_dict()
         settings["inference_mode"] = True
         (folder / ADAPTER_CONFIG_FILE).write_text(
@@ -189,7 +212,7 @@ class PolicyRoles(nn.Module):
 
     def load_proximal(self, folder: Path) -> None:
         """Take a published version's weights into the proximal role."""
-        self.load_adapter_state(Role.PROXIMAL, load_file(folder / ADAPTER_WEIGHTS_FILE))
+        self.load_adapter_state(Role.PROXIMAL, read_adapter(folder))
 
     def activate(self, role: Role) -> None:
         """Let the model compute with this role's adapter.

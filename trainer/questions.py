@@ -9,6 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -28,6 +29,8 @@ class QuestionBatch:
     """Asked, in this order, in place of questions whose groups teach nothing."""
     salt: int
     """No two batches of a run have the same; it tells epochs apart in seeds."""
+    version: int
+    """The version of the policy that is asked."""
 
 
 class PendingQuestions(BaseModel):
@@ -38,6 +41,8 @@ class PendingQuestions(BaseModel):
     records: tuple[str, ...]
     spares: tuple[str, ...]
     salt: int
+    version: int | None = None
+    """The version that was asked; None leaves it to whoever asks again."""
 
 
 class QuestionState(BaseModel):
@@ -51,6 +56,19 @@ class QuestionState(BaseModel):
     """Oldest first."""
     streaks: dict[str, int] = {}
     """Ids of questions to how many times in a row all completions solved them, where at all."""
+
+    @property
+    def versions(self) -> set[int]:
+        """The versions that were asked for what is pending."""
+        return {batch.version for batch in self.pending if batch.version is not None}
+
+    def without_version(self, version: int) -> Self:
+        """The same, but that what was asked of a version is asked of another when its turn comes."""
+        pending = tuple(
+            batch.model_copy(update={"version": None}) if batch.version == version else batch
+            for batch in self.pending
+        )
+        return self.model_copy(update={"pending": pending})
 
 
 class Curriculum:
@@ -112,7 +130,9 @@ class QuestionStream:
         self._cursor = state.cursor
         self._order: list[int] = []
         self._epoch = -1
-        self._again = deque(self._find(state.pending))
+        self._again = deque(state.pending)
+        self._by_id = {record.id: record for record in records}
+        self._require_records()
         self._open: list[QuestionBatch] = []
 
     @property
@@ -120,25 +140,22 @@ class QuestionStream:
         """Enough to go on from here as if nothing had happened."""
         return QuestionState(
             cursor=self._cursor,
-            pending=tuple(
-                PendingQuestions(
-                    records=tuple(record.id for record in batch.records),
-                    spares=tuple(record.id for record in batch.spares),
-                    salt=batch.salt,
-                )
-                for batch in (*self._open, *self._again)
-            ),
+            pending=(*map(_by_ids, self._open), *self._again),
             streaks=dict(self._curriculum.streaks),
         )
 
-    def take(self, count: int, *, num_spares: int = 0) -> QuestionBatch:
-        """The questions of the next step; those that are asked again keep count and spares.
+    def take(self, count: int, *, version: int, num_spares: int = 0) -> QuestionBatch:
+        """The questions of the next step; those that are asked again keep count, spares and version.
 
         Args:
             count: How many questions.
+            version: Whom to ask.
             num_spares: How many spares at most; a small set of records may have fewer.
         """
-        batch = self._again.popleft() if self._again else self._draw(count, num_spares)
+        if self._again:
+            batch = self._find(self._again.popleft(), version)
+        else:
+            batch = self._draw(count, version, num_spares)
         self._open.append(batch)
         return batch
 
@@ -152,10 +169,13 @@ class QuestionStream:
         self._open.remove(batch)
         self._curriculum.record(solved)
 
-    def _draw(self, count: int, num_spares: int) -> QuestionBatch:
+    def _draw(self, count: int, version: int, num_spares: int) -> QuestionBatch:
         records = tuple(self._next() for _ in range(count))
         return QuestionBatch(
-            records=records, spares=self._spares(records, num_spares), salt=self._cursor
+            records=records,
+            spares=self._spares(records, num_spares),
+            salt=self._cursor,
+            version=version,
         )
 
     def _next(self) -> Record:
@@ -181,21 +201,29 @@ class QuestionStream:
         due = [r for r in drawn if self._curriculum.is_due(r.id, self._epoch)]
         return tuple(record for record in due if record.id not in asked)[:num_spares]
 
-    def _find(self, pending: Sequence[PendingQuestions]) -> list[QuestionBatch]:
-        if not pending:
-            return []
-        by_id = {record.id: record for record in self._records}
-        try:
-            return [
-                QuestionBatch(
-                    records=tuple(by_id[name] for name in batch.records),
-                    spares=tuple(by_id[name] for name in batch.spares),
-                    salt=batch.salt,
-                )
-                for batch in pending
-            ]
-        except KeyError as error:
-            raise DataError(
-                f"the checkpoint asks question {error} again, which the data does not have; "
-                "resume with the data.source, data.num_questions and data.seed of the run"
-            ) from None
+    def _find(self, pending: PendingQuestions, version: int) -> QuestionBatch:
+        return QuestionBatch(
+            records=tuple(self._by_id[name] for name in pending.records),
+            spares=tuple(self._by_id[name] for name in pending.spares),
+            salt=pending.salt,
+            version=version if pending.version is None else pending.version,
+        )
+
+    def _require_records(self) -> None:
+        for batch in self._again:
+            for name in (*batch.records, *batch.spares):
+                if name not in self._by_id:
+                    raise DataError(
+                        f"the checkpoint asks question {name!r} again, which the data does not "
+                        "have; resume with the data.source, data.num_questions and data.seed of "
+                        "the run"
+                    )
+
+
+def _by_ids(batch: QuestionBatch) -> PendingQuestions:
+    return PendingQuestions(
+        records=tuple(record.id for record in batch.records),
+        spares=tuple(record.id for record in batch.spares),
+        salt=batch.salt,
+        version=batch.version,
+    )

@@ -6,6 +6,8 @@ Unknown here: how they are asked for (`trainer.pipeline`).
 import random
 from dataclasses import dataclass
 
+from pydantic import BaseModel, ConfigDict
+
 from inference_server.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import ArmOutput, GroupScores, RewardConfig, RewardParts, reward_group, select_arms
 from trainer.batch import Sample
@@ -109,6 +111,76 @@ class ScoredGroup:
         }
 
 
+class _Stored(BaseModel):
+    """Part of a line of ``rollouts/step-….jsonl``; what can be derived is skipped."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class StoredCompletion(_Stored):
+    """One completion, as `ScoredGroup.to_json` writes it."""
+
+    arm_name: str
+    sample: int
+    full_text: str
+    reward: float
+    trained: bool
+    finish_reason: FinishReason
+    temperature: float
+    top_p: float
+    prompt_token_ids: list[int]
+    token_ids: list[int]
+    sampler_logprobs: list[float]
+
+    @property
+    def completion(self) -> ArmCompletion:
+        """As the server sent it, but for its seed."""
+        return ArmCompletion(
+            arm=self.arm_name,
+            sample=self.sample,
+            text=self.full_text,
+            finish_reason=self.finish_reason,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=None,
+            prompt_token_ids=self.prompt_token_ids,
+            token_ids=self.token_ids,
+            logprobs=self.sampler_logprobs,
+        )
+
+
+class StoredGroup(_Stored):
+    """One question's completions, read back."""
+
+    id: str
+    question: str
+    gold_answer: str
+    policy_version: int | None
+    arm_outputs: list[StoredCompletion]
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The completions that train, as they did."""
+        return [
+            as_sample(arm.completion, version=self.policy_version, reward=arm.reward)
+            for arm in self.arm_outputs
+            if arm.trained
+        ]
+
+    def scored(self, config: RewardConfig) -> ScoredGroup:
+        """The group with what it earns under a configuration."""
+        return score_group(
+            Record(id=self.id, question=self.question, gold=self.gold_answer),
+            ArmGroup(
+                id=self.id,
+                question=self.question,
+                policy_version=self.policy_version,
+                arms=[arm.completion for arm in self.arm_outputs],
+            ),
+            config,
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RolloutBatch:
     """The groups of one step."""
@@ -129,6 +201,11 @@ class RolloutBatch:
     def samples(self) -> list[Sample]:
         """The completions that train, group after group."""
         return [sample for group in self.groups for sample in group.samples]
+
+    @property
+    def solved(self) -> dict[str, bool]:
+        """The ids of all questions that were asked, to whether every completion is right."""
+        return {group.record.id: group.solved for group in (*self.replaced, *self.groups)}
 
 
 def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:

@@ -1,18 +1,47 @@
-"""A run's folder: made for a new run, or found again for a resumed one."""
+"""A run's folder: made for a new run, or found again by one that goes on.
 
+A run goes on where it is started again with the configuration that it has; what may differ then is
+listed in `FREE_SETTINGS`.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from trainer.checkpoint import checkpoint_folders
-from trainer.config import TrainConfig
+import torch
+
+from trainer.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
+from trainer.config import PolicyConfig, TrainConfig
+from trainer.durable import finish_folder, new_folder, remove_unfinished
 from trainer.errors import UsageError
-from trainer.kept_settings import as_toml
+from trainer.journal import ROLLOUTS_FOLDER, Journal, JournalReader
+from trainer.kept_settings import as_toml, keep_settings
+from trainer.policy import PolicyRoles
 from trainer.stage_configs import OfflineRunConfig
 
 CONFIG_FILE = "config.toml"
+ADAPTERS_FOLDER = "adapters"
+START_FOLDER = "start"
+
+FREE_SETTINGS = (
+    "server",
+    "run.folder",
+    "run.num_steps",
+    "run.checkpoint_every",
+    "run.num_checkpoints",
+    "run.num_adapters",
+    "run.evaluate_every",
+    "run.num_threads",
+    "run.device",
+    "run.metrics_port",
+    "run.metrics_host",
+)
+"""Sections and keys that may change between one start of a run and the next: where it runs and how long,
+never what it learns. (Threads and device change how sums round.)"""
 
 
-def prepare_run_folder(config: TrainConfig | OfflineRunConfig, *, resume: bool) -> None:
-    """Make the folder of a new run, or check that there is something to resume.
+def prepare_run_folder(config: OfflineRunConfig, *, resume: bool) -> None:
+    """Make the folder of a new run from a file, or check that there is something to resume.
 
     Raises:
         UsageError: A new run would overwrite one, or there is no checkpoint to resume from.
@@ -20,13 +49,59 @@ def prepare_run_folder(config: TrainConfig | OfflineRunConfig, *, resume: bool) 
     folder = config.run.folder
     has_checkpoint = bool(checkpoint_folders(folder))
     if resume and not has_checkpoint:
-        raise UsageError(f"--resume: no checkpoint in {folder / 'checkpoints'}")
+        raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
     if not resume and (folder / CONFIG_FILE).exists():
         raise UsageError(
             f"{folder} already holds a run; continue it with --resume or choose another run.folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_FILE).write_text(as_toml(config), encoding="utf-8")
+
+
+@contextmanager
+def open_run(config: TrainConfig, *, must_resume: bool) -> Iterator[Journal]:
+    """The folder of a new run, or of one that goes on; this process has it alone within the block.
+
+    Args:
+        config: Of the run.
+        must_resume: A new run is an error.
+
+    Raises:
+        UsageError: There is nothing to resume, the folder holds a run of another configuration, or
+            another process is at work in it.
+    """
+    folder = config.run.folder
+    has_begun = bool(checkpoint_folders(folder)) or JournalReader(folder).num_bytes > 0
+    if must_resume and not has_begun:
+        raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with Journal(folder) as journal:
+        if not has_begun:
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+        keep_settings(folder / CONFIG_FILE, config, free=FREE_SETTINGS)
+        for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
+            remove_unfinished(folder / part)
+        yield journal
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether every step is done: the last one's checkpoint is the last thing that is written."""
+    folders = checkpoint_folders(config.run.folder)
+    return bool(folders) and step_of(folders[-1]) >= config.run.num_steps
+
+
+def start_of(config: TrainConfig) -> PolicyConfig:
+    """The policy's configuration, from the run's own copy of the adapter that it began with."""
+    if not checkpoint_folders(config.run.folder):
+        return config.policy
+    return config.policy.model_copy(update={"adapter": config.run.folder / START_FOLDER})
+
+
+def keep_start(run_folder: Path, roles: PolicyRoles) -> None:
+    """Keep the adapter that a run begins with, which is also its reference."""
+    start = run_folder / START_FOLDER
+    roles.export_policy(new_folder(start), torch.float32)
+    finish_folder(start)
 
 
 def require_model_folder(base_model: str) -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 from anyio.from_thread import BlockingPortal
-from safetensors.torch import load_file
 from torch import Tensor
 
-from inference_server.schemas import ADAPTER_WEIGHTS_FILE, ArmsRequest, Priority, Question
+from inference_server.schemas import ArmsRequest, Priority, Question
 from regime_w import ArmSpec, build_all_arms
 from trainer.batch import Sample
 from trainer.client import ArmsClient
@@ -24,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.errors import SyncError
 from trainer.mismatch import Mismatch, diagnose, fits_better, shift_mismatches
 from trainer.pipeline import generate_group
-from trainer.policy import AdapterState, PolicyRoles, Role
+from trainer.policy import PolicyRoles, Role, read_adapter
 from trainer.publish import Published
 from trainer.rollouts import as_sample
 from trainer.sample_logprobs import sample_logprobs
@@ -175,7 +174,7 @@ class SyncCheck:
                     f"{arm.temperature:g} and {arm.top_p:g}"
                 )
         held = await self._client.adapter(published.version)
-        if held.sha256 != published.sha256 or not held.active:
+        if held.sha256 != published.sha256 or held.active < published.activated:
             state = "active" if held.active else "not active"
             raise SyncError(
                 f"version {published.version} fails the proof of sync: the server lists it as "
@@ -186,7 +185,7 @@ class SyncCheck:
 
 def _serve(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
     """Take a published adapter into the proximal role, its lora_B scaled."""
-    state: AdapterState = load_file(folder / ADAPTER_WEIGHTS_FILE)
+    state = read_adapter(folder)
     scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
     roles.load_adapter_state(Role.PROXIMAL, scaled)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.config import RunConfig
+from trainer.durable import write_file
 from trainer.metrics_endpoint import MetricsEndpoint
 from trainer.progress import bar
 
@@ -33,6 +35,15 @@ def read_metrics(run_folder: Path) -> list[Metrics]:
     return rows
 
 
+def _whole_row(line: bytes) -> Metrics | None:
+    """None of a line that is torn."""
+    try:
+        row: Metrics = json.loads(line)
+    except ValueError:
+        return None
+    return row if line.endswith(b"\n") else None
+
+
 class Tracker:
     """Writes a run's metrics; on a terminal it also draws a progress bar."""
 
@@ -43,16 +54,36 @@ class Tracker:
             UsageError: ``run.metrics_port`` cannot be listened on.
         """
         self._endpoint = MetricsEndpoint(run)
-        kept = [row for row in read_metrics(run.folder) if row["step"] <= first_step]
-        if kept:
-            self._endpoint.show(kept[-1], is_new=False)
         self._path = run.folder / METRICS_FILE
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        self.last_step = 0
+        """The newest step that has a line."""
+        self.last_evaluated_step = 0
+        """The newest step whose evaluation has one."""
+        self._drop_after(first_step)
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(run.folder / "tensorboard", purge_step=first_step + 1)
         self._console = Console()
         self._progress = bar(self._console)
         self._task = self._progress.add_task("PPO", total=run.num_steps, completed=first_step)
+
+    def _drop_after(self, first_step: int) -> None:
+        """Keep the lines of each step up to one, once and in order."""
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        kept, newest = [], None
+        for line in lines:
+            row = _whole_row(line)
+            if row is not None and self.last_step < row["step"] <= first_step:
+                kept.append(line)
+                newest = row
+                self._note(row)
+        if newest is not None:
+            self._endpoint.show(newest, is_new=False)
+        if kept != lines:
+            write_file(self._path, b"".join(kept))
+
+    def _note(self, row: Metrics) -> None:
+        self.last_step = int(row["step"])
+        self.last_evaluated_step = int(row.get("eval/step", self.last_evaluated_step))
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -78,16 +109,26 @@ class Tracker:
         """Print one line without disturbing the bar."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def step(self, step: int, metrics: Metrics) -> None:
-        """Record a finished step and print its line."""
+    def record(self, step: int, metrics: Metrics) -> None:
+        """Write a step's line, and print none."""
         row = {"step": step, **metrics}
         # NaN is not JSON; a missing value says the same and any reader can load it.
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         self._file.write(json.dumps(finite) + "\n")
         self._file.flush()
         self._endpoint.show(finite)
+        self._note(row)
         for name, value in metrics.items():
             self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Wait until every line is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def step(self, step: int, metrics: Metrics) -> None:
+        """Record a finished step and print its line."""
+        self.record(step, metrics)
+        row = {"step": step, **metrics}
         self._progress.update(self._task, completed=step)
         if "eval/accuracy" in row:
             self.say(

@@ -179,7 +179,9 @@ def test_resumes_after_sigkill(server: ServerProcess, tiny_base: Path, tmp_path:
     # Nothing is ever solved, so every question was replaced while spares lasted: the questions of
     # each step, killed or not, are the last spares of a stream that nobody disturbed.
     stream = QuestionStream(load_records(str(data), Split.TRAIN, num_records=13), seed=0)
-    expected = [[r.id for r in stream.take(2, num_spares=4).spares[2:]] for _ in range(8)]
+    expected = [
+        [r.id for r in stream.take(2, num_spares=4, version=0).spares[2:]] for _ in range(8)
+    ]
     journal = [run / f"rollouts/step-{step:06d}.jsonl" for step in range(1, 9)]
     assert [
         [json.loads(line)["id"] for line in path.read_text().splitlines()] for path in journal
@@ -197,7 +199,7 @@ def test_evaluates_while_it_trains_and_keeps_the_best(
         "run.checkpoint_every": "9",
         "run.num_checkpoints": "1",
     }
-    train(train_config(server.url, tiny_base, tmp_path, **options), resume=False)
+    train(train_config(server.url, tiny_base, tmp_path, **options))
     rows = metrics_of(tmp_path)
     evaluated = [row for row in rows if "eval/accuracy" in row]
     assert [row["eval/step"] for row in evaluated] == [2, 4]
@@ -209,7 +211,11 @@ def test_evaluates_while_it_trains_and_keeps_the_best(
     assert best is not None
     assert (best.step, best.num_questions) == (2, 8)
     assert (tmp_path / best.adapter / "adapter_model.safetensors").is_file()
-    assert [f.name for f in checkpoint_folders(tmp_path)] == ["step-000002", "step-000005"]
+    assert [f.name for f in checkpoint_folders(tmp_path)] == [
+        "step-000000",
+        "step-000002",
+        "step-000005",
+    ]
 
 
 def test_sigterm_checkpoints_and_exits_0(
@@ -292,20 +298,20 @@ def test_a_server_that_breaks_its_promise_stops_the_run_at_that_step(
         sabotaged(server.url, kind) as url,
         pytest.raises(SyncError, match=f"^version {version + 1} fails the proof") as caught,
     ):
-        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "9"}), resume=False)
+        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "9"}))
     message = str(caught.value)
     assert cause.format(previous=version) in message
     assert "\n" not in message
     # Honest up to the second push, after step 1, none of whose rollouts were trained on.
     assert [row["step"] for row in metrics_of(tmp_path)] == [1]
-    assert not (tmp_path / "checkpoints").exists()
+    assert [f.name for f in checkpoint_folders(tmp_path)] == ["step-000000"]
 
 
 def test_an_honest_pass_through_does_not_stop_the_run(
     server: ServerProcess, tiny_base: Path, tmp_path: Path
 ) -> None:
     with sabotaged(server.url, Saboteur) as url:
-        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "3"}), resume=False)
+        train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "3"}))
     rows = metrics_of(tmp_path)
     # A step proves the version that it found; the run ends once the last one is proven too.
     assert [row["sync/version"] for row in rows] == [row["version"] - 1 for row in rows]

@@ -14,7 +14,7 @@ RECORDS = [Record(id=str(i), question=f"q{i}", gold="#### 1") for i in range(40)
 
 
 def ids(stream: QuestionStream, count: int) -> list[str]:
-    batch = stream.take(count)
+    batch = stream.take(count, version=0)
     stream.done(batch, {})
     return [record.id for record in batch.records]
 
@@ -34,13 +34,18 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
     assert [r.id for r in RECORDS] not in orders
 
 
-def play(stream: QuestionStream, num_steps: int, *, num_ahead: int) -> list[QuestionBatch]:
-    """Steps of a run that keeps batches in flight; questions of an even number are always solved."""
+def play(
+    stream: QuestionStream, num_steps: int, *, num_ahead: int, first_version: int = 0
+) -> list[QuestionBatch]:
+    """Steps of a run that keeps batches in flight; questions of an even number are always solved.
+
+    Each step begins with another version, which is asked for what is not in flight yet.
+    """
     in_flight: list[QuestionBatch] = []
     trained = []
-    for _ in range(num_steps):
+    for step in range(num_steps):
         while len(in_flight) <= num_ahead:
-            in_flight.append(stream.take(3, num_spares=4))
+            in_flight.append(stream.take(3, num_spares=4, version=first_version + step))
         batch = in_flight.pop(0)
         stream.done(batch, {r.id: int(r.id) % 2 == 0 for r in batch.records})
         trained.append(batch)
@@ -67,7 +72,10 @@ def test_a_killed_run_asks_again_what_it_had_not_trained_on_and_then_goes_on(
     # Nothing that was in flight is skipped or altered, whatever has been learned since.
     whole = play(start(), killed_after + num_ahead, num_ahead=num_ahead)
     assert before == whole[:killed_after]
-    assert play(start(state), num_pending, num_ahead=0) == whole[killed_after:][:num_pending]
+    assert (
+        play(start(state), num_pending, num_ahead=0, first_version=99)
+        == whole[killed_after:][:num_pending]
+    )
 
 
 def test_a_run_that_was_stopped_between_steps_goes_on_as_if_it_had_not_been() -> None:
@@ -76,7 +84,7 @@ def test_a_run_that_was_stopped_between_steps_goes_on_as_if_it_had_not_been() ->
     stream = QuestionStream(RECORDS[:7], seed=3, rest_after=1)
     first = play(stream, 11, num_ahead=1)
     resumed = QuestionStream(RECORDS[:7], seed=3, rest_after=1, state=stream.state)
-    assert [*first, *play(resumed, 19, num_ahead=1)] == whole
+    assert [*first, *play(resumed, 19, num_ahead=1, first_version=11)] == whole
     salts = [batch.salt for batch in whole]
     assert len(set(salts)) == len(salts)
 
@@ -85,7 +93,9 @@ def test_a_run_that_was_stopped_between_steps_goes_on_as_if_it_had_not_been() ->
 def test_spares_are_other_questions_and_each_but_once(
     num_records: int, count: int, num_spares: int
 ) -> None:
-    batch = QuestionStream(RECORDS[:num_records], seed=1).take(count, num_spares=num_spares)
+    batch = QuestionStream(RECORDS[:num_records], seed=1).take(
+        count, num_spares=num_spares, version=0
+    )
     asked = {record.id for record in batch.records}
     spares = [record.id for record in batch.spares]
     assert len(set(spares)) == len(spares) == min(num_spares, num_records - len(asked))
@@ -94,10 +104,22 @@ def test_spares_are_other_questions_and_each_but_once(
 
 def test_a_question_that_the_data_has_lost_is_an_error_that_says_what_to_do() -> None:
     stream = QuestionStream(RECORDS, seed=0)
-    stream.take(40)
+    stream.take(40, version=0)
     with pytest.raises(DataError, match=r"data\.source") as caught:
         QuestionStream(RECORDS[:3], seed=0, state=stream.state)
     assert "\n" not in str(caught.value)
+
+
+def test_what_was_asked_of_a_version_that_is_lost_is_asked_of_another() -> None:
+    stream = QuestionStream(RECORDS, seed=0)
+    before = [stream.take(2, version=version) for version in (5, 6, 6)]
+    assert stream.state.versions == {5, 6}
+    state = stream.state.without_version(6)
+    assert state.versions == {5}
+    resumed = QuestionStream(RECORDS, seed=0, state=state)
+    again = [resumed.take(2, version=9) for _ in range(3)]
+    assert [batch.version for batch in again] == [5, 9, 9]
+    assert [batch.records for batch in again] == [batch.records for batch in before]
 
 
 # --- the curriculum --------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from trainer.errors import ServerError, ServerUnreachableError
 from trainer.pipeline import RolloutPipeline, open_pipeline
 from trainer.questions import QuestionStream
 from trainer.rollout_metrics import rollout_metrics
-from trainer.rollouts import RolloutBatch, score_group
+from trainer.rollouts import RolloutBatch, StoredGroup, score_group
 
 RECORDS = [Record(id=f"r{i}", question=f"What is {i} + 1?", gold=f"#### {i + 1}") for i in range(7)]
 REWARD = RewardConfig(formulas="original")
@@ -139,7 +139,7 @@ def test_batches_come_in_order_never_too_stale_and_no_more_than_needed(
     )
     same_stream = QuestionStream(RECORDS, seed=0)
     expected = [
-        [record.id for record in same_stream.take(questions_per_step).records]
+        [record.id for record in same_stream.take(questions_per_step, version=0).records]
         for _ in range(num_steps)
     ]
     generated_by: dict[int, int] = {}
@@ -177,6 +177,8 @@ def test_a_resumed_pipeline_asks_again_for_what_was_in_flight(
     resumed_stream = QuestionStream(RECORDS, seed=0, state=state)
     resumed = make_pipeline(resumed_client, portal, resumed_stream, max_staleness=0, **options)
     again = [next_batch(resumed, version=version, num_needed=9) for version in (4, 5)]
+    # What was in flight is asked of its own version again.
+    assert [batch.version for batch in again] == [lost[0].version, 5]
     for before, after in zip(lost, again, strict=True):
         assert [g.record for g in after.groups] == [g.record for g in before.groups]
         assert [g.record for g in after.replaced] == [g.record for g in before.replaced]
@@ -205,7 +207,7 @@ def test_groups_without_variance_are_replaced_while_spares_last(
         refill_zero_variance=True,
     )
     batch = next_batch(pipeline, version=1, num_needed=1)
-    first = [r.id for r in QuestionStream(RECORDS, seed=seed).take(2).records]
+    first = [r.id for r in QuestionStream(RECORDS, seed=seed).take(2, version=0).records]
     asked = [question for question, _ in client.asked()]
     assert sorted(asked) == sorted(g.record.id for g in (*batch.groups, *batch.replaced))
     assert len(set(asked)) == len(asked) <= 2 + 4
@@ -366,7 +368,9 @@ class StuckClient(FakeClient):
 def test_leaving_the_pipeline_gives_up_what_is_in_flight(fails: bool) -> None:
     records = RECORDS[:2]
     seed = next(
-        s for s in range(9) if QuestionStream(records, seed=s).take(1).records[0].id == "r0"
+        s
+        for s in range(9)
+        if QuestionStream(records, seed=s).take(1, version=0).records[0].id == "r0"
     )
     with start_blocking_portal() as portal:
         client = portal.call(StuckClient)
@@ -444,3 +448,11 @@ def test_a_journal_line_holds_the_recipes_fields_and_every_token() -> None:
         assert arm["token_ids"] == [3, 4, 5]
         assert arm["sampler_logprobs"] == [-0.5, -0.25, -1.0]
         assert (arm["temperature"], arm["top_p"]) == (0.25, 0.9)
+    stored = StoredGroup.model_validate(row)
+    assert stored.samples == scored.samples
+    again = stored.scored(REWARD)
+    assert (again.rewards, again.trained, again.scores) == (
+        scored.rewards,
+        scored.trained,
+        scored.scores,
+    )

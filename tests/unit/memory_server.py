@@ -1,0 +1,190 @@
+"""An inference server in memory, for whole runs of the training loop: real logprobs, made-up tokens."""
+
+import copy
+import hashlib
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from inference_server.schemas import (
+    ADAPTER_WEIGHTS_FILE,
+    AdapterInfo,
+    ArmCompletion,
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    FinishReason,
+    Limits,
+    Question,
+    ServerStatus,
+    Usage,
+    adapter_name,
+)
+from regime_w import ArmSpec
+from trainer.batch import Sample, micro_batches
+from trainer.client import Completion
+from trainer.errors import ServerRejectedError
+from trainer.policy import AdapterState, PolicyRoles, Role, read_adapter
+
+NUM_TOKENS = 5
+VOCABULARY = 200
+
+
+@dataclass(kw_only=True)
+class ServerState:
+    """What a server that is started again would still know."""
+
+    digests: dict[int, str] = field(default_factory=dict)
+    weights: dict[int, AdapterState] = field(default_factory=dict)
+    active: int | None = None
+
+
+class MemoryServer:
+    """Stands where `ArmsClient` does. The same request to the same version gets the same answer."""
+
+    def __init__(self, roles: PolicyRoles) -> None:
+        """``roles`` score what is generated, on the thread of the requests."""
+        self._roles = roles
+        self.state = ServerState()
+        self.asked: list[tuple[str, int]] = []
+        """(question, version) of every rollout."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def copy_of_state(self) -> ServerState:
+        return copy.copy(
+            ServerState(
+                digests=dict(self.state.digests),
+                weights=dict(self.state.weights),
+                active=self.state.active,
+            )
+        )
+
+    async def status(self) -> ServerStatus:
+        limits = Limits(
+            max_model_len_tokens=256,
+            max_lora_rank=16,
+            max_groups_in_flight=64,
+            max_questions=64,
+            max_samples_per_arm=8,
+            max_adapter_bytes=10**9,
+            max_body_bytes=10**9,
+            max_loaded_versions=8,
+            max_request_s=100.0,
+        )
+        return ServerStatus(
+            boot_id="b",
+            base_model="m",
+            base_dtype="float32",
+            active_version=self.state.active,
+            next_version=max(self.state.digests, default=-1) + 1,
+            versions=[],
+            groups_in_flight=0,
+            requests_in_flight=0,
+            limits=limits,
+        )
+
+    async def push_adapter(
+        self, version: int, folder: Path, *, activate: bool = True
+    ) -> AdapterInfo:
+        sha256 = hashlib.sha256((folder / ADAPTER_WEIGHTS_FILE).read_bytes()).hexdigest()
+        if self.state.digests.setdefault(version, sha256) != sha256:
+            raise ServerRejectedError(409, "another adapter")
+        self.state.weights[version] = read_adapter(folder)
+        if activate:
+            self.state.active = version
+        return await self.adapter(version)
+
+    async def adapter(self, version: int) -> AdapterInfo:
+        return AdapterInfo(
+            version=version,
+            name=adapter_name(version),
+            sha256=self.state.digests[version],
+            rank=4,
+            size_bytes=1,
+            active=self.state.active == version,
+            num_leases=0,
+            created_at=0.0,
+        )
+
+    async def complete(
+        self, model: str, prompts: list[str], *, max_tokens: int
+    ) -> list[Completion]:
+        return [Completion(text="#### 1", num_tokens=2, truncated=False) for _ in prompts]
+
+    async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        (question,) = request.questions
+        assert isinstance(question, Question)
+        assert isinstance(request.policy, int)
+        if question.id != "probe":
+            self.asked.append((question.id, request.policy))
+        samples, texts = [], []
+        for spec in request.arms or ():
+            assert isinstance(spec, ArmSpec)
+            rng = random.Random(f"{request.seed}/{question.id}/{spec.name}")
+            samples.append(
+                Sample(
+                    prompt_ids=tuple(rng.choices(range(VOCABULARY), k=4)),
+                    completion_ids=tuple(rng.choices(range(VOCABULARY), k=NUM_TOKENS)),
+                    sampler_logprobs=(0.0,) * NUM_TOKENS,
+                    temperature=spec.temperature,
+                    top_p=spec.top_p,
+                    reward=0.0,
+                    truncated=rng.random() < 0.2,
+                    version=request.policy,
+                )
+            )
+            texts.append(f"#### {rng.choice((1, 1, 2))}")
+        arms = [
+            ArmCompletion(
+                arm=spec.name,
+                sample=0,
+                text=text,
+                finish_reason=FinishReason.LENGTH if sample.truncated else FinishReason.STOP,
+                temperature=sample.temperature,
+                top_p=sample.top_p,
+                seed=None,
+                prompt_token_ids=list(sample.prompt_ids),
+                token_ids=list(sample.completion_ids),
+                logprobs=logprobs,
+            )
+            for spec, sample, text, logprobs in zip(
+                [arm for arm in request.arms or () if isinstance(arm, ArmSpec)],
+                samples,
+                texts,
+                self._logprobs(samples, request.policy),
+                strict=True,
+            )
+        ]
+        group = ArmGroup(
+            id=question.id, question=question.question, policy_version=request.policy, arms=arms
+        )
+        return ArmsResponse(
+            policy_version=request.policy,
+            boot_id="b",
+            groups=[group],
+            usage=Usage(prompt_tokens=0, completion_tokens=0),
+        )
+
+    @torch.no_grad()
+    def _logprobs(self, samples: list[Sample], version: int) -> list[list[float]]:
+        self._roles.load_adapter_state(Role.PROXIMAL, self.state.weights[version])
+        (batch,) = micro_batches(
+            samples, token_budget=10_000, hidden_size=64, device=torch.device("cpu")
+        )
+        rows = self._roles.score(Role.PROXIMAL, batch).logprobs.tolist()
+        by_sample = dict(zip(batch.indices, rows, strict=True))
+        return [by_sample[i] for i in range(len(samples))]
