@@ -19,6 +19,7 @@ from trainer.errors import TrainerError
 from trainer.progress import step_lines
 from trainer.settings import load_config
 from trainer.stage_configs import SFTRunConfig
+from trainer.stop_signals import Stopped
 
 CONFIG = Path(__file__).resolve().parent.parent / "deploy/configs/demo.toml"
 MODEL = Path("models/tiny-base")
@@ -41,7 +42,7 @@ def main() -> int:
     except (TrainerError, ServerFailed) as error:
         print(f"demo: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped):
         print("demo: interrupted; the server is stopped", file=sys.stderr)
         return 130
 

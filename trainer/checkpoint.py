@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -133,7 +134,10 @@ def save_checkpoint(
     }
     final = _folder(run_folder, progress.step)
     unfinished = new_folder(final)
-    torch.save(state, unfinished / _STATE_FILE)
+    # Through memory: torch's own writer does not say that a disk is full.
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    (unfinished / _STATE_FILE).write_bytes(buffer.getbuffer())
     manifest = _Manifest(
         step=progress.step,
         torch=torch.__version__,

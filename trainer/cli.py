@@ -14,6 +14,7 @@ from trainer.errors import TrainerError
 from trainer.progress import step_lines
 from trainer.settings import fail, load_config
 from trainer.stage_configs import CollectConfig, OfflineRunConfig, SFTRunConfig
+from trainer.stop_signals import Stopped
 
 _PROG = "python -m trainer"
 
@@ -199,6 +200,8 @@ def main() -> None:
         _COMMANDS[name][0](arguments)
     except TrainerError as error:
         fail(prog, error, exit_code=error.exit_code)
+    except Stopped:
+        print(f"{prog}: stopped; the same command goes on")
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         sys.exit(130)

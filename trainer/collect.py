@@ -16,6 +16,7 @@ from rich.console import Console
 
 from inference_server.schemas import (
     ADAPTER_WEIGHTS_FILE,
+    ArmGroup,
     ArmsRequest,
     FinishReason,
     Priority,
@@ -24,10 +25,9 @@ from inference_server.schemas import (
 )
 from trainer.client import ArmsClient
 from trainer.data import Record, load_records
-from trainer.errors import DataError
+from trainer.errors import DataError, ServerError
 from trainer.jsonl import JsonlAppender, read_lines, repair
 from trainer.kept_settings import keep_settings
-from trainer.pipeline import generate_group
 from trainer.progress import OnGroup, group_lines
 from trainer.rollouts import ScoredGroup, score_group
 from trainer.served_models import ModelSpec, uploaded
@@ -236,5 +236,23 @@ async def _ask(
         policy="base" if version is None else version,
         priority=Priority.ROLLOUT,
     )
-    group, _ = await generate_group(client, request)
+    group = await _generate_group(client, request)
     return score_group(record, group, config.reward)
+
+
+async def _generate_group(client: ArmsClient, request: ArmsRequest) -> ArmGroup:
+    """The group of a request for one question.
+
+    Raises:
+        ServerError: The group is of another version than the one asked for, or never came.
+    """
+    asked = None if request.policy == "base" else request.policy
+    while True:
+        (group,) = (await client.generate(request)).groups
+        if group.policy_version != asked:
+            raise ServerError(
+                f"asked version {request.policy} for a group and got one of {group.policy_version}"
+            )
+        # An aborted completion is neither right nor wrong: ask again instead of scoring it.
+        if not any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
+            return group

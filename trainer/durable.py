@@ -6,6 +6,7 @@ kill, `remove_unfinished` takes away what is left of either.
 
 import os
 import shutil
+from io import FileIO
 from pathlib import Path
 
 _SUFFIX = ".unfinished"
@@ -25,6 +26,20 @@ def write_file(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     unfinished(path).replace(path)
     fsync(path.parent)
+
+
+def append(file: FileIO, data: bytes, *, wait: bool) -> None:
+    """Add to an unbuffered file, all of it or nothing; ``wait`` until it is on the disk."""
+    size_bytes = os.fstat(file.fileno()).st_size
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+        if wait:
+            os.fsync(file.fileno())
+    except OSError:
+        file.truncate(size_bytes)
+        raise
 
 
 def new_folder(path: Path) -> Path:

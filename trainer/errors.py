@@ -53,9 +53,13 @@ class SyncError(TrainerError):
 class NonFiniteError(TrainerError):
     """A number is NaN or infinite; weights and optimizers are as they were before the step."""
 
-    def __init__(self, what: str):
-        """Say what it is, and that nothing was lost."""
-        super().__init__(f"{what}; weights and optimizers are as they were before the step")
+    def __init__(self, what: str, *, kept_in: Path | None = None):
+        """Say what it is, that nothing was lost, and where the step's rollouts are."""
+        kept = (
+            "" if kept_in is None else f"; its rollouts and the policy before it are in {kept_in}"
+        )
+        super().__init__(f"{what}; weights and optimizers are as they were before the step{kept}")
+        self.what = what
 
 
 class DiskFullError(TrainerError):

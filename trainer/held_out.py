@@ -12,18 +12,14 @@ from typing import Self
 
 from anyio.from_thread import BlockingPortal
 
-from inference_server.schemas import adapter_name
 from regime_w import answers_agree, build_all_arms, build_prompt, extract_answer
 from trainer.checkpoint import Best, read_best, write_best
-from trainer.client import ArmsClient
 from trainer.config import TrainConfig
 from trainer.data import load_records
-from trainer.errors import ServerRejectedError
 from trainer.publish import Published
+from trainer.serving import Serving
 from trainer.tracking import Metrics
 from trainer.word_problems import Split
-
-_NOT_FOUND = 404
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +36,13 @@ class HeldOutEvaluations:
 
     def __init__(
         self,
-        client: ArmsClient,
+        serving: Serving,
         portal: BlockingPortal,
         config: TrainConfig,
         say: Callable[[str], None],
     ):
         """``say`` gets a line where an evaluation cannot be had; training goes on without it."""
-        self._client = client
+        self._serving = serving
         self._portal = portal
         self._run = config.run
         self._max_tokens = config.rollout.max_tokens
@@ -115,18 +111,9 @@ class HeldOutEvaluations:
         evaluation = self._under_way
         if evaluation is None or not (wait or evaluation.num_correct.done()):
             return {}
+        num_correct = evaluation.num_correct.result()
         self._under_way = None
         version = evaluation.published.version
-        try:
-            num_correct = evaluation.num_correct.result()
-        except ServerRejectedError as error:
-            if error.status != _NOT_FOUND:
-                raise
-            self._say(
-                f"no evaluation of step {evaluation.step}: the server holds version {version} no "
-                "more; raise its --max-loaded-versions"
-            )
-            return {}
         accuracy = num_correct / len(self._records)
         best = read_best(self._run.folder)
         if best is None or accuracy > best.accuracy:
@@ -149,8 +136,8 @@ class HeldOutEvaluations:
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers right."""
         # One request: while it is in flight the version has a lease, and cannot be retired.
-        completions = await self._client.complete(
-            adapter_name(published.version), self._prompts, max_tokens=self._max_tokens
+        completions = await self._serving.complete(
+            published.version, self._prompts, max_tokens=self._max_tokens
         )
         return sum(
             answers_agree(extract_answer(completion.text), extract_answer(record.gold))

@@ -17,7 +17,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
-from trainer.durable import fsync, write_file
+from trainer.durable import append, fsync, write_file
 from trainer.errors import JournalError, UsageError
 from trainer.questions import PendingQuestions
 from trainer.rollouts import ScoredGroup, StoredGroup
@@ -112,6 +112,11 @@ class JournalReader:
         return max(self._offsets, default=0)
 
     @property
+    def last_step_at_bytes(self) -> int:
+        """Where its line begins."""
+        return self._offsets.get(self.last_step, 0)
+
+    @property
     def next_version(self) -> int:
         """The lowest number above all that the run has used."""
         return max((adapter.version for adapter in self.adapters), default=-1) + 1
@@ -184,6 +189,7 @@ class Journal:
         self.past = JournalReader(run_folder)
         """What was in it when it was opened."""
         self._file.truncate(self.past.num_bytes)
+        self._last_step_at_bytes = self.past.last_step_at_bytes
         if is_new:
             fsync(run_folder)
 
@@ -209,7 +215,14 @@ class Journal:
         data = b"".join(lines)
         write_file(rollouts_file(self._run_folder, entry.step), data)
         sha256 = hashlib.sha256(data).hexdigest()
+        self._last_step_at_bytes = os.fstat(self._file.fileno()).st_size
         self._append(entry.model_copy(update={"rollouts_sha256": sha256}))
+
+    def take_back(self, step: int) -> None:
+        """Forget the step that was written last, of which nothing was published."""
+        self._file.truncate(self._last_step_at_bytes)
+        os.fsync(self._file.fileno())
+        rollouts_file(self._run_folder, step).unlink()
 
     def write_adapter(self, adapter: JournaledAdapter) -> None:
         """Take note of a version before it gets a folder and is pushed."""
@@ -217,8 +230,7 @@ class Journal:
 
     def _append(self, entry: JournaledStep | JournaledAdapter) -> None:
         body = entry.model_dump_json().encode()
-        self._file.write(_PREFIX + _check(body) + _MIDDLE + body + _END)
-        os.fsync(self._file.fileno())
+        append(self._file, _PREFIX + _check(body) + _MIDDLE + body + _END, wait=True)
 
 
 def rollouts_file(run_folder: Path, step: int) -> Path:

@@ -9,26 +9,33 @@ from anyio.from_thread import start_blocking_portal
 from inference_server.schemas import adapter_name
 from trainer.checkpoint import Progress, checkpoint_folders, save_checkpoint, step_of
 from trainer.client import ArmsClient
-from trainer.config import TrainConfig
+from trainer.config import RunConfig, TrainConfig
 from trainer.data import load_records
 from trainer.device import compute_device
 from trainer.diagnostics import logprob_mismatches
+from trainer.errors import NonFiniteError, ServerError
+from trainer.failed_step import failed_step_is_kept
 from trainer.held_out import HeldOutEvaluations
 from trainer.journal import Journal, JournaledStep
 from trainer.learner import Learner
-from trainer.pipeline import open_pipeline
+from trainer.pipeline import RolloutPipeline, open_pipeline
 from trainer.policy import PolicyRoles
-from trainer.publish import Publisher
+from trainer.publish import Published, Publisher
 from trainer.questions import QuestionState, QuestionStream
 from trainer.resume import complete_metrics, evaluate_again, restore, serve_again
 from trainer.rollout_metrics import rollout_metrics
+from trainer.rollouts import RolloutBatch
 from trainer.run_folder import ADAPTERS_FOLDER, is_finished, keep_start, open_run, start_of
 from trainer.server_check import check_server
-from trainer.stop_signals import StopRequest, stop_signals
+from trainer.serving import Serving
+from trainer.stop_signals import Stopped, StopRequest, stop_signals
 from trainer.sync import SyncCheck
 from trainer.timing import StepClock
 from trainer.tracking import Tracker
 from trainer.word_problems import Split
+
+_FINISH_WITHIN_S = 5.0
+"""How long the end of a step may wait for the server once a signal asks to stop; `docker stop` waits 10 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,7 @@ def train(config: TrainConfig, *, must_resume: bool = False) -> TrainResult:
     """Train online until ``run.num_steps`` are done or a signal asks to stop.
 
     A run that was begun in ``run.folder`` goes on where it was, however it ended. SIGTERM and Ctrl-C
-    finish the step, write a checkpoint and return.
+    finish the step that is being learned, but wait for no rollouts; they write a checkpoint and return.
 
     Args:
         config: The whole run.
@@ -62,6 +69,8 @@ def train(config: TrainConfig, *, must_resume: bool = False) -> TrainResult:
         ServerError: The server stayed away for longer than ``server.give_up_after_s``.
         CheckpointError: No checkpoint can be resumed from.
         JournalError: A step that has to be done again is damaged.
+        NonFiniteError: A number is NaN or infinite; what the step was given is kept.
+        Stopped: A signal asked to stop before the run was where it had been.
     """
     if config.run.num_threads is not None:
         torch.set_num_threads(config.run.num_threads)
@@ -89,7 +98,8 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(ArmsClient(config.server)) as client,
     ):
-        status = portal.call(client.status)
+        with stop.waiting():
+            status = portal.call(client.status)
         check_server(status, config)
         roles = PolicyRoles(
             start_of(config),
@@ -97,9 +107,11 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
             serve_dtype=getattr(torch, status.base_dtype),
         )
         learner = Learner(config, roles)
-        publisher = Publisher(run.folder / ADAPTERS_FOLDER, journal, client, portal)
+        adapters = run.folder / ADAPTERS_FOLDER
+        serving = Serving(client, adapters, status, give_up_after_s=config.server.give_up_after_s)
+        publisher = Publisher(adapters, journal, serving, portal)
         sync = SyncCheck(
-            client, portal, config, question=records[0].question, server_dtype=status.base_dtype
+            serving, portal, config, question=records[0].question, server_dtype=status.base_dtype
         )
         if not checkpoint_folders(run.folder):
             keep_start(run.folder, roles)
@@ -108,116 +120,183 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
         steps_done = max(journal.past.last_step, step_of(checkpoint_folders(run.folder)[-1]))
         with (
             Tracker(run, first_step=steps_done) as tracker,
-            HeldOutEvaluations(client, portal, config, tracker.say) as evaluations,
+            HeldOutEvaluations(serving, portal, config, tracker.say) as evaluations,
         ):
-
-            def retain() -> None:
-                kept = progress.questions.versions | evaluations.versions
-                publisher.retain(run.num_adapters, kept)
-
-            def save() -> None:
-                tracker.flush()
-                save_checkpoint(
-                    run.folder,
-                    progress,
-                    roles,
-                    learner.update,
-                    served={v: publisher.weights_of(v) for v in progress.questions.versions},
-                    num_kept=run.num_checkpoints,
-                    evaluating=evaluations.evaluating,
-                )
-
-            restored = restore(config, journal.past, learner, tracker.say)
-            progress, published = serve_again(restored, learner, publisher, sync, tracker.say)
+            restored = restore(config, journal, learner, tracker.say)
+            with stop.waiting():
+                progress, published = serve_again(restored, learner, publisher, sync, tracker.say)
             complete_metrics(restored, published, tracker)
             evaluate_again(progress.step, publisher, evaluations, tracker)
-            retain()
             questions = QuestionStream(
                 records,
                 seed=config.data.seed,
                 rest_after=config.data.curriculum,
                 state=progress.questions,
             )
-
             with open_pipeline(
-                client, portal, questions, config.rollout, config.reward
+                serving, portal, questions, config.rollout, config.reward
             ) as pipeline:
-                while progress.step < run.num_steps and not stop.requested:
-                    clock = StepClock(pipeline.server_busy)
-                    step = progress.step + 1
-                    is_last = step == run.num_steps
+                training = _Training(
+                    run=run,
+                    journal=journal,
+                    stop=stop,
+                    learner=learner,
+                    publisher=publisher,
+                    sync=sync,
+                    tracker=tracker,
+                    evaluations=evaluations,
+                    questions=questions,
+                    pipeline=pipeline,
+                    progress=progress,
+                    published=published,
+                )
+                return training.go_on()
 
-                    pipeline.ask(published.version, num_needed=run.num_steps - progress.step)
-                    batch = pipeline.next_batch()
-                    clock.lap("wait")
-                    sync.require(batch.version, roles)
-                    clock.lap("prove")
 
-                    groups = [group.samples for group in batch.groups]
-                    mini_batches = learner.experience(
-                        step, groups, publisher.weights_of(batch.version)
-                    )
-                    mismatch = float(logprob_mismatches(mini_batches).mean())
-                    sync.require_rollouts(batch.version, mismatch)
-                    clock.lap("experience")
+@dataclass(kw_only=True)
+class _Training:
+    """A run that is where it was, and what it goes on with."""
 
-                    # From here on the step happens, whatever happens to this process.
-                    entry = JournaledStep(
-                        step=step,
-                        version=batch.version,
-                        learning_rate_scale=learner.learning_rate_scale(step),
-                        num_threads=torch.get_num_threads(),
-                        cursor=questions.state.cursor,
-                        pending=questions.state.pending,
-                        solved=batch.solved,
-                        metrics={
-                            "rollout/lag": progress.step - publisher.step_of(batch.version),
-                            **rollout_metrics(batch),
-                            "time/generate_s": batch.generate_s,
-                            "time/score_s": batch.score_s,
-                        },
-                    )
-                    journal.write_step(batch.groups, entry)
-                    clock.lap("journal")
+    run: RunConfig
+    journal: Journal
+    stop: StopRequest
+    learner: Learner
+    publisher: Publisher
+    sync: SyncCheck
+    tracker: Tracker
+    evaluations: HeldOutEvaluations
+    questions: QuestionStream
+    pipeline: RolloutPipeline
+    progress: Progress
+    """What is done and published."""
+    published: Published
+    """The newest version."""
 
-                    ppo = learner.learn(
-                        step, mini_batches, learning_rate_scale=entry.learning_rate_scale
-                    )
-                    clock.lap("update")
+    def __post_init__(self) -> None:
+        self._learned = self.progress.step
+        """The step that the weights are of: ahead of ``progress`` until it is published."""
 
-                    # While this step trained, the server answered the probe of the version before.
-                    sync.require(published.version, roles)
-                    clock.lap("prove")
-                    published = publisher.publish(step, roles)
-                    sync.start(published)
-                    clock.lap("publish")
-
-                    if evaluations.is_due(step):
-                        evaluations.start(step, published)
-                    progress = Progress(step=step, questions=questions.state)
-                    metrics = {
-                        "version": published.version,
-                        **entry.metrics,
-                        **ppo.to_json(),
-                        **sync.metrics,
-                        **evaluations.collect(wait=is_last),
-                        **clock.to_json(),
-                    }
-                    tracker.step(step, metrics)
-                    retain()
-                    is_due = step % run.checkpoint_every == 0 or evaluations.is_due(step)
-                    if is_due and not is_last:
-                        save()
-                if not stop.requested:
-                    evaluations.collect(wait=True)
-                sync.require(published.version, roles)
-                # The last one is what says that a run is finished.
-                if step_of(checkpoint_folders(run.folder)[-1]) < progress.step:
-                    save()
-                if progress.step < run.num_steps:
-                    tracker.say(f"stopped at step {progress.step}; the same command goes on there")
-            return TrainResult(
-                step=progress.step,
-                stopped=progress.step < run.num_steps,
-                adapter=published.folder,
+    def go_on(self) -> TrainResult:
+        """Do the steps that are left; what ends them early leaves a checkpoint where it can."""
+        run = self.run
+        self._retain()
+        try:
+            while self.progress.step < run.num_steps:
+                self._step()
+            with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
+                self.evaluations.collect(wait=True)
+                self.sync.require(self.published.version, self.learner.roles)
+            # The last one is what says that a run is finished.
+            self._save()
+        except (Stopped, ServerError, NonFiniteError) as error:
+            # A step that is learned but not published has its place in the journal, and is done again
+            # from there: these weights are of no checkpoint.
+            newest = step_of(checkpoint_folders(run.folder)[-1])
+            if newest < self.progress.step == self._learned < run.num_steps:
+                self._save()
+            if not isinstance(error, Stopped):
+                raise
+            self.tracker.say(
+                f"stopped at step {self.progress.step}; the same command goes on there"
             )
+            return self._result(stopped=True)
+        return self._result(stopped=False)
+
+    def _step(self) -> None:
+        run, learner, sync = self.run, self.learner, self.sync
+        clock = StepClock(self.pipeline.server_busy)
+        step = self.progress.step + 1
+        is_last = step == run.num_steps
+        batch = self._next_batch(clock)
+        with failed_step_is_kept(run.folder, step, batch.groups, learner.roles):
+            mini_batches = learner.experience(
+                step,
+                [group.samples for group in batch.groups],
+                self.publisher.weights_of(batch.version),
+            )
+        mismatch = float(logprob_mismatches(mini_batches).mean())
+        sync.require_rollouts(batch.version, mismatch)
+        clock.lap("experience")
+
+        # From here on the step happens, whatever happens to this process.
+        entry = self._entry(step, batch)
+        self.journal.write_step(batch.groups, entry)
+        clock.lap("journal")
+        with failed_step_is_kept(run.folder, step, batch.groups, learner.roles, self.journal):
+            ppo = learner.learn(step, mini_batches, learning_rate_scale=entry.learning_rate_scale)
+        self._learned = step
+        clock.lap("update")
+
+        with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
+            # While this step trained, the server answered the probe of the version before.
+            sync.require(self.published.version, learner.roles)
+            clock.lap("prove")
+            self.published = self.publisher.publish(step, learner.roles)
+            sync.start(self.published)
+            clock.lap("publish")
+            if self.evaluations.is_due(step):
+                self.evaluations.start(step, self.published)
+            evaluated = self.evaluations.collect(wait=is_last)
+        self.progress = Progress(step=step, questions=self.questions.state)
+        metrics = {
+            "version": self.published.version,
+            **entry.metrics,
+            **ppo.to_json(),
+            **sync.metrics,
+            **evaluated,
+            **clock.to_json(),
+        }
+        self.tracker.step(step, metrics)
+        self._retain()
+        is_due = step % run.checkpoint_every == 0 or self.evaluations.is_due(step)
+        if is_due and not is_last:
+            self._save()
+
+    def _next_batch(self, clock: StepClock) -> RolloutBatch:
+        """The step's rollouts, of a version that is proven."""
+        with self.stop.waiting():
+            num_needed = self.run.num_steps - self.progress.step
+            self.pipeline.ask(self.published.version, num_needed=num_needed)
+            batch = self.pipeline.next_batch()
+            clock.lap("wait")
+            self.sync.require(batch.version, self.learner.roles)
+            clock.lap("prove")
+        return batch
+
+    def _entry(self, step: int, batch: RolloutBatch) -> JournaledStep:
+        questions = self.questions.state
+        return JournaledStep(
+            step=step,
+            version=batch.version,
+            learning_rate_scale=self.learner.learning_rate_scale(step),
+            num_threads=torch.get_num_threads(),
+            cursor=questions.cursor,
+            pending=questions.pending,
+            solved=batch.solved,
+            metrics={
+                "rollout/lag": self.progress.step - self.publisher.step_of(batch.version),
+                **rollout_metrics(batch),
+                "time/generate_s": batch.generate_s,
+                "time/score_s": batch.score_s,
+            },
+        )
+
+    def _save(self) -> None:
+        self.tracker.flush()
+        versions = self.progress.questions.versions
+        save_checkpoint(
+            self.run.folder,
+            self.progress,
+            self.learner.roles,
+            self.learner.update,
+            served={version: self.publisher.weights_of(version) for version in versions},
+            num_kept=self.run.num_checkpoints,
+            evaluating=self.evaluations.evaluating,
+        )
+
+    def _retain(self) -> None:
+        kept = self.progress.questions.versions | self.evaluations.versions
+        self.publisher.retain(self.run.num_adapters, kept)
+
+    def _result(self, *, stopped: bool) -> TrainResult:
+        return TrainResult(step=self.progress.step, stopped=stopped, adapter=self.published.folder)

@@ -14,38 +14,17 @@ from dataclasses import dataclass
 
 from anyio.from_thread import BlockingPortal
 
-from inference_server.schemas import ArmGroup, ArmsRequest, FinishReason, Priority, Question
+from inference_server.schemas import ArmsRequest, Priority, Question
 from regime_w import RewardConfig
-from trainer.client import ArmsClient
 from trainer.config import RolloutConfig
 from trainer.data import Record
-from trainer.errors import ServerError
 from trainer.questions import QuestionBatch, QuestionStream
 from trainer.rollouts import RolloutBatch, ScoredGroup, score_group
+from trainer.serving import Serving
 from trainer.timing import BusyTime
 
 _SPARES_PER_QUESTION = 2
 """Bounds a refill: a policy that solves everything must not ask for ever."""
-
-
-async def generate_group(client: ArmsClient, request: ArmsRequest) -> tuple[ArmGroup, int]:
-    """The group of a request for one question, and how many aborted ones came before it.
-
-    Raises:
-        ServerError: The group is of another version than the one asked for, or never came.
-    """
-    num_aborted = 0
-    asked = None if request.policy == "base" else request.policy
-    while True:
-        (group,) = (await client.generate(request)).groups
-        if group.policy_version != asked:
-            raise ServerError(
-                f"asked version {request.policy} for a group and got one of {group.policy_version}"
-            )
-        # An aborted completion is neither right nor wrong: ask again instead of scoring it.
-        if not any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
-            return group, num_aborted
-        num_aborted += 1
 
 
 @dataclass(kw_only=True)
@@ -61,14 +40,14 @@ class RolloutPipeline:
 
     def __init__(
         self,
-        client: ArmsClient,
+        serving: Serving,
         portal: BlockingPortal,
         questions: QuestionStream,
         rollout: RolloutConfig,
         reward: RewardConfig,
     ):
         """Made by `open_pipeline`; requests start with the first `ask`."""
-        self._client = client
+        self._serving = serving
         self._portal = portal
         self._questions = questions
         self._rollout = rollout
@@ -148,11 +127,11 @@ class RolloutPipeline:
             priority=Priority.ROLLOUT,
         )
         with self.server_busy:
-            group, num_aborted = await generate_group(self._client, request)
+            group, num_lost = await self._serving.group(request)
         started = time.monotonic()
         scored = score_group(record, group, self._reward)
         tally.score_s += time.monotonic() - started
-        tally.num_dropped += num_aborted
+        tally.num_dropped += num_lost
         return scored
 
     def cancel(self) -> None:
@@ -164,14 +143,14 @@ class RolloutPipeline:
 
 @contextmanager
 def open_pipeline(
-    client: ArmsClient,
+    serving: Serving,
     portal: BlockingPortal,
     questions: QuestionStream,
     rollout: RolloutConfig,
     reward: RewardConfig,
 ) -> Iterator[RolloutPipeline]:
     """A pipeline whose requests are cancelled when the block is left, by error or not."""
-    pipeline = RolloutPipeline(client, portal, questions, rollout, reward)
+    pipeline = RolloutPipeline(serving, portal, questions, rollout, reward)
     try:
         yield pipeline
     finally:

@@ -8,16 +8,17 @@ import hashlib
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from anyio.from_thread import BlockingPortal
 
 from inference_server.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
-from trainer.client import ArmsClient
 from trainer.durable import finish_folder, new_folder, remove_folder, unfinished
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.journal import Journal, JournaledAdapter
 from trainer.policy import AdapterState, PolicyRoles, read_adapter
+from trainer.serving import Serving
 
 _CONFLICT = 409
 
@@ -38,11 +39,11 @@ class Published:
 class Publisher:
     """Owns a run's ``adapters/`` folder and the run's version numbers on the server."""
 
-    def __init__(self, folder: Path, journal: Journal, client: ArmsClient, portal: BlockingPortal):
+    def __init__(self, folder: Path, journal: Journal, serving: Serving, portal: BlockingPortal):
         """``folder`` is made where it is missing."""
         self._folder = folder
         self._journal = journal
-        self._client = client
+        self._serving = serving
         self._portal = portal
         self._next_version = journal.past.next_version
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ class Publisher:
             adapter = self._write(step, roles)
             final = self.folder_of(adapter.version)
             try:
-                info = self._portal.call(self._client.push_adapter, adapter.version, final)
+                info = self._portal.call(self._serving.push, adapter.version)
             except ServerRejectedError as error:
                 if error.status != _CONFLICT:
                     raise
@@ -133,7 +134,7 @@ class Publisher:
 
         A number is never used twice: vLLM's prefix cache knows an adapter by name and path.
         """
-        on_server = self._portal.call(self._client.status).next_version
+        on_server = self._portal.call(self._serving.next_version)
         version = max(on_server, self._next_version)
         self._next_version = version + 1
         return version
@@ -150,7 +151,7 @@ class Publisher:
         try:
             if adapter is None or _digest(folder / ADAPTER_WEIGHTS_FILE) != adapter.sha256:
                 return None
-            info = self._portal.call(self._push_inactive, version, folder)
+            info = self._portal.call(partial(self._serving.push, version, activate=False))
         except OSError:
             return None
         except ServerRejectedError as error:
@@ -164,9 +165,6 @@ class Publisher:
             seconds=time.monotonic() - started,
             activated=False,
         )
-
-    async def _push_inactive(self, version: int, folder: Path) -> AdapterInfo:
-        return await self._client.push_adapter(version, folder, activate=False)
 
     def retain(self, num_kept: int, others: Collection[int]) -> None:
         """Remove all adapters but the newest and some others.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from trainer.checkpoint import Progress, load_checkpoint, newest_checkpoint
 from trainer.config import TrainConfig
+from trainer.errors import NonFiniteError
 from trainer.held_out import HeldOutEvaluations
-from trainer.journal import JournalReader
+from trainer.journal import Journal
 from trainer.learner import Learner
 from trainer.publish import Published, Publisher
 from trainer.questions import Curriculum, QuestionState
@@ -28,38 +29,46 @@ class Restored:
 
 
 def restore(
-    config: TrainConfig, journal: JournalReader, learner: Learner, say: Callable[[str], None]
+    config: TrainConfig, journal: Journal, learner: Learner, say: Callable[[str], None]
 ) -> Restored:
     """Load the newest whole checkpoint and do the journal's steps after it again.
 
     Args:
         config: Of the run.
-        journal: Of the run.
+        journal: Of the run; forgets its last step if that turns out not to be finite.
         learner: Gets the state.
         say: Gets a line a step.
 
     Raises:
         CheckpointError: No checkpoint is whole, or it is of another base model or adapter shape.
         JournalError: What a step trained on is missing or damaged.
+        NonFiniteError: A step comes to NaN or infinity.
     """
     folder = newest_checkpoint(config.run.folder, say)
     checkpoint = load_checkpoint(folder, learner.roles, learner.update)
     progress = checkpoint.progress
     curriculum = Curriculum(config.data.curriculum, progress.questions.streaks)
     rows: dict[int, Metrics] = {}
-    for done in recompute(journal, learner, checkpoint, last_step=journal.last_step):
-        entry = done.entry
-        curriculum.record(entry.solved)
-        questions = QuestionState(
-            cursor=entry.cursor, pending=entry.pending, streaks=dict(curriculum.streaks)
-        )
-        progress = Progress(step=entry.step, questions=questions)
-        rows[entry.step] = done.metrics
-        changed = [adapter for adapter, sha256 in done.adapters if adapter.sha256 != sha256]
-        say(
-            f"step {entry.step:>4} again from the journal, not generated anew"
-            + "".join(f"; version {a.version} comes out otherwise here" for a in changed)
-        )
+    past = journal.past
+    try:
+        for done in recompute(past, learner, checkpoint, last_step=past.last_step):
+            entry = done.entry
+            curriculum.record(entry.solved)
+            questions = QuestionState(
+                cursor=entry.cursor, pending=entry.pending, streaks=dict(curriculum.streaks)
+            )
+            progress = Progress(step=entry.step, questions=questions)
+            rows[entry.step] = done.metrics
+            changed = [adapter for adapter, sha256 in done.adapters if adapter.sha256 != sha256]
+            say(
+                f"step {entry.step:>4} again from the journal, not generated anew"
+                + "".join(f"; version {a.version} comes out otherwise here" for a in changed)
+            )
+    except NonFiniteError:
+        # The run was killed before it could see that itself.
+        if progress.step + 1 == past.last_step:
+            journal.take_back(past.last_step)
+        raise
     return Restored(progress=progress, rows=rows)
 
 

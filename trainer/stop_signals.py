@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C ask a long command to end in good order; asked twice, it ends at once."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,30 +17,54 @@ class StopRequest:
     def __init__(self) -> None:
         """Nothing asked yet."""
         self.requested = False
-        self._is_waiting = False
+        self._grace_s: float | None = None
+        self._is_over = False
+        self._timer = threading.Timer(0, lambda: None)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signals."""
-        if self.requested:  # Asked twice: now.
+        if self._is_over:  # Sent by `_leave`, in the main thread.
+            self._is_over = False
+            if self._grace_s is not None:
+                raise Stopped
+        elif self.requested:  # Asked twice: now.
             raise KeyboardInterrupt
-        self.requested = True
-        if self._is_waiting:
-            raise Stopped
+        else:
+            self.requested = True
+            if self._grace_s is not None:
+                self._leave(number, self._grace_s)
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self, *, grace_s: float = 0.0) -> Iterator[None]:
         """A block that only waits for others, however long, and can be left at any moment.
 
+        Args:
+            grace_s: How long the wait goes on after a signal has asked to stop.
+
         Raises:
-            Stopped: A signal asked to stop.
+            Stopped: A signal asked to stop, now or before.
         """
-        self._is_waiting = True
+        self._grace_s = grace_s
         try:
             if self.requested:
-                raise Stopped
+                self._leave(signal.SIGTERM, grace_s)
             yield
         finally:
-            self._is_waiting = False
+            self._grace_s = None
+            self._timer.cancel()
+
+    def _leave(self, number: int, grace_s: float) -> None:
+        if not grace_s:
+            raise Stopped
+
+        def leave() -> None:
+            if self._grace_s is not None:
+                self._is_over = True
+                signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+        self._timer = threading.Timer(grace_s, leave)
+        self._timer.daemon = True
+        self._timer.start()
 
 
 @contextmanager

@@ -18,15 +18,14 @@ from torch import Tensor
 from inference_server.schemas import ArmsRequest, Priority, Question
 from regime_w import ArmSpec, build_all_arms
 from trainer.batch import Sample
-from trainer.client import ArmsClient
 from trainer.config import TrainConfig
 from trainer.errors import SyncError
 from trainer.mismatch import Mismatch, diagnose, fits_better, shift_mismatches
-from trainer.pipeline import generate_group
 from trainer.policy import PolicyRoles, Role, read_adapter
 from trainer.publish import Published
 from trainer.rollouts import as_sample
 from trainer.sample_logprobs import sample_logprobs
+from trainer.serving import Serving
 from trainer.tracking import Metrics
 
 _NUM_PROBE_TOKENS = 8
@@ -69,7 +68,7 @@ class SyncCheck:
 
     def __init__(
         self,
-        client: ArmsClient,
+        serving: Serving,
         portal: BlockingPortal,
         config: TrainConfig,
         *,
@@ -79,13 +78,13 @@ class SyncCheck:
         """Nothing is asked before the first `start`.
 
         Args:
-            client: The server.
+            serving: The run's versions on the server.
             portal: Where requests run.
             config: The run's arms and threshold.
             question: The probe's question.
             server_dtype: What the server computes in, e.g. ``float32``.
         """
-        self._client = client
+        self._serving = serving
         self._portal = portal
         self._arms = probe_arms(config.rollout.arms or build_all_arms())
         self._question = question
@@ -165,7 +164,7 @@ class SyncCheck:
             policy=published.version,
             priority=Priority.AD_HOC,
         )
-        group, _ = await generate_group(self._client, request)
+        group, _ = await self._serving.group(request)
         for arm, spec in zip(group.arms, self._arms, strict=True):
             if (arm.temperature, arm.top_p) != (spec.temperature, spec.top_p):
                 raise SyncError(
@@ -173,7 +172,7 @@ class SyncCheck:
                     f"at temperature {spec.temperature:g} and top_p {spec.top_p:g}, and sampled at "
                     f"{arm.temperature:g} and {arm.top_p:g}"
                 )
-        held = await self._client.adapter(published.version)
+        held = await self._serving.info(published.version)
         if held.sha256 != published.sha256 or held.active < published.activated:
             state = "active" if held.active else "not active"
             raise SyncError(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 CONSOLE_FILE = "console.log"
 
@@ -26,7 +26,7 @@ class _Output(io.FileIO):
         self._rest: Path | None = rest
         self.was_terminal = os.isatty(descriptor)
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data) or 0
         except OSError:

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +12,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.config import RunConfig
-from trainer.durable import write_file
+from trainer.durable import append, write_file
 from trainer.metrics_endpoint import MetricsEndpoint
 from trainer.progress import bar
 
@@ -60,7 +61,7 @@ class Tracker:
         self.last_evaluated_step = 0
         """The newest step whose evaluation has one."""
         self._drop_after(first_step)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._file = self._path.open("ab", buffering=0)
         self._board = SummaryWriter(run.folder / "tensorboard", purge_step=first_step + 1)
         self._console = Console()
         self._progress = bar(self._console)
@@ -98,7 +99,9 @@ class Tracker:
         self._progress.stop()
         self._endpoint.close()
         self._file.close()
-        self._board.close()
+        # It has not written everything yet; if it cannot, what went wrong before matters more.
+        with nullcontext() if error is None else suppress(OSError):
+            self._board.close()
 
     @property
     def metrics_port(self) -> int | None:
@@ -114,8 +117,7 @@ class Tracker:
         row = {"step": step, **metrics}
         # NaN is not JSON; a missing value says the same and any reader can load it.
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
-        self._file.write(json.dumps(finite) + "\n")
-        self._file.flush()
+        append(self._file, json.dumps(finite).encode() + b"\n", wait=False)
         self._endpoint.show(finite)
         self._note(row)
         for name, value in metrics.items():

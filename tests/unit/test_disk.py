@@ -4,12 +4,14 @@ import errno
 import io
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
 
 from trainer.disk import full_disk_is_told, is_disk_full
+from trainer.durable import append
 from trainer.errors import DiskFullError
 
 FULL = Path("/dev/full")
@@ -72,3 +74,30 @@ def test_other_errors_are_left_alone(error: Exception, tmp_path: Path) -> None:
     with pytest.raises(type(error)) as caught, full_disk_is_told(tmp_path):
         raise error
     assert caught.value is error
+
+
+class AlmostFull(io.FileIO):
+    """Takes a few bytes at a time, and so many in all."""
+
+    space = 10
+
+    def write(self, data: Any, /) -> int:
+        if not self.space:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = super().write(bytes(data[: min(4, self.space)]))
+        self.space -= written
+        return written
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_line_is_added_whole_or_not_at_all(wait: bool, tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes(b"before\n")
+    with AlmostFull(path, "ab") as file:
+        append(file, b"fits\n", wait=wait)
+        with pytest.raises(OSError, match="No space left"):
+            append(file, b"does not\n", wait=wait)
+        assert path.read_bytes() == b"before\nfits\n"
+        file.space = 100
+        append(file, b"does\n", wait=wait)
+    assert path.read_bytes() == b"before\nfits\ndoes\n"

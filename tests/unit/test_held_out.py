@@ -8,6 +8,7 @@ import anyio
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from tests.unit.fake_serving import serving_for
 from trainer.checkpoint import read_best
 from trainer.client import Completion
 from trainer.config import DataConfig, RolloutConfig, RunConfig, TrainConfig
@@ -60,7 +61,9 @@ class Run:
             rollout=RolloutConfig(max_tokens=17),
             run=RunConfig(folder=folder, evaluate_every=2, num_evaluation_questions=4),
         )
-        self.evaluations = HeldOutEvaluations(self.client, portal, config, self.said.append)
+        self.evaluations = HeldOutEvaluations(
+            serving_for(self.client), portal, config, self.said.append
+        )
 
     def start(self, step: int) -> None:
         folder = self.folder / "adapters" / f"policy-{step + 10:06d}"
@@ -127,16 +130,6 @@ def test_an_evaluation_that_is_due_too_early_is_left_out_with_a_word(run: Run) -
     assert run.evaluations.collect(wait=True)["eval/step"] == 2
 
 
-def test_a_version_that_the_server_has_retired_is_said_and_costs_nothing_else(run: Run) -> None:
-    run.client.error = ServerRejectedError(404, "no such model")
-    assert run.evaluate(2, 0) == {}
-    (said,) = run.said
-    assert "version 12" in said
-    assert "--max-loaded-versions" in said
-    run.client.error = None
-    assert run.evaluate(4, 2)["eval/step"] == 4
-
-
 @pytest.mark.parametrize("error", [ServerRejectedError(400, "too long"), ServerError("gone")])
 def test_other_errors_end_the_run(error: Exception, run: Run) -> None:
     run.client.error = error
@@ -160,5 +153,5 @@ def test_steps_are_evaluated_as_often_as_asked(
     every: int | None, due: list[int], tmp_path: Path, portal: BlockingPortal
 ) -> None:
     config = TrainConfig(run=RunConfig(folder=tmp_path, evaluate_every=every))
-    evaluations = HeldOutEvaluations(portal.call(FakeClient), portal, config, print)
+    evaluations = HeldOutEvaluations(serving_for(portal.call(FakeClient)), portal, config, print)
     assert [step for step in range(1, 7) if evaluations.is_due(step)] == due

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_server.schemas import AdapterInfo, ServerStatus
+from tests.unit.fake_serving import serving_for
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.journal import Journal, JournaledAdapter, JournalReader
 from trainer.publish import Publisher
@@ -112,7 +113,9 @@ def open_publisher(
         if journals:
             journals[-1].__exit__(None, None, None)
         journals.append(Journal(tmp_path))
-        return Publisher(tmp_path / "adapters", journals[-1], client, portal)
+        return Publisher(
+            tmp_path / "adapters", journals[-1], serving_for(client, tmp_path / "adapters"), portal
+        )
 
     yield open_it
     journals[-1].__exit__(None, None, None)
@@ -264,7 +267,12 @@ def test_the_newest_and_the_named_ones_stay(
     num_published: int, num_kept: int, others: set[int], portal: BlockingPortal
 ) -> None:
     with TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        publisher = Publisher(Path(folder) / "adapters", journal, FakeClient(), portal)
+        publisher = Publisher(
+            Path(folder) / "adapters",
+            journal,
+            serving_for(FakeClient(), Path(folder) / "adapters"),
+            portal,
+        )
         for step in range(num_published):
             publisher.publish(step, FakeRoles(str(step).encode()))
             publisher.retain(num_kept, others)

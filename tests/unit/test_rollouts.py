@@ -21,6 +21,7 @@ from inference_server.schemas import (
     Usage,
 )
 from regime_w import ArmSpec, RewardConfig
+from tests.unit.fake_serving import serving_for
 from trainer.config import RolloutConfig
 from trainer.data import Record
 from trainer.errors import ServerError, ServerUnreachableError
@@ -112,7 +113,7 @@ def portal() -> Iterator[BlockingPortal]:
 def make_pipeline(
     client: FakeClient, portal: BlockingPortal, stream: QuestionStream, **rollout: object
 ) -> RolloutPipeline:
-    return RolloutPipeline(client, portal, stream, RolloutConfig(**rollout), REWARD)
+    return RolloutPipeline(serving_for(client), portal, stream, RolloutConfig(**rollout), REWARD)
 
 
 def next_batch(pipeline: RolloutPipeline, *, version: int, num_needed: int) -> RolloutBatch:
@@ -378,7 +379,7 @@ def test_leaving_the_pipeline_gives_up_what_is_in_flight(fails: bool) -> None:
         config = RolloutConfig(questions_per_step=1, max_staleness=1)
 
         def leave() -> None:
-            with open_pipeline(client, portal, stream, config, REWARD) as pipeline:
+            with open_pipeline(serving_for(client), portal, stream, config, REWARD) as pipeline:
                 batch = next_batch(pipeline, version=1, num_needed=2)
                 assert [group.record.id for group in batch.groups] == ["r0"]
                 if fails:

@@ -42,6 +42,26 @@ def test_a_wait_that_is_over_is_not_left() -> None:
         assert stop.requested
 
 
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_the_end_of_a_step_gets_a_moment_after_it_was_asked_to_stop(asked_before: bool) -> None:
+    soon: Future[str] = Future()
+    never: Future[None] = Future()
+    with stop_signals() as stop:
+        if asked_before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        answer = threading.Timer(0.2, soon.set_result, ("answer",))
+        with stop.waiting(grace_s=60.0):
+            answer.start()
+            if not asked_before:
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert soon.result() == "answer"
+        with pytest.raises(Stopped), stop.waiting(grace_s=0.1):
+            never.result()
+        # The timers of waits that are over do nothing any more.
+        assert stop.requested
+    answer.join()
+
+
 def test_asked_twice_it_ends_at_once_and_the_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with stop_signals():

@@ -19,6 +19,7 @@ from inference_server.schemas import (
     Usage,
 )
 from regime_w import ArmSpec, build_all_arms
+from tests.unit.fake_serving import serving_for
 from trainer.batch import Sample, micro_batches
 from trainer.config import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.errors import SyncError
@@ -144,7 +145,7 @@ def make_check(
         rollout=RolloutConfig(arms=ARMS),
         ppo=PPOConfig.model_validate(ppo),
     )
-    return SyncCheck(server, portal, config, question="1 + 1?", server_dtype=dtype)
+    return SyncCheck(serving_for(server), portal, config, question="1 + 1?", server_dtype=dtype)
 
 
 def test_an_honest_server_passes_version_after_version(
