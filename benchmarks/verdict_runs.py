@@ -9,31 +9,56 @@ Trains the demo's policy four times against one real server, evaluates each and 
 
     python benchmarks/verdict_runs.py --model models/tiny-base
 
-``--fixtures tests/fixtures/verdict`` also writes what the unit tests of the verdict read of each run.
+A run that is there already is evaluated again, not trained. ``--fixtures tests/fixtures/verdict`` also
+writes what the tests of the verdict read of each run: its configuration, what its evaluation came to, and
+the metrics that findings look at, to five digits.
 """
 
 import argparse
+import json
 import random
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
+from rich.console import Console
+
 from inference_server.process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig
 from regime_w.reward import RewardParts
 from trainer import rollouts
-from trainer.config import PolicyConfig, TrainConfig
+from trainer.accuracy import EVALUATION_FILE
+from trainer.config import PolicyConfig, ServerConfig, TrainConfig
 from trainer.data import load_records
 from trainer.environment import prepare_environment
+from trainer.evaluation import EvaluationConfig, run_evaluation
 from trainer.jsonl import write_jsonl
+from trainer.kept_settings import CONFIG_FILE
+from trainer.report import write_report
 from trainer.settings import load_config
 from trainer.stage_configs import SFTConfig, SFTRunConfig
+from trainer.tracking import METRICS_FILE, read_metrics
+from trainer.verdict import print_verdict
 from trainer.word_problems import Split
 
 DEMO = Path(__file__).resolve().parent.parent / "deploy/configs/demo.toml"
 RUNS = ("improves", "random_reward", "shuffled_golds", "kl_blow_up")
+FIXTURE_METRICS = (
+    *("step", "version", "reward/mean", "reward/base", "reward/coherence", "reward/length"),
+    *(
+        "reward/correct",
+        "reward/follows_correct",
+        "scores/s_end",
+        "rollout/lag",
+        "rollout/truncated",
+    ),
+    *("rollout/zero_variance_groups", "rollout/completion_tokens_mean", "ppo/reference_kl"),
+    *("ppo/kl_coef", "ppo/entropy", "ppo/clip_fraction", "ppo/approx_kl_max", "ppo/logprob_lag"),
+    *("ppo/explained_variance", "ppo/logprob_mismatch", "ppo/effective_sample_size"),
+)
 
 
 def main() -> None:
@@ -42,6 +67,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/verdict"))
     parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS)
     parser.add_argument("--questions", type=int, default=400, help="held-out [%(default)s]")
+    parser.add_argument("--samples-per-arm", type=int, default=1, help="[%(default)s]")
     parser.add_argument("--fixtures", type=Path, help="folder for the tests' copies")
     arguments = parser.parse_args()
     prepare_environment()
@@ -54,8 +80,15 @@ def main() -> None:
         sft = fine_tune(arguments.model, arguments.folder / "sft")
         for name in arguments.only:
             folder = arguments.folder / name
-            shutil.rmtree(folder, ignore_errors=True)
-            train_run(name, folder, server.url, sft, arguments.model)
+            if not folder.exists():
+                train_run(name, folder, server.url, sft, arguments.model)
+            evaluate_run(folder, server.url, sft, arguments)
+            print(f"\n=== {name}")
+            report = write_report(folder)
+            print_verdict(report.verdict, Console())
+            print(report.path)
+            if arguments.fixtures is not None:
+                write_fixture(folder, arguments.fixtures / name)
 
 
 def fine_tune(model: Path, folder: Path) -> Path:
@@ -92,6 +125,37 @@ def train_run(name: str, folder: Path, url: str, sft: Path, model: Path) -> None
         hook = patch.object(rollouts, "reward_group", coin_rewards)
     with hook:
         train(config)
+
+
+def evaluate_run(folder: Path, url: str, sft: Path, arguments: argparse.Namespace) -> None:
+    adapter = sorted((folder / "adapters").iterdir())[-1]
+    started = time.monotonic()
+    run_evaluation(
+        EvaluationConfig(
+            models=(f"SFT={sft}", f"PPO={adapter}"),
+            num_questions=arguments.questions,
+            max_tokens=40,
+            samples_per_arm=arguments.samples_per_arm,
+            server=ServerConfig(url=url),
+            output=folder / EVALUATION_FILE,
+        )
+    )
+    print(f"evaluated in {time.monotonic() - started:.1f} s")
+
+
+def write_fixture(run: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / CONFIG_FILE, folder / CONFIG_FILE)
+    greedy = json.loads((run / EVALUATION_FILE).read_text())
+    for model in greedy["models"]:
+        model["arms"] = None
+    greedy["differences"] = [d for d in greedy["differences"] if d["measure"] == "greedy"]
+    (folder / EVALUATION_FILE).write_text(json.dumps(greedy, indent=1) + "\n")
+    rows = [
+        {name: float(f"{row[name]:.5g}") for name in FIXTURE_METRICS if name in row}
+        for row in read_metrics(run)
+    ]
+    (folder / METRICS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def settings_of(name: str, folder: Path) -> Sequence[str]:

@@ -13,6 +13,7 @@ from inference_server.schemas import ArmGroup, FinishReason
 from regime_w import ArmOutput, answers_agree, compute_regime_w_scores, extract_answer
 from trainer.data import Record
 from trainer.errors import DataError, UsageError
+from trainer.jsonl import read_lines, write_jsonl
 
 
 class EvaluationPart(BaseModel):
@@ -129,10 +130,7 @@ def answers_path(evaluation: Path) -> Path:
 
 def write_answers(path: Path, questions: Sequence[QuestionAnswers]) -> None:
     """Write the file, whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(question.model_dump_json() + "\n" for question in questions)
-    unfinished.replace(path)
+    write_jsonl(path, [question.model_dump(mode="json") for question in questions])
 
 
 def read_answers(path: Path) -> Iterator[QuestionAnswers]:
@@ -144,11 +142,10 @@ def read_answers(path: Path) -> Iterator[QuestionAnswers]:
     """
     if not path.is_file():
         raise UsageError(f"there is no {path}; `eval --output` writes it")
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield QuestionAnswers.model_validate_json(line)
-            except ValidationError as error:
-                first = error.errors()[0]
-                field = ".".join(map(str, first["loc"])) or "line"
-                raise DataError(f"{path}:{number}: {field}: {first['msg']}") from None
+    for number, line in read_lines(path):
+        try:
+            yield QuestionAnswers.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "line"
+            raise DataError(f"{path}:{number}: {field}: {first['msg']}") from None

@@ -1,6 +1,6 @@
 """A run's metrics as charts: which curves belong together, and how each is read.
 
-Enters: the rows of ``metrics.jsonl``. Leaves: plotly charts as HTML that needs plotly.js beside it.
+Enters: the rows of ``metrics.jsonl``. Leaves: figures as JSON, which plotly.js draws.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,7 +62,9 @@ class RenderedChart:
     title: str
     note: str
     """One sentence on what to look for."""
-    html: Markup
+    div_id: str
+    figure: Markup
+    """What plotly.js draws, as JSON."""
 
 
 _CHARTS = (
@@ -230,22 +232,10 @@ def render(figure: go.Figure, *, title: str, note: str, div_id: str) -> Rendered
         colorway=_COLOURS,
         margin={"l": 55, "r": 20, "t": 10, "b": 40},
         showlegend=len(figure.data) > 1,
-        legend={"orientation": "h", "x": 0, "y": -0.25, "yanchor": "top"},
+        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
     )
-    return RenderedChart(
-        title=title,
-        note=note,
-        # plotly escapes <, > and / in what it embeds; a name cannot end the script.
-        html=Markup(
-            figure.to_html(
-                full_html=False,
-                include_plotlyjs=False,
-                div_id=div_id,
-                default_height="20rem",
-                config={"displayModeBar": False, "responsive": True},
-            )
-        ),
-    )
+    # plotly escapes <, > and / in what it embeds; a name cannot end the script.
+    return RenderedChart(title=title, note=note, div_id=div_id, figure=Markup(figure.to_json()))
 
 
 def _throughput(row: Mapping[str, float]) -> dict[str, float]:
@@ -284,14 +274,19 @@ def _figure(chart: _Chart, rows: Sequence[Mapping[str, float]], names: set[str])
                 )
     figure.update_layout(
         hovermode="x unified",
-        xaxis={"title": {"text": "step"}, "gridcolor": GRID, "zeroline": False},
+        xaxis={
+            "title": {"text": "step", "standoff": 6},
+            "automargin": True,
+            "gridcolor": GRID,
+            "zeroline": False,
+        },
         yaxis=_axis_layout(chart.left),
     )
     if chart.right is not None:
         # Two grids would cross; the left one is the chart's.
         figure.update_layout(
             yaxis2=_axis_layout(chart.right)
-            | {"overlaying": "y", "side": "right", "showgrid": False}
+            | {"overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"}
         )
     return figure
 
@@ -300,6 +295,7 @@ def _axis_layout(axis: _Axis) -> dict[str, object]:
     return {
         "title": {"text": axis.title},
         "type": "log" if axis.log else "linear",
+        "rangemode": "normal" if axis.log else "tozero",
         "gridcolor": GRID,
         "zerolinecolor": GRID,
         "automargin": True,

@@ -7,6 +7,8 @@ import plotly.graph_objects as go
 from trainer.accuracy import ArmsResult, Estimate, Evaluation
 from trainer.charts import GRID, RenderedChart, render
 
+_PLAIN = {"gridcolor": GRID, "zeroline": False, "automargin": True}
+
 
 def evaluation_charts(evaluation: Evaluation) -> list[RenderedChart]:
     """Greedy accuracy, and what the arms add where they were asked."""
@@ -54,13 +56,15 @@ def _accuracies(evaluation: Evaluation) -> go.Figure:
             y=labels,
             name=name,
             mode="markers",
+            # Beside each other, not on each other.
+            orientation="h",
             marker={"size": 9},
             error_x=_bars(estimates),
         )
     figure.update_layout(
-        xaxis={"title": {"text": "% right"}, "gridcolor": GRID, "zeroline": False},
+        xaxis={"title": {"text": "% right"}, **_PLAIN},
         # The first model on top; text never becomes a number or a date.
-        yaxis={"type": "category", "autorange": "reversed", "gridcolor": GRID, "automargin": True},
+        yaxis={"type": "category", "autorange": "reversed", **_PLAIN},
         scattermode="group",
     )
     return figure
@@ -87,8 +91,8 @@ def _pass_at(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
         )
     ks = [at.k for at in models[0][1].pass_at]
     figure.update_layout(
-        xaxis={"title": {"text": "k"}, "type": "log", "tickvals": ks, "gridcolor": GRID},
-        yaxis={"title": {"text": "% right"}, "gridcolor": GRID, "automargin": True},
+        xaxis={"title": {"text": "k"}, "type": "log", "tickvals": ks, **_PLAIN},
+        yaxis={"title": {"text": "% right"}, **_PLAIN},
     )
     return figure
 
@@ -106,8 +110,8 @@ def _by_arm(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
             error_y=_bars(accuracies),
         )
     figure.update_layout(
-        xaxis={"type": "category", "gridcolor": GRID, "tickangle": -40, "automargin": True},
-        yaxis={"title": {"text": "% right"}, "gridcolor": GRID, "automargin": True},
+        xaxis={"type": "category", "tickangle": -40, **_PLAIN},
+        yaxis={"title": {"text": "% right"}, **_PLAIN},
         scattermode="group",
     )
     return figure
@@ -115,13 +119,13 @@ def _by_arm(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
 
 def _reliability(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
     figure = go.Figure()
-    figure.add_scatter(
-        x=[0, 1],
-        y=[0, 1],
-        mode="lines",
-        line={"dash": "dot", "color": "rgba(128, 128, 128, 0.8)"},
-        hoverinfo="skip",
-        showlegend=False,
+    figure.add_shape(
+        type="line",
+        x0=0,
+        y0=0,
+        x1=1,
+        y1=1,
+        line={"dash": "dot", "width": 1, "color": "rgba(128, 128, 128, 0.8)"},
     )
     for label, arms in models:
         bins = arms.calibration.bins
@@ -141,12 +145,11 @@ def _reliability(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
             },
         )
     figure.update_layout(
-        xaxis={"title": {"text": "coherence"}, "range": [-0.02, 1.02], "gridcolor": GRID},
+        xaxis={"title": {"text": "coherence"}, "range": [-0.02, 1.02], **_PLAIN},
         yaxis={
             "title": {"text": "share right"},
             "range": [-0.05, 1.05],
-            "gridcolor": GRID,
-            "automargin": True,
+            **_PLAIN,
         },
     )
     return figure

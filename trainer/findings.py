@@ -19,10 +19,15 @@ from trainer.statistics import Trend
 MIN_STEPS = 8
 """Of fewer steps neither a trend nor a level means anything."""
 
+MEANINGLESS = ("reward_ignores_correctness", "golds_do_not_fit")
+"""Findings with which a better policy is no merit of the reward."""
+
 _FOLLOWS = 0.3
 """A reward of correctness plus coherence correlates with correctness by 0.9 and more within groups."""
 _GOLD_SHARE = 0.5
 """Of the held-out accuracy that training must reach at least once, if its golds are right."""
+_AGREEING = 0.5
+"""Share of pairs of arms that agree, above which they know what they answer."""
 _KL_PER_TOKEN = 0.2
 """Nats: every sampled token is e^0.2 = 1.2 times as likely as under the reference, on average."""
 _KL_TARGETS = 3.0
@@ -96,26 +101,25 @@ def _reward_ignores_correctness(run: RunRecord, config: TrainConfig) -> Finding 
         f"(mean of {len(values)} steps); a reward that pays for right answers comes to 0.9 and more.",
         change=f"reward.correct_bonus ({config.reward.correct_bonus:g}) over reward.wrong_base "
         f"({config.reward.wrong_base:g}), or the code that pays: "
-        "`python -m regime_w score` shows what each rollout earns.",
+        "python -m regime_w score shows what each rollout earns.",
     )
 
 
 def _golds_do_not_fit(run: RunRecord, config: TrainConfig) -> Finding | None:
-    correct = run.series("reward/correct")
-    if run.compared is None or not correct:
+    correct, agreement = run.series("reward/correct"), run.last_quarter("scores/s_end")
+    if run.compared is None or not correct or agreement is None:
         return None
     start, _ = run.compared
-    if max(correct) >= _GOLD_SHARE * start.accuracy.low:
+    # On questions that are only too hard, arms err apart.
+    if max(correct) >= _GOLD_SHARE * start.accuracy.low or agreement < _AGREEING:
         return None
-    agreement = run.last_quarter("scores/s_end")
-    agreeing = "" if agreement is None else f", though {agreement:.0%} of its pairs of arms agree"
     return Finding(
         name="golds_do_not_fit",
         title="Training calls wrong what evaluation calls right",
         evidence=f"{start.label} answers {start.accuracy.value:.0%} of the held-out questions right, but "
-        f"no step of training had more than {max(correct):.0%} of its completions judged so{agreeing}.",
-        change=f"data.source ({config.data.source}): its gold answers do not fit its questions, or it is "
-        "far harder than what is evaluated.",
+        f"no step of training had more than {max(correct):.0%} of its completions judged so, though "
+        f"{agreement:.0%} of the pairs of arms agree.",
+        change=f"data.source ({config.data.source}): its gold answers do not fit its questions.",
     )
 
 

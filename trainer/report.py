@@ -3,6 +3,8 @@
 Enters: a run's folder. Leaves: ``report.html`` in it. All text of models and data is escaped.
 """
 
+import base64
+import gzip
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -92,11 +94,16 @@ def write_report(run_folder: Path) -> Report:
         evaluation_charts=() if evaluation is None else evaluation_charts(evaluation),
         charts=run_charts(run.rows),
         steps=_read_transcripts(run_folder),
-        plotly_js=Markup(get_plotlyjs()),
+        plotly_js=Markup(_packed(get_plotlyjs())),
     )
     path = run_folder / REPORT_FILE
     path.write_text(html, encoding="utf-8")
     return Report(path=path, verdict=verdict)
+
+
+def _packed(text: str) -> str:
+    """Gzipped, in base64."""
+    return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
 def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:

@@ -15,11 +15,10 @@ from trainer.config import PolicyConfig, TrainConfig
 from trainer.durable import finish_folder, new_folder, remove_unfinished
 from trainer.errors import UsageError
 from trainer.journal import ROLLOUTS_FOLDER, Journal, JournalReader
-from trainer.kept_settings import as_toml, keep_settings
+from trainer.kept_settings import CONFIG_FILE, as_toml, keep_settings
 from trainer.policy import PolicyRoles
 from trainer.stage_configs import OfflineRunConfig
 
-CONFIG_FILE = "config.toml"
 ADAPTERS_FOLDER = "adapters"
 START_FOLDER = "start"
 

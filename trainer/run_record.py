@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from trainer.accuracy import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.config import TrainConfig
 from trainer.errors import UsageError
-from trainer.run_folder import CONFIG_FILE
+from trainer.kept_settings import CONFIG_FILE
 from trainer.tracking import METRICS_FILE, Metrics, read_metrics
 
 _VERSION_NAME = re.compile(r"policy-[0-9]{6,}")
@@ -52,15 +52,17 @@ class RunRecord:
         if self.evaluation is None or len(self.evaluation.models) < 2:
             return None
         models = self.evaluation.models
-        trained = next(
-            (m for m in reversed(models) if _VERSION_NAME.fullmatch(Path(m.model).name)),
-            models[-1],
-        )
+        trained = next((model for model in reversed(models) if self._is_trained(model)), models[-1])
         before = models[: models.index(trained)]
         if not before:
             return None
         start = next((model for model in before if self._is_start(model)), before[-1])
         return start, trained
+
+    def _is_trained(self, model: ModelResult) -> bool:
+        path = Path(model.model)
+        is_version = _VERSION_NAME.fullmatch(path.name) is not None
+        return is_version or path.resolve() == self.folder.resolve()
 
     def _is_start(self, model: ModelResult) -> bool:
         if self.config is None or self.evaluation is None:
@@ -98,11 +100,17 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _read_config(text: str | None) -> TrainConfig | None:
-    """None where it is of another version of the program: the report is there all the same."""
+    """None where it is of another version of the program: the report is there all the same.
+
+    A run from a file has sections of its own, which nothing here reads.
+    """
     if text is None:
         return None
     try:
-        return TrainConfig.model_validate(tomllib.loads(text))
+        sections = tomllib.loads(text)
+        return TrainConfig.model_validate(
+            {name: sections[name] for name in TrainConfig.model_fields if name in sections}
+        )
     except (tomllib.TOMLDecodeError, ValidationError):
         return None
 

@@ -1,7 +1,9 @@
 """Is RL helping? The verdict of a paired test on held-out questions, and what to change next.
 
-Enters: a `RunRecord`. Leaves: a `Verdict`, which terminal and report show alike. The test decides;
-the findings (`trainer.findings`) say why, and never outvote it.
+Enters: a `RunRecord`. Leaves: a `Verdict`, which terminal and report show alike. The test decides
+whether accuracy moved; the findings (`trainer.findings`) say why. Where accuracy rose but the reward
+cannot be why, RL gets no credit for it: random rewards lift some models too (Spurious Rewards, arXiv
+2506.10947). The test is over questions: another seed of training may drift elsewhere.
 """
 
 import math
@@ -13,7 +15,7 @@ from rich.console import Console
 from inference_server.schemas import adapter_name
 from trainer.accuracy import EVALUATION_FILE, PairedDifference
 from trainer.accuracy_table import p_value, signed
-from trainer.findings import Finding, findings_of
+from trainer.findings import MEANINGLESS, Finding, findings_of
 from trainer.run_record import RunRecord
 from trainer.statistics import CONFIDENCE
 
@@ -23,9 +25,12 @@ _POWER_Z, _CONFIDENCE_Z = 0.8416, 1.9600
 
 
 class Outcome(StrEnum):
-    """What the paired test says."""
+    """Whether RL is helping."""
 
     HELPING = "helping"
+    """Accuracy rose, by the paired test."""
+    UNEARNED = "unearned"
+    """Accuracy rose, but the reward did not pay for right answers."""
     HURTING = "hurting"
     UNDECIDED = "undecided"
     """It cannot tell the two models apart."""
@@ -48,19 +53,18 @@ class Verdict:
     @property
     def cause(self) -> Finding | None:
         """What most likely keeps RL from helping; None where it helps, or where nobody knows."""
-        stands_still = self.outcome in (Outcome.HURTING, Outcome.UNDECIDED)
-        return self.findings[0] if stands_still and self.findings else None
+        is_known = self.outcome not in (Outcome.HELPING, Outcome.UNMEASURED)
+        return self.findings[0] if is_known and self.findings else None
 
 
 def verdict_of(run: RunRecord) -> Verdict:
     """Judge a run by its evaluation, and look for causes in its metrics."""
     outcome, answer, evidence = _judge(run)
-    return Verdict(
-        outcome=outcome,
-        answer=answer,
-        evidence=evidence,
-        findings=findings_of(run, helps=outcome is Outcome.HELPING),
-    )
+    findings = findings_of(run, helps=outcome is Outcome.HELPING)
+    if outcome is Outcome.HELPING and any(finding.name in MEANINGLESS for finding in findings):
+        outcome, answer = Outcome.UNEARNED, "Not by its reward."
+        evidence += " Accuracy rose, but the reward did not pay for it: drift, which can turn."
+    return Verdict(outcome=outcome, answer=answer, evidence=evidence, findings=findings)
 
 
 def _judge(run: RunRecord) -> tuple[Outcome, str, str]:

@@ -1,0 +1,98 @@
+"""The report in a real browser: no console message, no request, every chart drawn, no overflow."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from trainer.report import write_report
+
+MADE_RUN = Path(__file__).parent.parent / "fixtures/verdict/kl_blow_up"
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        BROWSER is None, reason="no Chromium: apt-get install chromium-headless-shell"
+    ),
+]
+
+PROBE = """
+<script>
+  addEventListener("load", () => setTimeout(() => {
+    const drawn = [...document.querySelectorAll(".js-plotly-plot")]
+      .filter((chart) => chart.querySelector(".main-svg .trace"));
+    const page = document.documentElement;
+    document.title = JSON.stringify({
+      drawn: drawn.length,
+      figures: document.querySelectorAll("figure").length,
+      overflow: page.scrollWidth - page.clientWidth,
+      wide: drawn.filter((chart) => chart.querySelector(".main-svg").clientWidth > chart.clientWidth + 1).length,
+    });
+  }, 1500));
+</script>
+"""
+
+
+def browse(page: Path, width: int, folder: Path) -> tuple[str, str, list[str]]:
+    """The page's DOM after its scripts ran, what the console said, and every URL that was asked for."""
+    log = folder / "net.json"
+    done = subprocess.run(
+        [
+            *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu"),
+            *("--disable-background-networking", "--enable-logging=stderr"),
+            *(f"--window-size={width},2000", "--virtual-time-budget=20000"),
+            *(f"--log-net-log={log}", f"--user-data-dir={folder / 'profile'}", "--dump-dom"),
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    events = json.loads(log.read_text())["events"]
+    urls = [e["params"]["url"] for e in events if "url" in e.get("params", {})]
+    return done.stdout, console, urls
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = Path(shutil.copytree(MADE_RUN, tmp_path_factory.mktemp("run") / "kl_blow_up"))
+    return write_report(run).path
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_is_quiet_asks_for_nothing_and_fits(
+    report: Path, width: int, tmp_path: Path
+) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(report.read_text().replace("</body>", f"{PROBE}</body>"))
+    dom, console, urls = browse(page, width, tmp_path)
+    assert console == ""
+    assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
+    title = re.search("<title>(.*)</title>", dom)
+    assert title is not None
+    found = json.loads(title.group(1).replace("&quot;", '"'))
+    assert found["figures"] >= 10
+    assert found == {
+        "drawn": found["figures"],
+        "figures": found["figures"],
+        "overflow": 0,
+        "wide": 0,
+    }
+    assert "No, it hurts." in dom
+
+
+def test_a_page_that_complains_and_asks_would_be_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(
+        '<script>console.error("broken")</script><img src="http://127.0.0.1:9/pixel.png">'
+    )
+    _, console, urls = browse(page, 400, tmp_path)
+    assert "broken" in console
+    assert "http://127.0.0.1:9/pixel.png" in urls
