@@ -102,7 +102,12 @@ _CHARTS = (
         "shown at the step in which the evaluation was finished.",
         left=_Axis(
             title="share correct",
-            curves={"eval/accuracy": "accuracy", "eval/best_accuracy": "best so far"},
+            curves={
+                "eval/accuracy": "accuracy",
+                "eval/best_accuracy": "best so far",
+                "eval/low": "95% interval: from",
+                "eval/high": "to",
+            },
         ),
     ),
     _Chart(

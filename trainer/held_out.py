@@ -18,6 +18,7 @@ from trainer.config import TrainConfig
 from trainer.data import load_records
 from trainer.publish import Published
 from trainer.serving import Serving
+from trainer.statistics import wilson_interval
 from trainer.tracking import Metrics
 from trainer.word_problems import Split
 
@@ -115,6 +116,7 @@ class HeldOutEvaluations:
         self._under_way = None
         version = evaluation.published.version
         accuracy = num_correct / len(self._records)
+        low, high = wilson_interval(num_correct, len(self._records))
         best = read_best(self._run.folder)
         if best is None or accuracy > best.accuracy:
             best = Best(
@@ -127,6 +129,8 @@ class HeldOutEvaluations:
             write_best(self._run.folder, best)
         return {
             "eval/accuracy": accuracy,
+            "eval/low": low,
+            "eval/high": high,
             "eval/step": evaluation.step,
             "eval/version": version,
             "eval/best_accuracy": best.accuracy,

@@ -15,7 +15,8 @@ from rich.console import Console
 from inference_server.schemas import adapter_name
 from trainer.accuracy import EVALUATION_FILE, PairedDifference
 from trainer.accuracy_table import p_value, signed
-from trainer.findings import MEANINGLESS, Finding, findings_of
+from trainer.finding import Finding
+from trainer.findings import MEANINGLESS, findings_of
 from trainer.run_record import RunRecord
 from trainer.statistics import CONFIDENCE
 

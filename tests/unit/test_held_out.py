@@ -94,6 +94,8 @@ def test_training_goes_on_until_the_answers_are_there(run: Run) -> None:
     run.answer(3)
     assert run.evaluations.collect(wait=True) == {
         "eval/accuracy": 0.75,
+        "eval/low": pytest.approx(0.301, abs=1e-3),
+        "eval/high": pytest.approx(0.954, abs=1e-3),
         "eval/step": 2,
         "eval/version": 12,
         "eval/best_accuracy": 0.75,

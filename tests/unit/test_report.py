@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from inference_server.schemas import ArmCompletion, ArmGroup, FinishReason
 from trainer.accuracy import Evaluation, ModelResult, compare_all
-from trainer.answers import Answer, ModelAnswers, QuestionAnswers
+from trainer.answers import Answer, ArmsAnswer, ModelAnswers, QuestionAnswers
+from trainer.data import Record
 from trainer.errors import UsageError
 from trainer.report import write_report
 
@@ -125,7 +127,29 @@ def write_lines(path: Path, rows: list[dict[str, Any]], torn: str = "") -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
 
 
-def write_evaluation(run: Path, models: dict[str, list[bool]]) -> None:
+def arms(right: bool) -> ArmsAnswer:
+    """Two arms that agree, or of which one is right."""
+    texts = {"wolfram_0": "#### 2", "<maudlin_0>": "#### 2" if right else "#### 3"}
+    completions = [
+        ArmCompletion(
+            arm=name,
+            sample=0,
+            text=text,
+            finish_reason=FinishReason.STOP,
+            temperature=0.2,
+            top_p=0.9,
+            seed=1,
+            prompt_token_ids=[1],
+            token_ids=[1],
+            logprobs=[-0.1],
+        )
+        for name, text in texts.items()
+    ]
+    group = ArmGroup(id="q", question="1 + 1?", policy_version=1, arms=completions)
+    return ArmsAnswer.of(group, Record(id="q", question="1 + 1?", gold="#### 2"))
+
+
+def write_evaluation(run: Path, models: dict[str, list[bool]], *, with_arms: bool = False) -> None:
     """As ``eval --output RUN/evaluation.json`` does; each model is right or wrong a question."""
     num_questions = len(next(iter(models.values())))
     questions = [
@@ -141,7 +165,7 @@ def write_evaluation(run: Path, models: dict[str, list[bool]]) -> None:
                         num_tokens=4,
                         truncated=False,
                     ),
-                    arms=None,
+                    arms=arms(right[place]) if with_arms else None,
                 )
                 for label, right in models.items()
             },
@@ -154,7 +178,7 @@ def write_evaluation(run: Path, models: dict[str, list[bool]]) -> None:
         data_seed=0,
         num_questions=num_questions,
         arm="wolfram_0",
-        samples_per_arm=0,
+        samples_per_arm=int(with_arms),
         seed=0,
         max_tokens=64,
         models=tuple(ModelResult.of(label, label, questions) for label in models),
@@ -185,6 +209,24 @@ def test_a_full_run_has_every_section_and_needs_no_network(run: Path) -> None:
     assert [line for line in lines if " question " in line] == shown
     for text in ("3 steps", "last served version 4", "✓ correct", "s_cfnone", "+1.500"):
         assert text in page.text
+
+
+def test_an_evaluation_with_arms_has_their_tables_and_charts(run: Path) -> None:
+    write_evaluation(run, {"Base": [False, True], "PPO": [True, True]}, with_arms=True)
+    page = page_of(run)
+    assert page.tags.count("figure") == NUM_CURVES + 4
+    assert "Does coherence know when it is right?" in page.text
+    rows = [" ".join(row.split()) for row in page.text.splitlines()]
+    assert any(row.startswith("pass@2") and "100.0% [34.2, 100.0]" in row for row in rows)
+    assert any(row.startswith("<maudlin_0>") for row in rows)
+    assert any(row.startswith("PPO − Base, maj@2") for row in rows)
+
+
+def test_the_verdict_heads_the_page(run: Path) -> None:
+    write_evaluation(run, {"SFT": [False] * 8, "PPO": [True] * 8})
+    text = page_of(run).text
+    assert text.index("Is RL helping?") < text.index("Yes.") < text.index("Evaluation")
+    assert "+100.0 points over SFT" in text
 
 
 def test_text_of_models_data_and_configuration_is_escaped(run: Path) -> None:
