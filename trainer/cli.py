@@ -30,7 +30,7 @@ class TrainOfflineCommand(OfflineRunConfig):
     """PPO from a file of rollouts, without a server."""
 
     resume: bool = False
-    """Continue from the newest checkpoint in run.folder."""
+    """Refuse to begin a new run; one that was begun in run.folder goes on with or without this."""
 
 
 class ReportCommand(Section):
@@ -108,13 +108,12 @@ def _collect(arguments: list[str]) -> None:
 def _train_offline(arguments: list[str]) -> None:
     command = load_config(TrainOfflineCommand, arguments, prog=f"{_PROG} train-offline")
     config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.run_folder import prepare_run_folder, require_model_folder
+    from trainer.run_folder import require_model_folder
 
     require_model_folder(config.policy.base_model)
-    prepare_run_folder(config, resume=command.resume)
     from trainer.offline import train_offline
 
-    print(f"adapter in {train_offline(config, resume=command.resume)}")
+    print(f"adapter in {train_offline(config, must_resume=command.resume)}")
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -170,7 +169,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "train": (_train, "online PPO against a running server; started again, it goes on"),
     "sft": (_sft, "supervised fine-tuning of a LoRA adapter"),
     "collect": (_collect, "rollouts over all arms into a JSONL file; goes on where it was killed"),
-    "train-offline": (_train_offline, "PPO from collected rollouts; --resume continues"),
+    "train-offline": (_train_offline, "PPO from collected rollouts; goes on where it was killed"),
     "eval": (_evaluate, "accuracy of several models, by arm if wanted, with confidence intervals"),
     "diff": (_diff, "the questions on which two evaluated models differ"),
     "sample": (_sample, "one question, all arms, in the terminal"),

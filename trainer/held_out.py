@@ -15,7 +15,7 @@ from anyio.from_thread import BlockingPortal
 from regime_w import answers_agree, build_all_arms, build_prompt, extract_answer
 from trainer.checkpoint import Best, read_best, write_best
 from trainer.config import TrainConfig
-from trainer.data import load_records
+from trainer.data import Record, load_records
 from trainer.publish import Published
 from trainer.serving import Serving
 from trainer.statistics import wilson_interval
@@ -49,6 +49,7 @@ class HeldOutEvaluations:
         self._max_tokens = config.rollout.max_tokens
         self._say = say
         self._under_way: _Evaluation | None = None
+        self._records: list[Record] = []
         if config.run.evaluate_every is not None:
             self._records = load_records(
                 config.data.evaluation_source,
@@ -70,6 +71,11 @@ class HeldOutEvaluations:
     ) -> None:
         if self._under_way is not None:
             self._under_way.num_correct.cancel()
+
+    @property
+    def records(self) -> list[Record] | None:
+        """What is asked; None where nothing is evaluated."""
+        return self._records or None
 
     @property
     def evaluating(self) -> int | None:

@@ -10,6 +10,7 @@ from inference_server.schemas import adapter_name
 from trainer.checkpoint import Progress, checkpoint_folders, save_checkpoint, step_of
 from trainer.client import ArmsClient
 from trainer.config import RunConfig, TrainConfig
+from trainer.contamination import data_lines
 from trainer.data import load_records
 from trainer.device import compute_device
 from trainer.diagnostics import logprob_mismatches
@@ -122,6 +123,11 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
             Tracker(run, first_step=steps_done) as tracker,
             HeldOutEvaluations(serving, portal, config, tracker.say) as evaluations,
         ):
+            data = config.data
+            for line in data_lines(
+                data.source, records, data.evaluation_source, evaluations.records
+            ):
+                tracker.say(line)
             restored = restore(config, journal, learner, tracker.say)
             with stop.waiting():
                 progress, published = serve_again(restored, learner, publisher, sync, tracker.say)

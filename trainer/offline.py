@@ -1,8 +1,9 @@
 """PPO from rollouts that were collected before: the online update without a server.
 
-The behaviour policy is who sampled the file, and stays so; the proximal policy is the trained one as it
-is at the beginning of each step (arXiv 2110.00641 decouples the two). The ratio that PPO clips is
-against the proximal one; the truncated weight proximal/behaviour makes up for how far it has come.
+The proximal policy is the one that training starts from, in every step: the one that sampled the file, if
+it was collected with that adapter. PPO's clipping thus keeps the policy where the file's samples still
+say something about it, however many passes are made. The KL penalty to the reference, which is the same
+policy, has nothing to penalise.
 """
 
 import math
@@ -15,76 +16,94 @@ from transformers import AutoTokenizer
 
 from inference_server.schemas import adapter_name
 from trainer.batch import Sample
-from trainer.checkpoint import Progress, checkpoint_folders, load_checkpoint, save_checkpoint
+from trainer.checkpoint import (
+    Progress,
+    checkpoint_folders,
+    load_checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+)
+from trainer.config import TrainConfig
 from trainer.device import compute_device
+from trainer.learner import Learner
 from trainer.policy import PolicyRoles, Role
 from trainer.publish import save_adapter
 from trainer.questions import QuestionState, QuestionStream
 from trainer.rollout_metrics import group_metrics
 from trainer.rollouts import ScoredGroup
+from trainer.run_folder import ADAPTERS_FOLDER, open_run
 from trainer.sample_logprobs import sample_logprobs
 from trainer.stage_configs import OfflineRunConfig
-from trainer.stop_signals import stop_signals
+from trainer.stop_signals import StopRequest, stop_signals
 from trainer.stored_rollouts import Retokeniser, StoredRollouts
 from trainer.timing import BusyTime, StepClock
 from trainer.tracking import Metrics, Tracker
-from trainer.update import PPOUpdate
-
-ADAPTERS_FOLDER = "adapters"
 
 _FOREIGN_NATS = 0.05
 """Mean |starting policy - file| logprob from which the file is plainly not of the starting policy; where
 both compute in bfloat16 rounding stays below."""
 
 
-def train_offline(config: OfflineRunConfig, *, resume: bool) -> Path:
+def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Path:
     """Train on the file until ``offline.num_epochs`` are done or a signal asks to stop.
 
-    SIGTERM and Ctrl-C finish the step, write a checkpoint and return.
+    A run that was begun in ``run.folder`` goes on from its newest checkpoint. SIGTERM and Ctrl-C finish
+    the step, write a checkpoint and return.
 
     Args:
         config: The whole run.
-        resume: Continue from the newest checkpoint in ``run.folder``.
+        must_resume: A new run is an error.
 
     Returns:
         Folder of the newest adapter.
 
     Raises:
+        UsageError: The folder holds another run.
         DataError: The file cannot be read, or holds what cannot be trained on.
-        CheckpointError: The checkpoint cannot be resumed from.
+        CheckpointError: No checkpoint can be resumed from.
     """
-    run = config.run
-    if run.num_threads is not None:
-        torch.set_num_threads(run.num_threads)
-    torch.manual_seed(run.seed)
+    if config.run.num_threads is not None:
+        torch.set_num_threads(config.run.num_threads)
+    torch.manual_seed(config.run.seed)
+    with open_run(config, must_resume=must_resume), stop_signals() as stop:
+        return _train_offline(config, stop)
+
+
+def _train_offline(config: OfflineRunConfig, stop: StopRequest) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
     rollouts = StoredRollouts(
         config.rollouts, Retokeniser.of(tokenizer, config.rollout), num_groups=config.limit
     )
     num_groups = len(rollouts.records) * config.offline.num_epochs
     num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
+    run = config.run.model_copy(update={"num_steps": num_steps})
     roles = PolicyRoles(
         config.policy,
         device=compute_device(run.device),
         serve_dtype=getattr(torch, config.policy.dtype),
     )
-    update = PPOUpdate(roles, config.ppo)
+    learner = Learner(
+        TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run), roles
+    )
     progress = Progress(step=0, questions=QuestionState())
-    if resume:
-        progress = load_checkpoint(checkpoint_folders(run.folder)[-1], roles, update).progress
+    if checkpoint_folders(run.folder):
+        newest = newest_checkpoint(run.folder, print)
+        progress = load_checkpoint(newest, roles, learner.update).progress
+    # Also of a run that goes on: the reference is a frozen copy of what it began with.
+    start = roles.adapter_state(Role.REFERENCE)
     questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
-    with (
-        stop_signals() as stop,
-        Tracker(
-            run.model_copy(update={"num_steps": num_steps}), first_step=progress.step
-        ) as tracker,
-    ):
+    adapter = _adapter_folder(run.folder, progress.step)
+    with Tracker(run, first_step=progress.step) as tracker:
         _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
-        adapter = _adapter_folder(run.folder, progress.step)
+        if progress.step:
+            tracker.say(f"going on from step {progress.step}")
 
         def save() -> None:
             save_adapter(roles, adapter)
-            save_checkpoint(run.folder, progress, roles, update, num_kept=run.num_checkpoints)
+            tracker.flush()
+            save_checkpoint(
+                run.folder, progress, roles, learner.update, num_kept=run.num_checkpoints
+            )
 
         while progress.step < num_steps and not stop.requested:
             clock = StepClock(BusyTime())
@@ -93,13 +112,10 @@ def train_offline(config: OfflineRunConfig, *, resume: bool) -> Path:
             groups = [rollouts.group(record, config.reward) for record in batch.records]
             clock.lap("score")
             samples = _with_behaviour(roles, groups, token_budget=config.ppo.token_budget)
-            roles.load_adapter_state(Role.PROXIMAL, roles.rounded_policy())
-            mini_batches = update.experience(samples, seed=f"{run.seed}/{step}")
+            mini_batches = learner.experience(step, samples, start)
             clock.lap("experience")
-            ppo = update.step(
-                mini_batches,
-                train_policy=step > config.ppo.critic_warmup_steps,
-                learning_rate_scale=_learning_rate_scale(config, step, num_steps),
+            ppo = learner.learn(
+                step, mini_batches, learning_rate_scale=learner.learning_rate_scale(step)
             )
             clock.lap("update")
             questions.done(batch, {})
@@ -108,13 +124,11 @@ def train_offline(config: OfflineRunConfig, *, resume: bool) -> Path:
                 tracker.say(_foreign_warning(ppo.logprob_mismatch))
             metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
             tracker.step(step, metrics)
-            if step % run.checkpoint_every == 0 or step == num_steps:
+            if step % run.checkpoint_every == 0 or step == num_steps or stop.requested:
                 adapter = _adapter_folder(run.folder, step)
                 save()
         if stop.requested:
-            adapter = _adapter_folder(run.folder, progress.step)
-            save()
-            tracker.say(f"stopped at step {progress.step}; --resume goes on from there")
+            tracker.say(f"stopped at step {progress.step}; the same command goes on from there")
     return adapter
 
 
@@ -131,7 +145,6 @@ def _with_behaviour(
     if not texts:
         return samples
     blank = [replace(s, sampler_logprobs=(0.0,) * len(s.completion_ids)) for s in texts]
-    # The reference is a frozen copy of what training starts from.
     found = sample_logprobs(roles, Role.REFERENCE, blank, token_budget=token_budget)
     filled = iter(
         replace(s, sampler_logprobs=tuple(logprobs.tolist()))
@@ -164,9 +177,3 @@ def _foreign_warning(mismatch: float) -> str:
         "ppo.max_importance_weight make up for a part of that; start from the adapter that the file "
         "was collected with, or set ppo.sequence_mask"
     )
-
-
-def _learning_rate_scale(config: OfflineRunConfig, step: int, num_steps: int) -> float:
-    if config.ppo.learning_rate_schedule == "constant":
-        return 1.0
-    return 1.0 - (step - 1) / num_steps

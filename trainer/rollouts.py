@@ -6,7 +6,7 @@ Unknown here: how they are asked for (`trainer.pipeline`).
 import random
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from inference_server.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import ArmOutput, GroupScores, RewardConfig, RewardParts, reward_group, select_arms
@@ -118,19 +118,24 @@ class _Stored(BaseModel):
 
 
 class StoredCompletion(_Stored):
-    """One completion, as `ScoredGroup.to_json` writes it."""
+    """One completion, as `ScoredGroup.to_json` writes it; the recipe's rows have name and text alone."""
 
     arm_name: str
-    sample: int
     full_text: str
-    reward: float
-    trained: bool
-    finish_reason: FinishReason
-    temperature: float
-    top_p: float
-    prompt_token_ids: list[int]
-    token_ids: list[int]
-    sampler_logprobs: list[float]
+    sample: int = 0
+    reward: float = 0.0
+    trained: bool = True
+    finish_reason: FinishReason = FinishReason.STOP
+    temperature: float = 1.0
+    top_p: float = 1.0
+    prompt_token_ids: list[int] = []
+    token_ids: list[int] = []
+    sampler_logprobs: list[float] = []
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether it is as it was sampled."""
+        return bool(self.prompt_token_ids) and 0 < len(self.token_ids) == len(self.sampler_logprobs)
 
     @property
     def completion(self) -> ArmCompletion:
@@ -152,11 +157,11 @@ class StoredCompletion(_Stored):
 class StoredGroup(_Stored):
     """One question's completions, read back."""
 
-    id: str
-    question: str
-    gold_answer: str
-    policy_version: int | None
-    arm_outputs: list[StoredCompletion]
+    id: str = ""
+    question: str = Field(min_length=1)
+    gold_answer: str = Field(min_length=1)
+    policy_version: int | None = None
+    arm_outputs: list[StoredCompletion] = Field(min_length=1)
 
     @property
     def samples(self) -> list[Sample]:

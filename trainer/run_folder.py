@@ -15,7 +15,7 @@ from trainer.config import PolicyConfig, TrainConfig
 from trainer.durable import finish_folder, new_folder, remove_unfinished
 from trainer.errors import UsageError
 from trainer.journal import ROLLOUTS_FOLDER, Journal, JournalReader
-from trainer.kept_settings import CONFIG_FILE, as_toml, keep_settings
+from trainer.kept_settings import CONFIG_FILE, keep_settings
 from trainer.policy import PolicyRoles
 from trainer.stage_configs import OfflineRunConfig
 
@@ -39,26 +39,8 @@ FREE_SETTINGS = (
 never what it learns. (Threads and device change how sums round.)"""
 
 
-def prepare_run_folder(config: OfflineRunConfig, *, resume: bool) -> None:
-    """Make the folder of a new run from a file, or check that there is something to resume.
-
-    Raises:
-        UsageError: A new run would overwrite one, or there is no checkpoint to resume from.
-    """
-    folder = config.run.folder
-    has_checkpoint = bool(checkpoint_folders(folder))
-    if resume and not has_checkpoint:
-        raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
-    if not resume and (folder / CONFIG_FILE).exists():
-        raise UsageError(
-            f"{folder} already holds a run; continue it with --resume or choose another run.folder"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(as_toml(config), encoding="utf-8")
-
-
 @contextmanager
-def open_run(config: TrainConfig, *, must_resume: bool) -> Iterator[Journal]:
+def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> Iterator[Journal]:
     """The folder of a new run, or of one that goes on; this process has it alone within the block.
 
     Args:

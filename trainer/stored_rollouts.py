@@ -10,46 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from inference_server.schemas import ArmCompletion, ArmGroup, FinishReason
+from inference_server.schemas import FinishReason
 from regime_w import ArmSpec, RewardConfig, build_all_arms, build_prompt
 from trainer.config import RolloutConfig
 from trainer.data import Record
 from trainer.errors import DataError
 from trainer.jsonl import read_lines
-from trainer.rollouts import ScoredGroup, score_group
-
-
-class _Stored(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _StoredArm(_Stored):
-    """One completion; all but name and text may be missing."""
-
-    arm_name: str
-    full_text: str
-    sample: int = 0
-    finish_reason: FinishReason | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    prompt_token_ids: list[int] = []
-    token_ids: list[int] = []
-    sampler_logprobs: list[float] = []
-
-    @property
-    def has_tokens(self) -> bool:
-        """Whether it is as it was sampled."""
-        return bool(self.token_ids) and len(self.token_ids) == len(self.sampler_logprobs)
-
-
-class _StoredGroup(_Stored):
-    id: str | None = None
-    question: str = Field(min_length=1)
-    gold_answer: str = Field(min_length=1)
-    policy_version: int | None = None
-    arm_outputs: list[_StoredArm] = Field(min_length=1)
+from trainer.rollouts import ScoredGroup, StoredCompletion, StoredGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +40,8 @@ class Retokeniser:
             max_tokens=rollout.max_tokens,
         )
 
-    def completion(self, stored: _StoredArm, question: str, place: str) -> ArmCompletion:
-        """The text's tokens, and EOS where it was not cut off; no logprobs.
+    def completion(self, stored: StoredCompletion, question: str, place: str) -> StoredCompletion:
+        """The text with its tokens, EOS included where it was not cut off; without logprobs.
 
         Raises:
             DataError: The arm is not known.
@@ -90,17 +59,15 @@ class Retokeniser:
             "input_ids"
         ]
         is_cut_off = len(token_ids) >= self.max_tokens
-        return ArmCompletion(
-            arm=spec.name,
+        return StoredCompletion(
+            arm_name=spec.name,
             sample=stored.sample,
-            text=text,
+            full_text=text,
             finish_reason=FinishReason.LENGTH if is_cut_off else FinishReason.STOP,
             temperature=spec.temperature,
             top_p=spec.top_p,
-            seed=None,
             prompt_token_ids=prompt_ids,
             token_ids=token_ids if is_cut_off else [*token_ids, self.tokenizer.eos_token_id],
-            logprobs=[],
         )
 
 
@@ -149,36 +116,18 @@ class StoredRollouts:
         number, line = self._lines[record.id]
         stored = self._parse(number, line)
         completions = [
-            self._completion(arm, stored.question, f"{self._path}:{number}")
+            arm
+            if arm.has_tokens
+            else self._retokeniser.completion(arm, stored.question, f"{self._path}:{number}")
             for arm in stored.arm_outputs
         ]
-        group = ArmGroup(
-            id=record.id,
-            question=stored.question,
-            policy_version=stored.policy_version,
-            arms=completions,
-        )
-        return score_group(record, group, config)
-
-    def _completion(self, arm: _StoredArm, question: str, place: str) -> ArmCompletion:
-        if not arm.has_tokens or arm.temperature is None or arm.top_p is None:
-            return self._retokeniser.completion(arm, question, place)
-        return ArmCompletion(
-            arm=arm.arm_name,
-            sample=arm.sample,
-            text=arm.full_text,
-            finish_reason=arm.finish_reason or FinishReason.STOP,
-            temperature=arm.temperature,
-            top_p=arm.top_p,
-            seed=None,
-            prompt_token_ids=arm.prompt_token_ids,
-            token_ids=arm.token_ids,
-            logprobs=arm.sampler_logprobs,
+        return stored.model_copy(update={"id": record.id, "arm_outputs": completions}).scored(
+            config
         )
 
-    def _parse(self, number: int, line: bytes) -> _StoredGroup:
+    def _parse(self, number: int, line: bytes) -> StoredGroup:
         try:
-            return _StoredGroup.model_validate_json(line)
+            return StoredGroup.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "line"
