@@ -23,4 +23,6 @@ if [ -n "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" ]; then
 else
   resolve cpu --override requirements/cpu-overrides.txt --torch-backend cpu
 fi
+# The GPU build is the index's, whatever wheels lie here.
+unset UV_FIND_LINKS
 resolve gpu
