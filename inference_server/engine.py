@@ -38,6 +38,8 @@ class EngineTraits:
 
     base_model: str
     """The model as it was named at start: a folder or a Hub id."""
+    base_fingerprint: str | None
+    """Of its files, see `inference_server.base_files`."""
     max_model_len_tokens: int
     """Prompt and completion together."""
     max_lora_rank: int

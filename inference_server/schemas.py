@@ -206,6 +206,8 @@ class ServerStatus(_Response):
     boot_id: str
     """Changes with every start of the server."""
     base_model: str
+    base_fingerprint: str | None = None
+    """Of the base model's files, see `inference_server.base_files`; None where they are not on disk."""
     base_dtype: str
     """The dtype to which the engine rounds adapter weights, e.g. ``float32``."""
     active_version: int | None

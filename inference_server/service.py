@@ -90,6 +90,7 @@ class Service:
         return ServerStatus(
             boot_id=self.boot_id,
             base_model=traits.base_model,
+            base_fingerprint=traits.base_fingerprint,
             base_dtype=traits.lora_dtype,
             active_version=adapters.active_version,
             next_version=self.adapters.next_version,

@@ -20,6 +20,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.detokenizer import uses_fast_detokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from inference_server.base_files import base_folder, fingerprint
 from inference_server.engine import (
     AdapterRejected,
     Chat,
@@ -60,8 +61,11 @@ class VllmEngine:
         lora_config = config.lora_config
         if lora_config is None:
             raise RuntimeError("the server needs LoRA: start it with python -m inference_server")
+        model, revision = config.model_config.model, config.model_config.revision
+        folder = base_folder(model, revision)
         self._traits = EngineTraits(
-            base_model=config.model_config.model,
+            base_model=model,
+            base_fingerprint=None if folder is None else fingerprint(folder),
             max_model_len_tokens=config.model_config.max_model_len,
             max_lora_rank=lora_config.max_lora_rank,
             max_loaded_adapters=lora_config.max_cpu_loras,

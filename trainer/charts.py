@@ -42,8 +42,6 @@ class _Axis:
     curves: Mapping[str, str]
     """Names of metrics to names in the legend."""
     log: bool = False
-    limits: tuple[float, float] | None = None
-    """What is shown of it; None fits the curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +129,9 @@ _CHARTS = (
     ),
     _Chart(
         title="Critic",
-        note="Explained variance: 1 predicts every return, 0 is no better than their mean; shown down to "
-        "-1, where returns hardly vary it falls without end.",
+        note="Explained variance: 1 predicts every return, 0 is no better than their mean.",
         left=_Axis(
-            title="explained variance",
-            curves={"ppo/explained_variance": "explained variance"},
-            limits=(-1.05, 1.05),
+            title="explained variance", curves={"ppo/explained_variance": "explained variance"}
         ),
         right=_Axis(title="value loss", curves={"ppo/value_loss": "value loss"}),
     ),
@@ -205,6 +200,7 @@ _CHARTS = (
                 "rollout/tokens_per_s": "generate",
                 **{f"time/{phase}_tokens_per_s": phase for phase in _PHASES},
             },
+            log=True,
         ),
     ),
 )
@@ -305,7 +301,6 @@ def _axis_layout(axis: _Axis) -> dict[str, object]:
         "title": {"text": axis.title},
         "type": "log" if axis.log else "linear",
         "rangemode": "normal" if axis.log else "tozero",
-        "range": axis.limits,
         "gridcolor": GRID,
         "zerolinecolor": GRID,
         "automargin": True,

@@ -135,6 +135,14 @@ def _sample(arguments: list[str]) -> None:
     run_sample(load_config(SampleConfig, arguments, prog=f"{_PROG} sample"))
 
 
+def _doctor(arguments: list[str]) -> None:
+    from trainer.checks import DoctorConfig
+    from trainer.doctor import run_doctor
+
+    if not run_doctor(load_config(DoctorConfig, arguments, prog=f"{_PROG} doctor")):
+        sys.exit(1)
+
+
 def _report(arguments: list[str]) -> None:
     command = load_config(ReportCommand, arguments, prog=f"{_PROG} report")
     from rich.console import Console
@@ -175,6 +183,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "sample": (_sample, "one question, all arms, in the terminal"),
     "report": (_report, "is RL helping? the verdict, and curves and transcripts as one HTML file"),
     "dequantize": (_dequantize, "the base model that a 4-bit policy stands for, to serve it"),
+    "doctor": (_doctor, "whether a run can start here: versions, GPU, memory plan, files, server"),
     "tiny-model": (_tiny_model, "train the demo's base model from scratch"),
 }
 

@@ -45,6 +45,7 @@ class FakeEngine:
     def __init__(self, max_loaded_adapters: int = 3) -> None:
         self.traits = EngineTraits(
             base_model="fake/base",
+            base_fingerprint="0123456789abcdef",
             max_model_len_tokens=600,
             max_lora_rank=8,
             max_loaded_adapters=max_loaded_adapters,

@@ -11,7 +11,7 @@ def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sft", "eval", "diff", "sample", "report", "tiny-model"]
+    "command", ["train", "sft", "eval", "diff", "sample", "report", "tiny-model", "doctor"]
 )
 def test_every_command_has_help_that_explains_its_fields(command: str) -> None:
     done = trainer(command, "--help")

@@ -1,0 +1,46 @@
+"""The base model's files: where they lie on this machine, and by what two machines tell them apart.
+
+Loads neither torch nor vllm.
+"""
+
+import hashlib
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+_CONFIG_FILE = "config.json"
+_SAMPLE_BYTES = 2**20
+
+
+def base_folder(model: str, revision: str | None = None) -> Path | None:
+    """Folder of a model's files: its own, or the one in the Hub's cache; None where there is none.
+
+    Args:
+        model: A folder or a Hub id.
+        revision: Of the Hub id; its main branch where None.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    try:
+        cached = try_to_load_from_cache(model, _CONFIG_FILE, revision=revision)
+    except ValueError:  # no id of the Hub's
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest that differs where configuration or weights do, quick also for many gigabytes.
+
+    Of each file of weights only the name, the size and the first and last MiB are read: other weights
+    differ there too. A folder and the Hub's cache of the same revision have the same.
+    """
+    digest = hashlib.sha256((folder / _CONFIG_FILE).read_bytes())
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
