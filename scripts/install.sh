@@ -1,7 +1,11 @@
 #!/bin/sh
-# Makes .venv and installs the project with the extra that fits the hardware.
+# Installs the project, with the extra that fits the hardware, into .venv: editable, for development.
+# deploy/Dockerfile calls it too: INSTALL=dependencies puts what the project needs into PYTHON itself,
+# and INSTALL=project the project.
 #
-# PYTHON  the interpreter to use (3.11 to 3.13)       EXTRA  cpu or gpu, instead of looking for a GPU
+# PYTHON   the interpreter to use (3.11 to 3.13)
+# EXTRA    cpu or gpu, instead of looking for a GPU
+# INSTALL  development [default], dependencies or project
 #
 # PyTorch's CPU build is not on the ordinary package index. Where pip is told of a local wheel
 # folder that holds it, that folder serves; elsewhere uv takes it from PyTorch's own index.
@@ -18,13 +22,23 @@ if [ -z "${EXTRA:-}" ]; then
 fi
 case $EXTRA in cpu|gpu) ;; *) echo "install: EXTRA=$EXTRA; it must be cpu or gpu" >&2; exit 2 ;; esac
 
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-.venv/bin/python -m pip install --quiet "uv==0.13.9"
+UV="uv==0.13.9"
+case ${INSTALL:-development} in
+  development)
+    [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+    PYTHON=.venv/bin/python
+    set -- --python "$PYTHON" --editable ".[$EXTRA,dev]"
+    echo "install: $EXTRA build into .venv (about two minutes the first time)" ;;
+  dependencies) set -- --system --python "$PYTHON" --requirements pyproject.toml --extra "$EXTRA" ;;
+  project) set -- --system --python "$PYTHON" --no-deps . ;;
+  *) echo "install: INSTALL=$INSTALL; it must be development, dependencies or project" >&2; exit 2 ;;
+esac
+"$PYTHON" -m pip install --quiet "$UV"
 
-set -- --python .venv/bin/python --constraint "requirements/constraints-$EXTRA.txt" --editable ".[$EXTRA,dev]"
+set -- "$@" --constraint "requirements/constraints-$EXTRA.txt"
 if [ "$EXTRA" = cpu ]; then
   set -- "$@" --override requirements/cpu-overrides.txt
-  wheels=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)}}
+  wheels=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$("$PYTHON" -m pip config get global.find-links 2>/dev/null || true)}}
   if [ -n "$wheels" ] && ls "$wheels"/torch-*cpu*.whl >/dev/null 2>&1; then
     UV_FIND_LINKS=$wheels
     export UV_FIND_LINKS
@@ -32,5 +46,4 @@ if [ "$EXTRA" = cpu ]; then
     set -- "$@" --torch-backend cpu
   fi
 fi
-echo "install: $EXTRA build into .venv (about two minutes the first time)"
-.venv/bin/uv pip install --quiet "$@"
+"$PYTHON" -m uv pip install --quiet "$@"

