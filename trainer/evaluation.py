@@ -103,7 +103,7 @@ async def evaluate(
     """
     candidates = [_parse(spec) for spec in config.models]
     _refuse_same_labels(candidates)
-    system_prompt = _system_prompt(config)
+    _require_arm(config)
     if config.output is not None:
         _require_writable(config.output)
     records = load_records(
@@ -120,22 +120,15 @@ async def evaluate(
     # What the server holds goes first: an upload may make it retire its oldest version.
     for candidate in sorted(candidates, key=lambda c: c.model.folder is not None):
         folder = candidate.model.folder
+        num_before = len(answers) * len(records)
         async with (
             nullcontext(served[candidate.label]) if folder is None else uploaded(client, folder)
         ) as version:
             of_model = answers[candidate.label] = []
             for start in range(0, len(records), config.batch_size):
                 batch = records[start : start + config.batch_size]
-                greedy = await _ask_greedily(
-                    client, _served_name(version, status), system_prompt, batch, config
-                )
-                arms = await _ask_arms(client, version, batch, config)
-                of_model += [
-                    ModelAnswers(greedy=one, arms=all_arms)
-                    for one, all_arms in zip(greedy, arms, strict=True)
-                ]
-                num_done = (len(answers) - 1) * len(records) + len(of_model)
-                on_progress(num_done, len(candidates) * len(records))
+                of_model += await _ask(client, version, status, batch, config)
+                on_progress(num_before + len(of_model), len(candidates) * len(records))
 
     labels = [candidate.label for candidate in candidates]
     questions = [
@@ -172,18 +165,27 @@ async def evaluate(
     return evaluation
 
 
-async def _ask_greedily(
+async def _ask(
     client: ArmsClient,
-    model: str,
-    system_prompt: str,
+    version: int | None,
+    status: ServerStatus,
     records: Sequence[Record],
     config: EvaluationConfig,
-) -> list[Answer]:
-    prompts = [build_prompt(system_prompt, record.question) for record in records]
-    completions = await client.complete(model, prompts, max_tokens=config.max_tokens)
+) -> list[ModelAnswers]:
+    """What one model says to some of the questions."""
+    system_prompt = _arms_by_name(config)[config.arm].system_prompt
+    completions = await client.complete(
+        _served_name(version, status),
+        [build_prompt(system_prompt, record.question) for record in records],
+        max_tokens=config.max_tokens,
+    )
+    arms = await _ask_arms(client, version, records, config)
     return [
-        Answer.of(c.text, record.gold, num_tokens=c.num_tokens, truncated=c.truncated)
-        for c, record in zip(completions, records, strict=True)
+        ModelAnswers(
+            greedy=Answer.of(c.text, record.gold, num_tokens=c.num_tokens, truncated=c.truncated),
+            arms=of_arms,
+        )
+        for c, record, of_arms in zip(completions, records, arms, strict=True)
     ]
 
 
@@ -261,11 +263,14 @@ def _refuse_same_labels(candidates: list[_Candidate]) -> None:
             raise UsageError(f"models: the label {label!r} is given twice; labels must differ")
 
 
-def _system_prompt(config: EvaluationConfig) -> str:
-    arms = {arm.name: arm for arm in config.arms or build_all_arms()}
+def _arms_by_name(config: EvaluationConfig) -> dict[str, ArmSpec]:
+    return {arm.name: arm for arm in config.arms or build_all_arms()}
+
+
+def _require_arm(config: EvaluationConfig) -> None:
+    arms = _arms_by_name(config)
     if config.arm not in arms:
         raise UsageError(f"arm: {config.arm!r} is none of {', '.join(arms)}")
-    return arms[config.arm].system_prompt
 
 
 def _require_writable(output: Path) -> None:

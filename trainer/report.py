@@ -15,8 +15,8 @@ from plotly.offline import get_plotlyjs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.accuracy_table import tables_of
-from trainer.charts import run_charts
 from trainer.evaluation_charts import evaluation_charts
+from trainer.run_charts import run_charts
 from trainer.run_record import read_run
 from trainer.verdict import Verdict, verdict_of
 
