@@ -80,20 +80,31 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
 
 
 def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
-    """Pearson's correlation of reward and correctness within groups; None where nothing varies.
+    """Pearson's correlation of reward and correctness; None where either varies nowhere.
 
     Within groups, because that is what the update compares: an easy question teaches nothing by
-    being easy.
+    being easy. Where all completions of each group earn the same, as under shared credit, between
+    groups.
     """
-    pairs = [
-        (reward - statistics.fmean(group.rewards), right - statistics.fmean(group.scores.correct))
-        for group in groups
-        if group.scores.correct is not None
-        for reward, right in zip(group.rewards, group.scores.correct, strict=True)
-    ]
-    reward_squares = sum(reward * reward for reward, _ in pairs)
-    right_squares = sum(right * right for _, right in pairs)
-    if min(reward_squares, right_squares) < _NO_VARIANCE:
+    judged = [(group.rewards, group.scores.correct) for group in groups if group.scores.correct]
+    rewards = [reward for of_group, _ in judged for reward in _centred(of_group)]
+    correct = [right for _, of_group in judged for right in _centred(of_group)]
+    if _sum_of_squares(rewards) < _NO_VARIANCE:
+        rewards = _centred([statistics.fmean(of_group) for of_group, _ in judged])
+        correct = _centred([statistics.fmean(of_group) for _, of_group in judged])
+    squares = _sum_of_squares(rewards), _sum_of_squares(correct)
+    if min(squares) < _NO_VARIANCE:
         return None
-    products = sum(reward * right for reward, right in pairs)
-    return products / math.sqrt(reward_squares * right_squares)
+    return sum(r * c for r, c in zip(rewards, correct, strict=True)) / math.sqrt(
+        squares[0] * squares[1]
+    )
+
+
+def _sum_of_squares(values: Sequence[float]) -> float:
+    return sum(value * value for value in values)
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    """Less their mean."""
+    mean = statistics.fmean(values) if values else 0.0
+    return [value - mean for value in values]
