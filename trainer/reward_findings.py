@@ -60,11 +60,11 @@ def coherence_without_correctness(run: RunRecord, config: TrainConfig) -> Findin
     if not agreement or not correct:
         return None
     coherence, correctness = Trend.of(agreement), Trend.of(correct)
-    if (
-        not coherence.rises
-        or coherence.last - coherence.first < _COHERENCE_RISE
-        or correctness.rises
-    ):
+    gain = coherence.last - coherence.first
+    if not coherence.rises or gain < _COHERENCE_RISE:
+        return None
+    # A share correct that rose with it is no lag behind it, however much the questions' luck hides that.
+    if correctness.rises or correctness.last - correctness.first >= gain / 2:
         return None
     return Finding(
         name="coherence_without_correctness",

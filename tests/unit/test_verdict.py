@@ -14,7 +14,7 @@ from trainer.accuracy import Completions, Estimate, Evaluation, ModelResult, Pai
 from trainer.config import TrainConfig
 from trainer.findings import MIN_STEPS, findings_of
 from trainer.run_record import RunRecord, read_run
-from trainer.statistics import mcnemar_p_value, wilson_interval
+from trainer.statistics import Trend, mcnemar_p_value, wilson_interval
 from trainer.tracking import Metrics
 from trainer.verdict import Outcome, print_verdict, verdict_of
 
@@ -313,6 +313,15 @@ def test_questions_that_are_only_hard_have_no_wrong_golds() -> None:
         return {"reward/correct": 0.02 + 0.001 * step, "scores/s_end": 0.1}
 
     assert findings_of(record(hard, config=LOOSE_TARGET, evaluated=EVALUATED), helps=True) == ()
+
+
+def test_correctness_that_rises_under_noise_is_no_lag_behind_coherence() -> None:
+    def noisy(step: int) -> Metrics:
+        return {"reward/correct": 0.5 + 0.01 * step + 0.2 * math.sin(3 * step * step)}
+
+    run = record(noisy, config=LOOSE_TARGET, evaluated=EVALUATED)
+    assert not Trend.of(run.series("reward/correct")).rises
+    assert findings_of(run, helps=True) == ()
 
 
 def test_without_a_critic_nobody_asks_what_it_explains() -> None:
