@@ -206,6 +206,11 @@ def verify_checkpoint(folder: Path) -> None:
         raise CheckpointError(f"checkpoint {folder}: {damaged[0]} is damaged")
 
 
+def torch_version(folder: Path) -> str:
+    """Of PyTorch, that wrote a whole checkpoint."""
+    return _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes()).torch
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """What of a checkpoint is not put where it belongs by loading it."""

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from trainer.config import PolicyConfig, Section, TrainConfig
 from trainer.environment import prepare_environment
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, UsageError
 from trainer.progress import step_lines
 from trainer.settings import fail, load_config
 from trainer.stage_configs import CollectConfig, OfflineRunConfig, SFTRunConfig
@@ -31,6 +31,22 @@ class TrainOfflineCommand(OfflineRunConfig):
 
     resume: bool = False
     """Refuse to begin a new run; one that was begun in run.folder goes on with or without this."""
+
+
+class ReplayCommand(Section):
+    """Recompute a run from its journal, without a server, and compare it with what it recorded."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    run: CliPositionalArg[Path]
+    """The run's folder."""
+    from_step: Annotated[int, Field(ge=0, validation_alias="from")] = 0
+    """Start at the newest checkpoint that is not after this step; 0 is the start of the run."""
+    verify: bool = False
+    """Stop at the first difference instead of going on."""
+    what_if: Annotated[tuple[str, ...], Field(validation_alias="what-if")] = ()
+    """Replay the same rollouts under another setting, such as ppo.kl_coef=0.1 or reward.credit=shared,
+    and show what comes out otherwise. May be given several times."""
 
 
 class ReportCommand(Section):
@@ -143,6 +159,24 @@ def _doctor(arguments: list[str]) -> None:
         sys.exit(1)
 
 
+def _replay(arguments: list[str]) -> None:
+    command = load_config(ReplayCommand, arguments, prog=f"{_PROG} replay")
+    if command.verify and command.what_if:
+        raise UsageError("--verify compares a run with itself, --what-if with another; choose one")
+    if command.what_if:
+        from trainer.what_if import what_if
+
+        what_if(command.run, command.what_if, from_step=command.from_step, say=print)
+        return
+    from trainer.replay import verify
+
+    is_same = verify(
+        command.run, from_step=command.from_step, stop_at_first=command.verify, say=print
+    )
+    if not is_same:
+        sys.exit(1)
+
+
 def _report(arguments: list[str]) -> None:
     command = load_config(ReportCommand, arguments, prog=f"{_PROG} report")
     from rich.console import Console
@@ -181,6 +215,7 @@ _COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "eval": (_evaluate, "accuracy of several models, by arm if wanted, with confidence intervals"),
     "diff": (_diff, "the questions on which two evaluated models differ"),
     "sample": (_sample, "one question, all arms, in the terminal"),
+    "replay": (_replay, "recompute a run from its journal and compare, or ask what if"),
     "report": (_report, "is RL helping? the verdict, and curves and transcripts as one HTML file"),
     "dequantize": (_dequantize, "the base model that a 4-bit policy stands for, to serve it"),
     "doctor": (_doctor, "whether a run can start here: versions, GPU, memory plan, files, server"),

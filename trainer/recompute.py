@@ -1,18 +1,21 @@
 """From a checkpoint through the journal's steps to where the run was, without a server."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
 
+from trainer.batch import Sample
 from trainer.checkpoint import Checkpoint
 from trainer.diagnostics import UpdateMetrics
 from trainer.errors import JournalError
 from trainer.journal import JournaledAdapter, JournaledStep, JournalReader
 from trainer.learner import Learner
 from trainer.policy import serialized
+from trainer.rollouts import StoredGroup
 from trainer.tracking import Metrics
 
 
@@ -36,7 +39,13 @@ class RecomputedStep:
 
 
 def recompute(
-    journal: JournalReader, learner: Learner, checkpoint: Checkpoint, *, last_step: int
+    journal: JournalReader,
+    learner: Learner,
+    checkpoint: Checkpoint,
+    *,
+    last_step: int,
+    samples_of: Callable[[StoredGroup], list[Sample]] = attrgetter("samples"),
+    learning_rate_scale: Callable[[JournaledStep], float] = attrgetter("learning_rate_scale"),
 ) -> Iterator[RecomputedStep]:
     """Do the steps after a checkpoint again, one at a time.
 
@@ -45,6 +54,8 @@ def recompute(
         learner: With the checkpoint's state, which moves on.
         checkpoint: Where to start.
         last_step: The last one to do.
+        samples_of: What trains of a group; what did, unless something else is asked for.
+        learning_rate_scale: Of a step, likewise.
 
     Raises:
         JournalError: What a step trained on is missing or damaged.
@@ -55,12 +66,12 @@ def recompute(
         served[adapter.version] = learner.roles.rounded_policy(getattr(torch, adapter.dtype))
     for step in range(start + 1, last_step + 1):
         entry = journal.step(step)
-        groups = [group.samples for group in journal.groups(entry)]
+        groups = [samples_of(group) for group in journal.groups(entry)]
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
         with _threads(entry.num_threads):
             mini_batches = learner.experience(step, groups, served[entry.version])
-            ppo = learner.learn(step, mini_batches, learning_rate_scale=entry.learning_rate_scale)
+            ppo = learner.learn(step, mini_batches, learning_rate_scale=learning_rate_scale(entry))
         adapters = []
         for adapter in journal.adapters_of(step):
             weights = learner.roles.rounded_policy(getattr(torch, adapter.dtype))

@@ -25,7 +25,7 @@ class Restored:
 
     progress: Progress
     rows: dict[int, Metrics]
-    """Metrics of the steps that were done again; ``version`` is missing where none was published."""
+    """Metrics of the steps that were done again."""
 
 
 def restore(
@@ -108,8 +108,10 @@ def serve_again(
 def complete_metrics(restored: Restored, published: Published, tracker: Tracker) -> None:
     """Write the lines of steps that were done, but whose lines the run did not come to write."""
     for step, row in restored.rows.items():
+        if step == restored.progress.step:
+            row = {**row, "version": published.version}
         if step > tracker.last_step:
-            tracker.record(step, {"version": published.version, **row})
+            tracker.record(step, row)
 
 
 def evaluate_again(

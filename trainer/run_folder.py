@@ -4,11 +4,13 @@ A run goes on where it is started again with the configuration that it has; what
 listed in `FREE_SETTINGS`.
 """
 
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from trainer.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.config import PolicyConfig, TrainConfig
@@ -37,6 +39,24 @@ FREE_SETTINGS = (
 )
 """Sections and keys that may change between one start of a run and the next: where it runs and how long,
 never what it learns. (Threads and device change how sums round.)"""
+
+
+def read_run_config(folder: Path) -> TrainConfig:
+    """The configuration of a run.
+
+    Raises:
+        UsageError: There is none, or it is of another command or another version of this one.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return TrainConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
 
 
 @contextmanager
@@ -71,11 +91,11 @@ def is_finished(config: TrainConfig) -> bool:
     return bool(folders) and step_of(folders[-1]) >= config.run.num_steps
 
 
-def start_of(config: TrainConfig) -> PolicyConfig:
+def start_of(config: TrainConfig, run_folder: Path) -> PolicyConfig:
     """The policy's configuration, from the run's own copy of the adapter that it began with."""
-    if not checkpoint_folders(config.run.folder):
+    if not checkpoint_folders(run_folder):
         return config.policy
-    return config.policy.model_copy(update={"adapter": config.run.folder / START_FOLDER})
+    return config.policy.model_copy(update={"adapter": run_folder / START_FOLDER})
 
 
 def keep_start(run_folder: Path, roles: PolicyRoles) -> None:
