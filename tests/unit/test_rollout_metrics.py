@@ -1,5 +1,7 @@
 """What a step's line says of its rollouts, computed by hand."""
 
+import statistics
+
 import pytest
 
 from inference_server.schemas import ArmCompletion, ArmGroup, FinishReason
@@ -80,8 +82,20 @@ def test_the_reward_follows_correctness_within_groups() -> None:
     ] == pytest.approx(-1.0)
 
 
+def test_under_shared_credit_the_reward_follows_correctness_between_groups() -> None:
+    shared = RewardConfig(credit="shared", coherence_weight=0.0)
+    # Rewards 1, 1 and −0.5; shares correct 1/4, 3/4 and 0.
+    found = metrics_of(
+        scored(RIGHT, WRONG, WRONG, WRONG, config=shared),
+        scored(RIGHT, RIGHT, RIGHT, WRONG, config=shared),
+        scored(WRONG, WRONG, WRONG, WRONG, config=shared),
+    )
+    expected = statistics.correlation([1.0, 1.0, -0.5], [0.25, 0.75, 0.0])
+    assert found["reward/follows_correct"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("texts", [(RIGHT, RIGHT), (WRONG, WRONG)])
-def test_groups_without_differences_say_nothing_of_it(texts: tuple[str, str]) -> None:
+def test_a_group_without_differences_says_nothing_of_it(texts: tuple[str, str]) -> None:
     assert "reward/follows_correct" not in metrics_of(scored(*texts, config=RewardConfig()))
 
 
