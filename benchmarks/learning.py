@@ -1,8 +1,8 @@
 """Held-out accuracy against wall time, for the ways to credit and to compare; see benchmarks/README.md.
 
 Every row is a run of deploy/configs/demo.toml with a setting or two changed, for some seeds (of questions, shuffles,
-sampling and torch), all from one SFT adapter. Rows take turns within a seed, on one server. The versions
-of a run are evaluated once it is over; the time is the training loop's own. Runs that are there already
+sampling and torch), all from one SFT adapter. Rows take turns within a seed, on one server. Every version
+is evaluated once all runs are over; the time is the training loop's own. Runs that are there already
 are not repeated, so the whole can be measured in parts:
 
     python benchmarks/learning.py --seeds 0
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -25,10 +26,10 @@ from unittest.mock import patch
 from learning_curves import Curve, Point, plot, table
 
 from inference_server.process import running_server
-from inference_server.schemas import ArmGroup
-from regime_w import RewardConfig
+from inference_server.schemas import ArmGroup, adapter_name
+from regime_w import RewardConfig, answers_agree, build_all_arms, build_prompt, extract_answer
 from trainer.config import DataConfig, PolicyConfig, TrainConfig
-from trainer.data import Record
+from trainer.data import Record, load_records
 from trainer.environment import prepare_environment
 from trainer.rollouts import ScoredGroup, score_group
 from trainer.settings import load_config
@@ -54,6 +55,7 @@ POINTS_TO_GAIN = 20
 NUM_DEMONSTRATIONS = 2_000
 SKIPPED_SHARE = {"+": 0.35, "-": 0.70, "*": 0.70, "/": 0.70}
 MAX_TOKENS = 40
+NUM_STEPS = 12
 WARM_UP_STEPS = 2
 
 
@@ -63,9 +65,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="[all]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=24, help="of a run [%(default)s]")
-    parser.add_argument("--evaluate-every", type=int, default=2, help="steps [%(default)s]")
-    parser.add_argument("--questions", type=int, default=500, help="held out [%(default)s]")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
+    parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
     parser.add_argument("--plot", type=Path, help="where the picture goes [FOLDER/learning.svg]")
     arguments = parser.parse_args()
     prepare_environment()
@@ -73,23 +74,13 @@ def main() -> None:
     sft = sft_adapter(arguments.model, folder / "sft")
     wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
-        with (
-            tempfile.TemporaryDirectory() as temporary,
-            benchmark_server(arguments.model, folder) as url,
-        ):
-            warm_up(arguments.model, sft, url, Path(temporary))
+        with benchmark_server(arguments.model, folder) as url:
+            warm_up(arguments.model, sft, url)
             for seed, row in missing:
-                run_row(
-                    row,
-                    seed,
-                    model=arguments.model,
-                    sft=sft,
-                    url=url,
-                    num_steps=arguments.steps,
-                    evaluate_every=arguments.evaluate_every,
-                    num_questions=arguments.questions,
-                    path=curve_path(folder, seed, row),
-                )
+                run_folder = curve_path(folder, seed, row).parent / "run"
+                train_row(row, seed, arguments.model, sft, url, arguments.steps, run_folder)
+            for seed, row in missing:
+                evaluate_row(row, seed, url, arguments.questions, curve_path(folder, seed, row))
     curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
     print(table(curves, arguments.rows, points_to_gain=POINTS_TO_GAIN))
     picture: Path = arguments.plot or folder / "learning.svg"
@@ -164,37 +155,38 @@ def demo_config(
 
 
 def train_quietly(config: TrainConfig) -> None:
-    """Train, and leave what it says in the run's folder."""
+    """Train, and leave what it says beside the run's folder."""
     from trainer.loop import train
 
-    config.run.folder.mkdir(parents=True)
-    with (config.run.folder / "train.log").open("w") as log, contextlib.redirect_stdout(log):
+    config.run.folder.parent.mkdir(parents=True, exist_ok=True)
+    log_path = config.run.folder.with_suffix(".log")
+    with log_path.open("w") as log, contextlib.redirect_stdout(log):
         train(config)
 
 
-def warm_up(model: Path, sft: Path, url: str, folder: Path) -> None:
+def warm_up(model: Path, sft: Path, url: str) -> None:
     """A short run, so that the first one measured is not the one that loads everything."""
-    train_quietly(
-        demo_config(
-            model, sft, url, folder / "warm-up", seed=99, num_steps=WARM_UP_STEPS, row=DEFAULT
+    with tempfile.TemporaryDirectory() as folder:
+        train_quietly(
+            demo_config(
+                model,
+                sft,
+                url,
+                Path(folder) / "run",
+                seed=99,
+                num_steps=WARM_UP_STEPS,
+                row=DEFAULT,
+            )
         )
-    )
 
 
-def run_row(
-    row: str,
-    seed: int,
-    *,
-    model: Path,
-    sft: Path,
-    url: str,
-    num_steps: int,
-    evaluate_every: int,
-    num_questions: int,
-    path: Path,
-) -> Curve:
-    """Train one row for one seed, evaluate its versions, and write the curve."""
-    folder = path.parent / "run"
+def train_row(
+    row: str, seed: int, model: Path, sft: Path, url: str, num_steps: int, folder: Path
+) -> None:
+    """Train one row for one seed, unless that was done; what was cut short starts anew."""
+    if len(read_metrics(folder)) == num_steps:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
     config = demo_config(model, sft, url, folder, seed=seed, num_steps=num_steps, row=row)
     if row == RANDOM_REWARD:
         with patch("trainer.pipeline.score_group", side_effect=score_at_random) as scored:
@@ -203,42 +195,53 @@ def run_row(
             raise SystemExit("the trainer scores its groups elsewhere by now: this is no control")
     else:
         train_quietly(config)
+
+
+def evaluate_row(row: str, seed: int, url: str, num_questions: int, path: Path) -> None:
+    """Evaluate every version of a trained run, and write the curve."""
+    folder = path.parent / "run"
     seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
-    adapters = sorted((folder / "adapters").iterdir())
-    steps = [*range(0, num_steps, evaluate_every), num_steps]
-    correct = evaluate_adapters([adapters[step] for step in steps], url, num_questions)
-    curve = Curve(
-        row=row,
-        seed=seed,
-        points=tuple(
-            Point(step=step, seconds=seconds[step], correct=bits)
-            for step, bits in zip(steps, correct, strict=True)
-        ),
+    adapters = sorted((folder / "adapters").glob("policy-??????"))
+    write_curve(row, seed, seconds, evaluate_adapters(adapters, url, num_questions), path)
+
+
+def write_curve(
+    row: str, seed: int, seconds: Sequence[float], correct: Sequence[str], path: Path
+) -> None:
+    points = (
+        Point(step=step, seconds=at_s, correct=bits)
+        for step, (at_s, bits) in enumerate(zip(seconds, correct, strict=True))
     )
+    curve = Curve(row=row, seed=seed, points=tuple(points))
     curve.write(path)
-    say(curve)
-    return curve
+    shown = " ".join(f"{p.seconds:.1f}s:{100 * p.accuracy:.1f}" for p in curve.points)
+    print(f"{row}, seed {seed}: {shown}", flush=True)
 
 
 def evaluate_adapters(adapters: Sequence[Path], url: str, num_questions: int) -> list[str]:
     """A 1 for each held-out question that an adapter answers greedily, a 0 for each other one."""
     from trainer.client import ArmsClient
     from trainer.config import ServerConfig
-    from trainer.evaluation import EvaluationConfig, evaluate
+    from trainer.served_models import uploaded
 
-    server = ServerConfig(url=url)
-    config = EvaluationConfig(
-        models=tuple(f"{number}={adapter}" for number, adapter in enumerate(adapters)),
-        num_questions=num_questions,
-        max_tokens=MAX_TOKENS,
-        batch_size=256,
-        server=server,
-    )
+    records = load_records("word-problems", Split.HELD_OUT, num_records=num_questions)
+    system_prompt = build_all_arms()[0].system_prompt
+    prompts = [build_prompt(system_prompt, record.question) for record in records]
 
     async def ask() -> list[str]:
-        async with ArmsClient(server) as client:
-            evaluation = await evaluate(config, client, lambda done, total: None)
-        return ["".join(str(int(a.correct)) for a in model.answers) for model in evaluation.models]
+        found = []
+        async with ArmsClient(ServerConfig(url=url)) as client:
+            for adapter in adapters:
+                async with uploaded(client, adapter) as version:
+                    completions = await client.complete(
+                        adapter_name(version), prompts, max_tokens=MAX_TOKENS
+                    )
+                correct = (
+                    answers_agree(extract_answer(completion.text), extract_answer(record.gold))
+                    for completion, record in zip(completions, records, strict=True)
+                )
+                found.append("".join(str(int(c)) for c in correct))
+        return found
 
     return asyncio.run(ask())
 
@@ -248,11 +251,6 @@ def score_at_random(record: Record, group: ArmGroup, config: RewardConfig) -> Sc
     rng = random.Random(f"{record.id}/{group.policy_version}")
     rewards = tuple(rng.choice((config.wrong_base, config.correct_bonus)) for _ in group.arms)
     return replace(score_group(record, group, config), rewards=rewards)
-
-
-def say(curve: Curve) -> None:
-    points = " ".join(f"{p.seconds:.1f}s:{100 * p.accuracy:.1f}" for p in curve.points)
-    print(f"{curve.row}, seed {curve.seed}: {points}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ there already is not measured again.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,16 +23,18 @@ from pathlib import Path
 import httpx
 from learning import (
     DEFAULT,
+    NUM_STEPS,
     POINTS_TO_GAIN,
     benchmark_server,
     curve_path,
     evaluate_adapters,
-    run_row,
-    say,
+    evaluate_row,
     sft_adapter,
+    train_row,
     warm_up,
+    write_curve,
 )
-from learning_curves import Curve, Point, table
+from learning_curves import Curve, table
 from trl_peers import TIMES_FILE
 
 from inference_server.cpu_settings import cpu_environment
@@ -58,9 +60,8 @@ def main() -> None:
     parser.add_argument("--sft", type=Path, default=Path("runs/learning/sft"), help="[%(default)s]")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=24, help="of a run [%(default)s]")
-    parser.add_argument("--evaluate-every", type=int, default=2, help="steps [%(default)s]")
-    parser.add_argument("--questions", type=int, default=500, help="held out [%(default)s]")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
+    parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="TRL's [%(default)s]")
     parser.add_argument("--temperature", type=float, default=1.0, help="TRL's [%(default)s]")
     arguments = parser.parse_args()
@@ -70,27 +71,20 @@ def main() -> None:
     rows = [DEFAULT, *(PEERS[peer] for peer in arguments.peers)]
     wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
-        with (
-            tempfile.TemporaryDirectory() as temporary,
-            benchmark_server(arguments.model, folder) as url,
-        ):
-            warm_up(arguments.model, sft, url, Path(temporary))
+        with benchmark_server(arguments.model, folder) as url:
+            warm_up(arguments.model, sft, url)
+            for seed, row in missing:
+                into = curve_path(folder, seed, row).parent
+                if row == DEFAULT:
+                    train_row(row, seed, arguments.model, sft, url, arguments.steps, into / "run")
+                else:
+                    train_peer(row, seed, sft, arguments, into)
             for seed, row in missing:
                 path = curve_path(folder, seed, row)
                 if row == DEFAULT:
-                    run_row(
-                        row,
-                        seed,
-                        model=arguments.model,
-                        sft=sft,
-                        url=url,
-                        num_steps=arguments.steps,
-                        evaluate_every=arguments.evaluate_every,
-                        num_questions=arguments.questions,
-                        path=path,
-                    )
+                    evaluate_row(row, seed, url, arguments.questions, path)
                 else:
-                    run_peer(row, seed, sft, url, arguments, path)
+                    evaluate_peer(row, seed, sft, url, arguments.questions, path)
     curves = {key: Curve.read(curve_path(folder, *key)) for key in wanted}
     print(table(list(curves.values()), rows, points_to_gain=POINTS_TO_GAIN))
     for row in rows[1:]:
@@ -107,13 +101,13 @@ def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def run_peer(
-    row: str, seed: int, sft: Path, url: str, arguments: argparse.Namespace, path: Path
-) -> None:
-    """Train one of TRL's trainers in a process of its own, evaluate its versions, write the curve."""
+def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, folder: Path) -> None:
+    """Train one of TRL's trainers in a process of its own, unless that was done."""
+    if (folder / TIMES_FILE).is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     peer = next(name for name, label in PEERS.items() if label == row)
-    folder = path.parent
-    folder.mkdir(parents=True, exist_ok=True)
     # A process that generates and trains has both cores; beside a server, as ours, one.
     num_threads = len(os.sched_getaffinity(0)) if peer == "grpo" else 1
     options = {
@@ -127,21 +121,19 @@ def run_peer(
         "--threads": num_threads,
     }
     if peer == "async":
+        # Adapters are named alike in every run, and vLLM's prefix cache knows them by name.
         with vllm_server(arguments.model, folder) as vllm_url:
             run_process(peer, {**options, "--url": vllm_url}, folder)
     else:
         run_process(peer, options, folder)
+
+
+def evaluate_peer(row: str, seed: int, sft: Path, url: str, num_questions: int, path: Path) -> None:
+    """Evaluate what a peer kept after each step, and write the curve."""
+    folder = path.parent
     seconds = [0.0, *json.loads((folder / TIMES_FILE).read_text())["seconds"]]
-    steps = [*range(0, arguments.steps, arguments.evaluate_every), arguments.steps]
-    adapters = [sft if step == 0 else folder / f"step-{step:06d}" for step in steps]
-    correct = evaluate_adapters(adapters, url, arguments.questions)
-    points = tuple(
-        Point(step=step, seconds=seconds[step], correct=bits)
-        for step, bits in zip(steps, correct, strict=True)
-    )
-    curve = Curve(row=row, seed=seed, points=points)
-    curve.write(path)
-    say(curve)
+    adapters = [sft, *sorted(folder.glob("step-??????"))]
+    write_curve(row, seed, seconds, evaluate_adapters(adapters, url, num_questions), path)
 
 
 def run_process(peer: str, options: dict[str, object], folder: Path) -> None:
