@@ -5,11 +5,13 @@ python benchmarks/endurance.py --model models/tiny-base --steps 2000
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,11 +143,11 @@ def memory_mib(pid: int) -> float:
 
 def disk_mib(folder: Path) -> float:
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue  # removed meanwhile
+    # What is removed meanwhile is not counted.
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.stat(os.path.join(root, name)).st_size
     return total / 2**20
 
 
