@@ -4,24 +4,17 @@ import hashlib
 import json
 import subprocess
 import sys
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from inference_server.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
-from trainer.checkpoint import checkpoint_folders, load_checkpoint, step_of
-from trainer.config import TrainConfig
 from trainer.data import load_records
 from trainer.journal import JournalReader
-from trainer.learner import Learner
-from trainer.policy import PolicyRoles
-from trainer.recompute import recompute
-from trainer.run_folder import ADAPTERS_FOLDER, CONFIG_FILE, start_of
+from trainer.replay import verify
+from trainer.run_folder import ADAPTERS_FOLDER
 from trainer.word_problems import Split
 
 QUESTIONS_PER_STEP = 2
@@ -117,24 +110,13 @@ class TrainerProcess:
         self.require_no_torn_file()
 
     def require_replayed(self) -> None:
-        """A replay of the journal comes to the same adapters."""
-        config = TrainConfig.model_validate(tomllib.loads((self.run / CONFIG_FILE).read_text()))
-        roles = PolicyRoles(start_of(config), device=torch.device("cpu"), serve_dtype=torch.float32)
-        learner = Learner(config, roles)
-        first = checkpoint_folders(self.run)[0]
-        assert step_of(first) == 0
-        checkpoint = load_checkpoint(first, roles, learner.update)
-        journal = JournalReader(self.run)
-        steps = 0
-        for done in recompute(journal, learner, checkpoint, last_step=self.num_steps):
-            assert done.adapters
-            for adapter, sha256 in done.adapters:
-                assert adapter.sha256 == sha256, done.entry.step
-            steps += 1
-        assert steps == self.num_steps
-        # What is on the disk, and was served, is the last of them.
-        weights = self.run / ADAPTERS_FOLDER / adapter_name(adapter.version) / ADAPTER_WEIGHTS_FILE
-        assert hashlib.sha256(weights.read_bytes()).hexdigest() == adapter.sha256
+        """``trainer replay RUN --verify`` comes to the same adapters, to the last one that was served."""
+        said: list[str] = []
+        assert verify(self.run, from_step=0, stop_at_first=True, say=said.append), said
+        last = JournalReader(self.run).adapters[-1]
+        assert last.step == self.num_steps
+        weights = self.run / ADAPTERS_FOLDER / adapter_name(last.version) / ADAPTER_WEIGHTS_FILE
+        assert hashlib.sha256(weights.read_bytes()).hexdigest() == last.sha256
 
     def require_no_torn_file(self) -> None:
         """Whatever has its name is whole; what is unfinished says so."""
