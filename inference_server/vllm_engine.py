@@ -222,6 +222,19 @@ class VllmEngine:
     def withdraw(self, name: str) -> None:
         """Stops serving ``name``; requests in flight keep their adapter."""
         self._served.pop(name, None)
+        self._forget_series(name)
+
+    def _forget_series(self, name: str) -> None:
+        """Removes the time series of an adapter, which vLLM would keep and list for ever."""
+        manager = self._client.logger_manager  # None where statistics are off.
+        for logger in () if manager is None else manager.stat_loggers:
+            gauge = getattr(logger, "gauge_lora_info", None)
+            if gauge is None:
+                continue
+            for metric in gauge.collect():
+                for sample in metric.samples:
+                    if any(name in names.split(",") for names in sample.labels.values()):
+                        gauge.remove_by_labels(sample.labels)
 
 
 def _lora_request(adapter: EngineAdapter) -> Any:

@@ -375,6 +375,12 @@ def test_every_group_is_of_one_version_while_versions_are_pushed(
     assert status.groups_in_flight == 0
     assert len(status.versions) <= 4
     assert all(version.num_leases == 0 for version in status.versions)
+    # vLLM's time series of adapters end with them: of a long run there would be thousands.
+    lines = client.get("/metrics").text.splitlines()
+    series = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
+    named = set(re.findall(r"policy-[0-9]{6}", "\n".join(series)))
+    assert named
+    assert named <= {version.name for version in status.versions}
 
 
 def test_what_is_too_long_is_refused_before_the_engine(client):
