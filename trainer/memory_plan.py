@@ -30,7 +30,7 @@ _NUM_TRAINED_ROLES = 2
 # An arm's prompt with a question of GSM8K, longer than nearly all.
 _PROMPT_TOKENS = 256
 
-# A process that has imported everything and computed nothing, measured: benchmarks/README.md.
+# Of a process that has imported everything and computed nothing: estimates, not measured yet.
 _TRAINER_PROCESS = 0.62 * GIB
 _SERVER_PROCESS = 1.05 * GIB
 _CPU_KV_CACHE = 1 * GIB
