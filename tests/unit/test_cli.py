@@ -11,7 +11,8 @@ def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sft", "eval", "diff", "sample", "report", "tiny-model", "doctor"]
+    "command",
+    ["train", "sft", "eval", "diff", "sample", "report", "replay", "tiny-model", "doctor"],
 )
 def test_every_command_has_help_that_explains_its_fields(command: str) -> None:
     done = trainer(command, "--help")
@@ -35,6 +36,8 @@ def test_help_lists_the_commands() -> None:
         (["train", "--policy.base_model", "./no/such/model"], "no/such/model"),
         (["sft", "--policy.base_model", "./no/such/model"], "no/such/model"),
         (["report", "no/such/run"], "no/such/run"),
+        (["replay", "no/such/run", "--from", "3"], "no/such/run"),
+        (["replay", "x", "--verify", "--what-if", "ppo.kl_coef=1"], "choose one"),
         (["diff", "no/such/evaluation.json", "A", "B"], "no/such/evaluation.answers.jsonl"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
