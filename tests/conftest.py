@@ -8,8 +8,12 @@ import torch
 from hypothesis import settings
 
 from trainer.config import PolicyConfig
+from trainer.environment import prepare_environment
 from trainer.policy import PolicyRoles, Role
 from trainer.tiny_model import TinyModelRecipe, build_tiny_model
+
+# As the command line does; a server that a test starts inherits it.
+prepare_environment()
 
 # The model is so small that threads only cost; one also makes every sum's order the same.
 torch.set_num_threads(1)

@@ -13,5 +13,7 @@ def prepare_environment() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    # TRL lowers it to ERROR where it is unset, for every server that this process then starts.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
     # PEFT imports bitsandbytes where it is installed, which then complains of a missing optional kernel.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -29,8 +29,6 @@ def test_grpo_trains_on_regime_w(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    # Importing TRL silences the logs of every vLLM started later, by this variable.
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
     with warnings.catch_warnings():
         # It imports much else: vLLM, of which it wants another version, and old torch.jit code.
         warnings.simplefilter("ignore")

@@ -36,7 +36,7 @@ CONFIG = PPOConfig(
     max_grad_norm=0.5,
 )
 
-EPS = 3e-5
+EPS = 1e-4
 """AdamW's: the gradients are float32, and 1e-8 would scale up the rounding of the smallest."""
 
 # Two completions of one question and a truncated one of another.
