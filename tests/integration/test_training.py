@@ -1,6 +1,7 @@
 """Two real processes: ``python -m trainer`` against a real vLLM server on the CPU."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,10 @@ import httpx
 import openai
 import pytest
 from peft import PeftModel
+from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoModelForCausalLM
 
-from inference_server.process import ServerProcess, running_server
+from inference_server.process import ServerProcess, free_port, running_server
 from inference_server.schemas import ServerStatus
 from tests.integration.saboteur import (
     DoublesB,
@@ -31,6 +33,7 @@ from trainer.data import load_records
 from trainer.errors import SyncError
 from trainer.loop import train
 from trainer.questions import QuestionStream
+from trainer.tiny_model import TinyModelRecipe, build_tiny_model
 from trainer.word_problems import Split
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -364,3 +367,83 @@ def test_an_honest_pass_through_does_not_stop_the_run(
     assert rows[0]["ppo/logprob_lag"] < 1e-5
     assert all(row["ppo/logprob_lag"] > 1e-4 for row in rows[1:])
     assert all(row["ppo/logprob_mismatch"] < 1e-5 for row in rows)
+
+
+DASHBOARDS = sorted((Path(__file__).resolve().parents[2] / "deploy/grafana/dashboards").glob("*"))
+
+
+def scraped(url: str) -> set[str]:
+    """Names of families and of samples: a counter without a label yet is a family alone."""
+    families = list(text_string_to_metric_families(httpx.get(url).text))
+    samples = {sample.name for family in families for sample in family.samples}
+    counters = {f"{family.name}_total" for family in families if family.type == "counter"}
+    return {family.name for family in families} | samples | counters
+
+
+def queried(dashboard: Path) -> set[str]:
+    """Every metric, or expression that metrics' names match, of a dashboard's queries."""
+    expressions = [
+        target["expr"]
+        for panel in json.loads(dashboard.read_text())["panels"]
+        for target in panel.get("targets", ())
+    ]
+    return {
+        name
+        for expression in expressions
+        for name in re.findall(r"\b(?:regime_w_|vllm:|process_)[\w:]+(?:\.\+)?", expression)
+    }
+
+
+def test_every_metric_of_the_dashboards_is_scraped(
+    server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    metrics_port = free_port()
+    running = subprocess.Popen(
+        train_command(
+            server,
+            tiny_base,
+            tmp_path / "run",
+            **{
+                "run.num_steps": "1000",
+                "run.evaluate_every": "1",
+                "run.num_evaluation_questions": "2",
+                "run.metrics_port": str(metrics_port),
+            },
+        ),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    trainer_url = f"http://127.0.0.1:{metrics_port}/metrics"
+    try:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if line.startswith("evaluation of step"):
+                break
+        # The line of that step comes after its evaluation's, and the scrape with it.
+        running.stdout.readline()
+        names = scraped(trainer_url) | scraped(f"{server.url}/metrics")
+    finally:
+        running.kill()
+        running.communicate()
+    assert len(DASHBOARDS) == 2
+    for dashboard in DASHBOARDS:
+        asked = queried(dashboard)
+        assert asked
+        missing = {q for q in asked if not any(re.fullmatch(q, name) for name in names)}
+        assert not missing, dashboard.name
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "said"),
+    [("same", 0, "the same files"), ("another", 1, "another model, or another revision")],
+)
+def test_the_doctor_asks_whether_the_server_has_the_same_base(
+    model: str, code: int, said: str, server: ServerProcess, tiny_base: Path, tmp_path: Path
+) -> None:
+    base = tiny_base
+    if model == "another":
+        base = build_tiny_model(tmp_path / "base", TinyModelRecipe(num_steps=0, seed=1))
+    settings = train_settings(server.url, base, tmp_path / "run")
+    done = run_trainer("doctor", *(w for k, v in settings.items() for w in (f"--{k}", v)))
+    assert done.returncode == code, done.stdout
+    assert said in " ".join(done.stdout.split())
