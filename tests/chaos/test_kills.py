@@ -97,7 +97,7 @@ def server_that_is_killed(model: Path, folder: Path) -> Iterator[Server]:
 
 
 def test_kills_cost_time_and_nothing_else(tiny_base: Path, tmp_path: Path, soak: bool) -> None:
-    num_steps, num_trainer, num_server = (160, 30, 10) if soak else (9, 3, 1)
+    num_steps, num_trainer, num_server = (160, 30, 10) if soak else (7, 1, 1)
     kills = schedule(7, num_trainer=num_trainer, num_server=num_server, num_steps=num_steps)
     with server_that_is_killed(tiny_base, tmp_path) as server:
         trainer = TrainerProcess(server.url, tiny_base, tmp_path / "run", num_steps=num_steps)
