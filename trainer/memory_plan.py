@@ -30,9 +30,10 @@ _NUM_TRAINED_ROLES = 2
 # An arm's prompt with a question of GSM8K, longer than nearly all.
 _PROMPT_TOKENS = 256
 
-# Of a process that has imported everything and computed nothing: estimates, not measured yet.
+# What is left of the resident memory of the demo's processes without the parts that are counted here;
+# benchmarks/README.md has the figures. The server's is two processes, pages of files counted once.
 _TRAINER_PROCESS = 0.62 * GIB
-_SERVER_PROCESS = 1.05 * GIB
+_SERVER_PROCESS = 1.45 * GIB
 _CPU_KV_CACHE = 1 * GIB
 """``VLLM_CPU_KVCACHE_SPACE`` in `inference_server.cpu_settings`."""
 # Not measured here, for want of a GPU: a CUDA context with cuBLAS's workspaces; vLLM's CUDA graphs.
