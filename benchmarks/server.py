@@ -40,6 +40,8 @@ RANK = 16
 MAX_MODEL_LEN = 512
 MAX_NUM_SEQS = 256
 QUESTIONS = 64
+PAUSE_S = 0.6
+"""Between pushes: no trainer's step is shorter, and what a push displaces has left by then."""
 ARMS = build_all_arms()
 # The settings of both servers; the offline engine gets the same below.
 FLAGS = ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", str(MAX_NUM_SEQS)]
@@ -216,6 +218,7 @@ async def pushes(
         for turn in range(4 * arguments.rounds):
             for kind, client in (("upload", uploads), ("path", paths)):
                 version = next(versions)
+                await asyncio.sleep(PAUSE_S)
                 started = time.perf_counter()
                 copy_adapter(adapters[turn % 2], folder / f"{kind}-{turn}")
                 await client.push_adapter(version, folder / f"{kind}-{turn}")
@@ -224,6 +227,7 @@ async def pushes(
                 )
                 seconds[kind].append(time.perf_counter() - started)
             name = f"push-{turn}"
+            await asyncio.sleep(PAUSE_S)
             started = time.perf_counter()
             copy_adapter(adapters[turn % 2], folder / name)
             await post(vllm, "/v1/load_lora_adapter", lora_name=name, lora_path=str(folder / name))
