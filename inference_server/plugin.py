@@ -8,6 +8,7 @@ import asyncio
 from argparse import Namespace
 from typing import Any
 
+import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from prometheus_client import REGISTRY
@@ -43,6 +44,8 @@ class RegimeWPlugin:
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Puts the service behind the routes."""
+        # All that it computes here is checks of uploads; to wake a second thread takes longer than they do.
+        torch.set_num_threads(1)
         engine = VllmEngine(engine_client, state.openai_serving_models)
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task that nobody holds may be collected.

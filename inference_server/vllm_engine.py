@@ -163,23 +163,18 @@ class VllmEngine:
         )
 
     async def load(self, adapter: EngineAdapter) -> None:
-        """Loads an adapter and asks the engine whether it is there.
+        """Loads an adapter; the engine says whether it holds it.
 
         Raises:
             AdapterRejected: The engine cannot use it; nothing changed.
         """
         try:
-            # Both wait for a step of the engine to end: one after the other they would wait for two.
-            _, loaded = await self._answer(
-                asyncio.gather(
-                    self._client.add_lora(_lora_request(adapter)), self._client.list_loras()
-                )
-            )
+            is_held = await self._answer(self._client.add_lora(_lora_request(adapter)))
         except EngineDied:
             raise
         except Exception as error:  # vLLM's utility calls hand every refusal on as a bare Exception
             raise AdapterRejected(str(error)) from error
-        if adapter.lora_id not in loaded:
+        if not is_held:
             raise AdapterRejected(f"the engine did not keep {adapter.name}")
 
     async def unload(self, adapter: EngineAdapter) -> None:
