@@ -2,12 +2,15 @@
 
 vLLM's CPU kernels (``vllm/lora/ops/torch_ops/lora_ops.py``) gather a whole A and B for every token of a
 batch, layer by layer. A batch holds two or three adapters, so here their matrices stand side by side:
-one product with all A of a layer, zeros where a token has another adapter, one product with all B. Replaces
+one product with all A of a layer, zeros where a token has another adapter, one product with all B. After a push
+that would double the work of every new prompt for the few tokens that the version before still samples: adapters
+of few tokens are computed for their tokens alone. Replaces
 ``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and computes what it computes, to rounding, but for one
 thing: there a token of the base model that is in a batch with adapters has slot -1, which is the last
 one, and gets that one's adapter. On a GPU vLLM has kernels of its own, and this stays away.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +27,19 @@ def register() -> None:
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Assignment:
-    """Which adapters the rows of a batch have."""
+# To gather rows and to add them back costs as much as three more adapters on them.
+_FEW_ROWS = 0.25
 
-    slots: Sequence[int]
-    """The ``n`` slots that occur; empty where all rows are the base model's."""
-    others: torch.Tensor | None
-    """Where a row does not have the slot, ``[T, n]``; None where every row has the only one."""
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """Adapters that are computed together, and for which rows of a batch."""
+
+    slots: tuple[int, ...]
+    rows: torch.Tensor | None
+    """Indices ``[m]``; None for the whole batch."""
+    absent: Sequence[torch.Tensor]
+    """For each slot which of the part's rows do not have it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +48,6 @@ class _Pairs:
 
     stacked_a: torch.Tensor
     """Kept, so that no other layer's tensor gets its id."""
-    slots: Sequence[int]
     written: Sequence[int]
     a: torch.Tensor
     """``[slices · n · r, in]`` in float32."""
@@ -58,7 +65,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """As the base class; see there."""
         super().__init__(*args, **kwargs)
-        self._pairs_of_layer: dict[int, _Pairs] = {}
+        self._pairs_of_layer: dict[int, dict[tuple[int, ...], _Pairs]] = {}
 
     def update_metadata(
         self,
@@ -94,8 +101,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
             output_slices: Width of each slice of ``y``.
             kwargs: What other platforms' kernels take.
         """
-        if self._tokens.slots:
-            self._add(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, self._tokens)
+        for part in self._tokens:
+            self._add(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, part)
 
     def add_lora_logits(
         self,
@@ -108,11 +115,11 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     ) -> None:
         """The same for the output layer, whose rows are the sequences that sample in this step."""
         logits, hidden = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
-        if self._samples.slots:
-            # Base and adapter pad the vocabulary by different amounts.
-            width = min(logits.shape[1], lora_b_stacked.shape[-2])
-            a, b = (lora_a_stacked,), (lora_b_stacked[..., :width, :],)
-            self._add(logits, hidden, a, b, scale, (width,), self._samples)
+        # Base and adapter pad the vocabulary by different amounts.
+        width = min(logits.shape[1], lora_b_stacked.shape[-2])
+        a, b = (lora_a_stacked,), (lora_b_stacked[..., :width, :],)
+        for part in self._samples:
+            self._add(logits, hidden, a, b, scale, (width,), part)
 
     def add_lora_embedding(
         self,
@@ -123,10 +130,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         **kwargs: Any,
     ) -> None:
         """The same for the token embedding, where ``x`` ``[T, r]`` was looked up in A already."""
-        if self._tokens.slots:
-            low_rank = x[:, None, None].repeat(1, 1, len(self._tokens.slots), 1)
-            _mask(low_rank, self._tokens)
-            _expand(y, low_rank[:, 0], _all_b(lora_b_stacked, self._tokens.slots), 1.0)
+        for part in self._tokens:
+            low_rank = _of(part, x)[:, None, None].repeat(1, 1, len(part.slots), 1)
+            b = (_all_b(lora_b_stacked, part.slots),)
+            _expand(y, low_rank, b, 1.0, (y.shape[1],), part)
 
     def _add(
         self,
@@ -136,31 +143,30 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         lora_b_stacked: Sequence[torch.Tensor],
         scale: float,
         widths: Sequence[int],
-        rows: _Assignment,
+        part: _Part,
     ) -> None:
-        pairs = self._pairs(lora_a_stacked, lora_b_stacked, rows.slots)
+        pairs = self._pairs(lora_a_stacked, lora_b_stacked, part.slots)
         # Between the two products vLLM keeps float32, whatever the dtype of the layers.
-        low_rank = (x.float() @ pairs.a.T).view(len(x), len(lora_a_stacked), len(rows.slots), -1)
-        _mask(low_rank, rows)
-        offset = 0
-        for index, (b, width) in enumerate(zip(pairs.b, widths, strict=True)):
-            _expand(y[:, offset : offset + width], low_rank[:, index], b, scale)
-            offset += width
+        low_rank = _of(part, x).float() @ pairs.a.T
+        shape = (len(low_rank), len(lora_a_stacked), len(part.slots), -1)
+        _expand(y, low_rank.view(shape), pairs.b, scale, widths, part)
 
     def _pairs(
-        self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], slots: Sequence[int]
+        self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], slots: tuple[int, ...]
     ) -> _Pairs:
-        """A layer's matrices for these slots, from the last step where nothing was written to them."""
-        pairs = self._pairs_of_layer.get(id(a[0]))
-        if pairs is None or pairs.slots != slots or pairs.written != _times_written(a, b):
+        """A layer's matrices for these slots, from an earlier step where nothing was written since."""
+        of_layer = self._pairs_of_layer.setdefault(id(a[0]), {})
+        pairs, written = of_layer.get(slots), _times_written(a, b)
+        if pairs is None or pairs.written != written:
+            if any(other.written != written for other in of_layer.values()):
+                of_layer.clear()
             pairs = _Pairs(
                 stacked_a=a[0],
-                slots=slots,
-                written=_times_written(a, b),
+                written=written,
                 a=torch.cat([stacked[slot, 0] for stacked in a for slot in slots]).float(),
                 b=[_all_b(stacked, slots) for stacked in b],
             )
-            self._pairs_of_layer[id(a[0])] = pairs
+            of_layer[slots] = pairs
         return pairs
 
 
@@ -173,23 +179,50 @@ def _all_b(stacked: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
     return torch.cat([stacked[slot, 0] for slot in slots], dim=1)
 
 
-def _assign(slot_of_row: torch.Tensor) -> _Assignment:
-    """Reads vLLM's slot of each row, ``[T]``; -1 is the base model."""
-    present = sorted(set(slot_of_row.tolist()))
-    slots = [slot for slot in present if slot >= 0]
-    if len(present) == 1:
-        return _Assignment(slots=slots, others=None)
-    others = slot_of_row[:, None] != torch.tensor(slots, device=slot_of_row.device)
-    return _Assignment(slots=slots, others=others)
+def _assign(slot_of_row: torch.Tensor) -> Sequence[_Part]:
+    """Reads vLLM's slot of each row, ``[T]``; -1 is the base model, and rows of it alone have no part."""
+    num_rows = Counter(slot_of_row.tolist())
+    num_rows.pop(-1, 0)
+    many, few = sorted(num_rows, key=lambda slot: -num_rows[slot]), list[int]()
+    num_few = 0
+    while many and num_few + num_rows[many[-1]] <= _FEW_ROWS * len(slot_of_row):
+        few.append(many.pop())
+        num_few += num_rows[few[-1]]
+    parts = [_part(slot_of_row, many, None)] if many else []
+    if few:
+        rows = torch.isin(slot_of_row, torch.tensor(few)).nonzero()[:, 0]
+        parts.append(_part(slot_of_row[rows], few, rows))
+    return parts
 
 
-def _mask(low_rank: torch.Tensor, rows: _Assignment) -> None:
-    """Zeroes ``[T, slices, n, r]`` where a row has another adapter."""
-    if rows.others is not None:
-        # Filled, not multiplied: an adapter that overflows must not spoil the others' rows.
-        low_rank.masked_fill_(rows.others[:, None, :, None], 0.0)
+def _part(slot_of_row: torch.Tensor, slots: Sequence[int], rows: torch.Tensor | None) -> _Part:
+    slots = tuple(sorted(slots))
+    absent = [(slot_of_row != slot).nonzero()[:, 0] for slot in slots]
+    return _Part(slots=slots, rows=rows, absent=absent)
 
 
-def _expand(y: torch.Tensor, low_rank: torch.Tensor, b: torch.Tensor, scale: float) -> None:
-    """Adds ``scale · low_rank Bᵀ`` to ``y``; ``low_rank`` is ``[T, n, r]``."""
-    y.addmm_(low_rank.flatten(1).to(y.dtype), b.to(y.dtype).T, alpha=scale)
+def _of(part: _Part, x: torch.Tensor) -> torch.Tensor:
+    return x if part.rows is None else x[part.rows]
+
+
+def _expand(
+    y: torch.Tensor,
+    low_rank: torch.Tensor,
+    b: Sequence[torch.Tensor],
+    scale: float,
+    widths: Sequence[int],
+    part: _Part,
+) -> None:
+    """Adds ``scale · low_rank Bᵀ`` to a part's rows of ``y``; ``low_rank`` is ``[m, slices, n, r]``."""
+    for index, rows in enumerate(part.absent):
+        if len(rows):
+            # Filled, not multiplied: an adapter that overflows must not spoil the others' rows.
+            low_rank[:, :, index].index_fill_(0, rows, 0.0)
+    sums = y if part.rows is None else y.new_zeros(len(part.rows), y.shape[1])
+    offset = 0
+    for index, (matrix, width) in enumerate(zip(b, widths, strict=True)):
+        factors = low_rank[:, index].flatten(1).to(y.dtype)
+        sums[:, offset : offset + width].addmm_(factors, matrix.to(y.dtype).T, alpha=scale)
+        offset += width
+    if part.rows is not None:
+        y.index_add_(0, part.rows, sums)

@@ -19,6 +19,9 @@ BATCHES = {
     "several, mixed": [3, 0, 9, 7, 3, 3, 0, 9],
     "an adapter and the base": [7, 0, 7],
     "one sequence": [9],
+    "few of another": [3] * 8 + [9],
+    "few of two others and the base": [3, 9, *[3] * 14, 0, 7],
+    "few beside the base": [0] * 6 + [7],
 }
 
 
