@@ -24,6 +24,7 @@ from inference_server.schemas import (
     ServerStatus,
 )
 from trainer.client import ArmsClient
+from trainer.context_limit import that_fit
 from trainer.data import Record, load_records
 from trainer.errors import DataError, ServerError
 from trainer.jsonl import JsonlAppender, read_lines, repair
@@ -129,11 +130,12 @@ async def collect(
     if not missing:
         return found
     status = await client.status()
+    missing = that_fit(missing, status.base_model, config.rollout, status, say)
+    if not missing:
+        return found
     with (
         JsonlAppender(output) as file,
-        group_lines(
-            "collect", num_done=len(records) - len(missing), num_total=len(records)
-        ) as shown,
+        group_lines("collect", num_done=len(stored), num_total=len(stored) + len(missing)) as shown,
     ):
         async with _version_of(spec, client, status) as version:
             await _ask_all(

@@ -8,8 +8,10 @@ from trainer.checkpoint import Progress, checkpoint_folders, save_checkpoint, st
 from trainer.client import ArmsClient
 from trainer.config import TrainConfig
 from trainer.contamination import data_lines
+from trainer.context_limit import that_fit
 from trainer.data import load_records
 from trainer.device import compute_device
+from trainer.errors import DataError
 from trainer.held_out import HeldOutEvaluations
 from trainer.journal import Journal
 from trainer.learner import Learner
@@ -79,6 +81,12 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
         with stop.waiting():
             status = portal.call(client.status)
         check_server(status, config)
+        left_out: list[str] = []
+        records = that_fit(
+            records, config.policy.base_model, config.rollout, status, left_out.append
+        )
+        if not records:
+            raise DataError(f"no question can be asked; {left_out[0]}")
         roles = PolicyRoles(
             start_of(config, run.folder),
             device=compute_device(run.device),
@@ -101,9 +109,8 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
             HeldOutEvaluations(serving, portal, config, tracker.say) as evaluations,
         ):
             data = config.data
-            for line in data_lines(
-                data.source, records, data.evaluation_source, evaluations.records
-            ):
+            told = data_lines(data.source, records, data.evaluation_source, evaluations.records)
+            for line in [*left_out, *told]:
                 tracker.say(line)
             restored = restore(config, journal, learner, tracker.say)
             with stop.waiting():
