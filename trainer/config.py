@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from regime_w import ArmSpec, RewardConfig
+from regime_w import ArmSpec, RewardConfig, build_all_arms
 
 AdvantageEstimator = Literal["gae", "rloo", "grpo"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -116,6 +116,11 @@ class RolloutConfig(Section):
     refill_zero_variance: bool = False
     """Replace questions whose completions all earn the same, which teach nothing, by further ones: at
     most two for each question of a step. (DAPO's dynamic sampling, arXiv 2503.14476, section 3.2.)"""
+
+    @property
+    def resolved_arms(self) -> tuple[ArmSpec, ...]:
+        """The arms that are asked: ``arms``, or the eight of Regime W."""
+        return self.arms or build_all_arms()
 
 
 class PPOConfig(Section):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from inference_server.base_files import base_folder
 from inference_server.schemas import ServerStatus
-from regime_w import build_all_arms, build_prompt
+from regime_w import build_prompt
 from trainer.config import RolloutConfig
 from trainer.data import Record
 
@@ -35,7 +35,7 @@ def that_fit(
         say: Gets a line where questions are left out.
     """
     limit = status.limits.max_model_len_tokens
-    arms = rollout.arms or build_all_arms()
+    arms = rollout.resolved_arms
     system_prompts = dict.fromkeys(arm.system_prompt for arm in arms)
     prompts = {
         record.id: [

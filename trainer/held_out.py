@@ -12,7 +12,7 @@ from typing import Self
 
 from anyio.from_thread import BlockingPortal
 
-from regime_w import answers_agree, build_all_arms, build_prompt, extract_answer
+from regime_w import answers_agree, build_prompt, extract_answer
 from trainer.checkpoint import Best, read_best, write_best
 from trainer.config import TrainConfig
 from trainer.data import Record, load_records
@@ -57,7 +57,7 @@ class HeldOutEvaluations:
                 num_records=config.run.num_evaluation_questions,
                 seed=config.data.seed,
             )
-            arm = (config.rollout.arms or build_all_arms())[0]
+            arm = config.rollout.resolved_arms[0]
             self._prompts = [build_prompt(arm.system_prompt, r.question) for r in self._records]
 
     def __enter__(self) -> Self:

@@ -15,7 +15,6 @@ from pydantic import Field
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from regime_w import build_all_arms
 from trainer.config import Section, TrainConfig
 from trainer.token_scores import CHUNK_LOGITS
 
@@ -233,12 +232,12 @@ def plan_memory(
 
 
 def _num_arms(config: TrainConfig) -> int:
-    return len(config.rollout.arms or build_all_arms())
+    return len(config.rollout.resolved_arms)
 
 
 def _longest_rows(config: TrainConfig) -> Rows:
     """Trees of one prompt's arms at their longest, as many as the mini-batch has and the budget allows."""
-    prompts = Counter(arm.system_prompt for arm in config.rollout.arms or build_all_arms())
+    prompts = Counter(arm.system_prompt for arm in config.rollout.resolved_arms)
     num_completions = max(prompts.values()) * config.rollout.samples_per_arm
     budget = config.ppo.token_budget
     width = min(budget, _PROMPT_TOKENS + num_completions * config.rollout.max_tokens)

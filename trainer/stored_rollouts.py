@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from inference_server.schemas import FinishReason
-from regime_w import ArmSpec, RewardConfig, build_all_arms, build_prompt
+from regime_w import ArmSpec, RewardConfig, build_prompt
 from trainer.config import RolloutConfig
 from trainer.data import Record
 from trainer.errors import DataError
@@ -33,7 +33,7 @@ class Retokeniser:
     @classmethod
     def of(cls, tokenizer: Any, rollout: RolloutConfig) -> "Retokeniser":
         """For the arms and the length that a configuration says the text was sampled with."""
-        arms = rollout.arms or build_all_arms()
+        arms = rollout.resolved_arms
         return cls(
             tokenizer=tokenizer,
             arms={arm.name: arm for arm in arms},

@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal
 from torch import Tensor
 
 from inference_server.schemas import ArmsRequest, Priority, Question
-from regime_w import ArmSpec, build_all_arms
+from regime_w import ArmSpec
 from trainer.batch import Sample
 from trainer.config import TrainConfig
 from trainer.errors import SyncError
@@ -86,7 +86,7 @@ class SyncCheck:
         """
         self._serving = serving
         self._portal = portal
-        self._arms = probe_arms(config.rollout.arms or build_all_arms())
+        self._arms = probe_arms(config.rollout.resolved_arms)
         self._question = question
         exact = server_dtype == config.policy.dtype == "float32"
         self.max_mismatch = config.ppo.max_logprob_mismatch or (
