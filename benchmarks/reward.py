@@ -1,6 +1,6 @@
 """How fast the reward is: groups a second by words and arms, answer extraction by length of text.
 
-Run it alone: ``python benchmarks/reward.py``. Everything runs on one core; each row is the median of
+Run it alone: ``python -m benchmarks.reward``. Everything runs on one core; each row is the median of
 several repetitions with their spread.
 """
 

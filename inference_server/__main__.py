@@ -2,7 +2,7 @@
 
 import sys
 
-from inference_server.launcher import main
+from inference_server.launch.launcher import main
 
 # The engine's processes import this module again; only the first one is the server.
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from inference_server.errors import invalid_request
-from inference_server.schemas import ArmsRequest, Question
+from inference_server.http.errors import invalid_request
 from inference_server.settings import Settings
+from inference_server.wire.schemas import ArmsRequest, Question
 from regime_w import ArmSpec, build_all_arms
 
 # vLLM silently raises lower temperatures to this one, and would then not sample as it was asked.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from inference_server.schemas import FinishReason, Priority
+from inference_server.wire.schemas import FinishReason, Priority
 
 
 class AdapterRejected(Exception):
@@ -39,7 +39,7 @@ class EngineTraits:
     base_model: str
     """The model as it was named at start: a folder or a Hub id."""
     base_fingerprint: str | None
-    """Of its files, see `inference_server.base_files`."""
+    """Of its files, see `inference_server.wire.base_fingerprint`."""
     max_model_len_tokens: int
     """Prompt and completion together."""
     max_lora_rank: int

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from inference_server.adapters import AdapterRegistry
+from inference_server.adapters.registry import AdapterRegistry
 from inference_server.arms_request import (
     check_counts,
     resolve_arms,
@@ -31,9 +31,10 @@ from inference_server.engine import (
     NoChatTemplate,
     Sampling,
 )
-from inference_server.errors import ApiError, ErrorType, busy, invalid_request, timed_out
+from inference_server.http.errors import ApiError, ErrorType, busy, invalid_request, timed_out
 from inference_server.metrics import ServerMetrics
-from inference_server.schemas import (
+from inference_server.settings import Settings
+from inference_server.wire.schemas import (
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
@@ -42,7 +43,6 @@ from inference_server.schemas import (
     Question,
     Usage,
 )
-from inference_server.settings import Settings
 from regime_w import ArmOutput, ArmSpec, build_prompt, compute_regime_w_scores
 
 _T = TypeVar("_T")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from inference_server.schemas import ArmCompletion, Priority
+from inference_server.wire.schemas import ArmCompletion, Priority
 from regime_w import build_all_arms
 
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)

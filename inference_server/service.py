@@ -7,14 +7,14 @@ from typing import Self
 
 from prometheus_client import CollectorRegistry
 
-from inference_server.adapter_folder import AdapterFolder
-from inference_server.adapters import AdapterRegistry
+from inference_server.adapters.registry import AdapterRegistry
+from inference_server.adapters.storage import AdapterFolder
 from inference_server.engine import Engine, EngineDied, Sampling
-from inference_server.errors import engine_unavailable
 from inference_server.generation import ArmsGenerator
+from inference_server.http.errors import engine_unavailable
 from inference_server.metrics import ServerMetrics
-from inference_server.schemas import Limits, ServerStatus
 from inference_server.settings import Settings
+from inference_server.wire.schemas import Limits, ServerStatus
 
 # The engine answers between two of its steps; on a CPU a step with long prompts takes seconds.
 ENGINE_ANSWERS_WITHIN_S = 30.0

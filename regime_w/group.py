@@ -16,7 +16,7 @@ from regime_w.config import Formulas, RewardConfig
 from regime_w.counterfactual import Counterfactual
 from regime_w.cross_check import CrossCheck, cross_check
 from regime_w.numerals import canonical
-from regime_w.paths import Path, path_scores, read_path
+from regime_w.reasoning import Path, path_scores, read_path
 from regime_w.scores import (
     s_cf_for_question,
     s_end_for_question,

@@ -12,14 +12,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from inference_server.process import ServerFailed, ServerProcess, free_port
-from trainer.config import TrainConfig
-from trainer.environment import prepare_environment
+from inference_server.launch.server_process import ServerFailed, ServerProcess, free_port
+from trainer.config.loading import load_config
+from trainer.config.sections import TrainConfig
+from trainer.config.stages import SFTRunConfig
+from trainer.console.environment import prepare_environment
+from trainer.console.progress import step_lines
+from trainer.console.stop_signals import Stopped
 from trainer.errors import TrainerError
-from trainer.progress import step_lines
-from trainer.settings import load_config
-from trainer.stage_configs import SFTRunConfig
-from trainer.stop_signals import Stopped
 
 CONFIG = Path(__file__).resolve().parent.parent / "deploy/configs/demo.toml"
 MODEL = Path("models/tiny-base")
@@ -53,7 +53,7 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
     port = usable_port(port)
 
     stage(1, "tiny base model", f"{MODEL}, trained from scratch once and kept")
-    from trainer.tiny_model import build_tiny_model
+    from trainer.commands.tiny_model import build_tiny_model
 
     with step_lines("tiny-model") as on_step:
         build_tiny_model(MODEL, on_step=on_step)
@@ -66,7 +66,7 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
         flags=["--state-dir", str(folder / "server")],
     )
     try:
-        from trainer.sft import run_sft
+        from trainer.commands.sft import run_sft
 
         sft = load_config(
             SFTRunConfig,
@@ -92,14 +92,14 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
             ["--config", str(CONFIG), *(word for pair in overrides.items() for word in pair)],
             prog="scripts/demo.py",
         )
-        from trainer.loop import train
+        from trainer.online.setup import train
 
         result = train(config)
         if result.stopped:
             raise KeyboardInterrupt
 
         stage(5, "evaluation", f"{num_questions} held-out problems, greedy")
-        from trainer.evaluation import EvaluationConfig, run_evaluation
+        from trainer.evaluation.ask import EvaluationConfig, run_evaluation
 
         run_evaluation(
             EvaluationConfig(
@@ -112,8 +112,8 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
         )
 
         stage(6, "report", "is RL helping? curves and transcripts in one file")
-        from trainer.report import write_report
-        from trainer.verdict import print_verdict
+        from trainer.report.page import write_report
+        from trainer.report.verdict import print_verdict
 
         report = write_report(folder)
         print_verdict(report.verdict, console)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import settings
 
-from trainer.config import PolicyConfig
-from trainer.environment import prepare_environment
-from trainer.policy import PolicyRoles, Role
-from trainer.tiny_model import TinyModelRecipe, build_tiny_model
+from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
+from trainer.config.sections import PolicyConfig
+from trainer.console.environment import prepare_environment
+from trainer.model.roles import PolicyRoles, Role
 
 # As the command line does; a server that a test starts inherits it.
 prepare_environment()

@@ -8,13 +8,13 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
-from trainer.config import PolicyConfig, Section, TrainConfig
-from trainer.environment import prepare_environment
+from trainer.config.loading import fail, load_config
+from trainer.config.sections import PolicyConfig, Section, TrainConfig
+from trainer.config.stages import CollectConfig, OfflineRunConfig, SFTRunConfig
+from trainer.console.environment import prepare_environment
+from trainer.console.progress import step_lines
+from trainer.console.stop_signals import Stopped
 from trainer.errors import TrainerError, UsageError
-from trainer.progress import step_lines
-from trainer.settings import fail, load_config
-from trainer.stage_configs import CollectConfig, OfflineRunConfig, SFTRunConfig
-from trainer.stop_signals import Stopped
 
 _PROG = "python -m trainer"
 
@@ -88,12 +88,12 @@ class TinyModelCommand(Section):
 def _train(arguments: list[str]) -> None:
     command = load_config(TrainCommand, arguments, prog=f"{_PROG} train")
     config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.run_folder import require_model_folder
+    from trainer.run_state.run_folder import require_model_folder
 
     require_model_folder(config.policy.base_model)
-    from trainer.disk import full_disk_is_told
-    from trainer.loop import train
-    from trainer.terminal import CONSOLE_FILE, lasting_output
+    from trainer.console.terminal import CONSOLE_FILE, lasting_output
+    from trainer.io.disk import full_disk_is_told
+    from trainer.online.setup import train
 
     folder = config.run.folder
     with lasting_output(folder / CONSOLE_FILE), full_disk_is_told(folder):
@@ -104,10 +104,10 @@ def _train(arguments: list[str]) -> None:
 
 def _sft(arguments: list[str]) -> None:
     config = load_config(SFTRunConfig, arguments, prog=f"{_PROG} sft")
-    from trainer.run_folder import require_model_folder
+    from trainer.run_state.run_folder import require_model_folder
 
     require_model_folder(config.policy.base_model)
-    from trainer.sft import run_sft
+    from trainer.commands.sft import run_sft
 
     with step_lines("sft") as on_step:
         folder = run_sft(config, on_step, print)
@@ -116,7 +116,7 @@ def _sft(arguments: list[str]) -> None:
 
 def _collect(arguments: list[str]) -> None:
     config = load_config(CollectConfig, arguments, prog=f"{_PROG} collect")
-    from trainer.collect import run_collect
+    from trainer.commands.collect import run_collect
 
     run_collect(config)
 
@@ -124,36 +124,36 @@ def _collect(arguments: list[str]) -> None:
 def _train_offline(arguments: list[str]) -> None:
     command = load_config(TrainOfflineCommand, arguments, prog=f"{_PROG} train-offline")
     config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.run_folder import require_model_folder
+    from trainer.run_state.run_folder import require_model_folder
 
     require_model_folder(config.policy.base_model)
-    from trainer.offline import train_offline
+    from trainer.commands.train_offline import train_offline
 
     print(f"adapter in {train_offline(config, must_resume=command.resume)}")
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from trainer.evaluation import EvaluationConfig, run_evaluation
+    from trainer.evaluation.ask import EvaluationConfig, run_evaluation
 
     run_evaluation(load_config(EvaluationConfig, arguments, prog=f"{_PROG} eval"))
 
 
 def _diff(arguments: list[str]) -> None:
     command = load_config(DiffCommand, arguments, prog=f"{_PROG} diff")
-    from trainer.answer_diff import print_diff
+    from trainer.evaluation.diff import print_diff
 
     print_diff(command.evaluation, command.baseline, command.model, limit=command.limit)
 
 
 def _sample(arguments: list[str]) -> None:
-    from trainer.sample import SampleConfig, run_sample
+    from trainer.commands.sample import SampleConfig, run_sample
 
     run_sample(load_config(SampleConfig, arguments, prog=f"{_PROG} sample"))
 
 
 def _doctor(arguments: list[str]) -> None:
-    from trainer.checks import DoctorConfig
-    from trainer.doctor import run_doctor
+    from trainer.doctor.checks import DoctorConfig
+    from trainer.doctor.doctor import run_doctor
 
     if not run_doctor(load_config(DoctorConfig, arguments, prog=f"{_PROG} doctor")):
         sys.exit(1)
@@ -164,11 +164,11 @@ def _replay(arguments: list[str]) -> None:
     if command.verify and command.what_if:
         raise UsageError("--verify compares a run with itself, --what-if with another; choose one")
     if command.what_if:
-        from trainer.what_if import what_if
+        from trainer.replay.what_if import what_if
 
         what_if(command.run, command.what_if, from_step=command.from_step, say=print)
         return
-    from trainer.replay import verify
+    from trainer.replay.verify import verify
 
     is_same = verify(
         command.run, from_step=command.from_step, stop_at_first=command.verify, say=print
@@ -181,8 +181,8 @@ def _report(arguments: list[str]) -> None:
     command = load_config(ReportCommand, arguments, prog=f"{_PROG} report")
     from rich.console import Console
 
-    from trainer.report import write_report
-    from trainer.verdict import print_verdict
+    from trainer.report.page import write_report
+    from trainer.report.verdict import print_verdict
 
     report = write_report(command.run)
     print_verdict(report.verdict, Console())
@@ -191,8 +191,8 @@ def _report(arguments: list[str]) -> None:
 
 def _dequantize(arguments: list[str]) -> None:
     command = load_config(DequantizeCommand, arguments, prog=f"{_PROG} dequantize")
-    from trainer.base_model import save_dequantized
-    from trainer.device import compute_device
+    from trainer.model.base_model import save_dequantized
+    from trainer.model.device import compute_device
 
     save_dequantized(command.policy, command.output, compute_device("auto"))
     print(f"base model in {command.output}")
@@ -200,7 +200,7 @@ def _dequantize(arguments: list[str]) -> None:
 
 def _tiny_model(arguments: list[str]) -> None:
     command = load_config(TinyModelCommand, arguments, prog=f"{_PROG} tiny-model")
-    from trainer.tiny_model import build_tiny_model
+    from trainer.commands.tiny_model import build_tiny_model
 
     with step_lines("tiny-model") as on_step:
         folder = build_tiny_model(command.output, on_step=on_step)

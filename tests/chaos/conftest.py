@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.process import ServerProcess, running_server
+from inference_server.launch.server_process import ServerProcess, running_server
 
 SERVER_FLAGS = ["--max-model-len", "256"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.process import ServerProcess
+from inference_server.launch.server_process import ServerProcess
 from tests.chaos.trainer_process import TrainerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.process import ServerProcess, free_port
+from inference_server.launch.server_process import ServerProcess, free_port
 from tests.chaos.conftest import SERVER_FLAGS
 from tests.chaos.trainer_process import TrainerProcess
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inference_server.process import ServerProcess
+from inference_server.launch.server_process import ServerProcess
 from tests.chaos.proxy import Fault, Schedule, faulty_proxy
 from tests.chaos.trainer_process import TrainerProcess
 

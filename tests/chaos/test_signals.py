@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.process import ServerProcess
+from inference_server.launch.server_process import ServerProcess
 from tests.chaos.proxy import Fault, Schedule, faulty_proxy, wait_until
 from tests.chaos.trainer_process import TrainerProcess
-from trainer.checkpoint import checkpoint_folders, step_of
-from trainer.terminal import CONSOLE_FILE
+from trainer.console.terminal import CONSOLE_FILE
+from trainer.run_state.checkpoint import checkpoint_folders, step_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

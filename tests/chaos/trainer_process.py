@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from inference_server.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
-from trainer.data import load_records
-from trainer.journal import JournalReader
-from trainer.replay import verify
-from trainer.run_folder import ADAPTERS_FOLDER
-from trainer.word_problems import Split
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
+from trainer.replay.verify import verify
+from trainer.run_state.journal import JournalReader
+from trainer.run_state.run_folder import ADAPTERS_FOLDER
 
 QUESTIONS_PER_STEP = 2
 

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from safetensors.torch import save
 
-from inference_server import adapters
+from inference_server.adapters import registry as adapters
 from inference_server.engine import (
     AdapterRejected,
     Chat,
@@ -28,10 +28,10 @@ from inference_server.engine import (
     NoChatTemplate,
     Sampling,
 )
-from inference_server.routes import attach_routes
-from inference_server.schemas import FinishReason
+from inference_server.http.routes import attach_routes
 from inference_server.service import Service
 from inference_server.settings import Settings
+from inference_server.wire.schemas import FinishReason
 
 LAYERS = {
     "model.layers.0.self_attn.q_proj": LinearShape(in_features=16, out_features=16),

@@ -14,8 +14,8 @@ from pydantic import SecretStr
 from safetensors.torch import save
 
 from inference_server import service as service_module
-from inference_server.routes import attach_routes
-from inference_server.schemas import AdapterInfo, AdapterList, ErrorResponse, ServerStatus
+from inference_server.http.routes import attach_routes
+from inference_server.wire.schemas import AdapterInfo, AdapterList, ErrorResponse, ServerStatus
 
 
 def q_proj(side: str) -> str:

@@ -9,11 +9,11 @@ import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from inference_server import request_log
 from inference_server import service as service_module
-from inference_server.schemas import ErrorResponse, Priority
+from inference_server.http import request_log
 from inference_server.service import Service
 from inference_server.settings import Settings
+from inference_server.wire.schemas import ErrorResponse, Priority
 
 
 @pytest.fixture

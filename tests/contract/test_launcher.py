@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from inference_server.launcher import main
+from inference_server.launch.launcher import main
+from inference_server.launch.state_dir import claim_state_dir
 from inference_server.settings import SettingsError, load_settings
-from inference_server.state_dir import claim_state_dir
 
 
 @pytest.fixture

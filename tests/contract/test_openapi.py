@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from inference_server.routes import attach_routes
+from inference_server.http.routes import attach_routes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from tests.contract.conftest import FakeEngine

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from safetensors.torch import save
 
-from inference_server.routes import attach_routes
+from inference_server.http.routes import attach_routes
 from inference_server.service import Service
 from tests.contract.conftest import Client, FakeEngine
 

@@ -8,7 +8,13 @@ import pytest
 import zstandard
 
 from inference_server.engine import EngineDied
-from inference_server.schemas import ArmGroup, ArmsRequest, ArmsResponse, ErrorResponse, StreamEnd
+from inference_server.wire.schemas import (
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    ErrorResponse,
+    StreamEnd,
+)
 
 QUESTIONS = [{"id": name, "question": f"{name}?"} for name in ("a", "b", "c")]
 

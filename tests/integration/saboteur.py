@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from safetensors.torch import load, save
 from starlette.datastructures import UploadFile
 
-from inference_server.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from regime_w import build_all_arms
 
 

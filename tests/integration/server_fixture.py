@@ -9,8 +9,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
 
-from inference_server import process
-from inference_server.process import ServerProcess
+from inference_server.launch import server_process as process
+from inference_server.launch.server_process import ServerProcess
 
 EOS_TOKEN = "<|end|>"
 

@@ -39,7 +39,7 @@ def wrappers():
     # Importing vllm takes seconds, and only here: other tests run without it.
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    from inference_server.cpu_lora import GroupedPunicaWrapper
+    from inference_server.vllm.cpu_lora import GroupedPunicaWrapper
 
     return PunicaWrapperCPU, GroupedPunicaWrapper
 
@@ -131,7 +131,7 @@ def test_the_plugin_is_what_vllm_finds(wrappers):
     from vllm.platforms import current_platform
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    from inference_server.cpu_lora import GroupedPunicaWrapper, register
+    from inference_server.vllm.cpu_lora import GroupedPunicaWrapper, register
 
     if not current_platform.is_cpu():
         pytest.skip("on a GPU vLLM keeps its own kernels")

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.process import ServerProcess
+from inference_server.launch.server_process import ServerProcess
 from tests.integration.server_fixture import (
     running_server,
     save_random_adapter,
     save_random_model,
 )
-from trainer.accuracy import Evaluation
-from trainer.answers import answers_path, read_answers
-from trainer.client import ArmsClient
-from trainer.config import ServerConfig
-from trainer.evaluation import EvaluationConfig, evaluate
+from trainer.client.arms_client import ArmsClient
+from trainer.config.sections import ServerConfig
+from trainer.evaluation.ask import EvaluationConfig, evaluate
+from trainer.evaluation.records import answers_path, read_answers
+from trainer.evaluation.results import Evaluation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

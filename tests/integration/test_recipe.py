@@ -13,13 +13,13 @@ import pytest
 import torch
 from peft import PeftModel
 
-from inference_server.process import ServerProcess, running_server
-from trainer.base_model import load_base
-from trainer.batch import Sample
-from trainer.config import PolicyConfig
-from trainer.jsonl import read_lines
-from trainer.policy import PolicyRoles, Role
-from trainer.sample_logprobs import sample_logprobs
+from inference_server.launch.server_process import ServerProcess, running_server
+from trainer.config.sections import PolicyConfig
+from trainer.io.jsonl import read_lines
+from trainer.model.base_model import load_base
+from trainer.model.batch import Sample
+from trainer.model.roles import PolicyRoles, Role
+from trainer.model.sample_logprobs import sample_logprobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.report import write_report
+from trainer.report.page import write_report
 
 MADE_RUN = Path(__file__).parent.parent / "fixtures/verdict/kl_blow_up"
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")

@@ -17,8 +17,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from inference_server.process import START_TIMEOUT_S, ServerProcess, free_port
-from inference_server.schemas import (
+from inference_server.launch.server_process import START_TIMEOUT_S, ServerProcess, free_port
+from inference_server.wire.schemas import (
     ArmGroup,
     ArmsResponse,
     FinishReason,

@@ -11,8 +11,8 @@ import httpx
 import psutil
 import pytest
 
-from inference_server.process import ServerProcess
-from inference_server.schemas import ArmsResponse, ServerStatus
+from inference_server.launch.server_process import ServerProcess
+from inference_server.wire.schemas import ArmsResponse, ServerStatus
 from tests.integration.server_fixture import (
     running_server,
     save_random_adapter,

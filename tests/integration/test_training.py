@@ -16,8 +16,8 @@ from peft import PeftModel
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoModelForCausalLM
 
-from inference_server.process import ServerProcess, free_port, running_server
-from inference_server.schemas import ServerStatus
+from inference_server.launch.server_process import ServerProcess, free_port, running_server
+from inference_server.wire.schemas import ServerStatus
 from tests.integration.saboteur import (
     DoublesB,
     DoublesTheTemperature,
@@ -27,14 +27,14 @@ from tests.integration.saboteur import (
     TellsTheTemperatureThatItDoubles,
     sabotaged,
 )
-from trainer.checkpoint import checkpoint_folders, read_best
-from trainer.config import TrainConfig
-from trainer.data import load_records
+from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
+from trainer.config.sections import TrainConfig
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
 from trainer.errors import SyncError
-from trainer.loop import train
-from trainer.questions import QuestionStream
-from trainer.tiny_model import TinyModelRecipe, build_tiny_model
-from trainer.word_problems import Split
+from trainer.online.setup import train
+from trainer.rollouts.questions import QuestionStream
+from trainer.run_state.checkpoint import checkpoint_folders, read_best
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

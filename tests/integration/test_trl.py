@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from regime_w import ArmOutput, RewardConfig, arm_rewards, build_all_arms, build_prompt
 from regime_w.trl import regime_w_reward
-from trainer.word_problems import Split, word_problems
+from trainer.data.word_problems import Split, word_problems
 
 pytestmark = pytest.mark.slow
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from inference_server.schemas import Limits, ServerStatus
-from trainer.serving import Serving
+from inference_server.wire.schemas import Limits, ServerStatus
+from trainer.online.serving import Serving
 
 BOOT_ID = "b"
 STATUS = ServerStatus(

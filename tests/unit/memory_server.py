@@ -10,7 +10,7 @@ from typing import Self
 
 import torch
 
-from inference_server.schemas import (
+from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
     AdapterInfo,
     ArmCompletion,
@@ -25,10 +25,10 @@ from inference_server.schemas import (
     adapter_name,
 )
 from regime_w import ArmSpec
-from trainer.batch import Sample, micro_batches
-from trainer.client import Completion
+from trainer.client.arms_client import Completion
 from trainer.errors import ServerRejectedError
-from trainer.policy import AdapterState, PolicyRoles, Role, read_adapter
+from trainer.model.batch import Sample, micro_batches
+from trainer.model.roles import AdapterState, PolicyRoles, Role, read_adapter
 
 NUM_TOKENS = 5
 VOCABULARY = 200

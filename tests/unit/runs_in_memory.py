@@ -9,10 +9,10 @@ import torch
 
 from regime_w import ArmSpec
 from tests.unit.memory_server import MemoryServer
-from trainer import loop
-from trainer.config import PolicyConfig, TrainConfig
-from trainer.policy import PolicyRoles
-from trainer.training import TrainResult
+from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.model.roles import PolicyRoles
+from trainer.online import setup as loop
+from trainer.online.loop import TrainResult
 
 ARMS = [
     ArmSpec(name=f"arm_{i}", system_prompt="Be brief.", temperature=0.5 + i / 4, top_p=1.0)

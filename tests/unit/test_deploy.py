@@ -17,10 +17,10 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from inference_server.routes import attach_routes
+from inference_server.http.routes import attach_routes
 from inference_server.settings import Settings
-from trainer.checks import DoctorConfig
-from trainer.config import RunConfig, TrainConfig
+from trainer.config.sections import RunConfig, TrainConfig
+from trainer.doctor.checks import DoctorConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

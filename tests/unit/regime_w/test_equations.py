@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from regime_w import extract_answer
 from regime_w.equations import MAX_EQUATIONS, parse_equations
-from regime_w.paths import path_scores, read_path
+from regime_w.reasoning import path_scores, read_path
 
 GSM8K = os.environ.get("REGIME_W_GSM8K_DIR")
 STEP = "12 + 7 = 19"

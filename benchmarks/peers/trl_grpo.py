@@ -1,0 +1,193 @@
+"""Our default beside TRL's GRPOTrainer and AsyncGRPOTrainer: seconds a step, and accuracy against wall time.
+
+Base, SFT adapter, training questions, reward, optimizer steps and completions a step are the same; see
+benchmarks/peers/trl_peers.py for what TRL cannot do alike. The trainers take turns, a seed at a time, each with the machine
+for itself: our server idles while TRL trains. Versions of all are evaluated afterwards on our server. What is
+there already is not measured again.
+
+    python -m benchmarks.peers.trl_grpo --seeds 0 1 2
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from benchmarks.peers.trl_peers import TIMES_FILE
+from benchmarks.trainer.learning import (
+    DEFAULT,
+    NUM_STEPS,
+    POINTS_TO_GAIN,
+    benchmark_server,
+    curve_path,
+    evaluate_adapters,
+    evaluate_row,
+    sft_adapter,
+    train_row,
+    warm_up,
+    write_curve,
+)
+from benchmarks.trainer.learning_curves import Curve, table
+from inference_server.launch.server_process import free_port
+from inference_server.vllm.cpu_settings import cpu_environment
+from trainer.console.environment import prepare_environment
+
+GRPO = "TRL GRPOTrainer"
+ASYNC = "TRL AsyncGRPOTrainer"
+PEERS = {"grpo": GRPO, "async": ASYNC}
+VLLM_FLAGS = (
+    *("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--no-enable-chunked-prefill"),
+    *("--max-num-batched-tokens", "8192", "--max-num-seqs", "256", "--max-model-len", "512"),
+    *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "3"),
+    *("--generation-config", "vllm"),
+)
+VLLM_START_TIMEOUT_S = 300.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/trl"), help="[%(default)s]")
+    parser.add_argument("--sft", type=Path, default=Path("runs/learning/sft"), help="[%(default)s]")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
+    parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="TRL's [%(default)s]")
+    parser.add_argument("--temperature", type=float, default=1.0, help="TRL's [%(default)s]")
+    arguments = parser.parse_args()
+    prepare_environment()
+    folder: Path = arguments.folder
+    sft = sft_adapter(arguments.model, arguments.sft)
+    rows = [DEFAULT, *(PEERS[peer] for peer in arguments.peers)]
+    wanted = [(seed, row) for seed in arguments.seeds for row in rows]
+    if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
+        with benchmark_server(arguments.model, folder) as url:
+            warm_up(arguments.model, sft, url)
+            for seed, row in missing:
+                into = curve_path(folder, seed, row).parent
+                if row == DEFAULT:
+                    train_row(row, seed, arguments.model, sft, url, arguments.steps, into / "run")
+                else:
+                    train_peer(row, seed, sft, arguments, into)
+            for seed, row in missing:
+                path = curve_path(folder, seed, row)
+                if row == DEFAULT:
+                    evaluate_row(row, seed, url, arguments.questions, path)
+                else:
+                    evaluate_peer(row, seed, sft, url, arguments.questions, path)
+    curves = {key: Curve.read(curve_path(folder, *key)) for key in wanted}
+    print(table(list(curves.values()), rows, points_to_gain=POINTS_TO_GAIN))
+    for row in rows[1:]:
+        steps, times = [], []
+        for seed in arguments.seeds:
+            ours, theirs = curves[seed, DEFAULT], curves[seed, row]
+            target = ours.points[0].accuracy + POINTS_TO_GAIN / 100
+            steps.append(ours.step_s / theirs.step_s)
+            times.append(ours.time_to(target) / theirs.time_to(target))
+        print(f"ours / {row}: a step {spread(steps)}, time to +{POINTS_TO_GAIN} {spread(times)}")
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, folder: Path) -> None:
+    """Train one of TRL's trainers in a process of its own, unless that was done."""
+    if (folder / TIMES_FILE).is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    peer = next(name for name, label in PEERS.items() if label == row)
+    # A process that generates and trains has both cores; beside a server, as ours, one.
+    num_threads = len(os.sched_getaffinity(0)) if peer == "grpo" else 1
+    options = {
+        "--model": arguments.model,
+        "--sft": sft,
+        "--folder": folder,
+        "--seed": seed,
+        "--steps": arguments.steps,
+        "--learning-rate": arguments.learning_rate,
+        "--temperature": arguments.temperature,
+        "--threads": num_threads,
+    }
+    if peer == "async":
+        # Adapters are named alike in every run, and vLLM's prefix cache knows them by name.
+        with vllm_server(arguments.model, folder) as vllm_url:
+            run_process(peer, {**options, "--url": vllm_url}, folder)
+    else:
+        run_process(peer, options, folder)
+
+
+def evaluate_peer(row: str, seed: int, sft: Path, url: str, num_questions: int, path: Path) -> None:
+    """Evaluate what a peer kept after each step, and write the curve."""
+    folder = path.parent
+    seconds = [0.0, *json.loads((folder / TIMES_FILE).read_text())["seconds"]]
+    adapters = [sft, *sorted(folder.glob("step-??????"))]
+    write_curve(row, seed, seconds, evaluate_adapters(adapters, url, num_questions), path)
+
+
+def run_process(peer: str, options: dict[str, object], folder: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.peers.trl_peers", peer]
+    command += [str(word) for pair in options.items() for word in pair]
+    with (folder / "train.log").open("w") as log:
+        done = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=without_thread_limit(), check=False
+        )
+    if done.returncode:
+        raise SystemExit(f"{peer} failed: see {folder / 'train.log'}")
+
+
+def without_thread_limit() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+
+@contextmanager
+def vllm_server(model: Path, folder: Path) -> Iterator[str]:
+    """vLLM's own server as TRL wants it: adapters at run time, and the routes that pause it."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    environment = {
+        **without_thread_limit(),
+        **cpu_environment(hidden_size=None),
+        "VLLM_TARGET_DEVICE": "cpu",
+        "VLLM_PLUGINS": "",
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    }
+    with (
+        (folder / "vllm.log").open("w") as log,
+        subprocess.Popen(
+            [*command, "--port", str(port), *VLLM_FLAGS],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        ) as process,
+    ):
+        try:
+            deadline = time.monotonic() + VLLM_START_TIMEOUT_S
+            while True:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"vLLM did not start: see {folder / 'vllm.log'}")
+                try:
+                    if httpx.get(f"{url}/health", trust_env=False).is_success:
+                        break
+                except httpx.TransportError:
+                    time.sleep(0.5)
+            yield url
+        finally:
+            process.terminate()
+
+
+if __name__ == "__main__":
+    main()

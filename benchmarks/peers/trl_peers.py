@@ -1,0 +1,253 @@
+"""TRL's own trainers on our task, each in a process of its own; run by benchmarks/peers/trl_grpo.py.
+
+A step is what it is for us: 128 completions by one policy, four optimizer steps of 32 completions. TRL samples eight
+completions of one prompt, the first arm's, at one temperature. An adapter is kept after every step; the clock
+stands still while it is written.
+"""
+
+import argparse
+import json
+import os
+import re
+import time
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from regime_w.trl import regime_w_reward
+
+GENERATIONS = 8
+QUESTIONS_PER_STEP = 16
+UPDATES_PER_STEP = 4
+MAX_TOKENS = 40
+TIMES_FILE = "times.json"
+
+_reward = regime_w_reward()
+
+
+def regime_w(**columns: Any) -> list[float]:
+    """The reward by a name that the asynchronous trainer's rollout process can import."""
+    return _reward(**columns)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("peer", choices=("grpo", "async"))
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--sft", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--temperature", type=float, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--url", help="of the vLLM server, for async")
+    arguments = parser.parse_args()
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    {"grpo": train_grpo, "async": train_async}[arguments.peer](arguments)
+
+
+def train_grpo(arguments: argparse.Namespace) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    torch.set_num_threads(arguments.threads)
+    base = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+    trainer = GRPOTrainer(
+        model=PeftModel.from_pretrained(base, arguments.sft, is_trainable=True),
+        args=GRPOConfig(
+            **shared_settings(arguments),
+            steps_per_generation=UPDATES_PER_STEP,
+            use_cpu=True,
+        ),
+        reward_funcs=regime_w,
+        train_dataset=questions(arguments, as_chat=False),
+        processing_class=AutoTokenizer.from_pretrained(arguments.model),
+    )
+    train(trainer, arguments)
+
+
+def train_async(arguments: argparse.Namespace) -> None:
+    import torch
+    from peft import LoraConfig, set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
+
+    torch.set_num_threads(arguments.threads)
+    make_async_run_on_cpu()
+    lora = LoraConfig.from_pretrained(arguments.sft)
+    lora.inference_mode = False
+    trainer = AsyncGRPOTrainer(
+        model=str(arguments.model),
+        args=AsyncGRPOConfig(
+            **shared_settings(arguments),
+            vllm_server_base_url=arguments.url,
+            # A fixed number of completions an update instead of as many as fit a context.
+            token_budget=0,
+            weight_sync_steps=UPDATES_PER_STEP,
+            max_staleness=1,
+            max_inflight_tasks=2 * QUESTIONS_PER_STEP * GENERATIONS,
+            use_cpu=True,
+        ),
+        reward_funcs=regime_w,
+        train_dataset=questions(arguments, as_chat=True),
+        processing_class=chat_tokenizer(arguments.model),
+        peft_config=lora,
+    )
+    set_peft_model_state_dict(trainer.model, load_file(arguments.sft / "adapter_model.safetensors"))
+    train(trainer, arguments)
+
+
+def shared_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "output_dir": str(arguments.folder / "output"),
+        "max_steps": arguments.steps * UPDATES_PER_STEP,
+        "per_device_train_batch_size": QUESTIONS_PER_STEP * GENERATIONS // UPDATES_PER_STEP,
+        "gradient_accumulation_steps": 1,
+        "num_generations": GENERATIONS,
+        "max_completion_length": MAX_TOKENS,
+        "temperature": arguments.temperature,
+        "learning_rate": arguments.learning_rate,
+        "lr_scheduler_type": "linear",
+        "seed": arguments.seed,
+        "logging_steps": UPDATES_PER_STEP,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "dataloader_pin_memory": False,
+    }
+
+
+def questions(arguments: argparse.Namespace, *, as_chat: bool) -> Any:
+    from datasets import Dataset
+
+    from regime_w import build_all_arms, build_prompt
+    from trainer.data.word_problems import Split, word_problems
+
+    system_prompt = build_all_arms()[0].system_prompt
+    problems = islice(
+        word_problems(Split.TRAIN, seed=arguments.seed), QUESTIONS_PER_STEP * arguments.steps
+    )
+    return Dataset.from_list(
+        [
+            {
+                "prompt": [
+                    {"role": "system", "content": system_prompt},
+                    {"role": "user", "content": problem.question},
+                ]
+                if as_chat
+                else build_prompt(system_prompt, problem.question),
+                "question": problem.question,
+                "answer": problem.answer,
+            }
+            for problem in problems
+        ]
+    )
+
+
+def train(trainer: Any, arguments: argparse.Namespace) -> None:
+    """Train; keep the adapter after every step and the seconds until then."""
+    from transformers import TrainerCallback
+
+    folder: Path = arguments.folder
+    seconds: list[float] = []
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.started = self.written_s = 0.0
+
+        def on_train_begin(self, *ignored: object, **more: object) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, args: object, state: Any, *ignored: object, **more: object) -> None:
+            if state.global_step % UPDATES_PER_STEP == 0:
+                now = time.perf_counter()
+                seconds.append(now - self.started - self.written_s)
+                trainer.model.save_pretrained(folder / f"step-{len(seconds):06d}")
+                self.written_s += time.perf_counter() - now
+
+    # Last of the callbacks: after a sync of weights, which is part of the step.
+    trainer.add_callback(Clock())
+    trainer.train()
+    rows = [row for row in trainer.state.log_history if "reward" in row]
+    (folder / TIMES_FILE).write_text(json.dumps({"seconds": seconds, "logs": rows}))
+
+
+def chat_tokenizer(model: Path) -> Any:
+    """A tokenizer with what the asynchronous trainer reads an answer by."""
+    from transformers import AutoTokenizer
+
+    from regime_w import build_prompt
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    _, after_question = build_prompt("", "\0").split("\0")
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": after_question,
+        "fields": {
+            "content": {
+                "close_pattern": re.escape(tokenizer.eos_token) + r"\s*",
+                "content": "text",
+            }
+        },
+    }
+    return tokenizer
+
+
+def make_async_run_on_cpu() -> None:
+    """Replace the two parts of the asynchronous trainer that need CUDA.
+
+    It asks for the GPU's peak FLOPS, for a metric; and its tree attention is FlashAttention 3 from the
+    Hub. Here: PyTorch's attention under a mask that says the same, made once for all layers.
+    """
+    import torch
+    from trl.experimental.async_grpo import async_grpo_trainer, packing
+
+    async_grpo_trainer.get_peak_flops_per_device = lambda accelerator, dtype: None
+
+    made: dict[str, Any] = {}
+
+    def mask_of(paths: torch.Tensor, ends_q: torch.Tensor, ends_k: torch.Tensor) -> torch.Tensor:
+        """[N, N] which packed token sees which: its segment's path up to itself."""
+        if made.get("paths") is not paths:
+            num_tokens = int(ends_q[-1])
+            mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)
+            for (q0, q1), (k0, k1) in zip(
+                pairwise(ends_q.tolist()), pairwise(ends_k.tolist()), strict=True
+            ):
+                mask[q0:q1, paths[k0:k1]] = True
+            made.update(paths=paths, mask=mask.tril())
+        return made["mask"]
+
+    def tree_attention(
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: object,
+        *,
+        tree_kv_index: torch.Tensor,
+        tree_cu_seqlens_q: torch.Tensor,
+        tree_cu_seqlens_k: torch.Tensor,
+        scaling: float | None = None,
+        **ignored: object,
+    ) -> tuple[torch.Tensor, None]:
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask_of(tree_kv_index, tree_cu_seqlens_q, tree_cu_seqlens_k),
+            scale=scaling,
+            enable_gqa=query.shape[1] != key.shape[1],
+        )
+        return out.transpose(1, 2), None
+
+    packing.tree_attention = tree_attention
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""What journal and checkpoints cost: their shares of a run's wall time, on that run's own disk.
+
+The journal's is read from the run's metrics; the checkpoint is written again and again from its state.
+"""
+
+import argparse
+import shutil
+import statistics
+import sys
+import time
+from pathlib import Path
+
+from trainer.console.environment import prepare_environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run")
+    parser.add_argument("--repetitions", type=int, default=15, help="checkpoints [%(default)s]")
+    arguments = parser.parse_args()
+    prepare_environment()
+
+    from trainer.config.sections import RunConfig
+    from trainer.console.tracking import read_metrics
+    from trainer.replay.verify import open_replay
+    from trainer.run_state.checkpoint import checkpoint_folders, save_checkpoint, step_of
+    from trainer.run_state.run_folder import read_run_config
+
+    rows = read_metrics(arguments.run)[1:]  # The first step warms up.
+    step_s = statistics.median(row["time/step_s"] for row in rows)
+    journal_s = [row["time/journal_s"] for row in rows]
+    share = sum(journal_s) / sum(row["time/step_s"] for row in rows)
+    print(f"steps of {step_s:.3f} s (median of {len(rows)})")
+    print(f"journal     {spread(journal_s)}: {share:.2%} of the steps' time")
+
+    before_last = step_of(checkpoint_folders(arguments.run)[-2])
+    replay = open_replay(
+        arguments.run,
+        read_run_config(arguments.run),
+        from_step=before_last,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    folder = arguments.run / "durability"
+    checkpoint_s = []
+    try:
+        for _ in range(arguments.repetitions):
+            started = time.monotonic()
+            saved = save_checkpoint(
+                folder,
+                replay.checkpoint.progress,
+                replay.learner.roles,
+                replay.learner.update,
+                served=replay.checkpoint.served,
+                num_kept=1,
+            )
+            checkpoint_s.append(time.monotonic() - started)
+        size_bytes = sum(path.stat().st_size for path in saved.iterdir())
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    every = RunConfig().checkpoint_every
+    share = statistics.median(checkpoint_s) / (every * step_s)
+    print(
+        f"checkpoint  {spread(checkpoint_s)}, {size_bytes / 2**20:.1f} MiB: {share:.2%} of the "
+        f"time of {every} steps (run.checkpoint_every)"
+    )
+
+
+def spread(seconds: list[float]) -> str:
+    """Median, lowest and highest."""
+    return (
+        f"{statistics.median(seconds) * 1e3:.1f} ms "
+        f"({min(seconds) * 1e3:.1f} to {max(seconds) * 1e3:.1f})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Held-out accuracy against wall time, for the ways to credit and to compare; see benchmarks/README.md.
+
+Every row is a run of deploy/configs/demo.toml with a setting or two changed, for some seeds (of questions, shuffles,
+sampling and torch), all from one SFT adapter. Rows take turns within a seed, on one server. Every version
+is evaluated once all runs are over; the time is the training loop's own. Runs that are there already
+are not repeated, so the whole can be measured in parts:
+
+    python -m benchmarks.trainer.learning --seeds 0
+    python -m benchmarks.trainer.learning --seeds 1 2
+    python -m benchmarks.trainer.learning --seeds 0 1 2    # the table and the picture of all
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import random
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate, islice
+from pathlib import Path
+from unittest.mock import patch
+
+from benchmarks.trainer.learning_curves import Curve, Point, plot, table
+from inference_server.launch.server_process import running_server
+from inference_server.wire.schemas import ArmGroup, adapter_name
+from regime_w import RewardConfig, answers_agree, build_all_arms, build_prompt, extract_answer
+from trainer.config.loading import load_config
+from trainer.config.sections import DataConfig, PolicyConfig, TrainConfig
+from trainer.config.stages import SFTConfig, SFTRunConfig
+from trainer.console.environment import prepare_environment
+from trainer.console.tracking import read_metrics
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import Split, Style, word_problems
+from trainer.rollouts.groups import ScoredGroup, score_group
+
+CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
+RANDOM_REWARD = "random reward"
+DEFAULT = "per_arm, gae (default)"
+ROWS: dict[str, tuple[str, ...]] = {
+    DEFAULT: (),
+    "shared, random arm (recipe)": (
+        *("--reward.credit", "shared", "--reward.selection", "random"),
+        *("--reward.formulas", "original"),
+    ),
+    "difference, gae": ("--reward.credit", "difference"),
+    "per_arm, rloo": ("--ppo.advantage", "rloo"),
+    "per_arm, grpo": ("--ppo.advantage", "grpo"),
+    RANDOM_REWARD: (),
+}
+POINTS_TO_GAIN = 20
+NUM_DEMONSTRATIONS = 2_000
+SKIPPED_SHARE = {"+": 0.35, "-": 0.70, "*": 0.70, "/": 0.70}
+MAX_TOKENS = 40
+NUM_STEPS = 12
+WARM_UP_STEPS = 2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="[all]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
+    parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
+    parser.add_argument("--plot", type=Path, help="where the picture goes [FOLDER/learning.svg]")
+    arguments = parser.parse_args()
+    prepare_environment()
+    folder: Path = arguments.folder
+    sft = sft_adapter(arguments.model, folder / "sft")
+    wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]
+    if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
+        with benchmark_server(arguments.model, folder) as url:
+            warm_up(arguments.model, sft, url)
+            for seed, row in missing:
+                run_folder = curve_path(folder, seed, row).parent / "run"
+                train_row(row, seed, arguments.model, sft, url, arguments.steps, run_folder)
+            for seed, row in missing:
+                evaluate_row(row, seed, url, arguments.questions, curve_path(folder, seed, row))
+    curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
+    print(table(curves, arguments.rows, points_to_gain=POINTS_TO_GAIN))
+    picture: Path = arguments.plot or folder / "learning.svg"
+    picture.write_text(plot(curves, arguments.rows, points_to_gain=POINTS_TO_GAIN))
+
+
+def curve_path(folder: Path, seed: int, row: str) -> Path:
+    name = "".join(c if c.isalnum() else "-" for c in row).strip("-")
+    return folder / f"{name}-{seed}" / "curve.json"
+
+
+def sft_adapter(model: Path, folder: Path) -> Path:
+    """The start of every run, made where it is not there yet.
+
+    The demo's demonstrations, but as careless about products as about differences: a gain of 20
+    points on the demo's own start ends where the base's arithmetic does.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        from trainer.commands.sft import run_sft
+
+        rng = random.Random("careless")
+        rows = []
+        for problem in islice(word_problems(Split.TRAIN, seed=1), NUM_DEMONSTRATIONS):
+            skips = len(problem.steps) > 1 and rng.random() < SKIPPED_SHARE[problem.steps[1].op]
+            style = Style.SKIPPED_STEP if skips else Style.FULL
+            rows.append({"question": problem.question, "answer": problem.solution(style)})
+        folder.mkdir(parents=True, exist_ok=True)
+        source = folder / "demonstrations.jsonl"
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        config = SFTRunConfig(
+            policy=PolicyConfig(base_model=str(model)),
+            data=DataConfig(source=str(source)),
+            sft=SFTConfig(
+                num_examples=NUM_DEMONSTRATIONS, learning_rate=2e-3, num_evaluation_examples=0
+            ),
+            output=folder,
+        )
+        run_sft(config, lambda step, num_steps, loss: None, lambda line: None)
+    return folder
+
+
+@contextlib.contextmanager
+def benchmark_server(model: Path, folder: Path) -> Iterator[str]:
+    with (
+        tempfile.TemporaryDirectory() as state,
+        running_server(
+            model=model, log_path=folder / "server.log", flags=["--state-dir", f"{state}/server"]
+        ) as server,
+    ):
+        yield server.url
+
+
+def demo_config(
+    model: Path, sft: Path, url: str, folder: Path, *, seed: int, num_steps: int, row: str
+) -> TrainConfig:
+    overrides = {
+        "--policy.base_model": model,
+        "--policy.adapter": sft,
+        "--server.url": url,
+        "--data.seed": seed,
+        "--rollout.seed": seed,
+        "--run.seed": seed,
+        "--run.folder": folder,
+        "--run.num_steps": num_steps,
+        # A checkpoint is no part of learning; the last step writes one.
+        "--run.checkpoint_every": num_steps,
+    }
+    words = [str(word) for pair in overrides.items() for word in pair]
+    return load_config(
+        TrainConfig,
+        ["--config", str(CONFIG), *words, *ROWS[row]],
+        prog="benchmarks/trainer/learning.py",
+    )
+
+
+def train_quietly(config: TrainConfig) -> None:
+    """Train, and leave what it says beside the run's folder."""
+    from trainer.online.setup import train
+
+    config.run.folder.parent.mkdir(parents=True, exist_ok=True)
+    log_path = config.run.folder.with_suffix(".log")
+    with log_path.open("w") as log, contextlib.redirect_stdout(log):
+        train(config)
+
+
+def warm_up(model: Path, sft: Path, url: str) -> None:
+    """A short run, so that the first one measured is not the one that loads everything."""
+    with tempfile.TemporaryDirectory() as folder:
+        train_quietly(
+            demo_config(
+                model,
+                sft,
+                url,
+                Path(folder) / "run",
+                seed=99,
+                num_steps=WARM_UP_STEPS,
+                row=DEFAULT,
+            )
+        )
+
+
+def train_row(
+    row: str, seed: int, model: Path, sft: Path, url: str, num_steps: int, folder: Path
+) -> None:
+    """Train one row for one seed, unless that was done; what was cut short starts anew."""
+    if len(read_metrics(folder)) == num_steps:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    config = demo_config(model, sft, url, folder, seed=seed, num_steps=num_steps, row=row)
+    if row == RANDOM_REWARD:
+        with patch("trainer.online.pipeline.score_group", side_effect=score_at_random) as scored:
+            train_quietly(config)
+        if not scored.called:
+            raise SystemExit("the trainer scores its groups elsewhere by now: this is no control")
+    else:
+        train_quietly(config)
+
+
+def evaluate_row(row: str, seed: int, url: str, num_questions: int, path: Path) -> None:
+    """Evaluate every version of a trained run, and write the curve."""
+    folder = path.parent / "run"
+    seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
+    adapters = sorted((folder / "adapters").glob("policy-??????"))
+    write_curve(row, seed, seconds, evaluate_adapters(adapters, url, num_questions), path)
+
+
+def write_curve(
+    row: str, seed: int, seconds: Sequence[float], correct: Sequence[str], path: Path
+) -> None:
+    points = (
+        Point(step=step, seconds=at_s, correct=bits)
+        for step, (at_s, bits) in enumerate(zip(seconds, correct, strict=True))
+    )
+    curve = Curve(row=row, seed=seed, points=tuple(points))
+    curve.write(path)
+    shown = " ".join(f"{p.seconds:.1f}s:{100 * p.accuracy:.1f}" for p in curve.points)
+    print(f"{row}, seed {seed}: {shown}", flush=True)
+
+
+def evaluate_adapters(adapters: Sequence[Path], url: str, num_questions: int) -> list[str]:
+    """A 1 for each held-out question that an adapter answers greedily, a 0 for each other one."""
+    from trainer.client.arms_client import ArmsClient
+    from trainer.client.model_spec import uploaded
+    from trainer.config.sections import ServerConfig
+
+    records = load_records("word-problems", Split.HELD_OUT, num_records=num_questions)
+    system_prompt = build_all_arms()[0].system_prompt
+    prompts = [build_prompt(system_prompt, record.question) for record in records]
+
+    async def ask() -> list[str]:
+        found = []
+        async with ArmsClient(ServerConfig(url=url)) as client:
+            for adapter in adapters:
+                async with uploaded(client, adapter) as version:
+                    completions = await client.complete(
+                        adapter_name(version), prompts, max_tokens=MAX_TOKENS
+                    )
+                correct = (
+                    answers_agree(extract_answer(completion.text), extract_answer(record.gold))
+                    for completion, record in zip(completions, records, strict=True)
+                )
+                found.append("".join(str(int(c)) for c in correct))
+        return found
+
+    return asyncio.run(ask())
+
+
+def score_at_random(record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:
+    """A group whose rewards have nothing to do with what it says."""
+    rng = random.Random(f"{record.id}/{group.policy_version}")
+    rewards = tuple(rng.choice((config.wrong_base, config.correct_bonus)) for _ in group.arms)
+    return replace(score_group(record, group, config), rewards=rewards)
+
+
+if __name__ == "__main__":
+    main()

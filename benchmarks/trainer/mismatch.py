@@ -1,0 +1,111 @@
+"""The server's logprobs beside the trainer's, of one version, with the nucleus mask replayed and without.
+
+Every arm samples at its own temperature and top_p on a real server; the trainer scores the same tokens with the
+adapter that it pushed. See benchmarks/README.md.
+
+    python -m benchmarks.trainer.mismatch --model models/tiny-base
+"""
+
+import argparse
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.trainer.learning import MAX_TOKENS, benchmark_server, sft_adapter
+from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
+from trainer.client.arms_client import ArmsClient
+from trainer.config.sections import PolicyConfig, ServerConfig
+from trainer.console.environment import prepare_environment
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
+from trainer.model.batch import Sample, micro_batches
+from trainer.model.roles import PolicyRoles, Role
+from trainer.online.logprob_mismatch import Mismatch
+from trainer.rollouts.groups import as_sample
+
+CPU = torch.device("cpu")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
+    parser.add_argument("--questions", type=int, default=64)
+    arguments = parser.parse_args()
+    prepare_environment()
+    sft = sft_adapter(arguments.model, arguments.folder / "sft")
+    with benchmark_server(arguments.model, arguments.folder) as url:
+        groups = asyncio.run(sample(url, sft, arguments.questions))
+    roles = PolicyRoles(
+        PolicyConfig(base_model=str(arguments.model), adapter=sft),
+        device=CPU,
+        serve_dtype=torch.float32,
+    )
+    arms = [arm for group in groups for arm in group.arms]
+    samples = [as_sample(arm, version=0) for arm in arms]
+    server = [torch.tensor(sample.sampler_logprobs) for sample in samples]
+    masked = trainer_logprobs(roles, samples)
+    unmasked = trainer_logprobs(roles, [replace(sample, top_p=1.0) for sample in samples])
+    print(
+        "| arm | temperature, top_p | tokens | mean | largest | mean without the mask | largest |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for name in dict.fromkeys(arm.arm for arm in arms):
+        chosen = [place for place, arm in enumerate(arms) if arm.arm == name]
+        first = arms[chosen[0]]
+        row(name, f"{first.temperature}, {first.top_p}", server, masked, unmasked, chosen)
+    row("all", "", server, masked, unmasked, range(len(arms)))
+
+
+async def sample(url: str, adapter: Path, num_questions: int) -> list[ArmGroup]:
+    """All arms of some questions, by one version."""
+    records = load_records("word-problems", Split.TRAIN, num_records=num_questions)
+    async with ArmsClient(ServerConfig(url=url)) as client:
+        await client.push_adapter(0, adapter)
+        response = await client.generate(
+            ArmsRequest(
+                questions=[Question(id=r.id, question=r.question) for r in records],
+                max_tokens=MAX_TOKENS,
+                seed=0,
+                policy=0,
+                priority=Priority.ROLLOUT,
+            )
+        )
+    return response.groups
+
+
+@torch.no_grad()
+def trainer_logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
+    """Of each completion's tokens, over its arm's nucleus where top_p < 1."""
+    scored: dict[int, Tensor] = {}
+    for batch in micro_batches(
+        samples, token_budget=8192, hidden_size=roles.hidden_size, device=CPU
+    ):
+        logprobs = roles.score(Role.PROXIMAL, batch).logprobs
+        rows = zip(batch.indices, logprobs, batch.mask, strict=True)
+        scored |= {index: row[mask] for index, row, mask in rows}
+    return [scored[place] for place in range(len(samples))]
+
+
+def row(
+    name: str,
+    settings: str,
+    server: Sequence[Tensor],
+    masked: Sequence[Tensor],
+    unmasked: Sequence[Tensor],
+    chosen: Sequence[int],
+) -> None:
+    found = [
+        Mismatch.between([server[i] for i in chosen], [trainer[i] for i in chosen])
+        for trainer in (masked, unmasked)
+    ]
+    figures = [f"{number:.1e}" for m in found for number in (m.mean, m.max)]
+    print(f"| {' | '.join([name, settings, str(found[0].num_tokens), *figures])} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Runs whose truth is known, for the question "is RL helping?": what does the report say of them?
+
+Trains the demo's policy four times against one real server, evaluates each and prints its verdict:
+
+- ``improves``: the demo as it is.
+- ``random_reward``: a fair coin pays each completion; correctness is measured, but never paid.
+- ``shuffled_golds``: the right reward, but every question has another one's gold answer.
+- ``kl_blow_up``: no KL penalty, and a learning rate twenty times the demo's.
+
+    python -m benchmarks.trainer.verdict_runs --model models/tiny-base
+
+A run that is there already is evaluated again, not trained. ``--fixtures tests/fixtures/verdict`` also
+writes what the tests of the verdict read of each run: its configuration, what its evaluation came to, and
+the metrics that findings look at, to five digits.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from unittest.mock import patch
+
+from rich.console import Console
+
+from inference_server.launch.server_process import running_server
+from regime_w import ArmOutput, GroupReward, RewardConfig
+from regime_w.reward import RewardParts
+from trainer.config.loading import load_config
+from trainer.config.sections import PolicyConfig, ServerConfig, TrainConfig
+from trainer.config.stages import SFTConfig, SFTRunConfig
+from trainer.console.environment import prepare_environment
+from trainer.console.tracking import METRICS_FILE, read_metrics
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
+from trainer.evaluation.ask import EvaluationConfig, run_evaluation
+from trainer.evaluation.results import EVALUATION_FILE
+from trainer.io.jsonl import write_jsonl
+from trainer.io.kept_settings import CONFIG_FILE
+from trainer.report.page import write_report
+from trainer.report.verdict import print_verdict
+from trainer.rollouts import groups as rollouts
+
+DEMO = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
+RUNS = ("improves", "random_reward", "shuffled_golds", "kl_blow_up")
+FIXTURE_METRICS = (
+    *("step", "version", "reward/mean", "reward/base", "reward/coherence", "reward/length"),
+    *(
+        "reward/correct",
+        "reward/follows_correct",
+        "scores/s_end",
+        "rollout/lag",
+        "rollout/truncated",
+    ),
+    *("rollout/zero_variance_groups", "rollout/completion_tokens_mean", "ppo/reference_kl"),
+    *("ppo/kl_coef", "ppo/entropy", "ppo/clip_fraction", "ppo/approx_kl_max", "ppo/logprob_lag"),
+    *("ppo/explained_variance", "ppo/logprob_mismatch", "ppo/effective_sample_size"),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/verdict"))
+    parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS)
+    parser.add_argument("--questions", type=int, default=400, help="held-out [%(default)s]")
+    parser.add_argument("--samples-per-arm", type=int, default=1, help="[%(default)s]")
+    parser.add_argument("--fixtures", type=Path, help="folder for the tests' copies")
+    arguments = parser.parse_args()
+    prepare_environment()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    with running_server(
+        model=arguments.model,
+        log_path=arguments.folder / "server.log",
+        flags=["--max-model-len", "512"],
+    ) as server:
+        sft = fine_tune(arguments.model, arguments.folder / "sft")
+        for name in arguments.only:
+            folder = arguments.folder / name
+            if not folder.exists():
+                train_run(name, folder, server.url, sft, arguments.model)
+            evaluate_run(folder, server.url, sft, arguments)
+            print(f"\n=== {name}")
+            report = write_report(folder)
+            print_verdict(report.verdict, Console())
+            print(report.path)
+            if arguments.fixtures is not None:
+                write_fixture(folder, arguments.fixtures / name)
+
+
+def fine_tune(model: Path, folder: Path) -> Path:
+    """The demo's SFT adapter."""
+    if not folder.exists():
+        from trainer.commands.sft import run_sft
+
+        run_sft(
+            SFTRunConfig(
+                policy=PolicyConfig(base_model=str(model)),
+                sft=SFTConfig(learning_rate=2e-3, num_evaluation_examples=0),
+                output=folder,
+            ),
+            lambda step, num_steps, loss: None,
+            lambda line: None,
+        )
+    return folder
+
+
+def train_run(name: str, folder: Path, url: str, sft: Path, model: Path) -> None:
+    from trainer.online.setup import train
+
+    config = load_config(
+        TrainConfig,
+        [
+            *("--config", str(DEMO), "--policy.base_model", str(model), "--server.url", url),
+            *("--policy.adapter", str(sft), "--run.folder", str(folder)),
+            *settings_of(name, folder.parent),
+        ],
+        prog="verdict_runs",
+    )
+    hook: AbstractContextManager[object] = nullcontext()
+    if name == "random_reward":
+        hook = patch.object(rollouts, "reward_group", coin_rewards)
+    with hook:
+        train(config)
+
+
+def evaluate_run(folder: Path, url: str, sft: Path, arguments: argparse.Namespace) -> None:
+    adapter = sorted((folder / "adapters").iterdir())[-1]
+    started = time.monotonic()
+    run_evaluation(
+        EvaluationConfig(
+            models=(f"SFT={sft}", f"PPO={adapter}"),
+            num_questions=arguments.questions,
+            max_tokens=40,
+            samples_per_arm=arguments.samples_per_arm,
+            server=ServerConfig(url=url),
+            output=folder / EVALUATION_FILE,
+        )
+    )
+    print(f"evaluated in {time.monotonic() - started:.1f} s")
+
+
+def write_fixture(run: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(run / CONFIG_FILE, folder / CONFIG_FILE)
+    greedy = json.loads((run / EVALUATION_FILE).read_text())
+    for model in greedy["models"]:
+        model["arms"] = None
+    greedy["differences"] = [d for d in greedy["differences"] if d["measure"] == "greedy"]
+    (folder / EVALUATION_FILE).write_text(json.dumps(greedy, indent=1) + "\n")
+    rows = [
+        {name: float(f"{row[name]:.5g}") for name in FIXTURE_METRICS if name in row}
+        for row in read_metrics(run)
+    ]
+    (folder / METRICS_FILE).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def settings_of(name: str, folder: Path) -> Sequence[str]:
+    """What a run changes in the demo's configuration."""
+    if name == "kl_blow_up":
+        return ("--ppo.kl_coef", "0", "--ppo.learning_rate", "1e-2")
+    if name == "shuffled_golds":
+        path = folder / "shuffled_golds.jsonl"
+        records = load_records("word-problems", Split.TRAIN, num_records=2_000)
+        golds = [record.gold for record in records]
+        random.Random(0).shuffle(golds)
+        rows = [{"question": r.question, "answer": g} for r, g in zip(records, golds, strict=True)]
+        write_jsonl(path, rows)
+        return ("--data.source", str(path))
+    return ()
+
+
+def coin_rewards(
+    question: str,
+    arm_outputs: Sequence[ArmOutput],
+    gold_answer: str | None,
+    *,
+    config: RewardConfig,
+    **_: object,
+) -> GroupReward:
+    """True scores; the reward of a completion is a coin."""
+    true = REWARD_GROUP(question, arm_outputs, gold_answer, config=config)
+    coins = (COIN.choice((config.correct_bonus, config.wrong_base)) for _ in arm_outputs)
+    parts = tuple(RewardParts(base=coin, coherence=0.0, length=0.0) for coin in coins)
+    return GroupReward(scores=true.scores, rewards=tuple(part.total for part in parts), parts=parts)
+
+
+REWARD_GROUP = rollouts.reward_group
+COIN = random.Random(0)
+
+
+if __name__ == "__main__":
+    main()

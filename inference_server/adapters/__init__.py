@@ -1,0 +1,1 @@
+"""Versions of the policy: checked, stored, loaded, activated."""

@@ -1,0 +1,1 @@
+"""The routes, their guards and their errors."""

@@ -1,0 +1,204 @@
+"""Our routes. They translate between HTTP and `Service`, and decide nothing."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, aclosing
+from http import HTTPStatus
+from importlib import resources
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from starlette.responses import HTMLResponse
+from starlette_compress import CompressMiddleware, add_compress_type
+
+from inference_server.adapters.uploads import UPLOAD_BODY, read_upload
+from inference_server.generation import ArmsRun
+from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
+from inference_server.http.body_limit import BodyLimit
+from inference_server.http.errors import (
+    ApiError,
+    ErrorRoute,
+    install_error_handlers,
+)
+from inference_server.http.request_log import RequestLog, log
+from inference_server.http.streaming import NDJSON, GroupStream, disconnected, newest, total
+from inference_server.service import Service
+from inference_server.settings import Settings
+from inference_server.wire.schemas import (
+    AdapterInfo,
+    AdapterList,
+    ArmsRequest,
+    ArmsResponse,
+    ErrorResponse,
+    ServerStatus,
+)
+
+# Nobody reads the answer to a request whose client has gone; logs show this status, as nginx's do.
+_CLIENT_CLOSED_REQUEST = 499
+
+_PLAYGROUND = (
+    resources.files("inference_server.http").joinpath("playground.html").read_text("utf-8")
+)
+_PLAYGROUND_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+)
+
+_T = TypeVar("_T")
+
+
+async def _service(request: Request) -> Service:  # async, or FastAPI takes a thread for it
+    service: Service = request.app.state.regime_w
+    return service
+
+
+_Service = Annotated[Service, Depends(_service)]
+_Version = Annotated[int, Path(ge=0, lt=10**9)]
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What a route's documentation says of its errors; 401 is every route's."""
+    return {status: {"model": ErrorResponse} for status in (401, *statuses)}
+
+
+router = APIRouter(prefix="/v1", tags=["regime-w"], route_class=ErrorRoute)
+
+
+@router.post(
+    "/arms/generate",
+    response_model=ArmsResponse,
+    responses=_errors(400, 404, 408, 413, 429, 500, 503)
+    | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
+)
+async def generate_arms(body: ArmsRequest, request: Request, service: _Service) -> Response:
+    """Batched multi-arm generation; a client that disconnects has it aborted.
+
+    With ``stream`` each group is a line of NDJSON as soon as it is finished, and a last line holds the
+    usage, or the error that ended it.
+    """
+    async with AsyncExitStack() as stack:
+        run = await stack.enter_async_context(service.generator.open(body))
+        if body.stream:
+            return GroupStream(run, stack.pop_all(), service.boot_id)
+        response = await _unless_disconnected(request, _all_groups(run, service.boot_id))
+    if response is None:
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+    # Written once, by pydantic; FastAPI would validate and copy it first.
+    return Response(response.model_dump_json(), media_type="application/json")
+
+
+async def _all_groups(run: ArmsRun, boot_id: str) -> ArmsResponse:
+    async with aclosing(run.groups()) as groups:
+        finished = sorted([group async for group in groups], key=lambda group: group.index)
+    return ArmsResponse.model_construct(
+        policy_version=newest([one.group.policy_version for one in finished]),
+        boot_id=boot_id,
+        groups=[one.group for one in finished],
+        usage=total([one.usage for one in finished]),
+    )
+
+
+@router.put(
+    "/adapters/{version}",
+    openapi_extra={"requestBody": UPLOAD_BODY},
+    responses=_errors(400, 403, 404, 409, 413, 429, 503) | {201: {"model": AdapterInfo}},
+)
+async def put_adapter(
+    version: _Version,
+    request: Request,
+    response: Response,
+    service: _Service,
+    activate: bool = True,
+) -> AdapterInfo:
+    """Uploads a version, or takes it from a path: 201 new, 200 the same again, 409 another adapter."""
+    started = time.monotonic()
+    async with read_upload(request, service.settings) as upload:
+        info, created = await service.adapters.put(version, upload, activate=activate)
+    if created:
+        service.metrics.push_seconds.observe(time.monotonic() - started)
+        log.info("adapter", version=version, sha256=info.sha256, active=info.active)
+    response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
+    return info
+
+
+@router.get("/adapters")
+async def list_adapters(service: _Service) -> AdapterList:
+    """Every loaded version, in order of upload."""
+    return service.adapters.list()
+
+
+@router.get("/adapters/{version}", responses=_errors(400, 404))
+async def get_adapter(version: _Version, service: _Service) -> AdapterInfo:
+    """One version."""
+    return service.adapters.get(version)
+
+
+@router.delete(
+    "/adapters/{version}",
+    status_code=HTTPStatus.NO_CONTENT,
+    responses=_errors(400, 404, 409, 503),
+)
+async def delete_adapter(version: _Version, service: _Service) -> None:
+    """Unloads a version that is neither active nor in use."""
+    await service.adapters.delete(version)
+
+
+@router.post("/adapters/{version}/activate", responses=_errors(400, 404))
+async def activate_adapter(version: _Version, service: _Service) -> AdapterInfo:
+    """Moves ``policy`` to a loaded version."""
+    return await service.adapters.activate(version)
+
+
+@router.get("/status", responses=_errors(503))
+async def status(service: _Service) -> ServerStatus:
+    """State and limits of the server, asked of the engine itself."""
+    return await service.status()
+
+
+async def health(request: Request) -> Response:
+    """200 while the engine answers; needs no key.
+
+    vLLM's own looks at a flag, which a hung engine does not set.
+    """
+    try:
+        await (await _service(request)).check_engine()
+    except ApiError as error:
+        return error.response()
+    return Response()
+
+
+async def playground() -> Response:
+    """The page on which people ask the policy; it loads nothing, and talks to this server alone."""
+    return HTMLResponse(_PLAYGROUND, headers={"Content-Security-Policy": _PLAYGROUND_POLICY})
+
+
+def attach_routes(app: FastAPI, settings: Settings) -> None:
+    """Adds our routes, the guards and the error shape to an app.
+
+    The routes work once ``app.state.regime_w`` holds the `Service`.
+    """
+    key = settings.api_key
+    add_compress_type(NDJSON, streaming=True)
+    # The last one added sees a request first.
+    app.add_middleware(CompressMiddleware, brotli=False, zstd_level=1, gzip_level=1)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(BearerAuth, key=None if key is None else key.get_secret_value())
+    app.add_middleware(RequestLog)
+    install_error_handlers(app)
+    app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
+    app.add_api_route(PLAYGROUND_PATH, playground, methods=["GET"], include_in_schema=False)
+    app.include_router(router)
+
+
+async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """Result of ``work``, or None where the client went away and it was cancelled."""
+    task = asyncio.ensure_future(work)
+    watch = asyncio.ensure_future(disconnected(request))
+    try:
+        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        watch.cancel()
+        task.cancel()
+        # Aborts take a moment; only then are leases and places in the queue given back.
+        await asyncio.gather(task, return_exceptions=True)

@@ -1,0 +1,105 @@
+"""A streamed answer: a line of NDJSON per finished group, and a last line that ends it."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from inference_server.engine import EngineDied
+from inference_server.generation import ArmsRun
+from inference_server.http.errors import ApiError, engine_unavailable
+from inference_server.wire.schemas import ErrorResponse, StreamEnd, Usage
+
+NDJSON = "application/x-ndjson"
+
+
+class GroupStream(Response):
+    """Sends the groups of a run as they finish; a client that goes away aborts the rest.
+
+    Args:
+        run: An admitted request.
+        places: Gives its places back; closed when the answer is over.
+        boot_id: Goes into the last line.
+    """
+
+    media_type = NDJSON
+
+    def __init__(self, run: ArmsRun, places: AsyncExitStack, boot_id: str) -> None:
+        super().__init__()
+        self._run = run
+        self._places = places
+        self._boot_id = boot_id
+        del self.headers["Content-Length"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Streams until the end, an error, or the client's leaving."""
+        async with self._places:
+            lines = asyncio.ensure_future(self._send_lines(send))
+            gone = asyncio.ensure_future(disconnected(Request(scope, receive)))
+            try:
+                await asyncio.wait((lines, gone), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                gone.cancel()
+                lines.cancel()
+                # Aborts take a moment; only then are places and leases given back.
+                with suppress(asyncio.CancelledError):
+                    await lines
+
+    async def _send_lines(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        last = await self._send_groups(send)
+        await _send_line(send, last)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send_groups(self, send: Send) -> StreamEnd | ErrorResponse:
+        """Sends every group; returns the line that ends the answer."""
+        versions, usages = [], []
+        groups = self._run.groups()
+        try:
+            async for finished in groups:
+                versions.append(finished.group.policy_version)
+                usages.append(finished.usage)
+                await _send_line(send, finished.group)
+        except ApiError as error:
+            return ErrorResponse(error=error.body)
+        except EngineDied as error:
+            return ErrorResponse(error=engine_unavailable(str(error)).body)
+        finally:
+            await groups.aclose()
+        return StreamEnd(
+            policy_version=newest(versions),
+            boot_id=self._boot_id,
+            usage=total(usages),
+        )
+
+
+async def _send_line(send: Send, line: BaseModel) -> None:
+    body = line.model_dump_json().encode() + b"\n"
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+
+def newest(versions: list[int | None]) -> int | None:
+    """The newest version of some groups; None where all are of the base."""
+    return max((version for version in versions if version is not None), default=None)
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """The usage of some groups together."""
+    return Usage(
+        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+    )
+
+
+async def disconnected(request: Request) -> None:
+    """Returns when the client has gone.
+
+    The body has been read, so the next message is the end of the connection.
+    """
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,155 @@
+"""vLLM's OpenAI server with the settings that rollouts need; the launcher imports it last."""
+
+import argparse
+import os
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+import transformers
+import uvloop
+from pydantic import ValidationError
+from vllm.entrypoints.launchers.api_server.entry import run_server_worker
+from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+from vllm.entrypoints.launchers.launcher import setup_server
+from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+from vllm.logger import configure_logging_from_args
+from vllm.platforms import current_platform
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.utils.system_utils import decorate_logs
+
+from inference_server.adapters.registry import POLICY_ALIAS
+from inference_server.engine import EngineDied
+from inference_server.http.request_log import configure_logging
+from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUTE, RegimeWPlugin
+from inference_server.launch.shutdown import Shutdown
+from inference_server.settings import Settings, SettingsError
+from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
+
+_BASE_ALIAS = "base"
+
+
+def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
+    """Runs the server until SIGINT or SIGTERM.
+
+    Args:
+        settings: Ours, with ``state_dir`` set.
+        vllm_flags: Flags of ``vllm serve`` that the user gave; they win over ours.
+
+    Raises:
+        SettingsError: vLLM refuses its flags, or the model's configuration cannot be found.
+        EngineDied: The engine ended, and the server with it.
+    """
+    on_cpu = current_platform.is_cpu()
+    _set_environment()
+    cli_env_setup()
+    args = _parse(settings, vllm_flags, on_cpu)
+    configure_logging_from_args(args)
+    configure_logging()
+    try:
+        validate_parsed_serve_args(args)
+        config, _ = transformers.PretrainedConfig.get_config_dict(
+            args.model, revision=args.revision
+        )
+    except (OSError, TypeError, ValueError) as error:
+        raise SettingsError(f"vllm: {str(error).splitlines()[0]}") from error
+    if on_cpu:
+        _set_defaults(cpu_environment(config.get("hidden_size")))
+    try:
+        uvloop.run(_serve(args, settings))
+    except ValidationError as error:
+        # Engine arguments that fit their types but not one another, or not the model.
+        raise SettingsError(f"vllm: {error.errors()[0]['msg']}") from error
+
+
+async def _serve(args: argparse.Namespace, settings: Settings) -> None:
+    """Runs what vLLM's ``run_server`` does, without its signal handler.
+
+    It makes a SIGTERM during the load a KeyboardInterrupt, which ``zmq_socket_ctx`` swallows: the load
+    would go on. The launcher's handlers raise SystemExit; once the server listens, ours take over.
+    """
+    decorate_logs("APIServer", skip_if_decorated=True)
+    listen_address, listening_socket = setup_server(args, reuse_port=False)
+    shutdown = Shutdown(settings.drain_timeout_s)
+    setattr(args, SHUTDOWN_ATTRIBUTE, shutdown)
+    await run_server_worker(listen_address, listening_socket, args)
+    if not shutdown.requested:
+        raise EngineDied("the engine ended by itself; the log above says why")
+
+
+def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
+    """Flags by name, with the value where they take one."""
+    # Slots hold the adapters of one batch: requests on one more version would wait for a slot, so there
+    # is a slot for each. On the CPU a slot costs memory alone.
+    num_slots = str(settings.max_loaded_versions)
+    flags = {
+        "--model": settings.model,
+        "--host": settings.host,
+        "--port": str(settings.port),
+        "--enable-lora": None,
+        "--max-lora-rank": "16",
+        "--max-loras": num_slots,
+        "--max-cpu-loras": num_slots,
+        # The logprobs that the trainer needs are those of the distribution that was sampled from.
+        "--logprobs-mode": "processed_logprobs",
+        # Else a model's generation_config.json changes the sampling behind the client's back.
+        "--generation-config": "vllm",
+        # Each request is logged once, by us, with its id.
+        "--disable-uvicorn-access-log": None,
+        "--scheduling-policy": "priority",
+    }
+    if on_cpu:
+        flags |= CPU_FLAGS
+    return flags
+
+
+def _set_environment() -> None:
+    """Sets what vLLM reads from the environment, where the user has not."""
+    plugins = os.environ.get("VLLM_PLUGINS", "").split(",")
+    names = dict.fromkeys(name for name in (*plugins, RegimeWPlugin.name, CPU_LORA_PLUGIN) if name)
+    os.environ["VLLM_PLUGINS"] = ",".join(names)
+    # Routes that change weights behind the registry's back, or stop generation, are never there.
+    os.environ["VLLM_SERVER_DEV_MODE"] = "0"
+    os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
+    defaults = {
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        # Longer than a client keeps an idle connection, or it sends a request into a closing one.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
+    }
+    _set_defaults(defaults)
+
+
+def _set_defaults(environment: Mapping[str, str]) -> None:
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+
+
+def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argparse.Namespace:
+    """Reads our flags and the user's with vLLM's own parser."""
+
+    class OneLineParser(FlexibleArgumentParser):  # type: ignore[misc]  # vllm is untyped here
+        """vLLM's parser; its usage text is longer than a screen."""
+
+        def error(self, message: str) -> NoReturn:
+            raise SettingsError(f"{message} (see vllm serve --help=all)")
+
+    # vLLM lets the last of two win too, but warns about it.
+    given = {flag.partition("=")[0].replace("_", "-") for flag in vllm_flags}
+    ours = [
+        part
+        for name, value in _our_flags(settings, on_cpu).items()
+        if name not in given
+        for part in (name, value)
+        if part is not None
+    ]
+    args = argparse.Namespace()
+    make_arg_parser(OneLineParser()).parse_args([*ours, *vllm_flags], namespace=args)
+    if args.model_tag is not None:
+        raise SettingsError(f"unexpected argument {args.model_tag!r}: name the model with --model")
+    if args.api_key is not None:
+        raise SettingsError("--api-key: set REGIME_W_API_KEY instead, which guards every route")
+    names = args.served_model_name or [args.model]
+    # The policy's alias stands for the base until a version is active.
+    args.served_model_name = list(dict.fromkeys([*names, _BASE_ALIAS, POLICY_ALIAS]))
+    setattr(args, SETTINGS_ATTRIBUTE, settings)
+    return args

@@ -1,0 +1,1 @@
+"""The engine: vLLM, and how it runs on a CPU."""

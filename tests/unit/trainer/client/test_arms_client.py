@@ -1,0 +1,533 @@
+"""The client against a server that is a function: retries, errors, and what is on the wire."""
+
+import asyncio
+import email
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import stamina
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from inference_server.wire.schemas import (
+    AdapterPath,
+    ArmCompletion,
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    FinishReason,
+    Question,
+)
+from regime_w import build_all_arms
+from trainer.client.arms_client import ArmsClient, Completion
+from trainer.config.sections import ServerConfig
+from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
+
+URL = "http://server.test:8000"
+NUM_ATTEMPTS = 3
+
+ADAPTER = {
+    "version": 12,
+    "name": "policy-000012",
+    "sha256": "ab",
+    "rank": 4,
+    "size_bytes": 1,
+    "active": True,
+    "num_leases": 0,
+    "created_at": 0.0,
+}
+STATUS = {
+    "boot_id": "b",
+    "base_model": "m",
+    "base_dtype": "float32",
+    "active_version": 12,
+    "versions": [ADAPTER],
+    "next_version": 13,
+    "groups_in_flight": 0,
+    "requests_in_flight": 0,
+    "limits": {
+        "max_model_len_tokens": 1,
+        "max_lora_rank": 1,
+        "max_groups_in_flight": 1,
+        "max_questions": 1,
+        "max_samples_per_arm": 1,
+        "max_adapter_bytes": 1,
+        "max_body_bytes": 1,
+        "max_request_s": 1.0,
+        "max_loaded_versions": 1,
+    },
+}
+
+
+def group_of(question_id: str, text: str = "?", version: int = 12) -> ArmGroup:
+    """A whole group: one completion of each arm."""
+    return ArmGroup(
+        id=question_id,
+        question=text,
+        policy_version=version,
+        arms=[
+            ArmCompletion(
+                arm=arm.name,
+                sample=0,
+                text="7",
+                finish_reason=FinishReason.STOP,
+                temperature=arm.temperature,
+                top_p=arm.top_p,
+                seed=None,
+                prompt_token_ids=[1],
+                token_ids=[7, 2],
+                logprobs=[-0.5, 0.0],
+            )
+            for arm in build_all_arms()
+        ],
+    )
+
+
+def answer_of(*groups: ArmGroup) -> dict[str, Any]:
+    return {
+        "policy_version": 12,
+        "boot_id": "b",
+        "groups": [group.model_dump(mode="json") for group in groups],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0},
+    }
+
+
+Answer = httpx.Response | Exception | type[Exception]
+
+
+class Server:
+    """Gives the answers one after the other, the last one for good, and keeps the requests."""
+
+    def __init__(self, *answers: Answer):
+        self.answers = list(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, httpx.Response):
+            return answer
+        raise answer
+
+
+Connect = Callable[..., ArmsClient]
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """Makes clients whose connection ends in a `Server`; all else of them is real."""
+
+    def connect(server: Any, **settings: Any) -> ArmsClient:
+        client = ArmsClient(ServerConfig(url=URL, **settings))
+        http = httpx.AsyncClient(
+            transport=httpx.MockTransport(server), base_url=URL, headers=client._http.headers
+        )
+        monkeypatch.setattr(client, "_http", http)
+        return client
+
+    return connect
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    """Retries without pauses, and a fixed number of them."""
+    with stamina.set_testing(True, attempts=NUM_ATTEMPTS):
+        yield
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.Response(500, text="Internal Server Error"),
+        httpx.Response(503),
+        httpx.Response(502, text="<html>bad gateway</html>"),
+        httpx.Response(504),
+        httpx.Response(429, json={"error": {"type": "busy", "message": "later"}}),
+        httpx.ConnectError("refused"),
+        httpx.ReadTimeout("slow"),
+        httpx.ReadError("reset"),
+        httpx.RemoteProtocolError("closed in the middle"),
+        httpx.Response(200, text="\0\1garbage"),
+        httpx.Response(200, json=STATUS | {"boot_id": None}),
+    ],
+    ids=lambda failure: getattr(failure, "status_code", type(failure).__name__),
+)
+async def test_what_passes_is_tried_again(failure: Answer, connect: Connect) -> None:
+    server = Server(failure, failure, httpx.Response(200, json=STATUS))
+    async with connect(server) as client:
+        status = await client.status()
+    assert status.active_version == 12
+    assert [(r.method, r.url) for r in server.requests] == [("GET", f"{URL}/v1/status")] * 3
+
+
+async def test_a_repeated_request_has_the_same_body(connect: Connect, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    server = Server(httpx.Response(503), httpx.Response(201, json=ADAPTER))
+    async with connect(server) as client:
+        await client.push_adapter(12, tmp_path)
+    first, second = (parts(request) for request in server.requests)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [(httpx.Response(503), "503"), (httpx.ConnectError("refused"), "refused")],
+)
+async def test_a_server_that_stays_away_is_an_error_that_names_it(
+    failure: Answer, reason: str, connect: Connect
+) -> None:
+    server = Server(failure)
+    async with connect(server) as client:
+        with pytest.raises(ServerUnreachableError) as caught:
+            await client.status()
+    message = str(caught.value)
+    assert f"{URL}/v1/status" in message
+    assert reason in message
+    assert "server.url" in message
+    assert len(server.requests) == NUM_ATTEMPTS
+
+
+async def test_no_time_for_retries_means_one_attempt(connect: Connect) -> None:
+    server = Server(httpx.Response(503))
+    with stamina.set_testing(False):
+        async with connect(server, give_up_after_s=0) as client:
+            with pytest.raises(ServerUnreachableError):
+                await client.status()
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 409, 413, 422])
+async def test_a_refusal_is_not_tried_again_and_keeps_the_servers_words(
+    status: int, connect: Connect
+) -> None:
+    body = {"error": {"type": "t", "message": "rank 64 is over 16", "param": "r"}}
+    server = Server(httpx.Response(status, json=body))
+    async with connect(server) as client:
+        with pytest.raises(ServerRejectedError) as caught:
+            await client.status()
+    assert "rank 64 is over 16" in str(caught.value)
+    assert str(status) in str(caught.value)
+    assert (caught.value.status, caught.value.param) == (status, "r")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("text", ["<html>nginx</html>", "", '{"detail": "Not Found"}', "[]"])
+async def test_a_refusal_in_another_form_still_says_what_was_answered(
+    text: str, connect: Connect
+) -> None:
+    async with connect(Server(httpx.Response(404, text=text))) as client:
+        with pytest.raises(ServerRejectedError) as caught:
+            await client.delete_adapter(3)
+    assert text in str(caught.value)
+    assert (caught.value.status, caught.value.param) == (404, None)
+
+
+@pytest.mark.parametrize("text", ["<html>hello</html>", "", "{}", "[]", '{"boot_id": 3}'])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.status(),
+        lambda client: client.generate(ArmsRequest(questions=["q"])),
+        lambda client: client.complete("policy", ["1+1="], max_tokens=4),
+    ],
+    ids=["status", "generate", "complete"],
+)
+async def test_an_answer_that_is_something_else_is_an_error_that_names_the_server(
+    call: Callable[[ArmsClient], Awaitable[object]], text: str, connect: Connect
+) -> None:
+    async with connect(Server(httpx.Response(200, text=text))) as client:
+        with pytest.raises(ServerError, match=re.escape(URL)):
+            await call(client)
+
+
+async def test_generate_sends_the_request_as_it_is(connect: Connect) -> None:
+    text = "What is 3 + 4?"
+    server = Server(httpx.Response(200, json=answer_of(group_of("q0", text))))
+    request = ArmsRequest(questions=[text], seed=5, policy=12, max_tokens=7)
+    async with connect(server) as client:
+        response = await client.generate(request)
+    assert response.policy_version == 12
+    (sent,) = server.requests
+    assert (sent.method, sent.url) == ("POST", f"{URL}/v1/arms/generate")
+    assert sent.headers["content-type"] == "application/json"
+    assert ArmsRequest.model_validate_json(sent.content) == request
+
+
+def changed(**fields: Any) -> ArmGroup:
+    group = group_of("q0")
+    return group.model_copy(
+        update={"arms": [group.arms[0].model_copy(update=fields), *group.arms[1:]]}
+    )
+
+
+WHOLE = group_of("q0")
+FLAWED = {
+    "no group": [],
+    "a group twice": [WHOLE, WHOLE],
+    "of another question": [group_of("q1")],
+    "of another text": [group_of("q0", "!")],
+    "an arm is missing": [WHOLE.model_copy(update={"arms": WHOLE.arms[:-1]})],
+    "an arm twice": [WHOLE.model_copy(update={"arms": [*WHOLE.arms[:-1], WHOLE.arms[0]]})],
+    "another sample": [changed(sample=1)],
+    "fewer logprobs than tokens": [changed(logprobs=[-0.5])],
+    "no tokens": [changed(token_ids=[], logprobs=[])],
+    "no prompt": [changed(prompt_token_ids=[])],
+    "a probability over 1": [changed(logprobs=[-0.5, 0.1])],
+}
+
+
+@pytest.mark.parametrize("groups", FLAWED.values(), ids=FLAWED.keys())
+async def test_an_answer_that_is_not_whole_is_asked_for_again(
+    groups: list[ArmGroup], connect: Connect
+) -> None:
+    server = Server(
+        httpx.Response(200, json=answer_of(*groups)), httpx.Response(200, json=answer_of(WHOLE))
+    )
+    async with connect(server) as client:
+        response = await client.generate(ArmsRequest(questions=["?"]))
+    assert response.groups == [WHOLE]
+    assert len(server.requests) == 2
+
+
+async def test_what_an_aborted_completion_has_not_is_no_flaw(connect: Connect) -> None:
+    aborted = changed(finish_reason=FinishReason.ABORT, token_ids=[], logprobs=[])
+    server = Server(httpx.Response(200, json=answer_of(aborted)))
+    async with connect(server) as client:
+        assert (await client.generate(ArmsRequest(questions=["?"]))).groups == [aborted]
+
+
+@given(cut=st.integers(0, len(json.dumps(answer_of(WHOLE))) - 1))
+def test_no_part_of_an_answer_is_an_answer(cut: int) -> None:
+    part = json.dumps(answer_of(WHOLE))[:cut]
+    with pytest.raises(ValidationError):
+        ArmsResponse.model_validate_json(part)
+
+
+async def test_an_answer_that_takes_too_long_is_given_up(connect: Connect) -> None:
+    async def drip(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(30)
+        raise AssertionError
+
+    async with connect(drip, request_timeout_s=0.01) as client:
+        with pytest.raises(ServerUnreachableError, match="request_timeout_s"):
+            await client.status()
+
+
+async def test_an_outage_is_told_once_with_its_cause_and_its_end(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(
+        httpx.ConnectError("refused"), httpx.Response(503), httpx.Response(200, json=STATUS)
+    )
+    async with connect(server) as client:
+        await client.status()
+        await client.status()
+    fails, answers = [record.getMessage() for record in caplog.records]
+    assert fails.startswith('event=server_fails path=/v1/status reason="refused" for_s=0.0 ')
+    assert re.fullmatch(r"event=server_answers after_s=\d+\.\d failures=2", answers)
+
+
+async def test_a_full_server_is_no_outage(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = Server(httpx.Response(429), httpx.Response(200, json=STATUS))
+    async with connect(server) as client:
+        await client.status()
+    assert not caplog.records
+
+
+async def test_completions_come_in_the_order_of_their_prompts(connect: Connect) -> None:
+    choices = [
+        {"index": 1, "text": "b", "finish_reason": "length", "token_ids": [1, 2, 3, 4]},
+        {"index": 0, "text": "a", "finish_reason": "stop", "token_ids": [5, 6]},
+    ]
+    async with connect(Server(httpx.Response(200, json={"choices": choices}))) as client:
+        assert await client.complete("policy", ["x", "y"], max_tokens=4) == [
+            Completion(text="a", num_tokens=2, truncated=False),
+            Completion(text="b", num_tokens=4, truncated=True),
+        ]
+
+
+def parts(request: httpx.Request) -> dict[str, tuple[str | None, bytes]]:
+    """The parts of a multipart body: name to (file name, content)."""
+    head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+    message = email.message_from_bytes(head + request.content)
+    found: dict[str, tuple[str | None, bytes]] = {}
+    for part in message.get_payload():
+        assert isinstance(part, Message)
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        found[str(name)] = (part.get_filename(), content)
+    return found
+
+
+@pytest.mark.parametrize("activate", [True, False])
+async def test_a_push_carries_both_files_and_the_digest_of_the_weights(
+    activate: bool, connect: Connect, tmp_path: Path
+) -> None:
+    config, weights = b'{"r": 4}', bytes(range(256)) * 4
+    (tmp_path / "adapter_config.json").write_bytes(config)
+    (tmp_path / "adapter_model.safetensors").write_bytes(weights)
+    server = Server(httpx.Response(201, json=ADAPTER))
+    async with connect(server) as client:
+        info = await client.push_adapter(12, tmp_path, activate=activate)
+    assert info.version == 12
+    (sent,) = server.requests
+    assert (sent.method, sent.url.path) == ("PUT", "/v1/adapters/12")
+    assert dict(sent.url.params) == {"activate": "true" if activate else "false"}
+    assert parts(sent) == {
+        "adapter_config.json": ("adapter_config.json", config),
+        "adapter_model.safetensors": ("adapter_model.safetensors", weights),
+        "sha256": (None, hashlib.sha256(weights).hexdigest().encode()),
+    }
+
+
+async def test_a_version_is_deleted_by_its_number(connect: Connect) -> None:
+    server = Server(httpx.Response(204))
+    async with connect(server) as client:
+        await client.delete_adapter(3)
+    assert [(r.method, r.url.path) for r in server.requests] == [("DELETE", "/v1/adapters/3")]
+
+
+@pytest.mark.parametrize(("key", "header"), [("secret", "Bearer secret"), (None, None)])
+async def test_the_key_is_sent_as_a_bearer_token(
+    key: str | None, header: str | None, connect: Connect
+) -> None:
+    server = Server(httpx.Response(200, json=STATUS))
+    async with connect(server, api_key=key) as client:
+        await client.status()
+    assert server.requests[0].headers.get("authorization") == header
+
+
+def group_line(question_id: str) -> str:
+    return group_of(question_id).model_dump_json()
+
+
+END = (
+    '{"policy_version": 12, "boot_id": "b", "usage": {"prompt_tokens": 0, "completion_tokens": 0}}'
+)
+FAILED = '{"error": {"type": "engine", "message": "the engine is gone"}}'
+
+
+def lines(*content: str) -> httpx.Response:
+    return httpx.Response(200, text="".join(f"{line}\n" for line in content))
+
+
+def asked(request: httpx.Request) -> list[str]:
+    body = ArmsRequest.model_validate_json(request.content)
+    assert body.stream
+    return [question.id for question in body.questions if isinstance(question, Question)]
+
+
+THREE = ArmsRequest(questions=["?", Question(id="b", question="?"), "?"], seed=1)
+
+
+async def test_a_stream_gives_groups_as_they_come(connect: Connect) -> None:
+    server = Server(lines(group_line("b"), group_line("q2"), group_line("q0"), END))
+    async with connect(server) as client:
+        groups = [group.id async for group in client.stream(THREE, request_id="step-7")]
+    assert groups == ["b", "q2", "q0"]
+    (request,) = server.requests
+    assert asked(request) == ["q0", "b", "q2"]
+    assert request.headers["X-Request-Id"] == "step-7"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lines(group_line("b")),
+        lines(group_line("b"), FAILED),
+        httpx.Response(200, text=f"{group_line('b')}\n{group_line('q0')[:-9]}"),
+    ],
+    ids=["cut between lines", "an error line", "cut within a line"],
+)
+async def test_a_broken_stream_is_resumed_where_it_broke(
+    broken: httpx.Response, connect: Connect
+) -> None:
+    rest = lines(group_line("q2"), group_line("q0"), END)
+    server = Server(broken, httpx.Response(429, headers={"Retry-After": "1"}), rest)
+    async with connect(server) as client:
+        groups = [group.id async for group in client.stream(THREE)]
+    assert groups == ["b", "q2", "q0"]
+    assert [asked(request) for request in server.requests] == [["q0", "b", "q2"]] + [
+        ["q0", "q2"]
+    ] * 2
+
+
+async def test_groups_that_come_one_at_a_time_are_progress(connect: Connect) -> None:
+    """More failures than one wait allows, but each after a group."""
+    questions = [Question(id=f"{n}", question="?") for n in range(3 * NUM_ATTEMPTS)]
+    broken = [lines(group_line(question.id)) for question in questions]
+    server = Server(*broken)
+    async with connect(server) as client:
+        request = ArmsRequest(questions=list(questions))
+        groups = [group.id async for group in client.stream(request)]
+    assert groups == [question.id for question in questions]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (lines(FAILED), ServerUnreachableError, "the engine is gone"),
+        (httpx.Response(503), ServerUnreachableError, "answered 503"),
+        (httpx.ConnectError("refused"), ServerUnreachableError, "refused"),
+        (lines("<html>"), ServerError, "something else than ArmGroup"),
+        (lines("[]"), ServerError, "something else than ArmGroup"),
+        (lines(group_line("x"), END), ServerError, "'x' that was not asked"),
+        (lines(END), ServerError, "3 groups never came"),
+        (
+            httpx.Response(400, json={"error": {"type": "t", "message": "m", "param": "p"}}),
+            ServerRejectedError,
+            "m",
+        ),
+    ],
+)
+async def test_a_stream_that_cannot_be_had_is_an_error(
+    answer: Answer, error: type[Exception], words: str, connect: Connect
+) -> None:
+    async with connect(Server(answer)) as client:
+        with pytest.raises(error, match=words):
+            async for _ in client.stream(THREE):
+                pass
+
+
+async def test_a_push_by_path_names_the_folder(connect: Connect, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
+    server = Server(httpx.Response(201, json=ADAPTER))
+    async with connect(server, push_by_path=True) as client:
+        await client.push_adapter(12, tmp_path)
+    assert AdapterPath.model_validate_json(server.requests[0].content) == AdapterPath(
+        path=str(tmp_path), sha256=hashlib.sha256(b"weights").hexdigest()
+    )
+
+
+async def test_versions_are_listed_and_activated(connect: Connect) -> None:
+    listed = {"active_version": 12, "adapters": [ADAPTER]}
+    server = Server(httpx.Response(200, json=listed), httpx.Response(200, json=ADAPTER))
+    async with connect(server) as client:
+        assert (await client.adapters()).active_version == 12
+        assert (await client.activate_adapter(12)).active
+    assert [(r.method, r.url.path) for r in server.requests] == [
+        ("GET", "/v1/adapters"),
+        ("POST", "/v1/adapters/12/activate"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "encoding"), [("http://127.0.0.1:1", "identity"), ("http://gpu-box:1", None)]
+)
+def test_loopback_is_not_compressed(url: str, encoding: str | None) -> None:
+    headers = ArmsClient(ServerConfig(url=url))._http.headers
+    assert (headers["Accept-Encoding"] == "identity") is (encoding == "identity")
+    assert ("zstd" in headers["Accept-Encoding"]) is (encoding is None)

@@ -1,0 +1,283 @@
+"""Collecting rollouts from a server that answers from memory: every question once, whatever happens."""
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_server.wire.schemas import (
+    AdapterInfo,
+    ArmCompletion,
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    FinishReason,
+    Limits,
+    Question,
+    ServerStatus,
+    Usage,
+)
+from trainer.commands.collect import Collected, collect
+from trainer.config.stages import CollectConfig
+from trainer.console.stop_signals import StopRequest
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
+from trainer.errors import DataError, ServerUnreachableError, UsageError
+from trainer.io.jsonl import read_lines
+
+ARMS = ("wolfram_0", "maudlin_0")
+
+
+class FakeServer:
+    """Answers every question rightly; gone after so many groups."""
+
+    def __init__(self, *, gone_after: int = 10**9, active: int | None = 3):
+        self.gone_after = gone_after
+        self.active = active
+        self.asked: list[ArmsRequest] = []
+        self.in_flight = self.most_in_flight = 0
+        self.adapters: dict[int, str] = {}
+        self.log: list[str] = []
+
+    async def status(self) -> ServerStatus:
+        return ServerStatus(
+            boot_id="b",
+            base_model="base",
+            base_dtype="float32",
+            active_version=self.active,
+            next_version=8,
+            versions=[
+                AdapterInfo(
+                    version=version,
+                    name=f"policy-{version:06d}",
+                    sha256=sha256,
+                    rank=8,
+                    size_bytes=1,
+                    active=False,
+                    num_leases=0,
+                    created_at=0,
+                )
+                for version, sha256 in self.adapters.items()
+            ],
+            groups_in_flight=0,
+            requests_in_flight=0,
+            limits=Limits(
+                max_model_len_tokens=256,
+                max_lora_rank=16,
+                max_groups_in_flight=5,
+                max_questions=64,
+                max_samples_per_arm=4,
+                max_adapter_bytes=1,
+                max_body_bytes=1,
+                max_loaded_versions=4,
+                max_request_s=1,
+            ),
+        )
+
+    async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        await asyncio.sleep(0)
+        self.in_flight -= 1
+        if len(self.asked) >= self.gone_after:
+            raise ServerUnreachableError("gone")
+        self.asked.append(request)
+        (question,) = request.questions
+        assert isinstance(question, Question)
+        version = None if request.policy == "base" else request.policy
+        assert isinstance(version, int | None)
+        arms = [
+            ArmCompletion(
+                arm=arm,
+                sample=0,
+                text="#### 7",
+                finish_reason=FinishReason.LENGTH if arm == "maudlin_0" else FinishReason.STOP,
+                temperature=0.2,
+                top_p=0.9,
+                seed=None,
+                prompt_token_ids=[1, 2],
+                token_ids=[3, 4],
+                logprobs=[-0.5, -0.25],
+            )
+            for arm in ARMS
+        ]
+        group = ArmGroup(
+            id=question.id, question=question.question, policy_version=version, arms=arms
+        )
+        return ArmsResponse(
+            policy_version=version,
+            boot_id="b",
+            groups=[group],
+            usage=Usage(prompt_tokens=4, completion_tokens=4),
+        )
+
+    async def push_adapter(self, version: int, folder: Path, *, activate: bool = True) -> None:
+        assert not activate
+        self.log.append(f"push {version}")
+
+    async def delete_adapter(self, version: int) -> None:
+        self.log.append(f"delete {version}")
+
+
+def config(output: Path, **changes: Any) -> CollectConfig:
+    return CollectConfig.model_validate({"output": output, "limit": 40, **changes})
+
+
+async def run(
+    server: FakeServer, asked: CollectConfig, stop: StopRequest | None = None
+) -> Collected:
+    return await collect(asked, server, stop or StopRequest(), print)  # type: ignore[arg-type]
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for _, line in read_lines(path)]
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+async def test_every_question_gets_one_row_with_the_recipes_fields(
+    suffix: str, tmp_path: Path
+) -> None:
+    output, server = tmp_path / f"rows.jsonl{suffix}", FakeServer()
+    found = await run(server, config(output))
+    assert (found.num_before, found.num_questions, found.num_completions) == (0, 40, 80)
+    rows = {row["id"]: row for row in rows_of(output)}
+    records = load_records("word-problems", Split.TRAIN, num_records=40)
+    assert sorted(rows) == [record.id for record in records]
+    row = rows[records[0].id]
+    assert (row["question"], row["gold_answer"]) == (records[0].question, records[0].gold)
+    assert row["policy_version"] == 3
+    assert row["reward"] == sum(arm["reward"] for arm in row["arm_outputs"]) / 2
+    assert [arm["arm_name"] for arm in row["arm_outputs"]] == list(ARMS)
+    arm = row["arm_outputs"][1]
+    assert (arm["full_text"], arm["reasoning"], arm["answer"]) == ("#### 7", "#### 7", "7")
+    assert (arm["token_ids"], arm["sampler_logprobs"]) == ([3, 4], [-0.5, -0.25])
+    assert arm["finish_reason"] == "length"
+    assert found.num_truncated == 40
+    # Never more than the server takes.
+    assert server.most_in_flight == 5
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
+async def test_a_collection_that_is_killed_over_and_over_has_every_question_once(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, num_asked = tmp_path / f"rows.jsonl{suffix}", 0
+    for gone_after in (7, 0, 11):
+        server = FakeServer(gone_after=gone_after)
+        with pytest.raises(ServerUnreachableError):
+            await run(server, config(output))
+        num_asked += len(server.asked)
+        # A kill in the middle of a write.
+        with output.open("r+b") as file:
+            file.truncate(output.stat().st_size - 9)
+        num_asked -= 1
+    server = FakeServer()
+    found = await run(server, config(output))
+    assert Counter(row["id"] for row in rows_of(output)).most_common(1)[0][1] == 1
+    assert len(rows_of(output)) == 40
+    assert (found.num_before, len(server.asked)) == (num_asked, 40 - num_asked)
+    assert "cut off a torn row" in capsys.readouterr().out
+
+
+async def test_a_finished_collection_asks_nobody_and_a_higher_limit_goes_on(tmp_path: Path) -> None:
+    output = tmp_path / "rows.jsonl"
+    await run(FakeServer(), config(output, limit=10))
+
+    class Untouchable(FakeServer):
+        async def status(self) -> ServerStatus:
+            raise AssertionError("asked the server")
+
+    found = await run(Untouchable(), config(output, limit=10))
+    assert found.line(output) == f"10 questions in {output}, none of them new"
+    server = FakeServer()
+    await run(server, config(output, limit=15, num_in_flight=1))
+    assert (len(server.asked), len(rows_of(output))) == (5, 15)
+    assert server.most_in_flight == 1
+
+
+async def test_a_request_to_stop_asks_no_further_question(tmp_path: Path) -> None:
+    stop = StopRequest()
+
+    class Stopping(FakeServer):
+        async def generate(self, request: ArmsRequest) -> ArmsResponse:
+            stop.requested = len(self.asked) >= 12
+            return await super().generate(request)
+
+    found = await run(Stopping(), config(tmp_path / "rows.jsonl"), stop)
+    assert 12 <= found.num_questions < 40
+    assert len(rows_of(tmp_path / "rows.jsonl")) == found.num_questions
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rollout": {"max_tokens": 9}}, "rollout.max_tokens was 256 and is 9"),
+        ({"model": "base"}, "model was policy and is base"),
+        ({"data": {"seed": 4}}, "data.seed was 0 and is 4"),
+    ],
+)
+async def test_other_settings_do_not_go_into_the_same_file(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "rows.jsonl"
+    await run(FakeServer(), config(output, limit=5))
+    with pytest.raises(UsageError) as caught:
+        await run(FakeServer(), config(output, **change))
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(rows_of(output)) == 5
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ('{"id": "x"}', ":1: not a row of rollouts"),
+        (
+            '{"id": "word-problems-train-000002", "question": "Why?"}',
+            ":1: word-problems-train-000002",
+        ),
+    ],
+)
+async def test_rows_of_something_else_are_an_error_that_names_the_line(
+    row: str, complaint: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "rows.jsonl"
+    output.write_text(row + "\n")
+    with pytest.raises(DataError) as caught:
+        await run(FakeServer(), config(output))
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "active", "asked"),
+    [("policy", 3, 3), ("policy", None, "base"), ("base", 3, "base"), ("policy-000005", 3, 5)],
+)
+async def test_the_model_is_pinned_to_a_version(
+    model: str, active: int | None, asked: int | str, tmp_path: Path
+) -> None:
+    server = FakeServer(active=active)
+    server.adapters = {5: "other"}
+    await run(server, config(tmp_path / "rows.jsonl", model=model, rollout={"seed": 9}))
+    assert {request.policy for request in server.asked} == {asked}
+    assert {request.seed for request in server.asked} == {9}
+
+
+async def test_a_folder_is_uploaded_once_and_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    server = FakeServer()
+    await run(server, config(tmp_path / "a.jsonl", model=str(folder)))
+    assert server.log == ["push 8", "delete 8"]
+    assert {request.policy for request in server.asked} == {8}
+    # What a killed collection has left there is asked again, under the number that it has.
+    again = FakeServer()
+    again.adapters = {6: hashlib.sha256(b"weights").hexdigest()}
+    await run(again, config(tmp_path / "b.jsonl", model=str(folder)))
+    assert again.log == []
+    assert {request.policy for request in again.asked} == {6}

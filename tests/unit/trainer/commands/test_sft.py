@@ -1,0 +1,141 @@
+"""SFT on the tiny base: what it learns from, what it goes on from, and what comes out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from trainer.commands.sft import run_sft
+from trainer.config.sections import PolicyConfig
+from trainer.config.stages import SFTRunConfig
+from trainer.errors import UsageError
+from trainer.model.base_model import load_base
+
+CPU = torch.device("cpu")
+FAST = {"num_examples": 24, "batch_size": 4, "num_evaluation_examples": 4, "evaluate_every": 3}
+
+
+def config(base: Path, output: Path, **sft: Any) -> SFTRunConfig:
+    policy = {"base_model": str(base), "lora_rank": 4, "lora_alpha": 8}
+    return SFTRunConfig.model_validate(
+        {"policy": policy, "output": output, "device": "cpu", "sft": {**FAST, **sft}}
+    )
+
+
+def train(asked: SFTRunConfig, *, killed_at: int | None = None) -> list[str]:
+    """What was said; a kill comes right after a step."""
+    said: list[str] = []
+
+    class Killed(BaseException):
+        pass
+
+    def on_step(step: int, num_steps: int, loss: float) -> None:
+        if step == killed_at:
+            raise Killed
+
+    try:
+        run_sft(asked, on_step, said.append)
+    except Killed:
+        assert not (asked.output / "adapter_model.safetensors").exists()
+    else:
+        assert killed_at is None
+    return said
+
+
+def metrics(output: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_losses(output: Path) -> list[dict[str, float]]:
+    rows = metrics(output)
+    return [{name: value for name, value in row.items() if name != "loss"} for row in rows]
+
+
+@pytest.fixture
+def trained(tiny_base: Path, tmp_path: Path) -> Path:
+    train(config(tiny_base, tmp_path / "whole"))
+    return tmp_path / "whole"
+
+
+def test_the_adapter_is_what_peft_and_vllm_load(trained: Path, tiny_base: Path) -> None:
+    settings = json.loads((trained / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_dropout"], settings["modules_to_save"]) == (4, 0, None)
+    assert not settings["use_dora"]
+    model = PeftModel.from_pretrained(
+        load_base(PolicyConfig(base_model=str(tiny_base)), CPU), trained
+    )
+    weights = [p for name, p in model.named_parameters() if "lora_B" in name]
+    assert all(bool(p.abs().max() > 0) for p in weights)
+    rows = metrics(trained)
+    held_out = [row["eval_loss"] for row in rows if "eval_loss" in row]
+    assert [row["step"] for row in rows if "eval_loss" in row] == [0, 3, 6]
+    assert held_out[-1] < held_out[0]
+    assert not (trained / "checkpoints").exists()
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    trained: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    asked = config(tiny_base, tmp_path / "killed", checkpoint_every=2)
+    train(asked, killed_at=5)
+    assert "going on from" not in " ".join(train(config(tiny_base, tmp_path / "x", num_examples=4)))
+    # A checkpoint that was being written counts for nothing.
+    (asked.output / "checkpoints/checkpoint-99").mkdir()
+    assert any("checkpoint-4" in line for line in train(asked))
+    whole, resumed = (
+        load_file(folder / "adapter_model.safetensors") for folder in (trained, asked.output)
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    # The training loss is a mean since the line before, some of which the kill has taken along.
+    assert without_losses(asked.output) == without_losses(trained)
+
+
+def test_a_finished_adapter_and_other_settings_are_not_overwritten(
+    trained: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="holds an adapter already"):
+        train(config(tiny_base, trained))
+    train(config(tiny_base, tmp_path / "killed"), killed_at=5)
+    with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
+        train(config(tiny_base, tmp_path / "killed", learning_rate=0.1))
+
+
+def test_packed_examples_do_not_see_each_other(tiny_base: Path, tmp_path: Path) -> None:
+    """One row of all examples and a row for each come to the same gradient, so to the same step."""
+    options = {"num_examples": 6, "batch_size": 6, "num_evaluation_examples": 0, "num_epochs": 1}
+    apart, packed = (config(tiny_base, tmp_path / name, **options) for name in ("apart", "packed"))
+    packed = packed.model_copy(
+        update={
+            "sft": packed.sft.model_copy(
+                update={"packing": True, "batch_size": 1, "packed_row_tokens": 4096}
+            )
+        }
+    )
+    losses = []
+    for asked in (apart, packed):
+        run_sft(
+            asked, lambda step, total, loss: losses.append((step, total, loss)), lambda line: None
+        )
+    assert [(step, total) for step, total, _ in losses] == [(1, 1), (1, 1)]
+    assert losses[0][2] == pytest.approx(losses[1][2], abs=1e-5)
+    first, second = (load_file(a.output / "adapter_model.safetensors") for a in (apart, packed))
+    for name, weights in first.items():
+        torch.testing.assert_close(weights, second[name], atol=1e-5, rtol=0)
+
+
+# --- four bits -------------------------------------------------------------------------------------
+
+
+def test_an_adapter_of_a_4_bit_base_is_float32_and_moves(tiny_base: Path, tmp_path: Path) -> None:
+    asked = config(tiny_base, tmp_path / "qlora")
+    policy = asked.policy.model_copy(update={"quantization": "nf4"})
+    train(asked.model_copy(update={"policy": policy}))
+    weights = load_file(tmp_path / "qlora/adapter_model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    held_out = [row["eval_loss"] for row in metrics(tmp_path / "qlora") if "eval_loss" in row]
+    assert held_out[-1] < held_out[0]

@@ -1,0 +1,330 @@
+"""PPO from a file: our rows and the recipe's text, goes on where it was killed, moves the right way."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
+from regime_w import RewardConfig, build_all_arms, build_prompt
+from trainer.commands.train_offline import train_offline
+from trainer.config.sections import PolicyConfig
+from trainer.config.stages import OfflineRunConfig
+from trainer.data.sources import Record
+from trainer.errors import DataError, UsageError
+from trainer.model.base_model import load_base
+from trainer.model.batch import Sample
+from trainer.model.roles import PolicyRoles, Role
+from trainer.model.sample_logprobs import sample_logprobs
+from trainer.rollouts.groups import as_sample, score_group
+
+CPU = torch.device("cpu")
+NUM_QUESTIONS = 6
+ARMS = build_all_arms()
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_base: Path) -> PolicyConfig:
+    return PolicyConfig(base_model=str(tiny_base), lora_rank=4, lora_alpha=8)
+
+
+@pytest.fixture(scope="module")
+def rows(policy: PolicyConfig) -> list[dict[str, Any]]:
+    """Groups as the starting policy would have sampled them: half right, some cut off."""
+    roles = PolicyRoles(policy, device=CPU, serve_dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(policy.base_model)
+    found = []
+    for i in range(NUM_QUESTIONS):
+        question = f"Ada has {i + 2} pens and buys {i} more. How many pens does Ada have now?"
+        arms = []
+        for place, arm in enumerate(ARMS):
+            text = f"{i + 2}+{i}={2 * i + 2} pens\n#### {2 * i + 2 + place % 2}"
+            ids = tokenizer(text)["input_ids"]
+            is_cut_off = place == i
+            arms.append(
+                ArmCompletion(
+                    arm=arm.name,
+                    sample=0,
+                    text=text,
+                    finish_reason=FinishReason.LENGTH if is_cut_off else FinishReason.STOP,
+                    temperature=arm.temperature,
+                    top_p=arm.top_p,
+                    seed=None,
+                    prompt_token_ids=tokenizer(build_prompt(arm.system_prompt, question))[
+                        "input_ids"
+                    ],
+                    token_ids=ids if is_cut_off else [*ids, tokenizer.eos_token_id],
+                    logprobs=[0.0] * (len(ids) + (not is_cut_off)),
+                )
+            )
+        samples = [as_sample(arm, version=3) for arm in arms]
+        logprobs = sample_logprobs(roles, Role.REFERENCE, samples, token_budget=4096)
+        sampled = [
+            arm.model_copy(update={"logprobs": each.tolist()})
+            for arm, each in zip(arms, logprobs, strict=True)
+        ]
+        record = Record(id=f"q{i}", question=question, gold=f"#### {2 * i + 2}")
+        group = ArmGroup(id=record.id, question=question, policy_version=3, arms=sampled)
+        found.append(score_group(record, group, RewardConfig()).to_json())
+    return found
+
+
+def as_recipe(rows: list[dict[str, Any]], *, with_prompt: bool) -> list[dict[str, Any]]:
+    """The rows as the recipe's collector writes them; it decodes prompt and completion together."""
+    prompts = {arm.name: arm.system_prompt for arm in ARMS}
+    return [
+        {
+            "question": row["question"],
+            "gold_answer": row["gold_answer"],
+            "reward": row["reward"],
+            "arm_outputs": [
+                {
+                    "arm_name": arm["arm_name"],
+                    "answer": arm["answer"],
+                    **dict.fromkeys(
+                        ("full_text", "reasoning"),
+                        build_prompt(prompts[arm["arm_name"]], row["question"]) * with_prompt
+                        + arm["full_text"],
+                    ),
+                }
+                for arm in row["arm_outputs"]
+            ],
+        }
+        for row in rows
+    ]
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def config(policy: PolicyConfig, rollouts: Path, folder: Path, **changes: Any) -> OfflineRunConfig:
+    return OfflineRunConfig.model_validate(
+        {
+            "policy": policy.model_dump(),
+            "rollouts": rollouts,
+            "rollout": {"questions_per_step": 3},
+            "ppo": {
+                "learning_rate": 1e-3,
+                "critic_learning_rate": 1e-3,
+                "critic_warmup_steps": 1,
+                "questions_per_mini_batch": 2,
+                "learning_rate_schedule": "linear",
+            },
+            "offline": {"num_epochs": 2},
+            "run": {"folder": folder, "checkpoint_every": 2},
+            **changes,
+        }
+    )
+
+
+def weights(adapter: Path) -> dict[str, torch.Tensor]:
+    return load_file(adapter / "adapter_model.safetensors")
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [
+        {name: value for name, value in json.loads(line).items() if not name.startswith("time/")}
+        for line in lines
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run of four steps that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    return train_offline(config(policy, write(folder / "rows.jsonl", rows), folder / "run"))
+
+
+def test_a_run_leaves_metrics_adapters_and_checkpoints(whole: Path, policy: PolicyConfig) -> None:
+    folder = whole.parent.parent
+    assert [path.name for path in sorted(whole.parent.iterdir())] == [
+        "policy-000002",
+        "policy-000004",
+    ]
+    assert train_offline(config(policy, folder.parent / "rows.jsonl", folder)) == whole  # finished
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == [
+        "step-000002",
+        "step-000004",
+    ]
+    found = metrics(folder)
+    assert [row["step"] for row in found] == [1, 2, 3, 4]
+    # The file's logprobs are the starting policy's, from which the policy moves away.
+    assert all(row["ppo/logprob_mismatch"] < 1e-5 for row in found)
+    assert found[0]["ppo/policy_frozen"] == 1
+    assert found[-1]["ppo/approx_kl"] > found[1]["ppo/approx_kl"] > 0
+    model = PeftModel.from_pretrained(load_base(policy, CPU), whole)
+    assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
+
+
+def test_what_was_rewarded_has_become_likelier(
+    whole: Path, policy: PolicyConfig, rows: list[dict[str, Any]]
+) -> None:
+    samples, correct = [], []
+    for row in rows:
+        for arm in row["arm_outputs"]:
+            correct.append(arm["correct"])
+            samples.append(
+                Sample(
+                    prompt_ids=tuple(arm["prompt_token_ids"]),
+                    completion_ids=tuple(arm["token_ids"]),
+                    sampler_logprobs=tuple(arm["sampler_logprobs"]),
+                    temperature=1.0,
+                    top_p=1.0,
+                    reward=0.0,
+                    truncated=False,
+                    version=None,
+                )
+            )
+    trained = policy.model_copy(update={"adapter": whole})
+    before, after = (
+        sample_logprobs(
+            PolicyRoles(each, device=CPU, serve_dtype=torch.float32),
+            Role.POLICY,
+            samples,
+            token_budget=4096,
+        )
+        for each in (policy, trained)
+    )
+    gains = torch.stack([b.sum() - a.sum() for a, b in zip(before, after, strict=True)])
+    right = torch.tensor(correct)
+    assert gains[right].mean() > gains[~right].mean() + 0.1
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(
+    whole: Path,
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = config(policy, write(tmp_path / "rows.jsonl", rows), tmp_path / "run")
+    with killed_after(3, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_offline(asked)
+    assert [row["step"] for row in metrics(asked.run.folder)] == [1, 2, 3]
+    with pytest.raises(UsageError, match=r"ppo\.gamma was 1\.0 and is 0\.5"):
+        train_offline(asked.model_copy(update={"ppo": asked.ppo.model_copy(update={"gamma": 0.5})}))
+    adapter = train_offline(asked, must_resume=True)
+    assert metrics(asked.run.folder) == metrics(whole.parent.parent)
+    expected = weights(whole)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(adapter).items())
+
+
+@contextmanager
+def killed_after(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A kill right after a step's line is written."""
+    from trainer.console.tracking import Metrics, Tracker
+
+    write_line = Tracker.step
+
+    def killing(self: Tracker, number: int, row: Metrics) -> None:
+        write_line(self, number, row)
+        if number == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tracker, "step", killing)
+        yield
+
+
+@pytest.mark.parametrize("with_prompt", [False, True])
+def test_text_alone_trains_as_if_the_starting_policy_had_sampled_it(
+    with_prompt: bool,
+    whole: Path,
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It had, in this file, so the recomputed tokens and logprobs come to the same adapter."""
+    texts = as_recipe(rows, with_prompt=with_prompt)
+    # What was cut off cannot be known of text, but by its length.
+    for text, row in zip(texts, rows, strict=True):
+        for stored, arm in zip(text["arm_outputs"], row["arm_outputs"], strict=True):
+            if arm["finish_reason"] == "length":
+                stored |= {name: arm[name] for name in arm if "token" in name or "logprobs" in name}
+                stored |= {name: arm[name] for name in ("temperature", "top_p", "finish_reason")}
+                stored["full_text"] = arm["full_text"]
+    asked = config(policy, write(tmp_path / "rows.jsonl", texts), tmp_path / "run")
+    adapter = train_offline(asked)
+    output = capsys.readouterr().out
+    assert f"warning: {NUM_QUESTIONS * 7} of the completions are text without tokens" in output
+    assert "another policy sampled it" not in output
+    expected = weights(whole)
+    for name, tensor in weights(adapter).items():
+        # Weights have moved by 2e-3; Adam makes rounding in tiny gradients larger.
+        torch.testing.assert_close(tensor, expected[name], atol=2e-4, rtol=0)
+
+
+def test_a_text_of_so_many_tokens_was_cut_off(
+    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    texts = write(tmp_path / "rows.jsonl", as_recipe(rows[:3], with_prompt=False))
+    options = {"rollout": {"questions_per_step": 3, "max_tokens": 4}, "offline": {"num_epochs": 1}}
+    train_offline(config(policy, texts, tmp_path / "run", **options))
+    assert metrics(tmp_path / "run")[0]["rollout/truncated"] == 1
+
+
+def test_a_file_of_another_policy_is_said_to_be_one(
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    others = json.loads(json.dumps(rows[:3]))
+    for row in others:
+        for arm in row["arm_outputs"]:
+            arm["sampler_logprobs"] = [logprob - 0.3 for logprob in arm["sampler_logprobs"]]
+    asked = config(
+        policy,
+        write(tmp_path / "rows.jsonl", others),
+        tmp_path / "run",
+        offline={"num_epochs": 1},
+    )
+    train_offline(asked)
+    assert "by 0.3 nats a token: another policy sampled it" in capsys.readouterr().out
+
+
+def test_the_same_question_twice_is_two_groups(
+    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "rows.jsonl", [rows[0], rows[0], rows[1]])
+    train_offline(config(policy, path, tmp_path / "run", offline={"num_epochs": 1}))
+    assert metrics(tmp_path / "run")[0]["rollout/num_samples"] == 24
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"question": None}, "rows.jsonl:2: question"),
+        ({"gold_answer": None}, "rows.jsonl:2: gold_answer"),
+        ({"arm_outputs": []}, "rows.jsonl:2: arm_outputs"),
+        (
+            {"arm_outputs": [{"arm_name": "solo", "full_text": "7"}]},
+            "rows.jsonl:2: arm 'solo' is none of wolfram_0",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_an_error_that_names_its_line(
+    change: dict[str, Any],
+    complaint: str,
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    path = write(tmp_path / "rows.jsonl", [rows[0], {**rows[1], **change}, rows[2]])
+    with pytest.raises(DataError) as caught:
+        train_offline(config(policy, path, tmp_path / "run"))
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,224 @@
+"""Where a setting comes from, and what is said of one that is wrong."""
+
+import re
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from trainer.config.loading import load_config
+from trainer.config.sections import PPOConfig, TrainConfig
+
+DEFAULT = PPOConfig().learning_rate
+SOURCES = {"flag": 3e-4, "environment": 2e-4, "file": 1e-4}
+"""What each source says, strongest first."""
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGIME_W_API_KEY", raising=False)
+
+
+def load(*arguments: str) -> TrainConfig:
+    return load_config(TrainConfig, list(arguments), prog="trainer train")
+
+
+def config_file(tmp_path: Path, text: str) -> tuple[str, str]:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return "--config", str(path)
+
+
+@pytest.mark.parametrize(
+    "given", [given for count in range(4) for given in combinations(SOURCES, count)]
+)
+def test_flags_beat_environment_beats_file_beats_default(
+    given: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments: list[str] = []
+    if "flag" in given:
+        arguments += ["--ppo.learning_rate", str(SOURCES["flag"])]
+    if "environment" in given:
+        monkeypatch.setenv("REGIME_W_PPO__LEARNING_RATE", str(SOURCES["environment"]))
+    if "file" in given:
+        arguments += config_file(tmp_path, f"[ppo]\nlearning_rate = {SOURCES['file']}\n")
+    expected = SOURCES[given[0]] if given else DEFAULT
+    assert load(*arguments).ppo.learning_rate == expected
+
+
+def test_sources_are_merged_key_by_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGIME_W_PPO__NUM_EPOCHS", "3")
+    file = config_file(tmp_path, "[ppo]\nnum_epochs = 2\nclip_low = 0.1\n[run]\nnum_steps = 7\n")
+    config = load(*file, "--ppo.clip_high", "0.3")
+    assert config.ppo == PPOConfig(num_epochs=3, clip_low=0.1, clip_high=0.3)
+    assert config.run.num_steps == 7
+    assert config.rollout == TrainConfig().rollout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "section", "key", "value"),
+    [
+        (["--ppo.dual_clip", "None"], "ppo", "dual_clip", None),
+        (["--no-ppo.adaptive_kl"], "ppo", "adaptive_kl", False),
+        (["--ppo.truncation=mask"], "ppo", "truncation", "mask"),
+        (["--rollout.seed", "7"], "rollout", "seed", 7),
+        (["--run.folder", "runs/x"], "run", "folder", Path("runs/x")),
+    ],
+)
+def test_flags_of_every_type(arguments: list[str], section: str, key: str, value: object) -> None:
+    assert getattr(getattr(load(*arguments), section), key) == value
+
+
+def test_arms_come_from_a_file(tmp_path: Path) -> None:
+    arm = '{name = "solo", system_prompt = "Be brief.", temperature = 0.7, top_p = 1.0}'
+    config = load(*config_file(tmp_path, f"[rollout]\narms = [{arm}]\n"))
+    assert config.rollout.arms is not None
+    assert [(a.name, a.temperature) for a in config.rollout.arms] == [("solo", 0.7)]
+
+
+def test_the_api_key_comes_from_its_own_variable_and_is_not_shown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REGIME_W_API_KEY", "secret")
+    config = load()
+    assert config.server.api_key is not None
+    assert config.server.api_key.get_secret_value() == "secret"
+    assert "secret" not in repr(config)
+
+
+def assert_one_line_error(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], *fragments: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load(*arguments)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("trainer train: error: ")
+    assert err.count("\n") == 1
+    for fragment in fragments:
+        assert fragment in err
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        ("[ppo]\nlearnig_rate = 1\n", ["ppo.learnig_rate", "unknown key"]),
+        ("[pppo]\nx = 1\n", ["pppo", "unknown key"]),
+        ("learning_rate = 1\n", ["learning_rate", "unknown key"]),
+        ("[ppo]\nlearning_rate = -1\n", ["ppo.learning_rate", "greater than 0", "-1"]),
+        ('[ppo]\nlearning_rate = "fast"\n', ["ppo.learning_rate", "fast"]),
+        ('[ppo]\ntruncation = "drop"\n', ["ppo.truncation", "bootstrap", "drop"]),
+        ("ppo = 3\n", ["ppo"]),
+        ("[rollout]\nmax_staleness = -1\n", ["rollout.max_staleness"]),
+        ('[[rollout.arms]]\nname = "solo"\n', ["rollout.arms.0.system_prompt"]),
+        ("[reward]\nw_end = 0.9\n", ["reward", "must be 1"]),
+        ("[ppo\n", ["config.toml"]),
+        ("\0", ["config.toml"]),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_in_one_line_that_names_the_key(
+    text: str, fragments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "arms" in text:
+        text += "temperature = 0.5\ntop_p = 1.0\n"
+    assert_one_line_error(capsys, list(config_file(tmp_path, text)), *fragments)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fragments"),
+    [
+        ("REGIME_W_PPO__LEARNIG_RATE", "1", ["ppo.learnig_rate", "unknown key"]),
+        ("REGIME_W_PPO__LEARNING_RATE", "fast", ["ppo.learning_rate", "fast"]),
+        ("REGIME_W_RUN__NUM_STEPS", "0", ["run.num_steps"]),
+    ],
+)
+def test_what_is_wrong_in_the_environment_names_the_key(
+    name: str,
+    value: str,
+    fragments: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert_one_line_error(capsys, [], *fragments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--ppo.learnig_rate", "1"], ["ppo.learnig_rate"]),
+        (["--ppo.learning_rate", "fast"], ["ppo.learning_rate", "fast"]),
+        (["--ppo.learning_rate"], ["ppo.learning_rate"]),
+        (["--run.num_steps", "0"], ["run.num_steps", "greater than or equal to 1"]),
+        (["surplus"], ["surplus"]),
+        (["--config", "no-such-file.toml"], ["no-such-file.toml", "No such file"]),
+        (["--config", "."], ["--config .", "directory"]),
+        (["--config"], ["--config"]),
+    ],
+)
+def test_what_is_wrong_in_a_flag_names_the_flag(
+    arguments: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_one_line_error(capsys, arguments, *fragments)
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+@pytest.mark.parametrize(
+    ("key", "value"), [("selection", "random"), ("selection", "best"), ("credit", "shared")]
+)
+def test_advantages_over_groups_need_completions_that_differ(
+    key: str, value: str, advantage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reward = ["--reward." + key, value]
+    assert_one_line_error(
+        capsys,
+        ["--ppo.advantage", advantage, *reward],
+        f"ppo.advantage = {advantage}",
+        f"reward.{key} = {value}",
+    )
+    assert load(*reward).ppo.advantage == "gae"
+    assert load("--ppo.advantage", advantage).reward.selection == "all"
+
+
+def test_a_file_that_is_no_text_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "latin1.toml"
+    path.write_bytes(b"# \xc4\n")
+    assert_one_line_error(capsys, ["--config", str(path)], "latin1.toml")
+
+
+def test_every_mistake_gets_a_line_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path, "[ppo]\nlearning_rate = -1\nclip_low = 2\n[run]\nfoo = 1\n")
+    with pytest.raises(SystemExit) as caught:
+        load(*file)
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line.split(": ")[2] for line in lines) == [
+        "ppo.clip_low",
+        "ppo.learning_rate",
+        "run.foo",
+    ]
+
+
+def test_help_tells_every_field_and_its_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        load("--help")
+    assert caught.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "trainer train" in out
+    assert "--config" in out
+    text = re.sub(r"\s", "", out)  # lines are broken anywhere, at hyphens too
+    for section, field in TrainConfig.model_fields.items():
+        model = field.annotation
+        assert isinstance(model, type)
+        assert issubclass(model, BaseModel)
+        for name, setting in model.model_fields.items():
+            assert f"--{section}.{name}" in text
+            assert setting.description is not None
+            assert re.sub(r"\s", "", setting.description) in text, name

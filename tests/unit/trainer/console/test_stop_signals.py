@@ -1,0 +1,71 @@
+"""A signal ends a wait at once, work after it is done, and everything when it comes twice."""
+
+import os
+import signal
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from trainer.console.stop_signals import Stopped, stop_signals
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_work_is_finished_first(number: signal.Signals) -> None:
+    with stop_signals() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        with pytest.raises(Stopped), stop.waiting():
+            raise AssertionError("nothing is waited for any more")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_wait_for_what_never_comes_is_left(number: signal.Signals) -> None:
+    never: Future[None] = Future()
+    with stop_signals() as stop:
+        killer = threading.Timer(0.1, os.kill, (os.getpid(), number))
+        killer.start()
+        with pytest.raises(Stopped), stop.waiting():
+            never.result()
+        killer.join()
+    assert stop.requested
+
+
+def test_a_wait_that_is_over_is_not_left() -> None:
+    with stop_signals() as stop:
+        with stop.waiting():
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
+
+
+@pytest.mark.parametrize("asked_before", [True, False])
+def test_the_end_of_a_step_gets_a_moment_after_it_was_asked_to_stop(asked_before: bool) -> None:
+    soon: Future[str] = Future()
+    never: Future[None] = Future()
+    with stop_signals() as stop:
+        if asked_before:
+            os.kill(os.getpid(), signal.SIGTERM)
+        answer = threading.Timer(0.2, soon.set_result, ("answer",))
+        with stop.waiting(grace_s=60.0):
+            answer.start()
+            if not asked_before:
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert soon.result() == "answer"
+        with pytest.raises(Stopped), stop.waiting(grace_s=0.1):
+            never.result()
+        # The timers of waits that are over do nothing any more.
+        assert stop.requested
+    answer.join()
+
+
+def test_asked_twice_it_ends_at_once_and_the_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with stop_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert [signal.getsignal(number) for number in SIGNALS] == before

@@ -1,0 +1,185 @@
+"""What a run writes about itself, and what of it survives being killed and resumed."""
+
+import json
+import math
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from trainer.config.sections import RunConfig
+from trainer.console.tracking import Tracker, read_metrics
+from trainer.errors import UsageError
+
+METRICS = {
+    "version": 3.0,
+    "reward/mean": 0.25,
+    "reward/correct": 0.5,
+    "ppo/reference_kl": 0.01,
+    "ppo/clip_fraction": 0.0,
+    "ppo/explained_variance": -1.0,
+    "ppo/entropy": 1.5,
+    "ppo/logprob_mismatch": 1e-6,
+    "rollout/lag": 1,
+    "time/wait_s": 0.1,
+    "time/update_s": 0.2,
+    "time/publish_s": 0.3,
+    "time/step_s": 0.6,
+    "time/trainer_wait_share": 0.62,
+    "time/server_idle_share": 0.2,
+}
+
+
+def track(folder: Path, *, first_step: int, steps: list[int], **changes: float) -> None:
+    with Tracker(RunConfig(folder=folder), first_step=first_step) as tracker:
+        for step in steps:
+            tracker.step(step, METRICS | changes)
+
+
+def steps_of(folder: Path) -> list[float]:
+    return [row["step"] for row in read_metrics(folder)]
+
+
+def test_every_step_is_a_line_of_json_on_disk_at_once(tmp_path: Path) -> None:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
+        tracker.step(1, METRICS)
+        assert read_metrics(tmp_path) == [{"step": 1, **METRICS}]
+        tracker.step(2, METRICS | {"reward/mean": 0.75})
+        text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == [
+        {"step": 1, **METRICS},
+        {"step": 2, **METRICS, "reward/mean": 0.75},
+    ]
+
+
+def test_a_resumed_run_takes_back_the_steps_that_it_will_do_again(tmp_path: Path) -> None:
+    track(tmp_path, first_step=0, steps=[1, 2, 3, 4])
+    track(tmp_path, first_step=2, steps=[3], **{"reward/mean": 9.0})
+    rows = read_metrics(tmp_path)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [row["reward/mean"] for row in rows] == [0.25, 0.25, 9.0]
+
+
+@pytest.mark.parametrize("torn", ['{"step": 3, "reward/me', '{"step": 3', "{", "\0\0\0"])
+def test_a_torn_last_line_is_left_out_and_overwritten(torn: str, tmp_path: Path) -> None:
+    track(tmp_path, first_step=0, steps=[1, 2])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(torn)
+    assert steps_of(tmp_path) == [1, 2]
+    track(tmp_path, first_step=2, steps=[3])
+    assert steps_of(tmp_path) == [1, 2, 3]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_run_that_was_never_tracked_has_no_metrics(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_json_cannot_say_is_left_out(value: float, tmp_path: Path) -> None:
+    track(tmp_path, first_step=0, steps=[1], **{"ppo/entropy": value})
+    (row,) = read_metrics(tmp_path)
+    assert {**row, "ppo/entropy": METRICS["ppo/entropy"]} == {"step": 1, **METRICS}
+    assert "ppo/entropy" not in row
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert not {"NaN", "Infinity"} & set(text.replace(":", " ").replace(",", " ").split())
+
+
+def test_every_step_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
+        tracker.say("serving [version] 3")
+        tracker.step(1, METRICS)
+    said, line = capsys.readouterr().out.splitlines()
+    assert said == "serving [version] 3"
+    for fragment in (
+        *("step    1", "version 3 ", "reward +0.250", "correct 0.500", "lag 1"),
+        *("trainer waits 62%", "server idle 20%"),
+    ):
+        assert fragment in line
+
+
+def test_an_evaluation_is_said_with_the_step_and_version_that_it_is_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation = {
+        "eval/accuracy": 0.25,
+        "eval/step": 4,
+        "eval/version": 12,
+        "eval/best_accuracy": 0.5,
+        "eval/best_step": 2,
+    }
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
+        tracker.step(5, METRICS | evaluation)
+    line, _ = capsys.readouterr().out.splitlines()
+    assert line == "evaluation of step 4 version 12: accuracy 0.250 (best 0.500 at step 2)"
+
+
+def test_tensorboard_gets_every_number_and_forgets_what_is_done_again(tmp_path: Path) -> None:
+    track(tmp_path, first_step=0, steps=[1, 2, 3])
+    track(tmp_path, first_step=1, steps=[2], **{"reward/mean": 9.0})
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == set(METRICS)
+    assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 0.25), (2, 9.0)]
+
+
+def scraped(tracker: Tracker) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{tracker.metrics_port}/metrics") as answer:
+        text = answer.read().decode()
+    families = text_string_to_metric_families(text)
+    return {sample.name: sample.value for family in families for sample in family.samples}
+
+
+def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
+    run = RunConfig(folder=tmp_path, num_steps=9, metrics_port=0)
+    with Tracker(run, first_step=0) as tracker:
+        before = scraped(tracker)
+        tracker.step(
+            1,
+            METRICS
+            | {
+                "eval/accuracy": 0.5,
+                "eval/step": 1,
+                "eval/version": 3.0,
+                "eval/best_accuracy": 0.5,
+                "eval/best_step": 1,
+            },
+        )
+        tracker.step(2, METRICS | {"ppo/entropy": math.nan, "reward/mean": 0.75})
+        after = scraped(tracker)
+    assert before == {
+        "regime_w_trainer_num_steps": 9,
+        "regime_w_trainer_last_step_timestamp_seconds": 0,
+    }
+    assert after["regime_w_trainer_step"] == 2
+    assert after["regime_w_trainer_reward_mean"] == 0.75
+    # Not measured in step 2: what was measured last stays.
+    assert after["regime_w_trainer_eval_accuracy"] == 0.5
+    assert after["regime_w_trainer_ppo_entropy"] == METRICS["ppo/entropy"]
+    assert after["regime_w_trainer_last_step_timestamp_seconds"] > 0
+    assert len(after) == len(METRICS) + 5 + 3
+
+
+def test_a_resumed_run_shows_where_it_was(tmp_path: Path) -> None:
+    track(tmp_path, first_step=0, steps=[1, 2, 3])
+    with Tracker(RunConfig(folder=tmp_path, metrics_port=0), first_step=2) as tracker:
+        shown = scraped(tracker)
+    assert shown["regime_w_trainer_step"] == 2
+    assert shown["regime_w_trainer_last_step_timestamp_seconds"] == 0
+
+
+def test_a_taken_metrics_port_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"run.metrics_port {port} on 127.0.0.1"):
+            Tracker(RunConfig(folder=tmp_path, metrics_port=port), first_step=0)
+
+
+def test_nothing_listens_unless_asked_to(tmp_path: Path) -> None:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
+        assert tracker.metrics_port is None

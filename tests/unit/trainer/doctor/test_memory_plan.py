@@ -1,0 +1,224 @@
+"""The memory plan against PyTorch's allocator, and what it advises where a plan does not fit."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
+
+from regime_w import build_all_arms
+from trainer.config.loading import load_config
+from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.doctor.memory_advice import advise
+from trainer.doctor.memory_plan import (
+    GIB,
+    ModelShape,
+    Rows,
+    ServeConfig,
+    plan_memory,
+    read_shape,
+)
+from trainer.model.batch import Sample
+from trainer.model.roles import PolicyRoles
+from trainer.ppo.update import PPOUpdate
+
+CONFIGS = Path(__file__).resolve().parents[4] / "deploy/configs"
+CPU = torch.device("cpu")
+EIGHT_B = LlamaConfig(
+    vocab_size=128_256,
+    hidden_size=4096,
+    intermediate_size=14_336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+)
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """The most that was allocated at a time, beyond what was before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        work()
+    events = profiler.profiler.kineto_results.events()
+    changes = [e for e in events if e.name() == "[memory]"]
+    live = peak = 0
+    for change in sorted(changes, key=lambda e: e.start_ns()):
+        live += change.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+def samples(num_questions: int, num_tokens: int) -> list[list[Sample]]:
+    """Random tokens; the arms of a family share their prompt."""
+    rng = random.Random(0)
+    groups = []
+    for _ in range(num_questions):
+        prompts = {arm.system_prompt: rng.choices(range(500), k=45) for arm in build_all_arms()}
+        groups.append(
+            [
+                Sample(
+                    prompt_ids=tuple(prompts[arm.system_prompt]),
+                    completion_ids=tuple(rng.choices(range(500), k=num_tokens)),
+                    sampler_logprobs=(-1.0,) * num_tokens,
+                    temperature=arm.temperature,
+                    top_p=arm.top_p,
+                    reward=rng.random(),
+                    truncated=False,
+                    version=1,
+                )
+                for arm in build_all_arms()
+            ]
+        )
+    return groups
+
+
+def saved(folder: Path, **changes: int) -> str:
+    sizes: dict[str, float] = {
+        "vocab_size": 512,
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        # Large enough for a policy that is as sure of its tokens as a trained one.
+        "initializer_range": 0.2,
+    }
+    Qwen2ForCausalLM(Qwen2Config(**(sizes | changes))).save_pretrained(folder)
+    return str(folder)
+
+
+FLOAT32, BFLOAT16 = {"dtype": "float32"}, {"dtype": "bfloat16"}
+GROUPED = {"num_key_value_heads": 1, "intermediate_size": 1024, "num_hidden_layers": 6}
+
+
+@pytest.mark.parametrize(
+    ("shape", "policy"),
+    [
+        ({}, FLOAT32),
+        ({}, BFLOAT16),
+        ({}, {**BFLOAT16, "autocast": True}),
+        ({}, {**FLOAT32, "gradient_checkpointing": True}),
+        (GROUPED, FLOAT32),
+        (GROUPED, {**BFLOAT16, "gradient_checkpointing": True}),
+    ],
+)
+def test_the_trainers_plan_is_what_the_allocator_says(
+    shape: dict[str, int], policy: dict[str, object], tmp_path: Path
+) -> None:
+    base = saved(tmp_path, **shape)
+    config = TrainConfig(policy=PolicyConfig.model_validate({"base_model": base, **policy}))
+    roles = PolicyRoles(config.policy, device=CPU, serve_dtype=torch.float32)
+    update = PPOUpdate(roles, config.ppo)
+    mini_batches = update.experience(samples(4, 40), seed="0")
+    update.step(mini_batches, train_policy=True)  # makes the optimizers' moments
+    moments = [
+        value
+        for optimizer in (update.policy_optimizer, update.critic_optimizer)
+        for state in optimizer.state.values()
+        for value in state.values()
+    ]
+    resident = [*roles.parameters(), *moments]
+    measured = sum(tensor.numel() * tensor.element_size() for tensor in resident)
+    measured += peak_bytes(lambda: update.step(mini_batches, train_policy=True))
+
+    rows = max(
+        (e.batch.rows for m in mini_batches for e in m), key=lambda rows: rows.token_ids.numel()
+    )
+    plan = plan_memory(
+        read_shape(base, config.policy.target_modules),
+        config,
+        ServeConfig(),
+        card_bytes=GIB,
+        on_gpu=False,
+        rows=Rows(num_tokens=rows.token_ids.numel(), width=rows.token_ids.shape[1]),
+    )
+    planned = sum(part.num_bytes for part in plan.trainer if part.name != "process")
+    assert planned == pytest.approx(measured, rel=0.1)
+
+
+def planned_for(shape: ModelShape, config: TrainConfig, serve: ServeConfig, card_gib: int) -> bool:
+    return plan_memory(shape, config, serve, card_bytes=card_gib * GIB, on_gpu=True).fits
+
+
+@pytest.fixture(scope="module")
+def eight_b(tmp_path_factory: pytest.TempPathFactory) -> ModelShape:
+    folder = tmp_path_factory.mktemp("8b")
+    EIGHT_B.save_pretrained(folder)
+    return read_shape(str(folder), PolicyConfig().target_modules)
+
+
+def test_a_model_is_counted_without_its_weights(eight_b: ModelShape) -> None:
+    # Llama 3's report says 8.03 billion; of a layer: q, k, v, o, gate, up and down.
+    per_layer = 2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14_336
+    assert eight_b.num_linear_parameters == 32 * per_layer
+    assert eight_b.num_parameters == 32 * (per_layer + 2 * 4096) + 2 * 128_256 * 4096 + 4096
+    assert eight_b.adapter_parameters_per_rank == 32 * (2 * 8192 + 2 * 5120 + 3 * 18_432)
+    assert (eight_b.kv_size, eight_b.attention_size) == (1024, 4096)
+
+
+def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
+    plan = plan_memory(eight_b, TrainConfig(), ServeConfig(), card_bytes=80 * GIB, on_gpu=True)
+    assert all(part.num_bytes > 0 for part in (*plan.server, *plan.trainer))
+    server = sum(part.num_bytes for part in plan.server)
+    assert server + plan.kv_cache_bytes == pytest.approx(0.45 * 80 * GIB)
+    assert plan.trainer_share_bytes == pytest.approx(0.55 * 80 * GIB)
+    # Two numbers a layer and key-value head, 2 bytes each.
+    assert plan.kv_bytes_per_token == 131_072
+
+
+@pytest.mark.parametrize(
+    "policy", [BFLOAT16, {**BFLOAT16, "quantization": "nf4"}], ids=["lora", "qlora"]
+)
+@pytest.mark.parametrize("card_gib", [40, 80])
+def test_what_is_advised_fits(eight_b: ModelShape, card_gib: int, policy: dict[str, str]) -> None:
+    config = TrainConfig(policy=PolicyConfig.model_validate(policy))
+    changes = advise(eight_b, config, ServeConfig(), card_bytes=card_gib * GIB, on_gpu=True)
+    assert not planned_for(eight_b, config, ServeConfig(), card_gib)
+    assert changes
+    sections = config.model_dump()
+    serve = {}
+    for change in changes:
+        name, value = change.split(" = ")
+        section, field = name.split(".")
+        (serve if section == "serve" else sections[section])[field] = json.loads(value)
+    changed = TrainConfig.model_validate(sections)
+    assert planned_for(eight_b, changed, ServeConfig.model_validate(serve), card_gib)
+
+
+ONE_AND_A_HALF_B = Qwen2Config(
+    vocab_size=151_936,
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    tie_word_embeddings=True,
+)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("gsm8k_a100*.toml")), ids=lambda p: p.stem)
+def test_presets_fit_their_card(path: Path, eight_b: ModelShape, tmp_path: Path) -> None:
+    shape = eight_b
+    if "_8b" not in path.stem:
+        ONE_AND_A_HALF_B.save_pretrained(tmp_path)
+        shape = read_shape(str(tmp_path), PolicyConfig().target_modules)
+    config = load_config(TrainConfig, ["--config", str(path)], prog="test")
+    assert planned_for(shape, config, ServeConfig(), 80)
+
+
+def test_nothing_is_advised_where_all_is_well_or_nothing_helps(eight_b: ModelShape) -> None:
+    config = TrainConfig(policy=PolicyConfig(dtype="bfloat16", gradient_checkpointing=True))
+    arguments = (eight_b, config, ServeConfig())
+    assert advise(*arguments, card_bytes=80 * GIB, on_gpu=True) == ()
+    assert advise(*arguments, card_bytes=12 * GIB, on_gpu=True) is None
+
+
+def test_a_whole_machine_is_planned_for_without_a_gpu(eight_b: ModelShape) -> None:
+    plan = plan_memory(eight_b, TrainConfig(), ServeConfig(), card_bytes=64 * GIB, on_gpu=False)
+    # Both sides compute in float32 there: 30 GiB each, and no room for both.
+    assert plan.server_fits
+    assert not plan.trainer_fits
+    assert plan.server[0].num_bytes == plan.trainer[0].num_bytes == 4 * eight_b.num_parameters

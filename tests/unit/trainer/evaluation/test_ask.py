@@ -1,0 +1,413 @@
+"""Evaluating several models through a server, here a fake one that keeps a log."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stamina
+
+from inference_server.wire.schemas import (
+    AdapterInfo,
+    ArmCompletion,
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    FinishReason,
+    Limits,
+    Question,
+    ServerStatus,
+    Usage,
+    adapter_name,
+)
+from regime_w import build_all_arms, build_prompt
+from trainer.client.arms_client import Completion
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
+from trainer.errors import (
+    DataError,
+    ServerError,
+    ServerRejectedError,
+    ServerUnreachableError,
+    UsageError,
+)
+from trainer.evaluation import ask as evaluation_module
+from trainer.evaluation.ask import (
+    EvaluationConfig,
+    _contamination_lines,
+    evaluate,
+    run_evaluation,
+)
+from trainer.evaluation.records import answers_path, read_answers
+from trainer.evaluation.results import Evaluation
+
+BASE = "models/tiny-base"
+NEXT_VERSION = 7
+
+RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=10)
+PROMPTS = [build_prompt(build_all_arms()[0].system_prompt, r.question) for r in RECORDS]
+GOLD = {prompt: record.gold for prompt, record in zip(PROMPTS, RECORDS, strict=True)}
+
+
+def info(version: int, *, active: bool = False) -> AdapterInfo:
+    return AdapterInfo(
+        version=version,
+        name=adapter_name(version),
+        sha256="0" * 64,
+        rank=16,
+        size_bytes=1,
+        active=active,
+        num_leases=0,
+        created_at=0.0,
+    )
+
+
+class FakeServer:
+    """Stands in for `ArmsClient`. Model M answers the first ``skill[M]`` questions right."""
+
+    def __init__(self, skill: dict[str, int], *, active: int | None = None) -> None:
+        self.skill = skill
+        self.versions = {} if active is None else {active: info(active, active=True)}
+        self.active = active
+        self.next_version = NEXT_VERSION
+        self.log: list[str] = []
+        self.num_busy_deletes = 0
+        self.failure: Exception | None = None
+        self.fails_after = 0
+        self.finish_reason = FinishReason.STOP
+
+    async def __aenter__(self) -> "FakeServer":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self.log.append("closed")
+
+    async def status(self) -> ServerStatus:
+        return ServerStatus(
+            boot_id="boot",
+            base_model=BASE,
+            base_dtype="float32",
+            active_version=self.active,
+            next_version=self.next_version,
+            versions=list(self.versions.values()),
+            groups_in_flight=0,
+            requests_in_flight=0,
+            limits=Limits(
+                max_model_len_tokens=1024,
+                max_lora_rank=16,
+                max_groups_in_flight=64,
+                max_questions=64,
+                max_samples_per_arm=8,
+                max_adapter_bytes=1,
+                max_body_bytes=1,
+                max_request_s=1.0,
+                max_loaded_versions=4,
+            ),
+        )
+
+    async def push_adapter(self, version: int, folder: Path, *, activate: bool) -> AdapterInfo:
+        assert not activate
+        self.log.append(f"push {version} {folder.name}")
+        self.versions[version] = info(version)
+        self.next_version = version + 1
+        return self.versions[version]
+
+    async def delete_adapter(self, version: int) -> None:
+        self.log.append(f"delete {version}")
+        if self.num_busy_deletes:
+            self.num_busy_deletes -= 1
+            raise ServerRejectedError(409, "requests in flight")
+        if version not in self.versions:
+            raise ServerRejectedError(404, "not loaded")
+        del self.versions[version]
+
+    async def complete(
+        self, model: str, prompts: list[str], *, max_tokens: int
+    ) -> list[Completion]:
+        self.log.append(f"complete {model} {len(prompts)}")
+        if self.failure is not None:
+            if self.fails_after == 0:
+                raise self.failure
+            self.fails_after -= 1
+        right = set(PROMPTS[: self.skill[model]])
+        texts = [GOLD[prompt] if prompt in right else "I give up." for prompt in prompts]
+        return [Completion(text=text, num_tokens=5, truncated=False) for text in texts]
+
+    async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        """Two arms: the first answers as greedily, the second never."""
+        self.log.append(f"generate {request.policy} {len(request.questions)} seed {request.seed}")
+        model = BASE if request.policy == "base" else adapter_name(int(request.policy))
+        right = {record.question for record in RECORDS[: self.skill[model]]}
+        groups = []
+        for question in request.questions:
+            assert isinstance(question, Question)
+            assert question.gold is None
+            gold = next(r.gold for r in RECORDS if r.id == question.id)
+            texts = {
+                "solo_0": gold if question.question in right else "#### 1",
+                "solo_1": "I give up.",
+            }
+            groups.append(
+                ArmGroup(
+                    id=question.id,
+                    question=question.question,
+                    policy_version=None,
+                    arms=[self.completion(name, text) for name, text in texts.items()],
+                )
+            )
+        usage = Usage(prompt_tokens=1, completion_tokens=1)
+        return ArmsResponse(policy_version=None, boot_id="b", groups=groups, usage=usage)
+
+    def completion(self, arm: str, text: str) -> ArmCompletion:
+        return ArmCompletion(
+            arm=arm,
+            sample=0,
+            text=text,
+            finish_reason=self.finish_reason,
+            temperature=0.5,
+            top_p=1.0,
+            seed=1,
+            prompt_token_ids=[1],
+            token_ids=[1, 2],
+            logprobs=[-0.1, -0.1],
+        )
+
+
+def config(*models: str, **changes: Any) -> EvaluationConfig:
+    return EvaluationConfig(models=models, num_questions=10, **changes)
+
+
+def ignore_progress(num_done: int, num_total: int) -> None:
+    pass
+
+
+async def run(server: FakeServer, asked: EvaluationConfig) -> Evaluation:
+    return await evaluate(asked, server, ignore_progress)  # type: ignore[arg-type]
+
+
+def adapter(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    return folder
+
+
+async def test_models_are_counted_and_compared_on_the_same_questions(tmp_path: Path) -> None:
+    server = FakeServer({BASE: 2, "policy-000003": 9, "policy-000007": 5}, active=3)
+    sft = adapter(tmp_path / "sft")
+    found = await run(server, config("Base=base", f"SFT={sft}", "PPO=policy"))
+    assert [(m.label, m.accuracy.value) for m in found.models] == [
+        ("Base", 0.2),
+        ("SFT", 0.5),
+        ("PPO", 0.9),
+    ]
+    assert [m.model for m in found.models] == [BASE, str(sft), "policy-000003"]
+    assert [m.completions.answered for m in found.models] == [0.2, 0.5, 0.9]
+    assert [m.arms for m in found.models] == [None] * 3
+    assert [(d.label, d.baseline, round(d.points)) for d in found.differences] == [
+        ("SFT", "Base", 30),
+        ("PPO", "Base", 70),
+        ("PPO", "SFT", 40),
+    ]
+    assert found.num_questions == len(RECORDS)
+
+
+async def test_a_folder_is_uploaded_last_and_removed(tmp_path: Path) -> None:
+    """Uploading may retire what is served, so that goes first, whatever the order asked for."""
+    server = FakeServer({"policy-000003": 1, "policy-000007": 1, "policy-000008": 1}, active=3)
+    folders = [adapter(tmp_path / name) for name in ("a", "b")]
+    await run(server, config(f"A={folders[0]}", f"B={folders[1]}", "Served=policy-000003"))
+    assert server.log == [
+        "complete policy-000003 10",
+        "push 7 a",
+        "complete policy-000007 10",
+        "delete 7",
+        "push 8 b",
+        "complete policy-000008 10",
+        "delete 8",
+    ]
+    assert list(server.versions) == [3]
+
+
+async def test_policy_without_an_active_version_is_the_base() -> None:
+    server = FakeServer({BASE: 4})
+    found = await run(server, config("Now=policy"))
+    assert (found.models[0].model, found.models[0].accuracy.value) == (BASE, 0.4)
+
+
+async def test_progress_counts_over_all_models_in_batches() -> None:
+    seen: list[tuple[int, int]] = []
+    server = FakeServer({BASE: 1, "policy-000003": 1}, active=3)
+    await evaluate(
+        config("Base=base", "PPO=policy", batch_size=4),
+        server,  # type: ignore[arg-type]
+        lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(4, 20), (8, 20), (10, 20), (14, 20), (18, 20), (20, 20)]
+    assert Counter(server.log)[f"complete {BASE} 4"] == 2
+
+
+async def test_a_failure_removes_the_upload_and_is_what_is_raised(tmp_path: Path) -> None:
+    server = FakeServer({"policy-000007": 3})
+    server.failure, server.fails_after = ServerUnreachableError("gone"), 1
+    with pytest.raises(ServerUnreachableError, match="gone"):
+        await run(server, config(f"SFT={adapter(tmp_path / 'sft')}", batch_size=5))
+    assert server.log[-1] == "delete 7"
+    assert not server.versions
+
+
+async def test_a_failing_removal_does_not_hide_the_first_failure(tmp_path: Path) -> None:
+    class Broken(FakeServer):
+        async def delete_adapter(self, version: int) -> None:
+            raise ServerUnreachableError("cannot delete")
+
+    server = Broken({})
+    server.failure = ServerUnreachableError("gone")
+    with pytest.raises(ServerUnreachableError, match="gone"):
+        await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))
+
+
+async def test_removal_waits_for_aborted_requests(tmp_path: Path) -> None:
+    server = FakeServer({"policy-000007": 3})
+    server.num_busy_deletes = 2
+    with stamina.set_testing(True, attempts=3):
+        await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))
+    assert not server.versions
+
+
+async def test_an_upload_that_the_server_retired_by_itself_is_no_error(tmp_path: Path) -> None:
+    class Retiring(FakeServer):
+        async def complete(
+            self, model: str, prompts: list[str], *, max_tokens: int
+        ) -> list[Completion]:
+            self.versions.clear()
+            return await super().complete(model, prompts, max_tokens=max_tokens)
+
+    server = Retiring({"policy-000007": 3})
+    found = await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))
+    assert found.models[0].accuracy.value == 0.3
+
+
+async def test_the_result_is_written_whole(tmp_path: Path) -> None:
+    output = tmp_path / "new" / "evaluation.json"
+    found = await run(FakeServer({BASE: 3}), config("Base=base", output=output))
+    assert Evaluation.read(output) == found
+    assert sorted(output.parent.iterdir()) == [answers_path(output), output]
+    answers = list(read_answers(answers_path(output)))
+    assert [(q.id, q.question, q.gold) for q in answers] == [
+        (r.id, r.question, r.gold) for r in RECORDS
+    ]
+    assert answers[2].models["Base"].greedy.text == RECORDS[2].gold
+    assert answers[3].models["Base"].greedy.text == "I give up."
+
+
+async def test_the_arms_are_asked_of_the_same_version_without_golds(tmp_path: Path) -> None:
+    server = FakeServer({BASE: 2, "policy-000007": 8})
+    spec = {"system_prompt": "", "temperature": 0.5, "top_p": 1.0}
+    asked = config(
+        "Base=base",
+        f"SFT={adapter(tmp_path / 'sft')}",
+        samples_per_arm=1,
+        seed=5,
+        arm="solo_0",
+        arms=({"name": "solo_0", **spec}, {"name": "solo_1", **spec}),
+        output=tmp_path / "evaluation.json",
+    )
+    # Greedy prompts are of the custom arm, which the fake does not know: all of them are wrong.
+    found = await run(server, asked)
+    assert [line for line in server.log if line.startswith("generate")] == [
+        "generate base 10 seed 5",
+        "generate 7 10 seed 5",
+    ]
+    passes = [{at.k: at.chance.value for at in m.arms.pass_at} for m in found.models if m.arms]
+    assert passes == [{1: 0.1, 2: 0.2}, {1: 0.4, 2: 0.8}]
+    assert [m.arms.consensus.value for m in found.models if m.arms] == [0.2, 0.8]
+    assert [d.measure for d in found.differences] == ["greedy", "pass@1", "maj"]
+    (line, *_) = read_answers(tmp_path / "evaluation.answers.jsonl")
+    arms = line.models["SFT"].arms
+    assert arms is not None
+    assert [c.arm for c in arms.completions] == ["solo_0", "solo_1"]
+
+
+async def test_completions_that_the_server_gave_up_are_never_counted() -> None:
+    server = FakeServer({BASE: 2})
+    server.finish_reason = FinishReason.ABORT
+    with pytest.raises(ServerError, match=r"gave up completions of word-problems.*evaluate again"):
+        await run(server, config("Base=base", samples_per_arm=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ("base",)}, "'base' is not LABEL=WHAT"),
+        ({"models": ("=base",)}, "'=base' is not LABEL=WHAT"),
+        ({"models": ("Base=",)}, "'Base=' is not LABEL=WHAT"),
+        ({"models": ("A=base", "A=policy")}, "the label 'A' is given twice"),
+        ({"models": ("PPO=policy-12",)}, "no adapter_config.json in policy-12"),
+        ({"models": ("PPO=nowhere",)}, "no adapter_config.json in nowhere"),
+        ({"arm": "wolfram_9"}, "'wolfram_9' is none of wolfram_0"),
+        ({"output": Path("/")}, "/ is a folder"),
+        ({"output": Path("/dev/null/x/evaluation.json")}, "/dev/null/x: Not a directory"),
+    ],
+)
+async def test_what_cannot_be_evaluated_is_refused_before_anything_is_sent(
+    changes: dict[str, Any], message: str
+) -> None:
+    class Untouchable(FakeServer):
+        async def status(self) -> ServerStatus:
+            raise AssertionError("asked the server")
+
+    with pytest.raises(UsageError) as raised:
+        await run(Untouchable({}), EvaluationConfig(**changes))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+async def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "sft")
+    (folder / "adapter_model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"no adapter_model\.safetensors in"):
+        await run(FakeServer({}), config(f"SFT={folder}"))
+
+
+async def test_a_missing_data_file_is_refused() -> None:
+    with pytest.raises(DataError, match=r"nothing\.jsonl"):
+        await run(FakeServer({}), config("Base=base", data="nothing.jsonl"))
+
+
+async def test_a_version_that_is_not_served_is_refused() -> None:
+    server = FakeServer({}, active=3)
+    with pytest.raises(
+        UsageError, match=r"policy-000012 is not served \(but base, policy-000003\)"
+    ):
+        await run(server, config("PPO=policy-000012"))
+    assert server.log == []
+
+
+def test_the_command_prints_the_table_and_closes_the_connection(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = FakeServer({BASE: 2, "policy-000003": 9}, active=3)
+    monkeypatch.setattr(evaluation_module, "ArmsClient", lambda server_config: server)
+    run_evaluation(config("Base=base", "PPO=policy"))
+    printed = capsys.readouterr().out
+    assert "PPO − Base" in printed
+    assert "+70.0" in printed
+    assert server.log[-1] == "closed"
+
+
+@pytest.mark.parametrize("explicit", [False, True])
+def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_path: Path) -> None:
+    rows = [{"question": f"What is {i} plus {i}?", "answer": f"#### {2 * i}"} for i in range(8)]
+    source = tmp_path / "own.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_folder = tmp_path / "run"
+    folder = adapter(run_folder / "adapters" / "policy-000001")
+    (run_folder / "config.toml").write_text(f'[data]\nsource = "{source}#train"\n')
+    asked = config("Base=base", f"PPO={folder}", data=f"{source}#held_out")
+    assert all("none also in" in line for line in _contamination_lines(asked))
+    changes = {"train_data": str(source)} if explicit else {"data": str(source)}
+    (line,) = _contamination_lines(asked.model_copy(update=changes))
+    assert "which makes their accuracy worthless" in line
+    assert _contamination_lines(config("Base=base")) == []

@@ -1,0 +1,219 @@
+"""Estimates and tests against independent computations: closed forms, enumeration, scipy's own."""
+
+import math
+from itertools import combinations, product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, bootstrap, mannwhitneyu, norm
+
+from trainer.evaluation.statistics import (
+    Trend,
+    auc,
+    auc_interval,
+    bootstrap_interval,
+    mcnemar_p_value,
+    mean_interval,
+    pass_at_k,
+    wilson_interval,
+)
+
+# Newcombe (1998), Statistics in Medicine 17:857, table I: the score method without correction.
+PUBLISHED = [
+    (81, 263, 0.2553, 0.3662),
+    (15, 148, 0.0624, 0.1605),
+    (0, 20, 0.0000, 0.1611),
+    (1, 29, 0.0061, 0.1718),
+]
+
+# --- Wilson -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("num_correct", "num_questions", "low", "high"), PUBLISHED)
+def test_wilson_interval_is_the_published_one(
+    num_correct: int, num_questions: int, low: float, high: float
+) -> None:
+    assert wilson_interval(num_correct, num_questions) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_interval_is_the_closed_form(counts: tuple[int, int]) -> None:
+    right, n = counts
+    p, z = right / n, float(norm.ppf(0.975))
+    middle = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    expected = (max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
+    assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-12)
+
+
+# --- bootstrap --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1.0] * 30 + [-1.0] * 12 + [0.0] * 58,
+        [0.125 * (i % 9) for i in range(100)],
+        [0.3, -0.7, 0.2, 0.2, 1.0, -0.1, 0.4, 0.0] * 15,
+    ],
+)
+def test_the_bootstrap_is_scipys(values: list[float]) -> None:
+    theirs = bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert bootstrap_interval(values) == pytest.approx((theirs.low, theirs.high), abs=0.05 * width)
+
+
+def test_the_bootstrap_of_few_is_the_enumerated_one() -> None:
+    # All 4^4 samples of four questions: the mean's exact percentiles.
+    values = [1.0, 0.0, 0.0, -1.0]
+    means = sorted(sum(sample) / 4 for sample in product(values, repeat=4))
+    low, high = np.quantile(means, (0.025, 0.975))
+    assert bootstrap_interval(values) == (low, high)
+
+
+def test_the_interval_has_the_normal_width_where_that_holds() -> None:
+    # Mean 0.2; variance of one gain (120 + 40)/400 − 0.2² = 0.36; 1.96 sqrt(0.36/400) = 0.0588.
+    gains = [1.0] * 120 + [-1.0] * 40 + [0.0] * 240
+    assert bootstrap_interval(gains) == pytest.approx((0.1412, 0.2588), abs=0.004)
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.25, 0.0, 0.5, 1.0]), min_size=1, max_size=60))
+def test_the_interval_is_the_same_twice_and_within_the_values(values: list[float]) -> None:
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
+    assert min(values) - 1e-12 <= low <= high <= max(values) + 1e-12
+
+
+def test_shares_get_wilson_and_other_means_the_bootstrap() -> None:
+    assert mean_interval([1.0, 0.0, 0.0]) == wilson_interval(1, 3)
+    values = [1.0, 0.5, 0.0, 0.25]
+    assert mean_interval(values) == bootstrap_interval(values)
+
+
+# --- McNemar ----------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_mcnemar_is_the_binomial_tail_twice(won: int, lost: int) -> None:
+    n = won + lost
+    expected = min(1.0, 2 * float(binom.cdf(min(won, lost), n, 0.5))) if n else 1.0
+    assert mcnemar_p_value(won, lost) == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_p_value(won, lost) == mcnemar_p_value(lost, won)
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "expected"),
+    [
+        (6, 0, 2 / 64),
+        (1, 0, 1.0),
+        (0, 0, 1.0),
+        (5, 5, 1.0),
+        (9, 1, 2 * (1 + 10) / 1024),
+    ],
+)
+def test_mcnemar_by_hand(won: int, lost: int, expected: float) -> None:
+    assert mcnemar_p_value(won, lost) == pytest.approx(expected)
+
+
+# --- pass@k -----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
+def test_pass_at_k_is_the_share_of_all_choices_with_a_right_one(counts: tuple[int, int]) -> None:
+    n, c = counts
+    right = [place < c for place in range(n)]
+    for k in range(1, n + 1):
+        choices = list(combinations(right, k))
+        assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, choices)) / len(choices))
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    # E over c ~ Binomial(n, p) of the estimate is 1 − (1 − p)^k, exactly.
+    n, p = 8, 0.3
+    for k in range(1, n + 1):
+        mean = sum(float(binom.pmf(c, n, p)) * pass_at_k(n, c, k) for c in range(n + 1))
+        assert mean == pytest.approx(1 - (1 - p) ** k)
+
+
+def test_pass_at_k_equals_the_papers_product() -> None:
+    # Chen et al. 2021, figure 3: 1 − Π (1 − k / i) for i in n − c + 1 … n.
+    for n, c, k in [(200, 3, 100), (100, 99, 1), (200, 150, 10), (64, 0, 8), (64, 64, 8)]:
+        product_form = (
+            1 - math.prod(1 - k / i for i in range(n - c + 1, n + 1)) if n - c >= k else 1.0
+        )
+        assert pass_at_k(n, c, k) == pytest.approx(product_form)
+
+
+@pytest.mark.parametrize("k", [0, -1, 9])
+def test_k_is_within_the_completions(k: int) -> None:
+    with pytest.raises(ValueError, match="k must be from 1 to 8"):
+        pass_at_k(8, 3, k)
+
+
+# --- AUC --------------------------------------------------------------------------------------
+
+SCORED = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), st.booleans()),
+    min_size=2,
+    max_size=40,
+)
+
+
+@given(SCORED)
+def test_auc_is_the_share_of_pairs_in_order(pairs: list[tuple[float, bool]]) -> None:
+    right = [score for score, is_right in pairs if is_right]
+    wrong = [score for score, is_right in pairs if not is_right]
+    found = auc([score for score, _ in pairs], [is_right for _, is_right in pairs])
+    if not (right and wrong):
+        assert found is None
+        return
+    wins = [(r > w) + 0.5 * (r == w) for r in right for w in wrong]
+    assert found == pytest.approx(sum(wins) / len(wins))
+    statistic = mannwhitneyu(right, wrong, method="asymptotic").statistic
+    assert found == pytest.approx(statistic / (len(right) * len(wrong)))
+
+
+def test_the_interval_of_auc_has_the_published_width() -> None:
+    # Hanley and McNeil 1982: the error of AUC by Q1 = A/(2 − A), Q2 = 2A²/(1 + A).
+    rng = np.random.default_rng(0)
+    correct = rng.random(1000) < 0.6
+    scores = np.where(correct, rng.normal(1.0, 1.0, 1000), rng.normal(0.0, 1.0, 1000))
+    area = auc(list(scores), list(correct))
+    assert area == pytest.approx(float(norm.cdf(1 / math.sqrt(2))), abs=0.03)
+    num_right, num_wrong = int(correct.sum()), int((~correct).sum())
+    q1, q2 = area / (2 - area), 2 * area * area / (1 + area)
+    variance = (
+        area * (1 - area) + (num_right - 1) * (q1 - area**2) + (num_wrong - 1) * (q2 - area**2)
+    )
+    error = math.sqrt(variance / (num_right * num_wrong))
+    found = auc_interval(list(scores), list(correct))
+    assert found == pytest.approx((area - 1.96 * error, area + 1.96 * error), abs=0.004)
+    assert auc_interval([0.1, 0.2], [True, True]) is None
+
+
+# --- trends -----------------------------------------------------------------------------------
+
+
+def test_trends_are_told_from_noise() -> None:
+    rng = np.random.default_rng(0)
+    noise = list(rng.normal(0, 1, 40))
+    flat = Trend.of(noise)
+    assert not flat.rises
+    assert not flat.falls
+    rising = Trend.of([0.1 * step + value for step, value in enumerate(noise)])
+    assert rising.rises
+    assert not rising.falls
+    falling = Trend.of([-0.1 * step + value for step, value in enumerate(noise)])
+    assert falling.falls
+
+
+def test_a_trend_compares_quarters() -> None:
+    found = Trend.of([1.0, 3.0, 0.0, 0.0, 0.0, 0.0, 5.0, 7.0])
+    assert (found.first, found.last) == (2.0, 6.0)
+    assert Trend.of([4.0]) == Trend(first=4.0, last=4.0, p_value=1.0)
+    assert Trend.of([4.0, 4.0, 4.0]).p_value == 1.0

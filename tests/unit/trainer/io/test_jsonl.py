@@ -1,0 +1,97 @@
+"""Rows on disk: written whole, appended one by one, and mended after a kill."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.errors import DataError
+from trainer.io.jsonl import JsonlAppender, read_lines, repair, write_jsonl
+
+ROWS = [{"id": i, "text": "two\nlines — ü" * i} for i in range(5)]
+SUFFIXES = ["", ".gz", ".zst"]
+
+
+def rows_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for _, line in read_lines(path)]
+
+
+def append(path: Path, rows: list[dict[str, object]]) -> None:
+    with JsonlAppender(path) as file:
+        for row in rows:
+            file.append(row)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_appended_rows_read_back_over_several_sessions(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "new" / f"rows.jsonl{suffix}"
+    append(path, ROWS[:2])
+    append(path, ROWS[2:])
+    assert rows_of(path) == ROWS
+    assert repair(path) == 0
+
+
+@given(
+    suffix=st.sampled_from(SUFFIXES), share=st.floats(0, 1), chunk=st.sampled_from([1, 7, 2**20])
+)
+def test_wherever_a_kill_tears_it_a_file_is_mended_to_its_whole_rows(
+    suffix: str, share: float, chunk: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("torn") / f"rows.jsonl{suffix}"
+    ends = [0]
+    for row in ROWS:
+        append(path, [row])
+        ends.append(path.stat().st_size)
+    whole = path.read_bytes()
+    cut = round(share * len(whole))
+    path.write_bytes(whole[:cut])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.io.jsonl._CHUNK_BYTES", chunk)
+        num_torn = repair(path)
+    num_rows = sum(end <= cut for end in ends) - 1
+    assert (path.stat().st_size, num_torn) == (ends[num_rows], cut - ends[num_rows])
+    append(path, ROWS[num_rows:])
+    assert rows_of(path) == ROWS
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
+def test_a_file_of_another_kind_is_an_error_that_names_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.jsonl{suffix}"
+    path.write_text('{"plain": "text"}\n')
+    for touch in (lambda: list(read_lines(path)), lambda: repair(path)):
+        with pytest.raises(DataError, match=r"rows\.jsonl") as caught:
+            touch()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_torn_gzip_file_is_an_error_where_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    append(path, ROWS)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match="torn"):
+        list(read_lines(path))
+
+
+def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere: No such file"):
+        list(read_lines(tmp_path / "nowhere"))
+
+
+def test_written_rows_read_back_a_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows: list[dict[str, object]] = [{"text": "two\nlines — ü"}, {"n": 1, "none": None}]
+    write_jsonl(path, rows)
+    text = path.read_text(encoding="utf-8")
+    assert [json.loads(line) for line in text.split("\n")[:-1]] == rows
+    assert "ü" in text
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_jsonl(path, [{"old": 1}])
+    with pytest.raises(TypeError):
+        write_jsonl(path, [{"new": 1}, {"new": object()}])
+    assert path.read_text() == '{"old": 1}\n'

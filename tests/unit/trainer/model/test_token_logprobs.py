@@ -1,0 +1,186 @@
+"""Scores of sampled tokens against all logits in float64, and nuclei against vLLM's own steps."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from trainer.model import token_logprobs as token_scores
+from trainer.model.batch import SampledTokens
+from trainer.model.token_logprobs import FIRST_GUESS, Nucleus, nucleus, score_sampled
+
+
+def kept_ids(kept: Nucleus, row: int) -> list[int]:
+    ids = sorted(kept.token_ids[kept.rows == row].tolist())
+    assert len(set(ids)) == len(ids)
+    return ids
+
+
+def vllm_kept(logits: list[float], top_p: float) -> set[int]:
+    """What vLLM 0.32's apply_top_k_top_p does to one row: sort up, cumulate, drop."""
+    order = sorted(range(len(logits)), key=lambda i: logits[i])
+    largest = max(logits)
+    total = sum(math.exp(x - largest) for x in logits)
+    kept, mass = {order[-1]}, 0.0
+    for i in order:
+        mass += math.exp(logits[i] - largest) / total
+        if mass > 1 - top_p:
+            kept.add(i)
+    return kept
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            # Distinct, and coarse enough that no two orders and no rounding are in question.
+            st.lists(st.integers(-80, 80), min_size=6, max_size=6, unique=True),
+            st.integers(1, 1000),
+            st.integers(0, 5),
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_nucleus_keeps_what_vllm_keeps_and_the_sampled_token(
+    rows: list[tuple[list[int], int, int]],
+) -> None:
+    logits = [[x * 0.0937 for x in row] for row, _, _ in rows]
+    top_p = [p / 1000 for _, p, _ in rows]
+    sampled = [token for _, _, token in rows]
+
+    kept = nucleus(
+        torch.tensor(logits, dtype=torch.float64).softmax(dim=-1),
+        torch.tensor(top_p, dtype=torch.float64),
+        torch.tensor(sampled),
+    )
+
+    assert kept.token_ids[: len(rows)].tolist() == sampled
+    for i, (row, p, token) in enumerate(zip(logits, top_p, sampled, strict=True)):
+        assert kept_ids(kept, i) == sorted(vllm_kept(row, p) | {token})
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "top_p", "kept"),
+    [
+        ([0.5, 0.3, 0.2], 1.0, [0, 1, 2]),
+        ([0.5, 0.3, 0.2], 0.81, [0, 1, 2]),
+        ([0.5, 0.3, 0.2], 0.79, [0, 1]),
+        ([0.5, 0.3, 0.2], 0.51, [0, 1]),
+        ([0.5, 0.3, 0.2], 0.49, [0]),
+        ([0.2, 0.5, 0.3], 0.01, [1]),
+    ],
+)
+def test_nucleus_worked_out_by_hand(
+    probabilities: list[float], top_p: float, kept: list[int]
+) -> None:
+    row = torch.tensor([probabilities])
+    assert kept_ids(nucleus(row, torch.tensor([top_p]), row.argmax(dim=-1)), 0) == kept
+    with_last = sorted({*kept, 2})
+    assert kept_ids(nucleus(row, torch.tensor([top_p]), torch.tensor([2])), 0) == with_last
+
+
+@pytest.mark.parametrize("size", [1, FIRST_GUESS - 1, FIRST_GUESS, FIRST_GUESS + 1, 700, 1000])
+def test_a_nucleus_of_any_size_is_found(size: int) -> None:
+    torch.manual_seed(size)
+    # Falling, so that the size is decided by top_p alone; then shuffled.
+    masses = torch.linspace(2, 1, 1000, dtype=torch.float64)
+    masses /= masses.sum()
+    order = torch.randperm(1000)
+    probabilities = torch.empty_like(masses).scatter_(0, order, masses).unsqueeze(0)
+    top_p = masses[:size].sum() - masses[size - 1] / 2
+    kept = nucleus(probabilities, top_p.unsqueeze(0), order[:1])
+    assert kept_ids(kept, 0) == sorted(order[:size].tolist())
+
+
+# --- scores ------------------------------------------------------------------------------------
+
+
+def expected_scores(
+    hidden: Tensor, head: Tensor, sampled: SampledTokens
+) -> tuple[list[float], list[float]]:
+    """Of every token by itself, from all of its logits in float64."""
+    logprobs, entropies = [], []
+    for i, token in enumerate(sampled.token_ids.tolist()):
+        logits = (head.double() @ hidden[i].double() / sampled.temperature[i]).tolist()
+        kept = vllm_kept(logits, float(sampled.top_p[i])) | {token}
+        largest = max(logits)
+        masses = {t: math.exp(logits[t] - largest) for t in kept}
+        total = sum(masses.values())
+        logprobs.append(logits[token] - largest - math.log(total))
+        entropies.append(-sum(m / total * math.log(m / total) for m in masses.values() if m))
+    return logprobs, entropies
+
+
+def make_sampled(num_tokens: int, num_restricted: int, vocabulary: int) -> SampledTokens:
+    generator = torch.Generator().manual_seed(num_tokens)
+    top_p = torch.where(torch.arange(num_tokens) < num_restricted, 0.9, 1.0)
+    return SampledTokens(
+        states=torch.arange(num_tokens),
+        token_ids=torch.randint(vocabulary, (num_tokens,), generator=generator),
+        temperature=torch.rand(num_tokens, generator=generator) + 0.2,
+        top_p=top_p,
+        num_restricted=num_restricted,
+    )
+
+
+class Adapted(nn.Linear):
+    """A head whose weight is not all of it: it must be called, never looked into."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        return 2 * super().forward(states)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("scale", [0.3, 3.0])  # large nuclei, small ones
+@pytest.mark.parametrize("num_restricted", [0, 13, 40])
+def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
+    num_restricted: int, scale: float, adapted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    num_tokens, width, vocabulary = 40, 8, 200
+    head = (Adapted if adapted else nn.Linear)(width, vocabulary, bias=False).requires_grad_(False)
+    nn.init.normal_(head.weight, std=scale)
+    weight = head(torch.eye(width)).T
+    sampled = make_sampled(num_tokens, num_restricted, vocabulary)
+    hidden = torch.randn(num_tokens, width)
+    expected, expected_entropies = expected_scores(hidden, weight, sampled)
+
+    gradients = []
+    for chunk_tokens in (7, 40, 1000):
+        monkeypatch.setattr(token_scores, "CHUNK_LOGITS", chunk_tokens * vocabulary)
+        with torch.no_grad():
+            support = score_sampled(hidden, head, sampled, None).support
+        states = hidden.clone().requires_grad_()
+        scores = score_sampled(states, head, sampled, support)
+        torch.testing.assert_close(scores.logprobs.tolist(), expected, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(scores.entropy.tolist(), expected_entropies, atol=2e-5, rtol=0)
+        assert not scores.entropy.requires_grad
+        (gradient,) = torch.autograd.grad(scores.logprobs @ torch.arange(40.0), states)
+        gradients.append(gradient)
+
+    # By hand: of log softmax over the kept tokens, (row of the head - mean row) / temperature.
+    for i in range(num_tokens):
+        logits = weight.double() @ hidden[i].double() / sampled.temperature[i]
+        kept = torch.tensor(
+            sorted(
+                vllm_kept(logits.tolist(), float(sampled.top_p[i])) | {int(sampled.token_ids[i])}
+            )
+        )
+        rows = weight.double()
+        mean = logits[kept].softmax(dim=0) @ rows[kept]
+        by_hand = i * (rows[sampled.token_ids[i]] - mean) / sampled.temperature[i]
+        for gradient in gradients:
+            torch.testing.assert_close(gradient[i].double(), by_hand, atol=2e-3, rtol=1e-4)
+
+
+def test_a_token_that_was_certain_has_logprob_zero() -> None:
+    head = nn.Linear(4, 50, bias=False).requires_grad_(False)
+    sampled = make_sampled(6, 6, 50)
+    hidden = torch.randn(6, 4)
+    certain = Nucleus(token_ids=sampled.token_ids.int(), num_others=torch.zeros(6).long())
+    scores = score_sampled(hidden, head, sampled, [certain])
+    assert scores.logprobs.tolist() == [0.0] * 6
+    assert scores.entropy.tolist() == [0.0] * 6

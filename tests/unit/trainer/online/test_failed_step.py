@@ -1,0 +1,119 @@
+"""A step that comes to NaN: nothing of it stays but what is needed to see why."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from regime_w import ArmSpec
+from tests.unit.memory_server import MemoryServer
+from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.console.tracking import read_metrics
+from trainer.errors import NonFiniteError
+from trainer.model.roles import PolicyRoles
+from trainer.online import setup as loop
+from trainer.ppo.learner import Learner
+from trainer.run_state.checkpoint import checkpoint_folders, step_of
+from trainer.run_state.journal import JournalReader
+
+ARMS = [
+    ArmSpec(name=f"arm_{i}", system_prompt="Be brief.", temperature=1.0, top_p=1.0)
+    for i in range(2)
+]
+NUM_STEPS, FAILS_AT = 4, 3
+
+
+@pytest.fixture
+def config(tiny_base: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig.model_validate(
+        {
+            "policy": {"base_model": str(tiny_base), "lora_rank": 2},
+            "rollout": {"questions_per_step": 2, "max_tokens": 8, "arms": ARMS, "seed": 3},
+            "ppo": {"critic_warmup_steps": 0},
+            "run": {"folder": tmp_path / "run", "num_steps": NUM_STEPS, "num_threads": 1},
+        }
+    )
+
+
+@pytest.fixture
+def train(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], loop.TrainResult]:
+    """Runs against a server that is the same for every call."""
+    policy = PolicyConfig(base_model=config.policy.base_model, lora_rank=2)
+    roles = PolicyRoles(policy, device=torch.device("cpu"), serve_dtype=torch.float32)
+    server = MemoryServer(roles)
+    monkeypatch.setattr(loop, "ArmsClient", lambda config: server)
+    return lambda: loop.train(config)
+
+
+@pytest.mark.parametrize("method", ["experience", "learn"])
+def test_the_batch_is_kept_and_the_run_goes_on_from_before_it(
+    method: str, config: TrainConfig, train: Callable[[], loop.TrainResult]
+) -> None:
+    run = config.run.folder
+    real = getattr(Learner, method)
+
+    def failing(self: Learner, step: int, *arguments: Any, **options: Any) -> Any:
+        if step == FAILS_AT:
+            raise NonFiniteError("the norms of the gradients are nan (critic) and 1.0 (policy)")
+        return real(self, step, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Learner, method, failing)
+        with pytest.raises(NonFiniteError) as caught:
+            train()
+    kept = run / f"failed/step-{FAILS_AT:06d}"
+    message = str(caught.value)
+    assert message.startswith(f"step {FAILS_AT}: the norms of the gradients are nan")
+    assert str(kept) in message
+    assert "\n" not in message
+    assert (kept / "error.txt").read_text().startswith("the norms of the gradients are nan")
+    groups = [json.loads(line) for line in (kept / "rollouts.jsonl").read_text().splitlines()]
+    assert [group["step"] for group in groups] == [FAILS_AT] * 2
+    PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(config.policy.base_model), kept / "policy"
+    )
+    # The last good state is a checkpoint, and the failed step is nowhere else.
+    assert step_of(checkpoint_folders(run)[-1]) == FAILS_AT - 1
+    assert JournalReader(run).last_step == FAILS_AT - 1
+    assert not (run / f"rollouts/step-{FAILS_AT:06d}.jsonl").exists()
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, FAILS_AT))
+
+    result = train()
+    assert (result.step, result.stopped) == (NUM_STEPS, False)
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, NUM_STEPS + 1))
+    # Its questions were asked again, of the same version.
+    again = (run / f"rollouts/step-{FAILS_AT:06d}.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in again] == [group["id"] for group in groups]
+    assert {json.loads(line)["policy_version"] for line in again} == {
+        group["policy_version"] for group in groups
+    }
+
+
+def test_a_step_whose_failure_a_kill_has_hidden_is_found_by_the_next_start(
+    config: TrainConfig, train: Callable[[], loop.TrainResult]
+) -> None:
+    run = config.run.folder
+    real = Learner.learn
+
+    def killed(self: Learner, step: int, *arguments: Any, **options: Any) -> Any:
+        if step == FAILS_AT:
+            raise MemoryError  # Nobody expects it: as good as a kill.
+        return real(self, step, *arguments, **options)
+
+    def failing(self: Learner, step: int, *arguments: Any, **options: Any) -> Any:
+        if step == FAILS_AT:
+            raise NonFiniteError("a number is nan")
+        return real(self, step, *arguments, **options)
+
+    for learn, error in ((killed, MemoryError), (failing, NonFiniteError)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Learner, "learn", learn)
+            with pytest.raises(error):
+                train()
+    assert JournalReader(run).last_step == FAILS_AT - 1
+    assert train().step == NUM_STEPS

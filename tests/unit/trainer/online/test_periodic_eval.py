@@ -1,0 +1,161 @@
+"""Evaluation while training goes on: one at a time, never in the way, and the best is remembered."""
+
+from collections.abc import Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import anyio
+import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from tests.unit.fake_serving import serving_for
+from trainer.client.arms_client import Completion
+from trainer.config.sections import DataConfig, RolloutConfig, RunConfig, TrainConfig
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
+from trainer.errors import ServerError, ServerRejectedError
+from trainer.online.periodic_eval import HeldOutEvaluations
+from trainer.online.versions import Published
+from trainer.run_state.checkpoint import read_best
+
+RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=4, seed=5)
+
+
+class FakeClient:
+    """Solves so many of the questions, once it may."""
+
+    def __init__(self) -> None:
+        self.may_answer = anyio.Event()
+        self.num_right = 0
+        self.error: Exception | None = None
+        self.asked: list[tuple[str, list[str], int]] = []
+
+    async def complete(
+        self, model: str, prompts: list[str], *, max_tokens: int
+    ) -> list[Completion]:
+        self.asked.append((model, prompts, max_tokens))
+        await self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        wrong = ["no idea"] * (len(prompts) - self.num_right)
+        texts = [*(record.gold for record in RECORDS[: self.num_right]), *wrong]
+        return [Completion(text=text, num_tokens=4, truncated=False) for text in texts]
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[BlockingPortal]:
+    with start_blocking_portal() as portal:
+        yield portal
+        # A test that fails may leave a question that nobody will answer.
+        portal.call(portal.stop, True)
+
+
+class Run:
+    """A run that is evaluated every second step."""
+
+    def __init__(self, folder: Path, portal: BlockingPortal) -> None:
+        self.folder = folder
+        self.portal = portal
+        self.client = portal.call(FakeClient)
+        self.said: list[str] = []
+        config = TrainConfig(
+            data=DataConfig(seed=5),
+            rollout=RolloutConfig(max_tokens=17),
+            run=RunConfig(folder=folder, evaluate_every=2, num_evaluation_questions=4),
+        )
+        self.evaluations = HeldOutEvaluations(
+            serving_for(self.client), portal, config, self.said.append
+        )
+
+    def start(self, step: int) -> None:
+        folder = self.folder / "adapters" / f"policy-{step + 10:06d}"
+        published = Published(version=step + 10, folder=folder, sha256="", seconds=0.0)
+        self.evaluations.start(step, published)
+
+    def answer(self, num_right: int) -> None:
+        self.client.num_right = num_right
+        self.portal.call(self.client.may_answer.set)
+
+    def evaluate(self, step: int, num_right: int) -> dict[str, float]:
+        self.client.num_right = num_right
+        self.start(step)
+        self.answer(num_right)
+        return self.evaluations.collect(wait=True)
+
+
+@pytest.fixture
+def run(tmp_path: Path, portal: BlockingPortal) -> Run:
+    return Run(tmp_path, portal)
+
+
+def test_training_goes_on_until_the_answers_are_there(run: Run) -> None:
+    assert run.evaluations.collect(wait=True) == {}
+    run.start(2)
+    assert run.evaluations.evaluating == 2
+    assert run.evaluations.collect(wait=False) == {}
+    run.answer(3)
+    assert run.evaluations.collect(wait=True) == {
+        "eval/accuracy": 0.75,
+        "eval/low": pytest.approx(0.301, abs=1e-3),
+        "eval/high": pytest.approx(0.954, abs=1e-3),
+        "eval/step": 2,
+        "eval/version": 12,
+        "eval/best_accuracy": 0.75,
+        "eval/best_step": 2,
+    }
+    assert run.evaluations.evaluating is None
+    assert run.evaluations.collect(wait=True) == {}
+    ((model, prompts, max_tokens),) = run.client.asked
+    assert (model, max_tokens) == ("policy-000012", 17)
+    assert [RECORDS[i].question in prompts[i] for i in range(4)] == [True] * 4
+    assert run.said == []
+
+
+def test_the_best_of_a_run_outlives_it(run: Run, portal: BlockingPortal) -> None:
+    accuracies = [run.evaluate(2 * i, n)["eval/best_accuracy"] for i, n in enumerate((1, 3, 2), 1)]
+    assert accuracies == [0.25, 0.75, 0.75]
+    resumed = Run(run.folder, portal)
+    # As good is not better: the earlier one has seen less.
+    assert resumed.evaluate(8, 3)["eval/best_step"] == 4
+    best = read_best(run.folder)
+    assert best is not None
+    assert (best.step, best.version, best.adapter) == (4, 14, "adapters/policy-000014")
+    assert resumed.evaluate(10, 4)["eval/best_step"] == 10
+
+
+def test_an_evaluation_that_is_due_too_early_is_left_out_with_a_word(run: Run) -> None:
+    run.start(2)
+    run.start(4)
+    (said,) = run.said
+    assert "step 4" in said
+    assert "run.evaluate_every" in said
+    run.answer(1)
+    assert run.evaluations.collect(wait=True)["eval/step"] == 2
+    assert len(run.client.asked) == 1
+
+
+@pytest.mark.parametrize("error", [ServerRejectedError(400, "too long"), ServerError("gone")])
+def test_other_errors_end_the_run(error: Exception, run: Run) -> None:
+    run.client.error = error
+    with pytest.raises(type(error)):
+        run.evaluate(2, 0)
+
+
+def test_leaving_gives_up_what_is_under_way(run: Run) -> None:
+    with run.evaluations:
+        run.start(2)
+        under_way = run.evaluations._under_way
+        assert under_way is not None
+    assert wait([under_way.num_correct], timeout=5).not_done == set()
+    assert under_way.num_correct.cancelled()
+
+
+@pytest.mark.parametrize(
+    ("every", "due"), [(None, []), (1, [1, 2, 3, 4, 5, 6]), (2, [2, 4, 6]), (5, [5])]
+)
+def test_steps_are_evaluated_as_often_as_asked(
+    every: int | None, due: list[int], tmp_path: Path, portal: BlockingPortal
+) -> None:
+    config = TrainConfig(run=RunConfig(folder=tmp_path, evaluate_every=every))
+    evaluations = HeldOutEvaluations(serving_for(portal.call(FakeClient)), portal, config, print)
+    assert [step for step in range(1, 7) if evaluations.is_due(step)] == due

@@ -1,0 +1,303 @@
+"""Publishing: a whole adapter on disk, then on the server, under a number never used before."""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import torch
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inference_server.wire.schemas import AdapterInfo, ServerStatus
+from tests.unit.fake_serving import serving_for
+from trainer.errors import ServerRejectedError, SyncError
+from trainer.online.versions import Publisher
+from trainer.run_state.journal import Journal, JournaledAdapter, JournalReader
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+
+
+class FakeRoles:
+    """Exports its name as weights."""
+
+    serve_dtype = torch.float32
+
+    def __init__(self, name: bytes = b"weights"):
+        self.name = name
+
+    def export_policy(self, folder: Path) -> None:
+        (folder / CONFIG).write_text("{}")
+        (folder / WEIGHTS).write_bytes(self.name)
+
+
+class FakeClient:
+    """A server that remembers what was pushed, and from which folder."""
+
+    def __init__(self, next_version: int = 0, refuses: bool = False):
+        self.next_version = next_version
+        self.refuses = refuses
+        self.taken: set[int] = set()
+        """Numbers of somebody else's adapters."""
+        self.lies: dict[str, object] = {}
+        """Fields of its acknowledgements that are not true."""
+        self.pushed: dict[int, tuple[Path, bytes]] = {}
+        self.active: int | None = None
+
+    async def status(self) -> ServerStatus:
+        return ServerStatus.model_validate(
+            {
+                "boot_id": "b",
+                "base_model": "m",
+                "base_dtype": "float32",
+                "active_version": None,
+                "versions": [],
+                "next_version": self.next_version,
+                "groups_in_flight": 0,
+                "requests_in_flight": 0,
+                "limits": {
+                    "max_model_len_tokens": 1,
+                    "max_lora_rank": 1,
+                    "max_groups_in_flight": 1,
+                    "max_questions": 1,
+                    "max_samples_per_arm": 1,
+                    "max_adapter_bytes": 1,
+                    "max_body_bytes": 1,
+                    "max_request_s": 1.0,
+                    "max_loaded_versions": 1,
+                },
+            }
+        )
+
+    async def push_adapter(
+        self, version: int, folder: Path, *, activate: bool = True
+    ) -> AdapterInfo:
+        if self.refuses:
+            raise ServerRejectedError(422, "no")
+        weights = (folder / WEIGHTS).read_bytes()
+        if version in self.taken or self.pushed.get(version, (folder, weights))[1] != weights:
+            raise ServerRejectedError(409, "another adapter")
+        self.pushed[version] = (folder, weights)
+        if activate:
+            self.active = version
+        self.next_version = max(self.next_version, version + 1)
+        return AdapterInfo(
+            version=version,
+            name=folder.name,
+            sha256=hashlib.sha256(weights).hexdigest(),
+            rank=4,
+            size_bytes=len(weights),
+            active=self.active == version,
+            num_leases=0,
+            created_at=0.0,
+        ).model_copy(update=self.lies)
+
+
+@pytest.fixture(scope="module")
+def portal() -> Iterator[BlockingPortal]:
+    with start_blocking_portal() as portal:
+        yield portal
+
+
+@pytest.fixture
+def open_publisher(
+    tmp_path: Path, portal: BlockingPortal
+) -> Iterator[Callable[[FakeClient], Publisher]]:
+    """Publishers on one run folder, each opening it as the next start of the trainer would."""
+    journals: list[Journal] = []
+
+    def open_it(client: FakeClient) -> Publisher:
+        if journals:
+            journals[-1].__exit__(None, None, None)
+        journals.append(Journal(tmp_path))
+        return Publisher(
+            tmp_path / "adapters", journals[-1], serving_for(client, tmp_path / "adapters"), portal
+        )
+
+    yield open_it
+    journals[-1].__exit__(None, None, None)
+
+
+Open = Callable[[FakeClient], Publisher]
+
+
+def journaled(run_folder: Path) -> list[tuple[int, int]]:
+    """(step, version) of every adapter that the journal has."""
+    return [(adapter.step, adapter.version) for adapter in JournalReader(run_folder).adapters]
+
+
+def test_a_published_version_is_whole_on_disk_and_pushed_from_there(
+    tmp_path: Path, open_publisher: Open
+) -> None:
+    client = FakeClient(next_version=12)
+    publisher = open_publisher(client)
+    published = publisher.publish(3, FakeRoles())
+    assert published.version == 12
+    assert published.folder == publisher.folder_of(12) == tmp_path / "adapters/policy-000012"
+    assert published.sha256 == hashlib.sha256(b"weights").hexdigest()
+    assert client.pushed == {12: (published.folder, b"weights")}
+    assert client.active == 12
+    assert {path.name for path in published.folder.iterdir()} == {CONFIG, WEIGHTS}
+    assert list(published.folder.parent.iterdir()) == [published.folder]
+    (adapter,) = JournalReader(tmp_path).adapters
+    assert adapter == JournaledAdapter(step=3, version=12, sha256=published.sha256, dtype="float32")
+    assert (publisher.step_of(12), publisher.version_of(3)) == (3, 12)
+
+
+@pytest.mark.parametrize(
+    ("on_server", "used", "version"),
+    [(0, [], 0), (5, [], 5), (5, [2, 3], 5), (5, [2, 7], 8), (0, [0], 1), (0, [99], 100)],
+)
+def test_a_number_is_one_that_neither_server_nor_run_has_used(
+    on_server: int, used: list[int], version: int, tmp_path: Path, open_publisher: Open
+) -> None:
+    with Journal(tmp_path) as journal:
+        for step, earlier in enumerate(used):
+            journal.write_adapter(
+                JournaledAdapter(step=step, version=earlier, sha256="", dtype="float32")
+            )
+    publisher = open_publisher(FakeClient(next_version=on_server))
+    assert publisher.publish(9, FakeRoles()).version == version
+
+
+def test_versions_follow_each_other(open_publisher: Open) -> None:
+    client = FakeClient()
+    publisher = open_publisher(client)
+    versions = [publisher.publish(i, FakeRoles(str(i).encode())).version for i in range(3)]
+    assert versions == [0, 1, 2]
+    assert [weights for _, weights in client.pushed.values()] == [b"0", b"1", b"2"]
+
+
+def test_a_refused_push_is_an_error_and_its_number_is_kept_for_the_same_weights(
+    tmp_path: Path, open_publisher: Open
+) -> None:
+    with pytest.raises(ServerRejectedError):
+        open_publisher(FakeClient(refuses=True)).publish(1, FakeRoles())
+    assert open_publisher(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
+    assert open_publisher(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
+    assert journaled(tmp_path) == [(1, 0), (1, 1)]
+
+
+@pytest.mark.parametrize("folder_is", ["whole", "missing", "damaged"])
+def test_what_a_killed_run_has_published_keeps_its_number(
+    folder_is: str, tmp_path: Path, open_publisher: Open
+) -> None:
+    """Killed after the journal's line: before the folder had its name, or before the push."""
+    client = FakeClient(next_version=4)
+    folder = open_publisher(client).publish(1, FakeRoles()).folder
+    if folder_is == "missing":
+        shutil.rmtree(folder)
+    elif folder_is == "damaged":
+        (folder / WEIGHTS).write_bytes(b"other")
+    client.next_version = 0  # it was never pushed
+    client.pushed.clear()
+    published = open_publisher(client).publish(1, FakeRoles())
+    assert published.version == 4
+    assert client.pushed == {4: (published.folder, b"weights")}
+    assert journaled(tmp_path) == [(1, 4)]
+
+
+def test_a_number_that_is_somebody_elses_by_now_is_given_up_for_another(
+    tmp_path: Path, open_publisher: Open
+) -> None:
+    open_publisher(FakeClient()).publish(1, FakeRoles())
+    # The server lost everything, and another run came first.
+    client = FakeClient(next_version=3)
+    client.taken = {0, 1, 2}
+    assert open_publisher(client).publish(1, FakeRoles()).version == 3
+    assert open_publisher(client).publish(1, FakeRoles()).version == 3
+    assert journaled(tmp_path) == [(1, 0), (1, 3)]
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["policy-000003"]
+
+
+# --- earlier versions ------------------------------------------------------------------------------
+
+
+def test_an_earlier_version_is_served_again_without_becoming_the_newest(
+    open_publisher: Open,
+) -> None:
+    publisher = open_publisher(FakeClient())
+    for step in range(2):
+        publisher.publish(step, FakeRoles(str(step).encode()))
+    fresh = FakeClient()
+    publisher = open_publisher(fresh)
+    again = publisher.serve_again(0)
+    assert again is not None
+    assert (again.version, again.folder) == (0, publisher.folder_of(0))
+    assert again.sha256 == hashlib.sha256(b"0").hexdigest()
+    assert (fresh.pushed[0][1], fresh.active) == (b"0", None)
+
+
+def lose(publisher: Publisher, client: FakeClient) -> None:
+    shutil.rmtree(publisher.folder_of(0))
+
+
+def damage(publisher: Publisher, client: FakeClient) -> None:
+    (publisher.folder_of(0) / WEIGHTS).write_bytes(b"other")
+
+
+def take(publisher: Publisher, client: FakeClient) -> None:
+    client.taken = {0}
+
+
+def retire(publisher: Publisher, client: FakeClient) -> None:
+    publisher.retain(1, ())
+
+
+@pytest.mark.parametrize("happens", [lose, damage, take, retire])
+def test_an_earlier_version_that_cannot_be_had_is_none(
+    happens: Callable[[Publisher, FakeClient], None], open_publisher: Open
+) -> None:
+    client = FakeClient()
+    publisher = open_publisher(client)
+    for step in range(2):
+        publisher.publish(step, FakeRoles(str(step).encode()))
+    assert publisher.serve_again(0) is not None
+    happens(publisher, client)
+    assert publisher.serve_again(0) is None
+
+
+@given(
+    num_published=st.integers(1, 9), num_kept=st.integers(1, 5), others=st.sets(st.integers(0, 9))
+)
+def test_the_newest_and_the_named_ones_stay(
+    num_published: int, num_kept: int, others: set[int], portal: BlockingPortal
+) -> None:
+    with TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
+        publisher = Publisher(
+            Path(folder) / "adapters",
+            journal,
+            serving_for(FakeClient(), Path(folder) / "adapters"),
+            portal,
+        )
+        for step in range(num_published):
+            publisher.publish(step, FakeRoles(str(step).encode()))
+            publisher.retain(num_kept, others)
+        versions = range(num_published)
+        kept = set(versions[-num_kept:]) | (others & set(versions))
+        left = {int(path.name[-6:]) for path in publisher.folder_of(0).parent.iterdir()}
+        assert left == kept
+
+
+# --- what the server says --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("lie", "complaint"),
+    [
+        ({"sha256": "0" * 64}, "with digest 0000"),
+        ({"active": False}, "version 3, not active"),
+        ({"version": 2}, "acknowledges version 2"),
+    ],
+)
+def test_an_acknowledgement_of_something_else_is_an_error(
+    lie: dict[str, object], complaint: str, open_publisher: Open
+) -> None:
+    client = FakeClient(next_version=3)
+    client.lies = lie
+    with pytest.raises(SyncError, match=complaint) as caught:
+        open_publisher(client).publish(1, FakeRoles())
+    assert hashlib.sha256(b"weights").hexdigest() in str(caught.value)

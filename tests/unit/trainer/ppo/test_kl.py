@@ -1,0 +1,95 @@
+"""KL estimators against their definitions, and the controller of the penalty."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from trainer.config.sections import KLEstimator
+from trainer.ppo.kl import AdaptiveKL, kl_estimate
+
+ESTIMATORS: tuple[KLEstimator, ...] = ("k1", "k2", "k3")
+
+
+@given(st.lists(st.tuples(st.floats(-6, 0), st.floats(-6, 0)), min_size=1, max_size=8))
+def test_estimators_are_schulmans(pairs: list[tuple[float, float]]) -> None:
+    p, q = (np.array(side) for side in zip(*pairs, strict=True))
+    r = np.exp(q) / np.exp(p)
+    expected = {"k1": -np.log(r), "k2": np.log(r) ** 2 / 2, "k3": (r - 1) - np.log(r)}
+    for estimator in ESTIMATORS:
+        found = kl_estimate(torch.tensor(p), torch.tensor(q), estimator)
+        np.testing.assert_allclose(found, expected[estimator], atol=1e-10, rtol=1e-12)
+
+
+@given(st.lists(st.tuples(st.floats(0.05, 1), st.floats(0.05, 1)), min_size=2, max_size=6))
+def test_k1_and_k3_are_the_kl_in_expectation_and_k2_and_k3_are_never_negative(
+    masses: list[tuple[float, float]],
+) -> None:
+    p, q = (torch.tensor(side, dtype=torch.float64) for side in zip(*masses, strict=True))
+    p, q = p / p.sum(), q / q.sum()
+    kl = float((p * (p / q).log()).sum())
+    for estimator in ("k1", "k3"):
+        assert float((p * kl_estimate(p.log(), q.log(), estimator)).sum()) == pytest.approx(
+            kl, abs=1e-10
+        )
+    for estimator in ("k2", "k3"):
+        assert (kl_estimate(p.log(), q.log(), estimator) >= -1e-12).all()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_estimators_pass_gradcheck(estimator: KLEstimator) -> None:
+    logprobs = torch.tensor([-0.1, -2.0, -1.0], dtype=torch.float64, requires_grad=True)
+    other = torch.tensor([-1.1, -0.3, -1.0], dtype=torch.float64)
+
+    def estimate(p: Tensor) -> Tensor:
+        return kl_estimate(p, other, estimator)
+
+    assert torch.autograd.gradcheck(estimate, (logprobs,))
+
+
+def test_k1_as_a_reward_has_the_gradient_of_the_kl_and_the_others_have_not() -> None:
+    logits = torch.tensor([0.3, -0.7, 1.1], dtype=torch.float64, requires_grad=True)
+    q = torch.tensor([0.5, 0.2, 0.3], dtype=torch.float64).log()
+    p = logits.log_softmax(0)
+    (exact,) = torch.autograd.grad((p.exp() * (p - q)).sum(), logits, retain_graph=True)
+    for estimator in ESTIMATORS:
+        reward = kl_estimate(p, q, estimator).detach()
+        (gradient,) = torch.autograd.grad(
+            (p.exp().detach() * reward * p).sum(), logits, retain_graph=True
+        )
+        assert bool((gradient - exact).abs().max() < 1e-10) is (estimator == "k1")
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("difference", [-1e4, -89.0, 89.0, 1e4])
+def test_no_estimate_overflows_float32(estimator: KLEstimator, difference: float) -> None:
+    estimate = kl_estimate(torch.tensor([difference]), torch.zeros(1), estimator)
+    assert estimate.isfinite().all()
+
+
+def test_what_is_not_a_number_stays_visible() -> None:
+    for estimator in ESTIMATORS:
+        for number in (math.nan, math.inf, -math.inf):
+            assert not kl_estimate(torch.tensor([number]), torch.zeros(1), estimator).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("kl", "num_completions", "coef"),
+    [
+        (0.1, 64, 0.05),
+        (0.11, 64, 0.05 * (1 + 0.1 * 0.064)),
+        (0.09, 64, 0.05 * (1 - 0.1 * 0.064)),
+        (5.0, 64, 0.05 * (1 + 0.2 * 0.064)),
+        (0.0, 64, 0.05 * (1 - 0.2 * 0.064)),
+        (-1.0, 64, 0.05 * (1 - 0.2 * 0.064)),  # the estimator k1 can be negative
+        (5.0, 5000, 0.05 * 1.2),  # more completions than the horizon correct no more than all
+    ],
+)
+def test_adaptive_kl_worked_out_by_hand(kl: float, num_completions: int, coef: float) -> None:
+    controller = AdaptiveKL(coef=0.05, target=0.1, horizon=1000)
+    controller.update(kl, num_completions)
+    assert controller.coef == pytest.approx(coef, rel=1e-12)

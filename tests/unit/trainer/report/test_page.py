@@ -1,0 +1,299 @@
+"""The report: whole with everything there, honest with little there, and nothing unescaped."""
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
+from trainer.data.sources import Record
+from trainer.errors import UsageError
+from trainer.evaluation.records import Answer, ArmsAnswer, ModelAnswers, QuestionAnswers
+from trainer.evaluation.results import Evaluation, ModelResult, compare_all
+from trainer.report.page import write_report
+
+ATTACK = "</pre><script>alert('owned')</script><img src=x onerror=alert(1)>"
+NUM_CURVES = 12
+"""Charts for which `metrics` has data."""
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """The text of a page by element, and what would be wrong with it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.scripts: list[str] = []
+        self.text = ""
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href"):
+                self.links.append(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif self.open and self.open[-1] != "style":
+            self.text += data
+
+
+def page_of(run: Path) -> Page:
+    path = write_report(run).path
+    assert path == run / "report.html"
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.open == []
+    assert len(page.ids) == len(set(page.ids))
+    return page
+
+
+def metrics(step: int, **extra: float) -> dict[str, float]:
+    return {
+        "step": step,
+        "version": step + 1,
+        "reward/mean": 0.1 * step,
+        "reward/correct": 0.05 * step,
+        "arm/wolfram_0": 0.2,
+        "arm/maudlin_0": 0.3,
+        "ppo/reference_kl": 0.01,
+        "ppo/kl_coef": 0.05,
+        "ppo/entropy": 0.5,
+        "ppo/clip_fraction": 0.1,
+        "ppo/approx_kl": 0.001,
+        "ppo/explained_variance": 0.4,
+        "ppo/value_loss": 0.2,
+        "ppo/logprob_mismatch": 1e-6,
+        "rollout/lag": 1,
+        "rollout/completion_tokens_mean": 40.0,
+        "rollout/truncated": 0.0,
+        "rollout/tokens_per_s": 900.0,
+        "time/wait_s": 1.0,
+        "time/experience_s": 1.0,
+        "time/update_s": 2.0,
+        "time/publish_s": 0.1,
+        **extra,
+    }
+
+
+def group(step: int, question: str = "1 + 1?", text: str = "#### 2", **arm: Any) -> dict[str, Any]:
+    """A line as `ScoredGroup.to_json` writes it."""
+    return {
+        "step": step,
+        "id": "q",
+        "question": question,
+        "gold_answer": "#### 2",
+        "policy_version": step,
+        "scores": {"s_end": 1.0, "s_path": 0.5, "s_cf": None, "s_wm": 0.7},
+        "reward": 1.25,
+        "arm_outputs": [
+            {
+                "arm_name": "wolfram_0",
+                "sample": 0,
+                "full_text": text,
+                "reasoning": text,
+                "answer": "2",
+                "correct": True,
+                "reward": 1.5,
+                "finish_reason": "stop",
+                "temperature": 0.2,
+                "top_p": 0.95,
+                "prompt_token_ids": [1],
+                "token_ids": [2],
+                "sampler_logprobs": [-0.1],
+                **arm,
+            }
+        ],
+    }
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]], torn: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + torn)
+
+
+def arms(right: bool) -> ArmsAnswer:
+    """Two arms that agree, or of which one is right."""
+    texts = {"wolfram_0": "#### 2", "<maudlin_0>": "#### 2" if right else "#### 3"}
+    completions = [
+        ArmCompletion(
+            arm=name,
+            sample=0,
+            text=text,
+            finish_reason=FinishReason.STOP,
+            temperature=0.2,
+            top_p=0.9,
+            seed=1,
+            prompt_token_ids=[1],
+            token_ids=[1],
+            logprobs=[-0.1],
+        )
+        for name, text in texts.items()
+    ]
+    group = ArmGroup(id="q", question="1 + 1?", policy_version=1, arms=completions)
+    return ArmsAnswer.of(group, Record(id="q", question="1 + 1?", gold="#### 2"))
+
+
+def write_evaluation(run: Path, models: dict[str, list[bool]], *, with_arms: bool = False) -> None:
+    """As ``eval --output RUN/evaluation.json`` does; each model is right or wrong a question."""
+    num_questions = len(next(iter(models.values())))
+    questions = [
+        QuestionAnswers(
+            id=f"q{place}",
+            question="1 + 1?",
+            gold="#### 2",
+            models={
+                label: ModelAnswers(
+                    greedy=Answer.of(
+                        "#### 2" if right[place] else "#### 3",
+                        "#### 2",
+                        num_tokens=4,
+                        truncated=False,
+                    ),
+                    arms=arms(right[place]) if with_arms else None,
+                )
+                for label, right in models.items()
+            },
+        )
+        for place in range(num_questions)
+    ]
+    Evaluation(
+        base_model="tiny",
+        data="word-problems",
+        data_seed=0,
+        num_questions=num_questions,
+        arm="wolfram_0",
+        samples_per_arm=int(with_arms),
+        seed=0,
+        max_tokens=64,
+        models=tuple(ModelResult.of(label, label, questions) for label in models),
+        differences=compare_all(list(models), questions),
+    ).write(run / "evaluation.json")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    write_lines(tmp_path / "metrics.jsonl", [metrics(step) for step in (1, 2, 3)])
+    return tmp_path
+
+
+def test_a_full_run_has_every_section_and_needs_no_network(run: Path) -> None:
+    (run / "config.toml").write_text('[ppo]\nlearning_rate = 5e-6\nnote = "a < b"\n')
+    for step in range(1, 6):
+        rows = [group(step, question=f"step {step} question {i}") for i in range(4)]
+        write_lines(run / f"rollouts/step-{step:06d}.jsonl", rows)
+    write_evaluation(run, {"Base": [False], "<PPO>": [True]})
+    page = page_of(run)
+    assert page.links == ["data:,"]
+    assert page.tags.count("figure") == NUM_CURVES + 1
+    assert 'note = "a < b"' in page.text
+    assert "<PPO> − Base" in page.text
+    assert "+100.0" in page.text
+    shown = [f"step {s} question {i}" for s in (1, 3, 5) for i in (0, 1)]
+    lines = map(str.strip, page.text.splitlines())
+    assert [line for line in lines if " question " in line] == shown
+    for text in ("3 steps", "last served version 4", "✓ correct", "s_cfnone", "+1.500"):
+        assert text in page.text
+
+
+def test_an_evaluation_with_arms_has_their_tables_and_charts(run: Path) -> None:
+    write_evaluation(run, {"Base": [False, True], "PPO": [True, True]}, with_arms=True)
+    page = page_of(run)
+    assert page.tags.count("figure") == NUM_CURVES + 4
+    assert "Does coherence know when it is right?" in page.text
+    rows = [" ".join(row.split()) for row in page.text.splitlines()]
+    assert any(row.startswith("pass@2") and "100.0% [34.2, 100.0]" in row for row in rows)
+    assert any(row.startswith("<maudlin_0>") for row in rows)
+    assert any(row.startswith("PPO − Base, maj@2") for row in rows)
+
+
+def test_the_verdict_heads_the_page(run: Path) -> None:
+    write_evaluation(run, {"SFT": [False] * 8, "PPO": [True] * 8})
+    text = page_of(run).text
+    assert text.index("Is RL helping?") < text.index("Yes.") < text.index("Evaluation")
+    assert "+100.0 points over SFT" in text
+
+
+def test_text_of_models_data_and_configuration_is_escaped(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", [metrics(1, **{f"arm/{ATTACK}": 0.5})])
+    (run / "config.toml").write_text(f"# {ATTACK}")
+    attacked = group(1, question=ATTACK, text=ATTACK, arm_name=ATTACK, answer=ATTACK)
+    write_lines(run / "rollouts/step-000001.jsonl", [attacked | {"gold_answer": ATTACK}])
+    page = page_of(run)
+    assert "img" not in page.tags
+    assert not any(script.startswith("alert(") for script in page.scripts)
+    # Shown as text: configuration, question, gold, arm's name, answer, completion.
+    assert page.text.count(ATTACK) == 6
+
+
+def test_torn_lines_are_left_out(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", [metrics(1), metrics(2)], torn='{"step": 3, "rew')
+    write_lines(run / "rollouts/step-000001.jsonl", [group(1)], torn='{"step": 1, "questio')
+    write_lines(run / "rollouts/step-000002.jsonl", [], torn='{"st')
+    page = page_of(run)
+    assert "2 steps" in page.text
+    assert "Step 1" in page.text
+    assert "Step 2" not in page.text
+
+
+def test_a_run_with_metrics_alone_still_has_its_curves(run: Path) -> None:
+    page = page_of(run)
+    assert page.tags.count("figure") == NUM_CURVES
+    for heading in ("Evaluation", "Sample transcripts", "Settings"):
+        assert heading not in page.text
+
+
+def test_curves_without_data_are_left_out_and_gaps_stay_gaps(run: Path) -> None:
+    write_lines(run / "metrics.jsonl", [{"step": 1, "reward/mean": 0.5}, {"step": 2}])
+    page = page_of(run)
+    assert page.tags.count("figure") == 1
+    assert any('"y":[0.5,null]' in script for script in page.scripts)
+
+
+def test_completions_without_a_judgement_or_an_answer_say_so(run: Path) -> None:
+    rows = [
+        group(1, answer=None, correct=None, finish_reason="length", sample=1)
+        | {"policy_version": None}
+    ]
+    write_lines(run / "rollouts/step-000001.jsonl", rows)
+    text = page_of(run).text
+    assert "correct" not in text.split("Sample transcripts")[1]
+    for shown in ("sample 1", "answernone", "endedtruncated", "generated bybase"):
+        assert shown in text
+
+
+def test_a_broken_evaluation_is_named_and_stops_nothing(run: Path) -> None:
+    (run / "evaluation.json").write_text('{"models"')
+    page = page_of(run)
+    assert "evaluation.json could not be read" in page.text
+    assert page.tags.count("figure") == NUM_CURVES
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no run folder"):
+        write_report(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("content", [None, "", '{"step": 1, "rew'])
+def test_a_run_without_metrics_is_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "metrics.jsonl").write_text(content)
+    with pytest.raises(UsageError, match="no metrics in") as raised:
+        write_report(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.glob("report*")) == []

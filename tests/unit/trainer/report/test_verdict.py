@@ -1,0 +1,466 @@
+"""Is RL helping? Real runs of known truth, each finding alone, and which models are compared."""
+
+import io
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import Metrics
+from trainer.evaluation.results import (
+    Completions,
+    Estimate,
+    Evaluation,
+    ModelResult,
+    PairedDifference,
+)
+from trainer.evaluation.statistics import Trend, mcnemar_p_value, wilson_interval
+from trainer.report.findings.ranking import MIN_STEPS, findings_of
+from trainer.report.run_record import RunRecord, read_run
+from trainer.report.verdict import Outcome, print_verdict, verdict_of
+
+MADE_RUNS = Path(__file__).parents[3] / "fixtures/verdict"
+"""Real runs of the tiny model against a real server, made by benchmarks/trainer/verdict_runs.py."""
+
+# --- runs whose truth is known ----------------------------------------------------------------
+
+
+def test_a_run_that_improves_is_helping() -> None:
+    verdict = verdict_of(read_run(MADE_RUNS / "improves"))
+    assert verdict.outcome is Outcome.HELPING
+    assert verdict.answer == "Yes."
+    assert verdict.cause is None
+    # What is left to change: hardly anything is left to learn. Nothing is called broken.
+    assert {finding.name for finding in verdict.findings} <= {"zero_variance", "critic"}
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("random_reward", "reward_ignores_correctness"),
+        ("shuffled_golds", "golds_do_not_fit"),
+        ("kl_blow_up", "kl_blow_up"),
+    ],
+)
+def test_a_run_that_cannot_improve_is_not_helping_and_its_cause_is_named(
+    name: str, cause: str
+) -> None:
+    verdict = verdict_of(read_run(MADE_RUNS / name))
+    assert verdict.outcome in (Outcome.HURTING, Outcome.UNDECIDED, Outcome.UNEARNED)
+    assert not verdict.answer.startswith("Yes")
+    assert verdict.cause is not None
+    assert verdict.cause.name == cause
+
+
+def test_a_blown_up_run_hurts_and_the_coefficient_is_what_to_change() -> None:
+    verdict = verdict_of(read_run(MADE_RUNS / "kl_blow_up"))
+    assert verdict.outcome is Outcome.HURTING
+    assert verdict.cause is not None
+    assert "ppo.kl_coef is 0, so nothing pulls it back" in verdict.cause.evidence
+    assert verdict.cause.change.startswith("ppo.kl_coef (0) up, with ppo.adaptive_kl")
+
+
+def test_accuracy_that_rose_under_a_random_reward_is_no_merit_of_it() -> None:
+    """The coins happened to drift the right way: 28 questions won, 11 lost."""
+    run = read_run(MADE_RUNS / "random_reward")
+    assert run.evaluation is not None
+    (difference,) = run.evaluation.differences
+    assert difference.points > 0
+    assert (difference.p_value or 1.0) < 0.05
+    verdict = verdict_of(run)
+    assert (verdict.outcome, verdict.answer) == (Outcome.UNEARNED, "Not by its reward.")
+    assert "drift, which can turn" in verdict.evidence
+
+
+def test_without_its_evaluation_a_run_is_not_judged_but_its_metrics_still_speak(
+    tmp_path: Path,
+) -> None:
+    run = Path(shutil.copytree(MADE_RUNS / "kl_blow_up", tmp_path / "run"))
+    (run / "evaluation.json").unlink()
+    verdict = verdict_of(read_run(run))
+    assert (verdict.outcome, verdict.answer) == (Outcome.UNMEASURED, "Not measured.")
+    assert verdict.cause is None
+    assert verdict.findings[0].name == "kl_blow_up"
+    assert "python -m trainer eval --models" in verdict.evidence
+    assert f"--output {run / 'evaluation.json'}" in verdict.evidence
+
+
+# --- each finding alone -----------------------------------------------------------------------
+
+
+def healthy(step: int, num_steps: int = 16) -> Metrics:
+    """A step of a run that learns and shows nothing to change; no two steps are alike."""
+    progress, wave = step / num_steps, 0.01 * math.sin(7 * step)
+    return {
+        "step": step,
+        "version": step + 1,
+        "reward/mean": 0.2 + progress + wave,
+        "reward/base": 0.1 + 0.6 * progress,
+        "reward/coherence": 0.1 + 0.4 * progress,
+        "reward/length": 0.0,
+        "reward/correct": 0.3 + 0.3 * progress + wave,
+        "reward/follows_correct": 0.95,
+        "scores/s_end": 0.4 + 0.2 * progress + wave,
+        "rollout/lag": 1.0,
+        "rollout/truncated": 0.01,
+        "rollout/zero_variance_groups": 0.2,
+        "rollout/completion_tokens_mean": 100.0,
+        "ppo/reference_kl": 0.2 * progress,
+        "ppo/kl_coef": 0.05,
+        "ppo/entropy": 0.5 - 0.1 * progress,
+        "ppo/clip_fraction": 0.02,
+        "ppo/approx_kl_max": 0.01,
+        "ppo/logprob_lag": 0.005,
+        "ppo/logprob_mismatch": 0.001,
+        "ppo/effective_sample_size": 0.99,
+        "ppo/explained_variance": 0.5,
+    }
+
+
+def model(label: str, num_correct: int, where: str) -> ModelResult:
+    low, high = wilson_interval(num_correct, 200)
+    return ModelResult(
+        label=label,
+        model=where,
+        accuracy=Estimate(value=num_correct / 200, low=low, high=high),
+        completions=Completions(answered=1.0, truncated=0.0, mean_tokens=50.0),
+        arms=None,
+    )
+
+
+def evaluation(*models: ModelResult, won: int = 10, lost: int = 10) -> Evaluation:
+    """Of 200 questions; every later model won and lost so many against every earlier one."""
+    return Evaluation(
+        base_model="base-model",
+        data="word-problems",
+        data_seed=0,
+        num_questions=200,
+        arm="wolfram_0",
+        samples_per_arm=0,
+        seed=0,
+        max_tokens=64,
+        models=models,
+        differences=tuple(
+            PairedDifference(
+                label=later.label,
+                baseline=earlier.label,
+                measure="greedy",
+                points=(won - lost) / 2,
+                low=(won - lost) / 2 - 3,
+                high=(won - lost) / 2 + 3,
+                num_won=won,
+                num_lost=lost,
+                p_value=mcnemar_p_value(won, lost),
+            )
+            for place, later in enumerate(models)
+            for earlier in models[:place]
+        ),
+    )
+
+
+def record(
+    change: Callable[[int], Metrics] = lambda step: {},
+    *,
+    num_steps: int = 16,
+    config: dict[str, Any] | None = None,
+    evaluated: Evaluation | None = None,
+) -> RunRecord:
+    """A healthy run, less what ``change`` says of each step; a value of NaN is left out."""
+    rows = [{**healthy(step, num_steps), **change(step)} for step in range(1, num_steps + 1)]
+    kept = [{k: v for k, v in row.items() if not math.isnan(v)} for row in rows]
+    return RunRecord(
+        folder=Path("runs/x"),
+        rows=kept,
+        config_text=None,
+        config=TrainConfig.model_validate(config or {}),
+        has_evaluation=evaluated is not None,
+        evaluation=evaluated,
+    )
+
+
+EVALUATED = evaluation(
+    model("SFT", 100, "runs/sft"), model("PPO", 100, "runs/x/adapters/policy-000017")
+)
+
+ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]]] = [
+    (
+        "reward_ignores_correctness",
+        lambda step: {"reward/follows_correct": 0.05 * (-1) ** step},
+        {},
+        ("correlate by +0.00", "reward.correct_bonus (1)"),
+    ),
+    (
+        "golds_do_not_fit",
+        lambda step: {"reward/correct": 0.02, "scores/s_end": 0.8},
+        {"data": {"source": "shuffled.jsonl"}},
+        ("50% of the held-out", "more than 2%", "data.source (shuffled.jsonl)"),
+    ),
+    (
+        "mismatch",
+        lambda step: {"ppo/logprob_mismatch": 0.03},
+        {},
+        ("0.03 nats a token", "policy.dtype (float32)"),
+    ),
+    (
+        "mismatch",
+        lambda step: {"ppo/effective_sample_size": 0.7},
+        {},
+        ("leave 70%", "ppo.sequence_mask"),
+    ),
+    (
+        "stale",
+        lambda step: {"ppo/logprob_lag": 0.15, "rollout/lag": 2.0},
+        {"rollout": {"max_staleness": 2}},
+        ("2.0 versions old", "rollout.max_staleness (2)"),
+    ),
+    (
+        "kl_blow_up",
+        lambda step: {"ppo/reference_kl": 0.1 * step},
+        {"ppo": {"target_kl": 0.4}},
+        ("target_kl is 0.4; the coefficient stands at 0.05", "ppo.kl_coef (0.05) up; "),
+    ),
+    (
+        "kl_blow_up",
+        lambda step: {"ppo/reference_kl": 2.0 * step},
+        {"ppo": {"target_kl": 100.0, "kl_coef": 0.0}},
+        ("0.29 a token", "ppo.kl_coef is 0", "with ppo.adaptive_kl"),
+    ),
+    (
+        "steps_too_large",
+        lambda step: {"ppo/approx_kl_max": 0.5 if step == 9 else 0.01},
+        {},
+        ("up to 0.5 nats", "ppo.stop_kl (unset)"),
+    ),
+    (
+        "steps_too_large",
+        lambda step: {"ppo/clip_fraction": 0.4},
+        {},
+        ("40% of the tokens", "ppo.learning_rate (5e-06)"),
+    ),
+    (
+        "entropy_collapse",
+        lambda step: {"ppo/entropy": 0.5 * 0.7**step},
+        {},
+        ("nats a token", "ppo.clip_high (0.2)"),
+    ),
+    (
+        "entropy_explosion",
+        lambda step: {"ppo/entropy": 0.3 * 1.2**step},
+        {},
+        ("nats a token", "ppo.learning_rate (5e-06) down"),
+    ),
+    (
+        "truncation",
+        lambda step: {"rollout/truncated": 0.3},
+        {},
+        ("30% hit the token limit", "rollout.max_tokens (256) up"),
+    ),
+    (
+        "coherence_without_correctness",
+        lambda step: {"reward/correct": 0.5 + 0.01 * (-1) ** step},
+        {"reward": {"credit": "shared"}},
+        ("Agreement went from 0.4", "reward.coherence_weight (0.7)", 'reward.credit to "per_arm"'),
+    ),
+    (
+        "past_its_best",
+        lambda step: {
+            "eval/accuracy": {4: 0.5, 8: 0.7, 12: 0.6, 16: 0.4}.get(step, math.nan),
+            "eval/best_step": 8.0 if step >= 8 else math.nan,
+        },
+        {},
+        ("70.0% at step 8 and ended at 40.0%", "checkpoints/best.json"),
+    ),
+    (
+        "zero_variance",
+        lambda step: {"rollout/zero_variance_groups": 0.8, "reward/correct": 0.8 + 0.01 * step},
+        {},
+        ("80% of the groups", "harder questions", "rollout.refill_zero_variance on"),
+    ),
+    (
+        "zero_variance",
+        lambda step: {"rollout/zero_variance_groups": 0.8},
+        {"rollout": {"refill_zero_variance": True}},
+        ("with 57% of the completions correct", "easier questions"),
+    ),
+    (
+        "critic",
+        lambda step: {"ppo/explained_variance": -9.0 if step == 15 else 0.02},
+        {},
+        ("+0.02 of late", 'ppo.advantage = "rloo"'),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "change", "config", "said"), ALONE)
+def test_each_finding_stands_alone_with_its_evidence_and_setting(
+    name: str, change: Callable[[int], Metrics], config: dict[str, Any], said: tuple[str, ...]
+) -> None:
+    run = record(change, config={**LOOSE_TARGET, **config}, evaluated=EVALUATED)
+    (finding,) = findings_of(run, helps=True)
+    assert finding.name == name
+    for words in said:
+        assert words in f"{finding.evidence} {finding.change}"
+
+
+LOOSE_TARGET = {"ppo": {"target_kl": 1.0}}
+
+
+def test_a_healthy_run_shows_nothing() -> None:
+    assert findings_of(record(config=LOOSE_TARGET, evaluated=EVALUATED), helps=True) == ()
+
+
+def test_questions_that_are_only_hard_have_no_wrong_golds() -> None:
+    def hard(step: int) -> Metrics:
+        return {"reward/correct": 0.02 + 0.001 * step, "scores/s_end": 0.1}
+
+    assert findings_of(record(hard, config=LOOSE_TARGET, evaluated=EVALUATED), helps=True) == ()
+
+
+def test_correctness_that_rises_under_noise_is_no_lag_behind_coherence() -> None:
+    def noisy(step: int) -> Metrics:
+        return {"reward/correct": 0.5 + 0.01 * step + 0.2 * math.sin(3 * step * step)}
+
+    run = record(noisy, config=LOOSE_TARGET, evaluated=EVALUATED)
+    assert not Trend.of(run.series("reward/correct")).rises
+    assert findings_of(run, helps=True) == ()
+
+
+def test_without_a_critic_nobody_asks_what_it_explains() -> None:
+    run = record(
+        lambda step: {"ppo/explained_variance": math.nan},
+        config={"ppo": {"target_kl": 1.0, "advantage": "rloo"}},
+    )
+    assert findings_of(run, helps=True) == ()
+
+
+def test_a_reward_that_rises_without_accuracy_is_a_finding_only_where_rl_does_not_help() -> None:
+    run = record(config=LOOSE_TARGET, evaluated=EVALUATED)
+    (finding,) = findings_of(run, helps=False)
+    assert finding.name == "reward_without_accuracy"
+    assert "most of it in its base part; held-out accuracy by +0.0 points" in finding.evidence
+    assert verdict_of(run).cause == finding
+
+
+def test_a_policy_that_did_not_move_is_said_to_be_so_where_nothing_else_is_found() -> None:
+    def still(step: int) -> Metrics:
+        return {"ppo/reference_kl": 0.001, "reward/mean": 0.2 + 0.01 * (-1) ** step}
+
+    run = record(still, config=LOOSE_TARGET, evaluated=EVALUATED)
+    (finding,) = findings_of(run, helps=False)
+    assert finding.name == "unmoved"
+    assert "after 16 steps" in finding.evidence
+
+
+def test_metrics_that_are_not_there_are_no_finding() -> None:
+    rows = [{"step": float(step)} for step in range(1, 20)]
+    run = RunRecord(
+        folder=Path("runs/x"),
+        rows=rows,
+        config_text=None,
+        config=None,
+        has_evaluation=False,
+        evaluation=None,
+    )
+    assert findings_of(run, helps=False) == ()
+
+
+def test_few_steps_are_not_judged() -> None:
+    def bad(step: int) -> Metrics:
+        return {"ppo/reference_kl": 1e3}
+
+    assert findings_of(record(bad, num_steps=MIN_STEPS - 1), helps=False) == ()
+    assert findings_of(record(bad, num_steps=MIN_STEPS), helps=False)
+
+
+# --- the paired test --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("won", "lost", "outcome", "said"),
+    [
+        (20, 5, Outcome.HELPING, "+7.5 points over SFT [+4.5, +10.5], 20 won and 5 lost"),
+        (5, 20, Outcome.HURTING, "-7.5 points"),
+        # The interval given above excludes 0: the exact test decides, not the bootstrap.
+        (18, 8, Outcome.UNDECIDED, "p = 0.076"),
+        (10, 10, Outcome.UNDECIDED, "p = 1. "),
+        (40, 0, Outcome.HELPING, "p < 0.0001"),
+    ],
+)
+def test_mcnemars_test_decides(won: int, lost: int, outcome: Outcome, said: str) -> None:
+    models = (model("SFT", 100, "runs/sft"), model("PPO", 100 + won - lost, "x/policy-000017"))
+    verdict = verdict_of(record(evaluated=evaluation(*models, won=won, lost=lost)))
+    assert verdict.outcome is outcome
+    assert said in verdict.evidence
+
+
+def test_an_undecided_test_says_how_many_questions_it_takes() -> None:
+    # Connor 1987 with d = 0.1, δ = 0.02: (1.96 sqrt(0.1) + 0.8416 sqrt(0.0996))² / 0.0004 = 1961.
+    verdict = verdict_of(record(evaluated=EVALUATED))
+    assert "To see an effect of 2 points takes some 2000 questions." in verdict.evidence
+
+
+SFT, BASE = model("SFT", 100, "runs/sft"), model("Base", 60, "base-model")
+RUN = model("Run", 130, "runs/x")
+OLD, NEW = model("Old", 120, "r/policy-000003"), model("New", 130, "r/policy-000009")
+
+
+@pytest.mark.parametrize(
+    ("models", "adapter", "expected"),
+    [
+        ((BASE, SFT, OLD, NEW), "runs/sft", ("SFT", "New")),
+        ((BASE, SFT, OLD, NEW), "./runs/../runs/sft", ("SFT", "New")),
+        ((SFT, BASE, NEW), None, ("Base", "New")),
+        ((BASE, SFT, NEW), "runs/elsewhere", ("SFT", "New")),
+        ((BASE, NEW, SFT), None, ("Base", "New")),
+        ((BASE, SFT), None, ("Base", "SFT")),
+        ((BASE, RUN, SFT), None, ("Base", "Run")),
+        ((NEW, SFT), None, None),
+        ((SFT,), "runs/sft", None),
+    ],
+)
+def test_the_start_of_the_run_is_compared_with_its_newest_adapter(
+    models: tuple[ModelResult, ...], adapter: str | None, expected: tuple[str, str] | None
+) -> None:
+    config = {} if adapter is None else {"policy": {"adapter": adapter}}
+    found = record(config=config, evaluated=evaluation(*models)).compared
+    assert (None if found is None else tuple(m.label for m in found)) == expected
+
+
+# --- the record -------------------------------------------------------------------------------
+
+
+def test_a_configuration_of_another_version_is_kept_as_text(tmp_path: Path) -> None:
+    shutil.copytree(MADE_RUNS / "improves", tmp_path / "run")
+    (tmp_path / "run/config.toml").write_text("[ppo]\nno_such_key = 1\n")
+    run = read_run(tmp_path / "run")
+    assert (run.config, run.config_text) == (None, "[ppo]\nno_such_key = 1\n")
+    assert verdict_of(run).outcome is Outcome.HELPING
+
+
+def test_a_run_from_a_file_has_its_settings_too(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(MADE_RUNS / "improves", tmp_path / "run"))
+    text = 'rollouts = "r.jsonl"\n[ppo]\ntarget_kl = 7.0\n[offline]\nnum_epochs = 2\n'
+    (run / "config.toml").write_text(text)
+    config = read_run(run).config
+    assert config is not None
+    assert config.ppo.target_kl == 7.0
+
+
+def test_it_prints_as_plain_lines_and_reads_nothing_as_markup() -> None:
+    models = (model("S[b]FT[/b]", 100, "runs/sft"), model("PPO", 85, "x/policy-000017"))
+    run = record(
+        lambda step: {"ppo/reference_kl": 1e3},
+        evaluated=evaluation(*models, won=5, lost=20),
+    )
+    out = io.StringIO()
+    print_verdict(verdict_of(run), Console(file=out, width=40))
+    first, second, *findings = out.getvalue().splitlines()
+    assert first.startswith("Is RL helping? No, it hurts. PPO answers 50.0% → 42.5% of 200")
+    assert "over S[b]FT[/b] [" in first
+    assert second == "Most likely cause: KL to the reference has blown up"
+    assert [line[:2] for line in findings] == ["- "] * len(findings)

@@ -1,0 +1,108 @@
+"""What a step's line says of its rollouts, computed by hand."""
+
+import statistics
+
+import pytest
+
+from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
+from regime_w import RewardConfig
+from trainer.data.sources import Record
+from trainer.rollouts.groups import RolloutBatch, ScoredGroup, score_group
+from trainer.rollouts.metrics import rollout_metrics
+
+RECORD = Record(id="q", question="3 + 4?", gold="#### 7")
+RIGHT, WRONG = "3 + 4 = 7\n#### 7", "3 + 4 = 8\n#### 8"
+
+
+def scored(*texts: str, config: RewardConfig) -> ScoredGroup:
+    names = ("wolfram_0", "wolfram_1", "maudlin_0", "maudlin_1")
+    arms = [
+        ArmCompletion(
+            arm=name,
+            sample=0,
+            text=text,
+            finish_reason=FinishReason.STOP,
+            temperature=0.2,
+            top_p=0.9,
+            seed=None,
+            prompt_token_ids=[1],
+            token_ids=[2, 3],
+            logprobs=[-0.1, -0.2],
+        )
+        for name, text in zip(names, texts, strict=False)
+    ]
+    group = ArmGroup(id="q", question=RECORD.question, policy_version=1, arms=arms)
+    return score_group(RECORD, group, config)
+
+
+def metrics_of(*groups: ScoredGroup) -> dict[str, float]:
+    return rollout_metrics(
+        RolloutBatch(
+            groups=groups,
+            replaced=(),
+            version=1,
+            generate_s=1.0,
+            score_s=0.1,
+            num_dropped_groups=0,
+        )
+    )
+
+
+def test_parts_of_the_reward_sum_to_its_mean_and_arms_have_their_own_accuracy() -> None:
+    config = RewardConfig(free_words=3)
+    found = metrics_of(
+        scored(RIGHT, WRONG, RIGHT, RIGHT, config=config),
+        scored(WRONG, WRONG, RIGHT, WRONG, config=config),
+    )
+    assert found["reward/base"] == pytest.approx((4 * 1.0 - 4 * 0.5) / 8)
+    # Seven words each, four over three.
+    assert found["reward/length"] == pytest.approx(-0.004)
+    assert found["reward/coherence"] > 0
+    parts = ("base", "coherence", "length")
+    assert sum(found[f"reward/{part}"] for part in parts) == pytest.approx(found["reward/mean"])
+    assert {name: value for name, value in found.items() if name.startswith("arm_correct/")} == {
+        "arm_correct/wolfram_0": 0.5,
+        "arm_correct/wolfram_1": 0.0,
+        "arm_correct/maudlin_0": 1.0,
+        "arm_correct/maudlin_1": 0.5,
+    }
+
+
+def test_the_reward_follows_correctness_within_groups() -> None:
+    # Without coherence and length the reward is a straight line of correctness.
+    plain = RewardConfig(coherence_weight=0.0)
+    found = metrics_of(
+        scored(RIGHT, WRONG, RIGHT, RIGHT, config=plain),
+        scored(WRONG, WRONG, WRONG, WRONG, config=plain),
+    )
+    assert found["reward/follows_correct"] == pytest.approx(1.0)
+    inverted = plain.model_copy(update={"correct_bonus": -1.0})
+    assert metrics_of(scored(RIGHT, WRONG, config=inverted))[
+        "reward/follows_correct"
+    ] == pytest.approx(-1.0)
+
+
+def test_under_shared_credit_the_reward_follows_correctness_between_groups() -> None:
+    shared = RewardConfig(credit="shared", coherence_weight=0.0)
+    # Rewards 1, 1 and −0.5; shares correct 1/4, 3/4 and 0.
+    found = metrics_of(
+        scored(RIGHT, WRONG, WRONG, WRONG, config=shared),
+        scored(RIGHT, RIGHT, RIGHT, WRONG, config=shared),
+        scored(WRONG, WRONG, WRONG, WRONG, config=shared),
+    )
+    expected = statistics.correlation([1.0, 1.0, -0.5], [0.25, 0.75, 0.0])
+    assert found["reward/follows_correct"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("texts", [(RIGHT, RIGHT), (WRONG, WRONG)])
+def test_a_group_without_differences_says_nothing_of_it(texts: tuple[str, str]) -> None:
+    assert "reward/follows_correct" not in metrics_of(scored(*texts, config=RewardConfig()))
+
+
+def test_without_golds_there_is_no_accuracy_by_arm() -> None:
+    config = RewardConfig()
+    group = scored(RIGHT, WRONG, config=config)
+    unjudged = score_group(Record(id="q", question="?", gold="unknown"), group.group, config)
+    names = metrics_of(unjudged)
+    assert not any(name.startswith("arm_correct/") for name in names)
+    assert "reward/follows_correct" not in names

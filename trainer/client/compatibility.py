@@ -1,0 +1,35 @@
+"""Whether a server fits a run, before anything is asked of it."""
+
+from inference_server.wire.schemas import ServerStatus
+from trainer.config.sections import TrainConfig
+from trainer.errors import UsageError
+
+
+def check_server(status: ServerStatus, config: TrainConfig) -> None:
+    """Refuse a server on which every later step would fail or, worse, mean nothing.
+
+    Raises:
+        UsageError: It names the setting, and the server's flag.
+    """
+    limits = status.limits
+    if config.rollout.max_tokens >= limits.max_model_len_tokens:
+        raise UsageError(
+            f"rollout.max_tokens is {config.rollout.max_tokens}, but the server's context is "
+            f"{limits.max_model_len_tokens} tokens; lower it or raise the server's --max-model-len"
+        )
+    if config.rollout.samples_per_arm > limits.max_samples_per_arm:
+        raise UsageError(
+            f"rollout.samples_per_arm is {config.rollout.samples_per_arm}, but the server allows "
+            f"{limits.max_samples_per_arm}"
+        )
+    if config.policy.adapter is None and config.policy.lora_rank > limits.max_lora_rank:
+        raise UsageError(
+            f"policy.lora_rank is {config.policy.lora_rank}, but the server holds adapters up to "
+            f"rank {limits.max_lora_rank}; lower it or raise the server's --max-lora-rank"
+        )
+    if config.rollout.max_staleness + 2 > limits.max_loaded_versions:
+        raise UsageError(
+            f"rollout.max_staleness {config.rollout.max_staleness} needs "
+            f"{config.rollout.max_staleness + 2} versions on the server, which holds "
+            f"{limits.max_loaded_versions}; raise its --max-loaded-versions"
+        )

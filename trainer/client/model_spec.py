@@ -1,0 +1,106 @@
+"""What a command may ask by name: the base, a served version, or an adapter folder that is uploaded.
+
+Enters: ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's (its newest adapter). Leaves: what the server calls it.
+"""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import stamina
+
+from inference_server.wire.schemas import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    ServerStatus,
+    adapter_name,
+)
+from trainer.client.arms_client import ArmsClient
+from trainer.errors import ServerError, ServerRejectedError, UsageError
+
+_BASE, _POLICY = "base", "policy"
+_VERSION_NAME = re.compile(r"policy-([0-9]{6,})")
+
+_CONFLICT, _NOT_FOUND = 409, 404
+_IDLE_WITHIN_S = 10.0
+"""Aborted requests leave the engine within a step; until then their version cannot be removed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What was asked for."""
+
+    what: str
+    folder: Path | None
+    """Where `what` is an adapter folder rather than something served."""
+
+    @classmethod
+    def parse(cls, what: str, *, field: str) -> "ModelSpec":
+        """Read a name; ``field`` is what an error calls it.
+
+        Raises:
+            UsageError: It is neither a name of something served nor an adapter folder.
+        """
+        if what in (_BASE, _POLICY) or _VERSION_NAME.fullmatch(what):
+            return cls(what=what, folder=None)
+        folder = Path(what)
+        # Of a run its newest adapter.
+        folder = max(folder.glob("adapters/policy-*[0-9]"), default=folder)
+        for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise UsageError(
+                    f"{field}: there is no {name} in {what}; name an adapter or run folder, "
+                    f"{_BASE}, {_POLICY} or a version such as {adapter_name(12)}"
+                )
+        return cls(what=what, folder=folder)
+
+    def served_version(self, status: ServerStatus, *, field: str) -> int | None:
+        """The version to ask for, None for the base; not for a folder.
+
+        ``policy`` is pinned to what is active now, for it may move meanwhile.
+
+        Raises:
+            UsageError: The server does not hold the version.
+        """
+        if self.what == _BASE:
+            return None
+        if self.what == _POLICY:
+            return status.active_version
+        versions = {version.name: version.version for version in status.versions}
+        if self.what not in versions:
+            raise UsageError(
+                f"{field}: {self.what} is not served (but {', '.join([_BASE, *versions])}); "
+                "name its adapter folder instead"
+            )
+        return versions[self.what]
+
+
+@asynccontextmanager
+async def uploaded(client: ArmsClient, folder: Path) -> AsyncIterator[int]:
+    """An adapter folder as a served version, for the length of the block; never the active one."""
+    version = (await client.status()).next_version
+    await client.push_adapter(version, folder, activate=False)
+    try:
+        yield version
+    except BaseException:
+        # What went wrong first is what the user must read.
+        with suppress(ServerError):
+            await _remove(client, version)
+        raise
+    await _remove(client, version)
+
+
+async def _remove(client: ArmsClient, version: int) -> None:
+    def in_use(error: Exception) -> bool:
+        return isinstance(error, ServerRejectedError) and error.status == _CONFLICT
+
+    async for attempt in stamina.retry_context(on=in_use, timeout=_IDLE_WITHIN_S, attempts=None):
+        with attempt:
+            try:
+                await client.delete_adapter(version)
+            except ServerRejectedError as error:
+                # Another upload has made the server retire it.
+                if error.status != _NOT_FOUND:
+                    raise

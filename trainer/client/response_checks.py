@@ -1,0 +1,69 @@
+"""Is an answer whole? A cable, a proxy or a dying server can hand over less than was asked for.
+
+What is not whole is asked for again, and never scored.
+"""
+
+import math
+
+from inference_server.wire.schemas import (
+    ArmCompletion,
+    ArmGroup,
+    ArmsRequest,
+    FinishReason,
+    Question,
+)
+from regime_w import ArmSpec, build_all_arms
+
+_ROUNDING = 1e-3
+"""Nats by which rounding can lift the logprob of a certain token above 0."""
+
+
+def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:
+    """What is missing from the groups of a request, or is not part of them; None where all is there.
+
+    Args:
+        request: What was asked.
+        groups: What came, in the order of the questions.
+    """
+    if len(groups) != len(request.questions):
+        return f"{len(groups)} groups for {len(request.questions)} questions"
+    for index, (question, group) in enumerate(zip(request.questions, groups, strict=True)):
+        asked = (
+            question
+            if isinstance(question, Question)
+            else Question(id=f"q{index}", question=question)
+        )
+        if flaw := flaw_in_group(request, asked, group):
+            return f"group {group.id!r}: {flaw}"
+    return None
+
+
+def flaw_in_group(request: ArmsRequest, question: Question, group: ArmGroup) -> str | None:
+    """The same for the group of one question."""
+    if (group.id, group.question) != (question.id, question.question):
+        return f"it is not of question {question.id!r}"
+    names = (
+        [arm.name for arm in build_all_arms()]
+        if request.arms is None
+        else [arm.name if isinstance(arm, ArmSpec) else arm for arm in request.arms]
+    )
+    expected = sorted((name, sample) for name in names for sample in range(request.samples_per_arm))
+    if sorted((arm.arm, arm.sample) for arm in group.arms) != expected:
+        return f"{len(group.arms)} completions that are not the {len(expected)} asked for"
+    if request.return_tokens:
+        for arm in group.arms:
+            if flaw := _flaw_in_tokens(arm):
+                return f"{arm.arm}: {flaw}"
+    return None
+
+
+def _flaw_in_tokens(arm: ArmCompletion) -> str | None:
+    if len(arm.logprobs) != len(arm.token_ids):
+        return f"{len(arm.logprobs)} logprobs for {len(arm.token_ids)} tokens"
+    if arm.finish_reason is FinishReason.ABORT:
+        return None
+    if not (arm.token_ids and arm.prompt_token_ids):
+        return "no tokens"
+    if not all(math.isfinite(logprob) and logprob <= _ROUNDING for logprob in arm.logprobs):
+        return "a logprob that is none"
+    return None

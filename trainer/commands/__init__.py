@@ -1,0 +1,1 @@
+"""What each command does, beside online PPO, evaluation, replay and report."""

@@ -1,0 +1,260 @@
+"""Rollouts over all arms into a file, as many questions at a time as the server takes.
+
+Enters: questions and a served model. Leaves: a row a question, written as soon as its group is finished
+(`trainer.rollouts.groups.ScoredGroup.to_json`). A collection that was killed goes on behind its last whole row.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+
+from inference_server.wire.schemas import (
+    ADAPTER_WEIGHTS_FILE,
+    ArmGroup,
+    ArmsRequest,
+    FinishReason,
+    Priority,
+    Question,
+    ServerStatus,
+)
+from trainer.client.arms_client import ArmsClient
+from trainer.client.model_spec import ModelSpec, uploaded
+from trainer.config.stages import CollectConfig
+from trainer.console.progress import OnGroup, group_lines
+from trainer.console.stop_signals import StopRequest, stop_signals
+from trainer.data.context_limit import that_fit
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import Split
+from trainer.errors import DataError, ServerError
+from trainer.io.jsonl import JsonlAppender, read_lines, repair
+from trainer.io.kept_settings import keep_settings
+from trainer.rollouts.groups import ScoredGroup, score_group
+
+_FREE_SETTINGS = ("output", "limit", "num_in_flight", "server", "data.num_questions")
+
+
+@dataclass(kw_only=True)
+class Collected:
+    """What this collection has added to the file."""
+
+    num_before: int
+    """Rows that were there."""
+    num_questions: int = 0
+    num_completions: int = 0
+    num_tokens: int = 0
+    num_correct: int = 0
+    num_truncated: int = 0
+    reward_sum: float = 0.0
+
+    def add(self, group: ScoredGroup) -> None:
+        """Count one row."""
+        self.num_questions += 1
+        self.num_completions += len(group.rewards)
+        self.num_tokens += sum(len(arm.token_ids) for arm in group.group.arms)
+        self.num_correct += sum(group.scores.correct or ())
+        self.num_truncated += sum(
+            arm.finish_reason is FinishReason.LENGTH for arm in group.group.arms
+        )
+        self.reward_sum += sum(group.rewards)
+
+    def line(self, output: Path) -> str:
+        """As one line for the terminal."""
+        text = f"{self.num_before + self.num_questions} questions in {output}"
+        if not self.num_completions:
+            return text + ", none of them new"
+        return text + (
+            f", {self.num_questions} of them new: correct {self.num_correct / self.num_completions:.3f}, "
+            f"reward {self.reward_sum / self.num_completions:+.3f}, "
+            f"truncated {self.num_truncated / self.num_completions:.3f}"
+        )
+
+
+class _StoredQuestion(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    question: str
+
+
+def run_collect(config: CollectConfig) -> Collected:
+    """Collect with progress; SIGTERM and Ctrl-C let what is in flight finish.
+
+    Raises:
+        UsageError: The model is not served, or the file is of other settings or another source.
+        ServerError: The server stayed away or refused.
+    """
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    async def connect_and_collect(stop: StopRequest) -> Collected:
+        async with ArmsClient(config.server) as client:
+            return await collect(config, client, stop, say)
+
+    with stop_signals() as stop:
+        found = asyncio.run(connect_and_collect(stop))
+    say(found.line(config.output))
+    if stop.requested:
+        say("stopped; the same command goes on from here")
+    return found
+
+
+async def collect(
+    config: CollectConfig, client: ArmsClient, stop: StopRequest, say: Callable[[str], None]
+) -> Collected:
+    """Ask for every question that has no row yet and append its row to ``config.output``.
+
+    Args:
+        config: What to collect.
+        client: The server.
+        stop: Once it is requested, no further question is asked.
+        say: Gets a line where a collection goes on.
+    """
+    spec = ModelSpec.parse(config.model, field="model")
+    num_records = min(config.limit or config.data.num_questions, config.data.num_questions)
+    records = load_records(
+        config.data.source, Split.TRAIN, num_records=num_records, seed=config.data.seed
+    )
+    output = config.output
+    keep_settings(output.with_name(output.name + ".toml"), config, free=_FREE_SETTINGS)
+    stored = _stored(output, records, say)
+    missing = [record for record in records if record.id not in stored]
+    found = Collected(num_before=len(stored))
+    if not missing:
+        return found
+    status = await client.status()
+    missing = that_fit(missing, status.base_model, config.rollout, status, say)
+    if not missing:
+        return found
+    with (
+        JsonlAppender(output) as file,
+        group_lines("collect", num_done=len(stored), num_total=len(stored) + len(missing)) as shown,
+    ):
+        async with _version_of(spec, client, status) as version:
+            await _ask_all(
+                config, client, missing, version, status, stop, _keeper(config, file, found, shown)
+            )
+    return found
+
+
+def _keeper(
+    config: CollectConfig, file: JsonlAppender, found: Collected, shown: OnGroup
+) -> Callable[[ScoredGroup], None]:
+    def keep(group: ScoredGroup) -> None:
+        file.append(group.to_json())
+        found.add(group)
+        shown(sum(len(arm.token_ids) for arm in group.group.arms))
+
+    return keep
+
+
+def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None]) -> set[str]:
+    """The ids that the file has whole rows of; what a kill has torn at its end is cut off."""
+    if not output.exists():
+        return set()
+    num_torn_bytes = repair(output)
+    questions = {record.id: record.question for record in records}
+    stored: set[str] = set()
+    for number, line in read_lines(output):
+        try:
+            row = _StoredQuestion.model_validate_json(line)
+        except ValidationError:
+            raise DataError(f"{output}:{number}: not a row of rollouts") from None
+        if questions.get(row.id, row.question) != row.question:
+            raise DataError(
+                f"{output}:{number}: {row.id} is another question there than in the data; "
+                "choose another output"
+            )
+        stored.add(row.id)
+    torn = f"; cut off a torn row of {num_torn_bytes} bytes" if num_torn_bytes else ""
+    say(f"{output} has {len(stored)} questions{torn}; going on behind them")
+    return stored
+
+
+@asynccontextmanager
+async def _version_of(
+    spec: ModelSpec, client: ArmsClient, status: ServerStatus
+) -> AsyncIterator[int | None]:
+    """The version to ask; a folder is uploaded unless the server has its weights already."""
+    if spec.folder is None:
+        yield spec.served_version(status, field="model")
+        return
+    with (spec.folder / ADAPTER_WEIGHTS_FILE).open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    # A killed collection could not remove its upload; this one will not be removed either.
+    if held := [version.version for version in status.versions if version.sha256 == sha256]:
+        yield held[-1]
+        return
+    async with uploaded(client, spec.folder) as version:
+        yield version
+
+
+async def _ask_all(
+    config: CollectConfig,
+    client: ArmsClient,
+    records: Sequence[Record],
+    version: int | None,
+    status: ServerStatus,
+    stop: StopRequest,
+    keep: Callable[[ScoredGroup], None],
+) -> None:
+    """Ask for groups, so many at a time, and hand each on as it comes."""
+    waiting = iter(records)
+
+    async def ask_on(waiting: Iterator[Record]) -> None:
+        for record in waiting:
+            if stop.requested:
+                return
+            keep(await _ask(config, client, record, version))
+
+    num_in_flight = min(config.num_in_flight, status.limits.max_groups_in_flight)
+    tasks = [asyncio.create_task(ask_on(waiting)) for _ in range(num_in_flight)]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _ask(
+    config: CollectConfig, client: ArmsClient, record: Record, version: int | None
+) -> ScoredGroup:
+    rollout = config.rollout
+    request = ArmsRequest(
+        questions=[Question(id=record.id, question=record.question)],
+        arms=None if rollout.arms is None else list(rollout.arms),
+        samples_per_arm=rollout.samples_per_arm,
+        max_tokens=rollout.max_tokens,
+        # The server mixes in the question: a question that is asked again gets the same answers.
+        seed=rollout.seed,
+        policy="base" if version is None else version,
+        priority=Priority.ROLLOUT,
+    )
+    group = await _generate_group(client, request)
+    return score_group(record, group, config.reward)
+
+
+async def _generate_group(client: ArmsClient, request: ArmsRequest) -> ArmGroup:
+    """The group of a request for one question.
+
+    Raises:
+        ServerError: The group is of another version than the one asked for, or never came.
+    """
+    asked = None if request.policy == "base" else request.policy
+    while True:
+        (group,) = (await client.generate(request)).groups
+        if group.policy_version != asked:
+            raise ServerError(
+                f"asked version {request.policy} for a group and got one of {group.policy_version}"
+            )
+        # An aborted completion is neither right nor wrong: ask again instead of scoring it.
+        if not any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
+            return group

@@ -1,0 +1,84 @@
+"""One question through all arms, shown in the terminal with its Regime W scores."""
+
+import asyncio
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from inference_server.wire.schemas import ArmGroup, ArmsRequest, Question, adapter_name
+from trainer.client.arms_client import ArmsClient
+from trainer.config.sections import Section, ServerConfig
+
+
+class SampleConfig(Section):
+    """Ask one question of every arm of a running server."""
+
+    question: CliPositionalArg[str]
+    """The question."""
+    gold: str | None = None
+    """The right answer, to see which arms found it."""
+    version: int | None = None
+    """Policy version to ask; the active one where null."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Longest completion."""
+    seed: int | None = None
+    """Seed of the sampling."""
+    server: ServerConfig = Field(default_factory=ServerConfig)
+
+
+async def sample(config: SampleConfig) -> ArmGroup:
+    """The scored group of all arms.
+
+    Raises:
+        ServerError: The server cannot be reached or refuses.
+    """
+    gold = config.gold
+    # A bare number is an answer too; the server reads golds as solutions.
+    if gold is not None and "####" not in gold:
+        gold = f"#### {gold}"
+    request = ArmsRequest(
+        questions=[Question(id="sample", question=config.question, gold=gold)],
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        policy="latest" if config.version is None else config.version,
+        return_tokens=False,
+        score=True,
+    )
+    async with ArmsClient(config.server) as client:
+        (group,) = (await client.generate(request)).groups
+    return group
+
+
+def as_table(group: ArmGroup) -> Table:
+    """The completions, one row an arm; model text is never read as markup."""
+    version = "base" if group.policy_version is None else adapter_name(group.policy_version)
+    table = Table(title=escape(group.question), caption=f"sampled from {version}", show_lines=True)
+    for heading in ("arm", "T", "completion", "answer"):
+        table.add_column(heading)
+    scores = group.scores
+    for i, arm in enumerate(group.arms):
+        answer = None if scores is None else scores.answers[i]
+        correct = None if scores is None or scores.correct is None else scores.correct[i]
+        mark = {True: " ✓", False: " ✗", None: ""}[correct]
+        table.add_row(
+            escape(arm.arm),
+            f"{arm.temperature:g}",
+            escape(arm.text.strip()),
+            f"{escape(answer or '–')}{mark}",
+        )
+    return table
+
+
+def run_sample(config: SampleConfig) -> None:
+    """Ask and print."""
+    group = asyncio.run(sample(config))
+    console = Console()
+    console.print(as_table(group))
+    if group.scores is not None:
+        parts = {name: getattr(group.scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")}
+        shown = (f"{name} {'–' if v is None else format(v, '.3f')}" for name, v in parts.items())
+        consensus = escape(group.scores.consensus or "–")
+        console.print("  ".join((*shown, f"consensus {consensus}")), highlight=False)

@@ -1,0 +1,199 @@
+"""Supervised fine-tuning of a LoRA adapter through TRL's SFTTrainer.
+
+The prompts are the arms' prompts, mixed over arms, so that every arm is in distribution when PPO
+starts; the loss is on the solutions alone. The adapter is one that vLLM serves as it is.
+"""
+
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import (
+    AutoTokenizer,
+    PrinterCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from trl import SFTConfig as TrlConfig
+from trl import SFTTrainer
+
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
+from regime_w import build_all_arms, build_prompt
+from trainer.config.stages import SFTRunConfig
+from trainer.console.progress import OnStep
+from trainer.data.contamination import data_lines
+from trainer.data.sources import Record, load_demonstrations
+from trainer.data.word_problems import Split
+from trainer.errors import UsageError
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.model.base_model import load_base
+from trainer.model.device import compute_device
+
+CHECKPOINTS_FOLDER = "checkpoints"
+METRICS_FILE = "metrics.jsonl"
+
+_TRAINER_STATE_FILE = "trainer_state.json"
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
+
+
+class _Progress(TrainerCallback):  # type: ignore[misc]
+    """Hands TRL's log lines to whoever shows progress, and keeps them in a file."""
+
+    def __init__(self, metrics: Path, on_step: OnStep, say: Callable[[str], None]):
+        self._metrics = metrics
+        self._on_step = on_step
+        self._say = say
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep the lines up to the checkpoint: the steps after it are made again."""
+        lines = self._metrics.read_text().splitlines(True) if self._metrics.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
+        self._metrics.write_text("".join(kept))
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        numbers = {
+            name: logs[name] for name in ("loss", "learning_rate", "eval_loss") if name in logs
+        }
+        if not numbers:
+            return
+        with self._metrics.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
+        if "loss" in logs:
+            self._on_step(state.global_step, state.max_steps, float(logs["loss"]))
+        if "eval_loss" in logs:
+            self._say(
+                f"sft step {state.global_step}/{state.max_steps} held-out loss {logs['eval_loss']:.4f}"
+            )
+
+
+def _examples(demonstrations: Sequence[Record], *, seed: str) -> Dataset:
+    """Rows of ``prompt`` and ``completion``; calculator annotations are not for the model."""
+    arms, rng = build_all_arms(), random.Random(seed)
+    return Dataset.from_list(
+        [
+            {
+                "prompt": build_prompt(rng.choice(arms).system_prompt, record.question),
+                "completion": _ANNOTATION.sub("", record.gold),
+            }
+            for record in demonstrations
+        ]
+    )
+
+
+def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path:
+    """Train and save the adapter; returns its folder.
+
+    Where ``config.output`` holds checkpoints of the same settings, training goes on from the newest.
+
+    Args:
+        config: What to train on what.
+        on_step: Called now and then with step, number of steps and loss.
+        say: Gets a line about the data, the held-out loss, and where training goes on.
+
+    Raises:
+        UsageError: The folder holds a finished adapter, or work of other settings.
+        DataError: The data cannot be used.
+    """
+    data, sft, output = config.data, config.sft, config.output
+    if (output / ADAPTER_WEIGHTS_FILE).exists():
+        raise UsageError(f"output: {output} holds an adapter already; choose another folder")
+    keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
+    training = load_demonstrations(
+        data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed
+    )
+    held_out = None
+    if sft.num_evaluation_examples:
+        held_out = load_demonstrations(
+            data.evaluation_source,
+            Split.HELD_OUT,
+            num_examples=sft.num_evaluation_examples,
+            seed=data.seed,
+        )
+    for line in data_lines(data.source, training, data.evaluation_source, held_out):
+        say(line)
+    device = compute_device(config.device)
+    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
+    checkpoints = output / CHECKPOINTS_FOLDER
+    newest = _newest_checkpoint(checkpoints)
+    if newest is not None:
+        say(f"going on from {newest}")
+    micro_batch_size = sft.micro_batch_size or (1 if sft.packing else sft.batch_size)
+    trainer = SFTTrainer(
+        model=load_base(config.policy, device),
+        args=TrlConfig(
+            output_dir=str(checkpoints),
+            num_train_epochs=sft.num_epochs,
+            learning_rate=sft.learning_rate,
+            lr_scheduler_type="cosine",
+            per_device_train_batch_size=micro_batch_size,
+            gradient_accumulation_steps=sft.batch_size // micro_batch_size,
+            per_device_eval_batch_size=sft.micro_batch_size or sft.batch_size,
+            completion_only_loss=True,
+            packing=sft.packing,
+            # Whole examples, so that the loss is that of the same text with and without packing.
+            eval_packing=False,
+            max_length=sft.packed_row_tokens if sft.packing else None,
+            logging_steps=5,
+            logging_first_step=True,
+            eval_strategy="steps" if held_out else "no",
+            eval_steps=sft.evaluate_every if held_out else None,
+            eval_on_start=bool(held_out) and newest is None,
+            save_strategy="steps",
+            save_steps=sft.checkpoint_every,
+            save_total_limit=2,
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=device.type == "cpu",
+            bf16=config.policy.autocast,
+            gradient_checkpointing=config.policy.gradient_checkpointing,
+            seed=sft.seed,
+            dataloader_pin_memory=device.type != "cpu",
+        ),
+        train_dataset=_examples(training, seed=f"sft/{sft.seed}"),
+        eval_dataset=_examples(held_out, seed=f"sft/held-out/{sft.seed}") if held_out else None,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(
+            r=config.policy.lora_rank,
+            lora_alpha=config.policy.lora_alpha,
+            target_modules=list(config.policy.target_modules),
+            # PPO scores tokens with this adapter as the server does, without dropout.
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[_Progress(output / METRICS_FILE, on_step, say)],
+    )
+    # TRL trains the adapter on a 4-bit base in bfloat16, whose steps are coarser than the updates.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    # Its dicts would run between our own lines.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    trainer.save_model(str(output))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return output
+
+
+def _newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole one: the trainer's state is the last file that is written."""
+    found = [f for f in folder.glob("checkpoint-*") if (f / _TRAINER_STATE_FILE).is_file()]
+    return max(found, key=lambda f: int(f.name.rsplit("-", 1)[1]), default=None)

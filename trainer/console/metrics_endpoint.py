@@ -1,0 +1,73 @@
+"""A step's metrics over HTTP, for Prometheus: what metrics.jsonl holds, as gauges on ``/metrics``."""
+
+import re
+import time
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+from trainer.config.sections import RunConfig
+from trainer.errors import UsageError
+
+_PREFIX = "regime_w_trainer_"
+
+
+def gauge_name(metric: str) -> str:
+    """Under which name a metric is scraped, e.g. ``regime_w_trainer_ppo_approx_kl``."""
+    return _PREFIX + re.sub(r"[^a-zA-Z0-9_]", "_", metric)
+
+
+class MetricsEndpoint:
+    """Serves the newest step's metrics on a thread of its own."""
+
+    def __init__(self, run: RunConfig):
+        """Listen on ``run.metrics_port``; where that is null, on nothing.
+
+        Raises:
+            UsageError: The port cannot be listened on.
+        """
+        self._registry = CollectorRegistry()
+        self._gauges: dict[str, Gauge] = {}
+        self._gauge("num_steps", "Steps of the whole run").set(run.num_steps)
+        self._last_step = self._gauge(
+            "last_step_timestamp_seconds", "When the newest step ended; 0 before the first"
+        )
+        self._server = None
+        if run.metrics_port is not None:
+            try:
+                self._server, self._thread = start_http_server(
+                    run.metrics_port, run.metrics_host, registry=self._registry
+                )
+            except OSError as error:
+                raise UsageError(
+                    f"run.metrics_port {run.metrics_port} on {run.metrics_host}: {error.strerror}"
+                ) from error
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+    @property
+    def port(self) -> int | None:
+        """Where it listens: of ``run.metrics_port = 0`` the port that was free."""
+        return None if self._server is None else self._server.server_port
+
+    def show(self, row: Mapping[str, float], *, is_new: bool = True) -> None:
+        """Show a step's metrics; what it did not measure stays as it was last measured.
+
+        Args:
+            row: Names as in metrics.jsonl, the step among them.
+            is_new: The step was done now, and is not left over from before a resume.
+        """
+        for name, value in row.items():
+            self._gauge(name, f"Of the newest step: {name}").set(value)
+        if is_new:
+            self._last_step.set(time.time())
+
+    def _gauge(self, metric: str, what: str) -> Gauge:
+        if metric not in self._gauges:
+            self._gauges[metric] = Gauge(gauge_name(metric), what, registry=self._registry)
+        return self._gauges[metric]

@@ -1,0 +1,160 @@
+"""What a run says about itself: a line a step on the terminal, metrics.jsonl, TensorBoard, a scrape."""
+
+import json
+import math
+import os
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from trainer.config.sections import RunConfig
+from trainer.console.metrics_endpoint import MetricsEndpoint
+from trainer.console.progress import bar
+from trainer.io.durable import append, write_file
+
+METRICS_FILE = "metrics.jsonl"
+
+Metrics = dict[str, float]
+"""Names such as ``ppo/approx_kl`` to values; one of these a step."""
+
+
+def read_metrics(run_folder: Path) -> list[Metrics]:
+    """Every step's metrics, oldest first; a torn last line is left out."""
+    path = run_folder / METRICS_FILE
+    if not path.is_file():
+        return []
+    rows: list[Metrics] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def _whole_row(line: bytes) -> Metrics | None:
+    """None of a line that is torn."""
+    try:
+        row: Metrics = json.loads(line)
+    except ValueError:
+        return None
+    return row if line.endswith(b"\n") else None
+
+
+class Tracker:
+    """Writes a run's metrics; on a terminal it also draws a progress bar."""
+
+    def __init__(self, run: RunConfig, *, first_step: int):
+        """Lines of steps after ``first_step`` are left over from a killed run and removed.
+
+        Raises:
+            UsageError: ``run.metrics_port`` cannot be listened on.
+        """
+        self._endpoint = MetricsEndpoint(run)
+        self._path = run.folder / METRICS_FILE
+        self.last_step = 0
+        """The newest step that has a line."""
+        self.last_evaluated_step = 0
+        """The newest step whose evaluation has one."""
+        self._drop_after(first_step)
+        self._file = self._path.open("ab", buffering=0)
+        self._board = SummaryWriter(run.folder / "tensorboard", purge_step=first_step + 1)
+        self._console = Console()
+        self._progress = bar(self._console)
+        self._task = self._progress.add_task("PPO", total=run.num_steps, completed=first_step)
+
+    def _drop_after(self, first_step: int) -> None:
+        """Keep the lines of each step up to one, once and in order."""
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        kept, newest = [], None
+        for line in lines:
+            row = _whole_row(line)
+            if row is not None and self.last_step < row["step"] <= first_step:
+                kept.append(line)
+                newest = row
+                self._note(row)
+        if newest is not None:
+            self._endpoint.show(newest, is_new=False)
+        if kept != lines:
+            write_file(self._path, b"".join(kept))
+
+    def _note(self, row: Metrics) -> None:
+        self.last_step = int(row["step"])
+        self.last_evaluated_step = int(row.get("eval/step", self.last_evaluated_step))
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+        self._endpoint.close()
+        self._file.close()
+        # It has not written everything yet; if it cannot, what went wrong before matters more.
+        with nullcontext() if error is None else suppress(OSError):
+            self._board.close()
+
+    @property
+    def metrics_port(self) -> int | None:
+        """Where its metrics are scraped; None where nowhere."""
+        return self._endpoint.port
+
+    def say(self, line: str) -> None:
+        """Print one line without disturbing the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def record(self, step: int, metrics: Metrics) -> None:
+        """Write a step's line, and print none."""
+        row = {"step": step, **metrics}
+        # NaN is not JSON; a missing value says the same and any reader can load it.
+        finite = {name: value for name, value in row.items() if math.isfinite(value)}
+        append(self._file, json.dumps(finite).encode() + b"\n", wait=False)
+        self._endpoint.show(finite)
+        self._note(row)
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Wait until every line is on the disk."""
+        os.fsync(self._file.fileno())
+
+    def step(self, step: int, metrics: Metrics) -> None:
+        """Record a finished step and print its line."""
+        self.record(step, metrics)
+        row = {"step": step, **metrics}
+        self._progress.update(self._task, completed=step)
+        if "eval/accuracy" in row:
+            self.say(
+                f"evaluation of step {row['eval/step']:.0f} version {row['eval/version']:.0f}: "
+                f"accuracy {row['eval/accuracy']:.3f} "
+                f"(best {row['eval/best_accuracy']:.3f} at step {row['eval/best_step']:.0f})"
+            )
+        self.say(_step_line(row))
+
+
+def _step_line(row: Metrics) -> str:
+    """A step in one line; of a run without a server, what there is without one."""
+    version = f"version {row['version']:.0f} " if "version" in row else ""
+    text = (
+        f"step {row['step']:>4} {version}"
+        f"reward {row['reward/mean']:+.3f} correct {row['reward/correct']:.3f} "
+        f"kl {row['ppo/reference_kl']:.3f} clip {row['ppo/clip_fraction']:.3f} "
+        f"ev {row['ppo/explained_variance']:+.2f} entropy {row['ppo/entropy']:.3f} "
+        f"mismatch {row['ppo/logprob_mismatch']:.1e} "
+    )
+    times = f"step {row['time/step_s']:.2f}s (update {row['time/update_s']:.2f}s"
+    if "version" not in row:
+        return f"{text}{times})"
+    return (
+        f"{text}lag {row['rollout/lag']:.0f} {times}, push {row['time/publish_s']:.2f}s): trainer waits "
+        f"{row['time/trainer_wait_share']:.0%}, server idle {row['time/server_idle_share']:.0%}"
+    )

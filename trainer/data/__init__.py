@@ -1,0 +1,1 @@
+"""Questions with gold answers, and where they come from."""

@@ -1,0 +1,141 @@
+"""Is what a model is measured on also what it is trained on? Exact copies and near ones.
+
+Questions are compared by their words and numbers (`trainer.data.sources.normalised`). Two are near copies where
+one holds most of the other's sequences of words. An index of sequences finds them in linear time.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from regime_w import answers_agree, extract_answer
+from trainer.data.sources import Record, normalised
+
+SEQUENCE_WORDS = 5
+"""Long enough to be seldom shared by chance, short enough to stand between two changed numbers."""
+NEAR_SHARE = 0.5
+"""Of an evaluation question's sequences that one training question has, from where it is near."""
+_MAX_HOLDERS = 16
+"""Training questions that are kept of each sequence: of a phrase that thousands share, any will do,
+and time stays linear."""
+_NUM_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """Questions that one source has more than once."""
+
+    num_questions: int
+    repeated: tuple[tuple[str, str], ...]
+    """(id, id of the first one) of every repetition."""
+    contradictory: tuple[tuple[str, str], ...]
+    """Those of them whose gold answer is another one."""
+
+    def line(self, source: str) -> str:
+        """As one line of a log."""
+        text = f"data: {self.num_questions} questions of {source}, "
+        if not self.repeated:
+            return text + "none twice"
+        text += f"{len(self.repeated)} repeat an earlier one ({_shown(self.repeated, '=')})"
+        if self.contradictory:
+            text += (
+                f", {len(self.contradictory)} of them with another answer "
+                f"({_shown(self.contradictory, '=')})"
+            )
+        return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overlap:
+    """What of an evaluation's questions was trained on."""
+
+    num_questions: int
+    exact: tuple[tuple[str, str], ...]
+    """(id, id in training) of questions that are the same."""
+    near: tuple[tuple[str, str], ...]
+    """Likewise of others that share most sequences with one in training."""
+
+    def line(self, training: str, evaluation: str) -> str:
+        """As one line of a log."""
+        text = f"contamination: of {self.num_questions} questions of {evaluation}, "
+        text += f"{len(self.exact) or 'none'} also in {training}"
+        if self.exact:
+            text += f" ({_shown(self.exact, '=')}), which makes their accuracy worthless"
+        text += f"; {len(self.near) or 'none'} nearly so"
+        if self.near:
+            text += (
+                f" (one there has {NEAR_SHARE:.0%} of their {SEQUENCE_WORDS}-word sequences: "
+                f"{_shown(self.near, '~')})"
+            )
+        return text
+
+
+def data_lines(
+    training_source: str,
+    training: Sequence[Record],
+    evaluation_source: str,
+    evaluation: Sequence[Record] | None,
+) -> list[str]:
+    """What a command says of its data before it begins; nothing of an evaluation that there is not."""
+    lines = [find_repeats(training).line(training_source)]
+    if evaluation is not None:
+        overlap = find_overlap(training, evaluation)
+        lines.append(
+            overlap.line(f"{training_source} (training)", f"{evaluation_source} (held out)")
+        )
+    return lines
+
+
+def find_repeats(records: Sequence[Record]) -> Repeats:
+    """Compare a source with itself."""
+    first: dict[str, Record] = {}
+    repeated, contradictory = [], []
+    for record in records:
+        original = first.setdefault(normalised(record.question), record)
+        if original is not record:
+            repeated.append((record.id, original.id))
+            if not answers_agree(extract_answer(record.gold), extract_answer(original.gold)):
+                contradictory.append(repeated[-1])
+    return Repeats(
+        num_questions=len(records), repeated=tuple(repeated), contradictory=tuple(contradictory)
+    )
+
+
+def find_overlap(training: Sequence[Record], evaluation: Sequence[Record]) -> Overlap:
+    """Compare what is trained on with what is measured on.
+
+    Time and memory are linear in the words of both.
+    """
+    asked = [(record, normalised(record.question)) for record in evaluation]
+    wanted = {sequence for _, text in asked for sequence in _sequences(text)}
+    same: dict[str, str] = {}
+    holders: defaultdict[str, list[str]] = defaultdict(list)
+    for record in training:
+        text = normalised(record.question)
+        same.setdefault(text, record.id)
+        for sequence in _sequences(text) & wanted:
+            if len(holders[sequence]) < _MAX_HOLDERS:
+                holders[sequence].append(record.id)
+    exact, near = [], []
+    for record, text in asked:
+        if text in same:
+            exact.append((record.id, same[text]))
+            continue
+        sequences = _sequences(text)
+        counts = Counter(holder for each in sequences for holder in holders.get(each, ()))
+        for holder, count in counts.most_common(1):
+            if count >= NEAR_SHARE * len(sequences):
+                near.append((record.id, holder))
+    return Overlap(num_questions=len(asked), exact=tuple(exact), near=tuple(near))
+
+
+def _sequences(text: str) -> set[str]:
+    """All runs of so many words; a shorter text is one run."""
+    words = text.split()
+    starts = range(max(1, len(words) - SEQUENCE_WORDS + 1))
+    return {" ".join(words[i : i + SEQUENCE_WORDS]) for i in starts}
+
+
+def _shown(pairs: Sequence[tuple[str, str]], sign: str) -> str:
+    shown = ", ".join(f"{one} {sign} {other}" for one, other in pairs[:_NUM_SHOWN])
+    return shown + (", …" if len(pairs) > _NUM_SHOWN else "")

@@ -1,0 +1,69 @@
+"""Questions whose prompts leave no room for a completion in the model's context: left out, and said so.
+
+The server refuses them, and a run of days should not end at the one question of a dataset that is too long.
+"""
+
+from collections.abc import Callable, Sequence
+
+from transformers import AutoTokenizer
+
+from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.schemas import ServerStatus
+from regime_w import build_prompt
+from trainer.config.sections import RolloutConfig
+from trainer.data.sources import Record
+
+# No tokenizer makes more tokens of a text than it has bytes, but for some at its ends.
+_TOKENS_AT_THE_ENDS = 8
+
+
+def that_fit(
+    records: Sequence[Record],
+    base_model: str,
+    rollout: RolloutConfig,
+    status: ServerStatus,
+    say: Callable[[str], None],
+) -> list[Record]:
+    """The questions that the server can answer in ``rollout.max_tokens`` under every arm's prompt.
+
+    Args:
+        records: Questions.
+        base_model: Whose tokenizer counts; where it is not on this machine nothing is left out, and the
+            server refuses what is too long.
+        rollout: Arms and length of completions.
+        status: The server's, with its limits.
+        say: Gets a line where questions are left out.
+    """
+    limit = status.limits.max_model_len_tokens
+    arms = rollout.resolved_arms
+    system_prompts = dict.fromkeys(arm.system_prompt for arm in arms)
+    prompts = {
+        record.id: [
+            build_prompt(system_prompt, record.question) for system_prompt in system_prompts
+        ]
+        for record in records
+    }
+    room = limit - rollout.max_tokens
+    # Few prompts are that long, so few are counted.
+    long = [
+        record.id
+        for record in records
+        if max(len(p.encode()) for p in prompts[record.id]) + _TOKENS_AT_THE_ENDS > room
+    ]
+    if not long or base_folder(base_model) is None:
+        return list(records)
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    too_long = {
+        record_id
+        for record_id in long
+        if max(map(len, tokenizer(prompts[record_id])["input_ids"])) > room
+    }
+    if not too_long:
+        return list(records)
+    first = next(record.id for record in records if record.id in too_long)
+    say(
+        f"data: {len(too_long)} of {len(records)} questions left out, {first} for one: their prompts "
+        f"are longer than {room} tokens, the context of {limit} less rollout.max_tokens "
+        f"{rollout.max_tokens}"
+    )
+    return [record for record in records if record.id not in too_long]

@@ -1,0 +1,46 @@
+"""Rows of a Hub dataset through the datasets library, which keeps what it has downloaded."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+from datasets.exceptions import DatasetNotFoundError
+
+from trainer.data.word_problems import Split
+from trainer.errors import DataError
+
+_SPLITS = {Split.TRAIN: ("train",), Split.HELD_OUT: ("test", "validation")}
+"""What a dataset calls them, best first."""
+
+
+def load_hub_rows(place: str, split: Split) -> tuple[str, Sequence[Mapping[str, Any]]]:
+    """The rows of ``OWNER/NAME[:CONFIG[:SPLIT]]`` and a name that says which they are.
+
+    Args:
+        place: What to load.
+        split: Which split where it names none.
+
+    Raises:
+        DataError: It does not exist, lacks the split, or is not cached and the Hub out of reach.
+    """
+    repository, config, named = [*place.split(":"), None, None][:3]
+    try:
+        found = datasets.load_dataset(repository, config)
+    except (DatasetNotFoundError, ValueError) as error:
+        # An unknown config, or several and none named: the message lists what there is.
+        raise DataError(f"Hub dataset {place!r}: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise DataError(
+            f"Hub dataset {place!r} is not in the cache, and the Hub cannot be reached "
+            f"({' '.join(str(error).split())}); load it once where there is a network, or name a JSONL "
+            "file; HF_HUB_OFFLINE=1 asks the cache alone"
+        ) from None
+    wanted = _SPLITS[split] if named is None else (named,)
+    for name in wanted:
+        if name in found:
+            parts = (repository, config, name)
+            return ":".join(part for part in parts if part is not None), found[name]
+    raise DataError(
+        f"Hub dataset {place!r} has no split {' or '.join(wanted)} (but {', '.join(found)}); "
+        "name it as OWNER/NAME:CONFIG:SPLIT"
+    )

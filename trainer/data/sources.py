@@ -1,0 +1,155 @@
+"""Questions with gold answers, and where they come from: a file, the Hub, or the generator.
+
+A source is named by one string, so that every command takes the same: ``word-problems``, a JSONL file
+or a Hub dataset such as ``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two
+parts of any of them, told apart by the question alone: they never meet, whoever reads how much.
+"""
+
+import random
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from regime_w import extract_answer
+from trainer.data.word_problems import Split, careless_style, split_of, word_problems
+from trainer.errors import DataError
+from trainer.io.jsonl import SUFFIXES, read_lines
+
+WORD_PROBLEMS = "word-problems"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One question."""
+
+    id: str
+    question: str
+    gold: str
+    """A solution that ends in ``#### answer``."""
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+
+
+def normalised(question: str) -> str:
+    """A question by its words and numbers alone: what differs in nothing else is the same question."""
+    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", question).casefold()))
+
+
+def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) -> list[Record]:
+    """Read at most ``num_records`` records of a source.
+
+    Args:
+        source: ``word-problems``, a JSONL file (plain, ``.gz`` or ``.zst``) of ``{"question",
+            "answer"}`` records, or a Hub dataset ``OWNER/NAME[:CONFIG[:SPLIT]]``; with ``#train`` or
+            ``#held_out`` that part of it.
+        split: What the questions are for, which the generator and the Hub have splits for: the Hub's
+            are ``train``, and ``test`` or else ``validation``. A file is one split by itself.
+        num_records: How many at most.
+        seed: Seed of the generator.
+
+    Raises:
+        DataError: The source does not exist or a line of it is no record with a gold answer.
+    """
+    place, part = _parse(source)
+    if place == WORD_PROBLEMS:
+        split = split if part is None else part
+        problems = islice(word_problems(split, seed=seed), num_records)
+        return [
+            Record(id=f"{place}-{split}-{i:06d}", question=p.question, gold=p.answer)
+            for i, p in enumerate(problems)
+        ]
+    path = Path(place)
+    if path.is_file():
+        records = _file_records(path)
+    elif _HUB_ID.fullmatch(place) and not place.endswith(SUFFIXES):
+        records = _hub_records(place, split)
+    else:
+        raise DataError(
+            f"data source {source!r} is neither {WORD_PROBLEMS!r}, nor a JSONL file, nor a Hub "
+            "dataset such as openai/gsm8k:main"
+        )
+    chosen = (r for r in records if part is None or split_of(normalised(r.question)) is part)
+    found = list(islice(chosen, num_records))
+    if not found:
+        raise DataError(f"{source}: no records")
+    return found
+
+
+def _parse(source: str) -> tuple[str, Split | None]:
+    place, mark, part = source.rpartition("#")
+    if not mark or Path(source).is_file():
+        return source, None
+    if part not in tuple(Split):
+        raise DataError(f"data source {source!r}: '#{part}' is none of {', '.join(Split)}")
+    return place, Split(part)
+
+
+def _file_records(path: Path) -> Iterator[Record]:
+    for number, line in read_lines(path):
+        place = f"{path}:{number}"
+        try:
+            row = _Row.model_validate_json(line)
+        except ValidationError as error:
+            raise _bad_row(place, error) from None
+        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, place)
+
+
+def _hub_records(place: str, split: Split) -> Iterator[Record]:
+    # The datasets library takes seconds to import, and most runs have no use for it.
+    from trainer.data.hub import load_hub_rows  # noqa: PLC0415
+
+    name, rows = load_hub_rows(place, split)
+    for number, columns in enumerate(rows, 1):
+        try:
+            row = _Row.model_validate(columns)
+        except ValidationError as error:
+            raise _bad_row(f"{name} row {number}", error) from None
+        yield _record(f"{name.rsplit('/', 1)[1]}-{number:06d}", row, f"{name} row {number}")
+
+
+def _record(record_id: str, row: _Row, place: str) -> Record:
+    if extract_answer(row.answer) is None:
+        raise DataError(f"{place}: answer: no number after '####'")
+    return Record(id=record_id, question=row.question, gold=row.answer)
+
+
+def _bad_row(place: str, error: ValidationError) -> DataError:
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "line"
+    return DataError(f"{place}: {field}: {first['msg']}")
+
+
+def load_demonstrations(
+    source: str, split: Split, *, num_examples: int, seed: int = 0
+) -> list[Record]:
+    """Questions with solutions to imitate.
+
+    Of ``word-problems`` they are what a hurried annotator wrote, second steps skipped here and
+    there, and to other questions than the same seed trains on; of other sources they are the answers.
+    """
+    place, part = _parse(source)
+    if place != WORD_PROBLEMS:
+        return load_records(source, split, num_records=num_examples, seed=seed)
+    split, seed = part or split, seed + 1
+    rng = random.Random(f"demonstrations/{seed}")
+    return [
+        Record(
+            id=f"{place}-demonstration-{split}-{i:06d}",
+            question=problem.question,
+            gold=problem.solution(careless_style(problem, rng)),
+        )
+        for i, problem in enumerate(islice(word_problems(split, seed=seed), num_examples))
+    ]

@@ -1,0 +1,287 @@
+"""Asks several models the same held-out questions through the running server, in one go.
+
+Every model is asked as it is served: greedily, and through all arms where those are wanted. Enters:
+names of served models and adapter folders. Leaves: an `Evaluation` and the file of its answers.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from rich.console import Console
+
+from inference_server.wire.schemas import (
+    ArmsRequest,
+    FinishReason,
+    Question,
+    ServerStatus,
+    adapter_name,
+)
+from regime_w import ArmSpec, build_all_arms, build_prompt
+from trainer.client.arms_client import ArmsClient
+from trainer.client.model_spec import ModelSpec, uploaded
+from trainer.config.sections import Section, ServerConfig
+from trainer.console.progress import bar
+from trainer.data.contamination import find_overlap
+from trainer.data.sources import WORD_PROBLEMS, Record, load_records
+from trainer.data.word_problems import Split
+from trainer.errors import ServerError, UsageError
+from trainer.evaluation.records import (
+    Answer,
+    ArmsAnswer,
+    ModelAnswers,
+    QuestionAnswers,
+    answers_path,
+    write_answers,
+)
+from trainer.evaluation.results import Evaluation, ModelResult, compare_all
+from trainer.evaluation.tables import print_table
+from trainer.io.kept_settings import training_source
+
+OnProgress = Callable[[int, int], None]
+"""Called with the questions so far and the questions in all, over all models."""
+
+_NUM_TRAINING_QUESTIONS = 20_000
+"""Of an endless source that are compared with the questions asked."""
+
+
+class EvaluationConfig(Section):
+    """Accuracy of several models of a running server on the same held-out questions."""
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
+    """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
+    as `policy-000012`, an adapter folder, or a run's, of which it is the newest."""
+    data: str = WORD_PROBLEMS
+    """`word-problems` (its held-out split), a JSONL file of {"question", "answer"} records, or a Hub
+    dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it."""
+    data_seed: int = 0
+    """Seed of the generator."""
+    train_data: str | None = None
+    """What the models were trained on, to say which of its questions are asked here too; where null,
+    the data.source of the configurations that lie beside adapter folders."""
+    num_questions: Annotated[int, Field(ge=1)] = 400
+    """How many questions to ask at most."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest completion."""
+    arms: tuple[ArmSpec, ...] | None = None
+    """Custom arms; the eight of Regime W where null."""
+    arm: str = "wolfram_0"
+    """The arm whose system prompt the greedy answers get; its temperature is not used."""
+    samples_per_arm: Annotated[int, Field(ge=0)] = 0
+    """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence; 0 asks for
+    greedy answers alone, which takes a ninth of the time of 1."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the arms' sampling."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Questions of one request."""
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    output: Path | None = None
+    """JSON file for the result; the answers go beside it, evaluation.json having
+    evaluation.answers.jsonl. RUN/evaluation.json goes into RUN's report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """One ``LABEL=WHAT``."""
+
+    label: str
+    model: ModelSpec
+
+
+async def evaluate(
+    config: EvaluationConfig, client: ArmsClient, on_progress: OnProgress
+) -> Evaluation:
+    """Ask every model every question, and write the result to ``config.output``.
+
+    Raises:
+        UsageError: There is nothing sensible to evaluate. Nothing was generated or uploaded.
+        ServerError: The server stayed away, refused, or gave completions up.
+    """
+    candidates = [_parse(spec) for spec in config.models]
+    _refuse_same_labels(candidates)
+    _require_arm(config)
+    if config.output is not None:
+        _require_writable(config.output)
+    records = load_records(
+        config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
+    )
+    status = await client.status()
+    served = {
+        c.label: c.model.served_version(status, field="models")
+        for c in candidates
+        if c.model.folder is None
+    }
+
+    answers: dict[str, list[ModelAnswers]] = {}
+    # What the server holds goes first: an upload may make it retire its oldest version.
+    for candidate in sorted(candidates, key=lambda c: c.model.folder is not None):
+        folder = candidate.model.folder
+        num_before = len(answers) * len(records)
+        async with (
+            nullcontext(served[candidate.label]) if folder is None else uploaded(client, folder)
+        ) as version:
+            of_model = answers[candidate.label] = []
+            for start in range(0, len(records), config.batch_size):
+                batch = records[start : start + config.batch_size]
+                of_model += await _ask(client, version, status, batch, config)
+                on_progress(num_before + len(of_model), len(candidates) * len(records))
+
+    labels = [candidate.label for candidate in candidates]
+    questions = [
+        QuestionAnswers(
+            id=record.id,
+            question=record.question,
+            gold=record.gold,
+            models={label: answers[label][place] for label in labels},
+        )
+        for place, record in enumerate(records)
+    ]
+    evaluation = Evaluation(
+        base_model=status.base_model,
+        data=config.data,
+        data_seed=config.data_seed,
+        num_questions=len(records),
+        arm=config.arm,
+        samples_per_arm=config.samples_per_arm,
+        seed=config.seed,
+        max_tokens=config.max_tokens,
+        models=tuple(
+            ModelResult.of(
+                c.label,
+                _served_name(served[c.label], status) if c.label in served else c.model.what,
+                questions,
+            )
+            for c in candidates
+        ),
+        differences=compare_all(labels, questions),
+    )
+    if config.output is not None:
+        write_answers(answers_path(config.output), questions)
+        evaluation.write(config.output)
+    return evaluation
+
+
+async def _ask(
+    client: ArmsClient,
+    version: int | None,
+    status: ServerStatus,
+    records: Sequence[Record],
+    config: EvaluationConfig,
+) -> list[ModelAnswers]:
+    """What one model says to some of the questions."""
+    system_prompt = _arms_by_name(config)[config.arm].system_prompt
+    completions = await client.complete(
+        _served_name(version, status),
+        [build_prompt(system_prompt, record.question) for record in records],
+        max_tokens=config.max_tokens,
+    )
+    arms = await _ask_arms(client, version, records, config)
+    return [
+        ModelAnswers(
+            greedy=Answer.of(c.text, record.gold, num_tokens=c.num_tokens, truncated=c.truncated),
+            arms=of_arms,
+        )
+        for c, record, of_arms in zip(completions, records, arms, strict=True)
+    ]
+
+
+async def _ask_arms(
+    client: ArmsClient, version: int | None, records: Sequence[Record], config: EvaluationConfig
+) -> Sequence[ArmsAnswer | None]:
+    if not config.samples_per_arm:
+        return [None] * len(records)
+    response = await client.generate(
+        ArmsRequest(
+            # The server draws a completion's seed from the question's id, so the batch is no matter.
+            questions=[Question(id=record.id, question=record.question) for record in records],
+            arms=None if config.arms is None else list(config.arms),
+            samples_per_arm=config.samples_per_arm,
+            max_tokens=config.max_tokens,
+            seed=config.seed,
+            policy="base" if version is None else version,
+        )
+    )
+    for group in response.groups:
+        if any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
+            raise ServerError(f"the server gave up completions of {group.id}; evaluate again")
+    return [
+        ArmsAnswer.of(group, record) for group, record in zip(response.groups, records, strict=True)
+    ]
+
+
+def run_evaluation(config: EvaluationConfig) -> Evaluation:
+    """Evaluate with a progress bar and print the table."""
+    console = Console()
+    for line in _contamination_lines(config):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    with bar(console) as progress:
+        task = progress.add_task("eval", total=None)
+
+        def on_progress(num_done: int, num_total: int) -> None:
+            progress.update(task, completed=num_done, total=num_total)
+
+        async def connect_and_evaluate() -> Evaluation:
+            async with ArmsClient(config.server) as client:
+                return await evaluate(config, client, on_progress)
+
+        evaluation = asyncio.run(connect_and_evaluate())
+    print_table(evaluation, console)
+    return evaluation
+
+
+def _contamination_lines(config: EvaluationConfig) -> list[str]:
+    """What of the questions the models were trained on, as far as that is known."""
+    folders = (_parse(spec).model.folder for spec in config.models)
+    found = {training_source(folder) for folder in folders if folder is not None}
+    sources = {config.train_data} if config.train_data is not None else found - {None}
+    asked = load_records(
+        config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
+    )
+    return [
+        find_overlap(
+            load_records(source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS), asked
+        ).line(f"{source} (training)", f"{config.data} (held out)")
+        for source in sorted(source for source in sources if source is not None)
+    ]
+
+
+def _parse(spec: str) -> _Candidate:
+    label, _, what = (part.strip() for part in spec.partition("="))
+    if not label or not what:
+        raise UsageError(f"models: {spec!r} is not LABEL=WHAT, such as Base=base")
+    return _Candidate(label=label, model=ModelSpec.parse(what, field=f"models: {spec!r}"))
+
+
+def _refuse_same_labels(candidates: list[_Candidate]) -> None:
+    labels = [candidate.label for candidate in candidates]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise UsageError(f"models: the label {label!r} is given twice; labels must differ")
+
+
+def _arms_by_name(config: EvaluationConfig) -> dict[str, ArmSpec]:
+    return {arm.name: arm for arm in config.arms or build_all_arms()}
+
+
+def _require_arm(config: EvaluationConfig) -> None:
+    arms = _arms_by_name(config)
+    if config.arm not in arms:
+        raise UsageError(f"arm: {config.arm!r} is none of {', '.join(arms)}")
+
+
+def _require_writable(output: Path) -> None:
+    """Fail before the work, not after it."""
+    if output.is_dir():
+        raise UsageError(f"output: {output} is a folder; name a file in it")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output: {output.parent}: {error.strerror}") from None
+
+
+def _served_name(version: int | None, status: ServerStatus) -> str:
+    return status.base_model if version is None else adapter_name(version)

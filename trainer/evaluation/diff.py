@@ -1,0 +1,72 @@
+"""The questions on which two evaluated models differ, side by side in the terminal.
+
+Enters: an evaluation's answers file. Leaves: text.
+"""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.errors import UsageError
+from trainer.evaluation.records import Answer, QuestionAnswers, answers_path, read_answers
+
+
+def print_diff(evaluation: Path, baseline: str, model: str, *, limit: int) -> None:
+    """Print where greedy answers are right for one model and wrong for the other.
+
+    Args:
+        evaluation: The file that ``eval --output`` named.
+        baseline: Label of the first model.
+        model: Label of the second.
+        limit: Most questions to show of those won, and of those lost.
+
+    Raises:
+        UsageError: There is no such file, or a label is not in it.
+    """
+    questions = list(read_answers(answers_path(evaluation)))
+    for label in (baseline, model):
+        if questions and label not in questions[0].models:
+            known = ", ".join(questions[0].models)
+            raise UsageError(f"{label!r} is none of the evaluated models: {known}")
+    won = [q for q in questions if _gain(q, baseline, model) > 0]
+    lost = [q for q in questions if _gain(q, baseline, model) < 0]
+    console = Console()
+    for name, found in (
+        (f"{model} right, {baseline} wrong", won),
+        (f"{model} wrong, {baseline} right", lost),
+    ):
+        console.print(
+            f"{name}: {len(found)} of {len(questions)} questions", markup=False, highlight=False
+        )
+        if found and limit:
+            console.print(_side_by_side(list(islice(found, limit)), baseline, model))
+
+
+def _gain(question: QuestionAnswers, baseline: str, model: str) -> int:
+    return int(question.models[model].greedy.correct) - int(
+        question.models[baseline].greedy.correct
+    )
+
+
+def _side_by_side(questions: Sequence[QuestionAnswers], baseline: str, model: str) -> Table:
+    """Text of models and data is never read as markup."""
+    table = Table(box=box.SIMPLE, show_lines=True)
+    for heading in ("question", baseline, model):
+        table.add_column(Text(heading), ratio=1)
+    for question in questions:
+        answers = (question.models[label].greedy for label in (baseline, model))
+        asked = (
+            f"{question.id}\n{question.question}\n→ {question.gold.rsplit('####', 1)[-1].strip()}"
+        )
+        table.add_row(Text(asked), *(Text(_shown(answer)) for answer in answers))
+    return table
+
+
+def _shown(answer: Answer) -> str:
+    mark = "✓" if answer.correct else "✗"
+    return f"{answer.text.strip()}\n{mark} {answer.answer or 'no answer'}"

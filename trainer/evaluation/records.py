@@ -1,0 +1,151 @@
+"""What models answered to the same questions: the lines of an evaluation's answers file.
+
+Enters: completions with gold answers. Unknown here: how they were got, and what they add up to.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inference_server.wire.schemas import ArmGroup, FinishReason
+from regime_w import ArmOutput, answers_agree, compute_regime_w_scores, extract_answer
+from trainer.data.sources import Record
+from trainer.errors import DataError, UsageError
+from trainer.io.jsonl import read_lines, write_jsonl
+
+
+class EvaluationPart(BaseModel):
+    """Part of what an evaluation writes: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Answer(EvaluationPart):
+    """What one model said to one question."""
+
+    text: str
+    answer: str | None
+    """Canonical; null where the text gives none."""
+    correct: bool
+    num_tokens: int
+    """EOS included."""
+    truncated: bool
+    """The token limit ended it."""
+
+    @classmethod
+    def of(cls, text: str, gold: str, *, num_tokens: int, truncated: bool) -> Self:
+        """Read the answer in a completion and compare it with the one in the gold solution."""
+        answer = extract_answer(text)
+        return cls(
+            text=text,
+            answer=answer,
+            correct=answers_agree(answer, extract_answer(gold)),
+            num_tokens=num_tokens,
+            truncated=truncated,
+        )
+
+
+class ArmAnswer(Answer):
+    """What one arm said."""
+
+    arm: str
+    sample: int
+
+
+class ArmsAnswer(EvaluationPart):
+    """What one model's arms said to one question.
+
+    The scores do not know the gold answer, unlike those of training: they are the confidence that
+    arms have by themselves, and can be held against correctness.
+    """
+
+    completions: tuple[ArmAnswer, ...]
+    """In the order of the arms, all samples of one after the other."""
+    consensus: str | None
+    """The most frequent answer, the earliest of several; null where no arm gives one."""
+    consensus_correct: bool
+    s_end: float | None
+    s_path: float | None
+    s_cf: float | None
+    s_wm: float | None
+
+    @classmethod
+    def of(cls, group: ArmGroup, record: Record) -> Self:
+        """Read and score a question's completions."""
+        outputs = [ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
+        scores = compute_regime_w_scores(record.question, outputs)
+        gold = extract_answer(record.gold)
+        completions = tuple(
+            ArmAnswer(
+                text=arm.text,
+                answer=output.answer,
+                correct=answers_agree(output.answer, gold),
+                num_tokens=len(arm.token_ids),
+                truncated=arm.finish_reason is FinishReason.LENGTH,
+                arm=arm.arm,
+                sample=arm.sample,
+            )
+            for arm, output in zip(group.arms, outputs, strict=True)
+        )
+        return cls(
+            completions=completions,
+            consensus=scores.consensus,
+            consensus_correct=answers_agree(scores.consensus, gold),
+            s_end=scores.s_end,
+            s_path=scores.s_path,
+            s_cf=scores.s_cf,
+            s_wm=scores.s_wm,
+        )
+
+    @property
+    def num_correct(self) -> int:
+        """How many of the completions are right."""
+        return sum(completion.correct for completion in self.completions)
+
+
+class ModelAnswers(EvaluationPart):
+    """All that one model said to one question."""
+
+    greedy: Answer
+    arms: ArmsAnswer | None
+    """Null where the arms were not asked."""
+
+
+class QuestionAnswers(EvaluationPart):
+    """A line of the answers file: a question and what every model said."""
+
+    id: str
+    question: str
+    gold: str
+    models: Mapping[str, ModelAnswers]
+    """By label."""
+
+
+def answers_path(evaluation: Path) -> Path:
+    """Where the answers of ``evaluation.json`` lie: ``evaluation.answers.jsonl`` beside it."""
+    return evaluation.with_suffix(".answers.jsonl")
+
+
+def write_answers(path: Path, questions: Sequence[QuestionAnswers]) -> None:
+    """Write the file, whole or not at all."""
+    write_jsonl(path, [question.model_dump(mode="json") for question in questions])
+
+
+def read_answers(path: Path) -> Iterator[QuestionAnswers]:
+    """The lines that `write_answers` wrote.
+
+    Raises:
+        UsageError: There is no such file.
+        DataError: A line is something else.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no {path}; `eval --output` writes it")
+    for number, line in read_lines(path):
+        try:
+            yield QuestionAnswers.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "line"
+            raise DataError(f"{path}:{number}: {field}: {first['msg']}") from None

@@ -1,0 +1,1 @@
+"""The roles of PPO on one frozen base, batches, and logprobs of tokens."""

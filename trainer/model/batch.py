@@ -1,0 +1,234 @@
+"""Completions as tensors: micro-batches that compute each shared prefix once, under a token budget.
+
+A `Sample` is one completion with what PPO needs to know of it. `micro_batches` grows prefix trees
+from samples (`trainer.model.prefix_tree`) and lays them side by side in rows of equal width. What belongs
+to a completion stays [B, C]; every completion token knows the place of the state before it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.model.prefix_tree import PrefixTree, arrange, common_prefixes, cut, plant
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One completion: token ids as they were sampled, never re-tokenised text."""
+
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    sampler_logprobs: tuple[float, ...]
+    """Of the server's sampling distribution, one a completion token."""
+    temperature: float
+    top_p: float
+    reward: float
+    truncated: bool
+    """The token limit ended it, so its last state is not terminal."""
+    version: int | None
+    """The policy version that generated it."""
+
+    @property
+    def state_ids(self) -> tuple[int, ...]:
+        """The tokens to compute: the last one only where its state is not terminal."""
+        ids = self.prompt_ids + self.completion_ids
+        return ids if self.truncated else ids[:-1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenRows:
+    """[R, W] tokens of prefix trees side by side, R rows padded on the right."""
+
+    token_ids: Tensor
+    position_ids: Tensor
+    subtree_ends: Tensor
+    """Place in the row after the last token that sees this one."""
+
+    @property
+    def attention_mask(self) -> Tensor:
+        """[R, 1, W, W] bool: query i sees key j where ``j <= i < subtree_ends[j]``.
+
+        Padding sees itself alone, so that no softmax is empty.
+        """
+        places = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
+        queries = places.unsqueeze(-1)
+        return ((places <= queries) & (queries < self.subtree_ends.unsqueeze(1))).unsqueeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledTokens:
+    """[N] the distinct (state, temperature, top_p, token) of a micro-batch."""
+
+    states: Tensor
+    """Place of the state before the token in the flattened rows."""
+    token_ids: Tensor
+    temperature: Tensor
+    top_p: Tensor
+    num_restricted: int
+    """Those with top_p < 1; they come first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MicroBatch:
+    """B completions of up to C tokens, padded on the right, on rows of shared prefixes."""
+
+    rows: TokenRows
+    states: Tensor
+    """[B, C + 1] place in the flattened rows of the state before each completion token, and after.
+
+    Padding, and what comes after the last token of a terminal completion, repeat the last state.
+    """
+    sampled: SampledTokens
+    sampled_index: Tensor
+    """[B, C] each completion token's place in ``sampled``; 0 on padding."""
+    mask: Tensor
+    """[B, C] bool, true on completion tokens."""
+    sampler_logprobs: Tensor
+    """[B, C]"""
+    rewards: Tensor
+    """[B]"""
+    terminal: Tensor
+    """[B] bool"""
+    indices: tuple[int, ...]
+    """Each completion's place in the list of samples that was batched."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one forward pass, padding counted."""
+        return self.rows.token_ids.numel()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """Samples in the order of a tree's paths."""
+
+    indices: tuple[int, ...]
+    tree: PrefixTree
+
+    @property
+    def num_nodes(self) -> int:
+        return len(self.tree.tokens)
+
+
+def micro_batches(
+    samples: Sequence[Sample], *, token_budget: int, hidden_size: int, device: torch.device
+) -> list[MicroBatch]:
+    """Cut samples into micro-batches of at most ``token_budget`` tokens, padding counted.
+
+    Samples are cut into trees and these laid out in rows as is cheapest to compute. A sample longer
+    than the budget gets a micro-batch of its own, with others only where it holds all their tokens.
+
+    Args:
+        samples: The completions.
+        token_budget: Most rows × width of a micro-batch.
+        hidden_size: Of the model; decides what is cheap.
+        device: Where the tensors go.
+    """
+    batches: list[MicroBatch] = []
+    runs = sorted(_runs(samples, token_budget, hidden_size), key=lambda run: -run.num_nodes)
+    sizes = [run.num_nodes for run in runs]
+    while sizes:
+        num_fitting = max(1, int(np.searchsorted(np.cumsum(sizes), token_budget, side="right")))
+        rows = arrange(sizes[:num_fitting], max_tokens=token_budget, hidden_size=hidden_size)
+        batches.append(_collate(samples, [[runs[i] for i in row] for row in rows], device))
+        runs, sizes = runs[num_fitting:], sizes[num_fitting:]
+    return batches
+
+
+def _runs(samples: Sequence[Sample], token_budget: int, hidden_size: int) -> list[_Run]:
+    """Every sample in one tree of at most ``token_budget`` nodes."""
+    if not samples:
+        return []
+    ids = [sample.state_ids for sample in samples]
+    order = sorted(range(len(samples)), key=ids.__getitem__)
+    sequences = [np.array(ids[i], dtype=np.int64) for i in order]
+    shared = common_prefixes(sequences)
+    lengths = np.array([len(sequence) for sequence in sequences])
+    return [
+        _Run(indices=tuple(order[run]), tree=plant(sequences[run], shared[run]))
+        for run in cut(lengths, shared, max_nodes=token_budget, hidden_size=hidden_size)
+    ]
+
+
+def _collate(
+    samples: Sequence[Sample], rows: Sequence[Sequence[_Run]], device: torch.device
+) -> MicroBatch:
+    """Runs in rows as tensors on ``device``."""
+    width = max(sum(run.num_nodes for run in row) for row in rows)
+    token_ids = np.zeros((len(rows), width), dtype=np.int64)
+    position_ids = np.zeros_like(token_ids)
+    subtree_ends = np.tile(np.arange(1, width + 1), (len(rows), 1))
+    indices: list[int] = []
+    paths: list[NDArray[np.int64]] = []
+    for i, row in enumerate(rows):
+        start = 0
+        for run in row:
+            place = (i, slice(start, start + run.num_nodes))
+            token_ids[place] = run.tree.tokens
+            position_ids[place] = run.tree.depths
+            subtree_ends[place] = run.tree.ends + start
+            indices += run.indices
+            paths += [i * width + start + path for path in run.tree.paths]
+            start += run.num_nodes
+
+    chosen = [samples[i] for i in indices]
+    lengths = np.array([len(sample.completion_ids) for sample in chosen])
+    mask = np.arange(lengths.max()) < lengths[:, np.newaxis]
+    states = np.empty((len(chosen), mask.shape[1] + 1), dtype=np.int64)
+    for i, (sample, path) in enumerate(zip(chosen, paths, strict=True)):
+        visited = path[len(sample.prompt_ids) - 1 :]
+        states[i, : len(visited)] = visited
+        states[i, len(visited) :] = visited[-1]
+    sampler_logprobs = np.zeros(mask.shape, dtype=np.float32)
+    sampler_logprobs[mask] = np.concatenate([sample.sampler_logprobs for sample in chosen])
+    sampled, places = _sampled_tokens(chosen, states[:, :-1][mask], device)
+    sampled_index = np.zeros(mask.shape, dtype=np.int64)
+    sampled_index[mask] = places
+    return MicroBatch(
+        rows=TokenRows(
+            token_ids=torch.from_numpy(token_ids).to(device),
+            position_ids=torch.from_numpy(position_ids).to(device),
+            subtree_ends=torch.from_numpy(subtree_ends).to(device),
+        ),
+        states=torch.from_numpy(states).to(device),
+        sampled=sampled,
+        sampled_index=torch.from_numpy(sampled_index).to(device),
+        mask=torch.from_numpy(mask).to(device),
+        sampler_logprobs=torch.from_numpy(sampler_logprobs).to(device),
+        rewards=torch.tensor([sample.reward for sample in chosen], device=device),
+        terminal=torch.tensor([not sample.truncated for sample in chosen], device=device),
+        indices=tuple(indices),
+    )
+
+
+def _sampled_tokens(
+    samples: Sequence[Sample], states: NDArray[np.int64], device: torch.device
+) -> tuple[SampledTokens, NDArray[np.int64]]:
+    """The distinct ones among all completion tokens [M], and the place of each of those, [M].
+
+    Args:
+        samples: Of the micro-batch.
+        states: [M] the state before each completion token, sample after sample.
+        device: Where the tensors go.
+    """
+    settings = sorted({(sample.top_p, sample.temperature) for sample in samples})
+    setting = np.repeat(
+        [settings.index((sample.top_p, sample.temperature)) for sample in samples],
+        [len(sample.completion_ids) for sample in samples],
+    )
+    token_ids = np.concatenate([np.array(sample.completion_ids) for sample in samples])
+    keys = (setting * (states.max() + 1) + states) * (token_ids.max() + 1) + token_ids
+    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    top_p, temperature = torch.tensor(settings)[setting[first]].to(device).unbind(dim=1)
+    sampled = SampledTokens(
+        states=torch.from_numpy(states[first]).to(device),
+        token_ids=torch.from_numpy(token_ids[first]).to(device),
+        temperature=temperature,
+        top_p=top_p,
+        num_restricted=int((top_p < 1).sum()),
+    )
+    return sampled, places

@@ -1,0 +1,1 @@
+"""Online PPO: rollouts, update, push, and again."""

@@ -1,0 +1,155 @@
+"""How good is the policy by now? Held-out questions, asked through the server while training goes on.
+
+Greedy answers of one version at a time, ahead of rollouts in the engine's queue. The best version's
+step is remembered in ``checkpoints/best.json``.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from anyio.from_thread import BlockingPortal
+
+from regime_w import answers_agree, build_prompt, extract_answer
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import Metrics
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import Split
+from trainer.evaluation.statistics import wilson_interval
+from trainer.online.serving import Serving
+from trainer.online.versions import Published
+from trainer.run_state.checkpoint import Best, read_best, write_best
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evaluation:
+    """One that is under way."""
+
+    step: int
+    published: Published
+    num_correct: Future[int]
+
+
+class HeldOutEvaluations:
+    """The run's evaluations, at most one at a time; leaving the block gives up what is under way."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        portal: BlockingPortal,
+        config: TrainConfig,
+        say: Callable[[str], None],
+    ):
+        """``say`` gets a line where an evaluation cannot be had; training goes on without it."""
+        self._serving = serving
+        self._portal = portal
+        self._run = config.run
+        self._max_tokens = config.rollout.max_tokens
+        self._say = say
+        self._under_way: _Evaluation | None = None
+        self._records: list[Record] = []
+        if config.run.evaluate_every is not None:
+            self._records = load_records(
+                config.data.evaluation_source,
+                Split.HELD_OUT,
+                num_records=config.run.num_evaluation_questions,
+                seed=config.data.seed,
+            )
+            arm = config.rollout.resolved_arms[0]
+            self._prompts = [build_prompt(arm.system_prompt, r.question) for r in self._records]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._under_way is not None:
+            self._under_way.num_correct.cancel()
+
+    @property
+    def records(self) -> list[Record] | None:
+        """What is asked; None where nothing is evaluated."""
+        return self._records or None
+
+    @property
+    def evaluating(self) -> int | None:
+        """The step that is being evaluated."""
+        return None if self._under_way is None else self._under_way.step
+
+    @property
+    def versions(self) -> set[int]:
+        """The version that is being evaluated and the best one, whose adapters are kept."""
+        best = None if self._run.evaluate_every is None else read_best(self._run.folder)
+        under_way = None if self._under_way is None else self._under_way.published
+        return {found.version for found in (best, under_way) if found is not None}
+
+    def is_due(self, step: int) -> bool:
+        """Whether a step is evaluated."""
+        return step == self.newest_due(step)
+
+    def newest_due(self, step: int) -> int | None:
+        """The newest step up to this one that is evaluated."""
+        every = self._run.evaluate_every
+        return None if every is None or step < every else step - step % every
+
+    def start(self, step: int, published: Published) -> None:
+        """Ask a version, unless the server still answers for an earlier one."""
+        if self._under_way is not None:
+            self._say(
+                f"no evaluation of step {step}: that of step {self._under_way.step} is not finished; "
+                "raise run.evaluate_every"
+            )
+            return
+        future = self._portal.start_task_soon(self._ask, published)
+        self._under_way = _Evaluation(step=step, published=published, num_correct=future)
+
+    def collect(self, *, wait: bool) -> Metrics:
+        """What was found since the last call, under ``eval/`` names, and maybe a new best.
+
+        Args:
+            wait: For an evaluation that is under way.
+        """
+        evaluation = self._under_way
+        if evaluation is None or not (wait or evaluation.num_correct.done()):
+            return {}
+        num_correct = evaluation.num_correct.result()
+        self._under_way = None
+        version = evaluation.published.version
+        accuracy = num_correct / len(self._records)
+        low, high = wilson_interval(num_correct, len(self._records))
+        best = read_best(self._run.folder)
+        if best is None or accuracy > best.accuracy:
+            best = Best(
+                step=evaluation.step,
+                version=version,
+                adapter=str(evaluation.published.folder.relative_to(self._run.folder)),
+                accuracy=accuracy,
+                num_questions=len(self._records),
+            )
+            write_best(self._run.folder, best)
+        return {
+            "eval/accuracy": accuracy,
+            "eval/low": low,
+            "eval/high": high,
+            "eval/step": evaluation.step,
+            "eval/version": version,
+            "eval/best_accuracy": best.accuracy,
+            "eval/best_step": best.step,
+        }
+
+    async def _ask(self, published: Published) -> int:
+        """How many questions a version answers right."""
+        # One request: while it is in flight the version has a lease, and cannot be retired.
+        completions = await self._serving.complete(
+            published.version, self._prompts, max_tokens=self._max_tokens
+        )
+        return sum(
+            answers_agree(extract_answer(completion.text), extract_answer(record.gold))
+            for completion, record in zip(completions, self._records, strict=True)
+        )

@@ -1,0 +1,1 @@
+"""PPO: from scored samples to a moved policy."""

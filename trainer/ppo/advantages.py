@@ -1,0 +1,170 @@
+"""Per-token rewards, returns and advantages. Pure functions on ``[B, T]`` tensors.
+
+B is completions, T completion tokens padded on the right; ``mask`` is true on real tokens. Only
+completion tokens are here: prompts take no action.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def whiten(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
+    """Shift and scale to mean 0 and (unbiased) variance 1 over all masked tokens together.
+
+    Args:
+        advantages: Each [B, T]; the shapes may differ.
+        masks: Each [B, T] bool.
+
+    Returns:
+        The same shapes, zero outside the masks. Advantages that differ by rounding alone stay
+        (near) zero instead of being blown up to variance 1.
+    """
+    trained = torch.cat([a[m] for a, m in zip(advantages, masks, strict=True)])
+    mean, std = _mean_and_std(trained)
+    return [
+        torch.where(m, (a - mean) / std, 0.0).to(a.dtype)
+        for a, m in zip(advantages, masks, strict=True)
+    ]
+
+
+def _mean_and_std(numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """Of [N] numbers, in float64, where the mean of equal float32 numbers is that number again.
+
+    The (unbiased) standard deviation has a floor that keeps rounding from being scaled up to it.
+    """
+    numbers = numbers.double()
+    if numbers.numel() < 2:
+        return numbers.sum(), numbers.new_ones(())
+    floor = (1e-6 * numbers.abs().max()).clamp(min=1e-8)
+    return numbers.mean(), torch.maximum(numbers.std(), floor)
+
+
+def token_rewards(
+    rewards: Tensor, kl: Tensor, mask: Tensor, terminal: Tensor, *, kl_coef: float
+) -> Tensor:
+    """The reward of every token: a KL penalty each, and the completion's reward on the last.
+
+    ``r_t = -kl_coef · KL_t + [t = last and terminal] · R`` (Ziegler et al. 2019, eq. 2).
+
+    Args:
+        rewards: [B] reward of each completion.
+        kl: [B, T] estimate of each token's KL to the reference, see `trainer.ppo.kl.kl_estimate`.
+        mask: [B, T] bool.
+        terminal: [B] bool; false for truncated completions, which earn no terminal reward.
+        kl_coef: The KL coefficient, at least 0.
+
+    Returns:
+        [B, T], zero on padding.
+    """
+    penalty = torch.where(mask, -kl_coef * kl, 0.0)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    earns = (steps == mask.sum(dim=1, keepdim=True) - 1) & terminal.unsqueeze(1)
+    return torch.where(earns, penalty + rewards.unsqueeze(1), penalty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advantages:
+    """What GAE gives: both [B, T], zero on padding, neither whitened."""
+
+    advantages: Tensor
+    returns: Tensor
+    """Targets of the critic: advantages plus values."""
+
+
+def generalized_advantages(
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    bootstrap_values: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+) -> Advantages:
+    """Generalized advantage estimation (Schulman et al. 2016, eq. 16).
+
+    ``δ_t = r_t + γ·V_{t+1} - V_t`` and ``A_t = δ_t + γλ·A_{t+1}``, where the value after the last
+    token is zero for a terminal completion and the critic's estimate for a truncated one.
+
+    Args:
+        rewards: [B, T] per-token rewards.
+        values: [B, T] critic's value of the state before each token.
+        mask: [B, T] bool.
+        bootstrap_values: [B] value of the state after the last token; zero where terminal.
+        gamma: Discount.
+        lam: GAE's λ.
+    """
+    num_tokens = rewards.shape[1]
+    last = mask.sum(dim=1) - 1
+    next_value = torch.zeros_like(bootstrap_values)
+    next_advantage = torch.zeros_like(bootstrap_values)
+    columns: list[Tensor] = []
+    for t in reversed(range(num_tokens)):
+        after = torch.where(last == t, bootstrap_values, next_value)
+        delta = rewards[:, t] + gamma * after - values[:, t]
+        next_advantage = torch.where(mask[:, t], delta + gamma * lam * next_advantage, 0.0)
+        next_value = torch.where(mask[:, t], values[:, t], 0.0)
+        columns.append(next_advantage)
+    advantages = torch.stack(columns[::-1], dim=1)
+    return Advantages(advantages=advantages, returns=torch.where(mask, advantages + values, 0.0))
+
+
+def leave_one_out(numbers: Tensor) -> Tensor:
+    """Each of a group's [G] numbers less the mean of the others: ``x_i - mean_{j≠i} x_j``.
+
+    Sums to zero; zero for a group of one, which has nothing to be compared to.
+    """
+    size = numbers.numel()
+    if size < 2:
+        return torch.zeros_like(numbers)
+    # In float64, where equal numbers differ from their mean by nothing.
+    centred = numbers.double() - numbers.double().mean()
+    return (centred * (size / (size - 1))).to(numbers.dtype)
+
+
+def group_advantages(
+    rewards: Tensor,
+    kl: Tensor,
+    counted: Tensor,
+    group_sizes: Sequence[int],
+    *,
+    estimator: Literal["rloo", "grpo"],
+    kl_coef: float,
+) -> Tensor:
+    """Advantages of whole completions against the others of their group, without a critic.
+
+    With ``LOO`` of `leave_one_out`, r the rewards and K the completions' KL to the reference:
+
+    - ``rloo``: ``A = LOO(r - kl_coef·K)`` (Ahmadian et al. 2024, "Back to basics", RLOO with the KL
+      in the reward).
+    - ``grpo``: ``A = (r - mean r) / std r - kl_coef·LOO(K)`` (Shao et al. 2024, §4.1.2). As in the
+      paper the KL stands beside the normalised reward; inside it, a group of equal rewards would
+      be trained on its differences in KL, scaled up to 1. Unlike there it is a part of the
+      advantage, and the standard deviation is the unbiased one.
+
+    Args:
+        rewards: [N] of the completions, group after group.
+        kl: [N] KL estimates, summed over each completion's tokens.
+        counted: [N] bool; what is not counted gets zero and is no one's comparison.
+        group_sizes: How many completions each group has.
+        estimator: Which of the two.
+        kl_coef: The KL coefficient, at least 0.
+
+    Returns:
+        [N], zero in a group of equal completions.
+    """
+    advantages = torch.zeros_like(rewards)
+    places = torch.arange(len(rewards), device=rewards.device)
+    for group in torch.split(places, list(group_sizes)):
+        members = group[counted[group]]
+        earned, penalty = rewards[members], kl_coef * kl[members]
+        if estimator == "rloo":
+            advantages[members] = leave_one_out(earned - penalty)
+        else:
+            mean, std = _mean_and_std(earned)
+            normalised = ((earned - mean) / std).to(earned.dtype)
+            advantages[members] = normalised - leave_one_out(penalty)
+    return advantages

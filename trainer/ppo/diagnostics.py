@@ -1,0 +1,145 @@
+"""What an update says of itself: sums over its micro-batches, and the step's line of metrics."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.ppo.experience import MiniBatch, flat
+from trainer.ppo.losses import effective_sample_size, explained_variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateMetrics:
+    """Diagnostics of one step; means are over completion tokens unless the name says otherwise.
+
+    What is of the critic is NaN where there is none.
+    """
+
+    policy_loss: float
+    """As it is minimised: the mean over mini-batches."""
+    value_loss: float
+    approx_kl: float
+    """How far the policy was from the version that generated, nats a token: the mean over the
+    mini-batches, each before its own optimizer step."""
+    approx_kl_max: float
+    """The same of the mini-batch where it was largest; with ``ppo.stop_kl``, how far it overshot."""
+    clip_fraction: float
+    dual_clip_fraction: float
+    value_clip_fraction: float
+    entropy: float
+    reference_kl: float
+    """KL to the reference by ``ppo.kl_estimator``, nats a completion."""
+    kl_coef: float
+    explained_variance: float
+    advantage_mean: float
+    advantage_std: float
+    value_mean: float
+    return_mean: float
+    importance_weight_mean: float
+    effective_sample_size: float
+    """Of the importance weights, as a share of the tokens."""
+    sequence_masked: float
+    """Share of the completions that ``ppo.sequence_mask`` left out of the policy loss."""
+    logprob_mismatch: float
+    """Mean |trainer - server| logprob of the sampled tokens under the version that sampled them."""
+    logprob_mismatch_max: float
+    logprob_lag: float
+    """Mean |current - proximal| logprob before the policy moves: what the version lag made of it, over
+    the first mini-batch. Zero, but for rounding, where the newest version generated."""
+    policy_grad_norm: float
+    critic_grad_norm: float
+    num_optimizer_steps: int
+    """Mini-batches that were applied."""
+    stopped_early: bool
+    policy_frozen: bool
+    """True in the critic's warm-up steps."""
+
+    def to_json(self) -> dict[str, float]:
+        """The fields under ``ppo/`` names."""
+        return {f"ppo/{name}": float(value) for name, value in asdict(self).items()}
+
+
+@dataclass
+class UpdateSums:
+    """What micro-batches add up to over a step."""
+
+    policy_loss: float = 0.0
+    value_loss: float = 0.0
+    approx_kl: float = 0.0
+    approx_kl_max: float = 0.0
+    logprob_lag: float = 0.0
+    clipped_tokens: int = 0
+    dual_clipped_tokens: int = 0
+    clipped_values: int = 0
+    num_policy_tokens: int = 0
+    num_value_tokens: int = 0
+    num_mini_batches: int = 0
+    policy_grad_norm: float = 0.0
+    critic_grad_norm: float = 0.0
+    num_optimizer_steps: int = 0
+
+
+def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:
+    """|trainer - server| logprob of every sampled token under the version that sampled it, [N]."""
+    everything = [e for m in mini_batches for e in m]
+    sampler = torch.cat([e.batch.sampler_logprobs[e.batch.mask] for e in everything])
+    return (flat(mini_batches, "proximal_logprobs") - sampler).abs()
+
+
+def update_metrics(
+    mini_batches: Sequence[MiniBatch], sums: UpdateSums, *, kl_coef: float
+) -> UpdateMetrics:
+    """Diagnostics from the step's experience and what its optimizer steps added up to."""
+    everything = [e for m in mini_batches for e in m]
+    weights, advantages = flat(mini_batches, "weights"), flat(mini_batches, "advantages")
+    mismatch = logprob_mismatches(mini_batches)
+    num_completions = sum(len(e.batch.indices) for e in everything)
+    num_masked = sum(
+        int((e.loss_mask.any(dim=1) & ~e.policy_mask.any(dim=1)).sum()) for e in everything
+    )
+    num_mini_batches = max(1, sums.num_mini_batches)
+    num_steps = max(1, sums.num_optimizer_steps)
+    num_policy_tokens = max(1, sums.num_policy_tokens)
+    metrics = UpdateMetrics(
+        policy_loss=sums.policy_loss / num_mini_batches,
+        value_loss=math.nan,
+        approx_kl=sums.approx_kl / num_policy_tokens,
+        approx_kl_max=sums.approx_kl_max,
+        clip_fraction=sums.clipped_tokens / num_policy_tokens,
+        dual_clip_fraction=sums.dual_clipped_tokens / num_policy_tokens,
+        value_clip_fraction=math.nan,
+        entropy=float(flat(mini_batches, "entropy").mean()),
+        reference_kl=float(flat(mini_batches, "reference_kl").sum()) / num_completions,
+        kl_coef=kl_coef,
+        explained_variance=math.nan,
+        advantage_mean=float(advantages.mean()),
+        advantage_std=float(advantages.std()),
+        value_mean=math.nan,
+        return_mean=math.nan,
+        importance_weight_mean=float(weights.mean()),
+        effective_sample_size=effective_sample_size(weights),
+        sequence_masked=num_masked / num_completions,
+        logprob_mismatch=float(mismatch.mean()),
+        logprob_mismatch_max=float(mismatch.max()),
+        logprob_lag=sums.logprob_lag,
+        policy_grad_norm=sums.policy_grad_norm / num_steps,
+        critic_grad_norm=math.nan,
+        num_optimizer_steps=sums.num_optimizer_steps,
+        stopped_early=False,
+        policy_frozen=False,
+    )
+    if everything[0].values is None:
+        return metrics
+    values, returns = flat(mini_batches, "values"), flat(mini_batches, "returns")
+    return replace(
+        metrics,
+        value_loss=sums.value_loss / num_mini_batches,
+        value_clip_fraction=sums.clipped_values / max(1, sums.num_value_tokens),
+        explained_variance=explained_variance(values, returns),
+        value_mean=float(values.mean()),
+        return_mean=float(returns.mean()),
+        critic_grad_norm=sums.critic_grad_norm / num_steps,
+    )

@@ -1,0 +1,211 @@
+"""A step's samples with everything that stays fixed while they are trained on."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainer.config.sections import PPOConfig
+from trainer.errors import NonFiniteError
+from trainer.model.batch import MicroBatch, Sample, micro_batches
+from trainer.model.roles import PolicyRoles, Role
+from trainer.model.token_logprobs import Nucleus
+from trainer.ppo.advantages import generalized_advantages, group_advantages, token_rewards, whiten
+from trainer.ppo.kl import kl_estimate
+from trainer.ppo.losses import importance_weights, sequence_mask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """A micro-batch with everything that stays fixed during an update; tensors are [B, C]."""
+
+    batch: MicroBatch
+    support: tuple[Nucleus, ...]
+    """The proximal policy's nuclei; see `trainer.model.token_logprobs`."""
+    proximal_logprobs: Tensor
+    reference_logprobs: Tensor
+    reference_kl: Tensor
+    """Estimates of each token's KL(proximal ‖ reference), by ``ppo.kl_estimator``."""
+    weights: Tensor
+    """Truncated importance weights, proximal over behaviour."""
+    entropy: Tensor
+    values: Tensor | None
+    """None without a critic, as are the returns."""
+    returns: Tensor | None
+    advantages: Tensor
+    """Whitened over the step, where asked for."""
+    loss_mask: Tensor
+    """Tokens that train: completion tokens, less those of truncated completions if masked."""
+    policy_mask: Tensor
+    """Tokens that train the policy: those, less the completions outside ``ppo.sequence_mask``."""
+
+
+MiniBatch = list[Experience]
+"""The micro-batches of one optimizer step."""
+
+
+@torch.no_grad()
+def make_experience(
+    roles: PolicyRoles,
+    config: PPOConfig,
+    groups: Sequence[Sequence[Sample]],
+    *,
+    kl_coef: float,
+    seed: str,
+) -> list[MiniBatch]:
+    """Score a step's samples under proximal policy, reference and (with GAE) critic.
+
+    Args:
+        roles: The proximal role must hold the version that generated the samples.
+        config: Of the update.
+        groups: The samples of each question.
+        kl_coef: The coefficient of the KL penalty in this step.
+        seed: Decides which questions share a mini-batch.
+
+    Raises:
+        NonFiniteError: A number of the samples, or one made from them, is NaN or infinite.
+    """
+    order = list(range(len(groups)))
+    random.Random(seed).shuffle(order)
+    mini_batches: list[MiniBatch] = []
+    for start in range(0, len(order), config.questions_per_mini_batch):
+        chosen = order[start : start + config.questions_per_mini_batch]
+        samples = [sample for i in chosen for sample in groups[i]]
+        mini_batch = [
+            _experience(roles, config, batch, kl_coef=kl_coef)
+            for batch in micro_batches(
+                samples,
+                token_budget=config.token_budget,
+                hidden_size=roles.hidden_size,
+                device=roles.device,
+            )
+        ]
+        if config.advantage != "gae":
+            mini_batch = _compared(
+                mini_batch,
+                [len(groups[i]) for i in chosen],
+                estimator=config.advantage,
+                kl_coef=kl_coef,
+            )
+        mini_batches.append(mini_batch)
+    _check_finite(mini_batches)
+    whitens = config.advantage == "gae" and config.whiten_advantages
+    return _whitened(mini_batches) if whitens else mini_batches
+
+
+def _experience(
+    roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, *, kl_coef: float
+) -> Experience:
+    proximal = roles.score(Role.PROXIMAL, batch)
+    reference = roles.score(Role.REFERENCE, batch, proximal.support)
+    kl = kl_estimate(proximal.logprobs, reference.logprobs, config.kl_estimator)
+    # Without a critic, advantages come once the mini-batch is scored; see `_compared`.
+    values, returns, advantages = None, None, torch.zeros_like(kl)
+    if config.advantage == "gae":
+        values = roles.values(batch)
+        after_last = values.gather(1, batch.mask.sum(dim=1, keepdim=True)).squeeze(1)
+        values = torch.where(batch.mask, values[:, :-1], 0.0)
+        estimate = generalized_advantages(
+            token_rewards(batch.rewards, kl, batch.mask, batch.terminal, kl_coef=kl_coef),
+            values,
+            batch.mask,
+            torch.where(batch.terminal, 0.0, after_last),
+            gamma=config.gamma,
+            lam=config.gae_lambda,
+        )
+        returns, advantages = estimate.returns, estimate.advantages
+    mask = batch.mask
+    if config.truncation == "mask":
+        mask = mask & batch.terminal.unsqueeze(1)
+    policy_mask = mask
+    if config.sequence_mask is not None:
+        kept = sequence_mask(
+            proximal.logprobs, batch.sampler_logprobs, batch.mask, bound=config.sequence_mask
+        )
+        policy_mask = mask & kept.unsqueeze(1)
+    return Experience(
+        batch=batch,
+        support=proximal.support,
+        proximal_logprobs=proximal.logprobs,
+        reference_logprobs=reference.logprobs,
+        reference_kl=kl,
+        weights=importance_weights(
+            proximal.logprobs, batch.sampler_logprobs, max_weight=config.max_importance_weight
+        ),
+        entropy=proximal.entropy,
+        values=values,
+        returns=returns,
+        advantages=advantages,
+        loss_mask=mask,
+        policy_mask=policy_mask,
+    )
+
+
+def _compared(
+    mini_batch: MiniBatch,
+    group_sizes: Sequence[int],
+    *,
+    estimator: Literal["rloo", "grpo"],
+    kl_coef: float,
+) -> MiniBatch:
+    """The same with each completion's advantage over its group, on every one of its tokens."""
+    by_sample = torch.tensor([i for e in mini_batch for i in e.batch.indices]).argsort()
+
+    def gathered(of_completions: list[Tensor]) -> Tensor:
+        return torch.cat(of_completions)[by_sample]
+
+    advantages = group_advantages(
+        gathered([e.batch.rewards for e in mini_batch]),
+        gathered([torch.where(e.batch.mask, e.reference_kl, 0.0).sum(dim=1) for e in mini_batch]),
+        gathered([e.loss_mask.any(dim=1) for e in mini_batch]),
+        group_sizes,
+        estimator=estimator,
+        kl_coef=kl_coef,
+    )
+    return [
+        replace(
+            e,
+            advantages=torch.where(
+                e.loss_mask, advantages[list(e.batch.indices)].unsqueeze(1), 0.0
+            ),
+        )
+        for e in mini_batch
+    ]
+
+
+def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
+    """The same with advantages whitened over the tokens of the whole step."""
+    everything = [e for mini_batch in mini_batches for e in mini_batch]
+    whitened = iter(whiten([e.advantages for e in everything], [e.policy_mask for e in everything]))
+    return [
+        [replace(e, advantages=next(whitened)) for e in mini_batch] for mini_batch in mini_batches
+    ]
+
+
+def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
+    """Find what is not a number before it reaches an optimizer, and say where it comes from."""
+    batches = [e.batch for m in mini_batches for e in m]
+    require_finite("rewards", torch.cat([batch.rewards for batch in batches]))
+    require_finite(
+        "the server's logprobs",
+        torch.cat([batch.sampler_logprobs[batch.mask] for batch in batches]),
+    )
+    fields = ["proximal_logprobs", "reference_logprobs", "reference_kl", "weights", "advantages"]
+    if mini_batches[0][0].values is not None:
+        fields += ["values", "returns"]
+    for field in fields:
+        require_finite(field, flat(mini_batches, field))
+
+
+def flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:
+    """One field of every experience over the tokens that were sampled, [N]."""
+    return torch.cat([getattr(e, field)[e.batch.mask] for m in mini_batches for e in m])
+
+
+def require_finite(what: str, numbers: Tensor) -> None:
+    """Stop with a `NonFiniteError` that says what is not a number."""
+    if num_bad := int((~numbers.isfinite()).sum()):
+        raise NonFiniteError(f"{what}: {num_bad} of {numbers.numel()} are not finite")

@@ -1,0 +1,46 @@
+"""KL between two policies from the tokens that one of them sampled, and control of its penalty."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.config.sections import KLEstimator
+
+# exp overflows float32 at 88.7. e^20 is far past every clip and bound, and two policies that far
+# apart on a token say nothing finer than "far apart".
+MAX_LOG_RATIO = 20.0
+
+
+def kl_estimate(logprobs: Tensor, other_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
+    """A token's estimate of KL(π ‖ other), for tokens that π sampled; the shape of the inputs.
+
+    With ``d = log π - log other`` (Schulman 2020, "Approximating KL divergence"):
+
+    - k1 = ``d``: unbiased, of either sign. As a reward its policy gradient is the KL's own.
+    - k2 = ``½·d²``: biased, never negative.
+    - k3 = ``exp(-d) - 1 + d``: unbiased, never negative.
+    """
+    difference = logprobs - other_logprobs
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return 0.5 * difference**2
+    return (-difference).clamp(max=MAX_LOG_RATIO).exp() - 1 + difference
+
+
+@dataclass
+class AdaptiveKL:
+    """Proportional control of the KL coefficient towards a target (Ziegler et al. 2019, §2.2).
+
+    ``coef *= 1 + clip(kl / target - 1, ±0.2) · num_completions / horizon``.
+    """
+
+    coef: float
+    target: float
+    horizon: int
+    """In completions: about how many it takes to correct an error."""
+
+    def update(self, kl: float, num_completions: int) -> None:
+        """Move the coefficient after a step whose mean KL per completion was ``kl`` nats."""
+        error = min(max(kl / self.target - 1.0, -0.2), 0.2)
+        self.coef *= 1.0 + error * min(1.0, num_completions / self.horizon)

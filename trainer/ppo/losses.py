@@ -1,0 +1,204 @@
+"""PPO's losses: pure functions from ``[B, T]`` tensors to a loss and its metrics.
+
+Three policies appear. The *behaviour* policy sampled the tokens (the server's logprobs), the
+*proximal* policy is the same version scored by the trainer, the *current* policy is being trained.
+PPO clips current/proximal; what is left between proximal and behaviour is numerics, corrected by a
+truncated importance weight (Hilton et al. 2021, "Batch size-invariance"; Espeholt et al. 2018).
+
+Every loss is a sum over tokens, each times its share of the mini-batch (`token_shares`), so that
+splitting a mini-batch into micro-batches changes no gradient. What stands at tokens without a share
+is never looked at, be it infinite or NaN.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.config.sections import LossReduction
+from trainer.ppo.kl import MAX_LOG_RATIO, kl_estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyMetrics:
+    """Of one micro-batch."""
+
+    loss: float
+    """What it adds to the mini-batch's loss."""
+    clipped_tokens: int
+    dual_clipped_tokens: int
+    approx_kl: float
+    """Estimator k3 of KL(proximal ‖ current), summed over tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueMetrics:
+    """Of one micro-batch."""
+
+    loss: float
+    """What it adds to the mini-batch's loss."""
+    clipped_tokens: int
+
+
+def token_shares(masks: Sequence[Tensor], reduction: LossReduction) -> list[Tensor]:
+    """The share of each token in the loss of a mini-batch; all of them together sum to 1.
+
+    - ``token_mean``: ``1/N`` for each of N tokens, so long completions weigh more
+      (Yu et al. 2025, DAPO, §3.3).
+    - ``sequence_mean``: ``1/(S·n)`` for each of the n tokens of one of S completions
+      (Shao et al. 2024, GRPO, eq. 3). A completion without tokens is none.
+
+    Args:
+        masks: Of the mini-batch's micro-batches, each [B, T] bool.
+        reduction: The mean over what.
+
+    Returns:
+        Each [B, T], zero outside the masks; in float64, where the order of a sum does not show.
+    """
+    lengths = [mask.sum(dim=1, keepdim=True) for mask in masks]
+    if reduction == "token_mean":
+        num_tokens = max(1, sum(int(n.sum()) for n in lengths))
+        return [mask.double() / num_tokens for mask in masks]
+    num_completions = max(1, sum(int((n > 0).sum()) for n in lengths))
+    return [
+        mask.double() / (n.clamp(min=1) * num_completions)
+        for mask, n in zip(masks, lengths, strict=True)
+    ]
+
+
+def importance_weights(
+    proximal_logprobs: Tensor, behaviour_logprobs: Tensor, *, max_weight: float
+) -> Tensor:
+    """Truncated token weights ``min(π_proximal / π_behaviour, max_weight)``, [B, T], no gradient.
+
+    As V-trace truncates them (Espeholt et al. 2018, IMPALA, §4.1).
+    """
+    # A ratio that overflows is infinite and truncated like any other.
+    return (proximal_logprobs - behaviour_logprobs).exp().clamp(max=max_weight).detach()
+
+
+def sequence_mask(
+    proximal_logprobs: Tensor, behaviour_logprobs: Tensor, mask: Tensor, *, bound: float
+) -> Tensor:
+    """Which completions trainer and server agree on well enough to train the policy, [B] bool.
+
+    Those with ``1/c ≤ (∏_t π_proximal / π_behaviour)^(1/n) ≤ c``: the geometric mean over a
+    completion's n tokens, which unlike their product does not depend on n (Liu, Li et al. 2025,
+    "When speed kills stability", geometric sequence masking).
+
+    Args:
+        proximal_logprobs: [B, T].
+        behaviour_logprobs: [B, T].
+        mask: [B, T] bool.
+        bound: c > 1.
+    """
+    log_ratio = torch.where(mask, proximal_logprobs - behaviour_logprobs, 0.0)
+    mean = log_ratio.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    return mean.abs() <= math.log(bound)
+
+
+def effective_sample_size(weights: Tensor) -> float:
+    """``(Σw)² / (N·Σw²)`` of [N] weights: the share of samples that unweighted ones would equal.
+
+    1 where all weights are equal, 1/N where one is all (Kish 1965); 0 without any weight.
+    """
+    weights = weights.double()
+    squares = float((weights**2).sum()) * weights.numel()
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def policy_loss(
+    current_logprobs: Tensor,
+    proximal_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    shares: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
+) -> tuple[Tensor, PolicyMetrics]:
+    """The clipped surrogate (Schulman et al. 2017, eq. 7), asymmetric and dual-clipped.
+
+    With ``ρ = π_current / π_proximal``: ``L = -w · min(ρ·A, clip(ρ, 1-clip_low, 1+clip_high)·A)``;
+    for negative advantages the minimum is bounded below by ``dual_clip·A`` (Ye et al. 2020, eq. 5).
+    ``clip_high > clip_low`` is the asymmetric clip of DAPO (Yu et al. 2025, eq. 10).
+
+    Args:
+        current_logprobs: [B, T], with gradient.
+        proximal_logprobs: [B, T].
+        advantages: [B, T].
+        weights: [B, T] importance weights, see `importance_weights`.
+        shares: [B, T] of the mini-batch's loss, see `token_shares`.
+        clip_low: ε below one.
+        clip_high: ε above one.
+        dual_clip: c > 1, or None for none.
+    """
+    mask = shares > 0
+    # Padding leaves before exp and product: 0 · inf is NaN, in the backward pass too.
+    log_ratio = torch.where(mask, current_logprobs - proximal_logprobs, 0.0)
+    advantages = torch.where(mask, advantages, 0.0)
+    weights = torch.where(mask, weights, 0.0)
+    ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
+    objective = torch.minimum(unclipped, clipped)
+    dual_clipped_tokens = 0
+    if dual_clip is not None:
+        bound = torch.where(advantages < 0, dual_clip * advantages, -torch.inf)
+        dual_clipped_tokens = int((objective < bound).sum())
+        objective = torch.maximum(objective, bound)
+    loss = -(shares * weights * objective).sum()
+    with torch.no_grad():
+        kl = kl_estimate(torch.zeros_like(log_ratio), log_ratio, "k3")
+        metrics = PolicyMetrics(
+            loss=float(loss),
+            clipped_tokens=int((clipped < unclipped).sum()),
+            dual_clipped_tokens=dual_clipped_tokens,
+            approx_kl=float(kl.sum()),
+        )
+    return loss, metrics
+
+
+def value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    shares: Tensor,
+    *,
+    clip: float | None,
+) -> tuple[Tensor, ValueMetrics]:
+    """``½·max((V - R)², (V_old + clip(V - V_old, ±clip) - R)²)``.
+
+    The limit on the value's move is of PPO's reference implementation (Dhariwal et al. 2017, OpenAI
+    Baselines' ppo2), not of the paper.
+
+    Args:
+        values: [B, T], with gradient.
+        old_values: [B, T] before the update.
+        returns: [B, T] targets.
+        shares: [B, T] of the mini-batch's loss, see `token_shares`.
+        clip: How far a value may move in one update, or None for no limit.
+    """
+    mask = shares > 0
+    error = torch.where(mask, values - returns, 0.0)
+    squared = error**2
+    clipped_tokens = 0
+    if clip is not None:
+        moved = torch.where(mask, values - old_values, 0.0)
+        limited = torch.where(mask, old_values - returns, 0.0) + moved.clamp(-clip, clip)
+        # Within the limit the error stays what it is, or rounding would pass for clipping.
+        limited_squared = torch.where(moved.abs() > clip, limited, error) ** 2
+        clipped_tokens = int((limited_squared > squared).sum())
+        squared = torch.maximum(squared, limited_squared)
+    loss = 0.5 * (shares * squared).sum()
+    return loss, ValueMetrics(loss=float(loss.detach()), clipped_tokens=clipped_tokens)
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """``1 - Var(returns - values) / Var(returns)`` over [N] tokens: 1 is a perfect critic."""
+    if returns.numel() < 2 or float(returns.var()) == 0.0:
+        return 0.0
+    return float(1 - (returns - values).var() / returns.var())

@@ -1,0 +1,200 @@
+"""One PPO step: scored completions in, a moved policy and its diagnostics out.
+
+`PPOUpdate.experience` fixes what the update is measured against; `PPOUpdate.step` then moves policy
+and critic over its mini-batches, or, where something goes wrong, nothing at all.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from trainer.config.sections import PPOConfig
+from trainer.errors import NonFiniteError
+from trainer.model.batch import Sample
+from trainer.model.roles import PolicyRoles, Role
+from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
+from trainer.ppo.experience import MiniBatch, make_experience, require_finite
+from trainer.ppo.kl import AdaptiveKL
+from trainer.ppo.losses import policy_loss, token_shares, value_loss
+
+
+class PPOUpdate:
+    """Policy and critic optimizers with the KL controller; owns no weights."""
+
+    def __init__(self, roles: PolicyRoles, config: PPOConfig):
+        """One optimizer each for the policy's adapter and for the critic."""
+        self._roles = roles
+        self._config = config
+        self.policy_optimizer = _optimizer(
+            roles.adapter_parameters(Role.POLICY), config.learning_rate
+        )
+        self.critic_optimizer = _optimizer(roles.critic_parameters(), config.critic_learning_rate)
+        self.kl = AdaptiveKL(
+            coef=config.kl_coef, target=config.target_kl, horizon=config.kl_horizon
+        )
+
+    @property
+    def _has_critic(self) -> bool:
+        return self._config.advantage == "gae"
+
+    def experience(self, groups: Sequence[Sequence[Sample]], *, seed: str) -> list[MiniBatch]:
+        """A step's experience at the current KL coefficient; see `make_experience`."""
+        return make_experience(self._roles, self._config, groups, kl_coef=self.kl.coef, seed=seed)
+
+    def step(
+        self,
+        mini_batches: Sequence[MiniBatch],
+        *,
+        train_policy: bool,
+        learning_rate_scale: float = 1.0,
+    ) -> UpdateMetrics:
+        """Move critic and (unless it is still warming up) policy over the mini-batches.
+
+        With ``ppo.stop_kl``, a mini-batch on which the policy has moved too far already is not
+        applied, to neither policy nor critic, and ends the step.
+
+        Args:
+            mini_batches: The step's experience.
+            train_policy: False trains the critic alone; without a critic the policy always trains.
+            learning_rate_scale: Factor on both learning rates in this step.
+
+        Raises:
+            NonFiniteError: A number or a gradient is not finite. Weights and optimizers are as they
+                were before the step, whichever mini-batch it was.
+        """
+        config, sums, stopped = self._config, UpdateSums(), False
+        train_policy = train_policy or not self._has_critic
+        with self._whole_or_not_at_all():
+            for optimizer, learning_rate in (
+                (self.policy_optimizer, config.learning_rate),
+                (self.critic_optimizer, config.critic_learning_rate),
+            ):
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate * learning_rate_scale
+            for mini_batch in list(mini_batches) * config.num_epochs:
+                stopped = self._optimizer_step(mini_batch, sums, train_policy=train_policy)
+                if stopped:
+                    break
+        metrics = update_metrics(mini_batches, sums, kl_coef=self.kl.coef)
+        if config.adaptive_kl:
+            num_completions = sum(len(e.batch.indices) for m in mini_batches for e in m)
+            self.kl.update(metrics.reference_kl, num_completions)
+        return replace(metrics, stopped_early=stopped, policy_frozen=not train_policy)
+
+    def _optimizer_step(
+        self, mini_batch: MiniBatch, sums: UpdateSums, *, train_policy: bool
+    ) -> bool:
+        """One step of both optimizers, or none and True where the policy has moved too far."""
+        config, roles = self._config, self._roles
+        value_shares = token_shares([e.loss_mask for e in mini_batch], config.loss_reduction)
+        policy_shares = token_shares([e.policy_mask for e in mini_batch], config.loss_reduction)
+        num_policy_tokens = num_value_tokens = 0
+        if train_policy:
+            num_policy_tokens = sum(int(e.policy_mask.sum()) for e in mini_batch)
+        if self._has_critic:
+            num_value_tokens = sum(int(e.loss_mask.sum()) for e in mini_batch)
+        approx_kl = 0.0
+        for e, value_share, policy_share in zip(
+            mini_batch, value_shares, policy_shares, strict=True
+        ):
+            if num_value_tokens and e.values is not None and e.returns is not None:
+                values = roles.values(e.batch)[:, :-1]
+                loss, critic = value_loss(
+                    values, e.values, e.returns, value_share, clip=config.value_clip
+                )
+                loss.backward()  # type: ignore[no-untyped-call]
+                sums.value_loss += critic.loss
+                sums.clipped_values += critic.clipped_tokens
+            if num_policy_tokens:
+                logprobs = roles.score(Role.POLICY, e.batch, e.support).logprobs
+                require_finite("the policy's logprobs", logprobs[e.policy_mask])
+                if not sums.num_mini_batches:
+                    moved = (logprobs.detach() - e.proximal_logprobs).abs()[e.policy_mask]
+                    sums.logprob_lag += float(moved.sum()) / num_policy_tokens
+                loss, policy = policy_loss(
+                    logprobs,
+                    e.proximal_logprobs,
+                    e.advantages,
+                    e.weights,
+                    policy_share,
+                    clip_low=config.clip_low,
+                    clip_high=config.clip_high,
+                    dual_clip=config.dual_clip,
+                )
+                loss.backward()  # type: ignore[no-untyped-call]
+                sums.policy_loss += policy.loss
+                sums.clipped_tokens += policy.clipped_tokens
+                sums.dual_clipped_tokens += policy.dual_clipped_tokens
+                approx_kl += policy.approx_kl
+        sums.num_mini_batches += 1
+        sums.num_policy_tokens += num_policy_tokens
+        sums.num_value_tokens += num_value_tokens
+        sums.approx_kl += approx_kl
+        approx_kl /= max(1, num_policy_tokens)
+        sums.approx_kl_max = max(sums.approx_kl_max, approx_kl)
+        if config.stop_kl is not None and approx_kl > config.stop_kl:
+            return True
+        critic_norm, policy_norm = self._apply_gradients()
+        sums.num_optimizer_steps += int(num_value_tokens + num_policy_tokens > 0)
+        sums.critic_grad_norm += critic_norm
+        sums.policy_grad_norm += policy_norm
+        return False
+
+    def _apply_gradients(self) -> tuple[float, float]:
+        """Clip and apply both gradients; returns the norms before clipping.
+
+        What no token trains has no gradient and stays where it is, whatever its momentum.
+        """
+        optimizers = self.critic_optimizer, self.policy_optimizer
+        critic_norm, policy_norm = map(self._clip, optimizers)
+        if not math.isfinite(critic_norm + policy_norm):
+            raise NonFiniteError(
+                f"the norms of the gradients are {critic_norm} (critic) and {policy_norm} (policy)"
+            )
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return critic_norm, policy_norm
+
+    def _clip(self, optimizer: torch.optim.Optimizer) -> float:
+        return float(
+            torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self._config.max_grad_norm)
+        )
+
+    @contextmanager
+    def _whole_or_not_at_all(self) -> Iterator[None]:
+        """Undo a step that fails: earlier mini-batches have moved weights and momentum by then.
+
+        Costs a copy of the adapters and their moments, little beside the base.
+        """
+        saved = [
+            (optimizer, [p.detach().clone() for p in _parameters(optimizer)], state)
+            for optimizer in (self.policy_optimizer, self.critic_optimizer)
+            for state in [deepcopy(optimizer.state_dict())]
+        ]
+        try:
+            yield
+        except BaseException:
+            for optimizer, weights, state in saved:
+                with torch.no_grad():
+                    for parameter, weight in zip(_parameters(optimizer), weights, strict=True):
+                        parameter.copy_(weight)
+                optimizer.load_state_dict(state)
+            raise
+        finally:
+            for optimizer, _, _ in saved:
+                optimizer.zero_grad(set_to_none=True)
+
+
+def _optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW in one pass over all parameters: an adapter is many small tensors."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,1 @@
+"""A run recomputed from its journal: the same again, or under another setting."""

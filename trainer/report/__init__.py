@@ -1,0 +1,1 @@
+"""Is RL helping? A run's verdict, findings, charts and transcripts."""

@@ -1,0 +1,165 @@
+"""An evaluation as charts: accuracies with their intervals, pass@k, and coherence against correctness."""
+
+from collections.abc import Iterator, Sequence
+
+import plotly.graph_objects as go
+
+from trainer.evaluation.results import ArmsResult, Estimate, Evaluation
+from trainer.report.charts import GRID, RenderedChart, render
+
+_PLAIN = {"gridcolor": GRID, "zeroline": False, "automargin": True}
+
+
+def evaluation_charts(evaluation: Evaluation) -> list[RenderedChart]:
+    """Greedy accuracy, and what the arms add where they were asked."""
+    with_arms = [(model.label, model.arms) for model in evaluation.models if model.arms is not None]
+    charts = [
+        render(
+            _accuracies(evaluation),
+            title="Accuracy",
+            note="Share of the held-out questions that are answered right, with 95% intervals.",
+            div_id="chart-accuracy",
+        )
+    ]
+    if with_arms:
+        charts += [
+            render(
+                _pass_at(with_arms),
+                title="pass@k",
+                note="The chance that one of k completions, of different arms, is right.",
+                div_id="chart-pass-at-k",
+            ),
+            render(
+                _by_arm(with_arms),
+                title="Accuracy by arm",
+                note="Sampled, with 95% intervals.",
+                div_id="chart-accuracy-by-arm",
+            ),
+            render(
+                _reliability(with_arms),
+                title="Does coherence know when it is right?",
+                note="Share of questions whose consensus is right, by the coherence (s_wm) of their "
+                "arms, which does not know the gold answers; on the diagonal it would be a probability.",
+                div_id="chart-reliability",
+            ),
+        ]
+    return charts
+
+
+def _accuracies(evaluation: Evaluation) -> go.Figure:
+    figure = go.Figure()
+    labels = [model.label for model in evaluation.models]
+    series = dict(_measures(evaluation))
+    for name, estimates in series.items():
+        figure.add_scatter(
+            x=[100 * e.value for e in estimates],
+            y=labels,
+            name=name,
+            mode="markers",
+            # Beside each other, not on each other.
+            orientation="h",
+            marker={"size": 9},
+            error_x=_bars(estimates),
+        )
+    figure.update_layout(
+        xaxis={"title": {"text": "% right"}, **_PLAIN},
+        # The first model on top; text never becomes a number or a date.
+        yaxis={"type": "category", "autorange": "reversed", **_PLAIN},
+        scattermode="group",
+    )
+    return figure
+
+
+def _measures(evaluation: Evaluation) -> Iterator[tuple[str, list[Estimate]]]:
+    yield "greedy", [model.accuracy for model in evaluation.models]
+    arms = [model.arms for model in evaluation.models if model.arms is not None]
+    if arms:
+        yield "pass@1 over the arms", [result.pass_at[0].chance for result in arms]
+        yield f"consensus (maj@{arms[0].num_completions})", [result.consensus for result in arms]
+
+
+def _pass_at(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
+    figure = go.Figure()
+    for label, arms in models:
+        chances = [at.chance for at in arms.pass_at]
+        figure.add_scatter(
+            x=[at.k for at in arms.pass_at],
+            y=[100 * chance.value for chance in chances],
+            name=label,
+            mode="lines+markers",
+            error_y=_bars(chances),
+        )
+    ks = [at.k for at in models[0][1].pass_at]
+    figure.update_layout(
+        xaxis={"title": {"text": "k"}, "type": "log", "tickvals": ks, **_PLAIN},
+        yaxis={"title": {"text": "% right"}, **_PLAIN},
+    )
+    return figure
+
+
+def _by_arm(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
+    figure = go.Figure()
+    for label, arms in models:
+        accuracies = [arm.accuracy for arm in arms.by_arm]
+        figure.add_scatter(
+            x=[arm.arm for arm in arms.by_arm],
+            y=[100 * accuracy.value for accuracy in accuracies],
+            name=label,
+            mode="markers",
+            marker={"size": 8},
+            error_y=_bars(accuracies),
+        )
+    figure.update_layout(
+        xaxis={"type": "category", "tickangle": -40, **_PLAIN},
+        yaxis={"title": {"text": "% right"}, **_PLAIN},
+        scattermode="group",
+    )
+    return figure
+
+
+def _reliability(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
+    figure = go.Figure()
+    figure.add_shape(
+        type="line",
+        x0=0,
+        y0=0,
+        x1=1,
+        y1=1,
+        line={"dash": "dot", "width": 1, "color": "rgba(128, 128, 128, 0.8)"},
+    )
+    for label, arms in models:
+        bins = arms.calibration.bins
+        figure.add_scatter(
+            x=[b.mean_score for b in bins],
+            y=[b.share_correct for b in bins],
+            name=label,
+            mode="lines+markers",
+            customdata=[b.num_questions for b in bins],
+            hovertemplate="coherence %{x:.2f}: %{y:.1%} of %{customdata} questions",
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [b.high - b.share_correct for b in bins],
+                "arrayminus": [b.share_correct - b.low for b in bins],
+                "thickness": 1,
+            },
+        )
+    figure.update_layout(
+        xaxis={"title": {"text": "coherence"}, "range": [-0.02, 1.02], **_PLAIN},
+        yaxis={
+            "title": {"text": "share right"},
+            "range": [-0.05, 1.05],
+            **_PLAIN,
+        },
+    )
+    return figure
+
+
+def _bars(estimates: Sequence[Estimate]) -> dict[str, object]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [100 * (e.high - e.value) for e in estimates],
+        "arrayminus": [100 * (e.value - e.low) for e in estimates],
+        "thickness": 1.5,
+    }

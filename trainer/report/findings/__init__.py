@@ -1,0 +1,1 @@
+"""What a run's metrics show, each with its evidence and the setting to change."""

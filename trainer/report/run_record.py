@@ -1,0 +1,122 @@
+"""What a run left in its folder, read for its report: metrics, configuration, evaluation."""
+
+import math
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
+from trainer.errors import UsageError
+from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
+from trainer.io.kept_settings import CONFIG_FILE
+
+_VERSION_NAME = re.compile(r"policy-[0-9]{6,}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run so far."""
+
+    folder: Path
+    rows: list[Metrics]
+    """A step each, oldest first; at least one."""
+    config_text: str | None
+    """``config.toml`` as it is; None where there is none."""
+    config: TrainConfig | None
+    """The same, read; None where that cannot be done."""
+    has_evaluation: bool
+    """Whether there is an evaluation file, readable or not."""
+    evaluation: Evaluation | None
+
+    def series(self, name: str) -> list[float]:
+        """A metric's values over the steps that have it, oldest first."""
+        return [row[name] for row in self.rows if name in row]
+
+    def last_quarter(self, name: str) -> float | None:
+        """A metric's mean over the last quarter of the steps that have it; None where none has."""
+        values = self.series(name)
+        latest = values[-max(1, len(values) // 4) :]
+        return math.fsum(latest) / len(latest) if latest else None
+
+    @property
+    def compared(self) -> tuple[ModelResult, ModelResult] | None:
+        """Of the evaluated models the one that the run started from and the newest that it trained.
+
+        They are told by their adapter folders. Where those are of no help, the last two models are
+        taken; None where fewer were evaluated.
+        """
+        if self.evaluation is None or len(self.evaluation.models) < 2:
+            return None
+        models = self.evaluation.models
+        trained = next((model for model in reversed(models) if self._is_trained(model)), models[-1])
+        before = models[: models.index(trained)]
+        if not before:
+            return None
+        start = next((model for model in before if self._is_start(model)), before[-1])
+        return start, trained
+
+    def _is_trained(self, model: ModelResult) -> bool:
+        path = Path(model.model)
+        is_version = _VERSION_NAME.fullmatch(path.name) is not None
+        return is_version or path.resolve() == self.folder.resolve()
+
+    def _is_start(self, model: ModelResult) -> bool:
+        if self.config is None or self.evaluation is None:
+            return False
+        adapter = self.config.policy.adapter
+        if adapter is None:
+            return model.model == self.evaluation.base_model
+        return Path(model.model).resolve() == adapter.resolve()
+
+
+def read_run(folder: Path) -> RunRecord:
+    """Read whatever the run has so far.
+
+    Raises:
+        UsageError: The folder does not exist or has no metrics yet.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"there is no run folder {folder}")
+    rows = read_metrics(folder)
+    if not rows:
+        raise UsageError(
+            f"no metrics in {folder / METRICS_FILE}; name a run with at least one finished step"
+        )
+    config_path = folder / CONFIG_FILE
+    text = config_path.read_text(encoding="utf-8") if config_path.is_file() else None
+    evaluation_path = folder / EVALUATION_FILE
+    return RunRecord(
+        folder=folder,
+        rows=rows,
+        config_text=text,
+        config=_read_config(text),
+        has_evaluation=evaluation_path.is_file(),
+        evaluation=_read_evaluation(evaluation_path),
+    )
+
+
+def _read_config(text: str | None) -> TrainConfig | None:
+    """None where it is of another version of the program: the report is there all the same.
+
+    A run from a file has sections of its own, which nothing here reads.
+    """
+    if text is None:
+        return None
+    try:
+        sections = tomllib.loads(text)
+        return TrainConfig.model_validate(
+            {name: sections[name] for name in TrainConfig.model_fields if name in sections}
+        )
+    except (tomllib.TOMLDecodeError, ValidationError):
+        return None
+
+
+def _read_evaluation(path: Path) -> Evaluation | None:
+    try:
+        return Evaluation.read(path)
+    except (FileNotFoundError, ValidationError):
+        return None

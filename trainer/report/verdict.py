@@ -1,0 +1,142 @@
+"""Is RL helping? The verdict of a paired test on held-out questions, and what to change next.
+
+Enters: a `RunRecord`. Leaves: a `Verdict`, which terminal and report show alike. The test decides
+whether accuracy moved; the findings (`trainer.report.findings.ranking`) say why. Where accuracy rose but the reward
+cannot be why, RL gets no credit for it: random rewards lift some models too (Spurious Rewards, arXiv
+2506.10947). The test is over questions: another seed of training may drift elsewhere.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from rich.console import Console
+
+from inference_server.wire.schemas import adapter_name
+from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
+from trainer.evaluation.statistics import CONFIDENCE
+from trainer.evaluation.tables import p_value, signed
+from trainer.report.findings.finding import Finding
+from trainer.report.findings.ranking import MEANINGLESS, findings_of
+from trainer.report.run_record import RunRecord
+
+_POINTS_TO_SEE = 2.0
+_POWER_Z, _CONFIDENCE_Z = 0.8416, 1.9600
+"""Of 80% power at two-sided 5%."""
+
+
+class Outcome(StrEnum):
+    """Whether RL is helping."""
+
+    HELPING = "helping"
+    """Accuracy rose, by the paired test."""
+    UNEARNED = "unearned"
+    """Accuracy rose, but the reward did not pay for right answers."""
+    HURTING = "hurting"
+    UNDECIDED = "undecided"
+    """It cannot tell the two models apart."""
+    UNMEASURED = "unmeasured"
+    """Nothing was evaluated that could be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The answer, its evidence, and what the metrics say about it."""
+
+    outcome: Outcome
+    answer: str
+    """A few words."""
+    evidence: str
+    """What the answer stands on, in one or two sentences."""
+    findings: tuple[Finding, ...]
+    """The likeliest cause first."""
+
+    @property
+    def cause(self) -> Finding | None:
+        """What most likely keeps RL from helping; None where it helps, or where nobody knows."""
+        is_known = self.outcome not in (Outcome.HELPING, Outcome.UNMEASURED)
+        return self.findings[0] if is_known and self.findings else None
+
+
+def verdict_of(run: RunRecord) -> Verdict:
+    """Judge a run by its evaluation, and look for causes in its metrics."""
+    outcome, answer, evidence = _judge(run)
+    findings = findings_of(run, helps=outcome is Outcome.HELPING)
+    if outcome is Outcome.HELPING and any(finding.name in MEANINGLESS for finding in findings):
+        outcome, answer = Outcome.UNEARNED, "Not by its reward."
+        evidence += " Accuracy rose, but the reward did not pay for it: drift, which can turn."
+    return Verdict(outcome=outcome, answer=answer, evidence=evidence, findings=findings)
+
+
+def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
+    if run.compared is None or run.evaluation is None:
+        return Outcome.UNMEASURED, "Not measured.", _how_to_measure(run)
+    start, trained = run.compared
+    found = run.evaluation.difference(trained.label, start.label)
+    if found is None or found.p_value is None:
+        return Outcome.UNMEASURED, "Not measured.", _how_to_measure(run)
+    num_questions = run.evaluation.num_questions
+    evidence = (
+        f"{found.label} answers {start.accuracy.value:.1%} → {trained.accuracy.value:.1%} of "
+        f"{num_questions} held-out questions right: {signed(found.points)} points over "
+        f"{found.baseline} [{signed(found.low)}, {signed(found.high)}], {found.num_won} won and "
+        f"{found.num_lost} lost, McNemar's exact p {_equals(found.p_value)}."
+    )
+    if found.p_value < 1 - CONFIDENCE:
+        if found.points > 0:
+            return Outcome.HELPING, "Yes.", evidence
+        return Outcome.HURTING, "No, it hurts.", evidence
+    return (
+        Outcome.UNDECIDED,
+        "Not that it could be told.",
+        f"{evidence} {_needed(found, num_questions)}",
+    )
+
+
+def _equals(value: float) -> str:
+    shown = p_value(value)
+    return shown.replace("<", "< ") if shown.startswith("<") else f"= {shown}"
+
+
+def _needed(found: PairedDifference, num_questions: int) -> str:
+    """How many questions would show a small effect, by the share that the two answer differently.
+
+    ``n = (z_α sqrt(d) + z_β sqrt(d − δ²))² / δ²`` with d that share and δ the effect (Connor 1987).
+    """
+    delta = _POINTS_TO_SEE / 100
+    discordant = max((found.num_won + found.num_lost) / num_questions, delta)
+    needed = (
+        _CONFIDENCE_Z * math.sqrt(discordant) + _POWER_Z * math.sqrt(discordant - delta * delta)
+    ) ** 2 / (delta * delta)
+    return (
+        f"To see an effect of {_POINTS_TO_SEE:g} points takes some {_round_up(needed)} questions."
+    )
+
+
+def _round_up(number: float) -> int:
+    step = int(10 ** max(0, math.floor(math.log10(number)) - 1))
+    return math.ceil(number / step) * step
+
+
+def _how_to_measure(run: RunRecord) -> str:
+    adapter = None if run.config is None else run.config.policy.adapter
+    version = run.rows[-1].get("version")
+    newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
+    models = f'\'["Start={adapter or "base"}", "PPO={newest}"]\''
+    return (
+        "Evaluate where the run started and what it came to on the same held-out questions: "
+        f"python -m trainer eval --models {models} --output {run.folder / EVALUATION_FILE}"
+    )
+
+
+def print_verdict(verdict: Verdict, console: Console) -> None:
+    """Print it as plain lines; paths and labels are never read as markup."""
+
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    say(f"Is RL helping? {verdict.answer} {verdict.evidence}")
+    if verdict.cause is not None:
+        say(f"Most likely cause: {verdict.cause.title}")
+    for finding in verdict.findings:
+        say(f"- {finding.title}. {finding.evidence} → {finding.change}")

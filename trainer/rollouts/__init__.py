@@ -1,0 +1,1 @@
+"""Questions, groups of completions with their rewards, and files of them."""

@@ -1,0 +1,110 @@
+"""What a step's rollouts say about the policy, as numbers for the log."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from inference_server.wire.schemas import FinishReason
+from trainer.console.tracking import Metrics
+from trainer.rollouts.groups import RolloutBatch, ScoredGroup
+
+_SCORES = ("s_end", "s_path", "s_cf", "s_wm", "within_family_agreement", "cross_family_agreement")
+_NO_VARIANCE = 1e-9
+"""Sums of squares below it are rounding."""
+
+
+def rollout_metrics(batch: RolloutBatch) -> Metrics:
+    """`group_metrics` of a batch, and what generating it took."""
+    asked = [*batch.groups, *batch.replaced]
+    num_generated = sum(len(arm.token_ids) for group in asked for arm in group.group.arms)
+    return {
+        **group_metrics(batch.groups, asked),
+        "rollout/num_dropped_groups": batch.num_dropped_groups,
+        "rollout/num_replaced_groups": len(batch.replaced),
+        "rollout/tokens_per_s": num_generated / batch.generate_s,
+    }
+
+
+def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -> Metrics:
+    """Metrics under ``reward/``, ``rollout/``, ``scores/``, ``arm/`` and ``arm_correct/`` names.
+
+    ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean``.
+
+    Args:
+        groups: Those that train; nearly all is over them.
+        asked: Every group that was asked for: ``reward/correct`` and ``rollout/zero_variance_groups``
+            are over these.
+    """
+    arms = [arm for group in groups for arm in group.group.arms]
+    rewards = [reward for group in groups for reward in group.rewards]
+    parts = [part for group in groups for part in group.parts]
+    correct = [c for group in asked for c in group.scores.correct or ()]
+    answers = [answer for group in groups for answer in group.scores.answers]
+    lengths = [len(arm.token_ids) for arm in arms]
+    num_truncated = sum(arm.finish_reason is FinishReason.LENGTH for arm in arms)
+    metrics: Metrics = {
+        "reward/mean": statistics.fmean(rewards),
+        "reward/std": statistics.pstdev(rewards),
+        "reward/base": statistics.fmean(part.base for part in parts),
+        "reward/coherence": statistics.fmean(part.coherence for part in parts),
+        "reward/length": statistics.fmean(part.length for part in parts),
+        "reward/correct": sum(correct) / max(1, len(correct)),
+        "reward/answered": sum(answer is not None for answer in answers) / len(answers),
+        "rollout/num_samples": len(arms),
+        "rollout/num_trained_samples": sum(len(group.trained) for group in groups),
+        "rollout/completion_tokens": sum(lengths),
+        "rollout/completion_tokens_mean": sum(lengths) / len(lengths),
+        "rollout/truncated": num_truncated / len(arms),
+        "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
+    }
+    for name in _SCORES:
+        present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
+        if present:
+            metrics[f"scores/{name}"] = statistics.fmean(present)
+    if chsh := [max(g.scores.chsh) for g in groups if g.scores.chsh is not None]:
+        metrics["scores/chsh_max"] = statistics.fmean(chsh)
+    by_arm: dict[str, list[float]] = {}
+    correct_by_arm: dict[str, list[bool]] = {}
+    for group in groups:
+        for place, arm in enumerate(group.group.arms):
+            by_arm.setdefault(arm.arm, []).append(group.rewards[place])
+            if group.scores.correct is not None:
+                correct_by_arm.setdefault(arm.arm, []).append(group.scores.correct[place])
+    for name, rewards_of_arm in sorted(by_arm.items()):
+        metrics[f"arm/{name}"] = statistics.fmean(rewards_of_arm)
+    for name, correct_of_arm in sorted(correct_by_arm.items()):
+        metrics[f"arm_correct/{name}"] = statistics.fmean(correct_of_arm)
+    if (follows := _correlation(groups)) is not None:
+        metrics["reward/follows_correct"] = follows
+    return metrics
+
+
+def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
+    """Pearson's correlation of reward and correctness; None where either varies nowhere.
+
+    Within groups, because that is what the update compares: an easy question teaches nothing by
+    being easy. Where all completions of each group earn the same, as under shared credit, between
+    groups.
+    """
+    judged = [(group.rewards, group.scores.correct) for group in groups if group.scores.correct]
+    rewards = [reward for of_group, _ in judged for reward in _centred(of_group)]
+    correct = [right for _, of_group in judged for right in _centred(of_group)]
+    if _sum_of_squares(rewards) < _NO_VARIANCE:
+        rewards = _centred([statistics.fmean(of_group) for of_group, _ in judged])
+        correct = _centred([statistics.fmean(of_group) for _, of_group in judged])
+    squares = _sum_of_squares(rewards), _sum_of_squares(correct)
+    if min(squares) < _NO_VARIANCE:
+        return None
+    return sum(r * c for r, c in zip(rewards, correct, strict=True)) / math.sqrt(
+        squares[0] * squares[1]
+    )
+
+
+def _sum_of_squares(values: Sequence[float]) -> float:
+    return sum(value * value for value in values)
+
+
+def _centred(values: Sequence[float]) -> list[float]:
+    """Less their mean."""
+    mean = statistics.fmean(values) if values else 0.0
+    return [value - mean for value in values]

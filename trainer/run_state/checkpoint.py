@@ -1,0 +1,249 @@
+"""A run's state on disk: everything that the next step depends on, whole or not there at all."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainer.errors import CheckpointError
+from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
+from trainer.model.roles import AdapterState, PolicyRoles, Role
+from trainer.ppo.update import PPOUpdate
+from trainer.rollouts.questions import QuestionState
+
+CHECKPOINTS_FOLDER = "checkpoints"
+
+_STATE_FILE = "state.pt"
+_MANIFEST_FILE = "manifest.json"
+_BEST_FILE = "best.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a run stands."""
+
+    step: int
+    """Steps done."""
+    questions: QuestionState
+    """What was asked, and of it what was not trained on."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size_bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """``manifest.json``: what the other files of a checkpoint must be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    torch: str
+    """Its version; another one may round otherwise."""
+    files: dict[str, _File]
+
+
+class Best(BaseModel):
+    """``checkpoints/best.json``: the evaluated step with the highest accuracy so far."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    """Its checkpoint is kept."""
+    version: int
+    adapter: str
+    """Folder of the version, relative to the run's."""
+    accuracy: float
+    num_questions: int
+
+
+def checkpoint_folders(run_folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first; the first is of step 0."""
+    return sorted((run_folder / CHECKPOINTS_FOLDER).glob("step-??????"))
+
+
+def step_of(folder: Path) -> int:
+    """The step of a checkpoint."""
+    return int(folder.name.rsplit("-", 1)[1])
+
+
+def read_best(run_folder: Path) -> Best | None:
+    """The best evaluation of a run; None where there was none yet.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = run_folder / CHECKPOINTS_FOLDER / _BEST_FILE
+    try:
+        return Best.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {error.errors()[0]['msg']}") from None
+
+
+def write_best(run_folder: Path, best: Best) -> None:
+    """Replace ``checkpoints/best.json``, whole or not at all."""
+    text = best.model_dump_json(indent=2) + "\n"
+    write_file(run_folder / CHECKPOINTS_FOLDER / _BEST_FILE, text.encode())
+
+
+def save_checkpoint(
+    run_folder: Path,
+    progress: Progress,
+    roles: PolicyRoles,
+    update: PPOUpdate,
+    *,
+    num_kept: int,
+    served: Mapping[int, AdapterState] | None = None,
+    evaluating: int | None = None,
+) -> Path:
+    """Write ``checkpoints/step-000010`` atomically; delete what is neither new, good nor the first.
+
+    Args:
+        run_folder: The run's.
+        progress: Where the run stands.
+        roles: Adapters and value head.
+        update: Optimizers and KL controller.
+        num_kept: How many of the newest stay, the first (of step 0) aside.
+        served: The weights of each version whose rollouts may still be trained on.
+        evaluating: A step whose evaluation is not finished; it may become the best, and stays like it.
+    """
+    state = {
+        "step": progress.step,
+        "questions": progress.questions.model_dump(mode="json"),
+        "policy": roles.adapter_state(Role.POLICY),
+        "reference": roles.adapter_state(Role.REFERENCE),
+        "critic": roles.adapter_state(Role.CRITIC),
+        "value_head": roles.value_head.state_dict(),
+        "policy_optimizer": update.policy_optimizer.state_dict(),
+        "critic_optimizer": update.critic_optimizer.state_dict(),
+        "kl_coef": update.kl.coef,
+        "served": dict(served or {}),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    final = _folder(run_folder, progress.step)
+    unfinished = new_folder(final)
+    # Through memory: torch's own writer does not say that a disk is full.
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    (unfinished / _STATE_FILE).write_bytes(buffer.getbuffer())
+    manifest = _Manifest(
+        step=progress.step,
+        torch=torch.__version__,
+        files={_STATE_FILE: _measure(unfinished / _STATE_FILE)},
+    )
+    (unfinished / _MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    finish_folder(final)
+    best = read_best(run_folder)
+    kept_steps = (0, None if best is None else best.step, evaluating)
+    kept = [_folder(run_folder, step) for step in kept_steps if step is not None]
+    for old in checkpoint_folders(run_folder)[:-num_kept]:
+        if old not in kept:
+            remove_folder(old)
+    return final
+
+
+def _folder(run_folder: Path, step: int) -> Path:
+    return run_folder / CHECKPOINTS_FOLDER / f"step-{step:06d}"
+
+
+def _measure(path: Path) -> _File:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return _File(size_bytes=path.stat().st_size, sha256=sha256)
+
+
+def newest_checkpoint(
+    run_folder: Path, say: Callable[[str], None], *, not_after: int | None = None
+) -> Path:
+    """The newest checkpoint that is whole.
+
+    Args:
+        run_folder: The run's.
+        say: Gets a line for each damaged one that is passed over.
+        not_after: The newest step that will do.
+
+    Raises:
+        CheckpointError: None is whole.
+    """
+    for folder in reversed(checkpoint_folders(run_folder)):
+        if not_after is not None and step_of(folder) > not_after:
+            continue
+        try:
+            verify_checkpoint(folder)
+        except CheckpointError as error:
+            say(f"{error}; going back to the one before")
+        else:
+            return folder
+    raise CheckpointError(f"no checkpoint in {run_folder / CHECKPOINTS_FOLDER} can be resumed from")
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Hold every file against the manifest.
+
+    Raises:
+        CheckpointError: One is missing, torn or changed.
+    """
+    try:
+        manifest = _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes())
+        damaged = [name for name, file in manifest.files.items() if _measure(folder / name) != file]
+    except ValidationError:
+        damaged = [_MANIFEST_FILE]
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error.strerror}") from error
+    if damaged:
+        raise CheckpointError(f"checkpoint {folder}: {damaged[0]} is damaged")
+
+
+def torch_version(folder: Path) -> str:
+    """Of PyTorch, that wrote a whole checkpoint."""
+    return _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes()).torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What of a checkpoint is not put where it belongs by loading it."""
+
+    progress: Progress
+    served: dict[int, AdapterState]
+    """See `save_checkpoint`."""
+
+
+def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Checkpoint:
+    """Put a checkpoint's state into roles, optimizers and generators; verify it before.
+
+    Raises:
+        CheckpointError: The file is damaged, or of another base model or adapter shape.
+    """
+    try:
+        state: dict[str, Any] = torch.load(folder / _STATE_FILE, weights_only=True)
+        questions = QuestionState.model_validate(state["questions"])
+        progress = Progress(step=state["step"], questions=questions)
+        for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
+            roles.load_adapter_state(role, state[role.value])
+        roles.value_head.load_state_dict(state["value_head"])
+        update.policy_optimizer.load_state_dict(state["policy_optimizer"])
+        update.critic_optimizer.load_state_dict(state["critic_optimizer"])
+        update.kl.coef = state["kl_coef"]
+        torch.set_rng_state(state["torch_rng"])
+        if torch.cuda.device_count() == len(state["cuda_rng"]) > 0:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        return Checkpoint(progress=progress, served=state["served"])
+    except (UnpicklingError, EOFError) as error:
+        raise CheckpointError(f"checkpoint {folder}: {_STATE_FILE} is damaged") from error
+    except KeyError as error:
+        raise CheckpointError(f"checkpoint {folder}: {_STATE_FILE} lacks {error}") from error
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"checkpoint {folder}: {reason}") from error

@@ -1,0 +1,117 @@
+"""A run's folder: made for a new run, or found again by one that goes on.
+
+A run goes on where it is started again with the configuration that it has; what may differ then is
+listed in `FREE_SETTINGS`.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.config.stages import OfflineRunConfig
+from trainer.errors import UsageError
+from trainer.io.durable import finish_folder, new_folder, remove_unfinished
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.model.roles import PolicyRoles
+from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
+from trainer.run_state.journal import ROLLOUTS_FOLDER, Journal, JournalReader
+
+ADAPTERS_FOLDER = "adapters"
+START_FOLDER = "start"
+
+FREE_SETTINGS = (
+    "server",
+    "run.folder",
+    "run.num_steps",
+    "run.checkpoint_every",
+    "run.num_checkpoints",
+    "run.num_adapters",
+    "run.evaluate_every",
+    "run.num_threads",
+    "run.device",
+    "run.metrics_port",
+    "run.metrics_host",
+)
+"""Sections and keys that may change between one start of a run and the next: where it runs and how long,
+never what it learns. (Threads and device change how sums round.)"""
+
+
+def read_run_config(folder: Path) -> TrainConfig:
+    """The configuration of a run.
+
+    Raises:
+        UsageError: There is none, or it is of another command or another version of this one.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return TrainConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+@contextmanager
+def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> Iterator[Journal]:
+    """The folder of a new run, or of one that goes on; this process has it alone within the block.
+
+    Args:
+        config: Of the run.
+        must_resume: A new run is an error.
+
+    Raises:
+        UsageError: There is nothing to resume, the folder holds a run of another configuration, or
+            another process is at work in it.
+    """
+    folder = config.run.folder
+    has_begun = bool(checkpoint_folders(folder)) or JournalReader(folder).num_bytes > 0
+    if must_resume and not has_begun:
+        raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with Journal(folder) as journal:
+        if not has_begun:
+            (folder / CONFIG_FILE).unlink(missing_ok=True)
+        keep_settings(folder / CONFIG_FILE, config, free=FREE_SETTINGS)
+        for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
+            remove_unfinished(folder / part)
+        yield journal
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether every step is done: the last one's checkpoint is the last thing that is written."""
+    folders = checkpoint_folders(config.run.folder)
+    return bool(folders) and step_of(folders[-1]) >= config.run.num_steps
+
+
+def start_of(config: TrainConfig, run_folder: Path) -> PolicyConfig:
+    """The policy's configuration, from the run's own copy of the adapter that it began with."""
+    if not checkpoint_folders(run_folder):
+        return config.policy
+    return config.policy.model_copy(update={"adapter": run_folder / START_FOLDER})
+
+
+def keep_start(run_folder: Path, roles: PolicyRoles) -> None:
+    """Keep the adapter that a run begins with, which is also its reference."""
+    start = run_folder / START_FOLDER
+    roles.export_policy(new_folder(start), torch.float32)
+    finish_folder(start)
+
+
+def require_model_folder(base_model: str) -> None:
+    """Fail early on a base model that is plainly a missing folder.
+
+    Raises:
+        UsageError: It looks like a path but has no ``config.json``.
+    """
+    path = Path(base_model)
+    looks_like_path = path.is_absolute() or base_model.startswith((".", "models/"))
+    if (looks_like_path or path.is_dir()) and not (path / "config.json").is_file():
+        raise UsageError(f"base model {base_model}: no such folder with a config.json in it")
