@@ -22,9 +22,10 @@ test: install  ## every test, real vLLM server included
 coverage: install  ## line and branch coverage of regime_w, which must be whole
 	$(BIN)/python -m pytest -q tests/unit/regime_w --cov=regime_w --cov-branch --cov-report=term-missing --cov-fail-under=100
 
-lint: install types  ## ruff and mypy --strict
+lint: install types  ## ruff, mypy --strict and who may import whom
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: install
 	$(BIN)/mypy
