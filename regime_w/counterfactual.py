@@ -59,7 +59,7 @@ class _Numeral:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _SolutionStep:
     expression: str
     result: Exact
 
@@ -132,16 +132,16 @@ def reexecuted(question: str, solution: str) -> Counterfactual | None:
     return None
 
 
-def _steps(solution: str) -> list[_Step]:
+def _steps(solution: str) -> list[_SolutionStep]:
     """The annotated steps; empty where one is false or cannot be read."""
-    steps: list[_Step] = []
+    steps: list[_SolutionStep] = []
     for match in _ANNOTATION.finditer(to_ascii(solution)):
         result = evaluate(match[2])
         # A lone number ("<<8=8>>") was worked out in words.
         in_words = _NUMBER.fullmatch(match[1].strip())
         if in_words or result is None or evaluate(match[1]) != result or len(steps) == MAX_STEPS:
             return []
-        steps.append(_Step(match[1], result))
+        steps.append(_SolutionStep(match[1], result))
     return steps
 
 
@@ -191,7 +191,7 @@ class _Sources:
     """Everything in the text that stays."""
 
 
-def _reexecute(steps: Sequence[_Step], sources: _Sources) -> Exact | None:
+def _reexecute(steps: Sequence[_SolutionStep], sources: _Sources) -> Exact | None:
     """The new result of the last step; None where a literal's source is in doubt."""
     results: list[tuple[Exact, Exact]] = []
     for step in steps:

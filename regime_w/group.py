@@ -16,7 +16,7 @@ from regime_w.config import Formulas, RewardConfig
 from regime_w.counterfactual import Counterfactual
 from regime_w.cross_check import CrossCheck, cross_check
 from regime_w.numerals import canonical
-from regime_w.reasoning import Path, path_scores, read_path
+from regime_w.reasoning import ReasoningPath, path_scores, read_path
 from regime_w.scores import (
     s_cf_for_question,
     s_end_for_question,
@@ -46,7 +46,7 @@ class ReadArm:
     """Canonical."""
     is_correct: bool | None
     """None without a gold answer that can be read."""
-    path: Path
+    path: ReasoningPath
     num_words: int
     """Generated words, which the length penalty counts."""
     outcomes: tuple[str | None, ...]
@@ -122,7 +122,7 @@ def read_group(
 
 _WHOLE = re.compile("0|-?[1-9][0-9]{0,50}")
 """Canonical already: what `ArmOutput.from_text` has read need not be read again."""
-_NO_PATH = Path(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
+_NO_PATH = ReasoningPath(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
 
 
 def _answer_of(output: ArmOutput) -> str | None:

@@ -14,7 +14,7 @@ from regime_w.equations import Equation, parse_equations
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class ReasoningPath:
     """The working of one arm."""
 
     quality: float
@@ -27,7 +27,7 @@ class Path:
     """How many of them hold."""
 
 
-def read_path(reasoning: str, answer: str | None) -> Path:
+def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
     """Reads the working of an arm.
 
     ``quality = V · (1 + C)/2 · min(1, 2U)`` over its n different equations: V is the share of
@@ -43,7 +43,7 @@ def read_path(reasoning: str, answer: str | None) -> Path:
     """
     equations = list(dict.fromkeys(e for e in parse_equations(reasoning) if not _is_idle(e)))
     if not equations:
-        return Path(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
+        return ReasoningPath(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
     true = [equation for equation in equations if equation.holds]
     results = frozenset(equation.result for equation in true)
     goal = None if answer is None else Fraction(answer)
@@ -57,7 +57,7 @@ def read_path(reasoning: str, answer: str | None) -> Path:
             needed.update(equation.operands)
     n = len(equations)
     quality = len(true) / n * (1.0 if closes else 0.5) * min(1.0, 2 * num_used / n)
-    return Path(quality=quality, results=results, num_equations=n, num_true=len(true))
+    return ReasoningPath(quality=quality, results=results, num_equations=n, num_true=len(true))
 
 
 def _is_idle(equation: Equation) -> bool:
@@ -70,7 +70,7 @@ def _is_idle(equation: Equation) -> bool:
     )
 
 
-def path_scores(paths: Sequence[Path], families: Sequence[str]) -> tuple[float, ...]:
+def path_scores(paths: Sequence[ReasoningPath], families: Sequence[str]) -> tuple[float, ...]:
     """Scores each arm's path by its own quality and by what it shares with the other families'.
 
     ``path_i = q_i (1 + o_i)/2`` with the overlap ``o_i = Σ_j q_j cos_ij / Σ_j q_j`` over the arms j
@@ -115,7 +115,7 @@ class _Working:
     """Of each result the sum of q / √|R| over the paths that have it."""
 
     @classmethod
-    def of(cls, paths: Sequence[Path]) -> "_Working":
+    def of(cls, paths: Sequence[ReasoningPath]) -> "_Working":
         by_result: dict[Exact, float] = {}
         for path in paths:
             for result in path.results:

@@ -21,7 +21,7 @@ class RescoreError(Exception):
     """A file that cannot be scored; the message names it and the line."""
 
 
-class _StoredArm(BaseModel):
+class _ArmToRescore(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     arm_name: str
@@ -30,13 +30,13 @@ class _StoredArm(BaseModel):
     reward: float | None = None
 
 
-class _StoredGroup(BaseModel):
+class _RowToRescore(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     id: str = ""
     question: str
     gold_answer: str | None
-    arm_outputs: list[_StoredArm] = Field(min_length=1)
+    arm_outputs: list[_ArmToRescore] = Field(min_length=1)
     reward: float
 
 
@@ -44,7 +44,7 @@ class _StoredGroup(BaseModel):
 class Rescored:
     """One group as it was stored and as it is now."""
 
-    stored: _StoredGroup
+    stored: _RowToRescore
     result: GroupReward
 
     @property
@@ -74,16 +74,16 @@ def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
         raise RescoreError(f"{path}: {error.strerror}") from error
 
 
-def _parse(line: bytes, place: str) -> _StoredGroup:
+def _parse(line: bytes, where: str) -> _RowToRescore:
     try:
-        return _StoredGroup.model_validate_json(line)
+        return _RowToRescore.model_validate_json(line)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "line"
-        raise RescoreError(f"{place}: {field}: {first['msg']}") from None
+        raise RescoreError(f"{where}: {field}: {first['msg']}") from None
 
 
-def _rescore(stored: _StoredGroup, config: RewardConfig) -> Rescored:
+def _rescore(stored: _RowToRescore, config: RewardConfig) -> Rescored:
     outputs = [ArmOutput.from_text(arm.arm_name, arm.full_text) for arm in stored.arm_outputs]
     result = reward_group(stored.question, outputs, stored.gold_answer, config=config)
     return Rescored(stored=stored, result=result)

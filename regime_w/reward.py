@@ -181,19 +181,19 @@ def _less(whole: RewardParts, rest: RewardParts) -> RewardParts:
 def select_arms(
     rewards: Sequence[float], selection: Selection, rng: random.Random
 ) -> tuple[int, ...]:
-    """Chooses which arms of a group train: their places, in order.
+    """Chooses which arms of a group train: their indices, in order.
 
     Args:
         rewards: What each arm earned.
         selection: ``all`` of them, the ``best`` (the first of several), or one at ``random``.
         rng: Decides for ``random``.
     """
-    places = range(len(rewards))
+    indices = range(len(rewards))
     if selection == "all" or not rewards:
-        return tuple(places)
+        return tuple(indices)
     if selection == "best":
-        return (max(places, key=lambda place: rewards[place]),)
-    return (rng.choice(places),)
+        return (max(indices, key=lambda index: rewards[index]),)
+    return (rng.choice(indices),)
 
 
 def _chosen(formulas: Formulas | None, config: RewardConfig) -> Formulas:

@@ -56,20 +56,20 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
         if answer is None:
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
         keys = [str(key) for key in (prompts if question is None else question)]
-        places: dict[str, list[int]] = {}
-        for place, key in enumerate(keys):
-            places.setdefault(key, []).append(place)
+        indices: dict[str, list[int]] = {}
+        for index, key in enumerate(keys):
+            indices.setdefault(key, []).append(index)
         rewards = [0.0] * len(completions)
-        for key, group in places.items():
+        for key, group in indices.items():
             outputs = [
                 ArmOutput.from_text(
-                    f"arm_{number}" if arm is None else arm[place], _text(completions[place])
+                    f"arm_{number}" if arm is None else arm[index], _text(completions[index])
                 )
-                for number, place in enumerate(group)
+                for number, index in enumerate(group)
             ]
             earned = arm_rewards(key, outputs, answer[group[0]], config=chosen)
-            for place, reward in zip(group, earned, strict=True):
-                rewards[place] = reward
+            for index, reward in zip(group, earned, strict=True):
+                rewards[index] = reward
         return rewards
 
     return regime_w

@@ -92,11 +92,11 @@ def _train(arguments: list[str]) -> None:
 
     require_model_folder(config.policy.base_model)
     from trainer.console.terminal import CONSOLE_FILE, lasting_output
-    from trainer.io.disk import full_disk_is_told
+    from trainer.io.disk import raise_disk_full
     from trainer.online.setup import train
 
     folder = config.run.folder
-    with lasting_output(folder / CONSOLE_FILE), full_disk_is_told(folder):
+    with lasting_output(folder / CONSOLE_FILE), raise_disk_full(folder):
         result = train(config, must_resume=command.resume)
         if not result.stopped:
             print(f"{folder} is finished: step {result.step}; raise run.num_steps for more")

@@ -332,21 +332,21 @@ def measure_memory(vocabulary: int) -> None:
         [replace(s, top_p=1.0) for s in samples], token_budget=8192, hidden_size=128, device=CPU
     )
     with torch.no_grad():
-        support = roles.score(Role.PROXIMAL, arms).support
-    kept = sum(len(n.token_ids) for n in support) / len(arms.sampled.token_ids)
+        nucleus_mask = roles.score(Role.PROXIMAL, arms).nucleus_mask
+    kept = sum(len(n.token_ids) for n in nucleus_mask) / len(arms.sampled.token_ids)
     print(f"vocabulary {vocabulary}, {kept:.1f} tokens a nucleus: peak of", flush=True)
 
     def proximal(batch: MicroBatch) -> None:
         with torch.no_grad():
             roles.score(Role.PROXIMAL, batch)
 
-    def policy(batch: MicroBatch, support: Sequence[Nucleus] | None) -> None:
-        roles.score(Role.POLICY, batch, support).logprobs.sum().backward()
+    def policy(batch: MicroBatch, nucleus_mask: Sequence[Nucleus] | None) -> None:
+        roles.score(Role.POLICY, batch, nucleus_mask).logprobs.sum().backward()
         roles.zero_grad(set_to_none=True)
 
     for name, run in {
         "proximal, finds nuclei": lambda: proximal(arms),
-        "policy, replays them": lambda: policy(arms, support),
+        "policy, replays them": lambda: policy(arms, nucleus_mask),
         "policy, top_p = 1": lambda: policy(everything, None),
     }.items():
         settled = reset_peak_mib()

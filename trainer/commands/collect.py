@@ -28,7 +28,7 @@ from trainer.client.model_spec import ModelSpec, uploaded
 from trainer.config.stages import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
-from trainer.data.context_limit import that_fit
+from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError, ServerError
@@ -130,7 +130,7 @@ async def collect(
     if not missing:
         return found
     status = await client.status()
-    missing = that_fit(missing, status.base_model, config.rollout, status, say)
+    missing = drop_overlong(missing, status.base_model, config.rollout, status, say)
     if not missing:
         return found
     with (

@@ -45,7 +45,7 @@ _TRAINER_STATE_FILE = "trainer_state.json"
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
-class _Progress(TrainerCallback):  # type: ignore[misc]
+class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     """Hands TRL's log lines to whoever shows progress, and keeps them in a file."""
 
     def __init__(self, metrics: Path, on_step: OnStep, say: Callable[[str], None]):
@@ -179,7 +179,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             lora_dropout=0.0,
             task_type="CAUSAL_LM",
         ),
-        callbacks=[_Progress(output / METRICS_FILE, on_step, say)],
+        callbacks=[_ProgressCallback(output / METRICS_FILE, on_step, say)],
     )
     # TRL trains the adapter on a 4-bit base in bfloat16, whose steps are coarser than the updates.
     for parameter in trainer.model.parameters():

@@ -17,7 +17,7 @@ from trainer.data.sources import Record
 _TOKENS_AT_THE_ENDS = 8
 
 
-def that_fit(
+def drop_overlong(
     records: Sequence[Record],
     base_model: str,
     rollout: RolloutConfig,

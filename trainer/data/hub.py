@@ -13,25 +13,25 @@ _SPLITS = {Split.TRAIN: ("train",), Split.HELD_OUT: ("test", "validation")}
 """What a dataset calls them, best first."""
 
 
-def load_hub_rows(place: str, split: Split) -> tuple[str, Sequence[Mapping[str, Any]]]:
+def load_hub_rows(dataset: str, split: Split) -> tuple[str, Sequence[Mapping[str, Any]]]:
     """The rows of ``OWNER/NAME[:CONFIG[:SPLIT]]`` and a name that says which they are.
 
     Args:
-        place: What to load.
+        dataset: What to load.
         split: Which split where it names none.
 
     Raises:
         DataError: It does not exist, lacks the split, or is not cached and the Hub out of reach.
     """
-    repository, config, named = [*place.split(":"), None, None][:3]
+    repository, config, named = [*dataset.split(":"), None, None][:3]
     try:
         found = datasets.load_dataset(repository, config)
     except (DatasetNotFoundError, ValueError) as error:
         # An unknown config, or several and none named: the message lists what there is.
-        raise DataError(f"Hub dataset {place!r}: {' '.join(str(error).split())}") from None
+        raise DataError(f"Hub dataset {dataset!r}: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise DataError(
-            f"Hub dataset {place!r} is not in the cache, and the Hub cannot be reached "
+            f"Hub dataset {dataset!r} is not in the cache, and the Hub cannot be reached "
             f"({' '.join(str(error).split())}); load it once where there is a network, or name a JSONL "
             "file; HF_HUB_OFFLINE=1 asks the cache alone"
         ) from None
@@ -41,6 +41,6 @@ def load_hub_rows(place: str, split: Split) -> tuple[str, Sequence[Mapping[str, 
             parts = (repository, config, name)
             return ":".join(part for part in parts if part is not None), found[name]
     raise DataError(
-        f"Hub dataset {place!r} has no split {' or '.join(wanted)} (but {', '.join(found)}); "
+        f"Hub dataset {dataset!r} has no split {' or '.join(wanted)} (but {', '.join(found)}); "
         "name it as OWNER/NAME:CONFIG:SPLIT"
     )

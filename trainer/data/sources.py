@@ -63,19 +63,19 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
     Raises:
         DataError: The source does not exist or a line of it is no record with a gold answer.
     """
-    place, part = _parse(source)
-    if place == WORD_PROBLEMS:
+    name, part = _parse(source)
+    if name == WORD_PROBLEMS:
         split = split if part is None else part
         problems = islice(word_problems(split, seed=seed), num_records)
         return [
-            Record(id=f"{place}-{split}-{i:06d}", question=p.question, gold=p.answer)
+            Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
         ]
-    path = Path(place)
+    path = Path(name)
     if path.is_file():
         records = _file_records(path)
-    elif _HUB_ID.fullmatch(place) and not place.endswith(SUFFIXES):
-        records = _hub_records(place, split)
+    elif _HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES):
+        records = _hub_records(name, split)
     else:
         raise DataError(
             f"data source {source!r} is neither {WORD_PROBLEMS!r}, nor a JSONL file, nor a Hub "
@@ -89,29 +89,29 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
 
 
 def _parse(source: str) -> tuple[str, Split | None]:
-    place, mark, part = source.rpartition("#")
+    name, mark, part = source.rpartition("#")
     if not mark or Path(source).is_file():
         return source, None
     if part not in tuple(Split):
         raise DataError(f"data source {source!r}: '#{part}' is none of {', '.join(Split)}")
-    return place, Split(part)
+    return name, Split(part)
 
 
 def _file_records(path: Path) -> Iterator[Record]:
     for number, line in read_lines(path):
-        place = f"{path}:{number}"
+        where = f"{path}:{number}"
         try:
             row = _Row.model_validate_json(line)
         except ValidationError as error:
-            raise _bad_row(place, error) from None
-        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, place)
+            raise _bad_row(where, error) from None
+        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where)
 
 
-def _hub_records(place: str, split: Split) -> Iterator[Record]:
+def _hub_records(dataset: str, split: Split) -> Iterator[Record]:
     # The datasets library takes seconds to import, and most runs have no use for it.
     from trainer.data.hub import load_hub_rows  # noqa: PLC0415
 
-    name, rows = load_hub_rows(place, split)
+    name, rows = load_hub_rows(dataset, split)
     for number, columns in enumerate(rows, 1):
         try:
             row = _Row.model_validate(columns)
@@ -120,16 +120,16 @@ def _hub_records(place: str, split: Split) -> Iterator[Record]:
         yield _record(f"{name.rsplit('/', 1)[1]}-{number:06d}", row, f"{name} row {number}")
 
 
-def _record(record_id: str, row: _Row, place: str) -> Record:
+def _record(record_id: str, row: _Row, where: str) -> Record:
     if extract_answer(row.answer) is None:
-        raise DataError(f"{place}: answer: no number after '####'")
+        raise DataError(f"{where}: answer: no number after '####'")
     return Record(id=record_id, question=row.question, gold=row.answer)
 
 
-def _bad_row(place: str, error: ValidationError) -> DataError:
+def _bad_row(where: str, error: ValidationError) -> DataError:
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"])) or "line"
-    return DataError(f"{place}: {field}: {first['msg']}")
+    return DataError(f"{where}: {field}: {first['msg']}")
 
 
 def load_demonstrations(
@@ -140,14 +140,14 @@ def load_demonstrations(
     Of ``word-problems`` they are what a hurried annotator wrote, second steps skipped here and
     there, and to other questions than the same seed trains on; of other sources they are the answers.
     """
-    place, part = _parse(source)
-    if place != WORD_PROBLEMS:
+    name, part = _parse(source)
+    if name != WORD_PROBLEMS:
         return load_records(source, split, num_records=num_examples, seed=seed)
     split, seed = part or split, seed + 1
     rng = random.Random(f"demonstrations/{seed}")
     return [
         Record(
-            id=f"{place}-demonstration-{split}-{i:06d}",
+            id=f"{name}-demonstration-{split}-{i:06d}",
             question=problem.question,
             gold=problem.solution(careless_style(problem, rng)),
         )

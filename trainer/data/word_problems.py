@@ -77,7 +77,7 @@ class Style(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class SolutionStep:
     """One operation ``left op right = result``."""
 
     left: int
@@ -96,7 +96,7 @@ class Problem:
     """A question with its steps."""
 
     question: str
-    steps: tuple[Step, ...]
+    steps: tuple[SolutionStep, ...]
     thing: str
     has_distractor: bool
 
@@ -120,7 +120,7 @@ class Problem:
         return f"{lines}#### {steps[-1].result}"
 
 
-def draw_step(rng: random.Random, op: str, left: int | None = None) -> Step | None:
+def draw_step(rng: random.Random, op: str, left: int | None = None) -> SolutionStep | None:
     """One exact operation on natural numbers up to 60, continuing from ``left`` where given.
 
     None where the drawn numbers do not fit; the caller draws again.
@@ -142,7 +142,7 @@ def draw_step(rng: random.Random, op: str, left: int | None = None) -> Step | No
     result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
     if not (0 < result <= _LARGEST and 0 < a <= _LARGEST):
         return None
-    return Step(left=a, op=op, right=b, result=result)
+    return SolutionStep(left=a, op=op, right=b, result=result)
 
 
 def _draw(rng: random.Random) -> Problem | None:

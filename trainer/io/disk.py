@@ -29,7 +29,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 @contextmanager
-def full_disk_is_told(folder: Path) -> Iterator[None]:
+def raise_disk_full(folder: Path) -> Iterator[None]:
     """Within the block a full disk is a `DiskFullError`, raised here and printed by no thread.
 
     Args:

@@ -124,16 +124,16 @@ class _Decompressor(Protocol):
 def _whole_bytes(file: BinaryIO, suffix: str) -> int:
     """How many bytes of the file whole rows take."""
     if suffix not in (".gz", ".zst"):
-        whole = place = 0
+        whole = position = 0
         while chunk := file.read(_CHUNK_BYTES):
             if b"\n" in chunk:
-                whole = place + chunk.rindex(b"\n") + 1
-            place += len(chunk)
+                whole = position + chunk.rindex(b"\n") + 1
+            position += len(chunk)
         return whole
-    whole = place = 0
+    whole = position = 0
     part: _Decompressor | None = None
     while chunk := file.read(_CHUNK_BYTES):
-        place += len(chunk)
+        position += len(chunk)
         while chunk:
             if part is None:
                 part = _decompressor(suffix)
@@ -141,7 +141,7 @@ def _whole_bytes(file: BinaryIO, suffix: str) -> int:
             if not part.eof:
                 break
             chunk = part.unused_data
-            whole, part = place - len(chunk), None
+            whole, part = position - len(chunk), None
     return whole
 
 

@@ -2,7 +2,7 @@
 
 A `Sample` is one completion with what PPO needs to know of it. `micro_batches` grows prefix trees
 from samples (`trainer.model.prefix_tree`) and lays them side by side in rows of equal width. What belongs
-to a completion stays [B, C]; every completion token knows the place of the state before it.
+to a completion stays [B, C]; every completion token has the index of the state before it.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class TokenRows:
     token_ids: Tensor
     position_ids: Tensor
     subtree_ends: Tensor
-    """Place in the row after the last token that sees this one."""
+    """Index in the row after the last token that attends to this one."""
 
     @property
     def attention_mask(self) -> Tensor:
@@ -54,9 +54,9 @@ class TokenRows:
 
         Padding sees itself alone, so that no softmax is empty.
         """
-        places = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
-        queries = places.unsqueeze(-1)
-        return ((places <= queries) & (queries < self.subtree_ends.unsqueeze(1))).unsqueeze(1)
+        keys = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
+        queries = keys.unsqueeze(-1)
+        return ((keys <= queries) & (queries < self.subtree_ends.unsqueeze(1))).unsqueeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class SampledTokens:
     """[N] the distinct (state, temperature, top_p, token) of a micro-batch."""
 
     states: Tensor
-    """Place of the state before the token in the flattened rows."""
+    """Index of the state before the token in the flattened rows."""
     token_ids: Tensor
     temperature: Tensor
     top_p: Tensor
@@ -78,13 +78,13 @@ class MicroBatch:
 
     rows: TokenRows
     states: Tensor
-    """[B, C + 1] place in the flattened rows of the state before each completion token, and after.
+    """[B, C + 1] index in the flattened rows of the state before each completion token, and after.
 
     Padding, and what comes after the last token of a terminal completion, repeat the last state.
     """
     sampled: SampledTokens
     sampled_index: Tensor
-    """[B, C] each completion token's place in ``sampled``; 0 on padding."""
+    """[B, C] each completion token's index in ``sampled``; 0 on padding."""
     mask: Tensor
     """[B, C] bool, true on completion tokens."""
     sampler_logprobs: Tensor
@@ -94,7 +94,7 @@ class MicroBatch:
     terminal: Tensor
     """[B] bool"""
     indices: tuple[int, ...]
-    """Each completion's place in the list of samples that was batched."""
+    """Each completion's index in the list of samples that was batched."""
 
     @property
     def num_tokens(self) -> int:
@@ -167,10 +167,10 @@ def _collate(
     for i, row in enumerate(rows):
         start = 0
         for run in row:
-            place = (i, slice(start, start + run.num_nodes))
-            token_ids[place] = run.tree.tokens
-            position_ids[place] = run.tree.depths
-            subtree_ends[place] = run.tree.ends + start
+            span = (i, slice(start, start + run.num_nodes))
+            token_ids[span] = run.tree.tokens
+            position_ids[span] = run.tree.depths
+            subtree_ends[span] = run.tree.ends + start
             indices += run.indices
             paths += [i * width + start + path for path in run.tree.paths]
             start += run.num_nodes
@@ -185,9 +185,9 @@ def _collate(
         states[i, len(visited) :] = visited[-1]
     sampler_logprobs = np.zeros(mask.shape, dtype=np.float32)
     sampler_logprobs[mask] = np.concatenate([sample.sampler_logprobs for sample in chosen])
-    sampled, places = _sampled_tokens(chosen, states[:, :-1][mask], device)
+    sampled, sampled_indices = _sampled_tokens(chosen, states[:, :-1][mask], device)
     sampled_index = np.zeros(mask.shape, dtype=np.int64)
-    sampled_index[mask] = places
+    sampled_index[mask] = sampled_indices
     return MicroBatch(
         rows=TokenRows(
             token_ids=torch.from_numpy(token_ids).to(device),
@@ -208,7 +208,7 @@ def _collate(
 def _sampled_tokens(
     samples: Sequence[Sample], states: NDArray[np.int64], device: torch.device
 ) -> tuple[SampledTokens, NDArray[np.int64]]:
-    """The distinct ones among all completion tokens [M], and the place of each of those, [M].
+    """The distinct ones among all completion tokens [M], and each token's index among them, [M].
 
     Args:
         samples: Of the micro-batch.
@@ -222,7 +222,7 @@ def _sampled_tokens(
     )
     token_ids = np.concatenate([np.array(sample.completion_ids) for sample in samples])
     keys = (setting * (states.max() + 1) + states) * (token_ids.max() + 1) + token_ids
-    _, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    _, first, sampled_indices = np.unique(keys, return_index=True, return_inverse=True)
     top_p, temperature = torch.tensor(settings)[setting[first]].to(device).unbind(dim=1)
     sampled = SampledTokens(
         states=torch.from_numpy(states[first]).to(device),
@@ -231,4 +231,4 @@ def _sampled_tokens(
         top_p=top_p,
         num_restricted=int((top_p < 1).sum()),
     )
-    return sampled, places
+    return sampled, sampled_indices

@@ -63,7 +63,7 @@ class TokenScores:
     logprobs: Tensor
     entropy: Tensor
     """In nats, of the distribution that was sampled from; no gradient."""
-    support: tuple[Nucleus, ...]
+    nucleus_mask: tuple[Nucleus, ...]
     """What they are normalised over where top_p < 1."""
 
 
@@ -210,10 +210,6 @@ class PolicyRoles(nn.Module):
             json.dumps(settings, indent=2, sort_keys=True, default=sorted)
         )
 
-    def load_proximal(self, folder: Path) -> None:
-        """Take a published version's weights into the proximal role."""
-        self.load_adapter_state(Role.PROXIMAL, read_adapter(folder))
-
     def activate(self, role: Role) -> None:
         """Let the model compute with this role's adapter.
 
@@ -235,28 +231,28 @@ class PolicyRoles(nn.Module):
         return hidden.flatten(0, 1)
 
     def score(
-        self, role: Role, batch: MicroBatch, support: Sequence[Nucleus] | None = None
+        self, role: Role, batch: MicroBatch, nucleus_mask: Sequence[Nucleus] | None = None
     ) -> TokenScores:
         """Logprobs of the completion tokens under a role, at each one's temperature and top-p.
 
         Args:
             role: Whose adapter.
             batch: B completions of up to C tokens.
-            support: The nuclei to normalise over. Where None they are found from this role's own
-                logits; pass the proximal policy's so that both share one support.
+            nucleus_mask: The nuclei to normalise over. Where None they are found from this role's own
+                logits; pass the proximal policy's so that both share one nucleus_mask.
         """
         sampled = batch.sampled
         scores = score_sampled(
             self._hidden_states(role, batch.rows)[sampled.states],
             self.model.get_base_model().lm_head,
             sampled,
-            support,
+            nucleus_mask,
         )
         zero = scores.logprobs.new_zeros(())
         return TokenScores(
             logprobs=torch.where(batch.mask, scores.logprobs[batch.sampled_index], zero),
             entropy=torch.where(batch.mask, scores.entropy[batch.sampled_index], zero),
-            support=scores.support,
+            nucleus_mask=scores.nucleus_mask,
         )
 
     def values(self, batch: MicroBatch) -> Tensor:

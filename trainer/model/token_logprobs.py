@@ -1,7 +1,7 @@
 """From hidden states to the logprobs of sampled tokens, without all logits at once.
 
 Tokens are scored in chunks, so that memory does not grow with vocabulary × tokens. Where top-p
-sampled them, a chunk keeps the ids of its nuclei: any role can then be scored on the same support,
+sampled them, a chunk keeps the ids of its nuclei: any role can then be scored on the same nucleus_mask,
 and small nuclei need only their own rows of the head.
 """
 
@@ -53,7 +53,7 @@ class SampledScores:
     """[N]"""
     entropy: Tensor
     """[N] in nats, no gradient."""
-    support: tuple[Nucleus, ...]
+    nucleus_mask: tuple[Nucleus, ...]
     """The nuclei of each chunk of tokens with top_p < 1."""
 
 
@@ -86,7 +86,7 @@ def score_sampled(
     hidden: Tensor,
     head: nn.Linear,
     sampled: SampledTokens,
-    support: Sequence[Nucleus] | None,
+    nucleus_mask: Sequence[Nucleus] | None,
 ) -> SampledScores:
     """Logprobs of sampled tokens at each one's temperature and top-p.
 
@@ -94,7 +94,7 @@ def score_sampled(
         hidden: [N, H] the state before each token.
         head: From [n, H] to the logits [n, V]; PEFT's wrapper of a linear layer will do.
         sampled: N tokens.
-        support: What to normalise over where top_p < 1; found from these very states where None.
+        nucleus_mask: What to normalise over where top_p < 1; found from these very states where None.
     """
     size, restricted = max(1, CHUNK_LOGITS // head.out_features), sampled.num_restricted
     starts = [*range(0, restricted, size), *range(restricted, len(hidden), size)]
@@ -119,14 +119,14 @@ def score_sampled(
             nuclei.append(
                 # Bound to no name, or two chunks of them would exist at a time.
                 nucleus(_probabilities(head, states, temperature), sampled.top_p[chunk], token_ids)
-                if support is None
-                else support[len(nuclei)]
+                if nucleus_mask is None
+                else nucleus_mask[len(nuclei)]
             )
             score = partial(_scores_of_nucleus, head, states, temperature, nuclei[-1])
         recompute = several and torch.is_grad_enabled()
         scores.append(checkpoint(score, use_reentrant=False) if recompute else score())
     logprobs, entropy = (torch.cat(parts) for parts in zip(*scores, strict=True))
-    return SampledScores(logprobs=logprobs, entropy=entropy, support=tuple(nuclei))
+    return SampledScores(logprobs=logprobs, entropy=entropy, nucleus_mask=tuple(nuclei))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker
 from trainer.data.contamination import data_lines
-from trainer.data.context_limit import that_fit
+from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
@@ -88,7 +88,7 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
             status = portal.call(client.status)
         check_server(status, config)
         left_out: list[str] = []
-        records = that_fit(
+        records = drop_overlong(
             records, config.policy.base_model, config.rollout, status, left_out.append
         )
         if not records:

@@ -157,8 +157,8 @@ def group_advantages(
         [N], zero in a group of equal completions.
     """
     advantages = torch.zeros_like(rewards)
-    places = torch.arange(len(rewards), device=rewards.device)
-    for group in torch.split(places, list(group_sizes)):
+    indices = torch.arange(len(rewards), device=rewards.device)
+    for group in torch.split(indices, list(group_sizes)):
         members = group[counted[group]]
         earned, penalty = rewards[members], kl_coef * kl[members]
         if estimator == "rloo":

@@ -94,7 +94,7 @@ def update_metrics(
 ) -> UpdateMetrics:
     """Diagnostics from the step's experience and what its optimizer steps added up to."""
     everything = [e for m in mini_batches for e in m]
-    weights, advantages = flat(mini_batches, "weights"), flat(mini_batches, "advantages")
+    weights, advantages = flat(mini_batches, "importance_weights"), flat(mini_batches, "advantages")
     mismatch = logprob_mismatches(mini_batches)
     num_completions = sum(len(e.batch.indices) for e in everything)
     num_masked = sum(

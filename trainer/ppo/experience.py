@@ -23,13 +23,13 @@ class Experience:
     """A micro-batch with everything that stays fixed during an update; tensors are [B, C]."""
 
     batch: MicroBatch
-    support: tuple[Nucleus, ...]
+    nucleus_mask: tuple[Nucleus, ...]
     """The proximal policy's nuclei; see `trainer.model.token_logprobs`."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor
     reference_kl: Tensor
     """Estimates of each token's KL(proximal ‖ reference), by ``ppo.kl_estimator``."""
-    weights: Tensor
+    importance_weights: Tensor
     """Truncated importance weights, proximal over behaviour."""
     entropy: Tensor
     values: Tensor | None
@@ -100,7 +100,7 @@ def _experience(
     roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, *, kl_coef: float
 ) -> Experience:
     proximal = roles.score(Role.PROXIMAL, batch)
-    reference = roles.score(Role.REFERENCE, batch, proximal.support)
+    reference = roles.score(Role.REFERENCE, batch, proximal.nucleus_mask)
     kl = kl_estimate(proximal.logprobs, reference.logprobs, config.kl_estimator)
     # Without a critic, advantages come once the mini-batch is scored; see `_compared`.
     values, returns, advantages = None, None, torch.zeros_like(kl)
@@ -128,11 +128,11 @@ def _experience(
         policy_mask = mask & kept.unsqueeze(1)
     return Experience(
         batch=batch,
-        support=proximal.support,
+        nucleus_mask=proximal.nucleus_mask,
         proximal_logprobs=proximal.logprobs,
         reference_logprobs=reference.logprobs,
         reference_kl=kl,
-        weights=importance_weights(
+        importance_weights=importance_weights(
             proximal.logprobs, batch.sampler_logprobs, max_weight=config.max_importance_weight
         ),
         entropy=proximal.entropy,
@@ -193,7 +193,13 @@ def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
         "the server's logprobs",
         torch.cat([batch.sampler_logprobs[batch.mask] for batch in batches]),
     )
-    fields = ["proximal_logprobs", "reference_logprobs", "reference_kl", "weights", "advantages"]
+    fields = [
+        "proximal_logprobs",
+        "reference_logprobs",
+        "reference_kl",
+        "importance_weights",
+        "advantages",
+    ]
     if mini_batches[0][0].values is not None:
         fields += ["values", "returns"]
     for field in fields:

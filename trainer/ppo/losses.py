@@ -5,9 +5,9 @@ Three policies appear. The *behaviour* policy sampled the tokens (the server's l
 PPO clips current/proximal; what is left between proximal and behaviour is numerics, corrected by a
 truncated importance weight (Hilton et al. 2021, "Batch size-invariance"; Espeholt et al. 2018).
 
-Every loss is a sum over tokens, each times its share of the mini-batch (`token_shares`), so that
-splitting a mini-batch into micro-batches changes no gradient. What stands at tokens without a share
-is never looked at, be it infinite or NaN.
+Every loss is a sum over tokens, each times its loss weight (`token_loss_weights`), so that
+splitting a mini-batch into micro-batches changes no gradient. Values at tokens of weight 0 are never
+read, be they infinite or NaN.
 """
 
 import math
@@ -42,8 +42,8 @@ class ValueMetrics:
     clipped_tokens: int
 
 
-def token_shares(masks: Sequence[Tensor], reduction: LossReduction) -> list[Tensor]:
-    """The share of each token in the loss of a mini-batch; all of them together sum to 1.
+def token_loss_weights(masks: Sequence[Tensor], reduction: LossReduction) -> list[Tensor]:
+    """The weight of each token in the loss of a mini-batch; all weights together sum to 1.
 
     - ``token_mean``: ``1/N`` for each of N tokens, so long completions weigh more
       (Yu et al. 2025, DAPO, §3.3).
@@ -113,8 +113,8 @@ def policy_loss(
     current_logprobs: Tensor,
     proximal_logprobs: Tensor,
     advantages: Tensor,
-    weights: Tensor,
-    shares: Tensor,
+    importance_weights: Tensor,
+    loss_weights: Tensor,
     *,
     clip_low: float,
     clip_high: float,
@@ -130,17 +130,17 @@ def policy_loss(
         current_logprobs: [B, T], with gradient.
         proximal_logprobs: [B, T].
         advantages: [B, T].
-        weights: [B, T] importance weights, see `importance_weights`.
-        shares: [B, T] of the mini-batch's loss, see `token_shares`.
+        importance_weights: [B, T], see `importance_weights`.
+        loss_weights: [B, T], see `token_loss_weights`.
         clip_low: ε below one.
         clip_high: ε above one.
         dual_clip: c > 1, or None for none.
     """
-    mask = shares > 0
+    mask = loss_weights > 0
     # Padding leaves before exp and product: 0 · inf is NaN, in the backward pass too.
     log_ratio = torch.where(mask, current_logprobs - proximal_logprobs, 0.0)
     advantages = torch.where(mask, advantages, 0.0)
-    weights = torch.where(mask, weights, 0.0)
+    importance_weights = torch.where(mask, importance_weights, 0.0)
     ratio = log_ratio.clamp(max=MAX_LOG_RATIO).exp()
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
@@ -150,7 +150,7 @@ def policy_loss(
         bound = torch.where(advantages < 0, dual_clip * advantages, -torch.inf)
         dual_clipped_tokens = int((objective < bound).sum())
         objective = torch.maximum(objective, bound)
-    loss = -(shares * weights * objective).sum()
+    loss = -(loss_weights * importance_weights * objective).sum()
     with torch.no_grad():
         kl = kl_estimate(torch.zeros_like(log_ratio), log_ratio, "k3")
         metrics = PolicyMetrics(
@@ -166,7 +166,7 @@ def value_loss(
     values: Tensor,
     old_values: Tensor,
     returns: Tensor,
-    shares: Tensor,
+    loss_weights: Tensor,
     *,
     clip: float | None,
 ) -> tuple[Tensor, ValueMetrics]:
@@ -179,10 +179,10 @@ def value_loss(
         values: [B, T], with gradient.
         old_values: [B, T] before the update.
         returns: [B, T] targets.
-        shares: [B, T] of the mini-batch's loss, see `token_shares`.
+        loss_weights: [B, T], see `token_loss_weights`.
         clip: How far a value may move in one update, or None for no limit.
     """
-    mask = shares > 0
+    mask = loss_weights > 0
     error = torch.where(mask, values - returns, 0.0)
     squared = error**2
     clipped_tokens = 0
@@ -193,7 +193,7 @@ def value_loss(
         limited_squared = torch.where(moved.abs() > clip, limited, error) ** 2
         clipped_tokens = int((limited_squared > squared).sum())
         squared = torch.maximum(squared, limited_squared)
-    loss = 0.5 * (shares * squared).sum()
+    loss = 0.5 * (loss_weights * squared).sum()
     return loss, ValueMetrics(loss=float(loss.detach()), clipped_tokens=clipped_tokens)
 
 

@@ -20,7 +20,7 @@ from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
 from trainer.ppo.experience import MiniBatch, make_experience, require_finite
 from trainer.ppo.kl import AdaptiveKL
-from trainer.ppo.losses import policy_loss, token_shares, value_loss
+from trainer.ppo.losses import policy_loss, token_loss_weights, value_loss
 
 
 class PPOUpdate:
@@ -91,27 +91,29 @@ class PPOUpdate:
     ) -> bool:
         """One step of both optimizers, or none and True where the policy has moved too far."""
         config, roles = self._config, self._roles
-        value_shares = token_shares([e.loss_mask for e in mini_batch], config.loss_reduction)
-        policy_shares = token_shares([e.policy_mask for e in mini_batch], config.loss_reduction)
+        value_weights = token_loss_weights([e.loss_mask for e in mini_batch], config.loss_reduction)
+        policy_weights = token_loss_weights(
+            [e.policy_mask for e in mini_batch], config.loss_reduction
+        )
         num_policy_tokens = num_value_tokens = 0
         if train_policy:
             num_policy_tokens = sum(int(e.policy_mask.sum()) for e in mini_batch)
         if self._has_critic:
             num_value_tokens = sum(int(e.loss_mask.sum()) for e in mini_batch)
         approx_kl = 0.0
-        for e, value_share, policy_share in zip(
-            mini_batch, value_shares, policy_shares, strict=True
+        for e, value_weight, policy_weight in zip(
+            mini_batch, value_weights, policy_weights, strict=True
         ):
             if num_value_tokens and e.values is not None and e.returns is not None:
                 values = roles.values(e.batch)[:, :-1]
                 loss, critic = value_loss(
-                    values, e.values, e.returns, value_share, clip=config.value_clip
+                    values, e.values, e.returns, value_weight, clip=config.value_clip
                 )
                 loss.backward()  # type: ignore[no-untyped-call]
                 sums.value_loss += critic.loss
                 sums.clipped_values += critic.clipped_tokens
             if num_policy_tokens:
-                logprobs = roles.score(Role.POLICY, e.batch, e.support).logprobs
+                logprobs = roles.score(Role.POLICY, e.batch, e.nucleus_mask).logprobs
                 require_finite("the policy's logprobs", logprobs[e.policy_mask])
                 if not sums.num_mini_batches:
                     moved = (logprobs.detach() - e.proximal_logprobs).abs()[e.policy_mask]
@@ -120,8 +122,8 @@ class PPOUpdate:
                     logprobs,
                     e.proximal_logprobs,
                     e.advantages,
-                    e.weights,
-                    policy_share,
+                    e.importance_weights,
+                    policy_weight,
                     clip_low=config.clip_low,
                     clip_high=config.clip_high,
                     dual_clip=config.dual_clip,

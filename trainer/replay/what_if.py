@@ -20,7 +20,7 @@ from trainer.errors import UsageError
 from trainer.model.batch import Sample
 from trainer.model.roles import AdapterState, Role, read_adapter
 from trainer.replay.verify import Say, open_replay
-from trainer.rollouts.groups import StoredGroup
+from trainer.rollouts.groups import RolloutRow
 from trainer.run_state.journal import JournaledStep
 from trainer.run_state.recompute import recompute
 from trainer.run_state.run_folder import ADAPTERS_FOLDER, START_FOLDER, read_run_config
@@ -143,7 +143,7 @@ class _Rewards:
         self._before: list[float] = []
         self._after: list[float] = []
 
-    def samples_of(self, group: StoredGroup) -> list[Sample]:
+    def samples_of(self, group: RolloutRow) -> list[Sample]:
         """The samples; notes the rewards of all completions, as recorded and as they are here."""
         recorded = [arm.reward for arm in group.arm_outputs]
         self._before += recorded

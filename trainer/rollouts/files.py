@@ -18,7 +18,7 @@ from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError
 from trainer.io.jsonl import read_lines
-from trainer.rollouts.groups import ScoredGroup, StoredCompletion, StoredGroup
+from trainer.rollouts.groups import RolloutCompletion, RolloutRow, ScoredGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Retokeniser:
             max_tokens=rollout.max_tokens,
         )
 
-    def completion(self, stored: StoredCompletion, question: str, place: str) -> StoredCompletion:
+    def completion(self, stored: RolloutCompletion, question: str, where: str) -> RolloutCompletion:
         """The text with its tokens, EOS included where it was not cut off; without logprobs.
 
         Raises:
@@ -49,7 +49,7 @@ class Retokeniser:
         spec = self.arms.get(stored.arm_name)
         if spec is None:
             raise DataError(
-                f"{place}: arm {stored.arm_name!r} is none of {', '.join(self.arms)}; text alone needs "
+                f"{where}: arm {stored.arm_name!r} is none of {', '.join(self.arms)}; text alone needs "
                 "its prompt: give its spec in rollout.arms"
             )
         prompt = build_prompt(spec.system_prompt, question)
@@ -59,7 +59,7 @@ class Retokeniser:
             "input_ids"
         ]
         is_cut_off = len(token_ids) >= self.max_tokens
-        return StoredCompletion(
+        return RolloutCompletion(
             arm_name=spec.name,
             sample=stored.sample,
             full_text=text,
@@ -125,9 +125,9 @@ class StoredRollouts:
             config
         )
 
-    def _parse(self, number: int, line: bytes) -> StoredGroup:
+    def _parse(self, number: int, line: bytes) -> RolloutRow:
         try:
-            return StoredGroup.model_validate_json(line)
+            return RolloutRow.model_validate_json(line)
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(map(str, first["loc"])) or "line"

@@ -42,18 +42,18 @@ class ScoredGroup:
     parts: tuple[RewardParts, ...]
     """What each of `rewards` is the sum of."""
     trained: tuple[int, ...]
-    """Places of the completions that train, by ``reward.selection``."""
+    """Indices of the completions that train, by ``reward.selection``."""
 
     @property
     def samples(self) -> list[Sample]:
         """The completions that train, as PPO sees them."""
         return [
             as_sample(
-                self.group.arms[place],
+                self.group.arms[index],
                 version=self.group.policy_version,
-                reward=self.rewards[place],
+                reward=self.rewards[index],
             )
-            for place in self.trained
+            for index in self.trained
         ]
 
     @property
@@ -90,7 +90,7 @@ class ScoredGroup:
                     "answer": answer,
                     "correct": correct,
                     "reward": reward,
-                    "trained": place in self.trained,
+                    "trained": index in self.trained,
                     "finish_reason": arm.finish_reason,
                     "temperature": arm.temperature,
                     "top_p": arm.top_p,
@@ -98,7 +98,7 @@ class ScoredGroup:
                     "token_ids": arm.token_ids,
                     "sampler_logprobs": arm.logprobs,
                 }
-                for place, (arm, answer, correct, reward) in enumerate(
+                for index, (arm, answer, correct, reward) in enumerate(
                     zip(
                         self.group.arms,
                         self.scores.answers,
@@ -117,7 +117,7 @@ class _Stored(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class StoredCompletion(_Stored):
+class RolloutCompletion(_Stored):
     """One completion, as `ScoredGroup.to_json` writes it; the recipe's rows have name and text alone."""
 
     arm_name: str
@@ -154,14 +154,14 @@ class StoredCompletion(_Stored):
         )
 
 
-class StoredGroup(_Stored):
+class RolloutRow(_Stored):
     """One question's completions, read back."""
 
     id: str = ""
     question: str = Field(min_length=1)
     gold_answer: str = Field(min_length=1)
     policy_version: int | None = None
-    arm_outputs: list[StoredCompletion] = Field(min_length=1)
+    arm_outputs: list[RolloutCompletion] = Field(min_length=1)
 
     @property
     def samples(self) -> list[Sample]:
@@ -192,7 +192,7 @@ class RolloutBatch:
 
     groups: tuple[ScoredGroup, ...]
     replaced: tuple[ScoredGroup, ...]
-    """Groups without variance in whose place others were asked; they do not train."""
+    """Groups without variance that were replaced by others; they do not train."""
     version: int
     """The version that generated all of them."""
     generate_s: float

@@ -66,10 +66,10 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     by_arm: dict[str, list[float]] = {}
     correct_by_arm: dict[str, list[bool]] = {}
     for group in groups:
-        for place, arm in enumerate(group.group.arms):
-            by_arm.setdefault(arm.arm, []).append(group.rewards[place])
+        for index, arm in enumerate(group.group.arms):
+            by_arm.setdefault(arm.arm, []).append(group.rewards[index])
             if group.scores.correct is not None:
-                correct_by_arm.setdefault(arm.arm, []).append(group.scores.correct[place])
+                correct_by_arm.setdefault(arm.arm, []).append(group.scores.correct[index])
     for name, rewards_of_arm in sorted(by_arm.items()):
         metrics[f"arm/{name}"] = statistics.fmean(rewards_of_arm)
     for name, correct_of_arm in sorted(correct_by_arm.items()):

@@ -26,7 +26,7 @@ class QuestionBatch:
 
     records: tuple[Record, ...]
     spares: tuple[Record, ...]
-    """Asked, in this order, in place of questions whose groups teach nothing."""
+    """Asked, in this order, instead of questions whose groups teach nothing."""
     salt: int
     """No two batches of a run have the same; it tells epochs apart in seeds."""
     version: int
@@ -51,7 +51,7 @@ class QuestionState(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cursor: int = 0
-    """Places of the shuffled epochs that were drawn or passed over."""
+    """Positions in the shuffled epochs that were drawn or skipped."""
     pending: tuple[PendingQuestions, ...] = ()
     """Oldest first."""
     streaks: dict[str, int] = {}
@@ -180,13 +180,13 @@ class QuestionStream:
 
     def _next(self) -> Record:
         while True:  # Everything is due in some epoch.
-            epoch, place = divmod(self._cursor, len(self._records))
+            epoch, index = divmod(self._cursor, len(self._records))
             if epoch != self._epoch:
                 self._order = list(range(len(self._records)))
                 random.Random(f"{self._seed}/{epoch}").shuffle(self._order)
                 self._epoch = epoch
             self._cursor += 1
-            record = self._records[self._order[place]]
+            record = self._records[self._order[index]]
             if self._curriculum.is_due(record.id, epoch):
                 return record
 

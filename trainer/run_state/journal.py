@@ -19,7 +19,7 @@ from pydantic_core import to_json
 
 from trainer.errors import JournalError, UsageError
 from trainer.io.durable import append, fsync, write_file
-from trainer.rollouts.groups import ScoredGroup, StoredGroup
+from trainer.rollouts.groups import RolloutRow, ScoredGroup
 from trainer.rollouts.questions import PendingQuestions
 
 JOURNAL_FILE = "journal.jsonl"
@@ -146,7 +146,7 @@ class JournalReader:
             raise JournalError(step, f"{self._path} changed while it was read")
         return entry
 
-    def groups(self, entry: JournaledStep) -> list[StoredGroup]:
+    def groups(self, entry: JournaledStep) -> list[RolloutRow]:
         """The groups that a step trained on.
 
         Raises:
@@ -163,7 +163,7 @@ class JournalReader:
                 f"{path} was changed: its checksum is {sha256[:12]}…, and the journal has "
                 f"{entry.rollouts_sha256[:12]}…",
             )
-        return [StoredGroup.model_validate_json(line) for line in data.splitlines()]
+        return [RolloutRow.model_validate_json(line) for line in data.splitlines()]
 
 
 class Journal:

@@ -14,7 +14,7 @@ from trainer.model.batch import Sample
 from trainer.model.roles import serialized
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.learner import Learner
-from trainer.rollouts.groups import StoredGroup
+from trainer.rollouts.groups import RolloutRow
 from trainer.run_state.checkpoint import Checkpoint
 from trainer.run_state.journal import JournaledAdapter, JournaledStep, JournalReader
 
@@ -44,7 +44,7 @@ def recompute(
     checkpoint: Checkpoint,
     *,
     last_step: int,
-    samples_of: Callable[[StoredGroup], list[Sample]] = attrgetter("samples"),
+    samples_of: Callable[[RolloutRow], list[Sample]] = attrgetter("samples"),
     learning_rate_scale: Callable[[JournaledStep], float] = attrgetter("learning_rate_scale"),
 ) -> Iterator[RecomputedStep]:
     """Do the steps after a checkpoint again, one at a time.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regime_w.reasoning import Path, path_scores, read_path
+from regime_w.reasoning import ReasoningPath, path_scores, read_path
 
 STEPS = "12 + 7 = 19\n19 - 4 = 15\n"
 
@@ -75,7 +75,9 @@ WM = ["w", "m"]
         ([GOOD, GOOD, OTHER], ["a", "b", "c"], [0.75, 0.75, 0.5]),
     ],
 )
-def test_scores_by_hand(paths: list[Path], families: list[str], scores: list[float]) -> None:
+def test_scores_by_hand(
+    paths: list[ReasoningPath], families: list[str], scores: list[float]
+) -> None:
     assert path_scores(paths, families) == pytest.approx(scores)
 
 
@@ -117,7 +119,7 @@ def test_half_of_the_steps_may_be_checks(num_more: int) -> None:
 
 
 PATHS = st.builds(
-    lambda quality, results: Path(
+    lambda quality, results: ReasoningPath(
         quality=quality if results else 0.0,
         results=frozenset(map(Fraction, results)),
         num_equations=3,
@@ -129,7 +131,7 @@ PATHS = st.builds(
 
 
 @given(st.lists(st.tuples(PATHS, st.sampled_from("wmx")), max_size=12))
-def test_sums_of_vectors_are_sums_over_pairs(arms: list[tuple[Path, str]]) -> None:
+def test_sums_of_vectors_are_sums_over_pairs(arms: list[tuple[ReasoningPath, str]]) -> None:
     several = len({family for _, family in arms}) > 1
     expected = [p.quality for p, _ in arms]
     overlaps, weights = [0.0] * len(arms), [0.0] * len(arms)

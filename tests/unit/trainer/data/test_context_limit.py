@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from regime_w import ArmSpec, build_prompt
 from tests.unit.fake_serving import STATUS
 from trainer.config.sections import RolloutConfig
-from trainer.data.context_limit import that_fit
+from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record
 
 MAX_TOKENS = 6
@@ -27,7 +27,7 @@ def record(number: int, question: str) -> Record:
 def fit(records: list[Record], base: str, limit: int) -> tuple[list[Record], list[str]]:
     limits = STATUS.limits.model_copy(update={"max_model_len_tokens": limit})
     said: list[str] = []
-    found = that_fit(
+    found = drop_overlong(
         records, base, ROLLOUT, STATUS.model_copy(update={"limits": limits}), said.append
     )
     return found, said

@@ -14,8 +14,8 @@ from trainer.data.word_problems import (
     OPERATIONS,
     THINGS,
     Problem,
+    SolutionStep,
     Split,
-    Step,
     Style,
     base_style,
     careless_style,
@@ -163,13 +163,13 @@ def test_every_drawn_step_is_exact_and_small(seed: int, op: str, left: int | Non
 
 ONE_STEP = Problem(
     question="",
-    steps=(Step(left=3, op="+", right=4, result=7),),
+    steps=(SolutionStep(left=3, op="+", right=4, result=7),),
     thing="pens",
     has_distractor=False,
 )
 TWO_STEPS = Problem(
     question="",
-    steps=(*ONE_STEP.steps, Step(left=7, op="-", right=5, result=2)),
+    steps=(*ONE_STEP.steps, SolutionStep(left=7, op="-", right=5, result=2)),
     thing="pens",
     has_distractor=False,
 )
@@ -205,7 +205,7 @@ def test_careless_demonstrations_skip_some_second_steps_of_every_kind_and_nothin
     op: str,
 ) -> None:
     second = {"+": (7, 1, 8), "-": (7, 5, 2), "*": (7, 2, 14), "/": (8, 2, 4)}[op]
-    step = Step(left=second[0], op=op, right=second[1], result=second[2])
+    step = SolutionStep(left=second[0], op=op, right=second[1], result=second[2])
     problem = Problem(
         question="", steps=(*ONE_STEP.steps, step), thing="pens", has_distractor=False
     )

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from trainer.errors import DiskFullError
-from trainer.io.disk import full_disk_is_told, is_disk_full
+from trainer.io.disk import is_disk_full, raise_disk_full
 from trainer.io.durable import append
 
 FULL = Path("/dev/full")
@@ -60,7 +60,7 @@ def write_torch() -> None:
 def test_a_full_disk_is_one_line_that_names_the_folder(
     write: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(DiskFullError) as caught, full_disk_is_told(tmp_path):
+    with pytest.raises(DiskFullError) as caught, raise_disk_full(tmp_path):
         write()  # type: ignore[operator]
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -71,7 +71,7 @@ def test_a_full_disk_is_one_line_that_names_the_folder(
 @pytest.mark.parametrize("error", [OSError(errno.EACCES, "no"), ValueError("28"), RuntimeError()])
 def test_other_errors_are_left_alone(error: Exception, tmp_path: Path) -> None:
     assert not is_disk_full(error)
-    with pytest.raises(type(error)) as caught, full_disk_is_told(tmp_path):
+    with pytest.raises(type(error)) as caught, raise_disk_full(tmp_path):
         raise error
     assert caught.value is error
 

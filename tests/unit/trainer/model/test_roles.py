@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.model.batch import Sample, micro_batches
-from trainer.model.roles import PolicyRoles, Role
+from trainer.model.roles import PolicyRoles, Role, read_adapter
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., PolicyRoles]
@@ -107,12 +107,12 @@ def nucleus_by_hand(logits: np.ndarray, top_p: float, sampled: int) -> set[int]:
 
 
 def scores_by_hand(
-    model: Merged, sample: Sample, support_model: Merged
+    model: Merged, sample: Sample, nucleus_model: Merged
 ) -> tuple[list[float], list[float]]:
-    """Logprobs and entropies of a completion, the support being that of ``support_model``."""
+    """Logprobs and entropies of a completion, the nucleus_mask being that of ``nucleus_model``."""
     logprobs, entropies = [], []
     for logits, support_logits, sampled in zip(
-        model.logits(sample), support_model.logits(sample), sample.completion_ids, strict=True
+        model.logits(sample), nucleus_model.logits(sample), sample.completion_ids, strict=True
     ):
         kept = nucleus_by_hand(support_logits / sample.temperature, sample.top_p, sampled)
         weights = {token: math.exp(logits[token] / sample.temperature) for token in kept}
@@ -161,9 +161,9 @@ def test_a_role_can_be_scored_on_the_nucleus_of_another(
 ) -> None:
     (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
     with torch.no_grad():
-        support = roles.score(Role.PROXIMAL, batch).support
-        scores = roles.score(Role.POLICY, batch, support)
-    assert all(one is other for one, other in zip(scores.support, support, strict=True))
+        nucleus_mask = roles.score(Role.PROXIMAL, batch).nucleus_mask
+        scores = roles.score(Role.POLICY, batch, nucleus_mask)
+    assert all(one is other for one, other in zip(scores.nucleus_mask, nucleus_mask, strict=True))
     for i, index in enumerate(batch.indices):
         sample = SAMPLES[index]
         expected, _ = scores_by_hand(merged[Role.POLICY], sample, merged[Role.PROXIMAL])
@@ -174,7 +174,7 @@ def test_without_top_p_there_is_no_support_to_replay(roles: PolicyRoles) -> None
     (batch,) = micro_batches(
         make_samples((1.0,)), token_budget=EVERYTHING, hidden_size=128, device=CPU
     )
-    assert roles.score(Role.POLICY, batch).support == ()
+    assert roles.score(Role.POLICY, batch).nucleus_mask == ()
 
 
 def test_values_are_the_critics_at_the_state_before_each_token_and_after_the_last(
@@ -254,9 +254,9 @@ def nuclei_of(roles: PolicyRoles, samples: list[Sample], token_budget: int) -> l
     found: list[list[set[int]]] = [[] for _ in samples]
     for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
         with torch.no_grad():
-            support = roles.score(Role.POLICY, batch).support
+            nucleus_mask = roles.score(Role.POLICY, batch).nucleus_mask
         rows: list[set[int]] = []
-        for chunk in support:
+        for chunk in nucleus_mask:
             rows += [
                 set(chunk.token_ids[chunk.rows == i].tolist()) for i in range(len(chunk.num_others))
             ]
@@ -491,7 +491,7 @@ def test_plain_peft_and_the_proximal_role_load_what_was_exported(
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["peft_type"]) == (4, 8, "LORA")
 
-    roles.load_proximal(tmp_path)
+    roles.load_adapter_state(Role.PROXIMAL, read_adapter(tmp_path))
     rounded = {name: t.to(serve_dtype).float() for name, t in policy.items()}
     assert same_state(roles.adapter_state(Role.PROXIMAL), rounded)
     assert same_state(roles.adapter_state(Role.POLICY), policy)

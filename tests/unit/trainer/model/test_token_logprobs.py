@@ -152,9 +152,9 @@ def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
     for chunk_tokens in (7, 40, 1000):
         monkeypatch.setattr(token_scores, "CHUNK_LOGITS", chunk_tokens * vocabulary)
         with torch.no_grad():
-            support = score_sampled(hidden, head, sampled, None).support
+            nucleus_mask = score_sampled(hidden, head, sampled, None).nucleus_mask
         states = hidden.clone().requires_grad_()
-        scores = score_sampled(states, head, sampled, support)
+        scores = score_sampled(states, head, sampled, nucleus_mask)
         torch.testing.assert_close(scores.logprobs.tolist(), expected, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(scores.entropy.tolist(), expected_entropies, atol=2e-5, rtol=0)
         assert not scores.entropy.requires_grad

@@ -23,7 +23,7 @@ from tests.unit.fake_serving import serving_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.errors import SyncError
 from trainer.model.batch import Sample, micro_batches
-from trainer.model.roles import PolicyRoles, Role
+from trainer.model.roles import PolicyRoles, Role, read_adapter
 from trainer.online.sync_check import SyncCheck, probe_arms
 from trainer.online.versions import Published
 
@@ -63,7 +63,7 @@ class FakeServer:
                 truncated=True,
                 version=request.policy,
             )
-            self.roles.load_proximal(served.folder)
+            self.roles.load_adapter_state(Role.PROXIMAL, read_adapter(served.folder))
             with torch.no_grad():
                 (batch,) = micro_batches(
                     [sample], token_budget=1, hidden_size=64, device=torch.device("cpu")

@@ -18,7 +18,7 @@ from trainer.ppo.losses import (
     importance_weights,
     policy_loss,
     sequence_mask,
-    token_shares,
+    token_loss_weights,
     value_loss,
 )
 
@@ -46,7 +46,7 @@ def surrogate_by_hand(ratio: float, advantage: float, dual_clip: float | None) -
 
 @st.composite
 def tokens(draw: st.DrawFn) -> list[tuple[float, float, float, float, float]]:
-    """(current logprob, proximal logprob, advantage, weight, share) a token."""
+    """(current logprob, proximal logprob, advantage, importance weight, loss weight) a token."""
     return draw(
         st.lists(
             st.tuples(
@@ -72,10 +72,10 @@ def test_policy_loss_is_the_surrogate_of_every_token(
     dual_clip: float | None,
     garbage: float,
 ) -> None:
-    current, proximal, advantages, weights, shares = (
+    current, proximal, advantages, weights, loss_weights = (
         list(column) for column in zip(*tokens, strict=True)
     )
-    kept = [share > 0 for share in shares]
+    kept = [loss_weight > 0 for loss_weight in loss_weights]
     logprobs = padding(row(*current), kept, garbage).requires_grad_()
 
     loss, metrics = policy_loss(
@@ -83,7 +83,7 @@ def test_policy_loss_is_the_surrogate_of_every_token(
         padding(row(*proximal), kept, -garbage),
         padding(row(*advantages), kept, garbage),
         padding(row(*weights), kept, garbage),
-        row(*shares),
+        row(*loss_weights),
         clip_low=LOW,
         clip_high=HIGH,
         dual_clip=dual_clip,
@@ -92,11 +92,11 @@ def test_policy_loss_is_the_surrogate_of_every_token(
 
     total = approx_kl = 0.0
     clipped = dual_clipped = 0
-    for c, p, a, w, share in tokens:
-        if share == 0:
+    for c, p, a, w, loss_weight in tokens:
+        if loss_weight == 0:
             continue
         ratio = math.exp(c - p)
-        total -= share * w * surrogate_by_hand(ratio, a, dual_clip)
+        total -= loss_weight * w * surrogate_by_hand(ratio, a, dual_clip)
         approx_kl += ratio - 1 - (c - p)
         # Advantages so small that the two products round to the same number clip nothing.
         if ratio > 1 + HIGH:
@@ -111,7 +111,9 @@ def test_policy_loss_is_the_surrogate_of_every_token(
     assert metrics.clipped_tokens == clipped
     assert metrics.dual_clipped_tokens == dual_clipped
     assert logprobs.grad is not None
-    assert torch.equal(logprobs.grad[row(*shares) == 0], torch.zeros(kept.count(False)).double())
+    assert torch.equal(
+        logprobs.grad[row(*loss_weights) == 0], torch.zeros(kept.count(False)).double()
+    )
     assert logprobs.grad.isfinite().all()
 
 
@@ -154,8 +156,8 @@ def test_policy_gradient_stops_exactly_where_the_clips_say(
 def test_policy_loss_passes_gradcheck(dual_clip: float | None) -> None:
     ratios, advantages, _ = zip(*GRADIENTS, strict=True)
     current = row(*map(math.log, ratios)).requires_grad_()
-    shares = torch.full((1, len(ratios)), 1 / 7, dtype=torch.float64)
-    shares[0, 0] = 0
+    loss_weights = torch.full((1, len(ratios)), 1 / 7, dtype=torch.float64)
+    loss_weights[0, 0] = 0
     weights = row(*np.linspace(0.1, 2.0, len(ratios)))
 
     def loss(logprobs: Tensor) -> Tensor:
@@ -164,7 +166,7 @@ def test_policy_loss_passes_gradcheck(dual_clip: float | None) -> None:
             torch.zeros_like(logprobs),
             row(*advantages),
             weights,
-            shares,
+            loss_weights,
             clip_low=LOW,
             clip_high=HIGH,
             dual_clip=dual_clip,
@@ -212,23 +214,25 @@ def test_no_ratio_is_too_large_for_float32(log_ratio: float, advantage: float) -
 def test_value_loss_is_the_worse_of_the_moved_and_the_limited_value(
     tokens: list[tuple[float, float, float, float]], clip: float | None, garbage: float
 ) -> None:
-    values, old_values, returns, shares = (list(column) for column in zip(*tokens, strict=True))
-    kept = [share > 0 for share in shares]
+    values, old_values, returns, loss_weights = (
+        list(column) for column in zip(*tokens, strict=True)
+    )
+    kept = [loss_weight > 0 for loss_weight in loss_weights]
     moved = padding(row(*values), kept, garbage).requires_grad_()
 
     loss, metrics = value_loss(
         moved,
         padding(row(*old_values), kept, -garbage),
         padding(row(*returns), kept, garbage),
-        row(*shares),
+        row(*loss_weights),
         clip=clip,
     )
     loss.backward()
 
     total = 0.0
     clipped = 0
-    for value, old, target, share in tokens:
-        if share == 0:
+    for value, old, target, loss_weight in tokens:
+        if loss_weight == 0:
             continue
         worst = (value - target) ** 2
         if clip is not None and abs(value - old) > clip:
@@ -239,7 +243,7 @@ def test_value_loss_is_the_worse_of_the_moved_and_the_limited_value(
             else:
                 clipped = -(10**9)
             worst = max(worst, (limited - target) ** 2)
-        total += share * worst / 2
+        total += loss_weight * worst / 2
     assert loss.item() == pytest.approx(total, abs=1e-10)
     assert metrics.loss == pytest.approx(total, abs=1e-10)
     assert metrics.clipped_tokens == clipped or clipped < 0
@@ -251,10 +255,10 @@ def test_value_loss_is_the_worse_of_the_moved_and_the_limited_value(
 def test_value_loss_passes_gradcheck(clip: float | None) -> None:
     values = row(0.1, 0.5, -0.9, 1.4, 0.35).requires_grad_()
     old_values, returns = row(0.0, 0.0, 0.0, 1.0, 0.3), row(1.0, 1.0, 1.0, 0.0, 0.2)
-    shares = row(0.25, 0.25, 0.25, 0.25, 0.0)
+    loss_weights = row(0.25, 0.25, 0.25, 0.25, 0.0)
 
     def loss(v: Tensor) -> Tensor:
-        return value_loss(v, old_values, returns, shares, clip=clip)[0]
+        return value_loss(v, old_values, returns, loss_weights, clip=clip)[0]
 
     assert torch.autograd.gradcheck(loss, (values,))
 
@@ -282,25 +286,31 @@ def test_a_value_within_its_limit_is_not_called_clipped_by_rounding() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reduction", "shares"),
+    ("reduction", "loss_weights"),
     [
         ("token_mean", [[1 / 6] * 3, [1 / 6] * 2, [], [1 / 6]]),
         ("sequence_mean", [[1 / 9] * 3, [1 / 6] * 2, [], [1 / 3]]),
     ],
 )
-def test_shares_worked_out_by_hand(reduction: LossReduction, shares: list[list[float]]) -> None:
+def test_loss_weights_worked_out_by_hand(
+    reduction: LossReduction, loss_weights: list[list[float]]
+) -> None:
     masks = [
         torch.tensor([[1, 1, 1], [1, 1, 0]], dtype=torch.bool),
         torch.tensor([[0, 0], [1, 0]], dtype=torch.bool),
     ]
-    found = [part[mask] for part, mask in zip(token_shares(masks, reduction), masks, strict=True)]
-    np.testing.assert_allclose(torch.cat(found), [s for row in shares for s in row], atol=1e-15)
+    found = [
+        part[mask] for part, mask in zip(token_loss_weights(masks, reduction), masks, strict=True)
+    ]
+    np.testing.assert_allclose(
+        torch.cat(found), [s for row in loss_weights for s in row], atol=1e-15
+    )
 
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
 def test_a_mini_batch_without_a_token_has_no_shares(reduction: LossReduction) -> None:
-    (shares,) = token_shares([torch.zeros(2, 3, dtype=torch.bool)], reduction)
-    assert torch.equal(shares, torch.zeros(2, 3, dtype=torch.float64))
+    (loss_weights,) = token_loss_weights([torch.zeros(2, 3, dtype=torch.bool)], reduction)
+    assert torch.equal(loss_weights, torch.zeros(2, 3, dtype=torch.float64))
 
 
 @given(
@@ -323,14 +333,14 @@ def test_no_cut_into_micro_batches_changes_the_mean_of_a_mini_batch(
         numbers.append(torch.tensor([[x for x, _ in r] for r in part], dtype=torch.float64))
         masks.append(torch.tensor([[kept for _, kept in r] for r in part]))
 
-    shares = token_shares(masks, reduction)
+    loss_weights = token_loss_weights(masks, reduction)
 
     kept = [[x for x, kept in r if kept] for r in rows]
     kept = [r for r in kept if r]
     if reduction == "token_mean":
         kept = [[x for r in kept for x in r]] if kept else []
     expected = np.mean([np.mean(r) for r in kept]) if kept else 0.0
-    total = sum(float((s * x).sum()) for s, x in zip(shares, numbers, strict=True))
+    total = sum(float((s * x).sum()) for s, x in zip(loss_weights, numbers, strict=True))
     assert total == pytest.approx(expected, abs=1e-10)
 
 

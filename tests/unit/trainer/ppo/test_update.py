@@ -135,7 +135,7 @@ def test_experience_is_what_each_sample_gives_by_itself(
         with torch.no_grad():
             scores = roles.score(Role.PROXIMAL, alone)
             proximal = scores.logprobs[0].tolist()
-            reference = roles.score(Role.REFERENCE, alone, scores.support).logprobs[0].tolist()
+            reference = roles.score(Role.REFERENCE, alone, scores.nucleus_mask).logprobs[0].tolist()
             *values, after_last = roles.values(alone)[0].tolist()
         n = len(proximal)
         rewards = [-kl_coef * (p - r) for p, r in zip(proximal, reference, strict=True)]
@@ -159,7 +159,7 @@ def test_experience_is_what_each_sample_gives_by_itself(
         assert e.returns[i, :n].tolist() == pytest.approx(
             [a + v for a, v in zip(advantages, values, strict=True)], **close
         )
-        assert e.weights[i, :n].tolist() == pytest.approx(weights, **close)
+        assert e.importance_weights[i, :n].tolist() == pytest.approx(weights, **close)
         assert e.entropy[i, :n].tolist() == pytest.approx(scores.entropy[0].tolist(), **close)
 
 
@@ -262,7 +262,7 @@ def test_the_first_policy_gradient_is_the_weighted_policy_gradient(make_roles: M
         e, i = found[sample.completion_ids]
         n = len(sample.completion_ids)
         logprobs = roles.score(Role.POLICY, batch_of(sample)).logprobs[0]
-        total = total - (e.weights[i, :n] * e.advantages[i, :n] * logprobs).sum()
+        total = total - (e.importance_weights[i, :n] * e.advantages[i, :n] * logprobs).sum()
         num_tokens += n
     parameters = roles.adapter_parameters(Role.POLICY)
     expected = torch.autograd.grad(total / num_tokens, parameters)
@@ -689,8 +689,8 @@ def test_diagnostics_of_a_first_step_worked_out_from_its_experience(make_roles: 
             kls.append(e.proximal_logprobs[i, t].item() - e.reference_logprobs[i, t].item())
             values.append(e.values[i, t].item())
             returns.append(e.returns[i, t].item())
-            weights.append(e.weights[i, t].item())
-            losses.append(-e.weights[i, t].item() * e.advantages[i, t].item())
+            weights.append(e.importance_weights[i, t].item())
+            losses.append(-e.importance_weights[i, t].item() * e.advantages[i, t].item())
     n = len(values)
     mean_error = sum(r - v for r, v in zip(returns, values, strict=True)) / n
     mean_return = sum(returns) / n
@@ -747,7 +747,7 @@ def test_the_version_lag_is_how_far_the_policy_was_from_proximal_before_it_moved
     with torch.no_grad():
         lags = torch.cat(
             [
-                (roles.score(Role.POLICY, e.batch, e.support).logprobs - e.proximal_logprobs)[
+                (roles.score(Role.POLICY, e.batch, e.nucleus_mask).logprobs - e.proximal_logprobs)[
                     e.batch.mask
                 ].abs()
                 for e in mini_batches[0]

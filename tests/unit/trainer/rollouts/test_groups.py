@@ -26,7 +26,7 @@ from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
 from trainer.online.pipeline import RolloutPipeline, open_pipeline
-from trainer.rollouts.groups import RolloutBatch, StoredGroup, score_group
+from trainer.rollouts.groups import RolloutBatch, RolloutRow, score_group
 from trainer.rollouts.metrics import rollout_metrics
 from trainer.rollouts.questions import QuestionStream
 
@@ -449,7 +449,7 @@ def test_a_journal_line_holds_the_recipes_fields_and_every_token() -> None:
         assert arm["token_ids"] == [3, 4, 5]
         assert arm["sampler_logprobs"] == [-0.5, -0.25, -1.0]
         assert (arm["temperature"], arm["top_p"]) == (0.25, 0.9)
-    stored = StoredGroup.model_validate(row)
+    stored = RolloutRow.model_validate(row)
     assert stored.samples == scored.samples
     again = stored.scored(REWARD)
     assert (again.rewards, again.trained, again.scores) == (
