@@ -25,7 +25,7 @@ from inference_server.wire.schemas import (
     adapter_name,
 )
 from regime_w import ArmSpec
-from trainer.client.arms_client import Completion
+from trainer.client.arms_client import TextCompletion
 from trainer.errors import ServerRejectedError
 from trainer.model.batch import Sample, micro_batches
 from trainer.model.roles import AdapterState, PolicyRoles, Role, read_adapter
@@ -122,8 +122,8 @@ class MemoryServer:
 
     async def complete(
         self, model: str, prompts: list[str], *, max_tokens: int
-    ) -> list[Completion]:
-        return [Completion(text="#### 1", num_tokens=2, truncated=False) for _ in prompts]
+    ) -> list[TextCompletion]:
+        return [TextCompletion(text="#### 1", num_tokens=2, truncated=False) for _ in prompts]
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         (question,) = request.questions

@@ -54,7 +54,7 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completion:
+class TextCompletion:
     """What a plain prompt was continued with."""
 
     text: str
@@ -71,7 +71,7 @@ class _Choice(BaseModel):
     token_ids: list[int]
 
 
-class _Completions(BaseModel):
+class _CompletionsBody(BaseModel):
     """What we need of the OpenAI API's answer."""
 
     choices: list[_Choice]
@@ -286,10 +286,10 @@ class ArmsClient:
 
     async def complete(
         self, model: str, prompts: list[str], *, max_tokens: int, temperature: float = 0.0
-    ) -> list[Completion]:
+    ) -> list[TextCompletion]:
         """Completions of plain prompts by a served model name, in order; greedy by default."""
         completions = await self._send(
-            _Completions,
+            _CompletionsBody,
             "POST",
             "/v1/completions",
             json={
@@ -301,7 +301,7 @@ class ArmsClient:
             },
         )
         return [
-            Completion(
+            TextCompletion(
                 text=choice.text,
                 num_tokens=len(choice.token_ids),
                 truncated=choice.finish_reason is FinishReason.LENGTH,

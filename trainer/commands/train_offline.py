@@ -31,7 +31,7 @@ from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.metrics import group_metrics
 from trainer.rollouts.questions import QuestionState, QuestionStream
 from trainer.run_state.checkpoint import (
-    Progress,
+    TrainProgress,
     checkpoint_folders,
     load_checkpoint,
     newest_checkpoint,
@@ -85,7 +85,7 @@ def _train_offline(config: OfflineRunConfig, stop: StopRequest) -> Path:
     learner = Learner(
         TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run), roles
     )
-    progress = Progress(step=0, questions=QuestionState())
+    progress = TrainProgress(step=0, questions=QuestionState())
     if checkpoint_folders(run.folder):
         newest = newest_checkpoint(run.folder, print)
         progress = load_checkpoint(newest, roles, learner.update).progress
@@ -119,7 +119,7 @@ def _train_offline(config: OfflineRunConfig, stop: StopRequest) -> Path:
             )
             clock.lap("update")
             questions.done(batch, {})
-            progress = Progress(step=step, questions=questions.state)
+            progress = TrainProgress(step=step, questions=questions.state)
             if step == 1 and ppo.logprob_mismatch > _FOREIGN_NATS:
                 tracker.say(_foreign_warning(ppo.logprob_mismatch))
             metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}

@@ -24,7 +24,7 @@ from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
 from trainer.rollouts.metrics import rollout_metrics
 from trainer.rollouts.questions import QuestionStream
-from trainer.run_state.checkpoint import Progress, checkpoint_folders, save_checkpoint, step_of
+from trainer.run_state.checkpoint import TrainProgress, checkpoint_folders, save_checkpoint, step_of
 from trainer.run_state.journal import Journal, JournaledStep
 
 _FINISH_WITHIN_S = 5.0
@@ -57,7 +57,7 @@ class Training:
     evaluations: HeldOutEvaluations
     questions: QuestionStream
     pipeline: RolloutPipeline
-    progress: Progress
+    progress: TrainProgress
     """What is done and published."""
     published: Published
     """The newest version."""
@@ -127,7 +127,7 @@ class Training:
             if self.evaluations.is_due(step):
                 self.evaluations.start(step, self.published)
             evaluated = self.evaluations.collect(wait=is_last)
-        self.progress = Progress(step=step, questions=self.questions.state)
+        self.progress = TrainProgress(step=step, questions=self.questions.state)
         metrics = {
             "version": self.published.version,
             **entry.metrics,

@@ -14,7 +14,7 @@ from trainer.online.sync_check import SyncCheck
 from trainer.online.versions import Published, Publisher
 from trainer.ppo.learner import Learner
 from trainer.rollouts.questions import Curriculum, QuestionState
-from trainer.run_state.checkpoint import Progress, load_checkpoint, newest_checkpoint
+from trainer.run_state.checkpoint import TrainProgress, load_checkpoint, newest_checkpoint
 from trainer.run_state.journal import Journal
 from trainer.run_state.recompute import recompute
 
@@ -23,7 +23,7 @@ from trainer.run_state.recompute import recompute
 class Restored:
     """A run that is where it was."""
 
-    progress: Progress
+    progress: TrainProgress
     rows: dict[int, Metrics]
     """Metrics of the steps that were done again."""
 
@@ -57,7 +57,7 @@ def restore(
             questions = QuestionState(
                 cursor=entry.cursor, pending=entry.pending, streaks=dict(curriculum.streaks)
             )
-            progress = Progress(step=entry.step, questions=questions)
+            progress = TrainProgress(step=entry.step, questions=questions)
             rows[entry.step] = done.metrics
             changed = [adapter for adapter, sha256 in done.adapters if adapter.sha256 != sha256]
             say(
@@ -78,7 +78,7 @@ def serve_again(
     publisher: Publisher,
     sync: SyncCheck,
     say: Callable[[str], None],
-) -> tuple[Progress, Published]:
+) -> tuple[TrainProgress, Published]:
     """Make the server hold, under the same numbers, what rollouts are still to come of.
 
     Each version is proven like any other push.
@@ -102,7 +102,7 @@ def serve_again(
     published = publisher.publish(progress.step, learner.roles)
     sync.start(published)
     say(f"serving version {published.version} at step {progress.step}")
-    return Progress(step=progress.step, questions=questions), published
+    return TrainProgress(step=progress.step, questions=questions), published
 
 
 def complete_metrics(restored: Restored, published: Published, tracker: Tracker) -> None:

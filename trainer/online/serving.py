@@ -23,7 +23,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
     adapter_name,
 )
-from trainer.client.arms_client import ArmsClient, Completion
+from trainer.client.arms_client import ArmsClient, TextCompletion
 from trainer.client.retries import Patience
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, SyncError
 
@@ -135,7 +135,7 @@ class Serving:
 
     async def complete(
         self, version: int, prompts: list[str], *, max_tokens: int
-    ) -> list[Completion]:
+    ) -> list[TextCompletion]:
         """A version's greedy completions of plain prompts, in order."""
         completions, _ = await self._ask(
             version,

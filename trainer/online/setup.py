@@ -25,7 +25,7 @@ from trainer.online.sync_check import SyncCheck
 from trainer.online.versions import Publisher
 from trainer.ppo.learner import Learner
 from trainer.rollouts.questions import QuestionState, QuestionStream
-from trainer.run_state.checkpoint import Progress, checkpoint_folders, save_checkpoint, step_of
+from trainer.run_state.checkpoint import TrainProgress, checkpoint_folders, save_checkpoint, step_of
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_folder import (
     ADAPTERS_FOLDER,
@@ -107,7 +107,7 @@ def _train(config: TrainConfig, journal: Journal, stop: StopRequest) -> TrainRes
         )
         if not checkpoint_folders(run.folder):
             keep_start(run.folder, roles)
-            start = Progress(step=0, questions=QuestionState())
+            start = TrainProgress(step=0, questions=QuestionState())
             save_checkpoint(run.folder, start, roles, learner.update, num_kept=run.num_checkpoints)
         steps_done = max(journal.past.last_step, step_of(checkpoint_folders(run.folder)[-1]))
         with (

@@ -25,7 +25,7 @@ _BEST_FILE = "best.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class TrainProgress:
     """Where a run stands."""
 
     step: int
@@ -99,7 +99,7 @@ def write_best(run_folder: Path, best: Best) -> None:
 
 def save_checkpoint(
     run_folder: Path,
-    progress: Progress,
+    progress: TrainProgress,
     roles: PolicyRoles,
     update: PPOUpdate,
     *,
@@ -215,7 +215,7 @@ def torch_version(folder: Path) -> str:
 class Checkpoint:
     """What of a checkpoint is not put where it belongs by loading it."""
 
-    progress: Progress
+    progress: TrainProgress
     served: dict[int, AdapterState]
     """See `save_checkpoint`."""
 
@@ -229,7 +229,7 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
     try:
         state: dict[str, Any] = torch.load(folder / _STATE_FILE, weights_only=True)
         questions = QuestionState.model_validate(state["questions"])
-        progress = Progress(step=state["step"], questions=questions)
+        progress = TrainProgress(step=state["step"], questions=questions)
         for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
             roles.load_adapter_state(role, state[role.value])
         roles.value_head.load_state_dict(state["value_head"])

@@ -27,7 +27,7 @@ from inference_server.wire.schemas import (
     Question,
 )
 from regime_w import build_all_arms
-from trainer.client.arms_client import ArmsClient, Completion
+from trainer.client.arms_client import ArmsClient, TextCompletion
 from trainer.config.sections import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
 
@@ -353,8 +353,8 @@ async def test_completions_come_in_the_order_of_their_prompts(connect: Connect) 
     ]
     async with connect(Server(httpx.Response(200, json={"choices": choices}))) as client:
         assert await client.complete("policy", ["x", "y"], max_tokens=4) == [
-            Completion(text="a", num_tokens=2, truncated=False),
-            Completion(text="b", num_tokens=4, truncated=True),
+            TextCompletion(text="a", num_tokens=2, truncated=False),
+            TextCompletion(text="b", num_tokens=4, truncated=True),
         ]
 
 

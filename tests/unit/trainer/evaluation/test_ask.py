@@ -22,7 +22,7 @@ from inference_server.wire.schemas import (
     adapter_name,
 )
 from regime_w import build_all_arms, build_prompt
-from trainer.client.arms_client import Completion
+from trainer.client.arms_client import TextCompletion
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import (
@@ -124,7 +124,7 @@ class FakeServer:
 
     async def complete(
         self, model: str, prompts: list[str], *, max_tokens: int
-    ) -> list[Completion]:
+    ) -> list[TextCompletion]:
         self.log.append(f"complete {model} {len(prompts)}")
         if self.failure is not None:
             if self.fails_after == 0:
@@ -132,7 +132,7 @@ class FakeServer:
             self.fails_after -= 1
         right = set(PROMPTS[: self.skill[model]])
         texts = [GOLD[prompt] if prompt in right else "I give up." for prompt in prompts]
-        return [Completion(text=text, num_tokens=5, truncated=False) for text in texts]
+        return [TextCompletion(text=text, num_tokens=5, truncated=False) for text in texts]
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         """Two arms: the first answers as greedily, the second never."""
@@ -280,7 +280,7 @@ async def test_an_upload_that_the_server_retired_by_itself_is_no_error(tmp_path:
     class Retiring(FakeServer):
         async def complete(
             self, model: str, prompts: list[str], *, max_tokens: int
-        ) -> list[Completion]:
+        ) -> list[TextCompletion]:
             self.versions.clear()
             return await super().complete(model, prompts, max_tokens=max_tokens)
 

@@ -9,7 +9,7 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.unit.fake_serving import serving_for
-from trainer.client.arms_client import Completion
+from trainer.client.arms_client import TextCompletion
 from trainer.config.sections import DataConfig, RolloutConfig, RunConfig, TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
@@ -32,14 +32,14 @@ class FakeClient:
 
     async def complete(
         self, model: str, prompts: list[str], *, max_tokens: int
-    ) -> list[Completion]:
+    ) -> list[TextCompletion]:
         self.asked.append((model, prompts, max_tokens))
         await self.may_answer.wait()
         if self.error is not None:
             raise self.error
         wrong = ["no idea"] * (len(prompts) - self.num_right)
         texts = [*(record.gold for record in RECORDS[: self.num_right]), *wrong]
-        return [Completion(text=text, num_tokens=4, truncated=False) for text in texts]
+        return [TextCompletion(text=text, num_tokens=4, truncated=False) for text in texts]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from trainer.rollouts.questions import PendingQuestions, QuestionState
 from trainer.run_state.checkpoint import (
     Best,
     Checkpoint,
-    Progress,
+    TrainProgress,
     checkpoint_folders,
     load_checkpoint,
     newest_checkpoint,
@@ -89,7 +89,7 @@ def questions_after(step: int) -> QuestionState:
 
 
 def saved(run_folder: Path, step: int, learner: Learner, kept: int = 9) -> Path:
-    progress = Progress(step=step, questions=questions_after(step))
+    progress = TrainProgress(step=step, questions=questions_after(step))
     served = {7: learner.roles.rounded_policy()}
     return save_checkpoint(
         run_folder, progress, learner.roles, learner.update, served=served, num_kept=kept
@@ -110,7 +110,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_as_if_nothing_had_happened(
     resumed = Learner(CONFIG, make_roles(seed=1))  # every weight is another
     train(resumed, 3, served)
     checkpoint = load_checkpoint(folder, resumed.roles, resumed.update)
-    assert checkpoint.progress == Progress(step=12, questions=questions_after(12))
+    assert checkpoint.progress == TrainProgress(step=12, questions=questions_after(12))
     assert torch.equal(torch.rand(3), random_after)
     assert checkpoint.served.keys() == {7}
     assert differing(checkpoint.served[7], served) == set()
@@ -245,7 +245,7 @@ def test_a_killed_save_leaves_nothing_that_counts_and_the_next_one_replaces_it(
 
 def test_a_step_done_again_replaces_its_checkpoint(learner: Learner, tmp_path: Path) -> None:
     saved(tmp_path, 7, learner)
-    again = Progress(step=7, questions=QuestionState(cursor=1))
+    again = TrainProgress(step=7, questions=QuestionState(cursor=1))
     folder = save_checkpoint(tmp_path, again, learner.roles, learner.update, num_kept=3)
     assert checkpoint_folders(tmp_path) == [folder]
     assert load_checkpoint(folder, learner.roles, learner.update) == Checkpoint(
@@ -317,7 +317,7 @@ def test_the_best_checkpoint_and_the_one_being_evaluated_are_never_deleted(
     learner: Learner, tmp_path: Path
 ) -> None:
     def save(step: int, evaluating: int | None = None) -> list[str]:
-        progress = Progress(step=step, questions=QuestionState())
+        progress = TrainProgress(step=step, questions=QuestionState())
         save_checkpoint(
             tmp_path,
             progress,
