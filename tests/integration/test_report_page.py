@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,9 @@ from trainer.report.page import write_report
 MADE_RUN = Path(__file__).parent.parent / "fixtures/verdict/kl_blow_up"
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+# The network log's name for a request that no page made.
+NO_ORIGIN = "not an origin"
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,7 +43,7 @@ PROBE = """
 
 
 def browse(page: Path, width: int, folder: Path) -> tuple[str, str, list[str]]:
-    """The page's DOM after its scripts ran, what the console said, and every URL that was asked for."""
+    """The page's DOM after its scripts ran, its console messages, and every URL that it asked for."""
     log = folder / "net.json"
     done = subprocess.run(
         [
@@ -56,8 +60,23 @@ def browse(page: Path, width: int, folder: Path) -> tuple[str, str, list[str]]:
     )
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
     events = json.loads(log.read_text())["events"]
-    urls = [e["params"]["url"] for e in events if "url" in e.get("params", {})]
-    return done.stdout, console, urls
+    parameters = [event.get("params", {}) for event in events]
+    return done.stdout, console, [asked_for(p) for p in parameters if is_of_the_page(p)]
+
+
+def is_of_the_page(event: dict[str, Any]) -> bool:
+    """Whether the page caused a network event: a request, or a connection opened ahead of one.
+
+    The full browser, unlike the headless shell, also asks for its own updates, dictionaries and
+    accounts. Those requests have no origin as their initiator and no file as their top frame.
+    """
+    by_an_origin = event.get("initiator", NO_ORIGIN) != NO_ORIGIN
+    return by_an_origin or str(event.get("network_anonymization_key", "")).startswith("file:")
+
+
+def asked_for(event: dict[str, Any]) -> str:
+    """The URL of a request; the origin of a look-up or a connection."""
+    return str(event["url"] if "url" in event else event["host"])
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +110,13 @@ def test_the_page_is_quiet_asks_for_nothing_and_fits(
 def test_a_page_that_complains_and_asks_would_be_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(
-        '<script>console.error("broken")</script><img src="http://127.0.0.1:9/pixel.png">'
+        '<script>console.error("broken"); fetch("http://127.0.0.1:9/fetched").catch(() => 0);'
+        'new WebSocket("ws://127.0.0.1:9/socket")</script>'
+        '<img src="http://127.0.0.1:9/pixel.png"><iframe src="http://127.0.0.1:9/frame"></iframe>'
     )
     _, console, urls = browse(page, 400, tmp_path)
     assert "broken" in console
-    assert "http://127.0.0.1:9/pixel.png" in urls
+    asked = {"http://127.0.0.1:9/fetched", "http://127.0.0.1:9/pixel.png"}
+    asked |= {"http://127.0.0.1:9/frame", "ws://127.0.0.1:9/socket"}
+    assert asked <= set(urls)
+    assert not [url for url in urls if "127.0.0.1:9" not in url and not url.startswith("file:")]
