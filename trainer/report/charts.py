@@ -1,14 +1,15 @@
-"""A figure of plotly's for the report's page: its colours, its place, its caption.
+"""How every chart of the report is drawn: colours, axes, error bars, caption.
 
-Leaves: figures as JSON, which plotly.js draws.
+Figures leave as JSON, which plotly.js draws in the page.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
 from markupsafe import Markup
 
-GRID = "rgba(128, 128, 128, 0.25)"
+_GRID = "rgba(128, 128, 128, 0.25)"
 _COLOURS = (
     "#3b7dd8",
     "#e07b39",
@@ -30,12 +31,36 @@ class RenderedChart:
     note: str
     """One sentence on what to look for."""
     div_id: str
+    """Unique on the page."""
     figure: Markup
-    """What plotly.js draws, as JSON."""
+    """The figure that plotly.js draws, as JSON."""
+
+
+def axis(title: str | None = None, **layout: object) -> dict[str, object]:
+    """Layout of an axis with the page's grid; ``layout`` adds to plotly's other settings of it."""
+    named = {} if title is None else {"title": {"text": title}}
+    return {**named, "gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True, **layout}
+
+
+def error_bars(
+    values: Sequence[float],
+    lows: Sequence[float],
+    highs: Sequence[float],
+    *,
+    thickness: float = 1.5,
+) -> dict[str, object]:
+    """Error bars around values, in the values' unit, from the ends of their intervals."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - value for value, high in zip(values, highs, strict=True)],
+        "arrayminus": [value - low for value, low in zip(values, lows, strict=True)],
+        "thickness": thickness,
+    }
 
 
 def render(figure: go.Figure, *, title: str, note: str, div_id: str) -> RenderedChart:
-    """A figure for the page, in the page's colours; ``div_id`` is unique on it."""
+    """A figure for the page, in the page's colours; ``div_id`` must be unique on the page."""
     figure.update_layout(
         template="none",
         # The page's own colours show through, light or dark; its script sets the ink.

@@ -1,23 +1,24 @@
-"""An evaluation as charts: accuracies with their intervals, pass@k, and coherence against correctness."""
+"""An evaluation as charts: accuracies with their intervals, pass@k, and coherence against correctness.
+
+Enters: an `Evaluation`. Leaves: rendered charts.
+"""
 
 from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
 from trainer.evaluation.results import ArmsResult, Estimate, Evaluation
-from trainer.report.charts import GRID, RenderedChart, render
-
-_PLAIN = {"gridcolor": GRID, "zeroline": False, "automargin": True}
+from trainer.report.charts import RenderedChart, axis, error_bars, render
 
 
 def evaluation_charts(evaluation: Evaluation) -> list[RenderedChart]:
-    """Greedy accuracy, and what the arms add where they were asked."""
+    """Greedy accuracy, and the charts over the arms where the arms were sampled."""
     with_arms = [(model.label, model.arms) for model in evaluation.models if model.arms is not None]
     charts = [
         render(
             _accuracies(evaluation),
             title="Accuracy",
-            note="Share of the held-out questions that are answered right, with 95% intervals.",
+            note="Share of the held-out questions answered correctly, with 95% intervals.",
             div_id="chart-accuracy",
         )
     ]
@@ -26,20 +27,20 @@ def evaluation_charts(evaluation: Evaluation) -> list[RenderedChart]:
             render(
                 _pass_at(with_arms),
                 title="pass@k",
-                note="The chance that one of k completions, of different arms, is right.",
+                note="Probability that at least one of k completions, of different arms, is correct.",
                 div_id="chart-pass-at-k",
             ),
             render(
                 _by_arm(with_arms),
                 title="Accuracy by arm",
-                note="Sampled, with 95% intervals.",
+                note="Mean over sampled completions, with 95% intervals.",
                 div_id="chart-accuracy-by-arm",
             ),
             render(
                 _reliability(with_arms),
-                title="Does coherence know when it is right?",
-                note="Share of questions whose consensus is right, by the coherence (s_wm) of their "
-                "arms, which does not know the gold answers; on the diagonal it would be a probability.",
+                title="Does coherence predict correctness?",
+                note="Share of questions whose consensus is correct, by the coherence (s_wm) of their "
+                "arms, which is computed without the gold answers; calibrated scores lie on the diagonal.",
                 div_id="chart-reliability",
             ),
         ]
@@ -56,15 +57,15 @@ def _accuracies(evaluation: Evaluation) -> go.Figure:
             y=labels,
             name=name,
             mode="markers",
-            # Beside each other, not on each other.
+            # Side by side, not on top of each other.
             orientation="h",
             marker={"size": 9},
-            error_x=_bars(estimates),
+            error_x=_percent_bars(estimates),
         )
     figure.update_layout(
-        xaxis={"title": {"text": "% right"}, **_PLAIN},
-        # The first model on top; text never becomes a number or a date.
-        yaxis={"type": "category", "autorange": "reversed", **_PLAIN},
+        xaxis=axis("% correct", zeroline=False),
+        # The first model on top; labels are never read as numbers or dates.
+        yaxis=axis(type="category", autorange="reversed", zeroline=False),
         scattermode="group",
     )
     return figure
@@ -87,12 +88,12 @@ def _pass_at(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
             y=[100 * chance.value for chance in chances],
             name=label,
             mode="lines+markers",
-            error_y=_bars(chances),
+            error_y=_percent_bars(chances),
         )
     ks = [at.k for at in models[0][1].pass_at]
     figure.update_layout(
-        xaxis={"title": {"text": "k"}, "type": "log", "tickvals": ks, **_PLAIN},
-        yaxis={"title": {"text": "% right"}, **_PLAIN},
+        xaxis=axis("k", type="log", tickvals=ks, zeroline=False),
+        yaxis=axis("% correct", zeroline=False),
     )
     return figure
 
@@ -107,11 +108,11 @@ def _by_arm(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
             name=label,
             mode="markers",
             marker={"size": 8},
-            error_y=_bars(accuracies),
+            error_y=_percent_bars(accuracies),
         )
     figure.update_layout(
-        xaxis={"type": "category", "tickangle": -40, **_PLAIN},
-        yaxis={"title": {"text": "% right"}, **_PLAIN},
+        xaxis=axis(type="category", tickangle=-40, zeroline=False),
+        yaxis=axis("% correct", zeroline=False),
         scattermode="group",
     )
     return figure
@@ -136,30 +137,23 @@ def _reliability(models: Sequence[tuple[str, ArmsResult]]) -> go.Figure:
             mode="lines+markers",
             customdata=[b.num_questions for b in bins],
             hovertemplate="coherence %{x:.2f}: %{y:.1%} of %{customdata} questions",
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": [b.high - b.share_correct for b in bins],
-                "arrayminus": [b.share_correct - b.low for b in bins],
-                "thickness": 1,
-            },
+            error_y=error_bars(
+                [b.share_correct for b in bins],
+                [b.low for b in bins],
+                [b.high for b in bins],
+                thickness=1,
+            ),
         )
     figure.update_layout(
-        xaxis={"title": {"text": "coherence"}, "range": [-0.02, 1.02], **_PLAIN},
-        yaxis={
-            "title": {"text": "share right"},
-            "range": [-0.05, 1.05],
-            **_PLAIN,
-        },
+        xaxis=axis("coherence", range=[-0.02, 1.02], zeroline=False),
+        yaxis=axis("share correct", range=[-0.05, 1.05], zeroline=False),
     )
     return figure
 
 
-def _bars(estimates: Sequence[Estimate]) -> dict[str, object]:
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [100 * (e.high - e.value) for e in estimates],
-        "arrayminus": [100 * (e.value - e.low) for e in estimates],
-        "thickness": 1.5,
-    }
+def _percent_bars(estimates: Sequence[Estimate]) -> dict[str, object]:
+    return error_bars(
+        [100 * e.value for e in estimates],
+        [100 * e.low for e in estimates],
+        [100 * e.high for e in estimates],
+    )

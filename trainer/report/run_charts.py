@@ -1,14 +1,12 @@
-"""A run's metrics as charts: which curves belong together, and how each is read.
+"""The charts of a run's metrics: which curves belong together, and how to read each chart.
 
 Enters: the rows of ``metrics.jsonl``. Leaves: rendered charts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
-import plotly.graph_objects as go
-
-from trainer.report.charts import GRID, RenderedChart, render
+from trainer.report.charts import RenderedChart, render
+from trainer.report.curves import Axis, CurveChart, curve_figure
 
 _BY_ARM = {
     "arm_correct/": (
@@ -18,39 +16,15 @@ _BY_ARM = {
     ),
     "arm/": ("Reward by arm", "Mean over an arm's completions.", "reward"),
 }
-"""Prefixes of metrics, with one curve an arm."""
+"""Prefixes of metrics, with one curve per arm."""
 _PHASES = ("experience", "update")
-"""Phases whose throughput follows from their time; generation's is measured."""
-_MARKERS_UP_TO_STEPS = 50
-"""A line through one point is invisible; through many, markers hide it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Axis:
-    title: str
-    curves: Mapping[str, str]
-    """Names of metrics to names in the legend."""
-    log: bool = False
-    limits: tuple[float, float] | None = None
-    """What is shown of it; None fits the curves."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Chart:
-    title: str
-    note: str
-    left: _Axis
-    right: _Axis | None = None
-    """Its curves are dashed."""
-    stacked: bool = False
-    """Whether the curves of the left axis add up."""
-
+"""Phases whose throughput is computed from their time; that of generation is measured."""
 
 _CHARTS = (
-    _Chart(
+    CurveChart(
         title="Reward and its parts",
         note="Mean over all completions of a step; base, coherence and length sum to the reward.",
-        left=_Axis(
+        left=Axis(
             title="reward",
             curves={
                 "reward/mean": "reward",
@@ -60,11 +34,11 @@ _CHARTS = (
             },
         ),
     ),
-    _Chart(
+    CurveChart(
         title="Correctness and coherence",
-        note="Share of the completions that are correct, and the scores of their groups; agreement that "
-        "rises while correctness does not is a consensus on wrong answers.",
-        left=_Axis(
+        note="Share of the completions that are correct, and the scores of their groups; if "
+        "agreement rises and correctness does not, the arms agree on wrong answers.",
+        left=Axis(
             title="share, or score",
             curves={
                 "reward/correct": "share correct",
@@ -75,74 +49,74 @@ _CHARTS = (
             },
         ),
     ),
-    _Chart(
+    CurveChart(
         title="Held-out accuracy",
-        note="Greedy answers to questions that are never trained on, where the run evaluates itself; "
-        "shown at the step in which the evaluation was finished.",
-        left=_Axis(
+        note="Greedy answers to questions that are never trained on, for runs that evaluate "
+        "themselves; shown at the step in which the evaluation finished.",
+        left=Axis(
             title="share correct",
             curves={
                 "eval/accuracy": "accuracy",
                 "eval/best_accuracy": "best so far",
-                "eval/low": "95% interval: from",
-                "eval/high": "to",
+                "eval/low": "95% interval, low",
+                "eval/high": "95% interval, high",
             },
         ),
     ),
-    _Chart(
+    CurveChart(
         title="KL to the reference",
-        note="How far the policy is from where it started, and the price it pays for that.",
-        left=_Axis(title="nats a completion", curves={"ppo/reference_kl": "KL"}),
-        right=_Axis(title="coefficient", curves={"ppo/kl_coef": "KL coefficient"}),
+        note="Distance of the policy from the reference, and the coefficient of the penalty on it.",
+        left=Axis(title="nats per completion", curves={"ppo/reference_kl": "KL"}),
+        right=Axis(title="coefficient", curves={"ppo/kl_coef": "KL coefficient"}),
     ),
-    _Chart(
+    CurveChart(
         title="Entropy",
-        note="Falls as the policy grows sure; near zero it has stopped exploring.",
-        left=_Axis(title="nats a token", curves={"ppo/entropy": "entropy"}),
+        note="Falls as the policy becomes more certain; near zero it no longer explores.",
+        left=Axis(title="nats per token", curves={"ppo/entropy": "entropy"}),
     ),
-    _Chart(
+    CurveChart(
         title="Size of the update",
         note="Share of tokens whose ratio was clipped, and how far one step moved the policy.",
-        left=_Axis(title="share of tokens", curves={"ppo/clip_fraction": "clip fraction"}),
-        right=_Axis(title="nats a token", curves={"ppo/approx_kl": "approximate KL"}),
+        left=Axis(title="share of tokens", curves={"ppo/clip_fraction": "clip fraction"}),
+        right=Axis(title="nats per token", curves={"ppo/approx_kl": "approximate KL"}),
     ),
-    _Chart(
+    CurveChart(
         title="Critic",
-        note="Explained variance: 1 predicts every return, 0 is no better than their mean; shown down to "
-        "-1, where returns hardly vary it falls without end.",
-        left=_Axis(
+        note="Explained variance: 1 predicts every return, 0 is no better than their mean. Cut off at "
+        "-1: where returns hardly vary it has no lower bound.",
+        left=Axis(
             title="explained variance",
             curves={"ppo/explained_variance": "explained variance"},
             limits=(-1.05, 1.05),
         ),
-        right=_Axis(title="value loss", curves={"ppo/value_loss": "value loss"}),
+        right=Axis(title="value loss", curves={"ppo/value_loss": "value loss"}),
     ),
-    _Chart(
+    CurveChart(
         title="Mismatch",
-        note="Mean |difference| of trainer's and server's logprobs under one version, over the rollouts "
-        "and over the probe of each push: numerics alone.",
-        left=_Axis(
-            title="nats a token",
+        note="Mean |difference| between trainer's and server's logprobs of the same version, over the "
+        "rollouts and over the probe of each push: numerical differences only.",
+        left=Axis(
+            title="nats per token",
             curves={"ppo/logprob_mismatch": "rollouts", "sync/mismatch": "probe"},
             log=True,
         ),
     ),
-    _Chart(
+    CurveChart(
         title="Staleness",
-        note="How many versions old the rollouts are, and how far a token's logprob moved meanwhile.",
-        left=_Axis(title="nats a token", curves={"ppo/logprob_lag": "moved by"}),
-        right=_Axis(title="versions", curves={"rollout/lag": "lag"}),
+        note="How many versions old the rollouts are, and how far a token's logprob has moved since.",
+        left=Axis(title="nats per token", curves={"ppo/logprob_lag": "moved by"}),
+        right=Axis(title="versions", curves={"rollout/lag": "lag"}),
     ),
-    _Chart(
+    CurveChart(
         title="Completions",
         note="Mean length, and the share that hit the token limit.",
-        left=_Axis(title="tokens", curves={"rollout/completion_tokens_mean": "tokens"}),
-        right=_Axis(title="share", curves={"rollout/truncated": "truncated"}),
+        left=Axis(title="tokens", curves={"rollout/completion_tokens_mean": "tokens"}),
+        right=Axis(title="share", curves={"rollout/truncated": "truncated"}),
     ),
-    _Chart(
+    CurveChart(
         title="Time by phase",
         note="Generation overlaps the update, so only the wait for it counts.",
-        left=_Axis(
+        left=Axis(
             title="seconds",
             curves={
                 "time/wait_s": "wait",
@@ -155,29 +129,29 @@ _CHARTS = (
         ),
         stacked=True,
     ),
-    _Chart(
-        title="Who waits for whom",
-        note="Shares of a step; the side that waits less is the bottleneck.",
-        left=_Axis(
+    CurveChart(
+        title="Waiting",
+        note="Share of a step that each side waits; the side that waits less is the bottleneck.",
+        left=Axis(
             title="share of the step",
             curves={
                 "time/trainer_wait_share": "trainer waits for rollouts",
-                "time/server_idle_share": "server has no rollouts to generate",
+                "time/server_idle_share": "server waits for requests",
             },
         ),
     ),
-    _Chart(
-        title="Groups that teach nothing",
-        note="Share of the groups whose completions all earned the same, and how many were replaced.",
-        left=_Axis(title="share of groups", curves={"rollout/zero_variance_groups": "share"}),
-        right=_Axis(title="groups", curves={"rollout/num_replaced_groups": "replaced"}),
+    CurveChart(
+        title="Groups without variance",
+        note="Share of groups whose completions all have the same reward, and how many were replaced.",
+        left=Axis(title="share of groups", curves={"rollout/zero_variance_groups": "share"}),
+        right=Axis(title="groups", curves={"rollout/num_replaced_groups": "replaced"}),
     ),
-    _Chart(
+    CurveChart(
         title="Throughput by phase",
-        note="Generated tokens of a step in a second of generating them, of scoring them under the "
-        "three roles, and of the update.",
-        left=_Axis(
-            title="tokens a second",
+        note="Generated tokens of a step per second of generation, of computing logprobs and values "
+        "(experience), and of the update.",
+        left=Axis(
+            title="tokens per second",
             curves={
                 "rollout/tokens_per_s": "generate",
                 **{f"time/{phase}_tokens_per_s": phase for phase in _PHASES},
@@ -198,13 +172,13 @@ def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
     charts = [*_CHARTS[:2], *_by_arm(names), *_CHARTS[2:]]
     return [
         render(
-            _figure(chart, rows, names),
+            curve_figure(chart, rows),
             title=chart.title,
             note=chart.note,
             div_id=f"chart-{number}",
         )
         for number, chart in enumerate(charts, 1)
-        if any(name in names for axis in (chart.left, chart.right) if axis for name in axis.curves)
+        if chart.metrics & names
     ]
 
 
@@ -217,57 +191,9 @@ def _throughput(row: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _by_arm(names: set[str]) -> Iterator[_Chart]:
+def _by_arm(names: set[str]) -> Iterator[CurveChart]:
     for prefix, (title, note, axis) in _BY_ARM.items():
         arms = sorted(name for name in names if name.startswith(prefix))
         if arms:
             curves = {name: name.removeprefix(prefix) for name in arms}
-            yield _Chart(title=title, note=note, left=_Axis(title=axis, curves=curves))
-
-
-def _figure(chart: _Chart, rows: Sequence[Mapping[str, float]], names: set[str]) -> go.Figure:
-    figure = go.Figure()
-    steps = [row["step"] for row in rows]
-    mode = "lines+markers" if len(rows) <= _MARKERS_UP_TO_STEPS else "lines"
-    for axis, y, dash in ((chart.left, "y", "solid"), (chart.right, "y2", "dash")):
-        for metric, label in axis.curves.items() if axis else ():
-            if metric in names:
-                # A step without the value (it was not finite) leaves a gap.
-                figure.add_scatter(
-                    x=steps,
-                    y=[row.get(metric) for row in rows],
-                    name=label,
-                    yaxis=y,
-                    mode=mode,
-                    line={"dash": dash},
-                    stackgroup="phases" if chart.stacked else None,
-                )
-    figure.update_layout(
-        hovermode="x unified",
-        xaxis={
-            "title": {"text": "step", "standoff": 6},
-            "automargin": True,
-            "gridcolor": GRID,
-            "zeroline": False,
-        },
-        yaxis=_axis_layout(chart.left),
-    )
-    if chart.right is not None:
-        # Two grids would cross; the left one is the chart's.
-        figure.update_layout(
-            yaxis2=_axis_layout(chart.right)
-            | {"overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"}
-        )
-    return figure
-
-
-def _axis_layout(axis: _Axis) -> dict[str, object]:
-    return {
-        "title": {"text": axis.title},
-        "type": "log" if axis.log else "linear",
-        "rangemode": "normal" if axis.log else "tozero",
-        "range": axis.limits,
-        "gridcolor": GRID,
-        "zerolinecolor": GRID,
-        "automargin": True,
-    }
+            yield CurveChart(title=title, note=note, left=Axis(title=axis, curves=curves))

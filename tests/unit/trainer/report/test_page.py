@@ -215,7 +215,7 @@ def test_an_evaluation_with_arms_has_their_tables_and_charts(run: Path) -> None:
     write_evaluation(run, {"Base": [False, True], "PPO": [True, True]}, with_arms=True)
     page = page_of(run)
     assert page.tags.count("figure") == NUM_CURVES + 4
-    assert "Does coherence know when it is right?" in page.text
+    assert "Does coherence predict correctness?" in page.text
     rows = [" ".join(row.split()) for row in page.text.splitlines()]
     assert any(row.startswith("pass@2") and "100.0% [34.2, 100.0]" in row for row in rows)
     assert any(row.startswith("<maudlin_0>") for row in rows)
