@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from inference_server.adapters.registry import AdapterRegistry
 from inference_server.adapters.storage import AdapterFolder
+from inference_server.arms.generator import ArmsGenerator
 from inference_server.engine import Engine, EngineDied, Sampling
-from inference_server.generation import ArmsGenerator
 from inference_server.http.errors import engine_unavailable
 from inference_server.metrics import ServerMetrics
 from inference_server.settings import Settings

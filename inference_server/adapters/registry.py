@@ -20,10 +20,10 @@ from inference_server.adapters.storage import (
     RegistryRecord,
     StagedAdapter,
 )
-from inference_server.adapters.uploads import Upload
 from inference_server.adapters.validation import AdapterConfig, validate_adapter
 from inference_server.engine import AdapterRejected, Engine, EngineAdapter, EngineDied
 from inference_server.http.errors import ApiError, busy, conflict, invalid_adapter, not_found
+from inference_server.http.uploads import Upload
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,

@@ -12,8 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
-from inference_server.adapters.uploads import UPLOAD_BODY, read_upload
-from inference_server.generation import ArmsRun
+from inference_server.arms.generator import ArmsRun
 from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.http.body_limit import BodyLimit
 from inference_server.http.errors import (
@@ -23,6 +22,7 @@ from inference_server.http.errors import (
 )
 from inference_server.http.request_log import RequestLog, log
 from inference_server.http.streaming import NDJSON, GroupStream, disconnected, newest, total
+from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import (

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from inference_server.arms.generator import ArmsRun
 from inference_server.engine import EngineDied
-from inference_server.generation import ArmsRun
 from inference_server.http.errors import ApiError, engine_unavailable
 from inference_server.wire.schemas import ErrorResponse, StreamEnd, Usage
 

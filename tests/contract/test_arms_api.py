@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from inference_server.arms_request import sample_seed
+from inference_server.arms.request import sample_seed
 from inference_server.wire.schemas import ArmsResponse, ErrorResponse
 from regime_w import build_all_arms, build_prompt
 

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from inference_server.adapters.registry import AdapterRegistry
-from inference_server.arms_request import (
+from inference_server.arms.request import (
     check_counts,
     resolve_arms,
     resolve_questions,

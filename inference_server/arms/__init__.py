@@ -1,0 +1,1 @@
+"""An arms request: what it asks for, its prompts, and the groups that answer it."""
