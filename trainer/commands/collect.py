@@ -1,19 +1,19 @@
 """Rollouts over all arms into a file, as many questions at a time as the server takes.
 
 Enters: questions and a served model. Leaves: a row a question, written as soon as its group is finished
-(`trainer.rollouts.groups.ScoredGroup.to_json`). A collection that was killed goes on behind its last whole row.
+(`trainer.rollouts.rows`). A collection that was killed goes on behind its last whole row.
 """
 
 import asyncio
-import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
+from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
     ArmGroup,
@@ -32,9 +32,10 @@ from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError, ServerError
-from trainer.io.jsonl import JsonlAppender, read_lines, repair
+from trainer.io.jsonl import JsonlAppender, read_rows, repair
 from trainer.io.kept_settings import keep_settings
 from trainer.rollouts.groups import ScoredGroup, score_group
+from trainer.rollouts.rows import rollout_row
 
 _FREE_SETTINGS = ("output", "limit", "num_in_flight", "server", "data.num_questions")
 
@@ -148,7 +149,7 @@ def _keeper(
     config: CollectConfig, file: JsonlAppender, found: Collected, shown: OnGroup
 ) -> Callable[[ScoredGroup], None]:
     def keep(group: ScoredGroup) -> None:
-        file.append(group.to_json())
+        file.append(rollout_row(group))
         found.add(group)
         shown(sum(len(arm.token_ids) for arm in group.group.arms))
 
@@ -162,11 +163,7 @@ def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None])
     num_torn_bytes = repair(output)
     questions = {record.id: record.question for record in records}
     stored: set[str] = set()
-    for number, line in read_lines(output):
-        try:
-            row = _StoredQuestion.model_validate_json(line)
-        except ValidationError:
-            raise DataError(f"{output}:{number}: not a row of rollouts") from None
+    for number, row in read_rows(output, _StoredQuestion):
         if questions.get(row.id, row.question) != row.question:
             raise DataError(
                 f"{output}:{number}: {row.id} is another question there than in the data; "
@@ -186,8 +183,7 @@ async def _version_of(
     if spec.folder is None:
         yield spec.served_version(status, field="model")
         return
-    with (spec.folder / ADAPTER_WEIGHTS_FILE).open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = sha256_of_file(spec.folder / ADAPTER_WEIGHTS_FILE)
     # A killed collection could not remove its upload; this one will not be removed either.
     if held := [version.version for version in status.versions if version.sha256 == sha256]:
         yield held[-1]

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from regime_w import extract_answer
 from trainer.data.word_problems import Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
-from trainer.io.jsonl import SUFFIXES, read_lines
+from trainer.io.jsonl import SUFFIXES, read_rows, row_error
 
 WORD_PROBLEMS = "word-problems"
 
@@ -98,13 +98,8 @@ def _parse(source: str) -> tuple[str, Split | None]:
 
 
 def _file_records(path: Path) -> Iterator[Record]:
-    for number, line in read_lines(path):
-        where = f"{path}:{number}"
-        try:
-            row = _Row.model_validate_json(line)
-        except ValidationError as error:
-            raise _bad_row(where, error) from None
-        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where)
+    for number, row in read_rows(path, _Row):
+        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, f"{path}:{number}")
 
 
 def _hub_records(dataset: str, split: Split) -> Iterator[Record]:
@@ -116,7 +111,7 @@ def _hub_records(dataset: str, split: Split) -> Iterator[Record]:
         try:
             row = _Row.model_validate(columns)
         except ValidationError as error:
-            raise _bad_row(f"{name} row {number}", error) from None
+            raise row_error(error, f"{name} row {number}") from None
         yield _record(f"{name.rsplit('/', 1)[1]}-{number:06d}", row, f"{name} row {number}")
 
 
@@ -124,12 +119,6 @@ def _record(record_id: str, row: _Row, where: str) -> Record:
     if extract_answer(row.answer) is None:
         raise DataError(f"{where}: answer: no number after '####'")
     return Record(id=record_id, question=row.question, gold=row.answer)
-
-
-def _bad_row(where: str, error: ValidationError) -> DataError:
-    first = error.errors()[0]
-    field = ".".join(map(str, first["loc"])) or "line"
-    return DataError(f"{where}: {field}: {first['msg']}")
 
 
 def load_demonstrations(

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from inference_server.wire.schemas import ArmGroup, FinishReason
 from regime_w import ArmOutput, answers_agree, compute_regime_w_scores, extract_answer
 from trainer.data.sources import Record
-from trainer.errors import DataError, UsageError
-from trainer.io.jsonl import read_lines, write_jsonl
+from trainer.errors import UsageError
+from trainer.io.jsonl import read_rows, write_jsonl
 
 
 class EvaluationPart(BaseModel):
@@ -142,10 +142,5 @@ def read_answers(path: Path) -> Iterator[QuestionAnswers]:
     """
     if not path.is_file():
         raise UsageError(f"there is no {path}; `eval --output` writes it")
-    for number, line in read_lines(path):
-        try:
-            yield QuestionAnswers.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "line"
-            raise DataError(f"{path}:{number}: {field}: {first['msg']}") from None
+    for _, answers in read_rows(path, QuestionAnswers):
+        yield answers

@@ -1,7 +1,7 @@
-"""JSON lines on disk: plain, gzip or zstd by the file's suffix; appended to, read and repaired.
+"""JSON lines on disk: plain, gzip or zstd by the file's suffix; read, appended to and repaired.
 
-A compressed file is a row of gzip members or zstd frames, one an appended row, which any tool reads
-as one file. So a kill can tear the last row alone, and `repair` cuts that off.
+A compressed file is a sequence of gzip members or zstd frames, one for each appended row, which any
+tool reads as one file. So a kill can damage only the last row, and `repair` removes it.
 """
 
 import gzip
@@ -12,24 +12,28 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol, Self, TypeVar
 
 import zstandard
+from pydantic import BaseModel, ValidationError
 
 from trainer.errors import DataError
+from trainer.io.durable import write_file
 
 SUFFIXES = (".jsonl", ".json", ".gz", ".zst")
-"""What a file of rows may end in."""
+"""The endings that a file of rows may have."""
 
 _CHUNK_BYTES = 2**20
 _GZIP_BITS = 16 + zlib.MAX_WBITS
+
+_Row = TypeVar("_Row", bound=BaseModel)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers from 1.
 
     Raises:
-        DataError: The file cannot be read, or is torn or no such compression.
+        DataError: The file cannot be read, is truncated or is not compressed as its suffix says.
     """
     try:
         with path.open("rb") as file:
@@ -39,7 +43,36 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: torn or not {path.suffix[1:]}: {error}") from None
+        raise DataError(f"{path}: truncated or not {path.suffix[1:]}: {error}") from None
+
+
+def read_rows(path: Path, row: type[_Row]) -> Iterator[tuple[int, _Row]]:
+    """The lines of a file as models, with their numbers from 1.
+
+    Raises:
+        DataError: The file cannot be read, or a line is not such a row; names the line and the field.
+    """
+    for number, line in read_lines(path):
+        yield number, parse_row(row, line, f"{path}:{number}")
+
+
+def parse_row(row: type[_Row], line: bytes, where: str) -> _Row:
+    """One line as a model.
+
+    Raises:
+        DataError: The line is not such a row. The message names ``where`` and the field.
+    """
+    try:
+        return row.model_validate_json(line)
+    except ValidationError as error:
+        raise row_error(error, where) from None
+
+
+def row_error(error: ValidationError, where: str) -> DataError:
+    """The first problem of a row in one line: where it is, which field, and what is wrong."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"])) or "line"
+    return DataError(f"{where}: {field}: {first['msg']}")
 
 
 def _decompressed(file: BinaryIO, suffix: str) -> Iterable[bytes]:
@@ -52,23 +85,21 @@ def _decompressed(file: BinaryIO, suffix: str) -> Iterable[bytes]:
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows to a file of one JSON object a line, whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    with unfinished.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    unfinished.replace(path)
+    """Replace a file by rows, one JSON object a line."""
+    write_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
 
 
 class JsonlAppender:
-    """Adds rows to the end of a file, each on disk (but for the machine's own failure) at once."""
+    """Appends rows to a file. Each survives the end of the process, though not a power cut, at once."""
 
     def __init__(self, path: Path):
-        """Made where it is missing, as is its folder."""
+        """Create the file and its folder if they are missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._suffix = path.suffix
         self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
+        """Nothing to do: the file is open."""
         return self
 
     def __exit__(
@@ -77,11 +108,12 @@ class JsonlAppender:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Wait until every row is on the disk, and close."""
         os.fsync(self._file.fileno())
         self._file.close()
 
     def append(self, row: Mapping[str, object]) -> None:
-        """One row, as a line, member or frame of its own."""
+        """Append one row, as a line, member or frame of its own."""
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         if self._suffix == ".gz":
             line = gzip.compress(line, mtime=0)
@@ -91,18 +123,18 @@ class JsonlAppender:
 
 
 def repair(path: Path) -> int:
-    """Cut off the torn row at the end of a file that was appended to; returns how many bytes it had.
+    """Remove a truncated last row from a file that was appended to; returns how many bytes it had.
 
     Raises:
-        DataError: The file cannot be read or is no such compression.
+        DataError: The file cannot be read or is not compressed as its suffix says.
     """
     try:
         with path.open("r+b") as file:
-            whole = _whole_bytes(file, path.suffix)
-            num_torn = file.seek(0, os.SEEK_END) - whole
-            if num_torn:
-                file.truncate(whole)
-            return num_torn
+            num_complete = _complete_bytes(file, path.suffix)
+            num_truncated = file.seek(0, os.SEEK_END) - num_complete
+            if num_truncated:
+                file.truncate(num_complete)
+            return num_truncated
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (zlib.error, zstandard.ZstdError) as error:
@@ -121,28 +153,23 @@ class _Decompressor(Protocol):
     def decompress(self, data: bytes, /) -> bytes: ...
 
 
-def _whole_bytes(file: BinaryIO, suffix: str) -> int:
-    """How many bytes of the file whole rows take."""
-    if suffix not in (".gz", ".zst"):
-        whole = position = 0
-        while chunk := file.read(_CHUNK_BYTES):
-            if b"\n" in chunk:
-                whole = position + chunk.rindex(b"\n") + 1
-            position += len(chunk)
-        return whole
-    whole = position = 0
+def _complete_bytes(file: BinaryIO, suffix: str) -> int:
+    """How many bytes of the file belong to complete rows."""
+    complete = position = 0
     part: _Decompressor | None = None
     while chunk := file.read(_CHUNK_BYTES):
+        if suffix not in (".gz", ".zst") and b"\n" in chunk:
+            complete = position + chunk.rindex(b"\n") + 1
         position += len(chunk)
-        while chunk:
+        while chunk and suffix in (".gz", ".zst"):
             if part is None:
                 part = _decompressor(suffix)
             part.decompress(chunk)
             if not part.eof:
                 break
             chunk = part.unused_data
-            whole, part = position - len(chunk), None
-    return whole
+            complete, part = position - len(chunk), None
+    return complete
 
 
 def _decompressor(suffix: str) -> _Decompressor:

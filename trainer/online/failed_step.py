@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic_core import to_json
-
 from trainer.errors import NonFiniteError
 from trainer.io.durable import finish_folder, new_folder
 from trainer.model.roles import PolicyRoles
 from trainer.rollouts.groups import ScoredGroup
+from trainer.rollouts.rows import rollout_lines
 from trainer.run_state.journal import Journal
 
 FAILED_FOLDER = "failed"
@@ -40,8 +39,7 @@ def failed_step_is_kept(
     except NonFiniteError as error:
         folder = run_folder / FAILED_FOLDER / f"step-{step:06d}"
         unfinished = new_folder(folder)
-        lines = [to_json(group.to_json(step)) + b"\n" for group in groups]
-        (unfinished / "rollouts.jsonl").write_bytes(b"".join(lines))
+        (unfinished / "rollouts.jsonl").write_bytes(rollout_lines(groups, step))
         (unfinished / "error.txt").write_text(f"{error.what}\n", encoding="utf-8")
         (unfinished / "policy").mkdir()
         roles.export_policy(unfinished / "policy")

@@ -25,7 +25,8 @@ from trainer.rollouts.groups import RolloutBatch
 from trainer.rollouts.metrics import rollout_metrics
 from trainer.rollouts.questions import QuestionStream
 from trainer.run_state.checkpoint import TrainProgress, checkpoint_folders, save_checkpoint, step_of
-from trainer.run_state.journal import Journal, JournaledStep
+from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import JournaledStep
 
 _FINISH_WITHIN_S = 5.0
 """How long the end of a step may wait for the server once a signal asks to stop; `docker stop` waits 10 s."""

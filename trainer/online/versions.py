@@ -18,7 +18,8 @@ from trainer.errors import ServerRejectedError, SyncError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, unfinished
 from trainer.model.roles import AdapterState, PolicyRoles, read_adapter
 from trainer.online.serving import Serving
-from trainer.run_state.journal import Journal, JournaledAdapter
+from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import JournaledAdapter
 
 _CONFLICT = 409
 

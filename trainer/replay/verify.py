@@ -25,7 +25,8 @@ from trainer.run_state.checkpoint import (
     newest_checkpoint,
     torch_version,
 )
-from trainer.run_state.journal import JOURNAL_FILE, JournaledAdapter, JournalReader
+from trainer.run_state.journal_entries import JOURNAL_FILE, JournaledAdapter
+from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.recompute import RecomputedStep, recompute
 from trainer.run_state.run_folder import ADAPTERS_FOLDER, read_run_config, start_of
 

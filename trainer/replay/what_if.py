@@ -20,8 +20,8 @@ from trainer.errors import UsageError
 from trainer.model.batch import Sample
 from trainer.model.roles import AdapterState, Role, read_adapter
 from trainer.replay.verify import Say, open_replay
-from trainer.rollouts.groups import RolloutRow
-from trainer.run_state.journal import JournaledStep
+from trainer.rollouts.rows import RolloutRow
+from trainer.run_state.journal_entries import JournaledStep
 from trainer.run_state.recompute import recompute
 from trainer.run_state.run_folder import ADAPTERS_FOLDER, START_FOLDER, read_run_config
 

@@ -1,6 +1,5 @@
 """A run's state on disk: everything that the next step depends on, whole or not there at all."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from inference_server.wire.digests import sha256_of_file
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.model.roles import AdapterState, PolicyRoles, Role
@@ -159,9 +159,7 @@ def _folder(run_folder: Path, step: int) -> Path:
 
 
 def _measure(path: Path) -> _File:
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return _File(size_bytes=path.stat().st_size, sha256=sha256)
+    return _File(size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
 
 
 def newest_checkpoint(

@@ -1,6 +1,5 @@
 """From a checkpoint through the journal's steps to where the run was, without a server."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,15 +7,17 @@ from operator import attrgetter
 
 import torch
 
+from inference_server.wire.digests import sha256_of_bytes
 from trainer.console.tracking import Metrics
 from trainer.errors import JournalError
 from trainer.model.batch import Sample
 from trainer.model.roles import serialized
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.learner import Learner
-from trainer.rollouts.groups import RolloutRow
+from trainer.rollouts.rows import RolloutRow
 from trainer.run_state.checkpoint import Checkpoint
-from trainer.run_state.journal import JournaledAdapter, JournaledStep, JournalReader
+from trainer.run_state.journal_entries import JournaledAdapter, JournaledStep
+from trainer.run_state.journal_reader import JournalReader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def recompute(
         for adapter in journal.adapters_of(step):
             weights = learner.roles.rounded_policy(getattr(torch, adapter.dtype))
             served[adapter.version] = weights
-            adapters.append((adapter, hashlib.sha256(serialized(weights)).hexdigest()))
+            adapters.append((adapter, sha256_of_bytes(serialized(weights))))
         yield RecomputedStep(entry=entry, ppo=ppo, adapters=tuple(adapters))
         wanted = {batch.version for batch in entry.pending} | {a.version for a, _ in adapters}
         served = {version: state for version, state in served.items() if version in wanted}

@@ -19,7 +19,9 @@ from trainer.io.durable import finish_folder, new_folder, remove_unfinished
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
-from trainer.run_state.journal import ROLLOUTS_FOLDER, Journal, JournalReader
+from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import ROLLOUTS_FOLDER
+from trainer.run_state.journal_reader import JournalReader
 
 ADAPTERS_FOLDER = "adapters"
 START_FOLDER = "start"

@@ -235,7 +235,7 @@ async def test_other_settings_do_not_go_into_the_same_file(
 @pytest.mark.parametrize(
     ("row", "complaint"),
     [
-        ('{"id": "x"}', ":1: not a row of rollouts"),
+        ('{"id": "x"}', ":1: question: Field required"),
         (
             '{"id": "word-problems-train-000002", "question": "Why?"}',
             ":1: word-problems-train-000002",

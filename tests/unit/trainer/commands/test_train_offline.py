@@ -24,6 +24,7 @@ from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.model.sample_logprobs import sample_logprobs
 from trainer.rollouts.groups import as_sample, score_group
+from trainer.rollouts.rows import rollout_row
 
 CPU = torch.device("cpu")
 NUM_QUESTIONS = 6
@@ -72,7 +73,7 @@ def rows(policy: PolicyConfig) -> list[dict[str, Any]]:
         ]
         record = Record(id=f"q{i}", question=question, gold=f"#### {2 * i + 2}")
         group = ArmGroup(id=record.id, question=question, policy_version=3, arms=sampled)
-        found.append(score_group(record, group, RewardConfig()).to_json())
+        found.append(rollout_row(score_group(record, group, RewardConfig())))
     return found
 
 

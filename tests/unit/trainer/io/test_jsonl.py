@@ -49,9 +49,9 @@ def test_wherever_a_kill_tears_it_a_file_is_mended_to_its_whole_rows(
     path.write_bytes(whole[:cut])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.io.jsonl._CHUNK_BYTES", chunk)
-        num_torn = repair(path)
+        num_truncated = repair(path)
     num_rows = sum(end <= cut for end in ends) - 1
-    assert (path.stat().st_size, num_torn) == (ends[num_rows], cut - ends[num_rows])
+    assert (path.stat().st_size, num_truncated) == (ends[num_rows], cut - ends[num_rows])
     append(path, ROWS[num_rows:])
     assert rows_of(path) == ROWS
 
@@ -66,11 +66,11 @@ def test_a_file_of_another_kind_is_an_error_that_names_it(suffix: str, tmp_path:
         assert "\n" not in str(caught.value)
 
 
-def test_a_torn_gzip_file_is_an_error_where_it_is_read(tmp_path: Path) -> None:
+def test_a_truncated_gzip_file_is_an_error_where_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     append(path, ROWS)
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match="torn"):
+    with pytest.raises(DataError, match="truncated"):
         list(read_lines(path))
 
 

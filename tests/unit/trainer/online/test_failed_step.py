@@ -19,7 +19,7 @@ from trainer.model.roles import PolicyRoles
 from trainer.online import setup as loop
 from trainer.ppo.learner import Learner
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
-from trainer.run_state.journal import JournalReader
+from trainer.run_state.journal_reader import JournalReader
 
 ARMS = [
     ArmSpec(name=f"arm_{i}", system_prompt="Be brief.", temperature=1.0, top_p=1.0)

@@ -16,7 +16,9 @@ from inference_server.wire.schemas import AdapterInfo, ServerStatus
 from tests.unit.fake_serving import serving_for
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.online.versions import Publisher
-from trainer.run_state.journal import Journal, JournaledAdapter, JournalReader
+from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import JournaledAdapter
+from trainer.run_state.journal_reader import JournalReader
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 

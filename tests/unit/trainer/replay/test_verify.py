@@ -15,7 +15,9 @@ from trainer.console.tracking import read_metrics
 from trainer.errors import CheckpointError, UsageError
 from trainer.replay.verify import verify
 from trainer.replay.what_if import changed_config, what_if
-from trainer.run_state.journal import Journal, JournaledStep, JournalReader, rollouts_file
+from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import JournaledStep, rollouts_file
+from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.run_folder import read_run_config
 
 NUM_STEPS = 4

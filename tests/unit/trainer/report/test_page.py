@@ -92,7 +92,7 @@ def metrics(step: int, **extra: float) -> dict[str, float]:
 
 
 def group(step: int, question: str = "1 + 1?", text: str = "#### 2", **arm: Any) -> dict[str, Any]:
-    """A line as `ScoredGroup.to_json` writes it."""
+    """A line as `rollout_row` makes it."""
     return {
         "step": step,
         "id": "q",

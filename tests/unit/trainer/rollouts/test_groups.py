@@ -26,9 +26,10 @@ from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
 from trainer.online.pipeline import RolloutPipeline, open_pipeline
-from trainer.rollouts.groups import RolloutBatch, RolloutRow, score_group
+from trainer.rollouts.groups import RolloutBatch, score_group
 from trainer.rollouts.metrics import rollout_metrics
 from trainer.rollouts.questions import QuestionStream
+from trainer.rollouts.rows import RolloutRow, rollout_row
 
 RECORDS = [Record(id=f"r{i}", question=f"What is {i} + 1?", gold=f"#### {i + 1}") for i in range(7)]
 REWARD = RewardConfig(formulas="original")
@@ -422,7 +423,7 @@ def test_a_selection_trains_one_completion_and_journals_all(selection: str) -> N
     (place,) = scored.trained
     assert sample.reward == scored.rewards[place]
     assert selection == "random" or place == 0  # the only right one
-    row = scored.to_json(step=5)
+    row = rollout_row(scored, step=5)
     assert [arm["trained"] for arm in row["arm_outputs"]] == [i == place for i in range(3)]  # type: ignore[attr-defined]
     assert score_group(record, group, config).trained == scored.trained  # decided by the record
 
@@ -431,7 +432,7 @@ def test_a_journal_line_holds_the_recipes_fields_and_every_token() -> None:
     record = RECORDS[2]
     group = group_of(record, 12, FinishReason.STOP, FinishReason.LENGTH)
     scored = score_group(record, group, REWARD)
-    row = json.loads(json.dumps(scored.to_json(step=5)))
+    row = json.loads(json.dumps(rollout_row(scored, step=5)))
     assert row["step"] == 5
     assert (row["question"], row["gold_answer"]) == (record.question, record.gold)
     assert row["policy_version"] == 12

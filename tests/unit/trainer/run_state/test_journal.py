@@ -15,13 +15,9 @@ from trainer.data.sources import Record
 from trainer.errors import JournalError, UsageError
 from trainer.rollouts.groups import ScoredGroup, score_group
 from trainer.rollouts.questions import PendingQuestions
-from trainer.run_state.journal import (
-    Journal,
-    JournaledAdapter,
-    JournaledStep,
-    JournalReader,
-    rollouts_file,
-)
+from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import JournaledAdapter, JournaledStep, rollouts_file
+from trainer.run_state.journal_reader import JournalReader
 
 REWARD = RewardConfig()
 

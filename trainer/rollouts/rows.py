@@ -1,0 +1,130 @@
+"""A group of completions as one line of a rollout file: how it is written and read back.
+
+The journal's ``rollouts/step-….jsonl`` and the files of ``collect`` hold these rows. The recipe's
+rows, which have names and texts alone, are read too.
+"""
+
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
+
+from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
+from regime_w import RewardConfig
+from trainer.data.sources import Record
+from trainer.model.batch import Sample
+from trainer.rollouts.groups import ScoredGroup, as_sample, score_group
+
+
+def rollout_row(scored: ScoredGroup, *, step: int | None = None) -> dict[str, object]:
+    """The recipe's fields, tokens, logprobs, version and, in a run, the step."""
+    group, scores = scored.group, scored.scores
+    correct = scores.correct or [None] * len(scored.rewards)
+    return {
+        **({} if step is None else {"step": step}),
+        "id": scored.record.id,
+        "question": scored.record.question,
+        "gold_answer": scored.record.gold,
+        "policy_version": group.policy_version,
+        "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
+        "reward": sum(scored.rewards) / len(scored.rewards),
+        "arm_outputs": [
+            {
+                "arm_name": arm.arm,
+                "sample": arm.sample,
+                "full_text": arm.text,
+                "reasoning": arm.text,
+                "answer": scores.answers[index],
+                "correct": correct[index],
+                "reward": scored.rewards[index],
+                "trained": index in scored.trained,
+                "finish_reason": arm.finish_reason,
+                "temperature": arm.temperature,
+                "top_p": arm.top_p,
+                "prompt_token_ids": arm.prompt_token_ids,
+                "token_ids": arm.token_ids,
+                "sampler_logprobs": arm.logprobs,
+            }
+            for index, arm in enumerate(group.arms)
+        ],
+    }
+
+
+def rollout_lines(groups: Sequence[ScoredGroup], step: int) -> bytes:
+    """A step's rollout file."""
+    return b"".join(to_json(rollout_row(group, step=step)) + b"\n" for group in groups)
+
+
+class _RowPart(BaseModel):
+    """Part of a row; fields that can be derived are not read."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class RolloutCompletion(_RowPart):
+    """One completion of a row; the recipe's rows have only name and text."""
+
+    arm_name: str
+    full_text: str
+    sample: int = 0
+    reward: float = 0.0
+    trained: bool = True
+    finish_reason: FinishReason = FinishReason.STOP
+    temperature: float = 1.0
+    top_p: float = 1.0
+    prompt_token_ids: list[int] = []
+    token_ids: list[int] = []
+    sampler_logprobs: list[float] = []
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the tokens and logprobs of its sampling are there."""
+        return bool(self.prompt_token_ids) and 0 < len(self.token_ids) == len(self.sampler_logprobs)
+
+    @property
+    def completion(self) -> ArmCompletion:
+        """As the server sent it, without its seed."""
+        return ArmCompletion(
+            arm=self.arm_name,
+            sample=self.sample,
+            text=self.full_text,
+            finish_reason=self.finish_reason,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            seed=None,
+            prompt_token_ids=self.prompt_token_ids,
+            token_ids=self.token_ids,
+            logprobs=self.sampler_logprobs,
+        )
+
+
+class RolloutRow(_RowPart):
+    """One question's completions, read back."""
+
+    id: str = ""
+    question: str = Field(min_length=1)
+    gold_answer: str = Field(min_length=1)
+    policy_version: int | None = None
+    arm_outputs: list[RolloutCompletion] = Field(min_length=1)
+
+    @property
+    def samples(self) -> list[Sample]:
+        """The completions that trained, with the rewards they earned."""
+        return [
+            as_sample(arm.completion, version=self.policy_version, reward=arm.reward)
+            for arm in self.arm_outputs
+            if arm.trained
+        ]
+
+    def scored(self, config: RewardConfig) -> ScoredGroup:
+        """The group scored and rewarded under a configuration."""
+        return score_group(
+            Record(id=self.id, question=self.question, gold=self.gold_answer),
+            ArmGroup(
+                id=self.id,
+                question=self.question,
+                policy_version=self.policy_version,
+                arms=[arm.completion for arm in self.arm_outputs],
+            ),
+            config,
+        )

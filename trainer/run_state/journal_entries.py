@@ -1,0 +1,88 @@
+"""The lines of a run's ``journal.jsonl``: a step before its update, an adapter before its push.
+
+Every line carries a checksum of its own, and a step's line the digest of its rollouts.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from inference_server.wire.digests import sha256_of_bytes
+from trainer.rollouts.questions import PendingQuestions
+
+JOURNAL_FILE = "journal.jsonl"
+ROLLOUTS_FOLDER = "rollouts"
+
+_CHECK_HEX_DIGITS = 16
+_PREFIX, _MIDDLE, _END = b'{"check":"', b'","entry":', b"}\n"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JournaledStep(_Entry):
+    """What a step's update needs beside its rollouts, and the run's state after it."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    version: int
+    """The version that generated the rollouts: the proximal policy."""
+    rollouts_sha256: str = ""
+    """Of ``rollouts/step-….jsonl``."""
+    learning_rate_scale: float
+    num_threads: int
+    """Of the trainer; sums round differently with another number."""
+    cursor: int
+    """Of the questions, like the next two; see `QuestionState`."""
+    pending: tuple[PendingQuestions, ...]
+    solved: dict[str, bool]
+    """For every question that was asked for the step: whether all its completions were right."""
+    metrics: dict[str, float]
+    """Of the rollouts."""
+
+
+class JournaledAdapter(_Entry):
+    """A published version of the policy."""
+
+    kind: Literal["adapter"] = "adapter"
+    step: int
+    """The step after which it was published; 0 is the start."""
+    version: int
+    sha256: str
+    """Of its weights file."""
+    dtype: str
+    """Its weights were rounded to this, e.g. ``float32``."""
+
+
+_ENTRY: TypeAdapter[JournaledStep | JournaledAdapter] = TypeAdapter(
+    Annotated[JournaledStep | JournaledAdapter, Field(discriminator="kind")]
+)
+
+
+def rollouts_file(run_folder: Path, step: int) -> Path:
+    """The file of a step's rollouts."""
+    return run_folder / ROLLOUTS_FOLDER / f"step-{step:06d}.jsonl"
+
+
+def to_line(entry: JournaledStep | JournaledAdapter) -> bytes:
+    """An entry with its checksum."""
+    body = entry.model_dump_json().encode()
+    return _PREFIX + _check(body) + _MIDDLE + body + _END
+
+
+def parse_line(line: bytes) -> JournaledStep | JournaledAdapter | None:
+    """The entry of a line; None if the line is truncated or damaged."""
+    check = slice(len(_PREFIX), len(_PREFIX) + _CHECK_HEX_DIGITS)
+    body = line[check.stop + len(_MIDDLE) : -len(_END)]
+    if line != _PREFIX + _check(body) + _MIDDLE + body + _END:
+        return None
+    try:
+        return _ENTRY.validate_json(body)
+    except ValidationError:
+        return None
+
+
+def _check(body: bytes) -> bytes:
+    return sha256_of_bytes(body)[:_CHECK_HEX_DIGITS].encode()

@@ -1,0 +1,109 @@
+"""A run's journal, read back: by a resume, a replay, and anyone who looks at a run in progress."""
+
+from pathlib import Path
+
+from inference_server.wire.digests import sha256_of_bytes
+from trainer.errors import JournalError
+from trainer.rollouts.rows import RolloutRow
+from trainer.run_state.journal_entries import (
+    JOURNAL_FILE,
+    JournaledAdapter,
+    JournaledStep,
+    parse_line,
+    rollouts_file,
+)
+
+
+class JournalReader:
+    """A run's journal at the time this was made; lines that the run appends later are not seen."""
+
+    def __init__(self, run_folder: Path):
+        """Read the whole file; a run without a journal has an empty one.
+
+        A truncated last line is ignored: it was being written when the run was killed.
+        """
+        self._run_folder = run_folder
+        self._path = run_folder / JOURNAL_FILE
+        self._offsets: dict[int, int] = {}
+        self._adapters: dict[int, list[JournaledAdapter]] = {}
+        self.damaged_lines: list[int] = []
+        """Counted from 1."""
+        self.num_bytes = 0
+        """Without a truncated last line."""
+        if self._path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                entry = parse_line(line)
+                if entry is None:
+                    self.damaged_lines.append(number)
+                    end = self.num_bytes
+                elif isinstance(entry, JournaledStep):
+                    self._offsets[entry.step] = self.num_bytes
+                else:
+                    self._adapters.setdefault(entry.step, []).append(entry)
+                self.num_bytes += len(line)
+        if self.damaged_lines and self.damaged_lines[-1] == number:
+            self.damaged_lines.pop()
+            self.num_bytes = end
+
+    @property
+    def last_step(self) -> int:
+        """The newest journaled step; 0 if there is none."""
+        return max(self._offsets, default=0)
+
+    @property
+    def last_step_at_bytes(self) -> int:
+        """The offset of its line."""
+        return self._offsets.get(self.last_step, 0)
+
+    @property
+    def next_version(self) -> int:
+        """One more than the highest version that the run has used; 0 if there is none."""
+        return max((adapter.version for adapter in self.adapters), default=-1) + 1
+
+    @property
+    def adapters(self) -> list[JournaledAdapter]:
+        """All published versions, in order of steps."""
+        return [adapter for step in sorted(self._adapters) for adapter in self._adapters[step]]
+
+    def adapters_of(self, step: int) -> list[JournaledAdapter]:
+        """Versions published after a step (0 is the start); several where a number was taken."""
+        return self._adapters.get(step, [])
+
+    def step(self, step: int) -> JournaledStep:
+        """The entry of a step.
+
+        Raises:
+            JournalError: It is missing or damaged.
+        """
+        if step not in self._offsets:
+            damaged = [f"line {number} is damaged" for number in self.damaged_lines[:1]]
+            raise JournalError(step, "; ".join([f"{self._path} has no line of it", *damaged]))
+        with self._path.open("rb") as file:
+            file.seek(self._offsets[step])
+            entry = parse_line(file.readline())
+        if not isinstance(entry, JournaledStep):
+            raise JournalError(step, f"{self._path} changed while it was read")
+        return entry
+
+    def groups(self, entry: JournaledStep) -> list[RolloutRow]:
+        """The groups that a step trained on.
+
+        Raises:
+            JournalError: The file is missing, or its digest is not the journaled one.
+        """
+        path = rollouts_file(self._run_folder, entry.step)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise JournalError(entry.step, f"{path}: {error.strerror}") from None
+        if (sha256 := sha256_of_bytes(data)) != entry.rollouts_sha256:
+            raise JournalError(
+                entry.step,
+                f"{path} was changed: its checksum is {sha256[:12]}…, and the journal has "
+                f"{entry.rollouts_sha256[:12]}…",
+            )
+        return [RolloutRow.model_validate_json(line) for line in data.splitlines()]
