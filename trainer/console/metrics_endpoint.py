@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from trainer.config.sections import RunConfig
+from trainer.console.metric_catalog import help_text
 from trainer.errors import UsageError
 
 _PREFIX = "regime_w_trainer_"
@@ -63,7 +64,7 @@ class MetricsEndpoint:
             is_new: The step was done now, and is not left over from before a resume.
         """
         for name, value in row.items():
-            self._gauge(name, f"Of the newest step: {name}").set(value)
+            self._gauge(name, help_text(name)).set(value)
         if is_new:
             self._last_step.set(time.time())
 

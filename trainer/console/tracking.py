@@ -12,6 +12,7 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from trainer.config.sections import RunConfig
+from trainer.console.metric_catalog import log_line
 from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.progress import bar
 from trainer.io.durable import append, write_file
@@ -142,19 +143,11 @@ class Tracker:
 
 
 def _step_line(row: Metrics) -> str:
-    """A step in one line; of a run without a server, what there is without one."""
-    version = f"version {row['version']:.0f} " if "version" in row else ""
-    text = (
-        f"step {row['step']:>4} {version}"
-        f"reward {row['reward/mean']:+.3f} correct {row['reward/correct']:.3f} "
-        f"kl {row['ppo/reference_kl']:.3f} clip {row['ppo/clip_fraction']:.3f} "
-        f"ev {row['ppo/explained_variance']:+.2f} entropy {row['ppo/entropy']:.3f} "
-        f"mismatch {row['ppo/logprob_mismatch']:.1e} "
-    )
+    """A step in one line; without a server (train-offline) the parts about it are left out."""
     times = f"step {row['time/step_s']:.2f}s (update {row['time/update_s']:.2f}s"
     if "version" not in row:
-        return f"{text}{times})"
+        return f"{log_line(row)} {times})"
     return (
-        f"{text}lag {row['rollout/lag']:.0f} {times}, push {row['time/publish_s']:.2f}s): trainer waits "
+        f"{log_line(row)} {times}, push {row['time/publish_s']:.2f}s): trainer waits "
         f"{row['time/trainer_wait_share']:.0%}, server idle {row['time/server_idle_share']:.0%}"
     )

@@ -4,7 +4,7 @@ Enters: rows of ``metrics.jsonl``. Leaves: plotly figures.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import plotly.graph_objects as go
 
@@ -20,7 +20,7 @@ class Axis:
 
     title: str
     """The quantity or its unit."""
-    curves: Mapping[str, str]
+    curves: Mapping[str, str] = field(default_factory=dict)
     """Names of metrics to names in the legend."""
     log: bool = False
     limits: tuple[float, float] | None = None

@@ -1,0 +1,165 @@
+"""Every metric of a step, declared once: what it means, and where people meet it.
+
+A row of `METRICS` feeds the step's line on the terminal, the report's charts (`trainer.report.run_charts`
+defines them), the help texts of the Prometheus endpoint, and the Grafana dashboard
+(``scripts/grafana_dashboard.py`` defines its panels and writes it). Keys are those of
+``metrics.jsonl``. A metric without a row is written and scraped like any other; it only appears in no
+line, chart or panel.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+_ANY = "*"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, or with a key such as ``arm/*`` one for each arm."""
+
+    key: str
+    help: str
+    """What it measures, with its unit: the help text of the scrape."""
+    label: str = ""
+    """Its name in the legends of charts and panels."""
+    chart: str = ""
+    """Key of `trainer.report.run_charts.CHARTS`; empty for none."""
+    right: bool = False
+    """Whether it is drawn over the chart's right axis."""
+    panel: str = ""
+    """Title of its Grafana panel; empty for none."""
+    log: str = ""
+    """Its part of the step's line, e.g. ``kl {:.3f}``; empty for none."""
+
+    @property
+    def prefix(self) -> str | None:
+        """``arm/`` of ``arm/*``; None for a single metric."""
+        return self.key.removesuffix(_ANY) if self.key.endswith(_ANY) else None
+
+
+# A table is read by its columns, so it keeps its own line breaks.
+# fmt: off
+METRICS: tuple[Metric, ...] = (
+    Metric("step", "Number of the newest step", panel="Step", label="step", log="step {:>4}"),
+    Metric("version", "Version that the newest step pushed", panel="Version, trainer", label="version", log="version {:.0f}"),
+    # Rewards and scores of the rollouts
+    Metric("reward/mean", "Mean reward of a completion", "reward", "reward", panel="Reward", log="reward {:+.3f}"),
+    Metric("reward/std", "Standard deviation of the rewards", "standard deviation", panel="Reward"),
+    Metric("reward/base", "Mean reward for being right or wrong", "base", "reward"),
+    Metric("reward/coherence", "Mean reward for coherence with the other arms", "coherence", "reward"),
+    Metric("reward/length", "Mean length penalty, at most 0", "length", "reward"),
+    Metric("reward/correct", "Share of the completions that are correct", "share correct", "correct", panel="Correct and answered", log="correct {:.3f}"),
+    Metric("reward/answered", "Share of the completions that give an answer", "answered", panel="Correct and answered"),
+    Metric("reward/follows_correct", "Correlation of reward and correctness within groups"),
+    Metric("scores/s_end", "Agreement of the answers of a group, 0 to 1", "agreement (s_end)", "correct", panel="Scores"),
+    Metric("scores/s_path", "Soundness of the equations of a group, 0 to 1", "paths (s_path)", "correct", panel="Scores"),
+    Metric("scores/s_cf", "Cross-check of the families of a group, 0 to 1", "cross-check (s_cf)", "correct", panel="Scores"),
+    Metric("scores/s_wm", "Coherence of a group: weighted mean of the three scores, 0 to 1", "coherence (s_wm)", "correct", panel="Scores"),
+    Metric("scores/within_family_agreement", "Share of pairs of arms of one family that agree"),
+    Metric("scores/cross_family_agreement", "Share of pairs of arms of two families that agree"),
+    Metric("scores/chsh_max", "Mean over groups of the largest CHSH value; never rewarded"),
+    Metric("arm/*", "Mean reward of this arm's completions", chart="arm", panel="Reward by arm"),
+    Metric("arm_correct/*", "Share of this arm's completions that are correct", chart="arm_correct"),
+    Metric("eval/accuracy", "Greedy accuracy on held-out questions", "held-out accuracy", "eval", panel="Correct and answered"),
+    Metric("eval/best_accuracy", "Best accuracy of the run so far", "best so far", "eval"),
+    Metric("eval/low", "Lower end of the accuracy's 95% interval", "95% interval, low", "eval"),
+    Metric("eval/high", "Upper end of the accuracy's 95% interval", "95% interval, high", "eval"),
+    Metric("eval/step", "Step whose version was evaluated"),
+    Metric("eval/version", "Version that was evaluated"),
+    Metric("eval/best_step", "Step of the best accuracy so far"),
+    # The update
+    Metric("ppo/reference_kl", "KL to the reference, nats per completion", "KL", "kl", panel="KL to the reference", log="kl {:.3f}"),
+    Metric("ppo/kl_coef", "Coefficient of the KL penalty", "KL coefficient", "kl", True, panel="KL coefficient"),
+    Metric("ppo/clip_fraction", "Share of tokens whose ratio was clipped", "clip fraction", "update", panel="Clipping and truncation", log="clip {:.3f}"),
+    Metric("ppo/approx_kl", "KL from the version that generated, nats per token", "approximate KL", "update", True, panel="Movement in a step"),
+    Metric("ppo/approx_kl_max", "KL of the mini-batch where it was largest, nats per token", "largest of a mini-batch", panel="Movement in a step"),
+    Metric("ppo/explained_variance", "Share of the returns' variance that the critic explains", "explained variance", "critic", panel="Critic", log="ev {:+.2f}"),
+    Metric("ppo/value_loss", "Loss of the critic", "value loss", "critic", True, panel="Critic"),
+    Metric("ppo/entropy", "Entropy of the policy, nats per token", "entropy", "entropy", panel="Entropy", log="entropy {:.3f}"),
+    Metric("ppo/logprob_mismatch", "Mean |trainer - server| logprob under one version, nats per token", "rollouts, same version", "mismatch", panel="Mismatch of logprobs", log="mismatch {:.1e}"),
+    Metric("ppo/logprob_mismatch_max", "Largest |trainer - server| logprob under one version, nats"),
+    Metric("ppo/logprob_lag", "Mean |current - proximal| logprob before the update, nats per token", "moved by the version lag", "staleness", panel="Mismatch of logprobs"),
+    Metric("ppo/policy_loss", "Loss of the policy"),
+    Metric("ppo/dual_clip_fraction", "Share of tokens whose loss the dual clip bounds"),
+    Metric("ppo/value_clip_fraction", "Share of tokens whose value was clipped"),
+    Metric("ppo/advantage_mean", "Mean advantage of a token"),
+    Metric("ppo/advantage_std", "Standard deviation of the advantages"),
+    Metric("ppo/value_mean", "Mean value that the critic predicts"),
+    Metric("ppo/return_mean", "Mean return of a token"),
+    Metric("ppo/importance_weight_mean", "Mean truncated importance weight, proximal over behaviour"),
+    Metric("ppo/effective_sample_size", "Effective sample size of the importance weights, share of the tokens"),
+    Metric("ppo/sequence_masked", "Share of completions that ppo.sequence_mask left out"),
+    Metric("ppo/policy_grad_norm", "Norm of the policy's gradient before clipping"),
+    Metric("ppo/critic_grad_norm", "Norm of the critic's gradient before clipping"),
+    Metric("ppo/num_optimizer_steps", "Mini-batches that were applied"),
+    Metric("ppo/stopped_early", "1 where ppo.stop_kl ended the step early"),
+    Metric("ppo/policy_frozen", "1 in the critic's warm-up steps"),
+    Metric("sync/mismatch", "Mean |trainer - server| logprob of the probe of a push, nats per token", "probe", "mismatch"),
+    Metric("sync/mismatch_max", "Largest |trainer - server| logprob of the probe of a push, nats"),
+    Metric("sync/version", "Version that the probe checked"),
+    # Rollouts
+    Metric("rollout/lag", "How many versions old the rollouts are", "lag", "staleness", True, panel="Staleness", log="lag {:.0f}"),
+    Metric("rollout/completion_tokens_mean", "Mean tokens of a completion", "tokens", "completions", panel="Length of completions"),
+    Metric("rollout/truncated", "Share of completions that hit the token limit", "truncated", "completions", True, panel="Clipping and truncation"),
+    Metric("rollout/zero_variance_groups", "Share of groups whose completions all earned the same", "all arms earned the same", "equal", panel="Groups that teach nothing"),
+    Metric("rollout/num_dropped_groups", "Groups that were lost or too old to train on", "dropped", panel="Groups lost or replaced"),
+    Metric("rollout/num_replaced_groups", "Groups that dynamic sampling replaced", "replaced", "equal", True, panel="Groups lost or replaced"),
+    Metric("rollout/num_samples", "Completions of the step"),
+    Metric("rollout/num_trained_samples", "Completions that train"),
+    Metric("rollout/completion_tokens", "Tokens of the completions"),
+    # Time
+    Metric("rollout/tokens_per_s", "Generated tokens per second, as the trainer sees it", "generate", "throughput", panel="Generation"),
+    Metric("time/experience_tokens_per_s", "Scored tokens per second; worked out by the report", "experience", "throughput"),
+    Metric("time/update_tokens_per_s", "Tokens of the update per second; worked out by the report", "update", "throughput"),
+    Metric("time/step_s", "Seconds of the whole step", "step", panel="A step's time"),
+    Metric("time/wait_s", "Seconds of waiting for rollouts", "wait", "time", panel="A step's time"),
+    Metric("time/journal_s", "Seconds of writing the journal", "journal", "time"),
+    Metric("time/prove_s", "Seconds of the weight-sync check", "prove", "time"),
+    Metric("time/experience_s", "Seconds of scoring under the three roles", "experience", "time", panel="A step's time"),
+    Metric("time/update_s", "Seconds of the update", "update", "time", panel="A step's time"),
+    Metric("time/publish_s", "Seconds of the push", "publish", "time", panel="A step's time"),
+    Metric("time/generate_s", "Seconds of generating the step's rollouts", "generate", panel="A step's time"),
+    Metric("time/score_s", "Seconds of scoring the groups"),
+    Metric("time/trainer_wait_share", "Share of the step in which the trainer waited for rollouts", "trainer waits for rollouts", "waiting", panel="Waiting"),
+    Metric("time/server_idle_share", "Share of the step in which the server had nothing to generate", "server waits for requests", "waiting", panel="Waiting"),
+)
+# fmt: on
+"""Every metric, in the order of the step's line, the legends and the panels' queries."""
+
+
+def help_text(key: str) -> str:
+    """What a metric measures, for the scrape; of an undeclared one its key."""
+    for metric in METRICS:
+        if metric.key == key or (metric.prefix and key.startswith(metric.prefix)):
+            return f"{metric.help} (of the newest step)"
+    return f"Of the newest step: {key}"
+
+
+def log_line(row: Mapping[str, float]) -> str:
+    """The step's metrics in one line: those that are declared with a format and are in the row."""
+    return " ".join(
+        metric.log.format(row[metric.key]) for metric in METRICS if metric.log and metric.key in row
+    )
+
+
+def curves(chart: str, keys: Iterable[str], *, right: bool = False) -> dict[str, str]:
+    """Keys of metrics to their labels: what a chart has on one of its axes.
+
+    Args:
+        chart: Key of the chart.
+        keys: Metrics of the run; what is not among them is left out.
+        right: The right axis instead of the left one.
+    """
+    present = sorted(keys)
+    found: dict[str, str] = {}
+    for metric in METRICS:
+        if metric.chart == chart and metric.right == right:
+            if metric.prefix is not None:
+                found |= {
+                    key: key.removeprefix(metric.prefix)
+                    for key in present
+                    if key.startswith(metric.prefix)
+                }
+            elif metric.key in present:
+                found[metric.key] = metric.label
+    return found
