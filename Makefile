@@ -29,7 +29,6 @@ lint: install types  ## ruff, mypy --strict and who may import whom
 
 types: install
 	$(BIN)/mypy
-	$(BIN)/mypy scripts
 
 clean:  ## remove .venv and caches; runs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -221,7 +221,8 @@ def make_async_run_on_cpu() -> None:
             ):
                 mask[q0:q1, paths[k0:k1]] = True
             made.update(paths=paths, mask=mask.tril())
-        return made["mask"]
+        found: torch.Tensor = made["mask"]
+        return found
 
     def tree_attention(
         module: Any,

@@ -153,7 +153,9 @@ def disk_mib(folder: Path) -> float:
 
 def mean_at(readings: Sequence[Reading], field: str, step: int) -> float:
     """Over a window of steps."""
-    found = [getattr(r, field) for r in readings if step <= r.step <= step + WINDOW_STEPS]
+    found: list[float] = [
+        getattr(r, field) for r in readings if step <= r.step <= step + WINDOW_STEPS
+    ]
     return sum(found) / len(found)
 
 

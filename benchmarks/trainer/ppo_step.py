@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -93,7 +94,7 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
             "experience, floor": lambda: [forward(floor, r) for r in rows for _ in range(3)],
             "experience, padded": lambda: with_padding(update, groups),
             "update": lambda: update.step(mini_batches, train_policy=True),
-            "update, floor": lambda: [backward(floor, r) for r in rows for _ in range(2)],
+            "update, floor": lambda: backward(floor, [*rows, *rows]),
             "update, padded": lambda: update.step(padded, train_policy=True),
         },
         rounds,
@@ -118,11 +119,8 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
 
 
 def with_padding(update: PPOUpdate, groups: Groups) -> list[MiniBatch]:
-    trainer_experience.micro_batches = padded_micro_batches
-    try:
+    with patch.object(trainer_experience, "micro_batches", padded_micro_batches):
         return update.experience(groups, seed="0")
-    finally:
-        trainer_experience.micro_batches = micro_batches
 
 
 def in_turn(work: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -150,8 +148,9 @@ def floor_model(model: Path) -> torch.nn.Module:
     return body
 
 
-def backward(body: torch.nn.Module, rows: TokenRows) -> None:
-    hidden(body, rows).sum().backward()
+def backward(body: torch.nn.Module, batches: Sequence[TokenRows]) -> None:
+    for rows in batches:
+        hidden(body, rows).sum().backward()
 
 
 @torch.no_grad()
@@ -344,11 +343,12 @@ def measure_memory(vocabulary: int) -> None:
         roles.score(Role.POLICY, batch, nucleus_mask).logprobs.sum().backward()
         roles.zero_grad(set_to_none=True)
 
-    for name, run in {
+    passes: dict[str, Callable[[], None]] = {
         "proximal, finds nuclei": lambda: proximal(arms),
         "policy, replays them": lambda: policy(arms, nucleus_mask),
         "policy, top_p = 1": lambda: policy(everything, None),
-    }.items():
+    }
+    for name, run in passes.items():
         settled = reset_peak_mib()
         run()
         print(f"  {name:22} {peak_mib() - settled:7.1f} MiB", flush=True)

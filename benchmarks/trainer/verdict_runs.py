@@ -27,7 +27,7 @@ from unittest.mock import patch
 from rich.console import Console
 
 from inference_server.launch.server_process import running_server
-from regime_w import ArmOutput, GroupReward, RewardConfig
+from regime_w import ArmOutput, GroupReward, RewardConfig, reward_group
 from regime_w.reward import RewardParts
 from trainer.config.loading import load_config
 from trainer.config.sections import PolicyConfig, ServerConfig, TrainConfig
@@ -182,13 +182,12 @@ def coin_rewards(
     **_: object,
 ) -> GroupReward:
     """True scores; the reward of a completion is a coin."""
-    true = REWARD_GROUP(question, arm_outputs, gold_answer, config=config)
+    true = reward_group(question, arm_outputs, gold_answer, config=config)
     coins = (COIN.choice((config.correct_bonus, config.wrong_base)) for _ in arm_outputs)
     parts = tuple(RewardParts(base=coin, coherence=0.0, length=0.0) for coin in coins)
     return GroupReward(scores=true.scores, rewards=tuple(part.total for part in parts), parts=parts)
 
 
-REWARD_GROUP = rollouts.reward_group
 COIN = random.Random(0)
 
 

@@ -9,9 +9,8 @@ import random
 import socket
 import struct
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -232,10 +231,3 @@ def faulty_proxy(upstream: str, schedule: Schedule) -> Iterator[Proxy]:
     finally:
         loop.call_soon_threadsafe(task.cancel)
         thread.join()
-
-
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = 300) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from inference_server.launch.server_process import ServerProcess
-from tests.chaos.proxy import Fault, Schedule, faulty_proxy, wait_until
+from tests.chaos.proxy import Fault, Schedule, faulty_proxy
 from tests.chaos.trainer_process import TrainerProcess
+from tests.waiting import wait_until
 from trainer.console.terminal import CONSOLE_FILE
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
 

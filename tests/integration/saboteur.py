@@ -104,7 +104,8 @@ class ServesThePreviousAdapter(Saboteur):
 class DoublesB(Saboteur):
     def weights(self, pushed: list[bytes]) -> bytes:
         tensors = load(pushed[-1])
-        return save({name: t * 2 if ".lora_B." in name else t for name, t in tensors.items()})
+        doubled = {name: t * 2 if ".lora_B." in name else t for name, t in tensors.items()}
+        return bytes(save(doubled))
 
 
 class DoublesTheTemperature(Saboteur):

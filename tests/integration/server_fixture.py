@@ -90,7 +90,7 @@ def save_random_adapter(model_dir: Path, folder: Path, *, seed: int) -> Path:
 
 def load_policy(model_dir: Path, adapter_dir: Path | None) -> torch.nn.Module:
     """The same policy in Transformers and PEFT, to compare the server with."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
-    if adapter_dir is None:
-        return model
-    return PeftModel.from_pretrained(model, adapter_dir).eval()
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(model_dir)
+    if adapter_dir is not None:
+        model = PeftModel.from_pretrained(model, adapter_dir)
+    return model.eval()

@@ -1,6 +1,7 @@
 """Our LoRA kernels against vLLM's own, on random layers and batches."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ class Mapping:
 
 
 @pytest.fixture(scope="module")
-def wrappers():
+def wrappers() -> tuple[Any, Any]:
     # Importing vllm takes seconds, and only here: other tests run without it.
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
@@ -44,7 +45,7 @@ def wrappers():
     return PunicaWrapperCPU, GroupedPunicaWrapper
 
 
-def make(wrapper, sequences: list[int], tokens_each: int):
+def make(wrapper: Any, sequences: list[int], tokens_each: int) -> tuple[Any, int]:
     made = wrapper(max_num_batched_tokens=256, max_batches=64, device=torch.device("cpu"))
     tokens = tuple(lora for lora in sequences for _ in range(tokens_each))
     made.update_metadata(Mapping(tokens, tuple(sequences)), SLOT_IDS, NUM_SLOTS, VOCAB)
@@ -60,7 +61,13 @@ def random(*shape: int, dtype: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=str
 )
-def test_the_products_are_vllms_own(wrappers, sequences, tokens_each, dtype, tolerance):
+def test_the_products_are_vllms_own(
+    wrappers: tuple[Any, Any],
+    sequences: list[int],
+    tokens_each: int,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
     torch.manual_seed(0)
     a = tuple(random(NUM_SLOTS, 1, RANK, HIDDEN, dtype=dtype) / HIDDEN for _ in SLICES)
     b = tuple(random(NUM_SLOTS, 1, width, RANK, dtype=dtype) for width in SLICES)
@@ -85,7 +92,7 @@ def test_the_products_are_vllms_own(wrappers, sequences, tokens_each, dtype, tol
 
 
 @pytest.mark.parametrize("sequences", [[0, 0], [0, 9, 0, 3]], ids=["alone", "beside adapters"])
-def test_the_base_model_is_left_alone(wrappers, sequences):
+def test_the_base_model_is_left_alone(wrappers: tuple[Any, Any], sequences: list[int]) -> None:
     """In vLLM's own, a base token beside others gets the adapter of the last slot."""
     _, grouped = wrappers
     made, num_tokens = make(grouped, sequences, 3)
@@ -101,7 +108,7 @@ def test_the_base_model_is_left_alone(wrappers, sequences):
     assert torch.equal(logits[is_base[::3]], before[: len(sequences)][is_base[::3]])
 
 
-def test_an_adapter_that_overflows_spoils_no_other(wrappers):
+def test_an_adapter_that_overflows_spoils_no_other(wrappers: tuple[Any, Any]) -> None:
     _, grouped = wrappers
     made, num_tokens = make(grouped, [7, 3, 0], 2)
     x, y = torch.randn(num_tokens, HIDDEN), torch.randn(num_tokens, HIDDEN)
@@ -112,7 +119,7 @@ def test_an_adapter_that_overflows_spoils_no_other(wrappers):
     assert y[2:].isfinite().all()
 
 
-def test_an_adapter_that_takes_anothers_slot_counts_at_once(wrappers):
+def test_an_adapter_that_takes_anothers_slot_counts_at_once(wrappers: tuple[Any, Any]) -> None:
     _, grouped = wrappers
     made, num_tokens = make(grouped, [7, 3], 1)
     x = torch.randn(num_tokens, HIDDEN)
@@ -127,7 +134,7 @@ def test_an_adapter_that_takes_anothers_slot_counts_at_once(wrappers):
             a[1].copy_(torch.randn(1, RANK, HIDDEN))
 
 
-def test_the_plugin_is_what_vllm_finds(wrappers):
+def test_the_plugin_is_what_vllm_finds(wrappers: tuple[Any, Any]) -> None:
     from vllm.platforms import current_platform
     from vllm.utils.import_utils import resolve_obj_by_qualname
 

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from inference_server.launch.server_process import START_TIMEOUT_S, ServerProcess, free_port
+from inference_server.launch.server_process import ServerProcess, free_port
 from inference_server.wire.schemas import (
     ArmGroup,
     ArmsResponse,
@@ -32,6 +35,7 @@ from tests.integration.server_fixture import (
     save_random_adapter,
     save_random_model,
 )
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -41,18 +45,18 @@ LOGPROB_TOLERANCE = 2e-3
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory) -> Path:
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
-def adapter_dirs(model_dir, tmp_path_factory) -> list[Path]:
+def adapter_dirs(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("adapters")
     return [save_random_adapter(model_dir, folder / f"{seed}", seed=seed) for seed in range(3)]
 
 
 @pytest.fixture(scope="module")
-def server(model_dir, tmp_path_factory):
+def server(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     state_dir = tmp_path_factory.mktemp("server") / "state"
     with running_server(model_dir, state_dir, api_key=KEY, max_loaded_versions=3) as server:
         yield server
@@ -60,7 +64,7 @@ def server(model_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def client(server):
+def client(server: ServerProcess) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {KEY}"}
     with httpx.Client(base_url=server.url, headers=headers, timeout=120) as client:
         yield client
@@ -77,22 +81,21 @@ def assert_sigterm_ends(server: ServerProcess) -> None:
 
 # First in the file: these start servers of their own, and the machine has room for one at a time.
 @pytest.mark.parametrize("stage", ["importing", "loading"])
-def test_sigterm_while_it_starts_ends_the_server(model_dir, tmp_path, stage):
+def test_sigterm_while_it_starts_ends_the_server(
+    model_dir: Path, tmp_path: Path, stage: str
+) -> None:
     server = ServerProcess.start(model=model_dir, log_path=tmp_path / "log")
     try:
         if stage == "importing":
             time.sleep(5)
         else:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while "Initializing a V1 LLM engine" not in server.log_path.read_text():
-                assert time.monotonic() < deadline, server.log_tail()
-                time.sleep(0.5)
+            wait_until(lambda: "Initializing a V1 LLM engine" in server.log_path.read_text())
         assert_sigterm_ends(server)
     finally:
         server.stop()
 
 
-def test_a_flag_that_vllm_refuses_is_one_line_and_exit_code_2(model_dir):
+def test_a_flag_that_vllm_refuses_is_one_line_and_exit_code_2(model_dir: Path) -> None:
     command = [sys.executable, "-m", "inference_server", "--model", str(model_dir)]
     command += ["--port", str(free_port()), "--max-model-length=5"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -152,23 +155,32 @@ def assert_logprobs_are_those_of(response: ArmsResponse, policy: torch.nn.Module
             ids = torch.tensor([arm.prompt_token_ids + arm.token_ids])
             with torch.no_grad():
                 logits = policy(input_ids=ids).logits[0, len(arm.prompt_token_ids) - 1 : -1]
-            probs, order = (logits.double() / arm.temperature).softmax(-1).sort(descending=True)
-            outside = probs.cumsum(-1) - probs >= arm.top_p
-            nucleus = probs.masked_fill(outside, 0)
-            nucleus = torch.zeros_like(probs).scatter(-1, order, nucleus)
-            chosen = nucleus.gather(-1, torch.tensor(arm.token_ids)[:, None])[:, 0]
-            expected = (chosen / nucleus.sum(-1)).log()
-            torch.testing.assert_close(
-                torch.tensor(arm.logprobs, dtype=torch.float64),
-                expected,
-                atol=LOGPROB_TOLERANCE,
-                rtol=0,
-            )
+            probs = (logits.double() / arm.temperature).softmax(-1)
+            # Where the nucleus ends within the rounding of its mass (a float32 sum over the
+            # vocabulary, of logits divided by the temperature), the token at its edge is in it on
+            # one side alone: both are right, and every token of the position changes with it.
+            rounding = probs.shape[-1] * torch.finfo(torch.float32).eps / arm.temperature
+            largest = nucleus_logprobs(probs, arm.token_ids, arm.top_p + rounding)
+            smallest = nucleus_logprobs(probs, arm.token_ids, arm.top_p - rounding)
+            assert largest.isfinite().all(), "a token from outside the nucleus"
+            smallest = torch.where(smallest.isfinite(), smallest, largest)
+            found = torch.tensor(arm.logprobs, dtype=torch.float64)
+            expected = found.clamp(largest, smallest)
+            torch.testing.assert_close(found, expected, atol=LOGPROB_TOLERANCE, rtol=0)
+
+
+def nucleus_logprobs(probs: torch.Tensor, token_ids: list[int], top_p: float) -> torch.Tensor:
+    """[T] of each token among the likeliest of ``probs`` [T, V]; minus infinity outside them."""
+    likeliest, order = probs.sort(descending=True)
+    outside = likeliest.cumsum(-1) - likeliest >= top_p
+    nucleus = torch.zeros_like(probs).scatter(-1, order, likeliest.masked_fill(outside, 0))
+    chosen = nucleus.gather(-1, torch.tensor(token_ids)[:, None])[:, 0]
+    return (chosen / nucleus.sum(-1)).log()
 
 
 def test_a_group_is_eight_arms_whose_logprobs_are_the_sampling_distributions(
-    client, model_dir, adapter_dirs, versions
-):
+    client: httpx.Client, model_dir: Path, adapter_dirs: list[Path], versions: Versions
+) -> None:
     response = generate(client, policy="base", samples_per_arm=2)
     assert response.policy_version is None
     for group in response.groups:
@@ -184,7 +196,9 @@ def test_a_group_is_eight_arms_whose_logprobs_are_the_sampling_distributions(
     assert_logprobs_are_those_of(response, load_policy(model_dir, None))
 
 
-def test_an_adapter_answers_as_it_does_in_peft(client, model_dir, adapter_dirs, versions):
+def test_an_adapter_answers_as_it_does_in_peft(
+    client: httpx.Client, model_dir: Path, adapter_dirs: list[Path], versions: Versions
+) -> None:
     for folder in adapter_dirs[:2]:
         version = versions.next()
         response = put(client, version, folder)
@@ -197,7 +211,9 @@ def test_an_adapter_answers_as_it_does_in_peft(client, model_dir, adapter_dirs, 
         assert_logprobs_are_those_of(generated, load_policy(model_dir, folder))
 
 
-def test_the_same_seed_gives_the_same_tokens(client, adapter_dirs, versions):
+def test_the_same_seed_gives_the_same_tokens(
+    client: httpx.Client, adapter_dirs: list[Path], versions: Versions
+) -> None:
     put(client, versions.next(), adapter_dirs[0])
     first = generate(client)
     assert tokens_of(generate(client)) == tokens_of(first)
@@ -206,17 +222,21 @@ def test_the_same_seed_gives_the_same_tokens(client, adapter_dirs, versions):
     assert tokens_of(generate(client, policy="base")) != tokens_of(first)
 
 
-def test_the_openai_routes_serve_base_policy_and_versions(server, client, adapter_dirs, versions):
+def test_the_openai_routes_serve_base_policy_and_versions(
+    server: ServerProcess, client: httpx.Client, adapter_dirs: list[Path], versions: Versions
+) -> None:
     old, new = versions.next(), versions.next()
     put(client, old, adapter_dirs[0])
     put(client, new, adapter_dirs[1])
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as api:
 
-        def answer(model: str) -> tuple[str, list[float]]:
+        def answer(model: str) -> tuple[str, list[float] | None]:
             completion = api.completions.create(
                 model=model, prompt="Solve", max_tokens=8, temperature=0, logprobs=0
             )
-            return completion.model, completion.choices[0].logprobs.token_logprobs
+            logprobs = completion.choices[0].logprobs
+            assert logprobs is not None
+            return completion.model, logprobs.token_logprobs
 
         names = [model.id for model in api.models.list()]
         assert len(names) == len(set(names))
@@ -231,18 +251,24 @@ def test_the_openai_routes_serve_base_policy_and_versions(server, client, adapte
             answer("policy-999999")
 
 
-def test_the_openai_client_samples_streaming_and_not(server, client, adapter_dirs, versions):
+def test_the_openai_client_samples_streaming_and_not(
+    server: ServerProcess, client: httpx.Client, adapter_dirs: list[Path], versions: Versions
+) -> None:
     version = versions.next()
     put(client, version, adapter_dirs[1])
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key=KEY, max_retries=0) as api:
         for model in ("policy", f"policy-{version:06d}", "base"):
-            arguments = {"model": model, "prompt": "Solve", "max_tokens": 8, "seed": 3}
-            whole = api.completions.create(**arguments).choices[0].text
-            with api.completions.create(**arguments, stream=True) as chunks:
-                assert "".join(chunk.choices[0].text for chunk in chunks) == whole != ""
+            whole = api.completions.create(model=model, prompt="Solve", max_tokens=8, seed=3)
+            with api.completions.create(
+                model=model, prompt="Solve", max_tokens=8, seed=3, stream=True
+            ) as chunks:
+                streamed = "".join(chunk.choices[0].text for chunk in chunks)
+            assert streamed == whole.choices[0].text != ""
 
 
-def test_our_text_is_the_one_of_vllms_own_route(client, adapter_dirs, versions):
+def test_our_text_is_the_one_of_vllms_own_route(
+    client: httpx.Client, adapter_dirs: list[Path], versions: Versions
+) -> None:
     put(client, versions.next(), adapter_dirs[0])
     generated = generate(client, questions=["Wie heißt du? 你好 🙂"], samples_per_arm=2)
     for arm in generated.groups[0].arms:
@@ -262,15 +288,16 @@ def test_our_text_is_the_one_of_vllms_own_route(client, adapter_dirs, versions):
 
 
 def test_new_weights_count_at_once_and_old_ones_come_back_bit_for_bit(
-    client, adapter_dirs, versions
-):
+    client: httpx.Client, adapter_dirs: list[Path], versions: Versions
+) -> None:
     """With the prefix cache on: the prompt is the same, and was cached under the other weights."""
     prompt = {"prompt": "Solve the problem step by step. " * 20, "model": "policy"}
     greedy = {**prompt, "max_tokens": 8, "temperature": 0, "logprobs": 0}
 
     def logprobs() -> list[float]:
         choice = client.post("/v1/completions", json=greedy).json()["choices"][0]
-        return choice["logprobs"]["token_logprobs"]
+        found: list[float] = choice["logprobs"]["token_logprobs"]
+        return found
 
     first, second = versions.next(), versions.next()
     put(client, first, adapter_dirs[0])
@@ -286,7 +313,9 @@ def test_new_weights_count_at_once_and_old_ones_come_back_bit_for_bit(
     assert logprobs() == logprobs() != old
 
 
-def test_groups_are_streamed_and_compressed(client, adapter_dirs, versions):
+def test_groups_are_streamed_and_compressed(
+    client: httpx.Client, adapter_dirs: list[Path], versions: Versions
+) -> None:
     put(client, versions.next(), adapter_dirs[0])
     body = {"questions": ["a", "b", "c"], "max_tokens": 24, "seed": 1, "score": True}
     whole = generate(client, **body)
@@ -303,14 +332,16 @@ def test_groups_are_streamed_and_compressed(client, adapter_dirs, versions):
     assert StreamEnd.model_validate_json(last).usage == whole.usage
 
 
-def test_metrics_are_beside_vllms_own(client):
+def test_metrics_are_beside_vllms_own(client: httpx.Client) -> None:
     generate(client, priority="rollout")
     metrics = client.get("/metrics").text
     for name in ("regime_w_groups_in_flight", "regime_w_push_seconds_sum", "vllm:num_requests"):
         assert f"\n{name}" in metrics
 
 
-def test_bad_uploads_change_nothing(client, adapter_dirs, versions):
+def test_bad_uploads_change_nothing(
+    client: httpx.Client, adapter_dirs: list[Path], versions: Versions
+) -> None:
     good, version = versions.next(), versions.next()
     put(client, good, adapter_dirs[0])
     before = generate(client)
@@ -339,36 +370,26 @@ def test_bad_uploads_change_nothing(client, adapter_dirs, versions):
 
 
 def test_every_group_is_of_one_version_while_versions_are_pushed(
-    client, model_dir, adapter_dirs, versions
-):
+    client: httpx.Client, model_dir: Path, adapter_dirs: list[Path], versions: Versions
+) -> None:
     first = versions.next()
     put(client, first, adapter_dirs[0])
     folder_of = {first: adapter_dirs[0]}
     responses: list[ArmsResponse] = []
-    stop = threading.Event()
-
-    def sample() -> None:
-        while not stop.is_set():
-            responses.append(generate(client, questions=["a", "b", "c", "d"], seed=None))
-
-    samplers = [threading.Thread(target=sample) for _ in range(2)]
-    for sampler in samplers:
-        sampler.start()
-    try:
+    with sampling(client, responses):
         for index in range(8):
-            time.sleep(0.3)
             version = versions.next()
             folder_of[version] = adapter_dirs[index % 3]
-            response = put(client, version, folder_of[version])
-            assert response.status_code == 201, response.text
-    finally:
-        stop.set()
-        for sampler in samplers:
-            sampler.join(60)
-    assert len({response.policy_version for response in responses}) > 2
+            pushed = put(client, version, folder_of[version])
+            assert pushed.status_code == 201, pushed.text
+            # However slow the machine: a sampler that stayed on an older version while three more
+            # were pushed would rightly get the push refused, with every version in use.
+            wait_until(lambda: responses[-1:] and responses[-1].policy_version == max(folder_of))
+    assert {response.policy_version for response in responses} >= folder_of.keys() - {first}
     policies = [load_policy(model_dir, folder) for folder in adapter_dirs]
     for response in responses:
         for group in response.groups:
+            assert group.policy_version is not None
             policy = policies[adapter_dirs.index(folder_of[group.policy_version])]
             assert_logprobs_are_those_of(response.model_copy(update={"groups": [group]}), policy)
     status = ServerStatus.model_validate(client.get("/v1/status").json())
@@ -383,14 +404,35 @@ def test_every_group_is_of_one_version_while_versions_are_pushed(
     assert named <= {version.name for version in status.versions}
 
 
-def test_what_is_too_long_is_refused_before_the_engine(client):
+@contextmanager
+def sampling(client: httpx.Client, responses: list[ArmsResponse]) -> Iterator[None]:
+    """Two clients that ask without a pause within the block, and whose answers are collected."""
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.is_set():
+            responses.append(generate(client, questions=["a", "b", "c", "d"], seed=None))
+
+    with ThreadPoolExecutor(2) as pool:
+        samplers = [pool.submit(sample) for _ in range(2)]
+        try:
+            yield
+        finally:
+            stop.set()
+    for sampler in samplers:
+        sampler.result()
+
+
+def test_what_is_too_long_is_refused_before_the_engine(client: httpx.Client) -> None:
     body = {"questions": [{"id": "long", "question": "7 " * 2000}]}
     response = client.post("/v1/arms/generate", json=body)
     assert response.status_code == 400
     assert "question 'long'" in response.json()["error"]["message"]
 
 
-def test_a_client_that_goes_away_frees_the_engine(server, client):
+def test_a_client_that_goes_away_frees_the_engine(
+    server: ServerProcess, client: httpx.Client
+) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
     arm = {"name": "long", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
     body = {"questions": ["?"] * 8, "arms": [arm], "samples_per_arm": 16, "max_tokens": 900}
@@ -402,7 +444,7 @@ def test_a_client_that_goes_away_frees_the_engine(server, client):
         time.sleep(0.1)
 
 
-def test_every_route_but_health_asks_for_the_key(server):
+def test_every_route_but_health_asks_for_the_key(server: ServerProcess) -> None:
     """A table over all routes that the server has registered, as vLLM logs them at its start."""
     routes = re.findall(r"Route: (\S+), Methods: ([A-Z, ]+)", server.log_path.read_text())
     requests = [(m, path) for path, methods in routes for m in methods.split(", ")]
@@ -421,7 +463,9 @@ def test_every_route_but_health_asks_for_the_key(server):
                     assert response.json()["error"]["type"] == "unauthorized"
 
 
-def test_routes_that_go_round_the_registry_are_not_there(server, client):
+def test_routes_that_go_round_the_registry_are_not_there(
+    server: ServerProcess, client: httpx.Client
+) -> None:
     for path in (
         *("/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/scale_elastic_ep", "/sleep"),
         *("/pause", "/reset_prefix_cache", "/update_weights", "/collective_rpc"),
@@ -430,7 +474,7 @@ def test_routes_that_go_round_the_registry_are_not_there(server, client):
     assert KEY not in server.log_path.read_text()
 
 
-def test_errors_have_one_shape_on_vllms_routes_too(client):
+def test_errors_have_one_shape_on_vllms_routes_too(client: httpx.Client) -> None:
     for response in (
         client.get("/nowhere"),
         client.post("/v1/completions", json={"model": "nobody", "prompt": "x"}),

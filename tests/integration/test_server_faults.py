@@ -2,8 +2,6 @@
 
 import hashlib
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from tests.integration.server_fixture import (
     save_random_adapter,
     save_random_model,
 )
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -28,7 +27,7 @@ SEEDED = {"questions": ["What is 3 + 4?", "What is 9 - 2?"], "max_tokens": 24, "
 
 
 @pytest.fixture(scope="module")
-def model_dir(tmp_path_factory) -> Path:
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_random_model(tmp_path_factory.mktemp("model") / "tiny")
 
 
@@ -60,14 +59,9 @@ def tokens_of(response: ArmsResponse) -> list[list[int]]:
     return [arm.token_ids for group in response.groups for arm in group.arms]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def test_a_server_that_is_stopped_drains_and_comes_back_with_its_versions(model_dir, tmp_path):
+def test_a_server_that_is_stopped_drains_and_comes_back_with_its_versions(
+    model_dir: Path, tmp_path: Path
+) -> None:
     folders = [save_random_adapter(model_dir, tmp_path / f"{seed}", seed=seed) for seed in (1, 2)]
     state = tmp_path / "state"
     with running_server(model_dir, state) as server:
@@ -96,7 +90,7 @@ def test_a_server_that_is_stopped_drains_and_comes_back_with_its_versions(model_
         assert tokens_of(generate(server, **SEEDED, policy=1)) != tokens_of(before)
 
 
-def test_clients_that_leave_and_an_engine_that_is_killed(model_dir, tmp_path):
+def test_clients_that_leave_and_an_engine_that_is_killed(model_dir: Path, tmp_path: Path) -> None:
     with running_server(model_dir, tmp_path / "state") as server:
         body = {**LONG, "questions": ["a", "b"], "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/arms/generate", json=body, timeout=60) as reply:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletionUserMessageParam
 from peft import PeftModel
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoModelForCausalLM
@@ -115,8 +116,11 @@ def test_online_ppo_moves_the_served_policy(
     assert [row["version"] for row in metrics] == [first_version + i for i in (1, 2, 3)]
     assert status_of(server).active_version == first_version + 3
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as api:
-        messages = [{"role": "user", "content": "Ada has 3 pens. How many?"}]
-        chat = api.chat.completions.create(model="policy", messages=messages, max_tokens=4)
+        question: ChatCompletionUserMessageParam = {
+            "role": "user",
+            "content": "Ada has 3 pens. How many?",
+        }
+        chat = api.chat.completions.create(model="policy", messages=[question], max_tokens=4)
     assert chat.model == f"policy-{first_version + 3:06d}"
     # Overlap: the second batch was asked for before the first update.
     assert [row["rollout/lag"] for row in metrics] == [0, 1, 1]

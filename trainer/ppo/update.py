@@ -109,7 +109,7 @@ class PPOUpdate:
                 loss, critic = value_loss(
                     values, e.values, e.returns, value_weight, clip=config.value_clip
                 )
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 sums.value_loss += critic.loss
                 sums.clipped_values += critic.clipped_tokens
             if num_policy_tokens:
@@ -128,7 +128,7 @@ class PPOUpdate:
                     clip_high=config.clip_high,
                     dual_clip=config.dual_clip,
                 )
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 sums.policy_loss += policy.loss
                 sums.clipped_tokens += policy.clipped_tokens
                 sums.dual_clipped_tokens += policy.dual_clipped_tokens
