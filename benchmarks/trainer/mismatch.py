@@ -22,7 +22,6 @@ from trainer.config.sections import PolicyConfig, ServerConfig
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.model.batch import Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.logprob_mismatch import Mismatch
 from trainer.rollouts.groups import as_sample
@@ -48,8 +47,10 @@ def main() -> None:
     arms = [arm for group in groups for arm in group.arms]
     samples = [as_sample(arm, version=0) for arm in arms]
     server = [torch.tensor(sample.sampler_logprobs) for sample in samples]
-    masked = trainer_logprobs(roles, samples)
-    unmasked = trainer_logprobs(roles, [replace(sample, top_p=1.0) for sample in samples])
+    masked = roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=8192)
+    unmasked = roles.sample_logprobs(
+        Role.PROXIMAL, [replace(sample, top_p=1.0) for sample in samples], token_budget=8192
+    )
     print(
         "| arm | temperature, top_p | tokens | mean | largest | mean without the mask | largest |"
     )
@@ -76,19 +77,6 @@ async def sample(url: str, adapter: Path, num_questions: int) -> list[ArmGroup]:
             )
         )
     return response.groups
-
-
-@torch.no_grad()
-def trainer_logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
-    """Of each completion's tokens, over its arm's nucleus where top_p < 1."""
-    scored: dict[int, Tensor] = {}
-    for batch in micro_batches(
-        samples, token_budget=8192, hidden_size=roles.hidden_size, device=CPU
-    ):
-        logprobs = roles.score(Role.PROXIMAL, batch).logprobs
-        rows = zip(batch.indices, logprobs, batch.mask, strict=True)
-        scored |= {index: row[mask] for index, row, mask in rows}
-    return [scored[place] for place in range(len(samples))]
 
 
 def row(

@@ -31,8 +31,8 @@ from trainer.config.sections import PolicyConfig, PPOConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.model.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_batches
+from trainer.model.logprobs import Nucleus
 from trainer.model.roles import PolicyRoles, Role
-from trainer.model.token_logprobs import Nucleus
 from trainer.ppo import experience as trainer_experience
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.update import PPOUpdate
@@ -331,16 +331,16 @@ def measure_memory(vocabulary: int) -> None:
         [replace(s, top_p=1.0) for s in samples], token_budget=8192, hidden_size=128, device=CPU
     )
     with torch.no_grad():
-        nucleus_mask = roles.score(Role.PROXIMAL, arms).nucleus_mask
+        nucleus_mask = roles.token_logprobs(Role.PROXIMAL, arms).nucleus_mask
     kept = sum(len(n.token_ids) for n in nucleus_mask) / len(arms.sampled.token_ids)
     print(f"vocabulary {vocabulary}, {kept:.1f} tokens a nucleus: peak of", flush=True)
 
     def proximal(batch: MicroBatch) -> None:
         with torch.no_grad():
-            roles.score(Role.PROXIMAL, batch)
+            roles.token_logprobs(Role.PROXIMAL, batch)
 
     def policy(batch: MicroBatch, nucleus_mask: Sequence[Nucleus] | None) -> None:
-        roles.score(Role.POLICY, batch, nucleus_mask).logprobs.sum().backward()
+        roles.token_logprobs(Role.POLICY, batch, nucleus_mask).logprobs.sum().backward()
         roles.zero_grad(set_to_none=True)
 
     passes: dict[str, Callable[[], None]] = {

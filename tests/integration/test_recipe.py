@@ -19,7 +19,6 @@ from trainer.io.jsonl import read_lines
 from trainer.model.base_model import load_base
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.model.sample_logprobs import sample_logprobs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -111,7 +110,7 @@ def mismatches(base: Path, adapter: Path | None, rows: list[dict[str, Any]]) -> 
         device=torch.device("cpu"),
         serve_dtype=torch.float32,
     )
-    found = sample_logprobs(roles, Role.POLICY, samples, token_budget=4096)
+    found = roles.sample_logprobs(Role.POLICY, samples, token_budget=4096)
     return (
         torch.cat(found).sub(torch.cat([torch.tensor(s.sampler_logprobs) for s in samples])).abs()
     )

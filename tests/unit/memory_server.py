@@ -27,8 +27,9 @@ from inference_server.wire.schemas import (
 from regime_w import ArmSpec
 from trainer.client.arms_client import TextCompletion
 from trainer.errors import ServerRejectedError
+from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batch import Sample, micro_batches
-from trainer.model.roles import AdapterState, PolicyRoles, Role, read_adapter
+from trainer.model.roles import PolicyRoles, Role
 
 NUM_TOKENS = 5
 VOCABULARY = 200
@@ -185,6 +186,6 @@ class MemoryServer:
         (batch,) = micro_batches(
             samples, token_budget=10_000, hidden_size=64, device=torch.device("cpu")
         )
-        rows = self._roles.score(Role.PROXIMAL, batch).logprobs.tolist()
+        rows = self._roles.token_logprobs(Role.PROXIMAL, batch).logprobs.tolist()
         by_sample = dict(zip(batch.indices, rows, strict=True))
         return [by_sample[i] for i in range(len(samples))]

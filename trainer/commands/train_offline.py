@@ -23,7 +23,6 @@ from trainer.console.tracking import Metrics, Tracker
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
 from trainer.model.roles import PolicyRoles, Role
-from trainer.model.sample_logprobs import sample_logprobs
 from trainer.online.versions import save_adapter
 from trainer.ppo.learner import Learner
 from trainer.rollouts.files import Retokeniser, StoredRollouts
@@ -145,7 +144,7 @@ def _with_behaviour(
     if not texts:
         return samples
     blank = [replace(s, sampler_logprobs=(0.0,) * len(s.completion_ids)) for s in texts]
-    found = sample_logprobs(roles, Role.REFERENCE, blank, token_budget=token_budget)
+    found = roles.sample_logprobs(Role.REFERENCE, blank, token_budget=token_budget)
     filled = iter(
         replace(s, sampler_logprobs=tuple(logprobs.tolist()))
         for s, logprobs in zip(texts, found, strict=True)

@@ -12,7 +12,7 @@ from trainer.config.sections import TrainConfig
 from trainer.doctor.checks import ServeConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
-from trainer.model.token_logprobs import CHUNK_LOGITS
+from trainer.model.logprobs import CHUNK_LOGITS
 
 _FLOAT32 = 4
 _BFLOAT16 = 2

@@ -1,8 +1,8 @@
 """The roles of PPO on one frozen base: policy, proximal, reference and critic.
 
-Each role is a LoRA adapter on the same base weights; the critic has a value head beside. The
-proximal role holds the weights of a published version, rounded to the server's dtype, so that the
-trainer scores tokens with exactly what generated them.
+Each role is a LoRA adapter on the same base weights; the critic also has a value head. The proximal
+role holds a published version's weights, rounded to the server's dtype, so that the trainer computes
+logprobs with exactly the weights that generated the tokens.
 """
 
 import json
@@ -13,38 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import (
-    LoraConfig,
-    PeftModel,
-    get_peft_model,
-    get_peft_model_state_dict,
-)
-from peft.tuners.lora.layer import LoraLayer, LoraVariant
-from safetensors.torch import load_file, save
+from peft import get_peft_model_state_dict
+from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
+from trainer.model.adapter import AdapterState, attach_adapter, fuse_additions, serialized
 from trainer.model.base_model import load_base
-from trainer.model.batch import MicroBatch, TokenRows
-from trainer.model.token_logprobs import Nucleus, score_sampled
-
-AdapterState = dict[str, Tensor]
-"""An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""
-
-
-def read_adapter(folder: Path) -> AdapterState:
-    """The tensors of an adapter's folder."""
-    state: AdapterState = load_file(folder / ADAPTER_WEIGHTS_FILE)
-    return state
-
-
-def serialized(state: AdapterState) -> bytes:
-    """An adapter's weights file."""
-    data: bytes = save(state, metadata={"format": "pt"})
-    return data
+from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
+from trainer.model.logprobs import Nucleus, sampled_logprobs
 
 
 class Role(StrEnum):
@@ -57,33 +37,14 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenScores:
-    """Of the sampled completion tokens, [B, C], zero on padding."""
+class TokenLogprobs:
+    """Logprobs of the sampled completion tokens, [B, C], zero on padding."""
 
     logprobs: Tensor
     entropy: Tensor
-    """In nats, of the distribution that was sampled from; no gradient."""
+    """In nats, of the distribution at each token's temperature and top-p; no gradient."""
     nucleus_mask: tuple[Nucleus, ...]
-    """What they are normalised over where top_p < 1."""
-
-
-class _FusedLora(LoraVariant):  # type: ignore[misc]
-    """LoRA whose sum is part of its second product; PEFT's is two more passes over the output."""
-
-    @staticmethod
-    def forward(
-        module: LoraLayer, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
-    ) -> Tensor:
-        low = module.lora_A[active_adapter](x)
-        up = module.lora_B[active_adapter].weight
-        # A product in the base's dtype, which is what the server computes in.
-        fused = torch.addmm(
-            result.flatten(0, -2),
-            low.flatten(0, -2).to(result.dtype),
-            up.T.to(result.dtype),
-            alpha=module.scaling[active_adapter],
-        )
-        return fused.view_as(result)
+    """The tokens that the distributions with top_p < 1 are normalised over."""
 
 
 class PolicyRoles(nn.Module):
@@ -95,71 +56,42 @@ class PolicyRoles(nn.Module):
         Args:
             config: Base model, starting adapter (or the shape of a fresh one) and dtype.
             device: Where everything lives.
-            serve_dtype: What the server rounds adapters to.
+            serve_dtype: The dtype to which the server rounds adapters.
 
         Raises:
-            UsageError: The base attends to less than all earlier tokens, or the starting adapter
-                has dropout or is no LoRA adapter.
+            UsageError: The base has layers without full attention, or the starting adapter has
+                dropout or is not LoRA.
         """
         super().__init__()
-        self.device = device
-        self.serve_dtype = serve_dtype
+        self.device, self.serve_dtype = device, serve_dtype
         base = load_base(config, device)
-        kinds = set(getattr(base.config, "layer_types", None) or ()) - {"full_attention"}
-        if kinds or getattr(base.config, "sliding_window", None):
-            raise UsageError(
-                f"policy.base_model {config.base_model}: {min(kinds, default='sliding_attention')} "
-                "layers; prefix trees need full attention"
-            )
+        _require_full_attention(base.config, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
-        if config.adapter is None:
-            lora = LoraConfig(
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                target_modules=list(config.target_modules),
-                lora_dropout=0.0,
-                task_type="CAUSAL_LM",
-            )
-            self.model = get_peft_model(base, lora, adapter_name=Role.POLICY)
-        else:
-            settings = json.loads((config.adapter / ADAPTER_CONFIG_FILE).read_text())
-            if settings.get("peft_type") != "LORA":
-                raise UsageError(f"policy.adapter {config.adapter}: not a LoRA adapter")
-            # Dropout would make the trainer's logprobs differ from the server's.
-            self.model = PeftModel.from_pretrained(
-                base, config.adapter, adapter_name=Role.POLICY, is_trainable=True
-            )
-            lora = self.model.peft_config[Role.POLICY]
-            if lora.lora_dropout:
-                raise UsageError(
-                    f"policy.adapter {config.adapter}: lora_dropout is {lora.lora_dropout}; "
-                    "PPO needs 0, or the trainer's logprobs differ from the server's"
-                )
-        for role in (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC):
-            self.model.add_adapter(role, lora)
-        # Once: to find them, PEFT walks through every module, which takes longer than to copy them.
+        self.model = attach_adapter(base, config, Role.POLICY)
+        others = (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC)
+        for role in others:
+            self.model.add_adapter(role, self.model.peft_config[Role.POLICY])
+        # Looked up once: PEFT walks through every module, which takes longer than the copy.
         self._tensors: dict[Role, AdapterState] = {
             role: get_peft_model_state_dict(self.model, adapter_name=role) for role in Role
         }
         start = self.adapter_state(Role.POLICY)
-        for role in (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC):
+        for role in others:
             self.load_adapter_state(role, start)
         self.value_head = nn.Linear(self.hidden_size, 1).to(device)
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
         self._lora_layers = [m for m in self.model.modules() if isinstance(m, LoraLayer)]
         for layer in self._lora_layers:
-            for role in Role:
-                if role in layer.lora_A and not layer.lora_bias[role]:
-                    layer.lora_variant.setdefault(role, _FusedLora())
-        # Both at once, so that a change of role touches nothing but a name.
+            fuse_additions(layer)
+        # Policy and critic both stay trainable, so that `activate` only has to set a name.
         self.model.set_requires_grad([Role.PROXIMAL, Role.REFERENCE], requires_grad=False)
         self.model.set_requires_grad([Role.POLICY, Role.CRITIC], requires_grad=True)
         self.model.eval()
         self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.autocast)
         if config.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
-            # Layers recompute in training mode alone; what is in them stays free of dropout.
+            # Layers recompute only in training mode; their submodules stay in evaluation mode.
             for module in base.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True
@@ -182,7 +114,7 @@ class PolicyRoles(nn.Module):
         """Overwrite an adapter's tensors.
 
         Raises:
-            RuntimeError: A tensor is missing, is one too many or has another shape.
+            RuntimeError: A tensor is missing, unexpected or of another shape.
         """
         tensors = self._tensors[role]
         if wrong := sorted(tensors.keys() ^ state.keys()):
@@ -219,7 +151,7 @@ class PolicyRoles(nn.Module):
             layer._active_adapter = [role]
 
     def _hidden_states(self, role: Role, rows: TokenRows) -> Tensor:
-        """[R · W, H] last hidden states of the rows, one after the other."""
+        """[R · W, H] last hidden states, row after row."""
         self.activate(role)
         with self._autocast:
             hidden: Tensor = self.model.get_base_model().model(
@@ -230,30 +162,50 @@ class PolicyRoles(nn.Module):
             )[0]
         return hidden.flatten(0, 1)
 
-    def score(
+    def token_logprobs(
         self, role: Role, batch: MicroBatch, nucleus_mask: Sequence[Nucleus] | None = None
-    ) -> TokenScores:
+    ) -> TokenLogprobs:
         """Logprobs of the completion tokens under a role, at each one's temperature and top-p.
 
         Args:
-            role: Whose adapter.
+            role: The adapter to compute with.
             batch: B completions of up to C tokens.
-            nucleus_mask: The nuclei to normalise over. Where None they are found from this role's own
-                logits; pass the proximal policy's so that both share one nucleus_mask.
+            nucleus_mask: The nuclei to normalise over; None finds them from this role's own logits.
+                Pass the proximal policy's, so that both are normalised over the same tokens.
         """
         sampled = batch.sampled
-        scores = score_sampled(
+        found = sampled_logprobs(
             self._hidden_states(role, batch.rows)[sampled.states],
             self.model.get_base_model().lm_head,
             sampled,
             nucleus_mask,
         )
-        zero = scores.logprobs.new_zeros(())
-        return TokenScores(
-            logprobs=torch.where(batch.mask, scores.logprobs[batch.sampled_index], zero),
-            entropy=torch.where(batch.mask, scores.entropy[batch.sampled_index], zero),
-            nucleus_mask=scores.nucleus_mask,
+        zero = found.logprobs.new_zeros(())
+        return TokenLogprobs(
+            logprobs=torch.where(batch.mask, found.logprobs[batch.sampled_index], zero),
+            entropy=torch.where(batch.mask, found.entropy[batch.sampled_index], zero),
+            nucleus_mask=found.nucleus_mask,
         )
+
+    @torch.no_grad()
+    def sample_logprobs(
+        self, role: Role, samples: Sequence[Sample], *, token_budget: int
+    ) -> list[Tensor]:
+        """For each sample, its completion's logprobs under a role, [C] on the CPU; see `token_logprobs`.
+
+        Args:
+            role: The adapter to compute with, and to find the nuclei with.
+            samples: Completions; their own logprobs are not read.
+            token_budget: The most tokens of one forward pass.
+        """
+        by_sample: dict[int, Tensor] = {}
+        for batch in micro_batches(
+            samples, token_budget=token_budget, hidden_size=self.hidden_size, device=self.device
+        ):
+            logprobs = self.token_logprobs(role, batch).logprobs.float().cpu()
+            rows = zip(batch.indices, logprobs, batch.mask.cpu(), strict=True)
+            by_sample |= {index: row[mask] for index, row, mask in rows}
+        return [by_sample[index] for index in range(len(samples))]
 
     def values(self, batch: MicroBatch) -> Tensor:
         """[B, C + 1] critic's values of the states before each completion token and after the last.
@@ -263,3 +215,12 @@ class PolicyRoles(nn.Module):
         hidden = self._hidden_states(Role.CRITIC, batch.rows)
         values: Tensor = self.value_head(hidden.float()).squeeze(-1)[batch.states]
         return values
+
+
+def _require_full_attention(config: Any, base_model: str) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds or getattr(config, "sliding_window", None):
+        raise UsageError(
+            f"policy.base_model {base_model}: {min(kinds, default='sliding_attention')} "
+            "layers; prefix trees need full attention"
+        )

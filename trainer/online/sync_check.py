@@ -20,9 +20,9 @@ from regime_w import ArmSpec
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.errors import SyncError
+from trainer.model.adapter import read_adapter
 from trainer.model.batch import Sample
-from trainer.model.roles import PolicyRoles, Role, read_adapter
-from trainer.model.sample_logprobs import sample_logprobs
+from trainer.model.roles import PolicyRoles, Role
 from trainer.online.logprob_mismatch import Mismatch, diagnose, fits_better, shift_mismatches
 from trainer.online.serving import Serving
 from trainer.online.versions import Published
@@ -191,7 +191,7 @@ def _serve(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
 
 def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
     """Of each sample's completion under the proximal role, [C] on the CPU."""
-    return sample_logprobs(roles, Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
+    return roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
 
 
 def _other_settings(

@@ -16,7 +16,8 @@ from anyio.from_thread import BlockingPortal
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, unfinished
-from trainer.model.roles import AdapterState, PolicyRoles, read_adapter
+from trainer.model.adapter import AdapterState, read_adapter
+from trainer.model.roles import PolicyRoles
 from trainer.online.serving import Serving
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledAdapter

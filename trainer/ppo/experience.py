@@ -11,8 +11,8 @@ from torch import Tensor
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
 from trainer.model.batch import MicroBatch, Sample, micro_batches
+from trainer.model.logprobs import Nucleus
 from trainer.model.roles import PolicyRoles, Role
-from trainer.model.token_logprobs import Nucleus
 from trainer.ppo.advantages import generalized_advantages, group_advantages, token_rewards, whiten
 from trainer.ppo.kl import kl_estimate
 from trainer.ppo.losses import importance_weights, sequence_mask
@@ -24,7 +24,7 @@ class Experience:
 
     batch: MicroBatch
     nucleus_mask: tuple[Nucleus, ...]
-    """The proximal policy's nuclei; see `trainer.model.token_logprobs`."""
+    """The proximal policy's nuclei; see `trainer.model.logprobs`."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor
     reference_kl: Tensor
@@ -99,8 +99,8 @@ def make_experience(
 def _experience(
     roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, *, kl_coef: float
 ) -> Experience:
-    proximal = roles.score(Role.PROXIMAL, batch)
-    reference = roles.score(Role.REFERENCE, batch, proximal.nucleus_mask)
+    proximal = roles.token_logprobs(Role.PROXIMAL, batch)
+    reference = roles.token_logprobs(Role.REFERENCE, batch, proximal.nucleus_mask)
     kl = kl_estimate(proximal.logprobs, reference.logprobs, config.kl_estimator)
     # Without a critic, advantages come once the mini-batch is scored; see `_compared`.
     values, returns, advantages = None, None, torch.zeros_like(kl)

@@ -7,8 +7,9 @@ weights, bit for bit.
 from collections.abc import Sequence
 
 from trainer.config.sections import TrainConfig
+from trainer.model.adapter import AdapterState
 from trainer.model.batch import Sample
-from trainer.model.roles import AdapterState, PolicyRoles, Role
+from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.update import PPOUpdate

@@ -113,7 +113,7 @@ class PPOUpdate:
                 sums.value_loss += critic.loss
                 sums.clipped_values += critic.clipped_tokens
             if num_policy_tokens:
-                logprobs = roles.score(Role.POLICY, e.batch, e.nucleus_mask).logprobs
+                logprobs = roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
                 require_finite("the policy's logprobs", logprobs[e.policy_mask])
                 if not sums.num_mini_batches:
                     moved = (logprobs.detach() - e.proximal_logprobs).abs()[e.policy_mask]

@@ -16,8 +16,9 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
 from trainer.errors import JournalError, UsageError
+from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.device import compute_device
-from trainer.model.roles import AdapterState, PolicyRoles, read_adapter, serialized
+from trainer.model.roles import PolicyRoles
 from trainer.ppo.learner import Learner
 from trainer.run_state.checkpoint import (
     Checkpoint,

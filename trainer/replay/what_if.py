@@ -17,8 +17,9 @@ from pydantic import ValidationError
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import TrainConfig
 from trainer.errors import UsageError
+from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batch import Sample
-from trainer.model.roles import AdapterState, Role, read_adapter
+from trainer.model.roles import Role
 from trainer.replay.verify import Say, open_replay
 from trainer.rollouts.rows import RolloutRow
 from trainer.run_state.journal_entries import JournaledStep

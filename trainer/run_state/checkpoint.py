@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from inference_server.wire.digests import sha256_of_file
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
-from trainer.model.roles import AdapterState, PolicyRoles, Role
+from trainer.model.adapter import AdapterState
+from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
 from trainer.rollouts.questions import QuestionState
 

@@ -22,7 +22,6 @@ from trainer.errors import DataError, UsageError
 from trainer.model.base_model import load_base
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.model.sample_logprobs import sample_logprobs
 from trainer.rollouts.groups import as_sample, score_group
 from trainer.rollouts.rows import rollout_row
 
@@ -66,7 +65,7 @@ def rows(policy: PolicyConfig) -> list[dict[str, Any]]:
                 )
             )
         samples = [as_sample(arm, version=3) for arm in arms]
-        logprobs = sample_logprobs(roles, Role.REFERENCE, samples, token_budget=4096)
+        logprobs = roles.sample_logprobs(Role.REFERENCE, samples, token_budget=4096)
         sampled = [
             arm.model_copy(update={"logprobs": each.tolist()})
             for arm, each in zip(arms, logprobs, strict=True)
@@ -190,11 +189,8 @@ def test_what_was_rewarded_has_become_likelier(
             )
     trained = policy.model_copy(update={"adapter": whole})
     before, after = (
-        sample_logprobs(
-            PolicyRoles(each, device=CPU, serve_dtype=torch.float32),
-            Role.POLICY,
-            samples,
-            token_budget=4096,
+        PolicyRoles(each, device=CPU, serve_dtype=torch.float32).sample_logprobs(
+            Role.POLICY, samples, token_budget=4096
         )
         for each in (policy, trained)
     )

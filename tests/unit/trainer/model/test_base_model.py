@@ -10,7 +10,6 @@ from trainer.errors import UsageError
 from trainer.model.base_model import load_base, save_dequantized
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.model.sample_logprobs import sample_logprobs
 from trainer.ppo.update import PPOUpdate
 
 CPU = torch.device("cpu")
@@ -72,11 +71,11 @@ def test_a_policy_on_4_bits_is_the_one_on_the_served_weights_and_learns(
         for i in range(4)
     ]
     update = PPOUpdate(roles, PPOConfig(learning_rate=1e-2, kl_coef=0.0))
-    before = torch.stack(sample_logprobs(roles, Role.POLICY, samples, token_budget=99)).sum(dim=1)
+    before = torch.stack(roles.sample_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
     for step in range(3):
         roles.load_adapter_state(Role.PROXIMAL, roles.rounded_policy())
         update.step(update.experience([samples], seed=str(step)), train_policy=True)
-    after = torch.stack(sample_logprobs(roles, Role.POLICY, samples, token_budget=99)).sum(dim=1)
+    after = torch.stack(roles.sample_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
     gained = after - before
     assert gained[3] > gained[0]
 
@@ -87,7 +86,5 @@ def test_a_policy_on_4_bits_is_the_one_on_the_served_weights_and_learns(
         device=CPU,
         serve_dtype=torch.float32,
     )
-    found = torch.stack(sample_logprobs(on_served, Role.POLICY, samples, token_budget=99)).sum(
-        dim=1
-    )
+    found = torch.stack(on_served.sample_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
     torch.testing.assert_close(found, after, atol=1e-5, rtol=0)

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
+from trainer.model.adapter import read_adapter
 from trainer.model.batch import Sample, micro_batches
-from trainer.model.roles import PolicyRoles, Role, read_adapter
+from trainer.model.roles import PolicyRoles, Role
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., PolicyRoles]
@@ -127,7 +128,7 @@ def by_sample(roles: PolicyRoles, role: Role, samples: list[Sample], token_budge
     rows: list = [None] * len(samples)
     with torch.no_grad():
         for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
-            scores, values = roles.score(role, batch), roles.values(batch)
+            scores, values = roles.token_logprobs(role, batch), roles.values(batch)
             for i, index in enumerate(batch.indices):
                 n = len(samples[index].completion_ids)
                 assert not scores.logprobs[i, n:].any()
@@ -161,8 +162,8 @@ def test_a_role_can_be_scored_on_the_nucleus_of_another(
 ) -> None:
     (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
     with torch.no_grad():
-        nucleus_mask = roles.score(Role.PROXIMAL, batch).nucleus_mask
-        scores = roles.score(Role.POLICY, batch, nucleus_mask)
+        nucleus_mask = roles.token_logprobs(Role.PROXIMAL, batch).nucleus_mask
+        scores = roles.token_logprobs(Role.POLICY, batch, nucleus_mask)
     assert all(one is other for one, other in zip(scores.nucleus_mask, nucleus_mask, strict=True))
     for i, index in enumerate(batch.indices):
         sample = SAMPLES[index]
@@ -174,7 +175,7 @@ def test_without_top_p_there_is_no_support_to_replay(roles: PolicyRoles) -> None
     (batch,) = micro_batches(
         make_samples((1.0,)), token_budget=EVERYTHING, hidden_size=128, device=CPU
     )
-    assert roles.score(Role.POLICY, batch).nucleus_mask == ()
+    assert roles.token_logprobs(Role.POLICY, batch).nucleus_mask == ()
 
 
 def test_values_are_the_critics_at_the_state_before_each_token_and_after_the_last(
@@ -254,7 +255,7 @@ def nuclei_of(roles: PolicyRoles, samples: list[Sample], token_budget: int) -> l
     found: list[list[set[int]]] = [[] for _ in samples]
     for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
         with torch.no_grad():
-            nucleus_mask = roles.score(Role.POLICY, batch).nucleus_mask
+            nucleus_mask = roles.token_logprobs(Role.POLICY, batch).nucleus_mask
         rows: list[set[int]] = []
         for chunk in nucleus_mask:
             rows += [
@@ -324,7 +325,7 @@ def test_shared_prefixes_change_no_gradient(
             weights = torch.nn.utils.rnn.pad_sequence(
                 [factors[i] for i in batch.indices], batch_first=True
             )
-            yield (roles.score(Role.POLICY, batch).logprobs * weights).sum()
+            yield (roles.token_logprobs(Role.POLICY, batch).logprobs * weights).sum()
             yield (roles.values(batch)[:, :-1] * weights).sum()
 
     def separate() -> Iterator[torch.Tensor]:
@@ -358,7 +359,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny_base: Path) -> N
 
         (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            loss = roles.score(Role.POLICY, batch).logprobs.sum()
+            loss = roles.token_logprobs(Role.POLICY, batch).logprobs.sum()
         loss.backward()
         found.append(([p.grad for p in roles.adapter_parameters(Role.POLICY)], num_kept))
     (plain, much), (checkpointed, little) = found
@@ -376,9 +377,9 @@ def test_bfloat16_scores_about_the_same_and_trains_float32(
     (batch,) = micro_batches(
         make_samples((1.0,)), token_budget=EVERYTHING, hidden_size=128, device=CPU
     )
-    logprobs = half.score(Role.POLICY, batch).logprobs
+    logprobs = half.token_logprobs(Role.POLICY, batch).logprobs
     with torch.no_grad():
-        expected = roles.score(Role.POLICY, batch).logprobs
+        expected = roles.token_logprobs(Role.POLICY, batch).logprobs
     assert 0 < float((logprobs.detach() - expected).abs().mean()) < 0.2
     logprobs.sum().backward()
     for parameter in half.adapter_parameters(Role.POLICY):
@@ -389,9 +390,9 @@ def test_bfloat16_scores_about_the_same_and_trains_float32(
 def test_only_the_scored_role_gets_gradients(make_roles: MakeRoles) -> None:
     roles = make_roles()
     (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
-    roles.score(Role.REFERENCE, batch)
+    roles.token_logprobs(Role.REFERENCE, batch)
     roles.values(batch)
-    roles.score(Role.POLICY, batch).logprobs.sum().backward()
+    roles.token_logprobs(Role.POLICY, batch).logprobs.sum().backward()
     moved = {id(p) for p in roles.parameters() if p.grad is not None and p.grad.any()}
     assert moved == {id(p) for p in roles.adapter_parameters(Role.POLICY)}
 
@@ -443,7 +444,7 @@ def test_a_starting_adapter_is_where_every_role_starts(
         assert same_state(roles.adapter_state(role), trained.adapter_state(Role.POLICY))
     # It trains: an exported adapter says inference_mode, which must not freeze it.
     (batch,) = micro_batches(SAMPLES, token_budget=EVERYTHING, hidden_size=128, device=CPU)
-    roles.score(Role.POLICY, batch).logprobs.sum().backward()
+    roles.token_logprobs(Role.POLICY, batch).logprobs.sum().backward()
     assert all(p.grad is not None for p in roles.adapter_parameters(Role.POLICY))
 
 

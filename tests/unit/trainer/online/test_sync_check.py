@@ -22,8 +22,9 @@ from regime_w import ArmSpec, build_all_arms
 from tests.unit.fake_serving import serving_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.errors import SyncError
+from trainer.model.adapter import read_adapter
 from trainer.model.batch import Sample, micro_batches
-from trainer.model.roles import PolicyRoles, Role, read_adapter
+from trainer.model.roles import PolicyRoles, Role
 from trainer.online.sync_check import SyncCheck, probe_arms
 from trainer.online.versions import Published
 
@@ -68,7 +69,7 @@ class FakeServer:
                 (batch,) = micro_batches(
                     [sample], token_budget=1, hidden_size=64, device=torch.device("cpu")
                 )
-                (logprobs,) = self.roles.score(Role.PROXIMAL, batch).logprobs.tolist()
+                (logprobs,) = self.roles.token_logprobs(Role.PROXIMAL, batch).logprobs.tolist()
             noise = self.noise * len(logprobs)
             arms.append(
                 ArmCompletion(

@@ -11,7 +11,7 @@ import torch
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
 from trainer.model.batch import MicroBatch, Sample, micro_batches
-from trainer.model.roles import PolicyRoles, Role, TokenScores
+from trainer.model.roles import PolicyRoles, Role, TokenLogprobs
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import Experience, MiniBatch
 from trainer.ppo.update import PPOUpdate
@@ -133,9 +133,13 @@ def test_experience_is_what_each_sample_gives_by_itself(
         e, i = found[sample.completion_ids]
         alone = batch_of(sample)
         with torch.no_grad():
-            scores = roles.score(Role.PROXIMAL, alone)
+            scores = roles.token_logprobs(Role.PROXIMAL, alone)
             proximal = scores.logprobs[0].tolist()
-            reference = roles.score(Role.REFERENCE, alone, scores.nucleus_mask).logprobs[0].tolist()
+            reference = (
+                roles.token_logprobs(Role.REFERENCE, alone, scores.nucleus_mask)
+                .logprobs[0]
+                .tolist()
+            )
             *values, after_last = roles.values(alone)[0].tolist()
         n = len(proximal)
         rewards = [-kl_coef * (p - r) for p, r in zip(proximal, reference, strict=True)]
@@ -261,7 +265,7 @@ def test_the_first_policy_gradient_is_the_weighted_policy_gradient(make_roles: M
     for sample in GROUPS[0] + GROUPS[1]:
         e, i = found[sample.completion_ids]
         n = len(sample.completion_ids)
-        logprobs = roles.score(Role.POLICY, batch_of(sample)).logprobs[0]
+        logprobs = roles.token_logprobs(Role.POLICY, batch_of(sample)).logprobs[0]
         total = total - (e.importance_weights[i, :n] * e.advantages[i, :n] * logprobs).sum()
         num_tokens += n
     parameters = roles.adapter_parameters(Role.POLICY)
@@ -312,7 +316,7 @@ def test_rewarded_completions_become_more_likely_and_the_critic_better(
     def likelihood(place: int) -> float:
         with torch.no_grad():
             return sum(
-                float(roles.score(Role.POLICY, batch_of(group[place])).logprobs.sum())
+                float(roles.token_logprobs(Role.POLICY, batch_of(group[place])).logprobs.sum())
                 for group in rewarded
             )
 
@@ -605,17 +609,17 @@ def test_a_step_that_fails_at_any_mini_batch_leaves_everything_as_it_was(
                 raise KeyboardInterrupt
             result = function(*args)
             if failing == "policy gradient":
-                assert isinstance(result, TokenScores)
+                assert isinstance(result, TokenLogprobs)
                 result.logprobs.register_hook(lambda gradient: gradient * math.nan)
                 return result
-            if isinstance(result, TokenScores):
+            if isinstance(result, TokenLogprobs):
                 return replace(result, logprobs=result.logprobs - torch.inf)
             assert isinstance(result, torch.Tensor)
             return result * math.nan
 
         return call
 
-    name = "values" if failing == "values" else "score"
+    name = "values" if failing == "values" else "token_logprobs"
     with monkeypatch.context() as patch:
         patch.setattr(roles, name, fails(getattr(roles, name)))
         expected = KeyboardInterrupt if failing == "interrupt" else NonFiniteError
@@ -747,9 +751,10 @@ def test_the_version_lag_is_how_far_the_policy_was_from_proximal_before_it_moved
     with torch.no_grad():
         lags = torch.cat(
             [
-                (roles.score(Role.POLICY, e.batch, e.nucleus_mask).logprobs - e.proximal_logprobs)[
-                    e.batch.mask
-                ].abs()
+                (
+                    roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
+                    - e.proximal_logprobs
+                )[e.batch.mask].abs()
                 for e in mini_batches[0]
             ]
         )

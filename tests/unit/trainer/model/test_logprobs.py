@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from trainer.model import token_logprobs as token_scores
+from trainer.model import logprobs as logprobs_module
 from trainer.model.batch import SampledTokens
-from trainer.model.token_logprobs import FIRST_GUESS, Nucleus, nucleus, score_sampled
+from trainer.model.logprobs import FIRST_GUESS, Nucleus, nucleus, sampled_logprobs
 
 
 def kept_ids(kept: Nucleus, row: int) -> list[int]:
@@ -150,11 +150,11 @@ def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
 
     gradients = []
     for chunk_tokens in (7, 40, 1000):
-        monkeypatch.setattr(token_scores, "CHUNK_LOGITS", chunk_tokens * vocabulary)
+        monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", chunk_tokens * vocabulary)
         with torch.no_grad():
-            nucleus_mask = score_sampled(hidden, head, sampled, None).nucleus_mask
+            nucleus_mask = sampled_logprobs(hidden, head, sampled, None).nucleus_mask
         states = hidden.clone().requires_grad_()
-        scores = score_sampled(states, head, sampled, nucleus_mask)
+        scores = sampled_logprobs(states, head, sampled, nucleus_mask)
         torch.testing.assert_close(scores.logprobs.tolist(), expected, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(scores.entropy.tolist(), expected_entropies, atol=2e-5, rtol=0)
         assert not scores.entropy.requires_grad
@@ -181,6 +181,6 @@ def test_a_token_that_was_certain_has_logprob_zero() -> None:
     sampled = make_sampled(6, 6, 50)
     hidden = torch.randn(6, 4)
     certain = Nucleus(token_ids=sampled.token_ids.int(), num_others=torch.zeros(6).long())
-    scores = score_sampled(hidden, head, sampled, [certain])
+    scores = sampled_logprobs(hidden, head, sampled, [certain])
     assert scores.logprobs.tolist() == [0.0] * 6
     assert scores.entropy.tolist() == [0.0] * 6

@@ -1,8 +1,8 @@
 """From hidden states to the logprobs of sampled tokens, without all logits at once.
 
-Tokens are scored in chunks, so that memory does not grow with vocabulary × tokens. Where top-p
-sampled them, a chunk keeps the ids of its nuclei: any role can then be scored on the same nucleus_mask,
-and small nuclei need only their own rows of the head.
+Tokens are computed in chunks, so that memory does not grow with vocabulary × tokens. For tokens that
+were sampled with top-p, a chunk keeps the ids in its nuclei: every role is then normalised over the
+same tokens, and small nuclei need only their own rows of the head.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from torch.utils.checkpoint import checkpoint
 from trainer.model.batch import SampledTokens
 
 CHUNK_LOGITS = 2**25
-"""Logits that exist together, 128 MiB of them: at a vocabulary of 150k those of 223 tokens, which
-still keep a matrix product busy."""
+"""The most logits in memory at once (128 MiB): those of 223 tokens at a vocabulary of 150k, which is
+enough for an efficient matrix product."""
 
 _NUM_PARTS = 16
-"""A chunk of whole distributions is worked on in so many parts: what a part needs beside them is little."""
+"""A chunk of whole distributions is processed in this many parts, to keep temporaries small."""
 
 FIRST_GUESS = 8
-"""Most likely tokens that are looked at first; most nuclei end among them."""
+"""How many of the most likely tokens are tried first; most nuclei are smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,21 +33,21 @@ class Nucleus:
     """The tokens that top-p sampling kept for each of n sampled tokens: M in all, ragged."""
 
     token_ids: Tensor
-    """[M] int32: the n sampled tokens, then the others of each row after the other."""
+    """[M] int32: the n sampled tokens, then the other tokens of each, one after the other."""
     num_others: Tensor
-    """[n] how many tokens are kept beside the sampled one."""
+    """[n] how many tokens are kept besides the sampled one."""
 
     @property
     def rows(self) -> Tensor:
-        """[M] which of the n each token was kept for."""
+        """[M] index of the sampled token (of the n) that each token was kept for."""
         rows = torch.arange(len(self.num_others), device=self.num_others.device)
         num_others = len(self.token_ids) - len(rows)
         return torch.cat([rows, rows.repeat_interleave(self.num_others, output_size=num_others)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledScores:
-    """Of N distinct sampled tokens."""
+class SampledLogprobs:
+    """Logprobs and entropies of N distinct sampled tokens."""
 
     logprobs: Tensor
     """[N]"""
@@ -58,10 +58,10 @@ class SampledScores:
 
 
 def nucleus(probabilities: Tensor, top_p: Tensor, sampled: Tensor) -> Nucleus:
-    """Which tokens top-p sampling keeps, as vLLM decides it.
+    """The tokens that top-p sampling keeps, by vLLM's rule.
 
-    The smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is kept
-    whatever rounding says, since it was sampled.
+    The smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is always
+    kept: rounding may leave it out, but it was sampled.
 
     Args:
         probabilities: [n, V] after temperature.
@@ -82,63 +82,63 @@ def nucleus(probabilities: Tensor, top_p: Tensor, sampled: Tensor) -> Nucleus:
     )
 
 
-def score_sampled(
+def sampled_logprobs(
     hidden: Tensor,
     head: nn.Linear,
     sampled: SampledTokens,
     nucleus_mask: Sequence[Nucleus] | None,
-) -> SampledScores:
+) -> SampledLogprobs:
     """Logprobs of sampled tokens at each one's temperature and top-p.
 
     Args:
         hidden: [N, H] the state before each token.
-        head: From [n, H] to the logits [n, V]; PEFT's wrapper of a linear layer will do.
+        head: From [n, H] to the logits [n, V]; may be PEFT's wrapper of a linear layer.
         sampled: N tokens.
-        nucleus_mask: What to normalise over where top_p < 1; found from these very states where None.
+        nucleus_mask: The nuclei to normalise over where top_p < 1; None finds them from ``hidden``.
     """
     size, restricted = max(1, CHUNK_LOGITS // head.out_features), sampled.num_restricted
     starts = [*range(0, restricted, size), *range(restricted, len(hidden), size)]
     chunks = [slice(*bounds) for bounds in pairwise([*starts, len(hidden)])]
     sizes = [chunk.stop - chunk.start for chunk in chunks]
-    # A single chunk is in memory anyway; of several, each is computed again in backward.
+    # Several chunks would not fit in memory together, so backward computes each again.
     several = len(chunks) > 1
-    scores: list[tuple[Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor]] = []
     nuclei: list[Nucleus] = []
     for chunk, states in zip(chunks, torch.split(hidden, sizes), strict=True):
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
         if chunk.start >= restricted:
             if several and _is_plain(head):
-                scores.append(
-                    _OneAtATime.apply(  # type: ignore[no-untyped-call]
+                parts.append(
+                    _RecomputedLogprobs.apply(  # type: ignore[no-untyped-call]
                         states, head.weight, temperature, token_ids
                     )
                 )
                 continue
-            score = partial(_scores_of_all, head, states, temperature, token_ids)
+            compute = partial(_whole_logprobs, head, states, temperature, token_ids)
         else:
             nuclei.append(
-                # Bound to no name, or two chunks of them would exist at a time.
+                # Not bound to a name, or two chunks of probabilities would be in memory at once.
                 nucleus(_probabilities(head, states, temperature), sampled.top_p[chunk], token_ids)
                 if nucleus_mask is None
                 else nucleus_mask[len(nuclei)]
             )
-            score = partial(_scores_of_nucleus, head, states, temperature, nuclei[-1])
+            compute = partial(_nucleus_logprobs, head, states, temperature, nuclei[-1])
         recompute = several and torch.is_grad_enabled()
-        scores.append(checkpoint(score, use_reentrant=False) if recompute else score())
-    logprobs, entropy = (torch.cat(parts) for parts in zip(*scores, strict=True))
-    return SampledScores(logprobs=logprobs, entropy=entropy, nucleus_mask=tuple(nuclei))
+        parts.append(checkpoint(compute, use_reentrant=False) if recompute else compute())
+    logprobs, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
+    return SampledLogprobs(logprobs=logprobs, entropy=entropy, nucleus_mask=tuple(nuclei))
 
 
 @torch.no_grad()
 def _probabilities(head: nn.Linear, states: Tensor, temperature: Tensor) -> Tensor:
-    """[n, V], in place from step to step: this is the most memory of a pass."""
+    """[n, V], computed in place: this takes the most memory of a pass."""
     logits = head(states).float().div_(temperature.unsqueeze(-1))
     logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
     probabilities: Tensor = logits.div_(logits.sum(dim=-1, keepdim=True))
     return probabilities
 
 
-def _scores_of_all(
+def _whole_logprobs(
     head: nn.Linear, states: Tensor, temperature: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor]:
     """[n] logprobs and entropies over the whole vocabulary."""
@@ -149,8 +149,8 @@ def _scores_of_all(
     return logprobs, entropy
 
 
-class _OneAtATime(torch.autograd.Function):
-    """`_scores_of_all` in the memory of its logits alone, which backward makes again and overwrites."""
+class _RecomputedLogprobs(torch.autograd.Function):
+    """`_whole_logprobs` that keeps no logits: backward computes them again and overwrites them."""
 
     @staticmethod
     def forward(
@@ -168,7 +168,7 @@ class _OneAtATime(torch.autograd.Function):
     def backward(
         ctx: Any, of_logprobs: Tensor, of_entropy: Tensor
     ) -> tuple[Tensor, None, None, None]:
-        """Of a logit: 1 at the sampled token, else 0, less its probability, over temperature."""
+        """A logit's gradient: (1 at the sampled token, else 0, minus its probability) / temperature."""
         states, weight, temperature, token_ids = ctx.saved_tensors
         scale = (of_logprobs / temperature).unsqueeze(-1)
         of_logits = _log_softmax(states, weight, temperature).exp_().mul_(-scale)
@@ -177,7 +177,7 @@ class _OneAtATime(torch.autograd.Function):
 
 
 def _log_softmax(states: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
-    """Logits [n, V] at each one's temperature, float32 and normalised in place."""
+    """[n, V] log-probabilities at each token's temperature, float32, normalised in place."""
     logits = nn.functional.linear(states, weight).float().div_(temperature.unsqueeze(-1))
     for part in _parts(logits):
         part.sub_(part.logsumexp(dim=-1, keepdim=True))
@@ -185,11 +185,11 @@ def _log_softmax(states: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
 
 
 def _parts(chunk: Tensor) -> Sequence[Tensor]:
-    """Views of some rows each."""
+    """Views of the chunk, a few rows each."""
     return torch.split(chunk, max(1, len(chunk) // _NUM_PARTS))
 
 
-def _scores_of_nucleus(
+def _nucleus_logprobs(
     head: nn.Linear, states: Tensor, temperature: Tensor, kept: Nucleus
 ) -> tuple[Tensor, Tensor]:
     """[n] logprobs and entropies over each token's nucleus."""
@@ -206,7 +206,7 @@ def _scores_of_nucleus(
 
 
 def _kept_logits(head: nn.Linear, states: Tensor, rows: Tensor, token_ids: Tensor) -> Tensor:
-    """[M] logits of the nuclei, from their own rows of the head where that is the smaller part."""
+    """[M] logits of the nuclei, from their own rows of the head where those are fewer numbers."""
     if _is_plain(head):
         weight = head.weight
         if len(rows) * weight.shape[1] <= len(states) * weight.shape[0]:
@@ -216,5 +216,5 @@ def _kept_logits(head: nn.Linear, states: Tensor, rows: Tensor, token_ids: Tenso
 
 
 def _is_plain(head: nn.Linear) -> bool:
-    """Whether it is its weight: a head with an adapter, in PEFT's wrapper, is more."""
+    """Whether the head is just its frozen weight, without bias and without PEFT's wrapper."""
     return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
