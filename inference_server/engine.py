@@ -1,7 +1,7 @@
-"""What the routes need of an inference engine.
+"""The interface between the server and an inference engine.
 
-`Engine` is the seam between our code and vLLM: `vllm_engine.VllmEngine` is the real one, and the
-contract tests put a hand-written one in its place. Loads neither torch nor vllm.
+`inference_server.vllm.engine.VllmEngine` implements `Engine` with vLLM; the contract tests use a
+hand-written one. Loads neither torch nor vllm.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from inference_server.errors import EngineUnavailable
 from inference_server.wire.schemas import FinishReason, Priority
 
 
 class AdapterRejected(Exception):
-    """The engine refused an adapter and is as it was before; the message says why."""
+    """The engine rejected an adapter and is unchanged; the message says why."""
 
 
-class EngineDied(Exception):
-    """The engine is dead, and with it the server."""
+class EngineDied(EngineUnavailable):
+    """The engine is dead; the server cannot continue without it."""
 
 
 class NoChatTemplate(Exception):
-    """The model's tokenizer has no chat template, or one that does not take these messages."""
+    """The model's tokenizer has no chat template, or one that rejects these messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,39 +35,39 @@ class LinearShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineTraits:
-    """Facts of the running engine that do not change until it is started again."""
+    """Properties of the running engine that do not change until it is restarted."""
 
     base_model: str
-    """The model as it was named at start: a folder or a Hub id."""
+    """The model as given at start: a folder or a Hub id."""
     base_fingerprint: str | None
-    """Of its files, see `inference_server.wire.base_fingerprint`."""
+    """Fingerprint of its files, see `inference_server.wire.base_fingerprint`; None if they are not on disk."""
     max_model_len_tokens: int
     """Prompt and completion together."""
     max_lora_rank: int
     max_loaded_adapters: int
-    """Adapters that the engine holds before it drops the least recently used by itself."""
+    """Most adapters that the engine holds; beyond it drops the least recently used one."""
     lora_dtype: str
-    """The dtype to which adapter weights are rounded, a name in torch, e.g. ``bfloat16``."""
+    """The dtype to which adapter weights are rounded, by its name in torch, e.g. ``bfloat16``."""
     linear_shapes: Mapping[str, LinearShape]
     """Linear layers of the base by module name, e.g. ``model.layers.0.self_attn.q_proj``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineAdapter:
-    """One adapter as the engine knows it."""
+    """One adapter as the engine identifies it."""
 
     lora_id: int
-    """At least 1, and never used for another load: the engine caches by it."""
+    """At least 1; never reused for another load, since the engine caches by it."""
     name: str
     path: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat:
-    """What one arm says to the model before it answers."""
+    """The messages of one chat prompt."""
 
     system_prompt: str
-    """No system message where empty."""
+    """Empty for no system message."""
     question: str
 
 
@@ -82,26 +83,26 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Completion:
+class EngineCompletion:
     """One finished completion."""
 
     text: str
     token_ids: Sequence[int]
     """Sampled ids, EOS included when it was sampled."""
     logprobs: Sequence[float]
-    """Per token, of the distribution that was sampled from."""
+    """One per token, of the distribution that was sampled from."""
     finish_reason: FinishReason
 
 
 class Engine(Protocol):
-    """An engine that generates with many adapters at once.
+    """An engine that generates with several adapters at once.
 
-    Every method that is awaited raises `EngineDied` once the engine is dead.
+    Every coroutine raises `EngineDied` once the engine is dead.
     """
 
     @property
     def traits(self) -> EngineTraits:
-        """What does not change while it runs."""
+        """Properties that do not change while it runs."""
         ...
 
     async def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -109,21 +110,21 @@ class Engine(Protocol):
         ...
 
     async def encode_chats(self, chats: Sequence[Chat]) -> list[list[int]]:
-        """Token ids of each chat through the model's template, up to where the answer begins.
+        """Token ids of each chat, rendered with the model's template up to the start of the answer.
 
         Raises:
-            NoChatTemplate: The model has none that fits.
+            NoChatTemplate: The model has no template for these messages.
         """
         ...
 
     async def generate(
         self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
-    ) -> Completion:
+    ) -> EngineCompletion:
         """Generates one completion; cancelling the call aborts it in the engine."""
         ...
 
     async def load(self, adapter: EngineAdapter) -> None:
-        """Loads an adapter for requests to come.
+        """Loads an adapter.
 
         Raises:
             AdapterRejected: The engine cannot use it; nothing changed.
@@ -131,19 +132,19 @@ class Engine(Protocol):
         ...
 
     async def unload(self, adapter: EngineAdapter) -> None:
-        """Drops a loaded adapter."""
+        """Unloads an adapter."""
         ...
 
     async def loaded_ids(self) -> set[int]:
-        """Asks the engine itself for the ``lora_id`` of every adapter that it holds."""
+        """Asks the engine for the ``lora_id`` of every adapter that it holds."""
         ...
 
     def num_requests(self, adapter: EngineAdapter | None = None) -> int:
-        """Unfinished requests from any route, on one adapter or over all."""
+        """Number of unfinished requests of all routes, on one adapter or in total."""
         ...
 
     def publish(self, name: str, adapter: EngineAdapter) -> None:
-        """Serves an adapter under ``name`` in the OpenAI routes, from the next request on."""
+        """Serves an adapter under ``name`` in the OpenAI routes, starting with the next request."""
         ...
 
     def withdraw(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""What Prometheus sees of our part of the server, on ``/metrics`` beside vLLM's own."""
+"""Prometheus metrics of our part of the server, on ``/metrics`` next to vLLM's own."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from inference_server.wire.schemas import ArmCompletion, Priority
 from regime_w import build_all_arms
 
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
-# A client may name its arms as it likes; a label of each would grow without bound.
+# Clients choose the names of their own arms; one label value for each would grow without bound.
 _KNOWN_ARMS = frozenset(arm.name for arm in build_all_arms())
 _CUSTOM_ARM = "custom"
 
@@ -21,6 +21,7 @@ class ServerMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        """See the class."""
         self.groups_in_flight = Gauge(
             "regime_w_groups_in_flight",
             "Groups that were admitted and have not ended",
@@ -41,7 +42,7 @@ class ServerMetrics:
         )
         self.completions = Counter(
             "regime_w_completions",
-            "Completions, by what ended them",
+            "Completions, by finish reason",
             ["finish_reason"],
             registry=registry,
         )
@@ -58,13 +59,13 @@ class ServerMetrics:
         )
         self.push_seconds = Histogram(
             "regime_w_push_seconds",
-            "Time from an upload's first byte to its version being served",
+            "Time from an upload's first byte until its version is served",
             buckets=_SECONDS,
             registry=registry,
         )
         self.rejects = Counter(
             "regime_w_rejects",
-            "Requests answered with an error, by its type",
+            "Requests answered with an error, by error type",
             ["type"],
             registry=registry,
         )
@@ -73,7 +74,7 @@ class ServerMetrics:
             self.groups_in_flight.labels(priority)
 
     def count_group(self, completions: Sequence[ArmCompletion], seconds: float) -> None:
-        """Counts a group that is finished."""
+        """Counts a finished group that took ``seconds`` from start to last completion."""
         self.group_seconds.observe(seconds)
         for completion in completions:
             arm = completion.arm if completion.arm in _KNOWN_ARMS else _CUSTOM_ARM

@@ -1,4 +1,4 @@
-"""The parts of one running server, put together."""
+"""The parts of one running server and how they are assembled."""
 
 import asyncio
 import uuid
@@ -11,19 +11,19 @@ from inference_server.adapters.registry import AdapterRegistry
 from inference_server.adapters.storage import AdapterFolder
 from inference_server.arms.generator import ArmsGenerator
 from inference_server.engine import Engine, EngineDied, Sampling
-from inference_server.http.errors import engine_unavailable
+from inference_server.errors import EngineUnavailable
 from inference_server.metrics import ServerMetrics
 from inference_server.settings import Settings
 from inference_server.wire.schemas import Limits, ServerStatus
 
-# The engine answers between two of its steps; on a CPU a step with long prompts takes seconds.
+# The engine answers between two steps; on a CPU a step with long prompts takes seconds.
 ENGINE_ANSWERS_WITHIN_S = 30.0
 _WARM_UP = Sampling(temperature=1.0, top_p=0.9, max_tokens=2, seed=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Service:
-    """What the routes work with."""
+    """Everything that the routes use."""
 
     settings: Settings
     boot_id: str
@@ -34,16 +34,16 @@ class Service:
 
     @classmethod
     async def start(cls, engine: Engine, settings: Settings, registry: CollectorRegistry) -> Self:
-        """Puts a service around a running engine, with the adapters that the last one left.
+        """Builds the service around a running engine and restores the adapters in its state folder.
 
         Args:
-            engine: Without adapters.
-            settings: With ``state_dir`` set, to a folder that is this server's alone.
-            registry: Where its metrics are registered.
+            engine: An engine without adapters.
+            settings: ``state_dir`` must be set to a folder that no other server uses.
+            registry: Where the metrics are registered.
         """
         if settings.state_dir is None:
             raise ValueError("settings.state_dir must be set")
-        # The first completion compiles kernels, for seconds: before the server says that it is healthy.
+        # The first completion compiles kernels for seconds; do it before the server reports healthy.
         await engine.generate([0], _WARM_UP, None)
         folder = AdapterFolder(settings.state_dir, settings.max_adapter_bytes)
         adapters = AdapterRegistry(engine, folder, settings.max_loaded_versions)
@@ -64,26 +64,26 @@ class Service:
         )
 
     async def check_engine(self) -> None:
-        """Asks the engine's own loop, so that a dead or hung one is noticed.
+        """Asks the engine's own loop, which detects a dead or hung engine.
 
         Raises:
-            ApiError: 503 where it is dead or does not answer.
+            EngineUnavailable: It is dead or does not answer.
         """
         try:
             async with asyncio.timeout(ENGINE_ANSWERS_WITHIN_S):
                 await self.engine.loaded_ids()
         except TimeoutError as error:
-            raise engine_unavailable(
+            raise EngineUnavailable(
                 f"the engine did not answer within {ENGINE_ANSWERS_WITHIN_S:g} s"
             ) from error
         except EngineDied as error:
-            raise engine_unavailable(f"the engine is dead: {error}") from error
+            raise EngineUnavailable(f"the engine is dead: {error}") from error
 
     async def status(self) -> ServerStatus:
-        """State of the server.
+        """State and limits of the server.
 
         Raises:
-            ApiError: 503 where the engine does not answer.
+            EngineUnavailable: The engine is dead or does not answer.
         """
         await self.check_engine()
         adapters, traits, settings = self.adapters.list(), self.engine.traits, self.settings

@@ -1,1 +1,1 @@
-"""Versions of the policy: checked, stored, loaded, activated."""
+"""Policy versions: LoRA adapters that are checked, stored, loaded and activated."""

@@ -1,6 +1,6 @@
-"""Whether adapter files can be served: their configuration, names, shapes and values.
+"""Checks whether adapter files can be served: configuration, tensor names, shapes and values.
 
-No engine takes part here.
+Needs no engine, only its traits.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, deserialize
 
 from inference_server.adapters.storage import StagedAdapter
 from inference_server.engine import EngineTraits, LinearShape
-from inference_server.http.errors import field_path, invalid_adapter
+from inference_server.errors import InvalidAdapter, field_path
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 _PEFT_PREFIX = "base_model.model."
@@ -24,10 +24,10 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 class AdapterConfig(BaseModel):
-    """The part of PEFT's ``adapter_config.json`` that decides what an adapter computes.
+    """The part of PEFT's ``adapter_config.json`` that determines what an adapter computes.
 
-    Equal configurations with equal weights are the same adapter. Fields that PEFT adds and that
-    change nothing in inference (dropout, initialisation, paths) are ignored.
+    Equal configurations with equal weights are the same adapter. Fields that do not affect inference
+    (dropout, initialisation, paths) are ignored.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
@@ -42,14 +42,14 @@ class AdapterConfig(BaseModel):
     use_dora: Literal[False] = False
     use_qalora: Literal[False] = False
     modules_to_save: tuple[()] | None = None
-    # Both are regular expressions over module names: the engine would run a client's pattern.
+    # Their keys are regular expressions over module names: the engine would run a client's pattern.
     rank_pattern: dict[str, int] | None = Field(default=None, max_length=0)
     alpha_pattern: dict[str, float] | None = Field(default=None, max_length=0)
 
     @field_validator("target_modules")
     @classmethod
-    def _in_one_order(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        """PEFT saves a set: the order differs between two saves of one adapter."""
+    def _sorted(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        """Sorts the names: PEFT saves a set, whose order differs between two saves of one adapter."""
         return value if isinstance(value, str) else tuple(sorted(value))
 
     @field_validator("rank_pattern", "alpha_pattern")
@@ -62,19 +62,19 @@ def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConf
     """Checks that the engine can serve an adapter exactly as it was trained.
 
     Args:
-        staged: The upload.
+        staged: The adapter's files.
         traits: The engine's limits, dtype and layers.
 
     Returns:
-        Its configuration.
+        The adapter's configuration.
 
     Raises:
-        ApiError: 400 with the reason and the part at fault.
+        InvalidAdapter: It cannot be served; names the reason and the file at fault.
     """
     config = _read_config(staged.config_json)
     if config.r > traits.max_lora_rank:
-        raise invalid_adapter(
-            f"r: rank {config.r} is over the server's --max-lora-rank {traits.max_lora_rank}",
+        raise InvalidAdapter(
+            f"r: rank {config.r} exceeds the server's --max-lora-rank {traits.max_lora_rank}",
             ADAPTER_CONFIG_FILE,
         )
     tensors = _read_tensors(staged.folder / ADAPTER_WEIGHTS_FILE)
@@ -93,16 +93,18 @@ def _read_config(config_json: bytes) -> AdapterConfig:
     except ValidationError as error:
         first = error.errors()[0]
         field = field_path(first["loc"])
-        # A pydantic message on an unsupported feature says only what the value should have been.
+        # For an unsupported feature, pydantic's message only names the value that was expected.
         reason = f"{field}: {first['msg']}" if field else first["msg"]
         if field and first["type"] != "missing":
-            reason += "; the server takes plain LoRA without bias, DoRA, saved modules or patterns"
-        raise invalid_adapter(reason, ADAPTER_CONFIG_FILE) from error
+            reason += (
+                "; the server accepts plain LoRA without bias, DoRA, saved modules or patterns"
+            )
+        raise InvalidAdapter(reason, ADAPTER_CONFIG_FILE) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Tensor:
-    """A tensor as it lies in a safetensors file."""
+    """One tensor of a safetensors file, not decoded."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -110,20 +112,20 @@ class _Tensor:
 
 
 def _read_tensors(path: Path) -> Mapping[str, _Tensor]:
-    """The tensors of a file, in the order of their names: `deserialize` has none.
+    """The tensors of a file, sorted by name since `deserialize` returns them in no fixed order.
 
-    A torch tensor of each would take longer than all the checks together.
+    They stay bytes: making torch tensors of them would take longer than all the checks.
     """
     try:
         entries = sorted(deserialize(path.read_bytes()), key=itemgetter(0))  # type: ignore[no-untyped-call]
     except SafetensorError as error:
-        raise invalid_adapter(f"not a safetensors file: {error}", ADAPTER_WEIGHTS_FILE) from error
+        raise InvalidAdapter(f"not a safetensors file: {error}", ADAPTER_WEIGHTS_FILE) from error
     tensors = {}
     for name, entry in entries:
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise invalid_adapter(
-                f"{name}: dtype {entry['dtype']} is none of {', '.join(_DTYPES)}",
+            raise InvalidAdapter(
+                f"{name}: dtype {entry['dtype']} is not one of {', '.join(_DTYPES)}",
                 ADAPTER_WEIGHTS_FILE,
             )
         tensors[name] = _Tensor(dtype=dtype, shape=tuple(entry["shape"]), data=entry["data"])
@@ -131,28 +133,28 @@ def _read_tensors(path: Path) -> Mapping[str, _Tensor]:
 
 
 def _check_values(tensors: Mapping[str, _Tensor], lora_dtype: str) -> None:
-    """Checks that every value survives the engine's rounding.
+    """Checks that every value is finite after the engine's rounding.
 
-    A float32 value can be finite here and infinite in float16.
+    A finite float32 value can be infinite in float16.
     """
     rounded = getattr(torch, lora_dtype)
     by_dtype: dict[torch.dtype, list[bytes]] = defaultdict(list)
     for tensor in tensors.values():
         by_dtype[tensor.dtype].append(tensor.data)
-    # All at once; which tensor it is matters only where there is one.
+    # All tensors at once; the name is looked up only if one fails.
     if all(_is_finite(bytearray().join(data), dtype, rounded) for dtype, data in by_dtype.items()):
         return
     name = next(
         n for n, t in tensors.items() if not _is_finite(bytearray(t.data), t.dtype, rounded)
     )
-    raise invalid_adapter(
-        f"{name}: holds values that are not finite in {lora_dtype}", ADAPTER_WEIGHTS_FILE
+    raise InvalidAdapter(
+        f"{name}: has values that are not finite in {lora_dtype}", ADAPTER_WEIGHTS_FILE
     )
 
 
 def _is_finite(data: bytearray, dtype: torch.dtype, rounded: torch.dtype) -> bool:
-    """Whether every value of a buffer is finite once it is rounded to another dtype."""
-    # Rounding is monotonic, so the two extremes tell of all; NaN wins over any.
+    """Whether every value of a buffer is finite after rounding to another dtype."""
+    # Rounding is monotonic, so checking minimum and maximum suffices; `aminmax` returns NaN if any is.
     extremes = torch.stack(torch.frombuffer(data, dtype=dtype).aminmax()).to(rounded)
     return bool(extremes.isfinite().all())
 
@@ -162,7 +164,7 @@ def _check_pairs(
 ) -> None:
     """Checks that the tensors are LoRA pairs A [r, in] and B [out, r] of the base's layers."""
     if not shapes:
-        raise invalid_adapter("holds no tensors", ADAPTER_WEIGHTS_FILE)
+        raise InvalidAdapter("the file has no tensors", ADAPTER_WEIGHTS_FILE)
     pairs: dict[str, dict[str, tuple[int, ...]]] = defaultdict(dict)
     for name, shape in shapes.items():
         module, side = _parse_name(name)
@@ -170,27 +172,27 @@ def _check_pairs(
     for module, sides in pairs.items():
         layer = layers.get(module)
         if layer is None:
-            raise invalid_adapter(
+            raise InvalidAdapter(
                 f"{module}: the base model has no linear layer of this name", ADAPTER_WEIGHTS_FILE
             )
         expected = {"A": (rank, layer.in_features), "B": (layer.out_features, rank)}
         for side, shape in expected.items():
             if side not in sides:
-                raise invalid_adapter(f"{module}: lora_{side} is missing", ADAPTER_WEIGHTS_FILE)
+                raise InvalidAdapter(f"{module}: lora_{side} is missing", ADAPTER_WEIGHTS_FILE)
             if sides[side] != shape:
-                raise invalid_adapter(
+                raise InvalidAdapter(
                     f"{module}: lora_{side} has shape {list(sides[side])}, not {list(shape)}",
                     ADAPTER_WEIGHTS_FILE,
                 )
 
 
 def _parse_name(name: str) -> tuple[str, str]:
-    """Splits PEFT's tensor name into the module's name and ``A`` or ``B``."""
+    """Splits PEFT's tensor name into module name and ``A`` or ``B``."""
     for side in ("A", "B"):
         suffix = f".lora_{side}.weight"
         if name.startswith(_PEFT_PREFIX) and name.endswith(suffix):
             return name.removeprefix(_PEFT_PREFIX).removesuffix(suffix), side
-    raise invalid_adapter(
+    raise InvalidAdapter(
         f"{name}: not a LoRA tensor ({_PEFT_PREFIX}MODULE.lora_A.weight or .lora_B.weight)",
         ADAPTER_WEIGHTS_FILE,
     )

@@ -1,1 +1,1 @@
-"""The routes, their guards and their errors."""
+"""The HTTP routes, the middleware around them, and how errors look over HTTP."""

@@ -1,57 +1,56 @@
-"""The API key in front of every route.
+"""The API key that guards every route.
 
-vLLM's own ``--api-key`` guards four path prefixes only; ``/metrics``, ``/invocations``, ``/tokenize``
-and the documentation pages stay open behind it.
+vLLM's own ``--api-key`` guards four path prefixes only; it leaves ``/metrics``, ``/invocations``,
+``/tokenize`` and the documentation pages open.
 
-A browser cannot send a bearer token with the address that somebody types, so the playground page asks for
-the key as the password of HTTP Basic (RFC 7617), and its own requests carry it in the same way.
+A browser cannot attach a bearer token to an address that the user types. The playground page therefore
+asks for the key as the password of HTTP Basic (RFC 7617), and its own requests carry it the same way.
 """
 
 import base64
 import binascii
-import hashlib
 import secrets
-from http import HTTPStatus
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from inference_server.http.errors import ApiError, ErrorType
+from inference_server.errors import Unauthorized
+from inference_server.http.errors import error_response
+from inference_server.wire.digests import sha256_of_bytes
 
-# Container and load-balancer probes hold no key, and the answer tells nothing but "up".
+# Container and load-balancer probes hold no key, and the answer reveals only that the server is up.
 _OPEN_PATHS = frozenset({"/health"})
 PLAYGROUND_PATH = "/"
 _BASIC_CHALLENGE = 'Basic realm="Regime W: any name, the API key as password", charset="UTF-8"'
 
 
 class BearerAuth:
-    """ASGI middleware: requests without the key get 401.
+    """ASGI middleware: answers requests without the key with 401.
 
-    It comes as ``Authorization: Bearer KEY``; from the playground page as the password of Basic.
+    The key is sent as ``Authorization: Bearer KEY``, or by the playground page as the password of Basic.
 
     Args:
-        app: The application behind it.
-        key: The key; None lets everything through (the launcher then allows loopback only).
+        app: The application to guard.
+        key: The key; None admits every request (the launcher then allows loopback only).
     """
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
+        """See the class."""
         self._app = app
-        self._key_digest = None if key is None else _digest(key)
+        self._key_digest = None if key is None else sha256_of_bytes(key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, or answers 401 (closes, where it is a websocket)."""
+        """Passes the request on, or answers 401 (closes the connection of a websocket)."""
         if scope["type"] == "lifespan" or self._admits(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": "missing API key"})
         else:
-            error = ApiError(
-                HTTPStatus.UNAUTHORIZED,
-                ErrorType.UNAUTHORIZED,
-                "send the server's API key as 'Authorization: Bearer KEY'",
-                param="Authorization",
+            response = error_response(
+                Unauthorized(
+                    "send the server's API key as 'Authorization: Bearer KEY'", "Authorization"
+                )
             )
-            response = error.response()
             if scope["path"] == PLAYGROUND_PATH:
                 response.headers["WWW-Authenticate"] = _BASIC_CHALLENGE
             await response(scope, receive, send)
@@ -63,24 +62,21 @@ class BearerAuth:
         scheme, _, credentials = headers.get("Authorization", "").partition(" ")
         key = credentials.strip()
         if scheme.lower() == "basic":
-            # Browsers add these to the requests of any page that somebody has open, and say whose it is.
+            # A browser sends stored Basic credentials with requests of any open page; this header
+            # says whether the page is ours.
             own_page = headers.get("Sec-Fetch-Site") == "same-origin"
             if scope["path"] != PLAYGROUND_PATH and not own_page:
                 return False
             key = _basic_password(key)
         elif scheme.lower() != "bearer":
             return False
-        # Digests have one length, so the comparison tells nothing about the key's.
-        return secrets.compare_digest(_digest(key), self._key_digest)
+        # Digests have equal length, so the comparison's time does not reveal the key's length.
+        return secrets.compare_digest(sha256_of_bytes(key.encode()), self._key_digest)
 
 
 def _basic_password(credentials: str) -> str:
-    """The password of Basic credentials; empty, which no key is, where they are malformed."""
+    """The password in Basic credentials; empty (which no key is) if they are malformed."""
     try:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
     except (binascii.Error, UnicodeDecodeError):
         return ""
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

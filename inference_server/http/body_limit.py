@@ -1,20 +1,23 @@
-"""A bound on the bytes of every request body, counted as they arrive."""
+"""A limit on the size of every request body, counted as the bytes arrive."""
 
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from inference_server.http.errors import ApiError, too_large
+from inference_server.errors import TooLarge
+from inference_server.http.errors import error_response
 
 
 class BodyLimit:
-    """ASGI middleware: a body over the limit gets 413 and is not read any further.
+    """ASGI middleware: answers a body over the limit with 413 and stops reading it.
 
     Args:
-        app: The application behind it.
-        max_body_bytes: Limit of every body but a multipart one; adapter uploads have their own.
+        app: The application to guard.
+        max_body_bytes: Limit for every body except multipart ones; adapter uploads have their own.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        """See the class."""
         self._app = app
         self._max_body_bytes = max_body_bytes
 
@@ -26,7 +29,7 @@ class BodyLimit:
             return
         declared = headers.get("Content-Length", "")
         if declared.isdigit() and int(declared) > self._max_body_bytes:
-            await self._refusal().response()(scope, receive, send)
+            await self._refusal()(scope, receive, send)
             return
         num_bytes, has_started, is_over = 0, False, False
 
@@ -36,7 +39,7 @@ class BodyLimit:
             num_bytes += len(message.get("body", b""))
             if num_bytes > self._max_body_bytes:
                 is_over = True
-                # Whatever reads the body sees a client that has gone.
+                # The application sees a client that has disconnected, and stops reading.
                 return {"type": "http.disconnect"}
             return message
 
@@ -50,7 +53,9 @@ class BodyLimit:
             await self._app(scope, receive_and_count, send_unless_over)
         finally:
             if is_over and not has_started:
-                await self._refusal().response()(scope, receive, send)
+                await self._refusal()(scope, receive, send)
 
-    def _refusal(self) -> ApiError:
-        return too_large(f"the body is over the server's limit of {self._max_body_bytes} bytes")
+    def _refusal(self) -> Response:
+        return error_response(
+            TooLarge(f"the body exceeds the server's limit of {self._max_body_bytes} bytes")
+        )

@@ -1,6 +1,7 @@
-"""One structured log line a request, under an id that the client may choose.
+"""One structured log line per request, with a request id that the client may choose.
 
-Lines are JSON on standard error; ``request_id`` is in each of them, and in the answer's header.
+Lines are JSON on standard error. Every line logged during a request has its ``request_id``, which the
+response also returns in a header.
 """
 
 import re
@@ -15,16 +16,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "X-Request-Id"
 
-# What a log line and a header can hold as it is; anything else gets an id of ours.
+# Safe in a log line and a header; any other id of a client is replaced.
 _CLIENT_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
-# Asked for every few seconds by probes; worth a line only when they fail.
+# Requested by probes every few seconds; logged only if they fail.
 _QUIET_PATHS = frozenset({"/health", "/metrics", "/v1/status"})
 
-log = structlog.get_logger("inference_server")
+_log = structlog.get_logger()
 
 
 def configure_logging() -> None:
-    """Makes structlog write a JSON object a line to standard error."""
+    """Makes structlog write one JSON object per line to standard error."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -39,19 +40,20 @@ def configure_logging() -> None:
 
 
 class RequestLog:
-    """ASGI middleware: gives each request its id and logs how it ended."""
+    """ASGI middleware: gives each request an id and logs its outcome."""
 
     def __init__(self, app: ASGIApp) -> None:
+        """See the class."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on and logs it when it is over."""
+        """Passes the request on and logs it when it ends."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
         request_id = given if _CLIENT_ID.fullmatch(given) else uuid.uuid4().hex
-        # Without an answer the server has failed, or the client has gone.
+        # Stays 500 if no response is sent: the server failed or the client disconnected.
         status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
         started = time.monotonic()
 
@@ -67,7 +69,7 @@ class RequestLog:
                 await self._app(scope, receive, send_with_id)
             finally:
                 if status >= HTTPStatus.BAD_REQUEST or scope["path"] not in _QUIET_PATHS:
-                    log.info(
+                    _log.info(
                         "request",
                         method=scope["method"],
                         path=scope["path"],

@@ -1,4 +1,4 @@
-"""Our routes. They translate between HTTP and `Service`, and decide nothing."""
+"""Our routes: they translate between HTTP and `Service` and contain no other logic."""
 
 import asyncio
 import time
@@ -8,19 +8,17 @@ from http import HTTPStatus
 from importlib import resources
 from typing import Annotated, Any, TypeVar
 
+import structlog
 from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
 from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
-from inference_server.arms.generator import ArmsRun
+from inference_server.arms.run import ArmsRun
+from inference_server.errors import EngineUnavailable
 from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.http.body_limit import BodyLimit
-from inference_server.http.errors import (
-    ApiError,
-    ErrorRoute,
-    install_error_handlers,
-)
-from inference_server.http.request_log import RequestLog, log
+from inference_server.http.errors import ErrorRoute, error_response, install_error_handlers
+from inference_server.http.request_log import RequestLog
 from inference_server.http.streaming import NDJSON, GroupStream, disconnected, newest, total
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
@@ -34,7 +32,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
 )
 
-# Nobody reads the answer to a request whose client has gone; logs show this status, as nginx's do.
+# Logged for a request whose client has disconnected, as nginx does.
 _CLIENT_CLOSED_REQUEST = 499
 
 _PLAYGROUND = (
@@ -45,9 +43,10 @@ _PLAYGROUND_POLICY = (
 )
 
 _T = TypeVar("_T")
+_log = structlog.get_logger()
 
 
-async def _service(request: Request) -> Service:  # async, or FastAPI takes a thread for it
+async def _service(request: Request) -> Service:  # async: FastAPI runs others in a thread
     service: Service = request.app.state.regime_w
     return service
 
@@ -57,7 +56,7 @@ _Version = Annotated[int, Path(ge=0, lt=10**9)]
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What a route's documentation says of its errors; 401 is every route's."""
+    """The errors in a route's OpenAPI entry; every route has 401."""
     return {status: {"model": ErrorResponse} for status in (401, *statuses)}
 
 
@@ -71,10 +70,10 @@ router = APIRouter(prefix="/v1", tags=["regime-w"], route_class=ErrorRoute)
     | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
 async def generate_arms(body: ArmsRequest, request: Request, service: _Service) -> Response:
-    """Batched multi-arm generation; a client that disconnects has it aborted.
+    """Batched multi-arm generation; aborted if the client disconnects.
 
-    With ``stream`` each group is a line of NDJSON as soon as it is finished, and a last line holds the
-    usage, or the error that ended it.
+    With ``stream``, each group is sent as a line of NDJSON as soon as it is finished; the last line holds
+    the usage, or the error that ended the response.
     """
     async with AsyncExitStack() as stack:
         run = await stack.enter_async_context(service.generator.open(body))
@@ -83,7 +82,7 @@ async def generate_arms(body: ArmsRequest, request: Request, service: _Service) 
         response = await _unless_disconnected(request, _all_groups(run, service.boot_id))
     if response is None:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
-    # Written once, by pydantic; FastAPI would validate and copy it first.
+    # Serialized by pydantic directly; FastAPI would validate and copy it first.
     return Response(response.model_dump_json(), media_type="application/json")
 
 
@@ -110,13 +109,13 @@ async def put_adapter(
     service: _Service,
     activate: bool = True,
 ) -> AdapterInfo:
-    """Uploads a version, or takes it from a path: 201 new, 200 the same again, 409 another adapter."""
+    """Uploads a version or reads it from a path: 201 if new, 200 if unchanged, 409 if different."""
     started = time.monotonic()
     async with read_upload(request, service.settings) as upload:
         info, created = await service.adapters.put(version, upload, activate=activate)
     if created:
         service.metrics.push_seconds.observe(time.monotonic() - started)
-        log.info("adapter", version=version, sha256=info.sha256, active=info.active)
+        _log.info("adapter", version=version, sha256=info.sha256, active=info.active)
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
     return info
 
@@ -151,35 +150,35 @@ async def activate_adapter(version: _Version, service: _Service) -> AdapterInfo:
 
 @router.get("/status", responses=_errors(503))
 async def status(service: _Service) -> ServerStatus:
-    """State and limits of the server, asked of the engine itself."""
+    """State and limits of the server; asks the engine itself."""
     return await service.status()
 
 
 async def health(request: Request) -> Response:
     """200 while the engine answers; needs no key.
 
-    vLLM's own looks at a flag, which a hung engine does not set.
+    vLLM's own route checks a flag, which a hung engine does not set.
     """
     try:
         await (await _service(request)).check_engine()
-    except ApiError as error:
-        return error.response()
+    except EngineUnavailable as error:
+        return error_response(error)
     return Response()
 
 
 async def playground() -> Response:
-    """The page on which people ask the policy; it loads nothing, and talks to this server alone."""
+    """The playground page; it loads nothing and talks to this server only."""
     return HTMLResponse(_PLAYGROUND, headers={"Content-Security-Policy": _PLAYGROUND_POLICY})
 
 
 def attach_routes(app: FastAPI, settings: Settings) -> None:
-    """Adds our routes, the guards and the error shape to an app.
+    """Adds our routes, middleware and error shape to an app.
 
-    The routes work once ``app.state.regime_w`` holds the `Service`.
+    ``app.state.regime_w`` must hold the `Service` before the first request.
     """
     key = settings.api_key
     add_compress_type(NDJSON, streaming=True)
-    # The last one added sees a request first.
+    # The middleware added last sees a request first.
     app.add_middleware(CompressMiddleware, brotli=False, zstd_level=1, gzip_level=1)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(BearerAuth, key=None if key is None else key.get_secret_value())
@@ -191,7 +190,7 @@ def attach_routes(app: FastAPI, settings: Settings) -> None:
 
 
 async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:
-    """Result of ``work``, or None where the client went away and it was cancelled."""
+    """Result of ``work``; None if the client disconnected, which cancels it."""
     task = asyncio.ensure_future(work)
     watch = asyncio.ensure_future(disconnected(request))
     try:
@@ -200,5 +199,5 @@ async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, _T]) 
     finally:
         watch.cancel()
         task.cancel()
-        # Aborts take a moment; only then are leases and places in the queue given back.
+        # Aborts take a moment; only then are leases released.
         await asyncio.gather(task, return_exceptions=True)

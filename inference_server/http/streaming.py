@@ -1,4 +1,4 @@
-"""A streamed answer: a line of NDJSON per finished group, and a last line that ends it."""
+"""A streamed response: one line of NDJSON per finished group, and a last line with the usage."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,35 +9,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from inference_server.arms.generator import ArmsRun
-from inference_server.engine import EngineDied
-from inference_server.http.errors import ApiError, engine_unavailable
+from inference_server.arms.run import ArmsRun
+from inference_server.errors import ServerError
+from inference_server.http.errors import error_body
 from inference_server.wire.schemas import ErrorResponse, StreamEnd, Usage
 
 NDJSON = "application/x-ndjson"
 
 
 class GroupStream(Response):
-    """Sends the groups of a run as they finish; a client that goes away aborts the rest.
+    """Sends the groups of a run as they finish; aborts the rest if the client disconnects.
 
     Args:
         run: An admitted request.
-        places: Gives its places back; closed when the answer is over.
-        boot_id: Goes into the last line.
+        admission: Closed when the response ends; the request then no longer counts as in flight.
+        boot_id: Sent in the last line.
     """
 
     media_type = NDJSON
 
-    def __init__(self, run: ArmsRun, places: AsyncExitStack, boot_id: str) -> None:
+    def __init__(self, run: ArmsRun, admission: AsyncExitStack, boot_id: str) -> None:
+        """See the class."""
         super().__init__()
         self._run = run
-        self._places = places
+        self._admission = admission
         self._boot_id = boot_id
         del self.headers["Content-Length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Streams until the end, an error, or the client's leaving."""
-        async with self._places:
+        """Streams until the last group, an error or the client's disconnect."""
+        async with self._admission:
             lines = asyncio.ensure_future(self._send_lines(send))
             gone = asyncio.ensure_future(disconnected(Request(scope, receive)))
             try:
@@ -45,7 +46,7 @@ class GroupStream(Response):
             finally:
                 gone.cancel()
                 lines.cancel()
-                # Aborts take a moment; only then are places and leases given back.
+                # Aborts take a moment; only then are leases and the admission released.
                 with suppress(asyncio.CancelledError):
                     await lines
 
@@ -57,7 +58,7 @@ class GroupStream(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_groups(self, send: Send) -> StreamEnd | ErrorResponse:
-        """Sends every group; returns the line that ends the answer."""
+        """Sends every group; returns the last line of the response."""
         versions, usages = [], []
         groups = self._run.groups()
         try:
@@ -65,10 +66,8 @@ class GroupStream(Response):
                 versions.append(finished.group.policy_version)
                 usages.append(finished.usage)
                 await _send_line(send, finished.group)
-        except ApiError as error:
-            return ErrorResponse(error=error.body)
-        except EngineDied as error:
-            return ErrorResponse(error=engine_unavailable(str(error)).body)
+        except ServerError as error:
+            return ErrorResponse(error=error_body(error))
         finally:
             await groups.aclose()
         return StreamEnd(
@@ -84,12 +83,12 @@ async def _send_line(send: Send, line: BaseModel) -> None:
 
 
 def newest(versions: list[int | None]) -> int | None:
-    """The newest version of some groups; None where all are of the base."""
+    """The newest of some groups' versions; None if all are of the base."""
     return max((version for version in versions if version is not None), default=None)
 
 
 def total(usages: Sequence[Usage]) -> Usage:
-    """The usage of some groups together."""
+    """The sum of some groups' usage."""
     return Usage(
         prompt_tokens=sum(usage.prompt_tokens for usage in usages),
         completion_tokens=sum(usage.completion_tokens for usage in usages),
@@ -97,9 +96,9 @@ def total(usages: Sequence[Usage]) -> Usage:
 
 
 async def disconnected(request: Request) -> None:
-    """Returns when the client has gone.
+    """Returns when the client has disconnected.
 
-    The body has been read, so the next message is the end of the connection.
+    Call it after the body has been read: the next message is then the end of the connection.
     """
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,11 +1,10 @@
-"""Where an adapter comes from: a multipart body, or a path on a volume of the server."""
+"""Reading an uploaded adapter from a request: a multipart body, or a path on a volume of the server."""
 
 import string
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
@@ -13,36 +12,23 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive
 
-from inference_server.adapters.storage import MAX_ADAPTER_CONFIG_BYTES
-from inference_server.http.errors import (
-    ApiError,
+from inference_server.adapters.storage import MAX_ADAPTER_CONFIG_BYTES, Upload
+from inference_server.errors import (
+    Forbidden,
+    InvalidAdapter,
+    InvalidRequest,
+    TooLarge,
     field_path,
-    forbidden,
-    invalid_adapter,
-    invalid_request,
-    too_large,
 )
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterPath
 
 _SHA256_FIELD = "sha256"
 _SHA256_HEX_LENGTH = 64
-# Boundaries and part headers, over the two files.
+# Boundaries and part headers, on top of the two files.
 _FORM_OVERHEAD_BYTES = 2**16
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Upload:
-    """An upload as the client sent it; nothing is verified yet."""
-
-    config_json: bytes
-    weights: BinaryIO
-    """Open for as long as the body is."""
-    sha256: str
-    """What the client says of the weights, in lower case."""
-
-
-# FastAPI reads no form here, so the documentation is told.
+# The route reads the body itself, so FastAPI cannot derive this part of the OpenAPI document.
 UPLOAD_BODY: dict[str, Any] = {
     "required": True,
     "content": {
@@ -64,11 +50,13 @@ UPLOAD_BODY: dict[str, Any] = {
 
 @asynccontextmanager
 async def read_upload(request: Request, settings: Settings) -> AsyncIterator[Upload]:
-    """Takes an upload's parts apart; large ones lie in temporary files, not in memory.
+    """Reads the parts of an upload; large ones are kept in temporary files, not in memory.
 
     Raises:
-        ApiError: 400 where a part is missing or malformed, 403 for a path out of bounds, 413 where the
-            body is too large.
+        InvalidRequest: The body or its type is malformed, or the path cannot be read.
+        InvalidAdapter: A part is missing.
+        Forbidden: The path is outside the server's adapter root.
+        TooLarge: The body exceeds the server's limit.
     """
     content_type = request.headers.get("Content-Type", "")
     if content_type.startswith("application/json"):
@@ -78,7 +66,7 @@ async def read_upload(request: Request, settings: Settings) -> AsyncIterator[Upl
         async with _read_form(request, settings.max_adapter_bytes) as upload:
             yield upload
     else:
-        raise invalid_request(
+        raise InvalidRequest(
             "send the adapter as multipart/form-data, or its path as application/json"
         )
 
@@ -89,31 +77,31 @@ def _adapter_path(body: bytes) -> AdapterPath:
     except ValidationError as error:
         first = error.errors()[0]
         field = field_path(first["loc"])
-        raise invalid_request(f"{field or 'body'}: {first['msg']}", field or None) from error
+        raise InvalidRequest(f"{field or 'body'}: {first['msg']}", field or None) from error
 
 
 @contextmanager
 def _open_path(body: AdapterPath, root: Path | None) -> Iterator[Upload]:
-    """Opens an adapter that lies on a volume of the server."""
+    """Opens an adapter that is stored on a volume of the server."""
     if root is None:
-        raise forbidden("the server was started without --adapter-root", "path")
+        raise Forbidden("the server was started without --adapter-root", "path")
     try:
-        # Links are followed first: what counts is where the files really are.
+        # Resolve links first: the real location of the files decides.
         folder = (root / body.path).resolve()
         files = [(folder / name).resolve() for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)]
         if not all(file.is_relative_to(root.resolve()) for file in files):
-            raise forbidden("path: outside the server's --adapter-root", "path")
+            raise Forbidden("path: outside the server's --adapter-root", "path")
         if not all(file.is_file() for file in files):
-            raise invalid_request(
+            raise InvalidRequest(
                 f"path: no folder with {ADAPTER_CONFIG_FILE} and {ADAPTER_WEIGHTS_FILE}", "path"
             )
         config, weights = files
         if config.stat().st_size > MAX_ADAPTER_CONFIG_BYTES:
             raise _config_too_large()
         config_json, file = config.read_bytes(), weights.open("rb")
-    except (OSError, ValueError) as error:  # a name too long, a NUL in it, no permission
+    except (OSError, ValueError) as error:  # name too long, NUL in the name, no permission
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise invalid_request(f"path: {reason}", "path") from error
+        raise InvalidRequest(f"path: {reason}", "path") from error
     with file:
         yield Upload(config_json=config_json, weights=file, sha256=body.sha256.lower())
 
@@ -136,12 +124,12 @@ async def _read_form(request: Request, max_adapter_bytes: int) -> AsyncIterator[
                 weights=_file(form, ADAPTER_WEIGHTS_FILE).file,
                 sha256=_sha256(form),
             )
-    except HTTPException as error:  # what Starlette makes of a body that it cannot parse
-        raise invalid_request(f"the multipart body is malformed: {error.detail}") from error
+    except HTTPException as error:  # raised by Starlette for a body that it cannot parse
+        raise InvalidRequest(f"the multipart body is malformed: {error.detail}") from error
 
 
 def _bounded(receive: Receive, max_bytes: int, max_adapter_bytes: int) -> Receive:
-    """Counts the body as it arrives: chunked ones declare no length."""
+    """Counts the body as it arrives: a chunked body declares no length."""
     num_bytes = 0
 
     async def receive_and_count() -> Message:
@@ -155,33 +143,33 @@ def _bounded(receive: Receive, max_bytes: int, max_adapter_bytes: int) -> Receiv
     return receive_and_count
 
 
-def _config_too_large() -> ApiError:
-    return too_large(
+def _config_too_large() -> TooLarge:
+    return TooLarge(
         f"{ADAPTER_CONFIG_FILE} has more than {MAX_ADAPTER_CONFIG_BYTES} bytes",
         ADAPTER_CONFIG_FILE,
     )
 
 
-def _body_too_large(max_adapter_bytes: int) -> Exception:
-    return too_large(
-        f"the upload is over the server's limit of {max_adapter_bytes} bytes", ADAPTER_WEIGHTS_FILE
+def _body_too_large(max_adapter_bytes: int) -> TooLarge:
+    return TooLarge(
+        f"the upload exceeds the server's limit of {max_adapter_bytes} bytes", ADAPTER_WEIGHTS_FILE
     )
 
 
 def _file(form: FormData, name: str) -> UploadFile:
     part = form.get(name)
     if not isinstance(part, UploadFile):
-        raise invalid_adapter(f"the file part {name!r} is missing", name)
+        raise InvalidAdapter(f"the file part {name!r} is missing", name)
     return part
 
 
 def _sha256(form: FormData) -> str:
     value = form.get(_SHA256_FIELD)
     if not isinstance(value, str):
-        raise invalid_adapter(
+        raise InvalidAdapter(
             "the form field 'sha256' (hex digest of the weights file) is missing", _SHA256_FIELD
         )
     digest = value.strip().lower()
     if len(digest) != _SHA256_HEX_LENGTH or not set(digest) <= set(string.hexdigits):
-        raise invalid_adapter("not a SHA-256 digest in hex", _SHA256_FIELD)
+        raise InvalidAdapter("sha256: not a SHA-256 digest in hex", _SHA256_FIELD)
     return digest

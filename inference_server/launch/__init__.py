@@ -1,1 +1,1 @@
-"""Starting the server, and ending it."""
+"""Starting and stopping the server."""

@@ -1,7 +1,7 @@
-"""The entry point by which vLLM's server gets our routes (``vllm.endpoint_plugins``).
+"""The entry point that adds our routes to vLLM's server (``vllm.endpoint_plugins``).
 
-vLLM makes the plugin itself, without arguments; the launcher hands the settings on in vLLM's own
-namespace of arguments.
+vLLM constructs the plugin without arguments, so the launcher passes the settings in vLLM's own argument
+namespace.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from inference_server.vllm.engine import VllmEngine
 SETTINGS_ATTRIBUTE = "regime_w_settings"
 SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
 
-# vLLM registers them whatever its settings; they would stop or resize the engine.
+# vLLM registers these whatever its settings; they would stop or resize the engine.
 _CONTROL_ROUTES = frozenset({"/scale_elastic_ep", "/is_scaling_elastic_ep"})
 
 
@@ -33,7 +33,7 @@ class RegimeWPlugin:
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:
-        """Adds the routes; the engine is not known yet."""
+        """Adds the routes, before the engine exists."""
         app.router.routes[:] = [
             route
             for route in app.router.routes
@@ -43,20 +43,20 @@ class RegimeWPlugin:
         app.add_api_route("/v1/models", list_models, methods=["GET"])
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
-        """Puts the service behind the routes."""
-        # All that it computes here is checks of uploads; to wake a second thread takes longer than they do.
+        """Builds the service that the routes use."""
+        # Torch only checks uploads here; waking a second thread takes longer than the checks.
         torch.set_num_threads(1)
         engine = VllmEngine(engine_client, state.openai_serving_models)
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
-        # Kept, since a task that nobody holds may be collected.
+        # Kept, since a task without a reference may be garbage-collected.
         self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))
 
 
 async def list_models(request: Request) -> JSONResponse:
-    """Lists the served models as vLLM does, but the active version once.
+    """Lists the served models as vLLM does, but the active version only once.
 
-    The alias and the version's own name are two entries of one adapter in vLLM's table, and vLLM lists
-    an entry by the adapter's name; ``policy`` itself is listed as a name of the base.
+    vLLM's table has two entries for the active adapter, the alias and the version's own name, and lists
+    both under the adapter's name; ``policy`` itself is listed as a name of the base model.
     """
     models = await request.app.state.openai_serving_models.show_available_models()
     content = models.model_dump()
@@ -67,7 +67,7 @@ async def list_models(request: Request) -> JSONResponse:
 def _settings(args: Namespace) -> Settings:
     settings = getattr(args, SETTINGS_ATTRIBUTE, None)
     if not isinstance(settings, Settings):
-        # Without the launcher there would be no key, and sampling settings that rollouts cannot use.
+        # Without the launcher there would be no API key, and sampling settings unsuitable for rollouts.
         raise RuntimeError(
             "the regime_w plugin works only in a server started with python -m inference_server"
         )

@@ -1,7 +1,7 @@
-"""Starting the server as a child process, waiting until it answers, and ending it for good.
+"""The server as a child process: start it, wait until it answers, stop it.
 
-The engine runs in processes of its own below the server's. All of them share one process group, so
-that none outlives the server, however it ended.
+The engine runs in child processes of the server. All of them share one process group, which is killed at
+the end so that no process outlives the server.
 """
 
 import os
@@ -18,7 +18,7 @@ from typing import Self
 
 import httpx
 
-# Three processes import vLLM one after the other; two slow cores take two minutes from a cold disk.
+# Three processes import vLLM one after the other: two minutes on two slow cores with a cold disk.
 START_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 30.0
 
@@ -27,7 +27,7 @@ _LOG_TAIL_LINES = 30
 
 
 class ServerFailed(Exception):
-    """The server ended or did not answer in time; the message holds the end of its log."""
+    """The server exited or did not answer in time; the message includes the end of its log."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,14 +49,14 @@ class ServerProcess:
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Self:
-        """Starts ``python -m inference_server`` on loopback; it answers a minute or so later.
+        """Starts ``python -m inference_server`` on loopback; it answers about a minute later.
 
         Args:
             model: Base model.
-            log_path: Gets everything that the server prints.
-            port: Port to listen on; None takes a free one.
-            flags: More flags for the command line.
-            environment: Variables on top of this process's own.
+            log_path: File that receives the server's output.
+            port: Port to listen on; None picks a free one.
+            flags: Further command-line flags.
+            environment: Variables added to this process's environment.
         """
         port = free_port() if port is None else port
         command = [sys.executable, "-m", "inference_server"]
@@ -74,10 +74,10 @@ class ServerProcess:
         return cls(url=f"http://127.0.0.1:{port}", process=process, log_path=log_path)
 
     def wait_until_healthy(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Waits for the first good answer of ``/health``.
+        """Waits for the first successful response of ``/health``.
 
         Raises:
-            ServerFailed: The process ended, or did not answer within ``timeout_s``.
+            ServerFailed: The process exited, or did not answer within ``timeout_s``.
         """
         deadline = time.monotonic() + timeout_s
         with httpx.Client(base_url=self.url, timeout=5.0, trust_env=False) as client:
@@ -93,16 +93,16 @@ class ServerProcess:
         raise ServerFailed(f"the server did not answer within {timeout_s:g} s\n{self.log_tail()}")
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Asks the server to end, and ends whatever of it is left after ``timeout_s``.
+        """Terminates the server, and kills whatever of it still runs after ``timeout_s``.
 
         Returns:
-            Its exit code; negative, the number of the signal that ended it.
+            Its exit code; the negative number of the signal if a signal ended it.
         """
         if self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.process.wait(timeout_s)
-        with suppress(ProcessLookupError):  # the whole group may have ended by itself
+        with suppress(ProcessLookupError):  # the whole group may have exited already
             os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
 
@@ -121,7 +121,7 @@ def running_server(
     flags: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
-    """A server that answers within the block and is gone after it. See `ServerProcess.start`.
+    """A server that answers within the block and is stopped after it; see `ServerProcess.start`.
 
     Raises:
         ServerFailed: It did not start.
@@ -137,7 +137,7 @@ def running_server(
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at the moment."""
+    """A port of 127.0.0.1 on which nothing listens at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,4 +1,4 @@
-"""Ending the server: what is in flight may finish, and a dead engine is told from a wish."""
+"""Graceful shutdown: requests in flight may finish, and a stop on request is told from a dead engine."""
 
 import asyncio
 import math
@@ -11,27 +11,28 @@ _POLL_S = 0.05
 
 
 class Shutdown:
-    """Whether the server was asked to stop, and how it stops then.
+    """Stops the server on SIGINT and SIGTERM, and records that it was asked to.
 
     Args:
-        drain_timeout_s: How long requests in flight may still take.
+        drain_timeout_s: Time that requests in flight have left to finish, in seconds.
     """
 
     def __init__(self, drain_timeout_s: float) -> None:
+        """See the class."""
         self._drain_timeout_s = drain_timeout_s
         self.requested = False
-        """A signal asked for it; else the server ended because its engine had."""
+        """Whether a signal asked for the stop; if not, the server ended because its engine did."""
 
     async def take_over(self, state: State) -> None:
-        """Replaces vLLM's signal handlers once the server listens: they abort what is in flight.
+        """Replaces vLLM's signal handlers, which abort requests in flight, once the server listens.
 
-        The HTTP server then takes no more connections, answers what it has, and ends; the engine is
-        stopped after it. A second signal does not wait.
+        On a signal the HTTP server accepts no more connections, finishes its requests and exits; the
+        engine stops after it. A second signal stops without waiting.
 
         Args:
-            state: The application's; vLLM puts its HTTP server there.
+            state: The application's state, in which vLLM stores its HTTP server.
         """
-        while not hasattr(state, "server"):  # noqa: ASYNC110 - vLLM tells nobody that it is there
+        while not hasattr(state, "server"):  # noqa: ASYNC110 - vLLM sends no event for it
             await asyncio.sleep(_POLL_S)
         server = state.server
         server.config.timeout_graceful_shutdown = math.ceil(self._drain_timeout_s)

@@ -1,4 +1,4 @@
-"""The folder that a server keeps its adapter files in. Loads neither torch nor vllm."""
+"""The folder in which a server keeps its adapter files. Loads neither torch nor vllm."""
 
 import fcntl
 import shutil
@@ -7,21 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from inference_server.adapters.storage import INCOMING_PREFIX
 from inference_server.settings import SettingsError
-
-# Uploads that were not finished.
-_LEFTOVERS = ".incoming-*"
 
 
 @contextmanager
 def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
-    """Holds a folder for this server alone.
+    """Locks a folder for this server and removes incomplete uploads from it.
 
-    Adapters of an earlier start stay; the registry loads them again.
+    Adapters of an earlier server stay; the registry restores them.
 
     Args:
-        state_dir: The folder, made where it does not exist; None takes a fresh temporary one, which
-            is removed at the end.
+        state_dir: The folder, created if missing; None makes a temporary one that is removed at the end.
 
     Raises:
         SettingsError: The folder cannot be used, or another server uses it.
@@ -42,6 +39,6 @@ def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
             raise SettingsError(
                 f"--state-dir {state_dir}: another server uses it; give each its own"
             ) from error
-        for leftover in state_dir.glob(_LEFTOVERS):
-            shutil.rmtree(leftover)
+        for incomplete in state_dir.glob(f"{INCOMING_PREFIX}*"):
+            shutil.rmtree(incomplete)
         yield state_dir.resolve()

@@ -1,4 +1,4 @@
-"""vLLM's OpenAI server with the settings that rollouts need; the launcher imports it last."""
+"""Runs vLLM's OpenAI server with the settings that rollouts need."""
 
 import argparse
 import os
@@ -17,7 +17,7 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.system_utils import decorate_logs
 
-from inference_server.adapters.registry import POLICY_ALIAS
+from inference_server.adapters.versions import POLICY_ALIAS
 from inference_server.engine import EngineDied
 from inference_server.http.request_log import configure_logging
 from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUTE, RegimeWPlugin
@@ -32,12 +32,12 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     """Runs the server until SIGINT or SIGTERM.
 
     Args:
-        settings: Ours, with ``state_dir`` set.
-        vllm_flags: Flags of ``vllm serve`` that the user gave; they win over ours.
+        settings: The server's settings; ``state_dir`` must be set.
+        vllm_flags: Flags of ``vllm serve`` given by the user; they override ours.
 
     Raises:
-        SettingsError: vLLM refuses its flags, or the model's configuration cannot be found.
-        EngineDied: The engine ended, and the server with it.
+        SettingsError: vLLM rejects its flags, or the model's configuration cannot be found.
+        EngineDied: The engine died, which ends the server.
     """
     on_cpu = current_platform.is_cpu()
     _set_environment()
@@ -57,15 +57,16 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     try:
         uvloop.run(_serve(args, settings))
     except ValidationError as error:
-        # Engine arguments that fit their types but not one another, or not the model.
+        # Engine arguments that are valid alone but contradict each other or the model.
         raise SettingsError(f"vllm: {error.errors()[0]['msg']}") from error
 
 
 async def _serve(args: argparse.Namespace, settings: Settings) -> None:
-    """Runs what vLLM's ``run_server`` does, without its signal handler.
+    """Does what vLLM's ``run_server`` does, without its signal handler.
 
-    It makes a SIGTERM during the load a KeyboardInterrupt, which ``zmq_socket_ctx`` swallows: the load
-    would go on. The launcher's handlers raise SystemExit; once the server listens, ours take over.
+    That handler turns a SIGTERM during loading into a KeyboardInterrupt, which ``zmq_socket_ctx``
+    swallows, so that loading would continue. The launcher's handlers raise SystemExit until the server
+    listens; then those of `Shutdown` take over.
     """
     decorate_logs("APIServer", skip_if_decorated=True)
     listen_address, listening_socket = setup_server(args, reuse_port=False)
@@ -77,9 +78,9 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
-    """Flags by name, with the value where they take one."""
-    # Slots hold the adapters of one batch: requests on one more version would wait for a slot, so there
-    # is a slot for each. On the CPU a slot costs memory alone.
+    """Our flags of ``vllm serve`` with their values; None for a flag without one."""
+    # A slot holds one adapter of a batch; with fewer slots than versions, requests would wait for one.
+    # On the CPU a slot costs only memory.
     num_slots = str(settings.max_loaded_versions)
     flags = {
         "--model": settings.model,
@@ -89,11 +90,11 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
         "--max-lora-rank": "16",
         "--max-loras": num_slots,
         "--max-cpu-loras": num_slots,
-        # The logprobs that the trainer needs are those of the distribution that was sampled from.
+        # The trainer needs the logprobs of the distribution that was sampled from.
         "--logprobs-mode": "processed_logprobs",
-        # Else a model's generation_config.json changes the sampling behind the client's back.
+        # Otherwise the model's generation_config.json would change the sampling without the client's request.
         "--generation-config": "vllm",
-        # Each request is logged once, by us, with its id.
+        # Our own request log has one line per request, with its id.
         "--disable-uvicorn-access-log": None,
         "--scheduling-policy": "priority",
     }
@@ -103,17 +104,17 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
 
 
 def _set_environment() -> None:
-    """Sets what vLLM reads from the environment, where the user has not."""
+    """Sets the environment variables that vLLM reads; keeps those that the user set."""
     plugins = os.environ.get("VLLM_PLUGINS", "").split(",")
     names = dict.fromkeys(name for name in (*plugins, RegimeWPlugin.name, CPU_LORA_PLUGIN) if name)
     os.environ["VLLM_PLUGINS"] = ",".join(names)
-    # Routes that change weights behind the registry's back, or stop generation, are never there.
+    # These would add routes that change weights without the registry, or stop generation.
     os.environ["VLLM_SERVER_DEV_MODE"] = "0"
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
     defaults = {
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        # Longer than a client keeps an idle connection, or it sends a request into a closing one.
+        # Longer than a client keeps an idle connection; otherwise it may send into a closing one.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
     }
     _set_defaults(defaults)
@@ -125,15 +126,15 @@ def _set_defaults(environment: Mapping[str, str]) -> None:
 
 
 def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argparse.Namespace:
-    """Reads our flags and the user's with vLLM's own parser."""
+    """Parses our flags and the user's with vLLM's own parser."""
 
     class OneLineParser(FlexibleArgumentParser):  # type: ignore[misc]  # vllm is untyped here
-        """vLLM's parser; its usage text is longer than a screen."""
+        """vLLM's parser, without its usage text, which is longer than a screen."""
 
         def error(self, message: str) -> NoReturn:
             raise SettingsError(f"{message} (see vllm serve --help=all)")
 
-    # vLLM lets the last of two win too, but warns about it.
+    # Leave out our flags that the user gave: vLLM would warn about flags that are given twice.
     given = {flag.partition("=")[0].replace("_", "-") for flag in vllm_flags}
     ours = [
         part
@@ -149,7 +150,7 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
     if args.api_key is not None:
         raise SettingsError("--api-key: set REGIME_W_API_KEY instead, which guards every route")
     names = args.served_model_name or [args.model]
-    # The policy's alias stands for the base until a version is active.
+    # The alias stands for the base model until a version is active.
     args.served_model_name = list(dict.fromkeys([*names, _BASE_ALIAS, POLICY_ALIAS]))
     setattr(args, SETTINGS_ATTRIBUTE, settings)
     return args

@@ -1,1 +1,1 @@
-"""The engine: vLLM, and how it runs on a CPU."""
+"""The vLLM engine, and what it needs to run on a CPU."""

@@ -1,13 +1,14 @@
-"""LoRA on the CPU at the speed of matrix products: a general plugin of vLLM's.
+"""Fast LoRA on the CPU, a general plugin of vLLM.
 
 vLLM's CPU kernels (``vllm/lora/ops/torch_ops/lora_ops.py``) gather a whole A and B for every token of a
-batch, layer by layer. A batch holds two or three adapters, so here their matrices stand side by side:
-one product with all A of a layer, zeros where a token has another adapter, one product with all B. After a push
-that would double the work of every new prompt for the few tokens that the version before still samples: adapters
-of few tokens are computed for their tokens alone. Replaces
-``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and computes what it computes, to rounding, but for one
-thing: there a token of the base model that is in a batch with adapters has slot -1, which is the last
-one, and gets that one's adapter. On a GPU vLLM has kernels of its own, and this stays away.
+batch, layer by layer. A batch holds two or three adapters, so this module concatenates their matrices: one
+product with all A of a layer, zeros where a token has another adapter, one product with all B. After a push,
+that would double the work of every new prompt because of the few tokens still sampled with the previous
+version; adapters with few tokens are therefore computed for their own tokens only.
+
+Replaces ``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and gives the same results up to rounding,
+with one exception: there, a token of the base model in a batch with adapters has slot -1, which indexes the
+last slot, and gets that slot's adapter. On a GPU vLLM uses its own kernels, and this plugin does nothing.
 """
 
 from collections import Counter
@@ -21,49 +22,49 @@ from vllm.platforms import current_platform
 
 
 def register() -> None:
-    """Entry point ``vllm.general_plugins``: vLLM calls it in each of its processes, some twice."""
+    """Entry point ``vllm.general_plugins``; vLLM calls it in each of its processes, in some twice."""
     if current_platform.is_cpu():
         path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
 
 
-# To gather rows and to add them back costs as much as three more adapters on them.
+# Gathering rows and adding them back costs as much as three more adapters on these rows.
 _FEW_ROWS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Part:
-    """Adapters that are computed together, and for which rows of a batch."""
+    """Adapters that are computed together, and the rows of a batch that they are computed for."""
 
     slots: tuple[int, ...]
     rows: torch.Tensor | None
     """Indices ``[m]``; None for the whole batch."""
     absent: Sequence[torch.Tensor]
-    """For each slot which of the part's rows do not have it."""
+    """For each slot, the indices of the part's rows that do not use it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Pairs:
-    """A layer's A and B of ``n`` adapters and all slices of its output."""
+    """A and B of ``n`` adapters for all output slices of one layer."""
 
     stacked_a: torch.Tensor
-    """Kept, so that no other layer's tensor gets its id."""
+    """Kept alive, so that no other tensor gets the same ``id()``."""
     written: Sequence[int]
     a: torch.Tensor
     """``[slices · n · r, in]`` in float32."""
     b: Sequence[torch.Tensor]
-    """Of each slice ``[out, n · r]``."""
+    """For each slice ``[out, n · r]``."""
 
 
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is untyped here
-    """Adds the adapters' share to the layers' outputs, all adapters of a batch at once.
+    """Adds the LoRA products to the layers' outputs, for all adapters of a batch at once.
 
-    Only what the layers of a model on one device call is replaced; tensor parallelism's sharded layers
-    go on with vLLM's own kernels.
+    Replaces only the methods that the layers of a model on one device call; the sharded layers of tensor
+    parallelism keep using vLLM's own kernels.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As the base class; see there."""
+        """See the base class."""
         super().__init__(*args, **kwargs)
         self._pairs_of_layer: dict[int, dict[tuple[int, ...], _Pairs]] = {}
 
@@ -75,7 +76,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         vocab_size: int,
         **kwargs: Any,
     ) -> None:
-        """Takes a step's assignment of tokens to adapters; see the base class."""
+        """Sets the step's assignment of tokens to adapters; see the base class."""
         super().update_metadata(mapping, lora_index_to_id, max_loras, vocab_size, **kwargs)
         self._tokens = _assign(self.token_lora_indices)
         self._samples = _assign(self.sampler_indices)
@@ -90,16 +91,16 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         output_slices: Sequence[int],
         **kwargs: Any,
     ) -> None:
-        """Adds ``scale · x Aᵀ Bᵀ`` to each slice of ``y``, by each token's own A and B.
+        """Adds ``scale · x Aᵀ Bᵀ`` to each slice of ``y``, with each token's own A and B.
 
         Args:
             y: Output of the base layer, ``[T, sum(output_slices)]``; changed in place.
             x: Input of the layer, ``[T, in]``.
             lora_a_stacked: For each slice ``[num_slots, 1, r, in]``.
             lora_b_stacked: For each slice ``[num_slots, 1, out, r]``.
-            scale: Factor on the product; alpha/r is in B already.
+            scale: Factor on the product; B already includes alpha/r.
             output_slices: Width of each slice of ``y``.
-            kwargs: What other platforms' kernels take.
+            kwargs: Arguments of other platforms' kernels; ignored.
         """
         for part in self._tokens:
             self._add(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, part)
@@ -113,7 +114,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         scale: float,
         **kwargs: Any,
     ) -> None:
-        """The same for the output layer, whose rows are the sequences that sample in this step."""
+        """The same for the output layer, whose rows are the sequences that sample a token in this step."""
         logits, hidden = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
         # Base and adapter pad the vocabulary by different amounts.
         width = min(logits.shape[1], lora_b_stacked.shape[-2])
@@ -129,7 +130,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
         add_inputs: bool = True,
         **kwargs: Any,
     ) -> None:
-        """The same for the token embedding, where ``x`` ``[T, r]`` was looked up in A already."""
+        """The same for the token embedding; ``x`` ``[T, r]`` holds the rows of A, already looked up."""
         for part in self._tokens:
             low_rank = _of(part, x)[:, None, None].repeat(1, 1, len(part.slots), 1)
             b = (_all_b(lora_b_stacked, part.slots),)
@@ -154,7 +155,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     def _pairs(
         self, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor], slots: tuple[int, ...]
     ) -> _Pairs:
-        """A layer's matrices for these slots, from an earlier step where nothing was written since."""
+        """A layer's matrices for these slots, reused from an earlier step unless a slot was rewritten."""
         of_layer = self._pairs_of_layer.setdefault(id(a[0]), {})
         pairs, written = of_layer.get(slots), _times_written(a, b)
         if pairs is None or pairs.written != written:
@@ -171,7 +172,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
 
 
 def _times_written(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> list[int]:
-    """How often each was changed in place: vLLM copies an adapter into its slot."""
+    """How often each was changed in place, which vLLM does to copy an adapter into its slot."""
     return [tensor._version for tensor in (*a, *b)]
 
 
@@ -180,7 +181,7 @@ def _all_b(stacked: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
 
 
 def _assign(slot_of_row: torch.Tensor) -> Sequence[_Part]:
-    """Reads vLLM's slot of each row, ``[T]``; -1 is the base model, and rows of it alone have no part."""
+    """Groups rows by vLLM's slot of each, ``[T]``; -1 is the base model, which needs no part."""
     num_rows = Counter(slot_of_row.tolist())
     num_rows.pop(-1, 0)
     many, few = sorted(num_rows, key=lambda slot: -num_rows[slot]), list[int]()
@@ -216,7 +217,7 @@ def _expand(
     """Adds ``scale · low_rank Bᵀ`` to a part's rows of ``y``; ``low_rank`` is ``[m, slices, n, r]``."""
     for index, rows in enumerate(part.absent):
         if len(rows):
-            # Filled, not multiplied: an adapter that overflows must not spoil the others' rows.
+            # Filled, not multiplied by 0: infinities of one adapter must not reach the others' rows.
             low_rank[:, :, index].index_fill_(0, rows, 0.0)
     sums = y if part.rows is None else y.new_zeros(len(part.rows), y.shape[1])
     offset = 0

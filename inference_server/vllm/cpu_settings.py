@@ -1,20 +1,20 @@
-"""How vLLM 0.32 runs on a CPU without dying, and at full speed. Loads neither torch nor vllm."""
+"""Settings with which vLLM 0.32 runs on a CPU reliably and fast. Loads neither torch nor vllm."""
 
 import os
 from collections.abc import Mapping
 
 CPU_LORA_PLUGIN = "regime_w_cpu_lora"
-"""Name of `inference_server.vllm.cpu_lora` among the plugins of vLLM."""
+"""Name of `inference_server.vllm.cpu_lora` among vLLM's plugins."""
 
 CPU_FLAGS: Mapping[str, str | None] = {
     "--dtype": "float32",
     "--enforce-eager": None,
-    # The attention kernels refuse 16, and the default is slow.
+    # The attention kernels reject 16, and the default is slow.
     "--block-size": "32",
-    # Chunked prefill and a seed in one batch kill the engine: "CPU Generator does not use offset".
+    # Chunked prefill together with a seed kills the engine: "CPU Generator does not use offset".
     "--no-enable-chunked-prefill": None,
     "--max-num-batched-tokens": "8192",
-    # A server's default is half of the offline engine's, and a step costs little more with twice as many.
+    # Twice vLLM's default for a server: a step costs little more with twice as many sequences.
     "--max-num-seqs": "256",
 }
 
@@ -22,19 +22,19 @@ _THREADS_PAY_FROM_HIDDEN_SIZE = 256
 
 
 def cpu_environment(hidden_size: int | None) -> dict[str, str]:
-    """What vLLM's worker reads from its environment.
+    """Environment variables for vLLM's worker.
 
-    A second thread costs some 70 µs for each operation if it has to be woken, more than an operation of a
-    tiny model takes: such a model gets one. For larger ones all cores work; between two operations
-    their threads wait about 0.1 ms before they sleep, long enough within a step and short enough beside
-    a trainer. By itself vLLM leaves the worker one core of two, and its waiting threads spin.
+    Waking a second thread costs about 70 µs per operation, more than an operation of a tiny model takes, so
+    such a model gets one thread. A larger model uses all cores; its threads wait about 0.1 ms between
+    operations before they sleep, which is long enough within a step and short enough to leave the cores to a
+    trainer. By default vLLM gives the worker one core of two, and its waiting threads spin.
 
-    Scheduler and model share one process: in two, each spins while the other works, and on two cores
-    nothing is left for the HTTP server. vLLM keeps them apart because the worker's threads are set up in
-    its environment; here it is set up before either starts.
+    Scheduler and model run in one process: in two, each spins while the other works, which on two cores
+    leaves nothing for the HTTP server. vLLM separates them because it sets up the worker's threads through
+    the worker's environment; here the environment is set before either starts.
 
     Args:
-        hidden_size: Of the model; None where its configuration does not say.
+        hidden_size: Hidden size of the model; None if its configuration does not state it.
     """
     if hidden_size is not None and hidden_size < _THREADS_PAY_FROM_HIDDEN_SIZE:
         threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}

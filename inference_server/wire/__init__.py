@@ -1,1 +1,4 @@
-"""All that the trainer may import of the server: what crosses the wire. Loads neither torch nor vllm."""
+"""What server and trainer share. The trainer imports nothing else of the server.
+
+Loads neither torch nor vllm.
+"""

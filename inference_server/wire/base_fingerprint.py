@@ -1,4 +1,4 @@
-"""The base model's files: where they lie on this machine, and by what two machines tell them apart.
+"""The base model's files: where they are on this machine, and a fingerprint to compare machines by.
 
 Loads neither torch nor vllm.
 """
@@ -13,27 +13,27 @@ _SAMPLE_BYTES = 2**20
 
 
 def base_folder(model: str, revision: str | None = None) -> Path | None:
-    """Folder of a model's files: its own, or the one in the Hub's cache; None where there is none.
+    """Folder of a model's files: the model's own or the one in the Hub's cache; None if not on disk.
 
     Args:
         model: A folder or a Hub id.
-        revision: Of the Hub id; its main branch where None.
+        revision: Revision of the Hub id; None for its main branch.
     """
     folder = Path(model)
     if folder.is_dir():
         return folder
     try:
         cached = try_to_load_from_cache(model, _CONFIG_FILE, revision=revision)
-    except ValueError:  # no id of the Hub's
+    except ValueError:  # not a Hub id
         return None
     return Path(cached).parent if isinstance(cached, str) else None
 
 
 def fingerprint(folder: Path) -> str:
-    """A digest that differs where configuration or weights do, quick also for many gigabytes.
+    """A digest of configuration and weights that is quick even for many gigabytes.
 
-    Of each file of weights only the name, the size and the first and last MiB are read: other weights
-    differ there too. A folder and the Hub's cache of the same revision have the same.
+    Of each weights file it covers only the name, the size and the first and last MiB, in which different
+    weights differ too. A folder and the Hub's cache of the same revision have the same fingerprint.
     """
     digest = hashlib.sha256((folder / _CONFIG_FILE).read_bytes())
     for path in sorted(folder.glob("*.safetensors")):

@@ -1,4 +1,4 @@
-"""SHA-256 digests as they cross the wire and stand on disk: 64 lowercase hex digits."""
+"""SHA-256 digests, as sent over the wire and stored on disk: 64 lowercase hex digits."""
 
 import hashlib
 from pathlib import Path
@@ -10,6 +10,6 @@ def sha256_of_bytes(data: bytes) -> str:
 
 
 def sha256_of_file(path: Path) -> str:
-    """Digest of a file's content in hex, read in pieces; raises OSError where it cannot be read."""
+    """Digest of a file's content in hex; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""The wire between trainer and server: every request and response body of our routes.
+"""The HTTP bodies that trainer and server exchange: every request and response of our routes.
 
-Imported by both sides, so it loads neither torch nor vllm. Versions are non-negative integers;
-``None`` where a version stands means the base model without an adapter.
+Imported by both sides, so it loads neither torch nor vllm. Versions are non-negative integers; ``None`` in
+place of a version means the base model without an adapter.
 """
 
 from enum import StrEnum
@@ -38,21 +38,21 @@ class FinishReason(StrEnum):
     STOP = "stop"
     """EOS (or a stop string) was sampled: the completion is terminal."""
     LENGTH = "length"
-    """``max_tokens`` or the context ran out: truncated, not terminal."""
+    """``max_tokens`` or the context length was reached: truncated, not terminal."""
     ABORT = "abort"
-    """The engine gave the request up; never train on it."""
+    """The engine aborted the request; never train on it."""
 
 
 class Priority(StrEnum):
-    """Whose requests the engine takes first when it cannot run all."""
+    """Which requests the engine schedules first when it cannot run all."""
 
     AD_HOC = "ad_hoc"
-    """Somebody waits for the answer: scheduled ahead of rollouts."""
+    """A person waits for the answer: scheduled ahead of rollouts."""
     ROLLOUT = "rollout"
 
 
 class Question(_Request):
-    """One question; ``gold`` is only read where ``score`` is asked for."""
+    """One question; ``gold`` is read only if the request sets ``score``."""
 
     id: str = Field(min_length=1, max_length=256)
     question: str = Field(min_length=1)
@@ -65,24 +65,24 @@ class ArmsRequest(_Request):
     questions: list[Question | Annotated[str, Field(min_length=1)]] = Field(min_length=1)
     """Questions, or plain strings (which get the ids ``q0``, ``q1``, …)."""
     arms: list[str | ArmSpec] | None = None
-    """Arm names, full specs, or null for the eight of Regime W."""
+    """Arm names, full specs, or null for the eight arms of Regime W."""
     samples_per_arm: int = Field(default=1, ge=1)
     max_tokens: int = Field(default=256, ge=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    """Null costs nothing: no per-request generator is made in the engine."""
+    """Null costs nothing: the engine then makes no generator per request."""
     policy: Literal["latest", "base"] | int = "latest"
-    """``latest`` is the active version at the moment a group starts."""
+    """``latest`` is the version that is active when a group starts."""
     prompt_format: Literal["plain", "chat"] = "plain"
-    """``plain`` joins system prompt and question; ``chat`` puts both through the model's chat template."""
+    """``plain`` joins system prompt and question; ``chat`` renders both with the model's chat template."""
     return_tokens: bool = True
-    """Whether token ids and logprobs are returned beside the text."""
+    """Whether to return token ids and logprobs with the text."""
     score: bool = False
-    """Whether each group comes with its Regime W scores and consensus answer."""
+    """Whether to return each group's Regime W scores and consensus answer."""
     stream: bool = False
-    """Whether each group is sent when it is finished, a line of NDJSON each."""
+    """Whether to send each group when it is finished, as one line of NDJSON."""
     priority: Priority = Priority.AD_HOC
     timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Whole request; null is the server's own limit, which also bounds it."""
+    """Time limit for the whole request, in seconds; null, or more than the server's limit, uses that."""
 
 
 class ArmCompletion(_Response):
@@ -91,31 +91,31 @@ class ArmCompletion(_Response):
     arm: str
     sample: int
     text: str
-    """The completion only; the prompt is not part of it."""
+    """The completion without the prompt."""
     finish_reason: FinishReason
     temperature: float
     top_p: float
     seed: int | None
     prompt_token_ids: list[int]
     token_ids: list[int]
-    """Sampled ids, EOS included when it was sampled."""
+    """Sampled ids, including EOS if it was sampled."""
     logprobs: list[float]
-    """Per token, of the sampling distribution: after temperature and top-p."""
+    """One per token, of the sampling distribution: after temperature and top-p."""
 
 
-class GroupScores(_Response):
-    """Regime W scores of a group, present where ``score`` was asked for."""
+class GroupScoresBody(_Response):
+    """Regime W scores of a group, present if the request set ``score``."""
 
     s_end: float | None
     s_path: float | None
     s_cf: float | None
     s_wm: float | None
     answers: list[str | None]
-    """Per arm completion, canonical; null where it gives none."""
+    """Canonical answer of each completion; null if it gives none."""
     consensus: str | None
-    """The answer that most completions give, of two the earlier; null where none gives any."""
+    """The most frequent answer (the earlier of two equally frequent); null if there is no answer."""
     correct: list[bool] | None
-    """Per arm completion; null where the question carried no gold answer."""
+    """One per completion; null if the question has no gold answer."""
 
 
 class ArmGroup(_Response):
@@ -125,7 +125,7 @@ class ArmGroup(_Response):
     question: str
     policy_version: int | None
     arms: list[ArmCompletion]
-    scores: GroupScores | None = None
+    scores: GroupScoresBody | None = None
 
 
 class Usage(_Response):
@@ -136,17 +136,17 @@ class Usage(_Response):
 
 
 class ArmsResponse(_Response):
-    """Body of the answer to ``POST /v1/arms/generate``."""
+    """Response body of ``POST /v1/arms/generate``."""
 
     policy_version: int | None
-    """The version of every group, or of the newest one if the policy moved in between."""
+    """The version of every group; the newest of them if the policy moved during the request."""
     boot_id: str
     groups: list[ArmGroup]
     usage: Usage
 
 
 class StreamEnd(_Response):
-    """Last line of a streamed answer, after a line per `ArmGroup`; an `ErrorResponse` where it failed."""
+    """Last line of a stream, after one line per `ArmGroup`; an `ErrorResponse` if the request failed."""
 
     policy_version: int | None
     """As in `ArmsResponse`."""
@@ -155,16 +155,16 @@ class StreamEnd(_Response):
 
 
 class AdapterPath(_Request):
-    """Body of ``PUT /v1/adapters/{version}`` where the files already lie on a volume of the server."""
+    """Body of ``PUT /v1/adapters/{version}`` for files that are already on a volume of the server."""
 
     path: str = Field(min_length=1, max_length=4096)
-    """Folder with both files, below the server's ``--adapter-root``; absolute, or relative to it."""
+    """Folder with both files, below the server's ``--adapter-root``; absolute or relative to it."""
     sha256: str = Field(pattern="^[0-9a-fA-F]{64}$")
     """Hex digest of the weights file."""
 
 
 class AdapterInfo(_Response):
-    """One adapter version as the server holds it."""
+    """One adapter version that the server holds."""
 
     version: int
     name: str
@@ -173,7 +173,7 @@ class AdapterInfo(_Response):
     size_bytes: int
     active: bool
     num_leases: int
-    """Requests in flight on this version; it cannot be unloaded while there are any."""
+    """Requests in flight on this version, which keep it loaded."""
     created_at: float
     """Unix time of the upload, in seconds."""
 
@@ -186,12 +186,12 @@ class AdapterList(_Response):
 
 
 class Limits(_Response):
-    """What the server accepts."""
+    """Limits of the server."""
 
     max_model_len_tokens: int
     max_lora_rank: int
     max_groups_in_flight: int
-    """Of either priority."""
+    """For each priority."""
     max_questions: int
     max_samples_per_arm: int
     max_adapter_bytes: int
@@ -204,24 +204,24 @@ class ServerStatus(_Response):
     """Body of ``GET /v1/status``."""
 
     boot_id: str
-    """Changes with every start of the server."""
+    """New at every start of the server."""
     base_model: str
     base_fingerprint: str | None = None
-    """Of the base model's files, see `inference_server.wire.base_fingerprint`; None where they are not on disk."""
+    """Fingerprint of the base model's files, see `inference_server.wire.base_fingerprint`; None if not on disk."""
     base_dtype: str
     """The dtype to which the engine rounds adapter weights, e.g. ``float32``."""
     active_version: int | None
     next_version: int
-    """The lowest number above all that were ever used here: free for the next upload."""
+    """The lowest number above all that were ever used: free for the next upload."""
     versions: list[AdapterInfo]
     groups_in_flight: int
     requests_in_flight: int
-    """Completions that the engine has not finished, of every route."""
+    """Unfinished completions of all routes."""
     limits: Limits
 
 
 class ErrorBody(_Response):
-    """What went wrong, for people and programs."""
+    """What went wrong: a type for programs, a message for people."""
 
     type: str
     message: str
@@ -229,6 +229,6 @@ class ErrorBody(_Response):
 
 
 class ErrorResponse(_Response):
-    """Body of every answer of status 4xx and 5xx."""
+    """Body of every response with status 4xx or 5xx."""
 
     error: ErrorBody

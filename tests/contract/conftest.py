@@ -16,12 +16,12 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from safetensors.torch import save
 
-from inference_server.adapters import registry as adapters
+from inference_server.adapters import registry, versions
 from inference_server.engine import (
     AdapterRejected,
     Chat,
-    Completion,
     EngineAdapter,
+    EngineCompletion,
     EngineDied,
     EngineTraits,
     LinearShape,
@@ -59,7 +59,9 @@ class FakeEngine:
         self.num_aborted = 0
         self.num_encoded = 0
         self.reject: str | None = None
-        self.break_completion: Callable[[Completion], Completion] = lambda completion: completion
+        self.break_completion: Callable[[EngineCompletion], EngineCompletion] = lambda completion: (
+            completion
+        )
         self.hangs = False
         self.dead = False
         self.has_chat_template = True
@@ -88,7 +90,7 @@ class FakeEngine:
 
     async def generate(
         self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
-    ) -> Completion:
+    ) -> EngineCompletion:
         if self.dead:
             raise EngineDied("it was killed")
         self.samplings.append(sampling)
@@ -108,7 +110,7 @@ class FakeEngine:
             assert adapter.lora_id in self.loaded, "unloaded while in use"
         said = hashlib.sha256(repr((prompt_token_ids, sampling, name)).encode()).digest()[:8]
         return self.break_completion(
-            Completion(
+            EngineCompletion(
                 text=f"I say {said.hex()}\n#### {said[0]}",
                 token_ids=list(said),
                 logprobs=[-byte / 256 for byte in said],
@@ -184,7 +186,7 @@ async def tidied() -> None:
     tidying = [
         task
         for task in asyncio.all_tasks()
-        if task is not this and task.get_name() == adapters.TIDYING_TASK
+        if task is not this and task.get_name() == registry.TIDYING_TASK
     ]
     await asyncio.gather(*tidying)
 
@@ -246,8 +248,8 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server puts off for some moments is done at once."""
-    monkeypatch.setattr(adapters, "_TIDY_AFTER_S", 0)
-    monkeypatch.setattr(adapters, "_LOOKED_UP_WITHIN_S", 0)
+    monkeypatch.setattr(registry, "_TIDY_AFTER_S", 0)
+    monkeypatch.setattr(versions, "_LOOKUP_GRACE_S", 0)
 
 
 @pytest.fixture

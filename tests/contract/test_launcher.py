@@ -149,8 +149,8 @@ def test_the_default_state_folder_goes_with_the_server():
 def test_help_and_schemas_load_neither_torch_nor_vllm():
     code = (
         "import sys, contextlib, io\n"
-        "import inference_server.schemas\n"
-        "from inference_server.launcher import main\n"
+        "import inference_server.wire.schemas\n"
+        "from inference_server.launch.launcher import main\n"
         "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as out:\n"
         "    main(['--help'])\n"
         "assert '--max-loaded-versions' in out.getvalue()\n"

@@ -1,0 +1,216 @@
+"""The adapter versions that the engine holds: loaded, leased, retired.
+
+A version is loaded under its own name and path (``policy-000012``) and never changes. vLLM's prefix
+cache is keyed by both, so a name reused for other weights would be served cached results of the old ones.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_server.adapters.storage import AdapterFolder, StagedAdapter
+from inference_server.adapters.validation import AdapterConfig
+from inference_server.engine import Engine, EngineAdapter
+from inference_server.errors import Busy, NotFound
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
+
+POLICY_ALIAS = "policy"
+
+# Longest time between the lookup of an adapter's name for an OpenAI request and the request's arrival
+# in the engine, with a wide margin.
+_LOOKUP_GRACE_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AdapterIdentity:
+    """Two uploads of a version are the same adapter if their identities are equal."""
+
+    sha256: str
+    config: AdapterConfig
+
+
+@dataclass(kw_only=True, slots=True)
+class _Version:
+    """A version that the engine holds."""
+
+    version: int
+    adapter: EngineAdapter
+    identity: AdapterIdentity
+    size_bytes: int
+    created_at: float
+    """Unix time of the upload, in seconds."""
+    num_groups: int = 0
+    """Groups that lease the version, whether or not their requests have reached the engine."""
+
+
+class LoadedVersions:
+    """Loads, leases and retires versions within the engine's capacity; moves the alias ``policy``.
+
+    Calls that change the set of versions must not overlap; leases may be taken at any time.
+
+    Args:
+        engine: Holds the adapters.
+        folder: Holds their files.
+        max_loaded: Most versions held at a time.
+    """
+
+    def __init__(self, engine: Engine, folder: AdapterFolder, max_loaded: int) -> None:
+        """See the class."""
+        self._engine = engine
+        self._folder = folder
+        # Beyond its own limit the engine drops the least recently used adapter, leased or not.
+        self.max_loaded = min(max_loaded, engine.traits.max_loaded_adapters)
+        # In order of upload.
+        self._versions: dict[int, _Version] = {}
+        self._active: int | None = None
+        self._retired_paths: list[Path] = []
+        self._lora_ids = itertools.count(1)
+
+    def __contains__(self, version: int) -> bool:
+        """Whether a version is loaded."""
+        return version in self._versions
+
+    @property
+    def active(self) -> int | None:
+        """The version that ``policy`` stands for; None is the base."""
+        return self._active
+
+    @property
+    def num_leases(self) -> int:
+        """Requests in flight on any version."""
+        return sum(self._num_leases(held) for held in self._versions.values())
+
+    def num_leases_of(self, version: int) -> int:
+        """Requests in flight on one version.
+
+        Raises:
+            NotFound: It is not loaded.
+        """
+        return self._num_leases(self._find(version))
+
+    def infos(self) -> list[AdapterInfo]:
+        """Every loaded version, in order of upload."""
+        return [self._info(held) for held in self._versions.values()]
+
+    def info(self, version: int) -> AdapterInfo:
+        """One version.
+
+        Raises:
+            NotFound: It is not loaded.
+        """
+        return self._info(self._find(version))
+
+    @contextmanager
+    def lease(self, version: int | None) -> Iterator[EngineAdapter | None]:
+        """Keeps a version loaded while a group is generated; None is the base.
+
+        Raises:
+            NotFound: It is not loaded.
+        """
+        if version is None:
+            yield None
+            return
+        held = self._find(version)
+        held.num_groups += 1
+        try:
+            yield held.adapter
+        finally:
+            held.num_groups -= 1
+
+    async def load(self, version: int, stored: StagedAdapter, identity: AdapterIdentity) -> None:
+        """Loads a version from its files and serves it under its name.
+
+        Raises:
+            AdapterRejected: The engine cannot use it; nothing changed.
+        """
+        adapter = EngineAdapter(
+            lora_id=next(self._lora_ids), name=adapter_name(version), path=stored.folder
+        )
+        await self._engine.load(adapter)
+        self._versions[version] = _Version(
+            version=version,
+            adapter=adapter,
+            identity=identity,
+            size_bytes=stored.size_bytes,
+            created_at=(stored.folder / ADAPTER_WEIGHTS_FILE).stat().st_mtime,
+        )
+        self._engine.publish(adapter.name, adapter)
+
+    def activate(self, version: int) -> None:
+        """Moves ``policy`` to a loaded version; requests in flight finish on theirs.
+
+        Raises:
+            NotFound: It is not loaded.
+        """
+        adapter = self._find(version).adapter
+        self._active = version
+        self._engine.publish(POLICY_ALIAS, adapter)
+
+    async def retire(self, version: int) -> None:
+        """Unloads a version; `remove_retired_files` removes its files later."""
+        held = self._versions.pop(version)
+        self._engine.withdraw(held.adapter.name)
+        await self._engine.unload(held.adapter)
+        self._retired_paths.append(held.adapter.path)
+
+    async def make_room(self) -> None:
+        """Frees capacity for one more version, in memory and on disk.
+
+        Raises:
+            Busy: Every loaded version has requests in flight.
+        """
+        await self.remove_retired_files()
+        await self.retire_unused()
+        if len(self._versions) >= self.max_loaded:
+            raise Busy(f"all {len(self._versions)} loaded versions have requests in flight")
+        if self._retired_paths:
+            await self.wait_for_lookups()
+            await self.remove_retired_files()
+
+    async def retire_unused(self) -> None:
+        """Retires the oldest versions without requests until there is room for one more."""
+        for held in list(self._versions.values()):
+            if len(self._versions) < self.max_loaded:
+                return
+            if held.version != self._active and not self._num_leases(held):
+                await self.retire(held.version)
+
+    async def wait_for_lookups(self) -> None:
+        """Waits until requests that looked up a retired version's name have reached the engine."""
+        await asyncio.sleep(_LOOKUP_GRACE_S)
+
+    async def remove_retired_files(self) -> None:
+        """Removes the files of retired versions; call it some time after they were retired.
+
+        An OpenAI request that looked up a name just before its version was retired makes the engine
+        load the adapter once more from its files; without them the engine dies.
+        """
+        paths, self._retired_paths = self._retired_paths, []
+        for path in paths:
+            await asyncio.to_thread(self._folder.discard, path)
+
+    def _find(self, version: int) -> _Version:
+        held = self._versions.get(version)
+        if held is None:
+            raise NotFound(f"version {version} is not loaded", "version")
+        return held
+
+    def _num_leases(self, held: _Version) -> int:
+        # Only the engine knows the requests of the OpenAI routes. A group counts from its start, before
+        # its requests reach the engine, where it is then several requests.
+        return max(held.num_groups, self._engine.num_requests(held.adapter))
+
+    def _info(self, held: _Version) -> AdapterInfo:
+        return AdapterInfo(
+            version=held.version,
+            name=held.adapter.name,
+            sha256=held.identity.sha256,
+            rank=held.identity.config.r,
+            size_bytes=held.size_bytes,
+            active=held.version == self._active,
+            num_leases=self._num_leases(held),
+            created_at=held.created_at,
+        )
