@@ -5,12 +5,12 @@ Enters: what the arms answered and the gold answer. Leaves: scores and rewards, 
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from regime_w.arms import ArmOutput
-from regime_w.config import Formulas, RewardConfig, Selection
+from regime_w.config import Credit, Formulas, RewardConfig, Selection
 from regime_w.group import (
     CounterfactualGroup,
     GroupScores,
@@ -149,14 +149,21 @@ def reward_group(
     """Computes `compute_regime_w_scores` and `arm_rewards` while reading the texts once."""
     arms = read_group(arm_outputs, gold_answer, counterfactual, config.formulas)
     scores = score_arms(arms, config.formulas, config)
-    if config.credit == "shared":
-        parts = (_group_parts(arms, scores, config),) * len(arms)
-    else:
-        parts = _arm_parts(arms, scores, config)
-    if config.credit == "difference":
-        whole = _sum(parts)
-        parts = tuple(_less(whole, _sum_without(index, arms, config)) for index in range(len(arms)))
+    parts = _CREDITS[config.credit](arms, scores, config)
     return GroupReward(scores=scores, rewards=tuple(part.total for part in parts), parts=parts)
+
+
+def _shared_parts(
+    arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig
+) -> tuple[RewardParts, ...]:
+    return (_group_parts(arms, scores, config),) * len(arms)
+
+
+def _difference_parts(
+    arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig
+) -> tuple[RewardParts, ...]:
+    whole = _sum(_arm_parts(arms, scores, config))
+    return tuple(_less(whole, _sum_without(index, arms, config)) for index in range(len(arms)))
 
 
 def _sum_without(index: int, arms: Sequence[ReadArm], config: RewardConfig) -> RewardParts:
@@ -231,3 +238,9 @@ def _group_parts(arms: Sequence[ReadArm], scores: GroupScores, config: RewardCon
 
 def _length_penalty(num_words: float, config: RewardConfig) -> float:
     return config.length_penalty_per_word * max(0.0, num_words - config.free_words)
+
+
+_CREDITS: Mapping[
+    Credit, Callable[[Sequence[ReadArm], GroupScores, RewardConfig], tuple[RewardParts, ...]]
+] = {"per_arm": _arm_parts, "shared": _shared_parts, "difference": _difference_parts}
+"""What each arm of a group earns, in the order of the arms, by ``RewardConfig.credit``."""

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from regime_w import ArmSpec, RewardConfig, build_all_arms
 
-AdvantageEstimator = Literal["gae", "rloo", "grpo"]
+GroupEstimator = Literal["rloo", "grpo"]
+"""Estimators without a critic, by name; `trainer.ppo.advantages.GROUP_ESTIMATORS` computes them."""
+AdvantageEstimator = Literal["gae", GroupEstimator]
 KLEstimator = Literal["k1", "k2", "k3"]
 LossReduction = Literal["token_mean", "sequence_mean"]
 Device = Literal["auto", "cpu", "cuda"]

@@ -4,12 +4,13 @@ B is completions, T completion tokens padded on the right; ``mask`` is true on r
 completion tokens are here: prompts take no action.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
+
+from trainer.config.sections import GroupEstimator
 
 
 def whiten(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor]:
@@ -125,32 +126,51 @@ def leave_one_out(numbers: Tensor) -> Tensor:
     return (centred * (size / (size - 1))).to(numbers.dtype)
 
 
+def rloo(rewards: Tensor, penalty: Tensor) -> Tensor:
+    """``A = LOO(r - P)``: RLOO with the KL in the reward (Ahmadian et al. 2024, "Back to basics").
+
+    Args:
+        rewards: [G] r of a group's completions.
+        penalty: [G] P, their KL to the reference times its coefficient.
+    """
+    return leave_one_out(rewards - penalty)
+
+
+def grpo(rewards: Tensor, penalty: Tensor) -> Tensor:
+    """``A = (r - mean r) / std r - LOO(P)`` (Shao et al. 2024, §4.1.2); arguments as in `rloo`.
+
+    As in the paper the KL stands beside the normalised reward; inside it, a group of equal rewards
+    would be trained on its differences in KL, scaled up to 1. Unlike there it is a part of the
+    advantage, and the standard deviation is the unbiased one.
+    """
+    mean, std = _mean_and_std(rewards)
+    return ((rewards - mean) / std).to(rewards.dtype) - leave_one_out(penalty)
+
+
+GROUP_ESTIMATORS: Mapping[GroupEstimator, Callable[[Tensor, Tensor], Tensor]] = {
+    "rloo": rloo,
+    "grpo": grpo,
+}
+"""From [G] rewards and KL penalties of a group to its [G] advantages."""
+
+
 def group_advantages(
     rewards: Tensor,
     kl: Tensor,
     counted: Tensor,
     group_sizes: Sequence[int],
     *,
-    estimator: Literal["rloo", "grpo"],
+    estimator: GroupEstimator,
     kl_coef: float,
 ) -> Tensor:
     """Advantages of whole completions against the others of their group, without a critic.
-
-    With ``LOO`` of `leave_one_out`, r the rewards and K the completions' KL to the reference:
-
-    - ``rloo``: ``A = LOO(r - kl_coef·K)`` (Ahmadian et al. 2024, "Back to basics", RLOO with the KL
-      in the reward).
-    - ``grpo``: ``A = (r - mean r) / std r - kl_coef·LOO(K)`` (Shao et al. 2024, §4.1.2). As in the
-      paper the KL stands beside the normalised reward; inside it, a group of equal rewards would
-      be trained on its differences in KL, scaled up to 1. Unlike there it is a part of the
-      advantage, and the standard deviation is the unbiased one.
 
     Args:
         rewards: [N] of the completions, group after group.
         kl: [N] KL estimates, summed over each completion's tokens.
         counted: [N] bool; what is not counted gets zero and is no one's comparison.
         group_sizes: How many completions each group has.
-        estimator: Which of the two.
+        estimator: One of `GROUP_ESTIMATORS`.
         kl_coef: The KL coefficient, at least 0.
 
     Returns:
@@ -160,11 +180,5 @@ def group_advantages(
     indices = torch.arange(len(rewards), device=rewards.device)
     for group in torch.split(indices, list(group_sizes)):
         members = group[counted[group]]
-        earned, penalty = rewards[members], kl_coef * kl[members]
-        if estimator == "rloo":
-            advantages[members] = leave_one_out(earned - penalty)
-        else:
-            mean, std = _mean_and_std(earned)
-            normalised = ((earned - mean) / std).to(earned.dtype)
-            advantages[members] = normalised - leave_one_out(penalty)
+        advantages[members] = GROUP_ESTIMATORS[estimator](rewards[members], kl_coef * kl[members])
     return advantages

@@ -3,12 +3,11 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from trainer.config.sections import PPOConfig
+from trainer.config.sections import GroupEstimator, PPOConfig
 from trainer.errors import NonFiniteError
 from trainer.model.batch import MicroBatch, Sample, micro_batches
 from trainer.model.logprobs import Nucleus
@@ -148,7 +147,7 @@ def _compared(
     mini_batch: MiniBatch,
     group_sizes: Sequence[int],
     *,
-    estimator: Literal["rloo", "grpo"],
+    estimator: GroupEstimator,
     kl_coef: float,
 ) -> MiniBatch:
     """The same with each completion's advantage over its group, on every one of its tokens."""
