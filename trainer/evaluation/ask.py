@@ -1,13 +1,12 @@
-"""Asks several models the same held-out questions through the running server, in one go.
+"""Asks several models of the running server the same held-out questions.
 
-Every model is asked as it is served: greedily, and through all arms where those are wanted. Enters:
-names of served models and adapter folders. Leaves: an `Evaluation` and the file of its answers.
+Each model answers greedily, and through all arms if ``samples_per_arm`` is positive. Enters: names of
+served models and adapter folders. Leaves: an `Evaluation` and the file of its answers.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +22,14 @@ from inference_server.wire.schemas import (
 )
 from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.client.arms_client import ArmsClient
-from trainer.client.model_spec import ModelSpec, uploaded
+from trainer.client.model_spec import uploaded
 from trainer.config.sections import Section, ServerConfig
 from trainer.console.progress import bar
 from trainer.data.contamination import find_overlap
 from trainer.data.sources import WORD_PROBLEMS, Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, UsageError
+from trainer.evaluation.candidates import parse_candidates
 from trainer.evaluation.records import (
     Answer,
     ArmsAnswer,
@@ -43,10 +43,10 @@ from trainer.evaluation.tables import print_table
 from trainer.io.kept_settings import training_source
 
 OnProgress = Callable[[int, int], None]
-"""Called with the questions so far and the questions in all, over all models."""
+"""Called with the number of questions answered so far and in all, over all models."""
 
 _NUM_TRAINING_QUESTIONS = 20_000
-"""Of an endless source that are compared with the questions asked."""
+"""Questions of an endless training source to compare with those asked."""
 
 
 class EvaluationConfig(Section):
@@ -84,25 +84,16 @@ class EvaluationConfig(Section):
     evaluation.answers.jsonl. RUN/evaluation.json goes into RUN's report."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Candidate:
-    """One ``LABEL=WHAT``."""
-
-    label: str
-    model: ModelSpec
-
-
 async def evaluate(
     config: EvaluationConfig, client: ArmsClient, on_progress: OnProgress
 ) -> Evaluation:
     """Ask every model every question, and write the result to ``config.output``.
 
     Raises:
-        UsageError: There is nothing sensible to evaluate. Nothing was generated or uploaded.
-        ServerError: The server stayed away, refused, or gave completions up.
+        UsageError: The configuration cannot be evaluated. Nothing was generated or uploaded.
+        ServerError: The server stayed unreachable, refused a request, or aborted completions.
     """
-    candidates = [_parse(spec) for spec in config.models]
-    _refuse_same_labels(candidates)
+    candidates = parse_candidates(config.models)
     _require_arm(config)
     if config.output is not None:
         _require_writable(config.output)
@@ -110,6 +101,7 @@ async def evaluate(
         config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
     )
     status = await client.status()
+    # Pinned now: the active version may change during the evaluation.
     served = {
         c.label: c.model.served_version(status, field="models")
         for c in candidates
@@ -117,31 +109,58 @@ async def evaluate(
     }
 
     answers: dict[str, list[ModelAnswers]] = {}
-    # What the server holds goes first: an upload may make it retire its oldest version.
+    num_answered, num_total = 0, len(candidates) * len(records)
+    # Served models go first: an upload may make the server retire its oldest version.
     for candidate in sorted(candidates, key=lambda c: c.model.folder is not None):
-        folder = candidate.model.folder
-        num_before = len(answers) * len(records)
+        label, folder = candidate.label, candidate.model.folder
         async with (
-            nullcontext(served[candidate.label]) if folder is None else uploaded(client, folder)
+            nullcontext(served[label]) if folder is None else uploaded(client, folder)
         ) as version:
-            of_model = answers[candidate.label] = []
+            answers[label] = []
             for start in range(0, len(records), config.batch_size):
                 batch = records[start : start + config.batch_size]
-                of_model += await _ask(client, version, status, batch, config)
-                on_progress(num_before + len(of_model), len(candidates) * len(records))
+                answers[label] += await _ask(client, version, status, batch, config)
+                num_answered += len(batch)
+                on_progress(num_answered, num_total)
 
-    labels = [candidate.label for candidate in candidates]
+    names = {
+        c.label: _served_name(served[c.label], status) if c.label in served else c.model.what
+        for c in candidates
+    }
+    evaluation, questions = _result(config, status.base_model, names, records, answers)
+    if config.output is not None:
+        write_answers(answers_path(config.output), questions)
+        evaluation.write(config.output)
+    return evaluation
+
+
+def _result(
+    config: EvaluationConfig,
+    base_model: str,
+    names: Mapping[str, str],
+    records: Sequence[Record],
+    answers: Mapping[str, Sequence[ModelAnswers]],
+) -> tuple[Evaluation, list[QuestionAnswers]]:
+    """The evaluation and the lines of its answers file.
+
+    Args:
+        config: What was asked.
+        base_model: The server's.
+        names: Label to the model's name on the server, or its folder, in the configured order.
+        records: The questions.
+        answers: Label to the answers, in the order of the records.
+    """
     questions = [
         QuestionAnswers(
             id=record.id,
             question=record.question,
             gold=record.gold,
-            models={label: answers[label][place] for label in labels},
+            models={label: answers[label][index] for label in names},
         )
-        for place, record in enumerate(records)
+        for index, record in enumerate(records)
     ]
     evaluation = Evaluation(
-        base_model=status.base_model,
+        base_model=base_model,
         data=config.data,
         data_seed=config.data_seed,
         num_questions=len(records),
@@ -149,20 +168,10 @@ async def evaluate(
         samples_per_arm=config.samples_per_arm,
         seed=config.seed,
         max_tokens=config.max_tokens,
-        models=tuple(
-            ModelResult.of(
-                c.label,
-                _served_name(served[c.label], status) if c.label in served else c.model.what,
-                questions,
-            )
-            for c in candidates
-        ),
-        differences=compare_all(labels, questions),
+        models=tuple(ModelResult.of(label, name, questions) for label, name in names.items()),
+        differences=compare_all(list(names), questions),
     )
-    if config.output is not None:
-        write_answers(answers_path(config.output), questions)
-        evaluation.write(config.output)
-    return evaluation
+    return evaluation, questions
 
 
 async def _ask(
@@ -172,7 +181,7 @@ async def _ask(
     records: Sequence[Record],
     config: EvaluationConfig,
 ) -> list[ModelAnswers]:
-    """What one model says to some of the questions."""
+    """One model's answers to some of the questions."""
     system_prompt = _arms_by_name(config)[config.arm].system_prompt
     completions = await client.complete(
         _served_name(version, status),
@@ -196,7 +205,7 @@ async def _ask_arms(
         return [None] * len(records)
     response = await client.generate(
         ArmsRequest(
-            # The server draws a completion's seed from the question's id, so the batch is no matter.
+            # The server derives a completion's seed from the question's id, not from its batch.
             questions=[Question(id=record.id, question=record.question) for record in records],
             arms=None if config.arms is None else list(config.arms),
             samples_per_arm=config.samples_per_arm,
@@ -207,7 +216,7 @@ async def _ask_arms(
     )
     for group in response.groups:
         if any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
-            raise ServerError(f"the server gave up completions of {group.id}; evaluate again")
+            raise ServerError(f"the server aborted completions of {group.id}; evaluate again")
     return [
         ArmsAnswer.of(group, record) for group, record in zip(response.groups, records, strict=True)
     ]
@@ -234,10 +243,12 @@ def run_evaluation(config: EvaluationConfig) -> Evaluation:
 
 
 def _contamination_lines(config: EvaluationConfig) -> list[str]:
-    """What of the questions the models were trained on, as far as that is known."""
-    folders = (_parse(spec).model.folder for spec in config.models)
-    found = {training_source(folder) for folder in folders if folder is not None}
-    sources = {config.train_data} if config.train_data is not None else found - {None}
+    """Overlap of the questions with the training data, one line for each known training source."""
+    if config.train_data is not None:
+        found: set[str | None] = {config.train_data}
+    else:
+        folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
+        found = {training_source(folder) for folder in folders if folder is not None}
     asked = load_records(
         config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
     )
@@ -245,22 +256,8 @@ def _contamination_lines(config: EvaluationConfig) -> list[str]:
         find_overlap(
             load_records(source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS), asked
         ).line(f"{source} (training)", f"{config.data} (held out)")
-        for source in sorted(source for source in sources if source is not None)
+        for source in sorted(source for source in found if source is not None)
     ]
-
-
-def _parse(spec: str) -> _Candidate:
-    label, _, what = (part.strip() for part in spec.partition("="))
-    if not label or not what:
-        raise UsageError(f"models: {spec!r} is not LABEL=WHAT, such as Base=base")
-    return _Candidate(label=label, model=ModelSpec.parse(what, field=f"models: {spec!r}"))
-
-
-def _refuse_same_labels(candidates: list[_Candidate]) -> None:
-    labels = [candidate.label for candidate in candidates]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise UsageError(f"models: the label {label!r} is given twice; labels must differ")
 
 
 def _arms_by_name(config: EvaluationConfig) -> dict[str, ArmSpec]:
@@ -274,7 +271,7 @@ def _require_arm(config: EvaluationConfig) -> None:
 
 
 def _require_writable(output: Path) -> None:
-    """Fail before the work, not after it."""
+    """Refuse an output that cannot be written before any work is done."""
     if output.is_dir():
         raise UsageError(f"output: {output} is a folder; name a file in it")
     try:

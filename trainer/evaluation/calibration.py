@@ -1,4 +1,4 @@
-"""Whether a score knows when it is right: coherence held against correctness, a question each."""
+"""How well a score predicts correctness: coherence against correctness, question by question."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -10,7 +10,7 @@ NUM_BINS = 10
 
 
 class ReliabilityBin(EvaluationPart):
-    """The questions whose score falls into one tenth of [0, 1]."""
+    """The questions whose score lies in one tenth of [0, 1]."""
 
     num_questions: int
     mean_score: float
@@ -22,38 +22,34 @@ class ReliabilityBin(EvaluationPart):
 
 
 class Calibration(EvaluationPart):
-    """How well a score in [0, 1] tells right questions from wrong ones."""
+    """How well a score in [0, 1] separates correct questions from wrong ones."""
 
     auc: float | None
-    """The chance that a right question scores above a wrong one; 0.5 knows nothing. Null where all
-    are right or all are wrong."""
+    """Probability that a correct question scores above a wrong one; 0.5 is chance. Null where all are
+    correct or all are wrong."""
     low: float | None
     """Lower end of the 95% bootstrap interval of `auc`."""
     high: float | None
     """Upper end."""
     bins: tuple[ReliabilityBin, ...]
-    """By rising score; empty ones are left out."""
+    """By rising score; empty bins are left out."""
 
     @classmethod
     def of(cls, scores: Sequence[float | None], correct: Sequence[bool]) -> Self:
-        """Hold scores against correctness; questions without a score are left out."""
+        """Compare scores with correctness; questions without a score are left out."""
         pairs = [(s, c) for s, c in zip(scores, correct, strict=True) if s is not None]
         known = [score for score, _ in pairs]
         right = [is_right for _, is_right in pairs]
-        low, high = (auc_interval(known, right) if pairs else None) or (None, None)
+        low, high = auc_interval(known, right) or (None, None)
+        bins: dict[int, list[tuple[float, bool]]] = {}
+        for pair in pairs:
+            bins.setdefault(min(int(pair[0] * NUM_BINS), NUM_BINS - 1), []).append(pair)
         return cls(
-            auc=auc(known, right) if pairs else None,
+            auc=auc(known, right),
             low=low,
             high=high,
-            bins=tuple(
-                _bin([pair for pair in pairs if _place(pair[0]) == place])
-                for place in sorted({_place(score) for score in known})
-            ),
+            bins=tuple(_bin(bins[index]) for index in sorted(bins)),
         )
-
-
-def _place(score: float) -> int:
-    return min(int(score * NUM_BINS), NUM_BINS - 1)
 
 
 def _bin(pairs: Sequence[tuple[float, bool]]) -> ReliabilityBin:

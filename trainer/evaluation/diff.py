@@ -17,7 +17,7 @@ from trainer.evaluation.records import Answer, QuestionAnswers, answers_path, re
 
 
 def print_diff(evaluation: Path, baseline: str, model: str, *, limit: int) -> None:
-    """Print where greedy answers are right for one model and wrong for the other.
+    """Print the questions that only one of two models answers correctly (greedy answers).
 
     Args:
         evaluation: The file that ``eval --output`` named.
@@ -54,7 +54,7 @@ def _gain(question: QuestionAnswers, baseline: str, model: str) -> int:
 
 
 def _side_by_side(questions: Sequence[QuestionAnswers], baseline: str, model: str) -> Table:
-    """Text of models and data is never read as markup."""
+    """The table; text of models and data is never read as markup."""
     table = Table(box=box.SIMPLE, show_lines=True)
     for heading in ("question", baseline, model):
         table.add_column(Text(heading), ratio=1)

@@ -1,6 +1,7 @@
-"""What models answered to the same questions: the lines of an evaluation's answers file.
+"""Answers of several models to the same questions: the lines of an evaluation's answers file.
 
-Enters: completions with gold answers. Unknown here: how they were got, and what they add up to.
+Enters: completions and gold answers. How they were generated and how they are aggregated is unknown
+here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,20 +24,20 @@ class EvaluationPart(BaseModel):
 
 
 class Answer(EvaluationPart):
-    """What one model said to one question."""
+    """A model's completion for a question, and the answer in it."""
 
     text: str
     answer: str | None
-    """Canonical; null where the text gives none."""
+    """Canonical form; null where the text gives none."""
     correct: bool
     num_tokens: int
-    """EOS included."""
+    """Length of the completion, EOS included."""
     truncated: bool
-    """The token limit ended it."""
+    """Whether it hit the token limit."""
 
     @classmethod
     def of(cls, text: str, gold: str, *, num_tokens: int, truncated: bool) -> Self:
-        """Read the answer in a completion and compare it with the one in the gold solution."""
+        """Extract the answer of a completion and compare it with that of the gold solution."""
         answer = extract_answer(text)
         return cls(
             text=text,
@@ -48,23 +49,23 @@ class Answer(EvaluationPart):
 
 
 class ArmAnswer(Answer):
-    """What one arm said."""
+    """An arm's completion for a question."""
 
     arm: str
     sample: int
 
 
 class ArmsAnswer(EvaluationPart):
-    """What one model's arms said to one question.
+    """Completions of all arms of one model for a question, with their scores.
 
-    The scores do not know the gold answer, unlike those of training: they are the confidence that
-    arms have by themselves, and can be held against correctness.
+    Unlike in training, the scores are computed without the gold answer: they measure the arms' own
+    confidence, which can be compared with correctness.
     """
 
     completions: tuple[ArmAnswer, ...]
-    """In the order of the arms, all samples of one after the other."""
+    """In the order of the arms, all samples of an arm in a row."""
     consensus: str | None
-    """The most frequent answer, the earliest of several; null where no arm gives one."""
+    """The most frequent answer, the earliest of a tie; null where no arm gives one."""
     consensus_correct: bool
     s_end: float | None
     s_path: float | None
@@ -73,7 +74,7 @@ class ArmsAnswer(EvaluationPart):
 
     @classmethod
     def of(cls, group: ArmGroup, record: Record) -> Self:
-        """Read and score a question's completions."""
+        """Extract the answers of a question's completions, and score them."""
         outputs = [ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
         scores = compute_regime_w_scores(record.question, outputs)
         gold = extract_answer(record.gold)
@@ -101,20 +102,20 @@ class ArmsAnswer(EvaluationPart):
 
     @property
     def num_correct(self) -> int:
-        """How many of the completions are right."""
+        """How many of the completions are correct."""
         return sum(completion.correct for completion in self.completions)
 
 
 class ModelAnswers(EvaluationPart):
-    """All that one model said to one question."""
+    """All of one model's answers to a question."""
 
     greedy: Answer
     arms: ArmsAnswer | None
-    """Null where the arms were not asked."""
+    """Null where the arms were not sampled."""
 
 
 class QuestionAnswers(EvaluationPart):
-    """A line of the answers file: a question and what every model said."""
+    """A line of the answers file: a question and every model's answers."""
 
     id: str
     question: str
@@ -124,17 +125,17 @@ class QuestionAnswers(EvaluationPart):
 
 
 def answers_path(evaluation: Path) -> Path:
-    """Where the answers of ``evaluation.json`` lie: ``evaluation.answers.jsonl`` beside it."""
+    """Path of the answers of ``evaluation.json``: ``evaluation.answers.jsonl`` beside it."""
     return evaluation.with_suffix(".answers.jsonl")
 
 
 def write_answers(path: Path, questions: Sequence[QuestionAnswers]) -> None:
-    """Write the file, whole or not at all."""
+    """Write the file atomically."""
     write_jsonl(path, [question.model_dump(mode="json") for question in questions])
 
 
 def read_answers(path: Path) -> Iterator[QuestionAnswers]:
-    """The lines that `write_answers` wrote.
+    """Read the lines that `write_answers` wrote.
 
     Raises:
         UsageError: There is no such file.

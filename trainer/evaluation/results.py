@@ -1,6 +1,6 @@
-"""What an evaluation found: accuracies and their differences, with intervals and tests.
+"""The result of an evaluation: accuracies and their differences, with intervals and tests.
 
-Enters: the answers of each model to the same questions. Leaves: ``evaluation.json``, which tables and
+Enters: each model's answers to the same questions. Leaves: ``evaluation.json``, which the tables and
 the report show.
 """
 
@@ -9,150 +9,34 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, Self
 
-from trainer.evaluation.calibration import Calibration
-from trainer.evaluation.records import Answer, ArmsAnswer, EvaluationPart, QuestionAnswers
-from trainer.evaluation.statistics import (
-    bootstrap_interval,
-    mcnemar_p_value,
-    mean_interval,
-    pass_at_k,
-)
+from trainer.evaluation.arms_results import ArmsResult, CompletionStats, Estimate
+from trainer.evaluation.records import ArmsAnswer, EvaluationPart, QuestionAnswers
+from trainer.evaluation.statistics import bootstrap_interval, mcnemar_p_value
+from trainer.io.durable import write_file
 
 EVALUATION_FILE = "evaluation.json"
-"""Where a run's folder holds its evaluation; the report shows it."""
+"""Name of the evaluation in a run's folder, where the report reads it."""
 
 Measure = Literal["greedy", "pass@1", "maj"]
 """What is compared: greedy answers, the mean over the arms' completions, or the arms' consensus."""
 
 
-class Estimate(EvaluationPart):
-    """A mean over questions."""
-
-    value: float
-    low: float
-    """Lower end of its 95% interval: Wilson's where a question is right or wrong, else the
-    bootstrap's over questions."""
-    high: float
-    """Upper end."""
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        """Average one value a question."""
-        low, high = mean_interval(values)
-        return cls(value=sum(values) / len(values), low=low, high=high)
-
-
-class Completions(EvaluationPart):
-    """What completions are like, right or wrong."""
-
-    answered: float
-    """Share with an answer."""
-    truncated: float
-    """Share that the token limit ended."""
-    mean_tokens: float
-
-    @classmethod
-    def of(cls, answers: Sequence[Answer]) -> Self:
-        """Average at least one."""
-        return cls(
-            answered=sum(a.answer is not None for a in answers) / len(answers),
-            truncated=sum(a.truncated for a in answers) / len(answers),
-            mean_tokens=sum(a.num_tokens for a in answers) / len(answers),
-        )
-
-
-class ArmResult(EvaluationPart):
-    """One arm of one model."""
-
-    arm: str
-    accuracy: Estimate
-    completions: Completions
-
-
-class PassAtK(EvaluationPart):
-    """The chance that one of k completions is right."""
-
-    k: int
-    chance: Estimate
-
-
-class ArmsResult(EvaluationPart):
-    """All arms of one model."""
-
-    completions: Completions
-    num_completions: int
-    """Of a question."""
-    pass_at: tuple[PassAtK, ...]
-    """For k = 1, 2, 4, … up to `num_completions`; k = 1 is the mean accuracy."""
-    consensus: Estimate
-    """Accuracy of the most frequent answer: maj@`num_completions`."""
-    by_arm: tuple[ArmResult, ...]
-    scores: dict[str, float]
-    """Mean of each Regime W score over the questions where it does not abstain; none knows the gold
-    answers."""
-    calibration: Calibration
-    """Of s_wm against the correctness of the consensus."""
-
-    @classmethod
-    def of(cls, questions: Sequence[ArmsAnswer]) -> Self:
-        """Add up at least one question."""
-        completions = [c for question in questions for c in question.completions]
-        num_completions = len(questions[0].completions)
-        names = dict.fromkeys(c.arm for c in completions)
-        scores = {
-            name: [s for q in questions if (s := getattr(q, name)) is not None]
-            for name in ("s_end", "s_path", "s_cf", "s_wm")
-        }
-        return cls(
-            completions=Completions.of(completions),
-            num_completions=num_completions,
-            pass_at=tuple(
-                PassAtK(
-                    k=k,
-                    chance=Estimate.of(
-                        [pass_at_k(num_completions, q.num_correct, k) for q in questions]
-                    ),
-                )
-                for k in _powers_of_two(num_completions)
-            ),
-            consensus=Estimate.of([float(q.consensus_correct) for q in questions]),
-            by_arm=tuple(_arm_result(name, questions) for name in names),
-            scores={name: sum(found) / len(found) for name, found in scores.items() if found},
-            calibration=Calibration.of(
-                [q.s_wm for q in questions], [q.consensus_correct for q in questions]
-            ),
-        )
-
-
-def _arm_result(arm: str, questions: Sequence[ArmsAnswer]) -> ArmResult:
-    by_question = [[c for c in q.completions if c.arm == arm] for q in questions]
-    return ArmResult(
-        arm=arm,
-        accuracy=Estimate.of([sum(c.correct for c in cs) / len(cs) for cs in by_question]),
-        completions=Completions.of([c for cs in by_question for c in cs]),
-    )
-
-
-def _powers_of_two(most: int) -> list[int]:
-    return [2**i for i in range(most.bit_length())]
-
-
 class ModelResult(EvaluationPart):
-    """One model's answers and what they add up to."""
+    """The results of one model."""
 
     label: str
     model: str
-    """The server's name of what was asked, or the adapter folder."""
+    """The served model's name, or the adapter folder."""
     accuracy: Estimate
-    """Greedy."""
-    completions: Completions
-    """The greedy ones."""
+    """Accuracy of the greedy answers."""
+    completions: CompletionStats
+    """Averages over the greedy completions."""
     arms: ArmsResult | None
-    """Null where the arms were not asked."""
+    """Null where the arms were not sampled."""
 
     @classmethod
     def of(cls, label: str, model: str, questions: Sequence[QuestionAnswers]) -> Self:
-        """Add up at least one question."""
+        """Aggregate at least one question."""
         answers = [q.models[label] for q in questions]
         greedy = [answer.greedy for answer in answers]
         arms = [answer.arms for answer in answers if answer.arms is not None]
@@ -160,19 +44,19 @@ class ModelResult(EvaluationPart):
             label=label,
             model=model,
             accuracy=Estimate.of([float(answer.correct) for answer in greedy]),
-            completions=Completions.of(greedy),
+            completions=CompletionStats.of(greedy),
             arms=ArmsResult.of(arms) if arms else None,
         )
 
 
 class PairedDifference(EvaluationPart):
-    """How much better one model is than an earlier one on the same questions."""
+    """How much better a model is than an earlier one on the same questions."""
 
     label: str
     baseline: str
     measure: Measure
     points: float
-    """Of `label` less `baseline`, in percentage points."""
+    """Accuracy of `label` minus that of `baseline`, in percentage points."""
     low: float
     """Lower end of the 95% paired bootstrap interval of `points`."""
     high: float
@@ -182,7 +66,7 @@ class PairedDifference(EvaluationPart):
     num_lost: int
     """Questions on which it does worse."""
     p_value: float | None
-    """McNemar's exact test; null for ``pass@1``, where a question is more than right or wrong."""
+    """McNemar's exact test; null for ``pass@1``, where a question has more outcomes than two."""
 
     @classmethod
     def of(
@@ -209,7 +93,7 @@ class PairedDifference(EvaluationPart):
 def _arms_of(question: QuestionAnswers, label: str) -> ArmsAnswer:
     arms = question.models[label].arms
     if arms is None:
-        raise ValueError(f"the arms of {label} were not asked")
+        raise ValueError(f"the arms of {label} were not sampled")
     return arms
 
 
@@ -233,20 +117,20 @@ class Evaluation(EvaluationPart):
     data_seed: int
     num_questions: int
     arm: str
-    """Whose system prompt the greedy answers got."""
+    """The arm whose system prompt the greedy answers used."""
     samples_per_arm: int
-    """0 where greedy answers alone were asked for."""
+    """Completions of each arm; 0 for greedy answers only."""
     seed: int
-    """Of the arms' sampling."""
+    """Seed of the arms' sampling."""
     max_tokens: int
     models: tuple[ModelResult, ...]
-    """In the order that was asked for."""
+    """In the configured order."""
     differences: tuple[PairedDifference, ...]
     """Each model against each earlier one, by every measure."""
 
     @property
     def summary(self) -> str:
-        """One line on what was asked, and how."""
+        """The questions and the way of asking, in one line."""
         arms = self.models[0].arms
         sampled = f" and {arms.num_completions} completions by arms" if arms else ""
         return (
@@ -255,24 +139,22 @@ class Evaluation(EvaluationPart):
         )
 
     def difference(self, label: str, baseline: str) -> PairedDifference | None:
-        """Greedy accuracy of one model less that of an earlier one."""
+        """Difference in greedy accuracy to an earlier model; None if the two were not compared."""
         for found in self.differences:
             if (found.label, found.baseline, found.measure) == (label, baseline, "greedy"):
                 return found
         return None
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
-        unfinished = path.with_name(path.name + ".unfinished")
-        unfinished.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        unfinished.replace(path)
+        """Write the file atomically."""
+        write_file(path, (self.model_dump_json(indent=1) + "\n").encode())
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read what `write` wrote.
 
         Raises:
-            ValidationError: It is something else.
+            ValidationError: The file is not an evaluation.
         """
         return cls.model_validate_json(path.read_bytes())
 
@@ -280,7 +162,7 @@ class Evaluation(EvaluationPart):
 def compare_all(
     labels: Sequence[str], questions: Sequence[QuestionAnswers]
 ) -> tuple[PairedDifference, ...]:
-    """Each model against each earlier one, by every measure that was asked for."""
+    """Compare each model with each earlier one, by every measure there are answers for."""
     has_arms = questions[0].models[labels[0]].arms is not None
     measures: tuple[Measure, ...] = ("greedy", "pass@1", "maj") if has_arms else ("greedy",)
     return tuple(

@@ -1,7 +1,7 @@
-"""Estimates, intervals and tests over questions. Pure; sources stand at each function.
+"""Estimates, intervals and tests over questions. Pure functions; each names its source.
 
-The unit is always the question: completions of one question are no independent observations, so
-intervals come from questions alone. Every interval is of 95%, every seed fixed.
+The unit is always the question: completions of the same question are not independent, so intervals
+are computed over questions. Every interval is a 95% interval, and every seed is fixed.
 """
 
 from collections.abc import Sequence
@@ -15,33 +15,34 @@ CONFIDENCE = 0.95
 
 _NUM_RESAMPLES = 10_000
 _NUM_AUC_RESAMPLES = 2_000
-"""Each of them is a sort of all questions."""
+"""Fewer, since each one sorts all questions."""
 _SEED = 0
 _TAIL = (1 - CONFIDENCE) / 2
 
 
 def wilson_interval(num_correct: int, num_questions: int) -> tuple[float, float]:
-    """The score interval of a share p = num_correct / n.
+    """The score interval of a proportion p = num_correct / n.
 
     ``(p + z²/2n ± z sqrt(p(1 − p)/n + z²/4n²)) / (1 + z²/n)`` with z = 1.96 (Wilson 1927). Unlike
-    ``p ± z·se`` it stays within [0, 1] and keeps a width at 0 and at n right answers.
+    ``p ± z·se`` it stays within [0, 1] and has a width at 0 and at n correct answers.
     """
     interval = binomtest(num_correct, num_questions).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of one value a question (Efron 1979).
+    """The percentile bootstrap interval of the mean of one value per question (Efron 1979).
 
-    Of differences between two models it is the paired bootstrap: both models' answers to a question
-    are resampled together, so what makes it hard for both cancels (Efron and Tibshirani 1993,
-    section 13.3; Koehn 2004 compares systems like this).
+    Applied to differences between two models it is the paired bootstrap: both models' answers to a
+    question are resampled together, so the question's difficulty cancels (Efron and Tibshirani 1993,
+    section 13.3; Koehn 2004 compares systems this way).
 
     Args:
         values: At least one; any real numbers.
     """
-    # Drawing questions with replacement draws the counts of the distinct values from a multinomial:
-    # the same distribution without 10,000 arrays of indices.
+    # Drawing questions with replacement draws the counts of the distinct values from a multinomial.
+    # scipy's bootstrap has the same distribution but draws 10,000 arrays of indices: 1 s for the 1319
+    # questions of GSM8K instead of 10 ms, and an evaluation of three models needs some 40 intervals.
     distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
     rng = np.random.default_rng(_SEED)
     drawn = rng.multinomial(len(values), counts / len(values), size=_NUM_RESAMPLES)
@@ -50,21 +51,21 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Wilson's interval where each question is right or wrong, else the bootstrap's."""
+    """Wilson's interval where every value is 0 or 1, else the bootstrap's."""
     if set(values) <= {0.0, 1.0}:
         return wilson_interval(round(sum(values)), len(values))
     return bootstrap_interval(values)
 
 
 def mcnemar_p_value(num_won: int, num_lost: int) -> float:
-    """Two-sided exact test that two models are equally often right (McNemar 1947).
+    """Two-sided exact test that two models are equally often correct (McNemar 1947).
 
-    Questions on which both are right or both wrong say nothing of it; of the others each is won with
-    probability 1/2 under the hypothesis: ``min(1, 2 P[X <= min(won, lost)])``, X binomial.
+    Questions on which both are correct or both wrong carry no information; each of the others is won
+    with probability 1/2 under the hypothesis: ``min(1, 2 P[X <= min(won, lost)])``, X binomial.
 
     Args:
-        num_won: Questions that the one model answers right and the other wrong.
-        num_lost: The other way round.
+        num_won: Questions that only the first model answers correctly.
+        num_lost: Questions that only the second model answers correctly.
     """
     if num_won + num_lost == 0:
         return 1.0
@@ -72,14 +73,14 @@ def mcnemar_p_value(num_won: int, num_lost: int) -> float:
 
 
 def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k completions is right: ``1 − C(n−c, k)/C(n, k)``.
+    """Unbiased estimate of the probability that one of k completions is correct: ``1 − C(n−c, k)/C(n, k)``.
 
-    Chen et al. 2021 (arXiv 2107.03374), equation 1. Of completions by different arms it is the chance
-    over k that are drawn from them without replacement.
+    Chen et al. 2021 (arXiv 2107.03374), equation 1. With completions by different arms, k of them are
+    drawn without replacement.
 
     Args:
         num_completions: n, at least k.
-        num_correct: c, how many of them are right.
+        num_correct: c, how many of them are correct.
         k: At least 1.
     """
     if not 1 <= k <= num_completions:
@@ -88,17 +89,17 @@ def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
 
 
 def auc(scores: Sequence[float], correct: Sequence[bool]) -> float | None:
-    """The chance that a right question scores above a wrong one, ties counting half.
+    """Probability that a correct question scores above a wrong one; ties count half.
 
-    Area under the ROC curve as the Mann-Whitney statistic (Hanley and McNeil 1982). None where all
-    are right or all are wrong.
+    The area under the ROC curve, as the Mann-Whitney statistic (Hanley and McNeil 1982). None where
+    all are correct or all are wrong.
     """
     found = _aucs(np.asarray([scores], dtype=float), np.asarray([correct], dtype=bool))
     return float(found[0]) if len(found) else None
 
 
 def auc_interval(scores: Sequence[float], correct: Sequence[bool]) -> tuple[float, float] | None:
-    """The percentile bootstrap interval of `auc` over questions; None where that is."""
+    """The percentile bootstrap interval of `auc` over questions; None where `auc` is None."""
     if auc(scores, correct) is None:
         return None
     rng = np.random.default_rng(_SEED)
@@ -112,7 +113,11 @@ def _aucs(
     scores: np.ndarray[tuple[int, int], np.dtype[np.float64]],
     correct: np.ndarray[tuple[int, int], np.dtype[np.bool_]],
 ) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """AUC of each row [R, Q]; rows of one class are left out."""
+    """AUC of each row of [R, Q]; rows that are all correct or all wrong are left out.
+
+    scipy's mannwhitneyu has the same statistic of one row, but neither it nor its bootstrap takes rows
+    whose classes differ in size, nor a class of one question.
+    """
     num_right = correct.sum(axis=1)
     both = (num_right > 0) & (num_right < correct.shape[1])
     scores, correct, num_right = scores[both], correct[both], num_right[both]
@@ -126,28 +131,23 @@ def _aucs(
 
 @dataclass(frozen=True, kw_only=True)
 class Trend:
-    """Where a series of steps began, where it ended, and whether that is more than noise."""
+    """How a metric changed over the steps, and whether that is more than noise."""
 
     first: float
     """Mean of the first quarter."""
     last: float
     """Mean of the last quarter."""
     p_value: float
-    """Of Kendall's τ against the step (Mann 1945); 1 where nothing varies."""
+    """p-value of Kendall's τ against the step (Mann 1945); 1 where nothing varies."""
 
     @property
     def rises(self) -> bool:
-        """By more than chance explains."""
+        """Whether it rises by more than chance explains."""
         return self.p_value < 1 - CONFIDENCE and self.last > self.first
-
-    @property
-    def falls(self) -> bool:
-        """By more than chance explains."""
-        return self.p_value < 1 - CONFIDENCE and self.last < self.first
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Trend":
-        """The trend of at least one value, a step each."""
+        """The trend of at least one value, one per step."""
         quarter = max(1, len(values) // 4)
         p_value = 1.0
         if len(set(values)) > 1:

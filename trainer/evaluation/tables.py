@@ -8,21 +8,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainer.evaluation.arms_results import ArmsResult, Estimate
 from trainer.evaluation.calibration import Calibration
-from trainer.evaluation.results import (
-    ArmsResult,
-    Estimate,
-    Evaluation,
-    ModelResult,
-    PairedDifference,
-)
+from trainer.evaluation.results import Evaluation, ModelResult, PairedDifference
 
 _SMALLEST_P = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTable:
-    """A table whose first column names its rows."""
+    """A table of text; the first column holds the names of the rows."""
 
     caption: str
     headings: tuple[str, ...]
@@ -30,7 +25,7 @@ class TextTable:
 
 
 def tables_of(evaluation: Evaluation) -> list[TextTable]:
-    """Greedy accuracy, differences, and what was found over the arms if they were asked."""
+    """Greedy accuracy, differences, and the results over the arms where they were sampled."""
     tables = [
         TextTable(
             caption="Greedy accuracy, 95% Wilson interval",
@@ -52,8 +47,8 @@ def tables_of(evaluation: Evaluation) -> list[TextTable]:
         results = [arms for _, arms in with_arms]
         tables += [
             TextTable(
-                caption="Over the arms; coherence is s_wm, which does not know the gold answers, and AUC "
-                "how well it tells a right consensus from a wrong one",
+                caption="Over the arms; coherence is s_wm, computed without the gold answers; its AUC "
+                "measures how well it separates a correct consensus from a wrong one",
                 headings=("", *headings),
                 rows=tuple(_arms_rows(results)),
             ),
@@ -61,8 +56,8 @@ def tables_of(evaluation: Evaluation) -> list[TextTable]:
                 caption="Accuracy by arm",
                 headings=("Arm", *headings),
                 rows=tuple(
-                    (arm.arm, *(with_interval(r.by_arm[place].accuracy) for r in results))
-                    for place, arm in enumerate(results[0].by_arm)
+                    (arm.arm, *(with_interval(r.by_arm[index].accuracy) for r in results))
+                    for index, arm in enumerate(results[0].by_arm)
                 ),
             ),
         ]
@@ -106,8 +101,8 @@ def _arms_rows(results: Sequence[ArmsResult]) -> list[tuple[str, ...]]:
         return (name, *map(cell, results))
 
     passes = [
-        (f"pass@{at.k}", *(with_interval(r.pass_at[place].chance) for r in results))
-        for place, at in enumerate(results[0].pass_at)
+        (f"pass@{at.k}", *(with_interval(r.pass_at[index].chance) for r in results))
+        for index, at in enumerate(results[0].pass_at)
     ]
     return [
         *passes,
@@ -142,22 +137,22 @@ def p_value(value: float) -> str:
 
 
 def print_table(evaluation: Evaluation, console: Console) -> None:
-    """Print what was asked and the tables; in a file or a pipe no line is wrapped or cut."""
+    """Print the summary and the tables; in a file or a pipe no line is wrapped or cut."""
     console.print(evaluation.summary, markup=False, highlight=False, soft_wrap=True)
     if not console.is_terminal:
-        # rich assumes 80 columns there and would cut cells; a table is no wider than its content.
+        # rich assumes 80 columns there and would cut cells; tables are only as wide as their content.
         console = Console(file=console.file, width=10_000)
     for table in tables_of(evaluation):
         console.print(_rich(table))
 
 
 def _rich(table: TextTable) -> Table:
-    """Labels are never read as markup."""
+    """A table for the terminal; labels are never read as markup."""
     shown = Table(
         box=box.SIMPLE, title=Text(table.caption), title_justify="left", title_style="italic"
     )
-    for place, heading in enumerate(table.headings):
-        shown.add_column(Text(heading), justify="right" if place else "left", no_wrap=True)
+    for index, heading in enumerate(table.headings):
+        shown.add_column(Text(heading), justify="right" if index else "left", no_wrap=True)
     for row in table.rows:
         shown.add_row(*map(Text, row))
     return shown

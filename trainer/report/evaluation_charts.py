@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import plotly.graph_objects as go
 
-from trainer.evaluation.results import ArmsResult, Estimate, Evaluation
+from trainer.evaluation.arms_results import ArmsResult, Estimate
+from trainer.evaluation.results import Evaluation
 from trainer.report.charts import RenderedChart, axis, error_bars, render
 
 

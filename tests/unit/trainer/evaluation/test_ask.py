@@ -333,7 +333,7 @@ async def test_the_arms_are_asked_of_the_same_version_without_golds(tmp_path: Pa
 async def test_completions_that_the_server_gave_up_are_never_counted() -> None:
     server = FakeServer({BASE: 2})
     server.finish_reason = FinishReason.ABORT
-    with pytest.raises(ServerError, match=r"gave up completions of word-problems.*evaluate again"):
+    with pytest.raises(ServerError, match=r"aborted completions of word-problems.*evaluate again"):
         await run(server, config("Base=base", samples_per_arm=1))
 
 

@@ -14,6 +14,7 @@ from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import ArmOutput, compute_regime_w_scores
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
+from trainer.evaluation.arms_results import ArmsResult
 from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.records import (
     Answer,
@@ -25,7 +26,6 @@ from trainer.evaluation.records import (
     write_answers,
 )
 from trainer.evaluation.results import (
-    ArmsResult,
     Evaluation,
     ModelResult,
     PairedDifference,

@@ -126,7 +126,7 @@ def test_mcnemar_by_hand(won: int, lost: int, expected: float) -> None:
 @given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))))
 def test_pass_at_k_is_the_share_of_all_choices_with_a_right_one(counts: tuple[int, int]) -> None:
     n, c = counts
-    right = [place < c for place in range(n)]
+    right = [index < c for index in range(n)]
     for k in range(1, n + 1):
         choices = list(combinations(right, k))
         assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, choices)) / len(choices))
@@ -204,12 +204,13 @@ def test_trends_are_told_from_noise() -> None:
     noise = list(rng.normal(0, 1, 40))
     flat = Trend.of(noise)
     assert not flat.rises
-    assert not flat.falls
+    assert flat.p_value >= 0.05
     rising = Trend.of([0.1 * step + value for step, value in enumerate(noise)])
     assert rising.rises
-    assert not rising.falls
     falling = Trend.of([-0.1 * step + value for step, value in enumerate(noise)])
-    assert falling.falls
+    assert not falling.rises
+    assert falling.p_value < 0.05
+    assert falling.last < falling.first
 
 
 def test_a_trend_compares_quarters() -> None:

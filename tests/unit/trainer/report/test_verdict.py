@@ -12,13 +12,8 @@ from rich.console import Console
 
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
-from trainer.evaluation.results import (
-    Completions,
-    Estimate,
-    Evaluation,
-    ModelResult,
-    PairedDifference,
-)
+from trainer.evaluation.arms_results import CompletionStats, Estimate
+from trainer.evaluation.results import Evaluation, ModelResult, PairedDifference
 from trainer.evaluation.statistics import Trend, mcnemar_p_value, wilson_interval
 from trainer.report.findings.ranking import MIN_STEPS, findings_of
 from trainer.report.run_record import RunRecord, read_run
@@ -128,7 +123,7 @@ def model(label: str, num_correct: int, where: str) -> ModelResult:
         label=label,
         model=where,
         accuracy=Estimate(value=num_correct / 200, low=low, high=high),
-        completions=Completions(answered=1.0, truncated=0.0, mean_tokens=50.0),
+        completions=CompletionStats(answered=1.0, truncated=0.0, mean_tokens=50.0),
         arms=None,
     )
 
@@ -157,8 +152,8 @@ def evaluation(*models: ModelResult, won: int = 10, lost: int = 10) -> Evaluatio
                 num_lost=lost,
                 p_value=mcnemar_p_value(won, lost),
             )
-            for place, later in enumerate(models)
-            for earlier in models[:place]
+            for index, later in enumerate(models)
+            for earlier in models[:index]
         ),
     )
 
