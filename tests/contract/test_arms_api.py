@@ -3,15 +3,21 @@
 import asyncio
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from inference_server.arms.request import sample_seed
+from inference_server.engine import EngineAdapter, EngineCompletion, Sampling
+from inference_server.service import Service
 from inference_server.wire.schemas import ArmsResponse, ErrorResponse
 from regime_w import build_all_arms, build_prompt
+from tests.contract.client import Client, Connection
+from tests.contract.fake_engine import FakeEngine
 
 
-async def test_a_group_has_the_eight_arms_in_order_with_aligned_tokens(client):
+async def test_a_group_has_the_eight_arms_in_order_with_aligned_tokens(client: Client) -> None:
     response = await client.arms(questions=["1+1?", {"id": "two", "question": "2+2?"}], seed=3)
     assert response.status_code == 200
     body = ArmsResponse.model_validate(response.json())
@@ -31,18 +37,22 @@ async def test_a_group_has_the_eight_arms_in_order_with_aligned_tokens(client):
     assert body.usage.prompt_tokens == sum(len(arm.prompt_token_ids) for arm in tokens)
 
 
-async def test_each_system_prompt_of_a_question_is_tokenized_once(client, engine):
+async def test_each_system_prompt_of_a_question_is_tokenized_once(
+    client: Client, engine: FakeEngine
+) -> None:
     await client.arms(questions=["1?", "2?", "3?"], samples_per_arm=2)
     assert engine.num_encoded == 3 * 2
 
 
-async def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(client):
+async def test_the_same_seed_gives_the_same_tokens_and_another_seed_others(client: Client) -> None:
     first, again, other = [(await client.arms(seed=seed)).json() for seed in (5, 5, 6)]
     assert first["groups"] == again["groups"]
     assert first["groups"] != other["groups"]
 
 
-async def test_a_seed_belongs_to_a_completion_whatever_else_the_request_holds(client):
+async def test_a_seed_belongs_to_a_completion_whatever_else_the_request_holds(
+    client: Client,
+) -> None:
     alone = (await client.arms(questions=[{"id": "b", "question": "?"}], seed=5)).json()
     beside = await client.arms(
         questions=[{"id": "a", "question": "?"}, {"id": "b", "question": "?"}],
@@ -61,26 +71,26 @@ async def test_a_seed_belongs_to_a_completion_whatever_else_the_request_holds(cl
     assert group["arms"][3]["seed"] != group["arms"][2]["seed"]
 
 
-async def test_no_seed_is_no_generator(client):
+async def test_no_seed_is_no_generator(client: Client) -> None:
     body = (await client.arms()).json()
     assert {arm["seed"] for arm in body["groups"][0]["arms"]} == {None}
 
 
-def test_seeds_are_stable_and_exact_in_a_browser():
+def test_seeds_are_stable_and_exact_in_a_browser() -> None:
     assert sample_seed(1, "q", "wolfram_0", 0) == 4701271925891324
     seeds = {sample_seed(2**63 - 1, "q", "a", sample) for sample in range(1000)}
     assert len(seeds) == 1000
     assert all(0 <= seed < 2**53 for seed in seeds)
 
 
-async def test_own_arms_are_sampled_as_they_say(client):
+async def test_own_arms_are_sampled_as_they_say(client: Client) -> None:
     arm = {"name": "mine", "system_prompt": "Think.", "temperature": 1.0, "top_p": 1.0}
     body = (await client.arms(arms=[arm, "wolfram_1"])).json()
     assert [arm["arm"] for arm in body["groups"][0]["arms"]] == ["mine", "wolfram_1"]
     assert body["groups"][0]["arms"][0]["top_p"] == 1.0
 
 
-async def test_scores_come_with_the_group_when_asked_for(client):
+async def test_scores_come_with_the_group_when_asked_for(client: Client) -> None:
     question = {"id": "a", "question": "?", "gold": "#### 7"}
     scores = (await client.arms(questions=[question, "?"], score=True)).json()["groups"]
     assert len(scores[0]["scores"]["answers"]) == 8
@@ -90,25 +100,28 @@ async def test_scores_come_with_the_group_when_asked_for(client):
     assert (await client.arms()).json()["groups"][0]["scores"] is None
 
 
-async def test_tokens_are_left_out_when_not_asked_for_but_are_counted(client):
+async def test_tokens_are_left_out_when_not_asked_for_but_are_counted(client: Client) -> None:
     body = (await client.arms(return_tokens=False)).json()
     arm = body["groups"][0]["arms"][0]
     assert arm["token_ids"] == arm["logprobs"] == arm["prompt_token_ids"] == []
     assert body["usage"]["completion_tokens"] == 64
 
 
-async def test_policy_chooses_the_version(client):
+async def test_policy_chooses_the_version(client: Client) -> None:
     for version in (1, 2):
         await client.put_adapter(version)
-    texts = {}
-    for policy, version in (("latest", 2), (1, 1), ("base", None)):
+    texts: dict[int | None, str] = {}
+    policies: list[tuple[str | int, int | None]] = [("latest", 2), (1, 1), ("base", None)]
+    for policy, expected in policies:
         body = (await client.arms(policy=policy, seed=1)).json()
-        assert body["policy_version"] == body["groups"][0]["policy_version"] == version
-        texts[version] = body["groups"][0]["arms"][0]["text"]
+        assert body["policy_version"] == body["groups"][0]["policy_version"] == expected
+        texts[expected] = body["groups"][0]["arms"][0]["text"]
     assert len(set(texts.values())) == 3
 
 
-async def test_a_group_ends_on_the_version_on_which_it_began(client, engine):
+async def test_a_group_ends_on_the_version_on_which_it_began(
+    client: Client, engine: FakeEngine
+) -> None:
     await client.put_adapter(1)
     engine.open.clear()
     request = asyncio.create_task(client.arms())
@@ -179,7 +192,9 @@ LONG = "x" * 600
         ({"temperature": 1.0}, 400, "temperature", "not permitted"),
     ],
 )
-async def test_bad_requests_name_the_field(client, engine, body, status, param, words):
+async def test_bad_requests_name_the_field(
+    client: Client, engine: FakeEngine, body: dict[str, Any], status: int, param: str, words: str
+) -> None:
     response = await client.arms(**{"max_tokens": 100, **body})
     error = ErrorResponse.model_validate(response.json()).error
     assert (response.status_code, error.param) == (status, param)
@@ -187,14 +202,16 @@ async def test_bad_requests_name_the_field(client, engine, body, status, param, 
     assert not engine.in_flight.total()
 
 
-async def test_a_body_that_is_not_json_is_named_as_such(client):
+async def test_a_body_that_is_not_json_is_named_as_such(client: Client) -> None:
     headers = {"Content-Type": "application/json"}
     response = await client.post("/v1/arms/generate", content="{", headers=headers)
     assert response.status_code == 400
     assert "not JSON" in response.json()["error"]["message"]
 
 
-async def test_groups_beyond_the_limit_are_turned_away_until_others_end(client, engine):
+async def test_groups_beyond_the_limit_are_turned_away_until_others_end(
+    client: Client, engine: FakeEngine
+) -> None:
     engine.open.clear()
     first = asyncio.create_task(client.arms(questions=["1", "2", "3"]))
     await engine.reaches(24)
@@ -219,7 +236,9 @@ async def test_groups_beyond_the_limit_are_turned_away_until_others_end(client, 
         ({"logprobs": [-math.inf] * 8}, "not finite"),
     ],
 )
-async def test_what_must_not_be_trained_on_is_an_error(client, engine, service, broken, words):
+async def test_what_must_not_be_trained_on_is_an_error(
+    client: Client, engine: FakeEngine, service: Service, broken: dict[str, Any], words: str
+) -> None:
     engine.break_completion = lambda completion: replace(completion, **broken)
     response = await client.arms()
     assert response.status_code == 500
@@ -227,20 +246,24 @@ async def test_what_must_not_be_trained_on_is_an_error(client, engine, service, 
     assert service.generator.num_groups_in_flight == 0
 
 
-async def test_one_failure_aborts_the_rest_of_the_request(client, engine, service):
+async def test_one_failure_aborts_the_rest_of_the_request(
+    client: Client, engine: FakeEngine, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await client.put_adapter(1)
     calls = 0
     generate = engine.generate
 
-    async def fail_on_the_third(*args):
+    async def fail_on_the_third(
+        prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+    ) -> EngineCompletion:
         nonlocal calls
         calls += 1
         if calls == 3:
             await asyncio.sleep(0)
             raise ConnectionError("the engine is gone")
-        return await generate(*args)
+        return await generate(prompt_token_ids, sampling, adapter)
 
-    engine.generate = fail_on_the_third
+    monkeypatch.setattr(engine, "generate", fail_on_the_third)
     engine.open.clear()
     with pytest.raises(ConnectionError, match="the engine is gone"):
         await client.arms(questions=["1", "2"])
@@ -249,36 +272,16 @@ async def test_one_failure_aborts_the_rest_of_the_request(client, engine, servic
     assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0
 
 
-async def test_a_client_that_disconnects_has_its_generation_aborted(app, client, engine, service):
+async def test_a_client_that_disconnects_has_its_generation_aborted(
+    app: FastAPI, client: Client, engine: FakeEngine, service: Service
+) -> None:
     await client.put_adapter(1)
     engine.open.clear()
-    body = b'{"questions": ["?"]}'
-    gone = asyncio.Event()
-    messages = iter([{"type": "http.request", "body": body, "more_body": False}])
-    sent = []
-
-    async def receive():
-        for message in messages:
-            return message
-        await gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(message):
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/v1/arms/generate",
-        "query_string": b"",
-        "headers": [(b"content-type", b"application/json")],
-        "http_version": "1.1",
-    }
-    request = asyncio.create_task(app(scope, receive, send))
+    connection = Connection(app, b'{"questions": ["?"]}')
     await engine.reaches(8, "policy-000001")
     assert service.adapters.get(1).num_leases == 8
-    gone.set()
-    await request
+    connection.leave()
+    await connection.task
     assert engine.num_aborted == 8
-    assert sent[0]["status"] == 499
+    assert connection.sent[0]["status"] == 499
     assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from unittest.mock import ANY
 
 import pytest
 import structlog
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -14,6 +16,8 @@ from inference_server.http import request_log
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ErrorResponse, Priority
+from tests.contract.client import Client
+from tests.contract.fake_engine import FakeEngine
 
 
 @pytest.fixture
@@ -21,10 +25,12 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"max_body_bytes": 2000, "max_request_s": 20.0})
 
 
-async def test_a_body_over_the_limit_is_refused_declared_or_not(client, engine):
+async def test_a_body_over_the_limit_is_refused_declared_or_not(
+    client: Client, engine: FakeEngine
+) -> None:
     body = json.dumps({"questions": ["x" * 3000]}).encode()
 
-    async def chunks():
+    async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), 500):
             yield body[start : start + 500]
 
@@ -37,11 +43,13 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(client, engine):
     assert not engine.samplings
 
 
-async def test_the_limit_is_not_one_of_uploads(client):
+async def test_the_limit_is_not_one_of_uploads(client: Client) -> None:
     assert (await client.put_adapter(1)).status_code == 201
 
 
-async def test_a_request_that_takes_too_long_is_aborted(client, engine, service):
+async def test_a_request_that_takes_too_long_is_aborted(
+    client: Client, engine: FakeEngine, service: Service
+) -> None:
     await client.put_adapter(1)
     engine.open.clear()
     response = await client.arms(timeout_s=0.05)
@@ -51,14 +59,18 @@ async def test_a_request_that_takes_too_long_is_aborted(client, engine, service)
     assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0
 
 
-async def test_the_servers_own_limit_bounds_a_longer_one(client, engine, service, monkeypatch):
+async def test_the_servers_own_limit_bounds_a_longer_one(
+    client: Client, engine: FakeEngine, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     short = service.settings.model_copy(update={"max_request_s": 0.05})
     monkeypatch.setattr(service.generator, "_settings", short)
     engine.open.clear()
     assert (await client.arms(timeout_s=1000.0)).status_code == 408
 
 
-async def test_rollouts_that_fill_their_places_leave_those_of_people(client, engine):
+async def test_rollouts_that_fill_their_places_leave_those_of_people(
+    client: Client, engine: FakeEngine
+) -> None:
     engine.open.clear()
     rollouts = [
         asyncio.create_task(client.arms(questions=["1", "2"], priority="rollout")) for _ in range(2)
@@ -72,7 +84,9 @@ async def test_rollouts_that_fill_their_places_leave_those_of_people(client, eng
     assert {(await task).status_code for task in (*rollouts, person)} == {200}
 
 
-async def test_chat_prompts_go_through_the_models_template(client, engine):
+async def test_chat_prompts_go_through_the_models_template(
+    client: Client, engine: FakeEngine
+) -> None:
     arm = {"name": "a", "system_prompt": "Be brief.", "temperature": 1.0, "top_p": 1.0}
     body = (await client.arms(prompt_format="chat", arms=[arm])).json()
     ids = body["groups"][0]["arms"][0]["prompt_token_ids"]
@@ -84,7 +98,9 @@ async def test_chat_prompts_go_through_the_models_template(client, engine):
     assert "there is none" in error["message"]
 
 
-async def test_health_needs_no_key_and_asks_the_engine(client, engine, monkeypatch):
+async def test_health_needs_no_key_and_asks_the_engine(
+    client: Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(service_module, "ENGINE_ANSWERS_WITHIN_S", 0.01)
     assert (await client.get("/health")).status_code == 200
     engine.hangs = True
@@ -95,7 +111,7 @@ async def test_health_needs_no_key_and_asks_the_engine(client, engine, monkeypat
     assert "dead" in response.json()["error"]["message"]
 
 
-async def test_a_dead_engine_is_503(client, engine):
+async def test_a_dead_engine_is_503(client: Client, engine: FakeEngine) -> None:
     engine.dead = True
     for response in (await client.arms(), await client.get("/v1/status")):
         assert (response.status_code, response.json()["error"]["type"]) == (503, "engine")
@@ -105,7 +121,9 @@ async def test_a_dead_engine_is_503(client, engine):
     ("given", "kept"),
     [("run-7.step:3", True), ("", False), ("a b", False), ("x" * 129, False), ('"\\', False)],
 )
-async def test_a_request_id_is_the_clients_or_a_new_one(client, given, kept):
+async def test_a_request_id_is_the_clients_or_a_new_one(
+    client: Client, given: str, kept: bool
+) -> None:
     with capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
         response = await client.get("/v1/adapters", headers={"X-Request-Id": given})
     request_id = response.headers["X-Request-Id"]
@@ -124,7 +142,7 @@ async def test_a_request_id_is_the_clients_or_a_new_one(client, given, kept):
     ]
 
 
-async def test_probes_are_logged_only_where_they_fail(client, engine):
+async def test_probes_are_logged_only_where_they_fail(client: Client, engine: FakeEngine) -> None:
     with capture_logs() as lines:
         await client.get("/health")
         await client.get("/v1/status")
@@ -133,7 +151,7 @@ async def test_probes_are_logged_only_where_they_fail(client, engine):
     assert [(line["path"], line["status"]) for line in lines] == [("/health", 503)]
 
 
-def test_a_log_line_is_one_json_object(capsys):
+def test_a_log_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
     request_log.configure_logging()
     try:
         structlog.get_logger().info("event", text="two\nlines")
@@ -143,10 +161,12 @@ def test_a_log_line_is_one_json_object(capsys):
     assert json.loads(line)["text"] == "two\nlines"
 
 
-async def test_metrics_tell_what_happened(engine, settings, client, service):
+async def test_metrics_tell_what_happened(
+    app: FastAPI, engine: FakeEngine, settings: Settings, client: Client
+) -> None:
     registry = CollectorRegistry()
     counted = await Service.start(engine, settings, registry)
-    client._transport.app.state.regime_w = counted
+    app.state.regime_w = counted
     arm = {"name": "mine", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
     await client.put_adapter(7)
     await client.arms(arms=["wolfram_0", arm])

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from inference_server.settings import SettingsError, load_settings
 
 
 @pytest.fixture
-def model(tmp_path, monkeypatch):
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     for name in ("REGIME_W_API_KEY", "REGIME_W_PORT", "REGIME_W_HOST"):
         monkeypatch.delenv(name, raising=False)
     folder = tmp_path / "model"
@@ -21,7 +22,7 @@ def model(tmp_path, monkeypatch):
     return str(folder)
 
 
-def refused(capsys, *argv: str) -> str:
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(argv) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -50,21 +51,30 @@ def refused(capsys, *argv: str) -> str:
     ],
 )
 def test_bad_command_lines_are_one_line_that_names_the_setting(
-    capsys, model, tmp_path, monkeypatch, argv, line
-):
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    line: str,
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert line in refused(capsys, *argv)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.0.7", "example.org"])
-def test_without_a_key_only_loopback_is_listened_on(capsys, model, host, monkeypatch):
+def test_without_a_key_only_loopback_is_listened_on(
+    capsys: pytest.CaptureFixture[str], model: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     argv = ("--model", model, "--host", host)
     assert "set REGIME_W_API_KEY" in refused(capsys, *argv)
     monkeypatch.setenv("REGIME_W_API_KEY", "")
     assert "set REGIME_W_API_KEY" in refused(capsys, *argv)
 
 
-def test_a_port_in_use_is_found_before_the_engine_starts(capsys, model):
+def test_a_port_in_use_is_found_before_the_engine_starts(
+    capsys: pytest.CaptureFixture[str], model: str
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -73,7 +83,7 @@ def test_a_port_in_use_is_found_before_the_engine_starts(capsys, model):
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path):
+def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
     config = tmp_path / "server.toml"
     config.write_text('model = "from-file"\nport = 1\nmax_questions = 1\n')
     settings = load_settings(
@@ -94,7 +104,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path):
         ("[model]", "model: Input should be a valid string"),
     ],
 )
-def test_bad_files_name_the_key_and_the_file(tmp_path, toml, words):
+def test_bad_files_name_the_key_and_the_file(tmp_path: Path, toml: str, words: str) -> None:
     config = tmp_path / "server.toml"
     config.write_text(toml)
     with pytest.raises(SettingsError) as refusal:
@@ -103,18 +113,19 @@ def test_bad_files_name_the_key_and_the_file(tmp_path, toml, words):
     assert str(config) in str(refusal.value)
 
 
-def test_bad_environment_names_the_variable():
+def test_bad_environment_names_the_variable() -> None:
     with pytest.raises(SettingsError, match="REGIME_W_PORT: Input should be a valid integer"):
         load_settings(flags={"model": "m"}, environment={"REGIME_W_PORT": "x"})
 
 
-def test_the_key_is_not_shown():
+def test_the_key_is_not_shown() -> None:
     settings = load_settings(flags={"model": "m"}, environment={"REGIME_W_API_KEY": "s3cret"})
     assert "s3cret" not in repr(settings)
+    assert settings.api_key is not None
     assert settings.api_key.get_secret_value() == "s3cret"
 
 
-def test_a_state_folder_keeps_adapters_and_is_held_by_one_server(tmp_path):
+def test_a_state_folder_keeps_adapters_and_is_held_by_one_server(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     (folder / "policy-000001").mkdir(parents=True)
     (folder / ".incoming-x").mkdir()
@@ -131,7 +142,7 @@ def test_a_state_folder_keeps_adapters_and_is_held_by_one_server(tmp_path):
         pass
 
 
-def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(SettingsError, match="--state-dir"),
@@ -140,13 +151,13 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
         pass
 
 
-def test_the_default_state_folder_goes_with_the_server():
+def test_the_default_state_folder_goes_with_the_server() -> None:
     with claim_state_dir(None) as folder:
         assert folder.is_dir()
     assert not folder.exists()
 
 
-def test_help_and_schemas_load_neither_torch_nor_vllm():
+def test_help_and_schemas_load_neither_torch_nor_vllm() -> None:
     code = (
         "import sys, contextlib, io\n"
         "import inference_server.wire.schemas\n"

@@ -3,37 +3,25 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 from safetensors.torch import save
 
-from inference_server.http.routes import attach_routes
-from inference_server.service import Service
-from tests.contract.conftest import Client, FakeEngine
+from inference_server.engine import EngineAdapter
+from tests.contract.client import Client, Restart, adapter_config, adapter_weights
+from tests.contract.fake_engine import FakeEngine
 
 
-@pytest.fixture
-def restart(settings):
-    """Starts a server anew on the same state folder, with an engine that knows nothing."""
-
-    async def start(engine: FakeEngine | None = None, **changes) -> tuple[Client, FakeEngine]:
-        engine = FakeEngine() if engine is None else engine
-        changed = settings.model_copy(update=changes)
-        app = FastAPI()
-        attach_routes(app, changed)
-        app.state.regime_w = await Service.start(engine, changed, CollectorRegistry())
-        transport = httpx.ASGITransport(app)
-        return Client(transport=transport, base_url="http://server"), engine
-
-    return start
-
-
-async def test_versions_and_the_active_one_survive_a_restart(client, make, restart):
+async def test_versions_and_the_active_one_survive_a_restart(
+    client: Client, restart: Restart
+) -> None:
     for version in (3, 5, 8):
-        assert (await client.put_adapter(version, weights=make.weights(version))).status_code == 201
+        assert (
+            await client.put_adapter(version, weights=adapter_weights(version))
+        ).status_code == 201
     await client.post("/v1/adapters/5/activate")
     before = (await client.get("/v1/status")).json()
     same_arms = (await client.arms(seed=1)).json()["groups"]
@@ -50,13 +38,15 @@ async def test_versions_and_the_active_one_survive_a_restart(client, make, resta
     assert engine.served["policy"].name == "policy-000005"
     assert (await restarted.arms(seed=1)).json()["groups"] == same_arms
     # Immutable still: the same again is nothing new, another adapter is refused.
-    assert (await restarted.put_adapter(8, weights=make.weights(8))).status_code == 200
-    assert (await restarted.put_adapter(5, weights=make.weights(9))).status_code == 409
+    assert (await restarted.put_adapter(8, weights=adapter_weights(8))).status_code == 200
+    assert (await restarted.put_adapter(5, weights=adapter_weights(9))).status_code == 409
 
 
-async def test_a_number_once_used_is_not_the_next_one_after_a_restart(client, restart, make):
+async def test_a_number_once_used_is_not_the_next_one_after_a_restart(
+    client: Client, restart: Restart
+) -> None:
     for version in (1, 2):
-        await client.put_adapter(version, weights=make.weights(version))
+        await client.put_adapter(version, weights=adapter_weights(version))
     await client.post("/v1/adapters/1/activate")
     assert (await client.delete("/v1/adapters/2")).status_code == 204
     restarted, _ = await restart()
@@ -64,27 +54,33 @@ async def test_a_number_once_used_is_not_the_next_one_after_a_restart(client, re
 
 
 async def test_fewer_versions_than_before_are_the_newest_and_the_active_one(
-    make, restart, settings
-):
+    restart: Restart, state_dir: Path
+) -> None:
     client, _ = await restart(FakeEngine(max_loaded_adapters=4), max_loaded_versions=4)
     for version in (1, 2, 3):
-        await client.put_adapter(version, weights=make.weights(version))
+        await client.put_adapter(version, weights=adapter_weights(version))
     await client.post("/v1/adapters/1/activate")
     restarted, _ = await restart(max_loaded_versions=3)
     status = (await restarted.get("/v1/status")).json()
     assert [version["version"] for version in status["versions"]] == [1, 3]
     assert status["active_version"] == 1
-    assert sorted(path.name for path in settings.state_dir.glob("policy-*")) == [
+    assert sorted(path.name for path in state_dir.glob("policy-*")) == [
         "policy-000001",
         "policy-000003",
     ]
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "digest", "engine", "base model"])
-async def test_what_cannot_be_served_again_is_set_aside(client, make, restart, settings, damage):
+async def test_what_cannot_be_served_again_is_set_aside(
+    client: Client,
+    restart: Restart,
+    state_dir: Path,
+    damage: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for version in (1, 2):
-        await client.put_adapter(version, weights=make.weights(version))
-    folder, engine = settings.state_dir / "policy-000002", FakeEngine()
+        await client.put_adapter(version, weights=adapter_weights(version))
+    folder, engine = state_dir / "policy-000002", FakeEngine()
     if damage == "weights":
         with (folder / "adapter_model.safetensors").open("r+b") as file:
             file.seek(-1, os.SEEK_END)
@@ -96,31 +92,28 @@ async def test_what_cannot_be_served_again_is_set_aside(client, make, restart, s
     elif damage == "engine":
         load = engine.load
 
-        async def load_but_one(adapter):
+        async def load_but_one(adapter: EngineAdapter) -> None:
             engine.reject = "no" if adapter.name == "policy-000002" else None
             await load(adapter)
 
-        engine.load = load_but_one
+        monkeypatch.setattr(engine, "load", load_but_one)
     else:
-        engine.traits = type(engine.traits)(
-            **{name: getattr(engine.traits, name) for name in engine.traits.__slots__}
-            | {"linear_shapes": {}}
-        )
+        engine.traits = replace(engine.traits, linear_shapes={})
     restarted, engine = await restart(engine)
     status = (await restarted.get("/v1/status")).json()
     left = [] if damage == "base model" else [1]
     assert [version["version"] for version in status["versions"]] == left
     assert (status["active_version"], status["next_version"]) == (None, 3)
-    assert (settings.state_dir / "refused-policy-000002").is_dir()
+    assert (state_dir / "refused-policy-000002").is_dir()
     if damage not in ("engine", "base model"):
-        assert (await restarted.put_adapter(2, weights=make.weights(2))).status_code == 201
+        assert (await restarted.put_adapter(2, weights=adapter_weights(2))).status_code == 201
 
 
 async def test_a_record_that_cannot_be_read_costs_only_the_active_version(
-    client, restart, settings
-):
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
     await client.put_adapter(1)
-    (settings.state_dir / "registry.json").write_text("{")
+    (state_dir / "registry.json").write_text("{")
     restarted, _ = await restart()
     status = (await restarted.get("/v1/status")).json()
     assert (status["active_version"], status["next_version"]) == (None, 2)
@@ -128,37 +121,41 @@ async def test_a_record_that_cannot_be_read_costs_only_the_active_version(
 
 
 @pytest.fixture
-def volume(tmp_path_factory, make):
+def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of adapters that the server may load by path, and one beside it that it may not."""
     root = tmp_path_factory.mktemp("volume")
     for folder in (root / "runs" / "policy-000001", root.parent / f"{root.name}-outside"):
         folder.mkdir(parents=True)
-        (folder / "adapter_config.json").write_text(json.dumps(make.config()))
-        (folder / "adapter_model.safetensors").write_bytes(save(make.weights()))
+        (folder / "adapter_config.json").write_text(json.dumps(adapter_config()))
+        (folder / "adapter_model.safetensors").write_bytes(save(adapter_weights()))
     return root
 
 
-def digest(make) -> str:
-    return hashlib.sha256(save(make.weights())).hexdigest()
+def digest() -> str:
+    return hashlib.sha256(save(adapter_weights())).hexdigest()
 
 
-async def test_an_adapter_is_loaded_by_path_and_is_then_the_servers_own(restart, volume, make):
+async def test_an_adapter_is_loaded_by_path_and_is_then_the_servers_own(
+    restart: Restart, volume: Path
+) -> None:
     client, _ = await restart(adapter_root=volume)
-    body = {"path": "runs/policy-000001", "sha256": digest(make)}
+    body = {"path": "runs/policy-000001", "sha256": digest()}
     response = await client.put("/v1/adapters/1", json=body)
     assert response.status_code == 201, response.text
     assert response.json()["active"] is True
     # Whatever becomes of the files, the version is what it was.
     (volume / "runs/policy-000001/adapter_model.safetensors").write_bytes(b"changed")
     again, _ = await restart(adapter_root=volume)
-    assert (await again.get("/v1/adapters/1")).json()["sha256"] == digest(make)
-    absolute = {"path": str(volume / "runs/policy-000001"), "sha256": digest(make)}
+    assert (await again.get("/v1/adapters/1")).json()["sha256"] == digest()
+    absolute = {"path": str(volume / "runs/policy-000001"), "sha256": digest()}
     response = await client.put("/v1/adapters/2", json=absolute)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "sha256")
 
 
-async def test_a_path_needs_a_root_and_may_not_leave_it(client, restart, volume, make):
-    sha256 = digest(make)
+async def test_a_path_needs_a_root_and_may_not_leave_it(
+    client: Client, restart: Restart, volume: Path
+) -> None:
+    sha256 = digest()
     body = {"path": str(volume / "runs/policy-000001"), "sha256": sha256}
     response = await client.put("/v1/adapters/1", json=body)
     assert (response.status_code, response.json()["error"]["type"]) == (403, "forbidden")
@@ -200,7 +197,9 @@ async def test_a_path_needs_a_root_and_may_not_leave_it(client, restart, volume,
         ([], None),
     ],
 )
-async def test_a_path_that_is_malformed_names_the_field(restart, volume, body, param):
+async def test_a_path_that_is_malformed_names_the_field(
+    restart: Restart, volume: Path, body: dict[str, Any], param: str
+) -> None:
     client, _ = await restart(adapter_root=volume)
     response = await client.put("/v1/adapters/1", json=body)
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)

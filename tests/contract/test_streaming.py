@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import zstandard
+from fastapi import FastAPI
 
-from inference_server.engine import EngineDied
+from inference_server.engine import EngineAdapter, EngineCompletion, EngineDied, Sampling
+from inference_server.service import Service
 from inference_server.wire.schemas import (
     ArmGroup,
     ArmsRequest,
@@ -15,6 +17,8 @@ from inference_server.wire.schemas import (
     ErrorResponse,
     StreamEnd,
 )
+from tests.contract.client import Client, Connection
+from tests.contract.fake_engine import FakeEngine
 
 QUESTIONS = [{"id": name, "question": f"{name}?"} for name in ("a", "b", "c")]
 
@@ -25,7 +29,7 @@ def lines_of(text: str) -> tuple[list[ArmGroup], StreamEnd | ErrorResponse]:
     return [ArmGroup.model_validate_json(line) for line in groups], end.model_validate_json(last)
 
 
-async def test_a_stream_holds_what_the_whole_answer_holds(client):
+async def test_a_stream_holds_what_the_whole_answer_holds(client: Client) -> None:
     await client.put_adapter(4)
     whole = ArmsResponse.model_validate(
         (await client.arms(questions=QUESTIONS, seed=1, score=True)).json()
@@ -35,55 +39,19 @@ async def test_a_stream_holds_what_the_whole_answer_holds(client):
     assert response.headers["Content-Type"] == "application/x-ndjson"
     groups, end = lines_of(response.text)
     assert sorted(groups, key=lambda group: group.id) == whole.groups
+    assert isinstance(end, StreamEnd)
     assert (end.usage, end.policy_version, end.boot_id) == (whole.usage, 4, whole.boot_id)
 
 
-class Connection:
-    """One request as a server drives it: what was sent so far can be looked at, and the client leave."""
-
-    def __init__(self, app, body: bytes, headers=()) -> None:
-        self.sent: list[dict] = []
-        self._gone = asyncio.Event()
-        self._messages = [{"type": "http.request", "body": body, "more_body": False}]
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": "/v1/arms/generate",
-            "query_string": b"",
-            "headers": [(b"content-type", b"application/json"), *headers],
-            "http_version": "1.1",
-        }
-        self.task = asyncio.create_task(app(scope, self._receive, self._send))
-
-    async def _receive(self):
-        if self._messages:
-            return self._messages.pop()
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message) -> None:
-        self.sent.append(message)
-
-    def leave(self) -> None:
-        self._gone.set()
-
-    @property
-    def body(self) -> bytes:
-        return b"".join(message.get("body", b"") for message in self.sent)
-
-    async def until(self, condition) -> None:
-        async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110
-                await asyncio.sleep(0)
-
-
 @pytest.fixture
-def held_back(engine, monkeypatch):
-    """Makes completions of one question end only when the returned event is set."""
+def held_back(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Completions of the question "slow?" finish only when the returned event is set."""
     release = asyncio.Event()
     generate = engine.generate
 
-    async def hold_back(prompt_token_ids, sampling, adapter):
+    async def hold_back(
+        prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+    ) -> EngineCompletion:
         completion = await generate(prompt_token_ids, sampling, adapter)
         if b"slow?" in bytes(prompt_token_ids):
             await release.wait()
@@ -98,7 +66,9 @@ def request_body(*questions: str) -> bytes:
     return json.dumps({"questions": asked, "stream": True}).encode()
 
 
-async def test_a_group_is_sent_before_slower_ones_are_finished(app, held_back):
+async def test_a_group_is_sent_before_slower_ones_are_finished(
+    app: FastAPI, held_back: asyncio.Event
+) -> None:
     connection = Connection(app, request_body("slow?", "quick?"))
     await connection.until(lambda: b"\n" in connection.body)
     (line,) = connection.body.splitlines()
@@ -110,7 +80,9 @@ async def test_a_group_is_sent_before_slower_ones_are_finished(app, held_back):
     assert isinstance(end, StreamEnd)
 
 
-async def test_a_compressed_line_can_be_read_as_soon_as_it_is_sent(app, held_back):
+async def test_a_compressed_line_can_be_read_as_soon_as_it_is_sent(
+    app: FastAPI, held_back: asyncio.Event
+) -> None:
     headers = [(b"accept-encoding", b"zstd")]
     connection = Connection(app, request_body("slow?", "quick?"), headers)
     await connection.until(lambda: len(connection.sent) >= 2)
@@ -124,7 +96,9 @@ async def test_a_compressed_line_can_be_read_as_soon_as_it_is_sent(app, held_bac
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
-async def test_a_whole_answer_is_compressed_where_the_client_accepts_it(client, encoding):
+async def test_a_whole_answer_is_compressed_where_the_client_accepts_it(
+    client: Client, encoding: str
+) -> None:
     plain, packed = [
         await client.post(
             "/v1/arms/generate",
@@ -139,7 +113,9 @@ async def test_a_whole_answer_is_compressed_where_the_client_accepts_it(client, 
     assert packed.json()["groups"] == plain.json()["groups"]
 
 
-async def test_a_client_that_leaves_a_stream_has_the_rest_aborted(app, client, engine, service):
+async def test_a_client_that_leaves_a_stream_has_the_rest_aborted(
+    app: FastAPI, client: Client, engine: FakeEngine, service: Service
+) -> None:
     await client.put_adapter(1)
     engine.open.clear()
     connection = Connection(app, request_body("a?", "b?"))
@@ -150,30 +126,36 @@ async def test_a_client_that_leaves_a_stream_has_the_rest_aborted(app, client, e
     assert service.adapters.get(1).num_leases == service.generator.num_groups_in_flight == 0
 
 
-async def test_an_error_under_way_is_the_last_line(client, engine, service):
+async def test_an_error_under_way_is_the_last_line(
+    client: Client, engine: FakeEngine, service: Service
+) -> None:
     engine.break_completion = lambda completion: replace(completion, logprobs=[-1.0])
     response = await client.arms(questions=QUESTIONS, stream=True)
     groups, end = lines_of(response.text)
     assert groups == []
+    assert isinstance(end, ErrorResponse)
     assert (end.error.type, "1 logprobs for 8 tokens" in end.error.message) == ("engine", True)
     assert service.generator.num_groups_in_flight == 0
 
 
-async def test_an_engine_that_dies_under_way_is_the_last_line(client, engine, monkeypatch):
-    async def die(*_):
+async def test_an_engine_that_dies_under_way_is_the_last_line(
+    client: Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*_: object) -> None:
         raise EngineDied("it was killed")
 
     monkeypatch.setattr(engine, "generate", die)
     response = await client.arms(stream=True)
     _, end = lines_of(response.text)
+    assert isinstance(end, ErrorResponse)
     assert (response.status_code, end.error.type) == (200, "engine")
 
 
-async def test_what_can_be_refused_at_once_is_no_stream(client):
+async def test_what_can_be_refused_at_once_is_no_stream(client: Client) -> None:
     response = await client.arms(stream=True, policy=9)
     assert response.status_code == 404
     assert response.headers["Content-Type"] == "application/json"
 
 
-def test_every_field_of_a_request_has_a_default_but_the_questions():
+def test_every_field_of_a_request_has_a_default_but_the_questions() -> None:
     assert set(ArmsRequest.model_json_schema()["required"]) == {"questions"}
