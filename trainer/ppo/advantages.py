@@ -1,7 +1,7 @@
 """Per-token rewards, returns and advantages. Pure functions on ``[B, T]`` tensors.
 
-B is completions, T completion tokens padded on the right; ``mask`` is true on real tokens. Only
-completion tokens are here: prompts take no action.
+B is completions, T completion tokens padded on the right; ``mask`` is true on real tokens. Prompt
+tokens are not actions and do not occur here.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,8 @@ def whiten(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor
         masks: Each [B, T] bool.
 
     Returns:
-        The same shapes, zero outside the masks. Advantages that differ by rounding alone stay
-        (near) zero instead of being blown up to variance 1.
+        The same shapes, zero outside the masks. Advantages that differ only by rounding stay (near)
+        zero instead of being scaled up to variance 1.
     """
     trained = torch.cat([a[m] for a, m in zip(advantages, masks, strict=True)])
     mean, std = _mean_and_std(trained)
@@ -33,9 +33,10 @@ def whiten(advantages: Sequence[Tensor], masks: Sequence[Tensor]) -> list[Tensor
 
 
 def _mean_and_std(numbers: Tensor) -> tuple[Tensor, Tensor]:
-    """Of [N] numbers, in float64, where the mean of equal float32 numbers is that number again.
+    """Mean and (unbiased) standard deviation of [N] numbers, in float64.
 
-    The (unbiased) standard deviation has a floor that keeps rounding from being scaled up to it.
+    In float64 the mean of equal float32 numbers is exact. The standard deviation has a floor, so that
+    rounding errors are not scaled up to variance 1.
     """
     numbers = numbers.double()
     if numbers.numel() < 2:
@@ -69,7 +70,7 @@ def token_rewards(
 
 @dataclass(frozen=True, kw_only=True)
 class Advantages:
-    """What GAE gives: both [B, T], zero on padding, neither whitened."""
+    """Result of GAE: both [B, T], zero on padding, not whitened."""
 
     advantages: Tensor
     returns: Tensor
@@ -114,14 +115,14 @@ def generalized_advantages(
 
 
 def leave_one_out(numbers: Tensor) -> Tensor:
-    """Each of a group's [G] numbers less the mean of the others: ``x_i - mean_{j≠i} x_j``.
+    """Each of a group's [G] numbers minus the mean of the others: ``x_i - mean_{j≠i} x_j``.
 
-    Sums to zero; zero for a group of one, which has nothing to be compared to.
+    The result sums to zero; it is zero for a group of one.
     """
     size = numbers.numel()
     if size < 2:
         return torch.zeros_like(numbers)
-    # In float64, where equal numbers differ from their mean by nothing.
+    # In float64, in which equal numbers equal their mean exactly.
     centred = numbers.double() - numbers.double().mean()
     return (centred * (size / (size - 1))).to(numbers.dtype)
 
@@ -139,9 +140,9 @@ def rloo(rewards: Tensor, penalty: Tensor) -> Tensor:
 def grpo(rewards: Tensor, penalty: Tensor) -> Tensor:
     """``A = (r - mean r) / std r - LOO(P)`` (Shao et al. 2024, §4.1.2); arguments as in `rloo`.
 
-    As in the paper the KL stands beside the normalised reward; inside it, a group of equal rewards
-    would be trained on its differences in KL, scaled up to 1. Unlike there it is a part of the
-    advantage, and the standard deviation is the unbiased one.
+    As in the paper the KL is outside the normalised reward: inside, a group of equal rewards would be
+    trained on its differences in KL, scaled up to 1. Unlike in the paper it is part of the advantage,
+    and the standard deviation is unbiased.
     """
     mean, std = _mean_and_std(rewards)
     return ((rewards - mean) / std).to(rewards.dtype) - leave_one_out(penalty)
@@ -168,13 +169,13 @@ def group_advantages(
     Args:
         rewards: [N] of the completions, group after group.
         kl: [N] KL estimates, summed over each completion's tokens.
-        counted: [N] bool; what is not counted gets zero and is no one's comparison.
+        counted: [N] bool; completions that are not counted get zero and are compared with none.
         group_sizes: How many completions each group has.
         estimator: One of `GROUP_ESTIMATORS`.
         kl_coef: The KL coefficient, at least 0.
 
     Returns:
-        [N], zero in a group of equal completions.
+        [N], zero in a group whose completions are equal.
     """
     advantages = torch.zeros_like(rewards)
     indices = torch.arange(len(rewards), device=rewards.device)

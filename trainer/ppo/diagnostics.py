@@ -1,4 +1,4 @@
-"""What an update says of itself: sums over its micro-batches, and the step's line of metrics."""
+"""Diagnostics of an update: sums over its micro-batches, and the step's metrics made of them."""
 
 import math
 from collections.abc import Sequence
@@ -8,30 +8,29 @@ import torch
 from torch import Tensor
 
 from trainer.ppo.experience import MiniBatch, flat
-from trainer.ppo.losses import effective_sample_size, explained_variance
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateMetrics:
-    """Diagnostics of one step; means are over completion tokens unless the name says otherwise.
+    """Diagnostics of one step; means are over completion tokens unless stated otherwise.
 
-    What is of the critic is NaN where there is none.
+    The critic's fields are NaN without a critic.
     """
 
     policy_loss: float
-    """As it is minimised: the mean over mini-batches."""
+    """As minimised: the mean over mini-batches."""
     value_loss: float
     approx_kl: float
-    """How far the policy was from the version that generated, nats a token: the mean over the
-    mini-batches, each before its own optimizer step."""
+    """KL of the policy from the version that generated, nats per token: the mean over mini-batches,
+    each before its own optimizer step."""
     approx_kl_max: float
-    """The same of the mini-batch where it was largest; with ``ppo.stop_kl``, how far it overshot."""
+    """The largest of the mini-batches'; with ``ppo.stop_kl``, the one that stopped the step."""
     clip_fraction: float
     dual_clip_fraction: float
     value_clip_fraction: float
     entropy: float
     reference_kl: float
-    """KL to the reference by ``ppo.kl_estimator``, nats a completion."""
+    """KL to the reference by ``ppo.kl_estimator``, nats per completion."""
     kl_coef: float
     explained_variance: float
     advantage_mean: float
@@ -40,15 +39,15 @@ class UpdateMetrics:
     return_mean: float
     importance_weight_mean: float
     effective_sample_size: float
-    """Of the importance weights, as a share of the tokens."""
+    """Of the importance weights, as a fraction of the tokens."""
     sequence_masked: float
-    """Share of the completions that ``ppo.sequence_mask`` left out of the policy loss."""
+    """Fraction of the completions that ``ppo.sequence_mask`` left out of the policy loss."""
     logprob_mismatch: float
     """Mean |trainer - server| logprob of the sampled tokens under the version that sampled them."""
     logprob_mismatch_max: float
     logprob_lag: float
-    """Mean |current - proximal| logprob before the policy moves: what the version lag made of it, over
-    the first mini-batch. Zero, but for rounding, where the newest version generated."""
+    """Mean |current - proximal| logprob before the policy moves, over the first mini-batch: the effect of
+    the version lag. Zero, up to rounding, if the newest version generated."""
     policy_grad_norm: float
     critic_grad_norm: float
     num_optimizer_steps: int
@@ -64,7 +63,7 @@ class UpdateMetrics:
 
 @dataclass
 class UpdateSums:
-    """What micro-batches add up to over a step."""
+    """Sums over a step's micro-batches and mini-batches."""
 
     policy_loss: float = 0.0
     value_loss: float = 0.0
@@ -92,7 +91,7 @@ def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:
 def update_metrics(
     mini_batches: Sequence[MiniBatch], sums: UpdateSums, *, kl_coef: float
 ) -> UpdateMetrics:
-    """Diagnostics from the step's experience and what its optimizer steps added up to."""
+    """Diagnostics from the step's experience and the sums of its optimizer steps."""
     everything = [e for m in mini_batches for e in m]
     weights, advantages = flat(mini_batches, "importance_weights"), flat(mini_batches, "advantages")
     mismatch = logprob_mismatches(mini_batches)
@@ -143,3 +142,20 @@ def update_metrics(
         return_mean=float(returns.mean()),
         critic_grad_norm=sums.critic_grad_norm / num_steps,
     )
+
+
+def effective_sample_size(weights: Tensor) -> float:
+    """``(Σw)² / (N·Σw²)`` of [N] weights: the fraction of unweighted samples they are worth.
+
+    1 if all weights are equal, 1/N if only one is not 0 (Kish 1965); 0 if all are 0.
+    """
+    weights = weights.double()
+    squares = float((weights**2).sum()) * weights.numel()
+    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def explained_variance(values: Tensor, returns: Tensor) -> float:
+    """``1 - Var(returns - values) / Var(returns)`` over [N] tokens: 1 is a perfect critic."""
+    if returns.numel() < 2 or float(returns.var()) == 0.0:
+        return 0.0
+    return float(1 - (returns - values).var() / returns.var())

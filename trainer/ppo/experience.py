@@ -1,4 +1,4 @@
-"""A step's samples with everything that stays fixed while they are trained on."""
+"""A step's samples with everything that stays fixed during its update."""
 
 import random
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Experience:
 
     batch: MicroBatch
     nucleus_mask: tuple[Nucleus, ...]
-    """The proximal policy's nuclei; see `trainer.model.logprobs`."""
+    """The proximal policy's, which all roles are normalised over."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor
     reference_kl: Tensor
@@ -32,14 +32,14 @@ class Experience:
     """Truncated importance weights, proximal over behaviour."""
     entropy: Tensor
     values: Tensor | None
-    """None without a critic, as are the returns."""
+    """None without a critic, like the returns."""
     returns: Tensor | None
     advantages: Tensor
-    """Whitened over the step, where asked for."""
+    """Whitened over the step with ``ppo.whiten_advantages``."""
     loss_mask: Tensor
-    """Tokens that train: completion tokens, less those of truncated completions if masked."""
+    """Tokens that train: the completion tokens, without truncated completions if those are masked."""
     policy_mask: Tensor
-    """Tokens that train the policy: those, less the completions outside ``ppo.sequence_mask``."""
+    """Tokens that train the policy: `loss_mask` without the completions that ``ppo.sequence_mask`` drops."""
 
 
 MiniBatch = list[Experience]
@@ -55,11 +55,11 @@ def make_experience(
     kl_coef: float,
     seed: str,
 ) -> list[MiniBatch]:
-    """Score a step's samples under proximal policy, reference and (with GAE) critic.
+    """Compute a step's samples under proximal policy, reference and (with GAE) critic.
 
     Args:
         roles: The proximal role must hold the version that generated the samples.
-        config: Of the update.
+        config: The update's settings.
         groups: The samples of each question.
         kl_coef: The coefficient of the KL penalty in this step.
         seed: Decides which questions share a mini-batch.
@@ -83,7 +83,7 @@ def make_experience(
             )
         ]
         if config.advantage != "gae":
-            mini_batch = _compared(
+            mini_batch = _with_group_advantages(
                 mini_batch,
                 [len(groups[i]) for i in chosen],
                 estimator=config.advantage,
@@ -101,7 +101,7 @@ def _experience(
     proximal = roles.token_logprobs(Role.PROXIMAL, batch)
     reference = roles.token_logprobs(Role.REFERENCE, batch, proximal.nucleus_mask)
     kl = kl_estimate(proximal.logprobs, reference.logprobs, config.kl_estimator)
-    # Without a critic, advantages come once the mini-batch is scored; see `_compared`.
+    # Without a critic, advantages need the whole mini-batch; see `_with_group_advantages`.
     values, returns, advantages = None, None, torch.zeros_like(kl)
     if config.advantage == "gae":
         values = roles.values(batch)
@@ -143,14 +143,14 @@ def _experience(
     )
 
 
-def _compared(
+def _with_group_advantages(
     mini_batch: MiniBatch,
     group_sizes: Sequence[int],
     *,
     estimator: GroupEstimator,
     kl_coef: float,
 ) -> MiniBatch:
-    """The same with each completion's advantage over its group, on every one of its tokens."""
+    """The mini-batch with each completion's advantage over its group, on each of its tokens."""
     by_sample = torch.tensor([i for e in mini_batch for i in e.batch.indices]).argsort()
 
     def gathered(of_completions: list[Tensor]) -> Tensor:
@@ -176,7 +176,7 @@ def _compared(
 
 
 def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
-    """The same with advantages whitened over the tokens of the whole step."""
+    """The mini-batches with advantages whitened over the tokens of the whole step."""
     everything = [e for mini_batch in mini_batches for e in mini_batch]
     whitened = iter(whiten([e.advantages for e in everything], [e.policy_mask for e in everything]))
     return [
@@ -185,7 +185,7 @@ def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
 
 
 def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
-    """Find what is not a number before it reaches an optimizer, and say where it comes from."""
+    """Find NaN and infinity before they reach an optimizer, and name where they come from."""
     batches = [e.batch for m in mini_batches for e in m]
     require_finite("rewards", torch.cat([batch.rewards for batch in batches]))
     require_finite(
@@ -206,11 +206,11 @@ def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
 
 
 def flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:
-    """One field of every experience over the tokens that were sampled, [N]."""
+    """One field of every experience, over all completion tokens, [N]."""
     return torch.cat([getattr(e, field)[e.batch.mask] for m in mini_batches for e in m])
 
 
 def require_finite(what: str, numbers: Tensor) -> None:
-    """Stop with a `NonFiniteError` that says what is not a number."""
+    """Raise a `NonFiniteError` that names ``what`` if a number is NaN or infinite."""
     if num_bad := int((~numbers.isfinite()).sum()):
         raise NonFiniteError(f"{what}: {num_bad} of {numbers.numel()} are not finite")

@@ -6,17 +6,17 @@ from torch import Tensor
 
 from trainer.config.sections import KLEstimator
 
-# exp overflows float32 at 88.7. e^20 is far past every clip and bound, and two policies that far
-# apart on a token say nothing finer than "far apart".
+# exp overflows float32 at 88.7. e^20 is far beyond every clip and bound, where the exact value of a
+# ratio no longer matters.
 MAX_LOG_RATIO = 20.0
 
 
 def kl_estimate(logprobs: Tensor, other_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
-    """A token's estimate of KL(π ‖ other), for tokens that π sampled; the shape of the inputs.
+    """Each token's estimate of KL(π ‖ other), for tokens that π sampled; of the inputs' shape.
 
     With ``d = log π - log other`` (Schulman 2020, "Approximating KL divergence"):
 
-    - k1 = ``d``: unbiased, of either sign. As a reward its policy gradient is the KL's own.
+    - k1 = ``d``: unbiased, of either sign. Used as a reward, its policy gradient is the KL's.
     - k2 = ``½·d²``: biased, never negative.
     - k3 = ``exp(-d) - 1 + d``: unbiased, never negative.
     """
@@ -38,9 +38,9 @@ class AdaptiveKL:
     coef: float
     target: float
     horizon: int
-    """In completions: about how many it takes to correct an error."""
+    """About how many completions it takes to correct an error."""
 
     def update(self, kl: float, num_completions: int) -> None:
-        """Move the coefficient after a step whose mean KL per completion was ``kl`` nats."""
+        """Adjust the coefficient after a step whose mean KL per completion was ``kl`` nats."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
         self.coef *= 1.0 + error * min(1.0, num_completions / self.horizon)

@@ -1,7 +1,7 @@
-"""What a step makes of its rollouts: the one piece that training, resuming and replaying share.
+"""A step's update from its rollouts: the code that training, resuming and replaying share.
 
-Given the same rollouts, the same state and (on a CPU) the same number of threads it comes to the same
-weights, bit for bit.
+The same rollouts, the same state and (on a CPU) the same number of threads give the same weights, bit
+for bit.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from trainer.ppo.update import PPOUpdate
 
 
 class Learner:
-    """Roles and optimizers of a run."""
+    """A run's roles and optimizers."""
 
     def __init__(self, config: TrainConfig, roles: PolicyRoles):
         """Fresh optimizers on ``roles``."""
@@ -25,7 +25,7 @@ class Learner:
         self._config = config
 
     def learning_rate_scale(self, step: int) -> float:
-        """Where the schedule stands at a step, as a factor on both learning rates."""
+        """The schedule's factor on both learning rates at a step."""
         if self._config.ppo.learning_rate_schedule == "constant":
             return 1.0
         return 1.0 - (step - 1) / self._config.run.num_steps
@@ -33,12 +33,12 @@ class Learner:
     def experience(
         self, step: int, groups: Sequence[Sequence[Sample]], proximal: AdapterState
     ) -> list[MiniBatch]:
-        """Score a step's samples; moves nothing.
+        """A step's experience; changes only the proximal role.
 
         Args:
             step: Counted from 1.
             groups: The samples of each question.
-            proximal: The served weights that generated them.
+            proximal: The served weights that generated them, for the proximal role.
         """
         self.roles.load_adapter_state(Role.PROXIMAL, proximal)
         return self.update.experience(groups, seed=f"{self._config.run.seed}/{step}")
@@ -46,7 +46,7 @@ class Learner:
     def learn(
         self, step: int, mini_batches: Sequence[MiniBatch], *, learning_rate_scale: float
     ) -> UpdateMetrics:
-        """Move critic and policy; see `PPOUpdate.step`."""
+        """Train critic and policy; see `PPOUpdate.step`."""
         return self.update.step(
             mini_batches,
             train_policy=step > self._config.ppo.critic_warmup_steps,

@@ -1,9 +1,9 @@
 """PPO's losses: pure functions from ``[B, T]`` tensors to a loss and its metrics.
 
 Three policies appear. The *behaviour* policy sampled the tokens (the server's logprobs), the
-*proximal* policy is the same version scored by the trainer, the *current* policy is being trained.
-PPO clips current/proximal; what is left between proximal and behaviour is numerics, corrected by a
-truncated importance weight (Hilton et al. 2021, "Batch size-invariance"; Espeholt et al. 2018).
+*proximal* policy is the same version computed by the trainer, the *current* policy is being trained.
+PPO clips current/proximal; the difference between proximal and behaviour is numerical, and a truncated
+importance weight corrects it (Hilton et al. 2021, "Batch size-invariance"; Espeholt et al. 2018).
 
 Every loss is a sum over tokens, each times its loss weight (`token_loss_weights`), so that
 splitting a mini-batch into micro-batches changes no gradient. Values at tokens of weight 0 are never
@@ -23,10 +23,10 @@ from trainer.ppo.kl import MAX_LOG_RATIO, kl_estimate
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetrics:
-    """Of one micro-batch."""
+    """Metrics of one micro-batch's policy loss."""
 
     loss: float
-    """What it adds to the mini-batch's loss."""
+    """Its part of the mini-batch's loss."""
     clipped_tokens: int
     dual_clipped_tokens: int
     approx_kl: float
@@ -35,10 +35,10 @@ class PolicyMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class ValueMetrics:
-    """Of one micro-batch."""
+    """Metrics of one micro-batch's value loss."""
 
     loss: float
-    """What it adds to the mini-batch's loss."""
+    """Its part of the mini-batch's loss."""
     clipped_tokens: int
 
 
@@ -48,14 +48,14 @@ def token_loss_weights(masks: Sequence[Tensor], reduction: LossReduction) -> lis
     - ``token_mean``: ``1/N`` for each of N tokens, so long completions weigh more
       (Yu et al. 2025, DAPO, §3.3).
     - ``sequence_mean``: ``1/(S·n)`` for each of the n tokens of one of S completions
-      (Shao et al. 2024, GRPO, eq. 3). A completion without tokens is none.
+      (Shao et al. 2024, GRPO, eq. 3). Completions without tokens do not count.
 
     Args:
-        masks: Of the mini-batch's micro-batches, each [B, T] bool.
-        reduction: The mean over what.
+        masks: For each micro-batch of the mini-batch, [B, T] bool.
+        reduction: Whether the mean is over tokens or over completions.
 
     Returns:
-        Each [B, T], zero outside the masks; in float64, where the order of a sum does not show.
+        Each [B, T], zero outside the masks; in float64, in which the order of summation does not matter.
     """
     lengths = [mask.sum(dim=1, keepdim=True) for mask in masks]
     if reduction == "token_mean":
@@ -75,14 +75,14 @@ def importance_weights(
 
     As V-trace truncates them (Espeholt et al. 2018, IMPALA, §4.1).
     """
-    # A ratio that overflows is infinite and truncated like any other.
+    # A ratio that overflows to infinity is truncated like any other.
     return (proximal_logprobs - behaviour_logprobs).exp().clamp(max=max_weight).detach()
 
 
 def sequence_mask(
     proximal_logprobs: Tensor, behaviour_logprobs: Tensor, mask: Tensor, *, bound: float
 ) -> Tensor:
-    """Which completions trainer and server agree on well enough to train the policy, [B] bool.
+    """The completions on which trainer and server agree well enough to train the policy, [B] bool.
 
     Those with ``1/c ≤ (∏_t π_proximal / π_behaviour)^(1/n) ≤ c``: the geometric mean over a
     completion's n tokens, which unlike their product does not depend on n (Liu, Li et al. 2025,
@@ -97,16 +97,6 @@ def sequence_mask(
     log_ratio = torch.where(mask, proximal_logprobs - behaviour_logprobs, 0.0)
     mean = log_ratio.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
     return mean.abs() <= math.log(bound)
-
-
-def effective_sample_size(weights: Tensor) -> float:
-    """``(Σw)² / (N·Σw²)`` of [N] weights: the share of samples that unweighted ones would equal.
-
-    1 where all weights are equal, 1/N where one is all (Kish 1965); 0 without any weight.
-    """
-    weights = weights.double()
-    squares = float((weights**2).sum()) * weights.numel()
-    return float(weights.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def policy_loss(
@@ -137,7 +127,7 @@ def policy_loss(
         dual_clip: c > 1, or None for none.
     """
     mask = loss_weights > 0
-    # Padding leaves before exp and product: 0 · inf is NaN, in the backward pass too.
+    # Padding is zeroed before exp and product: 0 · inf is NaN, in the backward pass too.
     log_ratio = torch.where(mask, current_logprobs - proximal_logprobs, 0.0)
     advantages = torch.where(mask, advantages, 0.0)
     importance_weights = torch.where(mask, importance_weights, 0.0)
@@ -172,15 +162,15 @@ def value_loss(
 ) -> tuple[Tensor, ValueMetrics]:
     """``½·max((V - R)², (V_old + clip(V - V_old, ±clip) - R)²)``.
 
-    The limit on the value's move is of PPO's reference implementation (Dhariwal et al. 2017, OpenAI
-    Baselines' ppo2), not of the paper.
+    Value clipping comes from PPO's reference implementation (Dhariwal et al. 2017, OpenAI Baselines'
+    ppo2), not from the paper.
 
     Args:
         values: [B, T], with gradient.
         old_values: [B, T] before the update.
         returns: [B, T] targets.
         loss_weights: [B, T], see `token_loss_weights`.
-        clip: How far a value may move in one update, or None for no limit.
+        clip: The most that a value may change in one update, or None for no limit.
     """
     mask = loss_weights > 0
     error = torch.where(mask, values - returns, 0.0)
@@ -189,16 +179,9 @@ def value_loss(
     if clip is not None:
         moved = torch.where(mask, values - old_values, 0.0)
         limited = torch.where(mask, old_values - returns, 0.0) + moved.clamp(-clip, clip)
-        # Within the limit the error stays what it is, or rounding would pass for clipping.
+        # Within the limit the error itself is kept, or rounding would count as clipping.
         limited_squared = torch.where(moved.abs() > clip, limited, error) ** 2
         clipped_tokens = int((limited_squared > squared).sum())
         squared = torch.maximum(squared, limited_squared)
     loss = 0.5 * (loss_weights * squared).sum()
     return loss, ValueMetrics(loss=float(loss.detach()), clipped_tokens=clipped_tokens)
-
-
-def explained_variance(values: Tensor, returns: Tensor) -> float:
-    """``1 - Var(returns - values) / Var(returns)`` over [N] tokens: 1 is a perfect critic."""
-    if returns.numel() < 2 or float(returns.var()) == 0.0:
-        return 0.0
-    return float(1 - (returns - values).var() / returns.var())

@@ -1,7 +1,7 @@
-"""One PPO step: scored completions in, a moved policy and its diagnostics out.
+"""One PPO step: from rewarded completions to an updated policy and its diagnostics.
 
-`PPOUpdate.experience` fixes what the update is measured against; `PPOUpdate.step` then moves policy
-and critic over its mini-batches, or, where something goes wrong, nothing at all.
+`PPOUpdate.experience` computes everything that stays fixed; `PPOUpdate.step` then trains policy and
+critic on its mini-batches. A step that fails leaves weights and optimizers as they were before it.
 """
 
 import math
@@ -18,7 +18,7 @@ from trainer.errors import NonFiniteError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
-from trainer.ppo.experience import MiniBatch, make_experience, require_finite
+from trainer.ppo.experience import Experience, MiniBatch, make_experience, require_finite
 from trainer.ppo.kl import AdaptiveKL
 from trainer.ppo.losses import policy_loss, token_loss_weights, value_loss
 
@@ -53,23 +53,23 @@ class PPOUpdate:
         train_policy: bool,
         learning_rate_scale: float = 1.0,
     ) -> UpdateMetrics:
-        """Move critic and (unless it is still warming up) policy over the mini-batches.
+        """Train the critic and, after the critic's warm-up, the policy on the mini-batches.
 
-        With ``ppo.stop_kl``, a mini-batch on which the policy has moved too far already is not
-        applied, to neither policy nor critic, and ends the step.
+        With ``ppo.stop_kl``, a mini-batch on which the policy has already moved too far ends the
+        step and is applied neither to the policy nor to the critic.
 
         Args:
             mini_batches: The step's experience.
-            train_policy: False trains the critic alone; without a critic the policy always trains.
+            train_policy: False trains only the critic; without a critic the policy always trains.
             learning_rate_scale: Factor on both learning rates in this step.
 
         Raises:
             NonFiniteError: A number or a gradient is not finite. Weights and optimizers are as they
-                were before the step, whichever mini-batch it was.
+                were before the step, even if earlier mini-batches had changed them.
         """
         config, sums, stopped = self._config, UpdateSums(), False
         train_policy = train_policy or not self._has_critic
-        with self._whole_or_not_at_all():
+        with self._undone_on_failure():
             for optimizer, learning_rate in (
                 (self.policy_optimizer, config.learning_rate),
                 (self.critic_optimizer, config.critic_learning_rate),
@@ -89,57 +89,28 @@ class PPOUpdate:
     def _optimizer_step(
         self, mini_batch: MiniBatch, sums: UpdateSums, *, train_policy: bool
     ) -> bool:
-        """One step of both optimizers, or none and True where the policy has moved too far."""
-        config, roles = self._config, self._roles
-        value_weights = token_loss_weights([e.loss_mask for e in mini_batch], config.loss_reduction)
-        policy_weights = token_loss_weights(
-            [e.policy_mask for e in mini_batch], config.loss_reduction
-        )
+        """One step of both optimizers; True, and no step, if the policy has moved too far already."""
         num_policy_tokens = num_value_tokens = 0
         if train_policy:
             num_policy_tokens = sum(int(e.policy_mask.sum()) for e in mini_batch)
         if self._has_critic:
             num_value_tokens = sum(int(e.loss_mask.sum()) for e in mini_batch)
+        reduction = self._config.loss_reduction
+        value_weights = token_loss_weights([e.loss_mask for e in mini_batch], reduction)
+        policy_weights = token_loss_weights([e.policy_mask for e in mini_batch], reduction)
         approx_kl = 0.0
-        for e, value_weight, policy_weight in zip(
-            mini_batch, value_weights, policy_weights, strict=True
-        ):
-            if num_value_tokens and e.values is not None and e.returns is not None:
-                values = roles.values(e.batch)[:, :-1]
-                loss, critic = value_loss(
-                    values, e.values, e.returns, value_weight, clip=config.value_clip
-                )
-                loss.backward()
-                sums.value_loss += critic.loss
-                sums.clipped_values += critic.clipped_tokens
+        for i, e in enumerate(mini_batch):
+            if num_value_tokens:
+                self._backward_value(e, value_weights[i], sums)
             if num_policy_tokens:
-                logprobs = roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
-                require_finite("the policy's logprobs", logprobs[e.policy_mask])
-                if not sums.num_mini_batches:
-                    moved = (logprobs.detach() - e.proximal_logprobs).abs()[e.policy_mask]
-                    sums.logprob_lag += float(moved.sum()) / num_policy_tokens
-                loss, policy = policy_loss(
-                    logprobs,
-                    e.proximal_logprobs,
-                    e.advantages,
-                    e.importance_weights,
-                    policy_weight,
-                    clip_low=config.clip_low,
-                    clip_high=config.clip_high,
-                    dual_clip=config.dual_clip,
-                )
-                loss.backward()
-                sums.policy_loss += policy.loss
-                sums.clipped_tokens += policy.clipped_tokens
-                sums.dual_clipped_tokens += policy.dual_clipped_tokens
-                approx_kl += policy.approx_kl
+                approx_kl += self._backward_policy(e, policy_weights[i], num_policy_tokens, sums)
         sums.num_mini_batches += 1
         sums.num_policy_tokens += num_policy_tokens
         sums.num_value_tokens += num_value_tokens
         sums.approx_kl += approx_kl
         approx_kl /= max(1, num_policy_tokens)
         sums.approx_kl_max = max(sums.approx_kl_max, approx_kl)
-        if config.stop_kl is not None and approx_kl > config.stop_kl:
+        if self._config.stop_kl is not None and approx_kl > self._config.stop_kl:
             return True
         critic_norm, policy_norm = self._apply_gradients()
         sums.num_optimizer_steps += int(num_value_tokens + num_policy_tokens > 0)
@@ -147,10 +118,47 @@ class PPOUpdate:
         sums.policy_grad_norm += policy_norm
         return False
 
+    def _backward_value(self, e: Experience, loss_weights: Tensor, sums: UpdateSums) -> None:
+        """Add a micro-batch's gradient to the critic's."""
+        if e.values is None or e.returns is None:
+            return
+        values = self._roles.values(e.batch)[:, :-1]
+        loss, metrics = value_loss(
+            values, e.values, e.returns, loss_weights, clip=self._config.value_clip
+        )
+        loss.backward()
+        sums.value_loss += metrics.loss
+        sums.clipped_values += metrics.clipped_tokens
+
+    def _backward_policy(
+        self, e: Experience, loss_weights: Tensor, num_tokens: int, sums: UpdateSums
+    ) -> float:
+        """Add a micro-batch's gradient to the policy's; returns its sum of approximate KL."""
+        logprobs = self._roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
+        require_finite("the policy's logprobs", logprobs[e.policy_mask])
+        if not sums.num_mini_batches:
+            moved = (logprobs.detach() - e.proximal_logprobs).abs()[e.policy_mask]
+            sums.logprob_lag += float(moved.sum()) / num_tokens
+        loss, metrics = policy_loss(
+            logprobs,
+            e.proximal_logprobs,
+            e.advantages,
+            e.importance_weights,
+            loss_weights,
+            clip_low=self._config.clip_low,
+            clip_high=self._config.clip_high,
+            dual_clip=self._config.dual_clip,
+        )
+        loss.backward()
+        sums.policy_loss += metrics.loss
+        sums.clipped_tokens += metrics.clipped_tokens
+        sums.dual_clipped_tokens += metrics.dual_clipped_tokens
+        return metrics.approx_kl
+
     def _apply_gradients(self) -> tuple[float, float]:
         """Clip and apply both gradients; returns the norms before clipping.
 
-        What no token trains has no gradient and stays where it is, whatever its momentum.
+        Parameters that no token trains have no gradient and stay unchanged, whatever their momentum.
         """
         optimizers = self.critic_optimizer, self.policy_optimizer
         critic_norm, policy_norm = map(self._clip, optimizers)
@@ -169,10 +177,10 @@ class PPOUpdate:
         )
 
     @contextmanager
-    def _whole_or_not_at_all(self) -> Iterator[None]:
-        """Undo a step that fails: earlier mini-batches have moved weights and momentum by then.
+    def _undone_on_failure(self) -> Iterator[None]:
+        """Restore weights and optimizers if the step fails after some of its mini-batches.
 
-        Costs a copy of the adapters and their moments, little beside the base.
+        Costs a copy of the adapters and their moments, which are small beside the base.
         """
         saved = [
             (optimizer, [p.detach().clone() for p in _parameters(optimizer)], state)

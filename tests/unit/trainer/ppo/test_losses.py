@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from trainer.config.sections import LossReduction
+from trainer.ppo.diagnostics import effective_sample_size, explained_variance
 from trainer.ppo.losses import (
-    effective_sample_size,
-    explained_variance,
     importance_weights,
     policy_loss,
     sequence_mask,
