@@ -22,7 +22,7 @@ def main() -> None:
 
     from trainer.config.sections import RunConfig
     from trainer.console.tracking import read_metrics
-    from trainer.replay.verify import open_replay
+    from trainer.replay.restored_run import open_replay
     from trainer.run_state.checkpoint import checkpoint_folders, save_checkpoint, step_of
     from trainer.run_state.run_folder import read_run_config
 

@@ -1,8 +1,9 @@
-"""What a run's rollouts would have made of the policy under another setting of the update or the reward.
+"""Replays a run's rollouts under other settings of the update or the reward.
 
-The rollouts stay those that the recorded policy sampled. The further the other policy moves away, the
-less they say of it: the proximal policy is the other one's own version of the same age, so the importance
-weights proximal/behaviour measure that distance, and their effective sample size what is left.
+The rollouts remain those that the recorded policy sampled, so they become off-policy as the changed
+policy moves away from it. The proximal policy is the changed policy's version of the same age: the
+importance weights proximal/behaviour measure the distance, and their effective sample size how many of
+the tokens still count.
 """
 
 import math
@@ -20,7 +21,7 @@ from trainer.errors import UsageError
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batch import Sample
 from trainer.model.roles import Role
-from trainer.replay.verify import Say, open_replay
+from trainer.replay.restored_run import Replay, Say, open_replay
 from trainer.rollouts.rows import RolloutRow
 from trainer.run_state.journal_entries import JournaledStep
 from trainer.run_state.recompute import recompute
@@ -37,20 +38,20 @@ _SHOWN = {
     "ppo/effective_sample_size": "ess",
     "ppo/logprob_mismatch": "mismatch",
 }
-"""Metrics of a step to what its line calls them; the last three say how far off-policy it is."""
-_LITTLE_LEFT = 0.9
-"""Below this effective sample size, a tenth of the rollouts is lost."""
+"""Metrics of a step to their names in its line; the last three measure how far off-policy it is."""
+_MIN_SAMPLE_SIZE = 0.9
+"""Effective sample size below which the result is doubtful: a tenth of the rollouts is lost."""
 
 
 def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
-    """A configuration with other settings of ``ppo`` and ``reward``.
+    """Change settings of ``ppo`` and ``reward``.
 
     Args:
         config: The run's.
-        changes: Each ``section.key=value``; ``null`` is none.
+        changes: Each ``section.key=value``; the value ``null`` means None.
 
     Raises:
-        UsageError: A key or a value is none.
+        UsageError: A key is unknown or a value is invalid.
     """
     values: dict[str, Any] = config.model_dump()
     for change in changes:
@@ -58,7 +59,7 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
         section, _, name = key.partition(".")
         if not mark or section not in _SECTIONS or name not in values[section]:
             raise UsageError(
-                f"--what-if {change!r}: expected ppo.KEY=VALUE or reward.KEY=VALUE with a key of theirs"
+                f"--what-if {change!r}: expected ppo.KEY=VALUE or reward.KEY=VALUE with an existing KEY"
             )
         values[section][name] = None if value == "null" else value
     try:
@@ -70,29 +71,29 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
 
 
 def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Say) -> None:
-    """Replay a run under other settings, and say how it differs at each step and in the end.
+    """Replay a run under other settings, and compare each step and the final policy with the record.
 
     Args:
-        run_folder: The run's.
+        run_folder: The run's folder.
         changes: See `changed_config`.
         from_step: Start at the newest checkpoint that is not after this step.
-        say: Gets every line.
+        say: Called with every line of output.
 
     Raises:
-        UsageError: There is nothing to replay, or a change is none.
-        CheckpointError: No such checkpoint is whole.
-        JournalError: What a step trained on is missing or damaged.
+        UsageError: The journal has no step to replay, or a change is invalid.
+        CheckpointError: No such checkpoint is complete.
+        JournalError: The rollouts of a step are missing or damaged.
     """
-    before = read_run_config(run_folder)
-    config = changed_config(before, changes)
+    config = changed_config(read_run_config(run_folder), changes)
     replay = open_replay(run_folder, config, from_step=from_step, say=say)
     learner, journal = replay.learner, replay.journal
     changed_keys = {change.partition("=")[0] for change in changes}
     if "ppo.kl_coef" in changed_keys:
+        # The checkpoint has restored the recorded coefficient.
         learner.update.kl.coef = config.ppo.kl_coef
     say(
         f"what if {', '.join(changes)}, from step {replay.start + 1} on: the rollouts stay those of the "
-        "recorded policy; in parentheses what it recorded"
+        "recorded policy; recorded values are in parentheses"
     )
     rewards = _Rewards(config, rescore=any(key.startswith("reward.") for key in changed_keys))
 
@@ -101,8 +102,8 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
             return learner.learning_rate_scale(entry.step)
         return entry.learning_rate_scale
 
-    there: list[Mapping[str, float]] = []
-    here: list[Mapping[str, float]] = []
+    recorded: list[Mapping[str, float]] = []
+    changed: list[Mapping[str, float]] = []
     for done in recompute(
         journal,
         learner,
@@ -111,54 +112,59 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
         samples_of=rewards.samples_of,
         learning_rate_scale=scale,
     ):
-        recorded, found = replay.rows.get(done.entry.step, {}), dict(done.metrics)
-        reward_before, found["reward"] = rewards.take_means()
-        there.append({**recorded, "reward": reward_before})
-        here.append(found)
-        say(f"step {done.entry.step:>4} {_compared(there[-1], here[-1])}")
-    say(f"mean of {len(here)} {_compared(_means(there), _means(here))}")
-    for adapter in journal.adapters_of(journal.last_step)[-1:]:
-        folder = run_folder / ADAPTERS_FOLDER / adapter_name(adapter.version)
+        step = done.entry.step
+        recorded_reward, changed_reward = rewards.take_means()
+        recorded.append({**replay.rows.get(step, {}), "reward": recorded_reward})
+        changed.append({**done.metrics, "reward": changed_reward})
+        say(f"step {step:>4} {_compared(recorded[-1], changed[-1])}")
+    say(f"mean of {len(changed)} {_compared(_means(recorded), _means(changed))}")
+    _compare_policies(replay, say)
+    ess = changed[-1].get("ppo/effective_sample_size", math.nan)
+    if ess < _MIN_SAMPLE_SIZE:
+        say(
+            f"warning: the effective sample size is down to {ess:.0%} of the tokens: these rollouts are "
+            "little evidence of what the changed policy would have sampled"
+        )
+
+
+def _compare_policies(replay: Replay, say: Say) -> None:
+    """Say how far the two final policies are apart, if the recorded one is still on disk."""
+    for adapter in replay.journal.adapters_of(replay.journal.last_step)[-1:]:
+        folder = replay.run_folder / ADAPTERS_FOLDER / adapter_name(adapter.version)
         if folder.is_dir():
-            start = read_adapter(run_folder / START_FOLDER)
-            moved = _distance(start, read_adapter(folder))
-            apart = _distance(learner.roles.adapter_state(Role.POLICY), read_adapter(folder))
+            recorded = read_adapter(folder)
+            moved = _distance(read_adapter(replay.run_folder / START_FOLDER), recorded)
+            apart = _distance(replay.learner.roles.adapter_state(Role.POLICY), recorded)
             say(
                 f"in the end the two policies are {apart:.4g} apart (norm of all adapter weights); "
                 f"the recorded one has moved {moved:.4g} from the start"
             )
-    ess = here[-1].get("ppo/effective_sample_size", math.nan)
-    if ess < _LITTLE_LEFT:
-        say(
-            f"warning: the effective sample size is down to {ess:.0%} of the tokens: these rollouts say "
-            "little of what the other policy would have sampled"
-        )
 
 
 class _Rewards:
-    """What trains of each group, under the run's rewards or under others; keeps the step's means."""
+    """Samples of each group under the recorded rewards or changed ones, and the step's mean rewards."""
 
     def __init__(self, config: TrainConfig, *, rescore: bool):
         self._config = config.reward
         self._rescore = rescore
-        self._before: list[float] = []
-        self._after: list[float] = []
+        self._recorded: list[float] = []
+        self._changed: list[float] = []
 
     def samples_of(self, group: RolloutRow) -> list[Sample]:
-        """The samples; notes the rewards of all completions, as recorded and as they are here."""
+        """The samples that train; collects the rewards of all completions, recorded and changed."""
         recorded = [arm.reward for arm in group.arm_outputs]
-        self._before += recorded
+        self._recorded += recorded
         if not self._rescore:
-            self._after += recorded
+            self._changed += recorded
             return group.samples
         scored = group.scored(self._config)
-        self._after += scored.rewards
+        self._changed += scored.rewards
         return scored.samples
 
     def take_means(self) -> tuple[float, float]:
-        """The means over the step, recorded and here; the next step begins."""
-        means = statistics.fmean(self._before), statistics.fmean(self._after)
-        self._before, self._after = [], []
+        """Mean rewards of the step, recorded and changed; starts the next step."""
+        means = statistics.fmean(self._recorded), statistics.fmean(self._changed)
+        self._recorded, self._changed = [], []
         return means
 
 

@@ -1,0 +1,81 @@
+"""A run restored from a checkpoint, without a server: where `verify` and `what_if` start."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import Metrics, read_metrics
+from trainer.errors import UsageError
+from trainer.model.device import compute_device
+from trainer.model.roles import PolicyRoles
+from trainer.ppo.learner import Learner
+from trainer.run_state.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    newest_checkpoint,
+    torch_version,
+)
+from trainer.run_state.journal_entries import JOURNAL_FILE
+from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.run_folder import start_of
+
+Say = Callable[[str], None]
+"""Called with every line of output."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """A run restored from one of its checkpoints, ready to recompute the steps after it."""
+
+    run_folder: Path
+    journal: JournalReader
+    learner: Learner
+    checkpoint: Checkpoint
+    rows: dict[int, Metrics]
+    """The recorded metrics, by step."""
+
+    @property
+    def start(self) -> int:
+        """The checkpoint's step."""
+        return self.checkpoint.progress.step
+
+
+def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: Say) -> Replay:
+    """Restore a run from its newest checkpoint that is not after a step.
+
+    Args:
+        run_folder: The run's folder.
+        config: The run's configuration, or a changed one.
+        from_step: A step; 0 is the start of the run.
+        say: Called with each line about a possible reason for differences.
+
+    Raises:
+        UsageError: The journal has no step, or none after ``from_step``.
+        CheckpointError: No such checkpoint is complete.
+    """
+    journal = JournalReader(run_folder)
+    if not journal.last_step:
+        raise UsageError(f"{run_folder} has no step in its {JOURNAL_FILE} to replay")
+    if from_step >= journal.last_step:
+        raise UsageError(
+            f"--from {from_step}: the last step in {JOURNAL_FILE} is {journal.last_step}"
+        )
+    roles = PolicyRoles(
+        start_of(config, run_folder),
+        device=compute_device(config.run.device),
+        serve_dtype=getattr(torch, config.policy.dtype),
+    )
+    learner = Learner(config, roles)
+    folder = newest_checkpoint(run_folder, say, not_after=from_step)
+    if (recorded := torch_version(folder)) != torch.__version__:
+        say(f"recorded with torch {recorded}, which may round differently from {torch.__version__}")
+    return Replay(
+        run_folder=run_folder,
+        journal=journal,
+        learner=learner,
+        checkpoint=load_checkpoint(folder, roles, learner.update),
+        rows={int(row["step"]): row for row in read_metrics(run_folder)},
+    )
