@@ -55,7 +55,7 @@ class ArmsGenerator:
             Busy: Too many groups are in flight.
         """
         arms = resolve_arms(request.arms)
-        questions = resolve_questions(request.questions)
+        questions = resolve_questions(request)
         check_counts(request, self._settings)
         if isinstance(request.policy, int):
             self._adapters.get(request.policy)

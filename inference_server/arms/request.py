@@ -47,16 +47,13 @@ def sample_seed(seed: int, question_id: str, arm_name: str, sample: int) -> int:
     return int.from_bytes(digest) >> (64 - _SEED_BITS)
 
 
-def resolve_questions(questions: Sequence[Question | str]) -> list[Question]:
-    """Gives plain strings the ids ``q0``, ``q1``, … by their index.
+def resolve_questions(request: ArmsRequest) -> list[Question]:
+    """A request's questions, each with an id.
 
     Raises:
         InvalidRequest: An id is given twice.
     """
-    resolved = [
-        Question(id=f"q{index}", question=question) if isinstance(question, str) else question
-        for index, question in enumerate(questions)
-    ]
+    resolved = request.identified_questions
     if repeated := _first_repeated(question.id for question in resolved):
         raise InvalidRequest(f"question id {repeated!r} is given twice", "questions")
     return resolved

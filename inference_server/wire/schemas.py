@@ -84,6 +84,14 @@ class ArmsRequest(_Request):
     timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time limit for the whole request, in seconds; null, or more than the server's limit, uses that."""
 
+    @property
+    def identified_questions(self) -> list[Question]:
+        """The questions; a plain string gets its index as its id, such as ``q0``."""
+        return [
+            Question(id=f"q{index}", question=question) if isinstance(question, str) else question
+            for index, question in enumerate(self.questions)
+        ]
+
 
 class ArmCompletion(_Response):
     """One completion of one arm."""

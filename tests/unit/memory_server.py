@@ -25,7 +25,7 @@ from inference_server.wire.schemas import (
     adapter_name,
 )
 from regime_w import ArmSpec
-from trainer.client.arms_client import TextCompletion
+from trainer.client.protocol import TextCompletion
 from trainer.errors import ServerRejectedError
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batch import Sample, micro_batches
@@ -45,7 +45,7 @@ class ServerState:
 
 
 class MemoryServer:
-    """Stands where `ArmsClient` does. The same request to the same version gets the same answer."""
+    """An `InferenceServer`; the same request to the same version gets the same answer."""
 
     def __init__(self, roles: PolicyRoles) -> None:
         """``roles`` score what is generated, on the thread of the requests."""
@@ -120,6 +120,13 @@ class MemoryServer:
             num_leases=0,
             created_at=0.0,
         )
+
+    async def activate_adapter(self, version: int) -> AdapterInfo:
+        self.state.active = version
+        return await self.adapter(version)
+
+    async def delete_adapter(self, version: int) -> None:
+        del self.state.weights[version]
 
     async def complete(
         self, model: str, prompts: list[str], *, max_tokens: int

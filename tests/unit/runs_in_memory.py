@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from regime_w import ArmSpec
 from tests.unit.memory_server import MemoryServer
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.model.roles import PolicyRoles
-from trainer.online import setup as loop
 from trainer.online.loop import TrainResult
+from trainer.online.setup import train as train_online
 
 ARMS = [
     ArmSpec(name=f"arm_{i}", system_prompt="Be brief.", temperature=0.5 + i / 4, top_p=1.0)
@@ -71,7 +70,5 @@ def server_roles(base: Path) -> PolicyRoles:
     return PolicyRoles(config, device=torch.device("cpu"), serve_dtype=torch.float32)
 
 
-def train(config: TrainConfig, server: MemoryServer, **options: bool) -> TrainResult:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "ArmsClient", lambda config: server)
-        return loop.train(config, **options)
+def train(config: TrainConfig, server: MemoryServer, *, must_resume: bool = False) -> TrainResult:
+    return train_online(config, client=server, must_resume=must_resume)

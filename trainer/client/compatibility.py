@@ -1,4 +1,4 @@
-"""Whether a server fits a run, before anything is asked of it."""
+"""Does a server fit a run? Checked before anything is asked of it."""
 
 from inference_server.wire.schemas import ServerStatus
 from trainer.config.sections import TrainConfig
@@ -6,10 +6,10 @@ from trainer.errors import UsageError
 
 
 def check_server(status: ServerStatus, config: TrainConfig) -> None:
-    """Refuse a server on which every later step would fail or, worse, mean nothing.
+    """Refuse a server whose limits a later step would exceed.
 
     Raises:
-        UsageError: It names the setting, and the server's flag.
+        UsageError: Names the setting and the server's flag.
     """
     limits = status.limits
     if config.rollout.max_tokens >= limits.max_model_len_tokens:

@@ -1,6 +1,7 @@
-"""What a command may ask by name: the base, a served version, or an adapter folder that is uploaded.
+"""The model that a command asks: the base, a served version, or an adapter folder that is uploaded.
 
-Enters: ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's (its newest adapter). Leaves: what the server calls it.
+Enters: ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's folder (its newest
+adapter). Leaves: the version to ask for.
 """
 
 import re
@@ -17,7 +18,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
     adapter_name,
 )
-from trainer.client.arms_client import ArmsClient
+from trainer.client.protocol import InferenceServer
 from trainer.errors import ServerError, ServerRejectedError, UsageError
 
 _BASE, _POLICY = "base", "policy"
@@ -25,28 +26,29 @@ _VERSION_NAME = re.compile(r"policy-([0-9]{6,})")
 
 _CONFLICT, _NOT_FOUND = 409, 404
 _IDLE_WITHIN_S = 10.0
-"""Aborted requests leave the engine within a step; until then their version cannot be removed."""
+"""How long to wait for aborted requests to leave the engine; their version cannot be removed before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What was asked for."""
+    """A model by name or by folder."""
 
     what: str
+    """As the user wrote it."""
     folder: Path | None
-    """Where `what` is an adapter folder rather than something served."""
+    """The adapter folder; None where `what` names a served model."""
 
     @classmethod
     def parse(cls, what: str, *, field: str) -> "ModelSpec":
-        """Read a name; ``field`` is what an error calls it.
+        """Read a name or a path; an error names the ``field``.
 
         Raises:
-            UsageError: It is neither a name of something served nor an adapter folder.
+            UsageError: It is neither the name of a served model nor an adapter folder.
         """
         if what in (_BASE, _POLICY) or _VERSION_NAME.fullmatch(what):
             return cls(what=what, folder=None)
         folder = Path(what)
-        # Of a run its newest adapter.
+        # A run's folder stands for its newest adapter.
         folder = max(folder.glob("adapters/policy-*[0-9]"), default=folder)
         for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
             if not (folder / name).is_file():
@@ -57,9 +59,9 @@ class ModelSpec:
         return cls(what=what, folder=folder)
 
     def served_version(self, status: ServerStatus, *, field: str) -> int | None:
-        """The version to ask for, None for the base; not for a folder.
+        """The version to ask for, None for the base; only of a model without a folder.
 
-        ``policy`` is pinned to what is active now, for it may move meanwhile.
+        ``policy`` is resolved to the version that is active now, because it may move meanwhile.
 
         Raises:
             UsageError: The server does not hold the version.
@@ -78,21 +80,21 @@ class ModelSpec:
 
 
 @asynccontextmanager
-async def uploaded(client: ArmsClient, folder: Path) -> AsyncIterator[int]:
-    """An adapter folder as a served version, for the length of the block; never the active one."""
+async def uploaded(client: InferenceServer, folder: Path) -> AsyncIterator[int]:
+    """An adapter folder as a served version within the block; ``policy`` does not move to it."""
     version = (await client.status()).next_version
     await client.push_adapter(version, folder, activate=False)
     try:
         yield version
     except BaseException:
-        # What went wrong first is what the user must read.
+        # The first error is the one to report.
         with suppress(ServerError):
             await _remove(client, version)
         raise
     await _remove(client, version)
 
 
-async def _remove(client: ArmsClient, version: int) -> None:
+async def _remove(client: InferenceServer, version: int) -> None:
     def in_use(error: Exception) -> bool:
         return isinstance(error, ServerRejectedError) and error.status == _CONFLICT
 
@@ -101,6 +103,6 @@ async def _remove(client: ArmsClient, version: int) -> None:
             try:
                 await client.delete_adapter(version)
             except ServerRejectedError as error:
-                # Another upload has made the server retire it.
+                # Already gone: the server retired it for a newer upload.
                 if error.status != _NOT_FOUND:
                     raise

@@ -1,6 +1,6 @@
-"""Is an answer whole? A cable, a proxy or a dying server can hand over less than was asked for.
+"""Is an answer complete? A proxy or a dying server can hand over less than was asked for.
 
-What is not whole is asked for again, and never scored.
+An incomplete answer is asked for again, and never scored.
 """
 
 import math
@@ -19,7 +19,7 @@ _ROUNDING = 1e-3
 
 
 def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:
-    """What is missing from the groups of a request, or is not part of them; None where all is there.
+    """What is missing from, or wrong with, the groups of an answer; None where it is complete.
 
     Args:
         request: What was asked.
@@ -27,19 +27,13 @@ def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:
     """
     if len(groups) != len(request.questions):
         return f"{len(groups)} groups for {len(request.questions)} questions"
-    for index, (question, group) in enumerate(zip(request.questions, groups, strict=True)):
-        asked = (
-            question
-            if isinstance(question, Question)
-            else Question(id=f"q{index}", question=question)
-        )
-        if flaw := flaw_in_group(request, asked, group):
+    for question, group in zip(request.identified_questions, groups, strict=True):
+        if flaw := _flaw_in_group(request, question, group):
             return f"group {group.id!r}: {flaw}"
     return None
 
 
-def flaw_in_group(request: ArmsRequest, question: Question, group: ArmGroup) -> str | None:
-    """The same for the group of one question."""
+def _flaw_in_group(request: ArmsRequest, question: Question, group: ArmGroup) -> str | None:
     if (group.id, group.question) != (question.id, question.question):
         return f"it is not of question {question.id!r}"
     names = (

@@ -1,8 +1,13 @@
-"""How long the server has given no good answer, who is told, and when to stop waiting for one."""
+"""How long to try again, and the log lines about a server that fails."""
 
 import logging
 import math
 import time
+
+from stamina.instrumentation import set_on_retry_hooks
+
+# Stamina would log every attempt of every request; `Outage` logs an outage once.
+set_on_retry_hooks(())
 
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -10,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class Patience:
-    """Lasts for so many seconds from the first failure on; what goes well costs none of it."""
+    """A deadline that starts with the first failure, so that what goes well costs none of it."""
 
     def __init__(self, give_up_after_s: float):
         """Nothing has failed yet."""
@@ -26,30 +31,30 @@ class Patience:
 
 
 class Outage:
-    """Tells in one line that the server fails and why, now and then that it still does, and when it is over."""
+    """Logs when a server begins to fail and why, every half minute that it still does, and when it is over."""
 
     def __init__(self, give_up_after_s: float):
-        """``give_up_after_s`` is only told."""
+        """``give_up_after_s`` only appears in the log lines."""
         self._give_up_after_s = give_up_after_s
         self._since_s: float | None = None
-        self._told_s = -math.inf
+        self._logged_s = -math.inf
         self._num_failures = 0
 
     def failed(self, path: str, reason: str) -> None:
-        """A request to ``path`` had no good answer."""
+        """Note that a request to ``path`` had no good answer."""
         now_s = time.monotonic()
         if self._since_s is None:
-            self._since_s, self._told_s, self._num_failures = now_s, -math.inf, 0
+            self._since_s, self._logged_s, self._num_failures = now_s, -math.inf, 0
         self._num_failures += 1
-        if now_s - self._told_s >= _SECONDS_BETWEEN_LINES:
-            self._told_s = now_s
+        if now_s - self._logged_s >= _SECONDS_BETWEEN_LINES:
+            self._logged_s = now_s
             _log.warning(
                 'event=server_fails path=%s reason="%s" for_s=%.1f give_up_after_s=%g',
                 *(path, reason, now_s - self._since_s, self._give_up_after_s),
             )
 
     def over(self) -> None:
-        """A request had a good answer."""
+        """Note that a request had a good answer."""
         if self._since_s is not None:
             _log.warning(
                 "event=server_answers after_s=%.1f failures=%d",

@@ -16,22 +16,20 @@ from rich.console import Console
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
-    ArmGroup,
-    ArmsRequest,
     FinishReason,
-    Priority,
-    Question,
     ServerStatus,
 )
 from trainer.client.arms_client import ArmsClient
+from trainer.client.ask_group import ask_again, ask_group, group_request
 from trainer.client.model_spec import ModelSpec, uploaded
+from trainer.client.protocol import InferenceServer
 from trainer.config.stages import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.errors import DataError, ServerError
+from trainer.errors import DataError
 from trainer.io.jsonl import JsonlAppender, read_rows, repair
 from trainer.io.kept_settings import keep_settings
 from trainer.rollouts.groups import ScoredGroup, score_group
@@ -108,7 +106,7 @@ def run_collect(config: CollectConfig) -> Collected:
 
 
 async def collect(
-    config: CollectConfig, client: ArmsClient, stop: StopRequest, say: Callable[[str], None]
+    config: CollectConfig, client: InferenceServer, stop: StopRequest, say: Callable[[str], None]
 ) -> Collected:
     """Ask for every question that has no row yet and append its row to ``config.output``.
 
@@ -177,7 +175,7 @@ def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None])
 
 @asynccontextmanager
 async def _version_of(
-    spec: ModelSpec, client: ArmsClient, status: ServerStatus
+    spec: ModelSpec, client: InferenceServer, status: ServerStatus
 ) -> AsyncIterator[int | None]:
     """The version to ask; a folder is uploaded unless the server has its weights already."""
     if spec.folder is None:
@@ -194,7 +192,7 @@ async def _version_of(
 
 async def _ask_all(
     config: CollectConfig,
-    client: ArmsClient,
+    client: InferenceServer,
     records: Sequence[Record],
     version: int | None,
     status: ServerStatus,
@@ -221,36 +219,11 @@ async def _ask_all(
 
 
 async def _ask(
-    config: CollectConfig, client: ArmsClient, record: Record, version: int | None
+    config: CollectConfig, client: InferenceServer, record: Record, version: int | None
 ) -> ScoredGroup:
-    rollout = config.rollout
-    request = ArmsRequest(
-        questions=[Question(id=record.id, question=record.question)],
-        arms=None if rollout.arms is None else list(rollout.arms),
-        samples_per_arm=rollout.samples_per_arm,
-        max_tokens=rollout.max_tokens,
-        # The server mixes in the question: a question that is asked again gets the same answers.
-        seed=rollout.seed,
-        policy="base" if version is None else version,
-        priority=Priority.ROLLOUT,
+    # The seed depends on nothing else: a question that is asked again gets the same answers.
+    request = group_request(record, config.rollout, version=version, seed=config.rollout.seed)
+    (group, _), _ = await ask_again(
+        lambda: ask_group(client, request), give_up_after_s=config.server.give_up_after_s
     )
-    group = await _generate_group(client, request)
     return score_group(record, group, config.reward)
-
-
-async def _generate_group(client: ArmsClient, request: ArmsRequest) -> ArmGroup:
-    """The group of a request for one question.
-
-    Raises:
-        ServerError: The group is of another version than the one asked for, or never came.
-    """
-    asked = None if request.policy == "base" else request.policy
-    while True:
-        (group,) = (await client.generate(request)).groups
-        if group.policy_version != asked:
-            raise ServerError(
-                f"asked version {request.policy} for a group and got one of {group.policy_version}"
-            )
-        # An aborted completion is neither right nor wrong: ask again instead of scoring it.
-        if not any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
-            return group

@@ -1,9 +1,8 @@
 """PPO from rollouts that were collected before: the online update without a server.
 
-The proximal policy is the one that training starts from, in every step: the one that sampled the file, if
-it was collected with that adapter. PPO's clipping thus keeps the policy where the file's samples still
-say something about it, however many passes are made. The KL penalty to the reference, which is the same
-policy, has nothing to penalise.
+The proximal policy of every step is the one that training starts from: the one that sampled the file, if
+it was collected with that adapter. PPO's clipping thus keeps the policy close to the one that the samples
+come from, however many passes are made. The reference is the same policy, so the KL penalty starts at 0.
 """
 
 import math
@@ -15,15 +14,14 @@ import torch
 from transformers import AutoTokenizer
 
 from inference_server.wire.schemas import adapter_name
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import RunConfig, TrainConfig
 from trainer.config.stages import OfflineRunConfig
-from trainer.console.stop_signals import StopRequest, stop_signals
+from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.versions import save_adapter
 from trainer.ppo.learner import Learner
 from trainer.rollouts.files import Retokeniser, StoredRollouts
 from trainer.rollouts.groups import ScoredGroup
@@ -36,6 +34,7 @@ from trainer.run_state.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from trainer.run_state.run_adapters import save_adapter
 from trainer.run_state.run_folder import ADAPTERS_FOLDER, open_run
 
 _FOREIGN_NATS = 0.05
@@ -46,8 +45,8 @@ both compute in bfloat16 rounding stays below."""
 def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Path:
     """Train on the file until ``offline.num_epochs`` are done or a signal asks to stop.
 
-    A run that was begun in ``run.folder`` goes on from its newest checkpoint. SIGTERM and Ctrl-C finish
-    the step, write a checkpoint and return.
+    A run that was begun in ``run.folder`` resumes from its newest checkpoint. SIGTERM and Ctrl-C let the
+    current step finish; a checkpoint is written.
 
     Args:
         config: The whole run.
@@ -65,17 +64,31 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
-        return _train_offline(config, stop)
+        tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
+        rollouts = StoredRollouts(
+            config.rollouts, Retokeniser.of(tokenizer, config.rollout), num_groups=config.limit
+        )
+        num_groups = len(rollouts.records) * config.offline.num_epochs
+        num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
+        run = config.run.model_copy(update={"num_steps": num_steps})
+        learner, progress = _restore(config, run)
+        with Tracker(run, first_step=progress.step) as tracker:
+            _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
+            if progress.step:
+                tracker.say(f"resuming after step {progress.step}")
+            training = _OfflineTraining(config, run, rollouts, learner, tracker, progress)
+            while training.progress.step < num_steps and not stop.requested:
+                training.step()
+                if training.is_due or stop.requested:
+                    training.save()
+            if stop.requested:
+                step = training.progress.step
+                tracker.say(f"stopped at step {step}; the same command resumes there")
+    return training.adapter
 
 
-def _train_offline(config: OfflineRunConfig, stop: StopRequest) -> Path:
-    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
-    rollouts = StoredRollouts(
-        config.rollouts, Retokeniser.of(tokenizer, config.rollout), num_groups=config.limit
-    )
-    num_groups = len(rollouts.records) * config.offline.num_epochs
-    num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
-    run = config.run.model_copy(update={"num_steps": num_steps})
+def _restore(config: OfflineRunConfig, run: RunConfig) -> tuple[Learner, TrainProgress]:
+    """The learner as it was at the newest checkpoint, or as it starts."""
     roles = PolicyRoles(
         config.policy,
         device=compute_device(run.device),
@@ -84,51 +97,72 @@ def _train_offline(config: OfflineRunConfig, stop: StopRequest) -> Path:
     learner = Learner(
         TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run), roles
     )
-    progress = TrainProgress(step=0, questions=QuestionState())
-    if checkpoint_folders(run.folder):
-        newest = newest_checkpoint(run.folder, print)
-        progress = load_checkpoint(newest, roles, learner.update).progress
-    # Also of a run that goes on: the reference is a frozen copy of what it began with.
-    start = roles.adapter_state(Role.REFERENCE)
-    questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
-    adapter = _adapter_folder(run.folder, progress.step)
-    with Tracker(run, first_step=progress.step) as tracker:
-        _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
-        if progress.step:
-            tracker.say(f"going on from step {progress.step}")
+    if not checkpoint_folders(run.folder):
+        return learner, TrainProgress(step=0, questions=QuestionState())
+    newest = newest_checkpoint(run.folder, print)
+    return learner, load_checkpoint(newest, roles, learner.update).progress
 
-        def save() -> None:
-            save_adapter(roles, adapter)
-            tracker.flush()
-            save_checkpoint(
-                run.folder, progress, roles, learner.update, num_kept=run.num_checkpoints
-            )
 
-        while progress.step < num_steps and not stop.requested:
-            clock = StepClock(BusyTime())
-            step = progress.step + 1
-            batch = questions.take(config.rollout.questions_per_step, version=progress.step)
-            groups = [rollouts.group(record, config.reward) for record in batch.records]
-            clock.lap("score")
-            samples = _with_behaviour(roles, groups, token_budget=config.ppo.token_budget)
-            mini_batches = learner.experience(step, samples, start)
-            clock.lap("experience")
-            ppo = learner.learn(
-                step, mini_batches, learning_rate_scale=learner.learning_rate_scale(step)
-            )
-            clock.lap("update")
-            questions.done(batch, {})
-            progress = TrainProgress(step=step, questions=questions.state)
-            if step == 1 and ppo.logprob_mismatch > _FOREIGN_NATS:
-                tracker.say(_foreign_warning(ppo.logprob_mismatch))
-            metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
-            tracker.step(step, metrics)
-            if step % run.checkpoint_every == 0 or step == num_steps or stop.requested:
-                adapter = _adapter_folder(run.folder, step)
-                save()
-        if stop.requested:
-            tracker.say(f"stopped at step {progress.step}; the same command goes on from there")
-    return adapter
+class _OfflineTraining:
+    """The steps of a run from a file."""
+
+    def __init__(
+        self,
+        config: OfflineRunConfig,
+        run: RunConfig,
+        rollouts: StoredRollouts,
+        learner: Learner,
+        tracker: Tracker,
+        progress: TrainProgress,
+    ):
+        self.progress = progress
+        self.adapter = _adapter_folder(run.folder, progress.step)
+        """The newest one that is on the disk."""
+        self._config = config
+        self._run = run
+        self._rollouts = rollouts
+        self._learner = learner
+        self._tracker = tracker
+        self._questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
+        # Also after a resume: the reference is a frozen copy of the adapter that the run began with.
+        self._start = learner.roles.adapter_state(Role.REFERENCE)
+
+    def step(self) -> None:
+        """Train on the next questions of the file."""
+        config, clock, step = self._config, StepClock(BusyTime()), self.progress.step + 1
+        batch = self._questions.take(config.rollout.questions_per_step, version=self.progress.step)
+        groups = [self._rollouts.group(record, config.reward) for record in batch.records]
+        clock.lap("score")
+        ppo = self._learner.step(
+            step,
+            _with_behaviour(self._learner.roles, groups, token_budget=config.ppo.token_budget),
+            self._start,
+            learning_rate_scale=self._learner.learning_rate_scale(step),
+            before_update=lambda _: clock.lap("experience"),
+        )
+        clock.lap("update")
+        self._questions.done(batch, {})
+        self.progress = TrainProgress(step=step, questions=self._questions.state)
+        if step == 1 and ppo.logprob_mismatch > _FOREIGN_NATS:
+            self._tracker.say(_foreign_warning(ppo.logprob_mismatch))
+        metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
+        self._tracker.step(step, metrics)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the step that was just done gets a checkpoint."""
+        step = self.progress.step
+        return step % self._run.checkpoint_every == 0 or step == self._run.num_steps
+
+    def save(self) -> None:
+        """Write adapter and checkpoint."""
+        roles, run = self._learner.roles, self._run
+        self.adapter = _adapter_folder(run.folder, self.progress.step)
+        save_adapter(roles, self.adapter)
+        self._tracker.flush()
+        save_checkpoint(
+            run.folder, self.progress, roles, self._learner.update, num_kept=run.num_checkpoints
+        )
 
 
 def _adapter_folder(run_folder: Path, step: int) -> Path:
@@ -138,7 +172,7 @@ def _adapter_folder(run_folder: Path, step: int) -> Path:
 def _with_behaviour(
     roles: PolicyRoles, groups: Sequence[ScoredGroup], *, token_budget: int
 ) -> list[list[Sample]]:
-    """The samples that train; those of text alone as the starting policy would have sampled them."""
+    """The samples that train; those without logprobs get the ones of the starting policy."""
     samples = [group.samples for group in groups]
     texts = [sample for group in samples for sample in group if not sample.sampler_logprobs]
     if not texts:

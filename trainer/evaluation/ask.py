@@ -23,6 +23,7 @@ from inference_server.wire.schemas import (
 from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.client.arms_client import ArmsClient
 from trainer.client.model_spec import uploaded
+from trainer.client.protocol import InferenceServer
 from trainer.config.sections import Section, ServerConfig
 from trainer.console.progress import bar
 from trainer.data.contamination import find_overlap
@@ -85,7 +86,7 @@ class EvaluationConfig(Section):
 
 
 async def evaluate(
-    config: EvaluationConfig, client: ArmsClient, on_progress: OnProgress
+    config: EvaluationConfig, client: InferenceServer, on_progress: OnProgress
 ) -> Evaluation:
     """Ask every model every question, and write the result to ``config.output``.
 
@@ -175,7 +176,7 @@ def _result(
 
 
 async def _ask(
-    client: ArmsClient,
+    client: InferenceServer,
     version: int | None,
     status: ServerStatus,
     records: Sequence[Record],
@@ -199,7 +200,10 @@ async def _ask(
 
 
 async def _ask_arms(
-    client: ArmsClient, version: int | None, records: Sequence[Record], config: EvaluationConfig
+    client: InferenceServer,
+    version: int | None,
+    records: Sequence[Record],
+    config: EvaluationConfig,
 ) -> Sequence[ArmsAnswer | None]:
     if not config.samples_per_arm:
         return [None] * len(records)
@@ -222,8 +226,8 @@ async def _ask_arms(
     ]
 
 
-def run_evaluation(config: EvaluationConfig) -> Evaluation:
-    """Evaluate with a progress bar and print the table."""
+def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = None) -> Evaluation:
+    """Evaluate with a progress bar and print the table; ``client`` is that of the config where None."""
     console = Console()
     for line in _contamination_lines(config):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -234,8 +238,8 @@ def run_evaluation(config: EvaluationConfig) -> Evaluation:
             progress.update(task, completed=num_done, total=num_total)
 
         async def connect_and_evaluate() -> Evaluation:
-            async with ArmsClient(config.server) as client:
-                return await evaluate(config, client, on_progress)
+            async with client or ArmsClient(config.server) as connected:
+                return await evaluate(config, connected, on_progress)
 
         evaluation = asyncio.run(connect_and_evaluate())
     print_table(evaluation, console)

@@ -1,4 +1,4 @@
-"""A step whose numbers are not finite: what it was given is kept for whoever wants to know why."""
+"""A step whose numbers are not finite: its rollouts and the policy before it are kept for inspection."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,16 +20,16 @@ def failed_step_is_kept(
     step: int,
     groups: Sequence[ScoredGroup],
     roles: PolicyRoles,
-    journal: Journal | None = None,
+    journal: Journal,
 ) -> Iterator[None]:
-    """Write ``failed/step-000012`` where a number turns out not to be finite.
+    """Write ``failed/step-000012`` where the block raises `NonFiniteError`.
 
     Args:
-        run_folder: The run's.
-        step: Its number.
-        groups: That it trains on.
-        roles: As they were before it, which they are again if it fails.
-        journal: Has the step already, and forgets it: its questions are asked again by the next start.
+        run_folder: Of the run.
+        step: The step that the block does.
+        groups: The step's rollouts.
+        roles: Restored to their state before the step if it fails.
+        journal: Forgets the step if it has it already, so that the next start asks its questions again.
 
     Raises:
         NonFiniteError: With the folder in its message.
@@ -44,6 +44,6 @@ def failed_step_is_kept(
         (unfinished / "policy").mkdir()
         roles.export_policy(unfinished / "policy")
         finish_folder(folder)
-        if journal is not None:
+        if journal.last_step == step:
             journal.take_back(step)
         raise NonFiniteError(f"step {step}: {error.what}", kept_in=folder) from error

@@ -1,6 +1,6 @@
-"""How far the server's logprobs are from the trainer's, and what the server's numbers would fit.
+"""How far the server's logprobs are from the trainer's, and what else the server's logprobs would fit.
 
-Pure: logprobs of both sides go in, measures and a likely cause come out.
+Pure functions: logprobs of both sides go in, the mismatch and its likely cause come out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 _FITS = 0.5
-"""An explanation must leave less than this share of the mismatch."""
+"""An explanation must leave less than this fraction of the mismatch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mismatch:
-    """The server's logprobs less the trainer's over some tokens, in nats a token."""
+    """The server's logprobs minus the trainer's over some tokens, in nats a token."""
 
     mean: float
-    """Of the absolute difference."""
+    """Mean absolute difference."""
     max: float
-    """Of the absolute difference."""
+    """Largest absolute difference."""
     bias: float
-    """Of the signed difference."""
+    """Mean signed difference."""
     num_tokens: int
 
     @classmethod
@@ -39,10 +39,10 @@ class Mismatch:
 
 
 def shift_mismatches(server: Sequence[Tensor], trainer: Sequence[Tensor]) -> dict[str, float]:
-    """Mean |difference| if the server's logprobs were those of the token before, or after.
+    """Mean |difference| if the server's logprobs were those of the token before, or of the token after.
 
     Args:
-        server: A tensor [C] for each completion; those of a single token tell nothing.
+        server: A tensor [C] for each completion; completions of one token are skipped.
         trainer: The same shapes.
     """
     pairs = [(s, t) for s, t in zip(server, trainer, strict=True) if len(s) > 1]
@@ -57,7 +57,7 @@ def shift_mismatches(server: Sequence[Tensor], trainer: Sequence[Tensor]) -> dic
 
 
 def fits_better(explained: float, measured: float) -> bool:
-    """Whether an explanation leaves so little of a mismatch that chance is no rival to it."""
+    """Whether an explanation leaves so little of a mismatch that chance cannot account for it."""
     return explained < _FITS * measured
 
 
@@ -65,8 +65,8 @@ def diagnose(measured: float, explanations: Mapping[str, float]) -> str:
     """The likely cause of a mismatch, in one clause.
 
     Args:
-        measured: Mean |difference| from what should have been served, nats a token.
-        explanations: What might be served instead, to the mean |difference| from that; not empty.
+        measured: Mean |difference| from the policy that should be served, nats a token.
+        explanations: What may be served instead, each with the mean |difference| from it; not empty.
     """
     cause, left = min(explanations.items(), key=lambda item: item[1])
     if fits_better(left, measured):

@@ -1,9 +1,10 @@
-"""The steps of a run: ask, score, journal, learn, publish, and again.
+"""The training loop: ask, score, journal, learn, push, and again.
 
-From a step's line in the journal on the step happens, whatever happens to this process: what was killed
-in between is done again from the journal (`trainer.online.resume`).
+Once a step is in the journal it happens, whatever happens to this process: a run that is killed later
+does the step again from the journal (`trainer.online.resume`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,19 +13,23 @@ import torch
 from trainer.config.sections import RunConfig
 from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
-from trainer.console.tracking import Tracker
+from trainer.console.tracking import Metrics, Tracker
 from trainer.errors import NonFiniteError, ServerError
 from trainer.online.failed_step import failed_step_is_kept
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
-from trainer.online.sync_check import SyncCheck
-from trainer.online.versions import Published, Publisher
+from trainer.online.versions import Versions
 from trainer.ppo.diagnostics import logprob_mismatches
+from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
 from trainer.rollouts.metrics import rollout_metrics
-from trainer.rollouts.questions import QuestionStream
-from trainer.run_state.checkpoint import TrainProgress, checkpoint_folders, save_checkpoint, step_of
+from trainer.run_state.checkpoint import (
+    TrainProgress,
+    checkpoint_folders,
+    save_checkpoint,
+    step_of,
+)
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledStep
 
@@ -34,7 +39,7 @@ _FINISH_WITHIN_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run came to."""
+    """How a run ended."""
 
     step: int
     """Steps done."""
@@ -46,116 +51,111 @@ class TrainResult:
 
 @dataclass(kw_only=True)
 class Training:
-    """A run that is where it was, and what it goes on with."""
+    """The restored run and its collaborators."""
 
-    run: RunConfig
-    journal: Journal
+    config: RunConfig
     stop: StopRequest
+    journal: Journal
     learner: Learner
-    publisher: Publisher
-    sync: SyncCheck
-    tracker: Tracker
-    evaluations: HeldOutEvaluations
-    questions: QuestionStream
+    versions: Versions
     pipeline: RolloutPipeline
+    evaluations: HeldOutEvaluations
+    tracker: Tracker
     progress: TrainProgress
-    """What is done and published."""
-    published: Published
-    """The newest version."""
+    """The steps that are done and published."""
 
     def __post_init__(self) -> None:
         self._learned = self.progress.step
         """The step that the weights are of: ahead of ``progress`` until it is published."""
 
-    def go_on(self) -> TrainResult:
-        """Do the steps that are left; what ends them early leaves a checkpoint where it can."""
-        run = self.run
+    def run(self) -> TrainResult:
+        """Do the steps that are left; a signal or an error leaves a checkpoint where one is due."""
+        num_steps, stopped = self.config.num_steps, False
         self._retain()
         try:
-            while self.progress.step < run.num_steps:
-                self._step()
+            while self.progress.step < num_steps:
+                step, clock = self.progress.step + 1, StepClock(self.pipeline.server_busy)
+                batch = self._next_batch(step, clock)
+                learned = self._learn(step, batch, clock)
+                published = self._publish(step, clock)
+                self.progress = TrainProgress(step=step, questions=self.pipeline.questions.state)
+                self.tracker.step(step, {**published, **learned, **clock.to_json()})
+                self._retain()
+                is_due = step % self.config.checkpoint_every == 0 or self.evaluations.is_due(step)
+                if is_due and step < num_steps:
+                    self._save()
             with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
                 self.evaluations.collect(wait=True)
-                self.sync.require(self.published.version, self.learner.roles)
-            # The last one is what says that a run is finished.
+                self.versions.require(self.versions.newest.version, self.learner.roles)
+            # A run is finished once its last step has a checkpoint.
             self._save()
         except (Stopped, ServerError, NonFiniteError) as error:
-            # A step that is learned but not published has its place in the journal, and is done again
-            # from there: these weights are of no checkpoint.
-            newest = step_of(checkpoint_folders(run.folder)[-1])
-            if newest < self.progress.step == self._learned < run.num_steps:
+            # Weights that were learned but not published are not saved: the journal has their step,
+            # and the next start does it again.
+            newest = step_of(checkpoint_folders(self.config.folder)[-1])
+            if newest < self.progress.step == self._learned < num_steps:
                 self._save()
             if not isinstance(error, Stopped):
                 raise
-            self.tracker.say(
-                f"stopped at step {self.progress.step}; the same command goes on there"
-            )
-            return self._result(stopped=True)
-        return self._result(stopped=False)
+            stopped = True
+            step = self.progress.step
+            self.tracker.say(f"stopped at step {step}; the same command resumes there")
+        adapter = self.versions.newest.folder
+        return TrainResult(step=self.progress.step, stopped=stopped, adapter=adapter)
 
-    def _step(self) -> None:
-        run, learner, sync = self.run, self.learner, self.sync
-        clock = StepClock(self.pipeline.server_busy)
-        step = self.progress.step + 1
-        is_last = step == run.num_steps
-        batch = self._next_batch(clock)
-        with failed_step_is_kept(run.folder, step, batch.groups, learner.roles):
-            mini_batches = learner.experience(
-                step,
-                [group.samples for group in batch.groups],
-                self.publisher.weights_of(batch.version),
-            )
-        mismatch = float(logprob_mismatches(mini_batches).mean())
-        sync.require_rollouts(batch.version, mismatch)
-        clock.lap("experience")
-
-        # From here on the step happens, whatever happens to this process.
-        entry = self._entry(step, batch)
-        self.journal.write_step(batch.groups, entry)
-        clock.lap("journal")
-        with failed_step_is_kept(run.folder, step, batch.groups, learner.roles, self.journal):
-            ppo = learner.learn(step, mini_batches, learning_rate_scale=entry.learning_rate_scale)
-        self._learned = step
-        clock.lap("update")
-
-        with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
-            # While this step trained, the server answered the probe of the version before.
-            sync.require(self.published.version, learner.roles)
-            clock.lap("prove")
-            self.published = self.publisher.publish(step, learner.roles)
-            sync.start(self.published)
-            clock.lap("publish")
-            if self.evaluations.is_due(step):
-                self.evaluations.start(step, self.published)
-            evaluated = self.evaluations.collect(wait=is_last)
-        self.progress = TrainProgress(step=step, questions=self.questions.state)
-        metrics = {
-            "version": self.published.version,
-            **entry.metrics,
-            **ppo.to_json(),
-            **sync.metrics,
-            **evaluated,
-            **clock.to_json(),
-        }
-        self.tracker.step(step, metrics)
-        self._retain()
-        is_due = step % run.checkpoint_every == 0 or self.evaluations.is_due(step)
-        if is_due and not is_last:
-            self._save()
-
-    def _next_batch(self, clock: StepClock) -> RolloutBatch:
-        """The step's rollouts, of a version that is proven."""
+    def _next_batch(self, step: int, clock: StepClock) -> RolloutBatch:
+        """The step's rollouts, of a version that passed the weight-sync check."""
         with self.stop.waiting():
-            num_needed = self.run.num_steps - self.progress.step
-            self.pipeline.ask(self.published.version, num_needed=num_needed)
+            num_needed = self.config.num_steps - step + 1
+            self.pipeline.ask(self.versions.newest.version, num_needed=num_needed)
             batch = self.pipeline.next_batch()
             clock.lap("wait")
-            self.sync.require(batch.version, self.learner.roles)
+            self.versions.require(batch.version, self.learner.roles)
             clock.lap("prove")
         return batch
 
+    def _learn(self, step: int, batch: RolloutBatch, clock: StepClock) -> Metrics:
+        """Journal the step, then move critic and policy."""
+        entry = self._entry(step, batch)
+
+        def journal_step(mini_batches: Sequence[MiniBatch]) -> None:
+            mismatch = float(logprob_mismatches(mini_batches).mean())
+            self.versions.check.require_rollouts(batch.version, mismatch)
+            clock.lap("experience")
+            # From here on the step happens, whatever happens to this process.
+            self.journal.write_step(batch.groups, entry)
+            clock.lap("journal")
+
+        folder, roles = self.config.folder, self.learner.roles
+        with failed_step_is_kept(folder, step, batch.groups, roles, self.journal):
+            ppo = self.learner.step(
+                step,
+                [group.samples for group in batch.groups],
+                self.versions.adapters.weights_of(batch.version),
+                learning_rate_scale=entry.learning_rate_scale,
+                before_update=journal_step,
+            )
+        self._learned = step
+        clock.lap("update")
+        return {**entry.metrics, **ppo.to_json()}
+
+    def _publish(self, step: int, clock: StepClock) -> Metrics:
+        """Push the step's policy and evaluate it where that is due."""
+        versions, evaluations = self.versions, self.evaluations
+        with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
+            # While this step trained, the server answered the probe of the version before.
+            versions.require(versions.newest.version, self.learner.roles)
+            clock.lap("prove")
+            versions.publish(step, self.learner.roles)
+            clock.lap("publish")
+            if evaluations.is_due(step):
+                evaluations.start(step, versions.newest)
+            evaluated = evaluations.collect(wait=step == self.config.num_steps)
+        return {"version": versions.newest.version, **versions.check_metrics, **evaluated}
+
     def _entry(self, step: int, batch: RolloutBatch) -> JournaledStep:
-        questions = self.questions.state
+        """The step's line in the journal."""
+        questions = self.pipeline.questions.state
         return JournaledStep(
             step=step,
             version=batch.version,
@@ -165,7 +165,7 @@ class Training:
             pending=questions.pending,
             solved=batch.solved,
             metrics={
-                "rollout/lag": self.progress.step - self.publisher.step_of(batch.version),
+                "rollout/lag": self.progress.step - self.versions.adapters.step_of(batch.version),
                 **rollout_metrics(batch),
                 "time/generate_s": batch.generate_s,
                 "time/score_s": batch.score_s,
@@ -174,20 +174,17 @@ class Training:
 
     def _save(self) -> None:
         self.tracker.flush()
-        versions = self.progress.questions.versions
+        weights_of = self.versions.adapters.weights_of
         save_checkpoint(
-            self.run.folder,
+            self.config.folder,
             self.progress,
             self.learner.roles,
             self.learner.update,
-            served={version: self.publisher.weights_of(version) for version in versions},
-            num_kept=self.run.num_checkpoints,
+            served={version: weights_of(version) for version in self.progress.questions.versions},
+            num_kept=self.config.num_checkpoints,
             evaluating=self.evaluations.evaluating,
         )
 
     def _retain(self) -> None:
         kept = self.progress.questions.versions | self.evaluations.versions
-        self.publisher.retain(self.run.num_adapters, kept)
-
-    def _result(self, *, stopped: bool) -> TrainResult:
-        return TrainResult(step=self.progress.step, stopped=stopped, adapter=self.published.folder)
+        self.versions.retain(self.config.num_adapters, kept)

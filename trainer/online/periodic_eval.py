@@ -1,7 +1,7 @@
-"""How good is the policy by now? Held-out questions, asked through the server while training goes on.
+"""How good is the policy by now? Held-out questions, asked of the server while training continues.
 
-Greedy answers of one version at a time, ahead of rollouts in the engine's queue. The best version's
-step is remembered in ``checkpoints/best.json``.
+One version at a time answers them greedily, ahead of rollouts in the engine's queue. The step of the best
+version is kept in ``checkpoints/best.json``.
 """
 
 from collections.abc import Callable
@@ -10,22 +10,20 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from anyio.from_thread import BlockingPortal
-
 from regime_w import answers_agree, build_prompt, extract_answer
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.evaluation.statistics import wilson_interval
-from trainer.online.serving import Serving
-from trainer.online.versions import Published
+from trainer.online.sync_check import Published
+from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Evaluation:
-    """One that is under way."""
+class _PendingEvaluation:
+    """An evaluation whose answers are not all there."""
 
     step: int
     published: Published
@@ -33,22 +31,24 @@ class _Evaluation:
 
 
 class HeldOutEvaluations:
-    """The run's evaluations, at most one at a time; leaving the block gives up what is under way."""
+    """The run's evaluations, at most one at a time; leaving the block cancels the pending one."""
 
-    def __init__(
-        self,
-        serving: Serving,
-        portal: BlockingPortal,
-        config: TrainConfig,
-        say: Callable[[str], None],
-    ):
-        """``say`` gets a line where an evaluation cannot be had; training goes on without it."""
-        self._serving = serving
-        self._portal = portal
+    def __init__(self, versions: Versions, config: TrainConfig, say: Callable[[str], None]):
+        """Nothing is asked before `start`.
+
+        Args:
+            versions: Asks the versions that are evaluated.
+            config: Of the run.
+            say: Gets a line for each evaluation that is skipped.
+
+        Raises:
+            UsageError: The held-out questions cannot be loaded.
+        """
+        self._versions = versions
         self._run = config.run
         self._max_tokens = config.rollout.max_tokens
         self._say = say
-        self._under_way: _Evaluation | None = None
+        self._pending: _PendingEvaluation | None = None
         self._records: list[Record] = []
         if config.run.evaluate_every is not None:
             self._records = load_records(
@@ -69,25 +69,25 @@ class HeldOutEvaluations:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._under_way is not None:
-            self._under_way.num_correct.cancel()
+        if self._pending is not None:
+            self._pending.num_correct.cancel()
 
     @property
     def records(self) -> list[Record] | None:
-        """What is asked; None where nothing is evaluated."""
+        """The held-out questions; None where nothing is evaluated."""
         return self._records or None
 
     @property
     def evaluating(self) -> int | None:
         """The step that is being evaluated."""
-        return None if self._under_way is None else self._under_way.step
+        return None if self._pending is None else self._pending.step
 
     @property
     def versions(self) -> set[int]:
         """The version that is being evaluated and the best one, whose adapters are kept."""
         best = None if self._run.evaluate_every is None else read_best(self._run.folder)
-        under_way = None if self._under_way is None else self._under_way.published
-        return {found.version for found in (best, under_way) if found is not None}
+        pending = None if self._pending is None else self._pending.published
+        return {found.version for found in (best, pending) if found is not None}
 
     def is_due(self, step: int) -> bool:
         """Whether a step is evaluated."""
@@ -99,27 +99,29 @@ class HeldOutEvaluations:
         return None if every is None or step < every else step - step % every
 
     def start(self, step: int, published: Published) -> None:
-        """Ask a version, unless the server still answers for an earlier one."""
-        if self._under_way is not None:
+        """Ask a version, unless an earlier evaluation is still pending."""
+        if self._pending is not None:
             self._say(
-                f"no evaluation of step {step}: that of step {self._under_way.step} is not finished; "
+                f"no evaluation of step {step}: that of step {self._pending.step} is not finished; "
                 "raise run.evaluate_every"
             )
             return
-        future = self._portal.start_task_soon(self._ask, published)
-        self._under_way = _Evaluation(step=step, published=published, num_correct=future)
+        future = self._versions.requests.start(self._ask, published)
+        self._pending = _PendingEvaluation(step=step, published=published, num_correct=future)
 
     def collect(self, *, wait: bool) -> Metrics:
-        """What was found since the last call, under ``eval/`` names, and maybe a new best.
+        """The metrics of an evaluation that finished since the last call, under ``eval/`` names.
+
+        A better accuracy than before is written to ``checkpoints/best.json``.
 
         Args:
-            wait: For an evaluation that is under way.
+            wait: Whether to wait for the pending evaluation.
         """
-        evaluation = self._under_way
+        evaluation = self._pending
         if evaluation is None or not (wait or evaluation.num_correct.done()):
             return {}
         num_correct = evaluation.num_correct.result()
-        self._under_way = None
+        self._pending = None
         version = evaluation.published.version
         accuracy = num_correct / len(self._records)
         low, high = wilson_interval(num_correct, len(self._records))
@@ -145,8 +147,8 @@ class HeldOutEvaluations:
 
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers right."""
-        # One request: while it is in flight the version has a lease, and cannot be retired.
-        completions = await self._serving.complete(
+        # One request, so that the version is leased until the last answer and cannot be retired.
+        completions = await self._versions.complete(
             published.version, self._prompts, max_tokens=self._max_tokens
         )
         return sum(

@@ -1,6 +1,6 @@
-"""How a run comes back, whatever ended it: the newest checkpoint, the journal, the served versions.
+"""Resuming a run, whatever ended it: the newest checkpoint, the journal's steps after it, the served versions.
 
-A new run comes back to step 0 in the same way.
+A new run resumes from its checkpoint of step 0 in the same way.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics, Tracker
 from trainer.errors import NonFiniteError
 from trainer.online.periodic_eval import HeldOutEvaluations
-from trainer.online.sync_check import SyncCheck
-from trainer.online.versions import Published, Publisher
+from trainer.online.versions import Versions
 from trainer.ppo.learner import Learner
 from trainer.rollouts.questions import Curriculum, QuestionState
 from trainer.run_state.checkpoint import TrainProgress, load_checkpoint, newest_checkpoint
@@ -21,27 +20,27 @@ from trainer.run_state.recompute import recompute
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """A run that is where it was."""
+    """A run as it was when it ended."""
 
     progress: TrainProgress
     rows: dict[int, Metrics]
-    """Metrics of the steps that were done again."""
+    """Metrics of the steps that were recomputed."""
 
 
 def restore(
     config: TrainConfig, journal: Journal, learner: Learner, say: Callable[[str], None]
 ) -> Restored:
-    """Load the newest whole checkpoint and do the journal's steps after it again.
+    """Load the newest whole checkpoint and recompute the journal's steps after it.
 
     Args:
         config: Of the run.
-        journal: Of the run; forgets its last step if that turns out not to be finite.
-        learner: Gets the state.
-        say: Gets a line a step.
+        journal: Of the run; forgets its last step if that comes to NaN or infinity.
+        learner: Is put into the restored state.
+        say: Gets a line for each recomputed step.
 
     Raises:
         CheckpointError: No checkpoint is whole, or it is of another base model or adapter shape.
-        JournalError: What a step trained on is missing or damaged.
+        JournalError: The rollouts of a step are missing or damaged.
         NonFiniteError: A step comes to NaN or infinity.
     """
     folder = newest_checkpoint(config.run.folder, say)
@@ -65,62 +64,66 @@ def restore(
                 + "".join(f"; version {a.version} comes out otherwise here" for a in changed)
             )
     except NonFiniteError:
-        # The run was killed before it could see that itself.
+        # The run was killed before it met the error itself.
         if progress.step + 1 == past.last_step:
             journal.take_back(past.last_step)
         raise
     return Restored(progress=progress, rows=rows)
 
 
-def serve_again(
-    restored: Restored,
-    learner: Learner,
-    publisher: Publisher,
-    sync: SyncCheck,
-    say: Callable[[str], None],
-) -> tuple[TrainProgress, Published]:
-    """Make the server hold, under the same numbers, what rollouts are still to come of.
+def restore_versions(
+    progress: TrainProgress, learner: Learner, versions: Versions, say: Callable[[str], None]
+) -> TrainProgress:
+    """Make the server hold, under the same numbers, the versions whose rollouts are still to come.
 
-    Each version is proven like any other push.
+    Each passes the weight-sync check like any other push; that of the newest is started.
+
+    Args:
+        progress: Of the restored run.
+        learner: Holds the newest policy.
+        versions: Of the run.
+        say: Gets a line for each version that cannot be served again.
 
     Returns:
-        The progress, without the versions that cannot be had again; the newest version, whose proof
-        is under way.
+        The progress, in which questions of a version that cannot be served again go to the newest.
     """
-    progress = restored.progress
     questions = progress.questions
     for version in sorted(questions.versions):
-        if version == publisher.version_of(progress.step):
+        if version == versions.adapters.version_of(progress.step):
             continue
-        served = publisher.serve_again(version)
+        served = versions.push_again(version)
         if served is None:
             say(f"version {version} cannot be served again; its questions go to the newest")
             questions = questions.without_version(version)
         else:
-            sync.start(served)
-            sync.require(version, learner.roles)
-    published = publisher.publish(progress.step, learner.roles)
-    sync.start(published)
-    say(f"serving version {published.version} at step {progress.step}")
-    return TrainProgress(step=progress.step, questions=questions), published
+            versions.prove(served, learner.roles)
+    versions.publish(progress.step, learner.roles)
+    say(f"serving version {versions.newest.version} at step {progress.step}")
+    return TrainProgress(step=progress.step, questions=questions)
 
 
-def complete_metrics(restored: Restored, published: Published, tracker: Tracker) -> None:
-    """Write the lines of steps that were done, but whose lines the run did not come to write."""
+def complete_metrics(restored: Restored, version: int, tracker: Tracker) -> None:
+    """Write the lines of metrics.jsonl that the run did not come to write.
+
+    Args:
+        restored: Has the metrics of the recomputed steps.
+        version: The version that the last of them is published as.
+        tracker: Has the lines that were written.
+    """
     for step, row in restored.rows.items():
         if step == restored.progress.step:
-            row = {**row, "version": published.version}
+            row = {**row, "version": version}
         if step > tracker.last_step:
             tracker.record(step, row)
 
 
-def evaluate_again(
-    step: int, publisher: Publisher, evaluations: HeldOutEvaluations, tracker: Tracker
+def restart_evaluation(
+    step: int, versions: Versions, evaluations: HeldOutEvaluations, tracker: Tracker
 ) -> None:
-    """Start the evaluation that was under way when the run ended, if its version is still here."""
+    """Start again the evaluation that was pending when the run ended, if its version is still here."""
     due = evaluations.newest_due(step)
     if due is not None and due > tracker.last_evaluated_step:
-        version = publisher.version_of(due)
-        served = None if version is None else publisher.serve_again(version)
+        version = versions.adapters.version_of(due)
+        served = None if version is None else versions.push_again(version)
         if served is not None:
             evaluations.start(due, served)

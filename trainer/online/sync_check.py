@@ -1,21 +1,18 @@
-"""Proof of sync: the server serves, under its name, the weights that were pushed.
+"""The weight-sync check: does the server serve, under a version's name, the weights that were pushed?
 
-After each push the server generates a few tokens under the new version, before anything else is
-asked of it, and the trainer scores the same tokens with the adapter that it pushed. No rollout of a
-version trains before the two agree. Where they do not, `diagnose` says what the server's numbers
-would fit.
+After each push the server generates a few tokens under the new version, and the trainer scores the same
+tokens with the adapter that it pushed. Where the two differ by more than rounding, `SyncError` says what
+the server's logprobs would fit. `trainer.online.versions` decides when a probe is asked and waited for.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from anyio.from_thread import BlockingPortal
 from torch import Tensor
 
-from inference_server.wire.schemas import ArmsRequest, Priority, Question
+from inference_server.wire.schemas import AdapterInfo, ArmGroup, ArmsRequest, Priority, Question
 from regime_w import ArmSpec
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
@@ -24,9 +21,8 @@ from trainer.model.adapter import read_adapter
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.logprob_mismatch import Mismatch, diagnose, fits_better, shift_mismatches
-from trainer.online.serving import Serving
-from trainer.online.versions import Published
 from trainer.rollouts.groups import as_sample
+from trainer.run_state.journal_entries import JournaledAdapter
 
 _NUM_PROBE_TOKENS = 8
 """Of each arm."""
@@ -36,13 +32,39 @@ _MAX_MISMATCH_FLOAT32 = 0.005
 """Rounding is 1e-6; one token at the edge of a nucleus can add 0.1 nats to one of the probe's."""
 _MAX_MISMATCH = 0.05
 _NOISE = 1e-5
-"""Nats a token that float32 rounding alone can make; below it nothing is proof of anything."""
+"""Nats a token that float32 rounding alone can make; a mismatch below it proves nothing."""
 _TEMPERATURE_FACTORS = tuple(2 ** (k / 4) for k in range(-8, 9) if k)
 _B_FACTORS = {0.0: "the base without an adapter", 0.5: "lora_B halved", 2.0: "lora_B doubled"}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A version that the server has confirmed."""
+
+    version: int
+    folder: Path
+    sha256: str
+    """Of its weights file."""
+    activated: bool = True
+    """Whether ``policy`` moved to it."""
+
+
+def require_acknowledged(adapter: JournaledAdapter, info: AdapterInfo) -> None:
+    """Hold the server's answer to a push against what was pushed.
+
+    Raises:
+        SyncError: It has another number or digest, or is not active.
+    """
+    if (info.version, info.sha256, info.active) != (adapter.version, adapter.sha256, True):
+        state = "active" if info.active else "not active"
+        raise SyncError(
+            f"pushed version {adapter.version} with digest {adapter.sha256}, and the server "
+            f"acknowledges version {info.version}, {state}, with digest {info.sha256}"
+        )
+
+
 def probe_arms(arms: Sequence[ArmSpec]) -> list[ArmSpec]:
-    """The coolest and the warmest arm of each system prompt, in their order."""
+    """The arms with the lowest and the highest temperature of each system prompt, in their order."""
     by_prompt: dict[str, list[ArmSpec]] = {}
     for arm in arms:
         by_prompt.setdefault(arm.system_prompt, []).append(arm)
@@ -54,117 +76,46 @@ def probe_arms(arms: Sequence[ArmSpec]) -> list[ArmSpec]:
     return [arm for arm in arms if arm.name in chosen]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Probe:
-    """A version whose proof is under way."""
-
-    published: Published
-    previous: Published | None
-    samples: Future[list[Sample]]
-
-
 class SyncCheck:
-    """Asks for a probe of each push and lets no version through that fails it."""
+    """What is asked of a new version, and how its answer is compared with the trainer's own logprobs."""
 
-    def __init__(
-        self,
-        serving: Serving,
-        portal: BlockingPortal,
-        config: TrainConfig,
-        *,
-        question: str,
-        server_dtype: str,
-    ):
-        """Nothing is asked before the first `start`.
+    def __init__(self, config: TrainConfig, *, question: str, server_dtype: str):
+        """Fix probe and threshold for a run.
 
         Args:
-            serving: The run's versions on the server.
-            portal: Where requests run.
             config: The run's arms and threshold.
             question: The probe's question.
             server_dtype: What the server computes in, e.g. ``float32``.
         """
-        self._serving = serving
-        self._portal = portal
         self._arms = probe_arms(config.rollout.resolved_arms)
         self._question = question
         exact = server_dtype == config.policy.dtype == "float32"
         self.max_mismatch = config.ppo.max_logprob_mismatch or (
             _MAX_MISMATCH_FLOAT32 if exact else _MAX_MISMATCH
         )
-        self._probe: _Probe | None = None
-        self._proven: Published | None = None
-        self.metrics: Metrics = {}
-        """Of the newest proof."""
 
-    def start(self, published: Published) -> None:
-        """Ask for the probe of a new version; call it before anything else is asked of it."""
-        samples = self._portal.start_task_soon(self._ask, published)
-        self._probe = _Probe(published=published, previous=self._proven, samples=samples)
-
-    def require(self, version: int, roles: PolicyRoles) -> None:
-        """Return once a version is proven; a proof that was still open overwrites the proximal role.
-
-        Raises:
-            SyncError: It failed; the message names the measure and the likely cause.
-        """
-        probe = self._probe
-        if probe is None or version < probe.published.version:
-            return
-        samples = probe.samples.result()
-        server = [torch.tensor(sample.sampler_logprobs) for sample in samples]
-        _serve(roles, probe.published.folder)
-        trainer = _logprobs(roles, samples)
-        found = Mismatch.between(server, trainer)
-        if not found.mean <= _NOISE:
-            explanations = {}
-            if probe.previous is not None:
-                _serve(roles, probe.previous.folder)
-                name = f"version {probe.previous.version}"
-                explanations[name] = Mismatch.between(server, _logprobs(roles, samples)).mean
-            # Two versions can be closer than any threshold. What fits the one before so much better
-            # than this one is not this one, however little they differ.
-            is_stale = any(fits_better(before, found.mean) for before in explanations.values())
-            if is_stale or not found.mean <= self.max_mismatch:
-                explanations |= shift_mismatches(server, trainer)
-                explanations |= _other_settings(roles, samples, server, probe.published.folder)
-                raise SyncError(
-                    f"version {version} fails the proof of sync: over the {found.num_tokens} tokens "
-                    f"of the probe the server's logprobs differ from the trainer's by "
-                    f"{found.mean:.2g} on average (at most {found.max:.2g}, signed "
-                    f"{found.bias:+.2g}; allowed {self.max_mismatch:g}). "
-                    f"Likely cause: {diagnose(found.mean, explanations)}"
-                )
-        self.metrics = {
-            "sync/version": probe.published.version,
-            "sync/mismatch": found.mean,
-            "sync/mismatch_max": found.max,
-        }
-        self._probe, self._proven = None, probe.published
-
-    def require_rollouts(self, version: int, mean_mismatch: float) -> None:
-        """Hold a step's rollouts to the threshold of the probe.
-
-        Raises:
-            SyncError: The mean |trainer - server| logprob of ``version``'s rollouts is over it.
-        """
-        if not mean_mismatch <= self.max_mismatch:
-            raise SyncError(
-                f"the server's logprobs of rollouts of version {version} differ from the trainer's "
-                f"by {mean_mismatch:.2g} on average (allowed {self.max_mismatch:g}), though its "
-                "probe did not: the server changed what it serves, or how it samples"
-            )
-
-    async def _ask(self, published: Published) -> list[Sample]:
-        request = ArmsRequest(
+    def request(self, version: int) -> ArmsRequest:
+        """The probe of a version."""
+        return ArmsRequest(
             questions=[Question(id="probe", question=self._question)],
             arms=list(self._arms),
             max_tokens=_NUM_PROBE_TOKENS,
             seed=_PROBE_SEED,
-            policy=published.version,
+            policy=version,
             priority=Priority.AD_HOC,
         )
-        group, _ = await self._serving.group(request)
+
+    def samples(self, published: Published, group: ArmGroup, held: AdapterInfo) -> list[Sample]:
+        """The probe's completions, if the server sampled as asked and lists the version as pushed.
+
+        Args:
+            published: The version that was asked.
+            group: Its answer to `request`.
+            held: The version as the server lists it.
+
+        Raises:
+            SyncError: Sampling settings, digest or activation differ from what was asked.
+        """
         for arm, spec in zip(group.arms, self._arms, strict=True):
             if (arm.temperature, arm.top_p) != (spec.temperature, spec.top_p):
                 raise SyncError(
@@ -172,7 +123,6 @@ class SyncCheck:
                     f"at temperature {spec.temperature:g} and top_p {spec.top_p:g}, and sampled at "
                     f"{arm.temperature:g} and {arm.top_p:g}"
                 )
-        held = await self._serving.info(published.version)
         if held.sha256 != published.sha256 or held.active < published.activated:
             state = "active" if held.active else "not active"
             raise SyncError(
@@ -181,23 +131,90 @@ class SyncCheck:
             )
         return [as_sample(arm, version=published.version) for arm in group.arms]
 
+    def compare(
+        self,
+        samples: Sequence[Sample],
+        roles: PolicyRoles,
+        published: Published,
+        previous: Published | None,
+    ) -> Metrics:
+        """Score a probe with the weights that were pushed; overwrites the proximal role.
 
-def _serve(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
-    """Take a published adapter into the proximal role, its lora_B scaled."""
+        Args:
+            samples: From `samples`.
+            roles: Score them.
+            published: The version that was asked.
+            previous: The version that was proven before it, which a stale server still serves.
+
+        Returns:
+            The mismatch, under ``sync/`` names.
+
+        Raises:
+            SyncError: Mismatch and likely cause.
+        """
+        server = [torch.tensor(sample.sampler_logprobs) for sample in samples]
+        _load(roles, published.folder)
+        trainer = _logprobs(roles, samples)
+        found = Mismatch.between(server, trainer)
+        if not found.mean <= _NOISE:
+            explanations = {}
+            if previous is not None:
+                _load(roles, previous.folder)
+                name = f"version {previous.version}"
+                explanations[name] = Mismatch.between(server, _logprobs(roles, samples)).mean
+            # Two versions can be closer than any threshold. Logprobs that fit the previous version
+            # so much better are of the previous version, however little the two differ.
+            is_stale = any(fits_better(before, found.mean) for before in explanations.values())
+            if is_stale or not found.mean <= self.max_mismatch:
+                explanations |= shift_mismatches(server, trainer)
+                explanations |= _other_settings(roles, samples, server, published.folder)
+                raise SyncError(
+                    f"version {published.version} fails the proof of sync: over the "
+                    f"{found.num_tokens} tokens of the probe the server's logprobs differ from the "
+                    f"trainer's by {found.mean:.2g} on average (at most {found.max:.2g}, signed "
+                    f"{found.bias:+.2g}; allowed {self.max_mismatch:g}). "
+                    f"Likely cause: {diagnose(found.mean, explanations)}"
+                )
+        return {
+            "sync/version": published.version,
+            "sync/mismatch": found.mean,
+            "sync/mismatch_max": found.max,
+        }
+
+    def require_rollouts(self, version: int, mean_mismatch: float) -> None:
+        """Hold a step's rollouts to the threshold of the probe.
+
+        Args:
+            version: The version that generated them.
+            mean_mismatch: Mean |trainer - server| logprob, nats a token.
+
+        Raises:
+            SyncError: The mismatch is over the threshold.
+        """
+        if not mean_mismatch <= self.max_mismatch:
+            raise SyncError(
+                f"the server's logprobs of rollouts of version {version} differ from the trainer's "
+                f"by {mean_mismatch:.2g} on average (allowed {self.max_mismatch:g}), though its "
+                "probe did not: the server changed what it serves, or how it samples"
+            )
+
+
+def _load(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
+    """Load a published adapter into the proximal role, its lora_B scaled."""
     state = read_adapter(folder)
     scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
     roles.load_adapter_state(Role.PROXIMAL, scaled)
 
 
 def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
-    """Of each sample's completion under the proximal role, [C] on the CPU."""
+    """Logprobs of each sample's completion under the proximal role, [C] on the CPU."""
     return roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
 
 
 def _other_settings(
     roles: PolicyRoles, samples: Sequence[Sample], server: Sequence[Tensor], folder: Path
 ) -> dict[str, float]:
-    """Mean |difference| had the server sampled otherwise, or scaled the adapter."""
+    """Mean |difference| if the server had sampled with other settings, or scaled the adapter."""
     variants = {
         "temperature 1 and top_p 1 (raw logprobs)": [
             replace(sample, temperature=1.0, top_p=1.0) for sample in samples
@@ -215,6 +232,6 @@ def _other_settings(
         for name, variant in variants.items()
     }
     for b_factor, name in _B_FACTORS.items():
-        _serve(roles, folder, b_factor=b_factor)
+        _load(roles, folder, b_factor=b_factor)
         found[name] = Mismatch.between(server, _logprobs(roles, samples)).mean
     return found

@@ -1,202 +1,252 @@
-"""From trained weights to a served version: journal it, write the adapter durably, push, activate.
+"""The life of a run's versions: trained weights are written, pushed, proven, pushed again, retired.
 
-What a step published is in the journal before anything else happens, so a run that is killed anywhere
-between comes back with the same version.
+A server that was restarted knows no version, or only those in its state folder. Versions are immutable
+and their files stay with the run, so a request of a lost version waits until it is pushed again; no other
+version ever answers in its place. No rollout trains before its version has passed the weight-sync check.
 """
 
-import hashlib
-import time
-from collections.abc import Collection
-from dataclasses import dataclass
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
+from typing import TypeVar
 
-from anyio.from_thread import BlockingPortal
-
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
+from inference_server.wire.schemas import (
+    AdapterInfo,
+    ArmGroup,
+    ArmsRequest,
+    ServerStatus,
+    adapter_name,
+)
+from trainer.client.ask_group import LostError, ask_again, ask_group
+from trainer.client.protocol import TextCompletion
+from trainer.client.request_thread import RequestThread
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import Metrics
 from trainer.errors import ServerRejectedError, SyncError
-from trainer.io.durable import finish_folder, new_folder, remove_folder, unfinished
-from trainer.model.adapter import AdapterState, read_adapter
+from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
-from trainer.online.serving import Serving
-from trainer.run_state.journal import Journal
-from trainer.run_state.journal_entries import JournaledAdapter
+from trainer.online.sync_check import Published, SyncCheck, require_acknowledged
+from trainer.run_state.run_adapters import RunAdapters
 
-_CONFLICT = 409
+_NOT_FOUND, _CONFLICT = 404, 409
 
+_T = TypeVar("_T")
 
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A version that the server has confirmed."""
-
-    version: int
-    folder: Path
-    sha256: str
-    seconds: float
-    """Writing, uploading and activating together."""
-    activated: bool = True
-    """Whether ``policy`` moved to it."""
+_log = logging.getLogger(__name__)
 
 
-class Publisher:
-    """Owns a run's ``adapters/`` folder and the run's version numbers on the server."""
+class Versions:
+    """Owns a run's versions; the training thread calls, coroutines run on ``requests``."""
 
-    def __init__(self, folder: Path, journal: Journal, serving: Serving, portal: BlockingPortal):
-        """``folder`` is made where it is missing."""
-        self._folder = folder
-        self._journal = journal
-        self._serving = serving
-        self._portal = portal
-        self._next_version = journal.past.next_version
-        folder.mkdir(parents=True, exist_ok=True)
-        past = journal.past.adapters
-        self._adapters = {
-            adapter.version: adapter
-            for adapter in past
-            if self.folder_of(adapter.version).exists() or adapter.step == past[-1].step
-        }
-        """Those whose folders are there, or were about to be when the run was killed."""
+    newest: Published
+    """The version that was published last; set by the first `publish`."""
 
-    def folder_of(self, version: int) -> Path:
-        """Where a version's adapter is."""
-        return self._folder / adapter_name(version)
-
-    def weights_of(self, version: int) -> AdapterState:
-        """What a version is served with."""
-        return read_adapter(self.folder_of(version))
-
-    def step_of(self, version: int) -> int:
-        """The step that a version is of, whose adapter is still here; the start is 0."""
-        return self._adapters[version].step
-
-    def version_of(self, step: int) -> int | None:
-        """The version of a step, where its adapter is still here."""
-        of_step = [a.version for a in self._adapters.values() if a.step == step]
-        return max(of_step, default=None)
-
-    def publish(self, step: int, roles: PolicyRoles) -> Published:
-        """Export the policy, push it under a number of its own and make it the served one.
-
-        What was published of this step before, by a run that was killed, keeps its number.
+    def __init__(
+        self,
+        requests: RequestThread,
+        adapters: RunAdapters,
+        config: TrainConfig,
+        *,
+        found: ServerStatus,
+        probe_question: str,
+    ):
+        """Nothing is sent before the first call.
 
         Args:
-            step: That the policy is of.
-            roles: Hold it.
+            requests: The server, and the thread that talks to it.
+            adapters: The run's versions on its disk.
+            config: Of the run.
+            found: The server as the run found it.
+            probe_question: Asked of each version by the weight-sync check.
+        """
+        self.requests = requests
+        self.adapters = adapters
+        self.check = SyncCheck(config, question=probe_question, server_dtype=found.base_dtype)
+        self.check_metrics: Metrics = {}
+        """Of the newest check that passed."""
+        self._server = requests.server
+        self._probe: tuple[Published, Future[list[Sample]]] | None = None
+        self._proven: Published | None = None
+        self._found = found
+        self._boot_id = found.boot_id
+        self._give_up_after_s = config.server.give_up_after_s
+        self._active: int | None = None
+        # One at a time: a lost version is pushed once, and never while a newer one is activated.
+        self._changes = asyncio.Lock()
+
+    def publish(self, step: int, roles: PolicyRoles) -> Published:
+        """Write the policy after a step, push it, make it the active version and start its check.
+
+        What a killed run published of this step keeps its number.
 
         Raises:
             SyncError: The server acknowledges something else than was pushed.
         """
-        started = time.monotonic()
         while True:
-            adapter = self._write(step, roles)
-            final = self.folder_of(adapter.version)
+            adapter = self.adapters.write(
+                step, roles, lambda: self.requests.call(self._server.status).next_version
+            )
             try:
-                info = self._portal.call(self._serving.push, adapter.version)
+                info = self.requests.call(self.push, adapter.version)
+                break
             except ServerRejectedError as error:
                 if error.status != _CONFLICT:
                     raise
-                # The number is somebody else's by now; the next one is taken from the server anew.
-                del self._adapters[adapter.version]
-                remove_folder(final)
-            else:
-                break
-        _require_acknowledged(adapter, info)
-        return Published(
-            version=adapter.version,
-            folder=final,
-            sha256=adapter.sha256,
-            seconds=time.monotonic() - started,
-        )
+                # Another run took the number meanwhile; the server names the next one.
+                self.adapters.remove(adapter.version)
+        require_acknowledged(adapter, info)
+        folder = self.adapters.folder_of(adapter.version)
+        self.newest = Published(version=adapter.version, folder=folder, sha256=adapter.sha256)
+        self.start_check(self.newest)
+        return self.newest
 
-    def _write(self, step: int, roles: PolicyRoles) -> JournaledAdapter:
-        """The policy in a folder of its own, whose number and digest the journal has."""
-        exported = new_folder(self._folder / "next")
-        roles.export_policy(exported)
-        sha256 = _digest(exported / ADAPTER_WEIGHTS_FILE)
-        # Of several the last: the number of one before it was somebody else's.
-        for adapter in reversed(self._adapters.values()):
-            if (adapter.step, adapter.sha256) == (step, sha256):
-                break
-        else:
-            adapter = JournaledAdapter(
-                step=step,
-                version=self._take_number(),
-                sha256=sha256,
-                dtype=str(roles.serve_dtype).removeprefix("torch."),
-            )
-            self._journal.write_adapter(adapter)
-            self._adapters[adapter.version] = adapter
-        final = self.folder_of(adapter.version)
-        exported.rename(unfinished(final))
-        finish_folder(final)
-        return adapter
+    def push_again(self, version: int) -> Published | None:
+        """Make the server hold an earlier version beside the active one.
 
-    def _take_number(self) -> int:
-        """The lowest number that neither the server nor this run has used.
-
-        A number is never used twice: vLLM's prefix cache knows an adapter by name and path.
+        None where its adapter is not on the disk any more, or another run's is under its number.
         """
-        on_server = self._portal.call(self._serving.next_version)
-        version = max(on_server, self._next_version)
-        self._next_version = version + 1
-        return version
-
-    def serve_again(self, version: int) -> Published | None:
-        """Make sure that the server has an earlier version, for rollouts that are still to come of it.
-
-        Returns:
-            None where that cannot be: its adapter is not here any more, or the server has another one
-            under its number.
-        """
-        started = time.monotonic()
-        adapter, folder = self._adapters.get(version), self.folder_of(version)
+        folder = self.adapters.folder_of(version)
         try:
-            if adapter is None or _digest(folder / ADAPTER_WEIGHTS_FILE) != adapter.sha256:
+            if not self.adapters.is_whole(version):
                 return None
-            info = self._portal.call(partial(self._serving.push, version, activate=False))
+            info = self.requests.call(partial(self.push, version, activate=False))
         except OSError:
             return None
         except ServerRejectedError as error:
             if error.status != _CONFLICT:
                 raise
             return None
-        return Published(
-            version=version,
-            folder=folder,
-            sha256=info.sha256,
-            seconds=time.monotonic() - started,
-            activated=False,
+        return Published(version=version, folder=folder, sha256=info.sha256, activated=False)
+
+    async def push(self, version: int, *, activate: bool = True) -> AdapterInfo:
+        """Make the server hold a version, as the active one or beside it; retries while it is away."""
+        async with self._changes:
+            info = await self._server.push_adapter(
+                version, self.adapters.folder_of(version), activate=activate
+            )
+            if activate:
+                self._active = version
+            return info
+
+    def prove(self, published: Published, roles: PolicyRoles) -> None:
+        """Run the weight-sync check of a version that was pushed again.
+
+        Raises:
+            SyncError: See `require`.
+        """
+        self.start_check(published)
+        self.require(published.version, roles)
+
+    def require(self, version: int, roles: PolicyRoles) -> None:
+        """Return once a version has passed the check; a check under way overwrites the proximal role.
+
+        Raises:
+            SyncError: It failed; the message names the mismatch and the likely cause.
+        """
+        if self._probe is None or version < self._probe[0].version:
+            return
+        published, samples = self._probe
+        self.check_metrics = self.check.compare(samples.result(), roles, published, self._proven)
+        self._probe, self._proven = None, published
+
+    def start_check(self, published: Published) -> None:
+        """Send the probe of a version, before anything else is asked of it."""
+        self._probe = published, self.requests.start(self._ask_probe, published)
+
+    async def _ask_probe(self, published: Published) -> list[Sample]:
+        group, _ = await self.group(self.check.request(published.version))
+        return self.check.samples(published, group, await self.info(published.version))
+
+    async def group(self, request: ArmsRequest) -> tuple[ArmGroup, int]:
+        """The whole group of a one-question request of a version, and how often it was lost before.
+
+        Raises:
+            ServerError: The group is of another version than the one asked for, or never came.
+            SyncError: The server holds other weights under a number, or is another server by now.
+        """
+        version = request.policy
+        if not isinstance(version, int):
+            raise TypeError(f"a group is asked of one version, not of {version!r}")
+
+        async def ask() -> ArmGroup:
+            group, boot_id = await ask_group(self._server, request)
+            if boot_id != self._boot_id:
+                # The number is right; the group counts once the weights under it are known to be ours.
+                await self._restore(version)
+            return group
+
+        return await self._ask(version, ask)
+
+    async def complete(
+        self, version: int, prompts: list[str], *, max_tokens: int
+    ) -> list[TextCompletion]:
+        """A version's greedy completions of plain prompts, in order."""
+        name = adapter_name(version)
+        completions, _ = await self._ask(
+            version, lambda: self._server.complete(name, prompts, max_tokens=max_tokens)
         )
+        return completions
+
+    async def info(self, version: int) -> AdapterInfo:
+        """A version as the server holds it."""
+        info, _ = await self._ask(version, lambda: self._server.adapter(version))
+        return info
+
+    async def _ask(self, version: int, ask: Callable[[], Awaitable[_T]]) -> tuple[_T, int]:
+        """What ``ask`` returns, and how often it, or the version, was lost before."""
+
+        async def ask_once() -> _T:
+            try:
+                return await ask()
+            except ServerRejectedError as error:
+                if error.status != _NOT_FOUND:
+                    raise
+                await self._restore(version)
+                raise LostError(f"the server has lost version {version}") from error
+
+        return await ask_again(ask_once, give_up_after_s=self._give_up_after_s)
+
+    async def _restore(self, version: int) -> None:
+        """Push a version, and the active one, where the server does not hold them.
+
+        Raises:
+            SyncError: It holds other weights under a number, or serves another base model or dtype.
+        """
+        async with self._changes:
+            status = await self._server.status()
+            for name in ("base_model", "base_dtype"):
+                was, now = getattr(self._found, name), getattr(status, name)
+                if was != now:
+                    raise SyncError(f"the server came back with {name} {now}; it had {was}")
+            held = {info.version: info.sha256 for info in status.versions}
+            active, pushed = self._active, []
+            for number in sorted({version} if active is None else {version, active}):
+                if number not in held:
+                    folder = self.adapters.folder_of(number)
+                    await self._server.push_adapter(number, folder, activate=number == active)
+                    pushed.append(number)
+                elif held[number] != (ours := self.adapters.sha256_of(number)):
+                    raise SyncError(
+                        f"the server holds version {number} with digest {held[number]}; the run's "
+                        f"has {ours}: something else was pushed under its number"
+                    )
+            if active is not None and active != status.active_version and active not in pushed:
+                await self._server.activate_adapter(active)
+            self._log_restored(status, pushed)
+            self._boot_id = status.boot_id
+
+    def _log_restored(self, status: ServerStatus, pushed: list[int]) -> None:
+        numbers = ",".join(map(str, pushed)) or "none"
+        if status.boot_id != self._boot_id:
+            _log.warning(
+                "event=server_restarted boot_id=%s was=%s kept=%d pushed_again=%s",
+                *(status.boot_id, self._boot_id, len(status.versions), numbers),
+            )
+        elif pushed:
+            _log.warning("event=versions_lost boot_id=%s pushed_again=%s", self._boot_id, numbers)
 
     def retain(self, num_kept: int, others: Collection[int]) -> None:
-        """Remove all adapters but the newest and some others.
-
-        Args:
-            num_kept: How many of the newest stay.
-            others: Versions that stay as well.
-        """
-        for version in sorted(self._adapters)[:-num_kept]:
-            if version not in others:
-                del self._adapters[version]
-                if self.folder_of(version).exists():
-                    remove_folder(self.folder_of(version))
-
-
-def save_adapter(roles: PolicyRoles, final: Path) -> None:
-    """Write the policy, rounded as it is served, into a folder that is durable and whole or not there."""
-    roles.export_policy(new_folder(final))
-    finish_folder(final)
-
-
-def _require_acknowledged(adapter: JournaledAdapter, info: AdapterInfo) -> None:
-    if (info.version, info.sha256, info.active) != (adapter.version, adapter.sha256, True):
-        state = "active" if info.active else "not active"
-        raise SyncError(
-            f"pushed version {adapter.version} with digest {adapter.sha256}, and the server "
-            f"acknowledges version {info.version}, {state}, with digest {info.sha256}"
-        )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        """Remove from the run's disk all versions but the ``num_kept`` newest and those in ``others``."""
+        self.adapters.retain(num_kept, others)

@@ -4,7 +4,7 @@ The same rollouts, the same state and (on a CPU) the same number of threads give
 for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from trainer.config.sections import TrainConfig
 from trainer.model.adapter import AdapterState
@@ -29,6 +29,31 @@ class Learner:
         if self._config.ppo.learning_rate_schedule == "constant":
             return 1.0
         return 1.0 - (step - 1) / self._config.run.num_steps
+
+    def step(
+        self,
+        step: int,
+        groups: Sequence[Sequence[Sample]],
+        proximal: AdapterState,
+        *,
+        learning_rate_scale: float,
+        before_update: Callable[[Sequence[MiniBatch]], None] = lambda mini_batches: None,
+    ) -> UpdateMetrics:
+        """One PPO step: score its samples, then move critic and policy.
+
+        Args:
+            step: Counted from 1.
+            groups: The samples of each question.
+            proximal: The served weights that generated them.
+            learning_rate_scale: A factor on both learning rates.
+            before_update: Called with the scored samples, before anything moves.
+
+        Raises:
+            NonFiniteError: A number is NaN or infinite; the learner is as it was before the step.
+        """
+        mini_batches = self.experience(step, groups, proximal)
+        before_update(mini_batches)
+        return self.learn(step, mini_batches, learning_rate_scale=learning_rate_scale)
 
     def experience(
         self, step: int, groups: Sequence[Sequence[Sample]], proximal: AdapterState

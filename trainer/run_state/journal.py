@@ -49,6 +49,8 @@ class Journal:
         self.past = JournalReader(run_folder)
         """Its content when it was opened."""
         self._file.truncate(self.past.num_bytes)
+        self.last_step = self.past.last_step
+        """The newest step that is in it; 0 where none is."""
         self._last_step_at_bytes = self.past.last_step_at_bytes
         if is_new:
             fsync(run_folder)
@@ -77,12 +79,14 @@ class Journal:
         write_file(rollouts_file(self._run_folder, entry.step), data)
         self._last_step_at_bytes = os.fstat(self._file.fileno()).st_size
         self._append(entry.model_copy(update={"rollouts_sha256": sha256_of_bytes(data)}))
+        self.last_step = entry.step
 
     def take_back(self, step: int) -> None:
         """Remove the last written step, after which nothing was published."""
         self._file.truncate(self._last_step_at_bytes)
         os.fsync(self._file.fileno())
         rollouts_file(self._run_folder, step).unlink()
+        self.last_step = step - 1
 
     def write_adapter(self, adapter: JournaledAdapter) -> None:
         """Write a version's line before its folder is written and pushed."""

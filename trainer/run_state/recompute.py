@@ -1,4 +1,4 @@
-"""From a checkpoint through the journal's steps to where the run was, without a server."""
+"""Recomputes a run from a checkpoint and the journal's steps after it, without a server."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,16 +22,16 @@ from trainer.run_state.journal_reader import JournalReader
 
 @dataclass(frozen=True, kw_only=True)
 class RecomputedStep:
-    """A journaled step, done again."""
+    """A journaled step, recomputed."""
 
     entry: JournaledStep
     ppo: UpdateMetrics
     adapters: tuple[tuple[JournaledAdapter, str], ...]
-    """What was published of it, each with the digest that it has now."""
+    """The adapters that were published after it, each with the digest of its recomputed weights."""
 
     @property
     def metrics(self) -> Metrics:
-        """The step's metrics, but for what only a run with a server knows."""
+        """The step's metrics, without those that only a run with a server has."""
         metrics = {**self.entry.metrics, **self.ppo.to_json()}
         if self.adapters:
             newest, _ = self.adapters[-1]
@@ -52,14 +52,14 @@ def recompute(
 
     Args:
         journal: Of the run.
-        learner: With the checkpoint's state, which moves on.
+        learner: In the checkpoint's state; each step moves it.
         checkpoint: Where to start.
-        last_step: The last one to do.
-        samples_of: What trains of a group; what did, unless something else is asked for.
-        learning_rate_scale: Of a step, likewise.
+        last_step: Where to stop.
+        samples_of: The samples of a group that train; by default those that the run trained on.
+        learning_rate_scale: A step's factor on the learning rates; by default the run's.
 
     Raises:
-        JournalError: What a step trained on is missing or damaged.
+        JournalError: The rollouts of a step are missing or damaged.
     """
     served = dict(checkpoint.served)
     start = checkpoint.progress.step
@@ -71,8 +71,12 @@ def recompute(
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
         with _threads(entry.num_threads):
-            mini_batches = learner.experience(step, groups, served[entry.version])
-            ppo = learner.learn(step, mini_batches, learning_rate_scale=learning_rate_scale(entry))
+            ppo = learner.step(
+                step,
+                groups,
+                served[entry.version],
+                learning_rate_scale=learning_rate_scale(entry),
+            )
         adapters = []
         for adapter in journal.adapters_of(step):
             weights = learner.roles.rounded_policy(getattr(torch, adapter.dtype))

@@ -1,7 +1,7 @@
-"""A run's folder: made for a new run, or found again by one that goes on.
+"""A run's folder: made for a new run, or opened again by one that resumes.
 
-A run goes on where it is started again with the configuration that it has; what may differ then is
-listed in `FREE_SETTINGS`.
+A run resumes if it is started again with the configuration that it began with; the settings that may
+differ are listed in `FREE_SETTINGS`.
 """
 
 import tomllib
@@ -39,15 +39,15 @@ FREE_SETTINGS = (
     "run.metrics_port",
     "run.metrics_host",
 )
-"""Sections and keys that may change between one start of a run and the next: where it runs and how long,
-never what it learns. (Threads and device change how sums round.)"""
+"""Sections and keys that may change between one start of a run and the next: where and how long it runs,
+never what it learns. (Threads and device only change how sums round.)"""
 
 
 def read_run_config(folder: Path) -> TrainConfig:
     """The configuration of a run.
 
     Raises:
-        UsageError: There is none, or it is of another command or another version of this one.
+        UsageError: There is none, or another command or another version of this one wrote it.
     """
     path = folder / CONFIG_FILE
     try:
@@ -63,7 +63,7 @@ def read_run_config(folder: Path) -> TrainConfig:
 
 @contextmanager
 def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> Iterator[Journal]:
-    """The folder of a new run, or of one that goes on; this process has it alone within the block.
+    """Open the folder of a new run, or of one that resumes; no other process can open it within the block.
 
     Args:
         config: Of the run.
@@ -88,27 +88,27 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
 
 
 def is_finished(config: TrainConfig) -> bool:
-    """Whether every step is done: the last one's checkpoint is the last thing that is written."""
+    """Whether every step is done: the checkpoint of the last step is the last thing that is written."""
     folders = checkpoint_folders(config.run.folder)
     return bool(folders) and step_of(folders[-1]) >= config.run.num_steps
 
 
 def start_of(config: TrainConfig, run_folder: Path) -> PolicyConfig:
-    """The policy's configuration, from the run's own copy of the adapter that it began with."""
+    """The policy's configuration; once the run has begun, with its own copy of the starting adapter."""
     if not checkpoint_folders(run_folder):
         return config.policy
     return config.policy.model_copy(update={"adapter": run_folder / START_FOLDER})
 
 
 def keep_start(run_folder: Path, roles: PolicyRoles) -> None:
-    """Keep the adapter that a run begins with, which is also its reference."""
+    """Write the adapter that a run begins with, which is also its reference, to ``start/``."""
     start = run_folder / START_FOLDER
     roles.export_policy(new_folder(start), torch.float32)
     finish_folder(start)
 
 
 def require_model_folder(base_model: str) -> None:
-    """Fail early on a base model that is plainly a missing folder.
+    """Fail early on a base model that is a path without a model.
 
     Raises:
         UsageError: It looks like a path but has no ``config.json``.

@@ -24,10 +24,10 @@ from inference_server.wire.schemas import (
     ArmsRequest,
     ArmsResponse,
     FinishReason,
-    Question,
 )
 from regime_w import build_all_arms
-from trainer.client.arms_client import ArmsClient, TextCompletion
+from trainer.client.arms_client import ArmsClient
+from trainer.client.protocol import TextCompletion
 from trainer.config.sections import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
 
@@ -123,16 +123,11 @@ Connect = Callable[..., ArmsClient]
 
 
 @pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+def connect() -> Connect:
     """Makes clients whose connection ends in a `Server`; all else of them is real."""
 
-    def connect(server: Any, **settings: Any) -> ArmsClient:
-        client = ArmsClient(ServerConfig(url=URL, **settings))
-        http = httpx.AsyncClient(
-            transport=httpx.MockTransport(server), base_url=URL, headers=client._http.headers
-        )
-        monkeypatch.setattr(client, "_http", http)
-        return client
+    def connect(server: Any, url: str = URL, **settings: Any) -> ArmsClient:
+        return ArmsClient(ServerConfig(url=url, **settings), httpx.MockTransport(server))
 
     return connect
 
@@ -410,98 +405,6 @@ async def test_the_key_is_sent_as_a_bearer_token(
     assert server.requests[0].headers.get("authorization") == header
 
 
-def group_line(question_id: str) -> str:
-    return group_of(question_id).model_dump_json()
-
-
-END = (
-    '{"policy_version": 12, "boot_id": "b", "usage": {"prompt_tokens": 0, "completion_tokens": 0}}'
-)
-FAILED = '{"error": {"type": "engine", "message": "the engine is gone"}}'
-
-
-def lines(*content: str) -> httpx.Response:
-    return httpx.Response(200, text="".join(f"{line}\n" for line in content))
-
-
-def asked(request: httpx.Request) -> list[str]:
-    body = ArmsRequest.model_validate_json(request.content)
-    assert body.stream
-    return [question.id for question in body.questions if isinstance(question, Question)]
-
-
-THREE = ArmsRequest(questions=["?", Question(id="b", question="?"), "?"], seed=1)
-
-
-async def test_a_stream_gives_groups_as_they_come(connect: Connect) -> None:
-    server = Server(lines(group_line("b"), group_line("q2"), group_line("q0"), END))
-    async with connect(server) as client:
-        groups = [group.id async for group in client.stream(THREE, request_id="step-7")]
-    assert groups == ["b", "q2", "q0"]
-    (request,) = server.requests
-    assert asked(request) == ["q0", "b", "q2"]
-    assert request.headers["X-Request-Id"] == "step-7"
-
-
-@pytest.mark.parametrize(
-    "broken",
-    [
-        lines(group_line("b")),
-        lines(group_line("b"), FAILED),
-        httpx.Response(200, text=f"{group_line('b')}\n{group_line('q0')[:-9]}"),
-    ],
-    ids=["cut between lines", "an error line", "cut within a line"],
-)
-async def test_a_broken_stream_is_resumed_where_it_broke(
-    broken: httpx.Response, connect: Connect
-) -> None:
-    rest = lines(group_line("q2"), group_line("q0"), END)
-    server = Server(broken, httpx.Response(429, headers={"Retry-After": "1"}), rest)
-    async with connect(server) as client:
-        groups = [group.id async for group in client.stream(THREE)]
-    assert groups == ["b", "q2", "q0"]
-    assert [asked(request) for request in server.requests] == [["q0", "b", "q2"]] + [
-        ["q0", "q2"]
-    ] * 2
-
-
-async def test_groups_that_come_one_at_a_time_are_progress(connect: Connect) -> None:
-    """More failures than one wait allows, but each after a group."""
-    questions = [Question(id=f"{n}", question="?") for n in range(3 * NUM_ATTEMPTS)]
-    broken = [lines(group_line(question.id)) for question in questions]
-    server = Server(*broken)
-    async with connect(server) as client:
-        request = ArmsRequest(questions=list(questions))
-        groups = [group.id async for group in client.stream(request)]
-    assert groups == [question.id for question in questions]
-
-
-@pytest.mark.parametrize(
-    ("answer", "error", "words"),
-    [
-        (lines(FAILED), ServerUnreachableError, "the engine is gone"),
-        (httpx.Response(503), ServerUnreachableError, "answered 503"),
-        (httpx.ConnectError("refused"), ServerUnreachableError, "refused"),
-        (lines("<html>"), ServerError, "something else than ArmGroup"),
-        (lines("[]"), ServerError, "something else than ArmGroup"),
-        (lines(group_line("x"), END), ServerError, "'x' that was not asked"),
-        (lines(END), ServerError, "3 groups never came"),
-        (
-            httpx.Response(400, json={"error": {"type": "t", "message": "m", "param": "p"}}),
-            ServerRejectedError,
-            "m",
-        ),
-    ],
-)
-async def test_a_stream_that_cannot_be_had_is_an_error(
-    answer: Answer, error: type[Exception], words: str, connect: Connect
-) -> None:
-    async with connect(Server(answer)) as client:
-        with pytest.raises(error, match=words):
-            async for _ in client.stream(THREE):
-                pass
-
-
 async def test_a_push_by_path_names_the_folder(connect: Connect, tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"weights")
     server = Server(httpx.Response(201, json=ADAPTER))
@@ -512,14 +415,13 @@ async def test_a_push_by_path_names_the_folder(connect: Connect, tmp_path: Path)
     )
 
 
-async def test_versions_are_listed_and_activated(connect: Connect) -> None:
-    listed = {"active_version": 12, "adapters": [ADAPTER]}
-    server = Server(httpx.Response(200, json=listed), httpx.Response(200, json=ADAPTER))
+async def test_versions_are_looked_up_and_activated(connect: Connect) -> None:
+    server = Server(httpx.Response(200, json=ADAPTER), httpx.Response(200, json=ADAPTER))
     async with connect(server) as client:
-        assert (await client.adapters()).active_version == 12
+        assert (await client.adapter(12)).version == 12
         assert (await client.activate_adapter(12)).active
     assert [(r.method, r.url.path) for r in server.requests] == [
-        ("GET", "/v1/adapters"),
+        ("GET", "/v1/adapters/12"),
         ("POST", "/v1/adapters/12/activate"),
     ]
 
@@ -527,7 +429,10 @@ async def test_versions_are_listed_and_activated(connect: Connect) -> None:
 @pytest.mark.parametrize(
     ("url", "encoding"), [("http://127.0.0.1:1", "identity"), ("http://gpu-box:1", None)]
 )
-def test_loopback_is_not_compressed(url: str, encoding: str | None) -> None:
-    headers = ArmsClient(ServerConfig(url=url))._http.headers
-    assert (headers["Accept-Encoding"] == "identity") is (encoding == "identity")
-    assert ("zstd" in headers["Accept-Encoding"]) is (encoding is None)
+async def test_loopback_is_not_compressed(url: str, encoding: str | None, connect: Connect) -> None:
+    server = Server(httpx.Response(200, json=STATUS))
+    async with connect(server, url) as client:
+        await client.status()
+    accepted = server.requests[0].headers["Accept-Encoding"]
+    assert (accepted == "identity") is (encoding == "identity")
+    assert ("zstd" in accepted) is (encoding is None)

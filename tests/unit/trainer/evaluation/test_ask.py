@@ -22,7 +22,7 @@ from inference_server.wire.schemas import (
     adapter_name,
 )
 from regime_w import build_all_arms, build_prompt
-from trainer.client.arms_client import TextCompletion
+from trainer.client.protocol import TextCompletion
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import (
@@ -32,7 +32,6 @@ from trainer.errors import (
     ServerUnreachableError,
     UsageError,
 )
-from trainer.evaluation import ask as evaluation_module
 from trainer.evaluation.ask import (
     EvaluationConfig,
     _contamination_lines,
@@ -386,11 +385,10 @@ async def test_a_version_that_is_not_served_is_refused() -> None:
 
 
 def test_the_command_prints_the_table_and_closes_the_connection(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     server = FakeServer({BASE: 2, "policy-000003": 9}, active=3)
-    monkeypatch.setattr(evaluation_module, "ArmsClient", lambda server_config: server)
-    run_evaluation(config("Base=base", "PPO=policy"))
+    run_evaluation(config("Base=base", "PPO=policy"), server)
     printed = capsys.readouterr().out
     assert "PPO − Base" in printed
     assert "+70.0" in printed

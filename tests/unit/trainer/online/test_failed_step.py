@@ -16,7 +16,8 @@ from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.console.tracking import read_metrics
 from trainer.errors import NonFiniteError
 from trainer.model.roles import PolicyRoles
-from trainer.online import setup as loop
+from trainer.online.loop import TrainResult
+from trainer.online.setup import train as train_online
 from trainer.ppo.learner import Learner
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
 from trainer.run_state.journal_reader import JournalReader
@@ -41,18 +42,17 @@ def config(tiny_base: Path, tmp_path: Path) -> TrainConfig:
 
 
 @pytest.fixture
-def train(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], loop.TrainResult]:
+def train(config: TrainConfig) -> Callable[[], TrainResult]:
     """Runs against a server that is the same for every call."""
     policy = PolicyConfig(base_model=config.policy.base_model, lora_rank=2)
     roles = PolicyRoles(policy, device=torch.device("cpu"), serve_dtype=torch.float32)
     server = MemoryServer(roles)
-    monkeypatch.setattr(loop, "ArmsClient", lambda config: server)
-    return lambda: loop.train(config)
+    return lambda: train_online(config, client=server)
 
 
 @pytest.mark.parametrize("method", ["experience", "learn"])
-def test_the_batch_is_kept_and_the_run_goes_on_from_before_it(
-    method: str, config: TrainConfig, train: Callable[[], loop.TrainResult]
+def test_the_batch_is_kept_and_the_run_resumes_from_before_it(
+    method: str, config: TrainConfig, train: Callable[[], TrainResult]
 ) -> None:
     run = config.run.folder
     real = getattr(Learner, method)
@@ -95,7 +95,7 @@ def test_the_batch_is_kept_and_the_run_goes_on_from_before_it(
 
 
 def test_a_step_whose_failure_a_kill_has_hidden_is_found_by_the_next_start(
-    config: TrainConfig, train: Callable[[], loop.TrainResult]
+    config: TrainConfig, train: Callable[[], TrainResult]
 ) -> None:
     run = config.run.folder
     real = Learner.learn

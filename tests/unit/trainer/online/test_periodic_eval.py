@@ -8,20 +8,21 @@ import anyio
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from tests.unit.fake_serving import serving_for
-from trainer.client.arms_client import TextCompletion
+from tests.unit.server_stub import ServerStub
+from tests.unit.versions_in_memory import versions_for
+from trainer.client.protocol import TextCompletion
 from trainer.config.sections import DataConfig, RolloutConfig, RunConfig, TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, ServerRejectedError
 from trainer.online.periodic_eval import HeldOutEvaluations
-from trainer.online.versions import Published
+from trainer.online.sync_check import Published
 from trainer.run_state.checkpoint import read_best
 
 RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=4, seed=5)
 
 
-class FakeClient:
+class FakeClient(ServerStub):
     """Solves so many of the questions, once it may."""
 
     def __init__(self) -> None:
@@ -64,12 +65,12 @@ class Run:
             run=RunConfig(folder=folder, evaluate_every=2, num_evaluation_questions=4),
         )
         self.evaluations = HeldOutEvaluations(
-            serving_for(self.client), portal, config, self.said.append
+            versions_for(self.client, portal), config, self.said.append
         )
 
     def start(self, step: int) -> None:
         folder = self.folder / "adapters" / f"policy-{step + 10:06d}"
-        published = Published(version=step + 10, folder=folder, sha256="", seconds=0.0)
+        published = Published(version=step + 10, folder=folder, sha256="")
         self.evaluations.start(step, published)
 
     def answer(self, num_right: int) -> None:
@@ -88,7 +89,7 @@ def run(tmp_path: Path, portal: BlockingPortal) -> Run:
     return Run(tmp_path, portal)
 
 
-def test_training_goes_on_until_the_answers_are_there(run: Run) -> None:
+def test_training_continues_until_the_answers_are_there(run: Run) -> None:
     assert run.evaluations.collect(wait=True) == {}
     run.start(2)
     assert run.evaluations.evaluating == 2
@@ -141,13 +142,13 @@ def test_other_errors_end_the_run(error: Exception, run: Run) -> None:
         run.evaluate(2, 0)
 
 
-def test_leaving_gives_up_what_is_under_way(run: Run) -> None:
+def test_leaving_cancels_the_pending_evaluation(run: Run) -> None:
     with run.evaluations:
         run.start(2)
-        under_way = run.evaluations._under_way
-        assert under_way is not None
-    assert wait([under_way.num_correct], timeout=5).not_done == set()
-    assert under_way.num_correct.cancelled()
+        pending = run.evaluations._pending
+        assert pending is not None
+    assert wait([pending.num_correct], timeout=5).not_done == set()
+    assert pending.num_correct.cancelled()
 
 
 @pytest.mark.parametrize(
@@ -157,5 +158,5 @@ def test_steps_are_evaluated_as_often_as_asked(
     every: int | None, due: list[int], tmp_path: Path, portal: BlockingPortal
 ) -> None:
     config = TrainConfig(run=RunConfig(folder=tmp_path, evaluate_every=every))
-    evaluations = HeldOutEvaluations(serving_for(portal.call(FakeClient)), portal, config, print)
+    evaluations = HeldOutEvaluations(versions_for(portal.call(FakeClient), portal), config, print)
     assert [step for step in range(1, 7) if evaluations.is_due(step)] == due

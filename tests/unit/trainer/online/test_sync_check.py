@@ -1,4 +1,4 @@
-"""Proof of sync against a server that samples with real weights, not always the right ones."""
+"""The weight-sync check against a server that samples with real weights, not always the right ones."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,14 +19,15 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from regime_w import ArmSpec, build_all_arms
-from tests.unit.fake_serving import serving_for
+from tests.unit.server_stub import ServerStub
+from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.errors import SyncError
 from trainer.model.adapter import read_adapter
 from trainer.model.batch import Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.sync_check import SyncCheck, probe_arms
-from trainer.online.versions import Published
+from trainer.online.sync_check import Published, probe_arms
+from trainer.online.versions import Versions
 
 MakeRoles = Callable[..., PolicyRoles]
 ARMS = (
@@ -35,7 +36,7 @@ ARMS = (
 )
 
 
-class FakeServer:
+class FakeServer(ServerStub):
     """Answers with fixed tokens and their logprobs under whatever adapter it serves."""
 
     def __init__(self, roles: PolicyRoles) -> None:
@@ -126,7 +127,7 @@ def push(server: FakeServer, roles: PolicyRoles, folder: Path, version: int) -> 
     path = folder / f"policy-{version:06d}"
     path.mkdir()
     roles.export_policy(path)
-    published = Published(version=version, folder=path, sha256=f"{version:064x}", seconds=0.0)
+    published = Published(version=version, folder=path, sha256=f"{version:064x}")
     server.held[version] = published
     return published
 
@@ -138,26 +139,27 @@ def move(roles: PolicyRoles, by: float) -> None:
             parameter.add_(by * torch.randn(parameter.shape))
 
 
-def make_check(
+def make_versions(
     server: FakeServer, portal: BlockingPortal, *, dtype: str = "float32", **ppo: float
-) -> SyncCheck:
+) -> Versions:
     config = TrainConfig(
         policy=PolicyConfig(),
         rollout=RolloutConfig(arms=ARMS),
         ppo=PPOConfig.model_validate(ppo),
     )
-    return SyncCheck(serving_for(server), portal, config, question="1 + 1?", server_dtype=dtype)
+    found = STATUS.model_copy(update={"base_dtype": dtype})
+    return versions_for(server, portal, config=config, found=found)
 
 
 def test_an_honest_server_passes_version_after_version(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    check = make_check(server, portal)
+    versions = make_versions(server, portal)
     for version in (3, 4, 5):
-        check.start(push(server, roles, tmp_path, version))
-        check.require(version, roles)
-        assert check.metrics["sync/version"] == version
-        assert check.metrics["sync/mismatch"] < 1e-5
+        versions.start_check(push(server, roles, tmp_path, version))
+        versions.require(version, roles)
+        assert versions.check_metrics["sync/version"] == version
+        assert versions.check_metrics["sync/mismatch"] < 1e-5
         move(roles, by=0.01)
     request = server.requests[0]
     assert (request.policy, request.arms, request.max_tokens) == (3, list(ARMS), 8)
@@ -169,38 +171,38 @@ def test_an_honest_server_passes_version_after_version(
 def test_noise_that_hides_the_difference_of_two_versions_is_no_proof_against_the_newer(
     by: float, server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    check = make_check(server, portal, dtype="bfloat16")
+    versions = make_versions(server, portal, dtype="bfloat16")
     server.noise = [0.01, -0.02, 0.015]
     for version in (3, 4):
-        check.start(push(server, roles, tmp_path, version))
-        check.require(version, roles)
+        versions.start_check(push(server, roles, tmp_path, version))
+        versions.require(version, roles)
         move(roles, by=by)
 
 
 def test_versions_that_are_proven_are_not_proven_again(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    check = make_check(server, portal)
-    check.start(push(server, roles, tmp_path, 3))
-    check.require(3, roles)
-    check.start(push(server, roles, tmp_path, 4))
+    versions = make_versions(server, portal)
+    versions.start_check(push(server, roles, tmp_path, 3))
+    versions.require(3, roles)
+    versions.start_check(push(server, roles, tmp_path, 4))
     server.held.clear()
-    check.require(3, roles)  # Training on what version 3 generated, while 4 is being asked.
-    assert check.metrics["sync/version"] == 3
+    versions.require(3, roles)  # Training on what version 3 generated, while 4 is being asked.
+    assert versions.check_metrics["sync/version"] == 3
 
 
 @pytest.mark.parametrize("by", [0.1, 1e-3, 3e-5])
 def test_the_version_before_is_caught_however_little_they_differ(
     by: float, server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    check = make_check(server, portal)
-    check.start(push(server, roles, tmp_path, 3))
-    check.require(3, roles)
+    versions = make_versions(server, portal)
+    versions.start_check(push(server, roles, tmp_path, 3))
+    versions.require(3, roles)
     move(roles, by=by)
     server.serves = lambda asked: 3
-    check.start(push(server, roles, tmp_path, 4))
+    versions.start_check(push(server, roles, tmp_path, 4))
     with pytest.raises(SyncError, match=r"^version 4 fails.*fit version 3: ") as caught:
-        check.require(4, roles)
+        versions.require(4, roles)
     assert "\n" not in str(caught.value)
 
 
@@ -227,18 +229,18 @@ def test_the_threshold_fits_the_dtype_unless_it_is_given(
     tmp_path: Path,
 ) -> None:
     options = {} if max_mismatch is None else {"max_logprob_mismatch": max_mismatch}
-    check = make_check(server, portal, dtype=dtype, **options)
+    versions = make_versions(server, portal, dtype=dtype, **options)
     server.noise = [noise, -noise]
-    check.start(push(server, roles, tmp_path, 3))
+    versions.start_check(push(server, roles, tmp_path, 3))
     if passes:
-        check.require(3, roles)
-        assert check.metrics["sync/mismatch"] == pytest.approx(noise, abs=1e-5)
-        check.require_rollouts(3, noise)
+        versions.require(3, roles)
+        assert versions.check_metrics["sync/mismatch"] == pytest.approx(noise, abs=1e-5)
+        versions.check.require_rollouts(3, noise)
     else:
         with pytest.raises(SyncError, match="another base model or dtype"):
-            check.require(3, roles)
+            versions.require(3, roles)
         with pytest.raises(SyncError, match="rollouts of version 3"):
-            check.require_rollouts(3, noise)
+            versions.check.require_rollouts(3, noise)
 
 
 @pytest.mark.parametrize(
@@ -253,11 +255,11 @@ def test_a_version_that_is_not_listed_as_it_was_pushed_fails(
     portal: BlockingPortal,
     tmp_path: Path,
 ) -> None:
-    check = make_check(server, portal)
+    versions = make_versions(server, portal)
     server.info = info
-    check.start(push(server, roles, tmp_path, 3))
+    versions.start_check(push(server, roles, tmp_path, 3))
     with pytest.raises(SyncError, match=complaint):
-        check.require(3, roles)
+        versions.require(3, roles)
 
 
 def test_a_probe_has_the_coolest_and_the_warmest_arm_of_each_prompt() -> None:

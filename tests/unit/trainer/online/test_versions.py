@@ -13,12 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_server.wire.schemas import AdapterInfo, ServerStatus
-from tests.unit.fake_serving import serving_for
+from tests.unit.server_stub import ServerStub
+from tests.unit.versions_in_memory import versions_for
 from trainer.errors import ServerRejectedError, SyncError
-from trainer.online.versions import Publisher
+from trainer.online.versions import Versions
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.run_adapters import RunAdapters
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -36,7 +38,7 @@ class FakeRoles:
         (folder / WEIGHTS).write_bytes(self.name)
 
 
-class FakeClient:
+class FakeClient(ServerStub):
     """A server that remembers what was pushed, and from which folder."""
 
     def __init__(self, next_version: int = 0, refuses: bool = False):
@@ -105,25 +107,23 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 @pytest.fixture
-def open_publisher(
+def open_versions(
     tmp_path: Path, portal: BlockingPortal
-) -> Iterator[Callable[[FakeClient], Publisher]]:
-    """Publishers on one run folder, each opening it as the next start of the trainer would."""
+) -> Iterator[Callable[[FakeClient], Versions]]:
+    """Versions on one run folder, each opening it as the next start of the trainer would."""
     journals: list[Journal] = []
 
-    def open_it(client: FakeClient) -> Publisher:
+    def open_it(client: FakeClient) -> Versions:
         if journals:
             journals[-1].__exit__(None, None, None)
         journals.append(Journal(tmp_path))
-        return Publisher(
-            tmp_path / "adapters", journals[-1], serving_for(client, tmp_path / "adapters"), portal
-        )
+        return versions_for(client, portal, RunAdapters(tmp_path / "adapters", journals[-1]))
 
     yield open_it
     journals[-1].__exit__(None, None, None)
 
 
-Open = Callable[[FakeClient], Publisher]
+Open = Callable[[FakeClient], Versions]
 
 
 def journaled(run_folder: Path) -> list[tuple[int, int]]:
@@ -132,13 +132,15 @@ def journaled(run_folder: Path) -> list[tuple[int, int]]:
 
 
 def test_a_published_version_is_whole_on_disk_and_pushed_from_there(
-    tmp_path: Path, open_publisher: Open
+    tmp_path: Path, open_versions: Open
 ) -> None:
     client = FakeClient(next_version=12)
-    publisher = open_publisher(client)
-    published = publisher.publish(3, FakeRoles())
+    versions = open_versions(client)
+    published = versions.publish(3, FakeRoles())
     assert published.version == 12
-    assert published.folder == publisher.folder_of(12) == tmp_path / "adapters/policy-000012"
+    assert (
+        published.folder == versions.adapters.folder_of(12) == tmp_path / "adapters/policy-000012"
+    )
     assert published.sha256 == hashlib.sha256(b"weights").hexdigest()
     assert client.pushed == {12: (published.folder, b"weights")}
     assert client.active == 12
@@ -146,7 +148,7 @@ def test_a_published_version_is_whole_on_disk_and_pushed_from_there(
     assert list(published.folder.parent.iterdir()) == [published.folder]
     (adapter,) = JournalReader(tmp_path).adapters
     assert adapter == JournaledAdapter(step=3, version=12, sha256=published.sha256, dtype="float32")
-    assert (publisher.step_of(12), publisher.version_of(3)) == (3, 12)
+    assert (versions.adapters.step_of(12), versions.adapters.version_of(3)) == (3, 12)
 
 
 @pytest.mark.parametrize(
@@ -154,63 +156,63 @@ def test_a_published_version_is_whole_on_disk_and_pushed_from_there(
     [(0, [], 0), (5, [], 5), (5, [2, 3], 5), (5, [2, 7], 8), (0, [0], 1), (0, [99], 100)],
 )
 def test_a_number_is_one_that_neither_server_nor_run_has_used(
-    on_server: int, used: list[int], version: int, tmp_path: Path, open_publisher: Open
+    on_server: int, used: list[int], version: int, tmp_path: Path, open_versions: Open
 ) -> None:
     with Journal(tmp_path) as journal:
         for step, earlier in enumerate(used):
             journal.write_adapter(
                 JournaledAdapter(step=step, version=earlier, sha256="", dtype="float32")
             )
-    publisher = open_publisher(FakeClient(next_version=on_server))
-    assert publisher.publish(9, FakeRoles()).version == version
+    versions = open_versions(FakeClient(next_version=on_server))
+    assert versions.publish(9, FakeRoles()).version == version
 
 
-def test_versions_follow_each_other(open_publisher: Open) -> None:
+def test_versions_follow_each_other(open_versions: Open) -> None:
     client = FakeClient()
-    publisher = open_publisher(client)
-    versions = [publisher.publish(i, FakeRoles(str(i).encode())).version for i in range(3)]
-    assert versions == [0, 1, 2]
+    versions = open_versions(client)
+    numbers = [versions.publish(i, FakeRoles(str(i).encode())).version for i in range(3)]
+    assert numbers == [0, 1, 2]
     assert [weights for _, weights in client.pushed.values()] == [b"0", b"1", b"2"]
 
 
 def test_a_refused_push_is_an_error_and_its_number_is_kept_for_the_same_weights(
-    tmp_path: Path, open_publisher: Open
+    tmp_path: Path, open_versions: Open
 ) -> None:
     with pytest.raises(ServerRejectedError):
-        open_publisher(FakeClient(refuses=True)).publish(1, FakeRoles())
-    assert open_publisher(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
-    assert open_publisher(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
+        open_versions(FakeClient(refuses=True)).publish(1, FakeRoles())
+    assert open_versions(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
+    assert open_versions(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
     assert journaled(tmp_path) == [(1, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("folder_is", ["whole", "missing", "damaged"])
 def test_what_a_killed_run_has_published_keeps_its_number(
-    folder_is: str, tmp_path: Path, open_publisher: Open
+    folder_is: str, tmp_path: Path, open_versions: Open
 ) -> None:
     """Killed after the journal's line: before the folder had its name, or before the push."""
     client = FakeClient(next_version=4)
-    folder = open_publisher(client).publish(1, FakeRoles()).folder
+    folder = open_versions(client).publish(1, FakeRoles()).folder
     if folder_is == "missing":
         shutil.rmtree(folder)
     elif folder_is == "damaged":
         (folder / WEIGHTS).write_bytes(b"other")
     client.next_version = 0  # it was never pushed
     client.pushed.clear()
-    published = open_publisher(client).publish(1, FakeRoles())
+    published = open_versions(client).publish(1, FakeRoles())
     assert published.version == 4
     assert client.pushed == {4: (published.folder, b"weights")}
     assert journaled(tmp_path) == [(1, 4)]
 
 
 def test_a_number_that_is_somebody_elses_by_now_is_given_up_for_another(
-    tmp_path: Path, open_publisher: Open
+    tmp_path: Path, open_versions: Open
 ) -> None:
-    open_publisher(FakeClient()).publish(1, FakeRoles())
+    open_versions(FakeClient()).publish(1, FakeRoles())
     # The server lost everything, and another run came first.
     client = FakeClient(next_version=3)
     client.taken = {0, 1, 2}
-    assert open_publisher(client).publish(1, FakeRoles()).version == 3
-    assert open_publisher(client).publish(1, FakeRoles()).version == 3
+    assert open_versions(client).publish(1, FakeRoles()).version == 3
+    assert open_versions(client).publish(1, FakeRoles()).version == 3
     assert journaled(tmp_path) == [(1, 0), (1, 3)]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["policy-000003"]
 
@@ -219,47 +221,47 @@ def test_a_number_that_is_somebody_elses_by_now_is_given_up_for_another(
 
 
 def test_an_earlier_version_is_served_again_without_becoming_the_newest(
-    open_publisher: Open,
+    open_versions: Open,
 ) -> None:
-    publisher = open_publisher(FakeClient())
+    versions = open_versions(FakeClient())
     for step in range(2):
-        publisher.publish(step, FakeRoles(str(step).encode()))
+        versions.publish(step, FakeRoles(str(step).encode()))
     fresh = FakeClient()
-    publisher = open_publisher(fresh)
-    again = publisher.serve_again(0)
+    versions = open_versions(fresh)
+    again = versions.push_again(0)
     assert again is not None
-    assert (again.version, again.folder) == (0, publisher.folder_of(0))
+    assert (again.version, again.folder) == (0, versions.adapters.folder_of(0))
     assert again.sha256 == hashlib.sha256(b"0").hexdigest()
     assert (fresh.pushed[0][1], fresh.active) == (b"0", None)
 
 
-def lose(publisher: Publisher, client: FakeClient) -> None:
-    shutil.rmtree(publisher.folder_of(0))
+def lose(versions: Versions, client: FakeClient) -> None:
+    shutil.rmtree(versions.adapters.folder_of(0))
 
 
-def damage(publisher: Publisher, client: FakeClient) -> None:
-    (publisher.folder_of(0) / WEIGHTS).write_bytes(b"other")
+def damage(versions: Versions, client: FakeClient) -> None:
+    (versions.adapters.folder_of(0) / WEIGHTS).write_bytes(b"other")
 
 
-def take(publisher: Publisher, client: FakeClient) -> None:
+def take(versions: Versions, client: FakeClient) -> None:
     client.taken = {0}
 
 
-def retire(publisher: Publisher, client: FakeClient) -> None:
-    publisher.retain(1, ())
+def retire(versions: Versions, client: FakeClient) -> None:
+    versions.retain(1, ())
 
 
 @pytest.mark.parametrize("happens", [lose, damage, take, retire])
 def test_an_earlier_version_that_cannot_be_had_is_none(
-    happens: Callable[[Publisher, FakeClient], None], open_publisher: Open
+    happens: Callable[[Versions, FakeClient], None], open_versions: Open
 ) -> None:
     client = FakeClient()
-    publisher = open_publisher(client)
+    versions = open_versions(client)
     for step in range(2):
-        publisher.publish(step, FakeRoles(str(step).encode()))
-    assert publisher.serve_again(0) is not None
-    happens(publisher, client)
-    assert publisher.serve_again(0) is None
+        versions.publish(step, FakeRoles(str(step).encode()))
+    assert versions.push_again(0) is not None
+    happens(versions, client)
+    assert versions.push_again(0) is None
 
 
 @given(
@@ -269,18 +271,15 @@ def test_the_newest_and_the_named_ones_stay(
     num_published: int, num_kept: int, others: set[int], portal: BlockingPortal
 ) -> None:
     with TemporaryDirectory() as folder, Journal(Path(folder)) as journal:
-        publisher = Publisher(
-            Path(folder) / "adapters",
-            journal,
-            serving_for(FakeClient(), Path(folder) / "adapters"),
-            portal,
+        versions = versions_for(
+            FakeClient(), portal, RunAdapters(Path(folder) / "adapters", journal)
         )
         for step in range(num_published):
-            publisher.publish(step, FakeRoles(str(step).encode()))
-            publisher.retain(num_kept, others)
-        versions = range(num_published)
-        kept = set(versions[-num_kept:]) | (others & set(versions))
-        left = {int(path.name[-6:]) for path in publisher.folder_of(0).parent.iterdir()}
+            versions.publish(step, FakeRoles(str(step).encode()))
+            versions.retain(num_kept, others)
+        numbers = range(num_published)
+        kept = set(numbers[-num_kept:]) | (others & set(numbers))
+        left = {int(path.name[-6:]) for path in versions.adapters.folder_of(0).parent.iterdir()}
         assert left == kept
 
 
@@ -296,10 +295,10 @@ def test_the_newest_and_the_named_ones_stay(
     ],
 )
 def test_an_acknowledgement_of_something_else_is_an_error(
-    lie: dict[str, object], complaint: str, open_publisher: Open
+    lie: dict[str, object], complaint: str, open_versions: Open
 ) -> None:
     client = FakeClient(next_version=3)
     client.lies = lie
     with pytest.raises(SyncError, match=complaint) as caught:
-        open_publisher(client).publish(1, FakeRoles())
+        open_versions(client).publish(1, FakeRoles())
     assert hashlib.sha256(b"weights").hexdigest() in str(caught.value)

@@ -21,11 +21,12 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from regime_w import ArmSpec, RewardConfig
-from tests.unit.fake_serving import serving_for
+from tests.unit.server_stub import ServerStub
+from tests.unit.versions_in_memory import versions_for
 from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
-from trainer.online.pipeline import RolloutPipeline, open_pipeline
+from trainer.online.pipeline import RolloutPipeline
 from trainer.rollouts.groups import RolloutBatch, score_group
 from trainer.rollouts.metrics import rollout_metrics
 from trainer.rollouts.questions import QuestionStream
@@ -64,7 +65,7 @@ def group_of(record: Record, version: int | None, *reasons: FinishReason) -> Arm
     )
 
 
-class FakeClient:
+class FakeClient(ServerStub):
     """Answers every request at once with the version that it names."""
 
     def __init__(self) -> None:
@@ -114,7 +115,7 @@ def portal() -> Iterator[BlockingPortal]:
 def make_pipeline(
     client: FakeClient, portal: BlockingPortal, stream: QuestionStream, **rollout: object
 ) -> RolloutPipeline:
-    return RolloutPipeline(serving_for(client), portal, stream, RolloutConfig(**rollout), REWARD)
+    return RolloutPipeline(versions_for(client, portal), stream, RolloutConfig(**rollout), REWARD)
 
 
 def next_batch(pipeline: RolloutPipeline, *, version: int, num_needed: int) -> RolloutBatch:
@@ -380,7 +381,7 @@ def test_leaving_the_pipeline_gives_up_what_is_in_flight(fails: bool) -> None:
         config = RolloutConfig(questions_per_step=1, max_staleness=1)
 
         def leave() -> None:
-            with open_pipeline(serving_for(client), portal, stream, config, REWARD) as pipeline:
+            with RolloutPipeline(versions_for(client, portal), stream, config, REWARD) as pipeline:
                 batch = next_batch(pipeline, version=1, num_needed=2)
                 assert [group.record.id for group in batch.groups] == ["r0"]
                 if fails:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,19 @@ from inference_server.wire.schemas import (
     Usage,
     adapter_name,
 )
+from tests.unit.server_stub import ServerStub
+from tests.unit.versions_in_memory import versions_for
+from trainer.client.protocol import TextCompletion
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, SyncError
-from trainer.online.serving import Serving
+from trainer.online.versions import Versions
+from trainer.run_state.journal import Journal
+from trainer.run_state.run_adapters import RunAdapters
 
 LIMITS = Limits.model_validate(dict.fromkeys(Limits.model_fields, 1))
 REQUEST = ArmsRequest(questions=[Question(id="q", question="?")], seed=1, policy=3)
 
 
-class FakeServer:
+class FakeServer(ServerStub):
     """Holds versions until it is restarted; stands where the client does."""
 
     def __init__(self) -> None:
@@ -94,9 +99,11 @@ class FakeServer:
     async def adapter(self, version: int) -> AdapterInfo:
         return self._info(version)
 
-    async def complete(self, model: str, prompts: list[str], *, max_tokens: int) -> list[str]:
+    async def complete(
+        self, model: str, prompts: list[str], *, max_tokens: int
+    ) -> list[TextCompletion]:
         self._info(int(model.rsplit("-", 1)[1]))
-        return [model for _ in prompts]
+        return [TextCompletion(text=model, num_tokens=1, truncated=False) for _ in prompts]
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         assert isinstance(request.policy, int)
@@ -143,28 +150,26 @@ def server() -> FakeServer:
 
 
 @pytest.fixture
-async def serving(server: FakeServer, tmp_path: Path) -> Serving:
+async def versions(server: FakeServer, tmp_path: Path) -> AsyncIterator[Versions]:
     """Versions 3 and 4 are pushed, 4 is active."""
     for version in (3, 4):
         folder = tmp_path / adapter_name(version)
         folder.mkdir()
         (folder / ADAPTER_WEIGHTS_FILE).write_bytes(b"%d" % version)
-    made = Serving(
-        server,  # type: ignore[arg-type]
-        tmp_path,
-        await server.status(),
-        give_up_after_s=60,
-    )
-    for version in (3, 4):
-        assert (await made.push(version)).active
-    server.log.clear()
-    return made
+    with Journal(tmp_path) as journal:
+        made = versions_for(
+            server, adapters=RunAdapters(tmp_path, journal), found=await server.status()
+        )
+        for version in (3, 4):
+            assert (await made.push(version)).active
+        server.log.clear()
+        yield made
 
 
 async def test_a_group_of_a_healthy_server_costs_one_request(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
-    group, num_lost = await serving.group(REQUEST)
+    group, num_lost = await versions.group(REQUEST)
     assert (group.id, num_lost) == ("q", 0)
     assert server.log == [("generate", 3)]
 
@@ -182,12 +187,12 @@ async def test_a_restarted_server_gets_what_it_has_not_kept(
     kept: tuple[int, ...],
     pushed_again: list[object],
     num_lost: int,
-    serving: Serving,
+    versions: Versions,
     server: FakeServer,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     server.restart(*kept)
-    group, lost = await serving.group(REQUEST)
+    group, lost = await versions.group(REQUEST)
     assert (group.policy_version, lost) == (3, num_lost)
     assert server.log == [("generate", 3), *pushed_again, *[("generate", 3)] * num_lost]
     assert (sorted(server.held), server.active) == ([3, 4], 4)
@@ -197,108 +202,111 @@ async def test_a_restarted_server_gets_what_it_has_not_kept(
         f"event=server_restarted boot_id=second was=first kept={len(kept)} pushed_again={numbers}"
     )
     # It is told once, and known from then on.
-    await serving.group(REQUEST)
+    await versions.group(REQUEST)
     assert len(caplog.records) == 1
 
 
 async def test_a_version_that_is_deleted_is_pushed_again(
-    serving: Serving, server: FakeServer, caplog: pytest.LogCaptureFixture
+    versions: Versions, server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     del server.held[3]
-    await serving.group(REQUEST)
+    await versions.group(REQUEST)
     assert server.log == [("generate", 3), ("push", 3, False), ("generate", 3)]
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == "event=versions_lost boot_id=first pushed_again=3"
 
 
 async def test_the_active_version_is_activated_where_the_server_kept_it_inactive(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
     server.restart(3, 4)
     server.active = None
-    await serving.group(REQUEST)
+    await versions.group(REQUEST)
     assert ("activate", 4) in server.log
     assert server.active == 4
 
 
 async def test_a_server_that_restarts_while_it_is_brought_back_is_brought_back_again(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
     server.before_answer = [server.restart, server.restart]
-    group, num_lost = await serving.group(REQUEST)
+    group, num_lost = await versions.group(REQUEST)
     assert (group.policy_version, num_lost) == (3, 2)
     assert server.active == 4
 
 
 async def test_an_aborted_group_is_asked_for_again_by_the_same_request(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
     server.aborts = 2
-    group, num_lost = await serving.group(REQUEST)
+    group, num_lost = await versions.group(REQUEST)
     assert num_lost == 2
     assert {arm.finish_reason for arm in group.arms} == {FinishReason.STOP}
 
 
 async def test_other_weights_under_a_number_of_ours_end_the_run(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
     server.restart(3, 4)
     server.held[3] = b"somebody else's"
     with pytest.raises(SyncError, match="version 3 with digest"):
-        await serving.group(REQUEST)
+        await versions.group(REQUEST)
 
 
 async def test_another_server_under_the_same_address_ends_the_run(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
     server.restart()
     server.base_model = "another"
     with pytest.raises(SyncError, match="came back with base_model another; it had m"):
-        await serving.group(REQUEST)
+        await versions.group(REQUEST)
 
 
 async def test_another_version_than_the_one_asked_for_is_an_error(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
     server.serves = lambda asked: asked + 1
     with pytest.raises(ServerError, match="asked version 3 for a group and got one of 4"):
-        await serving.group(REQUEST)
+        await versions.group(REQUEST)
 
 
 @pytest.mark.parametrize("how", ["aborts", "loses"])
 async def test_what_is_lost_for_ever_is_given_up(
-    how: str, serving: Serving, server: FakeServer
+    how: str, versions: Versions, server: FakeServer
 ) -> None:
     if how == "aborts":
         server.aborts = 99
     else:
         server.before_answer = [lambda: server.held.pop(3)] * 99
     with pytest.raises(ServerUnreachableError, match=re.escape("4 times within 60 s")):
-        await serving.group(REQUEST)
+        await versions.group(REQUEST)
 
 
 async def test_whatever_is_asked_of_a_version_that_was_lost_waits_until_it_is_back(
-    serving: Serving, server: FakeServer
+    versions: Versions, server: FakeServer
 ) -> None:
     server.restart()
-    assert (await serving.info(4)).active
+    assert (await versions.info(4)).active
     server.restart()
-    assert await serving.complete(3, ["a", "b"], max_tokens=5) == ["policy-000003"] * 2
+    completions = await versions.complete(3, ["a", "b"], max_tokens=5)
+    assert [completion.text for completion in completions] == ["policy-000003"] * 2
     assert sorted(server.held) == [3, 4]
 
 
 @pytest.mark.parametrize("activate", [True, False])
 async def test_what_was_pushed_is_active_or_not_after_a_restart_too(
-    activate: bool, serving: Serving, server: FakeServer
+    activate: bool, versions: Versions, server: FakeServer
 ) -> None:
-    assert (await serving.push(3, activate=activate)).active == activate
+    assert (await versions.push(3, activate=activate)).active == activate
     server.restart()
-    await serving.group(REQUEST)
+    await versions.group(REQUEST)
     assert server.active == (3 if activate else 4)
 
 
-async def test_other_refusals_are_not_about_versions(serving: Serving, server: FakeServer) -> None:
+async def test_other_refusals_are_not_about_versions(
+    versions: Versions, server: FakeServer
+) -> None:
     server.refusal = ServerRejectedError(413, "too large")
     with pytest.raises(ServerRejectedError, match="too large"):
-        await serving.group(REQUEST)
+        await versions.group(REQUEST)
     assert server.log == [("generate", 3)]

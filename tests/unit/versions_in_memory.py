@@ -1,0 +1,53 @@
+"""`Versions` in front of a server that stands in for one which is never restarted."""
+
+from typing import cast
+
+from anyio.from_thread import BlockingPortal
+
+from inference_server.wire.schemas import Limits, ServerStatus
+from trainer.client.protocol import InferenceServer
+from trainer.client.request_thread import RequestThread
+from trainer.config.sections import ServerConfig, TrainConfig
+from trainer.online.versions import Versions
+from trainer.run_state.run_adapters import RunAdapters
+
+BOOT_ID = "b"
+STATUS = ServerStatus(
+    boot_id=BOOT_ID,
+    base_model="m",
+    base_dtype="float32",
+    active_version=None,
+    next_version=0,
+    versions=[],
+    groups_in_flight=0,
+    requests_in_flight=0,
+    limits=Limits.model_validate(dict.fromkeys(Limits.model_fields, 1)),
+)
+
+
+def versions_for(
+    server: InferenceServer,
+    portal: BlockingPortal | None = None,
+    adapters: RunAdapters | None = None,
+    *,
+    config: TrainConfig | None = None,
+    found: ServerStatus = STATUS,
+    probe_question: str = "1 + 1?",
+) -> Versions:
+    """The versions of a run.
+
+    Args:
+        server: Stands in for the server.
+        portal: The thread of its requests; None where a test only awaits coroutines.
+        adapters: On disk; None where nothing is pushed.
+        config: Of the run; it gives up after a minute where None.
+        found: The server as the run found it.
+        probe_question: Of the weight-sync check.
+    """
+    return Versions(
+        RequestThread(server, cast(BlockingPortal, portal)),
+        cast(RunAdapters, adapters),
+        config or TrainConfig(server=ServerConfig(give_up_after_s=60.0)),
+        found=found,
+        probe_question=probe_question,
+    )

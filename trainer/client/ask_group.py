@@ -1,0 +1,108 @@
+"""The one way to ask for rollouts: a question's group, from one version, asked again until it is whole.
+
+Enters: a record and how to sample it. Leaves: a group without aborted completions. What the server
+aborted or lost is neither right nor wrong, so it is asked for again with the same seed, never scored.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import stamina
+
+from inference_server.wire.schemas import (
+    ArmGroup,
+    ArmsRequest,
+    FinishReason,
+    Priority,
+    Question,
+)
+from trainer.client.protocol import InferenceServer
+from trainer.client.retries import Patience
+from trainer.config.sections import RolloutConfig
+from trainer.data.sources import Record
+from trainer.errors import ServerError, ServerUnreachableError
+
+_JITTER_S = 0.1
+
+_T = TypeVar("_T")
+
+
+class LostError(Exception):
+    """The server lost what was asked for, which can be asked for again; see `ask_again`."""
+
+
+def group_request(
+    record: Record, rollout: RolloutConfig, *, version: int | None, seed: int | None
+) -> ArmsRequest:
+    """The request for one question's group.
+
+    Args:
+        record: The question; its answer is not sent.
+        rollout: Arms, samples and length.
+        version: Whom to ask; None is the base model.
+        seed: The server mixes in the question, the arm and the sample.
+    """
+    return ArmsRequest(
+        questions=[Question(id=record.id, question=record.question)],
+        arms=list(rollout.resolved_arms),
+        samples_per_arm=rollout.samples_per_arm,
+        max_tokens=rollout.max_tokens,
+        seed=seed,
+        policy="base" if version is None else version,
+        # Somebody who asks the policy a question must not wait for a whole batch.
+        priority=Priority.ROLLOUT,
+    )
+
+
+async def ask_group(server: InferenceServer, request: ArmsRequest) -> tuple[ArmGroup, str]:
+    """The group of a one-question request, and the boot id of the server that generated it.
+
+    Raises:
+        LostError: The server aborted it.
+        ServerError: It is of another version than the one asked for, or never came.
+    """
+    asked = None if request.policy == "base" else request.policy
+    response = await server.generate(request)
+    (group,) = response.groups
+    if group.policy_version != asked:
+        raise ServerError(
+            f"asked version {request.policy} for a group and got one of {group.policy_version}"
+        )
+    if any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
+        raise LostError(f"the server aborted group {group.id!r}")
+    return group, response.boot_id
+
+
+async def ask_again(ask: Callable[[], Awaitable[_T]], *, give_up_after_s: float) -> tuple[_T, int]:
+    """Ask until there is a result.
+
+    Args:
+        ask: Raises `LostError` to be called again.
+        give_up_after_s: How long to try again, from the first loss on.
+
+    Returns:
+        The result, and how often it was lost before.
+
+    Raises:
+        ServerUnreachableError: It was lost again and again.
+    """
+    patience, num_lost = Patience(give_up_after_s), 0
+
+    def tries_again(error: Exception) -> bool:
+        return isinstance(error, LostError) and patience.lasts()
+
+    try:
+        async for attempt in stamina.retry_context(
+            on=tries_again, timeout=None, attempts=None, wait_jitter=_JITTER_S
+        ):
+            with attempt:
+                try:
+                    return await ask(), num_lost
+                except LostError:
+                    num_lost += 1
+                    raise
+    except LostError as error:
+        raise ServerUnreachableError(
+            f"{error}, {num_lost} times within {give_up_after_s:g} s"
+        ) from None
+    raise AssertionError("an attempt returns or raises")

@@ -1,0 +1,191 @@
+"""HTTP requests with deadlines and retries; knows nothing of what is asked.
+
+A request is sent again after whatever may pass: no connection, a broken one, an answer that takes
+longer than ``server.request_timeout_s``, status 5xx, a full server, a body that is incomplete or of
+another program.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import httpx
+import stamina
+from pydantic import BaseModel, ValidationError
+
+from inference_server.wire.schemas import ErrorResponse
+from trainer.client.retries import Outage, Patience
+from trainer.config.sections import ServerConfig
+from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
+
+_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _INTERNAL_ERROR = 408, 429, 500
+_CONNECT_TIMEOUT_S = 5.0
+# httpx offers every waiting request the same idle connection: of many at once, each tries them all.
+_MAX_IDLE_CONNECTIONS = 4
+
+_T = TypeVar("_T")
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+class InvalidAnswerError(Exception):
+    """An answer that is incomplete, or not of a Regime W server; only raised inside the retry loop."""
+
+
+class _BusyError(Exception):
+    """The server asks to try again later; only raised inside the retry loop."""
+
+    def __init__(self, reason: str, retry_after_s: float = 0.0):
+        """``retry_after_s`` is how long the server asks to wait; 0 leaves it to the client."""
+        super().__init__(reason)
+        self.retry_after_s = retry_after_s
+
+
+class _FullError(_BusyError):
+    """The server works, but takes no more requests at the moment."""
+
+
+_TRANSIENT = (
+    httpx.TransportError,
+    httpx.DecodingError,
+    TimeoutError,
+    _BusyError,
+    InvalidAnswerError,
+)
+"""Errors that may be gone when the same request is sent again."""
+
+
+class RetryingHTTP:
+    """Connections to one server; close them with `aclose`."""
+
+    def __init__(self, config: ServerConfig, transport: httpx.AsyncBaseTransport | None = None):
+        """Nothing is sent before the first request.
+
+        Args:
+            config: Where the server is, its key and the deadlines.
+            transport: What carries the requests; the network where None.
+        """
+        self._url = config.url
+        self._give_up_after_s = config.give_up_after_s
+        self._timeout_s = config.request_timeout_s
+        self._outage = Outage(config.give_up_after_s)
+        headers = {}
+        if config.api_key is not None:
+            headers["Authorization"] = f"Bearer {config.api_key.get_secret_value()}"
+        if httpx.URL(config.url).host in ("127.0.0.1", "localhost", "::1"):
+            # Compressing costs both sides more than loopback takes to carry it.
+            headers["Accept-Encoding"] = "identity"
+        self._http = httpx.AsyncClient(
+            base_url=config.url,
+            headers=headers,
+            transport=transport,
+            timeout=httpx.Timeout(config.request_timeout_s, connect=_CONNECT_TIMEOUT_S),
+            limits=httpx.Limits(
+                max_connections=None, max_keepalive_connections=_MAX_IDLE_CONNECTIONS
+            ),
+        )
+
+    async def aclose(self) -> None:
+        """Close every connection; the server aborts what was in flight on them."""
+        await self._http.aclose()
+
+    async def send(self, body: type[_Body], method: str, path: str, **options: Any) -> _Body:
+        """The answer to a request, as a ``body``; ``options`` are those of `httpx.AsyncClient.request`.
+
+        Raises:
+            ServerError: See `request`.
+        """
+        return await self.request(
+            lambda response: self.parse(body, response), method, path, **options
+        )
+
+    async def request(
+        self, read: Callable[[httpx.Response], _T], method: str, path: str, **options: Any
+    ) -> _T:
+        """What ``read`` makes of the first good answer.
+
+        Args:
+            read: Turns a response into the result; raises `InvalidAnswerError` to have it sent again.
+            method: HTTP's.
+            path: Below ``server.url``.
+            options: As `httpx.AsyncClient.request` takes them.
+
+        Raises:
+            ServerRejectedError: The request is at fault.
+            ServerUnreachableError: No good answer came for ``server.give_up_after_s``.
+            ServerError: The last answer was not what its schema says.
+        """
+        try:
+            async for attempt in self._attempts(path):
+                with attempt:
+                    # httpx's timeout restarts with every byte; this one bounds the whole answer.
+                    async with asyncio.timeout(self._timeout_s):
+                        response = await self._http.request(method, path, **options)
+                    _raise_for_status(response)
+                    answer = read(response)
+        except _TRANSIENT as error:
+            raise self._given_up(path, error) from None
+        self._outage.over()
+        return answer
+
+    def parse(self, body: type[_Body], response: httpx.Response) -> _Body:
+        """A response's content.
+
+        Raises:
+            InvalidAnswerError: It is not a ``body``.
+        """
+        try:
+            return body.model_validate_json(response.content)
+        except ValidationError as error:
+            raise InvalidAnswerError(
+                f"{self._url}{response.url.path} answered with something else than "
+                f"{body.__name__.strip('_')}"
+            ) from error
+
+    def _attempts(self, path: str) -> AsyncIterator[stamina.Attempt]:
+        patience = Patience(self._give_up_after_s)
+
+        def wait_before_retry(error: Exception) -> bool | float:
+            """Whether a request may be sent again, or after how many seconds the server wants it."""
+            if not isinstance(error, _TRANSIENT):
+                return False
+            if not isinstance(error, _FullError):
+                self._outage.failed(path, self._reason(error))
+            if not patience.lasts():
+                return False
+            return (isinstance(error, _BusyError) and error.retry_after_s) or True
+
+        return aiter(stamina.retry_context(on=wait_before_retry, timeout=None, attempts=None))
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, TimeoutError):
+            return f"no whole answer within server.request_timeout_s = {self._timeout_s:g}"
+        return str(error) or type(error).__name__
+
+    def _given_up(self, path: str, error: Exception) -> ServerError:
+        if isinstance(error, InvalidAnswerError):
+            return ServerError(f"{error}; is it a Regime W server?")
+        return ServerUnreachableError(
+            f"no answer from {self._url}{path} within {self._give_up_after_s:g} s: "
+            f"{self._reason(error)}; is the server up, and is server.url right?"
+        )
+
+
+def _raise_for_status(response: httpx.Response) -> None:
+    """Raise a transient error for a status worth retrying, `ServerRejectedError` for any other error."""
+    status = response.status_code
+    if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _INTERNAL_ERROR:
+        retry_after = response.headers.get("Retry-After", "")
+        kind = _FullError if status == _TOO_MANY_REQUESTS else _BusyError
+        raise kind(
+            _rejection(response).args[0], float(retry_after) if retry_after.isdigit() else 0.0
+        )
+    if response.is_error:
+        raise _rejection(response)
+
+
+def _rejection(response: httpx.Response) -> ServerRejectedError:
+    try:
+        error = ErrorResponse.model_validate_json(response.content).error
+    except ValidationError:
+        return ServerRejectedError(response.status_code, response.text[:200], None)
+    return ServerRejectedError(response.status_code, error.message, error.param)

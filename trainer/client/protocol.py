@@ -1,0 +1,67 @@
+"""What the trainer asks of an inference server: `ArmsClient` over HTTP, or a stand-in in memory."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCompletion:
+    """A completion of a plain prompt."""
+
+    text: str
+    num_tokens: int
+    """EOS included."""
+    truncated: bool
+    """The token limit ended it."""
+
+
+class InferenceServer(Protocol):
+    """One server, used as an async context manager.
+
+    Every request may be repeated: generation has no side effect, a push of the same digest is a no-op,
+    activation is idempotent.
+
+    Errors of every method: `ServerRejectedError` where the request is at fault,
+    `ServerUnreachableError` where no good answer came in time, `ServerError` where the answer was not
+    what its schema says.
+    """
+
+    async def __aenter__(self) -> Self:
+        """Open the connection."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close it; what is in flight is aborted."""
+
+    async def status(self) -> ServerStatus:
+        """What the server is and which versions it holds."""
+
+    async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        """A group of arms for each question of a request, in order."""
+
+    async def complete(
+        self, model: str, prompts: list[str], *, max_tokens: int
+    ) -> list[TextCompletion]:
+        """Greedy completions of plain prompts by a served model name, in order."""
+
+    async def push_adapter(
+        self, version: int, folder: Path, *, activate: bool = True
+    ) -> AdapterInfo:
+        """Make the server hold an adapter folder as an immutable version, and serve it as ``policy``."""
+
+    async def adapter(self, version: int) -> AdapterInfo:
+        """A version as the server holds it; rejected with 404 where it holds none."""
+
+    async def activate_adapter(self, version: int) -> AdapterInfo:
+        """Make ``policy`` name a version that the server holds, newer or older."""
+
+    async def delete_adapter(self, version: int) -> None:
+        """Remove a version that is neither active nor in use."""

@@ -1,0 +1,121 @@
+"""A run's ``adapters/`` folder: one durable folder a version, whose number and digest the journal has.
+
+The journal has a version before its folder gets its name and before it is pushed, so a run that is
+killed anywhere between resumes with the same version.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from inference_server.wire.digests import sha256_of_file
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
+from trainer.io.durable import finish_folder, new_folder, remove_folder, unfinished
+from trainer.model.adapter import AdapterState, read_adapter
+from trainer.model.roles import PolicyRoles
+from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import JournaledAdapter
+
+
+def save_adapter(roles: PolicyRoles, folder: Path) -> None:
+    """Write the policy, rounded to the dtype it is served in, into a folder that a kill leaves whole or absent."""
+    roles.export_policy(new_folder(folder))
+    finish_folder(folder)
+
+
+class RunAdapters:
+    """The versions of a run that are on its disk."""
+
+    def __init__(self, folder: Path, journal: Journal):
+        """``folder`` is made where it is missing; ``journal`` is the run's."""
+        self._folder = folder
+        self._journal = journal
+        self._next_version = journal.past.next_version
+        folder.mkdir(parents=True, exist_ok=True)
+        past = journal.past.adapters
+        self._adapters = {
+            adapter.version: adapter
+            for adapter in past
+            if self.folder_of(adapter.version).exists() or adapter.step == past[-1].step
+        }
+        """Those whose folders exist, or were about to when the run was killed."""
+
+    def folder_of(self, version: int) -> Path:
+        """Where a version's adapter is."""
+        return self._folder / adapter_name(version)
+
+    def weights_of(self, version: int) -> AdapterState:
+        """The weights that a version is served with."""
+        return read_adapter(self.folder_of(version))
+
+    def sha256_of(self, version: int) -> str:
+        """Digest of a version's weights file as it is on the disk.
+
+        Raises:
+            OSError: There is none.
+        """
+        return sha256_of_file(self.folder_of(version) / ADAPTER_WEIGHTS_FILE)
+
+    def is_whole(self, version: int) -> bool:
+        """Whether a version's weights are on the disk as the journal has them."""
+        adapter = self._adapters.get(version)
+        try:
+            return adapter is not None and self.sha256_of(version) == adapter.sha256
+        except OSError:
+            return False
+
+    def step_of(self, version: int) -> int:
+        """The step after which a version was published; 0 is the start. Only of versions still kept."""
+        return self._adapters[version].step
+
+    def version_of(self, step: int) -> int | None:
+        """The version that was published after a step; None where it is not kept any more."""
+        of_step = [a.version for a in self._adapters.values() if a.step == step]
+        return max(of_step, default=None)
+
+    def write(
+        self, step: int, roles: PolicyRoles, next_on_server: Callable[[], int]
+    ) -> JournaledAdapter:
+        """Write the policy after a step under a number of its own.
+
+        The same weights of the same step keep the number that a killed run gave them.
+
+        Args:
+            step: Counted from 1; 0 is the start.
+            roles: Hold the policy.
+            next_on_server: Asks the server for the lowest number that it never had.
+        """
+        exported = new_folder(self._folder / "next")
+        roles.export_policy(exported)
+        sha256 = sha256_of_file(exported / ADAPTER_WEIGHTS_FILE)
+        # Newest first: an older number of the same weights was taken by another run.
+        for adapter in reversed(self._adapters.values()):
+            if (adapter.step, adapter.sha256) == (step, sha256):
+                break
+        else:
+            # A number is never used twice: vLLM's prefix cache knows an adapter by name and path.
+            version = max(next_on_server(), self._next_version)
+            self._next_version = version + 1
+            adapter = JournaledAdapter(
+                step=step,
+                version=version,
+                sha256=sha256,
+                dtype=str(roles.serve_dtype).removeprefix("torch."),
+            )
+            self._journal.write_adapter(adapter)
+            self._adapters[version] = adapter
+        folder = self.folder_of(adapter.version)
+        exported.rename(unfinished(folder))
+        finish_folder(folder)
+        return adapter
+
+    def remove(self, version: int) -> None:
+        """Remove a version's folder, where it exists, and give its number up."""
+        del self._adapters[version]
+        if self.folder_of(version).exists():
+            remove_folder(self.folder_of(version))
+
+    def retain(self, num_kept: int, others: Collection[int]) -> None:
+        """Remove all versions but the ``num_kept`` newest and those in ``others``."""
+        for version in sorted(self._adapters)[:-num_kept]:
+            if version not in others:
+                self.remove(version)
