@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.fake_serving import STATUS
+from tests.unit.versions_in_memory import STATUS
 from transformers import AutoTokenizer
 
 from regime_w import ArmSpec, build_prompt
