@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.unit.versions_in_memory import STATUS
 from transformers import AutoTokenizer
 
 from regime_w import ArmSpec, build_prompt
+from tests.unit.versions_in_memory import STATUS
 from trainer.config.sections import RolloutConfig
 from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record
