@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from inference_server.adapters.registry import AdapterRegistry
 from inference_server.adapters.storage import AdapterFolder
+from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.generator import ArmsGenerator
 from inference_server.engine import Engine, EngineDied, Sampling
 from inference_server.errors import EngineUnavailable
@@ -46,20 +47,21 @@ class Service:
         # The first completion compiles kernels for seconds; do it before the server reports healthy.
         await engine.generate([0], _WARM_UP, None)
         folder = AdapterFolder(settings.state_dir, settings.max_adapter_bytes)
-        adapters = AdapterRegistry(engine, folder, settings.max_loaded_versions)
+        versions = LoadedVersions(engine, folder, settings.max_loaded_versions)
+        adapters = AdapterRegistry(versions, folder, engine.traits)
         await adapters.restore()
         metrics = ServerMetrics(registry)
         metrics.active_version.set_function(
-            lambda: -1 if adapters.active_version is None else adapters.active_version
+            lambda: -1 if versions.active is None else versions.active
         )
-        metrics.versions.set_function(lambda: len(adapters.list().adapters))
-        metrics.leases.set_function(lambda: adapters.num_leases)
+        metrics.versions.set_function(lambda: len(versions))
+        metrics.leases.set_function(lambda: versions.num_leases)
         return cls(
             settings=settings,
             boot_id=uuid.uuid4().hex,
             engine=engine,
             adapters=adapters,
-            generator=ArmsGenerator(engine, adapters, settings, metrics),
+            generator=ArmsGenerator(engine, versions, settings, metrics),
             metrics=metrics,
         )
 

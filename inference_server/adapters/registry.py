@@ -4,7 +4,7 @@
 """
 
 import asyncio
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 import structlog
@@ -18,7 +18,7 @@ from inference_server.adapters.storage import (
 )
 from inference_server.adapters.validation import validate_adapter
 from inference_server.adapters.versions import AdapterIdentity, LoadedVersions
-from inference_server.engine import AdapterRejected, Engine, EngineAdapter, EngineDied
+from inference_server.engine import AdapterRejected, EngineDied, EngineTraits
 from inference_server.errors import Conflict, InvalidAdapter
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
@@ -35,22 +35,19 @@ _log = structlog.get_logger()
 
 
 class AdapterRegistry:
-    """Uploads, activates, leases and removes adapter versions.
-
-    Changes run one at a time; leases do not wait for them.
+    """Uploads, activates and removes adapter versions, one change at a time.
 
     Args:
-        engine: Holds the adapters.
-        folder: Holds their files.
-        max_loaded_versions: Most versions held at a time. After an upload, versions without requests are
-            retired until there is room for the next one.
+        loaded: The versions that the engine holds; empty until `restore`.
+        folder: Holds the adapters' files.
+        traits: The engine's, which an adapter must fit.
     """
 
-    def __init__(self, engine: Engine, folder: AdapterFolder, max_loaded_versions: int) -> None:
+    def __init__(self, loaded: LoadedVersions, folder: AdapterFolder, traits: EngineTraits) -> None:
         """See the class."""
-        self._traits = engine.traits
+        self._loaded = loaded
         self._folder = folder
-        self._loaded = LoadedVersions(engine, folder, max_loaded_versions)
+        self._traits = traits
         # Kept after a version is retired: it may be uploaded again, but only unchanged. About 1 KB each.
         self._seen: dict[int, AdapterIdentity] = {}
         self._next_version = 0
@@ -58,19 +55,9 @@ class AdapterRegistry:
         self._tidying: asyncio.Task[None] | None = None
 
     @property
-    def active_version(self) -> int | None:
-        """The version that ``policy`` stands for; None is the base."""
-        return self._loaded.active
-
-    @property
     def next_version(self) -> int:
         """The lowest number above all that were ever used; 0 before the first upload."""
         return self._next_version
-
-    @property
-    def num_leases(self) -> int:
-        """Requests in flight on any version."""
-        return self._loaded.num_leases
 
     def list(self) -> AdapterList:
         """Every loaded version, in order of upload."""
@@ -83,14 +70,6 @@ class AdapterRegistry:
             NotFound: It is not loaded.
         """
         return self._loaded.info(version)
-
-    def lease(self, version: int | None) -> AbstractContextManager[EngineAdapter | None]:
-        """Keeps a version loaded within the block; None is the base.
-
-        Raises:
-            NotFound: It is not loaded.
-        """
-        return self._loaded.lease(version)
 
     async def restore(self) -> None:
         """Loads the versions that an earlier server left in the folder.

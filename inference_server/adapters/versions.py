@@ -54,7 +54,8 @@ class LoadedVersions:
     Args:
         engine: Holds the adapters.
         folder: Holds their files.
-        max_loaded: Most versions held at a time.
+        max_loaded: Most versions held at a time. After an upload, versions without requests are retired
+            until there is room for the next one.
     """
 
     def __init__(self, engine: Engine, folder: AdapterFolder, max_loaded: int) -> None:
@@ -68,6 +69,10 @@ class LoadedVersions:
         self._active: int | None = None
         self._retired_paths: list[Path] = []
         self._lora_ids = itertools.count(1)
+
+    def __len__(self) -> int:
+        """Number of loaded versions."""
+        return len(self._versions)
 
     def __contains__(self, version: int) -> bool:
         """Whether a version is loaded."""

@@ -5,7 +5,7 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from inference_server.adapters.registry import AdapterRegistry
+from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.prompts import plan_groups
 from inference_server.arms.request import check_counts, resolve_arms, resolve_questions
 from inference_server.arms.run import ArmsRun
@@ -21,7 +21,7 @@ class ArmsGenerator:
 
     Args:
         engine: Generates.
-        adapters: Knows the versions.
+        versions: The versions that a request may name.
         settings: Limits on one request and on all requests in flight.
         metrics: Counts groups and tokens.
     """
@@ -29,13 +29,13 @@ class ArmsGenerator:
     def __init__(
         self,
         engine: Engine,
-        adapters: AdapterRegistry,
+        versions: LoadedVersions,
         settings: Settings,
         metrics: ServerMetrics,
     ) -> None:
         """See the class."""
         self._engine = engine
-        self._adapters = adapters
+        self._versions = versions
         self._settings = settings
         self._metrics = metrics
         self._num_groups_in_flight = dict.fromkeys(Priority, 0)
@@ -58,7 +58,7 @@ class ArmsGenerator:
         questions = resolve_questions(request)
         check_counts(request, self._settings)
         if isinstance(request.policy, int):
-            self._adapters.get(request.policy)
+            self._versions.info(request.policy)
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)
         deadline = asyncio.get_running_loop().time() + longest_s
         with self._admit(request.priority, len(questions)):
@@ -67,7 +67,7 @@ class ArmsGenerator:
                 plans=await plan_groups(self._engine, request, questions, arms),
                 arms=arms,
                 engine=self._engine,
-                adapters=self._adapters,
+                versions=self._versions,
                 metrics=self._metrics,
                 deadline=deadline,
             )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from inference_server.adapters.registry import AdapterRegistry
+from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.prompts import GroupPlan
 from inference_server.arms.request import sample_seed
 from inference_server.engine import Engine, EngineAdapter, EngineCompletion, Sampling
@@ -50,7 +50,7 @@ class ArmsRun:
     plans: Sequence[GroupPlan]
     arms: Sequence[ArmSpec]
     engine: Engine
-    adapters: AdapterRegistry
+    versions: LoadedVersions
     metrics: ServerMetrics
     deadline: float
     """On the event loop's clock, in seconds."""
@@ -77,7 +77,7 @@ class ArmsRun:
         version = self._resolve_policy()
         try:
             async with asyncio.timeout_at(self.deadline):
-                with self.adapters.lease(version) as adapter:
+                with self.versions.lease(version) as adapter:
                     completions = await _gather(
                         self._run_sample(plan.question, arm, sample, prompt, adapter)
                         for arm, prompt in zip(self.arms, plan.prompts, strict=True)
@@ -146,7 +146,7 @@ class ArmsRun:
     def _resolve_policy(self) -> int | None:
         policy = self.request.policy
         if policy == "latest":
-            return self.adapters.active_version
+            return self.versions.active
         return None if policy == "base" else policy
 
 

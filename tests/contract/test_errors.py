@@ -1,0 +1,25 @@
+"""Every error that the server raises for a client has a status code."""
+
+import json
+from collections.abc import Iterator
+
+from inference_server.engine import EngineDied
+from inference_server.errors import ServerError
+from inference_server.http.errors import error_response
+from inference_server.wire.schemas import ErrorResponse
+
+
+def kinds_of(base: type[ServerError]) -> Iterator[type[ServerError]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from kinds_of(kind)
+
+
+def test_every_kind_of_error_is_answered_in_the_one_shape() -> None:
+    kinds = list(kinds_of(ServerError))
+    assert EngineDied in kinds
+    for kind in kinds:
+        response = error_response(kind("the reason", "field"))
+        assert 400 <= response.status_code < 600
+        error = ErrorResponse.model_validate(json.loads(bytes(response.body))).error
+        assert (error.message, error.param) == ("the reason", "field")
