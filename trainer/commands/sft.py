@@ -1,7 +1,7 @@
 """Supervised fine-tuning of a LoRA adapter through TRL's SFTTrainer.
 
-The prompts are the arms' prompts, mixed over arms, so that every arm is in distribution when PPO
-starts; the loss is on the solutions alone. The adapter is one that vLLM serves as it is.
+The prompts are those of the arms, mixed at random, so that every arm is in distribution when PPO
+starts; only solutions have a loss. vLLM serves the adapter as it is.
 """
 
 import json
@@ -46,7 +46,7 @@ _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Hands TRL's log lines to whoever shows progress, and keeps them in a file."""
+    """Passes TRL's log lines to the progress display and writes them to ``metrics.jsonl``."""
 
     def __init__(self, metrics: Path, on_step: OnStep, say: Callable[[str], None]):
         self._metrics = metrics
@@ -56,7 +56,7 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep the lines up to the checkpoint: the steps after it are made again."""
+        """Drop the lines after the checkpoint, whose steps are repeated."""
         lines = self._metrics.read_text().splitlines(True) if self._metrics.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
         self._metrics.write_text("".join(kept))
@@ -86,7 +86,7 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
 
 
 def _examples(demonstrations: Sequence[Record], *, seed: str) -> Dataset:
-    """Rows of ``prompt`` and ``completion``; calculator annotations are not for the model."""
+    """Rows of ``prompt`` and ``completion``, without calculator annotations."""
     arms, rng = build_all_arms(), random.Random(seed)
     return Dataset.from_list(
         [
@@ -102,21 +102,61 @@ def _examples(demonstrations: Sequence[Record], *, seed: str) -> Dataset:
 def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path:
     """Train and save the adapter; returns its folder.
 
-    Where ``config.output`` holds checkpoints of the same settings, training goes on from the newest.
+    If ``config.output`` holds checkpoints of the same settings, training resumes from the newest.
 
     Args:
-        config: What to train on what.
-        on_step: Called now and then with step, number of steps and loss.
-        say: Gets a line about the data, the held-out loss, and where training goes on.
+        config: Data, model and settings.
+        on_step: Called every few steps with step, number of steps and loss.
+        say: Gets a line about the data, the held-out loss, and a resume.
 
     Raises:
-        UsageError: The folder holds a finished adapter, or work of other settings.
+        UsageError: The folder holds a finished adapter, or checkpoints of other settings.
         DataError: The data cannot be used.
     """
-    data, sft, output = config.data, config.sft, config.output
+    output = config.output
     if (output / ADAPTER_WEIGHTS_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
     keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
+    training, held_out = _load_data(config, say)
+    device = compute_device(config.device)
+    checkpoints = output / CHECKPOINTS_FOLDER
+    newest = _newest_checkpoint(checkpoints)
+    if newest is not None:
+        say(f"resuming from {newest}")
+    seed = config.sft.seed
+    trainer = SFTTrainer(
+        model=load_base(config.policy, device),
+        args=_trl_config(config, device, evaluates=bool(held_out), is_fresh=newest is None),
+        train_dataset=_examples(training, seed=f"sft/{seed}"),
+        eval_dataset=_examples(held_out, seed=f"sft/held-out/{seed}") if held_out else None,
+        processing_class=AutoTokenizer.from_pretrained(config.policy.base_model),
+        peft_config=LoraConfig(
+            r=config.policy.lora_rank,
+            lora_alpha=config.policy.lora_alpha,
+            target_modules=list(config.policy.target_modules),
+            # PPO computes logprobs with this adapter as the server does, without dropout.
+            lora_dropout=0.0,
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[_ProgressCallback(output / METRICS_FILE, on_step, say)],
+    )
+    # On a 4-bit base TRL makes the adapter bfloat16, whose precision is coarser than the updates.
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.float32)
+    # Its dicts would be printed between our own lines.
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+    trainer.save_model(str(output))
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return output
+
+
+def _load_data(
+    config: SFTRunConfig, say: Callable[[str], None]
+) -> tuple[list[Record], list[Record] | None]:
+    """The demonstrations to train on, and held-out ones if there is an evaluation."""
+    data, sft = config.data, config.sft
     training = load_demonstrations(
         data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed
     )
@@ -130,70 +170,46 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         )
     for line in data_lines(data.source, training, data.evaluation_source, held_out):
         say(line)
-    device = compute_device(config.device)
-    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
-    checkpoints = output / CHECKPOINTS_FOLDER
-    newest = _newest_checkpoint(checkpoints)
-    if newest is not None:
-        say(f"going on from {newest}")
+    return training, held_out
+
+
+def _trl_config(
+    config: SFTRunConfig, device: torch.device, *, evaluates: bool, is_fresh: bool
+) -> TrlConfig:
+    sft = config.sft
     micro_batch_size = sft.micro_batch_size or (1 if sft.packing else sft.batch_size)
-    trainer = SFTTrainer(
-        model=load_base(config.policy, device),
-        args=TrlConfig(
-            output_dir=str(checkpoints),
-            num_train_epochs=sft.num_epochs,
-            learning_rate=sft.learning_rate,
-            lr_scheduler_type="cosine",
-            per_device_train_batch_size=micro_batch_size,
-            gradient_accumulation_steps=sft.batch_size // micro_batch_size,
-            per_device_eval_batch_size=sft.micro_batch_size or sft.batch_size,
-            completion_only_loss=True,
-            packing=sft.packing,
-            # Whole examples, so that the loss is that of the same text with and without packing.
-            eval_packing=False,
-            max_length=sft.packed_row_tokens if sft.packing else None,
-            logging_steps=5,
-            logging_first_step=True,
-            eval_strategy="steps" if held_out else "no",
-            eval_steps=sft.evaluate_every if held_out else None,
-            eval_on_start=bool(held_out) and newest is None,
-            save_strategy="steps",
-            save_steps=sft.checkpoint_every,
-            save_total_limit=2,
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=device.type == "cpu",
-            bf16=config.policy.autocast,
-            gradient_checkpointing=config.policy.gradient_checkpointing,
-            seed=sft.seed,
-            dataloader_pin_memory=device.type != "cpu",
-        ),
-        train_dataset=_examples(training, seed=f"sft/{sft.seed}"),
-        eval_dataset=_examples(held_out, seed=f"sft/held-out/{sft.seed}") if held_out else None,
-        processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=config.policy.lora_rank,
-            lora_alpha=config.policy.lora_alpha,
-            target_modules=list(config.policy.target_modules),
-            # PPO scores tokens with this adapter as the server does, without dropout.
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        ),
-        callbacks=[_ProgressCallback(output / METRICS_FILE, on_step, say)],
+    return TrlConfig(
+        output_dir=str(config.output / CHECKPOINTS_FOLDER),
+        num_train_epochs=sft.num_epochs,
+        learning_rate=sft.learning_rate,
+        lr_scheduler_type="cosine",
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=sft.batch_size // micro_batch_size,
+        per_device_eval_batch_size=sft.micro_batch_size or sft.batch_size,
+        completion_only_loss=True,
+        packing=sft.packing,
+        # Whole examples, so that the loss is that of the same text with and without packing.
+        eval_packing=False,
+        max_length=sft.packed_row_tokens if sft.packing else None,
+        logging_steps=5,
+        logging_first_step=True,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=sft.evaluate_every if evaluates else None,
+        eval_on_start=evaluates and is_fresh,
+        save_strategy="steps",
+        save_steps=sft.checkpoint_every,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=device.type == "cpu",
+        bf16=config.policy.autocast,
+        gradient_checkpointing=config.policy.gradient_checkpointing,
+        seed=sft.seed,
+        dataloader_pin_memory=device.type != "cpu",
     )
-    # TRL trains the adapter on a 4-bit base in bfloat16, whose steps are coarser than the updates.
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)
-    # Its dicts would run between our own lines.
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    trainer.save_model(str(output))
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return output
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole one: the trainer's state is the last file that is written."""
+    """The newest complete one: the trainer's state is the last file to be written."""
     found = [f for f in folder.glob("checkpoint-*") if (f / _TRAINER_STATE_FILE).is_file()]
     return max(found, key=lambda f: int(f.name.rsplit("-", 1)[1]), default=None)

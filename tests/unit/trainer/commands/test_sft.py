@@ -82,7 +82,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 ) -> None:
     asked = config(tiny_base, tmp_path / "killed", checkpoint_every=2)
     train(asked, killed_at=5)
-    assert "going on from" not in " ".join(train(config(tiny_base, tmp_path / "x", num_examples=4)))
+    assert "resuming from" not in " ".join(train(config(tiny_base, tmp_path / "x", num_examples=4)))
     # A checkpoint that was being written counts for nothing.
     (asked.output / "checkpoints/checkpoint-99").mkdir()
     assert any("checkpoint-4" in line for line in train(asked))

@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
 from regime_w import ArmSpec, build_all_arms, build_prompt
-from trainer.commands.tiny_model import (
-    EOS_TOKEN,
-    PAD_TOKEN,
-    TinyModelRecipe,
-    bare_prompt,
-    build_tiny_model,
-    train_tokenizer,
-)
+from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
+from trainer.data.tiny_corpus import EOS_TOKEN, PAD_TOKEN, bare_prompt, train_tokenizer
 from trainer.data.word_problems import Split, Style, word_problems
 
 SMALL = TinyModelRecipe(
@@ -32,7 +26,7 @@ PROBLEMS = list(islice(word_problems(Split.HELD_OUT), 100))
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Qwen2Tokenizer:
-    return train_tokenizer(TinyModelRecipe())
+    return train_tokenizer(vocab_size=512, max_length_tokens=512)
 
 
 def ids(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:
