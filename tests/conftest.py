@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.rounding import default_dtype, in_float64
 from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
 from trainer.config.sections import PolicyConfig
 from trainer.console.environment import prepare_environment
@@ -41,16 +42,34 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_roles(tiny_base: Path) -> Callable[..., PolicyRoles]:
-    """Makes roles on the tiny base whose adapters and value head are random and all different."""
+    """Makes roles on the tiny base whose adapters and value head are random and all different.
 
-    def make(*, seed: int = 0, serve_dtype: torch.dtype = torch.float32) -> PolicyRoles:
-        config = PolicyConfig(base_model=str(tiny_base), lora_rank=4, lora_alpha=8)
-        with torch.random.fork_rng(), torch.no_grad():
+    ``dtype=torch.float64`` makes the same roles in double precision, to be used `in_float64`.
+    """
+    config = PolicyConfig(base_model=str(tiny_base), lora_rank=4, lora_alpha=8)
+
+    def make(
+        *,
+        seed: int = 0,
+        serve_dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype = torch.float32,
+    ) -> PolicyRoles:
+        with default_dtype(torch.float32), torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             roles = PolicyRoles(config, device=torch.device("cpu"), serve_dtype=serve_dtype)
             parameters = [p for role in Role for p in roles.adapter_parameters(role)]
             for parameter in [*parameters, *roles.value_head.parameters()]:
                 parameter.add_(0.1 * torch.randn(parameter.shape))
-        return roles
+        return roles if dtype is torch.float32 else in_double(roles)
+
+    def in_double(roles: PolicyRoles) -> PolicyRoles:
+        # The configuration has no such dtype: it is for judging the others.
+        double = config.model_copy(update={"dtype": "float64"})
+        with in_float64():
+            exact = PolicyRoles(double, device=roles.device, serve_dtype=roles.serve_dtype)
+        for role in Role:
+            exact.load_adapter_state(role, roles.adapter_state(role))
+        exact.value_head.load_state_dict(roles.value_head.state_dict())
+        return exact
 
     return make

@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.rounding import in_float64
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.model.adapter import read_adapter
@@ -56,6 +57,12 @@ SAMPLES = make_samples()
 def roles(make_roles: MakeRoles) -> PolicyRoles:
     """Roles that the tests of this module only read."""
     return make_roles()
+
+
+@pytest.fixture(scope="module")
+def exact_roles(make_roles: MakeRoles) -> PolicyRoles:
+    """The same in float64, where another order of summing shows in no digit that a test reads."""
+    return make_roles(dtype=torch.float64)
 
 
 class Merged:
@@ -300,9 +307,11 @@ def test_shared_prefixes_change_no_score(
 
 @given(samples=sample_sets(), token_budget=st.integers(1, 80))
 @settings(max_examples=10)
+@in_float64()
 def test_shared_prefixes_change_no_gradient(
-    samples: list[Sample], token_budget: int, roles: PolicyRoles
+    samples: list[Sample], token_budget: int, exact_roles: PolicyRoles
 ) -> None:
+    roles = exact_roles
     factors = [
         torch.randn(len(s.completion_ids), generator=torch.Generator().manual_seed(i))
         for i, s in enumerate(samples)
@@ -314,7 +323,7 @@ def test_shared_prefixes_change_no_gradient(
         for loss in losses:
             loss.backward()
         found = [
-            torch.cat([p.grad.flatten() for p in parameters])
+            torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
             for parameters in (roles.adapter_parameters(Role.POLICY), roles.critic_parameters())
         ]
         roles.zero_grad(set_to_none=True)
