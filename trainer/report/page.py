@@ -5,6 +5,8 @@ Enters: a run's folder. Leaves: ``report.html`` in it. All text of models and da
 
 import base64
 import gzip
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,13 +14,15 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
-from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trainer.errors import DataError
 from trainer.evaluation.tables import tables_of
+from trainer.io.jsonl import read_rows
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import read_run
 from trainer.report.verdict import Verdict, verdict_of
+from trainer.rollouts.rows import RolloutCompletion, RolloutRow
 
 REPORT_FILE = "report.html"
 
@@ -26,30 +30,15 @@ _ROLLOUT_FILES = "rollouts/step-*.jsonl"
 _QUESTIONS_PER_STEP = 2
 
 
-class _Lenient(BaseModel):
-    """Part of a rollout line; what the page does not show is skipped."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class _ArmTranscript(_Lenient):
-    arm_name: str
-    sample: int
-    temperature: float
-    full_text: str
+class _ArmTranscript(RolloutCompletion):
     answer: str | None
     correct: bool | None
-    reward: float
-    finish_reason: str
 
 
-class _GroupTranscript(_Lenient):
-    question: str
-    gold_answer: str
-    policy_version: int | None
+class _GroupTranscript(RolloutRow):
     scores: dict[str, float | None]
     reward: float
-    arm_outputs: tuple[_ArmTranscript, ...]
+    arm_outputs: Sequence[_ArmTranscript]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +49,21 @@ class _StepTranscripts:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What was written."""
+    """The file that was written, and its verdict."""
 
     path: Path
     verdict: Verdict
 
 
 def write_report(run_folder: Path) -> Report:
-    """Write ``report.html`` with whatever the run has so far.
+    """Write ``report.html`` from what the run has recorded so far.
 
     Raises:
         UsageError: The folder does not exist or has no metrics yet.
     """
     run = read_run(run_folder)
     verdict = verdict_of(run)
-    # By hand: jinja2's select_autoescape does not know the ending .html.j2.
+    # Set explicitly: jinja2's select_autoescape does not recognise the suffix .html.j2.
     environment = Environment(
         loader=PackageLoader("trainer.report"),
         autoescape=True,
@@ -107,7 +96,7 @@ def _packed(text: str) -> str:
 
 
 def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:
-    """The first questions of the first step, of one in the middle and of the last."""
+    """The first questions of the first, the middle and the last step."""
     files = sorted(run_folder.glob(_ROLLOUT_FILES))
     if not files:
         return []
@@ -120,11 +109,9 @@ def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:
 
 
 def _read_groups(path: Path) -> tuple[_GroupTranscript, ...]:
+    """The first groups of a step, up to a row that is truncated or not a rollout."""
     groups = []
-    with path.open("rb") as lines:
-        for line in islice(lines, _QUESTIONS_PER_STEP):
-            try:
-                groups.append(_GroupTranscript.model_validate_json(line))
-            except ValidationError:  # Torn, or not of this program.
-                break
+    with suppress(DataError):
+        for _, group in islice(read_rows(path, _GroupTranscript), _QUESTIONS_PER_STEP):
+            groups.append(group)
     return tuple(groups)

@@ -1,4 +1,4 @@
-"""What a run left in its folder, read for its report: metrics, configuration, evaluation."""
+"""A run's folder as the report reads it: metrics, configuration, evaluation."""
 
 import math
 import re
@@ -19,18 +19,19 @@ _VERSION_NAME = re.compile(r"policy-[0-9]{6,}")
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A run so far."""
+    """What a run has recorded so far."""
 
     folder: Path
     rows: list[Metrics]
-    """A step each, oldest first; at least one."""
+    """Metrics of each step, oldest first; at least one step."""
     config_text: str | None
-    """``config.toml`` as it is; None where there is none."""
+    """Content of ``config.toml``; None if there is none."""
     config: TrainConfig | None
-    """The same, read; None where that cannot be done."""
+    """The parsed configuration; None if this version of the program cannot read it."""
     has_evaluation: bool
     """Whether there is an evaluation file, readable or not."""
     evaluation: Evaluation | None
+    """None if there is none, or it cannot be read."""
 
     def series(self, name: str) -> list[float]:
         """A metric's values over the steps that have it, oldest first."""
@@ -44,10 +45,10 @@ class RunRecord:
 
     @property
     def compared(self) -> tuple[ModelResult, ModelResult] | None:
-        """Of the evaluated models the one that the run started from and the newest that it trained.
+        """The evaluated models to compare: the run's starting point, and its newest trained adapter.
 
-        They are told by their adapter folders. Where those are of no help, the last two models are
-        taken; None where fewer were evaluated.
+        They are recognised by their adapter folders; failing that, the last two models are taken.
+        None if fewer than two were evaluated.
         """
         if self.evaluation is None or len(self.evaluation.models) < 2:
             return None
@@ -74,7 +75,7 @@ class RunRecord:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """Read whatever the run has so far.
+    """Read what the run has recorded so far.
 
     Raises:
         UsageError: The folder does not exist or has no metrics yet.
@@ -100,9 +101,9 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _read_config(text: str | None) -> TrainConfig | None:
-    """None where it is of another version of the program: the report is there all the same.
+    """Parse the sections that the report uses; None if this version of the program cannot.
 
-    A run from a file has sections of its own, which nothing here reads.
+    The configuration of `train-offline` has further sections, which are skipped.
     """
     if text is None:
         return None

@@ -1,9 +1,9 @@
 """Is RL helping? The verdict of a paired test on held-out questions, and what to change next.
 
-Enters: a `RunRecord`. Leaves: a `Verdict`, which terminal and report show alike. The test decides
-whether accuracy moved; the findings (`trainer.report.findings.ranking`) say why. Where accuracy rose but the reward
-cannot be why, RL gets no credit for it: random rewards lift some models too (Spurious Rewards, arXiv
-2506.10947). The test is over questions: another seed of training may drift elsewhere.
+Enters: a `RunRecord`. Leaves: a `Verdict`, which terminal and report show. The test decides whether
+accuracy changed; the findings (`trainer.report.findings.ranking`) give likely causes. If accuracy rose
+but the reward does not follow correctness, RL gets no credit: random rewards improve some models too
+(Spurious Rewards, arXiv 2506.10947). The test is over questions, not over training seeds.
 """
 
 import math
@@ -21,39 +21,41 @@ from trainer.report.findings.ranking import MEANINGLESS, findings_of
 from trainer.report.run_record import RunRecord
 
 _POINTS_TO_SEE = 2.0
+"""Effect for which an inconclusive verdict states the number of questions needed."""
 _POWER_Z, _CONFIDENCE_Z = 0.8416, 1.9600
-"""Of 80% power at two-sided 5%."""
+"""Normal quantiles of 80% power and of a two-sided 5% level."""
 
 
 class Outcome(StrEnum):
     """Whether RL is helping."""
 
     HELPING = "helping"
-    """Accuracy rose, by the paired test."""
+    """Accuracy rose, according to the paired test."""
     UNEARNED = "unearned"
-    """Accuracy rose, but the reward did not pay for right answers."""
+    """Accuracy rose, but the reward did not pay for correct answers."""
     HURTING = "hurting"
+    """Accuracy fell, according to the paired test."""
     UNDECIDED = "undecided"
-    """It cannot tell the two models apart."""
+    """The paired test is inconclusive."""
     UNMEASURED = "unmeasured"
-    """Nothing was evaluated that could be compared."""
+    """There is no evaluation of two models to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The answer, its evidence, and what the metrics say about it."""
+    """The answer, its evidence, and the findings in the metrics."""
 
     outcome: Outcome
     answer: str
-    """A few words."""
+    """In a few words."""
     evidence: str
-    """What the answer stands on, in one or two sentences."""
+    """The basis of the answer, in one or two sentences."""
     findings: tuple[Finding, ...]
     """The likeliest cause first."""
 
     @property
     def cause(self) -> Finding | None:
-        """What most likely keeps RL from helping; None where it helps, or where nobody knows."""
+        """What most likely keeps RL from helping; None where it helps or was not measured."""
         is_known = self.outcome not in (Outcome.HELPING, Outcome.UNMEASURED)
         return self.findings[0] if is_known and self.findings else None
 
@@ -63,8 +65,10 @@ def verdict_of(run: RunRecord) -> Verdict:
     outcome, answer, evidence = _judge(run)
     findings = findings_of(run, helps=outcome is Outcome.HELPING)
     if outcome is Outcome.HELPING and any(finding.name in MEANINGLESS for finding in findings):
-        outcome, answer = Outcome.UNEARNED, "Not by its reward."
-        evidence += " Accuracy rose, but the reward did not pay for it: drift, which can turn."
+        outcome, answer = Outcome.UNEARNED, "Not because of its reward."
+        evidence += (
+            " Accuracy rose, but the reward did not pay for it: this is drift, and it can reverse."
+        )
     return Verdict(outcome=outcome, answer=answer, evidence=evidence, findings=findings)
 
 
@@ -78,7 +82,7 @@ def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
     num_questions = run.evaluation.num_questions
     evidence = (
         f"{found.label} answers {start.accuracy.value:.1%} → {trained.accuracy.value:.1%} of "
-        f"{num_questions} held-out questions right: {signed(found.points)} points over "
+        f"{num_questions} held-out questions correctly: {signed(found.points)} points over "
         f"{found.baseline} [{signed(found.low)}, {signed(found.high)}], {found.num_won} won and "
         f"{found.num_lost} lost, McNemar's exact p {_equals(found.p_value)}."
     )
@@ -88,7 +92,7 @@ def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
         return Outcome.HURTING, "No, it hurts.", evidence
     return (
         Outcome.UNDECIDED,
-        "Not that it could be told.",
+        "Inconclusive.",
         f"{evidence} {_needed(found, num_questions)}",
     )
 
@@ -99,7 +103,7 @@ def _equals(value: float) -> str:
 
 
 def _needed(found: PairedDifference, num_questions: int) -> str:
-    """How many questions would show a small effect, by the share that the two answer differently.
+    """How many questions would show a small effect, from the share answered differently.
 
     ``n = (z_α sqrt(d) + z_β sqrt(d − δ²))² / δ²`` with d that share and δ the effect (Connor 1987).
     """
@@ -108,9 +112,7 @@ def _needed(found: PairedDifference, num_questions: int) -> str:
     needed = (
         _CONFIDENCE_Z * math.sqrt(discordant) + _POWER_Z * math.sqrt(discordant - delta * delta)
     ) ** 2 / (delta * delta)
-    return (
-        f"To see an effect of {_POINTS_TO_SEE:g} points takes some {_round_up(needed)} questions."
-    )
+    return f"Detecting an effect of {_POINTS_TO_SEE:g} points takes about {_round_up(needed)} questions."
 
 
 def _round_up(number: float) -> int:
@@ -124,13 +126,13 @@ def _how_to_measure(run: RunRecord) -> str:
     newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
     models = f'\'["Start={adapter or "base"}", "PPO={newest}"]\''
     return (
-        "Evaluate where the run started and what it came to on the same held-out questions: "
+        "Evaluate the run's starting point and its newest adapter on the same held-out questions: "
         f"python -m trainer eval --models {models} --output {run.folder / EVALUATION_FILE}"
     )
 
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
-    """Print it as plain lines; paths and labels are never read as markup."""
+    """Print a verdict as plain lines; paths and labels are never read as markup."""
 
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -105,7 +105,7 @@ class RolloutRow(_RowPart):
     question: str = Field(min_length=1)
     gold_answer: str = Field(min_length=1)
     policy_version: int | None = None
-    arm_outputs: list[RolloutCompletion] = Field(min_length=1)
+    arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
 
     @property
     def samples(self) -> list[Sample]:

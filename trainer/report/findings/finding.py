@@ -8,19 +8,19 @@ class Finding:
     """One thing that the metrics show."""
 
     name: str
-    """For programs."""
+    """Identifier."""
     title: str
     evidence: str
-    """The numbers, in sentences."""
+    """The numbers behind it, in sentences."""
     change: str
     """Which setting to change, and how."""
 
 
 def number(value: float | None) -> str:
-    """Three digits."""
+    """A number with three significant digits."""
     return "unknown" if value is None else f"{value:.3g}"
 
 
 def percent(value: float | None) -> str:
-    """Whole percents."""
+    """A share in whole percent."""
     return "unknown" if value is None else f"{value:.0%}"

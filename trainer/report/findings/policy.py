@@ -1,4 +1,4 @@
-"""Findings about the policy: is it the one that sampled, how far does it go, does it still explore?"""
+"""Findings about the policy: mismatch with the server, distance from the reference, step size, entropy."""
 
 import statistics
 
@@ -8,28 +8,28 @@ from trainer.report.findings.finding import Finding, number, percent
 from trainer.report.run_record import RunRecord
 
 _MISMATCH_NATS = 0.02
-"""Mean |trainer - server| a token; bfloat16's rounding makes about 0.01."""
+"""Mean |trainer - server| per token; bfloat16 rounding alone causes about 0.01."""
 _EFFECTIVE = 0.9
 """Effective sample size of the importance weights."""
 _LAG_NATS = 0.1
-"""Mean |logprob| that a token moved since the version that sampled it."""
+"""Mean |change| of a token's logprob since the version that sampled it."""
 _KL_PER_TOKEN = 0.2
-"""Nats: every sampled token is e^0.2 = 1.2 times as likely as under the reference, on average."""
+"""Nats: on average a sampled token is e^0.2 = 1.2 times as likely as under the reference."""
 _KL_TARGETS = 3.0
-"""Times ppo.target_kl: the adaptive coefficient does not hold what it was asked to."""
+"""Multiple of ppo.target_kl beyond which the adaptive coefficient has lost control."""
 _STEP_KL = 0.2
-"""Nats a token within one step, where the trust region of clipping is some 0.02."""
+"""Nats per token within one step; the trust region of clipping is about 0.02."""
 _CLIPPED = 0.3
-"""Share of tokens beyond the clip range: most of the step's gradient is gone."""
+"""Share of clipped tokens, beyond which most of the gradient is lost."""
 _ENTROPY_LEFT = 0.2
 _ENTROPY_GAINED = 3.0
-"""Shares of the entropy at the start."""
+"""Multiples of the entropy at the start."""
 _KL_UNMOVED = 1e-4
-"""Nats a token."""
+"""Nats per token."""
 
 
 def mismatch(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """The two sides' numerics are apart."""
+    """Trainer and server compute different logprobs for the same version."""
     nats = run.last_quarter("ppo/logprob_mismatch")
     effective = run.last_quarter("ppo/effective_sample_size")
     too_far = nats is not None and nats > _MISMATCH_NATS
@@ -38,16 +38,16 @@ def mismatch(run: RunRecord, config: TrainConfig) -> Finding | None:
         return None
     return Finding(
         name="mismatch",
-        title="Trainer and server disagree about the same version",
-        evidence=f"Their logprobs of sampled tokens differ by {number(nats)} nats a token; the importance "
-        f"weights leave {percent(effective)} of the tokens' weight.",
-        change=f"policy.dtype ({config.policy.dtype}) and the server's --dtype to the same, float32 if "
-        "memory allows; ppo.sequence_mask to leave out completions that the server saw otherwise.",
+        title="Trainer and server compute different logprobs for the same version",
+        evidence=f"The logprobs of sampled tokens differ by {number(nats)} nats per token; the effective sample "
+        f"size of the importance weights is {percent(effective)} of the tokens.",
+        change=f"set policy.dtype ({config.policy.dtype}) and the server's --dtype to the same, float32 if "
+        "memory allows; ppo.sequence_mask to leave out completions with a large mismatch.",
     )
 
 
 def kl_blow_up(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """The policy leaves the reference faster than the penalty pulls."""
+    """The policy moves away from the reference faster than the penalty holds it."""
     kl = run.last_quarter("ppo/reference_kl")
     tokens = run.last_quarter("rollout/completion_tokens_mean")
     if kl is None or not tokens:
@@ -57,22 +57,22 @@ def kl_blow_up(run: RunRecord, config: TrainConfig) -> Finding | None:
     if kl / tokens <= _KL_PER_TOKEN and not (held and kl > _KL_TARGETS * ppo.target_kl):
         return None
     pull = (
-        "ppo.kl_coef is 0, so nothing pulls it back"
+        "ppo.kl_coef is 0, so nothing limits it"
         if ppo.kl_coef == 0
-        else f"the coefficient stands at {number(run.last_quarter('ppo/kl_coef'))}"
+        else f"the coefficient is {number(run.last_quarter('ppo/kl_coef'))}"
     )
     return Finding(
         name="kl_blow_up",
-        title="KL to the reference has blown up",
-        evidence=f"{kl:.3g} nats a completion, {kl / tokens:.2g} a token, where ppo.target_kl is "
-        f"{ppo.target_kl:g}; {pull}.",
-        change=f"ppo.kl_coef ({ppo.kl_coef:g}) up{'' if held else ', with ppo.adaptive_kl'}; "
-        f"ppo.learning_rate ({ppo.learning_rate:g}) down.",
+        title="KL to the reference is too high",
+        evidence=f"{kl:.3g} nats per completion, {kl / tokens:.2g} per token; ppo.target_kl is "
+        f"{ppo.target_kl:g} and {pull}.",
+        change=f"raise ppo.kl_coef ({ppo.kl_coef:g}){'' if held else ', with ppo.adaptive_kl'}; "
+        f"lower ppo.learning_rate ({ppo.learning_rate:g}).",
     )
 
 
 def steps_too_large(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """A step leaves the trust region."""
+    """Single steps leave the trust region."""
     largest = max(run.series("ppo/approx_kl_max"), default=0.0)
     clipped = run.last_quarter("ppo/clip_fraction") or 0.0
     if largest <= _STEP_KL and clipped <= _CLIPPED:
@@ -81,56 +81,56 @@ def steps_too_large(run: RunRecord, config: TrainConfig) -> Finding | None:
     return Finding(
         name="steps_too_large",
         title="Steps are too large",
-        evidence=f"A mini-batch moved the policy by up to {largest:.2g} nats a token; {clipped:.0%} of the "
-        "tokens are clipped of late.",
-        change=f"ppo.learning_rate ({ppo.learning_rate:g}) down; ppo.stop_kl "
+        evidence=f"A mini-batch moved the policy by up to {largest:.2g} nats per token; lately {clipped:.0%} of "
+        "the tokens are clipped.",
+        change=f"lower ppo.learning_rate ({ppo.learning_rate:g}); set ppo.stop_kl "
         f"({'unset' if ppo.stop_kl is None else format(ppo.stop_kl, 'g')}) to 0.05, which ends a step early.",
     )
 
 
 def stale(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """Rollouts are of a policy that is far by now."""
+    """The policy has moved far since the version that sampled the rollouts."""
     nats, lag = run.series("ppo/logprob_lag"), run.last_quarter("rollout/lag")
     if not nats or not lag or statistics.fmean(nats) <= _LAG_NATS:
         return None
     return Finding(
         name="stale",
-        title="Rollouts are stale when they train",
-        evidence=f"They are {lag:.1f} versions old, in which a token's logprob moves by "
+        title="Rollouts are stale when they are trained on",
+        evidence=f"They are {lag:.1f} versions old; meanwhile a token's logprob changes by "
         f"{statistics.fmean(nats):.2f} nats.",
-        change=f"rollout.max_staleness ({config.rollout.max_staleness}) to 0, or a lower "
+        change=f"set rollout.max_staleness ({config.rollout.max_staleness}) to 0, or lower "
         f"ppo.learning_rate ({config.ppo.learning_rate:g}).",
     )
 
 
 def entropy(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """Exploration is gone, or all that is left."""
+    """The policy no longer explores, or does nothing else."""
     values = run.series("ppo/entropy")
     if not values:
         return None
     trend = Trend.of(values)
-    evidence = f"It went from {trend.first:.3g} to {trend.last:.3g} nats a token."
-    rate = f"ppo.learning_rate ({config.ppo.learning_rate:g}) down"
+    evidence = f"It went from {trend.first:.3g} to {trend.last:.3g} nats per token."
+    rate = f"lower ppo.learning_rate ({config.ppo.learning_rate:g})"
     if trend.last < _ENTROPY_LEFT * trend.first:
         return Finding(
             name="entropy_collapse",
             title="Entropy has collapsed",
             evidence=evidence,
-            change=f"ppo.clip_high ({config.ppo.clip_high:g}) to 0.28, which lets rare tokens grow; warmer "
-            f"rollout.arms; ppo.kl_coef ({config.ppo.kl_coef:g}) up; {rate}.",
+            change=f"set ppo.clip_high ({config.ppo.clip_high:g}) to 0.28, so that rare tokens can become more "
+            f"likely; use rollout.arms of higher temperature; raise ppo.kl_coef ({config.ppo.kl_coef:g}); {rate}.",
         )
     if trend.last > _ENTROPY_GAINED * trend.first:
         return Finding(
             name="entropy_explosion",
             title="Entropy has exploded",
             evidence=evidence,
-            change=f"{rate}; ppo.kl_coef ({config.ppo.kl_coef:g}) up.",
+            change=f"{rate}; raise ppo.kl_coef ({config.ppo.kl_coef:g}).",
         )
     return None
 
 
 def unmoved(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """Of a run that does not help and shows nothing else."""
+    """The policy hardly changed; for runs that do not help and have no other finding."""
     kl = run.last_quarter("ppo/reference_kl")
     tokens = run.last_quarter("rollout/completion_tokens_mean")
     if kl is None or not tokens or kl / tokens > _KL_UNMOVED:
@@ -138,7 +138,7 @@ def unmoved(run: RunRecord, config: TrainConfig) -> Finding | None:
     return Finding(
         name="unmoved",
         title="The policy has hardly moved",
-        evidence=f"KL to the reference is {kl:.2g} nats a completion after {run.rows[-1]['step']:.0f} steps.",
-        change=f"ppo.learning_rate ({config.ppo.learning_rate:g}) or run.num_steps "
-        f"({config.run.num_steps}) up.",
+        evidence=f"KL to the reference is {kl:.2g} nats per completion after {run.rows[-1]['step']:.0f} steps.",
+        change=f"raise ppo.learning_rate ({config.ppo.learning_rate:g}) or run.num_steps "
+        f"({config.run.num_steps}).",
     )

@@ -1,8 +1,8 @@
-"""What a run's metrics say about it, the likeliest cause first.
+"""The findings in a run's metrics, the likeliest cause first.
 
-Rules are functions of a `RunRecord`, in the order in which one thing leads to the next: a reward that
-means something, a policy that is trained on what it did, steps of a sound size, a policy that goes on
-exploring, groups and a critic that tell it something. The first that fires is the likeliest cause.
+Rules are functions of a `RunRecord`, ordered from cause to effect: the reward must follow correctness,
+the rollouts must come from the policy that trains, steps must be of a sound size, the policy must keep
+exploring, groups and critic must be informative. The first rule that fires is the likeliest cause.
 Levels are means over the last quarter of the steps; every threshold is a constant with its reason.
 """
 
@@ -16,9 +16,9 @@ from trainer.report.findings.finding import Finding
 from trainer.report.run_record import RunRecord
 
 MIN_STEPS = 8
-"""Of fewer steps neither a trend nor a level means anything."""
+"""With fewer steps, neither trends nor levels are meaningful."""
 MEANINGLESS = ("reward_ignores_correctness", "golds_do_not_fit")
-"""Findings with which a better policy is no merit of the reward."""
+"""Findings with which the reward cannot be what improved the policy."""
 
 _RULES: tuple[Callable[[RunRecord, TrainConfig], Finding | None], ...] = (
     reward_findings.reward_ignores_correctness,
@@ -37,11 +37,11 @@ _RULES: tuple[Callable[[RunRecord, TrainConfig], Finding | None], ...] = (
 
 
 def findings_of(run: RunRecord, *, helps: bool) -> tuple[Finding, ...]:
-    """What a run's metrics show, the likeliest cause first.
+    """The findings in a run's metrics, the likeliest cause first.
 
     Args:
         run: The run; where its configuration cannot be read, the defaults are assumed.
-        helps: Whether the paired test says that RL is helping.
+        helps: Whether RL is helping, according to the paired test.
     """
     if len(run.rows) < MIN_STEPS:
         return ()

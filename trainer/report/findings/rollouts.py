@@ -1,4 +1,4 @@
-"""Findings about what there is to learn from, and what came of it."""
+"""Findings about the rollouts, the critic, and the run's best version."""
 
 import math
 import statistics
@@ -10,52 +10,53 @@ from trainer.report.run_record import RunRecord
 _TRUNCATED = 0.1
 _ZERO_VARIANCE = 0.5
 _SOLVED = 0.7
-"""Share correct above which groups without variance are solved ones rather than hopeless ones."""
+"""Share of correct completions above which groups without variance are solved rather than too hard."""
 _EXPLAINED = 0.1
 
 
 def truncation(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """The token limit ends completions."""
+    """Many completions hit the token limit."""
     share = run.last_quarter("rollout/truncated")
     if share is None or share <= _TRUNCATED:
         return None
     tokens = run.last_quarter("rollout/completion_tokens_mean")
     return Finding(
         name="truncation",
-        title="Completions are cut off",
-        evidence=f"{share:.0%} hit the token limit; the mean is {number(tokens)} tokens of "
-        f"{config.rollout.max_tokens}.",
-        change=f"rollout.max_tokens ({config.rollout.max_tokens}) up; ppo.truncation "
-        f'({config.ppo.truncation}) to "mask" leaves them out of the losses.',
+        title="Completions are truncated",
+        evidence=f"{share:.0%} hit the token limit of {config.rollout.max_tokens}; the mean length is "
+        f"{number(tokens)} tokens.",
+        change=f"raise rollout.max_tokens ({config.rollout.max_tokens}); ppo.truncation "
+        f'({config.ppo.truncation}) = "mask" leaves truncated completions out of the losses.',
     )
 
 
 def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """Groups in which no completion is better than another."""
+    """Most groups give no signal: all their completions have the same reward."""
     share = run.last_quarter("rollout/zero_variance_groups")
     correct = run.last_quarter("reward/correct")
     if share is None or correct is None or share <= _ZERO_VARIANCE:
         return None
     solved = correct > _SOLVED
-    refill = "" if config.rollout.refill_zero_variance else "rollout.refill_zero_variance on; "
+    on = config.rollout.refill_zero_variance
+    dynamic_sampling = "" if on else "turn on rollout.refill_zero_variance; "
     return Finding(
         name="zero_variance",
-        title=f"Most groups are {'solved' if solved else 'hopeless'}: their completions all earn the same",
-        evidence=f"{share:.0%} of the groups, with {correct:.0%} of the completions correct.",
-        change=refill
+        title=f"Most groups are {'solved' if solved else 'too hard'}: their completions all get the same reward",
+        evidence=f"{share:.0%} of the groups; {correct:.0%} of all completions are correct.",
+        change=dynamic_sampling
         + (
-            f"harder questions in data.source, or data.curriculum "
+            f"use harder questions in data.source, or set data.curriculum "
             f"({'unset' if config.data.curriculum is None else config.data.curriculum}) to 1."
             if solved
-            else f"easier questions, more rollout.samples_per_arm ({config.rollout.samples_per_arm}), or "
-            "better SFT first."
+            else f"use easier questions, raise rollout.samples_per_arm ({config.rollout.samples_per_arm}), or "
+            "improve the SFT first."
         ),
     )
 
 
 def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """Values that predict nothing."""
-    # Of a step whose returns hardly vary it runs to minus infinity: the median, not the mean.
+    """The critic's values do not predict the returns."""
+    # The median, because explained variance has no lower bound where returns hardly vary.
     values = run.series("ppo/explained_variance")
     if config.ppo.advantage != "gae" or not values:
         return None
@@ -65,16 +66,16 @@ def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
     ppo = config.ppo
     return Finding(
         name="critic",
-        title="The critic explains nothing",
-        evidence=f"Its explained variance is {median:+.2f} of late; 1 would be all, 0 no better than the "
-        "returns' mean.",
-        change=f"ppo.critic_learning_rate ({ppo.critic_learning_rate:g}) or ppo.critic_warmup_steps "
-        f'({ppo.critic_warmup_steps}) up; or ppo.advantage = "rloo", which needs none.',
+        title="The critic predicts nothing",
+        evidence=f"Its explained variance is {median:+.2f} lately; 1 is perfect, 0 is no better than predicting "
+        "the mean return.",
+        change=f"raise ppo.critic_learning_rate ({ppo.critic_learning_rate:g}) or ppo.critic_warmup_steps "
+        f'({ppo.critic_warmup_steps}); or set ppo.advantage = "rloo", which needs no critic.',
     )
 
 
 def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """By two standard errors of a difference of two shares."""
+    """Accuracy fell from its best by more than two standard errors of a difference of two shares."""
     accuracy, best_step = run.series("eval/accuracy"), run.series("eval/best_step")
     if not accuracy:
         return None
@@ -87,7 +88,7 @@ def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
         name="past_its_best",
         title="The best version is not the last",
         evidence=f"Held-out accuracy was {best:.1%} at step {best_step[-1]:.0f} and ended at {last:.1%}.",
-        change="Serve the adapter that checkpoints/best.json names; "
-        f'ppo.learning_rate_schedule ({config.ppo.learning_rate_schedule}) to "linear", or fewer '
+        change="serve the adapter that checkpoints/best.json names; set "
+        f'ppo.learning_rate_schedule ({config.ppo.learning_rate_schedule}) to "linear", or lower '
         f"run.num_steps ({config.run.num_steps}).",
     )

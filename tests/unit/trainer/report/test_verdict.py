@@ -56,8 +56,8 @@ def test_a_blown_up_run_hurts_and_the_coefficient_is_what_to_change() -> None:
     verdict = verdict_of(read_run(MADE_RUNS / "kl_blow_up"))
     assert verdict.outcome is Outcome.HURTING
     assert verdict.cause is not None
-    assert "ppo.kl_coef is 0, so nothing pulls it back" in verdict.cause.evidence
-    assert verdict.cause.change.startswith("ppo.kl_coef (0) up, with ppo.adaptive_kl")
+    assert "ppo.kl_coef is 0, so nothing limits it" in verdict.cause.evidence
+    assert verdict.cause.change.startswith("raise ppo.kl_coef (0), with ppo.adaptive_kl")
 
 
 def test_accuracy_that_rose_under_a_random_reward_is_no_merit_of_it() -> None:
@@ -68,8 +68,8 @@ def test_accuracy_that_rose_under_a_random_reward_is_no_merit_of_it() -> None:
     assert difference.points > 0
     assert (difference.p_value or 1.0) < 0.05
     verdict = verdict_of(run)
-    assert (verdict.outcome, verdict.answer) == (Outcome.UNEARNED, "Not by its reward.")
-    assert "drift, which can turn" in verdict.evidence
+    assert (verdict.outcome, verdict.answer) == (Outcome.UNEARNED, "Not because of its reward.")
+    assert "drift, and it can reverse" in verdict.evidence
 
 
 def test_without_its_evaluation_a_run_is_not_judged_but_its_metrics_still_speak(
@@ -199,13 +199,13 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "mismatch",
         lambda step: {"ppo/logprob_mismatch": 0.03},
         {},
-        ("0.03 nats a token", "policy.dtype (float32)"),
+        ("0.03 nats per token", "policy.dtype (float32)"),
     ),
     (
         "mismatch",
         lambda step: {"ppo/effective_sample_size": 0.7},
         {},
-        ("leave 70%", "ppo.sequence_mask"),
+        ("is 70% of the tokens", "ppo.sequence_mask"),
     ),
     (
         "stale",
@@ -217,13 +217,13 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "kl_blow_up",
         lambda step: {"ppo/reference_kl": 0.1 * step},
         {"ppo": {"target_kl": 0.4}},
-        ("target_kl is 0.4; the coefficient stands at 0.05", "ppo.kl_coef (0.05) up; "),
+        ("target_kl is 0.4 and the coefficient is 0.05", "raise ppo.kl_coef (0.05); "),
     ),
     (
         "kl_blow_up",
         lambda step: {"ppo/reference_kl": 2.0 * step},
         {"ppo": {"target_kl": 100.0, "kl_coef": 0.0}},
-        ("0.29 a token", "ppo.kl_coef is 0", "with ppo.adaptive_kl"),
+        ("0.29 per token", "ppo.kl_coef is 0", "with ppo.adaptive_kl"),
     ),
     (
         "steps_too_large",
@@ -241,19 +241,19 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "entropy_collapse",
         lambda step: {"ppo/entropy": 0.5 * 0.7**step},
         {},
-        ("nats a token", "ppo.clip_high (0.2)"),
+        ("nats per token", "ppo.clip_high (0.2)"),
     ),
     (
         "entropy_explosion",
         lambda step: {"ppo/entropy": 0.3 * 1.2**step},
         {},
-        ("nats a token", "ppo.learning_rate (5e-06) down"),
+        ("nats per token", "lower ppo.learning_rate (5e-06)"),
     ),
     (
         "truncation",
         lambda step: {"rollout/truncated": 0.3},
         {},
-        ("30% hit the token limit", "rollout.max_tokens (256) up"),
+        ("30% hit the token limit", "raise rollout.max_tokens (256)"),
     ),
     (
         "coherence_without_correctness",
@@ -274,19 +274,19 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "zero_variance",
         lambda step: {"rollout/zero_variance_groups": 0.8, "reward/correct": 0.8 + 0.01 * step},
         {},
-        ("80% of the groups", "harder questions", "rollout.refill_zero_variance on"),
+        ("80% of the groups", "harder questions", "turn on rollout.refill_zero_variance"),
     ),
     (
         "zero_variance",
         lambda step: {"rollout/zero_variance_groups": 0.8},
         {"rollout": {"refill_zero_variance": True}},
-        ("with 57% of the completions correct", "easier questions"),
+        ("57% of all completions are correct", "easier questions"),
     ),
     (
         "critic",
         lambda step: {"ppo/explained_variance": -9.0 if step == 15 else 0.02},
         {},
-        ("+0.02 of late", 'ppo.advantage = "rloo"'),
+        ("+0.02 lately", 'ppo.advantage = "rloo"'),
     ),
 ]
 
@@ -337,7 +337,7 @@ def test_a_reward_that_rises_without_accuracy_is_a_finding_only_where_rl_does_no
     run = record(config=LOOSE_TARGET, evaluated=EVALUATED)
     (finding,) = findings_of(run, helps=False)
     assert finding.name == "reward_without_accuracy"
-    assert "most of it in its base part; held-out accuracy by +0.0 points" in finding.evidence
+    assert "mostly in its base part; held-out accuracy changed by +0.0 points" in finding.evidence
     assert verdict_of(run).cause == finding
 
 
@@ -396,7 +396,7 @@ def test_mcnemars_test_decides(won: int, lost: int, outcome: Outcome, said: str)
 def test_an_undecided_test_says_how_many_questions_it_takes() -> None:
     # Connor 1987 with d = 0.1, δ = 0.02: (1.96 sqrt(0.1) + 0.8416 sqrt(0.0996))² / 0.0004 = 1961.
     verdict = verdict_of(record(evaluated=EVALUATED))
-    assert "To see an effect of 2 points takes some 2000 questions." in verdict.evidence
+    assert "Detecting an effect of 2 points takes about 2000 questions." in verdict.evidence
 
 
 SFT, BASE = model("SFT", 100, "runs/sft"), model("Base", 60, "base-model")
@@ -457,5 +457,5 @@ def test_it_prints_as_plain_lines_and_reads_nothing_as_markup() -> None:
     first, second, *findings = out.getvalue().splitlines()
     assert first.startswith("Is RL helping? No, it hurts. PPO answers 50.0% → 42.5% of 200")
     assert "over S[b]FT[/b] [" in first
-    assert second == "Most likely cause: KL to the reference has blown up"
+    assert second == "Most likely cause: KL to the reference is too high"
     assert [line[:2] for line in findings] == ["- "] * len(findings)
