@@ -1,107 +1,80 @@
-"""Settings of the server that are ours; everything else is a flag of ``vllm serve``.
+"""The server's settings, read from flags, environment and file; other flags are for ``vllm serve``.
 
-Each comes from a flag, from the environment (``REGIME_W_`` and the name in capitals), from the TOML
-file of ``--config``, or is the default; the first that names it wins. Loads neither torch nor vllm.
+Loads neither torch nor vllm.
 """
 
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Self
+from collections.abc import Sequence
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-_ENVIRONMENT_PREFIX = "REGIME_W_"
+from inference_server.wire.serve_config import VLLM_KEYS, ServeConfig
+from inference_server.wire.settings_loader import Layout, load_settings
+
+OTHER_SECTIONS = (
+    "policy",
+    "data",
+    "server",
+    "rollout",
+    "reward",
+    "ppo",
+    "run",
+    "sft",
+    "offline",
+    "collect",
+    "eval",
+    "doctor",
+)
+"""Tables of a configuration file that are the trainer's, which checks them."""
+
+_DESCRIPTION = """
+
+Every setting may also come from the environment (REGIME_W_PORT=8000) or from the TOML file of
+--config: at its top, or in its table [serve], beside the tables of the trainer's commands. Flags win
+over the environment, the environment over the file. Without a model, policy.base_model is served.
+
+Every flag of "vllm serve" works too, and wins over what this server sets by itself:
+  --enable-lora --max-lora-rank 16 --max-loras N --max-cpu-loras N (N: max-loaded-versions)
+  --logprobs-mode processed_logprobs --generation-config vllm
+  --scheduling-policy priority --disable-uvicorn-access-log
+  on a CPU: --dtype float32 --enforce-eager --block-size 32 --no-enable-chunked-prefill
+            --max-num-batched-tokens 8192 --max-num-seqs 256
+gpu_memory_utilization, max_model_len and max_lora_rank may stand in the file and the environment too.
+"""
 
 
-class SettingsError(Exception):
-    """A setting that cannot be used; the message is one line that names it."""
-
-
-class Settings(BaseModel):
-    """What the server does beyond vLLM."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+class Settings(ServeConfig):
+    """vLLM's OpenAI server with arms, versioned LoRA adapters and a policy alias."""
 
     model: str = Field(min_length=1)
     """Base model: a folder in Hugging Face's format, or a model id on the Hub."""
-    host: str = "127.0.0.1"
-    """Address to listen on. Any other than loopback needs an API key."""
-    port: int = Field(default=8000, ge=1, le=65535)
-    """Port to listen on."""
-    api_key: SecretStr | None = None
-    """Key that every route but /health asks for. From REGIME_W_API_KEY or the file: flags show in ps."""
-    state_dir: Path | None = None
-    """Folder that keeps the adapters over restarts. Default: a temporary one, gone when the server is."""
-    adapter_root: Path | None = None
-    """Folder below which adapters may be loaded by path. Default: none may."""
-    max_loaded_versions: int = Field(default=4, ge=2, le=64)
-    """Most adapter versions held. After an upload the oldest that nothing uses leave, until one place is free."""
-    max_adapter_bytes: int = Field(default=2**30, ge=1)
-    """Largest upload of one adapter, in bytes."""
-    max_questions: int = Field(default=256, ge=1)
-    """Most questions in one request to /v1/arms/generate."""
-    max_samples_per_arm: int = Field(default=16, ge=1)
-    """Most samples of each arm in one request."""
-    max_groups_in_flight: int = Field(default=512, ge=1)
-    """Most groups (questions) in flight of either priority; beyond, requests get 429."""
-    max_body_bytes: int = Field(default=2**25, ge=1)
-    """Largest body of any request but an upload, in bytes."""
-    max_request_s: float = Field(default=900.0, gt=0)
-    """Longest time for one request to /v1/arms/generate, in seconds; then it is aborted with 408."""
-    drain_timeout_s: float = Field(default=30.0, ge=0)
-    """After SIGTERM, how long requests in flight may still take, in seconds."""
-
-    @model_validator(mode="after")
-    def _one_request_fits(self) -> Self:
-        if self.max_questions > self.max_groups_in_flight:
-            raise ValueError(
-                f"max_questions ({self.max_questions}) must not exceed "
-                f"max_groups_in_flight ({self.max_groups_in_flight})"
-            )
-        return self
 
 
-def load_settings(
-    *,
-    flags: Mapping[str, object],
-    environment: Mapping[str, str],
-    config_file: Path | None = None,
-) -> Settings:
-    """Puts the settings together.
+class _OtherSection(BaseModel):
+    """A table of the trainer's."""
 
-    Args:
-        flags: Settings given on the command line, by field name.
-        environment: The process's environment; an empty value counts as not set, because Compose
-            hands on variables that the user left out as empty ones.
-        config_file: A TOML file with fields of `Settings` at its top level.
+    model_config = ConfigDict(extra="allow")
+
+
+def read_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
+    """The settings, and the arguments that are for vLLM.
+
+    Prints help and exits 0 for ``--help``.
 
     Raises:
         SettingsError: A value is missing, unknown or out of range, or the file cannot be read.
     """
-    sources: dict[str, tuple[str, object]] = {}
-    if config_file is not None:
-        for key, value in _read_toml(config_file).items():
-            sources[key] = (f"{config_file}: {key}", value)
-    for name in Settings.model_fields:
-        variable = _ENVIRONMENT_PREFIX + name.upper()
-        if environment.get(variable):
-            sources[name] = (variable, environment[variable])
-    for name, value in flags.items():
-        sources[name] = (f"--{name.replace('_', '-')}", value)
-    try:
-        return Settings.model_validate({name: value for name, (_, value) in sources.items()})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        # A rule over several fields has no location; its message names them.
-        origin, _ = sources.get(name, (f"--{name}", None)) if name else ("settings", None)
-        reason = "unknown setting" if first["type"] == "extra_forbidden" else first["msg"]
-        raise SettingsError(f"{origin}: {reason}") from error
-
-
-def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SettingsError(f"--config {path}: {error}") from error
+    return load_settings(
+        Settings,
+        arguments,
+        Layout(
+            sections=dict.fromkeys(OTHER_SECTIONS, _OtherSection) | {"serve": ServeConfig},
+            own_section="serve",
+            inherited={"model": "policy.base_model"},
+        ),
+        prog="python -m inference_server",
+        description=_DESCRIPTION,
+        kebab_case=True,
+        # A key would show in the list of processes; vLLM reads its own flags.
+        not_flags={"api_key", *VLLM_KEYS},
+        allow_unknown_flags=True,
+    )

@@ -14,8 +14,7 @@ from rich.console import Console
 
 from inference_server.launch.server_process import ServerFailed, ServerProcess, free_port
 from trainer.config.loading import load_config
-from trainer.config.sections import TrainConfig
-from trainer.config.stages import SFTRunConfig
+from trainer.config.sections import SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
 from trainer.console.progress import step_lines
 from trainer.console.stop_signals import Stopped
@@ -99,7 +98,8 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
             raise KeyboardInterrupt
 
         stage(5, "evaluation", f"{num_questions} held-out problems, greedy")
-        from trainer.evaluation.ask import EvaluationConfig, run_evaluation
+        from trainer.config.sections import EvaluationConfig
+        from trainer.evaluation.ask import run_evaluation
 
         run_evaluation(
             EvaluationConfig(

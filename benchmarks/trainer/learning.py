@@ -28,8 +28,7 @@ from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup, adapter_name
 from regime_w import RewardConfig, answers_agree, build_all_arms, build_prompt, extract_answer
 from trainer.config.loading import load_config
-from trainer.config.sections import DataConfig, PolicyConfig, TrainConfig
-from trainer.config.stages import SFTConfig, SFTRunConfig
+from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
 from trainer.console.tracking import read_metrics
 from trainer.data.sources import Record, load_records

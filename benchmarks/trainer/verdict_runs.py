@@ -30,13 +30,19 @@ from inference_server.launch.server_process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig, reward_group
 from regime_w.reward import RewardParts
 from trainer.config.loading import load_config
-from trainer.config.sections import PolicyConfig, ServerConfig, TrainConfig
-from trainer.config.stages import SFTConfig, SFTRunConfig
+from trainer.config.sections import (
+    EvaluationConfig,
+    PolicyConfig,
+    ServerConfig,
+    SFTConfig,
+    SFTRunConfig,
+    TrainConfig,
+)
 from trainer.console.environment import prepare_environment
 from trainer.console.tracking import METRICS_FILE, read_metrics
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.evaluation.ask import EvaluationConfig, run_evaluation
+from trainer.evaluation.ask import run_evaluation
 from trainer.evaluation.results import EVALUATION_FILE
 from trainer.io.jsonl import write_jsonl
 from trainer.io.kept_settings import CONFIG_FILE

@@ -4,9 +4,7 @@ What can be checked without vLLM is checked before it is imported, which takes m
 and a mistyped flag answer at once.
 """
 
-import argparse
 import ipaddress
-import os
 import re
 import signal
 import socket
@@ -18,24 +16,13 @@ from typing import NoReturn
 
 from inference_server.engine import EngineDied
 from inference_server.launch.state_dir import claim_state_dir
-from inference_server.settings import Settings, SettingsError, load_settings
+from inference_server.settings import Settings, read_settings
+from inference_server.wire.settings_errors import SettingsError
 
 _USAGE_EXIT_CODE = 2
 _FAILED_EXIT_CODE = 1
-_PLUGIN_NAME = "regime_w"
 # A Hub id is "name" or "owner/name".
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_EPILOG = """\
-Every setting may also come from the environment (REGIME_W_PORT=8000) or from the TOML file of
---config; flags win over the environment, the environment over the file.
-
-Every flag of "vllm serve" works too, and wins over what this server sets by itself:
-  --enable-lora --max-lora-rank 16 --max-loras N --max-cpu-loras N (N: max-loaded-versions)
-  --logprobs-mode processed_logprobs --generation-config vllm
-  --scheduling-policy priority --disable-uvicorn-access-log
-  on a CPU: --dtype float32 --enforce-eager --block-size 32 --no-enable-chunked-prefill
-            --max-num-batched-tokens 8192 --max-num-seqs 256
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,13 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 after Ctrl-C or SIGTERM, 1 where the engine died, 2 where the command line or the
         settings are at fault.
     """
-    flags, vllm_flags = _parse_flags(sys.argv[1:] if argv is None else list(argv))
     try:
-        settings = load_settings(
-            flags={key: value for key, value in flags.items() if key != "config"},
-            environment=os.environ,
-            config_file=None if "config" not in flags else Path(flags["config"]),
-        )
+        settings, vllm_flags = read_settings(sys.argv[1:] if argv is None else argv)
         _check_exposure(settings)
         _check_port(settings)
         _check_model(settings.model)
@@ -67,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             serve(settings.model_copy(update={"state_dir": state_dir}), vllm_flags)
     except SettingsError as error:
-        print(f"inference_server: {error}", file=sys.stderr)  # noqa: T201 - a command's own message
+        for line in error.lines:
+            print(f"inference_server: {line}", file=sys.stderr)  # noqa: T201 - a command's own message
         return _USAGE_EXIT_CODE
     except EngineDied as error:
         print(f"inference_server: {error}", file=sys.stderr)  # noqa: T201
@@ -77,30 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _exit(signum: int, frame: FrameType | None) -> NoReturn:
     sys.exit(0)
-
-
-def _parse_flags(argv: list[str]) -> tuple[dict[str, str], list[str]]:
-    """Splits the command line into our flags by setting and everything else."""
-    parser = argparse.ArgumentParser(
-        prog="python -m inference_server",
-        description="vLLM's OpenAI server with arms, versioned LoRA adapters and a policy alias.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    parser.add_argument("--config", metavar="FILE", help="TOML file with any of the settings below")
-    for name, field in Settings.model_fields.items():
-        if name == "api_key":
-            continue
-        default = "" if field.is_required() or field.default is None else f" [{field.default}]"
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            metavar="N" if field.annotation is int else name.rpartition("_")[2].upper(),
-            help=f"{field.description}{default}",
-        )
-    parsed, rest = parser.parse_known_args(argv)
-    return vars(parsed), rest
 
 
 def _check_exposure(settings: Settings) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inference_server.adapters.storage import INCOMING_PREFIX
-from inference_server.settings import SettingsError
+from inference_server.wire.settings_errors import SettingsError
 
 
 @contextmanager

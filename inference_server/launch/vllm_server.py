@@ -22,8 +22,9 @@ from inference_server.engine import EngineDied
 from inference_server.http.request_log import configure_logging
 from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUTE, RegimeWPlugin
 from inference_server.launch.shutdown import Shutdown
-from inference_server.settings import Settings, SettingsError
+from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
+from inference_server.wire.settings_errors import SettingsError
 
 _BASE_ALIAS = "base"
 
@@ -87,7 +88,7 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
         "--host": settings.host,
         "--port": str(settings.port),
         "--enable-lora": None,
-        "--max-lora-rank": "16",
+        "--max-lora-rank": str(settings.max_lora_rank),
         "--max-loras": num_slots,
         "--max-cpu-loras": num_slots,
         # The trainer needs the logprobs of the distribution that was sampled from.
@@ -98,6 +99,10 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
         "--disable-uvicorn-access-log": None,
         "--scheduling-policy": "priority",
     }
+    if settings.gpu_memory_utilization is not None:
+        flags["--gpu-memory-utilization"] = str(settings.gpu_memory_utilization)
+    if settings.max_model_len is not None:
+        flags["--max-model-len"] = str(settings.max_model_len)
     if on_cpu:
         flags |= CPU_FLAGS
     return flags

@@ -35,7 +35,7 @@ def test_a_signal_stops_the_run_even_while_the_server_is_away(
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0, trainer.tail()
         silent.rate = 0.0
-        assert "the same command goes on" in trainer.tail()
+        assert "the same command resumes" in trainer.tail()
         trainer.finish()
     trainer.require_whole()
 

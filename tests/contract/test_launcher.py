@@ -1,5 +1,6 @@
 """The command line: what is refused before vLLM is imported, and how it is said."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -9,13 +10,24 @@ import pytest
 
 from inference_server.launch.launcher import main
 from inference_server.launch.state_dir import claim_state_dir
-from inference_server.settings import SettingsError, load_settings
+from inference_server.settings import Settings, read_settings
+from inference_server.wire.settings_errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("REGIME_W_")]:
+        monkeypatch.delenv(name)
+
+
+def settings_of(*argv: str) -> Settings:
+    settings, vllm_flags = read_settings(argv)
+    assert vllm_flags == []
+    return settings
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name in ("REGIME_W_API_KEY", "REGIME_W_PORT", "REGIME_W_HOST"):
-        monkeypatch.delenv(name, raising=False)
+def model(tmp_path: Path) -> str:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
@@ -83,14 +95,20 @@ def test_a_port_in_use_is_found_before_the_engine_starts(
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
 
 
-def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("port", ["REGIME_W_PORT", "REGIME_W_SERVE__PORT"])
+@pytest.mark.parametrize("table", ["", "[serve]\n"])
+def test_flags_win_over_the_environment_and_that_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port: str, table: str
+) -> None:
     config = tmp_path / "server.toml"
-    config.write_text('model = "from-file"\nport = 1\nmax_questions = 1\n')
-    settings = load_settings(
-        flags={"port": "3"},
-        environment={"REGIME_W_PORT": "2", "REGIME_W_MAX_QUESTIONS": "2", "REGIME_W_HOST": ""},
-        config_file=config,
+    config.write_text(
+        table + 'model = "from-file"\nport = 1\nmax_questions = 1\nmax_samples_per_arm = 1'
     )
+    monkeypatch.setenv(port, "2")
+    monkeypatch.setenv(port.replace("PORT", "MAX_QUESTIONS"), "2")
+    monkeypatch.setenv("REGIME_W_HOST", "")
+    settings = settings_of("--port", "3", "--config", str(config))
+    assert settings.max_samples_per_arm == 1
     assert (settings.model, settings.host) == ("from-file", "127.0.0.1")
     assert (settings.port, settings.max_questions) == (3, 2)
 
@@ -98,7 +116,7 @@ def test_flags_win_over_the_environment_and_that_over_the_file(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
-        ('model = "m"\nprot = 1', "prot: unknown setting"),
+        ('model = "m"\nprot = 1', "prot: unknown key; did you mean port?"),
         ('model = "m"\nport = 0', "port: Input should be greater than or equal to 1"),
         ("model =", "Invalid value"),
         ("[model]", "model: Input should be a valid string"),
@@ -108,18 +126,76 @@ def test_bad_files_name_the_key_and_the_file(tmp_path: Path, toml: str, words: s
     config = tmp_path / "server.toml"
     config.write_text(toml)
     with pytest.raises(SettingsError) as refusal:
-        load_settings(flags={}, environment={}, config_file=config)
+        settings_of("--config", str(config))
     assert words in str(refusal.value)
     assert str(config) in str(refusal.value)
 
 
-def test_bad_environment_names_the_variable() -> None:
+def test_bad_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGIME_W_PORT", "x")
     with pytest.raises(SettingsError, match="REGIME_W_PORT: Input should be a valid integer"):
-        load_settings(flags={"model": "m"}, environment={"REGIME_W_PORT": "x"})
+        settings_of("--model", "m")
 
 
-def test_the_key_is_not_shown() -> None:
-    settings = load_settings(flags={"model": "m"}, environment={"REGIME_W_API_KEY": "s3cret"})
+def test_one_file_is_for_server_and_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "recipe.toml"
+    config.write_text(
+        '[policy]\nbase_model = "b"\n[ppo]\nnum_epochs = 2\n[serve]\nmax_loaded_versions = 8\n'
+        "gpu_memory_utilization = 0.5\nmax_model_len = 512\nmax_lora_rank = 32\n"
+    )
+    settings = settings_of("--config", str(config))
+    assert (settings.model, settings.max_loaded_versions) == ("b", 8)
+    assert settings.gpu_memory_utilization == 0.5
+    assert (settings.max_model_len, settings.max_lora_rank) == (512, 32)
+    assert settings_of("--config", str(config), "--model", "m").model == "m"
+    monkeypatch.setenv("REGIME_W_POLICY__BASE_MODEL", "c")
+    assert settings_of("--config", str(config)).model == "c"
+    config.write_text('[policy]\nbase_model = "b"\n[serve]\nmodel = "b-in-16-bits"\n')
+    assert settings_of("--config", str(config)).model == "b-in-16-bits"
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("[sevre]\nport = 1", "sevre: unknown key; did you mean serve?"),
+        ("[serve]\nprot = 1", "serve.prot: unknown key; did you mean serve.port?"),
+        ("[serve]\nport = 0", "serve.port: Input should be greater than or equal to 1 (got 0)"),
+    ],
+)
+def test_a_bad_table_names_the_key_and_the_file(tmp_path: Path, toml: str, line: str) -> None:
+    config = tmp_path / "recipe.toml"
+    config.write_text(toml)
+    with pytest.raises(SettingsError) as refusal:
+        settings_of("--model", "m", "--config", str(config))
+    assert refusal.value.lines == (f"{line}, in {config}",)
+
+
+@pytest.mark.parametrize("flag", ["--state-dir", "--state_dir"])
+def test_flags_are_read_with_hyphens_and_underscores(flag: str) -> None:
+    assert settings_of("--model", "m", flag, "s").state_dir == Path("s")
+
+
+def test_other_flags_go_to_vllm_as_they_are() -> None:
+    others = [
+        "--hf-overrides",
+        '{"a": [1, 2]}',
+        "--served_model_name",
+        "a b",
+        "-tp",
+        "2",
+        "--x=",
+        "",
+    ]
+    others += ["--max-model-len", "4k", "--max_lora_rank=32", "--gpu-memory-utilization", "0.5"]
+    settings, vllm_flags = read_settings(["--model", "m", *others, "--port=1"])
+    assert (settings.port, vllm_flags) == (1, others)
+
+
+def test_the_key_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REGIME_W_API_KEY", "s3cret")
+    settings = settings_of("--model", "m")
     assert "s3cret" not in repr(settings)
     assert settings.api_key is not None
     assert settings.api_key.get_secret_value() == "s3cret"

@@ -12,8 +12,8 @@ from tests.integration.server_fixture import (
     save_random_model,
 )
 from trainer.client.arms_client import ArmsClient
-from trainer.config.sections import ServerConfig
-from trainer.evaluation.ask import EvaluationConfig, evaluate
+from trainer.config.sections import EvaluationConfig, ServerConfig
+from trainer.evaluation.ask import evaluate
 from trainer.evaluation.records import answers_path, read_answers
 from trainer.evaluation.results import Evaluation
 

@@ -201,7 +201,7 @@ def test_resumes_after_sigkills(server: ServerProcess, tiny_base: Path, tmp_path
         "data.curriculum": "1",
     }
     command = train_command(server, tiny_base, run, **options)
-    command.append("--rollout.refill_zero_variance")
+    command.append("--rollout.dynamic_sampling")
     kill_while(is_learning, command, run, 1)
     kill_while(is_publishing, command, run, 3)
     kill_while(is_saving, command, run, 5)

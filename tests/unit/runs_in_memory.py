@@ -39,7 +39,7 @@ def run_config(
             "arms": ARMS,
             "seed": 3,
             "max_staleness": 1,
-            "refill_zero_variance": True,
+            "dynamic_sampling": True,
         },
         "ppo": {
             "learning_rate": 1e-3,

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference_server.http.routes import attach_routes
 from inference_server.settings import Settings
-from trainer.config.sections import RunConfig, TrainConfig
-from trainer.doctor.checks import DoctorConfig
+from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION, VLLM_KEYS
+from trainer.config.sections import DoctorConfig, RunConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -41,8 +41,8 @@ STACKS = {
     ),
 }
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
-# Of the server's flags those that are not ours.
-VLLM_FLAGS = {"--gpu-memory-utilization", "--max-model-len", "--max-lora-rank"}
+# What the server hands on to vLLM of its own section.
+VLLM_FLAGS = {f"--{key.replace('_', '-')}" for key in VLLM_KEYS}
 _VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::?([-?])([^}]*))?\}")
 
 
@@ -115,12 +115,12 @@ def test_a_services_command_exists_and_knows_its_flags(words: list[str]) -> None
 
 
 @pytest.mark.slow
-def test_what_else_the_server_is_given_are_flags_of_vllm() -> None:
+def test_what_the_server_hands_on_are_flags_of_vllm() -> None:
     from vllm.engine.arg_utils import AsyncEngineArgs
 
     fields = {f"--{name.replace('_', '-')}" for name in AsyncEngineArgs.__dataclass_fields__}
-    given = {w for _, words in commands() for w in words if words[0] == "inference_server"}
-    assert fields & given >= VLLM_FLAGS
+    assert fields >= VLLM_FLAGS
+    assert AsyncEngineArgs.gpu_memory_utilization == VLLM_GPU_MEMORY_UTILIZATION
 
 
 # --- variables -----------------------------------------------------------------------------------

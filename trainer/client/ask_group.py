@@ -44,7 +44,7 @@ def group_request(
     """
     return ArmsRequest(
         questions=[Question(id=record.id, question=record.question)],
-        arms=list(rollout.resolved_arms),
+        arms=list(rollout.arms),
         samples_per_arm=rollout.samples_per_arm,
         max_tokens=rollout.max_tokens,
         seed=seed,

@@ -23,7 +23,7 @@ from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_group import ask_again, ask_group, group_request
 from trainer.client.model_spec import ModelSpec, uploaded
 from trainer.client.protocol import InferenceServer
-from trainer.config.stages import CollectConfig
+from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.data.context_limit import drop_overlong

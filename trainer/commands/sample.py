@@ -2,31 +2,13 @@
 
 import asyncio
 
-from pydantic import Field
-from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Question, adapter_name
 from trainer.client.arms_client import ArmsClient
-from trainer.config.sections import Section, ServerConfig
-
-
-class SampleConfig(Section):
-    """Ask one question of every arm of a running server."""
-
-    question: CliPositionalArg[str]
-    """The question."""
-    gold: str | None = None
-    """The right answer, to see which arms found it."""
-    version: int | None = None
-    """Policy version to ask; the active one where null."""
-    max_tokens: int = Field(default=256, ge=1)
-    """Longest completion."""
-    seed: int | None = None
-    """Seed of the sampling."""
-    server: ServerConfig = Field(default_factory=ServerConfig)
+from trainer.config.sections import SampleConfig
 
 
 async def sample(config: SampleConfig) -> ArmGroup:
@@ -41,6 +23,7 @@ async def sample(config: SampleConfig) -> ArmGroup:
         gold = f"#### {gold}"
     request = ArmsRequest(
         questions=[Question(id="sample", question=config.question, gold=gold)],
+        arms=list(config.arms),
         max_tokens=config.max_tokens,
         seed=config.seed,
         policy="latest" if config.version is None else config.version,

@@ -27,8 +27,8 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
-from regime_w import build_all_arms, build_prompt
-from trainer.config.stages import SFTRunConfig
+from regime_w import ArmSpec, build_prompt
+from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
 from trainer.data.contamination import data_lines
 from trainer.data.sources import Record, load_demonstrations
@@ -85,9 +85,9 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def _examples(demonstrations: Sequence[Record], *, seed: str) -> Dataset:
+def _examples(demonstrations: Sequence[Record], arms: Sequence[ArmSpec], *, seed: str) -> Dataset:
     """Rows of ``prompt`` and ``completion``, without calculator annotations."""
-    arms, rng = build_all_arms(), random.Random(seed)
+    rng = random.Random(seed)
     return Dataset.from_list(
         [
             {
@@ -127,8 +127,10 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     trainer = SFTTrainer(
         model=load_base(config.policy, device),
         args=_trl_config(config, device, evaluates=bool(held_out), is_fresh=newest is None),
-        train_dataset=_examples(training, seed=f"sft/{seed}"),
-        eval_dataset=_examples(held_out, seed=f"sft/held-out/{seed}") if held_out else None,
+        train_dataset=_examples(training, config.arms, seed=f"sft/{seed}"),
+        eval_dataset=_examples(held_out, config.arms, seed=f"sft/held-out/{seed}")
+        if held_out
+        else None,
         processing_class=AutoTokenizer.from_pretrained(config.policy.base_model),
         peft_config=LoraConfig(
             r=config.policy.lora_rank,

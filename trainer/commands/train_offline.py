@@ -14,8 +14,7 @@ import torch
 from transformers import AutoTokenizer
 
 from inference_server.wire.schemas import adapter_name
-from trainer.config.sections import RunConfig, TrainConfig
-from trainer.config.stages import OfflineRunConfig
+from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker

@@ -35,7 +35,7 @@ def drop_overlong(
         say: Gets a line where questions are left out.
     """
     limit = status.limits.max_model_len_tokens
-    arms = rollout.resolved_arms
+    arms = rollout.arms
     system_prompts = dict.fromkeys(arm.system_prompt for arm in arms)
     prompts = {
         record.id: [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.doctor.checks import DoctorConfig
+from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import GIB, CheckResult, bad, note, ok
 from trainer.doctor.stack import Installed, installed_version
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
-from trainer.doctor.checks import DoctorConfig
+from trainer.config.sections import DoctorConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trainer.doctor.checks import DoctorConfig
+from trainer.config.sections import DoctorConfig
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.memory import check_memory

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trainer.doctor.checks import DoctorConfig
+from trainer.config.sections import DoctorConfig
 from trainer.doctor.device import Card
 from trainer.doctor.memory_plan import MemoryPlan, advise
 from trainer.doctor.model_shape import ModelShape

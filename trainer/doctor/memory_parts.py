@@ -8,8 +8,7 @@ layer; tests compare it with the allocator.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trainer.config.sections import TrainConfig
-from trainer.doctor.checks import ServeConfig
+from trainer.config.sections import ServeConfig, TrainConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
 from trainer.model.logprobs import CHUNK_LOGITS

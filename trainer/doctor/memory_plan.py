@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from trainer.config.sections import TrainConfig
-from trainer.doctor.checks import ServeConfig
+from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
+from trainer.config.sections import ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import (
     Part,
     Rows,
@@ -115,8 +115,9 @@ def plan_memory(
         rows: The largest micro-batch; None assumes the longest prompts and completions.
     """
     server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
+    longest = _PROMPT_TOKENS + config.rollout.max_tokens
     if on_gpu:
-        share = serve.gpu_memory_utilization * card_bytes
+        share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
     else:
         share = sum(part.num_bytes for part in server) + _CPU_KV_CACHE
     return MemoryPlan(
@@ -125,8 +126,7 @@ def plan_memory(
         card_bytes=card_bytes,
         server_share_bytes=share,
         kv_bytes_per_token=kv_bytes_per_token(shape, on_gpu=on_gpu),
-        kv_tokens_needed=len(config.rollout.resolved_arms)
-        * min(serve.max_model_len, _PROMPT_TOKENS + config.rollout.max_tokens),
+        kv_tokens_needed=len(config.rollout.arms) * min(serve.max_model_len or longest, longest),
         on_gpu=on_gpu,
     )
 
@@ -136,7 +136,7 @@ def _longest_rows(config: TrainConfig) -> Rows:
 
     A tree is one prompt with the completions of all arms that share it.
     """
-    prompts = Counter(arm.system_prompt for arm in config.rollout.resolved_arms)
+    prompts = Counter(arm.system_prompt for arm in config.rollout.arms)
     num_completions = max(prompts.values()) * config.rollout.samples_per_arm
     budget = config.ppo.token_budget
     width = min(budget, _PROMPT_TOKENS + num_completions * config.rollout.max_tokens)

@@ -7,7 +7,7 @@ from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
 from trainer.client.compatibility import check_server
-from trainer.doctor.checks import DoctorConfig
+from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import ServerError, UsageError
 

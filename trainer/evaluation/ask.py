@@ -8,9 +8,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
 
-from pydantic import Field
 from rich.console import Console
 
 from inference_server.wire.schemas import (
@@ -20,14 +18,14 @@ from inference_server.wire.schemas import (
     ServerStatus,
     adapter_name,
 )
-from regime_w import ArmSpec, build_all_arms, build_prompt
+from regime_w import ArmSpec, build_prompt
 from trainer.client.arms_client import ArmsClient
 from trainer.client.model_spec import uploaded
 from trainer.client.protocol import InferenceServer
-from trainer.config.sections import Section, ServerConfig
+from trainer.config.sections import EvaluationConfig
 from trainer.console.progress import bar
 from trainer.data.contamination import find_overlap
-from trainer.data.sources import WORD_PROBLEMS, Record, load_records
+from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, UsageError
 from trainer.evaluation.candidates import parse_candidates
@@ -48,41 +46,6 @@ OnProgress = Callable[[int, int], None]
 
 _NUM_TRAINING_QUESTIONS = 20_000
 """Questions of an endless training source to compare with those asked."""
-
-
-class EvaluationConfig(Section):
-    """Accuracy of several models of a running server on the same held-out questions."""
-
-    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
-    """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
-    as `policy-000012`, an adapter folder, or a run's, of which it is the newest."""
-    data: str = WORD_PROBLEMS
-    """`word-problems` (its held-out split), a JSONL file of {"question", "answer"} records, or a Hub
-    dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it."""
-    data_seed: int = 0
-    """Seed of the generator."""
-    train_data: str | None = None
-    """What the models were trained on, to say which of its questions are asked here too; where null,
-    the data.source of the configurations that lie beside adapter folders."""
-    num_questions: Annotated[int, Field(ge=1)] = 400
-    """How many questions to ask at most."""
-    max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest completion."""
-    arms: tuple[ArmSpec, ...] | None = None
-    """Custom arms; the eight of Regime W where null."""
-    arm: str = "wolfram_0"
-    """The arm whose system prompt the greedy answers get; its temperature is not used."""
-    samples_per_arm: Annotated[int, Field(ge=0)] = 0
-    """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence; 0 asks for
-    greedy answers alone, which takes a ninth of the time of 1."""
-    seed: Annotated[int, Field(ge=0)] = 0
-    """Seed of the arms' sampling."""
-    batch_size: Annotated[int, Field(ge=1)] = 64
-    """Questions of one request."""
-    server: ServerConfig = Field(default_factory=ServerConfig)
-    output: Path | None = None
-    """JSON file for the result; the answers go beside it, evaluation.json having
-    evaluation.answers.jsonl. RUN/evaluation.json goes into RUN's report."""
 
 
 async def evaluate(
@@ -211,7 +174,7 @@ async def _ask_arms(
         ArmsRequest(
             # The server derives a completion's seed from the question's id, not from its batch.
             questions=[Question(id=record.id, question=record.question) for record in records],
-            arms=None if config.arms is None else list(config.arms),
+            arms=list(config.arms),
             samples_per_arm=config.samples_per_arm,
             max_tokens=config.max_tokens,
             seed=config.seed,
@@ -265,7 +228,7 @@ def _contamination_lines(config: EvaluationConfig) -> list[str]:
 
 
 def _arms_by_name(config: EvaluationConfig) -> dict[str, ArmSpec]:
-    return {arm.name: arm for arm in config.arms or build_all_arms()}
+    return {arm.name: arm for arm in config.arms}
 
 
 def _require_arm(config: EvaluationConfig) -> None:

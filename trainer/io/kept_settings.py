@@ -1,4 +1,4 @@
-"""The settings that a piece of work was begun with, kept beside it so that it goes on with the same."""
+"""The settings that a run or another piece of work was begun with, stored beside it: it resumes with the same."""
 
 import tomllib
 from collections.abc import Collection, Mapping
@@ -8,6 +8,7 @@ from typing import Any
 import tomli_w
 from pydantic import BaseModel
 
+from trainer.config.rollout import RENAMED_KEYS
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
 
@@ -15,27 +16,28 @@ CONFIG_FILE = "config.toml"
 
 
 def as_toml(config: BaseModel) -> str:
-    """A configuration as a file that ``--config`` reads; without the API key."""
+    """A configuration as a TOML file that ``--config`` reads, without the API key."""
     return tomli_w.dumps(_plain(config))
 
 
 def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> None:
-    """Write the settings, or compare them with those that are there.
+    """Compare the settings with the stored ones, if there are any, and store them.
 
     Args:
         path: The file; its folder is made where it is missing.
-        config: Of the work.
-        free: Sections and keys that may change while the work goes on.
+        config: The settings now.
+        free: Sections and keys that may change between a start and the next.
 
     Raises:
-        UsageError: Others have changed; names them.
+        UsageError: Other keys have changed; names them.
     """
     if path.exists():
         try:
             stored = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: {error}") from None
-        before, now = _flat(stored), _flat(_plain(config))
+        before = {RENAMED_KEYS.get(key, key): value for key, value in _flat(stored).items()}
+        now = _flat(_plain(config))
         changed = [
             f"{key} was {before.get(key, 'null')} and is {now.get(key, 'null')}"
             for key in sorted(before.keys() | now.keys())
@@ -44,14 +46,14 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
         ]
         if changed:
             raise UsageError(
-                f"{path.parent} holds something begun with other settings: {'; '.join(changed)}. "
-                f"Go on with those of {path}, or choose another place"
+                f"{path.parent} was begun with other settings: {'; '.join(changed)}. "
+                f"Resume with those of {path}, or choose another folder"
             )
     write_file(path, as_toml(config).encode())
 
 
 def training_source(adapter: Path) -> str | None:
-    """What the configuration of SFT or of a run says that its adapter was trained on, if it lies there."""
+    """The data.source of the SFT or run that an adapter folder belongs to; None where nothing says."""
     for path in (adapter / CONFIG_FILE, adapter.parent.parent / CONFIG_FILE):
         try:
             source = tomllib.loads(path.read_text(encoding="utf-8"))["data"]["source"]

@@ -57,7 +57,7 @@ class HeldOutEvaluations:
                 num_records=config.run.num_evaluation_questions,
                 seed=config.data.seed,
             )
-            arm = config.rollout.resolved_arms[0]
+            arm = config.rollout.arms[0]
             self._prompts = [build_prompt(arm.system_prompt, r.question) for r in self._records]
 
     def __enter__(self) -> Self:

@@ -87,7 +87,7 @@ class RolloutPipeline:
             num_needed: How many batches the run still needs.
         """
         count = self._rollout.questions_per_step
-        num_spares = _SPARES_PER_QUESTION * count if self._rollout.refill_zero_variance else 0
+        num_spares = _SPARES_PER_QUESTION * count if self._rollout.dynamic_sampling else 0
         while len(self._in_flight) < min(self._rollout.max_staleness + 1, num_needed):
             questions = self.questions.take(count, num_spares=num_spares, version=version)
             future = self._versions.requests.start(self._generate, questions)

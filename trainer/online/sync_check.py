@@ -87,7 +87,7 @@ class SyncCheck:
             question: The probe's question.
             server_dtype: What the server computes in, e.g. ``float32``.
         """
-        self._arms = probe_arms(config.rollout.resolved_arms)
+        self._arms = probe_arms(config.rollout.arms)
         self._question = question
         exact = server_dtype == config.policy.dtype == "float32"
         self.max_mismatch = config.ppo.max_logprob_mismatch or (

@@ -32,7 +32,7 @@ class Retokeniser:
     @classmethod
     def of(cls, tokenizer: Any, rollout: RolloutConfig) -> "Retokeniser":
         """For the arms and the length that a configuration says the text was sampled with."""
-        arms = rollout.resolved_arms
+        arms = rollout.arms
         return cls(
             tokenizer=tokenizer,
             arms={arm.name: arm for arm in arms},

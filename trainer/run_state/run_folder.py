@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from trainer.config.sections import PolicyConfig, TrainConfig
-from trainer.config.stages import OfflineRunConfig
+from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder, remove_unfinished
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings

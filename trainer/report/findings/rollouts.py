@@ -37,8 +37,8 @@ def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
     if share is None or correct is None or share <= _ZERO_VARIANCE:
         return None
     solved = correct > _SOLVED
-    on = config.rollout.refill_zero_variance
-    dynamic_sampling = "" if on else "turn on rollout.refill_zero_variance; "
+    on = config.rollout.dynamic_sampling
+    dynamic_sampling = "" if on else "turn on rollout.dynamic_sampling; "
     return Finding(
         name="zero_variance",
         title=f"Most groups are {'solved' if solved else 'too hard'}: their completions all get the same reward",

@@ -22,7 +22,7 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from trainer.commands.collect import Collected, collect
-from trainer.config.stages import CollectConfig
+from trainer.config.sections import CollectConfig
 from trainer.console.stop_signals import StopRequest
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split

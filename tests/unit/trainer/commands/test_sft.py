@@ -10,8 +10,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from trainer.commands.sft import run_sft
-from trainer.config.sections import PolicyConfig
-from trainer.config.stages import SFTRunConfig
+from trainer.config.sections import PolicyConfig, SFTRunConfig
 from trainer.errors import UsageError
 from trainer.model.base_model import load_base
 

@@ -15,8 +15,7 @@ from transformers import AutoTokenizer
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig, build_all_arms, build_prompt
 from trainer.commands.train_offline import train_offline
-from trainer.config.sections import PolicyConfig
-from trainer.config.stages import OfflineRunConfig
+from trainer.config.sections import OfflineRunConfig, PolicyConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
 from trainer.model.base_model import load_base

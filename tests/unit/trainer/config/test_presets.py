@@ -1,5 +1,7 @@
-"""The shipped configurations: every command of the recipe reads them, and no key of them is unread."""
+"""The shipped configurations: the server and every command read every one, and no key of them is unread."""
 
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -7,12 +9,27 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from inference_server.settings import OTHER_SECTIONS, read_settings
+from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
-from trainer.config.sections import TrainConfig
-from trainer.config.stages import SECTIONS, CollectConfig, OfflineRunConfig, SFTRunConfig
+from trainer.config.sections import SECTIONS, CommandConfig, EvaluationConfig, TrainConfig
 
 FILES = sorted((Path(__file__).parents[4] / "deploy/configs").glob("*.toml"))
-COMMANDS = [TrainConfig, SFTRunConfig, CollectConfig, OfflineRunConfig]
+POSITIONALS = {
+    "diff": ["evaluation.json", "SFT", "PPO"],
+    "replay": ["runs/x"],
+    "report": ["runs/x"],
+    "sample": ["What is 1 + 1?"],
+}
+"""Arguments that a command cannot do without."""
+
+each_file = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+
+
+def parsed(command: str, *arguments: str) -> CommandConfig:
+    """What a command would run with."""
+    given = [*POSITIONALS.get(command, ()), *arguments]
+    return load_config(COMMANDS[command].config, given, prog=command)
 
 
 def test_there_are_presets_for_both_sizes_in_16_and_4_bits() -> None:
@@ -24,13 +41,14 @@ def test_there_are_presets_for_both_sizes_in_16_and_4_bits() -> None:
     }
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@each_file
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_its_sections_of_a_file(command: type[BaseModel], file: Path) -> None:
-    found = load_config(command, ["--config", str(file)], prog="test").model_dump(mode="json")
+def test_every_command_takes_its_sections_of_a_file(command: str, file: Path) -> None:
+    config = parsed(command, "--config", str(file))
+    found = config.model_dump(mode="json")
     for name, section in tomllib.loads(file.read_text()).items():
         assert name in SECTIONS
-        if name in command.model_fields:
+        if isinstance(getattr(config, name, None), BaseModel):
             assert section.items() <= comparable(found[name], section).items()
 
 
@@ -38,11 +56,129 @@ def comparable(found: dict[str, Any], section: dict[str, Any]) -> dict[str, Any]
     return {key: found[key] for key in section}
 
 
-def test_a_section_that_no_command_has_is_an_error(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@each_file
+def test_the_server_takes_its_section_of_a_file(file: Path) -> None:
+    settings, vllm_flags = read_settings(["--config", str(file)])
+    written = tomllib.loads(file.read_text())
+    serve = {"model": written["policy"]["base_model"], **written.get("serve", {})}
+    assert serve.items() <= settings.model_dump().items()
+    assert vllm_flags == []
+
+
+def test_the_server_knows_the_names_of_the_trainers_sections() -> None:
+    assert {*OTHER_SECTIONS, "serve"} == set(SECTIONS)
+
+
+def test_no_command_loads_torch_or_vllm_to_read_a_file() -> None:
+    code = (
+        "import sys\n"
+        "from trainer.cli import COMMANDS\n"
+        "from trainer.config.loading import load_config\n"
+        "from inference_server.settings import read_settings\n"
+        f"file = ['--config', {str(FILES[0])!r}]\n"
+        "load_config(COMMANDS['train'].config, file, prog='t')\n"
+        "read_settings(file)\n"
+        "print({'torch', 'vllm', 'transformers'} & set(sys.modules))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+RECIPE = """
+[data]
+source = "train.jsonl"
+evaluation_source = "test.jsonl"
+seed = 3
+[server]
+url = "http://elsewhere:1"
+[rollout]
+max_tokens = 99
+arms = [{name = "solo", system_prompt = "Be brief.", temperature = 0.7, top_p = 1.0}]
+[serve]
+model = "models/nf4"
+[eval]
+num_questions = 7
+[collect]
+output = "all.jsonl"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> list[str]:
+    path = tmp_path / "recipe.toml"
+    path.write_text(RECIPE)
+    return ["--config", str(path)]
+
+
+def test_an_evaluation_follows_the_recipe(recipe: list[str]) -> None:
+    config = load_config(EvaluationConfig, recipe, prog="t")
+    assert (config.data, config.data_seed, config.train_data) == ("test.jsonl", 3, "train.jsonl")
+    assert (config.max_tokens, config.num_questions) == (99, 7)
+    assert [arm.name for arm in config.arms] == ["solo"]
+    assert config.server.url == "http://elsewhere:1"
+    given = ["--data", "mine.jsonl", "--max_tokens", "5", "--num-questions", "2"]
+    config = load_config(EvaluationConfig, [*recipe, *given], prog="t")
+    assert (config.data, config.max_tokens, config.num_questions) == ("mine.jsonl", 5, 2)
+
+
+def test_an_evaluation_without_a_file_has_the_defaults_it_had() -> None:
+    config = load_config(EvaluationConfig, [], prog="t")
+    assert (config.data, config.data_seed, config.train_data) == ("word-problems", 0, None)
+    assert (config.max_tokens, config.num_questions, config.samples_per_arm) == (256, 400, 0)
+
+
+def test_a_variable_of_a_section_counts_where_the_file_would(
+    recipe: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGIME_W_DATA__EVALUATION_SOURCE", "other.jsonl")
+    monkeypatch.setenv("REGIME_W_EVAL__NUM_QUESTIONS", "8")
+    config = load_config(EvaluationConfig, recipe, prog="t")
+    assert (config.data, config.num_questions) == ("other.jsonl", 8)
+    monkeypatch.setenv("REGIME_W_DATA", "flat.jsonl")
+    assert load_config(EvaluationConfig, recipe, prog="t").data == "flat.jsonl"
+
+
+@pytest.mark.parametrize("command", ["sft", "sample"])
+def test_every_stage_asks_the_arms_of_the_recipe(command: str, recipe: list[str]) -> None:
+    assert [arm["name"] for arm in parsed(command, *recipe).model_dump()["arms"]] == ["solo"]
+
+
+def test_commands_read_keys_of_their_own_and_of_the_server(recipe: list[str]) -> None:
+    assert parsed("collect", *recipe).model_dump()["output"] == Path("all.jsonl")
+    assert parsed("dequantize", *recipe).model_dump()["output"] == Path("models/nf4")
+    assert parsed("sft", *recipe).model_dump()["output"] == Path("runs/sft")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[sfd]\nnum_examples = 3\n", "sfd: unknown key; did you mean sft?"),
+        (
+            "[ppo]\nlerning_rate = 1\n",
+            "ppo.lerning_rate: unknown key; did you mean ppo.learning_rate?",
+        ),
+        ("[serve]\nprot = 1\n", "serve.prot: unknown key; did you mean serve.port?"),
+        (
+            "[eval]\nnum_question = 1\n",
+            "eval.num_question: unknown key; did you mean eval.num_questions?",
+        ),
+        ("learning_rate = 1\n", "learning_rate: unknown key; did you mean "),
+        (
+            "[ppo]\nnum_epochs = 0\n",
+            "ppo.num_epochs: Input should be greater than or equal to 1 (got 0)",
+        ),
+    ],
+)
+def test_every_command_refuses_a_file_with_a_mistake_anywhere(
+    command: str, text: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "c.toml"
-    path.write_text("[sfd]\nnum_examples = 3\n")
-    with pytest.raises(SystemExit):
-        load_config(TrainConfig, ["--config", str(path)], prog="test")
-    assert "sfd: unknown key" in capsys.readouterr().err
+    path.write_text(text)
+    with pytest.raises(SystemExit) as caught:
+        parsed(command, "--config", str(path))
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"{command}: error: {line}")
+    assert err.endswith(f", in {path}\n")
+    assert err.count("\n") == 1

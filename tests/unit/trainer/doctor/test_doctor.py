@@ -10,8 +10,13 @@ from packaging.requirements import Requirement
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.schemas import Limits, ServerStatus
-from trainer.config.sections import PolicyConfig, RolloutConfig, RunConfig
-from trainer.doctor.checks import DoctorConfig
+from trainer.config.sections import (
+    DoctorConfig,
+    PolicyConfig,
+    RolloutConfig,
+    RunConfig,
+    ServeConfig,
+)
 from trainer.doctor.device import Card, check_device
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.doctor import run_doctor
@@ -48,6 +53,7 @@ LIMITS = Limits(
     max_loaded_versions=4,
     max_request_s=900.0,
 )
+SERVE = ServeConfig(gpu_memory_utilization=0.45)
 
 
 def served(**changes: object) -> ServerStatus:
@@ -73,7 +79,12 @@ def model(tiny_base: Path, tmp_path: Path) -> Path:
 
 def config_of(model: Path, **sections: object) -> DoctorConfig:
     return DoctorConfig.model_validate(
-        {"policy": PolicyConfig(base_model=str(model)), "ask_server": False, **sections}
+        {
+            "policy": PolicyConfig(base_model=str(model)),
+            "serve": SERVE,
+            "ask_server": False,
+            **sections,
+        }
     )
 
 

@@ -12,8 +12,7 @@ from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
 from regime_w import build_all_arms
 from trainer.config.loading import load_config
-from trainer.config.sections import PolicyConfig, TrainConfig
-from trainer.doctor.checks import ServeConfig
+from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import advise, plan_memory
 from trainer.doctor.model_shape import ModelShape, read_shape
@@ -24,6 +23,7 @@ from trainer.ppo.update import PPOUpdate
 
 CONFIGS = Path(__file__).resolve().parents[4] / "deploy/configs"
 CPU = torch.device("cpu")
+SERVE = ServeConfig(gpu_memory_utilization=0.45)
 EIGHT_B = LlamaConfig(
     vocab_size=128_256,
     hidden_size=4096,
@@ -126,7 +126,7 @@ def test_the_trainers_plan_is_what_the_allocator_says(
     plan = plan_memory(
         read_shape(base, config.policy.target_modules),
         config,
-        ServeConfig(),
+        SERVE,
         card_bytes=GIB,
         on_gpu=False,
         rows=Rows(num_tokens=rows.token_ids.numel(), width=rows.token_ids.shape[1]),
@@ -156,7 +156,7 @@ def test_a_model_is_counted_without_its_weights(eight_b: ModelShape) -> None:
 
 
 def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
-    plan = plan_memory(eight_b, TrainConfig(), ServeConfig(), card_bytes=80 * GIB, on_gpu=True)
+    plan = plan_memory(eight_b, TrainConfig(), SERVE, card_bytes=80 * GIB, on_gpu=True)
     assert all(part.num_bytes > 0 for part in (*plan.server, *plan.trainer))
     server = sum(part.num_bytes for part in plan.server)
     assert server + plan.kv_cache_bytes == pytest.approx(0.45 * 80 * GIB)
@@ -171,11 +171,11 @@ def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
 @pytest.mark.parametrize("card_gib", [40, 80])
 def test_what_is_advised_fits(eight_b: ModelShape, card_gib: int, policy: dict[str, str]) -> None:
     config = TrainConfig(policy=PolicyConfig.model_validate(policy))
-    changes = advise(eight_b, config, ServeConfig(), card_bytes=card_gib * GIB, on_gpu=True)
-    assert not planned_for(eight_b, config, ServeConfig(), card_gib)
+    changes = advise(eight_b, config, SERVE, card_bytes=card_gib * GIB, on_gpu=True)
+    assert not planned_for(eight_b, config, SERVE, card_gib)
     assert changes
     sections = config.model_dump()
-    serve: dict[str, object] = {}
+    serve: dict[str, object] = {"gpu_memory_utilization": 0.45}
     for change in changes:
         name, value = change.split(" = ")
         section, field = name.split(".")
@@ -201,19 +201,19 @@ def test_presets_fit_their_card(path: Path, eight_b: ModelShape, tmp_path: Path)
     if "_8b" not in path.stem:
         ONE_AND_A_HALF_B.save_pretrained(tmp_path)
         shape = read_shape(str(tmp_path), PolicyConfig().target_modules)
-    config = load_config(TrainConfig, ["--config", str(path)], prog="test")
-    assert planned_for(shape, config, ServeConfig(), 80)
+    config = load_config(DoctorConfig, ["--config", str(path)], prog="test")
+    assert planned_for(shape, config, config.serve, 80)
 
 
 def test_nothing_is_advised_where_all_is_well_or_nothing_helps(eight_b: ModelShape) -> None:
     config = TrainConfig(policy=PolicyConfig(dtype="bfloat16", gradient_checkpointing=True))
-    arguments = (eight_b, config, ServeConfig())
+    arguments = (eight_b, config, SERVE)
     assert advise(*arguments, card_bytes=80 * GIB, on_gpu=True) == ()
     assert advise(*arguments, card_bytes=12 * GIB, on_gpu=True) is None
 
 
 def test_a_whole_machine_is_planned_for_without_a_gpu(eight_b: ModelShape) -> None:
-    plan = plan_memory(eight_b, TrainConfig(), ServeConfig(), card_bytes=64 * GIB, on_gpu=False)
+    plan = plan_memory(eight_b, TrainConfig(), SERVE, card_bytes=64 * GIB, on_gpu=False)
     # Both sides compute in float32 there: 30 GiB each, and no room for both.
     assert plan.server_fits
     assert not plan.trainer_fits

@@ -23,6 +23,7 @@ from inference_server.wire.schemas import (
 )
 from regime_w import build_all_arms, build_prompt
 from trainer.client.protocol import TextCompletion
+from trainer.config.sections import EvaluationConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import (
@@ -33,7 +34,6 @@ from trainer.errors import (
     UsageError,
 )
 from trainer.evaluation.ask import (
-    EvaluationConfig,
     _contamination_lines,
     evaluate,
     run_evaluation,

@@ -274,12 +274,12 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "zero_variance",
         lambda step: {"rollout/zero_variance_groups": 0.8, "reward/correct": 0.8 + 0.01 * step},
         {},
-        ("80% of the groups", "harder questions", "turn on rollout.refill_zero_variance"),
+        ("80% of the groups", "harder questions", "turn on rollout.dynamic_sampling"),
     ),
     (
         "zero_variance",
         lambda step: {"rollout/zero_variance_groups": 0.8},
-        {"rollout": {"refill_zero_variance": True}},
+        {"rollout": {"dynamic_sampling": True}},
         ("57% of all completions are correct", "easier questions"),
     ),
     (

@@ -167,7 +167,7 @@ def test_batches_come_in_order_never_too_stale_and_no_more_than_needed(
 def test_a_resumed_pipeline_asks_again_for_what_was_in_flight(
     refill: bool, portal: BlockingPortal
 ) -> None:
-    options = {"questions_per_step": 2, "seed": 5, "refill_zero_variance": refill}
+    options = {"questions_per_step": 2, "seed": 5, "dynamic_sampling": refill}
     client, stream = FakeClient(), QuestionStream(RECORDS, seed=0)
     client.all_right = {f"r{i}" for i in range(0, 7, 2)}
     pipeline = make_pipeline(client, portal, stream, max_staleness=1, **options)
@@ -207,7 +207,7 @@ def test_groups_without_variance_are_replaced_while_spares_last(
         stream,
         questions_per_step=2,
         max_staleness=0,
-        refill_zero_variance=True,
+        dynamic_sampling=True,
     )
     batch = next_batch(pipeline, version=1, num_needed=1)
     first = [r.id for r in QuestionStream(RECORDS, seed=seed).take(2, version=0).records]

@@ -1,0 +1,70 @@
+"""The server's own settings, as the section ``serve`` of a configuration file holds them.
+
+The trainer reads them to plan the memory of both processes. Loads neither torch nor vllm.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+VLLM_GPU_MEMORY_UTILIZATION = 0.92
+"""What vLLM 0.32 takes of the GPU where ``gpu_memory_utilization`` is null."""
+
+
+class ServeConfig(BaseModel):
+    """What the server does beyond vLLM, and the flags of vLLM that its memory depends on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    model: str | None = Field(default=None, min_length=1)
+    """Base model to serve: a folder in Hugging Face's format, or a model id on the Hub.
+    policy.base_model of the file by default."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Any other than loopback needs an API key."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """Port to listen on."""
+    api_key: SecretStr | None = None
+    """Key that every route but /health asks for. From REGIME_W_API_KEY or the file: flags show in ps."""
+    state_dir: Path | None = None
+    """Folder that keeps the adapters over restarts. By default a temporary one, removed at the end."""
+    adapter_root: Path | None = None
+    """Folder below which adapters may be loaded by path. By default none may."""
+    max_loaded_versions: int = Field(default=4, ge=2, le=64)
+    """Most adapter versions held, each in a slot. After an upload the oldest unused ones are removed until
+    one slot is free."""
+    max_adapter_bytes: int = Field(default=2**30, ge=1)
+    """Largest upload of one adapter, in bytes."""
+    max_questions: int = Field(default=256, ge=1)
+    """Most questions in one request to /v1/arms/generate."""
+    max_samples_per_arm: int = Field(default=16, ge=1)
+    """Most samples of each arm in one request."""
+    max_groups_in_flight: int = Field(default=512, ge=1)
+    """Most groups (questions) in flight of either priority; beyond, requests get 429."""
+    max_body_bytes: int = Field(default=2**25, ge=1)
+    """Largest body of any request but an upload, in bytes."""
+    max_request_s: float = Field(default=900.0, gt=0)
+    """Longest time for one request to /v1/arms/generate, in seconds; then it is aborted with 408."""
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    """After SIGTERM, how long requests in flight may still take, in seconds."""
+
+    gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
+    """Fraction of the GPU that the server takes; the trainer has the rest. vLLM's default where null,
+    which leaves no room for a trainer."""
+    max_model_len: int | None = Field(default=None, ge=1)
+    """Longest prompt and completion together, in tokens; the model's own limit where null."""
+    max_lora_rank: int = Field(default=16, ge=1)
+    """Largest rank of an adapter."""
+
+    @model_validator(mode="after")
+    def _one_request_fits(self) -> Self:
+        if self.max_questions > self.max_groups_in_flight:
+            raise ValueError(
+                f"max_questions ({self.max_questions}) must not exceed "
+                f"max_groups_in_flight ({self.max_groups_in_flight})"
+            )
+        return self
+
+
+VLLM_KEYS = frozenset({"gpu_memory_utilization", "max_model_len", "max_lora_rank"})
+"""Keys of `ServeConfig` that are flags of vLLM by the same name; on the command line vLLM reads them."""

@@ -1,0 +1,104 @@
+"""What is said of a setting that cannot be used: where it was given, and the key that may be meant."""
+
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+_MIN_LIKENESS = 0.6
+_VARIABLE_PREFIX = "REGIME_W_"
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; each line names one key and what is wrong with it."""
+
+    def __init__(self, *lines: str):
+        """Keep the lines."""
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where some settings were given."""
+
+    values: Mapping[str, Any]
+    """By key, sections as mappings."""
+    table: str | None = None
+    """The table that these keys stand in; None where they stand at the top."""
+    kind: str = ""
+    """``flag``, ``variable``, or the configuration file."""
+    kebab_case: bool = False
+    """Whether flags are shown with ``-``."""
+
+    def holds(self, location: Sequence[str | int]) -> bool:
+        """Whether it gives the value at a location."""
+        value: Any = self.values
+        for part in location:
+            try:
+                value = value[part]
+            except (IndexError, KeyError, TypeError):
+                return False
+        return True
+
+    def says(self, key: str, reason: str) -> str:
+        """A line that names a key as it was given here."""
+        if self.kind == "flag":
+            return f"--{key.replace('_', '-') if self.kebab_case else key}: {reason}"
+        key = key if self.table is None else f"{self.table}.{key}"
+        if self.kind == "variable":
+            return f"{key}, from {_VARIABLE_PREFIX}{key.upper().replace('.', '__')}: {reason}"
+        return f"{key}: {reason}, in {self.kind}" if self.kind else f"{key}: {reason}"
+
+
+def known_keys(model: type[BaseModel]) -> Iterator[str]:
+    """Keys of a model by the names that they are given under, those of its sections as ``section.key``."""
+    for name, field in model.model_fields.items():
+        key = field.validation_alias if isinstance(field.validation_alias, str) else name
+        yield key
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            yield from (f"{key}.{below}" for below in known_keys(annotation))
+
+
+def suggestion(key: str, keys: Collection[str]) -> str:
+    """``; did you mean …?`` with the nearest known key; empty where none is near."""
+    same_name = sorted(known for known in keys if known.rpartition(".")[2] == key)
+    near = same_name or difflib.get_close_matches(key, sorted(keys), 1, _MIN_LIKENESS)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def error_lines(
+    error: ValidationError, sources: Sequence[Source], keys: Collection[str], *, table: str = ""
+) -> list[str]:
+    """One line for each mistake.
+
+    Args:
+        error: Of the settings as merged.
+        sources: Where they were given, strongest first.
+        keys: All known keys, to suggest the nearest.
+        table: The table that was validated, where it was one by itself.
+    """
+    lines = []
+    for problem in error.errors():
+        location = (*((table,) if table else ()), *problem["loc"])
+        is_missing = problem["type"] == "missing"
+        given_in = location[:-1] if is_missing else location
+        source = next((s for s in sources if given_in and s.holds(given_in)), None)
+        key = ".".join(map(str, location))
+        if problem["type"] == "extra_forbidden":
+            in_table = key if source is None or source.table is None else f"{source.table}.{key}"
+            reason = f"unknown key{suggestion(in_table, keys)}"
+        else:
+            reason = problem["msg"].removeprefix("Value error, ")
+            if not is_missing and not isinstance(problem["input"], dict) and "api_key" not in key:
+                reason += f" (got {problem['input']!r})"
+        if not location:
+            lines.append(reason)  # a rule over several keys, which names them
+        elif source is None and len(location) == 1:
+            lines.append(sources[0].says(key, reason))  # as a flag
+        else:
+            lines.append((source or Source(values={})).says(key, reason))
+    return lines

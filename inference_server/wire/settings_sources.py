@@ -1,0 +1,151 @@
+"""The three places that settings come from, each read into plain mappings."""
+
+import argparse
+import os
+import tomllib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, create_model
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    CliUnknownArgs,
+    EnvSettingsSource,
+)
+from pydantic_settings import (
+    SettingsError as SourceError,
+)
+
+from inference_server.wire.settings_errors import SettingsError, known_keys
+
+PREFIX = "REGIME_W_"
+_NESTED = "__"
+_UNKNOWN = "unknown_arguments"
+
+Values = dict[str, Any]
+
+
+def config_flag(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The file that ``--config`` names, and the other arguments."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    finder.add_argument("--config", type=Path)
+    try:
+        found, rest = finder.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise SettingsError(str(error)) from None
+    return found.config, rest
+
+
+def read_toml(path: Path) -> Values:
+    """The configuration file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {path}: {error}") from None
+
+
+def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Values:
+    """What variables say of a model's fields; empty variables count as not set.
+
+    Args:
+        model: The settings.
+        only_nested: Read ``REGIME_W_SECTION__KEY`` alone.
+    """
+    settings = _as_settings(model)
+    try:
+        source = EnvSettingsSource(
+            settings, env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
+        )
+        if only_nested:
+            variables = source.env_vars.items()
+            source.env_vars = {name: value for name, value in variables if _NESTED in name}
+        return source()
+    except SourceError as error:
+        raise SettingsError(str(error)) from None
+
+
+def nested_variables() -> list[str]:
+    """Keys of all variables of the form ``REGIME_W_SECTION__KEY``, as ``section.key``."""
+    names = (name.upper() for name, value in os.environ.items() if value)
+    return [
+        name.removeprefix(PREFIX).lower().replace(_NESTED, ".")
+        for name in names
+        if name.startswith(PREFIX) and _NESTED in name
+    ]
+
+
+def read_flags(
+    model: type[BaseModel],
+    arguments: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    kebab_case: bool,
+    not_flags: Collection[str],
+    renamed: Mapping[str, str],
+) -> tuple[Values, list[str]]:
+    """What flags say of a model's fields, and the arguments that are none of them.
+
+    Prints help and exits 0 for ``--help``.
+    """
+    settings = _as_settings(
+        model, without=not_flags, doc=description, **{_UNKNOWN: (CliUnknownArgs, ...)}
+    )
+    keys = {key for key in known_keys(settings) if key != _UNKNOWN}
+    try:
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            settings,
+            cli_prog_name=prog,
+            cli_parse_args=_canonical(arguments, keys, renamed, kebab_case=kebab_case),
+            cli_kebab_case=kebab_case,
+            cli_avoid_json=True,
+            cli_implicit_flags=True,
+            cli_hide_none_type=True,
+            cli_ignore_unknown_args=True,
+            # Errors come back as exceptions, so that they are one line without the usage.
+            cli_exit_on_error=False,
+        )
+        values = source()
+    except SourceError as error:
+        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from None
+    return values, list(values.pop(_UNKNOWN, ()))
+
+
+def _as_settings(
+    model: type[BaseModel], *, without: Collection[str] = (), doc: str = "", **more: Any
+) -> type[BaseSettings]:
+    """A type with a model's fields that pydantic-settings reads; it is never validated."""
+    fields: Any = {
+        name: (field.annotation, field)
+        for name, field in model.model_fields.items()
+        if name not in without
+    }
+    return create_model(
+        model.__name__, __base__=BaseSettings, __doc__=f"{model.__doc__}{doc}", **fields, **more
+    )
+
+
+def _canonical(
+    arguments: Sequence[str],
+    keys: Collection[str],
+    renamed: Mapping[str, str],
+    *,
+    kebab_case: bool,
+) -> list[str]:
+    """The arguments with our flags spelt as the parser knows them, whether given with ``-`` or ``_``."""
+    flags = {}
+    for key in (*keys, *renamed):
+        flag = renamed.get(key, key)
+        spelt = flag.replace("_", "-") if kebab_case else flag
+        for prefix in ("", "no-"):
+            flags[(prefix + key).replace("-", "_")] = prefix + spelt
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        known = flags.get(name[2:].replace("-", "_")) if name.startswith("--") else None
+        found.append(argument if known is None else f"--{known}{equals}{value}")
+    return found

@@ -1,0 +1,112 @@
+"""Commands that ask a running server, and what is read of their answers."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from regime_w import RewardConfig, build_all_arms
+from trainer.config.base import CommandConfig
+from trainer.config.data import DataConfig
+from trainer.config.rollout import Arms, RolloutConfig
+from trainer.config.server import ServerConfig
+
+
+class CollectConfig(CommandConfig):
+    """Rollouts over all arms into a JSONL file; started again, it resumes where it stopped."""
+
+    own_section = "collect"
+
+    output: Path = Path("runs/rollouts.jsonl")
+    """The file; `.gz` and `.zst` compress it."""
+    model: str = "policy"
+    """Who answers: `policy` (the active version), `base`, a served version such as `policy-000012`, or
+    an adapter folder."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """How many questions to ask; null asks all of data.num_questions."""
+    num_in_flight: Annotated[int, Field(ge=1)] = 64
+    """Questions asked at a time; at most what the server accepts."""
+    data: DataConfig = DataConfig()
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    rollout: RolloutConfig = RolloutConfig()
+    """Its arms, samples_per_arm, max_tokens and seed."""
+    reward: RewardConfig = RewardConfig()
+
+
+class EvaluationConfig(CommandConfig):
+    """Accuracy of several models of a running server on the same held-out questions."""
+
+    own_section = "eval"
+    inherited = {  # noqa: RUF012
+        "data": "data.evaluation_source",
+        "data_seed": "data.seed",
+        "train_data": "data.source",
+        "max_tokens": "rollout.max_tokens",
+        "arms": "rollout.arms",
+    }
+
+    models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
+    """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
+    as `policy-000012`, an adapter folder, or a run's folder, which stands for its newest adapter."""
+    data: str = "word-problems"
+    """`word-problems` (its held-out split), a JSONL file of {"question", "answer"} records, or a Hub
+    dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it.
+    data.evaluation_source of the file by default."""
+    data_seed: int = 0
+    """Seed of the generator; data.seed of the file by default."""
+    train_data: str | None = None
+    """What the models were trained on, to report which of its questions are asked here too. By default
+    data.source of the file, else of the configurations that lie beside adapter folders."""
+    num_questions: Annotated[int, Field(ge=1)] = 400
+    """Most questions to ask."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest completion, in tokens; rollout.max_tokens of the file by default."""
+    arms: Arms = Field(default_factory=build_all_arms)
+    """Custom arms; rollout.arms of the file, else the eight of Regime W, by default."""
+    arm: str = "wolfram_0"
+    """The arm whose system prompt is used for the greedy answers; its temperature is not."""
+    samples_per_arm: Annotated[int, Field(ge=0)] = 0
+    """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence; 0 asks for
+    greedy answers alone, which takes a ninth of the time of 1."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the arms' sampling."""
+    batch_size: Annotated[int, Field(ge=1)] = 64
+    """Questions of one request."""
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    output: Path | None = None
+    """JSON file for the result. The answers go beside it: evaluation.json gets
+    evaluation.answers.jsonl. RUN/evaluation.json is shown in RUN's report."""
+
+
+class DiffCommand(CommandConfig):
+    """Show the questions on which two evaluated models differ, side by side."""
+
+    evaluation: CliPositionalArg[Path]
+    """The file that `eval --output` wrote."""
+    baseline: CliPositionalArg[str]
+    """Label of the first model."""
+    model: CliPositionalArg[str]
+    """Label of the second."""
+    limit: Annotated[int, Field(ge=0)] = 5
+    """Most questions to show of those won, and of those lost."""
+
+
+class SampleConfig(CommandConfig):
+    """Ask one question of every arm of a running server."""
+
+    inherited = {"max_tokens": "rollout.max_tokens", "arms": "rollout.arms"}  # noqa: RUF012
+
+    question: CliPositionalArg[str]
+    """The question."""
+    gold: str | None = None
+    """The right answer, to see which arms found it."""
+    version: int | None = None
+    """Policy version to ask; null asks the active one."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest completion, in tokens; rollout.max_tokens of the file by default."""
+    arms: Arms = Field(default_factory=build_all_arms)
+    """Custom arms; rollout.arms of the file, else the eight of Regime W, by default."""
+    seed: int | None = None
+    """Seed of the sampling."""
+    server: ServerConfig = Field(default_factory=ServerConfig)

@@ -1,0 +1,60 @@
+"""What is generated for each step."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from regime_w import ArmSpec, build_all_arms
+from trainer.config.base import Section
+
+
+def _given_or_recipe(arms: object) -> object:
+    return arms or build_all_arms()
+
+
+def _is_recipe(arms: object) -> bool:
+    return arms == build_all_arms()
+
+
+Arms = Annotated[
+    tuple[ArmSpec, ...],
+    BeforeValidator(_given_or_recipe),
+    # Not written to a run's config.toml, where a missing key has always meant the eight.
+    Field(exclude_if=_is_recipe),
+]
+"""Arms to ask: never empty, since null and an empty list are read as the eight of Regime W."""
+
+RENAMED_KEYS: Mapping[str, str] = {"rollout.refill_zero_variance": "rollout.dynamic_sampling"}
+"""Earlier names of keys, which are still read, and their names now."""
+
+
+class RolloutConfig(Section):
+    """What is generated for each step."""
+
+    questions_per_step: Annotated[int, Field(ge=1)] = 8
+    """Questions (groups of arms) of a step: PPO's batch."""
+    samples_per_arm: Annotated[int, Field(ge=1)] = 1
+    """Completions of every arm."""
+    max_tokens: Annotated[int, Field(ge=1)] = 256
+    """Longest completion, in tokens; longer ones are truncated."""
+    arms: Arms = Field(default_factory=build_all_arms)
+    """Custom arms; by default the eight of Regime W."""
+    seed: int | None = None
+    """Seed of the sampling, for reproducible rollouts; without one the server samples a little faster."""
+    max_staleness: Annotated[int, Field(ge=0)] = 1
+    """How many versions behind the policy a rollout may be when it is trained on. 0 waits for every
+    rollout (strictly on-policy); 1 generates the next batch while this one trains."""
+    dynamic_sampling: bool = False
+    """Replace questions whose completions all earn the same reward, and so carry no learning signal, by
+    further ones: at most two for each question of a step. (DAPO, arXiv 2503.14476, section 3.2.)"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_earlier_names(cls, given: Any) -> Any:
+        """Runs begun under a key's earlier name are still read."""
+        if isinstance(given, dict) and "refill_zero_variance" in given:
+            given = dict(given)
+            given.setdefault("dynamic_sampling", given["refill_zero_variance"])
+            del given["refill_zero_variance"]
+        return given

@@ -1,0 +1,32 @@
+"""How the trainer reaches the server. The server's own settings are `ServeConfig`, section ``serve``."""
+
+import os
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+
+from trainer.config.base import Section
+
+
+class ServerConfig(Section):
+    """How to reach the inference server."""
+
+    url: str = "http://127.0.0.1:8000"
+    """Base URL of the server."""
+    api_key: SecretStr | None = Field(
+        default_factory=lambda: (
+            SecretStr(os.environ["REGIME_W_API_KEY"])
+            if os.environ.get("REGIME_W_API_KEY")
+            else None
+        )
+    )
+    """Sent as a bearer token; from REGIME_W_API_KEY by default."""
+    request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """Longest wait for one response, in seconds; then the request is retried."""
+    give_up_after_s: Annotated[float, Field(ge=0)] = 600.0
+    """How long requests are retried, in seconds, while the server cannot be reached, fails, is full,
+    restarts or has lost the adapters pushed to it. Then the trainer writes a checkpoint and exits with
+    code 3."""
+    push_by_path: bool = False
+    """Send the server the path of an adapter instead of uploading it; needs a volume that both see under
+    one path, and the server's --adapter-root."""

@@ -1,0 +1,65 @@
+"""Supervised fine-tuning."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from regime_w import build_all_arms
+from trainer.config.base import CommandConfig, Device, Section
+from trainer.config.data import DataConfig
+from trainer.config.policy import PolicyConfig
+from trainer.config.rollout import Arms
+
+
+class SFTConfig(Section):
+    """How the demonstrations are imitated."""
+
+    num_examples: Annotated[int, Field(ge=1)] = 2_000
+    """Most demonstrations to use."""
+    num_epochs: Annotated[float, Field(gt=0)] = 1.0
+    """Passes over the demonstrations."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """AdamW's, decayed to zero along a cosine."""
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    """Demonstrations (packed rows, with packing) of one optimizer step."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """How many of them are in memory at a time; null takes all. Must divide batch_size."""
+    packing: bool = False
+    """Put several demonstrations into each row of packed_row_tokens; none attends to another."""
+    packed_row_tokens: Annotated[int, Field(ge=1)] = 2_048
+    """Length of a packed row; a longer demonstration is cut into rows."""
+    num_evaluation_examples: Annotated[int, Field(ge=0)] = 200
+    """Held-out questions of data.evaluation_source whose solutions' loss is measured; 0 measures none."""
+    evaluate_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between measurements of that loss; the last step always has one."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between checkpoints to resume from."""
+    seed: int = 0
+    """Seed of the mixture of arms and of the shuffle."""
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_a_batch(self) -> Self:
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"sft.micro_batch_size = {self.micro_batch_size} does not divide "
+                f"sft.batch_size = {self.batch_size}"
+            )
+        return self
+
+
+class SFTRunConfig(CommandConfig):
+    """Supervised fine-tuning of a LoRA adapter on demonstrations, under the arms' prompts."""
+
+    inherited = {"arms": "rollout.arms"}  # noqa: RUF012
+
+    policy: PolicyConfig = PolicyConfig()
+    data: DataConfig = DataConfig()
+    """`word-problems` has careless demonstrations of its own; other sources' answers are imitated."""
+    sft: SFTConfig = SFTConfig()
+    arms: Arms = Field(default_factory=build_all_arms)
+    """Arms whose prompts the demonstrations are trained under; rollout.arms by default."""
+    output: Path = Path("runs/sft")
+    """Folder of the adapter, and of the checkpoints while it is trained."""
+    device: Device = "auto"
+    """Where to compute."""

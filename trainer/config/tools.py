@@ -1,0 +1,65 @@
+"""Commands about a run, a model or this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic_settings import CliPositionalArg
+
+from inference_server.wire.serve_config import ServeConfig
+from trainer.config.base import CommandConfig
+from trainer.config.policy import PolicyConfig
+from trainer.config.train import TrainConfig
+
+
+class ReplayCommand(CommandConfig):
+    """Recompute a run from its journal, without a server, and compare it with what it recorded."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    run: CliPositionalArg[Path]
+    """The run's folder."""
+    from_step: Annotated[int, Field(ge=0, validation_alias="from")] = 0
+    """Start at the newest checkpoint that is not after this step; 0 is the start of the run."""
+    verify: bool = False
+    """Stop at the first difference instead of going on."""
+    what_if: Annotated[tuple[str, ...], Field(validation_alias="what-if")] = ()
+    """Replay the same rollouts under another setting, such as ppo.kl_coef=0.1 or reward.credit=shared,
+    and show what changes. May be given several times."""
+
+
+class ReportCommand(CommandConfig):
+    """Say whether RL is helping, and write RUN/report.html: verdict, curves, transcripts."""
+
+    run: CliPositionalArg[Path]
+    """The run's folder."""
+
+
+class DequantizeCommand(CommandConfig):
+    """Write the base model with the weights that a 4-bit policy computes with, so that it can be served."""
+
+    inherited = {"output": "serve.model"}  # noqa: RUF012
+
+    policy: PolicyConfig = PolicyConfig(quantization="nf4")
+    """Its base_model, dtype and quantization."""
+    output: Path = Path("models/dequantized")
+    """Folder of the new model, which must not exist yet; serve.model of the file by default."""
+
+
+class DoctorConfig(TrainConfig):
+    """Say whether a run of this configuration can start here; exit code 1 where it cannot."""
+
+    own_section = "doctor"
+
+    serve: ServeConfig = ServeConfig()
+    ask_server: bool = True
+    """Ask the server too; turn it off before the server is started."""
+    card_gib: Annotated[float, Field(gt=0)] | None = None
+    """Plan for a GPU of this many GiB instead of the hardware found."""
+
+
+class TinyModelCommand(CommandConfig):
+    """Train the tiny base model of the demo from scratch (minutes on two cores)."""
+
+    output: Path = Path("models/tiny-base")
+    """Folder of the model; nothing is done if it is up to date."""

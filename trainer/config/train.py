@@ -1,0 +1,93 @@
+"""Training by PPO: online, and from a file of rollouts."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from regime_w import RewardConfig
+from trainer.config.base import CommandConfig, Section
+from trainer.config.data import DataConfig
+from trainer.config.policy import PolicyConfig
+from trainer.config.ppo import PPOConfig
+from trainer.config.rollout import RolloutConfig
+from trainer.config.run import RunConfig
+from trainer.config.server import ServerConfig
+
+
+class TrainConfig(CommandConfig):
+    """Everything about an online PPO run."""
+
+    policy: PolicyConfig = PolicyConfig()
+    data: DataConfig = DataConfig()
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PPOConfig = PPOConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _adapters_outlive_their_rollouts(self) -> Self:
+        if self.run.num_adapters < self.rollout.max_staleness + 2:
+            raise ValueError(
+                f"run.num_adapters = {self.run.num_adapters} must be at least "
+                f"{self.rollout.max_staleness + 2}: rollout.max_staleness + 2"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_can_be_compared(self) -> Self:
+        """Without differences within a group, rloo and grpo would silently train on nothing."""
+        if self.ppo.advantage != "gae":
+            reward = self.reward
+            if reward.selection != "all":
+                clash = f"reward.selection = {reward.selection} lets only one of them train"
+            elif reward.credit == "shared":
+                clash = "reward.credit = shared rewards all of them alike"
+            else:
+                return self
+            raise ValueError(
+                f"ppo.advantage = {self.ppo.advantage} compares a question's completions, but {clash}"
+            )
+        return self
+
+
+class TrainCommand(TrainConfig):
+    """Online PPO against a running server."""
+
+    resume: bool = False
+    """Refuse to begin a new run; a run that was begun in run.folder resumes with or without this."""
+
+
+class OfflineConfig(Section):
+    """How collected rollouts are used."""
+
+    num_epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the file, each in an order of its own."""
+
+
+class OfflineRunConfig(CommandConfig):
+    """PPO from a file of rollouts, without a server.
+
+    The length is offline.num_epochs, in steps of rollout.questions_per_step. Keys of run, rollout and
+    ppo about the number of steps, evaluation, generation and staleness have no effect here.
+    """
+
+    rollouts: Path = Path("runs/rollouts.jsonl")
+    """The file: of `collect`, of a run's rollouts folder, or of the original recipe (text alone)."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Most of its questions to use."""
+    policy: PolicyConfig = PolicyConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    reward: RewardConfig = RewardConfig()
+    """The rollouts are scored again by it."""
+    ppo: PPOConfig = PPOConfig()
+    offline: OfflineConfig = OfflineConfig()
+    run: RunConfig = RunConfig()
+
+
+class TrainOfflineCommand(OfflineRunConfig):
+    """PPO from a file of rollouts, without a server."""
+
+    resume: bool = False
+    """Refuse to begin a new run; a run that was begun in run.folder resumes with or without this."""
