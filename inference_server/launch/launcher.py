@@ -1,7 +1,7 @@
 """Starts the server: our settings first, then vLLM's OpenAI server with our plugin in it.
 
-What can be checked without vLLM is checked before it is imported, which takes many seconds: ``--help``
-and a mistyped flag answer at once.
+Importing vLLM takes many seconds, so everything that can be checked without it is checked first:
+``--help`` and a mistyped flag answer at once.
 """
 
 import ipaddress
@@ -29,18 +29,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the server until it is stopped.
 
     Args:
-        argv: Command line without the program's name; None takes the process's.
+        argv: Command line without the program's name; None for the process's own.
 
     Returns:
-        Exit code: 0 after Ctrl-C or SIGTERM, 1 where the engine died, 2 where the command line or the
-        settings are at fault.
+        Exit code: 0 after Ctrl-C or SIGTERM, 1 if the engine died, 2 if the command line or the settings
+        are wrong.
     """
     try:
         settings, vllm_flags = read_settings(sys.argv[1:] if argv is None else argv)
         _check_exposure(settings)
         _check_port(settings)
         _check_model(settings.model)
-        # Until the server listens. SystemExit, since vLLM swallows a KeyboardInterrupt while it loads.
+        # Until the server listens: raise SystemExit, since vLLM swallows a KeyboardInterrupt while it loads.
         for stop in (signal.SIGINT, signal.SIGTERM):
             signal.signal(stop, _exit)
         with claim_state_dir(settings.state_dir) as state_dir:
@@ -63,7 +63,7 @@ def _exit(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 def _check_exposure(settings: Settings) -> None:
-    """Without a key, only this machine may reach the server."""
+    """Refuses to listen on addresses that other machines can reach unless there is an API key."""
     if settings.api_key is None and not _is_loopback(settings.host):
         raise SettingsError(
             f"--host {settings.host} is open to other machines: set REGIME_W_API_KEY to a secret, or "
@@ -81,7 +81,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _check_port(settings: Settings) -> None:
-    """Finds a taken port before the minute that the engine takes to start."""
+    """Detects a port in use before the engine starts, which takes a minute."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             settings.host, settings.port, type=socket.SOCK_STREAM
@@ -96,10 +96,10 @@ def _check_port(settings: Settings) -> None:
 
 
 def _check_model(model: str) -> None:
-    """Finds a mistyped folder before vLLM looks for it on the Hub."""
+    """Detects a mistyped folder before vLLM looks for it on the Hub."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise SettingsError(f"--model {model}: the folder holds no config.json")
+            raise SettingsError(f"--model {model}: the folder has no config.json")
     elif folder.exists() or not _HUB_ID.fullmatch(model):
         raise SettingsError(f"--model {model}: no such folder")

@@ -49,7 +49,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--model", "./nowhere"], "--model ./nowhere: no such folder"),
         (["--model", "/nowhere/at/all"], "--model /nowhere/at/all: no such folder"),
         (["--model", "a/b/c"], "--model a/b/c: no such folder"),
-        (["--model", "."], "--model .: the folder holds no config.json"),
+        (["--model", "."], "--model .: the folder has no config.json"),
         (["--model", __file__], "no such folder"),
         (["--model", "m", "--port", "eighty"], "--port: Input should be a valid integer"),
         (
