@@ -1,4 +1,4 @@
-"""``python -m regime_w score FILE.jsonl``: rollouts scored again under another configuration."""
+"""``python -m regime_w score FILE.jsonl``: scores rollouts again under another configuration."""
 
 import argparse
 import sys
@@ -13,7 +13,7 @@ from regime_w.rescore import RescoreError, report, rescore_file
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 where the command line, configuration or file is at fault."""
+    """Returns the exit code: 0, or 2 if the command line, configuration or file is invalid."""
     arguments = vars(_parser().parse_args(argv))
     del arguments["command"]
     path, config_file = arguments.pop("file"), arguments.pop("config", None)

@@ -1,15 +1,15 @@
-r"""Finds the answer that a text gives, and reads it exactly.
+r"""Finds the answer in a text and reads it exactly.
 
-Where the answer stands, first rule that applies:
+The answer's position is that of the first rule that applies:
 
-1. After the last ``####``: its line, or the next where that is empty. Nothing else is looked at.
+1. After the last ``####``: its line, or the next if that is empty. The rest is ignored.
 2. In the last ``\boxed{}``.
-3. After the last "answer is", where a number follows.
+3. After the last "answer is" that a number follows.
 4. The last number.
 
-Rules 1 to 3 take the answer only from a line that plainly gives one number (`_read_line`).
-Models are rewarded for what is read here, so a doubtful line is no answer. Every step works on
-a window of bounded length or scans the text once: time is linear in the text.
+Rules 1 to 3 take the answer only from a line that clearly gives one number (`_read_line`).
+Models are rewarded for the answer, so an ambiguous line gives none. Every step works on a window of
+bounded length or scans the text once: time is linear in the text.
 """
 
 import re
@@ -18,7 +18,7 @@ from regime_w.numerals import MAX_DIGITS, NUMBER, canonical, to_ascii, value_of
 
 _MARKER = "####"
 _MAX_LINE = 3 * MAX_DIGITS
-"""Longer lines are prose; also the window around the last number."""
+"""Longer lines are prose; also the length of the window around the last number."""
 
 _ANSWER_IS = re.compile(
     r"\banswer\b[*_ ]{0,3}(?:is|was|equals|would be|:|=)[*_: ]{0,4}\n?", re.IGNORECASE
@@ -39,7 +39,7 @@ _CLEANING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?:\^\{?\s*)?\\(?:circ|degree)\b\}?", "°"),
         (r"\\(?:left|right|displaystyle|quad|qquad)\b|\\[,;: ()\[\]]|(?<=[0-9])~", " "),
         (r"\\([$%])", r"\1"),
-        # Before emphasis goes: the two spaces that it leaves keep "3 *600" from reading as 3 600.
+        # Before emphasis is removed: its two spaces keep "3 *600" from being read as 3 600.
         (r"\s+", " "),
         # Emphasis and quotes, but never an operator: 2**3 and 3 * 6 must not lose theirs.
         (r"(?<![\w)*])[*_`\"]+(?=\S)|(?<=\S)[*_`\"]+(?![\w(*])", " "),
@@ -47,7 +47,7 @@ _CLEANING: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r" {3,}", "  "),
     )
 )
-# What no rule above or below touches; most lines are of this kind.
+# Lines that no rule above or below changes; most are.
 _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 # Innermost first, so three passes undo $\boxed{\textbf{18}\text{ km}}$ and deeper.
 _LATEX_GROUP = re.compile(
@@ -115,7 +115,7 @@ _LOOSE_NUMBER = re.compile(
 def extract_answer(text: str) -> str | None:
     r"""Extracts the canonical numeric answer of a completion or of a gold solution.
 
-    Never raises, never evaluates: what is not read exactly is no answer.
+    Never raises, never evaluates; text that cannot be read exactly gives no answer.
 
     Example:
         >>> extract_answer("9 * 2 = 18\n#### $1,018.00")
@@ -127,7 +127,7 @@ def extract_answer(text: str) -> str | None:
         text: Completion without its prompt (which itself says ``#### 42``), or gold solution.
 
     Returns:
-        The answer in the form of `regime_w.numerals.canonical`, or None where none is given.
+        The answer in the form of `regime_w.numerals.canonical`, or None if there is none.
     """
     text = to_ascii(text)
     before, marker, tail = text.rpartition(_MARKER)
@@ -141,12 +141,12 @@ def extract_answer(text: str) -> str | None:
 
 
 def answers_agree(a: str | None, b: str | None) -> bool:
-    """Tells whether two canonical answers are equal; None agrees with nothing, itself included."""
+    """Whether two canonical answers are equal; None agrees with nothing, not even itself."""
     return a is not None and a == b
 
 
 def _read_marked(before: str, tail: str) -> str | None:
-    # A prompt that the model recites ("in the format '#### 42'") answers nothing.
+    # A repeated prompt ("in the format '#### 42'") is not an answer.
     if _PROMPT_ECHO.search(before[-40:]):
         return None
     lines = [*tail.splitlines()[:2], "", ""]
@@ -182,7 +182,7 @@ def _last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _first_clause(sentence: str) -> str:
-    """Cuts an explanation off: ``18, since 9 * 2 = 18`` and ``18 because …`` leave ``18``."""
+    """Removes an explanation: ``18, since 9 * 2 = 18`` and ``18 because …`` become ``18``."""
     return _EXPLANATION.split(sentence, maxsplit=1)[0]
 
 

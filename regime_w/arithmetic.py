@@ -1,6 +1,6 @@
 r"""Exact values of arithmetic expressions such as ``3 * (4 + $1,000) / 2`` and ``20% * 50``.
 
-Text enters, a fraction leaves. Never `eval`; what is not read as a whole has no value.
+From a text to a fraction. Never `eval`; an expression that is not read completely has no value.
 """
 
 import re
@@ -33,7 +33,7 @@ def value_of_number(number: str) -> Exact:
 def evaluate(expression: str) -> Exact | None:
     r"""Evaluates an expression exactly, with the usual precedence, from left to right.
 
-    Read are ``+ - * / x × · ÷ \times \cdot \div``, parentheses, a minus before an operand, ``%``
+    It reads ``+ - * / x × · ÷ \times \cdot \div``, parentheses, a minus before an operand, ``%``
     after a number (a hundredth), thousands commas and decimals; currency signs are dropped.
 
     Returns:
@@ -62,30 +62,39 @@ def evaluate(expression: str) -> Exact | None:
             if not expects_operand:
                 return None
             operators.append("negate" if operator == "-" else "(")
-        elif expects_operand:
+        elif expects_operand or not _reduce(operator, operators, values):
             return None
-        elif operator == "%":
-            values[-1] = Fraction(values[-1], 100)
         else:
-            closes = operator == ")"
-            while operators and operators[-1] != "(":
-                if not closes and _PRECEDENCE[operators[-1]] < _PRECEDENCE[operator]:
-                    break
-                if not _apply(operators.pop(), values):
-                    return None
-            if not closes:
-                operators.append(operator)
-                expects_operand = True
-            elif operators:
-                operators.pop()
-            else:
-                return None
+            expects_operand = operator not in "%)"
     if expects_operand or "(" in operators:
         return None
     while operators:
         if not _apply(operators.pop(), values):
             return None
     return values[0]
+
+
+def _reduce(operator: str, operators: list[str], values: list[Exact]) -> bool:
+    """Applies what binds before a ``%``, a ``)`` or a binary operator, and pushes the latter.
+
+    False where there is no value, or no parenthesis to close.
+    """
+    if operator == "%":
+        values[-1] = Fraction(values[-1], 100)
+        return True
+    closes = operator == ")"
+    while operators and operators[-1] != "(":
+        if not closes and _PRECEDENCE[operators[-1]] < _PRECEDENCE[operator]:
+            break
+        if not _apply(operators.pop(), values):
+            return False
+    if not closes:
+        operators.append(operator)
+    elif operators:
+        operators.pop()
+    else:
+        return False
+    return True
 
 
 def _apply(operator: str, values: list[Exact]) -> bool:

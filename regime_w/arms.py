@@ -1,4 +1,4 @@
-"""Arms: the ways in which one question is asked, and what each of them gave back.
+"""Arms: the ways in which one question is asked, and the output of each.
 
 Source of the eight arms and of the prompt: the original recipe, sections 1.1 and 2, to the letter.
 """
@@ -38,7 +38,7 @@ class ArmSpec(BaseModel):
     """Unique in its arm set; ``family_3`` is the fourth arm of ``family``. A family's arms are
     listed from cool to warm: the cross-check compares their halves."""
     system_prompt: str
-    """What stands before the question; see `build_prompt`."""
+    """The text before the question; see `build_prompt`."""
     temperature: float = Field(gt=0, le=2)
     """Sampling temperature. Never 0: identical greedy arms would agree by construction."""
     top_p: float = Field(gt=0, le=1)
@@ -52,7 +52,7 @@ class ArmSpec(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmOutput:
-    """What one arm answered. The prompt is in none of the fields: it holds ``#### 42``."""
+    """One arm's output. No field includes the prompt, which contains ``#### 42``."""
 
     arm_name: str
     full_text: str

@@ -1,4 +1,4 @@
-"""Every constant of the reward, and the choices between its variants."""
+"""Every constant of the reward, and the choice between its variants."""
 
 from typing import Literal, Self
 
@@ -17,16 +17,16 @@ class RewardConfig(BaseModel):
     )
 
     formulas: Formulas = "cross_checked"
-    """Which scores: checked across families and against arithmetic, or the recipe's to the letter."""
+    """Which scores: checked across families and against arithmetic, or exactly the recipe's."""
     credit: Credit = "per_arm"
     """What an arm earns: by its own answer, the group's scalar (the recipe), or what the group
     would lose without it."""
     selection: Selection = "all"
     """Which completions of a group train: all, the best rewarded, or one at random (the recipe)."""
     correct_bonus: float = 1.0
-    """Base reward where the answer is correct."""
+    """Base reward if the answer is correct."""
     wrong_base: float = -0.5
-    """Base reward where it is wrong, missing, or cannot be judged."""
+    """Base reward if it is wrong, missing, or cannot be judged."""
     coherence_weight: float = Field(default=0.7, ge=0)
     """Weight of coherence beside the base reward."""
     w_end: float = Field(default=0.4, ge=0, le=1)
@@ -36,9 +36,9 @@ class RewardConfig(BaseModel):
     w_cf: float = Field(default=0.3, ge=0, le=1)
     """Weight of the cross-check within coherence."""
     length_penalty_per_word: float = Field(default=0.001, ge=0)
-    """Taken off for each generated word over `free_words`."""
+    """Penalty for each generated word above `free_words`."""
     free_words: int = Field(default=400, ge=0)
-    """Generated words that cost nothing."""
+    """Generated words without penalty."""
 
     @model_validator(mode="after")
     def _weights_sum_to_one(self) -> Self:

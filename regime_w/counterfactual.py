@@ -1,9 +1,9 @@
 """Counterfactual questions: the same problem with one number changed, and its new answer.
 
-A GSM8K-shaped record enters: a question and a solution with calculator annotations
+The input is a GSM8K-shaped record: a question and a solution with calculator annotations
 (``<<3*4=12>>``). Its steps are bound to the question's numbers, one number is changed, and the steps
-are computed again, exactly. Wherever a number could be bound in two ways that would come to
-different answers, no question is made.
+are computed again, exactly. If a number could be bound in two ways with different answers, no question
+is made.
 """
 
 import re
@@ -22,13 +22,13 @@ MAX_STEPS = 40
 """Longer solutions are not re-executed."""
 
 MAX_NUMERALS = 50
-"""Numbers of a question past these are not changed."""
+"""Further numbers of a question are not changed."""
 _MAX_CHARS = 20
-"""Longer numbers are no quantities."""
+"""Longer numbers are not quantities."""
 
 _ANNOTATION = re.compile(r"<<([^<>=\n]{1,100})=([^<>=\n]{1,40})>>")
 _NUMBER = re.compile(NUMBER)
-# What a changeable number stands beside: not in a word, fraction, date, clock time or exponent.
+# A number next to these is not changed: it is part of a word, fraction, date, clock time or exponent.
 _BOUND_BEFORE = re.compile(r"[\w.,/:^#-]\Z")
 _BOUND_AFTER = re.compile(r"[\w/:^]|[.,]\d|-\d| ?/| ?(?:am|pm|a\.m|p\.m|o'clock)\b", re.IGNORECASE)
 _YEARS = range(1800, 2101)
@@ -42,9 +42,9 @@ class Counterfactual:
     gold: str
     """Canonical answer, as `regime_w.extract_answer` gives it."""
     offset: str | None
-    """Canonical c where right answers obey new = old + c; None where steps were re-executed."""
+    """Canonical c if the new answer is the old one + c; None if steps were re-executed."""
     change: tuple[str, str] | None
-    """The number as the first question has it, and as this one has it; None for an added step."""
+    """The number in the first question and in this one; None for an added step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class _SolutionStep:
 def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | None:
     """Adds a last step to any question: its answer moves by ``offset``.
 
-    It catches answers that ignore the question, not errors that are made consistently.
+    This detects answers that ignore the question, but not errors made consistently.
 
     Returns:
         The new question, or None where ``gold`` has no answer that can be read.
@@ -88,8 +88,8 @@ def reexecuted(question: str, solution: str) -> Counterfactual | None:
     """Changes one number of a question and computes its solution again.
 
     Numbers are tried in the order of the text, each multiplied by 2 and 3, increased by 1, 2, 5 and
-    10, decreased by 1 and halved. The first change is taken under which every step that was whole or
-    positive stays so and the answer becomes another one.
+    10, decreased by 1 and halved. The first change is used that keeps whole steps whole and positive
+    steps positive, and changes the answer.
 
     Args:
         question: The question.
@@ -133,7 +133,7 @@ def reexecuted(question: str, solution: str) -> Counterfactual | None:
 
 
 def _steps(solution: str) -> list[_SolutionStep]:
-    """The annotated steps; empty where one is false or cannot be read."""
+    """The annotated steps; empty if one is false or cannot be read."""
     steps: list[_SolutionStep] = []
     for match in _ANNOTATION.finditer(to_ascii(solution)):
         result = evaluate(match[2])
@@ -146,7 +146,7 @@ def _steps(solution: str) -> list[_SolutionStep]:
 
 
 def _numerals(question: str) -> tuple[list[_Numeral], list[Fraction]]:
-    """The numbers that can be changed, and the values of all: both in the order of the text."""
+    """The numbers that can be changed and the values of all numbers, in the order of the text."""
     values: list[Fraction] = []
     changeable: list[_Numeral] = []
     for match in islice(_NUMBER.finditer(question), MAX_NUMERALS):
@@ -160,7 +160,7 @@ def _numerals(question: str) -> tuple[list[_Numeral], list[Fraction]]:
         if (
             value > 1
             and value not in _YEARS
-            # The half that is taken and the half that is left cannot be told apart.
+            # At 50 % the part that is taken and the part that is left are indistinguishable.
             and not (is_percentage and value == 50)
             and not _BOUND_BEFORE.search(before)
             and not _BOUND_AFTER.match(after)
@@ -183,16 +183,16 @@ def _changes(numeral: _Numeral) -> Iterator[Fraction]:
 
 @dataclass(frozen=True, slots=True)
 class _Sources:
-    """Where a literal of a step may come from, as pairs of old and new value."""
+    """The numbers that a literal of a step may come from."""
 
     changed: tuple[tuple[Fraction, Fraction], ...]
-    """The changed number; as a percentage also its hundredth."""
+    """(old, new) value of the changed number; of a percentage also its hundredth."""
     fixed: frozenset[Fraction]
-    """Everything in the text that stays."""
+    """All unchanged numbers of the text."""
 
 
 def _reexecute(steps: Sequence[_SolutionStep], sources: _Sources) -> Exact | None:
-    """The new result of the last step; None where a literal's source is in doubt."""
+    """The new result of the last step; None if a literal's source is ambiguous."""
     results: list[tuple[Exact, Exact]] = []
     for step in steps:
         expression = _substituted(step.expression, sources, results)
@@ -208,7 +208,7 @@ def _reexecute(steps: Sequence[_SolutionStep], sources: _Sources) -> Exact | Non
 def _substituted(
     expression: str, sources: _Sources, results: Sequence[tuple[Exact, Exact]]
 ) -> str | None:
-    """The expression with every literal's new value; None where one has no source, or several."""
+    """The expression with every literal's new value; None if a literal has no source, or several."""
     parts: list[str] = []
     position = 0
     for match in _NUMBER.finditer(expression):
@@ -216,7 +216,7 @@ def _substituted(
         new_values = {new for old, new in (*sources.changed, *results) if old == literal}
         if literal in sources.fixed:
             new_values.add(literal)
-        # A share may be written as a percentage or as a decimal.
+        # A fraction may be written as a percentage or as a decimal.
         new_values |= {Fraction(new, 100) for old, new in results if old == literal * 100}
         if len(new_values) != 1:
             return None
@@ -231,7 +231,7 @@ def _num_decimals(number: str) -> int:
 
 
 def _write(value: Fraction, *, like: str) -> str:
-    """Writes a number in the form of another: as many decimals, thousands commas alike."""
+    """Writes a number in the form of another, with as many decimals and the same use of commas."""
     num_decimals = _num_decimals(like)
     digits = str(int(value * 10**num_decimals)).zfill(num_decimals + 1)
     whole = digits[: len(digits) - num_decimals]

@@ -1,8 +1,9 @@
 """The cross-check of two families under two settings: CHSH's four contexts, as a score.
 
 Families W and M are the parties, a setting is a half of each family's arms (cool and warm, or the
-question and its counterfactual). The test is symmetrised over the place of its minus sign, because
-the one fixed by convention pays a constant answerer in full and does not see a lone dissenter.
+question and its counterfactual). The test is symmetrised over the position of its minus sign: with the
+conventional position an arm that always gives the same answer scores full marks, and a single
+disagreeing context goes unnoticed.
 Source: Clauser, Horne, Shimony and Holt 1969; the score is our own.
 """
 
@@ -13,12 +14,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CrossCheck:
-    """What the cross-check found."""
+    """Result of the cross-check."""
 
     score: float | None
     """In [0, 1]; None where it abstains."""
     chsh: tuple[float, float, float, float] | None
-    """``S_k = ΣE - 2E_k``, to be logged and never rewarded; None without all four contexts."""
+    """``S_k = ΣE - 2E_k``, logged and never rewarded; None without all four contexts."""
     abstention: str | None
     """Why there is no score."""
 
@@ -26,13 +27,13 @@ class CrossCheck:
 def cross_check(
     outcomes: Sequence[str | None], families: Sequence[str], settings: Sequence[int]
 ) -> CrossCheck:
-    """Scores how far two families agree in all contexts of their settings.
+    """Scores how well two families agree in all contexts of their settings.
 
-    ``p_xy`` is the share of pairs (an arm of W under setting x, one of M under y) whose outcomes
+    ``p_xy`` is the fraction of pairs (an arm of W under setting x, one of M under y) whose outcomes
     agree, ``E_xy = 2 p_xy - 1``, and ``S_k = ΣE - 2 E_k`` with the minus at each of the four
     contexts in turn. ``s_mean`` is the mean of p, ``s_worst = clip((min_k S_k + 2)/4, 0, 1)``,
     and the score ``(s_mean + s_worst)/2``. With fewer than four contexts ``s_worst`` is min p.
-    Pairs are counted by classes of outcomes, so time is linear.
+    Pairs are counted by distinct outcomes, so time is linear.
 
     Args:
         outcomes: One per arm and setting; None agrees with nothing.
@@ -62,7 +63,7 @@ def cross_check(
 
 
 def _agreement(ours: Counter[str | None], theirs: Counter[str | None]) -> float:
-    """The share of pairs of one of ours and one of theirs that agree."""
+    """The fraction of pairs, one outcome of ours and one of theirs, that agree."""
     agreeing = sum(
         count * theirs[outcome] for outcome, count in ours.items() if outcome is not None
     )

@@ -1,8 +1,8 @@
-"""The equations of a worked solution: what was computed, from what, and whether it is true.
+"""The equations of a worked solution: their operands, their results, and whether they are true.
 
-Text enters, equations with exact numbers leave. Read are sides that are numbers and operators, with
-units, currency and rates (``$5/hour * 3 hours = $15``) dropped; what holds a variable is left out.
-Every step scans the text once, so time is linear in it.
+From a text to equations with exact numbers. The sides are numbers and operators; units, currency and
+rates (``$5/hour * 3 hours = $15``) are dropped, and equations with variables are ignored. Every step
+scans the text once, so time is linear in it.
 """
 
 import re
@@ -14,15 +14,15 @@ from regime_w.arithmetic import MAX_CHARS, NUMBER, Exact, combine, evaluate, val
 from regime_w.numerals import to_ascii
 
 MAX_EQUATIONS = 200
-"""Equations of a text past these are not read; worked solutions hold a few dozen at most."""
+"""Further equations of a text are not read; worked solutions have a few dozen at most."""
 _MAX_SIDE_TOKENS = 60
 _MAX_UNIT_WORDS = 8
-"""Words that may stand as a unit between a number and what follows it."""
+"""The most words of a unit between a number and what follows it."""
 
-# No equation reaches over these, and most of a text has none: it need not be looked at further.
+# No equation crosses these; clauses without "=" need no further processing.
 # (One character class in front lets the search skip from one candidate to the next.)
 _CLAUSE_END = re.compile(r"[\n\r,;:!?.](?:(?<=[\n\r])|(?<=[,;:!?])(?<!\\.)\s|(?<=\.)\s(?=[A-Z]))")
-# Each pattern with pieces of text without one of which it cannot match: looking is cheaper.
+# Each pattern with strings one of which it needs to match: searching for these is cheaper.
 _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
     (needs, re.compile(pattern), replacement)
     for needs, pattern, replacement in (
@@ -51,7 +51,7 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
     )
 )
 _TOKEN = re.compile(
-    # Words in a row are one token: most of a line is prose.
+    # Consecutive words are one token: most of a line is prose.
     r"\s*(?:(?P<words>[^\W\d_]++(?:[-'.]?\s?[^\W\d_]++)*+\.?)"
     # A minus is a sign where no operand stands before it: "5 -3" subtracts, "(-3", "* -3" do not.
     rf"|(?P<number>(?:-(?<![\w)%]-)(?<![\w)%]\s-))?(?:{NUMBER})(?:\s?%)?)"
@@ -68,9 +68,9 @@ class Equation:
     operands: tuple[Exact, ...]
     """The numbers of the computed side, as written."""
     result: Exact
-    """What the text says that they come to."""
+    """The result that the text states."""
     holds: bool
-    """Whether they do, exactly or rounded to the decimals (two or more) that are written."""
+    """Whether it is right, exactly or rounded to its decimals (two or more)."""
 
 
 _Token = tuple[str | None, str]
@@ -122,11 +122,11 @@ def _equation(tokens: Sequence[_Token], equals: int) -> Equation | None:
 
 
 def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
-    """Reads the expression next to an "=", away from it, for as long as it goes on.
+    """Reads the expression next to an "=", away from it, as far as it reaches.
 
     Args:
         tokens: One side of the "=", nearest first.
-        leftwards: Whether they were turned round.
+        leftwards: Whether the tokens were reversed.
 
     Returns:
         The expression's parts, nearest first; empty where there is none or it holds a variable.

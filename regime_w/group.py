@@ -1,7 +1,7 @@
 """The scores of a group: the arms that answered one question, read once and scored together.
 
-Outputs enter, `ReadArm`s are what scoring needs of them, `GroupScores` leave. Any subset of the arms
-that were read can be scored again, which is how an arm's share is found.
+From arm outputs to `ReadArm`s, and from these to `GroupScores`. Any subset of the read arms can be
+scored again, which gives an arm's contribution to its group.
 """
 
 import re
@@ -18,6 +18,8 @@ from regime_w.cross_check import CrossCheck, cross_check
 from regime_w.numerals import canonical
 from regime_w.reasoning import ReasoningPath, path_scores, read_path
 from regime_w.scores import (
+    num_agreeing_pairs,
+    num_pairs,
     s_cf_for_question,
     s_end_for_question,
     s_path_for_question,
@@ -36,7 +38,7 @@ class CounterfactualGroup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadArm:
-    """What scoring needs of one arm."""
+    """One arm's output, read for scoring."""
 
     output: ArmOutput
     family: str
@@ -50,7 +52,7 @@ class ReadArm:
     num_words: int
     """Generated words, which the length penalty counts."""
     outcomes: tuple[str | None, ...]
-    """What the cross-check compares: here the answer, or that and the counterfactual's."""
+    """What the cross-check compares: the answer, or the answers to question and counterfactual."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,15 +70,15 @@ class GroupScores:
     arm_paths: tuple[float, ...] | None
     """Path score of each arm, whose mean is `s_path`; None under the original formulas."""
     consensus: str | None
-    """The most frequent answer, the earliest of several; None where nobody answered."""
+    """The most frequent answer, the earliest if tied; None if no arm answered."""
     within_family_agreement: float | None
-    """Share of agreeing pairs of arms of one family; None where no family has two."""
+    """Fraction of agreeing pairs among arms of one family; None if no family has two."""
     cross_family_agreement: float | None
-    """Share of agreeing pairs of arms of different families; None for a single family."""
+    """Fraction of agreeing pairs among arms of different families; None for a single family."""
     chsh: tuple[float, float, float, float] | None
     """See `CrossCheck`; logged, never rewarded."""
     abstentions: tuple[str, ...]
-    """A line for each score that abstained: which and why."""
+    """A line for each score that abstained, with the reason."""
 
 
 def read_group(
@@ -121,7 +123,7 @@ def read_group(
 
 
 _WHOLE = re.compile("0|-?[1-9][0-9]{0,50}")
-"""Canonical already: what `ArmOutput.from_text` has read need not be read again."""
+"""Canonical whole numbers: answers that `ArmOutput.from_text` has read need not be read again."""
 _NO_PATH = ReasoningPath(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
 
 
@@ -132,7 +134,7 @@ def _answer_of(output: ArmOutput) -> str | None:
 
 
 def _settings(names: Sequence[str]) -> dict[str, int]:
-    """Halves of each family's arms by their numbers: 0 for the first half, 1 for the second."""
+    """For each arm 0 or 1: the first or second half of its family's arms by their numbers."""
     by_family: dict[str, list[str]] = {}
     for name in sorted(set(names), key=lambda name: (len(name), name)):
         by_family.setdefault(family_of(name), []).append(name)
@@ -144,14 +146,14 @@ def _settings(names: Sequence[str]) -> dict[str, int]:
 
 
 def _gated(answer: str | None, gold: str | None) -> str | None:
-    """Where the right answer is known, agreeing on another one is no agreement."""
+    """The answer, or None if it is known to be wrong: agreeing on a wrong answer does not count."""
     return answer if gold is None or answers_agree(answer, gold) else None
 
 
 def _paired_outcomes(
     answer: str | None, gold: str | None, new_answer: str | None, counterfactual: Counterfactual
 ) -> tuple[str | None, str | None]:
-    """Outcomes on the question and its counterfactual that are equal where the two agree."""
+    """Outcomes on the question and its counterfactual, equal if the two answers agree."""
     if gold is not None:
         return (
             "right" if answers_agree(answer, gold) else None,
@@ -164,7 +166,7 @@ def _paired_outcomes(
 
 
 def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig) -> GroupScores:
-    """Scores arms that were read, all of a group or some of them."""
+    """Scores read arms: all of a group, or a subset."""
     answers = tuple(arm.answer for arm in arms)
     families = [arm.family for arm in arms]
     s_end: float | None = s_end_for_question(answers)
@@ -229,23 +231,15 @@ def _cross_check(arms: Sequence[ReadArm]) -> CrossCheck:
 def _agreements(
     answers: Sequence[str | None], families: Sequence[str]
 ) -> tuple[float | None, float | None]:
-    """Shares of agreeing pairs within families and across them, counted by classes."""
+    """Fractions of agreeing pairs within families and across them."""
     by_family: dict[str, list[str | None]] = {}
     for answer, family in zip(answers, families, strict=True):
         by_family.setdefault(family, []).append(answer)
-    pairs_within = sum(_num_pairs(len(group)) for group in by_family.values())
-    agreeing_within = sum(map(_num_agreeing, by_family.values()))
-    pairs_across = _num_pairs(len(answers)) - pairs_within
-    agreeing_across = _num_agreeing(answers) - agreeing_within
+    pairs_within = sum(num_pairs(len(group)) for group in by_family.values())
+    agreeing_within = sum(map(num_agreeing_pairs, by_family.values()))
+    pairs_across = num_pairs(len(answers)) - pairs_within
+    agreeing_across = num_agreeing_pairs(answers) - agreeing_within
     return (
         agreeing_within / pairs_within if pairs_within else None,
         agreeing_across / pairs_across if pairs_across else None,
     )
-
-
-def _num_agreeing(answers: Sequence[str | None]) -> int:
-    return sum(map(_num_pairs, Counter(a for a in answers if a is not None).values()))
-
-
-def _num_pairs(count: int) -> int:
-    return count * (count - 1) // 2

@@ -1,7 +1,7 @@
-"""Numbers that a word problem holds without a numeral: "three", "twice", "a week", "cents".
+"""Numbers that a word problem contains without a numeral: "three", "twice", "a week", "cents".
 
-Used to tell where a literal in a worked step may come from; wider is safe, since a literal with two
-possible sources stops a re-execution (see `regime_w.counterfactual`).
+They are possible sources of a literal in a worked step. Listing too many is safe, since a literal with
+two possible sources stops a re-execution (see `regime_w.counterfactual`).
 """
 
 import re
@@ -73,11 +73,11 @@ _UNITS: dict[str, tuple[int, ...]] = {
 _WORD = re.compile(r"[A-Za-z]+|[%$]")
 _SIGNS = {"%": "percent", "$": "dollar"}
 _PLURALS = {"inches": "inch", "centuries": "century"}
-"""Those that lose more than an s."""
+"""Plurals that do not just add an s."""
 
 
 def word_numbers_in(text: str) -> frozenset[Fraction]:
-    """Values of the number words in a text; one is always among them."""
+    """Values of the number words in a text, and always 1."""
     words = {_singular(word) for word in _words_of(text)}
     return frozenset(
         {Fraction(1), *(value for word in words & _WORDS.keys() for value in _WORDS[word])}
@@ -85,7 +85,7 @@ def word_numbers_in(text: str) -> frozenset[Fraction]:
 
 
 def constants_in(text: str) -> frozenset[Fraction]:
-    """What the units in a text convert by: 7 and 52 where it speaks of weeks."""
+    """Conversion factors of the units in a text, such as 7 and 52 for weeks."""
     words = {_singular(word) for word in _words_of(text)}
     return frozenset(Fraction(value) for word in words & _UNITS.keys() for value in _UNITS[word])
 

@@ -1,6 +1,6 @@
-"""Numerals as people and models write them, and the one exact form that answers are compared in.
+"""Numerals as people and models write them, and the canonical form in which answers are compared.
 
-Text enters, ASCII text or exact numbers leave. Nothing here knows where in a text an answer stands.
+From texts to ASCII text or exact numbers. Finding the answer in a text is `regime_w.answers`' part.
 """
 
 import re
@@ -8,7 +8,7 @@ import unicodedata
 from fractions import Fraction
 
 MAX_DIGITS = 100
-"""Longest number that is an answer. Bounds the arithmetic: int() refuses 4300 digits and more."""
+"""The longest number that can be an answer. Bounds the arithmetic: int() refuses 4300 digits and more."""
 _MAX_EXPONENT = 2 * MAX_DIGITS
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
@@ -70,7 +70,7 @@ def _fraction(whole: str | None, numerator: str, denominator: str) -> Fraction |
 
 
 def canonical(value: int | Fraction) -> str | None:
-    """Writes a number in its one form: a decimal where a finite one exists, else a fraction.
+    """Writes a number in canonical form: a decimal if a finite one exists, else a fraction.
 
     Returns:
         For example ``18``, ``-5``, ``0.5`` or ``1/3``; None beyond `MAX_DIGITS` digits.
@@ -95,7 +95,7 @@ def canonical(value: int | Fraction) -> str | None:
 
 
 class _AsciiTable(dict[int, str]):
-    """Maps code points for `str.translate`, each worked out when it is first met."""
+    """Maps code points for `str.translate`, each computed on first use."""
 
     def __missing__(self, code: int) -> str:
         self[code] = _ascii_of(chr(code))

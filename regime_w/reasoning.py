@@ -1,7 +1,7 @@
-"""How well an arm's working holds together, by itself and with the other arms'.
+"""How coherent an arm's reasoning is, by itself and with the other arms'.
 
-Formulas after ROSCOE's and ReasonEval's questions (is each step right, does it lead to the answer,
-is it needed), answered by exact arithmetic instead of a model.
+The formulas ask ROSCOE's and ReasonEval's questions (is each step right, does it lead to the answer,
+is it needed) and answer them by exact arithmetic instead of a model.
 """
 
 from collections.abc import Sequence
@@ -15,26 +15,26 @@ from regime_w.equations import Equation, parse_equations
 
 @dataclass(frozen=True, slots=True)
 class ReasoningPath:
-    """The working of one arm."""
+    """The reasoning of one arm, as its equations."""
 
     quality: float
     """See `read_path`."""
     results: frozenset[Exact]
-    """What its true equations come to."""
+    """The results of its true equations."""
     num_equations: int
-    """Different equations."""
+    """Distinct equations."""
     num_true: int
-    """How many of them hold."""
+    """Equations that hold."""
 
 
 def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
-    """Reads the working of an arm.
+    """Reads the reasoning of an arm.
 
-    ``quality = V · (1 + C)/2 · min(1, 2U)`` over its n different equations: V is the share of
-    them that hold, C is 1 if a true one comes to the answer (else 0), U is the share that the
-    answer was computed from. Checking a result again is not padding: only where less than half of
-    the equations lead to the answer do the others cost. Without an equation quality is 0: no work
-    was shown. Equations that change nothing (``18 + 0 = 18``,
+    ``quality = V · (1 + C)/2 · min(1, 2U)`` over its n distinct equations: V is the fraction
+    that hold, C is 1 if the result of a true one is the answer (else 0), U is the fraction that the
+    answer was computed from. Checking a result again costs nothing: only if less than half of the
+    equations lead to the answer do the others reduce quality. Without equations quality is 0: no
+    work was shown. Equations that change nothing (``18 + 0 = 18``,
     ``18 * 1 = 18``) are not counted.
 
     Args:
@@ -48,7 +48,7 @@ def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
     results = frozenset(equation.result for equation in true)
     goal = None if answer is None else Fraction(answer)
     closes = goal in results
-    # Without closure the last result stands in: a last step in words leaves the others useful.
+    # Without closure the last result stands in: the last step may have been made in words.
     needed = {goal if closes else equations[-1].result}
     num_used = 0
     for equation in reversed(equations):
@@ -61,7 +61,7 @@ def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
 
 
 def _is_idle(equation: Equation) -> bool:
-    """Whether a true equation gives one of two operands back because the other is 0 or 1."""
+    """Whether a true equation returns one of its two operands because the other is 0 or 1."""
     if not equation.holds or len(equation.operands) != 2:
         return False
     left, right = equation.operands
@@ -76,8 +76,8 @@ def path_scores(paths: Sequence[ReasoningPath], families: Sequence[str]) -> tupl
     ``path_i = q_i (1 + o_i)/2`` with the overlap ``o_i = Σ_j q_j cos_ij / Σ_j q_j`` over the arms j
     of other families (over all other arms where there is one family) and ``cos_ij`` =
     |R_i ∩ R_j| / √(|R_i| |R_j|) over the sets of true results. Two valid routes with nothing in
-    common still earn half; where no peer shows any working there is nothing to compare, and
-    path_i = q_i. Sums over peers are taken as sums of vectors: time is linear in the arms.
+    common still earn half; if no peer shows any equations there is nothing to compare, and
+    path_i = q_i. Sums over peers are computed as sums of vectors: time is linear in the arms.
 
     Args:
         paths: One per arm.
@@ -87,16 +87,16 @@ def path_scores(paths: Sequence[ReasoningPath], families: Sequence[str]) -> tupl
         One score in [0, 1] per arm.
     """
     several = len(set(families)) > 1
-    everybody = _Working.of(paths)
+    everybody = _PathSums.of(paths)
     by_family = {
-        family: _Working.of([p for p, f in zip(paths, families, strict=True) if f == family])
+        family: _PathSums.of([p for p, f in zip(paths, families, strict=True) if f == family])
         for family in dict.fromkeys(families)
     }
     scores = []
     for path, family in zip(paths, families, strict=True):
-        own_side = by_family[family] if several else _Working.of([path])
+        own_side = by_family[family] if several else _PathSums.of([path])
         peers_quality = everybody.quality - own_side.quality
-        # Sums of floats leave dust where nothing is left; the least real quality is far above it.
+        # The difference of float sums may be a rounding error; real qualities are far above this bound.
         if peers_quality < 1e-9 or not path.results:
             scores.append(path.quality)
             continue
@@ -107,18 +107,18 @@ def path_scores(paths: Sequence[ReasoningPath], families: Sequence[str]) -> tupl
 
 
 @dataclass(frozen=True, slots=True)
-class _Working:
-    """What several paths add up to, so that sums over pairs need no pairs."""
+class _PathSums:
+    """Sums over several paths, so that sums over pairs need no loop over pairs."""
 
     quality: float
     by_result: dict[Exact, float]
-    """Of each result the sum of q / √|R| over the paths that have it."""
+    """For each result the sum of q / √|R| over the paths that have it."""
 
     @classmethod
-    def of(cls, paths: Sequence[ReasoningPath]) -> "_Working":
+    def of(cls, paths: Sequence[ReasoningPath]) -> "_PathSums":
         by_result: dict[Exact, float] = {}
         for path in paths:
             for result in path.results:
-                share = path.quality / sqrt(len(path.results))
-                by_result[result] = by_result.get(result, 0.0) + share
+                weight = path.quality / sqrt(len(path.results))
+                by_result[result] = by_result.get(result, 0.0) + weight
         return cls(sum(path.quality for path in paths), by_result)

@@ -1,6 +1,6 @@
-"""Scores rollout files again under another configuration and shows what changes.
+"""Scores rollout files again under another configuration and shows the changes in a table.
 
-Enters: JSONL as the trainer writes it, or as the recipe's collector does. Leaves: a table.
+The files are JSONL, as the trainer or the recipe's collector writes it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from regime_w.config import RewardConfig
 from regime_w.reward import GroupReward, reward_group
 
 NUM_SHOWN = 10
-"""Groups of the largest change that are listed."""
+"""How many of the groups with the largest changes are listed."""
 
 
 class RescoreError(Exception):
-    """A file that cannot be scored; the message names it and the line."""
+    """A file cannot be scored; the message names it and the line."""
 
 
 class _ArmToRescore(BaseModel):
@@ -42,19 +42,19 @@ class _RowToRescore(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rescored:
-    """One group as it was stored and as it is now."""
+    """One group as it was stored and as it is scored now."""
 
     stored: _RowToRescore
     result: GroupReward
 
     @property
     def new_reward(self) -> float:
-        """The mean over arms, as the files hold it."""
+        """The mean over arms, like the stored one."""
         return sum(self.result.rewards) / len(self.result.rewards)
 
     @property
     def num_changed_answers(self) -> int:
-        """Arms whose answer is read otherwise than it was stored."""
+        """Arms whose answer is now read differently."""
         pairs = zip(self.stored.arm_outputs, self.result.scores.answers, strict=True)
         return sum(arm.answer != answer for arm, answer in pairs)
 

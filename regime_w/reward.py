@@ -1,6 +1,6 @@
-"""The reward of a group of arms, the share of it that each arm earns, and which arms train.
+"""The reward of a group of arms, the reward of each arm, and which arms train.
 
-Enters: what the arms answered and the gold answer. Leaves: scores and rewards, plain numbers.
+From the arms' outputs and the gold answer to scores and rewards.
 """
 
 import random
@@ -35,7 +35,7 @@ def compute_regime_w_scores(
     """Scores a group of arms that answered the same question.
 
     Args:
-        question: The question; no formula reads it so far.
+        question: The question, as in the recipe's signature; no formula reads it.
         arm_outputs: One output per arm (or several, under the same name).
         gold_answer: The right answer, e.g. GSM8K's whole solution or ``#### 7``.
         counterfactual: The same arms on a perturbed question, for the cross-check.
@@ -64,7 +64,7 @@ def compute_reward(
     ``(1 if any arm is correct else -0.5) + 0.7 s_wm - 0.001 max(0, mean words - 400)``
 
     Args:
-        question: The question; no formula reads it so far.
+        question: The question, as in the recipe's signature; no formula reads it.
         arm_outputs: One output per arm; may be empty.
         gold_answer: The right answer; without one no arm is correct.
         counterfactual: The same arms on a perturbed question, for the cross-check.
@@ -90,16 +90,16 @@ def arm_rewards(
 
     ``r_i = (1.5 c_i - 0.5) + 0.7 c_i (0.4 agree_i + 0.3 path_i + 0.3 s_cf) - 0.001 max(0, words_i - 400)``
 
-    with c_i = 1 if it is correct, else 0, agree_i the share of the other arms with its answer and
+    with c_i = 1 if it is correct, else 0, agree_i the fraction of the other arms with its answer and
     path_i its own path score (the group's under the original formulas). Coherence is paid to
     correct arms only: agreeing on a wrong answer, which the recipe pays for, earns nothing.
 
     ``shared`` gives `compute_reward` to every arm. ``difference`` gives ``G(N) - G(N \ i)`` with
-    ``G(S) = Σ r_j`` over the arms of S: an arm's own reward and what the others' coherence owes it
+    ``G(S) = Σ r_j`` over the arms of S: an arm's own reward and its contribution to the others' coherence
     (Wolpert and Tumer 2001, difference rewards).
 
     Args:
-        question: The question; no formula reads it so far.
+        question: The question, as in the recipe's signature; no formula reads it.
         arm_outputs: One output per arm; may be empty.
         gold_answer: The right answer; without one no arm is correct.
         counterfactual: The same arms on a perturbed question, for the cross-check.
@@ -112,14 +112,14 @@ def arm_rewards(
 
 @dataclass(frozen=True, slots=True)
 class RewardParts:
-    """What a reward is the sum of."""
+    """The terms of a reward."""
 
     base: float
-    """For being right or wrong."""
+    """For the answer being right or wrong."""
     coherence: float
-    """For agreeing with the others, path and cross-check."""
+    """For agreement with the others, path and cross-check."""
     length: float
-    """Taken off for words over the free ones: never above 0, but in a difference of groups."""
+    """Penalty for words above the free ones; never positive, except in a difference of groups."""
 
     @property
     def total(self) -> float:
@@ -129,13 +129,13 @@ class RewardParts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupReward:
-    """Everything about one group."""
+    """Scores and rewards of one group."""
 
     scores: GroupScores
     rewards: tuple[float, ...]
-    """What each arm earns; see `arm_rewards`."""
+    """Each arm's reward; see `arm_rewards`."""
     parts: tuple[RewardParts, ...]
-    """What each of `rewards` is the sum of."""
+    """The terms that each of `rewards` is the sum of."""
 
 
 def reward_group(
@@ -146,7 +146,7 @@ def reward_group(
     counterfactual: CounterfactualGroup | None = None,
     config: RewardConfig = _DEFAULTS,
 ) -> GroupReward:
-    """Computes `compute_regime_w_scores` and `arm_rewards` while reading the texts once."""
+    """Computes `compute_regime_w_scores` and `arm_rewards` together, reading the texts once."""
     arms = read_group(arm_outputs, gold_answer, counterfactual, config.formulas)
     scores = score_arms(arms, config.formulas, config)
     parts = _CREDITS[config.credit](arms, scores, config)
@@ -191,7 +191,7 @@ def select_arms(
     """Chooses which arms of a group train: their indices, in order.
 
     Args:
-        rewards: What each arm earned.
+        rewards: Each arm's reward.
         selection: ``all`` of them, the ``best`` (the first of several), or one at ``random``.
         rng: Decides for ``random``.
     """

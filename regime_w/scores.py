@@ -1,7 +1,7 @@
 """Coherence scores of a group of arms, each in [0, 1], or None where a score abstains.
 
 The formulas are the original recipe's (section 1.2) to the letter, on canonical answers, with one
-change: an arm without an answer (``None``) agrees with nothing. Of these scores none abstains.
+change: an arm without an answer (``None``) agrees with nothing. None of these scores abstains.
 """
 
 from collections import Counter
@@ -10,8 +10,18 @@ from collections.abc import Sequence
 from regime_w.arms import ArmOutput
 
 
+def num_pairs(count: int) -> int:
+    """The number of pairs among ``count`` arms."""
+    return count * (count - 1) // 2
+
+
+def num_agreeing_pairs(answers: Sequence[str | None]) -> int:
+    """The number of pairs of equal answers, counted by distinct answers; None agrees with nothing."""
+    return sum(map(num_pairs, Counter(a for a in answers if a is not None).values()))
+
+
 def s_end_for_question(answers: Sequence[str | None]) -> float:
-    """Scores agreement on the final answer: the share of arm pairs with equal answers.
+    """Scores agreement on the final answer: the fraction of arm pairs with equal answers.
 
     ``s_end = sum_a C(n_a, 2) / C(n, 2)`` over the distinct answers a, given n_a times by n arms;
     1 for a single arm and 0 for none.
@@ -22,9 +32,7 @@ def s_end_for_question(answers: Sequence[str | None]) -> float:
     num_arms = len(answers)
     if num_arms < 2:
         return float(num_arms)
-    counts = Counter(answer for answer in answers if answer is not None)
-    num_agreeing = sum(count * (count - 1) // 2 for count in counts.values())
-    return num_agreeing / (num_arms * (num_arms - 1) // 2)
+    return num_agreeing_pairs(answers) / num_pairs(num_arms)
 
 
 def s_path_for_question(reasonings: Sequence[str]) -> float:
@@ -61,7 +69,7 @@ def s_wm_for_question(
     The weights, which sum to 1, are renormalised over the scores that do not abstain.
 
     Returns:
-        The weighted mean, or None where every score with a weight abstains.
+        The weighted mean, or None if every score with a weight abstains.
     """
     weighted = [(w_end, s_end), (w_path, s_path), (w_cf, s_cf)]
     present = [(weight, score) for weight, score in weighted if score is not None]

@@ -1,6 +1,6 @@
-"""Regime W as a reward function of TRL's own trainers (``reward_funcs`` of GRPOTrainer, RLOOTrainer).
+"""Regime W as a reward function for TRL's own trainers (``reward_funcs`` of GRPOTrainer, RLOOTrainer).
 
-Completions of one question are one group. What a group holds is decided by the dataset:
+Completions of one question are one group. The dataset determines what a group contains:
 
 - One row a question: TRL samples ``num_generations`` completions of its prompt, always together in
   a batch, and these are the group. All come from one prompt, so they are one family and the
@@ -8,7 +8,7 @@ Completions of one question are one group. What a group holds is decided by the 
 - One row for each arm of a question, with columns ``question`` and ``arm``: the group spans rows.
   TRL shuffles rows, so whole groups come together only with ``shuffle_dataset=False``, rows sorted by
   question, and a generation batch (``per_device_train_batch_size · steps_per_generation``) that
-  holds all arms times ``num_generations``, on one process. What is not together is scored apart.
+  holds all arms times ``num_generations``, on one process. Completions that are not together are scored separately.
 
 TRL samples every arm at one temperature; the trainer of this project does not.
 Neither torch nor TRL is imported here.
@@ -22,7 +22,7 @@ from regime_w.config import RewardConfig
 from regime_w.reward import arm_rewards
 
 Text = str | list[dict[str, Any]]
-"""A prompt or completion: plain, or as chat messages."""
+"""A prompt or completion: plain text or chat messages."""
 
 
 def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[float]]:
@@ -52,7 +52,7 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
         arm: Sequence[str] | None = None,
         **ignored: object,
     ) -> list[float]:
-        """What each completion earns, in their order."""
+        """Each completion's reward, in order."""
         if answer is None:
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
         keys = [str(key) for key in (prompts if question is None else question)]
@@ -76,7 +76,7 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
 
 
 def _text(completion: Text) -> str:
-    """The completion's own text; of a chat what the assistant said."""
+    """The completion's text; of a chat, the assistant's messages."""
     if isinstance(completion, str):
         return completion
     said = [message.get("content") for message in completion if message.get("role") == "assistant"]

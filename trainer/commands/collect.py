@@ -1,7 +1,7 @@
-"""Rollouts over all arms into a file, as many questions at a time as the server takes.
+"""Rollouts over all arms into a file, as many questions at a time as the server accepts.
 
-Enters: questions and a served model. Leaves: a row a question, written as soon as its group is finished
-(`trainer.rollouts.rows`). A collection that was killed goes on behind its last whole row.
+From questions and a served model to one row per question, written as soon as its group is finished
+(`trainer.rollouts.rows`). A killed collection resumes after its last complete row.
 """
 
 import asyncio
@@ -40,10 +40,10 @@ _FREE_SETTINGS = ("output", "limit", "num_in_flight", "server", "data.num_questi
 
 @dataclass(kw_only=True)
 class Collected:
-    """What this collection has added to the file."""
+    """Counts of the rows that this collection has added to the file."""
 
     num_before: int
-    """Rows that were there."""
+    """Rows that the file had."""
     num_questions: int = 0
     num_completions: int = 0
     num_tokens: int = 0
@@ -82,11 +82,11 @@ class _StoredQuestion(BaseModel):
 
 
 def run_collect(config: CollectConfig) -> Collected:
-    """Collect with progress; SIGTERM and Ctrl-C let what is in flight finish.
+    """Collect and show progress; SIGTERM and Ctrl-C let requests in flight finish.
 
     Raises:
-        UsageError: The model is not served, or the file is of other settings or another source.
-        ServerError: The server stayed away or refused.
+        UsageError: The model is not served, or the file has other settings or another source.
+        ServerError: The server was unreachable for too long, or refused.
     """
     console = Console()
 
@@ -101,20 +101,20 @@ def run_collect(config: CollectConfig) -> Collected:
         found = asyncio.run(connect_and_collect(stop))
     say(found.line(config.output))
     if stop.requested:
-        say("stopped; the same command goes on from here")
+        say("stopped; the same command resumes here")
     return found
 
 
 async def collect(
     config: CollectConfig, client: InferenceServer, stop: StopRequest, say: Callable[[str], None]
 ) -> Collected:
-    """Ask for every question that has no row yet and append its row to ``config.output``.
+    """Request every question that has no row yet and append its row to ``config.output``.
 
     Args:
-        config: What to collect.
+        config: Questions, model and file.
         client: The server.
-        stop: Once it is requested, no further question is asked.
-        say: Gets a line where a collection goes on.
+        stop: Once it is requested, no further question is requested.
+        say: Gets a line if a collection is resumed.
     """
     spec = ModelSpec.parse(config.model, field="model")
     num_records = min(config.limit or config.data.num_questions, config.data.num_questions)
@@ -155,21 +155,21 @@ def _keeper(
 
 
 def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None]) -> set[str]:
-    """The ids that the file has whole rows of; what a kill has torn at its end is cut off."""
+    """The ids of the file's complete rows; a truncated last row is removed."""
     if not output.exists():
         return set()
-    num_torn_bytes = repair(output)
+    num_bytes = repair(output)
     questions = {record.id: record.question for record in records}
     stored: set[str] = set()
     for number, row in read_rows(output, _StoredQuestion):
         if questions.get(row.id, row.question) != row.question:
             raise DataError(
-                f"{output}:{number}: {row.id} is another question there than in the data; "
+                f"{output}:{number}: {row.id} is another question in the file than in the data; "
                 "choose another output"
             )
         stored.add(row.id)
-    torn = f"; cut off a torn row of {num_torn_bytes} bytes" if num_torn_bytes else ""
-    say(f"{output} has {len(stored)} questions{torn}; going on behind them")
+    truncated = f"; removed a truncated row of {num_bytes} bytes" if num_bytes else ""
+    say(f"{output} has {len(stored)} questions{truncated}; resuming after them")
     return stored
 
 
@@ -177,12 +177,12 @@ def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None])
 async def _version_of(
     spec: ModelSpec, client: InferenceServer, status: ServerStatus
 ) -> AsyncIterator[int | None]:
-    """The version to ask; a folder is uploaded unless the server has its weights already."""
+    """The version to request from; a folder is uploaded unless the server already has its weights."""
     if spec.folder is None:
         yield spec.served_version(status, field="model")
         return
     sha256 = sha256_of_file(spec.folder / ADAPTER_WEIGHTS_FILE)
-    # A killed collection could not remove its upload; this one will not be removed either.
+    # A killed collection could not remove its upload, which this one uses and leaves, too.
     if held := [version.version for version in status.versions if version.sha256 == sha256]:
         yield held[-1]
         return
@@ -199,7 +199,7 @@ async def _ask_all(
     stop: StopRequest,
     keep: Callable[[ScoredGroup], None],
 ) -> None:
-    """Ask for groups, so many at a time, and hand each on as it comes."""
+    """Request groups, several at a time, and pass each to ``keep`` as it arrives."""
     waiting = iter(records)
 
     async def ask_on(waiting: Iterator[Record]) -> None:

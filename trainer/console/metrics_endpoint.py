@@ -1,4 +1,4 @@
-"""A step's metrics over HTTP, for Prometheus: what metrics.jsonl holds, as gauges on ``/metrics``."""
+"""A step's metrics over HTTP for Prometheus: those of metrics.jsonl, as gauges on ``/metrics``."""
 
 import re
 import time
@@ -14,7 +14,7 @@ _PREFIX = "regime_w_trainer_"
 
 
 def gauge_name(metric: str) -> str:
-    """Under which name a metric is scraped, e.g. ``regime_w_trainer_ppo_approx_kl``."""
+    """The name of a metric's gauge, e.g. ``regime_w_trainer_ppo_approx_kl``."""
     return _PREFIX + re.sub(r"[^a-zA-Z0-9_]", "_", metric)
 
 
@@ -22,7 +22,7 @@ class MetricsEndpoint:
     """Serves the newest step's metrics on a thread of its own."""
 
     def __init__(self, run: RunConfig):
-        """Listen on ``run.metrics_port``; where that is null, on nothing.
+        """Listen on ``run.metrics_port``, unless it is null.
 
         Raises:
             UsageError: The port cannot be listened on.
@@ -53,15 +53,15 @@ class MetricsEndpoint:
 
     @property
     def port(self) -> int | None:
-        """Where it listens: of ``run.metrics_port = 0`` the port that was free."""
+        """The port it listens on, which ``run.metrics_port = 0`` leaves to the system; None if it does not."""
         return None if self._server is None else self._server.server_port
 
     def show(self, row: Mapping[str, float], *, is_new: bool = True) -> None:
-        """Show a step's metrics; what it did not measure stays as it was last measured.
+        """Show a step's metrics; a metric that the step lacks keeps its last value.
 
         Args:
             row: Names as in metrics.jsonl, the step among them.
-            is_new: The step was done now, and is not left over from before a resume.
+            is_new: Whether the step was done just now, rather than before a resume.
         """
         for name, value in row.items():
             self._gauge(name, help_text(name)).set(value)

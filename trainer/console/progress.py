@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, one greppable line now and then otherwise."""
+"""Progress of long work: a bar on a terminal, otherwise a line every few seconds."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +20,11 @@ OnStep = Callable[[int, int, float], None]
 """Called with the step, the number of steps and the loss."""
 
 OnGroup = Callable[[int], None]
-"""Called once a group with its number of tokens."""
+"""Called for each group with its number of tokens."""
 
 
 def bar(console: Console) -> Progress:
-    """A progress bar that draws on terminals alone."""
+    """A progress bar, drawn only on terminals."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,7 +38,7 @@ def bar(console: Console) -> Progress:
 
 @contextmanager
 def step_lines(name: str) -> Iterator[OnStep]:
-    """Show the steps of one piece of training."""
+    """Show training steps."""
     console = Console()
     last_line = -_SECONDS_BETWEEN_LINES
     with bar(console) as progress:
@@ -59,12 +59,12 @@ def step_lines(name: str) -> Iterator[OnStep]:
 
 @contextmanager
 def group_lines(name: str, *, num_done: int, num_total: int) -> Iterator[OnGroup]:
-    """Show how groups come in: how many, how fast and how long it still takes.
+    """Show how many groups have arrived, how fast, and the time left.
 
     Args:
-        name: Of the work.
-        num_done: Groups that were there before.
-        num_total: All groups.
+        name: The work's name.
+        num_done: Groups that were done before.
+        num_total: Number of all groups.
     """
     console, started, first = Console(), time.monotonic(), num_done
     last_line, num_tokens = started, 0

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask a long command to end in good order; asked twice, it ends at once."""
+"""SIGTERM and Ctrl-C let a long command finish its step and save; a second one ends it at once."""
 
 import signal
 import threading
@@ -8,26 +8,26 @@ from types import FrameType
 
 
 class Stopped(Exception):
-    """A signal asked to stop while there was nothing to do but wait."""
+    """A signal asked to stop during a wait."""
 
 
 class StopRequest:
-    """Whether a signal asked to stop; a loop looks between steps."""
+    """Whether a signal asked to stop; loops check it between steps."""
 
     def __init__(self) -> None:
-        """Nothing asked yet."""
+        """No signal yet."""
         self.requested = False
         self._grace_s: float | None = None
         self._is_over = False
         self._timer = threading.Timer(0, lambda: None)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """The handler of the signals."""
+        """Handle a signal."""
         if self._is_over:  # Sent by `_leave`, in the main thread.
             self._is_over = False
             if self._grace_s is not None:
                 raise Stopped
-        elif self.requested:  # Asked twice: now.
+        elif self.requested:  # The second signal.
             raise KeyboardInterrupt
         else:
             self.requested = True
@@ -36,10 +36,10 @@ class StopRequest:
 
     @contextmanager
     def waiting(self, *, grace_s: float = 0.0) -> Iterator[None]:
-        """A block that only waits for others, however long, and can be left at any moment.
+        """A block that only waits, and that a signal may interrupt at any moment.
 
         Args:
-            grace_s: How long the wait goes on after a signal has asked to stop.
+            grace_s: How long the wait continues after a signal.
 
         Raises:
             Stopped: A signal asked to stop, now or before.
@@ -69,7 +69,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Catch the signals within the block."""
+    """Handle SIGTERM and SIGINT within the block."""
     stop = StopRequest()
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

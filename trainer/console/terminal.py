@@ -1,7 +1,7 @@
-"""What becomes of a run's lines when nobody reads them any more: they go on in a file.
+"""Redirects a run's output to a file once its terminal is closed or its pipe has no reader.
 
-A terminal that is closed sends SIGHUP, and fails whoever writes to it from then on; so does a pipe whose
-reader has ended. Neither is a reason to stop training.
+A closed terminal sends SIGHUP, and writing to it fails from then on; so does writing to a pipe whose
+reader has ended. Neither should stop training.
 """
 
 import io
@@ -18,7 +18,7 @@ CONSOLE_FILE = "console.log"
 
 
 class _Output(io.FileIO):
-    """A file descriptor that takes another file's place when writing to it fails."""
+    """A file descriptor that switches to a file when writing to it fails."""
 
     def __init__(self, descriptor: int, rest: Path):
         super().__init__(descriptor, "w", closefd=False)
@@ -31,12 +31,14 @@ class _Output(io.FileIO):
             return super().write(data) or 0
         except OSError:
             if self._rest is None:
-                return len(data)  # Not even the file can be written: the run matters more.
-            self.move_on()
+                return len(
+                    data
+                )  # The file cannot be written either: drop the output, keep the run.
+            self.switch()
             return self.write(data)
 
-    def move_on(self) -> None:
-        """Go on in the file from here."""
+    def switch(self) -> None:
+        """Write to the file from now on."""
         path, self._rest = self._rest, None
         if path is None:
             return
@@ -44,17 +46,17 @@ class _Output(io.FileIO):
             file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         except OSError:
             file = os.open(os.devnull, os.O_WRONLY)
-        # Under the same number, so that it holds for libraries that write by themselves.
+        # Under the same descriptor, so that libraries that write to it directly switch, too.
         os.dup2(file, self._descriptor)
         os.close(file)
 
 
 @contextmanager
 def lasting_output(rest: Path) -> Iterator[None]:
-    """Within the block, stdout and stderr go on in a file once nobody reads them.
+    """Within the block, stdout and stderr switch to a file once nobody reads them.
 
     Args:
-        rest: The file; made when it is needed, in a folder that is there by then.
+        rest: The file, created when needed; its folder must exist by then.
     """
     before = sys.stdout, sys.stderr
     outputs = [_Output(stream.fileno(), rest) for stream in before]
@@ -63,10 +65,10 @@ def lasting_output(rest: Path) -> Iterator[None]:
     def on_hangup(number: int, frame: FrameType | None) -> None:
         for output in outputs:
             if output.was_terminal:
-                output.move_on()
+                output.switch()
 
     handler = signal.getsignal(signal.SIGHUP)
-    if handler is not signal.SIG_IGN:  # nohup has seen to it already.
+    if handler is not signal.SIG_IGN:  # nohup ignores it already.
         signal.signal(signal.SIGHUP, on_hangup)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Where a step's time goes, and who waits for whom."""
+"""How long each phase of a step takes, and which side waits for the other."""
 
 import threading
 import time
@@ -6,15 +6,17 @@ from types import TracebackType
 
 
 class BusyTime:
-    """Seconds in which at least one request was in flight; read from any thread."""
+    """Seconds in which at least one request was in flight; can be read from any thread."""
 
     def __init__(self) -> None:
+        """No request is in flight."""
         self._lock = threading.Lock()
         self._num_open = 0
         self._since = 0.0
         self._past_s = 0.0
 
     def __enter__(self) -> None:
+        """A request begins."""
         with self._lock:
             if not self._num_open:
                 self._since = time.monotonic()
@@ -26,6 +28,7 @@ class BusyTime:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """A request has ended."""
         with self._lock:
             self._num_open -= 1
             if not self._num_open:
@@ -33,14 +36,14 @@ class BusyTime:
 
     @property
     def seconds(self) -> float:
-        """So far."""
+        """The busy time so far."""
         with self._lock:
             current_s = time.monotonic() - self._since if self._num_open else 0.0
             return self._past_s + current_s
 
 
 class StepClock:
-    """Laps of one step: each phase is what passed since the lap before it."""
+    """Times the phases of one step: each lasts from the lap before it to its own."""
 
     def __init__(self, server: BusyTime):
         """``server`` is busy while it has rollouts to generate."""
@@ -50,7 +53,7 @@ class StepClock:
         self._phases_s: dict[str, float] = {}
 
     def lap(self, phase: str) -> None:
-        """End a phase; of a name that is given twice the times add up."""
+        """End a phase; repeated phases accumulate."""
         now = time.monotonic()
         self._phases_s[phase] = self._phases_s.get(phase, 0.0) + now - self._last
         self._last = now
@@ -63,10 +66,10 @@ class StepClock:
         }
 
     def to_json(self) -> dict[str, float]:
-        """`phases`, and the shares of the step in which one side waited.
+        """`phases`, and the fractions of the step in which trainer and server waited.
 
-        The share of ``wait`` in the step is the trainer's; the server idles while no rollout is in
-        flight. The side that waits less is the bottleneck.
+        The trainer waits in the phase ``wait``; the server waits while no rollout is in flight. The
+        side that waits less is the bottleneck.
         """
         phases = self.phases()
         step_s = phases["time/step_s"]

@@ -24,7 +24,7 @@ Metrics = dict[str, float]
 
 
 def read_metrics(run_folder: Path) -> list[Metrics]:
-    """Every step's metrics, oldest first; a torn last line is left out."""
+    """Every step's metrics, oldest first, without a truncated last line."""
     path = run_folder / METRICS_FILE
     if not path.is_file():
         return []
@@ -38,7 +38,7 @@ def read_metrics(run_folder: Path) -> list[Metrics]:
 
 
 def _whole_row(line: bytes) -> Metrics | None:
-    """None of a line that is torn."""
+    """The metrics of a line; None for a truncated line."""
     try:
         row: Metrics = json.loads(line)
     except ValueError:
@@ -50,7 +50,7 @@ class Tracker:
     """Writes a run's metrics; on a terminal it also draws a progress bar."""
 
     def __init__(self, run: RunConfig, *, first_step: int):
-        """Lines of steps after ``first_step`` are left over from a killed run and removed.
+        """Remove lines of steps after ``first_step``, which a killed run has left.
 
         Raises:
             UsageError: ``run.metrics_port`` cannot be listened on.
@@ -58,9 +58,9 @@ class Tracker:
         self._endpoint = MetricsEndpoint(run)
         self._path = run.folder / METRICS_FILE
         self.last_step = 0
-        """The newest step that has a line."""
+        """The newest step with a line."""
         self.last_evaluated_step = 0
-        """The newest step whose evaluation has one."""
+        """The newest step whose evaluation has a line."""
         self._drop_after(first_step)
         self._file = self._path.open("ab", buffering=0)
         self._board = SummaryWriter(run.folder / "tensorboard", purge_step=first_step + 1)
@@ -69,7 +69,7 @@ class Tracker:
         self._task = self._progress.add_task("PPO", total=run.num_steps, completed=first_step)
 
     def _drop_after(self, first_step: int) -> None:
-        """Keep the lines of each step up to one, once and in order."""
+        """Keep one line of each step up to ``first_step``, in order."""
         lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
         kept, newest = [], None
         for line in lines:
@@ -88,6 +88,7 @@ class Tracker:
         self.last_evaluated_step = int(row.get("eval/step", self.last_evaluated_step))
 
     def __enter__(self) -> Self:
+        """Start drawing."""
         self._progress.start()
         return self
 
@@ -97,16 +98,17 @@ class Tracker:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Stop drawing and close every output."""
         self._progress.stop()
         self._endpoint.close()
         self._file.close()
-        # It has not written everything yet; if it cannot, what went wrong before matters more.
+        # Closing writes what is pending; if that fails, an earlier error is the one to report.
         with nullcontext() if error is None else suppress(OSError):
             self._board.close()
 
     @property
     def metrics_port(self) -> int | None:
-        """Where its metrics are scraped; None where nowhere."""
+        """The port of the metrics endpoint; None without one."""
         return self._endpoint.port
 
     def say(self, line: str) -> None:
@@ -114,9 +116,9 @@ class Tracker:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def record(self, step: int, metrics: Metrics) -> None:
-        """Write a step's line, and print none."""
+        """Write a step's metrics without printing them."""
         row = {"step": step, **metrics}
-        # NaN is not JSON; a missing value says the same and any reader can load it.
+        # NaN is not JSON; a missing value means the same.
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         append(self._file, json.dumps(finite).encode() + b"\n", wait=False)
         self._endpoint.show(finite)

@@ -1,7 +1,7 @@
-"""A full disk: told in one line, and known from everything else that can go wrong with files.
+"""A full disk: told apart from other errors of files, and reported in one line.
 
-Files that matter are written whole or not at all (`trainer.io.durable`), so a run that a full disk has
-stopped loses nothing: it goes on once there is space.
+A run that a full disk stops loses nothing, because its files are written completely or not at all
+(`trainer.io.durable`): it resumes once there is space.
 """
 
 import errno
@@ -16,12 +16,12 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that led to it, says that there is no space left."""
+    """Whether an error, or one of its causes, says that there is no space left."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in _FULL:
             return True
-        # Safetensors writes its files in Rust, and raises an error of its own.
+        # Safetensors writes its files in Rust and raises an error type of its own.
         if "(os error 28)" in str(seen):
             return True
         seen = seen.__cause__ or seen.__context__
@@ -30,10 +30,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def raise_disk_full(folder: Path) -> Iterator[None]:
-    """Within the block a full disk is a `DiskFullError`, raised here and printed by no thread.
+    """Turn a full disk within the block into a `DiskFullError`, which no thread prints besides.
 
     Args:
-        folder: What is written to.
+        folder: The folder that is written to.
 
     Raises:
         DiskFullError: There is no space left.
@@ -41,7 +41,7 @@ def raise_disk_full(folder: Path) -> Iterator[None]:
     before = threading.excepthook
 
     def hook(failed: threading.ExceptHookArgs) -> None:
-        # Whoever waits for the thread's work gets the error again.
+        # The code that waits for the thread's result gets the error, too.
         if failed.exc_value is None or not is_disk_full(failed.exc_value):
             before(failed)
 

@@ -1,7 +1,7 @@
-"""Files that survive a power cut: whole under their name, or not there at all.
+"""Files that survive a power cut: complete under their name, or absent.
 
-What is being written carries the suffix ``.unfinished``, and so does what is being removed; after a
-kill, `remove_unfinished` takes away what is left of either.
+Files and folders have the suffix ``.unfinished`` while they are written or removed; after a kill,
+`remove_unfinished` deletes the remains.
 """
 
 import os
@@ -13,12 +13,12 @@ _SUFFIX = ".unfinished"
 
 
 def unfinished(path: Path) -> Path:
-    """Where a file or folder is while it is written."""
+    """The path of a file or folder while it is written."""
     return path.with_name(path.name + _SUFFIX)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replace a file by ``data``; its folder is made where it is missing."""
+    """Replace a file by ``data``; its folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with unfinished(path).open("wb") as file:
         file.write(data)
@@ -29,7 +29,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def append(file: FileIO, data: bytes, *, wait: bool) -> None:
-    """Add to an unbuffered file, all of it or nothing; ``wait`` until it is on the disk."""
+    """Append all of ``data`` to an unbuffered file, or nothing; ``wait`` until it is on the disk."""
     size_bytes = os.fstat(file.fileno()).st_size
     try:
         rest = memoryview(data)
@@ -51,25 +51,25 @@ def new_folder(path: Path) -> Path:
 
 
 def finish_folder(path: Path) -> None:
-    """Give a folder of `new_folder` its name, in place of what has it."""
+    """Give a folder of `new_folder` its name; whatever has that name is replaced."""
     folder = unfinished(path)
     for file in (*folder.iterdir(), folder):
         fsync(file)
-    # Only ever a damaged one, or the same once more: losing it between these two lines costs nothing.
+    # What it replaces is damaged, outdated or the same: a kill between these two lines loses nothing.
     shutil.rmtree(path, ignore_errors=True)
     folder.rename(path)
     fsync(path.parent)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder; half of it is never seen under its name."""
+    """Remove a folder; it is never seen half removed under its name."""
     shutil.rmtree(unfinished(path), ignore_errors=True)
     path.rename(unfinished(path))
     shutil.rmtree(unfinished(path))
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Take away what a kill has left in a folder."""
+    """Delete the unfinished files and folders that a kill has left in a folder."""
     for path in folder.glob("*" + _SUFFIX):
         if path.is_dir():
             shutil.rmtree(path)
@@ -78,7 +78,7 @@ def remove_unfinished(folder: Path) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

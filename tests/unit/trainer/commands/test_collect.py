@@ -180,7 +180,7 @@ async def test_a_collection_that_is_killed_over_and_over_has_every_question_once
     assert Counter(row["id"] for row in rows_of(output)).most_common(1)[0][1] == 1
     assert len(rows_of(output)) == 40
     assert (found.num_before, len(server.asked)) == (num_asked, 40 - num_asked)
-    assert "cut off a torn row" in capsys.readouterr().out
+    assert "removed a truncated row" in capsys.readouterr().out
 
 
 async def test_a_finished_collection_asks_nobody_and_a_higher_limit_goes_on(tmp_path: Path) -> None:
