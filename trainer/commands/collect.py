@@ -20,7 +20,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
 )
 from trainer.client.arms_client import ArmsClient
-from trainer.client.ask_group import ask_again, ask_group, group_request
+from trainer.client.ask_groups import ask_again, ask_groups, group_request
 from trainer.client.model_spec import ModelSpec, uploaded
 from trainer.client.protocol import InferenceServer
 from trainer.config.sections import CollectConfig
@@ -223,7 +223,7 @@ async def _ask(
 ) -> ScoredGroup:
     # The seed depends on nothing else: a question that is asked again gets the same answers.
     request = group_request(record, config.rollout, version=version, seed=config.rollout.seed)
-    (group, _), _ = await ask_again(
-        lambda: ask_group(client, request), give_up_after_s=config.server.give_up_after_s
+    ((group,), _), _ = await ask_again(
+        lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
     )
     return score_group(record, group, config.reward)

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from inference_server.wire.schemas import (
     ArmsRequest,
-    FinishReason,
     Question,
     ServerStatus,
     adapter_name,
 )
 from regime_w import ArmSpec, build_prompt
 from trainer.client.arms_client import ArmsClient
+from trainer.client.ask_groups import ask_again, ask_groups
 from trainer.client.model_spec import uploaded
 from trainer.client.protocol import InferenceServer
 from trainer.config.sections import EvaluationConfig
@@ -27,7 +27,7 @@ from trainer.console.progress import bar
 from trainer.data.contamination import find_overlap
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.errors import ServerError, UsageError
+from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
 from trainer.evaluation.records import (
     Answer,
@@ -170,23 +170,19 @@ async def _ask_arms(
 ) -> Sequence[ArmsAnswer | None]:
     if not config.samples_per_arm:
         return [None] * len(records)
-    response = await client.generate(
-        ArmsRequest(
-            # The server derives a completion's seed from the question's id, not from its batch.
-            questions=[Question(id=record.id, question=record.question) for record in records],
-            arms=list(config.arms),
-            samples_per_arm=config.samples_per_arm,
-            max_tokens=config.max_tokens,
-            seed=config.seed,
-            policy="base" if version is None else version,
-        )
+    request = ArmsRequest(
+        # The server derives a completion's seed from the question's id, not from its batch.
+        questions=[Question(id=record.id, question=record.question) for record in records],
+        arms=list(config.arms),
+        samples_per_arm=config.samples_per_arm,
+        max_tokens=config.max_tokens,
+        seed=config.seed,
+        policy="base" if version is None else version,
     )
-    for group in response.groups:
-        if any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
-            raise ServerError(f"the server aborted completions of {group.id}; evaluate again")
-    return [
-        ArmsAnswer.of(group, record) for group, record in zip(response.groups, records, strict=True)
-    ]
+    (groups, _), _ = await ask_again(
+        lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
+    )
+    return [ArmsAnswer.of(group, record) for group, record in zip(groups, records, strict=True)]
 
 
 def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = None) -> Evaluation:

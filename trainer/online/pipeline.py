@@ -7,24 +7,20 @@ trainer. How many batches it runs ahead is the staleness that PPO accepts.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig
-from trainer.client.ask_group import group_request
+from trainer.client.ask_groups import group_request
 from trainer.config.sections import RolloutConfig
 from trainer.console.timing import BusyTime
 from trainer.data.sources import Record
 from trainer.online.versions import Versions
-from trainer.rollouts.groups import RolloutBatch, ScoredGroup, score_group
+from trainer.rollouts.groups import RolloutBatch, Score, ScoredGroup, score_group
 from trainer.rollouts.questions import QuestionBatch, QuestionStream
-
-Score = Callable[[Record, ArmGroup, RewardConfig], ScoredGroup]
-"""Turns a group into rewards; `score_group` unless somebody needs another."""
 
 _SPARES_PER_QUESTION = 2
 """Bounds dynamic sampling: a policy that solves everything must not ask for ever."""

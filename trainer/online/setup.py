@@ -22,7 +22,7 @@ from trainer.model.device import compute_device
 from trainer.model.roles import PolicyRoles
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
-from trainer.online.pipeline import RolloutPipeline, Score
+from trainer.online.pipeline import RolloutPipeline
 from trainer.online.resume import (
     complete_metrics,
     restart_evaluation,
@@ -31,7 +31,7 @@ from trainer.online.resume import (
 )
 from trainer.online.versions import Versions
 from trainer.ppo.learner import Learner
-from trainer.rollouts.groups import score_group
+from trainer.rollouts.groups import Score, score_group
 from trainer.rollouts.questions import QuestionState, QuestionStream
 from trainer.run_state.checkpoint import (
     TrainProgress,

@@ -19,7 +19,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
     adapter_name,
 )
-from trainer.client.ask_group import LostError, ask_again, ask_group
+from trainer.client.ask_groups import LostError, ask_again, ask_groups
 from trainer.client.protocol import TextCompletion
 from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
@@ -171,7 +171,7 @@ class Versions:
             raise TypeError(f"a group is asked of one version, not of {version!r}")
 
         async def ask() -> ArmGroup:
-            group, boot_id = await ask_group(self._server, request)
+            (group,), boot_id = await ask_groups(self._server, request)
             if boot_id != self._boot_id:
                 # The number is right; the group counts once the weights under it are known to be ours.
                 await self._restore(version)

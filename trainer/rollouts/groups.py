@@ -5,6 +5,7 @@ stored (`trainer.rollouts.rows`).
 """
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
@@ -109,3 +110,7 @@ def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> Scored
             random.Random(f"{record.id}/{group.policy_version}"),
         ),
     )
+
+
+Score = Callable[[Record, ArmGroup, RewardConfig], ScoredGroup]
+"""What turns a group into rewards: `score_group`, or a function in its place."""

@@ -161,7 +161,7 @@ async def test_what_passes_is_tried_again(failure: Answer, connect: Connect) -> 
     async with connect(server) as client:
         status = await client.status()
     assert status.active_version == 12
-    assert [(r.method, r.url) for r in server.requests] == [("GET", f"{URL}/v1/status")] * 3
+    assert [(r.method, str(r.url)) for r in server.requests] == [("GET", f"{URL}/v1/status")] * 3
 
 
 async def test_a_repeated_request_has_the_same_body(connect: Connect, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ async def test_generate_sends_the_request_as_it_is(connect: Connect) -> None:
         response = await client.generate(request)
     assert response.policy_version == 12
     (sent,) = server.requests
-    assert (sent.method, sent.url) == ("POST", f"{URL}/v1/arms/generate")
+    assert (sent.method, str(sent.url)) == ("POST", f"{URL}/v1/arms/generate")
     assert sent.headers["content-type"] == "application/json"
     assert ArmsRequest.model_validate_json(sent.content) == request
 

@@ -1,10 +1,10 @@
 """Waiting for a server is bounded from its first failure on, and told now and then."""
 
+import time
 from collections.abc import Callable
 
 import pytest
 
-from trainer.client import retries as outage
 from trainer.client.retries import Outage, Patience
 
 SetClock = Callable[[float], None]
@@ -13,7 +13,7 @@ SetClock = Callable[[float], None]
 @pytest.fixture
 def set_clock(monkeypatch: pytest.MonkeyPatch) -> SetClock:
     def set_clock(now_s: float) -> None:
-        monkeypatch.setattr(outage.time, "monotonic", lambda: now_s)
+        monkeypatch.setattr(time, "monotonic", lambda: now_s)
 
     set_clock(1000.0)
     return set_clock

@@ -21,6 +21,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
     Usage,
 )
+from tests.unit.server_stub import ServerStub
 from trainer.commands.collect import Collected, collect
 from trainer.config.sections import CollectConfig
 from trainer.console.stop_signals import StopRequest
@@ -32,7 +33,20 @@ from trainer.io.jsonl import read_lines
 ARMS = ("wolfram_0", "maudlin_0")
 
 
-class FakeServer:
+def info(version: int, sha256: str) -> AdapterInfo:
+    return AdapterInfo(
+        version=version,
+        name=f"policy-{version:06d}",
+        sha256=sha256,
+        rank=8,
+        size_bytes=1,
+        active=False,
+        num_leases=0,
+        created_at=0,
+    )
+
+
+class FakeServer(ServerStub):
     """Answers every question rightly; gone after so many groups."""
 
     def __init__(self, *, gone_after: int = 10**9, active: int | None = 3):
@@ -50,19 +64,7 @@ class FakeServer:
             base_dtype="float32",
             active_version=self.active,
             next_version=8,
-            versions=[
-                AdapterInfo(
-                    version=version,
-                    name=f"policy-{version:06d}",
-                    sha256=sha256,
-                    rank=8,
-                    size_bytes=1,
-                    active=False,
-                    num_leases=0,
-                    created_at=0,
-                )
-                for version, sha256 in self.adapters.items()
-            ],
+            versions=[info(version, sha256) for version, sha256 in self.adapters.items()],
             groups_in_flight=0,
             requests_in_flight=0,
             limits=Limits(
@@ -115,9 +117,12 @@ class FakeServer:
             usage=Usage(prompt_tokens=4, completion_tokens=4),
         )
 
-    async def push_adapter(self, version: int, folder: Path, *, activate: bool = True) -> None:
+    async def push_adapter(
+        self, version: int, folder: Path, *, activate: bool = True
+    ) -> AdapterInfo:
         assert not activate
         self.log.append(f"push {version}")
+        return info(version, "")
 
     async def delete_adapter(self, version: int) -> None:
         self.log.append(f"delete {version}")
@@ -130,7 +135,7 @@ def config(output: Path, **changes: Any) -> CollectConfig:
 async def run(
     server: FakeServer, asked: CollectConfig, stop: StopRequest | None = None
 ) -> Collected:
-    return await collect(asked, server, stop or StopRequest(), print)  # type: ignore[arg-type]
+    return await collect(asked, server, stop or StopRequest(), print)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

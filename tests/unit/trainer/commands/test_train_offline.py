@@ -1,4 +1,4 @@
-"""PPO from a file: our rows and the recipe's text, goes on where it was killed, moves the right way."""
+"""PPO from a file: our rows and the recipe's text, resumes where it was killed, moves the right way."""
 
 import json
 from collections.abc import Iterator
@@ -126,7 +126,8 @@ def config(policy: PolicyConfig, rollouts: Path, folder: Path, **changes: Any) -
 
 
 def weights(adapter: Path) -> dict[str, torch.Tensor]:
-    return load_file(adapter / "adapter_model.safetensors")
+    found: dict[str, torch.Tensor] = load_file(adapter / "adapter_model.safetensors")
+    return found
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:

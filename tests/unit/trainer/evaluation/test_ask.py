@@ -22,6 +22,7 @@ from inference_server.wire.schemas import (
     adapter_name,
 )
 from regime_w import build_all_arms, build_prompt
+from tests.unit.server_stub import ServerStub
 from trainer.client.protocol import TextCompletion
 from trainer.config.sections import EvaluationConfig
 from trainer.data.sources import load_records
@@ -62,7 +63,7 @@ def info(version: int, *, active: bool = False) -> AdapterInfo:
     )
 
 
-class FakeServer:
+class FakeServer(ServerStub):
     """Stands in for `ArmsClient`. Model M answers the first ``skill[M]`` questions right."""
 
     def __init__(self, skill: dict[str, int], *, active: int | None = None) -> None:
@@ -75,9 +76,6 @@ class FakeServer:
         self.failure: Exception | None = None
         self.fails_after = 0
         self.finish_reason = FinishReason.STOP
-
-    async def __aenter__(self) -> "FakeServer":
-        return self
 
     async def __aexit__(self, *error: object) -> None:
         self.log.append("closed")
@@ -105,7 +103,9 @@ class FakeServer:
             ),
         )
 
-    async def push_adapter(self, version: int, folder: Path, *, activate: bool) -> AdapterInfo:
+    async def push_adapter(
+        self, version: int, folder: Path, *, activate: bool = True
+    ) -> AdapterInfo:
         assert not activate
         self.log.append(f"push {version} {folder.name}")
         self.versions[version] = info(version)
@@ -151,7 +151,7 @@ class FakeServer:
                 ArmGroup(
                     id=question.id,
                     question=question.question,
-                    policy_version=None,
+                    policy_version=None if request.policy == "base" else int(request.policy),
                     arms=[self.completion(name, text) for name, text in texts.items()],
                 )
             )
@@ -182,7 +182,7 @@ def ignore_progress(num_done: int, num_total: int) -> None:
 
 
 async def run(server: FakeServer, asked: EvaluationConfig) -> Evaluation:
-    return await evaluate(asked, server, ignore_progress)  # type: ignore[arg-type]
+    return await evaluate(asked, server, ignore_progress)
 
 
 def adapter(folder: Path) -> Path:
@@ -240,7 +240,7 @@ async def test_progress_counts_over_all_models_in_batches() -> None:
     server = FakeServer({BASE: 1, "policy-000003": 1}, active=3)
     await evaluate(
         config("Base=base", "PPO=policy", batch_size=4),
-        server,  # type: ignore[arg-type]
+        server,
         lambda done, total: seen.append((done, total)),
     )
     assert seen == [(4, 20), (8, 20), (10, 20), (14, 20), (18, 20), (20, 20)]
@@ -332,8 +332,9 @@ async def test_the_arms_are_asked_of_the_same_version_without_golds(tmp_path: Pa
 async def test_completions_that_the_server_gave_up_are_never_counted() -> None:
     server = FakeServer({BASE: 2})
     server.finish_reason = FinishReason.ABORT
-    with pytest.raises(ServerError, match=r"aborted completions of word-problems.*evaluate again"):
-        await run(server, config("Base=base", samples_per_arm=1))
+    asked = config("Base=base", samples_per_arm=1, server={"give_up_after_s": 0})
+    with pytest.raises(ServerError, match=r"aborted group 'word-problems.*1 times within 0 s"):
+        await run(server, asked)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import cast
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from inference_server.wire.schemas import AdapterInfo, ServerStatus
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import versions_for
 from trainer.errors import ServerRejectedError, SyncError
+from trainer.model.roles import PolicyRoles
 from trainer.online.versions import Versions
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledAdapter
@@ -25,17 +27,21 @@ from trainer.run_state.run_adapters import RunAdapters
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
-class FakeRoles:
+class _FakeRoles:
     """Exports its name as weights."""
 
     serve_dtype = torch.float32
 
-    def __init__(self, name: bytes = b"weights"):
+    def __init__(self, name: bytes):
         self.name = name
 
     def export_policy(self, folder: Path) -> None:
         (folder / CONFIG).write_text("{}")
         (folder / WEIGHTS).write_bytes(self.name)
+
+
+def roles_of(name: bytes = b"weights") -> PolicyRoles:
+    return cast(PolicyRoles, _FakeRoles(name))
 
 
 class FakeClient(ServerStub):
@@ -136,7 +142,7 @@ def test_a_published_version_is_whole_on_disk_and_pushed_from_there(
 ) -> None:
     client = FakeClient(next_version=12)
     versions = open_versions(client)
-    published = versions.publish(3, FakeRoles())
+    published = versions.publish(3, roles_of())
     assert published.version == 12
     assert (
         published.folder == versions.adapters.folder_of(12) == tmp_path / "adapters/policy-000012"
@@ -164,13 +170,13 @@ def test_a_number_is_one_that_neither_server_nor_run_has_used(
                 JournaledAdapter(step=step, version=earlier, sha256="", dtype="float32")
             )
     versions = open_versions(FakeClient(next_version=on_server))
-    assert versions.publish(9, FakeRoles()).version == version
+    assert versions.publish(9, roles_of()).version == version
 
 
 def test_versions_follow_each_other(open_versions: Open) -> None:
     client = FakeClient()
     versions = open_versions(client)
-    numbers = [versions.publish(i, FakeRoles(str(i).encode())).version for i in range(3)]
+    numbers = [versions.publish(i, roles_of(str(i).encode())).version for i in range(3)]
     assert numbers == [0, 1, 2]
     assert [weights for _, weights in client.pushed.values()] == [b"0", b"1", b"2"]
 
@@ -179,9 +185,9 @@ def test_a_refused_push_is_an_error_and_its_number_is_kept_for_the_same_weights(
     tmp_path: Path, open_versions: Open
 ) -> None:
     with pytest.raises(ServerRejectedError):
-        open_versions(FakeClient(refuses=True)).publish(1, FakeRoles())
-    assert open_versions(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
-    assert open_versions(FakeClient()).publish(1, FakeRoles(b"other")).version == 1
+        open_versions(FakeClient(refuses=True)).publish(1, roles_of())
+    assert open_versions(FakeClient()).publish(1, roles_of(b"other")).version == 1
+    assert open_versions(FakeClient()).publish(1, roles_of(b"other")).version == 1
     assert journaled(tmp_path) == [(1, 0), (1, 1)]
 
 
@@ -191,14 +197,14 @@ def test_what_a_killed_run_has_published_keeps_its_number(
 ) -> None:
     """Killed after the journal's line: before the folder had its name, or before the push."""
     client = FakeClient(next_version=4)
-    folder = open_versions(client).publish(1, FakeRoles()).folder
+    folder = open_versions(client).publish(1, roles_of()).folder
     if folder_is == "missing":
         shutil.rmtree(folder)
     elif folder_is == "damaged":
         (folder / WEIGHTS).write_bytes(b"other")
     client.next_version = 0  # it was never pushed
     client.pushed.clear()
-    published = open_versions(client).publish(1, FakeRoles())
+    published = open_versions(client).publish(1, roles_of())
     assert published.version == 4
     assert client.pushed == {4: (published.folder, b"weights")}
     assert journaled(tmp_path) == [(1, 4)]
@@ -207,12 +213,12 @@ def test_what_a_killed_run_has_published_keeps_its_number(
 def test_a_number_that_is_somebody_elses_by_now_is_given_up_for_another(
     tmp_path: Path, open_versions: Open
 ) -> None:
-    open_versions(FakeClient()).publish(1, FakeRoles())
+    open_versions(FakeClient()).publish(1, roles_of())
     # The server lost everything, and another run came first.
     client = FakeClient(next_version=3)
     client.taken = {0, 1, 2}
-    assert open_versions(client).publish(1, FakeRoles()).version == 3
-    assert open_versions(client).publish(1, FakeRoles()).version == 3
+    assert open_versions(client).publish(1, roles_of()).version == 3
+    assert open_versions(client).publish(1, roles_of()).version == 3
     assert journaled(tmp_path) == [(1, 0), (1, 3)]
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["policy-000003"]
 
@@ -225,7 +231,7 @@ def test_an_earlier_version_is_served_again_without_becoming_the_newest(
 ) -> None:
     versions = open_versions(FakeClient())
     for step in range(2):
-        versions.publish(step, FakeRoles(str(step).encode()))
+        versions.publish(step, roles_of(str(step).encode()))
     fresh = FakeClient()
     versions = open_versions(fresh)
     again = versions.push_again(0)
@@ -258,7 +264,7 @@ def test_an_earlier_version_that_cannot_be_had_is_none(
     client = FakeClient()
     versions = open_versions(client)
     for step in range(2):
-        versions.publish(step, FakeRoles(str(step).encode()))
+        versions.publish(step, roles_of(str(step).encode()))
     assert versions.push_again(0) is not None
     happens(versions, client)
     assert versions.push_again(0) is None
@@ -275,7 +281,7 @@ def test_the_newest_and_the_named_ones_stay(
             FakeClient(), portal, RunAdapters(Path(folder) / "adapters", journal)
         )
         for step in range(num_published):
-            versions.publish(step, FakeRoles(str(step).encode()))
+            versions.publish(step, roles_of(str(step).encode()))
             versions.retain(num_kept, others)
         numbers = range(num_published)
         kept = set(numbers[-num_kept:]) | (others & set(numbers))
@@ -300,5 +306,5 @@ def test_an_acknowledgement_of_something_else_is_an_error(
     client = FakeClient(next_version=3)
     client.lies = lie
     with pytest.raises(SyncError, match=complaint) as caught:
-        open_versions(client).publish(1, FakeRoles())
+        open_versions(client).publish(1, roles_of())
     assert hashlib.sha256(b"weights").hexdigest() in str(caught.value)

@@ -1,7 +1,7 @@
-"""The one way to ask for rollouts: a question's group, from one version, asked again until it is whole.
+"""The one way to ask for groups of arms: of one version, and again until they are whole.
 
-Enters: a record and how to sample it. Leaves: a group without aborted completions. What the server
-aborted or lost is neither right nor wrong, so it is asked for again with the same seed, never scored.
+Enters: a request. Leaves: groups without aborted completions. A completion that the server aborted or
+lost is neither right nor wrong: it is asked for again with the same seed, never scored.
 """
 
 from collections.abc import Awaitable, Callable
@@ -54,23 +54,23 @@ def group_request(
     )
 
 
-async def ask_group(server: InferenceServer, request: ArmsRequest) -> tuple[ArmGroup, str]:
-    """The group of a one-question request, and the boot id of the server that generated it.
+async def ask_groups(server: InferenceServer, request: ArmsRequest) -> tuple[list[ArmGroup], str]:
+    """The groups of a request, and the boot id of the server that generated them.
 
     Raises:
-        LostError: The server aborted it.
-        ServerError: It is of another version than the one asked for, or never came.
+        LostError: The server aborted one.
+        ServerError: One is of another version than the one asked for, or they never came.
     """
     asked = None if request.policy == "base" else request.policy
     response = await server.generate(request)
-    (group,) = response.groups
-    if group.policy_version != asked:
-        raise ServerError(
-            f"asked version {request.policy} for a group and got one of {group.policy_version}"
-        )
-    if any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
-        raise LostError(f"the server aborted group {group.id!r}")
-    return group, response.boot_id
+    for group in response.groups:
+        if group.policy_version != asked:
+            raise ServerError(
+                f"asked version {request.policy} for a group and got one of {group.policy_version}"
+            )
+        if any(arm.finish_reason is FinishReason.ABORT for arm in group.arms):
+            raise LostError(f"the server aborted group {group.id!r}")
+    return response.groups, response.boot_id
 
 
 async def ask_again(ask: Callable[[], Awaitable[_T]], *, give_up_after_s: float) -> tuple[_T, int]:
