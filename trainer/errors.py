@@ -1,10 +1,10 @@
 """What can go wrong, as one tree. The command line turns every one into a line and its exit code.
 
-Code 2 is for what somebody has to mend. Code 3 is for what passes: the same command goes on from
-where it was, so a supervisor may run it again.
+Code 2 is for what the user has to fix. Code 3 is for what passes: the same command resumes where it
+stopped, so a supervisor may run it again.
 
 TrainerError
-├── UsageError             a flag, a key or a file that the user can mend
+├── UsageError             a flag, a key or a file that the user can fix
 │   └── DataError          a record; names the file and the line
 ├── CheckpointError        a checkpoint that cannot be resumed from
 ├── JournalError           a step of the journal that cannot be done again
@@ -63,15 +63,15 @@ class NonFiniteError(TrainerError):
 
 
 class DiskFullError(TrainerError):
-    """There is no space left; every file is whole, and the run goes on from where it was."""
+    """There is no space left; every file is whole, and the run can resume."""
 
     exit_code = 3
 
     def __init__(self, folder: Path):
         """Name the folder that is written to."""
         super().__init__(
-            f"no space left on the disk of {folder}; nothing in it is torn: free some, and the same "
-            "command goes on from where it was"
+            f"no space left on the disk of {folder}; every file in it is whole: free some space, and the "
+            "same command resumes where it stopped"
         )
 
 

@@ -1,4 +1,4 @@
-"""Evaluation while training goes on: one at a time, never in the way, and the best is remembered."""
+"""Evaluation while training continues: one at a time, never in the way, and the best is remembered."""
 
 from collections.abc import Iterator
 from concurrent.futures import wait

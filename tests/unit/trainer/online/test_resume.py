@@ -1,4 +1,4 @@
-"""A run that is killed at any moment goes on as if it had never stopped.
+"""A run that is killed at any moment resumes as if it had never stopped.
 
 What a kill leaves is what is on the disk at that moment. So an undisturbed run is photographed before
 every call that changes the disk or the server, and each photograph is started again.
@@ -139,7 +139,7 @@ def flat(state: Any, name: str = "") -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_any_moment_goes_on_as_if_it_had_not_been(
+def test_a_run_killed_at_any_moment_resumes_as_if_it_had_not_been(
     tiny_base: Path, data: Path, scorer: PolicyRoles, tmp_path: Path
 ) -> None:
     server = MemoryServer(scorer)
