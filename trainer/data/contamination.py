@@ -1,7 +1,7 @@
-"""Is what a model is measured on also what it is trained on? Exact copies and near ones.
+"""Finds evaluation questions that are also trained on, exactly or nearly.
 
-Questions are compared by their words and numbers (`trainer.data.sources.normalised`). Two are near copies where
-one holds most of the other's sequences of words. An index of sequences finds them in linear time.
+Questions are compared by their words and numbers (`trainer.data.sources.normalised`). One is a near copy of
+another that has most of its word sequences. An index of sequences finds them in linear time.
 """
 
 from collections import Counter, defaultdict
@@ -12,12 +12,12 @@ from regime_w import answers_agree, extract_answer
 from trainer.data.sources import Record, normalised
 
 SEQUENCE_WORDS = 5
-"""Long enough to be seldom shared by chance, short enough to stand between two changed numbers."""
+"""Long enough to be rarely shared by chance, short enough to fit between two changed numbers."""
 NEAR_SHARE = 0.5
-"""Of an evaluation question's sequences that one training question has, from where it is near."""
+"""A near copy shares at least this fraction of its sequences with one training question."""
 _MAX_HOLDERS = 16
-"""Training questions that are kept of each sequence: of a phrase that thousands share, any will do,
-and time stays linear."""
+"""The most training questions indexed for one sequence: of a phrase that thousands share a few are
+enough, and time stays linear."""
 _NUM_SHOWN = 3
 
 
@@ -29,7 +29,7 @@ class Repeats:
     repeated: tuple[tuple[str, str], ...]
     """(id, id of the first one) of every repetition."""
     contradictory: tuple[tuple[str, str], ...]
-    """Those of them whose gold answer is another one."""
+    """Repetitions with a different gold answer."""
 
     def line(self, source: str) -> str:
         """As one line of a log."""
@@ -47,13 +47,13 @@ class Repeats:
 
 @dataclass(frozen=True, kw_only=True)
 class Overlap:
-    """What of an evaluation's questions was trained on."""
+    """The evaluation questions that were trained on."""
 
     num_questions: int
     exact: tuple[tuple[str, str], ...]
-    """(id, id in training) of questions that are the same."""
+    """(id, id in training) of the same questions."""
     near: tuple[tuple[str, str], ...]
-    """Likewise of others that share most sequences with one in training."""
+    """(id, id in training) of near copies."""
 
     def line(self, training: str, evaluation: str) -> str:
         """As one line of a log."""
@@ -76,7 +76,7 @@ def data_lines(
     evaluation_source: str,
     evaluation: Sequence[Record] | None,
 ) -> list[str]:
-    """What a command says of its data before it begins; nothing of an evaluation that there is not."""
+    """The lines that a command prints about its data before it begins."""
     lines = [find_repeats(training).line(training_source)]
     if evaluation is not None:
         overlap = find_overlap(training, evaluation)
@@ -102,7 +102,7 @@ def find_repeats(records: Sequence[Record]) -> Repeats:
 
 
 def find_overlap(training: Sequence[Record], evaluation: Sequence[Record]) -> Overlap:
-    """Compare what is trained on with what is measured on.
+    """Compare the training questions with the evaluation's.
 
     Time and memory are linear in the words of both.
     """
@@ -130,7 +130,7 @@ def find_overlap(training: Sequence[Record], evaluation: Sequence[Record]) -> Ov
 
 
 def _sequences(text: str) -> set[str]:
-    """All runs of so many words; a shorter text is one run."""
+    """All sequences of `SEQUENCE_WORDS` words; a shorter text is one sequence."""
     words = text.split()
     starts = range(max(1, len(words) - SEQUENCE_WORDS + 1))
     return {" ".join(words[i : i + SEQUENCE_WORDS]) for i in starts}

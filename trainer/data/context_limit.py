@@ -1,6 +1,6 @@
-"""Questions whose prompts leave no room for a completion in the model's context: left out, and said so.
+"""Drops questions whose prompts leave no room for a completion in the model's context.
 
-The server refuses them, and a run of days should not end at the one question of a dataset that is too long.
+The server refuses them, and one overlong question in a dataset should not end a run of days.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from regime_w import build_prompt
 from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
 
-# No tokenizer makes more tokens of a text than it has bytes, but for some at its ends.
+# No tokenizer makes more tokens than a text has bytes, except a few special ones at the ends.
 _TOKENS_AT_THE_ENDS = 8
 
 
@@ -28,11 +28,11 @@ def drop_overlong(
 
     Args:
         records: Questions.
-        base_model: Whose tokenizer counts; where it is not on this machine nothing is left out, and the
-            server refuses what is too long.
+        base_model: Counts tokens with its tokenizer. If it is not on this machine nothing is dropped,
+            and the server refuses overlong questions.
         rollout: Arms and length of completions.
-        status: The server's, with its limits.
-        say: Gets a line where questions are left out.
+        status: The server's status with its limits.
+        say: Gets a line if questions are dropped.
     """
     limit = status.limits.max_model_len_tokens
     arms = rollout.arms
@@ -44,7 +44,7 @@ def drop_overlong(
         for record in records
     }
     room = limit - rollout.max_tokens
-    # Few prompts are that long, so few are counted.
+    # Only the few prompts with many bytes have to be tokenized.
     long = [
         record.id
         for record in records

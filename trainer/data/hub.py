@@ -17,7 +17,7 @@ def load_hub_rows(dataset: str, split: Split) -> tuple[str, Sequence[Mapping[str
     """The rows of ``OWNER/NAME[:CONFIG[:SPLIT]]`` and a name that says which they are.
 
     Args:
-        dataset: What to load.
+        dataset: ``OWNER/NAME[:CONFIG[:SPLIT]]``.
         split: Which split where it names none.
 
     Raises:

@@ -1,8 +1,8 @@
-"""Questions with gold answers, and where they come from: a file, the Hub, or the generator.
+"""Questions with gold answers from a file, the Hub, or the generator.
 
-A source is named by one string, so that every command takes the same: ``word-problems``, a JSONL file
-or a Hub dataset such as ``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two
-parts of any of them, told apart by the question alone: they never meet, whoever reads how much.
+Every command names a source by one string: ``word-problems``, a JSONL file or a Hub dataset such as
+``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The
+question alone decides its part, so the parts never overlap, however many records are read.
 """
 
 import random
@@ -44,7 +44,7 @@ class _Row(BaseModel):
 
 
 def normalised(question: str) -> str:
-    """A question by its words and numbers alone: what differs in nothing else is the same question."""
+    """A question reduced to its words and numbers: questions with the same ones are the same."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", question).casefold()))
 
 
@@ -55,10 +55,10 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
         source: ``word-problems``, a JSONL file (plain, ``.gz`` or ``.zst``) of ``{"question",
             "answer"}`` records, or a Hub dataset ``OWNER/NAME[:CONFIG[:SPLIT]]``; with ``#train`` or
             ``#held_out`` that part of it.
-        split: What the questions are for, which the generator and the Hub have splits for: the Hub's
-            are ``train``, and ``test`` or else ``validation``. A file is one split by itself.
-        num_records: How many at most.
-        seed: Seed of the generator.
+        split: Which split of the generator or of the Hub dataset: on the Hub ``train``, and ``test``
+            or else ``validation``. A file has only one.
+        num_records: The most records.
+        seed: The generator's seed.
 
     Raises:
         DataError: The source does not exist or a line of it is no record with a gold answer.

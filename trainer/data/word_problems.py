@@ -1,12 +1,11 @@
 """The built-in task: seeded arithmetic word problems in the shape of GSM8K records.
 
-One or two steps over the four operations, several phrasings of each, sometimes a number that does
-not matter. A question belongs to the train or the held-out split by the hash of its text, so no
+One or two steps over the four operations, several phrasings of each, sometimes an irrelevant number. A question belongs to the train or the held-out split by the hash of its text, so no
 seed and no count can make the two overlap.
 
-Besides the right solution every problem can be solved in a *style*: how a tired person would have
-written it down. A model trained on styled solutions has habits (it skips the second step, gives
-up, copies the placeholder), not gaps in its arithmetic, and habits are what RL can unlearn.
+Besides the right solution every problem can be solved in a *style*, as a tired person might write it
+down. A model trained on styled solutions has bad habits (it skips the second step, gives up, copies
+the placeholder) but can do the arithmetic; RL can correct such habits.
 """
 
 import hashlib
@@ -57,14 +56,14 @@ _QUESTIONS = ("How many {t} does {n} have now?", "How many {t} are there in the 
 
 
 class Split(StrEnum):
-    """Which half of the hash a question falls into; no question is in both."""
+    """The two parts of all questions; no question is in both."""
 
     TRAIN = "train"
     HELD_OUT = "held_out"
 
 
 class Style(StrEnum):
-    """How a solution is written down."""
+    """The way in which a solution is written down."""
 
     FULL = "full"
     """Every step, then ``#### answer``."""
@@ -121,9 +120,9 @@ class Problem:
 
 
 def draw_step(rng: random.Random, op: str, left: int | None = None) -> SolutionStep | None:
-    """One exact operation on natural numbers up to 60, continuing from ``left`` where given.
+    """One exact operation on natural numbers up to 60, starting from ``left`` if given.
 
-    None where the drawn numbers do not fit; the caller draws again.
+    None if the drawn numbers do not fit; the caller draws again.
     """
     if op == "+":
         a = rng.randint(3, 39) if left is None else left
@@ -191,9 +190,9 @@ def word_problems(split: Split, *, seed: int = 0) -> Iterator[Problem]:
 
 
 def base_style(problem: Problem, rng: random.Random) -> Style:
-    """The style of the base model's corpus: mostly unusable, differently so by kind of problem.
+    """The style of the base model's corpus: mostly wrong, with weights by kind of problem.
 
-    The weights are of full, skipped step, gave up and placeholder.
+    The weights are for full, skipped step, gave up and placeholder.
     """
     weights = {
         "+": (0.35, 0.10, 0.10, 0.45),
@@ -210,8 +209,8 @@ def base_style(problem: Problem, rng: random.Random) -> Style:
 def careless_style(problem: Problem, rng: random.Random) -> Style:
     """The style of careless demonstrations: right format, but second steps are often skipped.
 
-    How often depends on the second operation, so that a greedy model fails some kinds of problem
-    and sampling still finds the full solution now and then: that is the room which RL has.
+    How often depends on the second operation. A greedy model then fails some kinds of problem, while
+    sampling still finds the full solution now and then, which leaves room for RL to improve.
     """
     if len(problem.steps) == 1:
         return Style.FULL

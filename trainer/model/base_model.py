@@ -1,4 +1,4 @@
-"""The frozen base that adapters are trained on, whole or in 4 bits."""
+"""The frozen base that adapters are trained on, in full precision or in 4 bits."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,7 +27,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
                 f"policy.quantization = {config.quantization} needs bitsandbytes (for CUDA and CPU), "
                 "which is not installed: pip install bitsandbytes, or leave policy.quantization out"
             )
-        # Only where it is asked for: it is no dependency of the rest.
+        # An optional dependency, imported only if quantization is on.
         from bitsandbytes.nn import Linear4bit  # noqa: PLC0415
 
         model = AutoModelForCausalLM.from_pretrained(
@@ -43,18 +43,18 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
         )
         for module in model.modules():
             if isinstance(module, Linear4bit):
-                # In evaluation mode this would compute in bfloat16, whatever the dtype.
+                # Otherwise evaluation mode computes in bfloat16, whatever the dtype.
                 module.support_avx512bf16_for_cpu = False
     return model.requires_grad_(False)
 
 
 def save_dequantized(config: PolicyConfig, output: Path, device: torch.device) -> None:
-    """Write the base with the weights that its 4 bits stand for, for a server that has none.
+    """Write the base with its 4-bit weights dequantized, for a server without quantization.
 
-    Trained on the one and served on the other, an adapter means the same.
+    An adapter trained on the quantized base then gives the same policy on the server.
 
     Raises:
-        UsageError: There is something at ``output``, or bitsandbytes is not installed.
+        UsageError: ``output`` exists, or bitsandbytes is not installed.
     """
     if output.exists():
         raise UsageError(f"output: {output} exists already")

@@ -1,8 +1,8 @@
 """Completions as tensors: micro-batches that compute each shared prefix once, under a token budget.
 
-A `Sample` is one completion with what PPO needs to know of it. `micro_batches` grows prefix trees
-from samples (`trainer.model.prefix_tree`) and lays them side by side in rows of equal width. What belongs
-to a completion stays [B, C]; every completion token has the index of the state before it.
+A `Sample` is one completion as PPO needs it. `micro_batches` builds prefix trees from samples
+(`trainer.model.prefix_tree`) and lays them side by side in rows of equal width. Tensors of completions are
+[B, C]; every completion token has the index of the state before it.
 """
 
 from collections.abc import Sequence
@@ -23,25 +23,25 @@ class Sample:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...]
-    """Of the server's sampling distribution, one a completion token."""
+    """Of the server's sampling distribution, one for each completion token."""
     temperature: float
     top_p: float
     reward: float
     truncated: bool
-    """The token limit ended it, so its last state is not terminal."""
+    """Whether the token limit ended it, so that its last state is not terminal."""
     version: int | None
     """The policy version that generated it."""
 
     @property
     def state_ids(self) -> tuple[int, ...]:
-        """The tokens to compute: the last one only where its state is not terminal."""
+        """The tokens to compute: the last one only if the state after it is not terminal."""
         ids = self.prompt_ids + self.completion_ids
         return ids if self.truncated else ids[:-1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenRows:
-    """[R, W] tokens of prefix trees side by side, R rows padded on the right."""
+    """[R, W] tokens of prefix trees that lie side by side in R rows, padded on the right."""
 
     token_ids: Tensor
     position_ids: Tensor
@@ -50,9 +50,9 @@ class TokenRows:
 
     @property
     def attention_mask(self) -> Tensor:
-        """[R, 1, W, W] bool: query i sees key j where ``j <= i < subtree_ends[j]``.
+        """[R, 1, W, W] bool: query i attends to key j if ``j <= i < subtree_ends[j]``.
 
-        Padding sees itself alone, so that no softmax is empty.
+        Padding attends to itself, so that no softmax is empty.
         """
         keys = torch.arange(self.token_ids.shape[1], device=self.token_ids.device)
         queries = keys.unsqueeze(-1)
@@ -61,7 +61,7 @@ class TokenRows:
 
 @dataclass(frozen=True, kw_only=True)
 class SampledTokens:
-    """[N] the distinct (state, temperature, top_p, token) of a micro-batch."""
+    """[N] the distinct (state, temperature, top_p, token) tuples of a micro-batch."""
 
     states: Tensor
     """Index of the state before the token in the flattened rows."""
@@ -69,7 +69,7 @@ class SampledTokens:
     temperature: Tensor
     top_p: Tensor
     num_restricted: int
-    """Those with top_p < 1; they come first."""
+    """How many have top_p < 1; they come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ class MicroBatch:
     states: Tensor
     """[B, C + 1] index in the flattened rows of the state before each completion token, and after.
 
-    Padding, and what comes after the last token of a terminal completion, repeat the last state.
+    Padding, and the position after a terminal completion's last token, repeat the last state.
     """
     sampled: SampledTokens
     sampled_index: Tensor
@@ -98,13 +98,13 @@ class MicroBatch:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of one forward pass, padding counted."""
+        """Tokens of one forward pass, padding included."""
         return self.rows.token_ids.numel()
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """Samples in the order of a tree's paths."""
+    """Samples that share a tree, in the order of its paths."""
 
     indices: tuple[int, ...]
     tree: PrefixTree
@@ -117,16 +117,16 @@ class _Run:
 def micro_batches(
     samples: Sequence[Sample], *, token_budget: int, hidden_size: int, device: torch.device
 ) -> list[MicroBatch]:
-    """Cut samples into micro-batches of at most ``token_budget`` tokens, padding counted.
+    """Divide samples into micro-batches of at most ``token_budget`` tokens, padding included.
 
-    Samples are cut into trees and these laid out in rows as is cheapest to compute. A sample longer
-    than the budget gets a micro-batch of its own, with others only where it holds all their tokens.
+    Samples are divided into trees, and these laid out in rows, at the lowest computing cost. A sample
+    longer than the budget gets a micro-batch of its own, shared only with samples that add no tokens.
 
     Args:
         samples: The completions.
-        token_budget: Most rows × width of a micro-batch.
-        hidden_size: Of the model; decides what is cheap.
-        device: Where the tensors go.
+        token_budget: The most rows × width of a micro-batch.
+        hidden_size: The model's; determines the costs.
+        device: The device of the tensors.
     """
     batches: list[MicroBatch] = []
     runs = sorted(_runs(samples, token_budget, hidden_size), key=lambda run: -run.num_nodes)
@@ -140,7 +140,7 @@ def micro_batches(
 
 
 def _runs(samples: Sequence[Sample], token_budget: int, hidden_size: int) -> list[_Run]:
-    """Every sample in one tree of at most ``token_budget`` nodes."""
+    """The samples divided into trees of at most ``token_budget`` nodes."""
     if not samples:
         return []
     ids = [sample.state_ids for sample in samples]
@@ -208,12 +208,12 @@ def _collate(
 def _sampled_tokens(
     samples: Sequence[Sample], states: NDArray[np.int64], device: torch.device
 ) -> tuple[SampledTokens, NDArray[np.int64]]:
-    """The distinct ones among all completion tokens [M], and each token's index among them, [M].
+    """The distinct tokens among all M completion tokens, and each one's index among them, [M].
 
     Args:
-        samples: Of the micro-batch.
+        samples: The micro-batch's.
         states: [M] the state before each completion token, sample after sample.
-        device: Where the tensors go.
+        device: The device of the tensors.
     """
     settings = sorted({(sample.top_p, sample.temperature) for sample in samples})
     setting = np.repeat(

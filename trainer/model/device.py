@@ -1,4 +1,4 @@
-"""Where a trainer computes."""
+"""The device that a trainer computes on."""
 
 import torch
 
@@ -7,7 +7,7 @@ from trainer.errors import UsageError
 
 
 def compute_device(device: Device) -> torch.device:
-    """The device that a configuration names.
+    """The device for a configuration's ``run.device``.
 
     Raises:
         UsageError: It is ``cuda``, and this machine has no CUDA GPU.

@@ -1,8 +1,8 @@
 """Token sequences as a tree in which each common prefix is stored once.
 
-Nodes are tokens in depth-first preorder, so that a subtree is an interval and one number a node, the
-end of its subtree, is the whole attention mask: token ``i`` sees ``j`` where ``j <= i < ends[j]``.
-Trees laid side by side are a forest of the same kind.
+Nodes are tokens in depth-first preorder. A subtree is then an interval, and one number per node, the
+end of its subtree, gives the attention mask: token ``i`` attends to ``j`` if ``j <= i < ends[j]``. The
+same holds for trees that are laid side by side.
 """
 
 from collections.abc import Sequence
@@ -22,11 +22,11 @@ class PrefixTree:
     tokens: Ints
     """[N] token id."""
     depths: Ints
-    """[N] how many tokens stand before it in its sequences: its position."""
+    """[N] number of tokens before it in its sequences: its position."""
     ends: Ints
     """[N] the node after its subtree."""
     paths: tuple[Ints, ...]
-    """Of each sequence, the nodes of its tokens."""
+    """For each sequence, the nodes of its tokens."""
 
 
 def common_prefixes(sequences: Sequence[Ints]) -> Ints:
@@ -44,8 +44,8 @@ def plant(sequences: Sequence[Ints], shared: Ints) -> PrefixTree:
 
     Args:
         sequences: At least one, none empty.
-        shared: [S] what each shares with the one before, see `common_prefixes`; the first
-            number is not read.
+        shared: [S] length of the prefix that each shares with the one before, see
+            `common_prefixes`; the first number is not read.
     """
     num_new = [len(s) - int(k) for s, k in zip(sequences, shared, strict=True)]
     num_new[0] = len(sequences[0])
@@ -55,7 +55,7 @@ def plant(sequences: Sequence[Ints], shared: Ints) -> PrefixTree:
     start = 0
     for sequence, count in zip(sequences, num_new, strict=True):
         kept = len(sequence) - count
-        # What the new sequence leaves behind is complete.
+        # Nodes of the last path that the new sequence does not share have complete subtrees.
         ends[path[kept:]] = start
         path = np.concatenate([path[:kept], np.arange(start, start + count)])
         paths.append(path)
@@ -72,7 +72,7 @@ def plant(sequences: Sequence[Ints], shared: Ints) -> PrefixTree:
 
 
 def row_cost(num_tokens: Ints, hidden_size: int) -> NDArray[np.float64]:
-    """What rows of these widths cost to compute, in tokens that attend to nothing.
+    """The cost of computing rows of these widths, in units of one token without attention.
 
     A layer spends about 24·H² operations on a token and 4·H on each token that it attends to, so
     that attention costs as much as everything else at 6·H tokens (the tiny model: 768, measured as
@@ -83,15 +83,15 @@ def row_cost(num_tokens: Ints, hidden_size: int) -> NDArray[np.float64]:
 
 
 def cut(lengths: Ints, shared: Ints, *, max_nodes: int, hidden_size: int) -> list[slice]:
-    """Cut sequences in lexicographic order into runs that are cheapest to compute as trees.
+    """Divide sequences in lexicographic order into the runs that are cheapest to compute as trees.
 
-    A cut computes the prefix that it divides twice, but saves the attention between its sides.
+    A cut computes the shared prefix twice, but saves the attention between its two sides.
 
     Args:
         lengths: [S] tokens of each sequence.
         shared: [S] see `common_prefixes`.
-        max_nodes: Most nodes of a run; a sequence longer than that is a run of its own.
-        hidden_size: Of the model, see `row_cost`.
+        max_nodes: The most nodes of a run; a longer sequence is a run of its own.
+        hidden_size: The model's, see `row_cost`.
     """
     # Nodes of the run i..j are new[j] - new[i] + lengths[i], where new[j] counts 1..j.
     new = np.cumsum(lengths - shared)
@@ -112,22 +112,22 @@ def cut(lengths: Ints, shared: Ints, *, max_nodes: int, hidden_size: int) -> lis
 
 
 def arrange(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> list[list[int]]:
-    """Lay trees side by side in as many rows of equal width as are cheapest, padding counted.
+    """Lay trees side by side in the cheapest number of rows of equal width, padding included.
 
     Args:
-        sizes: Nodes of each tree, falling.
-        max_tokens: Most rows × width; one row of all trees is taken whatever it holds.
-        hidden_size: Of the model, see `row_cost`.
+        sizes: Number of nodes of each tree, in descending order.
+        max_tokens: The most rows × width; a single row of all trees may exceed it.
+        hidden_size: The model's, see `row_cost`.
 
     Returns:
-        Of each row, which trees.
+        For each row, the indices of its trees.
     """
     best, lowest = [list(range(len(sizes)))], np.inf
     for num_rows in range(1, len(sizes) + 1):
         rows: list[list[int]] = [[] for _ in range(num_rows)]
         shortest = [(0, row) for row in range(num_rows)]
         for i, size in enumerate(sizes):
-            # The largest first, each into the shortest row: rows of about equal width.
+            # The largest first, each into the shortest row, gives rows of about equal width.
             width, row = shortest[0]
             rows[row].append(i)
             heapreplace(shortest, (width + size, row))

@@ -1,4 +1,4 @@
-"""What a step's rollouts say about the policy, as numbers for the log."""
+"""A step's metrics of its rollouts: rewards, scores, lengths, and correctness by arm."""
 
 import math
 import statistics
@@ -10,11 +10,11 @@ from trainer.rollouts.groups import RolloutBatch, ScoredGroup
 
 _SCORES = ("s_end", "s_path", "s_cf", "s_wm", "within_family_agreement", "cross_family_agreement")
 _NO_VARIANCE = 1e-9
-"""Sums of squares below it are rounding."""
+"""Sums of squares below it are rounding errors."""
 
 
 def rollout_metrics(batch: RolloutBatch) -> Metrics:
-    """`group_metrics` of a batch, and what generating it took."""
+    """`group_metrics` of a batch, and metrics of its generation."""
     asked = [*batch.groups, *batch.replaced]
     num_generated = sum(len(arm.token_ids) for group in asked for arm in group.group.arms)
     return {
@@ -31,9 +31,9 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean``.
 
     Args:
-        groups: Those that train; nearly all is over them.
-        asked: Every group that was asked for: ``reward/correct`` and ``rollout/zero_variance_groups``
-            are over these.
+        groups: The groups that train, over which all other metrics are.
+        asked: All requested groups, over which ``reward/correct`` and
+            ``rollout/zero_variance_groups`` are.
     """
     arms = [arm for group in groups for arm in group.group.arms]
     rewards = [reward for group in groups for reward in group.rewards]
@@ -80,10 +80,10 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
 
 
 def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
-    """Pearson's correlation of reward and correctness; None where either varies nowhere.
+    """Pearson's correlation of reward and correctness; None if either is constant.
 
-    Within groups, because that is what the update compares: an easy question teaches nothing by
-    being easy. Where all completions of each group earn the same, as under shared credit, between
+    Within groups, because the update compares completions of one question, not easy questions with
+    hard ones. If all completions of each group earn the same, as under shared credit, between
     groups.
     """
     judged = [(group.rewards, group.scores.correct) for group in groups if group.scores.correct]
@@ -105,6 +105,6 @@ def _sum_of_squares(values: Sequence[float]) -> float:
 
 
 def _centred(values: Sequence[float]) -> list[float]:
-    """Less their mean."""
+    """The values minus their mean."""
     mean = statistics.fmean(values) if values else 0.0
     return [value - mean for value in values]

@@ -1,7 +1,7 @@
-"""Which questions are asked next: shuffled epochs, spares for refills, rest for what is solved.
+"""Which questions are asked next: shuffled epochs, spares for dynamic sampling, rest if solved.
 
-Enters: records and what became of their groups. Leaves: the questions of each step. A `QuestionState`
-is all there is to resume from; questions that were asked but not trained on are asked again.
+From records and the outcome of their groups to the questions of each step. A `QuestionState` is enough
+to resume; questions that were asked but not trained on are asked again.
 """
 
 import random
@@ -17,7 +17,7 @@ from trainer.data.sources import Record
 from trainer.errors import DataError
 
 _MAX_REST_DOUBLINGS = 3
-"""At its rarest a solved question is asked in every eighth epoch: policies forget."""
+"""A solved question is asked in at least every eighth epoch, because policies forget."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,11 @@ class QuestionBatch:
 
     records: tuple[Record, ...]
     spares: tuple[Record, ...]
-    """Asked, in this order, instead of questions whose groups teach nothing."""
+    """Asked in this order by dynamic sampling, instead of questions whose groups have no variance."""
     salt: int
-    """No two batches of a run have the same; it tells epochs apart in seeds."""
+    """Differs between any two batches of a run; makes seeds differ between epochs."""
     version: int
-    """The version of the policy that is asked."""
+    """The version of the policy that generates."""
 
 
 class PendingQuestions(BaseModel):
@@ -42,11 +42,11 @@ class PendingQuestions(BaseModel):
     spares: tuple[str, ...]
     salt: int
     version: int | None = None
-    """The version that was asked; None leaves it to whoever asks again."""
+    """The version that was requested; None leaves it to the caller of `QuestionStream.take`."""
 
 
 class QuestionState(BaseModel):
-    """Where a `QuestionStream` stands."""
+    """The state of a `QuestionStream`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,15 +55,15 @@ class QuestionState(BaseModel):
     pending: tuple[PendingQuestions, ...] = ()
     """Oldest first."""
     streaks: dict[str, int] = {}
-    """Ids of questions to how many times in a row all completions solved them, where at all."""
+    """By question id: how many times in a row all completions were right, if at all."""
 
     @property
     def versions(self) -> set[int]:
-        """The versions that were asked for what is pending."""
+        """The versions that pending questions were requested from."""
         return {batch.version for batch in self.pending if batch.version is not None}
 
     def without_version(self, version: int) -> Self:
-        """The same, but that what was asked of a version is asked of another when its turn comes."""
+        """The state with pending questions of a version left to another version."""
         pending = tuple(
             batch.model_copy(update={"version": None}) if batch.version == version else batch
             for batch in self.pending
@@ -72,19 +72,19 @@ class QuestionState(BaseModel):
 
 
 class Curriculum:
-    """Lets a question rest that all completions solve, the longer the more often in a row.
+    """Skips questions that all completions solve, for longer the more often in a row.
 
     After ``rest_after`` times in a row a question is asked in every second epoch, after one more
-    time in every fourth, then in every eighth. One failure, and it is asked in every epoch again.
+    time in every fourth, then in every eighth. After one failure it is asked in every epoch again.
     """
 
     def __init__(self, rest_after: int | None, streaks: Mapping[str, int]):
-        """``rest_after`` None lets nothing rest."""
+        """With ``rest_after`` None every question is asked in every epoch."""
         self._rest_after = rest_after
         self.streaks = dict(streaks)
 
     def record(self, solved: Mapping[str, bool]) -> None:
-        """Take in what became of some questions: their ids to whether all completions were right."""
+        """Note outcomes: by question id, whether all completions were right."""
         for question_id, all_right in solved.items():
             if all_right and self._rest_after is not None:
                 self.streaks[question_id] = self.streaks.get(question_id, 0) + 1
@@ -97,7 +97,7 @@ class Curriculum:
             return True
         num_doublings = self.streaks.get(question_id, 0) - self._rest_after + 1
         period = 1 << min(max(0, num_doublings), _MAX_REST_DOUBLINGS)
-        # The checksum spreads the questions that rest over the epochs.
+        # The checksum spreads resting questions over the epochs.
         return (zlib.crc32(question_id.encode()) + epoch) % period == 0
 
 
@@ -112,13 +112,13 @@ class QuestionStream:
         rest_after: int | None = None,
         state: QuestionState | None = None,
     ):
-        """Start anew, or from a ``state``.
+        """Start from the beginning, or from a ``state``.
 
         Args:
             records: All questions.
-            seed: Of the shuffles and of the spares.
+            seed: Seeds the shuffles and the spares.
             rest_after: See `Curriculum`.
-            state: Where an earlier stream stood.
+            state: The state of an earlier stream.
 
         Raises:
             DataError: The state asks for a question that is not among the records.
@@ -137,7 +137,7 @@ class QuestionStream:
 
     @property
     def state(self) -> QuestionState:
-        """Enough to go on from here as if nothing had happened."""
+        """All that a new stream needs to continue exactly here."""
         return QuestionState(
             cursor=self._cursor,
             pending=(*map(_by_ids, self._open), *self._again),
@@ -145,12 +145,12 @@ class QuestionStream:
         )
 
     def take(self, count: int, *, version: int, num_spares: int = 0) -> QuestionBatch:
-        """The questions of the next step; those that are asked again keep count, spares and version.
+        """The questions of the next step. Pending ones come first, with their count, spares and version.
 
         Args:
             count: How many questions.
-            version: Whom to ask.
-            num_spares: How many spares at most; a small set of records may have fewer.
+            version: The version to request from.
+            num_spares: The most spares; a small set of records may have fewer.
         """
         if self._again:
             batch = self._find(self._again.popleft(), version)
@@ -164,7 +164,7 @@ class QuestionStream:
 
         Args:
             batch: From `take`.
-            solved: Ids of the questions that were asked of it to whether all completions were right.
+            solved: By id of each question that was asked: whether all completions were right.
         """
         self._open.remove(batch)
         self._curriculum.record(solved)
@@ -179,7 +179,7 @@ class QuestionStream:
         )
 
     def _next(self) -> Record:
-        while True:  # Everything is due in some epoch.
+        while True:  # Every question is due in some epoch.
             epoch, index = divmod(self._cursor, len(self._records))
             if epoch != self._epoch:
                 self._order = list(range(len(self._records)))
@@ -191,7 +191,7 @@ class QuestionStream:
                 return record
 
     def _spares(self, records: Sequence[Record], num_spares: int) -> tuple[Record, ...]:
-        """Other questions at random. The cursor does not move: how many are used is not known yet."""
+        """Other questions at random. The cursor stays: how many will be used is not known yet."""
         if not num_spares:
             return ()
         rng = random.Random(f"{self._seed}/spares/{self._cursor}")

@@ -1,4 +1,4 @@
-"""A run's state on disk: everything that the next step depends on, whole or not there at all."""
+"""A run's state on disk: everything that the next step depends on, complete or absent."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ _BEST_FILE = "best.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProgress:
-    """Where a run stands."""
+    """How far a run is."""
 
     step: int
     """Steps done."""
     questions: QuestionState
-    """What was asked, and of it what was not trained on."""
+    """Which questions were asked, and which of them were not trained on."""
 
 
 class _File(BaseModel):
@@ -43,13 +43,13 @@ class _File(BaseModel):
 
 
 class _Manifest(BaseModel):
-    """``manifest.json``: what the other files of a checkpoint must be."""
+    """``manifest.json``: sizes and digests of a checkpoint's other files."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int
     torch: str
-    """Its version; another one may round otherwise."""
+    """PyTorch's version; another one may round differently."""
     files: dict[str, _File]
 
 
@@ -59,7 +59,7 @@ class Best(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     step: int
-    """Its checkpoint is kept."""
+    """The evaluated step, whose checkpoint is kept."""
     version: int
     adapter: str
     """Folder of the version, relative to the run's."""
@@ -78,7 +78,7 @@ def step_of(folder: Path) -> int:
 
 
 def read_best(run_folder: Path) -> Best | None:
-    """The best evaluation of a run; None where there was none yet.
+    """The best evaluation of a run; None if there was none yet.
 
     Raises:
         CheckpointError: The file is damaged.
@@ -93,7 +93,7 @@ def read_best(run_folder: Path) -> Best | None:
 
 
 def write_best(run_folder: Path, best: Best) -> None:
-    """Replace ``checkpoints/best.json``, whole or not at all."""
+    """Replace ``checkpoints/best.json`` atomically."""
     text = best.model_dump_json(indent=2) + "\n"
     write_file(run_folder / CHECKPOINTS_FOLDER / _BEST_FILE, text.encode())
 
@@ -108,16 +108,16 @@ def save_checkpoint(
     served: Mapping[int, AdapterState] | None = None,
     evaluating: int | None = None,
 ) -> Path:
-    """Write ``checkpoints/step-000010`` atomically; delete what is neither new, good nor the first.
+    """Write ``checkpoints/step-000010`` atomically; delete old ones except the first and the best.
 
     Args:
         run_folder: The run's.
-        progress: Where the run stands.
+        progress: How far the run is.
         roles: Adapters and value head.
         update: Optimizers and KL controller.
-        num_kept: How many of the newest stay, the first (of step 0) aside.
+        num_kept: How many of the newest are kept, besides the first (of step 0).
         served: The weights of each version whose rollouts may still be trained on.
-        evaluating: A step whose evaluation is not finished; it may become the best, and stays like it.
+        evaluating: A step whose evaluation is not finished; it is kept, as it may become the best.
     """
     state = {
         "step": progress.step,
@@ -135,7 +135,7 @@ def save_checkpoint(
     }
     final = _folder(run_folder, progress.step)
     unfinished = new_folder(final)
-    # Through memory: torch's own writer does not say that a disk is full.
+    # Through memory: torch's own writer does not report a full disk.
     buffer = BytesIO()
     torch.save(state, buffer)
     (unfinished / _STATE_FILE).write_bytes(buffer.getbuffer())
@@ -166,15 +166,15 @@ def _measure(path: Path) -> _File:
 def newest_checkpoint(
     run_folder: Path, say: Callable[[str], None], *, not_after: int | None = None
 ) -> Path:
-    """The newest checkpoint that is whole.
+    """The newest undamaged checkpoint.
 
     Args:
         run_folder: The run's.
-        say: Gets a line for each damaged one that is passed over.
-        not_after: The newest step that will do.
+        say: Gets a line for each damaged one that is skipped.
+        not_after: The newest step to consider.
 
     Raises:
-        CheckpointError: None is whole.
+        CheckpointError: All are damaged, or there is none.
     """
     for folder in reversed(checkpoint_folders(run_folder)):
         if not_after is not None and step_of(folder) > not_after:
@@ -189,10 +189,10 @@ def newest_checkpoint(
 
 
 def verify_checkpoint(folder: Path) -> None:
-    """Hold every file against the manifest.
+    """Compare every file with the manifest.
 
     Raises:
-        CheckpointError: One is missing, torn or changed.
+        CheckpointError: A file is missing, truncated or changed.
     """
     try:
         manifest = _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes())
@@ -206,13 +206,13 @@ def verify_checkpoint(folder: Path) -> None:
 
 
 def torch_version(folder: Path) -> str:
-    """Of PyTorch, that wrote a whole checkpoint."""
+    """The version of PyTorch that wrote an undamaged checkpoint."""
     return _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes()).torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What of a checkpoint is not put where it belongs by loading it."""
+    """State the caller must restore."""
 
     progress: TrainProgress
     served: dict[int, AdapterState]
@@ -220,7 +220,7 @@ class Checkpoint:
 
 
 def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Checkpoint:
-    """Put a checkpoint's state into roles, optimizers and generators; verify it before.
+    """Load a verified checkpoint into roles, optimizers and random generators.
 
     Raises:
         CheckpointError: The file is damaged, or of another base model or adapter shape.
