@@ -82,9 +82,9 @@ class ArmsClient:
         )
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int, temperature: float = 0.0
+        self, model: str, prompts: list[str], *, max_tokens: int
     ) -> list[TextCompletion]:
-        """Completions of plain prompts by a served model name, in order; greedy by default."""
+        """Greedy completions of plain prompts by a served model name, in order."""
         completions = await self._http.send(
             _CompletionsBody,
             "POST",
@@ -93,7 +93,7 @@ class ArmsClient:
                 "model": model,
                 "prompt": prompts,
                 "max_tokens": max_tokens,
-                "temperature": temperature,
+                "temperature": 0.0,
                 "return_token_ids": True,
             },
         )

@@ -15,7 +15,7 @@ FAILED_FOLDER = "failed"
 
 
 @contextmanager
-def failed_step_is_kept(
+def keep_failed_step(
     run_folder: Path,
     step: int,
     groups: Sequence[ScoredGroup],

@@ -15,7 +15,7 @@ from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.errors import NonFiniteError, ServerError
-from trainer.online.failed_step import failed_step_is_kept
+from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
 from trainer.online.versions import Versions
@@ -127,7 +127,7 @@ class Training:
             clock.lap("journal")
 
         folder, roles = self.config.folder, self.learner.roles
-        with failed_step_is_kept(folder, step, batch.groups, roles, self.journal):
+        with keep_failed_step(folder, step, batch.groups, roles, self.journal):
             ppo = self.learner.step(
                 step,
                 [group.samples for group in batch.groups],

@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Versions:
-    """Owns a run's versions; the training thread calls, coroutines run on ``requests``."""
+    """Owns a run's versions: plain methods are for the training thread, coroutines for ``requests``."""
 
     newest: Published
     """The version that was published last; set by the first `publish`."""
@@ -79,7 +79,7 @@ class Versions:
     def publish(self, step: int, roles: PolicyRoles) -> Published:
         """Write the policy after a step, push it, make it the active version and start its check.
 
-        What a killed run published of this step keeps its number.
+        A version that a killed run wrote of this step keeps its number.
 
         Raises:
             SyncError: The server acknowledges something else than was pushed.
@@ -131,11 +131,7 @@ class Versions:
             return info
 
     def prove(self, published: Published, roles: PolicyRoles) -> None:
-        """Run the weight-sync check of a version that was pushed again.
-
-        Raises:
-            SyncError: See `require`.
-        """
+        """Run the check of a version that was pushed again; raises as `require` does."""
         self.start_check(published)
         self.require(published.version, roles)
 

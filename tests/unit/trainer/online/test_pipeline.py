@@ -162,7 +162,7 @@ def test_a_resumed_pipeline_asks_again_for_what_was_in_flight(
     assert resumed_stream.state == stream.state.model_copy(update={"pending": (), "cursor": 6})
 
 
-# --- refills -------------------------------------------------------------------------------------
+# --- dynamic sampling -------------------------------------------------------------------------------------
 
 
 @given(solved=st.sets(st.sampled_from([record.id for record in RECORDS])), seed=st.integers(0, 9))
@@ -186,9 +186,9 @@ def test_groups_without_variance_are_replaced_while_spares_last(
     assert len(set(asked)) == len(asked) <= 2 + 4
     assert all(group.record.id in solved for group in batch.replaced)
     assert len(batch.groups) == 2
-    for place, group in enumerate(batch.groups):
-        if first[place] not in solved:
-            assert group.record.id == first[place]
+    for index, group in enumerate(batch.groups):
+        if first[index] not in solved:
+            assert group.record.id == first[index]
     # What is left without variance is left because no spare was.
     assert len(asked) == 6 or not any(group.zero_variance for group in batch.groups)
     assert stream.state.cursor == 2
@@ -200,7 +200,7 @@ def test_groups_without_variance_are_replaced_while_spares_last(
     )
 
 
-def test_without_refills_a_group_without_variance_stays(portal: BlockingPortal) -> None:
+def test_without_dynamic_sampling_a_group_without_variance_stays(portal: BlockingPortal) -> None:
     client = FakeClient()
     client.all_right = {record.id for record in RECORDS}
     stream = QuestionStream(RECORDS, seed=0)
