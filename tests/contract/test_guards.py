@@ -1,4 +1,4 @@
-"""What stands between a client and the engine: limits, deadlines, priorities, ids, health, metrics."""
+"""Limits, deadlines, priorities, request ids, health and metrics."""
 
 import asyncio
 import json

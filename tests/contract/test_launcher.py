@@ -1,4 +1,4 @@
-"""The command line: what is refused before vLLM is imported, and how it is said."""
+"""The command line: what is refused before vLLM is imported, and the messages."""
 
 import os
 import socket

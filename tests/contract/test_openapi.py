@@ -1,4 +1,4 @@
-"""Whatever a client sends, our routes answer as their OpenAPI description says, and never with 5xx."""
+"""Our routes answer any request as their OpenAPI document says, and never with 5xx."""
 
 import asyncio
 from typing import Any
@@ -35,7 +35,7 @@ OPERATIONS = [
     ("post", "/v1/adapters/{version}/activate"),
     ("get", "/v1/status"),
 ]
-# Right ones and wrong ones of each: some thirteen hundred in all.
+# For each operation, valid and invalid requests each: about 1,300 in all.
 NUM_CASES = 130
 
 
@@ -53,7 +53,7 @@ def api_schema(tmp_path_factory: pytest.TempPathFactory) -> OpenApiSchema:
     return schemathesis.openapi.from_asgi("/openapi.json", app)
 
 
-# A request without parameters has no way of being wrong.
+# A request without parameters cannot be invalid.
 ALWAYS_RIGHT = {("get", "/v1/adapters"), ("get", "/v1/status")}
 
 
@@ -68,7 +68,7 @@ def test_any_request_is_answered_as_documented(
 
     @settings(
         max_examples=NUM_CASES,
-        # The same requests each time: the gate is no place for finds that nobody can repeat.
+        # The same requests each time, so that a failure can be repeated.
         derandomize=True,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -1,4 +1,4 @@
-"""Adapters that outlive the server, and adapters that lie on a volume of it."""
+"""Adapters that survive a restart, and adapters loaded by path from a volume."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ async def test_versions_and_the_active_one_survive_a_restart(
     ]
     assert engine.served["policy"].name == "policy-000005"
     assert (await restarted.arms(seed=1)).json()["groups"] == same_arms
-    # Immutable still: the same again is nothing new, another adapter is refused.
+    # Still immutable: the same adapter is accepted as known, another one is refused.
     assert (await restarted.put_adapter(8, weights=adapter_weights(8))).status_code == 200
     assert (await restarted.put_adapter(5, weights=adapter_weights(9))).status_code == 409
 
@@ -122,7 +122,7 @@ async def test_a_record_that_cannot_be_read_costs_only_the_active_version(
 
 @pytest.fixture
 def volume(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of adapters that the server may load by path, and one beside it that it may not."""
+    """The adapter root with one adapter; another adapter is stored next to it, outside."""
     root = tmp_path_factory.mktemp("volume")
     for folder in (root / "runs" / "policy-000001", root.parent / f"{root.name}-outside"):
         folder.mkdir(parents=True)
@@ -143,7 +143,7 @@ async def test_an_adapter_is_loaded_by_path_and_is_then_the_servers_own(
     response = await client.put("/v1/adapters/1", json=body)
     assert response.status_code == 201, response.text
     assert response.json()["active"] is True
-    # Whatever becomes of the files, the version is what it was.
+    # The version does not change with the files it was loaded from.
     (volume / "runs/policy-000001/adapter_model.safetensors").write_bytes(b"changed")
     again, _ = await restart(adapter_root=volume)
     assert (await again.get("/v1/adapters/1")).json()["sha256"] == digest()

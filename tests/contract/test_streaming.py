@@ -1,4 +1,4 @@
-"""POST /v1/arms/generate with stream: a line a group, as soon as it is finished."""
+"""POST /v1/arms/generate with stream: one line per group, sent as soon as it is finished."""
 
 import asyncio
 import json
