@@ -55,17 +55,27 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
         model: The settings.
         only_nested: Read ``REGIME_W_SECTION__KEY`` alone.
     """
-    settings = _as_settings(model)
+    source = EnvSettingsSource(
+        _as_settings(model), env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
+    )
+    variables = source.env_vars
+    if only_nested:
+        variables = {name: value for name, value in variables.items() if _NESTED in name}
+    source.env_vars = variables
     try:
-        source = EnvSettingsSource(
-            settings, env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
-        )
-        if only_nested:
-            variables = source.env_vars.items()
-            source.env_vars = {name: value for name, value in variables if _NESTED in name}
         return source()
-    except SourceError as error:
-        raise SettingsError(str(error)) from None
+    except SourceError:
+        # It names the section; the variable is the one that fails alone.
+        for name, value in variables.items():
+            source.env_vars = {name: value}
+            try:
+                source()
+            except SourceError:
+                key = name[len(PREFIX) :].replace(_NESTED, ".")
+                raise SettingsError(
+                    f"{key}, from {name.upper()}: must be JSON (got {value!r})"
+                ) from None
+        raise
 
 
 def nested_variables() -> list[str]:

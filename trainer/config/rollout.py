@@ -10,7 +10,8 @@ from trainer.config.base import Section
 
 
 def _given_or_recipe(arms: object) -> object:
-    return arms or build_all_arms()
+    # A flag's null is read as a list of one.
+    return build_all_arms() if not arms or arms == [None] else arms
 
 
 def _is_recipe(arms: object) -> bool:

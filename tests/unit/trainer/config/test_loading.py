@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from regime_w import build_all_arms
 from trainer.config.loading import load_config
 from trainer.config.sections import PPOConfig, TrainConfig
 
@@ -60,6 +61,15 @@ def test_sources_are_merged_key_by_key(tmp_path: Path, monkeypatch: pytest.Monke
     ("arguments", "section", "key", "value"),
     [
         (["--ppo.dual_clip", "None"], "ppo", "dual_clip", None),
+        (["--ppo.learning_rate", "1e-3"], "ppo", "learning_rate", 1e-3),
+        (["--ppo.learning-rate", "1e-3"], "ppo", "learning_rate", 1e-3),
+        (["--ppo.learning-rate=1e-3"], "ppo", "learning_rate", 1e-3),
+        (["--no-ppo.adaptive-kl"], "ppo", "adaptive_kl", False),
+        (["--rollout.arms", "None"], "rollout", "arms", build_all_arms()),
+        (["--rollout.arms", "[]"], "rollout", "arms", build_all_arms()),
+        (["--rollout.dynamic-sampling"], "rollout", "dynamic_sampling", True),
+        (["--rollout.refill_zero_variance"], "rollout", "dynamic_sampling", True),
+        (["--no-rollout.refill_zero_variance"], "rollout", "dynamic_sampling", False),
         (["--no-ppo.adaptive_kl"], "ppo", "adaptive_kl", False),
         (["--ppo.truncation=mask"], "ppo", "truncation", "mask"),
         (["--rollout.seed", "7"], "rollout", "seed", 7),
@@ -73,8 +83,27 @@ def test_flags_of_every_type(arguments: list[str], section: str, key: str, value
 def test_arms_come_from_a_file(tmp_path: Path) -> None:
     arm = '{name = "solo", system_prompt = "Be brief.", temperature = 0.7, top_p = 1.0}'
     config = load(*config_file(tmp_path, f"[rollout]\narms = [{arm}]\n"))
-    assert config.rollout.arms is not None
     assert [(a.name, a.temperature) for a in config.rollout.arms] == [("solo", 0.7)]
+    assert load().rollout.arms == build_all_arms()
+
+
+def test_an_earlier_name_of_a_key_is_still_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config_file(tmp_path, "[rollout]\nrefill_zero_variance = true\n")
+    assert load(*file).rollout.dynamic_sampling
+    assert not load(*file, "--no-rollout.dynamic_sampling").rollout.dynamic_sampling
+    monkeypatch.setenv("REGIME_W_ROLLOUT__REFILL_ZERO_VARIANCE", "true")
+    assert load().rollout.dynamic_sampling
+
+
+def test_an_empty_variable_counts_as_not_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGIME_W_PPO__NUM_EPOCHS", "")
+    monkeypatch.setenv("REGIME_W_POLICY__ADAPTER", "")
+    config = load(*config_file(tmp_path, "[ppo]\nnum_epochs = 2\n"))
+    assert (config.ppo.num_epochs, config.policy.adapter) == (2, None)
 
 
 def test_the_api_key_comes_from_its_own_variable_and_is_not_shown(
@@ -130,6 +159,14 @@ def test_what_is_wrong_in_a_file_is_said_in_one_line_that_names_the_key(
     ("name", "value", "fragments"),
     [
         ("REGIME_W_PPO__LEARNIG_RATE", "1", ["ppo.learnig_rate", "unknown key"]),
+        (
+            "REGIME_W_PPO__LERNING_RATE",
+            "1",
+            ["REGIME_W_PPO__LERNING_RATE", "mean ppo.learning_rate?"],
+        ),
+        ("REGIME_W_PPOO__NUM_EPOCHS", "1", ["REGIME_W_PPOO__NUM_EPOCHS", "mean ppo.num_epochs?"]),
+        ("REGIME_W_SERVE__PRT", "1", ["REGIME_W_SERVE__PRT", "mean serve.port?"]),
+        ("REGIME_W_POLICY__TARGET_MODULES", "q_proj", ["policy.target_modules", "JSON", "q_proj"]),
         ("REGIME_W_PPO__LEARNING_RATE", "fast", ["ppo.learning_rate", "fast"]),
         ("REGIME_W_RUN__NUM_STEPS", "0", ["run.num_steps"]),
     ],
@@ -149,6 +186,12 @@ def test_what_is_wrong_in_the_environment_names_the_key(
     ("arguments", "fragments"),
     [
         (["--ppo.learnig_rate", "1"], ["ppo.learnig_rate"]),
+        (["--ppo.lerning-rate=1"], ["--ppo.lerning-rate", "did you mean --ppo.learning_rate?"]),
+        (
+            ["--learning_rate", "1"],
+            ["--learning_rate: unknown flag; did you mean --ppo.learning_rate?"],
+        ),
+        (["--num-epochs", "1"], ["--num-epochs: unknown flag; did you mean --ppo.num_epochs?"]),
         (["--ppo.learning_rate", "fast"], ["ppo.learning_rate", "fast"]),
         (["--ppo.learning_rate"], ["ppo.learning_rate"]),
         (["--run.num_steps", "0"], ["run.num_steps", "greater than or equal to 1"]),
