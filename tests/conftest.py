@@ -1,12 +1,13 @@
 """What tests of several parts stand on: one tiny base model, and roles on it that all differ."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
+from inference_server.launch.server_process import ServerProcess, running_server
 from tests.rounding import default_dtype, in_float64
 from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
 from trainer.config.sections import PolicyConfig
@@ -15,6 +16,8 @@ from trainer.model.roles import PolicyRoles, Role
 
 # As the command line does; a server that a test starts inherits it.
 prepare_environment()
+
+SERVER_FLAGS = ["--max-model-len", "256"]
 
 # The model is so small that threads only cost; one also makes every sum's order the same.
 torch.set_num_threads(1)
@@ -38,6 +41,21 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(
         tmp_path_factory.mktemp("models") / "base", TinyModelRecipe(num_steps=0)
     )
+
+
+@pytest.fixture(scope="session")
+def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A real server on the tiny base, for every test that leaves it running.
+
+    Versions are the server's: a test takes the numbers from `ServerStatus.next_version` on.
+    """
+    folder = tmp_path_factory.mktemp("server")
+    with running_server(
+        model=tiny_base,
+        log_path=folder / "server.log",
+        flags=[*SERVER_FLAGS, "--state-dir", str(folder / "state")],
+    ) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from inference_server.launch.server_process import ServerProcess, free_port
-from tests.chaos.conftest import SERVER_FLAGS
 from tests.chaos.trainer_process import TrainerProcess
+from tests.conftest import SERVER_FLAGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

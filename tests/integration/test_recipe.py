@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from inference_server.launch.server_process import ServerProcess, running_server
+from inference_server.launch.server_process import ServerProcess
 from trainer.config.sections import PolicyConfig
 from trainer.io.jsonl import read_lines
 from trainer.model.base_model import load_base
@@ -23,17 +22,6 @@ from trainer.model.roles import PolicyRoles, Role
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 NUM_QUESTIONS = 160
-
-
-@pytest.fixture(scope="module")
-def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("server")
-    with running_server(
-        model=tiny_base,
-        log_path=folder / "server.log",
-        flags=["--max-model-len", "256", "--state-dir", str(folder / "state")],
-    ) as running:
-        yield running
 
 
 def trainer(*arguments: object) -> list[str]:

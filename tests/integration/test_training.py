@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -17,7 +17,7 @@ from peft import PeftModel
 from prometheus_client.parser import text_string_to_metric_families
 from transformers import AutoModelForCausalLM
 
-from inference_server.launch.server_process import ServerProcess, free_port, running_server
+from inference_server.launch.server_process import ServerProcess, free_port
 from inference_server.wire.schemas import ServerStatus
 from tests.integration.saboteur import (
     DoublesB,
@@ -38,17 +38,6 @@ from trainer.rollouts.questions import QuestionStream
 from trainer.run_state.checkpoint import checkpoint_folders, read_best
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("server")
-    with running_server(
-        model=tiny_base,
-        log_path=folder / "server.log",
-        flags=["--max-model-len", "256", "--state-dir", str(folder / "state")],
-    ) as running:
-        yield running
 
 
 def train_settings(url: str, base: Path, run: Path, **options: str) -> dict[str, str]:
