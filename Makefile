@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test coverage lint types constraints clean help
+.PHONY: install demo unit test coverage lint types constraints clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -15,6 +15,9 @@ install: .venv/.installed  ## make .venv; the cpu or gpu extra by the hardware f
 
 demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, report
 	$(BIN)/python scripts/demo.py $(ARGS)
+
+unit: install  ## tests without a server and without training, in a minute or so
+	$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
 
 test: install  ## every test, real vLLM server included
 	$(BIN)/python -m pytest $(ARGS)
