@@ -126,6 +126,8 @@ def test_the_parts_of_a_mixed_group_by_hand() -> None:
     # Right under cool and warm: W 2/2 and 0/2, M 2/2 and 1/2, so p = 1, 1/2, 0, 0.
     assert scores.chsh == pytest.approx((-3, -1, 1, 1))
     assert scores.s_cf == pytest.approx((0.375 + 0) / 2)
+    assert scores.s_end is not None
+    assert scores.s_cf is not None
     assert scores.s_path is not None
     assert scores.arm_paths is not None
     assert scores.s_path == pytest.approx(sum(scores.arm_paths) / 8)

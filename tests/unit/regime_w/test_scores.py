@@ -1,6 +1,7 @@
 """The recipe's scores: hand-computed values, bounds, and invariance under reordering."""
 
 from itertools import combinations
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -113,7 +114,9 @@ def test_s_wm_stays_between_its_parts(
 
 @settings(deadline=None)
 @given(ANSWERS, st.lists(st.integers(0, 600), max_size=12), st.randoms(use_true_random=False))
-def test_scores_are_bounded_and_ignore_the_order(answers, word_counts, random) -> None:
+def test_scores_are_bounded_and_ignore_the_order(
+    answers: list[str | None], word_counts: list[int], random: Random
+) -> None:
     reasonings = ["w " * count for count in word_counts]
     s_end, s_path = s_end_for_question(answers), s_path_for_question(reasonings)
     assert 0 <= s_end <= 1

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,7 +61,9 @@ def test_a_dead_server_is_exit_code_3() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_dead_server_is_one_line_and_nothing_is_left_behind(tmp_path, tiny_base) -> None:
+def test_a_dead_server_is_one_line_and_nothing_is_left_behind(
+    tmp_path: Path, tiny_base: Path
+) -> None:
     run = tmp_path / "run"
     done = trainer(
         *("train", "--server.url", "http://127.0.0.1:9", "--server.give_up_after_s", "0"),

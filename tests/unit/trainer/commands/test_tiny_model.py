@@ -30,7 +30,8 @@ def tokenizer() -> Qwen2Tokenizer:
 
 
 def ids(tokenizer: Qwen2Tokenizer, text: str) -> list[int]:
-    return tokenizer(text)["input_ids"]
+    found: list[int] = tokenizer(text)["input_ids"]
+    return found
 
 
 # --- tokenizer -------------------------------------------------------------------------------------

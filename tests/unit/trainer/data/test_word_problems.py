@@ -131,7 +131,7 @@ def test_problems_are_distinct_and_the_same_for_the_same_seed(split: Split) -> N
 
 
 def test_no_seed_puts_a_question_into_both_splits() -> None:
-    asked = {split: set() for split in Split}
+    asked: dict[Split, set[str]] = {split: set() for split in Split}
     for split in Split:
         for seed in range(3):
             asked[split] |= {problem.question for problem in some(split, seed, count=100)}

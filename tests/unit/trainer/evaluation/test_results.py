@@ -268,9 +268,9 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         Evaluation.read(tmp_path / "evaluation.json")
 
 
-def printed(shown: Evaluation, **console: int) -> list[str]:
+def printed(shown: Evaluation, *, width: int | None = None) -> list[str]:
     out = io.StringIO()
-    print_table(shown, Console(file=out, **console))
+    print_table(shown, Console(file=out, width=width))
     text = out.getvalue()
     assert "\x1b" not in text
     assert "…" not in text

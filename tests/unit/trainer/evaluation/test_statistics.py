@@ -184,6 +184,7 @@ def test_the_interval_of_auc_has_the_published_width() -> None:
     correct = rng.random(1000) < 0.6
     scores = np.where(correct, rng.normal(1.0, 1.0, 1000), rng.normal(0.0, 1.0, 1000))
     area = auc(list(scores), list(correct))
+    assert area is not None
     assert area == pytest.approx(float(norm.cdf(1 / math.sqrt(2))), abs=0.03)
     num_right, num_wrong = int(correct.sum()), int((~correct).sum())
     q1, q2 = area / (2 - area), 2 * area * area / (1 + area)

@@ -3,6 +3,7 @@
 import errno
 import io
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def write_in_a_thread_that_is_waited_for() -> None:
     raise failed[0]
 
 
-class Full(io.RawIOBase):
+class Full(io.BytesIO):
     def write(self, data: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -58,10 +59,10 @@ def write_torch() -> None:
     [write_python, write_torch, write_safetensors, write_in_a_thread_that_is_waited_for],
 )
 def test_a_full_disk_is_one_line_that_names_the_folder(
-    write: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    write: Callable[[], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DiskFullError) as caught, raise_disk_full(tmp_path):
-        write()  # type: ignore[operator]
+        write()
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 3

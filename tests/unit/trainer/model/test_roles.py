@@ -6,12 +6,14 @@ import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -25,6 +27,7 @@ from trainer.model.roles import PolicyRoles, Role
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., PolicyRoles]
+Array = NDArray[np.float64]
 EVERYTHING = 10**9
 """A token budget that puts all samples into one micro-batch."""
 
@@ -82,17 +85,17 @@ class Merged:
         assert num_merged == 4 * 7  # layers × modules
 
     @torch.no_grad()
-    def logits(self, sample: Sample) -> np.ndarray:
+    def logits(self, sample: Sample) -> Array:
         """[completion tokens, V] in float64: what stands before each completion token."""
         ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
-        logits = self.model(input_ids=ids).logits[0].double().numpy()
+        logits: Array = self.model(input_ids=ids).logits[0].double().numpy()
         return logits[len(sample.prompt_ids) - 1 : -1]
 
     @torch.no_grad()
-    def hidden(self, sample: Sample) -> np.ndarray:
+    def hidden(self, sample: Sample) -> Array:
         """[completion tokens + 1, H]: the states before each completion token and after the last."""
         ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
-        states = self.model.model(input_ids=ids).last_hidden_state[0].double().numpy()
+        states: Array = self.model.model(input_ids=ids).last_hidden_state[0].double().numpy()
         return states[len(sample.prompt_ids) - 1 :]
 
 
@@ -130,9 +133,11 @@ def scores_by_hand(
     return logprobs, entropies
 
 
-def by_sample(roles: PolicyRoles, role: Role, samples: list[Sample], token_budget: int) -> list:
+def by_sample(
+    roles: PolicyRoles, role: Role, samples: list[Sample], token_budget: int
+) -> list[Any]:
     """Logprobs, entropies and values of each sample, in the order of the samples."""
-    rows: list = [None] * len(samples)
+    rows: list[Any] = [None] * len(samples)
     with torch.no_grad():
         for batch in micro_batches(samples, token_budget=token_budget, hidden_size=128, device=CPU):
             scores, values = roles.token_logprobs(role, batch), roles.values(batch)
@@ -241,7 +246,7 @@ def alone(roles: PolicyRoles, role: Role, sample: Sample) -> torch.Tensor:
     """[completion tokens + 1, H]: states of the sequence by itself, without mask or padding."""
     roles.activate(role)
     ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
-    states = roles.model.get_base_model().model(input_ids=ids, use_cache=False)[0][0]
+    states: torch.Tensor = roles.model.get_base_model().model(input_ids=ids, use_cache=False)[0][0]
     return states[len(sample.prompt_ids) - 1 :]
 
 
@@ -370,7 +375,8 @@ def test_gradient_checkpointing_changes_nothing_but_memory(tiny_base: Path) -> N
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             loss = roles.token_logprobs(Role.POLICY, batch).logprobs.sum()
         loss.backward()
-        found.append(([p.grad for p in roles.adapter_parameters(Role.POLICY)], num_kept))
+        gradients = [p.grad for p in roles.adapter_parameters(Role.POLICY) if p.grad is not None]
+        found.append((gradients, num_kept))
     (plain, much), (checkpointed, little) = found
     assert all(torch.equal(a, b) for a, b in zip(plain, checkpointed, strict=True))
     assert little < much / 4

@@ -44,7 +44,7 @@ class FakeServer(ServerStub):
         self.held: dict[int, bytes] = {}
         self.active: int | None = None
         self.log: list[tuple[Any, ...]] = []
-        self.before_answer: list[Callable[[], None]] = []
+        self.before_answer: list[Callable[[], object]] = []
         """What happens before each of the next answers of `generate`."""
         self.aborts = 0
         self.refusal: ServerRejectedError | None = None

@@ -195,11 +195,11 @@ def transcript(roles: PolicyRoles, mini_batches: list[list[Sample]]) -> dict[str
         terms = []
         for sample in mini_batch:
             _, _, old_values, advantages, _ = fixed[sample]
-            values = forward(roles, Role.CRITIC, sample)[1]
+            current_values = forward(roles, Role.CRITIC, sample)[1]
             for t, advantage in enumerate(advantages):
                 target = advantage + old_values[t]
-                near = old_values[t] + (values[t] - old_values[t]).clamp(-0.15, 0.15)
-                terms.append(torch.max((values[t] - target) ** 2, (near - target) ** 2) / 2)
+                near = old_values[t] + (current_values[t] - old_values[t]).clamp(-0.15, 0.15)
+                terms.append(torch.max((current_values[t] - target) ** 2, (near - target) ** 2) / 2)
         loss = torch.stack(terms).mean()
         value_losses.append(loss.item())
         critic_norms.append(critic.step(loss))

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -184,16 +185,18 @@ def test_experience_is_what_each_sample_gives_by_itself(
             min(math.exp(p - s), 2.0)
             for p, s in zip(proximal, sample.sampler_logprobs, strict=True)
         ]
-        close = {"abs": 2e-5, "rel": 1e-5}
-        assert e.proximal_logprobs[i, :n].tolist() == pytest.approx(proximal, **close)
-        assert e.reference_logprobs[i, :n].tolist() == pytest.approx(reference, **close)
-        assert e.values[i, :n].tolist() == pytest.approx(values, **close)
-        assert e.advantages[i, :n].tolist() == pytest.approx(advantages, **close)
-        assert e.returns[i, :n].tolist() == pytest.approx(
-            [a + v for a, v in zip(advantages, values, strict=True)], **close
+        close = partial(pytest.approx, abs=2e-5, rel=1e-5)
+        assert e.values is not None
+        assert e.returns is not None
+        assert e.proximal_logprobs[i, :n].tolist() == close(proximal)
+        assert e.reference_logprobs[i, :n].tolist() == close(reference)
+        assert e.values[i, :n].tolist() == close(values)
+        assert e.advantages[i, :n].tolist() == close(advantages)
+        assert e.returns[i, :n].tolist() == close(
+            [a + v for a, v in zip(advantages, values, strict=True)]
         )
-        assert e.importance_weights[i, :n].tolist() == pytest.approx(weights, **close)
-        assert e.entropy[i, :n].tolist() == pytest.approx(scores.entropy[0].tolist(), **close)
+        assert e.importance_weights[i, :n].tolist() == close(weights)
+        assert e.entropy[i, :n].tolist() == close(scores.entropy[0].tolist())
 
 
 def test_advantages_are_whitened_over_all_tokens_of_the_step(make_roles: MakeRoles) -> None:
@@ -205,6 +208,8 @@ def test_advantages_are_whitened_over_all_tokens_of_the_step(make_roles: MakeRol
     for e, w in zip(raw, white, strict=True):
         expected = (e.advantages.double() - everything.mean()) / everything.std() * e.loss_mask
         torch.testing.assert_close(w.advantages.double(), expected, rtol=1e-4, atol=1e-5)
+        assert w.returns is not None
+        assert e.returns is not None
         assert torch.equal(w.returns, e.returns)  # the critic's targets keep their scale
 
 
@@ -571,12 +576,14 @@ def test_completions_that_the_server_saw_otherwise_are_left_out_of_the_policy_lo
 
 def poisoned(field: str) -> list[list[Sample]]:
     """The groups with one sample of the first mini-batch turned to NaN."""
-    sample = GROUPS[0][0]
-    values: dict[str, object] = {
-        "reward": math.nan,
-        "sampler_logprobs": (math.nan,) * len(sample.completion_ids),
-    }
-    return [[replace(sample, **{field: values[field]}), *GROUPS[0][1:]], GROUPS[1]]
+    return [[with_number(field, math.nan, GROUPS[0][0]), *GROUPS[0][1:]], GROUPS[1]]
+
+
+def with_number(field: str, number: float, sample: Sample) -> Sample:
+    """The sample with a number for its reward, or for its first logprob."""
+    if field == "reward":
+        return replace(sample, reward=number)
+    return replace(sample, sampler_logprobs=(number, *sample.sampler_logprobs[1:]))
 
 
 def optimizer_states(update: PPOUpdate) -> dict[str, State]:
@@ -610,9 +617,7 @@ def test_a_sample_that_is_not_a_number_is_named_before_anything_is_trained(
     make_roles: MakeRoles,
 ) -> None:
     update = PPOUpdate(make_roles(), CONFIG.model_copy(update={"advantage": advantage}))
-    sample = GROUPS[0][0]
-    value = number if field == "reward" else (number, *sample.sampler_logprobs[1:])
-    bad = replace(sample, truncated=truncated, **{field: value})
+    bad = with_number(field, number, replace(GROUPS[0][0], truncated=truncated))
     with pytest.raises(NonFiniteError, match=message):
         update.experience([[bad, *GROUPS[0][1:]], *GROUPS[1:]], seed="a")
 
@@ -725,6 +730,8 @@ def test_diagnostics_of_a_first_step_worked_out_from_its_experience(make_roles: 
     mismatches, kls, values, returns, weights, losses = [], [], [], [], [], []
     for sample in (s for group in GROUPS for s in group):
         e, i = found[sample.completion_ids]
+        assert e.values is not None
+        assert e.returns is not None
         for t, sampled in enumerate(sample.sampler_logprobs):
             mismatches.append(abs(e.proximal_logprobs[i, t].item() - sampled))
             kls.append(e.proximal_logprobs[i, t].item() - e.reference_logprobs[i, t].item())
