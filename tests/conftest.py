@@ -24,6 +24,7 @@ torch.set_num_threads(1)
 
 # How long an example takes is the machine's business, and never a reason to fail.
 settings.register_profile("untimed", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=20)  # of `make unit`
 settings.load_profile("untimed")
 
 
@@ -33,6 +34,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="tests/chaos: tens of minutes of faults instead of a few",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever stands on a model is slow, and left to `make test`."""
+    for item in items:
+        if {"tiny_base", "make_roles"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
