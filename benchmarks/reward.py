@@ -64,7 +64,7 @@ def group(num_arms: int, num_words: int) -> list[ArmOutput]:
 def score(texts: list[tuple[str, str]]) -> object:
     """What the trainer does with a group: read the answers, score, reward."""
     outputs = [ArmOutput.from_text(name, text) for name, text in texts]
-    return reward_group("", outputs, "#### 7")
+    return reward_group(outputs, "#### 7")
 
 
 def main() -> None:

@@ -85,7 +85,7 @@ def _parse(line: bytes, where: str) -> _RowToRescore:
 
 def _rescore(stored: _RowToRescore, config: RewardConfig) -> Rescored:
     outputs = [ArmOutput.from_text(arm.arm_name, arm.full_text) for arm in stored.arm_outputs]
-    result = reward_group(stored.question, outputs, stored.gold_answer, config=config)
+    result = reward_group(outputs, stored.gold_answer, config=config)
     return Rescored(stored=stored, result=result)
 
 

@@ -106,7 +106,7 @@ def arm_rewards(
         config: The constants, formulas and the choice of credit.
     """
     return reward_group(
-        question, arm_outputs, gold_answer, counterfactual=counterfactual, config=config
+        arm_outputs, gold_answer, counterfactual=counterfactual, config=config
     ).rewards
 
 
@@ -139,7 +139,6 @@ class GroupReward:
 
 
 def reward_group(
-    question: str,
     arm_outputs: Sequence[ArmOutput],
     gold_answer: str | None,
     *,

@@ -180,7 +180,6 @@ def settings_of(name: str, folder: Path) -> Sequence[str]:
 
 
 def coin_rewards(
-    question: str,
     arm_outputs: Sequence[ArmOutput],
     gold_answer: str | None,
     *,
@@ -188,7 +187,7 @@ def coin_rewards(
     **_: object,
 ) -> GroupReward:
     """True scores; the reward of a completion is a coin."""
-    true = reward_group(question, arm_outputs, gold_answer, config=config)
+    true = reward_group(arm_outputs, gold_answer, config=config)
     coins = (COIN.choice((config.correct_bonus, config.wrong_base)) for _ in arm_outputs)
     parts = tuple(RewardParts(base=coin, coherence=0.0, length=0.0) for coin in coins)
     return GroupReward(scores=true.scores, rewards=tuple(part.total for part in parts), parts=parts)

@@ -97,7 +97,7 @@ class RolloutBatch:
 def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:
     """Score a group with Regime W and reward each of its completions."""
     outputs = [ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
-    result = reward_group(record.question, outputs, record.gold, config=config)
+    result = reward_group(outputs, record.gold, config=config)
     return ScoredGroup(
         record=record,
         group=group,

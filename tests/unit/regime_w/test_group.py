@@ -267,7 +267,7 @@ def test_difference_credit_by_hand() -> None:
 def test_every_score_is_a_share_and_every_reward_in_its_range(
     texts: list[str], gold: str | None
 ) -> None:
-    result = reward_group(QUESTION, outputs(texts), gold)
+    result = reward_group(outputs(texts), gold)
     scores = result.scores
     for score in (scores.s_end, scores.s_path, scores.s_cf, scores.s_wm):
         assert score is not None
@@ -283,7 +283,7 @@ def test_every_score_is_a_share_and_every_reward_in_its_range(
 @given(GROUPS, st.sampled_from([GOLD, None]))
 def test_parts_sum_to_the_reward(credit: str, texts: list[str], gold: str | None) -> None:
     config = RewardConfig.model_validate({"credit": credit, "free_words": 2})
-    result = reward_group(QUESTION, outputs(texts), gold, config=config)
+    result = reward_group(outputs(texts), gold, config=config)
     sums = [part.base + part.coherence + part.length for part in result.parts]
     assert sums == pytest.approx(list(result.rewards))
     if credit == "shared":
@@ -295,7 +295,7 @@ def test_parts_by_hand() -> None:
     names = ["wolfram_0", "maudlin_0", "maudlin_1"]
     config = RewardConfig(free_words=10)
     assert len(RIGHT.split()) == 14
-    found = reward_group(QUESTION, outputs([RIGHT, RIGHT, WRONG], names), GOLD, config=config)
+    found = reward_group(outputs([RIGHT, RIGHT, WRONG], names), GOLD, config=config)
     # Against the wrong third: agree 1/2, path 1 (the other family's best), p_00 = 1 and p_01 = 0.
     coherence = 0.7 * (0.4 * 0.5 + 0.3 * (found.scores.arm_paths or (0.0,))[0] + 0.3 * 0.25)
     assert found.parts[0].base == 1.0
