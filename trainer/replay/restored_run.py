@@ -20,7 +20,7 @@ from trainer.run_state.checkpoint import (
 )
 from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
-from trainer.run_state.run_folder import start_of
+from trainer.run_state.run_folder import require_model_folder, start_of
 
 Say = Callable[[str], None]
 """Called with every line of output."""
@@ -53,7 +53,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
         say: Called with each line about a possible reason for differences.
 
     Raises:
-        UsageError: The journal has no step, or none after ``from_step``.
+        UsageError: The journal has no step, or none after ``from_step``, or the base model is missing.
         CheckpointError: No such checkpoint is complete.
     """
     journal = JournalReader(run_folder)
@@ -63,6 +63,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
         raise UsageError(
             f"--from {from_step}: the last step in {JOURNAL_FILE} is {journal.last_step}"
         )
+    require_model_folder(config.policy.base_model)
     roles = PolicyRoles(
         start_of(config, run_folder),
         device=compute_device(config.run.device),

@@ -65,18 +65,18 @@ def arms(*answers: int | None) -> ArmsAnswer:
 
 
 def questions(**models: Sequence[bool]) -> list[QuestionAnswers]:
-    """A question for each place, on which each model is right or not."""
+    """One question per index, on which each model is correct or not."""
     return [
         QuestionAnswers(
-            id=f"q{place}",
+            id=f"q{index}",
             question=RECORD.question,
             gold=RECORD.gold,
             models={
                 label: ModelAnswers(greedy=greedy(is_right), arms=None)
-                for label, is_right in zip(models, places, strict=True)
+                for label, is_right in zip(models, correct, strict=True)
             },
         )
-        for place, places in enumerate(zip(*models.values(), strict=True))
+        for index, correct in enumerate(zip(*models.values(), strict=True))
     ]
 
 

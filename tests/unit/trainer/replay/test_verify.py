@@ -207,11 +207,18 @@ def test_lines_that_the_journal_does_not_know_are_a_difference(run: Path) -> Non
     assert said[-1] == "first difference: step 5: is in metrics.jsonl but not in journal.jsonl"
 
 
+def move_the_base_model(run: Path) -> None:
+    config = read_run_config(run)
+    path = run / "config.toml"
+    path.write_text(path.read_text().replace(config.policy.base_model, "models/moved"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "error", "said"),
     [
         (lambda run: (run / "config.toml").unlink(), UsageError, r"no config\.toml"),
         (lambda run: (run / "journal.jsonl").unlink(), UsageError, "has no step"),
+        (move_the_base_model, UsageError, "base model models/moved: no such folder"),
         (
             lambda run: flip_a_bit(run / "checkpoints/step-000000/state.pt"),
             CheckpointError,

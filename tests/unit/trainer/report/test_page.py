@@ -154,23 +154,23 @@ def write_evaluation(run: Path, models: dict[str, list[bool]], *, with_arms: boo
     num_questions = len(next(iter(models.values())))
     questions = [
         QuestionAnswers(
-            id=f"q{place}",
+            id=f"q{index}",
             question="1 + 1?",
             gold="#### 2",
             models={
                 label: ModelAnswers(
                     greedy=Answer.of(
-                        "#### 2" if right[place] else "#### 3",
+                        "#### 2" if right[index] else "#### 3",
                         "#### 2",
                         num_tokens=4,
                         truncated=False,
                     ),
-                    arms=arms(right[place]) if with_arms else None,
+                    arms=arms(right[index]) if with_arms else None,
                 )
                 for label, right in models.items()
             },
         )
-        for place in range(num_questions)
+        for index in range(num_questions)
     ]
     Evaluation(
         base_model="tiny",
