@@ -8,11 +8,12 @@ down. A model trained on styled solutions has bad habits (it skips the second st
 the placeholder) but can do the arithmetic; RL can correct such habits.
 """
 
-import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+
+from inference_server.wire.digests import sha256_of_bytes
 
 NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivy", "Jon", "Kim", "Leo")
 THINGS = ("apples", "books", "coins", "eggs", "marbles", "pens", "shells", "stamps")
@@ -173,8 +174,8 @@ def _draw(rng: random.Random) -> Problem | None:
 
 def split_of(question: str) -> Split:
     """The split that a question belongs to, by the hash of its text: one in eight is held out."""
-    digest = hashlib.sha256(question.encode()).digest()
-    return Split.HELD_OUT if digest[0] % 8 == 0 else Split.TRAIN
+    first_byte = int(sha256_of_bytes(question.encode())[:2], 16)
+    return Split.HELD_OUT if first_byte % 8 == 0 else Split.TRAIN
 
 
 def word_problems(split: Split, *, seed: int = 0) -> Iterator[Problem]:
