@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference_server.wire.serve_config import VLLM_KEYS, ServeConfig
-from inference_server.wire.settings_loader import Layout, load_settings
+from inference_server.wire.settings_loader import load_settings
+from inference_server.wire.settings_sources import Program
 
 OTHER_SECTIONS = (
     "policy",
@@ -63,18 +64,15 @@ def read_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
     Raises:
         SettingsError: A value is missing, unknown or out of range, or the file cannot be read.
     """
-    return load_settings(
-        Settings,
-        arguments,
-        Layout(
-            sections=dict.fromkeys(OTHER_SECTIONS, _OtherSection) | {"serve": ServeConfig},
-            own_section="serve",
-            inherited={"model": "policy.base_model"},
-        ),
-        prog="python -m inference_server",
+    program = Program(
+        name="python -m inference_server",
         description=_DESCRIPTION,
+        sections=dict.fromkeys(OTHER_SECTIONS, _OtherSection) | {"serve": ServeConfig},
+        own_section="serve",
+        inherited={"model": "policy.base_model"},
         kebab_case=True,
         # A key would show in the list of processes; vLLM reads its own flags.
         not_flags={"api_key", *VLLM_KEYS},
         allow_unknown_flags=True,
     )
+    return load_settings(Settings, arguments, program)

@@ -24,7 +24,7 @@ from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUT
 from inference_server.launch.shutdown import Shutdown
 from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"
 
@@ -137,7 +137,9 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
         """vLLM's parser, without its usage text, which is longer than a screen."""
 
         def error(self, message: str) -> NoReturn:
-            raise SettingsError(f"{message} (see vllm serve --help=all)")
+            flag = next((word for word in message.split() if word.startswith("--")), "--")
+            meant = flag_suggestion(flag, set(known_keys(Settings)), kebab_case=True)
+            raise SettingsError(f"{message}{meant} (see vllm serve --help=all)")
 
     # Leave out our flags that the user gave: vLLM would warn about flags that are given twice.
     given = {flag.partition("=")[0].replace("_", "-") for flag in vllm_flags}

@@ -70,6 +70,12 @@ def suggestion(key: str, keys: Collection[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:
+    """The same for a flag, given with its ``--``."""
+    meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
+    return meant.replace("_", "-") if kebab_case else meant
+
+
 def error_lines(
     error: ValidationError, sources: Sequence[Source], keys: Collection[str], *, table: str = ""
 ) -> list[str]:

@@ -7,7 +7,7 @@ Compose passes on as empty what the user left out. Loads neither torch nor vllm.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, create_model
@@ -16,10 +16,12 @@ from inference_server.wire.settings_errors import (
     SettingsError,
     Source,
     error_lines,
+    flag_suggestion,
     known_keys,
     suggestion,
 )
 from inference_server.wire.settings_sources import (
+    Program,
     Values,
     config_flag,
     nested_variables,
@@ -31,30 +33,8 @@ from inference_server.wire.settings_sources import (
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """Which tables a configuration file may hold, and which keys of it a program reads as its own."""
-
-    sections: Mapping[str, type[BaseModel]]
-    """Every table by name."""
-    own_section: str | None = None
-    """The table for the program's own keys, which may also stand at the top of the file."""
-    inherited: Mapping[str, str] = field(default_factory=dict)
-    """Own keys that default to another table's key: own key → ``section.key``."""
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    """Earlier names of keys, whose flags are still read, and their names now: ``section.key`` each."""
-
-
 def load_settings(
-    model: type[_Model],
-    arguments: Sequence[str],
-    layout: Layout,
-    *,
-    prog: str,
-    description: str = "",
-    kebab_case: bool = False,
-    not_flags: Collection[str] = (),
-    allow_unknown_flags: bool = False,
+    model: type[_Model], arguments: Sequence[str], program: Program
 ) -> tuple[_Model, list[str]]:
     """Read the settings of a program; ``--config FILE`` names the TOML file.
 
@@ -63,86 +43,75 @@ def load_settings(
     Args:
         model: Type of the settings; its fields are sections and the program's own keys.
         arguments: The command line.
-        layout: Of the configuration file.
-        prog: The program's name in help.
-        description: Put after the model's docstring in help.
-        kebab_case: Whether help shows flags with ``-``; both spellings are read anyway.
-        not_flags: Fields that the command line cannot set.
-        allow_unknown_flags: Return arguments that are no flags of the model instead of refusing them.
+        program: What may be given, and how.
 
     Returns:
-        The settings, and the unknown arguments.
+        The settings, and the arguments that are no flags of the model, where the program allows any.
 
     Raises:
         SettingsError: One line for each mistake, which names the key.
     """
     path, rest = config_flag(arguments)
-    top, file_tables = _split({} if path is None else read_toml(path), model, layout)
-    flags, unknown = read_flags(
-        model,
-        rest,
-        prog=prog,
-        description=description,
-        kebab_case=kebab_case,
-        not_flags=not_flags,
-        renamed=layout.renamed,
-    )
-    lines = [] if allow_unknown_flags else _unknown_flags(unknown, model)
-    tables_model = create_model("Tables", **_other_tables(model, layout))
-    variables = read_environment(model)
-    # Without a section in its name a variable may be a key of another command: `eval` has ``data``.
-    variable_tables = read_environment(tables_model, only_nested=True)
-    own = layout.own_section
-    in_file = str(path or "")
-    sources = [
-        Source(values=flags, kind="flag", kebab_case=kebab_case),
-        Source(values=variables, kind="variable"),
-        Source(values=variable_tables.pop(own or "", {}), table=own, kind="variable"),
-        Source(values=top, kind=in_file),
-        Source(values=file_tables.pop(own or "", {}), table=own, kind=in_file),
-    ]
-    others = [
-        Source(values=variable_tables, kind="variable"),
-        Source(values=file_tables, kind=in_file),
-    ]
-    keys = {*known_keys(model), *layout.sections}
-    for name, section in layout.sections.items():
+    flags, unknown = read_flags(model, rest, program)
+    own, others = _sources(model, program, path)
+    own.insert(0, Source(values=flags, kind="flag", kebab_case=program.kebab_case))
+    keys = {*known_keys(model), *program.sections}
+    for name, section in program.sections.items():
         keys |= {f"{name}.{key}" for key in known_keys(section)}
+    lines = [] if program.allow_unknown_flags else _unknown_flags(unknown, model)
     lines += _unknown_variables(keys)
     tables = {}
     for name, values in _merged(others).items():
         try:
-            tables[name] = layout.sections[name].model_validate(values)
+            tables[name] = program.sections[name].model_validate(values)
         except ValidationError as error:
             lines += error_lines(error, others, keys, table=name)
-    sources.append(Source(values=_inherited(tables, layout.inherited)))
+    own.append(Source(values=_inherited(tables, program.inherited)))
     try:
-        settings = model.model_validate(_merged(sources))
+        settings = model.model_validate(_merged(own))
     except ValidationError as error:
-        raise SettingsError(*lines, *error_lines(error, sources, keys)) from None
+        raise SettingsError(*lines, *error_lines(error, own, keys)) from None
     if lines:
         raise SettingsError(*lines)
     return settings, unknown
 
 
-def _split(file: Values, model: type[BaseModel], layout: Layout) -> tuple[Values, Values]:
+def _sources(
+    model: type[BaseModel], program: Program, path: Path | None
+) -> tuple[list[Source], list[Source]]:
+    """What environment and file say, strongest first: of the program's settings, and of other tables."""
+    top, in_file = _split({} if path is None else read_toml(path), model, program)
+    # Without a section in its name a variable may be a key of another command: `eval` has ``data``.
+    tables_model = create_model("Tables", **_other_tables(model, program))
+    in_variables = read_environment(tables_model, only_nested=True)
+    table, file = program.own_section, str(path or "")
+    own = [
+        Source(values=read_environment(model), kind="variable"),
+        Source(values=in_variables.pop(table or "", {}), table=table, kind="variable"),
+        Source(values=top, kind=file),
+        Source(values=in_file.pop(table or "", {}), table=table, kind=file),
+    ]
+    return own, [Source(values=in_variables, kind="variable"), Source(values=in_file, kind=file)]
+
+
+def _split(file: Values, model: type[BaseModel], program: Program) -> tuple[Values, Values]:
     """The keys of a file that are the program's, and the tables beside them."""
     tables = {
         name: value
         for name, value in file.items()
-        if name in layout.sections
+        if name in program.sections
         and (name not in model.model_fields or isinstance(value, dict))
         and not _is_section(model, name)
     }
     return {name: value for name, value in file.items() if name not in tables}, tables
 
 
-def _other_tables(model: type[BaseModel], layout: Layout) -> dict[str, Any]:
+def _other_tables(model: type[BaseModel], program: Program) -> dict[str, Any]:
     """Fields of a model with the tables that are not the program's sections; its own keys' is one."""
-    own = {} if layout.own_section is None else {layout.own_section: model}
+    own = {} if program.own_section is None else {program.own_section: model}
     return {
         name: (section, ...)
-        for name, section in {**layout.sections, **own}.items()
+        for name, section in {**program.sections, **own}.items()
         if not _is_section(model, name)
     }
 
@@ -182,12 +151,9 @@ def _inherited(tables: Mapping[str, BaseModel], inherited: Mapping[str, str]) ->
 
 def _unknown_flags(unknown: Sequence[str], model: type[BaseModel]) -> list[str]:
     """One line for each flag that there is not, or one for a surplus argument."""
+    flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
     keys = set(known_keys(model))
-    flags = [argument[2:].partition("=")[0] for argument in unknown if argument.startswith("--")]
-    lines = [
-        f"--{flag}: unknown flag{suggestion(flag.replace('-', '_'), keys).replace('mean ', 'mean --')}"
-        for flag in flags
-    ]
+    lines = [f"{flag}: unknown flag{flag_suggestion(flag, keys)}" for flag in flags]
     return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
 
 

@@ -4,6 +4,7 @@ import argparse
 import os
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,30 @@ _NESTED = "__"
 _UNKNOWN = "unknown_arguments"
 
 Values = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What may be given to a program, and how."""
+
+    name: str
+    """As help shows it."""
+    description: str = ""
+    """Put after the docstring of the settings' type in help."""
+    sections: Mapping[str, type[BaseModel]]
+    """Every table that may stand in the configuration file, whichever program it is for."""
+    own_section: str | None = None
+    """The table for the program's own keys, which may also stand at the top of the file."""
+    inherited: Mapping[str, str] = field(default_factory=dict)
+    """Own keys that default to another table's key: own key → ``section.key``."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """Earlier names of keys, whose flags are still read, and their names now: ``section.key`` each."""
+    kebab_case: bool = False
+    """Whether help shows flags with ``-``; both spellings are read anyway."""
+    not_flags: Collection[str] = ()
+    """Fields that the command line cannot set."""
+    allow_unknown_flags: bool = False
+    """Return arguments that are no flags of the settings instead of refusing them."""
 
 
 def config_flag(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
@@ -89,29 +114,25 @@ def nested_variables() -> list[str]:
 
 
 def read_flags(
-    model: type[BaseModel],
-    arguments: Sequence[str],
-    *,
-    prog: str,
-    description: str,
-    kebab_case: bool,
-    not_flags: Collection[str],
-    renamed: Mapping[str, str],
+    model: type[BaseModel], arguments: Sequence[str], program: Program
 ) -> tuple[Values, list[str]]:
     """What flags say of a model's fields, and the arguments that are none of them.
 
     Prints help and exits 0 for ``--help``.
     """
     settings = _as_settings(
-        model, without=not_flags, doc=description, **{_UNKNOWN: (CliUnknownArgs, ...)}
+        model,
+        without=program.not_flags,
+        doc=program.description,
+        **{_UNKNOWN: (CliUnknownArgs, ...)},
     )
     keys = {key for key in known_keys(settings) if key != _UNKNOWN}
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
             settings,
-            cli_prog_name=prog,
-            cli_parse_args=_canonical(arguments, keys, renamed, kebab_case=kebab_case),
-            cli_kebab_case=kebab_case,
+            cli_prog_name=program.name,
+            cli_parse_args=_canonical(arguments, keys, program),
+            cli_kebab_case=program.kebab_case,
             cli_avoid_json=True,
             cli_implicit_flags=True,
             cli_hide_none_type=True,
@@ -139,18 +160,12 @@ def _as_settings(
     )
 
 
-def _canonical(
-    arguments: Sequence[str],
-    keys: Collection[str],
-    renamed: Mapping[str, str],
-    *,
-    kebab_case: bool,
-) -> list[str]:
+def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program) -> list[str]:
     """The arguments with our flags spelt as the parser knows them, whether given with ``-`` or ``_``."""
     flags = {}
-    for key in (*keys, *renamed):
-        flag = renamed.get(key, key)
-        spelt = flag.replace("_", "-") if kebab_case else flag
+    for key in (*keys, *program.renamed):
+        flag = program.renamed.get(key, key)
+        spelt = flag.replace("_", "-") if program.kebab_case else flag
         for prefix in ("", "no-"):
             flags[(prefix + key).replace("-", "_")] = prefix + spelt
     found = []

@@ -4,7 +4,8 @@ import sys
 from typing import NoReturn, TypeVar
 
 from inference_server.wire.settings_errors import SettingsError
-from inference_server.wire.settings_loader import Layout, load_settings
+from inference_server.wire.settings_loader import load_settings
+from inference_server.wire.settings_sources import Program
 from trainer.config.base import CommandConfig
 from trainer.config.rollout import RENAMED_KEYS
 from trainer.config.sections import SECTIONS
@@ -28,14 +29,16 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
 
     Prints help and exits 0 for ``--help``; exits 2 with one line for each mistake.
     """
-    layout = Layout(
+    program = Program(
+        name=prog,
+        description=_DESCRIPTION,
         sections=SECTIONS,
         own_section=config.own_section,
         inherited=config.inherited,
         renamed=RENAMED_KEYS,
     )
     try:
-        settings, _ = load_settings(config, arguments, layout, prog=prog, description=_DESCRIPTION)
+        settings, _ = load_settings(config, arguments, program)
     except SettingsError as error:
         fail(prog, *error.lines)
     return settings
