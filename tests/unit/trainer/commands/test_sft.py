@@ -9,8 +9,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from trainer.commands.sft import run_sft
+from regime_w import ArmSpec, build_prompt
+from trainer.commands.sft import _examples, run_sft
 from trainer.config.sections import PolicyConfig, SFTRunConfig
+from trainer.data.sources import Record
 from trainer.errors import UsageError
 from trainer.model.base_model import load_base
 
@@ -138,3 +140,13 @@ def test_an_adapter_of_a_4_bit_base_is_float32_and_moves(tiny_base: Path, tmp_pa
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     held_out = [row["eval_loss"] for row in metrics(tmp_path / "qlora") if "eval_loss" in row]
     assert held_out[-1] < held_out[0]
+
+
+def test_demonstrations_are_trained_under_the_prompts_of_the_arms() -> None:
+    solo = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
+    demonstrations = [
+        Record(id=str(i), question=f"{i}?", gold=f"<<{i}>>#### {i}") for i in range(3)
+    ]
+    rows = _examples(demonstrations, (solo,), seed="x")
+    assert rows["prompt"][:] == [build_prompt("Be brief.", f"{i}?") for i in range(3)]
+    assert rows["completion"][:] == [f"#### {i}" for i in range(3)]
