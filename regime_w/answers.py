@@ -14,7 +14,7 @@ bounded length or scans the text once: time is linear in the text.
 
 import re
 
-from regime_w.numerals import MAX_DIGITS, NUMBER, canonical, to_ascii, value_of
+from regime_w.numbers.numerals import MAX_DIGITS, NUMBER, canonical, to_ascii, value_of
 
 _MARKER = "####"
 _MAX_LINE = 3 * MAX_DIGITS
@@ -127,7 +127,7 @@ def extract_answer(text: str) -> str | None:
         text: Completion without its prompt (which itself says ``#### 42``), or gold solution.
 
     Returns:
-        The answer in the form of `regime_w.numerals.canonical`, or None if there is none.
+        The answer in the form of `regime_w.numbers.numerals.canonical`, or None if there is none.
     """
     text = to_ascii(text)
     before, marker, tail = text.rpartition(_MARKER)

@@ -14,9 +14,9 @@ from fractions import Fraction
 from itertools import islice
 
 from regime_w.answers import extract_answer
-from regime_w.arithmetic import NUMBER, Exact, evaluate
-from regime_w.number_words import constants_in, word_numbers_in
-from regime_w.numerals import canonical, to_ascii
+from regime_w.numbers.arithmetic import NUMBER, Exact, evaluate
+from regime_w.numbers.number_words import constants_in, word_numbers_in
+from regime_w.numbers.numerals import canonical, to_ascii
 
 MAX_STEPS = 40
 """Longer solutions are not re-executed."""

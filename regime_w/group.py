@@ -15,7 +15,7 @@ from regime_w.arms import ArmOutput, family_of
 from regime_w.config import Formulas, RewardConfig
 from regime_w.counterfactual import Counterfactual
 from regime_w.cross_check import CrossCheck, cross_check
-from regime_w.numerals import canonical
+from regime_w.numbers.numerals import canonical
 from regime_w.reasoning import ReasoningPath, path_scores, read_path
 from regime_w.scores import (
     num_agreeing_pairs,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regime_w import extract_answer
-from regime_w.equations import MAX_EQUATIONS, parse_equations
+from regime_w.numbers.equations import MAX_EQUATIONS, parse_equations
 from regime_w.reasoning import path_scores, read_path
 
 GSM8K = os.environ.get("REGIME_W_GSM8K_DIR")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from regime_w.arithmetic import MAX_CHARS, NUMBER, Exact, combine, evaluate, value_of_number
-from regime_w.numerals import to_ascii
+from regime_w.numbers.arithmetic import MAX_CHARS, NUMBER, Exact, combine, evaluate, value_of_number
+from regime_w.numbers.numerals import to_ascii
 
 MAX_EQUATIONS = 200
 """Further equations of a text are not read; worked solutions have a few dozen at most."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regime_w.number_words import constants_in, word_numbers_in
+from regime_w.numbers.number_words import constants_in, word_numbers_in
 
 HALF, QUARTER, THIRD = Fraction(1, 2), Fraction(1, 4), Fraction(1, 3)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regime_w.arithmetic import MAX_BITS, MAX_CHARS, combine, evaluate
+from regime_w.numbers.arithmetic import MAX_BITS, MAX_CHARS, combine, evaluate
 
 VALUES = [
     ("7", 7), ("1 + 2 * 3", 7), ("(1 + 2) * 3", 9), ("8 - 3 - 2", 3), ("8 / 2 / 2", 2), ("2 * 3 / 4", "3/2"),

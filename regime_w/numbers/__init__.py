@@ -1,0 +1,1 @@
+"""Numbers and equations as people write them in text."""
