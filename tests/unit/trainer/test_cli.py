@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+# Every test starts the command as a process.
+pytestmark = pytest.mark.slow
+
 
 def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -145,6 +145,7 @@ def weights(folder: Path) -> bytes:
     return (folder / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_same_recipe_gives_the_same_weights_and_reports_every_step(tmp_path: Path) -> None:
     steps: list[tuple[int, int, float]] = []
     one = build_tiny_model(tmp_path / "one", SMALL, lambda *step: steps.append(step))
@@ -158,6 +159,7 @@ def test_the_same_recipe_gives_the_same_weights_and_reports_every_step(tmp_path:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other", "two", "untrained"]
 
 
+@pytest.mark.slow
 def test_an_up_to_date_model_is_left_alone_and_a_stale_one_replaced(tmp_path: Path) -> None:
     recipe = replace(SMALL, num_steps=0)
     folder = build_tiny_model(tmp_path / "model", recipe)

@@ -90,6 +90,7 @@ FLOAT32, BFLOAT16 = {"dtype": "float32"}, {"dtype": "bfloat16"}
 GROUPED = {"num_key_value_heads": 1, "intermediate_size": 1024, "num_hidden_layers": 6}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "policy"),
     [
