@@ -576,7 +576,12 @@ def test_completions_that_the_server_saw_otherwise_are_left_out_of_the_policy_lo
 
 def poisoned(field: str) -> list[list[Sample]]:
     """The groups with one sample of the first mini-batch turned to NaN."""
-    return [[with_number(field, math.nan, GROUPS[0][0]), *GROUPS[0][1:]], GROUPS[1]]
+    sample = GROUPS[0][0]
+    if field == "reward":
+        bad = replace(sample, reward=math.nan)
+    else:
+        bad = replace(sample, sampler_logprobs=(math.nan,) * len(sample.completion_ids))
+    return [[bad, *GROUPS[0][1:]], GROUPS[1]]
 
 
 def with_number(field: str, number: float, sample: Sample) -> Sample:
