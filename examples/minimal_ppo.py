@@ -66,6 +66,7 @@ class Server:
     """The four routes that online training needs."""
 
     def __init__(self, url: str):
+        """Take the API key from the environment, as the trainer does."""
         key = os.environ.get("REGIME_W_API_KEY")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=300, trust_env=False)

@@ -2,7 +2,7 @@
 
 Nothing here knows HTTP: `inference_server.http.errors` alone maps each class to a status code.
 
-ServerError
+RequestError
   InvalidRequest, InvalidAdapter, Unauthorized, Forbidden, NotFound, Conflict, TooLarge, Busy,
   DeadlineExceeded, UnusableCompletion
   EngineUnavailable
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 _NOT_A_FIELD = frozenset({"str", "int", "float", "bool"})
 
 
-class ServerError(Exception):
+class RequestError(Exception):
     """Base of all errors that a client is told about; the message is meant for the client.
 
     Attributes:
@@ -28,47 +28,47 @@ class ServerError(Exception):
         self.param = param
 
 
-class InvalidRequest(ServerError):
+class InvalidRequest(RequestError):
     """The request itself is wrong; sending it again fails again."""
 
 
-class InvalidAdapter(ServerError):
+class InvalidAdapter(RequestError):
     """An uploaded adapter cannot be served; nothing was changed."""
 
 
-class Unauthorized(ServerError):
+class Unauthorized(RequestError):
     """The request does not carry the API key."""
 
 
-class Forbidden(ServerError):
+class Forbidden(RequestError):
     """The server is not configured to do this for any client."""
 
 
-class NotFound(ServerError):
+class NotFound(RequestError):
     """What the request names does not exist."""
 
 
-class Conflict(ServerError):
+class Conflict(RequestError):
     """The request contradicts what the server holds."""
 
 
-class TooLarge(ServerError):
+class TooLarge(RequestError):
     """A request body or a part of it exceeds the server's limit."""
 
 
-class Busy(ServerError):
+class Busy(RequestError):
     """Too much is in flight; the same request may succeed later."""
 
 
-class DeadlineExceeded(ServerError):
+class DeadlineExceeded(RequestError):
     """The work took longer than the request or the server allows, and was aborted."""
 
 
-class UnusableCompletion(ServerError):
+class UnusableCompletion(RequestError):
     """The engine returned a completion that must not be trained on."""
 
 
-class EngineUnavailable(ServerError):
+class EngineUnavailable(RequestError):
     """The engine does not answer."""
 
 

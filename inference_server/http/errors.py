@@ -24,7 +24,7 @@ from inference_server.errors import (
     InvalidAdapter,
     InvalidRequest,
     NotFound,
-    ServerError,
+    RequestError,
     TooLarge,
     Unauthorized,
     UnusableCompletion,
@@ -51,7 +51,7 @@ class ErrorType(StrEnum):
     ENGINE = "engine"
 
 
-_STATUS_AND_TYPE: Mapping[type[ServerError], tuple[HTTPStatus, ErrorType]] = {
+_STATUS_AND_TYPE: Mapping[type[RequestError], tuple[HTTPStatus, ErrorType]] = {
     InvalidRequest: (HTTPStatus.BAD_REQUEST, ErrorType.INVALID_REQUEST),
     InvalidAdapter: (HTTPStatus.BAD_REQUEST, ErrorType.INVALID_ADAPTER),
     Unauthorized: (HTTPStatus.UNAUTHORIZED, ErrorType.UNAUTHORIZED),
@@ -70,19 +70,19 @@ _HEADERS: Mapping[HTTPStatus, Mapping[str, str]] = {
 }
 
 
-def error_body(error: ServerError) -> ErrorBody:
+def error_body(error: RequestError) -> ErrorBody:
     """What the client reads about an error."""
     _, kind = _status_and_type(error)
     return ErrorBody(type=kind.value, message=str(error), param=error.param)
 
 
-def error_response(error: ServerError) -> JSONResponse:
+def error_response(error: RequestError) -> JSONResponse:
     """The HTTP response that reports an error."""
     status, _ = _status_and_type(error)
     return _response(status, error_body(error), _HEADERS.get(status, {}))
 
 
-def _status_and_type(error: ServerError) -> tuple[HTTPStatus, ErrorType]:
+def _status_and_type(error: RequestError) -> tuple[HTTPStatus, ErrorType]:
     # A subclass without an entry of its own is answered as its parent.
     return next(_STATUS_AND_TYPE[kind] for kind in type(error).__mro__ if kind in _STATUS_AND_TYPE)
 
@@ -117,7 +117,7 @@ class ErrorRoute(APIRoute):
         async def handle_with_our_errors(request: Request) -> Response:
             try:
                 return await handle(request)
-            except ServerError as error:
+            except RequestError as error:
                 refusal = error
             except RequestValidationError as error:
                 refusal = _from_validation(error)

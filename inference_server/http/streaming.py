@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from inference_server.arms.run import ArmsRun
-from inference_server.errors import ServerError
+from inference_server.errors import RequestError
 from inference_server.http.errors import error_body
 from inference_server.wire.schemas import ErrorResponse, StreamEnd, Usage
 
@@ -66,7 +66,7 @@ class GroupStream(Response):
                 versions.append(finished.group.policy_version)
                 usages.append(finished.usage)
                 await _send_line(send, finished.group)
-        except ServerError as error:
+        except RequestError as error:
             return ErrorResponse(error=error_body(error))
         finally:
             await groups.aclose()

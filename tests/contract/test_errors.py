@@ -4,19 +4,19 @@ import json
 from collections.abc import Iterator
 
 from inference_server.engine import EngineDied
-from inference_server.errors import ServerError
+from inference_server.errors import RequestError
 from inference_server.http.errors import error_response
 from inference_server.wire.schemas import ErrorResponse
 
 
-def kinds_of(base: type[ServerError]) -> Iterator[type[ServerError]]:
+def kinds_of(base: type[RequestError]) -> Iterator[type[RequestError]]:
     for kind in base.__subclasses__():
         yield kind
         yield from kinds_of(kind)
 
 
 def test_every_kind_of_error_is_answered_in_the_one_shape() -> None:
-    kinds = list(kinds_of(ServerError))
+    kinds = list(kinds_of(RequestError))
     assert EngineDied in kinds
     for kind in kinds:
         response = error_response(kind("the reason", "field"))

@@ -49,6 +49,7 @@ class ArmsClient:
         self._push_by_path = config.push_by_path
 
     async def __aenter__(self) -> Self:
+        """Nothing is sent; connections open with the first request."""
         return self
 
     async def __aexit__(
@@ -57,6 +58,7 @@ class ArmsClient:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Close the connections; requests in flight are aborted."""
         await self._http.aclose()
 
     async def status(self) -> ServerStatus:

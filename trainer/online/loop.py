@@ -65,6 +65,7 @@ class Training:
     """The steps that are done and published."""
 
     def __post_init__(self) -> None:
+        """Start where ``progress`` is."""
         self._learned = self.progress.step
         """The step that the weights are of: ahead of ``progress`` until it is published."""
 

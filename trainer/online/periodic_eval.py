@@ -61,6 +61,7 @@ class HeldOutEvaluations:
             self._prompts = [build_prompt(arm.system_prompt, r.question) for r in self._records]
 
     def __enter__(self) -> Self:
+        """Nothing is asked before the first `start`."""
         return self
 
     def __exit__(
@@ -69,6 +70,7 @@ class HeldOutEvaluations:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Cancel the pending evaluation."""
         if self._pending is not None:
             self._pending.num_correct.cancel()
 

@@ -58,6 +58,7 @@ class RolloutPipeline:
         self._in_flight: deque[tuple[QuestionBatch, Future[RolloutBatch]]] = deque()
 
     def __enter__(self) -> Self:
+        """Nothing is asked before the first `ask`."""
         return self
 
     def __exit__(
@@ -66,6 +67,7 @@ class RolloutPipeline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        """Cancel the batches in flight."""
         # The server aborts what is in flight when its connection closes.
         for _, future in self._in_flight:
             future.cancel()
