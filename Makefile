@@ -17,7 +17,7 @@ demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, rep
 	$(BIN)/python scripts/demo.py $(ARGS)
 
 unit: install  ## tests without a server and without training, in a minute or so
-	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick $(ARGS)
+	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick -n auto --maxprocesses 4 $(ARGS)
 
 test: install  ## every test, real vLLM server included
 	$(BIN)/python -m pytest $(ARGS)

@@ -1,6 +1,7 @@
 """What keeps the packages readable: short functions, short files, folders that fit a screen."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,18 @@ def test_files_and_functions_are_short(path: Path) -> None:
 def test_folders_hold_few_modules(folder: Path) -> None:
     modules = [path.name for path in folder.glob("*.py") if path.name != "__init__.py"]
     assert len(modules) <= MAX_MODULES, modules
+
+
+def test_the_trainer_may_import_nothing_of_the_server_but_its_wire() -> None:
+    """The contract in pyproject.toml lists what is forbidden; a new part of the server belongs there."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    (forbidden,) = (
+        set(contract["forbidden_modules"])
+        for contract in settings["tool"]["importlinter"]["contracts"]
+        if contract.get("source_modules") == ["trainer"]
+    )
+    server = ROOT / "inference_server"
+    parts = {path.stem for path in server.iterdir() if path.suffix == ".py"}
+    parts |= {path.name for path in server.iterdir() if (path / "__init__.py").exists()}
+    allowed = {"wire", "__init__", "__main__"}
+    assert forbidden == {f"inference_server.{part}" for part in parts - allowed}
