@@ -4,10 +4,10 @@ from regime_w.answers import answers_agree, extract_answer
 from regime_w.arms import ArmOutput, ArmSpec, build_all_arms, build_prompt
 from regime_w.config import RewardConfig
 from regime_w.counterfactual import Counterfactual
+from regime_w.credits import RewardParts
 from regime_w.group import CounterfactualGroup, GroupScores
 from regime_w.reward import (
     GroupReward,
-    RewardParts,
     arm_rewards,
     compute_regime_w_scores,
     compute_reward,

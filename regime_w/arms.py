@@ -4,9 +4,10 @@ Source of the eight arms and of the prompt: the original recipe, sections 1.1 an
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from regime_w.answers import extract_answer
 
@@ -71,6 +72,37 @@ class ArmOutput:
             text: The completion only, without the prompt.
         """
         return cls(arm_name=arm_name, full_text=text, reasoning=text, answer=extract_answer(text))
+
+
+_ARM_OUTPUT = TypeAdapter(ArmOutput)
+
+
+def read_arm_outputs(
+    arm_outputs: Sequence[ArmOutput | Mapping[str, object]],
+) -> tuple[ArmOutput, ...]:
+    """Validates arm outputs as a caller passes them: `ArmOutput` or mappings with its keys.
+
+    ``arm_name`` may be missing in a mapping, as in the recipe; other keys are ignored.
+
+    Raises:
+        ValueError: An output lacks a key or has a value of another type; names both.
+    """
+    return tuple(
+        output if isinstance(output, ArmOutput) else _arm_output(index, output)
+        for index, output in enumerate(arm_outputs)
+    )
+
+
+def _arm_output(index: int, output: Mapping[str, object]) -> ArmOutput:
+    if not isinstance(output, Mapping):
+        raise ValueError(
+            f"arm_outputs[{index}]: must be an ArmOutput or a mapping, not {type(output).__name__}"
+        )
+    try:
+        return _ARM_OUTPUT.validate_python({"arm_name": "arm", **output})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"arm_outputs[{index}].{first['loc'][0]}: {first['msg']}") from error
 
 
 def build_all_arms() -> tuple[ArmSpec, ...]:

@@ -6,12 +6,12 @@ scored again, which gives an arm's contribution to its group.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
 from regime_w.answers import answers_agree, extract_answer
-from regime_w.arms import ArmOutput, family_of
+from regime_w.arms import ArmOutput, family_of, read_arm_outputs
 from regime_w.config import Formulas, RewardConfig
 from regime_w.counterfactual import Counterfactual
 from regime_w.cross_check import CrossCheck, cross_check
@@ -32,7 +32,7 @@ class CounterfactualGroup:
     """The same arms on a question that differs from the first in one number."""
 
     counterfactual: Counterfactual
-    arm_outputs: Sequence[ArmOutput]
+    arm_outputs: Sequence[ArmOutput | Mapping[str, object]]
     """One per arm of the first question, in the same order."""
 
 
@@ -82,7 +82,7 @@ class GroupScores:
 
 
 def read_group(
-    arm_outputs: Sequence[ArmOutput],
+    arm_outputs: Sequence[ArmOutput | Mapping[str, object]],
     gold_answer: str | None,
     counterfactual: CounterfactualGroup | None,
     formulas: Formulas,
@@ -90,15 +90,17 @@ def read_group(
     """Reads answers, paths and settings of all arms.
 
     Raises:
-        ValueError: The counterfactual group does not hold the same arms.
+        ValueError: An arm output is invalid, or the counterfactual group does not hold the same arms.
     """
-    names = [output.arm_name for output in arm_outputs]
-    if counterfactual and [o.arm_name for o in counterfactual.arm_outputs] != names:
+    outputs = read_arm_outputs(arm_outputs)
+    new_outputs = read_arm_outputs(counterfactual.arm_outputs) if counterfactual else ()
+    names = [output.arm_name for output in outputs]
+    if counterfactual and [output.arm_name for output in new_outputs] != names:
         raise ValueError("the counterfactual group must hold the same arms in the same order")
     gold = None if gold_answer is None else extract_answer(gold_answer)
     settings = _settings(names)
     arms = []
-    for index, output in enumerate(arm_outputs):
+    for index, output in enumerate(outputs):
         answer = _answer_of(output)
         arms.append(
             ReadArm(
@@ -114,7 +116,7 @@ def read_group(
                 else _paired_outcomes(
                     answer,
                     gold,
-                    _answer_of(counterfactual.arm_outputs[index]),
+                    _answer_of(new_outputs[index]),
                     counterfactual.counterfactual,
                 ),
             )

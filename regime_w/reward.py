@@ -4,28 +4,21 @@ From the arms' outputs and the gold answer to scores and rewards.
 """
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
 from regime_w.arms import ArmOutput
-from regime_w.config import Credit, Formulas, RewardConfig, Selection
-from regime_w.group import (
-    CounterfactualGroup,
-    GroupScores,
-    ReadArm,
-    combine,
-    read_group,
-    score_arms,
-)
+from regime_w.config import Formulas, RewardConfig, Selection
+from regime_w.credits import CREDITS, RewardParts, group_parts
+from regime_w.group import CounterfactualGroup, GroupScores, read_group, score_arms
 
 _DEFAULTS = RewardConfig()
 
 
 def compute_regime_w_scores(
     question: str,
-    arm_outputs: Sequence[ArmOutput],
+    arm_outputs: Sequence[ArmOutput | Mapping[str, object]],
     gold_answer: str | None = None,
     *,
     counterfactual: CounterfactualGroup | None = None,
@@ -36,14 +29,16 @@ def compute_regime_w_scores(
 
     Args:
         question: The question, as in the recipe's signature; no formula reads it.
-        arm_outputs: One output per arm (or several, under the same name).
+        arm_outputs: One output per arm (or several, under the same name), `ArmOutput` or a mapping
+            with its keys.
         gold_answer: The right answer, e.g. GSM8K's whole solution or ``#### 7``.
         counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
         config: Formulas and weights.
 
     Raises:
-        ValueError: Unknown formulas, or the counterfactual group does not hold the same arms.
+        ValueError: Unknown formulas, an invalid arm output, or the counterfactual group does not
+            hold the same arms.
     """
     formulas = _chosen(formulas, config)
     arms = read_group(arm_outputs, gold_answer, counterfactual, formulas)
@@ -52,7 +47,7 @@ def compute_regime_w_scores(
 
 def compute_reward(
     question: str,
-    arm_outputs: Sequence[ArmOutput],
+    arm_outputs: Sequence[ArmOutput | Mapping[str, object]],
     gold_answer: str | None = None,
     *,
     counterfactual: CounterfactualGroup | None = None,
@@ -65,7 +60,7 @@ def compute_reward(
 
     Args:
         question: The question, as in the recipe's signature; no formula reads it.
-        arm_outputs: One output per arm; may be empty.
+        arm_outputs: One output per arm, `ArmOutput` or a mapping with its keys; may be empty.
         gold_answer: The right answer; without one no arm is correct.
         counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
@@ -73,12 +68,12 @@ def compute_reward(
     """
     formulas = _chosen(formulas, config)
     arms = read_group(arm_outputs, gold_answer, counterfactual, formulas)
-    return _group_parts(arms, score_arms(arms, formulas, config), config).total
+    return group_parts(arms, score_arms(arms, formulas, config), config).total
 
 
 def arm_rewards(
     question: str,
-    arm_outputs: Sequence[ArmOutput],
+    arm_outputs: Sequence[ArmOutput | Mapping[str, object]],
     gold_answer: str | None,
     *,
     counterfactual: CounterfactualGroup | None = None,
@@ -100,7 +95,7 @@ def arm_rewards(
 
     Args:
         question: The question, as in the recipe's signature; no formula reads it.
-        arm_outputs: One output per arm; may be empty.
+        arm_outputs: One output per arm, `ArmOutput` or a mapping with its keys; may be empty.
         gold_answer: The right answer; without one no arm is correct.
         counterfactual: The same arms on a perturbed question, for the cross-check.
         config: The constants, formulas and the choice of credit.
@@ -108,23 +103,6 @@ def arm_rewards(
     return reward_group(
         arm_outputs, gold_answer, counterfactual=counterfactual, config=config
     ).rewards
-
-
-@dataclass(frozen=True, slots=True)
-class RewardParts:
-    """The terms of a reward."""
-
-    base: float
-    """For the answer being right or wrong."""
-    coherence: float
-    """For agreement with the others, path and cross-check."""
-    length: float
-    """Penalty for words above the free ones; never positive, except in a difference of groups."""
-
-    @property
-    def total(self) -> float:
-        """The reward."""
-        return self.base + self.coherence + self.length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,7 +117,7 @@ class GroupReward:
 
 
 def reward_group(
-    arm_outputs: Sequence[ArmOutput],
+    arm_outputs: Sequence[ArmOutput | Mapping[str, object]],
     gold_answer: str | None,
     *,
     counterfactual: CounterfactualGroup | None = None,
@@ -148,40 +126,8 @@ def reward_group(
     """Computes `compute_regime_w_scores` and `arm_rewards` together, reading the texts once."""
     arms = read_group(arm_outputs, gold_answer, counterfactual, config.formulas)
     scores = score_arms(arms, config.formulas, config)
-    parts = _CREDITS[config.credit](arms, scores, config)
+    parts = CREDITS[config.credit](arms, scores, config)
     return GroupReward(scores=scores, rewards=tuple(part.total for part in parts), parts=parts)
-
-
-def _shared_parts(
-    arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig
-) -> tuple[RewardParts, ...]:
-    return (_group_parts(arms, scores, config),) * len(arms)
-
-
-def _difference_parts(
-    arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig
-) -> tuple[RewardParts, ...]:
-    whole = _sum(_arm_parts(arms, scores, config))
-    return tuple(_less(whole, _sum_without(index, arms, config)) for index in range(len(arms)))
-
-
-def _sum_without(index: int, arms: Sequence[ReadArm], config: RewardConfig) -> RewardParts:
-    others = [*arms[:index], *arms[index + 1 :]]
-    return _sum(_arm_parts(others, score_arms(others, config.formulas, config), config))
-
-
-def _sum(parts: Sequence[RewardParts]) -> RewardParts:
-    return RewardParts(
-        sum(part.base for part in parts),
-        sum(part.coherence for part in parts),
-        sum(part.length for part in parts),
-    )
-
-
-def _less(whole: RewardParts, rest: RewardParts) -> RewardParts:
-    return RewardParts(
-        whole.base - rest.base, whole.coherence - rest.coherence, whole.length - rest.length
-    )
 
 
 def select_arms(
@@ -206,40 +152,3 @@ def _chosen(formulas: Formulas | None, config: RewardConfig) -> Formulas:
     if formulas is not None and formulas not in get_args(Formulas):
         raise ValueError(f"formulas: {formulas!r} is none of {', '.join(get_args(Formulas))}")
     return formulas or config.formulas
-
-
-def _arm_parts(
-    arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig
-) -> tuple[RewardParts, ...]:
-    counts = Counter(scores.answers)
-    num_others = len(arms) - 1
-    parts = []
-    for index, arm in enumerate(arms):
-        base, bonus = config.wrong_base, 0.0
-        if arm.is_correct:
-            # A lone arm agrees with itself in the recipe; otherwise the score abstains.
-            agree = (counts[arm.answer] - 1) / num_others if num_others else scores.s_end
-            path = scores.s_path if scores.arm_paths is None else scores.arm_paths[index]
-            coherence = combine(agree, path, scores.s_cf, config)
-            base, bonus = config.correct_bonus, config.coherence_weight * (coherence or 0.0)
-        parts.append(RewardParts(base, bonus, -_length_penalty(arm.num_words, config)))
-    return tuple(parts)
-
-
-def _group_parts(arms: Sequence[ReadArm], scores: GroupScores, config: RewardConfig) -> RewardParts:
-    mean_words = sum(arm.num_words for arm in arms) / max(1, len(arms))
-    return RewardParts(
-        config.correct_bonus if any(scores.correct or ()) else config.wrong_base,
-        config.coherence_weight * (scores.s_wm or 0.0),
-        -_length_penalty(mean_words, config),
-    )
-
-
-def _length_penalty(num_words: float, config: RewardConfig) -> float:
-    return config.length_penalty_per_word * max(0.0, num_words - config.free_words)
-
-
-_CREDITS: Mapping[
-    Credit, Callable[[Sequence[ReadArm], GroupScores, RewardConfig], tuple[RewardParts, ...]]
-] = {"per_arm": _arm_parts, "shared": _shared_parts, "difference": _difference_parts}
-"""What each arm of a group earns, in the order of the arms, by ``RewardConfig.credit``."""

@@ -5,9 +5,9 @@ change: an arm without an answer (``None``) agrees with nothing. None of these s
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from regime_w.arms import ArmOutput
+from regime_w.arms import ArmOutput, read_arm_outputs
 
 
 def num_pairs(count: int) -> int:
@@ -50,8 +50,13 @@ def s_path_for_question(reasonings: Sequence[str]) -> float:
     return 1.0 / (1.0 + variance / (mean + 1e-6))
 
 
-def s_cf_for_question(arm_outputs: Sequence[ArmOutput]) -> float:
-    """Scores the counterfactual cross-check: in the recipe a constant 0.5 for every group."""
+def s_cf_for_question(arm_outputs: Sequence[ArmOutput | Mapping[str, object]]) -> float:
+    """Scores the counterfactual cross-check: in the recipe a constant 0.5 for every group.
+
+    Raises:
+        ValueError: An arm output is invalid.
+    """
+    read_arm_outputs(arm_outputs)
     return 0.5
 
 

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from inference_server.launch.server_process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig, reward_group
-from regime_w.reward import RewardParts
+from regime_w.credits import RewardParts
 from trainer.config.loading import load_config
 from trainer.config.sections import (
     EvaluationConfig,
