@@ -6,16 +6,16 @@ The trainer reads them to plan the memory of both processes. Loads neither torch
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
+
+from inference_server.wire.settings_model import SettingsModel
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.92
 """What vLLM 0.32 takes of the GPU where ``gpu_memory_utilization`` is null."""
 
 
-class ServeConfig(BaseModel):
+class ServeConfig(SettingsModel):
     """What the server does beyond vLLM, and the flags of vLLM that its memory depends on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model: str | None = Field(default=None, min_length=1)
     """Base model to serve: a folder in Hugging Face's format, or a model id on the Hub.

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -32,6 +32,8 @@ class Source:
     """``flag``, ``variable``, or the configuration file."""
     kebab_case: bool = False
     """Whether flags are shown with ``-``."""
+    given_as: Mapping[str, str] = field(default_factory=dict)
+    """Keys that were given as another table's: key → ``section.key``."""
 
     def holds(self, location: Sequence[str | int]) -> bool:
         """Whether it gives the value at a location."""
@@ -45,6 +47,7 @@ class Source:
 
     def says(self, key: str, reason: str) -> str:
         """A line that names a key as it was given here."""
+        key = self.given_as.get(key, key)
         if self.kind == "flag":
             return f"--{key.replace('_', '-') if self.kebab_case else key}: {reason}"
         key = key if self.table is None else f"{self.table}.{key}"
@@ -55,10 +58,10 @@ class Source:
 
 def known_keys(model: type[BaseModel]) -> Iterator[str]:
     """Keys of a model by the names that they are given under, those of its sections as ``section.key``."""
-    for name, field in model.model_fields.items():
-        key = field.validation_alias if isinstance(field.validation_alias, str) else name
+    for name, info in model.model_fields.items():
+        key = info.validation_alias if isinstance(info.validation_alias, str) else name
         yield key
-        annotation = field.annotation
+        annotation = info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             yield from (f"{key}.{below}" for below in known_keys(annotation))
 
@@ -74,6 +77,13 @@ def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = Fals
     """The same for a flag, given with its ``--``."""
     meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
     return meant.replace("_", "-") if kebab_case else meant
+
+
+def got(key: str, value: object) -> str:
+    """`` (got …)``, or nothing where a secret may be in the value: keys, and whole tables or texts of them."""
+    is_plain = value is None or isinstance(value, (str, int, float))
+    is_secret = key in ("server", "serve") or "api_key" in key
+    return f" (got {value!r})" if is_plain and not is_secret else ""
 
 
 def error_lines(
@@ -98,9 +108,10 @@ def error_lines(
             in_table = key if source is None or source.table is None else f"{source.table}.{key}"
             reason = f"unknown key{suggestion(in_table, keys)}"
         else:
-            reason = problem["msg"].removeprefix("Value error, ")
-            if not is_missing and not isinstance(problem["input"], dict) and "api_key" not in key:
-                reason += f" (got {problem['input']!r})"
+            is_table = problem["type"] in ("model_type", "dict_type")
+            reason = "must be a table" if is_table else problem["msg"].removeprefix("Value error, ")
+            if not is_missing:
+                reason += got(key, problem["input"])
         if not location:
             lines.append(reason)  # a rule over several keys, which names them
         elif source is None and len(location) == 1:

@@ -19,7 +19,7 @@ from pydantic_settings import (
     SettingsError as SourceError,
 )
 
-from inference_server.wire.settings_errors import SettingsError, known_keys
+from inference_server.wire.settings_errors import SettingsError, got, known_keys
 
 PREFIX = "REGIME_W_"
 _NESTED = "__"
@@ -97,9 +97,9 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
                 source()
             except SourceError:
                 key = name[len(PREFIX) :].replace(_NESTED, ".")
-                raise SettingsError(
-                    f"{key}, from {name.upper()}: must be JSON (got {value!r})"
-                ) from None
+                last = key.rpartition(".")[2]
+                shown = "" if (value or "").startswith(("{", "[")) else got(last, value)
+                raise SettingsError(f"{key}, from {name.upper()}: must be JSON{shown}") from None
         raise
 
 

@@ -3,15 +3,13 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from inference_server.wire.settings_model import SettingsModel
 
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class Section(BaseModel):
+class Section(SettingsModel):
     """A section of the configuration: unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class CommandConfig(Section):

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticUndefined
 
-from trainer.config.rollout import RENAMED_KEYS
+from inference_server.wire.settings_model import NULL
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
 
@@ -23,6 +24,8 @@ def as_toml(config: BaseModel) -> str:
 def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> None:
     """Compare the settings with the stored ones, if there are any, and store them.
 
+    The stored file is read as ``--config`` would read it, so keys that it lacks have their defaults.
+
     Args:
         path: The file; its folder is made where it is missing.
         config: The settings now.
@@ -36,12 +39,13 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
             stored = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: {error}") from None
-        before = {RENAMED_KEYS.get(key, key): value for key, value in _flat(stored).items()}
-        now = _flat(_plain(config))
+        written, now = _flat(stored), _flat(_plain(config))
+        before = _as_read(stored, config) or written
         changed = [
-            f"{key} was {before.get(key, 'null')} and is {now.get(key, 'null')}"
+            f"{key} was {before.get(key, NULL)} and is {now.get(key, NULL)}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key)
+            # Earlier versions left out null, even where it is not the default.
+            if now.get(key, NULL) not in (before.get(key, NULL), written.get(key, NULL))
             and not any(key == each or key.startswith(f"{each}.") for each in free)
         ]
         if changed:
@@ -63,8 +67,25 @@ def training_source(adapter: Path) -> str | None:
     return None
 
 
+def _as_read(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any] | None:
+    """The stored settings as the configuration's type reads them; None where it cannot."""
+    try:
+        return _flat(_plain(type(config).model_validate(stored)))
+    except ValidationError:
+        return None
+
+
 def _plain(config: BaseModel) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_none=True, exclude={"server": {"api_key"}})
+    """Values that TOML knows; None is left out, or ``null`` where the default is another value."""
+    found = config.model_dump(mode="json", exclude_none=True, exclude={"server": {"api_key"}})
+    for name, section in config:
+        if isinstance(section, BaseModel) and name in found:
+            found[name] |= {
+                key: NULL
+                for key, field in type(section).model_fields.items()
+                if getattr(section, key) is None and field.default not in (None, PydanticUndefined)
+            }
+    return found
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

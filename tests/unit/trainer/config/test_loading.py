@@ -61,6 +61,10 @@ def test_sources_are_merged_key_by_key(tmp_path: Path, monkeypatch: pytest.Monke
     ("arguments", "section", "key", "value"),
     [
         (["--ppo.dual_clip", "None"], "ppo", "dual_clip", None),
+        (["--ppo.dual_clip", "null"], "ppo", "dual_clip", None),
+        (["--ppo.stop_kl=null"], "ppo", "stop_kl", None),
+        (["--policy.adapter", "null"], "policy", "adapter", None),
+        (["--rollout.arms", "null"], "rollout", "arms", build_all_arms()),
         (["--ppo.learning_rate", "1e-3"], "ppo", "learning_rate", 1e-3),
         (["--ppo.learning-rate", "1e-3"], "ppo", "learning_rate", 1e-3),
         (["--ppo.learning-rate=1e-3"], "ppo", "learning_rate", 1e-3),
@@ -78,6 +82,15 @@ def test_sources_are_merged_key_by_key(tmp_path: Path, monkeypatch: pytest.Monke
 )
 def test_flags_of_every_type(arguments: list[str], section: str, key: str, value: object) -> None:
     assert getattr(getattr(load(*arguments), section), key) == value
+
+
+@pytest.mark.parametrize("null", ["null", "None"])
+def test_null_turns_off_an_optional_setting_everywhere(
+    null: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(*config_file(tmp_path, f'[ppo]\ndual_clip = "{null}"\n')).ppo.dual_clip is None
+    monkeypatch.setenv("REGIME_W_PPO__DUAL_CLIP", null)
+    assert load().ppo.dual_clip is None
 
 
 def test_arms_come_from_a_file(tmp_path: Path) -> None:
@@ -180,6 +193,46 @@ def test_what_is_wrong_in_the_environment_names_the_key(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert_one_line_error(capsys, [], *fragments)
+
+
+SECRET = "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("source", "given"),
+    [
+        ("variable", '{"api_key": "s3cret"'),
+        ("variable", '[{"api_key": "s3cret"}]'),
+        ("variable", SECRET),
+        ("variable", f'"{SECRET}"'),
+        ("file", '[[server]]\napi_key = "s3cret"\n'),
+        ("file", '[[serve]]\napi_key = "s3cret"\n'),
+        ("file", f'server = "{SECRET}"\n'),
+        ("file", '[server]\napi_key = ["s3cret"]\n'),
+        ("file", 'api_key = "s3cret"\n'),
+        ("flag", f'["{SECRET}"]'),
+        ("flag", SECRET),
+        ("flag", '{"api_key": "s3cret"'),
+    ],
+)
+def test_no_message_shows_a_secret(
+    source: str,
+    given: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["--server", given] if source == "flag" else []
+    if source == "variable":
+        monkeypatch.setenv("REGIME_W_SERVER", given)
+    if source == "file":
+        arguments = [*config_file(tmp_path, given)]
+    with pytest.raises(SystemExit):
+        load(*arguments)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "serve" in err or "api_key" in err
+    assert SECRET not in err
 
 
 @pytest.mark.parametrize(

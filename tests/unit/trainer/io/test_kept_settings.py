@@ -5,18 +5,23 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 from pydantic import BaseModel
 
 from regime_w import ArmSpec, build_all_arms
-from trainer.config.sections import CollectConfig, RolloutConfig, SFTRunConfig, TrainConfig
+from trainer.config.sections import (
+    CollectConfig,
+    PPOConfig,
+    RolloutConfig,
+    SFTRunConfig,
+    TrainConfig,
+)
 from trainer.errors import UsageError
 from trainer.io.kept_settings import CONFIG_FILE, as_toml, keep_settings
 from trainer.run_state.run_folder import read_run_config
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 """Written when arms were null and dynamic sampling had another name."""
-YOUNGER = ("run.num_adapters", "run.metrics_host")
-"""Keys that did not exist then; a run may change them anyway. All others must compare equal."""
 SOLO = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
 
 
@@ -34,7 +39,7 @@ def test_a_run_of_an_earlier_version_resumes(old_run: Path) -> None:
     config = read_run_config(old_run)
     assert config.rollout.arms == build_all_arms()
     assert config.rollout.dynamic_sampling is False
-    keep_settings(path, config, free=YOUNGER)
+    keep_settings(path, config, free=())
     assert "dynamic_sampling" in tomllib.loads(path.read_text())["rollout"]
     assert read_run_config(old_run) == config
     keep_settings(path, config, free=())
@@ -53,7 +58,7 @@ def test_a_run_of_an_earlier_version_refuses_other_settings(
     config = read_run_config(old_run)
     changed = config.model_copy(update={"rollout": config.rollout.model_copy(update=change)})
     with pytest.raises(UsageError, match=named):
-        keep_settings(old_run / CONFIG_FILE, changed, free=YOUNGER)
+        keep_settings(old_run / CONFIG_FILE, changed, free=())
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), SFTRunConfig(), CollectConfig()])
@@ -72,3 +77,40 @@ def test_custom_arms_are_stored_and_read_back(tmp_path: Path) -> None:
     keep_settings(tmp_path / CONFIG_FILE, config, free=())
     with pytest.raises(UsageError, match="and is null"):
         keep_settings(tmp_path / CONFIG_FILE, TrainConfig(), free=())
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), SFTRunConfig(), CollectConfig()])
+def test_settings_that_were_begun_with_the_eight_arms_spelt_out_resume(
+    config: BaseModel, tmp_path: Path
+) -> None:
+    path = tmp_path / CONFIG_FILE
+    stored = tomllib.loads(as_toml(config))
+    section = stored if isinstance(config, SFTRunConfig) else stored["rollout"]
+    section["arms"] = [arm.model_dump() for arm in build_all_arms()]
+    path.write_text(tomli_w.dumps(stored))
+    keep_settings(path, config, free=())
+    section["arms"][0]["temperature"] = 0.9
+    path.write_text(tomli_w.dumps(stored))
+    with pytest.raises(UsageError, match=r"arms was .*0\.9.* and is null"):
+        keep_settings(path, config, free=())
+
+
+def test_a_stored_file_that_is_not_valid_now_names_what_differs(tmp_path: Path) -> None:
+    path = tmp_path / CONFIG_FILE
+    path.write_text(as_toml(TrainConfig()) + "[ppo2]\nx = 1\n")
+    with pytest.raises(UsageError, match=r"other settings: ppo2.x was 1 and is null[.] Resume"):
+        keep_settings(path, TrainConfig(), free=())
+
+
+def test_null_is_stored_where_it_is_not_the_default(tmp_path: Path) -> None:
+    path = tmp_path / CONFIG_FILE
+    config = TrainConfig(ppo=PPOConfig(dual_clip=None))
+    keep_settings(path, config, free=())
+    assert "value_clip = 0.2" in path.read_text()
+    assert read_run_config(tmp_path) == config
+    keep_settings(path, config, free=())
+    with pytest.raises(UsageError, match=r"ppo[.]dual_clip was null and is 3.0"):
+        keep_settings(path, TrainConfig(), free=())
+    # Earlier versions left it out.
+    path.write_text(path.read_text().replace('dual_clip = "null"\n', ""))
+    keep_settings(path, config, free=())
