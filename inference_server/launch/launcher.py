@@ -1,7 +1,8 @@
 """Starts the server: our settings first, then vLLM's OpenAI server with our plugin in it.
 
 Importing vLLM takes many seconds, so everything that can be checked without it is checked first:
-``--help`` and a mistyped flag answer at once.
+``--help`` and a wrong value answer at once. Only vLLM knows all of its flags, so an unknown flag is
+refused once it is imported.
 """
 
 import ipaddress
@@ -38,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings, vllm_flags = read_settings(sys.argv[1:] if argv is None else argv)
         _check_exposure(settings)
-        _check_port(settings)
         _check_model(settings.model)
+        _check_port(settings)
         # Until the server listens: raise SystemExit, since vLLM swallows a KeyboardInterrupt while it loads.
         for stop in (signal.SIGINT, signal.SIGTERM):
             signal.signal(stop, _exit)

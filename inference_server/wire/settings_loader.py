@@ -6,7 +6,9 @@ has their types. Flags may be written with ``-`` or ``_``. Empty variables count
 Compose passes on as empty what the user left out. Loads neither torch nor vllm.
 """
 
+import difflib
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +19,7 @@ from inference_server.wire.settings_errors import (
     Source,
     error_lines,
     flag_suggestion,
+    got,
     known_keys,
     suggestion,
 )
@@ -57,7 +60,10 @@ def load_settings(
     own.insert(0, Source(values=flags, kind="flag", kebab_case=program.kebab_case))
     keys = {*known_keys(model), *program.sections}
     for name, section in program.sections.items():
-        keys |= {f"{name}.{key}" for key in known_keys(section)}
+        keys |= {f"{name}.{key}" for key in known_keys(section) if "." not in key}
+    lines = _tables_in_tables([*own, *others], program)
+    if lines:
+        raise SettingsError(*lines)
     lines = [] if program.allow_unknown_flags else _unknown_flags(unknown, model)
     lines += _unknown_variables(keys)
     tables = {}
@@ -66,11 +72,14 @@ def load_settings(
             tables[name] = program.sections[name].model_validate(values)
         except ValidationError as error:
             lines += error_lines(error, others, keys, table=name)
-    own.append(Source(values=_inherited(tables, program.inherited)))
+    own += _inherited(tables, program.inherited, others)
     try:
         settings = model.model_validate(_merged(own))
     except ValidationError as error:
-        raise SettingsError(*lines, *error_lines(error, own, keys)) from None
+        found = error_lines(error, own, keys)
+        if program.allow_unknown_flags:
+            found += _misspelt(error, unknown, others, program)
+        raise SettingsError(*lines, *found) from None
     if lines:
         raise SettingsError(*lines)
     return settings, unknown
@@ -80,18 +89,77 @@ def _sources(
     model: type[BaseModel], program: Program, path: Path | None
 ) -> tuple[list[Source], list[Source]]:
     """What environment and file say, strongest first: of the program's settings, and of other tables."""
-    top, in_file = _split({} if path is None else read_toml(path), model, program)
+    file = str(path or "")
+    content = {} if path is None else _renamed(read_toml(path), program)
+    _require_tables(content, model, program, file)
+    top, in_file = _split(content, model, program)
     # Without a section in its name a variable may be a key of another command: `eval` has ``data``.
     tables_model = create_model("Tables", **_other_tables(model, program))
-    in_variables = read_environment(tables_model, only_nested=True)
-    table, file = program.own_section, str(path or "")
+    in_variables = _renamed(read_environment(tables_model, only_nested=True), program)
+    table = program.own_section
     own = [
-        Source(values=read_environment(model), kind="variable"),
+        Source(values=_renamed(read_environment(model), program), kind="variable"),
         Source(values=in_variables.pop(table or "", {}), table=table, kind="variable"),
         Source(values=top, kind=file),
         Source(values=in_file.pop(table or "", {}), table=table, kind=file),
     ]
     return own, [Source(values=in_variables, kind="variable"), Source(values=in_file, kind=file)]
+
+
+def _renamed(values: Values, program: Program) -> Values:
+    """Values with the keys' present names, so that sources beat each other whichever names they use."""
+    for old, new in program.renamed.items():
+        section, _, name = old.partition(".")
+        if isinstance(table := values.get(section), dict) and name in table:
+            others = {key: value for key, value in table.items() if key != name}
+            values = {**values, section: {new.partition(".")[2]: table[name], **others}}
+    return values
+
+
+def _require_tables(file: Values, model: type[BaseModel], program: Program, path: str) -> None:
+    """Refuse what is no table where a table belongs; a text may be an own key's (`eval` has ``data``)."""
+    lines = [
+        Source(values={}, kind=path).says(name, f"must be a table{got(name, value)}")
+        for name, value in file.items()
+        if name in program.sections
+        and not isinstance(value, dict)
+        and not (isinstance(value, str) and name in model.model_fields)
+    ]
+    if lines:
+        raise SettingsError(*lines)
+
+
+def _tables_in_tables(sources: Sequence[Source], program: Program) -> list[str]:
+    """One line for each section in a command's own table: sections stand at the top of the file."""
+    lines = []
+    for source in sources:
+        tables = source.values if source.table is None else {source.table: source.values}
+        for table, values in tables.items():
+            if table not in program.sections or not isinstance(values, Mapping):
+                continue
+            lines += [
+                replace(source, table=table).says(key, f"unknown key; did you mean {key}?")
+                for key in values
+                if key in program.sections and _is_section(program.sections[table], key)
+            ]
+    return lines
+
+
+def _misspelt(
+    error: ValidationError, flags: Sequence[str], others: Sequence[Source], program: Program
+) -> list[str]:
+    """Lines on what may have been meant as a missing setting: unknown flags, and keys beside the inherited."""
+    lines = []
+    for name in (str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"):
+        near = difflib.get_close_matches(f"--{name}", [f.partition("=")[0] for f in flags], 1)
+        lines += [f"{flag}: unknown flag; did you mean --{name}?" for flag in near]
+        section, _, key = program.inherited.get(name, "").partition(".")
+        lines += [
+            source.says(f"{section}.{given}", f"unknown key; did you mean {section}.{key}?")
+            for source in others
+            for given in difflib.get_close_matches(key, source.values.get(section, ()), 1)
+        ]
+    return lines
 
 
 def _split(file: Values, model: type[BaseModel], program: Program) -> tuple[Values, Values]:
@@ -139,14 +207,18 @@ def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> Values:
     }
 
 
-def _inherited(tables: Mapping[str, BaseModel], inherited: Mapping[str, str]) -> Values:
-    """Own keys that take what another table says."""
-    found = {}
+def _inherited(
+    tables: Mapping[str, BaseModel], inherited: Mapping[str, str], others: Sequence[Source]
+) -> list[Source]:
+    """Own keys that take what another table says, each from where that was given."""
+    found = []
     for key, dotted in inherited.items():
         section, _, name = dotted.partition(".")
-        if section in tables and name in tables[section].model_fields_set:
-            found[key] = getattr(tables[section], name)
-    return {key: value for key, value in found.items() if value is not None}
+        value = getattr(tables.get(section), name, None)
+        source = next((other for other in others if other.holds((section, name))), None)
+        if value is not None and source is not None:
+            found.append(replace(source, values={key: value}, given_as={key: dotted}))
+    return found
 
 
 def _unknown_flags(unknown: Sequence[str], model: type[BaseModel]) -> list[str]:

@@ -131,6 +131,53 @@ def test_bad_files_name_the_key_and_the_file(tmp_path: Path, toml: str, words: s
     assert str(config) in str(refusal.value)
 
 
+def test_a_missing_model_names_the_flag_or_key_that_may_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = "inference_server: --model: Field required"
+    flags = ["--modle", "m", "--tensor-parallel-size=2"]
+    assert main(flags) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        missing,
+        "inference_server: --modle: unknown flag; did you mean --model?",
+    ]
+    config = tmp_path / "server.toml"
+    config.write_text('[policy]\nbase_modle = "m"\n')
+    meant = "unknown key; did you mean policy.base_model?"
+    assert main(["--config", str(config)]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        missing,
+        f"inference_server: policy.base_modle: {meant}, in {config}",
+    ]
+    monkeypatch.setenv("REGIME_W_POLICY__BASE_MODLE", "m")
+    assert main([]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        missing,
+        f"inference_server: policy.base_modle, from REGIME_W_POLICY__BASE_MODLE: {meant}",
+    ]
+
+
+def test_a_bad_base_model_of_the_recipe_names_its_key_and_the_file(tmp_path: Path) -> None:
+    config = tmp_path / "recipe.toml"
+    config.write_text("[policy]\nbase_model = 3\n")
+    with pytest.raises(SettingsError) as refusal:
+        settings_of("--config", str(config))
+    assert refusal.value.lines == (
+        f"policy.base_model: Input should be a valid string (got 3), in {config}",
+    )
+
+
+def test_a_missing_model_folder_is_told_whether_or_not_the_port_is_free(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        line = refused(capsys, "--model", "./nowhere", "--port", port)
+    assert "--model ./nowhere: no such folder" in line
+
+
 def test_bad_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGIME_W_PORT", "x")
     with pytest.raises(SettingsError, match="REGIME_W_PORT: Input should be a valid integer"):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from regime_w import ArmSpec, build_all_arms
 from trainer.config.base import Section
@@ -14,6 +14,14 @@ def _given_or_recipe(arms: object) -> object:
     return build_all_arms() if not arms or arms == [None] else arms
 
 
+def _names_are_unique(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
+    names = [arm.name for arm in arms]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"two arms have the name {repeated[0]!r}; give each a name of its own")
+    return arms
+
+
 def _is_recipe(arms: object) -> bool:
     return arms == build_all_arms()
 
@@ -21,6 +29,7 @@ def _is_recipe(arms: object) -> bool:
 Arms = Annotated[
     tuple[ArmSpec, ...],
     BeforeValidator(_given_or_recipe),
+    AfterValidator(_names_are_unique),
     # Not written to a run's config.toml, where a missing key has always meant the eight.
     Field(exclude_if=_is_recipe),
 ]

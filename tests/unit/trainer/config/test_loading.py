@@ -110,6 +110,23 @@ def test_an_earlier_name_of_a_key_is_still_read(
     assert load().rollout.dynamic_sampling
 
 
+def test_an_earlier_name_in_a_stronger_source_beats_the_name_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config_file(tmp_path, "[rollout]\ndynamic_sampling = true\n")
+    monkeypatch.setenv("REGIME_W_ROLLOUT__REFILL_ZERO_VARIANCE", "false")
+    assert not load(*file).rollout.dynamic_sampling
+    assert load(*file, "--rollout.refill_zero_variance").rollout.dynamic_sampling
+    monkeypatch.setenv("REGIME_W_ROLLOUT__DYNAMIC_SAMPLING", "true")
+    assert load().rollout.dynamic_sampling, "the name now wins within one source"
+
+
+def test_arms_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arm = '{name = "solo", system_prompt = "", temperature = 0.7, top_p = 1.0}'
+    file = config_file(tmp_path, f"[rollout]\narms = [{arm}, {arm}]\n")
+    assert_one_line_error(capsys, [*file], "rollout.arms: two arms have the name 'solo'", file[1])
+
+
 def test_an_empty_variable_counts_as_not_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

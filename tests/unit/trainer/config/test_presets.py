@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from inference_server.settings import OTHER_SECTIONS, read_settings
+from inference_server.wire.settings_errors import SettingsError
 from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 from trainer.config.sections import SECTIONS, CommandConfig, EvaluationConfig, TrainConfig
@@ -182,3 +183,58 @@ def test_every_command_refuses_a_file_with_a_mistake_anywhere(
     assert err.startswith(f"{command}: error: {line}")
     assert err.endswith(f", in {path}\n")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("program", [*COMMANDS, "server"])
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("text", ["{} = 3\n", '[[{}]]\napi_key = "s3cret"\n'])
+def test_a_section_that_is_no_table_is_refused_in_one_line(
+    text: str, section: str, program: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(text.format(section))
+    if program == "server":
+        with pytest.raises(SettingsError) as refusal:
+            read_settings(["--model", "m", "--config", str(path)])
+        lines = list(refusal.value.lines)
+    else:
+        with pytest.raises(SystemExit):
+            parsed(program, "--config", str(path))
+        lines = capsys.readouterr().err.splitlines()
+    (line,) = lines
+    assert f"{section}: must be a table" in line
+    assert str(path) in line
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        ("doctor.ppo", "doctor.ppo: unknown key; did you mean ppo?"),
+        ("doctor.serve", "doctor.serve: unknown key; did you mean serve?"),
+        ("collect.server", "collect.server: unknown key; did you mean server?"),
+        ("eval.server", "eval.server: unknown key; did you mean server?"),
+    ],
+)
+def test_a_commands_table_holds_no_sections(
+    command: str, table: str, line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f"[{table}]\n")
+    with pytest.raises(SystemExit):
+        parsed(command, "--config", str(path))
+    assert capsys.readouterr().err == f"{command}: error: {line}, in {path}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_key_of_a_section_in_a_commands_table_is_suggested(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('api_key = "s3cret"\n')
+    with pytest.raises(SystemExit):
+        parsed(command, "--config", str(path))
+    err = capsys.readouterr().err
+    assert "did you mean serve" in err
+    assert "s3cret" not in err
