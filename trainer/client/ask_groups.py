@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 
 
 class LostError(Exception):
-    """The server lost what was asked for, which can be asked for again; see `ask_again`."""
+    """The server lost the request; it can be retried: see `ask_again`."""
 
 
 def group_request(

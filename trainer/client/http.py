@@ -137,8 +137,7 @@ class RetryingHTTP:
             return body.model_validate_json(response.content)
         except ValidationError as error:
             raise InvalidAnswerError(
-                f"{self._url}{response.url.path} answered with something else than "
-                f"{body.__name__.strip('_')}"
+                f"{self._url}{response.url.path} returned no valid {body.__name__.strip('_')}"
             ) from error
 
     def _attempts(self, path: str) -> AsyncIterator[stamina.Attempt]:

@@ -23,7 +23,7 @@ from trainer.rollouts.groups import RolloutBatch, Score, ScoredGroup, score_grou
 from trainer.rollouts.questions import QuestionBatch, QuestionStream
 
 _SPARES_PER_QUESTION = 2
-"""Bounds dynamic sampling: a policy that solves everything must not ask for ever."""
+"""Bounds dynamic sampling: a policy that solves everything must not request forever."""
 
 
 @dataclass(kw_only=True)

@@ -34,14 +34,14 @@ def restore(
 
     Args:
         config: Of the run.
-        journal: Of the run; forgets its last step if that comes to NaN or infinity.
+        journal: Of the run; forgets its last step if that produces NaN or infinity.
         learner: Is put into the restored state.
         say: Gets a line for each recomputed step.
 
     Raises:
         CheckpointError: No checkpoint is whole, or it is of another base model or adapter shape.
         JournalError: The rollouts of a step are missing or damaged.
-        NonFiniteError: A step comes to NaN or infinity.
+        NonFiniteError: A step produces NaN or infinity.
     """
     folder = newest_checkpoint(config.run.folder, say)
     checkpoint = load_checkpoint(folder, learner.roles, learner.update)
@@ -60,8 +60,8 @@ def restore(
             rows[entry.step] = done.metrics
             changed = [adapter for adapter, sha256 in done.adapters if adapter.sha256 != sha256]
             say(
-                f"step {entry.step:>4} again from the journal, not generated anew"
-                + "".join(f"; version {a.version} comes out otherwise here" for a in changed)
+                f"step {entry.step:>4} recomputed from the journal"
+                + "".join(f"; version {a.version} differs when recomputed here" for a in changed)
             )
     except NonFiniteError:
         # The run was killed before it met the error itself.
@@ -103,7 +103,7 @@ def restore_versions(
 
 
 def complete_metrics(restored: Restored, version: int, tracker: Tracker) -> None:
-    """Write the lines of metrics.jsonl that the run did not come to write.
+    """Write the metrics lines missing after a crash.
 
     Args:
         restored: Has the metrics of the recomputed steps.

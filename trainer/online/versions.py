@@ -105,7 +105,7 @@ class Versions:
     def push_again(self, version: int) -> Published | None:
         """Make the server hold an earlier version beside the active one.
 
-        None where its adapter is not on the disk any more, or another run's is under its number.
+        None where its adapter was deleted, or the server holds another run's adapter under that number.
         """
         folder = self.adapters.folder_of(version)
         try:
@@ -164,7 +164,7 @@ class Versions:
         """
         version = request.policy
         if not isinstance(version, int):
-            raise TypeError(f"a group is asked of one version, not of {version!r}")
+            raise TypeError(f"policy must be a version number, got {version!r}")
 
         async def ask() -> ArmGroup:
             (group,), boot_id = await ask_groups(self._server, request)
@@ -215,7 +215,9 @@ class Versions:
             for name in ("base_model", "base_dtype"):
                 was, now = getattr(self._found, name), getattr(status, name)
                 if was != now:
-                    raise SyncError(f"the server came back with {name} {now}; it had {was}")
+                    raise SyncError(
+                        f"the server serves {name} {now} after its restart; before it was {was}"
+                    )
             held = {info.version: info.sha256 for info in status.versions}
             active, pushed = self._active, []
             for number in sorted({version} if active is None else {version, active}):

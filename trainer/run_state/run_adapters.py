@@ -17,7 +17,7 @@ from trainer.run_state.journal_entries import JournaledAdapter
 
 
 def save_adapter(roles: PolicyRoles, folder: Path) -> None:
-    """Write the policy, rounded to the dtype it is served in, into a folder that a kill leaves whole or absent."""
+    """Write the policy, rounded to the dtype it is served in, into a folder written atomically."""
     roles.export_policy(new_folder(folder))
     finish_folder(folder)
 

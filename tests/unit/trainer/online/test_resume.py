@@ -247,7 +247,7 @@ def test_a_damaged_checkpoint_costs_time_and_nothing_else(
     assert differing(outcome_of(folder, server), undisturbed.outcome) == set()
     said = capsys.readouterr().out
     assert "step-000002: state.pt is damaged; going back to the one before" in said
-    assert said.count("again from the journal") == 3
+    assert said.count("recomputed from the journal") == 3
 
 
 @pytest.mark.parametrize(
