@@ -25,7 +25,6 @@ have top_p 1), retries, checkpoints and resume, a test of each push, chat templa
 
 import argparse
 import hashlib
-import json
 import os
 import statistics
 import sys
@@ -39,6 +38,7 @@ from typing import Any
 import httpx
 import torch
 from peft import PeftModel
+from pydantic import ValidationError
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM
@@ -59,40 +59,44 @@ class ExampleError(Exception):
     """Something the user can fix; its message is one line."""
 
 
-# --- 1. and 5. The server -----------------------------------------------------------------------
-
-
 class Server:
-    """The four routes that online training needs."""
+    """Steps 1 and 5: the four routes that online training needs."""
 
     def __init__(self, url: str):
         """Take the API key from the environment, as the trainer does."""
-        key = os.environ.get("REGIME_W_API_KEY")
+        key = os.environ.get("REGIME_W_API_KEY", "")
+        if not (key.isascii() and key.isprintable()):
+            raise ExampleError("REGIME_W_API_KEY: must be printable ASCII, as it goes in a header")
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=300, trust_env=False)
+        self._http = httpx.Client(headers=headers, timeout=300, trust_env=False)
+        self._url = url.rstrip("/")
 
-    def _send(self, method: str, path: str, **content: Any) -> bytes:
+    def _send(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
-            answer = self._http.request(method, path, **content)
+            answer = self._http.request(method, self._url + path, **content)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise ExampleError(f"--url {self._http.base_url}: no server: {error}") from error
+            raise ExampleError(f"--url {self._url}: no server: {error}") from error
         if not answer.is_success:
             raise ExampleError(f"{method} {path}: {answer.status_code} {answer.text[:500]}")
-        return answer.content
+        return answer
 
     def status(self) -> wire.ServerStatus:
         """What is served, and which version number is free."""
-        return wire.ServerStatus.model_validate_json(self._send("GET", "/v1/status"))
+        try:
+            return wire.ServerStatus.model_validate_json(self._send("GET", "/v1/status").content)
+        except ValidationError as error:
+            raise ExampleError(f"--url {self._url}: not a Regime W server") from error
 
     def generate(self, problems: Sequence[Problem], **options: Any) -> list[wire.ArmGroup]:
         """A group of completions for each question, one of each arm, with tokens and logprobs."""
         questions = [wire.Question(id=str(i), question=p.question) for i, p in enumerate(problems)]
         request = wire.ArmsRequest(questions=questions, arms=ARMS, **options)
         answer = self._send("POST", "/v1/arms/generate", json=request.model_dump(mode="json"))
-        return wire.ArmsResponse.model_validate_json(answer).groups
+        return wire.ArmsResponse.model_validate_json(answer.content).groups
 
-    def push(self, version: int, folder: Path) -> None:
-        """Upload an adapter as PEFT saves it; it is served once this returns."""
+    def push(self, version: int, model: Any, folder: Path) -> None:
+        """Upload the adapter as PEFT saves it; it is served once this returns."""
+        model.save_pretrained(folder, selected_adapters=[POLICY], save_embedding_layers=False)
         names = wire.ADAPTER_CONFIG_FILE, wire.ADAPTER_WEIGHTS_FILE
         files = {name: (folder / name).read_bytes() for name in names}
         digest = hashlib.sha256(files[wire.ADAPTER_WEIGHTS_FILE]).hexdigest()
@@ -100,16 +104,14 @@ class Server:
 
     def accuracy(self, version: int, problems: Sequence[Problem], max_tokens: int) -> float:
         """Share of correct greedy answers, by vLLM's own completions route."""
-        prompts = [regime_w.build_prompt(ARMS[0].system_prompt, p.question) for p in problems]
-        options = {"model": wire.adapter_name(version), "max_tokens": max_tokens, "temperature": 0}
-        body = {"prompt": prompts, **options}
-        choices = json.loads(self._send("POST", "/v1/completions", json=body))["choices"]
+        body = {"model": wire.adapter_name(version), "max_tokens": max_tokens, "temperature": 0}
+        body["prompt"] = [
+            regime_w.build_prompt(ARMS[0].system_prompt, p.question) for p in problems
+        ]
+        choices = self._send("POST", "/v1/completions", json=body).json()["choices"]
         answers = [regime_w.extract_answer(choice["text"]) for choice in choices]
         golds = [regime_w.extract_answer(problem.answer) for problem in problems]
         return statistics.fmean(a == gold for a, gold in zip(answers, golds, strict=True))
-
-
-# --- 2. to 4. Rewards, advantages, update --------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Rollout:
 
 
 def score(group: wire.ArmGroup, problem: Problem) -> list[Rollout]:
-    """Each arm earns for a correct answer, for agreement with the others, and for true equations."""
+    """Step 2: an arm earns by its answer, agreement with the others and true equations."""
     if any(arm.finish_reason is wire.FinishReason.ABORT for arm in group.arms):
         raise ExampleError("the engine aborted a completion, which is not a wrong answer")
     outputs = [regime_w.ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
@@ -178,7 +180,7 @@ def token_logprobs(model: Any, batch: Batch, adapter: str) -> Tensor:
 
 
 def leave_one_out(values: Tensor, group_size: int) -> Tensor:
-    """Each of [B] values less the mean of the others of its group: the baseline of RLOO."""
+    """Step 3: each of [B] values less the mean of the others of its group: the baseline of RLOO."""
     groups = values.view(-1, group_size)
     centred = groups - groups.mean(dim=1, keepdim=True)
     return (centred * group_size / (group_size - 1)).view(-1)
@@ -196,7 +198,7 @@ def ppo_loss(current: Tensor, proximal: Tensor, advantages: Tensor, batch: Batch
 def update(
     model: Any, optimizer: torch.optim.Optimizer, groups: list[list[Rollout]], args: Any
 ) -> dict[str, float]:
-    """One optimizer step per mini-batch; returns the step's metrics, means over mini-batches."""
+    """Step 4: one optimizer step per mini-batch; returns the step's metrics, means over mini-batches."""
     prepared, metrics = [], []
     with torch.no_grad():  # all of it before the adapter moves
         for start in range(0, len(groups), args.mini_batch):
@@ -221,11 +223,11 @@ def update(
     return {name: statistics.fmean(row[name] for row in metrics) for name in metrics[0]}
 
 
-# --- The loop -----------------------------------------------------------------------------------
-
-
 def train(args: argparse.Namespace) -> None:
     """All steps, a line for each, and the held-out accuracy before and after."""
+    for name, value in vars(args).items():
+        if isinstance(value, int) and value < 1 and name != "seed":
+            raise ExampleError(f"--{name.replace('_', '-')} {value}: must be at least 1")
     server = Server(args.url)
     status = server.status()
     if not (folder := base_folder(args.model)) or fingerprint(folder) != status.base_fingerprint:
@@ -240,12 +242,7 @@ def train(args: argparse.Namespace) -> None:
         raise ExampleError(f"--adapter {args.adapter}: {str(error).splitlines()[0]}") from error
     model.set_adapter(POLICY)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad])
-
-    def push(version: int) -> None:
-        model.save_pretrained(args.output, selected_adapters=[POLICY], save_embedding_layers=False)
-        server.push(version, args.output)
-
-    push(version := status.next_version)
+    server.push(version := status.next_version, model, args.output)
     held_out = list(islice(word_problems(Split.HELD_OUT), args.eval_questions))
     before = server.accuracy(version, held_out, args.max_tokens)
     print(f"version {version}: {before:.1%} of {len(held_out)} held-out questions correct")
@@ -260,7 +257,7 @@ def train(args: argparse.Namespace) -> None:
         useful = [group for group in scored if len({rollout.reward for rollout in group}) > 1]
         optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - (step - 1) / args.steps)
         metrics = update(model, optimizer, useful, args) if useful else {}
-        push(version := version + 1)
+        server.push(version := version + 1, model, args.output)
         reward = statistics.fmean(rollout.reward for group in scored for rollout in group)
         numbers = " ".join(f"{name} {value:.3g}" for name, value in metrics.items())
         print(f"step {step} version {version} reward {reward:+.3f} {numbers}", flush=True)
@@ -270,7 +267,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Exit code: 0, or 2 after one line that says what to fix."""
+    """Exit code: 0, 2 after one line that says what to fix, 130 after Ctrl-C."""
     about, formatter = (__doc__ or "").splitlines()[0], argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=about, formatter_class=formatter)
     add = parser.add_argument
@@ -289,6 +286,9 @@ def main() -> int:
     add("--seed", type=int, default=0, help="of questions and sampling")
     try:
         train(parser.parse_args())
+    except KeyboardInterrupt:
+        print("minimal_ppo: interrupted", file=sys.stderr)
+        return 130
     except ExampleError as error:
         print(f"minimal_ppo: error: {error}", file=sys.stderr)
         return 2
