@@ -138,14 +138,12 @@ async def collect(
     ):
         async with _version_of(spec, client, status) as version:
             await _ask_all(
-                config, client, missing, version, status, stop, _keeper(config, file, found, shown)
+                config, client, missing, version, status, stop, _keeper(file, found, shown)
             )
     return found
 
 
-def _keeper(
-    config: CollectConfig, file: JsonlAppender, found: Collected, shown: OnGroup
-) -> Callable[[ScoredGroup], None]:
+def _keeper(file: JsonlAppender, found: Collected, shown: OnGroup) -> Callable[[ScoredGroup], None]:
     def keep(group: ScoredGroup) -> None:
         file.append(rollout_row(group))
         found.add(group)
