@@ -25,7 +25,7 @@ from trainer.config.sections import (
 )
 from trainer.console.environment import prepare_environment
 from trainer.console.progress import step_lines
-from trainer.console.stop_signals import Stopped
+from trainer.console.stop_signals import EndedBySignal, Stopped
 from trainer.errors import TrainerError, UsageError
 
 _PROG = "python -m trainer"
@@ -215,6 +215,6 @@ def main() -> None:
         fail(prog, error, exit_code=error.exit_code)
     except Stopped:
         print(f"{prog}: stopped; the same command resumes")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"{prog}: interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.exit_code if isinstance(error, EndedBySignal) else 130)

@@ -1,14 +1,36 @@
-"""SIGTERM and Ctrl-C let a long command finish its step and save; a second one ends it at once."""
+"""SIGTERM and Ctrl-C let a long command finish its step and save; a second one ends it within seconds.
 
+Python runs a signal's handler only between two instructions of the main thread, and one call of PyTorch
+can take minutes. So a thread reads the signals too (`signal.set_wakeup_fd`), and ends the process itself
+where the handler does not. A process may be ended at any moment: what is in the journal is not lost.
+"""
+
+import os
+import select
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+_END_WITHIN_S = 3.0
+"""How long the main thread has, after a second signal, to leave by itself and close what it opened."""
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_NO_SIGNAL = b"\0"
 
 
 class Stopped(Exception):
     """A signal asked to stop during a wait."""
+
+
+class EndedBySignal(KeyboardInterrupt):
+    """A second signal ends the command."""
+
+    def __init__(self, number: int):
+        """``number`` is the signal's."""
+        super().__init__(number)
+        self.exit_code = 128 + number
+        """What a shell shows of a process that the signal has killed."""
 
 
 class StopRequest:
@@ -19,6 +41,8 @@ class StopRequest:
         self.requested = False
         self._grace_s: float | None = None
         self._is_over = False
+        self._num_own = 0
+        """Signals of `_leave` that `is_own` was not asked about yet."""
         self._timer = threading.Timer(0, lambda: None)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -28,7 +52,7 @@ class StopRequest:
             if self._grace_s is not None:
                 raise Stopped
         elif self.requested:  # The second signal.
-            raise KeyboardInterrupt
+            raise EndedBySignal(number)
         else:
             self.requested = True
             if self._grace_s is not None:
@@ -53,6 +77,13 @@ class StopRequest:
             self._grace_s = None
             self._timer.cancel()
 
+    def is_own(self) -> bool:
+        """Whether a signal that arrived is one that ends a wait, which nobody else has sent."""
+        if self._num_own:
+            self._num_own -= 1
+            return True
+        return False
+
     def _leave(self, number: int, grace_s: float) -> None:
         if not grace_s:
             raise Stopped
@@ -60,6 +91,7 @@ class StopRequest:
         def leave() -> None:
             if self._grace_s is not None:
                 self._is_over = True
+                self._num_own += 1
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
 
         self._timer = threading.Timer(grace_s, leave)
@@ -69,11 +101,46 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Handle SIGTERM and SIGINT within the block."""
+    """Handle SIGTERM and SIGINT within the block, which must be the main thread's."""
     stop = StopRequest()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    watcher = threading.Thread(target=_watch, args=(stop, reading), daemon=True)
+    watcher.start()
+    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    fd_before = signal.set_wakeup_fd(writing)
     try:
         yield stop
     finally:
+        signal.set_wakeup_fd(fd_before)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.write(writing, _NO_SIGNAL)
+        watcher.join()
+        os.close(reading)
+        os.close(writing)
+
+
+def _watch(stop: StopRequest, reading: int) -> None:
+    """Read the numbers of signals until the block ends, and end the process where it does not."""
+    num_signals = 0
+    while (byte := os.read(reading, 1)) != _NO_SIGNAL:
+        if byte[0] not in _SIGNALS or stop.is_own():
+            continue
+        num_signals += 1
+        name = signal.Signals(byte[0]).name
+        if num_signals == 1:
+            _say(f"{name}: stopping once this step is done; a second one ends it at once")
+        elif num_signals > 2 or not _is_readable(reading, _END_WITHIN_S):
+            _say(f"{name}: ended at once; the same command resumes")
+            os._exit(128 + byte[0])
+
+
+def _is_readable(descriptor: int, timeout_s: float) -> bool:
+    return bool(select.select([descriptor], [], [], timeout_s)[0])
+
+
+def _say(line: str) -> None:
+    # Not by print, whose lock the main thread may hold.
+    with suppress(OSError):  # Nobody reads it any more.
+        os.write(2, f"{line}\n".encode())

@@ -2,12 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 
 import pytest
 
-from trainer.console.stop_signals import Stopped, stop_signals
+from trainer.console.stop_signals import EndedBySignal, Stopped, stop_signals
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -66,6 +68,40 @@ def test_asked_twice_it_ends_at_once_and_the_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     with stop_signals():
         os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as caught:
             os.kill(os.getpid(), signal.SIGTERM)
+    assert isinstance(caught.value, EndedBySignal)
+    assert caught.value.exit_code == 143
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+# One call of minutes, such as a backward pass: no handler runs before it returns.
+LONG_CALL = """
+import hashlib
+from trainer.console.stop_signals import stop_signals
+with stop_signals():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_asked_twice_within_one_long_call_the_process_ends(number: signal.Signals) -> None:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", LONG_CALL], stdout=pipe, stderr=pipe, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(number)
+            first = process.stderr.readline()
+            process.send_signal(number)
+            assert process.wait() == 128 + number
+            second = process.stderr.read()
+        finally:
+            process.kill()
+    assert first.startswith(f"{number.name}: stopping")
+    assert second.startswith(f"{number.name}: ended at once")
