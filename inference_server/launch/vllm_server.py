@@ -156,6 +156,9 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
         raise SettingsError(f"unexpected argument {args.model_tag!r}: name the model with --model")
     if args.api_key is not None:
         raise SettingsError("--api-key: set REGIME_W_API_KEY instead, which guards every route")
+    # The trainer's logits are float32. Rounded to a half-precision model's dtype, the server's would differ
+    # from them by more than a small update of the policy changes. No effect on a float32 model.
+    args.hf_overrides = {"head_dtype": "float32", **(args.hf_overrides or {})}
     names = args.served_model_name or [args.model]
     # The alias stands for the base model until a version is active.
     args.served_model_name = list(dict.fromkeys([*names, _BASE_ALIAS, POLICY_ALIAS]))

@@ -184,3 +184,33 @@ def test_a_token_that_was_certain_has_logprob_zero() -> None:
     scores = sampled_logprobs(hidden, head, sampled, [certain])
     assert scores.logprobs.tolist() == [0.0] * 6
     assert scores.entropy.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_restricted", [0, 40])
+def test_logits_of_a_half_precision_head_are_not_rounded_to_its_dtype(
+    dtype: torch.dtype, num_restricted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    num_tokens, width, vocabulary = 40, 8, 200
+    head = nn.Linear(width, vocabulary, bias=False, dtype=dtype).requires_grad_(False)
+    nn.init.normal_(head.weight, std=1.0)
+    sampled = make_sampled(num_tokens, num_restricted, vocabulary)
+    hidden = torch.randn(num_tokens, width, dtype=dtype)
+    expected, _ = expected_scores(hidden, head.weight, sampled)
+    exact = hidden.double().requires_grad_()
+    logits = exact @ head.weight.double().T / sampled.temperature.unsqueeze(-1)
+
+    monkeypatch.setattr(logprobs_module, "_CAST_WEIGHTS", 48 * width)
+    for chunk_tokens in (7, 1000):
+        monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", chunk_tokens * vocabulary)
+        states = hidden.clone().requires_grad_()
+        scores = sampled_logprobs(states, head, sampled, None)
+        # Rounded to bfloat16, logits of this size would be off by 0.03.
+        torch.testing.assert_close(scores.logprobs.tolist(), expected, atol=2e-5, rtol=1e-5)
+        (gradient,) = torch.autograd.grad(scores.logprobs.sum(), states)
+        assert gradient.dtype is dtype
+        if not num_restricted:
+            chosen = logits.log_softmax(dim=-1).gather(-1, sampled.token_ids.unsqueeze(-1))
+            (by_hand,) = torch.autograd.grad(chosen.sum(), exact, retain_graph=True)
+            torch.testing.assert_close(gradient.double(), by_hand, atol=0.1, rtol=0.02)
