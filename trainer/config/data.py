@@ -11,8 +11,8 @@ class DataConfig(Section):
     """The questions to train and to evaluate on."""
 
     source: str = "word-problems"
-    """`word-problems` (built in), a JSONL file of {"question", "answer"} records, or a Hub dataset such
-    as `openai/gsm8k:main`. SOURCE#train and SOURCE#held_out are two disjoint parts of it."""
+    """`word-problems` or `one-step-problems` (built in), a JSONL file of {"question", "answer"} records, or
+    a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and SOURCE#held_out are two disjoint parts of it."""
     evaluation_source: str = "word-problems"
     """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000

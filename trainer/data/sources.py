@@ -1,14 +1,14 @@
 """Questions with gold answers from a file, the Hub, or the generator.
 
-Every command names a source by one string: ``word-problems``, a JSONL file or a Hub dataset such as
-``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The
+Every command names a source by one string: ``word-problems``, ``one-step-problems``, a JSONL file or a Hub
+dataset such as ``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The
 question alone decides its part, so the parts never overlap, however many records are read.
 """
 
 import random
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,16 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regime_w import extract_answer
-from trainer.data.word_problems import Split, careless_style, split_of, word_problems
+from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import SUFFIXES, read_rows, row_error
 
-WORD_PROBLEMS = "word-problems"
+GENERATED: Mapping[str, Callable[[Problem], bool]] = {
+    "word-problems": lambda problem: True,
+    # What a chat model of 135 M parameters can learn to solve in minutes.
+    "one-step-problems": lambda problem: len(problem.steps) == 1,
+}
+"""Built-in sources: the problems of the generator that belong to each."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
 _WORD = re.compile(r"\w+")
@@ -52,7 +57,7 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
     """Read at most ``num_records`` records of a source.
 
     Args:
-        source: ``word-problems``, a JSONL file (plain, ``.gz`` or ``.zst``) of ``{"question",
+        source: One of `GENERATED`, a JSONL file (plain, ``.gz`` or ``.zst``) of ``{"question",
             "answer"}`` records, or a Hub dataset ``OWNER/NAME[:CONFIG[:SPLIT]]``; with ``#train`` or
             ``#held_out`` that part of it.
         split: Which split of the generator or of the Hub dataset: on the Hub ``train``, and ``test``
@@ -64,9 +69,9 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
         DataError: The source does not exist or a line of it is no record with a gold answer.
     """
     name, part = _parse(source)
-    if name == WORD_PROBLEMS:
+    if name in GENERATED:
         split = split if part is None else part
-        problems = islice(word_problems(split, seed=seed), num_records)
+        problems = islice(_generated(name, split, seed), num_records)
         return [
             Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
@@ -78,8 +83,8 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
         records = _hub_records(name, split)
     else:
         raise DataError(
-            f"data source {source!r} is neither {WORD_PROBLEMS!r}, nor a JSONL file, nor a Hub "
-            "dataset such as openai/gsm8k:main"
+            f"data source {source!r} is neither {' nor '.join(map(repr, GENERATED))}, nor a JSONL "
+            "file, nor a Hub dataset such as openai/gsm8k:main"
         )
     chosen = (r for r in records if part is None or split_of(normalised(r.question)) is part)
     found = list(islice(chosen, num_records))
@@ -95,6 +100,11 @@ def _parse(source: str) -> tuple[str, Split | None]:
     if part not in tuple(Split):
         raise DataError(f"data source {source!r}: '#{part}' is none of {', '.join(Split)}")
     return name, Split(part)
+
+
+def _generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
+    """Endless distinct problems of a built-in source."""
+    return filter(GENERATED[name], word_problems(split, seed=seed))
 
 
 def _file_records(path: Path) -> Iterator[Record]:
@@ -126,11 +136,11 @@ def load_demonstrations(
 ) -> list[Record]:
     """Questions with solutions to imitate.
 
-    Of ``word-problems`` they are what a hurried annotator wrote, second steps skipped here and
-    there, and to other questions than the same seed trains on; of other sources they are the answers.
+    Of built-in sources they are what a hurried annotator wrote, second steps skipped here and there,
+    and to other questions than the same seed trains on; of other sources they are the answers.
     """
     name, part = _parse(source)
-    if name != WORD_PROBLEMS:
+    if name not in GENERATED:
         return load_records(source, split, num_records=num_examples, seed=seed)
     split, seed = part or split, seed + 1
     rng = random.Random(f"demonstrations/{seed}")
@@ -140,5 +150,5 @@ def load_demonstrations(
             question=problem.question,
             gold=problem.solution(careless_style(problem, rng)),
         )
-        for i, problem in enumerate(islice(word_problems(split, seed=seed), num_examples))
+        for i, problem in enumerate(islice(_generated(name, split, seed), num_examples))
     ]

@@ -2,13 +2,14 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
 import zstandard
 from datasets.packaged_modules.json.json import Json
 
-from trainer.data.sources import Record, load_demonstrations, load_records, normalised
+from trainer.data.sources import GENERATED, Record, load_demonstrations, load_records, normalised
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 
@@ -109,14 +110,26 @@ def test_built_in_demonstrations_are_careless_but_never_wrong_on_their_own_terms
     assert not any("<<" in record.gold for record in demonstrations)
 
 
-def test_demonstrations_are_held_out_like_questions() -> None:
-    asked = {r.question for r in load_records("word-problems", Split.TRAIN, num_records=3000)}
-    shown = load_demonstrations("word-problems", Split.TRAIN, num_examples=500)
-    held_out = load_demonstrations("word-problems", Split.HELD_OUT, num_examples=500)
+@pytest.mark.parametrize("source", GENERATED)
+def test_demonstrations_are_held_out_like_questions(source: str) -> None:
+    asked = {r.question for r in load_records(source, Split.TRAIN, num_records=3000)}
+    shown = load_demonstrations(source, Split.TRAIN, num_examples=500)
+    held_out = load_demonstrations(source, Split.HELD_OUT, num_examples=500)
     assert not {r.question for r in held_out} & {r.question for r in shown}
     assert not {r.question for r in held_out} & asked
     # Another seed than the questions', so that RL does not begin with what SFT has shown.
     assert len({r.question for r in shown} & asked) < 100
+
+
+def test_one_step_problems_have_one_equation_and_are_the_same_for_a_seed() -> None:
+    records = load_records("one-step-problems", Split.TRAIN, num_records=300, seed=3)
+    assert records == load_records("one-step-problems", Split.TRAIN, num_records=300, seed=3)
+    assert len({record.question for record in records}) == 300
+    assert all(record.gold.count("=") == 2 for record in records)  # the step and its annotation
+    operators = {re.search(r"<<\d+(.)", record.gold)[1] for record in records}  # type: ignore[index]
+    assert operators == set("+-*/")
+    shown = load_demonstrations("one-step-problems", Split.TRAIN, num_examples=50)
+    assert all(re.fullmatch(r"\d+.\d+=(\d+) \w+\n#### \1", record.gold) for record in shown)
 
 
 # --- parts of a source -----------------------------------------------------------------------------
