@@ -124,14 +124,24 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     if newest is not None:
         say(f"resuming from {newest}")
     seed = config.sft.seed
+    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
+    examples = _examples(training, config.arms, seed=f"sft/{seed}")
+    held_out_examples = (
+        _examples(held_out, config.arms, seed=f"sft/held-out/{seed}") if held_out else None
+    )
+    longest_tokens = max(_longest_tokens(tokenizer, e) for e in (examples, held_out_examples) if e)
     trainer = SFTTrainer(
         model=load_base(config.policy, device),
-        args=_trl_config(config, device, evaluates=bool(held_out), is_fresh=newest is None),
-        train_dataset=_examples(training, config.arms, seed=f"sft/{seed}"),
-        eval_dataset=_examples(held_out, config.arms, seed=f"sft/held-out/{seed}")
-        if held_out
-        else None,
-        processing_class=AutoTokenizer.from_pretrained(config.policy.base_model),
+        args=_trl_config(
+            config,
+            device,
+            examples_per_pass=config.sft.examples_per_pass(longest_tokens),
+            evaluates=bool(held_out),
+            is_fresh=newest is None,
+        ),
+        train_dataset=examples,
+        eval_dataset=held_out_examples,
+        processing_class=tokenizer,
         peft_config=LoraConfig(
             r=config.policy.lora_rank,
             lora_alpha=config.policy.lora_alpha,
@@ -175,19 +185,29 @@ def _load_data(
     return training, held_out
 
 
+def _longest_tokens(tokenizer: Any, examples: Dataset) -> int:
+    """Tokens of the longest example, with the token that ends it."""
+    texts = [example["prompt"] + example["completion"] for example in examples]
+    return 1 + max(len(ids) for ids in tokenizer(texts)["input_ids"])
+
+
 def _trl_config(
-    config: SFTRunConfig, device: torch.device, *, evaluates: bool, is_fresh: bool
+    config: SFTRunConfig,
+    device: torch.device,
+    *,
+    examples_per_pass: int,
+    evaluates: bool,
+    is_fresh: bool,
 ) -> TrlConfig:
     sft = config.sft
-    micro_batch_size = sft.micro_batch_size or (1 if sft.packing else sft.batch_size)
     return TrlConfig(
         output_dir=str(config.output / CHECKPOINTS_FOLDER),
         num_train_epochs=sft.num_epochs,
         learning_rate=sft.learning_rate,
         lr_scheduler_type="cosine",
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=sft.batch_size // micro_batch_size,
-        per_device_eval_batch_size=sft.micro_batch_size or sft.batch_size,
+        per_device_train_batch_size=examples_per_pass,
+        gradient_accumulation_steps=sft.batch_size // examples_per_pass,
+        per_device_eval_batch_size=examples_per_pass,
         completion_only_loss=True,
         packing=sft.packing,
         # Whole examples, so that the loss is that of the same text with and without packing.

@@ -24,7 +24,11 @@ class SFTConfig(Section):
     batch_size: Annotated[int, Field(ge=1)] = 16
     """Demonstrations (packed rows, with packing) of one optimizer step."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """How many of them are in memory at a time; null takes all. Must divide batch_size."""
+    """How many of them one forward pass takes; must divide batch_size. Null takes as many as token_budget
+    allows (with packing, one)."""
+    token_budget: Annotated[int, Field(ge=1)] = 2_048
+    """Most tokens of one forward pass, counting padding, where micro_batch_size is null. Bounds memory; does
+    not change the gradient."""
     packing: bool = False
     """Put several demonstrations into each row of packed_row_tokens; none attends to another."""
     packed_row_tokens: Annotated[int, Field(ge=1)] = 2_048
@@ -46,6 +50,19 @@ class SFTConfig(Section):
                 f"sft.batch_size = {self.batch_size}"
             )
         return self
+
+    def examples_per_pass(self, longest_tokens: int) -> int:
+        """Demonstrations of one forward pass, which divide a batch.
+
+        Args:
+            longest_tokens: Tokens of the longest one, to which the others are padded.
+        """
+        if self.micro_batch_size is not None or self.packing:
+            return self.micro_batch_size or 1
+        fitting = max(1, self.token_budget // longest_tokens)
+        return max(
+            n for n in range(1, min(fitting, self.batch_size) + 1) if not self.batch_size % n
+        )
 
 
 class SFTRunConfig(CommandConfig):

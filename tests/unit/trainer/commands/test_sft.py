@@ -106,6 +106,19 @@ def test_a_finished_adapter_and_other_settings_are_not_overwritten(
         train(config(tiny_base, tmp_path / "killed", learning_rate=0.1))
 
 
+def test_smaller_passes_come_to_the_same_steps(tiny_base: Path, tmp_path: Path) -> None:
+    """Examples of different lengths weigh by their tokens, however the batch is cut."""
+    options = {"num_examples": 8, "batch_size": 4, "evaluate_every": 2}
+    whole = config(tiny_base, tmp_path / "whole", **options, token_budget=10_000)
+    cut = config(tiny_base, tmp_path / "cut", **options, token_budget=1)
+    assert [asked.sft.examples_per_pass(150) for asked in (whole, cut)] == [4, 1]
+    train(whole)
+    train(cut)
+    first, second = (load_file(a.output / "adapter_model.safetensors") for a in (whole, cut))
+    for name, weights in first.items():
+        torch.testing.assert_close(weights, second[name], atol=1e-5, rtol=0)
+
+
 def test_packed_examples_do_not_see_each_other(tiny_base: Path, tmp_path: Path) -> None:
     """One row of all examples and a row for each come to the same gradient, so to the same step."""
     options = {"num_examples": 6, "batch_size": 6, "num_evaluation_examples": 0, "num_epochs": 1}
