@@ -41,7 +41,7 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Section:
+class PanelGroup:
     """Panels below a heading, from left to right."""
 
     title: str
@@ -65,7 +65,7 @@ _AGE = f"time() - {gauge_name('last_step_timestamp_seconds')}"
 # A table is read by its rows, so it keeps its own line breaks.
 # fmt: off
 SECTIONS = (
-    Section("Where the run is", kind="stat", width=4, height=4, panels=(
+    PanelGroup("Where the run is", kind="stat", width=4, height=4, panels=(
         Panel("Step"),
         Panel("Steps in all", queries=(Query(gauge_name("num_steps"), "steps"),)),
         Panel("Since the newest step", "s", "Grows without end where a run hangs.", queries=(Query(_AGE, "age"),)),
@@ -73,7 +73,7 @@ SECTIONS = (
         Panel("Version, server", queries=(Query("regime_w_active_version", "active"),)),
         Panel("Services up", description="Two: inference and trainer.", queries=(Query("sum(up)", "up"),)),
     )),
-    Section("Is it learning?", (
+    PanelGroup("Is it learning?", (
         Panel("Reward"),
         Panel("Correct and answered", "percentunit", "The last one with run.evaluate_every.", min=0, max=1),
         Panel("Reward by arm"),
@@ -81,7 +81,7 @@ SECTIONS = (
         Panel("Groups that teach nothing", "percentunit", min=0, max=1),
         Panel("Length of completions"),
     )),
-    Section("Is the update sound?", (
+    PanelGroup("Is the update sound?", (
         Panel("KL to the reference"),
         Panel("KL coefficient"),
         Panel("Entropy"),
@@ -89,18 +89,18 @@ SECTIONS = (
         Panel("Movement in a step"),
         Panel("Critic"),
     )),
-    Section("Do trainer and server agree?", (
+    PanelGroup("Do trainer and server agree?", (
         Panel("Mismatch of logprobs", description="Mean difference between the trainer's logprob of a sampled token and the server's, in nats."),
         Panel("Staleness", min=0),
         Panel("Groups lost or replaced", min=0),
     )),
-    Section("Who waits for whom?", (
+    PanelGroup("Who waits for whom?", (
         Panel("Waiting", "percentunit", "The side that waits less is the bottleneck.", min=0, max=1),
         Panel("A step's time", "s", min=0),
         Panel("Generation", description="Tokens per second.", min=0, queries=(
             Query("sum(rate(regime_w_completion_tokens_total[1m]))", "as the server counts"),)),
     )),
-    Section("The server's part", (
+    PanelGroup("The server's part", (
         Panel("Groups in flight", min=0, queries=(Query("regime_w_groups_in_flight", "{{priority}}"),)),
         Panel("Time of a group", "s", min=0, queries=_quantiles("group_seconds")),
         Panel("Tokens by arm", min=0, queries=(Query("rate(regime_w_completion_tokens_total[1m])", "{{arm}}"),)),
@@ -150,7 +150,7 @@ def dashboard() -> dict[str, object]:
     }
 
 
-def _panels(sections: Sequence[Section]) -> list[dict[str, object]]:
+def _panels(sections: Sequence[PanelGroup]) -> list[dict[str, object]]:
     panels: list[dict[str, object]] = []
     y = 0
     for section in sections:

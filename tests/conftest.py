@@ -1,5 +1,6 @@
 """What tests of several parts stand on: one tiny base model, and roles on it that all differ."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -34,6 +35,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="tests/chaos: tens of minutes of faults instead of a few",
     )
+
+
+def pytest_configure() -> None:
+    # A suite that is told to stop ends like an interrupted one: fixtures stop their servers.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
