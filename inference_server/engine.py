@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 from inference_server.errors import EngineUnavailable
+from inference_server.wire.prompt_frames import Prompt
+from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import FinishReason, Priority
 
 
@@ -19,10 +21,6 @@ class AdapterRejected(Exception):
 
 class EngineDied(EngineUnavailable):
     """The engine is dead; the server cannot continue without it."""
-
-
-class NoChatTemplate(Exception):
-    """The model's tokenizer has no chat template, or one that rejects these messages."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +46,8 @@ class EngineTraits:
     """Most adapters that the engine holds; beyond it drops the least recently used one."""
     lora_dtype: str
     """The dtype to which adapter weights are rounded, by its name in torch, e.g. ``bfloat16``."""
+    has_chat_template: bool
+    """Whether chat prompts can be rendered."""
     linear_shapes: Mapping[str, LinearShape]
     """Linear layers of the base by module name, e.g. ``model.layers.0.self_attn.q_proj``."""
 
@@ -63,22 +63,18 @@ class EngineAdapter:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Chat:
-    """The messages of one chat prompt."""
-
-    system_prompt: str
-    """Empty for no system message."""
-    question: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How one completion is sampled."""
 
     temperature: float
+    """0 takes the likeliest token each time."""
     top_p: float
     max_tokens: int
     seed: int | None
+    stop: tuple[str, ...] = ()
+    """Texts that end the completion and stay in it."""
+    ends_turn: bool = False
+    """Whether the token with which the chat template ends a turn ends the completion, as EOS does."""
     priority: Priority = Priority.AD_HOC
 
 
@@ -88,7 +84,7 @@ class EngineCompletion:
 
     text: str
     token_ids: Sequence[int]
-    """Sampled ids, EOS included when it was sampled."""
+    """Sampled ids, with the token that ended it (EOS or another) or those of the stop string."""
     logprobs: Sequence[float]
     """One per token, of the distribution that was sampled from."""
     finish_reason: FinishReason
@@ -105,15 +101,13 @@ class Engine(Protocol):
         """Properties that do not change while it runs."""
         ...
 
-    async def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with the special tokens that the tokenizer adds by default."""
-        ...
-
-    async def encode_chats(self, chats: Sequence[Chat]) -> list[list[int]]:
-        """Token ids of each chat, rendered with the model's template up to the start of the answer.
+    async def encode(
+        self, prompts: Sequence[Prompt], prompt_format: PromptFormat
+    ) -> list[list[int]]:
+        """Token ids of each prompt, up to the start of the answer.
 
         Raises:
-            NoChatTemplate: The model has no template for these messages.
+            NoChatTemplate: A chat prompt is asked for, and the model has no template for one.
         """
         ...
 

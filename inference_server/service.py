@@ -94,6 +94,7 @@ class Service:
             base_model=traits.base_model,
             base_fingerprint=traits.base_fingerprint,
             base_dtype=traits.lora_dtype,
+            has_chat_template=traits.has_chat_template,
             active_version=adapters.active_version,
             next_version=self.adapters.next_version,
             versions=adapters.adapters,

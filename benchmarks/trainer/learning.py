@@ -24,8 +24,8 @@ from pathlib import Path
 
 from benchmarks.trainer.learning_curves import Curve, Point, plot, table
 from inference_server.launch.server_process import running_server
-from inference_server.wire.schemas import ArmGroup, adapter_name
-from regime_w import RewardConfig, answers_agree, build_all_arms, build_prompt, extract_answer
+from inference_server.wire.schemas import ArmGroup
+from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
@@ -215,20 +215,23 @@ def evaluate_adapters(adapters: Sequence[Path], url: str, num_questions: int) ->
     """A 1 for each held-out question that an adapter answers greedily, a 0 for each other one."""
     from trainer.client.arms_client import ArmsClient
     from trainer.client.model_spec import uploaded
+    from trainer.client.protocol import GreedyPrompt
     from trainer.config.sections import ServerConfig
 
     records = load_records("word-problems", Split.HELD_OUT, num_records=num_questions)
-    system_prompt = build_all_arms()[0].system_prompt
-    prompts = [build_prompt(system_prompt, record.question) for record in records]
+    questions = [record.question for record in records]
+    prompt = GreedyPrompt(
+        system_prompt=build_all_arms()[0].system_prompt,
+        prompt_format="plain",
+        max_tokens=MAX_TOKENS,
+    )
 
     async def ask() -> list[str]:
         found = []
         async with ArmsClient(ServerConfig(url=url)) as client:
             for adapter in adapters:
                 async with uploaded(client, adapter) as version:
-                    completions = await client.complete(
-                        adapter_name(version), prompts, max_tokens=MAX_TOKENS
-                    )
+                    completions = await client.complete(version, questions, prompt)
                 correct = (
                     answers_agree(extract_answer(completion.text), extract_answer(record.gold))
                     for completion, record in zip(completions, records, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from inference_server.adapters.versions import LoadedVersions
-from inference_server.arms.prompts import plan_groups
+from inference_server.arms.prompts import plan_groups, resolve_format
 from inference_server.arms.request import check_counts, resolve_arms, resolve_questions
 from inference_server.arms.run import ArmsRun
 from inference_server.engine import Engine
@@ -61,10 +61,12 @@ class ArmsGenerator:
             self._versions.info(request.policy)
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)
         deadline = asyncio.get_running_loop().time() + longest_s
+        prompt_format = resolve_format(request.prompt_format, self._engine)
         with self._admit(request.priority, len(questions)):
             yield ArmsRun(
                 request=request,
-                plans=await plan_groups(self._engine, request, questions, arms),
+                prompt_format=prompt_format,
+                plans=await plan_groups(self._engine, request, prompt_format, questions, arms),
                 arms=arms,
                 engine=self._engine,
                 versions=self._versions,

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from inference_server.engine import Chat, Engine, NoChatTemplate
+from inference_server.engine import Engine
 from inference_server.errors import InvalidRequest
+from inference_server.wire.prompt_frames import NoChatTemplate, Prompt
+from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
 from inference_server.wire.schemas import ArmsRequest, Question
-from regime_w import ArmSpec, build_prompt
+from regime_w import ArmSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,13 +23,18 @@ class GroupPlan:
 
 
 async def plan_groups(
-    engine: Engine, request: ArmsRequest, questions: Sequence[Question], arms: Sequence[ArmSpec]
+    engine: Engine,
+    request: ArmsRequest,
+    prompt_format: PromptFormat,
+    questions: Sequence[Question],
+    arms: Sequence[ArmSpec],
 ) -> list[GroupPlan]:
     """Tokenizes the prompts of a request, one plan per question.
 
     Args:
         engine: Tokenizes, and knows the model's context length.
-        request: Gives the prompt format and ``max_tokens``.
+        request: Gives ``max_tokens``.
+        prompt_format: Of every prompt.
         questions: Its questions, each with its id.
         arms: Its arms, resolved.
 
@@ -36,8 +42,17 @@ async def plan_groups(
         InvalidRequest: A prompt is empty or too long, or the model has no fitting chat template.
     """
     system_prompts = list(dict.fromkeys(arm.system_prompt for arm in arms))
-    pairs = [(system, q.question) for q in questions for system in system_prompts]
-    encoded = await _encode(engine, pairs, request.prompt_format)
+    prompts = [
+        Prompt(system_prompt=system, question=q.question)
+        for q in questions
+        for system in system_prompts
+    ]
+    try:
+        encoded = await engine.encode(prompts, prompt_format)
+    except NoChatTemplate as error:
+        raise InvalidRequest(
+            f"prompt_format: the model's chat template cannot be used: {error}", "prompt_format"
+        ) from error
     plans = []
     for index, question in enumerate(questions):
         start = index * len(system_prompts)
@@ -46,9 +61,16 @@ async def plan_groups(
         _check_length(
             num_tokens, request.max_tokens, engine.traits.max_model_len_tokens, question, index
         )
-        prompts = [by_system[arm.system_prompt] for arm in arms]
-        plans.append(GroupPlan(index=index, question=question, prompts=prompts))
+        of_arms = [by_system[arm.system_prompt] for arm in arms]
+        plans.append(GroupPlan(index=index, question=question, prompts=of_arms))
     return plans
+
+
+def resolve_format(choice: PromptFormatChoice, engine: Engine) -> PromptFormat:
+    """A request's prompt format; ``auto`` is chat where the model has a template."""
+    if choice == "auto":
+        return "chat" if engine.traits.has_chat_template else "plain"
+    return choice
 
 
 def _check_length(
@@ -64,21 +86,3 @@ def _check_length(
             f"exceed the model's context of {context_tokens} tokens",
             f"questions.{index}",
         )
-
-
-async def _encode(
-    engine: Engine,
-    pairs: Sequence[tuple[str, str]],
-    prompt_format: Literal["plain", "chat"],
-) -> list[list[int]]:
-    """Token ids of each (system prompt, question)."""
-    if prompt_format == "plain":
-        return await engine.encode([build_prompt(system, question) for system, question in pairs])
-    try:
-        return await engine.encode_chats(
-            [Chat(system_prompt=system, question=question) for system, question in pairs]
-        )
-    except NoChatTemplate as error:
-        raise InvalidRequest(
-            f"prompt_format: the model's chat template cannot be used: {error}", "prompt_format"
-        ) from error

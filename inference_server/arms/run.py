@@ -19,6 +19,7 @@ from inference_server.arms.request import sample_seed
 from inference_server.engine import Engine, EngineAdapter, EngineCompletion, Sampling
 from inference_server.errors import DeadlineExceeded, UnusableCompletion
 from inference_server.metrics import ServerMetrics
+from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import (
     ArmCompletion,
     ArmGroup,
@@ -47,6 +48,8 @@ class ArmsRun:
     """One admitted request; made by `ArmsGenerator.open`."""
 
     request: ArmsRequest
+    prompt_format: PromptFormat
+    """The request's, with ``auto`` resolved."""
     plans: Sequence[GroupPlan]
     arms: Sequence[ArmSpec]
     engine: Engine
@@ -105,6 +108,8 @@ class ArmsRun:
             question=plan.question.question,
             policy_version=version,
             arms=completions,
+            prompt_format=self.prompt_format,
+            stop=request.stop,
             scores=scores,
         )
         return FinishedGroup(index=plan.index, group=group, usage=usage)
@@ -118,13 +123,16 @@ class ArmsRun:
         adapter: EngineAdapter | None,
     ) -> ArmCompletion:
         request, seed = self.request, None
-        if request.seed is not None:
+        if request.seed is not None and not request.greedy:
             seed = sample_seed(request.seed, question.id, arm.name, sample)
+        temperature, top_p = (0.0, 1.0) if request.greedy else (arm.temperature, arm.top_p)
         sampling = Sampling(
-            temperature=arm.temperature,
-            top_p=arm.top_p,
+            temperature=temperature,
+            top_p=top_p,
             max_tokens=request.max_tokens,
             seed=seed,
+            stop=request.stop,
+            ends_turn=self.prompt_format == "chat",
             priority=request.priority,
         )
         completion = await self.engine.generate(prompt_token_ids, sampling, adapter)
@@ -135,8 +143,8 @@ class ArmsRun:
             sample=sample,
             text=completion.text,
             finish_reason=completion.finish_reason,
-            temperature=arm.temperature,
-            top_p=arm.top_p,
+            temperature=temperature,
+            top_p=top_p,
             seed=seed,
             prompt_token_ids=prompt_token_ids,
             token_ids=list(completion.token_ids),

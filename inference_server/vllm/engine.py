@@ -10,25 +10,25 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 import tokenizers
-from jinja2 import TemplateError
+from transformers import AutoTokenizer
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
-from vllm.renderers.params import TokenizeParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.detokenizer import uses_fast_detokenizer
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from inference_server.engine import (
     AdapterRejected,
-    Chat,
     EngineAdapter,
     EngineCompletion,
     EngineDied,
     EngineTraits,
-    NoChatTemplate,
     Sampling,
 )
 from inference_server.vllm.traits import engine_traits
+from inference_server.wire.prompt_frames import Prompt
+from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import FinishReason, Priority
 
 # vLLM's other reasons ("error", "repetition", "abort") end a completion that was not sampled to its end.
@@ -55,65 +55,34 @@ class VllmEngine:
         """See the class."""
         self._client = client
         self._served: dict[str, Any] = serving_models.lora_requests
-        self._traits = engine_traits(client.vllm_config)
         self._has_priorities = client.vllm_config.scheduler_config.policy == "priority"
         self._tokenizer = client.get_tokenizer()
         self._detokenizes = uses_fast_detokenizer(self._tokenizer)
-        # No length limit here: we refuse prompts that are too long ourselves, naming the question.
-        self._plain_params = TokenizeParams(max_total_tokens=None, add_special_tokens=True)
-        self._rendered_params = TokenizeParams(max_total_tokens=None, add_special_tokens=False)
+        self._renderer = _renderer(self._tokenizer, client.vllm_config.model_config)
+        self._traits = engine_traits(
+            client.vllm_config, has_chat_template=self._renderer.has_chat_template
+        )
 
     @property
     def traits(self) -> EngineTraits:
         """Properties that do not change while it runs."""
         return self._traits
 
-    async def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, computed in vLLM's tokenizer threads."""
-        return await self._tokenize(texts, self._plain_params)
-
-    async def encode_chats(self, chats: Sequence[Chat]) -> list[list[int]]:
-        """Token ids of each chat; the template itself adds the special tokens.
+    async def encode(
+        self, prompts: Sequence[Prompt], prompt_format: PromptFormat
+    ) -> list[list[int]]:
+        """Token ids of each prompt, computed in a thread.
 
         Raises:
-            NoChatTemplate: The model has no template for these messages.
+            NoChatTemplate: A chat prompt is asked for, and the model has no template for one.
         """
-        return await self._tokenize([self._render(chat) for chat in chats], self._rendered_params)
-
-    async def _tokenize(self, texts: Sequence[str], params: TokenizeParams) -> list[list[int]]:
-        prompts = await self._client.renderer.tokenize_prompts_async(
-            [{"prompt": text} for text in texts], params
-        )
-        return [list(prompt["prompt_token_ids"]) for prompt in prompts]
-
-    def _render(self, chat: Chat) -> str:
-        messages = [{"role": "user", "content": chat.question}]
-        if chat.system_prompt:
-            messages.insert(0, {"role": "system", "content": chat.system_prompt})
-        try:
-            rendered: str = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
-        except (ValueError, TemplateError) as error:
-            raise NoChatTemplate(str(error).partition("\n")[0]) from error
-        return rendered
+        return await asyncio.to_thread(self._renderer.prompts, prompts, prompt_format)
 
     async def generate(
         self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
     ) -> EngineCompletion:
         """Generates one completion; cancelling the call aborts it in the engine."""
-        params = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
-            seed=sampling.seed,
-            logprobs=0,
-            flat_logprobs=True,
-            # vLLM would detokenize every token twice, step by step: for the text and for its logprob
-            # entry. Only the final text is needed.
-            detokenize=not self._detokenizes,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        params = self._sampling_params(sampling)
         try:
             outputs = [
                 output
@@ -136,14 +105,41 @@ class VllmEngine:
         finish_reason = _FINISH_REASONS.get(output.finish_reason, FinishReason.ABORT)
         text = output.text
         if self._detokenizes:
-            # Without stop strings a completion is stopped by a token, which is not part of the text.
-            text_ids = token_ids[:-1] if finish_reason is FinishReason.STOP else token_ids
+            # A token that stops a completion is not part of the text; a stop string is.
+            by_token = finish_reason is FinishReason.STOP and not isinstance(
+                output.stop_reason, str
+            )
+            text_ids = token_ids[:-1] if by_token else token_ids
             text = _decode(self._tokenizer, prompt_token_ids, text_ids)
         return EngineCompletion(
             text=text,
             token_ids=token_ids,
             logprobs=list(flat.logprobs),
             finish_reason=finish_reason,
+        )
+
+    def _sampling_params(self, sampling: Sampling) -> SamplingParams:
+        """A completion's sampling as vLLM takes it.
+
+        vLLM itself stops at the tokenizer's EOS and at every ``eos_token_id`` of the model's
+        ``generation_config.json``, which is read for that alone (``--generation-config vllm``).
+        """
+        end_of_turn = self._renderer.end_token_id("chat") if sampling.ends_turn else None
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=sampling.seed,
+            stop=list(sampling.stop),
+            # Ids, logprobs and text of a completion all keep the stop string: they go together.
+            include_stop_str_in_output=bool(sampling.stop),
+            stop_token_ids=None if end_of_turn is None else [end_of_turn],
+            logprobs=0,
+            flat_logprobs=True,
+            # vLLM would detokenize every token twice, step by step: for the text and for its logprob
+            # entry. Only the final text is needed, unless stop strings are looked for.
+            detokenize=bool(sampling.stop) or not self._detokenizes,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
 
     async def load(self, adapter: EngineAdapter) -> None:
@@ -214,6 +210,15 @@ class VllmEngine:
                 for sample in metric.samples:
                     if any(name in names.split(",") for names in sample.labels.values()):
                         gauge.remove_by_labels(sample.labels)
+
+
+def _renderer(tokenizer: Any, model_config: Any) -> PromptRenderer:
+    """Renders prompts as the trainer does, with Transformers' tokenizer where vLLM has one of its own."""
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(
+            model_config.tokenizer, revision=model_config.tokenizer_revision
+        )
+    return PromptRenderer(tokenizer)
 
 
 def _lora_request(adapter: EngineAdapter) -> Any:

@@ -10,11 +10,12 @@ from inference_server.engine import EngineTraits, LinearShape
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
 
 
-def engine_traits(vllm_config: Any) -> EngineTraits:
+def engine_traits(vllm_config: Any, *, has_chat_template: bool) -> EngineTraits:
     """Traits of an engine with LoRA enabled.
 
     Args:
         vllm_config: vLLM's ``VllmConfig``.
+        has_chat_template: Of its tokenizer.
 
     Raises:
         RuntimeError: LoRA is off.
@@ -31,6 +32,7 @@ def engine_traits(vllm_config: Any) -> EngineTraits:
         max_lora_rank=lora_config.max_lora_rank,
         max_loaded_adapters=lora_config.max_cpu_loras,
         lora_dtype=str(lora_config.lora_dtype).removeprefix("torch."),
+        has_chat_template=has_chat_template,
         linear_shapes=_linear_shapes(model_config.hf_config),
     )
 

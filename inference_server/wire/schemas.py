@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice, StopStrings
 from regime_w import ArmSpec
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -36,7 +37,7 @@ class FinishReason(StrEnum):
     """Why a completion ended."""
 
     STOP = "stop"
-    """EOS (or a stop string) was sampled: the completion is terminal."""
+    """EOS, another token that ends a turn, or a stop string was sampled: the completion is terminal."""
     LENGTH = "length"
     """``max_tokens`` or the context length was reached: truncated, not terminal."""
     ABORT = "abort"
@@ -72,8 +73,10 @@ class ArmsRequest(_Request):
     """Null costs nothing: the engine then makes no generator per request."""
     policy: Literal["latest", "base"] | int = "latest"
     """``latest`` is the version that is active when a group starts."""
-    prompt_format: Literal["plain", "chat"] = "plain"
-    """``plain`` joins system prompt and question; ``chat`` renders both with the model's chat template."""
+    prompt_format: PromptFormatChoice = "auto"
+    stop: StopStrings = ()
+    greedy: bool = False
+    """Whether to take the likeliest token each time, whatever the arms' temperature and top_p."""
     return_tokens: bool = True
     """Whether to return token ids and logprobs with the text."""
     score: bool = False
@@ -106,7 +109,7 @@ class ArmCompletion(_Response):
     seed: int | None
     prompt_token_ids: list[int]
     token_ids: list[int]
-    """Sampled ids, including EOS if it was sampled."""
+    """Sampled ids, with the token or the stop string that ended them."""
     logprobs: list[float]
     """One per token, of the sampling distribution: after temperature and top-p."""
 
@@ -133,6 +136,9 @@ class ArmGroup(_Response):
     question: str
     policy_version: int | None
     arms: list[ArmCompletion]
+    prompt_format: PromptFormat | None = None
+    """How its prompts were rendered; None from an older server."""
+    stop: StopStrings = ()
     scores: GroupScoresBody | None = None
 
 
@@ -218,6 +224,8 @@ class ServerStatus(_Response):
     """Fingerprint of the base model's files, see `inference_server.wire.base_fingerprint`; None if not on disk."""
     base_dtype: str
     """The dtype to which the engine rounds adapter weights, e.g. ``float32``."""
+    has_chat_template: bool | None = None
+    """Whether it can render ``chat`` prompts; None from an older server."""
     active_version: int | None
     next_version: int
     """The lowest number above all that were ever used: free for the next upload."""

@@ -4,19 +4,21 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from inference_server.engine import (
     AdapterRejected,
-    Chat,
     EngineAdapter,
     EngineCompletion,
     EngineDied,
     EngineTraits,
     LinearShape,
-    NoChatTemplate,
     Sampling,
 )
+from inference_server.wire.prompt_frames import NoChatTemplate, Prompt
+from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import FinishReason
+from regime_w import build_prompt
 
 # Far longer than any wait takes, so that a busy machine does not fail a test.
 WAIT_S = 60
@@ -38,6 +40,7 @@ class FakeEngine:
             max_lora_rank=8,
             max_loaded_adapters=max_loaded_adapters,
             lora_dtype="float16",
+            has_chat_template=False,
             linear_shapes=LAYERS,
         )
         self.loaded: dict[int, EngineAdapter] = {}
@@ -52,7 +55,6 @@ class FakeEngine:
         )
         self.hangs = False
         self.dead = False
-        self.has_chat_template = True
         self.samplings: list[Sampling] = []
         self.open = asyncio.Event()
         """Completions finish only while it is set."""
@@ -67,14 +69,20 @@ class FakeEngine:
     def _num_in_flight(self, name: str | None) -> int:
         return self.in_flight.total() if name is None else self.in_flight[name]
 
-    async def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        self.num_encoded += len(texts)
-        return [list(text.encode()) for text in texts]
+    def has_template(self) -> None:
+        self.traits = replace(self.traits, has_chat_template=True)
 
-    async def encode_chats(self, chats: Sequence[Chat]) -> list[list[int]]:
-        if not self.has_chat_template:
+    async def encode(
+        self, prompts: Sequence[Prompt], prompt_format: PromptFormat
+    ) -> list[list[int]]:
+        self.num_encoded += len(prompts)
+        if prompt_format == "plain":
+            texts = [build_prompt(prompt.system_prompt, prompt.question) for prompt in prompts]
+        elif self.traits.has_chat_template:
+            texts = [f"<{prompt.system_prompt}>{prompt.question}:" for prompt in prompts]
+        else:
             raise NoChatTemplate("there is none")
-        return await self.encode([f"<{c.system_prompt}>{c.question}:" for c in chats])
+        return [list(text.encode()) for text in texts]
 
     async def generate(
         self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None

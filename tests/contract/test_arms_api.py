@@ -186,7 +186,7 @@ LONG = "x" * 600
         ({"policy": 7}, 404, "version", "version 7 is not loaded"),
         ({"stream": True, "policy": 7}, 404, "version", "version 7 is not loaded"),
         ({"stream": True, "max_tokens": 601}, 400, "questions.0", "exceed the model's context"),
-        ({"prompt_format": "xml"}, 400, "prompt_format", "'plain' or 'chat'"),
+        ({"prompt_format": "xml"}, 400, "prompt_format", "'chat' or 'plain'"),
         ({"priority": "high"}, 400, "priority", "'ad_hoc' or 'rollout'"),
         ({"timeout_s": 0}, 400, "timeout_s", "greater than 0"),
         ({"temperature": 1.0}, 400, "temperature", "not permitted"),

@@ -88,10 +88,21 @@ async def test_chat_prompts_go_through_the_models_template(
     client: Client, engine: FakeEngine
 ) -> None:
     arm = {"name": "a", "system_prompt": "Be brief.", "temperature": 1.0, "top_p": 1.0}
-    body = (await client.arms(prompt_format="chat", arms=[arm])).json()
-    ids = body["groups"][0]["arms"][0]["prompt_token_ids"]
-    assert bytes(ids).decode() == "<Be brief.>1+1?:"
-    engine.has_chat_template = False
+    engine.has_template()
+    for asked in ("chat", "auto"):
+        (group,) = (await client.arms(prompt_format=asked, arms=[arm])).json()["groups"]
+        assert bytes(group["arms"][0]["prompt_token_ids"]).decode() == "<Be brief.>1+1?:"
+        assert group["prompt_format"] == "chat"
+    assert {sampling.ends_turn for sampling in engine.samplings} == {True}
+    assert (await client.get("/v1/status")).json()["has_chat_template"]
+
+
+async def test_a_model_without_a_template_gets_plain_prompts(
+    client: Client, engine: FakeEngine
+) -> None:
+    (group,) = (await client.arms()).json()["groups"]
+    assert group["prompt_format"] == "plain"
+    assert {sampling.ends_turn for sampling in engine.samplings} == {False}
     response = await client.arms(prompt_format="chat")
     error = response.json()["error"]
     assert (response.status_code, error["param"]) == (400, "prompt_format")

@@ -25,7 +25,7 @@ from inference_server.wire.schemas import (
     adapter_name,
 )
 from regime_w import ArmSpec
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.errors import ServerRejectedError
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batch import Sample, micro_batches
@@ -129,9 +129,9 @@ class MemoryServer:
         del self.state.weights[version]
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        return [TextCompletion(text="#### 1", num_tokens=2, truncated=False) for _ in prompts]
+        return [TextCompletion(text="#### 1", num_tokens=2, truncated=False) for _ in questions]
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         (question,) = request.questions

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Self
 
 from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 
 
 class ServerStub:
@@ -29,7 +29,7 @@ class ServerStub:
         raise AssertionError("generate")
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
         raise AssertionError("complete")
 

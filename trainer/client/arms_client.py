@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from pydantic import BaseModel
 
 from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import (
@@ -20,23 +19,15 @@ from inference_server.wire.schemas import (
     FinishReason,
     ServerStatus,
 )
+from regime_w import ArmSpec
+from trainer.client.ask_groups import ask_groups
 from trainer.client.http import InvalidAnswerError, RetryingHTTP
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.client.response_checks import flaw_in_groups
 from trainer.config.sections import ServerConfig
 
-
-class _Choice(BaseModel):
-    index: int
-    text: str
-    finish_reason: FinishReason
-    token_ids: list[int]
-
-
-class _CompletionsBody(BaseModel):
-    """The fields of the OpenAI API's answer that are read."""
-
-    choices: list[_Choice]
+_QUESTIONS_PER_REQUEST = 64
+"""Of greedy answers; all requests are sent at once."""
 
 
 class ArmsClient:
@@ -84,28 +75,35 @@ class ArmsClient:
         )
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        """Greedy completions of plain prompts by a served model name, in order."""
-        completions = await self._http.send(
-            _CompletionsBody,
-            "POST",
-            "/v1/completions",
-            json={
-                "model": model,
-                "prompt": prompts,
-                "max_tokens": max_tokens,
-                "temperature": 0.0,
-                "return_token_ids": True,
-            },
-        )
+        """Greedy answers of a version, or of the base model where None, in order.
+
+        Raises:
+            LostError: The server aborted one.
+        """
+        requests = [
+            ArmsRequest(
+                questions=list(questions[start : start + _QUESTIONS_PER_REQUEST]),
+                arms=[_greedy_arm(prompt.system_prompt)],
+                max_tokens=prompt.max_tokens,
+                policy="base" if version is None else version,
+                prompt_format=prompt.prompt_format,
+                stop=prompt.stop,
+                greedy=True,
+            )
+            for start in range(0, len(questions), _QUESTIONS_PER_REQUEST)
+        ]
+        # All at once, so that the version is in use until the last answer and cannot be retired.
+        answers = await asyncio.gather(*(ask_groups(self, request) for request in requests))
         return [
             TextCompletion(
-                text=choice.text,
-                num_tokens=len(choice.token_ids),
-                truncated=choice.finish_reason is FinishReason.LENGTH,
+                text=group.arms[0].text,
+                num_tokens=len(group.arms[0].token_ids),
+                truncated=group.arms[0].finish_reason is FinishReason.LENGTH,
             )
-            for choice in sorted(completions.choices, key=lambda choice: choice.index)
+            for groups, _ in answers
+            for group in groups
         ]
 
     async def push_adapter(
@@ -147,3 +145,8 @@ class ArmsClient:
     async def delete_adapter(self, version: int) -> None:
         """Remove a version that is neither active nor in use."""
         await self._http.request(lambda _: None, "DELETE", f"/v1/adapters/{version}")
+
+
+def _greedy_arm(system_prompt: str) -> ArmSpec:
+    """An arm for a greedy request, which reads of it the system prompt alone."""
+    return ArmSpec(name="greedy", system_prompt=system_prompt, temperature=1.0, top_p=1.0)

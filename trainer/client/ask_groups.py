@@ -47,6 +47,8 @@ def group_request(
         arms=list(rollout.arms),
         samples_per_arm=rollout.samples_per_arm,
         max_tokens=rollout.max_tokens,
+        prompt_format=rollout.prompt_format,
+        stop=rollout.stop,
         seed=seed,
         policy="base" if version is None else version,
         # Somebody who asks the policy a question must not wait for a whole batch.

@@ -12,6 +12,11 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
         UsageError: Names the setting and the server's flag.
     """
     limits = status.limits
+    if config.rollout.prompt_format == "chat" and status.has_chat_template is False:
+        raise UsageError(
+            "rollout.prompt_format is chat, but the server's tokenizer has no chat template; serve the "
+            "model with one, or set rollout.prompt_format to plain"
+        )
     if config.rollout.max_tokens >= limits.max_model_len_tokens:
         raise UsageError(
             f"rollout.max_tokens is {config.rollout.max_tokens}, but the server's context is "

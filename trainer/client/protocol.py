@@ -5,18 +5,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextCompletion:
-    """A completion of a plain prompt."""
+    """A greedy completion."""
 
     text: str
     num_tokens: int
-    """EOS included."""
+    """The token that ended it included."""
     truncated: bool
     """The token limit ended it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyPrompt:
+    """How questions are asked for greedy answers."""
+
+    system_prompt: str
+    prompt_format: PromptFormatChoice
+    max_tokens: int
+    stop: StopStrings = ()
 
 
 class InferenceServer(Protocol):
@@ -48,9 +59,9 @@ class InferenceServer(Protocol):
         """A group of arms for each question of a request, in order."""
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        """Greedy completions of plain prompts by a served model name, in order."""
+        """Greedy answers of a version, or of the base model where None, in order."""
 
     async def push_adapter(
         self, version: int, folder: Path, *, activate: bool = True

@@ -21,7 +21,7 @@ from inference_server.wire.schemas import (
 )
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import ask_again, ask_groups, group_request
-from trainer.client.model_spec import ModelSpec, uploaded
+from trainer.client.model_spec import ModelSpec, served_format, uploaded
 from trainer.client.protocol import InferenceServer
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
@@ -31,7 +31,7 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 from trainer.io.jsonl import JsonlAppender, read_rows, repair
-from trainer.io.kept_settings import keep_settings
+from trainer.io.kept_settings import keep_settings, kept_prompt_format
 from trainer.rollouts.groups import ScoredGroup, score_group
 from trainer.rollouts.rows import rollout_row
 
@@ -122,7 +122,13 @@ async def collect(
         config.data.source, Split.TRAIN, num_records=num_records, seed=config.data.seed
     )
     output = config.output
-    keep_settings(output.with_name(output.name + ".toml"), config, free=_FREE_SETTINGS)
+    kept = output.with_name(output.name + ".toml")
+    asked_as = config.rollout.prompt_format
+    if asked_as == "auto":
+        asked_as = kept_prompt_format(kept) or served_format("auto", await client.status())
+    rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
+    config = config.model_copy(update={"rollout": rollout})
+    keep_settings(kept, config, free=_FREE_SETTINGS)
     stored = _stored(output, records, say)
     missing = [record for record in records if record.id not in stored]
     found = Collected(num_before=len(stored))

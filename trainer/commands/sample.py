@@ -25,6 +25,8 @@ async def sample(config: SampleConfig) -> ArmGroup:
         questions=[Question(id="sample", question=config.question, gold=gold)],
         arms=list(config.arms),
         max_tokens=config.max_tokens,
+        prompt_format=config.prompt_format,
+        stop=config.stop,
         seed=config.seed,
         policy="latest" if config.version is None else config.version,
         return_tokens=False,

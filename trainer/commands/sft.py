@@ -5,15 +5,12 @@ starts; only solutions have a loss. vLLM serves the adapter as it is.
 """
 
 import json
-import random
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from peft import LoraConfig
 from transformers import (
     AutoTokenizer,
@@ -27,22 +24,22 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
-from regime_w import ArmSpec, build_prompt
+from trainer.commands.sft_examples import longest_tokens, sft_examples
 from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
 from trainer.data.contamination import data_lines
 from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
-from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_prompt_format
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
+from trainer.model.prompts import renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 
 _TRAINER_STATE_FILE = "trainer_state.json"
-_ANNOTATION = re.compile(r"<<[^<>]*>>")
 
 
 class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
@@ -85,20 +82,6 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def _examples(demonstrations: Sequence[Record], arms: Sequence[ArmSpec], *, seed: str) -> Dataset:
-    """Rows of ``prompt`` and ``completion``, without calculator annotations."""
-    rng = random.Random(seed)
-    return Dataset.from_list(
-        [
-            {
-                "prompt": build_prompt(rng.choice(arms).system_prompt, record.question),
-                "completion": _ANNOTATION.sub("", record.gold),
-            }
-            for record in demonstrations
-        ]
-    )
-
-
 def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path:
     """Train and save the adapter; returns its folder.
 
@@ -116,6 +99,11 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     output = config.output
     if (output / ADAPTER_WEIGHTS_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
+    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
+    renderer = renderer_of(tokenizer, config.policy.base_model)
+    prompt_format = kept_prompt_format(output / CONFIG_FILE) or renderer.resolve("auto")
+    if config.prompt_format == "auto":
+        config = config.model_copy(update={"prompt_format": prompt_format})
     keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
     training, held_out = _load_data(config, say)
     device = compute_device(config.device)
@@ -124,18 +112,21 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     if newest is not None:
         say(f"resuming from {newest}")
     seed = config.sft.seed
-    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
-    examples = _examples(training, config.arms, seed=f"sft/{seed}")
-    held_out_examples = (
-        _examples(held_out, config.arms, seed=f"sft/held-out/{seed}") if held_out else None
+    examples, held_out_examples = (
+        sft_examples(
+            records, config.arms, renderer, renderer.resolve(config.prompt_format), seed=name
+        )
+        if records
+        else None
+        for records, name in ((training, f"sft/{seed}"), (held_out, f"sft/held-out/{seed}"))
     )
-    longest_tokens = max(_longest_tokens(tokenizer, e) for e in (examples, held_out_examples) if e)
+    longest = longest_tokens(examples, held_out_examples)
     trainer = SFTTrainer(
         model=load_base(config.policy, device),
         args=_trl_config(
             config,
             device,
-            examples_per_pass=config.sft.examples_per_pass(longest_tokens),
+            examples_per_pass=config.sft.examples_per_pass(longest),
             evaluates=bool(held_out),
             is_fresh=newest is None,
         ),
@@ -183,12 +174,6 @@ def _load_data(
     for line in data_lines(data.source, training, data.evaluation_source, held_out):
         say(line)
     return training, held_out
-
-
-def _longest_tokens(tokenizer: Any, examples: Dataset) -> int:
-    """Tokens of the longest example, with the token that ends it."""
-    texts = [example["prompt"] + example["completion"] for example in examples]
-    return 1 + max(len(ids) for ids in tokenizer(texts)["input_ids"])
 
 
 def _trl_config(

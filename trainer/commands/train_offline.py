@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
@@ -20,9 +19,10 @@ from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
+from trainer.model.prompts import load_renderer
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
-from trainer.rollouts.files import Retokeniser, StoredRollouts
+from trainer.rollouts.files import Retokeniser, StoredRollouts, format_of_file
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.metrics import group_metrics
 from trainer.rollouts.questions import QuestionState, QuestionStream
@@ -34,7 +34,7 @@ from trainer.run_state.checkpoint import (
     save_checkpoint,
 )
 from trainer.run_state.run_adapters import save_adapter
-from trainer.run_state.run_folder import ADAPTERS_FOLDER, open_run
+from trainer.run_state.run_folder import ADAPTERS_FOLDER, open_run, with_prompt_format
 
 _FOREIGN_NATS = 0.05
 """Mean |starting policy - file| logprob from which the file is plainly not of the starting policy; where
@@ -62,11 +62,10 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     if config.run.num_threads is not None:
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
+    config = with_prompt_format(config, lambda: format_of_file(config.rollouts))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
-        tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
-        rollouts = StoredRollouts(
-            config.rollouts, Retokeniser.of(tokenizer, config.rollout), num_groups=config.limit
-        )
+        retokeniser = Retokeniser.of(load_renderer(config.policy.base_model), config.rollout)
+        rollouts = StoredRollouts(config.rollouts, retokeniser, num_groups=config.limit)
         num_groups = len(rollouts.records) * config.offline.num_epochs
         num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
         run = config.run.model_copy(update={"num_steps": num_steps})

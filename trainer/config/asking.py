@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from regime_w import RewardConfig, build_all_arms
 from trainer.config.base import CommandConfig
 from trainer.config.data import DataConfig
@@ -30,7 +31,7 @@ class CollectConfig(CommandConfig):
     data: DataConfig = DataConfig()
     server: ServerConfig = Field(default_factory=ServerConfig)
     rollout: RolloutConfig = RolloutConfig()
-    """Its arms, samples_per_arm, max_tokens and seed."""
+    """Its arms, samples_per_arm, max_tokens, prompt_format, stop and seed."""
     reward: RewardConfig = RewardConfig()
 
 
@@ -44,6 +45,8 @@ class EvaluationConfig(CommandConfig):
         "train_data": "data.source",
         "max_tokens": "rollout.max_tokens",
         "arms": "rollout.arms",
+        "prompt_format": "rollout.prompt_format",
+        "stop": "rollout.stop",
     }
 
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
@@ -64,6 +67,11 @@ class EvaluationConfig(CommandConfig):
     """Longest completion, in tokens; rollout.max_tokens of the file by default."""
     arms: Arms = Field(default_factory=build_all_arms)
     """Custom arms; rollout.arms of the file, else the eight of Regime W, by default."""
+    prompt_format: PromptFormatChoice = "auto"
+    """`chat` prompts by the model's chat template, `plain` ones, or `auto`: chat where the model has a
+    template. rollout.prompt_format of the file by default."""
+    stop: StopStrings = ()
+    """Texts that end a completion; rollout.stop of the file by default."""
     arm: str = "wolfram_0"
     """The arm whose system prompt is used for the greedy answers; its temperature is not."""
     samples_per_arm: Annotated[int, Field(ge=0)] = 0
@@ -95,7 +103,12 @@ class DiffCommand(CommandConfig):
 class SampleConfig(CommandConfig):
     """Ask one question of every arm of a running server."""
 
-    inherited = {"max_tokens": "rollout.max_tokens", "arms": "rollout.arms"}  # noqa: RUF012
+    inherited = {  # noqa: RUF012
+        "max_tokens": "rollout.max_tokens",
+        "arms": "rollout.arms",
+        "prompt_format": "rollout.prompt_format",
+        "stop": "rollout.stop",
+    }
 
     question: CliPositionalArg[str]
     """The question."""
@@ -107,6 +120,11 @@ class SampleConfig(CommandConfig):
     """Longest completion, in tokens; rollout.max_tokens of the file by default."""
     arms: Arms = Field(default_factory=build_all_arms)
     """Custom arms; rollout.arms of the file, else the eight of Regime W, by default."""
+    prompt_format: PromptFormatChoice = "auto"
+    """`chat` prompts by the model's chat template, `plain` ones, or `auto`: chat where the model has a
+    template. rollout.prompt_format of the file by default."""
+    stop: StopStrings = ()
+    """Texts that end a completion; rollout.stop of the file by default."""
     seed: int | None = None
     """Seed of the sampling."""
     server: ServerConfig = Field(default_factory=ServerConfig)

@@ -1,7 +1,7 @@
 """What every section of the configuration, and every command's, has in common."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from inference_server.wire.settings_model import SettingsModel
 
@@ -10,6 +10,19 @@ Device = Literal["auto", "cpu", "cuda"]
 
 class Section(SettingsModel):
     """A section of the configuration: unknown keys are errors."""
+
+    meant_before: ClassVar[Mapping[str, object]] = {}
+    """Values of keys that are missing in settings kept from before the keys existed, where those are not
+    the defaults of today."""
+
+    @classmethod
+    def read_kept(cls, kept: Mapping[str, Any]) -> Self:
+        """Settings that an earlier start has kept, with what they meant then.
+
+        Raises:
+            ValidationError: They are of another type, or of a version that this one cannot read.
+        """
+        return cls.model_validate(_as_meant(cls, kept))
 
 
 class CommandConfig(Section):
@@ -24,3 +37,13 @@ class CommandConfig(Section):
     inherited: ClassVar[Mapping[str, str]] = {}
     """Own keys that take the value of another section's key where they are not given: name of the own
     key → ``section.key``."""
+
+
+def _as_meant(section: type[Section], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Kept settings with the keys that are missing and have another default today."""
+    found = {**section.meant_before, **kept}
+    for name, field in section.model_fields.items():
+        inner, table = field.annotation, found.get(name, {})
+        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(table, Mapping):
+            found[name] = _as_meant(inner, table)
+    return found

@@ -1,10 +1,11 @@
 """What is generated for each step."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from regime_w import ArmSpec, build_all_arms
 from trainer.config.base import Section
 
@@ -42,6 +43,8 @@ RENAMED_KEYS: Mapping[str, str] = {"rollout.refill_zero_variance": "rollout.dyna
 class RolloutConfig(Section):
     """What is generated for each step."""
 
+    meant_before: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
+
     questions_per_step: Annotated[int, Field(ge=1)] = 8
     """Questions (groups of arms) of a step: PPO's batch."""
     samples_per_arm: Annotated[int, Field(ge=1)] = 1
@@ -50,6 +53,12 @@ class RolloutConfig(Section):
     """Longest completion, in tokens; longer ones are truncated."""
     arms: Arms = Field(default_factory=build_all_arms)
     """Custom arms; by default the eight of Regime W."""
+    prompt_format: PromptFormatChoice = "auto"
+    """`chat` renders an arm's system prompt and the question with the model's chat template, `plain` joins
+    them as text; `auto` is chat where the model's tokenizer has a template."""
+    stop: StopStrings = ()
+    """Texts that end a completion once they are generated, such as "\\n\\nQuestion:"; they stay in it and
+    are trained on."""
     seed: int | None = None
     """Seed of the sampling, for reproducible rollouts; without one the server samples a little faster."""
     max_staleness: Annotated[int, Field(ge=0)] = 1

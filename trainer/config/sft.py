@@ -1,10 +1,12 @@
 """Supervised fine-tuning."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from inference_server.wire.prompt_options import PromptFormatChoice
 from regime_w import build_all_arms
 from trainer.config.base import CommandConfig, Device, Section
 from trainer.config.data import DataConfig
@@ -68,7 +70,11 @@ class SFTConfig(Section):
 class SFTRunConfig(CommandConfig):
     """Supervised fine-tuning of a LoRA adapter on demonstrations, under the arms' prompts."""
 
-    inherited = {"arms": "rollout.arms"}  # noqa: RUF012
+    inherited = {  # noqa: RUF012
+        "arms": "rollout.arms",
+        "prompt_format": "rollout.prompt_format",
+    }
+    meant_before: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
 
     policy: PolicyConfig = PolicyConfig()
     data: DataConfig = DataConfig()
@@ -76,6 +82,9 @@ class SFTRunConfig(CommandConfig):
     sft: SFTConfig = SFTConfig()
     arms: Arms = Field(default_factory=build_all_arms)
     """Arms whose prompts the demonstrations are trained under; rollout.arms by default."""
+    prompt_format: PromptFormatChoice = "auto"
+    """`chat` puts the demonstrations into the model's chat template, `plain` joins prompt and solution as
+    text; `auto` is chat where the model's tokenizer has a template. rollout.prompt_format by default."""
     output: Path = Path("runs/sft")
     """Folder of the adapter, and of the checkpoints while it is trained."""
     device: Device = "auto"

@@ -3,18 +3,20 @@
 The server refuses them, and one overlong question in a dataset should not end a run of days.
 """
 
-from collections.abc import Callable, Sequence
-
-from transformers import AutoTokenizer
+from collections.abc import Callable, Iterable, Sequence
 
 from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.schemas import ServerStatus
 from regime_w import build_prompt
 from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
+from trainer.model.prompts import load_renderer
 
-# No tokenizer makes more tokens than a text has bytes, except a few special ones at the ends.
+# No tokenizer makes more tokens than a text has bytes, except a few special ones at the ends. A chat
+# template has further text of its own.
 _TOKENS_AT_THE_ENDS = 8
+_TOKENS_OF_A_TEMPLATE = 512
 
 
 def drop_overlong(
@@ -37,26 +39,20 @@ def drop_overlong(
     limit = status.limits.max_model_len_tokens
     arms = rollout.arms
     system_prompts = dict.fromkeys(arm.system_prompt for arm in arms)
-    prompts = {
-        record.id: [
-            build_prompt(system_prompt, record.question) for system_prompt in system_prompts
-        ]
-        for record in records
-    }
     room = limit - rollout.max_tokens
+    further = _TOKENS_AT_THE_ENDS if rollout.prompt_format == "plain" else _TOKENS_OF_A_TEMPLATE
+    longest = max(map(len, (system_prompt.encode() for system_prompt in system_prompts)))
+    room_for_question = room - further - longest - len(build_prompt("", ""))
     # Only the few prompts with many bytes have to be tokenized.
-    long = [
-        record.id
-        for record in records
-        if max(len(p.encode()) for p in prompts[record.id]) + _TOKENS_AT_THE_ENDS > room
-    ]
+    long = [record for record in records if len(record.question.encode()) > room_for_question]
     if not long or base_folder(base_model) is None:
         return list(records)
-    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    renderer = load_renderer(base_model)
+    prompt_format = renderer.resolve(rollout.prompt_format)
     too_long = {
-        record_id
-        for record_id in long
-        if max(map(len, tokenizer(prompts[record_id])["input_ids"])) > room
+        record.id
+        for record in long
+        if max(map(len, renderer.prompts(_prompts(record, system_prompts), prompt_format))) > room
     }
     if not too_long:
         return list(records)
@@ -67,3 +63,7 @@ def drop_overlong(
         f"{rollout.max_tokens}"
     )
     return [record for record in records if record.id not in too_long]
+
+
+def _prompts(record: Record, system_prompts: Iterable[str]) -> list[Prompt]:
+    return [Prompt(system_prompt=system, question=record.question) for system in system_prompts]

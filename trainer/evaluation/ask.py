@@ -12,15 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from inference_server.wire.schemas import (
-    ArmsRequest,
-    Question,
     ServerStatus,
     adapter_name,
 )
-from regime_w import ArmSpec, build_prompt
 from trainer.client.arms_client import ArmsClient
-from trainer.client.ask_groups import ask_again, ask_groups
-from trainer.client.model_spec import uploaded
+from trainer.client.model_spec import served_format, uploaded
 from trainer.client.protocol import InferenceServer
 from trainer.config.sections import EvaluationConfig
 from trainer.console.progress import bar
@@ -28,10 +24,9 @@ from trainer.data.contamination import find_overlap
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
+from trainer.evaluation.ask_model import ask_model
 from trainer.evaluation.candidates import parse_candidates
 from trainer.evaluation.records import (
-    Answer,
-    ArmsAnswer,
     ModelAnswers,
     QuestionAnswers,
     answers_path,
@@ -65,6 +60,8 @@ async def evaluate(
         config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
     )
     status = await client.status()
+    asked_as = served_format(config.prompt_format, status)
+    config = config.model_copy(update={"prompt_format": asked_as})
     # Pinned now: the active version may change during the evaluation.
     served = {
         c.label: c.model.served_version(status, field="models")
@@ -83,7 +80,7 @@ async def evaluate(
             answers[label] = []
             for start in range(0, len(records), config.batch_size):
                 batch = records[start : start + config.batch_size]
-                answers[label] += await _ask(client, version, status, batch, config)
+                answers[label] += await ask_model(client, version, batch, config)
                 num_answered += len(batch)
                 on_progress(num_answered, num_total)
 
@@ -132,57 +129,12 @@ def _result(
         samples_per_arm=config.samples_per_arm,
         seed=config.seed,
         max_tokens=config.max_tokens,
+        prompt_format="chat" if config.prompt_format == "chat" else "plain",
+        stop=config.stop,
         models=tuple(ModelResult.of(label, name, questions) for label, name in names.items()),
         differences=compare_all(list(names), questions),
     )
     return evaluation, questions
-
-
-async def _ask(
-    client: InferenceServer,
-    version: int | None,
-    status: ServerStatus,
-    records: Sequence[Record],
-    config: EvaluationConfig,
-) -> list[ModelAnswers]:
-    """One model's answers to some of the questions."""
-    system_prompt = _arms_by_name(config)[config.arm].system_prompt
-    completions = await client.complete(
-        _served_name(version, status),
-        [build_prompt(system_prompt, record.question) for record in records],
-        max_tokens=config.max_tokens,
-    )
-    arms = await _ask_arms(client, version, records, config)
-    return [
-        ModelAnswers(
-            greedy=Answer.of(c.text, record.gold, num_tokens=c.num_tokens, truncated=c.truncated),
-            arms=of_arms,
-        )
-        for c, record, of_arms in zip(completions, records, arms, strict=True)
-    ]
-
-
-async def _ask_arms(
-    client: InferenceServer,
-    version: int | None,
-    records: Sequence[Record],
-    config: EvaluationConfig,
-) -> Sequence[ArmsAnswer | None]:
-    if not config.samples_per_arm:
-        return [None] * len(records)
-    request = ArmsRequest(
-        # The server derives a completion's seed from the question's id, not from its batch.
-        questions=[Question(id=record.id, question=record.question) for record in records],
-        arms=list(config.arms),
-        samples_per_arm=config.samples_per_arm,
-        max_tokens=config.max_tokens,
-        seed=config.seed,
-        policy="base" if version is None else version,
-    )
-    (groups, _), _ = await ask_again(
-        lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
-    )
-    return [ArmsAnswer.of(group, record) for group, record in zip(groups, records, strict=True)]
 
 
 def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = None) -> Evaluation:
@@ -223,12 +175,8 @@ def _contamination_lines(config: EvaluationConfig) -> list[str]:
     ]
 
 
-def _arms_by_name(config: EvaluationConfig) -> dict[str, ArmSpec]:
-    return {arm.name: arm for arm in config.arms}
-
-
 def _require_arm(config: EvaluationConfig) -> None:
-    arms = _arms_by_name(config)
+    arms = [arm.name for arm in config.arms]
     if config.arm not in arms:
         raise UsageError(f"arm: {config.arm!r} is none of {', '.join(arms)}")
 

@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, Self
 
+from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from trainer.evaluation.arms_results import ArmsResult, CompletionStats, Estimate
 from trainer.evaluation.records import ArmsAnswer, EvaluationPart, QuestionAnswers
 from trainer.evaluation.statistics import bootstrap_interval, mcnemar_p_value
@@ -123,6 +124,8 @@ class Evaluation(EvaluationPart):
     seed: int
     """Seed of the arms' sampling."""
     max_tokens: int
+    prompt_format: PromptFormat = "plain"
+    stop: StopStrings = ()
     models: tuple[ModelResult, ...]
     """In the configured order."""
     differences: tuple[PairedDifference, ...]
@@ -135,7 +138,7 @@ class Evaluation(EvaluationPart):
         sampled = f" and {arms.num_completions} completions by arms" if arms else ""
         return (
             f"{self.num_questions} held-out questions of {self.data}, greedy{sampled}, "
-            f"prompt of {self.arm}, at most {self.max_tokens} tokens"
+            f"{'chat ' * (self.prompt_format == 'chat')}prompt of {self.arm}, at most {self.max_tokens} tokens"
         )
 
     def difference(self, label: str, baseline: str) -> PairedDifference | None:

@@ -9,7 +9,9 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
+from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.settings_model import NULL
+from trainer.config.base import Section
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
 
@@ -24,7 +26,7 @@ def as_toml(config: BaseModel) -> str:
 def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> None:
     """Compare the settings with the stored ones, if there are any, and store them.
 
-    The stored file is read as ``--config`` would read it, so keys that it lacks have their defaults.
+    A key that the stored file lacks has its default, or what its lack meant when the file was written.
 
     Args:
         path: The file; its folder is made where it is missing.
@@ -56,6 +58,16 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
     write_file(path, as_toml(config).encode())
 
 
+def kept_prompt_format(path: Path) -> PromptFormat | None:
+    """The prompt format of kept settings, plain where they are of before there was another; None without any."""
+    try:
+        kept = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = kept.get("prompt_format") or kept.get("rollout", {}).get("prompt_format")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return "chat" if found == "chat" else "plain"
+
+
 def training_source(adapter: Path) -> str | None:
     """The data.source of the SFT or run that an adapter folder belongs to; None where nothing says."""
     for path in (adapter / CONFIG_FILE, adapter.parent.parent / CONFIG_FILE):
@@ -70,7 +82,9 @@ def training_source(adapter: Path) -> str | None:
 def _as_read(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any] | None:
     """The stored settings as the configuration's type reads them; None where it cannot."""
     try:
-        return _flat(_plain(type(config).model_validate(stored)))
+        kind = type(config)
+        read = kind.read_kept if issubclass(kind, Section) else kind.model_validate
+        return _flat(_plain(read(stored)))
     except ValidationError:
         return None
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from regime_w import answers_agree, build_prompt, extract_answer
+from regime_w import answers_agree, extract_answer
+from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.sources import Record, load_records
@@ -46,7 +47,6 @@ class HeldOutEvaluations:
         """
         self._versions = versions
         self._run = config.run
-        self._max_tokens = config.rollout.max_tokens
         self._say = say
         self._pending: _PendingEvaluation | None = None
         self._records: list[Record] = []
@@ -57,8 +57,13 @@ class HeldOutEvaluations:
                 num_records=config.run.num_evaluation_questions,
                 seed=config.data.seed,
             )
-            arm = config.rollout.arms[0]
-            self._prompts = [build_prompt(arm.system_prompt, r.question) for r in self._records]
+        rollout = config.rollout
+        self._prompt = GreedyPrompt(
+            system_prompt=rollout.arms[0].system_prompt,
+            prompt_format=rollout.prompt_format,
+            max_tokens=rollout.max_tokens,
+            stop=rollout.stop,
+        )
 
     def __enter__(self) -> Self:
         """Nothing is asked before the first `start`."""
@@ -149,10 +154,8 @@ class HeldOutEvaluations:
 
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers right."""
-        # One request, so that the version is leased until the last answer and cannot be retired.
-        completions = await self._versions.complete(
-            published.version, self._prompts, max_tokens=self._max_tokens
-        )
+        questions = [record.question for record in self._records]
+        completions = await self._versions.complete(published.version, questions, self._prompt)
         return sum(
             answers_agree(extract_answer(completion.text), extract_answer(record.gold))
             for completion, record in zip(completions, self._records, strict=True)

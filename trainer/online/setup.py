@@ -19,6 +19,7 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 from trainer.model.device import compute_device
+from trainer.model.prompts import prompt_format_of
 from trainer.model.roles import PolicyRoles
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
@@ -47,6 +48,7 @@ from trainer.run_state.run_folder import (
     keep_start,
     open_run,
     start_of,
+    with_prompt_format,
 )
 
 
@@ -80,6 +82,7 @@ def train(
     if config.run.num_threads is not None:
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
+    config = with_prompt_format(config, lambda: prompt_format_of(config.policy.base_model))
     with open_run(config, must_resume=must_resume) as journal, stop_signals() as stop:
         if is_finished(config):
             (*_, newest) = journal.past.adapters

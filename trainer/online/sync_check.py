@@ -89,6 +89,7 @@ class SyncCheck:
         """
         self._arms = probe_arms(config.rollout.arms)
         self._question = question
+        self._prompt_format = config.rollout.prompt_format
         exact = server_dtype == config.policy.dtype == "float32"
         self.max_mismatch = config.ppo.max_logprob_mismatch or (
             _MAX_MISMATCH_FLOAT32 if exact else _MAX_MISMATCH
@@ -99,6 +100,7 @@ class SyncCheck:
         return ArmsRequest(
             questions=[Question(id="probe", question=self._question)],
             arms=list(self._arms),
+            prompt_format=self._prompt_format,
             max_tokens=_NUM_PROBE_TOKENS,
             seed=_PROBE_SEED,
             policy=version,

@@ -17,10 +17,9 @@ from inference_server.wire.schemas import (
     ArmGroup,
     ArmsRequest,
     ServerStatus,
-    adapter_name,
 )
 from trainer.client.ask_groups import LostError, ask_again, ask_groups
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
@@ -176,12 +175,11 @@ class Versions:
         return await self._ask(version, ask)
 
     async def complete(
-        self, version: int, prompts: list[str], *, max_tokens: int
+        self, version: int, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        """A version's greedy completions of plain prompts, in order."""
-        name = adapter_name(version)
+        """A version's greedy answers, in order."""
         completions, _ = await self._ask(
-            version, lambda: self._server.complete(name, prompts, max_tokens=max_tokens)
+            version, lambda: self._server.complete(version, questions, prompt)
         )
         return completions
 

@@ -109,7 +109,7 @@ def _read_config(text: str | None) -> TrainConfig | None:
         return None
     try:
         sections = tomllib.loads(text)
-        return TrainConfig.model_validate(
+        return TrainConfig.read_kept(
             {name: sections[name] for name in TrainConfig.model_fields if name in sections}
         )
     except (tomllib.TOMLDecodeError, ValidationError):

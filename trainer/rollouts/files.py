@@ -8,8 +8,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from inference_server.wire.prompt_frames import Prompt
+from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import FinishReason
 from regime_w import ArmSpec, RewardConfig, build_prompt
 from trainer.config.sections import RolloutConfig
@@ -24,23 +26,32 @@ from trainer.rollouts.rows import RolloutCompletion, RolloutRow
 class Retokeniser:
     """Turns texts into completions with tokens."""
 
-    tokenizer: Any
+    renderer: PromptRenderer
+    prompt_format: PromptFormat
+    """That the texts were sampled under, where their rows do not say."""
     arms: Mapping[str, ArmSpec]
     max_tokens: int
     """A text of this many tokens or more counts as truncated."""
 
     @classmethod
-    def of(cls, tokenizer: Any, rollout: RolloutConfig) -> "Retokeniser":
+    def of(cls, renderer: PromptRenderer, rollout: RolloutConfig) -> "Retokeniser":
         """For the arms and the length that a configuration says the text was sampled with."""
         arms = rollout.arms
         return cls(
-            tokenizer=tokenizer,
+            renderer=renderer,
+            prompt_format=renderer.resolve(rollout.prompt_format),
             arms={arm.name: arm for arm in arms},
             max_tokens=rollout.max_tokens,
         )
 
-    def completion(self, stored: RolloutCompletion, question: str, where: str) -> RolloutCompletion:
-        """The text with its tokens, EOS included unless it is truncated; without logprobs.
+    def completion(
+        self,
+        stored: RolloutCompletion,
+        question: str,
+        where: str,
+        prompt_format: PromptFormat | None = None,
+    ) -> RolloutCompletion:
+        """The text with its tokens, and with the one that ends it unless it is truncated; without logprobs.
 
         Raises:
             DataError: The arm is unknown.
@@ -51,12 +62,12 @@ class Retokeniser:
                 f"{where}: arm {stored.arm_name!r} is none of {', '.join(self.arms)}; text alone needs "
                 "its prompt: give its spec in rollout.arms"
             )
-        prompt = build_prompt(spec.system_prompt, question)
         # The recipe's collector decodes prompt and completion together.
-        text = stored.full_text.removeprefix(prompt)
-        prompt_ids, token_ids = self.tokenizer([prompt, text], add_special_tokens=False)[
-            "input_ids"
-        ]
+        text = stored.full_text.removeprefix(build_prompt(spec.system_prompt, question))
+        asked_as = prompt_format or self.prompt_format
+        prompt = Prompt(system_prompt=spec.system_prompt, question=question)
+        prompt_ids, token_ids = self.renderer.demonstration(prompt, text, asked_as)
+        end_id = self.renderer.end_token_id(asked_as)
         is_truncated = len(token_ids) >= self.max_tokens
         return RolloutCompletion(
             arm_name=spec.name,
@@ -66,7 +77,7 @@ class Retokeniser:
             temperature=spec.temperature,
             top_p=spec.top_p,
             prompt_token_ids=prompt_ids,
-            token_ids=token_ids if is_truncated else [*token_ids, self.tokenizer.eos_token_id],
+            token_ids=token_ids if is_truncated or end_id is None else [*token_ids, end_id],
         )
 
 
@@ -117,10 +128,23 @@ class StoredRollouts:
         completions = [
             arm
             if arm.has_tokens
-            else self._retokeniser.completion(arm, row.question, f"{self._path}:{number}")
+            else self._retokeniser.completion(
+                arm, row.question, f"{self._path}:{number}", row.prompt_format
+            )
             for arm in row.arm_outputs
         ]
         return row.model_copy(update={"id": record.id, "arm_outputs": completions}).scored(config)
 
     def _parse(self, number: int, line: bytes) -> RolloutRow:
         return parse_row(RolloutRow, line, f"{self._path}:{number}")
+
+
+def format_of_file(path: Path) -> PromptFormat:
+    """The prompt format of a file's first row; plain where it does not say.
+
+    Raises:
+        DataError: The row is no rollout row, or there is none.
+    """
+    for number, line in read_lines(path):
+        return parse_row(RolloutRow, line, f"{path}:{number}").prompt_format or "plain"
+    raise DataError(f"{path}: no rollouts")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
+from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig
 from trainer.data.sources import Record
@@ -26,6 +27,8 @@ def rollout_row(scored: ScoredGroup, *, step: int | None = None) -> dict[str, ob
         "question": scored.record.question,
         "gold_answer": scored.record.gold,
         "policy_version": group.policy_version,
+        **({} if group.prompt_format is None else {"prompt_format": group.prompt_format}),
+        **({"stop": group.stop} if group.stop else {}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
         "reward": sum(scored.rewards) / len(scored.rewards),
         "arm_outputs": [
@@ -105,6 +108,9 @@ class RolloutRow(_RowPart):
     question: str = Field(min_length=1)
     gold_answer: str = Field(min_length=1)
     policy_version: int | None = None
+    prompt_format: PromptFormat | None = None
+    """None in rows from before there was another than plain."""
+    stop: StopStrings = ()
     arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
 
     @property
@@ -124,6 +130,8 @@ class RolloutRow(_RowPart):
                 id=self.id,
                 question=self.question,
                 policy_version=self.policy_version,
+                prompt_format=self.prompt_format,
+                stop=self.stop,
                 arms=[arm.completion for arm in self.arm_outputs],
             ),
             config,

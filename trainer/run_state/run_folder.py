@@ -5,17 +5,19 @@ differ are listed in `FREE_SETTINGS`.
 """
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from pydantic import ValidationError
 
+from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder, remove_unfinished
-from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_prompt_format
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
@@ -24,6 +26,8 @@ from trainer.run_state.journal_reader import JournalReader
 
 ADAPTERS_FOLDER = "adapters"
 START_FOLDER = "start"
+
+_Config = TypeVar("_Config", TrainConfig, OfflineRunConfig)
 
 FREE_SETTINGS = (
     "server",
@@ -50,7 +54,7 @@ def read_run_config(folder: Path) -> TrainConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        return TrainConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return TrainConfig.read_kept(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -73,7 +77,7 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
             another process is at work in it.
     """
     folder = config.run.folder
-    has_begun = bool(checkpoint_folders(folder)) or JournalReader(folder).num_bytes > 0
+    has_begun = _has_begun(folder)
     if must_resume and not has_begun:
         raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +88,25 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
         for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
             remove_unfinished(folder / part)
         yield journal
+
+
+def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> _Config:
+    """A run's configuration with ``rollout.prompt_format`` resolved.
+
+    Args:
+        config: Of a run, new or begun.
+        default: What ``auto`` is for a new run; a run that has begun keeps its own.
+    """
+    if config.rollout.prompt_format != "auto":
+        return config
+    folder = config.run.folder
+    kept = kept_prompt_format(folder / CONFIG_FILE) if _has_begun(folder) else None
+    rollout = config.rollout.model_copy(update={"prompt_format": kept or default()})
+    return config.model_copy(update={"rollout": rollout})
+
+
+def _has_begun(folder: Path) -> bool:
+    return bool(checkpoint_folders(folder)) or JournalReader(folder).num_bytes > 0
 
 
 def is_finished(config: TrainConfig) -> bool:

@@ -25,14 +25,17 @@ from inference_server.wire.schemas import (
     ArmsResponse,
     FinishReason,
 )
-from regime_w import build_all_arms
+from regime_w import ArmSpec, build_all_arms
 from trainer.client.arms_client import ArmsClient
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import ServerConfig
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
 
 URL = "http://server.test:8000"
 NUM_ATTEMPTS = 3
+GREEDY = GreedyPrompt(
+    system_prompt="Be brief.", prompt_format="chat", max_tokens=4, stop=("\n\nQuestion:",)
+)
 
 ADAPTER = {
     "version": 12,
@@ -233,7 +236,7 @@ async def test_a_refusal_in_another_form_still_says_what_was_answered(
     [
         lambda client: client.status(),
         lambda client: client.generate(ArmsRequest(questions=["q"])),
-        lambda client: client.complete("policy", ["1+1="], max_tokens=4),
+        lambda client: client.complete(None, ["1+1="], GREEDY),
     ],
     ids=["status", "generate", "complete"],
 )
@@ -341,16 +344,66 @@ async def test_a_full_server_is_no_outage(
     assert not caplog.records
 
 
-async def test_completions_come_in_the_order_of_their_prompts(connect: Connect) -> None:
-    choices = [
-        {"index": 1, "text": "b", "finish_reason": "length", "token_ids": [1, 2, 3, 4]},
-        {"index": 0, "text": "a", "finish_reason": "stop", "token_ids": [5, 6]},
+def greedy_group(
+    question_id: str,
+    text: str,
+    version: int | None,
+    *,
+    num_tokens: int = 2,
+    reason: FinishReason = FinishReason.STOP,
+) -> ArmGroup:
+    """The answer to one question of `GREEDY`: the question and an exclamation mark."""
+    arm = ArmCompletion(
+        arm="greedy",
+        sample=0,
+        text=text + "!",
+        finish_reason=reason,
+        temperature=0.0,
+        top_p=1.0,
+        seed=None,
+        prompt_token_ids=[1],
+        token_ids=[5] * num_tokens,
+        logprobs=[-0.5] * num_tokens,
+    )
+    return ArmGroup(id=question_id, question=text, policy_version=version, arms=[arm])
+
+
+@pytest.mark.parametrize("version", [None, 12])
+async def test_greedy_answers_come_in_the_order_of_their_questions(
+    version: int | None, connect: Connect
+) -> None:
+    groups = [
+        greedy_group("q0", "x", version),
+        greedy_group("q1", "y", version, num_tokens=4, reason=FinishReason.LENGTH),
     ]
-    async with connect(Server(httpx.Response(200, json={"choices": choices}))) as client:
-        assert await client.complete("policy", ["x", "y"], max_tokens=4) == [
-            TextCompletion(text="a", num_tokens=2, truncated=False),
-            TextCompletion(text="b", num_tokens=4, truncated=True),
+    server = Server(httpx.Response(200, json=answer_of(*groups)))
+    async with connect(server) as client:
+        assert await client.complete(version, ["x", "y"], GREEDY) == [
+            TextCompletion(text="x!", num_tokens=2, truncated=False),
+            TextCompletion(text="y!", num_tokens=4, truncated=True),
         ]
+    sent = ArmsRequest.model_validate_json(server.requests[0].content)
+    assert (sent.greedy, sent.policy) == (True, "base" if version is None else version)
+    assert (sent.prompt_format, sent.stop, sent.max_tokens) == ("chat", GREEDY.stop, 4)
+    assert [arm.system_prompt for arm in sent.arms or () if isinstance(arm, ArmSpec)] == [
+        "Be brief."
+    ]
+
+
+async def test_many_greedy_questions_are_several_requests(connect: Connect) -> None:
+    class Answers(Server):
+        def __call__(self, request: httpx.Request) -> httpx.Response:
+            self.requests.append(request)
+            asked = ArmsRequest.model_validate_json(request.content).identified_questions
+            groups = [greedy_group(q.id, q.question, 12) for q in asked]
+            return httpx.Response(200, json=answer_of(*groups))
+
+    server = Answers()
+    questions = [f"{i}?" for i in range(130)]
+    async with connect(server) as client:
+        answers = await client.complete(12, questions, GREEDY)
+    assert [answer.text for answer in answers] == [f"{question}!" for question in questions]
+    assert len(server.requests) == 3
 
 
 def parts(request: httpx.Request) -> dict[str, tuple[str | None, bytes]]:

@@ -8,9 +8,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
+from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec, build_prompt
-from trainer.commands.sft import _examples, run_sft
+from trainer.commands.sft import run_sft
+from trainer.commands.sft_examples import sft_examples
 from trainer.config.sections import PolicyConfig, SFTRunConfig
 from trainer.data.sources import Record
 from trainer.errors import UsageError
@@ -155,11 +159,19 @@ def test_an_adapter_of_a_4_bit_base_is_float32_and_moves(tiny_base: Path, tmp_pa
     assert held_out[-1] < held_out[0]
 
 
-def test_demonstrations_are_trained_under_the_prompts_of_the_arms() -> None:
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+def test_demonstrations_are_trained_under_the_prompts_of_the_arms(
+    prompt_format: PromptFormat, tiny_base: Path
+) -> None:
     solo = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
     demonstrations = [
         Record(id=str(i), question=f"{i}?", gold=f"<<{i}>>#### {i}") for i in range(3)
     ]
-    rows = _examples(demonstrations, (solo,), seed="x")
-    assert rows["prompt"][:] == [build_prompt("Be brief.", f"{i}?") for i in range(3)]
-    assert rows["completion"][:] == [f"#### {i}" for i in range(3)]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_base)
+    rows = sft_examples(demonstrations, (solo,), PromptRenderer(tokenizer), prompt_format, seed="x")
+    for i, row in enumerate(rows):
+        # The tiny model's template renders what `build_prompt` does, and ends turns with EOS alone.
+        prompt = tokenizer(build_prompt("Be brief.", f"{i}?"))["input_ids"]
+        answer = tokenizer(f"#### {i}")["input_ids"] + [tokenizer.eos_token_id]
+        assert row["input_ids"] == prompt + answer
+        assert row["completion_mask"] == [0] * len(prompt) + [1] * len(answer)

@@ -21,9 +21,8 @@ from inference_server.wire.schemas import (
     Usage,
     adapter_name,
 )
-from regime_w import build_all_arms, build_prompt
 from tests.unit.server_stub import ServerStub
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import EvaluationConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
@@ -46,8 +45,7 @@ BASE = "models/tiny-base"
 NEXT_VERSION = 7
 
 RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=10)
-PROMPTS = [build_prompt(build_all_arms()[0].system_prompt, r.question) for r in RECORDS]
-GOLD = {prompt: record.gold for prompt, record in zip(PROMPTS, RECORDS, strict=True)}
+GOLD = {record.question: record.gold for record in RECORDS}
 
 
 def info(version: int, *, active: bool = False) -> AdapterInfo:
@@ -72,6 +70,7 @@ class FakeServer(ServerStub):
         self.active = active
         self.next_version = NEXT_VERSION
         self.log: list[str] = []
+        self.prompts: list[GreedyPrompt] = []
         self.num_busy_deletes = 0
         self.failure: Exception | None = None
         self.fails_after = 0
@@ -122,15 +121,17 @@ class FakeServer(ServerStub):
         del self.versions[version]
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        self.log.append(f"complete {model} {len(prompts)}")
+        model = BASE if version is None else adapter_name(version)
+        self.log.append(f"complete {model} {len(questions)}")
+        self.prompts.append(prompt)
         if self.failure is not None:
             if self.fails_after == 0:
                 raise self.failure
             self.fails_after -= 1
-        right = set(PROMPTS[: self.skill[model]])
-        texts = [GOLD[prompt] if prompt in right else "I give up." for prompt in prompts]
+        right = {record.question for record in RECORDS[: self.skill[model]]}
+        texts = [GOLD[asked] if asked in right else "I give up." for asked in questions]
         return [TextCompletion(text=text, num_tokens=5, truncated=False) for text in texts]
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
@@ -278,10 +279,10 @@ async def test_removal_waits_for_aborted_requests(tmp_path: Path) -> None:
 async def test_an_upload_that_the_server_retired_by_itself_is_no_error(tmp_path: Path) -> None:
     class Retiring(FakeServer):
         async def complete(
-            self, model: str, prompts: list[str], *, max_tokens: int
+            self, version: int | None, questions: list[str], prompt: GreedyPrompt
         ) -> list[TextCompletion]:
             self.versions.clear()
-            return await super().complete(model, prompts, max_tokens=max_tokens)
+            return await super().complete(version, questions, prompt)
 
     server = Retiring({"policy-000007": 3})
     found = await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))

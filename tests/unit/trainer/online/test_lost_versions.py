@@ -25,7 +25,7 @@ from inference_server.wire.schemas import (
 )
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import versions_for
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, SyncError
 from trainer.online.versions import Versions
 from trainer.run_state.journal import Journal
@@ -100,10 +100,11 @@ class FakeServer(ServerStub):
         return self._info(version)
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        self._info(int(model.rsplit("-", 1)[1]))
-        return [TextCompletion(text=model, num_tokens=1, truncated=False) for _ in prompts]
+        assert version is not None
+        self._info(version)
+        return [TextCompletion(text=q, num_tokens=1, truncated=False) for q in questions]
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         assert isinstance(request.policy, int)
@@ -290,8 +291,9 @@ async def test_whatever_is_asked_of_a_version_that_was_lost_waits_until_it_is_ba
     server.restart()
     assert (await versions.info(4)).active
     server.restart()
-    completions = await versions.complete(3, ["a", "b"], max_tokens=5)
-    assert [completion.text for completion in completions] == ["policy-000003"] * 2
+    prompt = GreedyPrompt(system_prompt="", prompt_format="plain", max_tokens=5)
+    completions = await versions.complete(3, ["a", "b"], prompt)
+    assert [completion.text for completion in completions] == ["a", "b"]
     assert sorted(server.held) == [3, 4]
 
 

@@ -10,7 +10,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import versions_for
-from trainer.client.protocol import TextCompletion
+from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import DataConfig, RolloutConfig, RunConfig, TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
@@ -29,16 +29,16 @@ class FakeClient(ServerStub):
         self.may_answer = anyio.Event()
         self.num_right = 0
         self.error: Exception | None = None
-        self.asked: list[tuple[str, list[str], int]] = []
+        self.asked: list[tuple[int | None, list[str], GreedyPrompt]] = []
 
     async def complete(
-        self, model: str, prompts: list[str], *, max_tokens: int
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        self.asked.append((model, prompts, max_tokens))
+        self.asked.append((version, questions, prompt))
         await self.may_answer.wait()
         if self.error is not None:
             raise self.error
-        wrong = ["no idea"] * (len(prompts) - self.num_right)
+        wrong = ["no idea"] * (len(questions) - self.num_right)
         texts = [*(record.gold for record in RECORDS[: self.num_right]), *wrong]
         return [TextCompletion(text=text, num_tokens=4, truncated=False) for text in texts]
 
@@ -106,9 +106,9 @@ def test_training_continues_until_the_answers_are_there(run: Run) -> None:
     }
     assert run.evaluations.evaluating is None
     assert run.evaluations.collect(wait=True) == {}
-    ((model, prompts, max_tokens),) = run.client.asked
-    assert (model, max_tokens) == ("policy-000012", 17)
-    assert [RECORDS[i].question in prompts[i] for i in range(4)] == [True] * 4
+    ((version, questions, prompt),) = run.client.asked
+    assert (version, prompt.max_tokens) == (12, 17)
+    assert questions == [record.question for record in RECORDS]
     assert run.said == []
 
 

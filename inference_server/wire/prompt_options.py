@@ -1,0 +1,16 @@
+"""How a prompt is rendered and what ends its completion, as requests and settings say it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+PromptFormat = Literal["chat", "plain"]
+"""``plain`` joins system prompt and question as `regime_w.build_prompt` does; ``chat`` renders both with the
+model's chat template."""
+PromptFormatChoice = Literal["auto", "chat", "plain"]
+"""``auto`` is chat where the model's tokenizer has a chat template."""
+
+StopStrings = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=16)
+]
+"""Texts that end a completion once one of them is generated; it stays in the completion."""

@@ -1,0 +1,55 @@
+"""The demonstrations of supervised fine-tuning as token ids.
+
+They are rendered by the code that renders the server's prompts, so TRL renders nothing.
+"""
+
+import random
+import re
+from collections.abc import Sequence
+
+from datasets import Dataset
+
+from inference_server.wire.prompt_frames import Prompt
+from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.prompts import PromptRenderer
+from regime_w import ArmSpec
+from trainer.data.sources import Record
+
+_ANNOTATION = re.compile(r"<<[^<>]*>>")
+
+
+def sft_examples(
+    demonstrations: Sequence[Record],
+    arms: Sequence[ArmSpec],
+    renderer: PromptRenderer,
+    prompt_format: PromptFormat,
+    *,
+    seed: str,
+) -> Dataset:
+    """Rows of ``input_ids`` and ``completion_mask``, which is 1 on what is learned.
+
+    That is the solution, without calculator annotations, and the token that ends it: EOS, or the one with
+    which the chat template ends a turn.
+
+    Args:
+        demonstrations: Questions with their solutions.
+        arms: Each demonstration has the system prompt of one of them, drawn at random.
+        renderer: Of the base model's tokenizer.
+        prompt_format: Of the prompts.
+        seed: Of the draws.
+    """
+    rng, end_id = random.Random(seed), renderer.end_token_id(prompt_format)
+    end = [] if end_id is None else [end_id]
+    rows = []
+    for record in demonstrations:
+        prompt = Prompt(system_prompt=rng.choice(arms).system_prompt, question=record.question)
+        solution = _ANNOTATION.sub("", record.gold)
+        asked, answer = renderer.demonstration(prompt, solution, prompt_format)
+        mask = [0] * len(asked) + [1] * len(answer + end)
+        rows.append({"input_ids": asked + answer + end, "completion_mask": mask})
+    return Dataset.from_list(rows)
+
+
+def longest_tokens(*examples: Dataset | None) -> int:
+    """Tokens of the longest row of any of the data sets."""
+    return max(len(row["input_ids"]) for rows in examples if rows for row in rows)

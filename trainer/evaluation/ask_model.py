@@ -1,0 +1,74 @@
+"""Asks one served model some questions, all in the same way."""
+
+from collections.abc import Sequence
+
+from inference_server.wire.schemas import ArmsRequest, Question
+from trainer.client.ask_groups import ask_again, ask_groups
+from trainer.client.protocol import GreedyPrompt, InferenceServer
+from trainer.config.sections import EvaluationConfig
+from trainer.data.sources import Record
+from trainer.evaluation.records import Answer, ArmsAnswer, ModelAnswers
+
+
+async def ask_model(
+    client: InferenceServer,
+    version: int | None,
+    records: Sequence[Record],
+    config: EvaluationConfig,
+) -> list[ModelAnswers]:
+    """A model's answers to some of the questions: greedy ones, and those of all arms where asked for.
+
+    Args:
+        client: The server.
+        version: Of the model; None is the base.
+        records: The questions.
+        config: How they are asked.
+
+    Raises:
+        ServerError: The server stayed unreachable, refused, or aborted them again and again.
+    """
+    arms = {arm.name: arm for arm in config.arms}
+    prompt = GreedyPrompt(
+        system_prompt=arms[config.arm].system_prompt,
+        prompt_format=config.prompt_format,
+        max_tokens=config.max_tokens,
+        stop=config.stop,
+    )
+    questions = [record.question for record in records]
+    completions, _ = await ask_again(
+        lambda: client.complete(version, questions, prompt),
+        give_up_after_s=config.server.give_up_after_s,
+    )
+    by_arms = await _ask_arms(client, version, records, config)
+    return [
+        ModelAnswers(
+            greedy=Answer.of(c.text, record.gold, num_tokens=c.num_tokens, truncated=c.truncated),
+            arms=of_arms,
+        )
+        for c, record, of_arms in zip(completions, records, by_arms, strict=True)
+    ]
+
+
+async def _ask_arms(
+    client: InferenceServer,
+    version: int | None,
+    records: Sequence[Record],
+    config: EvaluationConfig,
+) -> Sequence[ArmsAnswer | None]:
+    if not config.samples_per_arm:
+        return [None] * len(records)
+    request = ArmsRequest(
+        # The server derives a completion's seed from the question's id, not from its batch.
+        questions=[Question(id=record.id, question=record.question) for record in records],
+        arms=list(config.arms),
+        samples_per_arm=config.samples_per_arm,
+        max_tokens=config.max_tokens,
+        prompt_format=config.prompt_format,
+        stop=config.stop,
+        seed=config.seed,
+        policy="base" if version is None else version,
+    )
+    (groups, _), _ = await ask_again(
+        lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
+    )
+    return [ArmsAnswer.of(group, record) for group, record in zip(groups, records, strict=True)]

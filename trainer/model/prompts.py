@@ -1,0 +1,39 @@
+"""The prompts of a base model on this machine; how they are rendered is `inference_server.wire.prompts`."""
+
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from inference_server.wire.prompt_frames import has_chat_template
+from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
+from inference_server.wire.prompts import PromptRenderer
+from trainer.errors import UsageError
+
+
+def load_renderer(base_model: str) -> PromptRenderer:
+    """Renders prompts with a base model's tokenizer.
+
+    Raises:
+        UsageError: It has none that can.
+    """
+    return renderer_of(AutoTokenizer.from_pretrained(base_model), base_model)
+
+
+def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
+    """Renders prompts with the tokenizer of a base model.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    try:
+        return PromptRenderer(tokenizer)
+    except ValueError as error:
+        raise UsageError(f"base model {base_model}: {error}") from None
+
+
+def prompt_format_of(base_model: str, choice: PromptFormatChoice = "auto") -> PromptFormat:
+    """A choice for a base model; ``auto`` is chat where its tokenizer has a template."""
+    if choice != "auto":
+        return choice
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    return "chat" if has_chat_template(tokenizer) else "plain"
