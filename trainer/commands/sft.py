@@ -6,11 +6,12 @@ starts; only solutions have a loss. vLLM serves the adapter as it is.
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from peft import LoraConfig
 from transformers import (
     AutoTokenizer,
@@ -23,6 +24,7 @@ from transformers import (
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
+from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.sft_examples import longest_tokens, sft_examples
 from trainer.config.sections import SFTRunConfig
@@ -101,26 +103,17 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
     tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
     renderer = renderer_of(tokenizer, config.policy.base_model)
-    prompt_format = kept_prompt_format(output / CONFIG_FILE) or renderer.resolve("auto")
     if config.prompt_format == "auto":
-        config = config.model_copy(update={"prompt_format": prompt_format})
+        found = kept_prompt_format(output / CONFIG_FILE) or renderer.resolve("auto")
+        config = config.model_copy(update={"prompt_format": found})
     keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
-    training, held_out = _load_data(config, say)
+    examples, held_out = _data_sets(config, renderer, say)
     device = compute_device(config.device)
     checkpoints = output / CHECKPOINTS_FOLDER
     newest = _newest_checkpoint(checkpoints)
     if newest is not None:
         say(f"resuming from {newest}")
-    seed = config.sft.seed
-    examples, held_out_examples = (
-        sft_examples(
-            records, config.arms, renderer, renderer.resolve(config.prompt_format), seed=name
-        )
-        if records
-        else None
-        for records, name in ((training, f"sft/{seed}"), (held_out, f"sft/held-out/{seed}"))
-    )
-    longest = longest_tokens(examples, held_out_examples)
+    longest = longest_tokens(examples, held_out)
     trainer = SFTTrainer(
         model=load_base(config.policy, device),
         args=_trl_config(
@@ -131,7 +124,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             is_fresh=newest is None,
         ),
         train_dataset=examples,
-        eval_dataset=held_out_examples,
+        eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=LoraConfig(
             r=config.policy.lora_rank,
@@ -153,6 +146,19 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     trainer.save_model(str(output))
     shutil.rmtree(checkpoints, ignore_errors=True)
     return output
+
+
+def _data_sets(
+    config: SFTRunConfig, renderer: PromptRenderer, say: Callable[[str], None]
+) -> tuple[Dataset, Dataset | None]:
+    """The examples to train on, and the held-out ones if there is an evaluation."""
+    prompt_format, seed = renderer.resolve(config.prompt_format), config.sft.seed
+
+    def examples(records: Sequence[Record], name: str) -> Dataset:
+        return sft_examples(records, config.arms, renderer, prompt_format, seed=f"{name}/{seed}")
+
+    training, held_out = _load_data(config, say)
+    return examples(training, "sft"), examples(held_out, "sft/held-out") if held_out else None
 
 
 def _load_data(
