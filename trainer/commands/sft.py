@@ -28,6 +28,7 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.sft_examples import longest_tokens, sft_examples
 from trainer.config.sections import SFTRunConfig
+from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.progress import OnStep
 from trainer.data.contamination import data_lines
 from trainer.data.sources import Record, load_demonstrations
@@ -177,7 +178,9 @@ def _load_data(
             num_examples=sft.num_evaluation_examples,
             seed=data.seed,
         )
-    for line in data_lines(data.source, training, data.evaluation_source, held_out):
+    low = low_learning_rate("sft.learning_rate", sft.learning_rate)
+    lines = data_lines(data.source, training, data.evaluation_source, held_out)
+    for line in (*(f"warning: {each}" for each in low), *lines):
         say(line)
     return training, held_out
 

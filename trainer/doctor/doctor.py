@@ -8,12 +8,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from trainer.config.sections import DoctorConfig
+from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.memory import check_memory
 from trainer.doctor.memory_plan import MemoryPlan, plan_memory
 from trainer.doctor.model_shape import ModelShape, read_shape
-from trainer.doctor.results import CheckResult, CheckStatus, bad, size_text
+from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_text
 from trainer.doctor.server import ask_server
 from trainer.doctor.stack import Installed, check_versions, installed_version
 
@@ -32,6 +33,10 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         *check_versions(installed),
         *check_device(config, installed=installed),
         *check_model_files(config.policy.base_model),
+        *(
+            note("learning rate", line, "ppo.learning_rate")
+            for line in low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
+        ),
     ]
     try:
         shape = read_shape(config.policy.base_model, config.policy.target_modules)

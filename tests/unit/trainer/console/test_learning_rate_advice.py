@@ -1,0 +1,23 @@
+"""Which learning rates are called low."""
+
+import pytest
+
+from trainer.config.sections import PPOConfig, SFTConfig
+from trainer.console.learning_rate_advice import low_learning_rate
+
+
+@pytest.mark.parametrize("rate", [1e-5, 2e-5, 5e-4])
+def test_rates_that_lora_learns_at_are_passed_over(rate: float) -> None:
+    assert low_learning_rate("ppo.learning_rate", rate) == []
+
+
+@pytest.mark.parametrize("rate", [9.9e-6, 1e-6, 5e-7])
+def test_a_rate_of_full_fine_tuning_is_named_with_what_to_take(rate: float) -> None:
+    (line,) = low_learning_rate("sft.learning_rate", rate)
+    assert line.startswith(f"sft.learning_rate = {rate:g} is low: LoRA learns at about 10 ×")
+    assert line.endswith("take 1e-05 or more")
+
+
+def test_the_recipes_rate_of_ppo_is_one_of_them_and_that_of_sft_is_not() -> None:
+    assert low_learning_rate("ppo.learning_rate", PPOConfig().learning_rate)
+    assert not low_learning_rate("sft.learning_rate", SFTConfig().learning_rate)
