@@ -14,6 +14,7 @@ import torch
 
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
+from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
@@ -25,6 +26,7 @@ from trainer.ppo.learner import Learner
 from trainer.rollouts.files import Retokeniser, StoredRollouts, format_of_file
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.metrics import group_metrics
+from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState, QuestionStream
 from trainer.run_state.checkpoint import (
     TrainProgress,
@@ -34,7 +36,12 @@ from trainer.run_state.checkpoint import (
     save_checkpoint,
 )
 from trainer.run_state.run_adapters import save_adapter
-from trainer.run_state.run_folder import ADAPTERS_FOLDER, open_run, with_prompt_format
+from trainer.run_state.run_folder import (
+    ADAPTERS_FOLDER,
+    open_run,
+    run_as_begun,
+    with_prompt_format,
+)
 
 _FOREIGN_NATS = 0.05
 """Mean |starting policy - file| logprob from which the file is plainly not of the starting policy; where
@@ -59,6 +66,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         DataError: The file cannot be read, or holds what cannot be trained on.
         CheckpointError: No checkpoint can be resumed from.
     """
+    config = run_as_begun(config, print)
     if config.run.num_threads is not None:
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
@@ -69,8 +77,11 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         num_groups = len(rollouts.records) * config.offline.num_epochs
         num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
         run = config.run.model_copy(update={"num_steps": num_steps})
-        learner, progress = _restore(config, run)
+        with stop.waiting():
+            learner, progress = _restore(config, run)
         with Tracker(run, first_step=progress.step) as tracker:
+            for line in low_learning_rate("ppo.learning_rate", config.ppo.learning_rate):
+                tracker.say(f"warning: {line}")
             _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
             if progress.step:
                 tracker.say(f"resuming after step {progress.step}")
@@ -96,6 +107,7 @@ def _restore(config: OfflineRunConfig, run: RunConfig) -> tuple[Learner, TrainPr
         TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run), roles
     )
     if not checkpoint_folders(run.folder):
+        pretrain_critic(config, roles, print)
         return learner, TrainProgress(step=0, questions=QuestionState())
     newest = newest_checkpoint(run.folder, print)
     return learner, load_checkpoint(newest, roles, learner.update).progress

@@ -13,7 +13,7 @@ class Section(SettingsModel):
 
     meant_before: ClassVar[Mapping[str, object]] = {}
     """Values of keys that are missing in settings kept from before the keys existed, where those are not
-    the defaults of today."""
+    the defaults of today. Work begun then goes on with them: `trainer.io.kept_settings.as_begun`."""
 
     @classmethod
     def read_kept(cls, kept: Mapping[str, Any]) -> Self:

@@ -1,8 +1,10 @@
 """The update of policy and critic."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.base import Section
 
@@ -16,14 +18,31 @@ LossReduction = Literal["token_mean", "sequence_mean"]
 class PPOConfig(Section):
     """The update."""
 
+    meant_before: ClassVar[Mapping[str, object]] = {
+        "critic_gae_lambda": None,
+        "kl_horizon_steps": None,
+        "skip_zero_advantages": False,
+    }
+
     learning_rate: Annotated[float, Field(gt=0)] = 5e-6
     """AdamW's, of the policy adapter."""
     critic_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """AdamW's, of the critic's adapter and value head."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
     """Of both learning rates: constant, or linear to zero over run.num_steps."""
+    learning_rate_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which both learning rates first rise, linearly, to their values."""
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 2
     """Steps that train the critic alone before the policy moves; ignored without a critic."""
+    critic_rollouts: Path | None = None
+    """Rollouts that the critic is fitted to before the first step: a file of `collect` with the starting
+    policy, or of a run. Spares the rollouts of critic_warmup_steps, which can then be 0; null starts the
+    critic at zero."""
+    critic_pretrain_epochs: Annotated[int, Field(ge=1)] = 4
+    """Most passes over critic_rollouts; the critic of the pass with the best held-out explained variance
+    is kept."""
+    critic_pretrain_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    """AdamW's while the critic is fitted to critic_rollouts."""
     num_epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over a step's completions."""
     questions_per_mini_batch: Annotated[int, Field(ge=1)] = 4
@@ -37,7 +56,13 @@ class PPOConfig(Section):
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
     """GAE's discount."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """GAE's λ."""
+    """GAE's λ of the policy's advantages. On completions of hundreds of tokens 0.95 lets no reward reach
+    the first ones: take 1, or length_adaptive_alpha."""
+    length_adaptive_alpha: Annotated[float, Field(gt=0)] | None = None
+    """Instead of gae_lambda each completion of n tokens gets λ = 1 - 1/(α·n), at least 0; VAPO's α is
+    0.05. (arXiv 2504.05118.)"""
+    critic_gae_lambda: Annotated[float, Field(ge=0, le=1)] | None = 1.0
+    """GAE's λ of the critic's returns; 1 fits it to the rewards themselves. Null takes the policy's λ."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How far the ratio may fall below 1 before the gradient stops."""
     clip_high: Annotated[float, Field(gt=0)] = 0.2
@@ -56,6 +81,9 @@ class PPOConfig(Section):
     """Both losses: the mean over the mini-batch's tokens, or the mean of its completions' means."""
     whiten_advantages: bool = True
     """Normalise GAE's advantages over the step's tokens; rloo and grpo have a scale of their own."""
+    skip_zero_advantages: bool = True
+    """Leave the policy as it is in a mini-batch whose advantages are all zero, where momentum alone would
+    move it. The critic still trains."""
     truncation: Literal["bootstrap", "mask"] = "bootstrap"
     """Truncated completions: bootstrapped by the critic (rloo and grpo have none and take the reward as
     it is), or left out of the losses and of the comparison with other completions."""
@@ -68,8 +96,12 @@ class PPOConfig(Section):
     """Adapt the coefficient so that the KL of a completion stays near target_kl."""
     target_kl: Annotated[float, Field(gt=0)] = 0.1
     """KL to the reference, in nats per completion, that the adaptive coefficient aims at."""
+    kl_horizon_steps: Annotated[float, Field(ge=1)] | None = 10.0
+    """Steps over which the adaptive coefficient corrects an error. It moves by at most 0.2 / this a step: at
+    10 by 2 %, so a KL far above target_kl doubles it in 35 steps. (K = 0.1 in arXiv 1909.08593, section
+    2.2.) Null counts completions, by kl_horizon."""
     kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """Completions over which the adaptive coefficient corrects an error."""
+    """The same in completions, where kl_horizon_steps is null; given alone, it is what counts."""
     stop_kl: Annotated[float, Field(gt=0)] | None = None
     """Ends a step early: the first mini-batch on which the policy has moved by more nats per token is not
     applied, nor is any after it."""
@@ -78,3 +110,11 @@ class PPOConfig(Section):
     max_logprob_mismatch: Annotated[float, Field(gt=0)] | None = None
     """Mean |trainer - server| logprob on tokens of one version above which the run stops: the server
     does not serve what was pushed. Null is 0.005 where both sides compute in float32, else 0.05."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _horizon_in_completions(cls, given: Any) -> Any:
+        """Files from before kl_horizon_steps keep the horizon that they give."""
+        if isinstance(given, dict) and "kl_horizon" in given:
+            return {"kl_horizon_steps": None, **given}
+        return given

@@ -1,9 +1,9 @@
 """The settings that a run or another piece of work was begun with, stored beside it: it resumes with the same."""
 
 import tomllib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,8 @@ from trainer.io.durable import write_file
 
 CONFIG_FILE = "config.toml"
 
+_Config = TypeVar("_Config", bound=Section)
+
 
 def as_toml(config: BaseModel) -> str:
     """A configuration as a TOML file that ``--config`` reads, without the API key."""
@@ -26,7 +28,8 @@ def as_toml(config: BaseModel) -> str:
 def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> None:
     """Compare the settings with the stored ones, if there are any, and store them.
 
-    A key that the stored file lacks has its default, or what its lack meant when the file was written.
+    A key that the stored file lacks has its default, or what its lack meant when the file was written; of
+    the latter kind the file goes on lacking them.
 
     Args:
         path: The file; its folder is made where it is missing.
@@ -36,12 +39,10 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
     Raises:
         UsageError: Other keys have changed; names them.
     """
+    plain = _plain(config)
     if path.exists():
-        try:
-            stored = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: {error}") from None
-        written, now = _flat(stored), _flat(_plain(config))
+        stored = _stored(path)
+        written, now = _flat(stored), _flat(plain)
         before = _as_read(stored, config) or written
         changed = [
             f"{key} was {before.get(key, NULL)} and is {now.get(key, NULL)}"
@@ -55,7 +56,57 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
                 f"{path.parent} was begun with other settings: {'; '.join(changed)}. "
                 f"Resume with those of {path}, or choose another folder"
             )
-    write_file(path, as_toml(config).encode())
+        for name, key, _ in _lacking(type(config), stored):
+            plain[name].pop(key, None)
+    write_file(path, tomli_w.dumps(plain).encode())
+
+
+def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config:
+    """The settings with which work goes on that was begun before some of their keys existed.
+
+    A key that the stored file lacks takes its value of `Section.meant_before`, unless it was given
+    another value than its default, which `keep_settings` then refuses.
+
+    Args:
+        path: The stored file; where there is none, the work is new.
+        config: The settings now.
+        say: Gets a line with the keys that are taken back.
+
+    Raises:
+        UsageError: The stored file is no TOML.
+    """
+    if not path.exists():
+        return config
+    taken_back: list[str] = []
+    for name, key, value in _lacking(type(config), _stored(path)):
+        section = getattr(config, name)
+        if getattr(section, key) == type(section).model_fields[key].default != value:
+            changed = section.model_copy(update={key: value})
+            config = config.model_copy(update={name: changed})
+            taken_back.append(f"{name}.{key} = {NULL if value is None else value}")
+    if taken_back:
+        say(
+            f"{path.parent} was begun by an earlier version and goes on as then: "
+            f"{', '.join(taken_back)}"
+        )
+    return config
+
+
+def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
+    """Section, key and value of all `Section.meant_before` of a configuration that a file lacks."""
+    for name, field in kind.model_fields.items():
+        inner, table = field.annotation, stored.get(name, {})
+        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(table, Mapping):
+            for key, value in inner.meant_before.items():
+                if key not in table:
+                    yield name, key, value
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def kept_prompt_format(path: Path) -> PromptFormat | None:

@@ -11,6 +11,7 @@ from trainer.client.compatibility import check_server
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
 from trainer.config.sections import TrainConfig
+from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker
 from trainer.data.contamination import data_lines
@@ -33,6 +34,7 @@ from trainer.online.resume import (
 from trainer.online.versions import Versions
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import Score, score_group
+from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState, QuestionStream
 from trainer.run_state.checkpoint import (
     TrainProgress,
@@ -47,6 +49,7 @@ from trainer.run_state.run_folder import (
     is_finished,
     keep_start,
     open_run,
+    run_as_begun,
     start_of,
     with_prompt_format,
 )
@@ -79,6 +82,7 @@ def train(
         NonFiniteError: A number is NaN or infinite; the step's rollouts are kept.
         Stopped: A signal asked to stop before the run was restored.
     """
+    config = run_as_begun(config, print)
     if config.run.num_threads is not None:
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
@@ -108,9 +112,11 @@ def _open_training(
         with stop.waiting():
             status = requests.call(requests.server.status)
         check_server(status, config)
-        lines: list[str] = []
+        low = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
+        lines = [f"warning: {line}" for line in low]
         records = _askable(records, config, status, lines)
-        learner = _learner(config, status)
+        with stop.waiting():
+            learner = _learner(config, status)
         versions = Versions(
             requests,
             RunAdapters(run.folder / ADAPTERS_FOLDER, journal),
@@ -153,12 +159,12 @@ def _askable(
     """The records whose prompts fit the server's context; ``lines`` gets one about the others."""
     fitting = drop_overlong(records, config.policy.base_model, config.rollout, status, lines.append)
     if not fitting:
-        raise DataError(f"no question can be asked; {lines[0]}")
+        raise DataError(f"no question can be asked; {lines[-1]}")
     return fitting
 
 
 def _learner(config: TrainConfig, status: ServerStatus) -> Learner:
-    """Roles and optimizers at the run's start; a new run gets its first checkpoint."""
+    """Roles and optimizers at the run's start; a new run gets its critic and its first checkpoint."""
     run = config.run
     roles = PolicyRoles(
         start_of(config, run.folder),
@@ -168,6 +174,7 @@ def _learner(config: TrainConfig, status: ServerStatus) -> Learner:
     learner = Learner(config, roles)
     if not checkpoint_folders(run.folder):
         keep_start(run.folder, roles)
+        pretrain_critic(config, roles, print)
         start = TrainProgress(step=0, questions=QuestionState())
         save_checkpoint(run.folder, start, roles, learner.update, num_kept=run.num_checkpoints)
     return learner

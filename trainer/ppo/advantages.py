@@ -84,7 +84,7 @@ def generalized_advantages(
     bootstrap_values: Tensor,
     *,
     gamma: float,
-    lam: float,
+    lam: float | Tensor,
 ) -> Advantages:
     """Generalized advantage estimation (Schulman et al. 2016, eq. 16).
 
@@ -97,7 +97,7 @@ def generalized_advantages(
         mask: [B, T] bool.
         bootstrap_values: [B] value of the state after the last token; zero where terminal.
         gamma: Discount.
-        lam: GAE's λ.
+        lam: GAE's λ, of all completions or [B] of each.
     """
     num_tokens = rewards.shape[1]
     last = mask.sum(dim=1) - 1
@@ -112,6 +112,23 @@ def generalized_advantages(
         columns.append(next_advantage)
     advantages = torch.stack(columns[::-1], dim=1)
     return Advantages(advantages=advantages, returns=torch.where(mask, advantages + values, 0.0))
+
+
+def length_adaptive_lambda(mask: Tensor, *, alpha: float) -> Tensor:
+    """``λ = 1 - 1/(α·n)`` of completions of n tokens, at least 0 (Yue et al. 2025, VAPO).
+
+    The weights of GAE's sum of errors then add up to α·n: a reward reaches the first token of a long
+    completion as well as that of a short one.
+
+    Args:
+        mask: [B, T] bool.
+        alpha: α; 0.05 in the paper, where completions of up to 20 tokens get 0.
+
+    Returns:
+        [B] float32.
+    """
+    lengths = mask.sum(dim=1).clamp(min=1).float()
+    return (1.0 - 1.0 / (alpha * lengths)).clamp(min=0.0)
 
 
 def leave_one_out(numbers: Tensor) -> Tensor:

@@ -52,6 +52,9 @@ class UpdateMetrics:
     critic_grad_norm: float
     num_optimizer_steps: int
     """Mini-batches that were applied."""
+    skipped_updates: float
+    """Mini-batches without an advantage, in which the policy stayed as it was; NaN without
+    ``ppo.skip_zero_advantages``."""
     stopped_early: bool
     policy_frozen: bool
     """True in the critic's warm-up steps."""
@@ -79,6 +82,7 @@ class UpdateSums:
     policy_grad_norm: float = 0.0
     critic_grad_norm: float = 0.0
     num_optimizer_steps: int = 0
+    skipped_updates: int = 0
 
 
 def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:
@@ -127,6 +131,7 @@ def update_metrics(
         policy_grad_norm=sums.policy_grad_norm / num_steps,
         critic_grad_norm=math.nan,
         num_optimizer_steps=sums.num_optimizer_steps,
+        skipped_updates=math.nan,
         stopped_early=False,
         policy_frozen=False,
     )

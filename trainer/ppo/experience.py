@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,13 @@ from trainer.errors import NonFiniteError
 from trainer.model.batch import MicroBatch, Sample, micro_batches
 from trainer.model.logprobs import Nucleus
 from trainer.model.roles import PolicyRoles, Role
-from trainer.ppo.advantages import generalized_advantages, group_advantages, token_rewards, whiten
+from trainer.ppo.advantages import (
+    generalized_advantages,
+    group_advantages,
+    length_adaptive_lambda,
+    token_rewards,
+    whiten,
+)
 from trainer.ppo.kl import kl_estimate
 from trainer.ppo.losses import importance_weights, sequence_mask
 
@@ -44,6 +51,12 @@ class Experience:
 
 MiniBatch = list[Experience]
 """The micro-batches of one optimizer step."""
+
+_ROUNDING = 1e-6
+"""Advantages below this are rounding errors of rewards of about 1."""
+_WHITENED_ROUNDING = 1e-2
+"""Equal advantages stay below this when they are whitened (`trainer.ppo.advantages.whiten`); others then
+have a standard deviation of 1."""
 
 
 @torch.no_grad()
@@ -104,18 +117,7 @@ def _experience(
     # Without a critic, advantages need the whole mini-batch; see `_with_group_advantages`.
     values, returns, advantages = None, None, torch.zeros_like(kl)
     if config.advantage == "gae":
-        values = roles.values(batch)
-        after_last = values.gather(1, batch.mask.sum(dim=1, keepdim=True)).squeeze(1)
-        values = torch.where(batch.mask, values[:, :-1], 0.0)
-        estimate = generalized_advantages(
-            token_rewards(batch.rewards, kl, batch.mask, batch.terminal, kl_coef=kl_coef),
-            values,
-            batch.mask,
-            torch.where(batch.terminal, 0.0, after_last),
-            gamma=config.gamma,
-            lam=config.gae_lambda,
-        )
-        returns, advantages = estimate.returns, estimate.advantages
+        values, returns, advantages = _with_critic(roles, config, batch, kl, kl_coef=kl_coef)
     mask = batch.mask
     if config.truncation == "mask":
         mask = mask & batch.terminal.unsqueeze(1)
@@ -141,6 +143,30 @@ def _experience(
         loss_mask=mask,
         policy_mask=policy_mask,
     )
+
+
+def _with_critic(
+    roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, kl: Tensor, *, kl_coef: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The critic's values, its returns and the policy's advantages, each with a λ of its own; [B, C]."""
+    all_values = roles.values(batch)
+    after_last = all_values.gather(1, batch.mask.sum(dim=1, keepdim=True)).squeeze(1)
+    values = torch.where(batch.mask, all_values[:, :-1], 0.0)
+    estimate = partial(
+        generalized_advantages,
+        token_rewards(batch.rewards, kl, batch.mask, batch.terminal, kl_coef=kl_coef),
+        values,
+        batch.mask,
+        torch.where(batch.terminal, 0.0, after_last),
+        gamma=config.gamma,
+    )
+    policy_lambda: float | Tensor = config.gae_lambda
+    if config.length_adaptive_alpha is not None:
+        policy_lambda = length_adaptive_lambda(batch.mask, alpha=config.length_adaptive_alpha)
+    policy = critic = estimate(lam=policy_lambda)
+    if config.critic_gae_lambda is not None:
+        critic = estimate(lam=config.critic_gae_lambda)
+    return values, critic.returns, policy.advantages
 
 
 def _with_group_advantages(
@@ -182,6 +208,13 @@ def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
     return [
         [replace(e, advantages=next(whitened)) for e in mini_batch] for mini_batch in mini_batches
     ]
+
+
+def has_signal(mini_batch: MiniBatch, config: PPOConfig) -> bool:
+    """Whether a mini-batch has an advantage that is not zero, up to rounding, on a token of the policy."""
+    is_whitened = config.advantage == "gae" and config.whiten_advantages
+    floor = _WHITENED_ROUNDING if is_whitened else _ROUNDING
+    return any(bool((e.advantages[e.policy_mask].abs() > floor).any()) for e in mini_batch)
 
 
 def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:

@@ -32,15 +32,20 @@ def kl_estimate(logprobs: Tensor, other_logprobs: Tensor, estimator: KLEstimator
 class AdaptiveKL:
     """Proportional control of the KL coefficient towards a target (Ziegler et al. 2019, §2.2).
 
-    ``coef *= 1 + clip(kl / target - 1, ±0.2) · num_completions / horizon``.
+    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``.
     """
 
     coef: float
     target: float
     horizon: int
-    """About how many completions it takes to correct an error."""
+    """About how many completions it takes to correct an error; counts where `horizon_steps` is None."""
+    horizon_steps: float | None = None
+    """About how many steps it takes: 1/K of the paper, whose K is 0.1."""
 
     def update(self, kl: float, num_completions: int) -> None:
         """Adjust the coefficient after a step whose mean KL per completion was ``kl`` nats."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
-        self.coef *= 1.0 + error * min(1.0, num_completions / self.horizon)
+        share = num_completions / self.horizon
+        if self.horizon_steps is not None:
+            share = 1.0 / self.horizon_steps
+        self.coef *= 1.0 + error * min(1.0, share)

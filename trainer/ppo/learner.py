@@ -6,13 +6,32 @@ for bit.
 
 from collections.abc import Callable, Sequence
 
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import PPOConfig, TrainConfig
 from trainer.model.adapter import AdapterState
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.update import PPOUpdate
+
+
+def learning_rate_scale(config: PPOConfig, step: int, *, num_steps: int) -> float:
+    """The factor on both learning rates at a step.
+
+    It rises to 1 over the warm-up's steps and, with the linear schedule, falls from there on.
+
+    Args:
+        config: Its ``learning_rate_schedule`` and ``learning_rate_warmup_steps``.
+        step: Counted from 1.
+        num_steps: The run's.
+    """
+    num_warmup = config.learning_rate_warmup_steps
+    if step < num_warmup:
+        return step / num_warmup
+    if config.learning_rate_schedule == "constant":
+        return 1.0
+    first = max(1, num_warmup)
+    return 1.0 - (step - first) / (num_steps - first + 1)
 
 
 class Learner:
@@ -25,10 +44,8 @@ class Learner:
         self._config = config
 
     def learning_rate_scale(self, step: int) -> float:
-        """The schedule's factor on both learning rates at a step."""
-        if self._config.ppo.learning_rate_schedule == "constant":
-            return 1.0
-        return 1.0 - (step - 1) / self._config.run.num_steps
+        """The factor of warm-up and schedule on both learning rates at a step."""
+        return learning_rate_scale(self._config.ppo, step, num_steps=self._config.run.num_steps)
 
     def step(
         self,

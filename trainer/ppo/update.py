@@ -18,7 +18,13 @@ from trainer.errors import NonFiniteError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
-from trainer.ppo.experience import Experience, MiniBatch, make_experience, require_finite
+from trainer.ppo.experience import (
+    Experience,
+    MiniBatch,
+    has_signal,
+    make_experience,
+    require_finite,
+)
 from trainer.ppo.kl import AdaptiveKL
 from trainer.ppo.losses import policy_loss, token_loss_weights, value_loss
 
@@ -35,7 +41,10 @@ class PPOUpdate:
         )
         self.critic_optimizer = _optimizer(roles.critic_parameters(), config.critic_learning_rate)
         self.kl = AdaptiveKL(
-            coef=config.kl_coef, target=config.target_kl, horizon=config.kl_horizon
+            coef=config.kl_coef,
+            target=config.target_kl,
+            horizon=config.kl_horizon,
+            horizon_steps=config.kl_horizon_steps,
         )
 
     @property
@@ -84,7 +93,12 @@ class PPOUpdate:
         if config.adaptive_kl:
             num_completions = sum(len(e.batch.indices) for m in mini_batches for e in m)
             self.kl.update(metrics.reference_kl, num_completions)
-        return replace(metrics, stopped_early=stopped, policy_frozen=not train_policy)
+        return replace(
+            metrics,
+            stopped_early=stopped,
+            policy_frozen=not train_policy,
+            skipped_updates=sums.skipped_updates if config.skip_zero_advantages else math.nan,
+        )
 
     def _optimizer_step(
         self, mini_batch: MiniBatch, sums: UpdateSums, *, train_policy: bool
@@ -98,12 +112,21 @@ class PPOUpdate:
         reduction = self._config.loss_reduction
         value_weights = token_loss_weights([e.loss_mask for e in mini_batch], reduction)
         policy_weights = token_loss_weights([e.policy_mask for e in mini_batch], reduction)
+        is_skipped = (
+            num_policy_tokens > 0
+            and self._config.skip_zero_advantages
+            and not has_signal(mini_batch, self._config)
+        )
         approx_kl = 0.0
         for i, e in enumerate(mini_batch):
             if num_value_tokens:
                 self._backward_value(e, value_weights[i], sums)
             if num_policy_tokens:
-                approx_kl += self._backward_policy(e, policy_weights[i], num_policy_tokens, sums)
+                # Where it is skipped, too, for the metrics.
+                with torch.set_grad_enabled(not is_skipped):
+                    approx_kl += self._backward_policy(
+                        e, policy_weights[i], num_policy_tokens, sums
+                    )
         sums.num_mini_batches += 1
         sums.num_policy_tokens += num_policy_tokens
         sums.num_value_tokens += num_value_tokens
@@ -113,7 +136,9 @@ class PPOUpdate:
         if self._config.stop_kl is not None and approx_kl > self._config.stop_kl:
             return True
         critic_norm, policy_norm = self._apply_gradients()
-        sums.num_optimizer_steps += int(num_value_tokens + num_policy_tokens > 0)
+        sums.skipped_updates += int(is_skipped)
+        trains_policy = num_policy_tokens > 0 and not is_skipped
+        sums.num_optimizer_steps += int(num_value_tokens > 0 or trains_policy)
         sums.critic_grad_norm += critic_norm
         sums.policy_grad_norm += policy_norm
         return False
@@ -149,7 +174,8 @@ class PPOUpdate:
             clip_high=self._config.clip_high,
             dual_clip=self._config.dual_clip,
         )
-        loss.backward()
+        if loss.requires_grad:
+            loss.backward()
         sums.policy_loss += metrics.loss
         sums.clipped_tokens += metrics.clipped_tokens
         sums.dual_clipped_tokens += metrics.dual_clipped_tokens

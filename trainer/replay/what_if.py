@@ -98,7 +98,7 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
     rewards = _Rewards(config, rescore=any(key.startswith("reward.") for key in changed_keys))
 
     def scale(entry: JournaledStep) -> float:
-        if "ppo.learning_rate_schedule" in changed_keys:
+        if changed_keys & {"ppo.learning_rate_schedule", "ppo.learning_rate_warmup_steps"}:
             return learner.learning_rate_scale(entry.step)
         return entry.learning_rate_scale
 

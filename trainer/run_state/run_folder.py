@@ -17,7 +17,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder, remove_unfinished
-from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_prompt_format
+from trainer.io.kept_settings import CONFIG_FILE, as_begun, keep_settings, kept_prompt_format
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
@@ -88,6 +88,12 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
         for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
             remove_unfinished(folder / part)
         yield journal
+
+
+def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
+    """The configuration with which a run goes on; see `trainer.io.kept_settings.as_begun`."""
+    folder = config.run.folder
+    return as_begun(folder / CONFIG_FILE, config, say) if _has_begun(folder) else config
 
 
 def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> _Config:

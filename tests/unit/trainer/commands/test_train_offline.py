@@ -168,6 +168,30 @@ def test_a_run_leaves_metrics_adapters_and_checkpoints(whole: Path, policy: Poli
     assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
 
 
+def test_the_critic_can_be_fitted_to_the_same_file_first(
+    whole: Path, policy: PolicyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = whole.parents[2] / "rows.jsonl"
+    given = config(policy, file, tmp_path / "run", offline={"num_epochs": 1})
+    ppo = given.ppo.model_copy(
+        update={
+            "critic_rollouts": file,
+            "critic_pretrain_learning_rate": 0.01,
+            "critic_warmup_steps": 0,
+            "learning_rate": 1e-6,
+        }
+    )
+    train_offline(given.model_copy(update={"ppo": ppo}))
+    output = capsys.readouterr().out
+    assert f"completions of {file}: explained variance +0.00 → " in output
+    assert "warning: ppo.learning_rate = 1e-06 is low" in output
+    record = json.loads((tmp_path / "run/critic.json").read_text())
+    # One of the eight completions of every question is cut off.
+    assert record["num_completions"] + record["num_held_out"] == NUM_QUESTIONS * 7
+    first = metrics(tmp_path / "run")[0]
+    assert (first["ppo/value_mean"] != 0.0) == (record["num_epochs"] > 0)
+
+
 def test_what_was_rewarded_has_become_likelier(
     whole: Path, policy: PolicyConfig, rows: list[dict[str, Any]]
 ) -> None:

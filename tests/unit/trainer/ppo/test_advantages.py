@@ -14,6 +14,7 @@ from trainer.ppo.advantages import (
     generalized_advantages,
     group_advantages,
     leave_one_out,
+    length_adaptive_lambda,
     token_rewards,
     whiten,
 )
@@ -108,6 +109,36 @@ def test_gae_worked_out_by_hand(lam: float, bootstrap: float, advantages: list[f
     )
     np.testing.assert_allclose(estimate.advantages, [advantages], rtol=1e-6)
     np.testing.assert_allclose(estimate.returns, [[a + 0.5 for a in advantages]], rtol=1e-6)
+
+
+@given(
+    rows=trajectories(),
+    gamma=st.floats(0.5, 1),
+    lambdas=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+)
+def test_every_completion_may_have_a_lambda_of_its_own(
+    rows: list[tuple[list[float], list[float], float]], gamma: float, lambdas: list[float]
+) -> None:
+    rewards = [row[0] for row in rows]
+    estimate = generalized_advantages(
+        padded(rewards, GARBAGE),
+        padded([row[1] for row in rows], GARBAGE),
+        mask_of(rewards),
+        torch.tensor([row[2] for row in rows], dtype=torch.float64),
+        gamma=gamma,
+        lam=torch.tensor(lambdas[: len(rows)], dtype=torch.float64),
+    )
+    expected = [gae_by_hand(*row, gamma, lam) for row, lam in zip(rows, lambdas, strict=False)]
+    np.testing.assert_allclose(estimate.advantages, padded(expected), atol=1e-10, rtol=0)
+
+
+def test_length_adaptive_lambdas_worked_out_by_hand() -> None:
+    lengths = [0, 1, 20, 21, 40, 100, 1000]
+    mask = torch.arange(1000) < torch.tensor(lengths).unsqueeze(1)
+    found = length_adaptive_lambda(mask, alpha=0.05)
+    # 1 - 1/(0.05 n), which is 0 at 20 tokens and would be negative below.
+    expected = [0.0, 0.0, 0.0, 1 - 1 / 1.05, 0.5, 0.8, 0.98]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @given(rows=trajectories(), gamma=st.floats(0.5, 1))

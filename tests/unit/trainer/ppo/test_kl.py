@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.config.sections import KLEstimator
+from trainer.config.sections import KLEstimator, PPOConfig
 from trainer.ppo.kl import AdaptiveKL, kl_estimate
 
 ESTIMATORS: tuple[KLEstimator, ...] = ("k1", "k2", "k3")
@@ -94,3 +94,52 @@ def test_adaptive_kl_worked_out_by_hand(kl: float, num_completions: int, coef: f
     controller = AdaptiveKL(coef=0.05, target=0.1, horizon=1000)
     controller.update(kl, num_completions)
     assert controller.coef == pytest.approx(coef, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kl", "steps", "coef"),
+    [
+        (0.1, 10.0, 0.05),
+        (0.11, 10.0, 0.05 * 1.01),
+        (5.0, 10.0, 0.05 * 1.02),
+        (0.0, 10.0, 0.05 * 0.98),
+        (5.0, 2.5, 0.05 * 1.08),
+        (5.0, 1.0, 0.05 * 1.2),
+    ],
+)
+def test_a_horizon_in_steps_is_the_same_for_steps_of_any_size(
+    kl: float, steps: float, coef: float
+) -> None:
+    for num_completions in (1, 64, 100_000):
+        controller = AdaptiveKL(coef=0.05, target=0.1, horizon=1000, horizon_steps=steps)
+        controller.update(kl, num_completions)
+        assert controller.coef == pytest.approx(coef, rel=1e-12)
+
+
+def test_by_default_twice_the_target_doubles_the_coefficient_in_some_tens_of_steps() -> None:
+    config = PPOConfig()
+    controller = AdaptiveKL(
+        coef=0.05, target=6.0, horizon=config.kl_horizon, horizon_steps=config.kl_horizon_steps
+    )
+    num_steps = 0
+    while controller.coef < 0.1:
+        controller.update(12.0, 32)
+        num_steps += 1
+    assert num_steps == 36  # ln 2 / ln 1.02
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({}, 10.0),
+        ({"kl_horizon": 10}, None),
+        ({"kl_horizon": 10, "kl_horizon_steps": 4}, 4.0),
+        ({"kl_horizon_steps": "null"}, None),
+    ],
+)
+def test_a_horizon_in_completions_alone_is_what_counts(
+    given: dict[str, object], steps: float | None
+) -> None:
+    config = PPOConfig.model_validate(given)
+    assert config.kl_horizon_steps == steps
+    assert PPOConfig.model_validate(config.model_dump()) == config

@@ -29,10 +29,12 @@ CONFIG = PPOConfig(
     questions_per_mini_batch=1,
     gamma=0.98,
     gae_lambda=0.9,
+    critic_gae_lambda=0.97,
     clip_low=0.01,
     clip_high=0.02,
     value_clip=0.15,
     kl_coef=0.2,
+    kl_horizon=10_000,
     kl_estimator="k3",
     max_grad_norm=0.5,
 )
@@ -158,14 +160,16 @@ def transcript(roles: PolicyRoles, mini_batches: list[list[Sample]]) -> dict[str
             after = [*values[1:-1], 0.0]
         # Schulman et al. 2016, eq. 16.
         deltas = [rewards[t] + 0.98 * after[t] - values[t] for t in range(n)]
-        advantages = [
-            sum((0.98 * 0.9) ** (k - t) * deltas[k] for k in range(t, n)) for t in range(n)
-        ]
+        advantages, of_critic = (
+            [sum((0.98 * lam) ** (k - t) * deltas[k] for k in range(t, n)) for t in range(n)]
+            for lam in (0.9, 0.97)
+        )
+        returns = [a + v for a, v in zip(of_critic, values[:n], strict=True)]
         weights = [
             min(math.exp(p - b), 2.0)
             for p, b in zip(proximal, sample.sampler_logprobs, strict=True)
         ]
-        fixed[sample] = kept, proximal, values, advantages, weights
+        fixed[sample] = kept, proximal, values, advantages, weights, returns
         kl += sum(ratio - 1 - math.log(ratio) for ratio in ratios) / 3
     everything = np.array([a for f in fixed.values() for a in f[3]])
     mean, std = everything.mean(), everything.std(ddof=1)
@@ -177,7 +181,7 @@ def transcript(roles: PolicyRoles, mini_batches: list[list[Sample]]) -> dict[str
     for mini_batch in mini_batches * 2:
         terms = []
         for sample in mini_batch:
-            kept, proximal, _, advantages, weights = fixed[sample]
+            kept, proximal, _, advantages, weights, _ = fixed[sample]
             current = logprobs(forward(roles, Role.POLICY, sample)[0], kept, sample)
             for t, logprob in enumerate(current):
                 # Schulman et al. 2017, eq. 7; Ye et al. 2020, eq. 5.
@@ -194,10 +198,9 @@ def transcript(roles: PolicyRoles, mini_batches: list[list[Sample]]) -> dict[str
         policy_norms.append(policy.step(loss))
         terms = []
         for sample in mini_batch:
-            _, _, old_values, advantages, _ = fixed[sample]
+            _, _, old_values, _, _, returns = fixed[sample]
             current_values = forward(roles, Role.CRITIC, sample)[1]
-            for t, advantage in enumerate(advantages):
-                target = advantage + old_values[t]
+            for t, target in enumerate(returns):
                 near = old_values[t] + (current_values[t] - old_values[t]).clamp(-0.15, 0.15)
                 terms.append(torch.max((current_values[t] - target) ** 2, (near - target) ** 2) / 2)
         loss = torch.stack(terms).mean()

@@ -150,13 +150,22 @@ def by_sample(
 # --- experience --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("alpha", [None, 0.4])
+@pytest.mark.parametrize("critic_lambda", [None, 0.7, 1.0])
 @pytest.mark.parametrize("kl_coef", [0.0, 0.3])
 def test_experience_is_what_each_sample_gives_by_itself(
-    kl_coef: float, make_roles: MakeRoles
+    kl_coef: float, critic_lambda: float | None, alpha: float | None, make_roles: MakeRoles
 ) -> None:
     roles = make_roles()
     config = CONFIG.model_copy(
-        update={"kl_coef": kl_coef, "whiten_advantages": False, "gamma": 0.99, "gae_lambda": 0.9}
+        update={
+            "kl_coef": kl_coef,
+            "whiten_advantages": False,
+            "gamma": 0.99,
+            "gae_lambda": 0.9,
+            "critic_gae_lambda": critic_lambda,
+            "length_adaptive_alpha": alpha,
+        }
     )
     found = by_sample(PPOUpdate(roles, config).experience(GROUPS, seed="a"), GROUPS)
     for sample in (s for group in GROUPS for s in group):
@@ -178,9 +187,11 @@ def test_experience_is_what_each_sample_gives_by_itself(
             after_last = 0.0
         after = [*values[1:], after_last]
         errors = [rewards[t] + 0.99 * after[t] - values[t] for t in range(n)]
-        advantages = [
-            sum((0.99 * 0.9) ** (k - t) * errors[k] for k in range(t, n)) for t in range(n)
-        ]
+        lam = 0.9 if alpha is None else max(0.0, 1 - 1 / (alpha * n))
+        advantages, of_critic = (
+            [sum((0.99 * each) ** (k - t) * errors[k] for k in range(t, n)) for t in range(n)]
+            for each in (lam, lam if critic_lambda is None else critic_lambda)
+        )
         weights = [
             min(math.exp(p - s), 2.0)
             for p, s in zip(proximal, sample.sampler_logprobs, strict=True)
@@ -193,7 +204,7 @@ def test_experience_is_what_each_sample_gives_by_itself(
         assert e.values[i, :n].tolist() == close(values)
         assert e.advantages[i, :n].tolist() == close(advantages)
         assert e.returns[i, :n].tolist() == close(
-            [a + v for a, v in zip(advantages, values, strict=True)]
+            [a + v for a, v in zip(of_critic, values, strict=True)]
         )
         assert e.importance_weights[i, :n].tolist() == close(weights)
         assert e.entropy[i, :n].tolist() == close(scores.entropy[0].tolist())
@@ -527,6 +538,102 @@ def test_without_a_critic_none_is_asked_or_trained_and_nothing_warms_up(
     }
 
 
+# --- nothing to learn ------------------------------------------------------------------------------
+
+
+def equal_rewards(groups: list[list[Sample]], reward: float = 0.1) -> list[list[Sample]]:
+    return [[replace(s, reward=reward) for s in group] for group in groups]
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_a_mini_batch_without_an_advantage_leaves_the_policy_as_it_was(
+    advantage: str, make_roles: MakeRoles
+) -> None:
+    changes = {"advantage": advantage, "kl_coef": 0.0, "questions_per_mini_batch": 1}
+    roles = make_roles()
+    update = PPOUpdate(roles, CONFIG.model_copy(update=changes))
+    # Its momentum would move the policy by a whole learning rate.
+    update.step(update.experience(GROUPS, seed="a"), train_policy=True)
+    before, state = snapshot(roles), optimizer_states(update)
+    metrics = update.step(update.experience(equal_rewards(GROUPS), seed="b"), train_policy=True)
+    assert differing(before, snapshot(roles)) == set()
+    assert differing(state, optimizer_states(update)) == set()
+    assert (metrics.skipped_updates, metrics.num_optimizer_steps) == (4, 0)
+    assert metrics.policy_loss == metrics.policy_grad_norm == 0.0
+    assert metrics.approx_kl > 0.0  # measured all the same
+
+    mixed = update.experience([*equal_rewards(GROUPS[:3]), GROUPS[3]], seed="c")
+    metrics = update.step(mixed, train_policy=True)
+    assert differing(before, snapshot(roles)) == {"policy"}
+    assert (metrics.skipped_updates, metrics.num_optimizer_steps) == (3, 1)
+
+
+def test_runs_from_before_let_momentum_move_the_policy(make_roles: MakeRoles) -> None:
+    config = CONFIG.model_copy(
+        update={"advantage": "rloo", "kl_coef": 0.0, "skip_zero_advantages": False}
+    )
+    roles = make_roles()
+    update = PPOUpdate(roles, config)
+    update.step(update.experience(GROUPS, seed="a"), train_policy=True)
+    before = snapshot(roles)
+    metrics = update.step(update.experience(equal_rewards(GROUPS), seed="b"), train_policy=True)
+    assert differing(before, snapshot(roles)) == {"policy"}
+    assert math.isnan(metrics.skipped_updates)
+
+
+def test_the_kl_penalty_of_equal_rewards_is_a_signal(make_roles: MakeRoles) -> None:
+    roles = make_roles()
+    update = PPOUpdate(roles, CONFIG.model_copy(update={"advantage": "rloo", "kl_coef": 0.1}))
+    before = snapshot(roles)
+    metrics = update.step(update.experience(equal_rewards(GROUPS), seed="a"), train_policy=True)
+    assert differing(before, snapshot(roles)) == {"policy"}
+    assert metrics.skipped_updates == 0
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_without_an_advantage_the_critic_trains_alone(whiten: bool, make_roles: MakeRoles) -> None:
+    # Nothing is earned and the critic says 0: every advantage is 0. The critic learns nothing new
+    # then, but its momentum from the step before is its own affair.
+    config = CONFIG.model_copy(
+        update={"kl_coef": 0.0, "whiten_advantages": whiten, "learning_rate": 1e-2}
+    )
+    roles = make_roles()
+    torch.nn.init.zeros_(roles.value_head.weight)
+    torch.nn.init.zeros_(roles.value_head.bias)
+    update = PPOUpdate(roles, config)
+    before = snapshot(roles)
+    metrics = update.step(
+        update.experience(equal_rewards(GROUPS, 0.0), seed="a"), train_policy=True
+    )
+    assert differing(before, snapshot(roles)) == set()
+    assert metrics.skipped_updates == metrics.num_optimizer_steps == 2
+    # Rewards that are all 1 leave no advantage once they are whitened, but teach the critic.
+    finished = [[replace(s, truncated=False) for s in group] for group in GROUPS]
+    constant = update.experience(equal_rewards(finished, 1.0), seed="b")
+    metrics = update.step(
+        [[replace(e, advantages=torch.zeros_like(e.advantages)) for e in m] for m in constant],
+        train_policy=True,
+    )
+    assert differing(before, snapshot(roles)) <= {"critic", "head"}
+    assert "head" in differing(before, snapshot(roles))
+    assert metrics.skipped_updates == 2
+
+
+def test_whitened_rounding_errors_are_no_signal(make_roles: MakeRoles) -> None:
+    config = CONFIG.model_copy(update={"kl_coef": 0.0, "gae_lambda": 1.0})
+    roles = make_roles()
+    torch.nn.init.zeros_(roles.value_head.weight)
+    torch.nn.init.constant_(roles.value_head.bias, 0.3)
+    update = PPOUpdate(roles, config)
+    finished = [[replace(s, truncated=False) for s in group] for group in GROUPS]
+    before = snapshot(roles)
+    metrics = update.step(
+        update.experience(equal_rewards(finished, 0.1), seed="a"), train_policy=True
+    )
+    assert "policy" not in differing(before, snapshot(roles))
+    assert metrics.skipped_updates == 2
+
+
 # --- the sequence mask -----------------------------------------------------------------------------
 
 
@@ -775,14 +882,26 @@ def test_diagnostics_of_a_first_step_worked_out_from_its_experience(make_roles: 
 
 
 @pytest.mark.parametrize(
-    ("adaptive", "target", "factor"),
-    [(False, 0.1, 1.0), (True, 1e-9, 1 + 0.2 * 12 / 100), (True, 1e9, 1 - 0.2 * 12 / 100)],
+    ("adaptive", "target", "steps", "factor"),
+    [
+        (False, 0.1, None, 1.0),
+        (True, 1e-9, None, 1 + 0.2 * 12 / 100),
+        (True, 1e9, None, 1 - 0.2 * 12 / 100),
+        (True, 1e-9, 5.0, 1 + 0.2 / 5),
+        (True, 1e9, 5.0, 1 - 0.2 / 5),
+    ],
 )
 def test_the_kl_coefficient_moves_after_the_step_and_only_if_adaptive(
-    adaptive: bool, target: float, factor: float, make_roles: MakeRoles
+    adaptive: bool, target: float, steps: float | None, factor: float, make_roles: MakeRoles
 ) -> None:
     config = CONFIG.model_copy(
-        update={"adaptive_kl": adaptive, "target_kl": target, "kl_horizon": 100, "kl_coef": 0.05}
+        update={
+            "adaptive_kl": adaptive,
+            "target_kl": target,
+            "kl_horizon": 100,
+            "kl_horizon_steps": steps,
+            "kl_coef": 0.05,
+        }
     )
     update = PPOUpdate(make_roles(), config)
     metrics = update.step(update.experience(GROUPS, seed="a"), train_policy=True)

@@ -1,0 +1,189 @@
+"""Settings of the update over whole runs: resumed and replayed exactly, also of runs begun before them."""
+
+import json
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from tests.unit.memory_server import MemoryServer
+from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import read_metrics
+from trainer.errors import DataError, UsageError
+from trainer.io.kept_settings import CONFIG_FILE
+from trainer.replay.verify import verify
+from trainer.rollouts.pretrained_critic import CRITIC_FILE
+from trainer.run_state.journal_reader import JournalReader
+
+BEFORE = {"critic_gae_lambda": None, "kl_horizon_steps": None, "skip_zero_advantages": False}
+"""What runs did before these keys existed."""
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_questions(tmp_path_factory.mktemp("data") / "seven.jsonl")
+
+
+@pytest.fixture(scope="module")
+def first_run(tiny_base: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run as it was done before, of three steps."""
+    folder = tmp_path_factory.mktemp("before") / "run"
+    train(config_of(tiny_base, folder, questions, BEFORE), server(tiny_base))
+    return folder
+
+
+def server(base: Path) -> MemoryServer:
+    return MemoryServer(server_roles(base))
+
+
+def config_of(
+    base: Path, folder: Path, questions: Path, ppo: dict[str, Any], *, num_steps: int = 3
+) -> TrainConfig:
+    return run_config(
+        base, folder, questions, ppo=ppo, run={"num_steps": num_steps, "evaluate_every": None}
+    )
+
+
+def digests(run: Path) -> list[str]:
+    return [adapter.sha256 for adapter in JournalReader(run).adapters]
+
+
+def is_replayed(run: Path) -> bool:
+    said: list[str] = []
+    assert verify(run, from_step=0, stop_at_first=True, say=said.append), said
+    return True
+
+
+@pytest.mark.parametrize(
+    "ppo",
+    [
+        {
+            "critic_gae_lambda": 0.5,
+            "length_adaptive_alpha": 0.4,
+            "learning_rate_warmup_steps": 3,
+            "kl_horizon_steps": 2.0,
+            "critic_rollouts": "FILE",
+            "critic_pretrain_epochs": 2,
+            "critic_warmup_steps": 0,
+        },
+        {"advantage": "rloo", "kl_coef": 0.0, "adaptive_kl": False},
+    ],
+)
+def test_a_run_with_it_is_resumed_and_replayed_exactly(
+    ppo: dict[str, Any],
+    first_run: Path,
+    tiny_base: Path,
+    questions: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "rollouts.jsonl"
+    steps = sorted((first_run / "rollouts").glob("*.jsonl"))
+    file.write_bytes(b"".join(step.read_bytes() for step in steps))
+    if "critic_rollouts" in ppo:
+        ppo = {**ppo, "critic_rollouts": str(file)}
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train(config_of(tiny_base, whole, questions, ppo), server(tiny_base))
+    said = capsys.readouterr().out
+    assert (
+        ("critic fitted to" in said) == ("critic_rollouts" in ppo) == (whole / CRITIC_FILE).exists()
+    )
+
+    shutil.copytree(whole, resumed)
+    file.unlink()  # of no more use once the run has begun
+    for folder in sorted((resumed / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(folder)
+    train(config_of(tiny_base, resumed, questions, ppo), server(tiny_base), must_resume=True)
+    assert digests(resumed) == digests(whole)
+    assert "critic fitted to" not in capsys.readouterr().out
+    assert is_replayed(whole)
+    assert all(row["ppo/skipped_updates"] >= 0 for row in read_metrics(whole))
+
+
+def test_the_journal_has_the_rates_of_the_warm_up(
+    tiny_base: Path, questions: Path, tmp_path: Path
+) -> None:
+    config = config_of(
+        tiny_base, tmp_path / "run", questions, {"learning_rate_warmup_steps": 2}, num_steps=3
+    )
+    train(config, server(tiny_base))
+    journal = JournalReader(tmp_path / "run")
+    assert [journal.step(step).learning_rate_scale for step in (1, 2, 3)] == [0.5, 1.0, 0.5]
+
+
+def test_the_critic_begins_as_it_was_fitted(
+    first_run: Path, tiny_base: Path, questions: Path, tmp_path: Path
+) -> None:
+    file = first_run / "rollouts/step-000001.jsonl"
+    ppo = {"critic_rollouts": str(file), "critic_pretrain_learning_rate": 0.01}
+    train(config_of(tiny_base, tmp_path / "run", questions, ppo, num_steps=1), server(tiny_base))
+    record = json.loads((tmp_path / "run" / CRITIC_FILE).read_bytes())
+    assert record["rollouts"] == str(file)
+    assert len(record["rollouts_sha256"]) == 64
+    assert record["explained_variance"] >= record["explained_variance_before"] == 0.0
+    (row,) = read_metrics(tmp_path / "run")
+    assert (row["ppo/value_mean"] != 0.0) == (record["num_epochs"] > 0)
+
+
+def test_a_file_that_is_not_there_is_named(
+    tiny_base: Path, questions: Path, tmp_path: Path
+) -> None:
+    config = config_of(tiny_base, tmp_path / "run", questions, {"critic_rollouts": "no.jsonl"})
+    with pytest.raises(DataError, match=r"ppo\.critic_rollouts no\.jsonl: no such file"):
+        train(config, server(tiny_base))
+
+
+# --- runs that an earlier version began -------------------------------------------------------------
+
+
+def as_begun_before(run: Path) -> None:
+    """Take the keys that did not exist out of a run's configuration and metrics."""
+    stored = tomllib.loads((run / CONFIG_FILE).read_text())
+    for key in BEFORE:
+        del stored["ppo"][key]
+    (run / CONFIG_FILE).write_text(tomli_w.dumps(stored))
+
+
+def test_a_run_begun_before_goes_on_as_it_began(
+    first_run: Path,
+    tiny_base: Path,
+    questions: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(first_run, folder)
+    as_begun_before(folder)
+    assert is_replayed(folder)
+    for checkpoint in sorted((folder / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(checkpoint)
+    # The user's own configuration names none of the keys.
+    config = config_of(tiny_base, folder, questions, {})
+    assert config.ppo.critic_gae_lambda == 1.0
+    train(config, server(tiny_base), must_resume=True)
+    said = capsys.readouterr().out
+    assert "goes on as then: ppo.critic_gae_lambda = null, ppo.skip_zero_advantages = False" in said
+    assert digests(folder) == digests(first_run)
+    stored = tomllib.loads((folder / CONFIG_FILE).read_text())["ppo"]
+    assert BEFORE.keys().isdisjoint(stored)
+    assert is_replayed(folder)
+    assert not any("ppo/skipped_updates" in row for row in read_metrics(folder))
+    # Once more, and for longer.
+    train(config_of(tiny_base, folder, questions, {}, num_steps=4), server(tiny_base))
+    assert is_replayed(folder)
+    assert JournalReader(folder).last_step == 4
+
+
+def test_a_run_begun_before_takes_no_other_setting(
+    first_run: Path, tiny_base: Path, questions: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(first_run, folder)
+    as_begun_before(folder)
+    config = config_of(tiny_base, folder, questions, {"critic_gae_lambda": 0.5}, num_steps=4)
+    with pytest.raises(UsageError, match=r"ppo\.critic_gae_lambda was null and is 0\.5"):
+        train(config, server(tiny_base))

@@ -1,0 +1,170 @@
+"""The critic fitted to rollouts before PPO begins, so that its first advantages mean something.
+
+With a critic that starts at zero PPO's first steps reinforce noise, and steps that train the critic alone
+cost a generation each (VAPO, arXiv 2504.05118, "value pretraining").
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trainer.config.sections import PPOConfig
+from trainer.errors import DataError
+from trainer.model.batch import MicroBatch, Sample, micro_batches
+from trainer.model.roles import PolicyRoles, Role
+from trainer.ppo.advantages import generalized_advantages, token_rewards
+from trainer.ppo.diagnostics import explained_variance
+from trainer.ppo.experience import require_finite
+from trainer.ppo.losses import token_loss_weights, value_loss
+
+_HELD_OUT = 0.1
+"""Share of the questions that are not fitted, to measure on."""
+
+Group = Sequence[Sample]
+"""The samples of one question."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CriticFit:
+    """How well a critic was fitted."""
+
+    num_completions: int
+    """Fitted to."""
+    num_held_out: int
+    """Completions of other questions, which the explained variances are of."""
+    explained_variance_before: float
+    explained_variance: float
+    num_epochs: int
+    """Passes made when the critic that was kept was measured; 0 where none was better than the start."""
+
+
+def fit_critic(
+    roles: PolicyRoles,
+    config: PPOConfig,
+    groups: Sequence[Group],
+    *,
+    seed: int,
+    say: Callable[[str], None],
+) -> CriticFit:
+    """Fit the critic's adapter and value head to the discounted rewards of completions.
+
+    The policy that sampled them is the reference, so there is no KL penalty in their returns. Truncated
+    completions are left out: what they would have earned is not known. The weights of the pass with
+    the highest held-out explained variance are kept.
+
+    Args:
+        roles: The critic is trained, nothing else changes.
+        config: Its ``critic_pretrain_…`` keys, discount, mini-batches, loss reduction and gradient norm.
+        groups: The samples of each question; their logprobs are not read.
+        seed: Decides which questions are held out, and their order.
+        say: Gets a line for each pass.
+
+    Raises:
+        DataError: Fewer than two questions have a completion that is not truncated.
+        NonFiniteError: A value or a gradient is not finite.
+    """
+    rng = random.Random(f"{seed}/critic")
+    finished = [group for group in map(_finished, groups) if group]
+    if len(finished) < 2:
+        raise DataError("ppo.critic_rollouts: fewer than 2 questions have a completed answer")
+    rng.shuffle(finished)
+    num_held_out = max(1, round(_HELD_OUT * len(finished)))
+    held_out, fitted = finished[:num_held_out], finished[num_held_out:]
+    optimizer = torch.optim.AdamW(
+        roles.critic_parameters(), lr=config.critic_pretrain_learning_rate, weight_decay=0.0
+    )
+    before = best = _held_out_variance(roles, config, held_out)
+    kept, num_epochs = _critic_state(roles), 0
+    for epoch in range(1, config.critic_pretrain_epochs + 1):
+        rng.shuffle(fitted)
+        for start in range(0, len(fitted), config.questions_per_mini_batch):
+            chosen = fitted[start : start + config.questions_per_mini_batch]
+            _fit_mini_batch(roles, config, optimizer, [s for group in chosen for s in group])
+        explained = _held_out_variance(roles, config, held_out)
+        say(
+            f"critic, pass {epoch} of {config.critic_pretrain_epochs} over its rollouts: explained "
+            f"variance {explained:+.2f} on those held out"
+        )
+        if explained > best:
+            best, num_epochs, kept = explained, epoch, _critic_state(roles)
+    _restore_critic(roles, kept)
+    return CriticFit(
+        num_completions=sum(map(len, fitted)),
+        num_held_out=sum(map(len, held_out)),
+        explained_variance_before=before,
+        explained_variance=best,
+        num_epochs=num_epochs,
+    )
+
+
+def _finished(group: Group) -> list[Sample]:
+    """The samples that are not truncated, each with as many logprobs as tokens."""
+    return [
+        replace(sample, sampler_logprobs=(0.0,) * len(sample.completion_ids))
+        for sample in group
+        if not sample.truncated
+    ]
+
+
+def _batches(roles: PolicyRoles, config: PPOConfig, samples: Group) -> list[MicroBatch]:
+    return micro_batches(
+        samples,
+        token_budget=config.token_budget,
+        hidden_size=roles.hidden_size,
+        device=roles.device,
+    )
+
+
+def _returns(batch: MicroBatch, *, gamma: float) -> Tensor:
+    """[B, C] each token's discounted reward: GAE's returns of λ = 1, whatever the values."""
+    zero = torch.zeros_like(batch.sampler_logprobs)
+    rewards = token_rewards(batch.rewards, zero, batch.mask, batch.terminal, kl_coef=0.0)
+    return generalized_advantages(
+        rewards, zero, batch.mask, torch.zeros_like(batch.rewards), gamma=gamma, lam=1.0
+    ).returns
+
+
+def _fit_mini_batch(
+    roles: PolicyRoles, config: PPOConfig, optimizer: torch.optim.Optimizer, samples: Group
+) -> None:
+    batches = _batches(roles, config, samples)
+    weights = token_loss_weights([batch.mask for batch in batches], config.loss_reduction)
+    for batch, loss_weights in zip(batches, weights, strict=True):
+        values = roles.values(batch)[:, :-1]
+        returns = _returns(batch, gamma=config.gamma)
+        loss, _ = value_loss(values, values.detach(), returns, loss_weights, clip=None)
+        loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(roles.critic_parameters(), config.max_grad_norm)
+    require_finite("the norm of the critic's gradient", norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def _held_out_variance(roles: PolicyRoles, config: PPOConfig, groups: Sequence[Group]) -> float:
+    """Explained variance over all tokens of the groups."""
+    values, returns = [], []
+    for start in range(0, len(groups), config.questions_per_mini_batch):
+        chosen = groups[start : start + config.questions_per_mini_batch]
+        for batch in _batches(roles, config, [sample for group in chosen for sample in group]):
+            values.append(roles.values(batch)[:, :-1][batch.mask])
+            returns.append(_returns(batch, gamma=config.gamma)[batch.mask])
+    require_finite("the critic's values", torch.cat(values))
+    return explained_variance(torch.cat(values), torch.cat(returns))
+
+
+_CriticState = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+def _critic_state(roles: PolicyRoles) -> _CriticState:
+    head = {name: tensor.clone() for name, tensor in roles.value_head.state_dict().items()}
+    return roles.adapter_state(Role.CRITIC), head
+
+
+def _restore_critic(roles: PolicyRoles, state: _CriticState) -> None:
+    adapter, head = state
+    roles.load_adapter_state(Role.CRITIC, adapter)
+    roles.value_head.load_state_dict(head)
