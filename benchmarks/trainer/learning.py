@@ -212,18 +212,25 @@ def write_curve(
 
 
 def evaluate_adapters(adapters: Sequence[Path], url: str, num_questions: int) -> list[str]:
-    """A 1 for each held-out question that an adapter answers greedily, a 0 for each other one."""
+    """`correct_answers` to the built-in task's held-out questions."""
+    records = load_records("word-problems", Split.HELD_OUT, num_records=num_questions)
+    return correct_answers(adapters, url, records, max_tokens=MAX_TOKENS)
+
+
+def correct_answers(
+    adapters: Sequence[Path], url: str, records: Sequence[Record], *, max_tokens: int
+) -> list[str]:
+    """For each adapter a 1 for each question that it answers greedily, a 0 for each other one."""
     from trainer.client.arms_client import ArmsClient
     from trainer.client.model_spec import uploaded
     from trainer.client.protocol import GreedyPrompt
     from trainer.config.sections import ServerConfig
 
-    records = load_records("word-problems", Split.HELD_OUT, num_records=num_questions)
     questions = [record.question for record in records]
     prompt = GreedyPrompt(
         system_prompt=build_all_arms()[0].system_prompt,
         prompt_format="plain",
-        max_tokens=MAX_TOKENS,
+        max_tokens=max_tokens,
     )
 
     async def ask() -> list[str]:

@@ -1,0 +1,248 @@
+"""GAE against rloo and grpo on completions of more than 100 tokens; see benchmarks/README.md.
+
+The task is a chain of twelve sums, of which the demonstrations mostly leave out the second: what the
+reward depends on is decided a hundred tokens before it is paid. Every row is a run of
+deploy/configs/demo.toml with a setting or two changed, for some seeds, all from one SFT adapter, on one
+server. Runs that are there already are not repeated, so the whole can be measured in parts:
+
+    python -m benchmarks.trainer.long_completions --seeds 0 --rows "rloo" "grpo"
+    python -m benchmarks.trainer.long_completions    # what is missing, and the table of all
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from benchmarks.trainer.learning import (
+    CONFIG,
+    benchmark_server,
+    correct_answers,
+    curve_path,
+    train_quietly,
+)
+from benchmarks.trainer.learning_curves import Curve, Point
+from benchmarks.trainer.long_task import sft_adapter, write_task
+from regime_w import build_all_arms
+from trainer.config.loading import load_config
+from trainer.config.sections import (
+    CollectConfig,
+    DataConfig,
+    RolloutConfig,
+    ServerConfig,
+    TrainConfig,
+)
+from trainer.console.environment import prepare_environment
+from trainer.console.tracking import read_metrics
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import Split
+
+PRETRAINED = "gae, λ 1, critic pretrained"
+ROWS: dict[str, tuple[str, ...]] = {
+    PRETRAINED: ("--ppo.gae_lambda", "1"),
+    "gae, λ 1, critic cold": ("--ppo.gae_lambda", "1"),
+    "gae, λ 0.95 of both, critic cold (before)": ("--ppo.critic_gae_lambda", "null"),
+    "rloo": ("--ppo.advantage", "rloo"),
+    "grpo": ("--ppo.advantage", "grpo"),
+}
+ARMS = tuple(arm.model_copy(update={"temperature": 1.0, "top_p": 1.0}) for arm in build_all_arms())
+"""At the recipe's temperatures most groups would agree, and leave rloo and grpo nothing to compare."""
+NUM_COLLECTED = 100
+MAX_TOKENS = 160
+NUM_STEPS = 25
+QUESTIONS_PER_STEP = 8
+EVALUATE_EVERY = 5
+VARIANCE_STEPS = range(18, 23)
+"""The explained variance "at step 20" is the mean over these, as a step has 64 completions."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/long"), help="[%(default)s]")
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="[all]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
+    parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
+    arguments = parser.parse_args()
+    prepare_environment()
+    folder: Path = arguments.folder
+    write_task(folder)
+    sft = sft_adapter(arguments.model, folder)
+    wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]
+    if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
+        held_out = load_records(
+            str(folder / "held_out.jsonl"), Split.HELD_OUT, num_records=arguments.questions
+        )
+        with benchmark_server(arguments.model, folder) as url:
+            bench = Bench(
+                folder=folder,
+                model=arguments.model,
+                sft=sft,
+                url=url,
+                num_steps=arguments.steps,
+                held_out=held_out,
+            )
+            for seed, row in missing:
+                bench.measure(row, seed)
+    done = [key for key in wanted if curve_path(folder, *key).is_file()]
+    print(table([(row, Curve.read(curve_path(folder, seed, row))) for seed, row in done], folder))
+
+
+def collected(folder: Path, sft: Path, url: str, seed: int) -> tuple[Path, float]:
+    """Rollouts of the SFT adapter for the critic, and how long they took, s."""
+    from trainer.commands.collect import run_collect
+
+    path, took = folder / f"rollouts-{seed}.jsonl", folder / f"rollouts-{seed}.seconds"
+    if not took.is_file():
+        path.unlink(missing_ok=True)
+        started = time.monotonic()
+        run_collect(
+            CollectConfig(
+                output=path,
+                model=str(sft),
+                limit=NUM_COLLECTED,
+                data=DataConfig(source=str(folder / "critic.jsonl"), seed=seed),
+                server=ServerConfig(url=url),
+                rollout=RolloutConfig(arms=ARMS, max_tokens=MAX_TOKENS, seed=seed),
+            )
+        )
+        took.write_text(f"{time.monotonic() - started:.1f}\n")
+    return path, float(took.read_text())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What all runs share."""
+
+    folder: Path
+    model: Path
+    sft: Path
+    url: str
+    num_steps: int
+    held_out: Sequence[Record]
+
+    def measure(self, row: str, seed: int) -> None:
+        """Train one row for one seed, unless that was done, and evaluate some of its versions."""
+        path = curve_path(self.folder, seed, row)
+        run, before_s = path.parent / "run", 0.0
+        words = [*ROWS[row]]
+        if row == PRETRAINED:
+            rollouts, before_s = collected(self.folder, self.sft, self.url, seed)
+            words += ["--ppo.critic_rollouts", str(rollouts)]
+        if len(read_metrics(run)) != self.num_steps:
+            shutil.rmtree(run, ignore_errors=True)
+            train_quietly(self._config(seed, run, words))
+        if row == PRETRAINED:
+            before_s += (run / "critic.json").stat().st_mtime - (run / "start").stat().st_mtime
+        seconds = [*accumulate((m["time/step_s"] for m in read_metrics(run)), initial=before_s)]
+        steps = [*range(0, self.num_steps, EVALUATE_EVERY), self.num_steps]
+        adapters = sorted((run / "adapters").glob("policy-??????"))
+        correct = correct_answers(
+            [adapters[step] for step in steps], self.url, self.held_out, max_tokens=MAX_TOKENS
+        )
+        points = (
+            Point(step=step, seconds=seconds[step], correct=bits)
+            for step, bits in zip(steps, correct, strict=True)
+        )
+        curve = Curve(row=row, seed=seed, points=tuple(points))
+        curve.write(path)
+        shown = " ".join(f"{p.seconds:.0f}s:{100 * p.accuracy:.1f}" for p in curve.points)
+        print(f"{row}, seed {seed}: {shown}", flush=True)
+
+    def _config(self, seed: int, run: Path, words: Sequence[str]) -> TrainConfig:
+        overrides = {
+            "--policy.base_model": self.model,
+            "--policy.adapter": self.sft,
+            "--server.url": self.url,
+            "--data.source": self.folder / "train.jsonl",
+            "--data.seed": seed,
+            "--rollout.seed": seed,
+            "--rollout.questions_per_step": QUESTIONS_PER_STEP,
+            "--rollout.max_tokens": MAX_TOKENS,
+            "--rollout.arms": json.dumps([arm.model_dump() for arm in ARMS]),
+            "--run.seed": seed,
+            "--run.folder": run,
+            "--run.num_steps": self.num_steps,
+            "--run.num_adapters": self.num_steps + 1,
+            "--run.checkpoint_every": self.num_steps,
+        }
+        flags = [str(word) for pair in overrides.items() for word in pair]
+        return load_config(
+            TrainConfig,
+            ["--config", str(CONFIG), *flags, *words],
+            prog="benchmarks/trainer/long_completions.py",
+        )
+
+
+def accuracy_at(curve: Curve, seconds: float) -> float:
+    """Accuracy after so many seconds of training, in a straight line between two points."""
+    before = curve.points[0]
+    for point in curve.points[1:]:
+        if point.seconds >= seconds:
+            share = max(0.0, (seconds - before.seconds) / (point.seconds - before.seconds))
+            return before.accuracy + share * (point.accuracy - before.accuracy)
+        before = point
+    return before.accuracy
+
+
+def table(runs: Sequence[tuple[str, Curve]], folder: Path) -> str:
+    """A Markdown table with a line for each row that has runs; lowest to highest of the seeds."""
+    equal_s = min(curve.points[-1].seconds for _, curve in runs)
+    heads = (
+        "",
+        "tokens",
+        "explained variance at step 20",
+        "s before step 1",
+        "s a step",
+        f"accuracy after {equal_s:.0f} s",
+        "final accuracy",
+        "start",
+    )
+    lines = [heads, ("---",) * len(heads)]
+    for row in ROWS:
+        curves = [curve for name, curve in runs if name == row]
+        if not curves:
+            continue
+        metrics = [read_metrics(curve_path(folder, c.seed, row).parent / "run") for c in curves]
+        variances = [
+            statistics.fmean(
+                m[step - 1].get("ppo/explained_variance", float("nan"))
+                for step in VARIANCE_STEPS
+                if step <= len(m)
+            )
+            for m in metrics
+        ]
+        tokens = statistics.fmean(
+            each["rollout/completion_tokens_mean"] for m in metrics for each in m
+        )
+        lines.append(
+            (
+                f"`{row}`, {len(curves)} seeds",
+                f"{tokens:.0f}",
+                spread(variances, "{:+.2f}") if row.startswith("gae") else "no critic",
+                spread([c.points[0].seconds for c in curves], "{:.0f}"),
+                spread([c.step_s for c in curves], "{:.2f}"),
+                spread([100 * accuracy_at(c, equal_s) for c in curves], "{:.1f}"),
+                spread([100 * c.points[-1].accuracy for c in curves], "{:.1f}"),
+                spread([100 * c.points[0].accuracy for c in curves], "{:.1f}"),
+            )
+        )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def spread(numbers: Sequence[float], form: str) -> str:
+    """The mean, and the lowest and highest."""
+    low, mean, high = (
+        form.format(number) for number in (min(numbers), statistics.fmean(numbers), max(numbers))
+    )
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+if __name__ == "__main__":
+    main()

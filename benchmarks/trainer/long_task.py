@@ -1,0 +1,92 @@
+"""The task of benchmarks/trainer/long_completions.py: chains of sums whose solutions take over 100 tokens.
+
+The sentences and the form of a solution are those of the built-in word problems, which the tiny base knows.
+"""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig
+from trainer.data.word_problems import NAMES, THINGS
+
+NUM_SUMS = 12
+SKIPPED_SHARE = 0.7
+NUM_DEMONSTRATIONS = 3_000
+NUM_ROWS = {
+    "demonstrations": NUM_DEMONSTRATIONS,
+    "train": 2_000,
+    "critic": 400,
+    "held_out": 400,
+}
+STARTS = {"+": "{n} has {a} {t} and buys {b} more.", "-": "{n} has {a} {t} and loses {b}."}
+FOLLOW_UPS = {"+": "Later {n} finds another {b}.", "-": "Later {b} of them get lost."}
+
+
+def problems(seed: str) -> Iterator[dict[str, str]]:
+    """Endless records with the full solution, and one that leaves out its second sum."""
+    rng = random.Random(f"long/{seed}")
+    while True:
+        name, thing = rng.choice(NAMES), rng.choice(THINGS)
+        number = rng.randint(15, 40)
+        text, sums = [], []
+        for i in range(NUM_SUMS):
+            op, amount = rng.choice("+-"), rng.randint(2, 9)
+            if not 10 <= (number + amount if op == "+" else number - amount) <= 60:
+                op = "-" if op == "+" else "+"
+            template = FOLLOW_UPS[op] if i else STARTS[op]
+            text.append(template.format(n=name, t=thing, a=number, b=amount))
+            sums.append((op, amount))
+            if not i:
+                first = number
+            number += amount if op == "+" else -amount
+        question = " ".join([*text, f"How many {thing} does {name} have now?"])
+        yield {
+            "question": question,
+            "answer": solution(first, sums, thing),
+            "careless": solution(first, [sums[0], *sums[2:]], thing),
+        }
+
+
+def solution(number: int, sums: Sequence[tuple[str, int]], thing: str) -> str:
+    lines = []
+    for op, amount in sums:
+        result = number + amount if op == "+" else number - amount
+        lines.append(f"{number}{op}{amount}={result} {thing}\n")
+        number = result
+    return f"{''.join(lines)}#### {number}"
+
+
+def write_task(folder: Path) -> None:
+    """One file of problems of its own for each use; in the demonstrations the second sum is mostly missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = random.Random("careless")
+    for name, num_rows in NUM_ROWS.items():
+        lines = []
+        for problem, _ in zip(problems(name), range(num_rows), strict=False):
+            skips = name == "demonstrations" and rng.random() < SKIPPED_SHARE
+            answer = problem["careless" if skips else "answer"]
+            lines.append(json.dumps({"question": problem["question"], "answer": answer}) + "\n")
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def sft_adapter(model: Path, folder: Path) -> Path:
+    """The start of every run, made where it is not there yet."""
+    output = folder / "sft"
+    if not (output / "adapter_config.json").is_file():
+        from trainer.commands.sft import run_sft
+
+        config = SFTRunConfig(
+            policy=PolicyConfig(base_model=str(model)),
+            data=DataConfig(source=str(folder / "demonstrations.jsonl")),
+            sft=SFTConfig(
+                num_examples=NUM_DEMONSTRATIONS,
+                num_epochs=2,
+                learning_rate=2e-3,
+                num_evaluation_examples=0,
+            ),
+            output=output,
+        )
+        run_sft(config, lambda step, num_steps, loss: None, lambda line: None)
+    return output
