@@ -27,6 +27,7 @@ from trl import SFTTrainer
 from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.sft_examples import longest_tokens, sft_examples
+from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.progress import OnStep
@@ -115,6 +116,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     if newest is not None:
         say(f"resuming from {newest}")
     longest = longest_tokens(examples, held_out)
+    score_completions_only()
     trainer = SFTTrainer(
         model=load_base(config.policy, device),
         args=_trl_config(

@@ -9,6 +9,7 @@ from pydantic_settings import CliPositionalArg
 from inference_server.wire.serve_config import ServeConfig
 from trainer.config.base import CommandConfig
 from trainer.config.policy import PolicyConfig
+from trainer.config.sft import SFTConfig
 from trainer.config.train import TrainConfig
 
 
@@ -52,6 +53,8 @@ class DoctorConfig(TrainConfig):
     own_section = "doctor"
 
     serve: ServeConfig = ServeConfig()
+    sft: SFTConfig = SFTConfig()
+    """Its memory is planned too."""
     ask_server: bool = True
     """Ask the server too; turn it off before the server is started."""
     card_gib: Annotated[float, Field(gt=0)] | None = None

@@ -12,10 +12,12 @@ from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.memory import check_memory
-from trainer.doctor.memory_plan import MemoryPlan, plan_memory
+from trainer.doctor.memory_parts import Part
+from trainer.doctor.memory_plan import PROMPT_TOKENS, MemoryPlan, plan_memory
 from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_text
 from trainer.doctor.server import ask_server
+from trainer.doctor.sft_memory import check_sft, sft_parts
 from trainer.doctor.stack import Installed, check_versions, installed_version
 
 _LOG_WIDTH = 140
@@ -63,8 +65,21 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
     plan = plan_memory(
         shape, config, config.serve, card_bytes=card.memory_bytes, on_gpu=card.on_gpu
     )
-    console.print(plan_table(plan))
-    return [*check_memory(plan, shape, config, card), *check_disk(shape, config)]
+    sft = tuple(
+        sft_parts(
+            shape,
+            config,
+            prompt_tokens=PROMPT_TOKENS,
+            completion_tokens=config.rollout.max_tokens,
+            on_gpu=card.on_gpu,
+        )
+    )
+    console.print(plan_table(plan, sft))
+    return [
+        *check_memory(plan, shape, config, card),
+        check_sft(sft, config, card),
+        *check_disk(shape, config),
+    ]
 
 
 def first_line(error: Exception) -> str:
@@ -72,8 +87,8 @@ def first_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def plan_table(plan: MemoryPlan) -> Table:
-    """Every part of the memory plan, and the settings that decide it."""
+def plan_table(plan: MemoryPlan, sft: Sequence[Part]) -> Table:
+    """Every part of the memory plan, and the settings that decide it; below it those of SFT."""
     card = size_text(plan.card_bytes)
     title = f"memory of a card of {card}" if plan.on_gpu else f"memory of a machine of {card}"
     table = Table(title=title, title_justify="left")
@@ -95,6 +110,10 @@ def plan_table(plan: MemoryPlan) -> Table:
         table.add_row(f"  {part.name}", size_text(part.num_bytes), part.settings)
     left = plan.card_bytes - plan.total_bytes
     table.add_row("left over", size_text(left), "", style="bold" if left >= 0 else "bold red")
+    alone = sum(part.num_bytes for part in sft)
+    table.add_row("SFT, before the server starts", size_text(alone), "", style="bold")
+    for part in sft:
+        table.add_row(f"  {part.name}", size_text(part.num_bytes), part.settings)
     return table
 
 

@@ -8,12 +8,13 @@ layer; tests compare it with the allocator.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from trainer.config.sections import ServeConfig, TrainConfig
+from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
 from trainer.model.logprobs import CHUNK_LOGITS
 
-_FLOAT32 = 4
+FLOAT32 = 4
+"""Bytes of a number."""
 _BFLOAT16 = 2
 
 # Bytes a weight: four bits, and the scales: 8 bits for each 64 weights, 32 bits for each 256 scales.
@@ -55,12 +56,12 @@ class Part:
 
 def kv_bytes_per_token(shape: ModelShape, *, on_gpu: bool) -> int:
     """Size of one token's keys and values in all layers of the server's cache."""
-    return 2 * shape.num_layers * shape.kv_size * (_BFLOAT16 if on_gpu else _FLOAT32)
+    return 2 * shape.num_layers * shape.kv_size * (_BFLOAT16 if on_gpu else FLOAT32)
 
 
 def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iterator[Part]:
     """The server's parts without the key-value cache."""
-    size = _BFLOAT16 if on_gpu else _FLOAT32
+    size = _BFLOAT16 if on_gpu else FLOAT32
     slot = serve.max_lora_rank * (
         shape.slot_parameters_per_rank + shape.hidden_size + shape.vocab_size
     )
@@ -77,7 +78,7 @@ def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iter
     yield Part(
         name="a batch's activations",
         num_bytes=_SERVER_BATCH_TOKENS * widest * size
-        + 3 * _SERVER_BATCH_SEQUENCES * shape.vocab_size * _FLOAT32,
+        + 3 * _SERVER_BATCH_SEQUENCES * shape.vocab_size * FLOAT32,
         settings="--max-num-batched-tokens, --max-num-seqs",
     )
     yield Part(name="CUDA graphs", num_bytes=_CUDA_GRAPHS, settings="--enforce-eager")
@@ -89,17 +90,9 @@ def trainer_parts(
 ) -> Iterator[Part]:
     """The trainer's parts at its peak, in an update with micro-batches of ``rows``."""
     policy = config.policy
-    size = _FLOAT32 if policy.dtype == "float32" else _BFLOAT16
-    in_four_bits = shape.num_linear_parameters if policy.quantization == "nf4" else 0
-    yield Part(
-        name="weights",
-        num_bytes=in_four_bits * _NF4 + (shape.num_parameters - in_four_bits) * size,
-        settings="policy.dtype, policy.quantization",
-    )
-    if in_four_bits:
-        yield Part(name="one matrix, dequantized", num_bytes=shape.largest_matrix * size)
-    adapter = policy.lora_rank * shape.adapter_parameters_per_rank * _FLOAT32
-    head = shape.hidden_size * _FLOAT32
+    yield from weight_parts(shape, policy)
+    adapter = policy.lora_rank * shape.adapter_parameters_per_rank * FLOAT32
+    head = shape.hidden_size * FLOAT32
     yield Part(
         name=f"{_NUM_ROLES} adapters",
         num_bytes=_NUM_ROLES * adapter + head,
@@ -110,10 +103,49 @@ def trainer_parts(
     yield Part(name="AdamW's moments", num_bytes=2 * trained, settings="policy.lora_rank")
     # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
     yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
-    layer, in_flight = _layer_bytes(shape, config, rows.width)
+    logits = 2 * min(CHUNK_LOGITS, rows.num_tokens * shape.vocab_size) * FLOAT32
+    yield from activation_parts(
+        shape, policy, rows, logits_bytes=logits, budget="ppo.token_budget", on_gpu=on_gpu
+    )
+    yield process_part(on_gpu=on_gpu)
+
+
+def weight_parts(shape: ModelShape, policy: PolicyConfig) -> Iterator[Part]:
+    """The frozen base."""
+    size = _dtype_bytes(policy)
+    in_four_bits = shape.num_linear_parameters if policy.quantization == "nf4" else 0
+    yield Part(
+        name="weights",
+        num_bytes=in_four_bits * _NF4 + (shape.num_parameters - in_four_bits) * size,
+        settings="policy.dtype, policy.quantization",
+    )
+    if in_four_bits:
+        yield Part(name="one matrix, dequantized", num_bytes=shape.largest_matrix * size)
+
+
+def activation_parts(
+    shape: ModelShape,
+    policy: PolicyConfig,
+    rows: Rows,
+    *,
+    logits_bytes: float,
+    budget: str,
+    on_gpu: bool,
+) -> Iterator[Part]:
+    """What a forward and a backward pass over ``rows`` keep and work with.
+
+    Args:
+        shape: The base model's.
+        policy: How it computes.
+        rows: The micro-batch.
+        logits_bytes: The most that logits and their gradients take at a time.
+        budget: The setting that decides the size of ``rows``.
+        on_gpu: Whether PyTorch's caching allocator holds them.
+    """
+    layer, in_flight = _layer_bytes(shape, policy, rows.width)
     if policy.gradient_checkpointing:
         # The inputs of all layers, and what one layer keeps while it is recomputed.
-        kept: float = (shape.num_layers + 1) * shape.hidden_size * size
+        kept: float = (shape.num_layers + 1) * shape.hidden_size * _dtype_bytes(policy)
         in_flight += layer
     else:
         kept = shape.num_layers * layer
@@ -121,39 +153,42 @@ def trainer_parts(
     yield Part(
         name="activations",
         num_bytes=activations,
-        settings="ppo.token_budget, policy.gradient_checkpointing, policy.autocast",
+        settings=f"{budget}, policy.gradient_checkpointing, policy.autocast",
     )
-    logits = 2 * min(CHUNK_LOGITS, rows.num_tokens * shape.vocab_size) * _FLOAT32
-    working = max(rows.num_tokens * in_flight, logits)
-    yield Part(
-        name="working memory of a layer or the logits",
-        num_bytes=working,
-        settings="ppo.token_budget",
-    )
+    working = max(rows.num_tokens * in_flight, logits_bytes)
+    yield Part(name="working memory of a layer or the logits", num_bytes=working, settings=budget)
     if on_gpu:
         yield Part(name="fragmentation", num_bytes=_FRAGMENTATION * (activations + working))
-        yield Part(name="CUDA context", num_bytes=_CUDA_CONTEXT)
-    else:
-        yield Part(name="process", num_bytes=_TRAINER_PROCESS)
 
 
-def _layer_bytes(shape: ModelShape, config: TrainConfig, row_width: int) -> tuple[float, float]:
+def process_part(*, on_gpu: bool) -> Part:
+    """What a process that trains takes beside its tensors."""
+    if on_gpu:
+        return Part(name="CUDA context", num_bytes=_CUDA_CONTEXT)
+    return Part(name="process", num_bytes=_TRAINER_PROCESS)
+
+
+def _dtype_bytes(policy: PolicyConfig) -> int:
+    """Bytes of a number of the base."""
+    return FLOAT32 if policy.dtype == "float32" else _BFLOAT16
+
+
+def _layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> tuple[float, float]:
     """Bytes a token that one layer keeps for its backward pass, and that the pass needs in addition."""
-    policy = config.policy
-    size = _FLOAT32 if policy.dtype == "float32" else _BFLOAT16
+    size = _dtype_bytes(policy)
     # Autocast computes matrix products in bfloat16 whatever the dtype of the weights.
     product = _BFLOAT16 if policy.autocast else size
     hidden, inner, attention = shape.hidden_size, shape.intermediate_size, shape.attention_size
-    if size == product == _FLOAT32:
+    if size == product == FLOAT32:
         # Modules with the same input share it.
-        adapter_inputs = (2 * hidden + inner) * _FLOAT32
+        adapter_inputs = (2 * hidden + inner) * FLOAT32
     else:
         # PEFT casts the input for each module; autocast casts that again, and keeps the second copy.
         adapter_inputs = (5 * hidden + attention + inner) * (
-            product if policy.autocast else _FLOAT32
+            product if policy.autocast else FLOAT32
         )
     layer = (
-        2 * hidden * _FLOAT32  # both norms' inputs
+        2 * hidden * FLOAT32  # both norms' inputs
         + adapter_inputs
         + 4 * attention * product  # queries, keys, values and the output of attention
         + 3 * inner * product  # gate, its SiLU, and up

@@ -21,7 +21,7 @@ from trainer.doctor.memory_parts import (
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
 
-_PROMPT_TOKENS = 256
+PROMPT_TOKENS = 256
 """An arm's prompt with a question of GSM8K; nearly all are shorter."""
 _CPU_KV_CACHE = 1 * GIB
 """``VLLM_CPU_KVCACHE_SPACE`` in `inference_server.vllm.cpu_settings`."""
@@ -115,7 +115,7 @@ def plan_memory(
         rows: The largest micro-batch; None assumes the longest prompts and completions.
     """
     server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
-    longest = _PROMPT_TOKENS + config.rollout.max_tokens
+    longest = PROMPT_TOKENS + config.rollout.max_tokens
     if on_gpu:
         share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
     else:
@@ -139,7 +139,7 @@ def _longest_rows(config: TrainConfig) -> Rows:
     prompts = Counter(arm.system_prompt for arm in config.rollout.arms)
     num_completions = max(prompts.values()) * config.rollout.samples_per_arm
     budget = config.ppo.token_budget
-    width = min(budget, _PROMPT_TOKENS + num_completions * config.rollout.max_tokens)
+    width = min(budget, PROMPT_TOKENS + num_completions * config.rollout.max_tokens)
     num_trees = config.ppo.questions_per_mini_batch * len(prompts)
     return Rows(num_tokens=min(budget, num_trees * width), width=width)
 

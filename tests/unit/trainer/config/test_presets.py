@@ -15,7 +15,9 @@ from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 from trainer.config.sections import SECTIONS, CommandConfig, EvaluationConfig, TrainConfig
 
-FILES = sorted((Path(__file__).parents[4] / "deploy/configs").glob("*.toml"))
+ROOT = Path(__file__).parents[4]
+PRESETS = sorted((ROOT / "deploy/configs").glob("*.toml"))
+FILES = [*PRESETS, ROOT / "examples/smollm2.toml"]
 POSITIONALS = {
     "diff": ["evaluation.json", "SFT", "PPO"],
     "replay": ["runs/x"],
@@ -34,7 +36,7 @@ def parsed(command: str, *arguments: str) -> CommandConfig:
 
 
 def test_there_are_presets_for_both_sizes_in_16_and_4_bits() -> None:
-    presets = [load_config(TrainConfig, ["--config", str(f)], prog="t").policy for f in FILES]
+    presets = [load_config(TrainConfig, ["--config", str(f)], prog="t").policy for f in PRESETS]
     sizes = {(p.base_model.rsplit("/", 1)[1], p.quantization) for p in presets}
     assert sizes == {
         ("tiny-base", None),

@@ -1,0 +1,84 @@
+"""What SFT needs of memory, part by part, and whether the card has it. Sizes are in bytes.
+
+SFT runs before the server is started, so it has the card to itself.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from trainer.config.sections import DoctorConfig
+from trainer.doctor.device import Card
+from trainer.doctor.memory_parts import (
+    FLOAT32,
+    Part,
+    Rows,
+    activation_parts,
+    process_part,
+    weight_parts,
+)
+from trainer.doctor.model_shape import ModelShape
+from trainer.doctor.results import CheckResult, note, ok, size_text
+
+# TRL's tiles of logits (trl.kernels.chunked_logprob): at most so many tokens by so many of the vocabulary.
+_TILE_TOKENS = 4_096
+_TILE_VOCABULARY = 32_768
+_TILE_COPIES = 7.2
+"""Copies that its backward pass makes without Triton, beside the buffer, by PyTorch's allocator."""
+
+
+def sft_parts(
+    shape: ModelShape,
+    config: DoctorConfig,
+    *,
+    prompt_tokens: int,
+    completion_tokens: int,
+    on_gpu: bool,
+) -> Iterator[Part]:
+    """SFT's parts at its peak, in a forward and backward pass.
+
+    Args:
+        shape: The base model's.
+        config: Its sections policy and sft.
+        prompt_tokens: Length of the longest demonstration's prompt.
+        completion_tokens: Length of the longest demonstration's solution.
+        on_gpu: Whether it computes on a GPU.
+    """
+    sft, policy = config.sft, config.policy
+    longest = prompt_tokens + completion_tokens
+    width = sft.packed_row_tokens if sft.packing else longest
+    num_tokens = sft.examples_per_pass(width) * width
+    num_scored = min(_TILE_TOKENS, num_tokens * completion_tokens // longest)
+    yield from weight_parts(shape, policy)
+    adapter = policy.lora_rank * shape.adapter_parameters_per_rank * FLOAT32
+    # The adapter, its gradient and AdamW's two moments.
+    yield Part(
+        name="adapter, gradient, AdamW's moments",
+        num_bytes=4 * adapter,
+        settings="policy.lora_rank",
+    )
+    copies = 0 if on_gpu else _TILE_COPIES * min(shape.vocab_size, _TILE_VOCABULARY)
+    tiles = num_scored * (_TILE_VOCABULARY + copies) * FLOAT32
+    budget = "sft.token_budget" if sft.micro_batch_size is None else "sft.micro_batch_size"
+    yield from activation_parts(
+        shape,
+        policy,
+        Rows(num_tokens=num_tokens, width=width),
+        logits_bytes=tiles,
+        budget=budget,
+        on_gpu=on_gpu,
+    )
+    yield process_part(on_gpu=on_gpu)
+
+
+def check_sft(parts: Sequence[Part], config: DoctorConfig, card: Card) -> CheckResult:
+    """Whether SFT fits the card alone; a run of PPO may need no SFT, so it is never a failure."""
+    needed = sum(part.num_bytes for part in parts)
+    if needed <= card.memory_bytes:
+        return ok("memory, SFT", f"{size_text(needed)} of {size_text(card.memory_bytes)}, alone")
+    text = f"SFT needs {size_text(needed)} of {size_text(card.memory_bytes)}"
+    if config.sft.micro_batch_size is None:
+        advice = f"sft.token_budget = {config.sft.token_budget // 2}"
+    else:
+        advice = f"sft.micro_batch_size = {max(1, config.sft.micro_batch_size // 2)}"
+    if not config.policy.gradient_checkpointing:
+        advice = "policy.gradient_checkpointing = true"
+    return note("memory, SFT", text, advice)
