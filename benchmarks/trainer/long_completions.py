@@ -54,10 +54,10 @@ ARMS = tuple(arm.model_copy(update={"temperature": 1.0, "top_p": 1.0}) for arm i
 """At the recipe's temperatures most groups would agree, and leave rloo and grpo nothing to compare."""
 NUM_COLLECTED = 100
 MAX_TOKENS = 160
-NUM_STEPS = 25
+NUM_STEPS = 20
 QUESTIONS_PER_STEP = 8
 EVALUATE_EVERY = 5
-VARIANCE_STEPS = range(18, 23)
+VARIANCE_STEPS = range(16, 21)
 """The explained variance "at step 20" is the mean over these, as a step has 64 completions."""
 
 

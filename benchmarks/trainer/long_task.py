@@ -13,7 +13,7 @@ from trainer.data.word_problems import NAMES, THINGS
 
 NUM_SUMS = 12
 SKIPPED_SHARE = 0.7
-NUM_DEMONSTRATIONS = 3_000
+NUM_DEMONSTRATIONS = 2_500
 NUM_ROWS = {
     "demonstrations": NUM_DEMONSTRATIONS,
     "train": 2_000,
@@ -82,7 +82,7 @@ def sft_adapter(model: Path, folder: Path) -> Path:
             data=DataConfig(source=str(folder / "demonstrations.jsonl")),
             sft=SFTConfig(
                 num_examples=NUM_DEMONSTRATIONS,
-                num_epochs=2,
+                num_epochs=1.5,
                 learning_rate=2e-3,
                 num_evaluation_examples=0,
             ),
