@@ -88,7 +88,9 @@ def row(
     chosen: Sequence[int],
 ) -> None:
     found = [
-        Mismatch.between([server[i] for i in chosen], [trainer[i] for i in chosen])
+        Mismatch.between(
+            torch.cat([server[i] for i in chosen]), torch.cat([trainer[i] for i in chosen])
+        )
         for trainer in (masked, unmasked)
     ]
     figures = [f"{number:.1e}" for m in found for number in (m.mean, m.max)]

@@ -342,9 +342,10 @@ def test_a_server_that_breaks_its_promise_stops_the_run_at_that_step(
     message = str(caught.value)
     assert cause.format(previous=version) in message
     assert "\n" not in message
-    # Honest up to the second push, after step 1, none of whose rollouts were trained on.
-    assert [row["step"] for row in metrics_of(tmp_path)] == [1]
-    assert [f.name for f in checkpoint_folders(tmp_path)] == ["step-000000"]
+    # Honest up to the second push, after step 1; step 2 still trained on rollouts of the first, and none
+    # of the second's were trained on. A checkpoint has what was done until then.
+    assert [row["step"] for row in metrics_of(tmp_path)] == [1, 2]
+    assert [f.name for f in checkpoint_folders(tmp_path)] == ["step-000000", "step-000002"]
 
 
 def test_an_honest_pass_through_does_not_stop_the_run(
@@ -353,8 +354,10 @@ def test_an_honest_pass_through_does_not_stop_the_run(
     with sabotaged(server.url, Saboteur) as url:
         train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "3"}))
     rows = metrics_of(tmp_path)
-    # A step proves the version that it found; the run ends once the last one is proven too.
-    assert [row["sync/version"] for row in rows] == [row["version"] - 1 for row in rows]
+    # A step proves the version whose rollouts it trains on; the run ends once the last one is proven too.
+    assert [row["sync/version"] for row in rows] == [
+        row["version"] - 1 - row["rollout/lag"] for row in rows
+    ]
     assert all(row["sync/mismatch"] < 1e-5 for row in rows)
     # The first step trains on its own version's rollouts; the others on those of one before.
     assert rows[0]["ppo/logprob_lag"] < 1e-5

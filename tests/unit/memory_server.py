@@ -137,7 +137,7 @@ class MemoryServer:
         (question,) = request.questions
         assert isinstance(question, Question)
         assert isinstance(request.policy, int)
-        if question.id != "probe":
+        if not question.id.startswith("probe-"):
             self.asked.append((question.id, request.policy))
         samples, texts = [], []
         for spec in request.arms or ():

@@ -32,7 +32,6 @@ def versions_for(
     *,
     config: TrainConfig | None = None,
     found: ServerStatus = STATUS,
-    probe_question: str = "1 + 1?",
 ) -> Versions:
     """The versions of a run.
 
@@ -42,12 +41,10 @@ def versions_for(
         adapters: On disk; None where nothing is pushed.
         config: Of the run; it gives up after a minute where None.
         found: The server as the run found it.
-        probe_question: Of the weight-sync check.
     """
     return Versions(
         RequestThread(server, cast(BlockingPortal, portal)),
         cast(RunAdapters, adapters),
         config or TrainConfig(server=ServerConfig(give_up_after_s=60.0)),
         found=found,
-        probe_question=probe_question,
     )

@@ -109,7 +109,7 @@ class PPOConfig(Section):
     """Gradients are scaled down to this norm."""
     max_logprob_mismatch: Annotated[float, Field(gt=0)] | None = None
     """Mean |trainer - server| logprob on tokens of one version above which the run stops: the server
-    does not serve what was pushed. Null is 0.005 where both sides compute in float32, else 0.05."""
+    does not serve what was pushed. Null is 8 times the usual noise of the run's own versions."""
 
     @model_validator(mode="before")
     @classmethod

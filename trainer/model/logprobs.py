@@ -1,14 +1,13 @@
 """From hidden states to the logprobs of sampled tokens, without all logits at once.
 
-Logits are float32 whatever the dtype of the model, like the server's (its ``head_dtype``): rounded to
-bfloat16 they would differ by a hundredth of a nat from one computation to the next. Tokens are computed in
-chunks, so that memory does not grow with vocabulary × tokens. For tokens that
-were sampled with top-p, a chunk keeps the ids in its nuclei: every role is then normalised over the
-same tokens, and small nuclei need only their own rows of the head.
+Logits are float32 whatever the dtype of the model (`trainer.model.head`). Tokens are computed in chunks, so
+that memory does not grow with vocabulary × tokens. For tokens that were sampled with top-p, a chunk keeps the
+ids in its nuclei: every role is then normalised over the same tokens, and small nuclei need only their own
+rows of the head.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.model.batch import SampledTokens
+from trainer.model.head import float32_logits, float32_product, is_plain
 
 CHUNK_LOGITS = 2**25
 """The most logits in memory at once (128 MiB): those of 223 tokens at a vocabulary of 150k, which is
@@ -25,9 +25,6 @@ enough for an efficient matrix product."""
 
 _NUM_PARTS = 16
 """A chunk of whole distributions is processed in this many parts, to keep temporaries small."""
-
-_CAST_WEIGHTS = 2**24
-"""The most numbers of a half-precision head that are in memory as float32 at once (64 MiB), on a CPU."""
 
 FIRST_GUESS = 8
 """How many of the most likely tokens are tried first; most nuclei are smaller."""
@@ -48,6 +45,29 @@ class Nucleus:
         rows = torch.arange(len(self.num_others), device=self.num_others.device)
         num_others = len(self.token_ids) - len(rows)
         return torch.cat([rows, rows.repeat_interleave(self.num_others, output_size=num_others)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How tokens may have been sampled, relative to how they were asked for."""
+
+    temperature_factor: float = 1.0
+    whole: bool = False
+    """From the whole distribution: top_p 1."""
+    raw: bool = False
+    """At temperature 1 and top_p 1."""
+
+    def applied(self, sampled: SampledTokens) -> SampledTokens:
+        """The tokens as if they had been sampled so."""
+        ones = torch.ones_like(sampled.top_p)
+        if self.raw:
+            return replace(sampled, temperature=ones, top_p=ones, num_restricted=0)
+        if self.whole:
+            return replace(sampled, top_p=ones, num_restricted=0)
+        return replace(sampled, temperature=sampled.temperature * self.temperature_factor)
+
+
+AS_ASKED = Sampling()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +132,7 @@ def sampled_logprobs(
     for chunk, states in zip(chunks, torch.split(hidden, sizes), strict=True):
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
         if chunk.start >= restricted:
-            if several and _is_plain(head):
+            if several and is_plain(head):
                 parts.append(
                     _RecomputedLogprobs.apply(  # type: ignore[no-untyped-call]
                         states, head.weight, temperature, token_ids
@@ -137,7 +157,7 @@ def sampled_logprobs(
 @torch.no_grad()
 def _probabilities(head: nn.Linear, states: Tensor, temperature: Tensor) -> Tensor:
     """[n, V], computed in place: this takes the most memory of a pass."""
-    logits = _logits(head, states).div_(temperature.unsqueeze(-1))
+    logits = float32_logits(head, states).div_(temperature.unsqueeze(-1))
     logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
     probabilities: Tensor = logits.div_(logits.sum(dim=-1, keepdim=True))
     return probabilities
@@ -147,7 +167,7 @@ def _whole_logprobs(
     head: nn.Linear, states: Tensor, temperature: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor]:
     """[n] logprobs and entropies over the whole vocabulary."""
-    log_softmax = (_logits(head, states) / temperature.unsqueeze(-1)).log_softmax(dim=-1)
+    log_softmax = (float32_logits(head, states) / temperature.unsqueeze(-1)).log_softmax(dim=-1)
     logprobs = log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
     with torch.no_grad():
         entropy = -torch.linalg.vecdot(log_softmax.exp(), log_softmax)
@@ -183,7 +203,7 @@ class _RecomputedLogprobs(torch.autograd.Function):
 
 def _log_softmax(states: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:
     """[n, V] log-probabilities at each token's temperature, float32, normalised in place."""
-    logits = _float32_logits(states, weight).div_(temperature.unsqueeze(-1))
+    logits = float32_product(states, weight).div_(temperature.unsqueeze(-1))
     for part in _parts(logits):
         part.sub_(part.logsumexp(dim=-1, keepdim=True))
     return logits
@@ -212,51 +232,8 @@ def _nucleus_logprobs(
 
 def _kept_logits(head: nn.Linear, states: Tensor, rows: Tensor, token_ids: Tensor) -> Tensor:
     """[M] logits of the nuclei, from their own rows of the head where those are fewer numbers."""
-    if _is_plain(head):
+    if is_plain(head):
         weight = head.weight
         if len(rows) * weight.shape[1] <= len(states) * weight.shape[0]:
             return (states[rows].float() * weight[token_ids].float()).sum(dim=-1)
-    return _logits(head, states)[rows, token_ids]
-
-
-def _logits(head: nn.Linear, states: Tensor) -> Tensor:
-    """[n, V] in float32, as the server computes them: a half-precision head's are not rounded to it."""
-    # PEFT's wrapper adds an adapter's part in the head's own dtype.
-    logits: Tensor = (
-        _Float32Logits.apply(states, head.weight)  # type: ignore[no-untyped-call]
-        if _is_plain(head)
-        else head(states).float()
-    )
-    return logits
-
-
-class _Float32Logits(torch.autograd.Function):
-    """`_float32_logits` with a gradient for the states: PyTorch has none for a product's ``out_dtype``."""
-
-    @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
-        """[n, V]; the weight [V, H] has no gradient."""
-        ctx.save_for_backward(weight)
-        return _float32_logits(states, weight)
-
-    @staticmethod
-    def backward(ctx: Any, of_logits: Tensor) -> tuple[Tensor, None]:
-        """[n, H]: a product in the head's dtype, which accumulates in float32."""
-        (weight,) = ctx.saved_tensors
-        return of_logits.to(weight.dtype) @ weight, None
-
-
-def _float32_logits(states: Tensor, weight: Tensor) -> Tensor:
-    """[n, V] products of numbers in the model's dtype, accumulated in float32 at least."""
-    if weight.dtype not in (torch.float16, torch.bfloat16):
-        return nn.functional.linear(states, weight).float()
-    if states.is_cuda:
-        return torch.mm(states, weight.T, out_dtype=torch.float32)
-    # The CPU has no such product; of a cast head only a part at a time is in memory.
-    states, size = states.float(), max(1, _CAST_WEIGHTS // weight.shape[1])
-    return torch.cat([states @ rows.float().T for rows in torch.split(weight, size)], dim=-1)
-
-
-def _is_plain(head: nn.Linear) -> bool:
-    """Whether the head is just its frozen weight, without bias and without PEFT's wrapper."""
-    return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad
+    return float32_logits(head, states)[rows, token_ids]

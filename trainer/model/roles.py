@@ -24,7 +24,7 @@ from trainer.errors import UsageError
 from trainer.model.adapter import AdapterState, attach_adapter, fuse_additions, serialized
 from trainer.model.base_model import load_base
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
-from trainer.model.logprobs import Nucleus, sampled_logprobs
+from trainer.model.logprobs import AS_ASKED, Nucleus, Sampling, sampled_logprobs
 
 
 class Role(StrEnum):
@@ -187,25 +187,44 @@ class PolicyRoles(nn.Module):
             nucleus_mask=found.nucleus_mask,
         )
 
-    @torch.no_grad()
     def sample_logprobs(
         self, role: Role, samples: Sequence[Sample], *, token_budget: int
     ) -> list[Tensor]:
-        """For each sample, its completion's logprobs under a role, [C] on the CPU; see `token_logprobs`.
+        """For each sample, its completion's logprobs under a role; see `sampling_logprobs`."""
+        return self.sampling_logprobs(role, samples, [AS_ASKED], token_budget=token_budget)[0]
+
+    @torch.no_grad()
+    def sampling_logprobs(
+        self,
+        role: Role,
+        samples: Sequence[Sample],
+        samplings: Sequence[Sampling],
+        *,
+        token_budget: int,
+    ) -> list[list[Tensor]]:
+        """For each way of sampling and each sample, its completion's logprobs, [C] on the CPU.
 
         Args:
-            role: The adapter to compute with, and to find the nuclei with.
+            role: The adapter to compute with, and to find the nuclei with; see `token_logprobs`.
             samples: Completions; their own logprobs are not read.
+            samplings: How they may have been sampled; all share the forward passes.
             token_budget: The most tokens of one forward pass.
         """
-        by_sample: dict[int, Tensor] = {}
+        found: list[dict[int, Tensor]] = [{} for _ in samplings]
+        head = self.model.get_base_model().lm_head
         for batch in micro_batches(
             samples, token_budget=token_budget, hidden_size=self.hidden_size, device=self.device
         ):
-            logprobs = self.token_logprobs(role, batch).logprobs.float().cpu()
-            rows = zip(batch.indices, logprobs, batch.mask.cpu(), strict=True)
-            by_sample |= {index: row[mask] for index, row, mask in rows}
-        return [by_sample[index] for index in range(len(samples))]
+            hidden = self._hidden_states(role, batch.rows)[batch.sampled.states]
+            mask = batch.mask.cpu()
+            for by_sample, sampling in zip(found, samplings, strict=True):
+                sampled = sampling.applied(batch.sampled)
+                logprobs = sampled_logprobs(hidden, head, sampled, None).logprobs
+                rows = zip(
+                    batch.indices, logprobs[batch.sampled_index].float().cpu(), mask, strict=True
+                )
+                by_sample.update({index: row[kept] for index, row, kept in rows})
+        return [[by_sample[index] for index in range(len(samples))] for by_sample in found]
 
     def values(self, batch: MicroBatch) -> Tensor:
         """[B, C + 1] critic's values of the states before each completion token and after the last.

@@ -14,12 +14,12 @@ from trainer.config.sections import RunConfig
 from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
 from trainer.console.tracking import Metrics, Tracker
-from trainer.errors import NonFiniteError, ServerError
+from trainer.errors import NonFiniteError, ServerError, SyncError
 from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
+from trainer.online.proofs import Proofs
 from trainer.online.versions import Versions
-from trainer.ppo.diagnostics import logprob_mismatches
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
@@ -58,6 +58,7 @@ class Training:
     journal: Journal
     learner: Learner
     versions: Versions
+    proofs: Proofs
     pipeline: RolloutPipeline
     evaluations: HeldOutEvaluations
     tracker: Tracker
@@ -87,10 +88,11 @@ class Training:
                     self._save()
             with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
                 self.evaluations.collect(wait=True)
-                self.versions.require(self.versions.newest.version, self.learner.roles)
+                # No rollouts of the last version are ever trained on.
+                self.proofs.prove(self.versions.newest, self.learner.roles)
             # A run is finished once its last step has a checkpoint.
             self._save()
-        except (Stopped, ServerError, NonFiniteError) as error:
+        except (Stopped, ServerError, SyncError, NonFiniteError) as error:
             # Weights that were learned but not published are not saved: the journal has their step,
             # and the next start does it again.
             newest = step_of(checkpoint_folders(self.config.folder)[-1])
@@ -105,24 +107,23 @@ class Training:
         return TrainResult(step=self.progress.step, stopped=stopped, adapter=adapter)
 
     def _next_batch(self, step: int, clock: StepClock) -> RolloutBatch:
-        """The step's rollouts, of a version that passed the weight-sync check."""
+        """The step's rollouts."""
         with self.stop.waiting():
             num_needed = self.config.num_steps - step + 1
             self.pipeline.ask(self.versions.newest.version, num_needed=num_needed)
             batch = self.pipeline.next_batch()
             clock.lap("wait")
-            self.versions.require(batch.version, self.learner.roles)
-            clock.lap("prove")
         return batch
 
     def _learn(self, step: int, batch: RolloutBatch, clock: StepClock) -> Metrics:
-        """Journal the step, then move critic and policy."""
+        """Prove the version that generated, journal the step, then move critic and policy."""
         entry = self._entry(step, batch)
 
         def journal_step(mini_batches: Sequence[MiniBatch]) -> None:
-            mismatch = float(logprob_mismatches(mini_batches).mean())
-            self.versions.check.require_rollouts(batch.version, mismatch)
             clock.lap("experience")
+            with self.stop.waiting():
+                self.proofs.prove_rollouts(batch, roles)
+            clock.lap("prove")
             # From here on the step happens, whatever happens to this process.
             self.journal.write_step(batch.groups, entry)
             clock.lap("journal")
@@ -144,15 +145,12 @@ class Training:
         """Push the step's policy and evaluate it where that is due."""
         versions, evaluations = self.versions, self.evaluations
         with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
-            # While this step trained, the server answered the probe of the version before.
-            versions.require(versions.newest.version, self.learner.roles)
-            clock.lap("prove")
             versions.publish(step, self.learner.roles)
             clock.lap("publish")
             if evaluations.is_due(step):
                 evaluations.start(step, versions.newest)
             evaluated = evaluations.collect(wait=step == self.config.num_steps)
-        return {"version": versions.newest.version, **versions.check_metrics, **evaluated}
+        return {"version": versions.newest.version, **self.proofs.metrics, **evaluated}
 
     def _entry(self, step: int, batch: RolloutBatch) -> JournaledStep:
         """The step's line in the journal."""

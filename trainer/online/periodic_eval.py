@@ -17,7 +17,7 @@ from trainer.console.tracking import Metrics
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.evaluation.statistics import wilson_interval
-from trainer.online.sync_check import Published
+from trainer.online.sync_alternatives import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
 

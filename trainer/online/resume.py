@@ -10,6 +10,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics, Tracker
 from trainer.errors import NonFiniteError
 from trainer.online.periodic_eval import HeldOutEvaluations
+from trainer.online.proofs import Proofs
 from trainer.online.versions import Versions
 from trainer.ppo.learner import Learner
 from trainer.rollouts.questions import Curriculum, QuestionState
@@ -72,16 +73,21 @@ def restore(
 
 
 def restore_versions(
-    progress: TrainProgress, learner: Learner, versions: Versions, say: Callable[[str], None]
+    progress: TrainProgress,
+    learner: Learner,
+    versions: Versions,
+    proofs: Proofs,
+    say: Callable[[str], None],
 ) -> TrainProgress:
     """Make the server hold, under the same numbers, the versions whose rollouts are still to come.
 
-    Each passes the weight-sync check like any other push; that of the newest is started.
+    Each that is pushed again is proven; the newest is by the rollouts that it generates.
 
     Args:
         progress: Of the restored run.
         learner: Holds the newest policy.
         versions: Of the run.
+        proofs: Of the run's versions.
         say: Gets a line for each version that cannot be served again.
 
     Returns:
@@ -96,7 +102,7 @@ def restore_versions(
             say(f"version {version} cannot be served again; its questions go to the newest")
             questions = questions.without_version(version)
         else:
-            versions.prove(served, learner.roles)
+            proofs.prove(served, learner.roles)
     versions.publish(progress.step, learner.roles)
     say(f"serving version {versions.newest.version} at step {progress.step}")
     return TrainProgress(step=progress.step, questions=questions)

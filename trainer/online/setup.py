@@ -13,7 +13,7 @@ from trainer.client.request_thread import open_requests
 from trainer.config.sections import TrainConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import StopRequest, stop_signals
-from trainer.console.tracking import Tracker
+from trainer.console.tracking import Tracker, read_metrics
 from trainer.data.contamination import data_lines
 from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
@@ -25,6 +25,7 @@ from trainer.model.roles import PolicyRoles
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
+from trainer.online.proofs import Proofs
 from trainer.online.resume import (
     complete_metrics,
     restart_evaluation,
@@ -122,18 +123,24 @@ def _open_training(
             RunAdapters(run.folder / ADAPTERS_FOLDER, journal),
             config,
             found=status,
-            probe_question=records[0].question,
         )
         last_checkpoint = step_of(checkpoint_folders(run.folder)[-1])
         steps_done = max(journal.past.last_step, last_checkpoint)
         tracker = stack.enter_context(Tracker(run, first_step=steps_done))
         evaluations = stack.enter_context(HeldOutEvaluations(versions, config, tracker.say))
+        proofs = Proofs(
+            versions,
+            config,
+            records,
+            server_dtype=status.base_dtype,
+            past=read_metrics(run.folder),
+        )
         lines += data_lines(data.source, records, data.evaluation_source, evaluations.records)
         for line in lines:
             tracker.say(line)
         restored = restore(config, journal, learner, tracker.say)
         with stop.waiting():
-            progress = restore_versions(restored.progress, learner, versions, tracker.say)
+            progress = restore_versions(restored.progress, learner, versions, proofs, tracker.say)
         complete_metrics(restored, versions.newest.version, tracker)
         restart_evaluation(progress.step, versions, evaluations, tracker)
         questions = QuestionStream(
@@ -146,6 +153,7 @@ def _open_training(
             journal=journal,
             learner=learner,
             versions=versions,
+            proofs=proofs,
             pipeline=stack.enter_context(pipeline),
             evaluations=evaluations,
             tracker=tracker,

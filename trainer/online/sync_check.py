@@ -1,239 +1,218 @@
 """The weight-sync check: does the server serve, under a version's name, the weights that were pushed?
 
-After each push the server generates a few tokens under the new version, and the trainer scores the same
-tokens with the adapter that it pushed. Where the two differ by more than rounding, `SyncError` says what
-the server's logprobs would fit. `trainer.online.versions` decides when a probe is asked and waited for.
+The trainer scores completions of a version with the adapter that it pushed, and with everything else that a
+server may serve by mistake: the version before, the adapter scaled or left out, another temperature or top_p,
+logprobs shifted by a token. An alternative that fits better than chance allows (`trainer.online.sync_evidence`)
+stops the run, and so does a mismatch far over the run's own rounding noise that none of them explains.
+`trainer.online.proofs` decides which completions these are.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 
-import torch
 from torch import Tensor
 
-from inference_server.wire.schemas import AdapterInfo, ArmGroup, ArmsRequest, Priority, Question
-from regime_w import ArmSpec
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.errors import SyncError
-from trainer.model.adapter import read_adapter
 from trainer.model.batch import Sample
-from trainer.model.roles import PolicyRoles, Role
-from trainer.online.logprob_mismatch import Mismatch, diagnose, fits_better, shift_mismatches
-from trainer.rollouts.groups import as_sample
-from trainer.run_state.journal_entries import JournaledAdapter
+from trainer.model.roles import PolicyRoles
+from trainer.online.logprob_mismatch import Mismatch
+from trainer.online.sync_alternatives import PUSHED, Published, chosen_samples, finer, usual
+from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise
 
-_NUM_PROBE_TOKENS = 8
-"""Of each arm."""
-_TOKEN_BUDGET = 4096
-_PROBE_SEED = 0
-_MAX_MISMATCH_FLOAT32 = 0.005
-"""Rounding is 1e-6; one token at the edge of a nucleus can add 0.1 nats to one of the probe's."""
-_MAX_MISMATCH = 0.05
-_NOISE = 1e-5
-"""Nats a token that float32 rounding alone can make; a mismatch below it proves nothing."""
-_TEMPERATURE_FACTORS = tuple(2 ** (k / 4) for k in range(-8, 9) if k)
-_B_FACTORS = {0.0: "the base without an adapter", 0.5: "lora_B halved", 2.0: "lora_B doubled"}
+FALSE_STOPS_A_PUSH = 1e-5
+"""The chance that a healthy push stops the run, at most: one in 10,000 pushes would be 1e-4."""
+_FALSE_ALARMS_A_PUSH = 0.02
+"""The chance, at most, that a healthy push is looked at again with more tokens."""
+_FEW_COMPLETIONS = 0.8
+"""Where completions are too few for an alarm, this share of the largest z is one."""
+MAX_TOKENS = 2048
+"""Of a forward pass of the check; the largest part of them are prompts."""
+
+_FIRST_NATS = {True: 0.005, False: 0.1}
+"""Noise that is too much for the first version of a run, in nats a token: in float32, and where a side has
+half precision (others' figures for bfloat16 are 0.002 to 0.04)."""
+_LEAST_NATS = {True: 0.0005, False: 0.01}
+"""Noise that is never too much for a later version."""
+_TIMES_USUAL = 8.0
+"""How many times the usual noise of the run is too much."""
+_NUM_USUAL = 16
+"""The usual noise is the median of this many proven versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
-    """A version that the server has confirmed."""
+class SyncOutcome:
+    """What the completions of a version say."""
 
     version: int
-    folder: Path
-    sha256: str
-    """Of its weights file."""
-    activated: bool = True
-    """Whether ``policy`` moved to it."""
+    mismatch: Mismatch
+    """Of the server from the trainer with what was pushed."""
+    noise: Noise
+    z: Mapping[str, float]
+    """For each alternative how much better it fits than what was pushed; see `evidence`."""
+    num_completions: int
+    """That have a token of their own."""
+
+    def threshold(self, false_alarms: float) -> float:
+        """The z that some alternative exceeds with at most this chance where the server is healthy."""
+        return math.sqrt(2 * math.log(max(1, len(self.z)) / false_alarms))
+
+    @property
+    def failed(self) -> dict[str, float]:
+        """The alternatives that fit better than chance allows."""
+        limit = self.threshold(FALSE_STOPS_A_PUSH)
+        return {name: z for name, z in self.z.items() if z >= limit}
+
+    @property
+    def suspected(self) -> dict[str, float]:
+        """The alternatives that more tokens have to decide about."""
+        largest = math.sqrt(self.num_completions)
+        limit = min(self.threshold(_FALSE_ALARMS_A_PUSH), _FEW_COMPLETIONS * largest)
+        return {name: z for name, z in self.z.items() if z >= limit > 0}
+
+    @property
+    def unprovable(self) -> list[str]:
+        """The alternatives that cannot be ruled out: what was pushed fits no better than they do."""
+        limit = self.threshold(_FALSE_ALARMS_A_PUSH)
+        return [name for name, z in self.z.items() if z > -limit]
+
+    @property
+    def metrics(self) -> Metrics:
+        """Under ``sync/`` names."""
+        return {
+            "sync/version": self.version,
+            "sync/mismatch": self.mismatch.mean,
+            "sync/mismatch_max": self.mismatch.max,
+            "sync/noise": self.noise.per_logit,
+            "sync/worst_z": max(self.z.values(), default=0.0),
+            "sync/unprovable": len(self.unprovable),
+        }
 
 
-def require_acknowledged(adapter: JournaledAdapter, info: AdapterInfo) -> None:
-    """Hold the server's answer to a push against what was pushed.
+def judge(
+    version: int, samples: Sequence[Sample], explained: Mapping[str, Sequence[Tensor]]
+) -> SyncOutcome:
+    """Weigh every alternative against what was pushed.
 
-    Raises:
-        SyncError: It has another number or digest, or is not active.
+    Args:
+        version: That the server was asked for.
+        samples: Its completions.
+        explained: For `PUSHED` and every alternative the trainer's logprobs, [C] a completion.
     """
-    if (info.version, info.sha256, info.active) != (adapter.version, adapter.sha256, True):
-        state = "active" if info.active else "not active"
-        raise SyncError(
-            f"pushed version {adapter.version} with digest {adapter.sha256}, and the server "
-            f"acknowledges version {info.version}, {state}, with digest {info.sha256}"
-        )
-
-
-def probe_arms(arms: Sequence[ArmSpec]) -> list[ArmSpec]:
-    """The arms with the lowest and the highest temperature of each system prompt, in their order."""
-    by_prompt: dict[str, list[ArmSpec]] = {}
-    for arm in arms:
-        by_prompt.setdefault(arm.system_prompt, []).append(arm)
-    chosen = {
-        extreme(family, key=lambda arm: arm.temperature).name
-        for family in by_prompt.values()
-        for extreme in (min, max)
-    }
-    return [arm for arm in arms if arm.name in chosen]
+    tokens = DistinctTokens.of(samples)
+    pushed = tokens.chosen(explained[PUSHED])
+    return SyncOutcome(
+        version=version,
+        mismatch=Mismatch.between(tokens.server, pushed),
+        noise=noise(tokens, pushed),
+        z={
+            name: evidence(tokens, pushed, tokens.chosen(logprobs))
+            for name, logprobs in explained.items()
+            if name != PUSHED
+        },
+        num_completions=tokens.num_completions,
+    )
 
 
 class SyncCheck:
-    """What is asked of a new version, and how its answer is compared with the trainer's own logprobs."""
+    """Holds versions against what was pushed, and knows the run's usual noise."""
 
-    def __init__(self, config: TrainConfig, *, question: str, server_dtype: str):
-        """Fix probe and threshold for a run.
+    def __init__(self, config: TrainConfig, *, server_dtype: str, past: Sequence[Metrics] = ()):
+        """Fix the thresholds of a run.
 
         Args:
-            config: The run's arms and threshold.
-            question: The probe's question.
+            config: Of the run.
             server_dtype: What the server computes in, e.g. ``float32``.
+            past: Metrics of the run's earlier steps, from which its usual noise is known.
         """
-        self._arms = probe_arms(config.rollout.arms)
-        self._question = question
-        self._prompt_format = config.rollout.prompt_format
-        exact = server_dtype == config.policy.dtype == "float32"
-        self.max_mismatch = config.ppo.max_logprob_mismatch or (
-            _MAX_MISMATCH_FLOAT32 if exact else _MAX_MISMATCH
-        )
+        self._exact = server_dtype == config.policy.dtype == "float32"
+        self._limit = config.ppo.max_logprob_mismatch
+        usual_noise = [row["sync/noise"] for row in past if "sync/noise" in row]
+        self._usual_noise = deque(usual_noise, maxlen=_NUM_USUAL)
 
-    def request(self, version: int) -> ArmsRequest:
-        """The probe of a version."""
-        return ArmsRequest(
-            questions=[Question(id="probe", question=self._question)],
-            arms=list(self._arms),
-            prompt_format=self._prompt_format,
-            max_tokens=_NUM_PROBE_TOKENS,
-            seed=_PROBE_SEED,
-            policy=version,
-            priority=Priority.AD_HOC,
-        )
-
-    def samples(self, published: Published, group: ArmGroup, held: AdapterInfo) -> list[Sample]:
-        """The probe's completions, if the server sampled as asked and lists the version as pushed.
-
-        Args:
-            published: The version that was asked.
-            group: Its answer to `request`.
-            held: The version as the server lists it.
-
-        Raises:
-            SyncError: Sampling settings, digest or activation differ from what was asked.
-        """
-        for arm, spec in zip(group.arms, self._arms, strict=True):
-            if (arm.temperature, arm.top_p) != (spec.temperature, spec.top_p):
-                raise SyncError(
-                    f"version {published.version} fails the proof of sync: arm {spec.name} was asked "
-                    f"at temperature {spec.temperature:g} and top_p {spec.top_p:g}, and sampled at "
-                    f"{arm.temperature:g} and {arm.top_p:g}"
-                )
-        if held.sha256 != published.sha256 or held.active < published.activated:
-            state = "active" if held.active else "not active"
-            raise SyncError(
-                f"version {published.version} fails the proof of sync: the server lists it as "
-                f"{state} with digest {held.sha256}; pushed was {published.sha256}"
-            )
-        return [as_sample(arm, version=published.version) for arm in group.arms]
-
-    def compare(
+    def prove(
         self,
         samples: Sequence[Sample],
-        roles: PolicyRoles,
         published: Published,
+        roles: PolicyRoles,
+        *,
         previous: Published | None,
-    ) -> Metrics:
-        """Score a probe with the weights that were pushed; overwrites the proximal role.
+        older: Sequence[Published] = (),
+        ask_more: Callable[[], Sequence[Sample]],
+    ) -> SyncOutcome:
+        """Return if a version is what was pushed; overwrites the proximal role.
+
+        A few completions are looked at first. Only if they raise an alarm, all of them and further ones
+        decide, so that no handful of tokens ends a run.
 
         Args:
-            samples: From `samples`.
+            samples: The server's completions of the version.
+            published: The version.
             roles: Score them.
-            published: The version that was asked.
-            previous: The version that was proven before it, which a stale server still serves.
-
-        Returns:
-            The mismatch, under ``sync/`` names.
+            previous: The version before it, which a stale server still serves.
+            older: Versions that are named if the server's logprobs fit one of them.
+            ask_more: Asks the server for completions of other questions.
 
         Raises:
             SyncError: Mismatch and likely cause.
         """
-        server = [torch.tensor(sample.sampler_logprobs) for sample in samples]
-        _load(roles, published.folder)
-        trainer = _logprobs(roles, samples)
-        found = Mismatch.between(server, trainer)
-        if not found.mean <= _NOISE:
-            explanations = {}
-            if previous is not None:
-                _load(roles, previous.folder)
-                name = f"version {previous.version}"
-                explanations[name] = Mismatch.between(server, _logprobs(roles, samples)).mean
-            # Two versions can be closer than any threshold. Logprobs that fit the previous version
-            # so much better are of the previous version, however little the two differ.
-            is_stale = any(fits_better(before, found.mean) for before in explanations.values())
-            if is_stale or not found.mean <= self.max_mismatch:
-                explanations |= shift_mismatches(server, trainer)
-                explanations |= _other_settings(roles, samples, server, published.folder)
-                raise SyncError(
-                    f"version {published.version} fails the proof of sync: over the "
-                    f"{found.num_tokens} tokens of the probe the server's logprobs differ from the "
-                    f"trainer's by {found.mean:.2g} on average (at most {found.max:.2g}, signed "
-                    f"{found.bias:+.2g}; allowed {self.max_mismatch:g}). "
-                    f"Likely cause: {diagnose(found.mean, explanations)}"
-                )
-        return {
-            "sync/version": published.version,
-            "sync/mismatch": found.mean,
-            "sync/mismatch_max": found.max,
+
+        def judged(chosen: Sequence[Sample]) -> SyncOutcome:
+            explained = usual(chosen, roles=roles, published=published, previous=previous)
+            return judge(published.version, chosen, explained)
+
+        outcome = judged(chosen_samples(samples, max_tokens=MAX_TOKENS))
+        if outcome.suspected or self._too_noisy(outcome):
+            more = [*samples, *ask_more()]
+            outcome = judged(more)
+            if outcome.failed or self._too_noisy(outcome):
+                explained = usual(more, roles=roles, published=published, previous=previous)
+                explained |= finer(more, roles=roles, published=published, others=older)
+                raise SyncError(self._complaint(more, explained, outcome))
+        self._usual_noise.append(outcome.noise.per_logit)
+        return outcome
+
+    def _too_noisy(self, outcome: SyncOutcome) -> bool:
+        """Whether the mismatch is more than rounding, whatever explains it."""
+        if math.isnan(outcome.noise.nats):
+            return True
+        if self._limit is not None:
+            return not outcome.mismatch.mean <= self._limit
+        nats = outcome.noise.nats
+        if not self._usual_noise:
+            return not nats <= _FIRST_NATS[self._exact]
+        usual_noise = _TIMES_USUAL * median(self._usual_noise)
+        return not (nats <= _LEAST_NATS[self._exact] or outcome.noise.per_logit <= usual_noise)
+
+    def _complaint(
+        self,
+        samples: Sequence[Sample],
+        explained: Mapping[str, Sequence[Tensor]],
+        outcome: SyncOutcome,
+    ) -> str:
+        tokens, found = DistinctTokens.of(samples), judge(outcome.version, samples, explained)
+        fitting = {
+            name: Mismatch.between(tokens.server, tokens.chosen(explained[name])).mean
+            for name in (found.failed or found.suspected)
         }
-
-    def require_rollouts(self, version: int, mean_mismatch: float) -> None:
-        """Hold a step's rollouts to the threshold of the probe.
-
-        Args:
-            version: The version that generated them.
-            mean_mismatch: Mean |trainer - server| logprob, nats a token.
-
-        Raises:
-            SyncError: The mismatch is over the threshold.
-        """
-        if not mean_mismatch <= self.max_mismatch:
-            raise SyncError(
-                f"the server's logprobs of rollouts of version {version} differ from the trainer's "
-                f"by {mean_mismatch:.2g} on average (allowed {self.max_mismatch:g}), though its "
-                "probe did not: the server changed what it serves, or how it samples"
+        if fitting:
+            cause, left = min(fitting.items(), key=lambda item: item[1])
+            cause = f"the server's numbers fit {cause}: mean |difference| {left:.2g}, z {found.z[cause]:.1f}"
+        else:
+            cause = (
+                "another base model or dtype, perhaps: neither the version before, another temperature "
+                "or top_p, a shift by one token nor another scale of the adapter fits"
             )
-
-
-def _load(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
-    """Load a published adapter into the proximal role, its lora_B scaled."""
-    state = read_adapter(folder)
-    scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
-    roles.load_adapter_state(Role.PROXIMAL, scaled)
-
-
-def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
-    """Logprobs of each sample's completion under the proximal role, [C] on the CPU."""
-    return roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
-
-
-def _other_settings(
-    roles: PolicyRoles, samples: Sequence[Sample], server: Sequence[Tensor], folder: Path
-) -> dict[str, float]:
-    """Mean |difference| if the server had sampled with other settings, or scaled the adapter."""
-    variants = {
-        "temperature 1 and top_p 1 (raw logprobs)": [
-            replace(sample, temperature=1.0, top_p=1.0) for sample in samples
-        ],
-        "top_p 1": [replace(sample, top_p=1.0) for sample in samples],
-        **{
-            f"{factor:.2g} times the arms' temperatures": [
-                replace(sample, temperature=sample.temperature * factor) for sample in samples
-            ]
-            for factor in _TEMPERATURE_FACTORS
-        },
-    }
-    found = {
-        name: Mismatch.between(server, _logprobs(roles, variant)).mean
-        for name, variant in variants.items()
-    }
-    for b_factor, name in _B_FACTORS.items():
-        _load(roles, folder, b_factor=b_factor)
-        found[name] = Mismatch.between(server, _logprobs(roles, samples)).mean
-    return found
+        mismatch, limit = outcome.mismatch, self._limit
+        allowed = "" if limit is None else f"; ppo.max_logprob_mismatch is {limit:g}"
+        return (
+            f"version {outcome.version} fails the proof of sync: over {mismatch.num_tokens} tokens of "
+            f"{outcome.num_completions} completions the server's logprobs differ from the trainer's by "
+            f"{mismatch.mean:.2g} on average (at most {mismatch.max:.2g}, signed {mismatch.bias:+.2g}"
+            f"{allowed}). Likely cause: {cause}. None of it was trained on: once the server serves what "
+            "is pushed, the same command resumes the run"
+        )

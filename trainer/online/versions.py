@@ -1,14 +1,13 @@
-"""The life of a run's versions: trained weights are written, pushed, proven, pushed again, retired.
+"""The life of a run's versions: trained weights are written, pushed, pushed again, retired.
 
 A server that was restarted knows no version, or only those in its state folder. Versions are immutable
 and their files stay with the run, so a request of a lost version waits until it is pushed again; no other
-version ever answers in its place. No rollout trains before its version has passed the weight-sync check.
+version ever answers in its place. `trainer.online.proofs` proves that the server serves what was pushed.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
-from concurrent.futures import Future
 from functools import partial
 from typing import TypeVar
 
@@ -22,11 +21,10 @@ from trainer.client.ask_groups import LostError, ask_again, ask_groups
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import Metrics
 from trainer.errors import ServerRejectedError, SyncError
-from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
-from trainer.online.sync_check import Published, SyncCheck, require_acknowledged
+from trainer.online.sync_alternatives import Published
+from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.run_adapters import RunAdapters
 
 _NOT_FOUND, _CONFLICT = 404, 409
@@ -49,7 +47,6 @@ class Versions:
         config: TrainConfig,
         *,
         found: ServerStatus,
-        probe_question: str,
     ):
         """Nothing is sent before the first call.
 
@@ -58,16 +55,10 @@ class Versions:
             adapters: The run's versions on its disk.
             config: Of the run.
             found: The server as the run found it.
-            probe_question: Asked of each version by the weight-sync check.
         """
         self.requests = requests
         self.adapters = adapters
-        self.check = SyncCheck(config, question=probe_question, server_dtype=found.base_dtype)
-        self.check_metrics: Metrics = {}
-        """Of the newest check that passed."""
         self._server = requests.server
-        self._probe: tuple[Published, Future[list[Sample]]] | None = None
-        self._proven: Published | None = None
         self._found = found
         self._boot_id = found.boot_id
         self._give_up_after_s = config.server.give_up_after_s
@@ -76,7 +67,7 @@ class Versions:
         self._changes = asyncio.Lock()
 
     def publish(self, step: int, roles: PolicyRoles) -> Published:
-        """Write the policy after a step, push it, make it the active version and start its check.
+        """Write the policy after a step, push it and make it the active version.
 
         A version that a killed run wrote of this step keeps its number.
 
@@ -95,10 +86,9 @@ class Versions:
                     raise
                 # Another run took the number meanwhile; the server names the next one.
                 self.adapters.remove(adapter.version)
-        require_acknowledged(adapter, info)
+        _require_acknowledged(adapter, info)
         folder = self.adapters.folder_of(adapter.version)
         self.newest = Published(version=adapter.version, folder=folder, sha256=adapter.sha256)
-        self.start_check(self.newest)
         return self.newest
 
     def push_again(self, version: int) -> Published | None:
@@ -128,31 +118,6 @@ class Versions:
             if activate:
                 self._active = version
             return info
-
-    def prove(self, published: Published, roles: PolicyRoles) -> None:
-        """Run the check of a version that was pushed again; raises as `require` does."""
-        self.start_check(published)
-        self.require(published.version, roles)
-
-    def require(self, version: int, roles: PolicyRoles) -> None:
-        """Return once a version has passed the check; a check under way overwrites the proximal role.
-
-        Raises:
-            SyncError: It failed; the message names the mismatch and the likely cause.
-        """
-        if self._probe is None or version < self._probe[0].version:
-            return
-        published, samples = self._probe
-        self.check_metrics = self.check.compare(samples.result(), roles, published, self._proven)
-        self._probe, self._proven = None, published
-
-    def start_check(self, published: Published) -> None:
-        """Send the probe of a version, before anything else is asked of it."""
-        self._probe = published, self.requests.start(self._ask_probe, published)
-
-    async def _ask_probe(self, published: Published) -> list[Sample]:
-        group, _ = await self.group(self.check.request(published.version))
-        return self.check.samples(published, group, await self.info(published.version))
 
     async def group(self, request: ArmsRequest) -> tuple[ArmGroup, int]:
         """The whole group of a one-question request of a version, and how often it was lost before.
@@ -246,3 +211,17 @@ class Versions:
     def retain(self, num_kept: int, others: Collection[int]) -> None:
         """Remove from the run's disk all versions but the ``num_kept`` newest and those in ``others``."""
         self.adapters.retain(num_kept, others)
+
+
+def _require_acknowledged(adapter: JournaledAdapter, info: AdapterInfo) -> None:
+    """Hold the server's answer to a push against what was pushed.
+
+    Raises:
+        SyncError: It has another number or digest, or is not active.
+    """
+    if (info.version, info.sha256, info.active) != (adapter.version, adapter.sha256, True):
+        state = "active" if info.active else "not active"
+        raise SyncError(
+            f"pushed version {adapter.version} with digest {adapter.sha256}, and the server "
+            f"acknowledges version {info.version}, {state}, with digest {info.sha256}"
+        )

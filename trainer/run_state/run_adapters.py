@@ -72,6 +72,10 @@ class RunAdapters:
         of_step = [a.version for a in self._adapters.values() if a.step == step]
         return max(of_step, default=None)
 
+    def before(self, version: int) -> list[int]:
+        """The versions that are kept from before a version, newest first."""
+        return [v for v in sorted(self._adapters, reverse=True) if v < version and self.is_whole(v)]
+
     def write(
         self, step: int, roles: PolicyRoles, next_on_server: Callable[[], int]
     ) -> JournaledAdapter:

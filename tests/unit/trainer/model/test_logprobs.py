@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from trainer.model import head as head_module
 from trainer.model import logprobs as logprobs_module
 from trainer.model.batch import SampledTokens
 from trainer.model.logprobs import FIRST_GUESS, Nucleus, nucleus, sampled_logprobs
@@ -201,7 +202,7 @@ def test_logits_of_a_half_precision_head_are_not_rounded_to_its_dtype(
     exact = hidden.double().requires_grad_()
     logits = exact @ head.weight.double().T / sampled.temperature.unsqueeze(-1)
 
-    monkeypatch.setattr(logprobs_module, "_CAST_WEIGHTS", 48 * width)
+    monkeypatch.setattr(head_module, "_CAST_WEIGHTS", 48 * width)
     for chunk_tokens in (7, 1000):
         monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", chunk_tokens * vocabulary)
         states = hidden.clone().requires_grad_()

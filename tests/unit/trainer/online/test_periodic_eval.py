@@ -16,7 +16,7 @@ from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, ServerRejectedError
 from trainer.online.periodic_eval import HeldOutEvaluations
-from trainer.online.sync_check import Published
+from trainer.online.sync_alternatives import Published
 from trainer.run_state.checkpoint import read_best
 
 RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=4, seed=5)

@@ -1,8 +1,11 @@
 """The weight-sync check against a server that samples with real weights, not always the right ones."""
 
-from collections.abc import Callable, Iterator
+import math
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,81 +19,96 @@ from inference_server.wire.schemas import (
     ArmsResponse,
     FinishReason,
     Priority,
+    Question,
     Usage,
 )
-from regime_w import ArmSpec, build_all_arms
+from regime_w import ArmSpec
 from tests.unit.server_stub import ServerStub
-from tests.unit.versions_in_memory import STATUS, versions_for
+from tests.unit.versions_in_memory import versions_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
+from trainer.console.tracking import Metrics
+from trainer.data.sources import Record
 from trainer.errors import SyncError
 from trainer.model.adapter import read_adapter
-from trainer.model.batch import Sample, micro_batches
+from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.sync_check import Published, probe_arms
-from trainer.online.versions import Versions
+from trainer.online.proofs import Proofs
+from trainer.online.sync_alternatives import Published
+from trainer.run_state.run_adapters import RunAdapters
 
 MakeRoles = Callable[..., PolicyRoles]
-ARMS = (
-    ArmSpec(name="cool", system_prompt="a", temperature=0.5, top_p=0.9),
-    ArmSpec(name="warm", system_prompt="a", temperature=1.0, top_p=1.0),
+ARMS = tuple(
+    ArmSpec(name=f"arm_{i}", system_prompt="a", temperature=0.4 + i / 5, top_p=0.9 + i % 2 / 10)
+    for i in range(8)
 )
+RECORDS = [Record(id=str(i), question=f"{i} + 1?", gold="#### 1") for i in range(100)]
 
 
 class FakeServer(ServerStub):
-    """Answers with fixed tokens and their logprobs under whatever adapter it serves."""
+    """Answers with made-up tokens and their logprobs under whatever adapter it serves."""
 
     def __init__(self, roles: PolicyRoles) -> None:
         self.roles = roles
         self.held: dict[int, Published] = {}
         self.serves: Callable[[int], int] = lambda asked: asked
-        self.noise: list[float] = [0.0]
-        """Added to the logprobs of each completion, over and over."""
+        self.samples_as: Callable[[Sample], Sample] = lambda sample: sample
+        self.b_factor = 1.0
+        self.answers: Callable[[list[float]], list[float]] = lambda logprobs: logprobs
+        """Changes the logprobs of a completion."""
         self.info: dict[str, Any] = {}
         self.requests: list[ArmsRequest] = []
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         self.requests.append(request)
+        (question,) = request.questions
+        assert isinstance(question, Question)
         assert isinstance(request.policy, int)
-        served = self.held[self.serves(request.policy)]
-        arms = []
-        for i, arm in enumerate(request.arms or ()):
-            assert isinstance(arm, ArmSpec)
-            sample = Sample(
-                prompt_ids=(5, 6, 7),
-                completion_ids=tuple(range(20 + i, 20 + i + request.max_tokens)),
-                sampler_logprobs=(0.0,) * request.max_tokens,
-                temperature=arm.temperature,
-                top_p=arm.top_p,
-                reward=0.0,
-                truncated=True,
-                version=request.policy,
+        samples = [
+            self._sample(question.id, arm, request)
+            for arm in request.arms or ()
+            if isinstance(arm, ArmSpec)
+        ]
+        state = read_adapter(self.held[self.serves(request.policy)].folder)
+        scaled = {n: t * self.b_factor if ".lora_B." in n else t for n, t in state.items()}
+        self.roles.load_adapter_state(Role.PROXIMAL, scaled)
+        found = self.roles.sample_logprobs(
+            Role.PROXIMAL, [self.samples_as(sample) for sample in samples], token_budget=9999
+        )
+        arms = [
+            ArmCompletion(
+                arm=spec.name,
+                sample=0,
+                text="",
+                finish_reason=FinishReason.LENGTH,
+                temperature=sample.temperature,
+                top_p=sample.top_p,
+                seed=None,
+                prompt_token_ids=list(sample.prompt_ids),
+                token_ids=list(sample.completion_ids),
+                logprobs=self.answers(logprobs.tolist()),
             )
-            self.roles.load_adapter_state(Role.PROXIMAL, read_adapter(served.folder))
-            with torch.no_grad():
-                (batch,) = micro_batches(
-                    [sample], token_budget=1, hidden_size=64, device=torch.device("cpu")
-                )
-                (logprobs,) = self.roles.token_logprobs(Role.PROXIMAL, batch).logprobs.tolist()
-            noise = self.noise * len(logprobs)
-            arms.append(
-                ArmCompletion(
-                    arm=arm.name,
-                    sample=0,
-                    text="",
-                    finish_reason=FinishReason.LENGTH,
-                    temperature=arm.temperature,
-                    top_p=arm.top_p,
-                    seed=None,
-                    prompt_token_ids=list(sample.prompt_ids),
-                    token_ids=list(sample.completion_ids),
-                    logprobs=[a + b for a, b in zip(logprobs, noise, strict=False)],
-                )
-            )
+            for spec, sample, logprobs in zip(ARMS, samples, found, strict=True)
+        ]
         return ArmsResponse(
             policy_version=request.policy,
             boot_id="b",
-            groups=[ArmGroup(id="probe", question="q", policy_version=request.policy, arms=arms)],
+            groups=[
+                ArmGroup(id=question.id, question="q", policy_version=request.policy, arms=arms)
+            ],
             usage=Usage(prompt_tokens=0, completion_tokens=0),
+        )
+
+    def _sample(self, question: str, arm: ArmSpec, request: ArmsRequest) -> Sample:
+        prompt, rng = random.Random(question), random.Random(f"{question}/{arm.name}")
+        return Sample(
+            prompt_ids=tuple(prompt.choices(range(500), k=3)),
+            completion_ids=tuple(rng.choices(range(500), k=request.max_tokens)),
+            sampler_logprobs=(0.0,) * request.max_tokens,
+            temperature=arm.temperature,
+            top_p=arm.top_p,
+            reward=0.0,
+            truncated=True,
+            version=None,
         )
 
     async def adapter(self, version: int) -> AdapterInfo:
@@ -107,6 +125,22 @@ class FakeServer(ServerStub):
         return info.model_copy(update=self.info)
 
 
+class FakeAdapters:
+    """The versions on disk that a test has pushed."""
+
+    def __init__(self, held: dict[int, Published]) -> None:
+        self._held = held
+
+    def folder_of(self, version: int) -> Path:
+        return self._held[version].folder
+
+    def sha256_of(self, version: int) -> str:
+        return self._held[version].sha256
+
+    def before(self, version: int) -> list[int]:
+        return [v for v in sorted(self._held, reverse=True) if v < version]
+
+
 @pytest.fixture(scope="module")
 def portal() -> Iterator[BlockingPortal]:
     with start_blocking_portal() as portal:
@@ -118,9 +152,14 @@ def roles(make_roles: MakeRoles) -> PolicyRoles:
     return make_roles(seed=0)
 
 
+@pytest.fixture(scope="module")
+def server_roles(make_roles: MakeRoles) -> PolicyRoles:
+    return make_roles(seed=1)
+
+
 @pytest.fixture
-def server(make_roles: MakeRoles) -> FakeServer:
-    return FakeServer(make_roles(seed=1))
+def server(server_roles: PolicyRoles) -> FakeServer:
+    return FakeServer(server_roles)
 
 
 def push(server: FakeServer, roles: PolicyRoles, folder: Path, version: int) -> Published:
@@ -139,108 +178,223 @@ def move(roles: PolicyRoles, by: float) -> None:
             parameter.add_(by * torch.randn(parameter.shape))
 
 
-def make_versions(
-    server: FakeServer, portal: BlockingPortal, *, dtype: str = "float32", **ppo: float
-) -> Versions:
+def make_proofs(
+    server: FakeServer,
+    portal: BlockingPortal,
+    *,
+    dtype: str = "float32",
+    past: Sequence[Metrics] = (),
+    **ppo: float,
+) -> Proofs:
     config = TrainConfig(
         policy=PolicyConfig(),
         rollout=RolloutConfig(arms=ARMS),
         ppo=PPOConfig.model_validate(ppo),
     )
-    found = STATUS.model_copy(update={"base_dtype": dtype})
-    return versions_for(server, portal, config=config, found=found)
+    adapters = cast(RunAdapters, FakeAdapters(server.held))
+    versions = versions_for(server, portal, adapters, config=config)
+    return Proofs(versions, config, RECORDS, server_dtype=dtype, past=past)
+
+
+def rounding(seed: int, size: float) -> Callable[[list[float]], list[float]]:
+    """What bfloat16 does to logprobs: noise with heavy tails, and now and then another nucleus."""
+    rng = random.Random(seed)
+
+    def noisy(logprobs: list[float]) -> list[float]:
+        return [
+            x
+            - math.expm1(x) * size * rng.gauss(0, 1) / math.sqrt(rng.gammavariate(1.5, 1) / 1.5)
+            - 0.1 * (rng.random() < 0.01)
+            for x in logprobs
+        ]
+
+    return noisy
 
 
 def test_an_honest_server_passes_version_after_version(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    versions = make_versions(server, portal)
+    proofs = make_proofs(server, portal)
     for version in (3, 4, 5):
-        versions.start_check(push(server, roles, tmp_path, version))
-        versions.require(version, roles)
-        assert versions.check_metrics["sync/version"] == version
-        assert versions.check_metrics["sync/mismatch"] < 1e-5
+        proofs.prove(push(server, roles, tmp_path, version), roles)
+        found = proofs.metrics
+        assert found["sync/version"] == version
+        assert found["sync/mismatch"] < 1e-5
+        assert found["sync/worst_z"] < 0
+        # Every alternative is ruled out.
+        assert found["sync/unprovable"] == 0
         move(roles, by=0.01)
+    # Several questions, and no alarm that would have asked for more.
+    assert len(server.requests) == 3 * 8
     request = server.requests[0]
-    assert (request.policy, request.arms, request.max_tokens) == (3, list(ARMS), 8)
+    assert (request.policy, request.arms, request.max_tokens) == (3, list(ARMS), 16)
     assert request.priority is Priority.AD_HOC
     assert request.seed is not None
 
 
-@pytest.mark.parametrize("by", [0.0, 1e-4])
-def test_noise_that_hides_the_difference_of_two_versions_is_no_proof_against_the_newer(
+@pytest.mark.parametrize("by", [0.0, 1e-5, 1e-3])
+def test_noise_never_stops_an_honest_server(
     by: float, server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    versions = make_versions(server, portal, dtype="bfloat16")
-    server.noise = [0.01, -0.02, 0.015]
-    for version in (3, 4):
-        versions.start_check(push(server, roles, tmp_path, version))
-        versions.require(version, roles)
+    proofs = make_proofs(server, portal, dtype="bfloat16")
+    for version in range(8):
+        server.answers = rounding(version, 0.02)
+        proofs.prove(push(server, roles, tmp_path, version), roles)
+        # The noise may hide the version before, if it differs at all; all else is ruled out.
+        assert proofs.metrics["sync/unprovable"] <= (version > 0)
+        assert by or proofs.metrics["sync/unprovable"] == (version > 0)
         move(roles, by=by)
 
 
 def test_versions_that_are_proven_are_not_proven_again(
     server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
-    versions = make_versions(server, portal)
-    versions.start_check(push(server, roles, tmp_path, 3))
-    versions.require(3, roles)
-    versions.start_check(push(server, roles, tmp_path, 4))
-    server.held.clear()
-    versions.require(3, roles)  # Training on what version 3 generated, while 4 is being asked.
-    assert versions.check_metrics["sync/version"] == 3
+    proofs = make_proofs(server, portal)
+    published = push(server, roles, tmp_path, 3)
+    for _ in range(2):
+        proofs.prove(published, roles)
+    assert len(server.requests) == 8
 
 
-@pytest.mark.parametrize("by", [0.1, 1e-3, 3e-5])
-def test_the_version_before_is_caught_however_little_they_differ(
-    by: float, server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
+@pytest.mark.parametrize(("by", "dtype"), [(0.1, "bfloat16"), (1e-3, "float32"), (3e-5, "float32")])
+def test_the_version_before_is_caught_where_the_noise_does_not_hide_it(
+    by: float,
+    dtype: str,
+    server: FakeServer,
+    roles: PolicyRoles,
+    portal: BlockingPortal,
+    tmp_path: Path,
 ) -> None:
-    versions = make_versions(server, portal)
-    versions.start_check(push(server, roles, tmp_path, 3))
-    versions.require(3, roles)
+    proofs = make_proofs(server, portal, dtype=dtype)
+    if dtype == "bfloat16":
+        server.answers = rounding(0, 0.02)
+    proofs.prove(push(server, roles, tmp_path, 3), roles)
     move(roles, by=by)
     server.serves = lambda asked: 3
-    versions.start_check(push(server, roles, tmp_path, 4))
-    with pytest.raises(SyncError, match=r"^version 4 fails.*fit version 3: ") as caught:
-        versions.require(4, roles)
-    assert "\n" not in str(caught.value)
+    published = push(server, roles, tmp_path, 4)
+    with pytest.raises(SyncError, match=r"^version 4 fails.*fit version 3: .*, z \d") as caught:
+        proofs.prove(published, roles)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "the same command resumes" in message
+    # Not before further questions were asked.
+    assert [r.questions for r in server.requests[8:16]] != [
+        r.questions for r in server.requests[16:24]
+    ]
+    assert len(server.requests) == 8 + 8 + 32
+
+
+def double_b(server: FakeServer) -> None:
+    server.b_factor = 2.0
+
+
+def leave_the_adapter_out(server: FakeServer) -> None:
+    server.b_factor = 0.0
+
+
+def scale_b_a_little(server: FakeServer) -> None:
+    server.b_factor = 1.5
+
+
+def heat(server: FakeServer) -> None:
+    server.samples_as = lambda sample: replace(sample, temperature=2 * sample.temperature)
+
+
+def warm(server: FakeServer) -> None:
+    server.samples_as = lambda sample: replace(sample, temperature=sample.temperature * 2**0.5)
+
+
+def ignore_top_p(server: FakeServer) -> None:
+    server.samples_as = lambda sample: replace(sample, top_p=1.0)
+
+
+def report_raw_logprobs(server: FakeServer) -> None:
+    server.samples_as = lambda sample: replace(sample, top_p=1.0, temperature=1.0)
+
+
+def shift(server: FakeServer) -> None:
+    server.answers = lambda logprobs: [*logprobs[1:], logprobs[0]]
 
 
 @pytest.mark.parametrize(
-    ("dtype", "max_mismatch", "noise", "passes"),
+    ("sabotage", "cause"),
     [
-        ("float32", None, 0.004, True),
-        ("float32", None, 0.006, False),
-        ("bfloat16", None, 0.04, True),
-        ("bfloat16", None, 0.06, False),
-        ("float32", 0.1, 0.09, True),
-        ("bfloat16", 0.01, 0.011, False),
-        ("float32", None, float("nan"), False),
+        (double_b, "lora_B doubled"),
+        (leave_the_adapter_out, "the base without an adapter"),
+        (scale_b_a_little, "lora_B times 1.5"),
+        (heat, "2 times the arms' temperatures"),
+        (warm, "1.4 times the arms' temperatures"),
+        (ignore_top_p, "top_p 1"),
+        (report_raw_logprobs, "temperature 1 and top_p 1 (raw logprobs)"),
+        (shift, "the token after (shifted by one)"),
     ],
 )
-def test_the_threshold_fits_the_dtype_unless_it_is_given(
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_is_served_instead_is_named(
+    sabotage: Callable[[FakeServer], None],
+    cause: str,
     dtype: str,
-    max_mismatch: float | None,
-    noise: float,
+    server: FakeServer,
+    roles: PolicyRoles,
+    portal: BlockingPortal,
+    tmp_path: Path,
+) -> None:
+    proofs = make_proofs(server, portal, dtype=dtype)
+    noisy = rounding(0, 0.01) if dtype == "bfloat16" else list[float]
+    server.answers = noisy
+    proofs.prove(push(server, roles, tmp_path, 3), roles)
+    sabotage(server)
+    sabotaged = server.answers
+    server.answers = lambda logprobs: noisy(sabotaged(logprobs))
+    published = push(server, roles, tmp_path, 4)
+    with pytest.raises(SyncError) as caught:
+        proofs.prove(published, roles)
+    assert f"the server's numbers fit {cause}: " in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "past", "limit", "size", "passes"),
+    [
+        # The first version of a run.
+        ("float32", None, None, 0.003, True),
+        ("float32", None, None, 0.008, False),
+        ("bfloat16", None, None, 0.06, True),
+        ("bfloat16", None, None, 0.15, False),
+        # A later one: eight times the usual noise, which may be known from before a resume.
+        ("float32", 1e-6, None, 0.0003, True),
+        ("float32", 1e-6, None, 0.003, False),
+        ("bfloat16", 0.005, None, 0.02, True),
+        ("bfloat16", 0.001, None, 0.03, False),
+        # The user's own limit is on the mean, and the only one.
+        ("float32", 1e-6, 0.1, 0.03, True),
+        ("bfloat16", None, 0.01, 0.03, False),
+        ("float32", None, None, math.nan, False),
+    ],
+)
+def test_a_mismatch_that_nothing_explains_stops_where_it_is_far_over_the_noise(
+    dtype: str,
+    past: float | None,
+    limit: float | None,
+    size: float,
     passes: bool,
     server: FakeServer,
     roles: PolicyRoles,
     portal: BlockingPortal,
     tmp_path: Path,
 ) -> None:
-    options = {} if max_mismatch is None else {"max_logprob_mismatch": max_mismatch}
-    versions = make_versions(server, portal, dtype=dtype, **options)
-    server.noise = [noise, -noise]
-    versions.start_check(push(server, roles, tmp_path, 3))
+    options = {} if limit is None else {"max_logprob_mismatch": limit}
+    rows = [{"step": 1.0}] + ([] if past is None else [{"sync/noise": past}] * 3)
+    proofs = make_proofs(server, portal, dtype=dtype, past=rows, **options)
+    signs = random.Random(0)
+    server.answers = lambda logprobs: [x + signs.choice((size, -size)) for x in logprobs]
+    published = push(server, roles, tmp_path, 3)
     if passes:
-        versions.require(3, roles)
-        assert versions.check_metrics["sync/mismatch"] == pytest.approx(noise, abs=1e-5)
-        versions.check.require_rollouts(3, noise)
+        proofs.prove(published, roles)
+        assert proofs.metrics["sync/mismatch"] == pytest.approx(size, rel=1e-2)
     else:
         with pytest.raises(SyncError, match="another base model or dtype"):
-            versions.require(3, roles)
-        with pytest.raises(SyncError, match="rollouts of version 3"):
-            versions.check.require_rollouts(3, noise)
+            proofs.prove(published, roles)
+        assert len(server.requests) == 8 + 32
 
 
 @pytest.mark.parametrize(
@@ -255,14 +409,8 @@ def test_a_version_that_is_not_listed_as_it_was_pushed_fails(
     portal: BlockingPortal,
     tmp_path: Path,
 ) -> None:
-    versions = make_versions(server, portal)
+    proofs = make_proofs(server, portal)
     server.info = info
-    versions.start_check(push(server, roles, tmp_path, 3))
+    published = push(server, roles, tmp_path, 3)
     with pytest.raises(SyncError, match=complaint):
-        versions.require(3, roles)
-
-
-def test_a_probe_has_the_coolest_and_the_warmest_arm_of_each_prompt() -> None:
-    names = [arm.name for arm in probe_arms(build_all_arms())]
-    assert names == ["wolfram_0", "wolfram_3", "maudlin_0", "maudlin_3"]
-    assert probe_arms(ARMS[:1]) == list(ARMS[:1])
+        proofs.prove(published, roles)

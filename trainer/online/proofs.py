@@ -1,0 +1,161 @@
+"""When a version is held against what was pushed, and by which completions of it.
+
+A step's own rollouts are the proof of the version that generated them: it is due before the step is journaled
+and trains, so that nothing unproven trains. A version without rollouts (of a run's last step, or one that is pushed
+again when a run resumes) is asked a probe: the beginnings of answers to several training questions.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+
+from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
+from regime_w import ArmSpec
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import Metrics
+from trainer.data.sources import Record
+from trainer.errors import SyncError
+from trainer.model.batch import Sample
+from trainer.model.roles import PolicyRoles
+from trainer.online.sync_alternatives import Published
+from trainer.online.sync_check import SyncCheck
+from trainer.online.versions import Versions
+from trainer.rollouts.groups import RolloutBatch, as_sample
+
+_PROBE_COMPLETIONS = 64
+"""Of a probe: the test counts completions, and a z over 5.3 takes at least 28."""
+_FEWEST_QUESTIONS = 8
+_PROBE_TOKENS = 16
+"""Of each completion, at most."""
+_TIMES_MORE = 4
+"""How many times as many questions decide once a version is suspected."""
+_NUM_OLDER = 4
+_PROBE_SEED = 0
+
+
+class Proofs:
+    """Holds every version of a run against what was pushed; plain methods are for the training thread."""
+
+    def __init__(
+        self,
+        versions: Versions,
+        config: TrainConfig,
+        records: Sequence[Record],
+        *,
+        server_dtype: str,
+        past: Sequence[Metrics] = (),
+    ):
+        """Nothing is asked before the first call.
+
+        Args:
+            versions: Of the run.
+            config: Of the run.
+            records: Training questions, for probes.
+            server_dtype: What the server computes in, e.g. ``float32``.
+            past: Metrics of the run's earlier steps.
+        """
+        self.metrics: Metrics = {}
+        """Of the newest proof, under ``sync/`` names."""
+        self._versions = versions
+        self._arms: tuple[ArmSpec, ...] = config.rollout.arms
+        self._prompt_format = config.rollout.prompt_format
+        self._num_tokens = min(_PROBE_TOKENS, config.rollout.max_tokens)
+        self._questions = [record.question for record in records]
+        self._check = SyncCheck(config, server_dtype=server_dtype, past=past)
+        self._proven: set[int] = set()
+
+    def prove_rollouts(self, batch: RolloutBatch, roles: PolicyRoles) -> None:
+        """Prove a version by the rollouts that are about to train; overwrites the proximal role.
+
+        Raises:
+            SyncError: The server does not serve what was pushed, or sampled in another way than asked.
+        """
+        published = self._published(batch.version)
+        self._require_listed(published)
+        groups = [group.group for group in batch.groups]
+        self._require_sampled_as_asked(batch.version, groups)
+        self._prove(published, _samples(groups), roles)
+
+    def prove(self, published: Published, roles: PolicyRoles) -> None:
+        """Prove a version by a probe, unless its rollouts have; overwrites the proximal role.
+
+        Raises:
+            SyncError: As `prove_rollouts`.
+        """
+        if published.version not in self._proven:
+            self._require_listed(published)
+            num_questions = max(_FEWEST_QUESTIONS, -(-_PROBE_COMPLETIONS // len(self._arms)))
+            samples = self._probe(published.version, 0, num_questions)
+            self._prove(published, samples, roles)
+
+    def _prove(self, published: Published, samples: Sequence[Sample], roles: PolicyRoles) -> None:
+        version = published.version
+        earlier = [self._published(v) for v in self._versions.adapters.before(version)]
+        num_questions = max(_FEWEST_QUESTIONS, -(-_PROBE_COMPLETIONS // len(self._arms)))
+        outcome = self._check.prove(
+            samples,
+            published,
+            roles,
+            previous=earlier[0] if earlier else None,
+            older=earlier[1 : 1 + _NUM_OLDER],
+            ask_more=lambda: self._probe(version, num_questions, _TIMES_MORE * num_questions),
+        )
+        self.metrics = outcome.metrics
+        self._proven.add(version)
+
+    def _published(self, version: int) -> Published:
+        adapters = self._versions.adapters
+        return Published(
+            version=version,
+            folder=adapters.folder_of(version),
+            sha256=adapters.sha256_of(version),
+            activated=False,
+        )
+
+    def _require_listed(self, published: Published) -> None:
+        requests, version = self._versions.requests, published.version
+        held = requests.call(partial(self._versions.info, version))
+        if held.sha256 != published.sha256 or held.active < published.activated:
+            state = "active" if held.active else "not active"
+            raise SyncError(
+                f"version {version} fails the proof of sync: the server lists it as "
+                f"{state} with digest {held.sha256}; pushed was {published.sha256}"
+            )
+
+    def _require_sampled_as_asked(self, version: int, groups: Sequence[ArmGroup]) -> None:
+        asked = {arm.name: (arm.temperature, arm.top_p) for arm in self._arms}
+        for arm in (arm for group in groups for arm in group.arms):
+            temperature, top_p = asked[arm.arm]
+            if (arm.temperature, arm.top_p) != (temperature, top_p):
+                raise SyncError(
+                    f"version {version} fails the proof of sync: arm {arm.arm} was asked "
+                    f"at temperature {temperature:g} and top_p {top_p:g}, and sampled at "
+                    f"{arm.temperature:g} and {arm.top_p:g}"
+                )
+
+    def _probe(self, version: int, first: int, num_questions: int) -> list[Sample]:
+        """The beginnings of all arms' answers to some training questions."""
+        asked: list[Future[tuple[ArmGroup, int]]] = []
+        for number in range(first, first + num_questions):
+            request = ArmsRequest(
+                questions=[
+                    Question(
+                        id=f"probe-{number}",
+                        question=self._questions[number % len(self._questions)],
+                    )
+                ],
+                arms=list(self._arms),
+                prompt_format=self._prompt_format,
+                max_tokens=self._num_tokens,
+                seed=_PROBE_SEED,
+                policy=version,
+                priority=Priority.AD_HOC,
+            )
+            asked.append(self._versions.requests.start(self._versions.group, request))
+        groups = [future.result()[0] for future in asked]
+        self._require_sampled_as_asked(version, groups)
+        return _samples(groups)
+
+
+def _samples(groups: Sequence[ArmGroup]) -> list[Sample]:
+    return [as_sample(arm, version=group.policy_version) for group in groups for arm in group.arms]

@@ -1,0 +1,178 @@
+"""What a server may serve, or how it may sample, instead of what was pushed: the trainer's logprobs for each.
+
+All of them overwrite the proximal role.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trainer.model.adapter import read_adapter
+from trainer.model.batch import Sample
+from trainer.model.logprobs import AS_ASKED, Sampling
+from trainer.model.roles import PolicyRoles, Role
+
+_TOKEN_BUDGET = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A version that the server has confirmed."""
+
+    version: int
+    folder: Path
+    sha256: str
+    """Of its weights file."""
+    activated: bool = True
+    """Whether ``policy`` moved to it."""
+
+
+PUSHED = "what was pushed"
+_RAW = "temperature 1 and top_p 1 (raw logprobs)"
+_WHOLE = "top_p 1"
+_LATE, _EARLY = "the token before (shifted by one)", "the token after (shifted by one)"
+_B_FACTORS = {0.0: "the base without an adapter", 0.5: "lora_B halved", 2.0: "lora_B doubled"}
+_FINER_B_FACTORS = {factor: f"lora_B times {factor:g}" for factor in (0.25, 0.75, 1.5, 4.0)}
+_TEMPERATURE_FACTORS = (0.5, 2.0)
+_FINER_TEMPERATURE_FACTORS = tuple(2 ** (k / 4) for k in range(-8, 9) if k not in (-4, 0, 4))
+
+
+class Explanations(Protocol):
+    """The trainer's logprobs of some completions under each of several explanations."""
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """For each explanation's name a tensor [C] a completion; NaN on tokens that it does not cover."""
+
+
+def usual(
+    samples: Sequence[Sample],
+    *,
+    roles: PolicyRoles,
+    published: Published,
+    previous: Published | None,
+) -> dict[str, list[Tensor]]:
+    """`PUSHED` and the alternatives that every version is held against.
+
+    Args:
+        samples: The server's completions.
+        roles: Compute the logprobs.
+        published: What was pushed.
+        previous: The version before it, which a stale server still serves.
+    """
+    _load(roles, published.folder)
+    found = _samplings(roles, samples, _TEMPERATURE_FACTORS, pushed=True)
+    found |= _shifts(found[PUSHED])
+    if previous is not None:
+        _load(roles, previous.folder)
+        found[f"version {previous.version}"] = _logprobs(roles, samples)
+    return found | _scaled(roles, samples, published, _B_FACTORS)
+
+
+def finer(
+    samples: Sequence[Sample],
+    *,
+    roles: PolicyRoles,
+    published: Published,
+    others: Sequence[Published],
+) -> dict[str, list[Tensor]]:
+    """Further explanations of a mismatch that is there: other factors, and ``others``, older versions."""
+    _load(roles, published.folder)
+    found = _samplings(roles, samples, _FINER_TEMPERATURE_FACTORS, pushed=False)
+    found |= _scaled(roles, samples, published, _FINER_B_FACTORS)
+    for other in others:
+        _load(roles, other.folder)
+        found[f"version {other.version}"] = _logprobs(roles, samples)
+    return found
+
+
+def _samplings(
+    roles: PolicyRoles, samples: Sequence[Sample], factors: Sequence[float], *, pushed: bool
+) -> dict[str, list[Tensor]]:
+    """Other temperatures and, with ``pushed``, the sampling as it was asked for and without its top_p."""
+    ways = {
+        f"{factor:.2g} times the arms' temperatures": Sampling(temperature_factor=factor)
+        for factor in factors
+    }
+    if pushed:
+        ways[PUSHED] = AS_ASKED
+        # Where it is what was asked for, it is no alternative.
+        if any(sample.top_p < 1 for sample in samples):
+            ways[_WHOLE] = Sampling(whole=True)
+        if any(sample.temperature != 1 for sample in samples):
+            ways[_RAW] = Sampling(raw=True)
+    logprobs = roles.sampling_logprobs(
+        Role.PROXIMAL, samples, list(ways.values()), token_budget=_TOKEN_BUDGET
+    )
+    return dict(zip(ways, logprobs, strict=True))
+
+
+def _shifts(pushed: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Logprobs of the neighbouring tokens; the end that has no neighbour is NaN."""
+    missing = torch.full((1,), torch.nan)
+    return {
+        _LATE: [torch.cat([missing, logprobs[:-1]]) for logprobs in pushed],
+        _EARLY: [torch.cat([logprobs[1:], missing]) for logprobs in pushed],
+    }
+
+
+def _scaled(
+    roles: PolicyRoles, samples: Sequence[Sample], published: Published, factors: dict[float, str]
+) -> dict[str, list[Tensor]]:
+    found = {}
+    for factor, name in factors.items():
+        _load(roles, published.folder, b_factor=factor)
+        found[name] = _logprobs(roles, samples)
+    return found
+
+
+def _load(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
+    """Load a published adapter into the proximal role, its lora_B scaled."""
+    state = read_adapter(folder)
+    scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
+    roles.load_adapter_state(Role.PROXIMAL, scaled)
+
+
+def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
+    return roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=_TOKEN_BUDGET)
+
+
+def chosen_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
+    """Completions of different prompts, cut short, whose forward pass takes at most about ``max_tokens``.
+
+    The test counts completions, and a prompt is the most expensive part of its first one: so of each
+    prompt several are taken, the hottest, which differ most, and of each only its beginning.
+    """
+    by_prompt: dict[tuple[int, ...], list[Sample]] = {}
+    for sample in samples:
+        by_prompt.setdefault(sample.prompt_ids, []).append(sample)
+    chosen: list[Sample] = []
+    num_tokens = 0
+    for prompt, family in by_prompt.items():
+        hottest = sorted(family, key=lambda sample: -sample.temperature)[:_PER_PROMPT]
+        cut = [_cut(sample) for sample in hottest]
+        cost = len(prompt) + sum(len(sample.completion_ids) for sample in cut)
+        if chosen and num_tokens + cost > max_tokens:
+            break
+        chosen += cut
+        num_tokens += cost
+    return chosen
+
+
+_PER_PROMPT = 4
+_CUT_TOKENS = 32
+
+
+def _cut(sample: Sample) -> Sample:
+    if len(sample.completion_ids) <= _CUT_TOKENS:
+        return sample
+    return replace(
+        sample,
+        completion_ids=sample.completion_ids[:_CUT_TOKENS],
+        sampler_logprobs=sample.sampler_logprobs[:_CUT_TOKENS],
+        # The state after its last token is not needed.
+        truncated=False,
+    )
