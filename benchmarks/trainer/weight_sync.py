@@ -1,80 +1,82 @@
 """The weight-sync check on a real server: healthy pushes, and the same pushes sabotaged; see benchmarks/README.md.
 
-Real PPO steps move a policy, every version is pushed to a real server and asked for rollouts, and the trainer's
-logprobs of them under every explanation are kept. The table is made from what is kept, so that it can be made again:
+The adapters of a finished run (`make demo`) are pushed to a real server and asked for rollouts; what the trainer
+computes for them under every explanation is kept beside them. For another learning rate than the run's, the version
+before is put at another distance: the run's own step from one version to the next, times the ratio of the rates.
 
-    python -m benchmarks.trainer.weight_sync --model models/tiny-base --dtype bfloat16 --learning-rate 5e-4
-    python -m benchmarks.trainer.weight_sync --table runs/weight_sync/*.pt
+    python -m benchmarks.trainer.weight_sync collect --run runs/demo --dtype bfloat16
+    python -m benchmarks.trainer.weight_sync table runs/weight_sync/bfloat16-recipe.pt
 """
 
 import argparse
 import asyncio
-import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
+from torch import Tensor
 
-from benchmarks.trainer.learning import sft_adapter
 from inference_server.launch.server_process import running_server
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from regime_w import build_all_arms
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import ask_groups, group_request
 from trainer.client.request_thread import RequestThread, open_requests
-from trainer.config.loading import load_config
-from trainer.config.sections import ServerConfig, TrainConfig
+from trainer.config.sections import PolicyConfig, RolloutConfig, ServerConfig
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.model.adapter import read_adapter, serialized
+from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.sync_alternatives import Published, usual
-from trainer.ppo.learner import Learner
-from trainer.rollouts.groups import ScoredGroup, score_group
+from trainer.rollouts.groups import as_sample
 
-CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
-STEPS_OF_A_RUN = 24
+RATES = {"5e-4": 1.0, "2e-5": 0.04, "2e-6": 0.004}
+"""Learning rates, and the length of their steps in those of the demo's."""
+LAST_STEP = 24
+"""Of the demo's, whose learning rate falls to 0 in a straight line."""
+Kept = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
-    parser.add_argument("--adapter", type=Path, help="to start from [made by SFT in FOLDER]")
-    parser.add_argument(
+    commands = parser.add_subparsers(dest="command", required=True)
+    making = commands.add_parser("collect", help="push, ask and compute; takes minutes")
+    making.add_argument("--run", type=Path, default=Path("runs/demo"), help="[%(default)s]")
+    making.add_argument(
+        "--model", type=Path, default=Path("models/tiny-base"), help="[%(default)s]"
+    )
+    making.add_argument(
         "--folder", type=Path, default=Path("runs/weight_sync"), help="[%(default)s]"
     )
-    parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of both sides"
-    )
-    parser.add_argument("--learning-rate", type=float, nargs="+", default=[5e-4, 2e-5, 2e-6])
-    parser.add_argument(
+    making.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    making.add_argument(
         "--arms", choices=("recipe", "hot"), default="recipe", help="hot: T 1, top_p 1"
     )
-    parser.add_argument("--pushes", type=int, default=200, help="healthy ones [%(default)s]")
-    parser.add_argument(
-        "--sabotaged", type=int, default=100, help="pushes also sabotaged [%(default)s]"
+    making.add_argument("--sets", type=int, default=44, help="of questions [%(default)s]")
+    making.add_argument(
+        "--sabotaged", type=int, default=22, help="sets also sabotaged [%(default)s]"
     )
-    parser.add_argument("--questions", type=int, default=16, help="of a step [%(default)s]")
-    parser.add_argument("--table", type=Path, nargs="+", help="only the table of what was kept")
+    making.add_argument("--questions", type=int, default=16, help="of a set [%(default)s]")
     arguments = parser.parse_args()
     prepare_environment()
     torch.set_num_threads(1)
-    if arguments.table is None:
-        arguments.table = collect(arguments)
+    collect(arguments)
 
 
-def collect(arguments: argparse.Namespace) -> list[Path]:
-    """Make the pushes; returns a file for each learning rate."""
+def collect(arguments: argparse.Namespace) -> None:
+    """Make the pushes of a run, and keep what server and trainer say."""
     folder: Path = arguments.folder
-    sft = arguments.adapter or sft_adapter(arguments.model, folder / "sft")
-    files = []
+    folder.mkdir(parents=True, exist_ok=True)
     with (
+        rounded_products(),
         tempfile.TemporaryDirectory() as state,
         running_server(
             model=arguments.model,
@@ -83,146 +85,132 @@ def collect(arguments: argparse.Namespace) -> list[Path]:
         ) as server,
         open_requests(ArmsClient(ServerConfig(url=server.url))) as requests,
     ):
-        for learning_rate in arguments.learning_rate:
-            name = f"{arguments.dtype}-{arguments.arms}-{learning_rate:g}.pt"
-            pushes = Pushes(arguments, sft, requests, server.url, learning_rate)
-            files.append(folder / name)
-            pushes.make(files[-1])
-    return files
+        Pushes(arguments, requests).make(folder / f"{arguments.dtype}-{arguments.arms}.pt")
+
+
+@contextmanager
+def rounded_products() -> Iterator[None]:
+    """bfloat16 products by way of float32: the same numbers, 8 times as fast without bfloat16 instructions."""
+    linear = torch.nn.functional.linear
+
+    def rounded(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if x.dtype is not torch.bfloat16:
+            return linear(x, weight, bias)
+        wide = None if bias is None else bias.float()
+        return linear(x.float(), weight.float(), wide).to(x.dtype)
+
+    with patch.object(torch.nn.functional, "linear", rounded):
+        yield
 
 
 class Pushes:
-    """One policy after another, from the same start, each asked honestly and dishonestly."""
+    """The versions of a run, each asked honestly and dishonestly."""
 
-    def __init__(
-        self,
-        arguments: argparse.Namespace,
-        sft: Path,
-        requests: RequestThread,
-        url: str,
-        learning_rate: float,
-    ) -> None:
+    def __init__(self, arguments: argparse.Namespace, requests: RequestThread) -> None:
         self.arguments, self.requests = arguments, requests
-        overrides = {
-            "--policy.base_model": arguments.model,
-            "--policy.adapter": sft,
-            "--policy.dtype": arguments.dtype,
-            "--server.url": url,
-            "--ppo.learning_rate": learning_rate,
-            "--ppo.learning_rate_schedule": "constant",
-            "--ppo.advantage": "gae" if arguments.arms == "recipe" else "rloo",
-        }
-        words = [str(word) for pair in overrides.items() for word in pair]
-        self.config = load_config(
-            TrainConfig, ["--config", str(CONFIG), *words], prog="weight_sync"
-        )
-        self.arms = list(build_all_arms())
+        self.folders = sorted((arguments.run / "adapters").glob("policy-*"))
+        arms = list(build_all_arms())
         if arguments.arms == "hot":
-            hot = {"temperature": 1.0, "top_p": 1.0}
-            self.arms = [arm.model_copy(update=hot) for arm in self.arms]
+            arms = [arm.model_copy(update={"temperature": 1.0, "top_p": 1.0}) for arm in arms]
+        self.rollout = RolloutConfig(arms=tuple(arms), max_tokens=40)
         self.records = load_records("word-problems", Split.TRAIN, num_records=5000, seed=0)
-        dtype = getattr(torch, arguments.dtype)
-        self.roles = PolicyRoles(self.config.policy, device=torch.device("cpu"), serve_dtype=dtype)
-        self.start = self.roles.adapter_state(Role.POLICY)
-        self.folder = Path(tempfile.mkdtemp())
+        self.dtype = getattr(torch, arguments.dtype)
+        self.roles = PolicyRoles(
+            PolicyConfig(
+                base_model=str(arguments.model), adapter=self.folders[0], dtype=arguments.dtype
+            ),
+            device=torch.device("cpu"),
+            serve_dtype=self.dtype,
+        )
+        self.scratch = Path(tempfile.mkdtemp())
+        self.version = 0
 
     def make(self, path: Path) -> None:
-        kept: list[dict[str, Any]] = []
-        previous: Published | None = None
-        stale: list[ScoredGroup] = []
-        learner = Learner(self.config, self.roles)
-        started = time.monotonic()
-        for number in range(self.arguments.pushes):
-            step = number % STEPS_OF_A_RUN
-            if step == 0:
-                self.roles.load_adapter_state(Role.POLICY, self.start)
-                learner, previous = Learner(self.config, self.roles), None
-            pushed = self.push(b_factor=1.0)
-            start = number * self.arguments.questions % 4000
-            records = self.records[start : start + self.arguments.questions]
-            groups = self.ask(pushed, records, number)
-            samples = [s for group in groups for s in group.samples]
-            honest = self.explained(samples, pushed, previous)
-            kept.append({"number": number, "kind": "healthy", **honest})
-            if number < self.arguments.sabotaged:
-                doubled = self.push(b_factor=2.0)
-                of_doubled = [s for g in self.ask(doubled, records, number) for s in g.samples]
-                kept.append(
-                    {
-                        "number": number,
-                        "kind": "scaled",
-                        **self.explained(of_doubled, pushed, previous),
-                    }
-                )
-                hot = [s for g in self.ask(pushed, records, number, 2.0) for s in g.samples]
-                hot = [replace(s, temperature=s.temperature / 2) for s in hot]
-                kept.append(
-                    {"number": number, "kind": "heated", **self.explained(hot, pushed, previous)}
-                )
-            if previous is not None:
-                # What the version before answered, passed off as this one's.
-                old = [s for group in stale for s in group.samples]
-                kept.append(
-                    {"number": number, "kind": "stale", **self.explained(old, pushed, previous)}
-                )
-            stale = groups
-            learner.step(
-                step + 1,
-                [group.samples for group in groups],
-                read_adapter(pushed.folder),
-                learning_rate_scale=1.0,
-            )
-            if previous is not None:
-                shutil.rmtree(previous.folder)
-            previous = pushed
-            if number % 10 == 9:
-                torch.save(kept, path)
-                print(
-                    f"{path.name}: {number + 1} pushes, {time.monotonic() - started:.0f} s",
-                    flush=True,
-                )
-        torch.save(kept, path)
+        kept: list[Kept] = []
+        started, size = time.monotonic(), self.arguments.questions
+        # The run's last steps hardly move.
+        moving = [k for k in range(1, len(self.folders) - 1) if int(self.folders[k].name[-6:]) < 20]
+        for number in range(self.arguments.sets):
+            k = moving[number % len(moving)]
+            records = self.records[number * size : (number + 1) * size]
+            kept.append({"k": k, **self.asked(k, records, number)})
+            torch.save(kept, path)
+            print(f"{path.name}: {number + 1} sets, {time.monotonic() - started:.0f} s", flush=True)
 
-    def push(self, *, b_factor: float) -> Published:
-        version = self.requests.call(self.requests.server.status).next_version
-        folder = self.folder / f"policy-{version:06d}"
+    def asked(self, k: int, records: Sequence[Record], number: int) -> Kept:
+        before, now, after = (read_adapter(folder) for folder in self.folders[k - 1 : k + 2])
+        served = self.published(now)
+        samples = self.ask(served, records, number)
+        explained = usual(samples, roles=self.roles, published=served, previous=None)
+        for rate, length in RATES.items():
+            step = int(self.folders[k].name[-6:])
+            for name, other, done in (("previous", before, step - 1), ("next", after, step)):
+                by = length * LAST_STEP / (LAST_STEP - done)
+                moved = {n: now[n] + by * (other[n] - now[n]) for n in now}
+                explained[f"{name} {rate}"] = self.pushed_logprobs(samples, moved)
+        found: Kept = {"healthy": flat(samples, explained)}
+        if number < self.arguments.sabotaged:
+            doubled = self.published(scaled(now, 2.0))
+            samples = self.ask(doubled, records, number)
+            found["scaled"] = self.explained(samples, served)
+            samples = self.ask(served, records, number, heat=2.0)
+            found["heated"] = self.explained(samples, served)
+        return found
+
+    def explained(self, samples: Sequence[Sample], served: Published) -> Kept:
+        return flat(samples, usual(samples, roles=self.roles, published=served, previous=None))
+
+    def pushed_logprobs(self, samples: Sequence[Sample], state: AdapterState) -> list[Tensor]:
+        self.roles.load_adapter_state(
+            Role.PROXIMAL, {n: t.to(self.dtype) for n, t in state.items()}
+        )
+        return self.roles.sample_logprobs(Role.PROXIMAL, samples, token_budget=4096)
+
+    def published(self, state: AdapterState) -> Published:
+        """Push an adapter, rounded to what the server holds, under a new number."""
+        version, self.version = self.version, self.version + 1
+        folder = self.scratch / f"policy-{version:06d}"
         folder.mkdir()
-        self.roles.export_policy(folder)
-        if b_factor != 1:
-            state = read_adapter(folder)
-            scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
-            (folder / ADAPTER_WEIGHTS_FILE).write_bytes(serialized(scaled))
+        (folder / ADAPTER_CONFIG_FILE).write_bytes(
+            (self.folders[0] / ADAPTER_CONFIG_FILE).read_bytes()
+        )
+        rounded = {name: tensor.to(self.dtype) for name, tensor in state.items()}
+        (folder / ADAPTER_WEIGHTS_FILE).write_bytes(serialized(rounded))
         info = self.requests.call(self.requests.server.push_adapter, version, folder)
         return Published(version=version, folder=folder, sha256=info.sha256)
 
     def ask(
         self, published: Published, records: Sequence[Record], seed: int, heat: float = 1.0
-    ) -> list[ScoredGroup]:
+    ) -> list[Sample]:
+        """Rollouts, which pass for ones at the arms' own temperatures."""
         arms = tuple(
-            arm.model_copy(update={"temperature": arm.temperature * heat}) for arm in self.arms
+            arm.model_copy(update={"temperature": arm.temperature * heat})
+            for arm in self.rollout.arms
         )
-        rollout = self.config.rollout.model_copy(update={"arms": arms})
+        rollout = self.rollout.model_copy(update={"arms": arms})
 
-        async def ask_all() -> list[ScoredGroup]:
-            async def one(record: Record) -> ScoredGroup:
-                request = group_request(record, rollout, version=published.version, seed=seed)
-                (group,), _ = await ask_groups(self.requests.server, request)
-                return score_group(record, group, self.config.reward)
+        async def one(record: Record) -> list[Sample]:
+            request = group_request(record, rollout, version=published.version, seed=seed)
+            (group,), _ = await ask_groups(self.requests.server, request)
+            found = [as_sample(arm, version=None) for arm in group.arms]
+            return [replace(sample, temperature=sample.temperature / heat) for sample in found]
 
-            return list(await asyncio.gather(*(one(record) for record in records)))
+        async def every() -> list[Sample]:
+            groups = await asyncio.gather(*(one(record) for record in records))
+            return [sample for group in groups for sample in group]
 
-        return self.requests.call(ask_all)
+        return self.requests.call(every)
 
-    def explained(
-        self, samples: Sequence[Sample], pushed: Published, previous: Published | None
-    ) -> dict[str, Any]:
-        found = usual(samples, roles=self.roles, published=pushed, previous=previous)
-        if previous is not None:
-            found["previous"] = found.pop(f"version {previous.version}")
-        return {
-            "samples": [replace(s, reward=0.0) for s in samples],
-            "logprobs": {name: torch.cat(list(each)) for name, each in found.items()},
-        }
+
+def scaled(state: AdapterState, factor: float) -> AdapterState:
+    return {n: t * factor if ".lora_B." in n else t for n, t in state.items()}
+
+
+def flat(samples: Sequence[Sample], explained: Mapping[str, Sequence[Tensor]]) -> Kept:
+    return {
+        "samples": list(samples),
+        "logprobs": {name: torch.cat(list(each)) for name, each in explained.items()},
+    }
 
 
 if __name__ == "__main__":

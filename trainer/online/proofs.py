@@ -27,7 +27,7 @@ _PROBE_COMPLETIONS = 64
 _FEWEST_QUESTIONS = 8
 _PROBE_TOKENS = 16
 """Of each completion, at most."""
-_TIMES_MORE = 4
+_TIMES_MORE = 2
 """How many times as many questions decide once a version is suspected."""
 _NUM_OLDER = 4
 _PROBE_SEED = 0

@@ -160,17 +160,14 @@ class SyncCheck:
         Raises:
             SyncError: Mismatch and likely cause.
         """
-
-        def judged(chosen: Sequence[Sample]) -> SyncOutcome:
-            explained = usual(chosen, roles=roles, published=published, previous=previous)
-            return judge(published.version, chosen, explained)
-
-        outcome = judged(chosen_samples(samples, max_tokens=MAX_TOKENS))
+        chosen = chosen_samples(samples, max_tokens=MAX_TOKENS)
+        explained = usual(chosen, roles=roles, published=published, previous=previous)
+        outcome = judge(published.version, chosen, explained)
         if outcome.suspected or self._too_noisy(outcome):
             more = [*samples, *ask_more()]
-            outcome = judged(more)
+            explained = usual(more, roles=roles, published=published, previous=previous)
+            outcome = judge(published.version, more, explained)
             if outcome.failed or self._too_noisy(outcome):
-                explained = usual(more, roles=roles, published=published, previous=previous)
                 explained |= finer(more, roles=roles, published=published, others=older)
                 raise SyncError(self._complaint(more, explained, outcome))
         self._usual_noise.append(outcome.noise.per_logit)

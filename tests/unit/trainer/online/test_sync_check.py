@@ -281,7 +281,7 @@ def test_the_version_before_is_caught_where_the_noise_does_not_hide_it(
     assert [r.questions for r in server.requests[8:16]] != [
         r.questions for r in server.requests[16:24]
     ]
-    assert len(server.requests) == 8 + 8 + 32
+    assert len(server.requests) == 8 + 8 + 16
 
 
 def double_b(server: FakeServer) -> None:
@@ -317,23 +317,22 @@ def shift(server: FakeServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sabotage", "cause"),
+    ("dtype", "sabotage", "cause"),
     [
-        (double_b, "lora_B doubled"),
-        (leave_the_adapter_out, "the base without an adapter"),
-        (scale_b_a_little, "lora_B times 1.5"),
-        (heat, "2 times the arms' temperatures"),
-        (warm, "1.4 times the arms' temperatures"),
-        (ignore_top_p, "top_p 1"),
-        (report_raw_logprobs, "temperature 1 and top_p 1 (raw logprobs)"),
-        (shift, "the token after (shifted by one)"),
+        ("bfloat16", double_b, "lora_B doubled"),
+        ("float32", leave_the_adapter_out, "the base without an adapter"),
+        ("bfloat16", scale_b_a_little, "lora_B times 1.5"),
+        ("bfloat16", heat, "2 times the arms' temperatures"),
+        ("float32", warm, "1.4 times the arms' temperatures"),
+        ("bfloat16", ignore_top_p, "top_p 1"),
+        ("float32", report_raw_logprobs, "temperature 1 and top_p 1 (raw logprobs)"),
+        ("bfloat16", shift, "the token after (shifted by one)"),
     ],
 )
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_what_is_served_instead_is_named(
+    dtype: str,
     sabotage: Callable[[FakeServer], None],
     cause: str,
-    dtype: str,
     server: FakeServer,
     roles: PolicyRoles,
     portal: BlockingPortal,
@@ -394,7 +393,7 @@ def test_a_mismatch_that_nothing_explains_stops_where_it_is_far_over_the_noise(
     else:
         with pytest.raises(SyncError, match="another base model or dtype"):
             proofs.prove(published, roles)
-        assert len(server.requests) == 8 + 32
+        assert len(server.requests) == 8 + 16
 
 
 @pytest.mark.parametrize(
