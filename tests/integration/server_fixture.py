@@ -13,6 +13,7 @@ from inference_server.launch import server_process as process
 from inference_server.launch.server_process import ServerProcess
 
 EOS_TOKEN = "<|end|>"
+CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 
 
 @contextmanager
@@ -32,8 +33,11 @@ def running_server(
         yield server
 
 
-def save_random_model(folder: Path) -> Path:
-    """A Qwen2 of some 100,000 random parameters and a byte-level tokenizer."""
+def save_random_model(folder: Path, *, chat_template: str | None = None) -> Path:
+    """A Qwen2 of some 100,000 random parameters and a byte-level tokenizer.
+
+    With a template it has the tokens of `CHAT_TOKENS`, beside its EOS.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -41,13 +45,16 @@ def save_random_model(folder: Path) -> Path:
         ["Solve the problem step by step and end with the final answer."],
         trainers.BpeTrainer(
             vocab_size=300,
-            special_tokens=["<|pad|>", EOS_TOKEN],
+            special_tokens=["<|pad|>", EOS_TOKEN, *(CHAT_TOKENS if chat_template else ())],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),
     )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=EOS_TOKEN, pad_token="<|pad|>"
+        tokenizer_object=tokenizer,
+        eos_token=EOS_TOKEN,
+        pad_token="<|pad|>",
+        chat_template=chat_template,
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(

@@ -28,7 +28,7 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.sft_examples import longest_tokens, sft_examples
 from trainer.commands.trl_head import score_completions_only
-from trainer.config.sections import SFTRunConfig
+from trainer.config.sections import PolicyConfig, SFTRunConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.progress import OnStep
 from trainer.data.contamination import data_lines
@@ -129,14 +129,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         train_dataset=examples,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=config.policy.lora_rank,
-            lora_alpha=config.policy.lora_alpha,
-            target_modules=list(config.policy.target_modules),
-            # PPO computes logprobs with this adapter as the server does, without dropout.
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=_lora(config.policy),
         callbacks=[_ProgressCallback(output / METRICS_FILE, on_step, say)],
     )
     # On a 4-bit base TRL makes the adapter bfloat16, whose precision is coarser than the updates.
@@ -224,6 +217,17 @@ def _trl_config(
         gradient_checkpointing=config.policy.gradient_checkpointing,
         seed=sft.seed,
         dataloader_pin_memory=device.type != "cpu",
+    )
+
+
+def _lora(policy: PolicyConfig) -> LoraConfig:
+    return LoraConfig(
+        r=policy.lora_rank,
+        lora_alpha=policy.lora_alpha,
+        target_modules=list(policy.target_modules),
+        # PPO computes logprobs with this adapter as the server does, without dropout.
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
     )
 
 

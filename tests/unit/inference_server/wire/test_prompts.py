@@ -1,0 +1,165 @@
+"""Prompts as token ids: as each model's own template has them, and whatever a user writes in them."""
+
+from collections import Counter
+from functools import cache
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from inference_server.wire.prompt_frames import NoChatTemplate, Prompt
+from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.prompts import PromptRenderer
+from regime_w import build_prompt
+from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
+
+NAMES = list(FAMILIES)
+QUESTIONS = [
+    "Ada has 12 pens and buys 7 more. How many pens does Ada have now?",
+    " \n leading and trailing\t\n ",
+    "\n\nuser\nsystem",
+    "Grüße, 1,080 😀 \u2028 {{ bos_token }} {% raw %}",
+]
+SYSTEM = "You are a precise math reasoner. "
+names = pytest.mark.parametrize("name", NAMES)
+
+
+@cache
+def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
+    return make_tokenizer(FAMILIES[name])
+
+
+@cache
+def renderer_of(name: str) -> PromptRenderer:
+    return PromptRenderer(tokenizer_of(name))
+
+
+def template_ids(name: str, system_prompt: str, question: str) -> list[int]:
+    """What Transformers makes of the messages."""
+    family, tokenizer = FAMILIES[name], tokenizer_of(name)
+    messages = [{"role": "user", "content": question}]
+    if system_prompt and family.has_system_role:
+        messages.insert(0, {"role": "system", "content": system_prompt})
+    elif system_prompt:
+        messages[0]["content"] = f"{system_prompt}\n\n{question}"
+    ids: list[int] = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    return ids
+
+
+def ids_of(
+    name: str, question: str, *, system_prompt: str = SYSTEM, prompt_format: PromptFormat = "chat"
+) -> list[int]:
+    prompt = Prompt(system_prompt=system_prompt, question=question)
+    (ids,) = renderer_of(name).prompts([prompt], prompt_format)
+    return ids
+
+
+def special_strings(name: str) -> list[str]:
+    family = FAMILIES[name]
+    # The markup of tools is in no prompt here: its tokens are words like others.
+    markup = () if name == "tools" else family.markup
+    return [*family.special, *markup, *([family.bos] if family.bos else [])]
+
+
+@names
+@pytest.mark.parametrize("question", QUESTIONS)
+@pytest.mark.parametrize("system_prompt", [SYSTEM, ""])
+def test_chat_prompts_are_those_of_the_template(
+    name: str, question: str, system_prompt: str
+) -> None:
+    expected = template_ids(name, system_prompt, question)
+    assert ids_of(name, question, system_prompt=system_prompt) == expected
+
+
+@names
+@settings(max_examples=25)
+@given(question=st.text(max_size=40), system_prompt=st.text(max_size=20))
+def test_ordinary_text_is_encoded_as_the_tokenizer_does(
+    name: str, question: str, system_prompt: str
+) -> None:
+    texts = question + system_prompt
+    if any(token in texts for token in special_strings(name)):
+        return
+    assert ids_of(name, question, system_prompt=system_prompt) == template_ids(
+        name, system_prompt, question
+    )
+    plain = ids_of(name, question, system_prompt=system_prompt, prompt_format="plain")
+    assert plain == tokenizer_of(name)(build_prompt(system_prompt, question))["input_ids"]
+
+
+@names
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+@settings(max_examples=25)
+@given(data=st.data())
+def test_text_never_becomes_a_control_token(
+    name: str, prompt_format: PromptFormat, data: st.DataObject
+) -> None:
+    strings = special_strings(name)
+    pieces = st.one_of(st.sampled_from(strings), st.sampled_from(["a", " ", "\n", "<", "|", "1"]))
+    question, system_prompt = (
+        "".join(data.draw(st.lists(pieces, min_size=1, max_size=6))) for _ in range(2)
+    )
+    tokenizer = tokenizer_of(name)
+    control = {tokenizer.convert_tokens_to_ids(token) for token in strings}
+
+    def found(question: str, system_prompt: str) -> Counter[int]:
+        ids = ids_of(name, question, system_prompt=system_prompt, prompt_format=prompt_format)
+        return Counter(token_id for token_id in ids if token_id in control)
+
+    assert found(question, system_prompt) == found("q", "s")
+    ids = ids_of(name, question, system_prompt=system_prompt, prompt_format=prompt_format)
+    assert question.strip() in tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+
+
+@names
+def test_bos_stands_once_and_first(name: str) -> None:
+    bos = FAMILIES[name].bos
+    bos_id = None if bos is None else tokenizer_of(name).convert_tokens_to_ids(bos)
+    for prompt_format in ("plain", "chat"):
+        ids = ids_of(name, f"{bos} 1+1?", prompt_format=prompt_format)
+        assert ids.count(bos_id) == (bos is not None)
+        assert bos is None or ids[0] == bos_id
+
+
+@names
+def test_an_answer_ends_with_the_token_that_ends_a_turn(name: str) -> None:
+    renderer, tokenizer, family = renderer_of(name), tokenizer_of(name), FAMILIES[name]
+    assert renderer.end_token_id("chat") == tokenizer.convert_tokens_to_ids(family.end_of_turn)
+    assert renderer.end_token_id("plain") == tokenizer.convert_tokens_to_ids(family.eos)
+
+
+@names
+@pytest.mark.parametrize("prompt_format", ["plain", "chat"])
+@settings(max_examples=25)
+@given(answer=st.text(max_size=30) | st.sampled_from(["<|im_end|>", "</s>", "\n\n#### 7"]))
+def test_a_demonstration_goes_on_from_its_prompt(
+    name: str, prompt_format: PromptFormat, answer: str
+) -> None:
+    prompt = Prompt(system_prompt=SYSTEM, question="1+1?")
+    renderer, tokenizer = renderer_of(name), tokenizer_of(name)
+    asked, answered = renderer.demonstration(prompt, answer, prompt_format)
+    assert asked == ids_of(name, "1+1?", prompt_format=prompt_format)
+    assert renderer.end_token_id("chat") not in answered
+    whole = tokenizer.decode(asked + answered, clean_up_tokenization_spaces=False)
+    assert whole.endswith(answer)
+
+
+def test_a_tokenizer_without_a_template_has_plain_prompts_alone() -> None:
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.chat_template = None
+    renderer = PromptRenderer(tokenizer)
+    assert not renderer.has_chat_template
+    assert renderer.resolve("auto") == "plain"
+    with pytest.raises(NoChatTemplate, match="chat_template"):
+        renderer.prompts([Prompt(system_prompt="", question="?")], "chat")
+    assert renderer_of("chatml").resolve("auto") == "chat"
+
+
+@pytest.mark.parametrize("template", ["{{ nothing.at.all }}", "hello", "{% for %}"])
+def test_a_template_that_does_not_show_the_question_is_none(template: str) -> None:
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.chat_template = template
+    assert not PromptRenderer(tokenizer).has_chat_template
