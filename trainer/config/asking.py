@@ -64,14 +64,15 @@ class EvaluationConfig(CommandConfig):
     num_questions: Annotated[int, Field(ge=1)] = 400
     """Most questions to ask."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest completion, in tokens; rollout.max_tokens of the file by default."""
+    """Longest completion, in tokens. Where neither a flag nor the file says otherwise, this, arms,
+    prompt_format and stop are those of the run that the models are of."""
     arms: Arms = Field(default_factory=build_all_arms)
-    """Custom arms; rollout.arms of the file, else the eight of Regime W, by default."""
+    """Custom arms; rollout.arms of the file, else the run's, else the eight of Regime W, by default."""
     prompt_format: PromptFormatChoice = "auto"
     """`chat` prompts by the model's chat template, `plain` ones, or `auto`: chat where the model has a
-    template. rollout.prompt_format of the file by default."""
+    template. rollout.prompt_format of the file, else the run's, by default."""
     stop: StopStrings = ()
-    """Texts that end a completion; rollout.stop of the file by default."""
+    """Texts that end a completion; rollout.stop of the file, else the run's, by default."""
     arm: str = "wolfram_0"
     """The arm whose system prompt is used for the greedy answers; its temperature is not."""
     samples_per_arm: Annotated[int, Field(ge=0)] = 0

@@ -24,6 +24,7 @@ from trainer.data.contamination import find_overlap
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
+from trainer.evaluation.as_trained import as_trained
 from trainer.evaluation.ask_model import ask_model
 from trainer.evaluation.candidates import parse_candidates
 from trainer.evaluation.records import (
@@ -140,7 +141,8 @@ def _result(
 def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = None) -> Evaluation:
     """Evaluate with a progress bar and print the table; ``client`` is that of the config where None."""
     console = Console()
-    for line in _contamination_lines(config):
+    config, taken = as_trained(config)
+    for line in [*_contamination_lines(config), *([taken] if taken else [])]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     with bar(console) as progress:
         task = progress.add_task("eval", total=None)

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class FakeServer(ServerStub):
     def __init__(self, *, gone_after: int = 10**9, active: int | None = 3):
         self.gone_after = gone_after
         self.active = active
+        self.has_chat_template = False
         self.asked: list[ArmsRequest] = []
         self.in_flight = self.most_in_flight = 0
         self.adapters: dict[int, str] = {}
@@ -62,6 +64,7 @@ class FakeServer(ServerStub):
             boot_id="b",
             base_model="base",
             base_dtype="float32",
+            has_chat_template=self.has_chat_template,
             active_version=self.active,
             next_version=8,
             versions=[info(version, sha256) for version, sha256 in self.adapters.items()],
@@ -108,7 +111,12 @@ class FakeServer(ServerStub):
             for arm in ARMS
         ]
         group = ArmGroup(
-            id=question.id, question=question.question, policy_version=version, arms=arms
+            id=question.id,
+            question=question.question,
+            policy_version=version,
+            arms=arms,
+            prompt_format="chat" if request.prompt_format == "chat" else "plain",
+            stop=request.stop,
         )
         return ArmsResponse(
             policy_version=version,
@@ -164,6 +172,28 @@ async def test_every_question_gets_one_row_with_the_recipes_fields(
     assert found.num_truncated == 40
     # Never more than the server takes.
     assert server.most_in_flight == 5
+
+
+@pytest.mark.parametrize(("has_template", "expected"), [(True, "chat"), (False, "plain")])
+async def test_the_file_and_its_settings_say_how_the_prompts_were_rendered(
+    has_template: bool, expected: str, tmp_path: Path
+) -> None:
+    output, server = tmp_path / "rows.jsonl", FakeServer()
+    server.has_chat_template = has_template
+    asked = config(output, limit=2, rollout={"stop": ["\n\n"]})
+    await run(server, asked)
+    assert {request.prompt_format for request in server.asked} == {expected}
+    assert {request.stop for request in server.asked} == {("\n\n",)}
+    assert [(row["prompt_format"], row["stop"]) for row in rows_of(output)] == [
+        (expected, ["\n\n"])
+    ] * 2
+    # It goes on as it began, whatever the server has by now.
+    server.has_chat_template = not has_template
+    await run(server, asked.model_copy(update={"limit": 4}))
+    assert {row["prompt_format"] for row in rows_of(output)} == {expected}
+    assert tomllib.loads(output.with_name("rows.jsonl.toml").read_text())["rollout"][
+        "prompt_format"
+    ] == (expected)
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])

@@ -17,8 +17,8 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.errors import UsageError
-from trainer.io.kept_settings import CONFIG_FILE, as_toml, keep_settings
-from trainer.run_state.run_folder import read_run_config
+from trainer.io.kept_settings import CONFIG_FILE, as_toml, keep_settings, kept_prompt_format
+from trainer.run_state.run_folder import read_run_config, with_prompt_format
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 """Written when arms were null and dynamic sampling had another name."""
@@ -114,3 +114,32 @@ def test_null_is_stored_where_it_is_not_the_default(tmp_path: Path) -> None:
     # Earlier versions left it out.
     path.write_text(path.read_text().replace('dual_clip = "null"\n', ""))
     keep_settings(path, config, free=())
+
+
+def test_settings_from_before_chat_prompts_mean_plain_ones(old_run: Path) -> None:
+    path = old_run / CONFIG_FILE
+    assert kept_prompt_format(path) == "plain"
+    assert read_run_config(old_run).rollout.prompt_format == "plain"
+    assert kept_prompt_format(old_run / "missing.toml") is None
+    chat = TrainConfig.model_validate({"rollout": {"prompt_format": "chat"}})
+    with pytest.raises(UsageError, match=r"rollout\.prompt_format was plain and is chat"):
+        keep_settings(path, chat, free=("policy", "data", "ppo", "reward", "run"))
+    for name, config in (("run", chat), ("sft", SFTRunConfig(prompt_format="chat"))):
+        keep_settings(old_run / name, config, free=())
+        assert kept_prompt_format(old_run / name) == "chat"
+
+
+def test_auto_is_what_a_run_was_begun_with(old_run: Path) -> None:
+    def resolved(folder: Path, choice: str = "auto") -> str:
+        config = TrainConfig.model_validate(
+            {"run": {"folder": folder}, "rollout": {"prompt_format": choice}}
+        )
+        return with_prompt_format(config, lambda: "chat").rollout.prompt_format
+
+    # A folder without a checkpoint is of a run that has not begun.
+    assert resolved(old_run) == "chat"
+    (old_run / "checkpoints/step-000000").mkdir(parents=True)
+    assert resolved(old_run) == "plain"
+    assert resolved(old_run, "chat") == "chat"
+    assert resolved(old_run / "new") == "chat"
+    assert resolved(old_run / "new", "plain") == "plain"

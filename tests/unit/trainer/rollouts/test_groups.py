@@ -1,15 +1,16 @@
 """What a group becomes: samples for PPO, and a row of rollouts."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from inference_server.wire.schemas import (
-    FinishReason,
-)
+from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.schemas import FinishReason
 from tests.unit.groups import RECORDS, REWARD, group_of
+from trainer.rollouts.files import format_of_file
 from trainer.rollouts.groups import score_group
-from trainer.rollouts.rows import RolloutRow, rollout_row
+from trainer.rollouts.rows import RolloutRow, rollout_lines, rollout_row
 
 
 def test_a_group_becomes_samples_with_its_tokens_and_its_own_rewards() -> None:
@@ -41,6 +42,22 @@ def test_a_selection_trains_one_completion_and_journals_all(selection: str) -> N
     row = rollout_row(scored, step=5)
     assert [arm["trained"] for arm in row["arm_outputs"]] == [i == place for i in range(3)]  # type: ignore[attr-defined]
     assert score_group(record, group, config).trained == scored.trained  # decided by the record
+
+
+@pytest.mark.parametrize("stop", [(), ("\n\nQuestion:",)])
+@pytest.mark.parametrize("prompt_format", ["chat", "plain", None])
+def test_a_journal_line_says_how_its_prompts_were_rendered(
+    prompt_format: PromptFormat | None, stop: tuple[str, ...], tmp_path: Path
+) -> None:
+    asked = {"prompt_format": prompt_format, "stop": stop}
+    group = group_of(RECORDS[2], 12, FinishReason.STOP).model_copy(update=asked)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(rollout_lines([score_group(RECORDS[2], group, REWARD)], 5))
+    row = RolloutRow.model_validate_json(path.read_bytes())
+    assert (row.prompt_format, row.stop) == (prompt_format, stop)
+    again = row.scored(REWARD).group
+    assert (again.prompt_format, again.stop) == (prompt_format, stop)
+    assert format_of_file(path) == (prompt_format or "plain")
 
 
 def test_a_journal_line_holds_the_recipes_fields_and_every_token() -> None:

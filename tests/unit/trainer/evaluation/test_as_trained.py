@@ -1,0 +1,94 @@
+"""Evaluated models are asked as they were trained, unless somebody says otherwise."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regime_w import ArmSpec, build_all_arms
+from trainer.config.sections import EvaluationConfig, SFTRunConfig, TrainConfig
+from trainer.errors import UsageError
+from trainer.evaluation.as_trained import as_trained
+from trainer.io.kept_settings import CONFIG_FILE, as_toml
+
+OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
+SOLO = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
+ROLLOUT = {"arms": [SOLO], "prompt_format": "chat", "stop": ["\n\n"], "max_tokens": 64}
+
+
+def adapter(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).touch()
+    return folder
+
+
+def run_folder(folder: Path, **rollout: Any) -> Path:
+    adapter(folder / "adapters/policy-000003")
+    config = TrainConfig.model_validate({"rollout": {**ROLLOUT, **rollout}})
+    (folder / CONFIG_FILE).write_text(as_toml(config))
+    return folder
+
+
+def asked(*models: Path | str, **given: Any) -> EvaluationConfig:
+    return EvaluationConfig(
+        models=tuple(f"M{i}={model}" for i, model in enumerate(models)), **given
+    )
+
+
+@pytest.mark.parametrize("of_the_run", ["", "adapters/policy-000003"])
+def test_a_run_is_asked_as_it_was_trained(of_the_run: str, tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    config, line = as_trained(asked("base", run / of_the_run))
+    assert (config.arms, config.prompt_format, config.stop) == ((SOLO,), "chat", ("\n\n",))
+    assert (config.max_tokens, config.arm) == (64, "solo")
+    assert line is not None
+    assert str(run) in line
+    for part in ("arms solo", "prompt_format chat", r"stop '\n\n'", "max_tokens 64"):
+        assert part in line
+
+
+def test_what_is_given_stays(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    given = {"max_tokens": 7, "prompt_format": "plain", "arms": build_all_arms(), "stop": ()}
+    config = asked(run, **given)
+    assert as_trained(config) == (config, None)
+    config, line = as_trained(asked(run, max_tokens=7))
+    assert config.max_tokens == 7
+    assert line is not None
+    assert "max_tokens" not in line
+
+
+def test_a_run_from_before_chat_prompts_is_asked_with_plain_ones(tmp_path: Path) -> None:
+    adapter(tmp_path / "adapters/policy-000003")
+    shutil.copy(OLD_RUN, tmp_path / CONFIG_FILE)
+    config, line = as_trained(asked(tmp_path))
+    assert (config.prompt_format, config.arms) == ("plain", build_all_arms())
+    assert line is not None
+    assert "prompt_format plain" in line
+
+
+def test_an_sft_says_its_prompts_alone(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "sft")
+    (folder / CONFIG_FILE).write_text(as_toml(SFTRunConfig(prompt_format="chat", arms=(SOLO,))))
+    config, _ = as_trained(asked("base", folder))
+    assert (config.prompt_format, config.arm, config.max_tokens) == ("chat", "solo", 256)
+    # Beside a run with the same prompts, the run's other settings hold.
+    config, _ = as_trained(asked("base", folder, run_folder(tmp_path / "run")))
+    assert config.max_tokens == 64
+
+
+def test_runs_that_were_asked_otherwise_need_a_word(tmp_path: Path) -> None:
+    runs = run_folder(tmp_path / "a"), run_folder(tmp_path / "b", prompt_format="plain")
+    with pytest.raises(UsageError, match=r"prompt_format: .*chat.*plain.*--prompt_format"):
+        as_trained(asked(*runs))
+    config, _ = as_trained(asked(*runs, prompt_format="chat"))
+    assert config.prompt_format == "chat"
+
+
+def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "elsewhere/adapter")
+    (folder / CONFIG_FILE).write_text("not TOML [")
+    config = asked("base", folder)
+    assert as_trained(config) == (config, None)
