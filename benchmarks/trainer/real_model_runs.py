@@ -14,11 +14,11 @@ import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_server.launch.server_process import ServerProcess, running_server
+from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig
 from trainer.console.environment import prepare_environment
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=["chat", "plain"], help="[chat plain]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="[1 2 3]")
     parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
+    parser.add_argument("--url", help="of a server that runs already [one is started]")
     arguments, more = parser.parse_known_args()
     prepare_environment()
     runs = [
@@ -71,10 +72,10 @@ def main() -> None:
     for run in runs:
         fine_tune(run, arguments.config)
     if missing := [run for run in runs if not run.evaluation.is_file()]:
-        with start_server(arguments.config, arguments.folder) as server:
+        with served(arguments.url, arguments.config, arguments.folder) as url:
             for run in missing:
-                train(run, arguments.config, server.url, more)
-                evaluate(run, arguments.config, server.url, arguments.questions)
+                train(run, arguments.config, url, more)
+                evaluate(run, arguments.config, url, arguments.questions)
                 print(table([run]), flush=True)
     print(table(runs))
 
@@ -97,13 +98,18 @@ def fine_tune(run: Run, config: Path) -> None:
         call(run.sft.with_suffix(".log"), "sft", *words)
 
 
-def start_server(config: Path, folder: Path) -> "contextlib.AbstractContextManager[ServerProcess]":
+@contextlib.contextmanager
+def served(url: str | None, config: Path, folder: Path) -> Iterator[str]:
+    """The server's address."""
+    if url is not None:
+        yield url
+        return
     read = load_config(DoctorConfig, ["--config", str(config)], prog="real_model_runs")
-    return running_server(
-        model=read.policy.base_model,
-        log_path=folder / "server.log",
-        flags=["--config", str(config), "--state-dir", str(folder / "server")],
-    )
+    flags = ["--config", str(config), "--state-dir", str(folder / "server")]
+    with running_server(
+        model=read.policy.base_model, log_path=folder / "server.log", flags=flags
+    ) as server:
+        yield server.url
 
 
 def train(run: Run, config: Path, url: str, more: Sequence[str]) -> None:
