@@ -27,6 +27,37 @@ OTHER_SECTIONS = (
 )
 """Tables of a configuration file that are the trainer's, which checks them."""
 
+OTHER_KEYS = (
+    "arm",
+    "arms",
+    "ask_server",
+    "baseline",
+    "batch_size",
+    "card_gib",
+    "data_seed",
+    "device",
+    "evaluation",
+    "from",
+    "gold",
+    "limit",
+    "max_tokens",
+    "model",
+    "models",
+    "num_in_flight",
+    "num_questions",
+    "output",
+    "question",
+    "resume",
+    "rollouts",
+    "samples_per_arm",
+    "seed",
+    "train_data",
+    "verify",
+    "version",
+    "what-if",
+)
+"""Keys of the trainer's commands that are in no section; their variables may be set for both programs."""
+
 _DESCRIPTION = """
 
 Every setting may also come from the environment (REGIME_W_PORT=8000) or from the TOML file of
@@ -38,7 +69,8 @@ Every flag of "vllm serve" works too, and wins over what this server sets by its
   --logprobs-mode processed_logprobs --generation-config vllm
   --scheduling-policy priority --disable-uvicorn-access-log
   on a CPU: --dtype float32 --enforce-eager --block-size 32 --no-enable-chunked-prefill
-            --max-num-batched-tokens 8192 --max-num-seqs 256
+            --max-num-batched-tokens 8192 --max-num-seqs 256 --kv-cache-memory-bytes N (N: room for
+            all sequences, at most a quarter of the memory; VLLM_CPU_KVCACHE_SPACE=GIB wins)
 gpu_memory_utilization, max_model_len and max_lora_rank may stand in the file and the environment too.
 """
 
@@ -70,6 +102,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         sections=dict.fromkeys(OTHER_SECTIONS, _OtherSection) | {"serve": ServeConfig},
         own_section="serve",
         inherited={"model": "policy.base_model"},
+        other_keys=OTHER_KEYS,
         kebab_case=True,
         # A key would show in the list of processes; vLLM reads its own flags.
         not_flags={"api_key", *VLLM_KEYS},

@@ -27,11 +27,14 @@ from inference_server.wire.settings_sources import (
     Program,
     Values,
     config_flag,
-    nested_variables,
     read_environment,
     read_flags,
     read_toml,
+    variables,
 )
+
+_NEARLY = 0.75
+"""Likeness from which a variable without a section is taken for a misspelt key."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -61,11 +64,11 @@ def load_settings(
     keys = {*known_keys(model), *program.sections}
     for name, section in program.sections.items():
         keys |= {f"{name}.{key}" for key in known_keys(section) if "." not in key}
-    lines = _tables_in_tables([*own, *others], program)
+    lines = [*_tables_in_tables([*own, *others], program), *_given_twice(own)]
     if lines:
         raise SettingsError(*lines)
     lines = [] if program.allow_unknown_flags else _unknown_flags(unknown, model)
-    lines += _unknown_variables(keys)
+    lines += _unknown_variables(keys, program.other_keys)
     tables = {}
     for name, values in _merged(others).items():
         try:
@@ -229,10 +232,35 @@ def _unknown_flags(unknown: Sequence[str], model: type[BaseModel]) -> list[str]:
     return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
 
 
-def _unknown_variables(keys: Collection[str]) -> list[str]:
-    """One line for each ``REGIME_W_SECTION__KEY`` of a section that there is not."""
+def _unknown_variables(keys: Collection[str], other_keys: Collection[str]) -> list[str]:
+    """One line for each variable that names no key.
+
+    ``REGIME_W_SECTION__KEY`` of a section that there is not, and of those without a section only what is
+    nearly a key: others may be variables of something else.
+    """
+    lines = []
+    for key in variables():
+        section, dot, _ = key.partition(".")
+        if section in keys or key in other_keys:
+            continue
+        meant = suggestion(key, keys) if dot else _nearly(key, keys)
+        if dot or meant:
+            lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
+    return lines
+
+
+def _nearly(key: str, keys: Collection[str]) -> str:
+    """``; did you mean …?`` with a key that differs in a letter or two, or in one ``_`` for two."""
+    spelt = {known.replace(".", "_"): known for known in keys}
+    near = difflib.get_close_matches(key, sorted(spelt), 1, _NEARLY)
+    return f"; did you mean {spelt[near[0]]}?" if near else ""
+
+
+def _given_twice(own: Sequence[Source]) -> list[str]:
+    """One line for each own key that a file has at its top and in the program's table too."""
+    top, table = own[-2], own[-1]
     return [
-        Source(values={}, kind="variable").says(key, f"unknown key{suggestion(key, keys)}")
-        for key in nested_variables()
-        if key.partition(".")[0] not in keys
+        top.says(key, f"given here and as {table.table}.{key}; leave one of them out")
+        for key in top.values
+        if key in table.values
     ]

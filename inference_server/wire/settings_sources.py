@@ -42,6 +42,8 @@ class Program:
     """The table for the program's own keys, which may also stand at the top of the file."""
     inherited: Mapping[str, str] = field(default_factory=dict)
     """Own keys that default to another table's key: own key → ``section.key``."""
+    other_keys: Collection[str] = ()
+    """Own keys of other programs, whose variables may be set here too."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """Earlier names of keys, whose flags are still read, and their names now: ``section.key`` each."""
     kebab_case: bool = False
@@ -103,13 +105,13 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
         raise
 
 
-def nested_variables() -> list[str]:
-    """Keys of all variables of the form ``REGIME_W_SECTION__KEY``, as ``section.key``."""
+def variables() -> list[str]:
+    """Keys of all variables that begin with ``REGIME_W_``; ``REGIME_W_SECTION__KEY`` as ``section.key``."""
     names = (name.upper() for name, value in os.environ.items() if value)
     return [
         name.removeprefix(PREFIX).lower().replace(_NESTED, ".")
         for name in names
-        if name.startswith(PREFIX) and _NESTED in name
+        if name.startswith(PREFIX)
     ]
 
 

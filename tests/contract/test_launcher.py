@@ -295,3 +295,30 @@ def test_help_and_schemas_load_neither_torch_nor_vllm() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    "variable", ["REGIME_W_PROT", "REGIME_W_SERVE_PORT", "REGIME_W_MAX_QUESTION"]
+)
+def test_a_variable_that_is_nearly_a_key_is_refused(
+    variable: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert f"from {variable}: unknown key; did you mean" in refused(capsys, "--model", "m")
+
+
+@pytest.mark.parametrize("variable", ["REGIME_W_MODELS", "REGIME_W_GSM8K_DIR"])
+def test_variables_of_the_trainer_are_left_alone(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    assert settings_of("--model", "m").model == "m"
+
+
+def test_a_port_at_the_top_and_in_the_table_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text('port = 1\n[serve]\nport = 2\nmodel = "m"\n')
+    line = refused(capsys, "--config", str(path))
+    assert line.startswith("inference_server: port: given here and as serve.port")

@@ -3,7 +3,8 @@
 import sys
 from typing import NoReturn, TypeVar
 
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.serve_config import ServeConfig
+from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_loader import load_settings
 from inference_server.wire.settings_sources import Program
 from trainer.config.base import CommandConfig
@@ -24,6 +25,14 @@ def fail(command: str, *messages: object, exit_code: int = 2) -> NoReturn:
     sys.exit(exit_code)
 
 
+def command_keys(kind: type[CommandConfig] = CommandConfig) -> set[str]:
+    """The own keys of every command: those that are in no section."""
+    below = (command_keys(command) for command in kind.__subclasses__())
+    return set[str]().union((key for key in known_keys(kind) if "." not in key), *below) - {
+        *SECTIONS
+    }
+
+
 def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _Config:
     """Read a configuration of the given type; see `inference_server.wire.settings_loader`.
 
@@ -36,6 +45,7 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
         own_section=config.own_section,
         inherited=config.inherited,
         renamed=RENAMED_KEYS,
+        other_keys={*known_keys(ServeConfig), *command_keys()},
     )
     try:
         settings, _ = load_settings(config, arguments, program)

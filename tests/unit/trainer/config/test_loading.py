@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from regime_w import build_all_arms
 from trainer.config.loading import load_config
-from trainer.config.sections import PPOConfig, TrainConfig
+from trainer.config.sections import CollectConfig, PPOConfig, TrainConfig
 
 DEFAULT = PPOConfig().learning_rate
 SOURCES = {"flag": 3e-4, "environment": 2e-4, "file": 1e-4}
@@ -335,3 +335,38 @@ def test_help_tells_every_field_and_its_meaning(capsys: pytest.CaptureFixture[st
             assert f"--{section}.{name}" in text
             assert setting.description is not None
             assert re.sub(r"\s", "", setting.description) in text, name
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("REGIME_W_PPO_LEARNING_RATE", "ppo.learning_rate"),
+        ("REGIME_W_POLICY_BASE_MODLE", "policy.base_model"),
+    ],
+)
+def test_a_variable_that_is_nearly_a_key_is_refused(
+    variable: str, meant: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(SystemExit, match="2"):
+        load()
+    error = capsys.readouterr().err
+    assert f"from {variable}: unknown key; did you mean {meant}?" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("variable", ["PORT", "API_KEY", "MODELS", "OUTPUT", "GSM8K_DIR", "IMAGE"])
+def test_variables_of_other_programs_are_left_alone(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"REGIME_W_{variable}", "1")
+    assert load().policy == TrainConfig().policy
+
+
+def test_a_key_at_the_top_and_in_its_table_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "limit = 3\n[collect]\nlimit = 4\n"
+    with pytest.raises(SystemExit, match="2"):
+        load_config(CollectConfig, list(config_file(tmp_path, text)), prog="trainer collect")
+    assert "limit: given here and as collect.limit" in capsys.readouterr().err

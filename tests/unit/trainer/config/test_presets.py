@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from inference_server.settings import OTHER_SECTIONS, read_settings
+from inference_server.settings import OTHER_KEYS, OTHER_SECTIONS, read_settings
 from inference_server.wire.settings_errors import SettingsError
 from trainer.cli import COMMANDS
-from trainer.config.loading import load_config
+from trainer.config.loading import command_keys, load_config
 from trainer.config.sections import SECTIONS, CommandConfig, EvaluationConfig, TrainConfig
 
 ROOT = Path(__file__).parents[4]
@@ -70,6 +70,7 @@ def test_the_server_takes_its_section_of_a_file(file: Path) -> None:
 
 def test_the_server_knows_the_names_of_the_trainers_sections() -> None:
     assert {*OTHER_SECTIONS, "serve"} == set(SECTIONS)
+    assert set(OTHER_KEYS) == command_keys()
 
 
 def test_no_command_loads_torch_or_vllm_to_read_a_file() -> None:
