@@ -41,8 +41,8 @@ class PPOConfig(Section):
     critic_pretrain_epochs: Annotated[int, Field(ge=1)] = 4
     """Most passes over critic_rollouts; the critic of the pass with the best held-out explained variance
     is kept."""
-    critic_pretrain_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    """AdamW's while the critic is fitted to critic_rollouts."""
+    critic_pretrain_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """AdamW's while the critic is fitted to critic_rollouts; null takes critic_learning_rate."""
     num_epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over a step's completions."""
     questions_per_mini_batch: Annotated[int, Field(ge=1)] = 4

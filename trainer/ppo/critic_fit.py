@@ -74,7 +74,9 @@ def fit_critic(
     num_held_out = max(1, round(_HELD_OUT * len(finished)))
     held_out, fitted = finished[:num_held_out], finished[num_held_out:]
     optimizer = torch.optim.AdamW(
-        roles.critic_parameters(), lr=config.critic_pretrain_learning_rate, weight_decay=0.0
+        roles.critic_parameters(),
+        lr=config.critic_pretrain_learning_rate or config.critic_learning_rate,
+        weight_decay=0.0,
     )
     before = best = _held_out_variance(roles, config, held_out)
     kept, num_epochs = _critic_state(roles), 0

@@ -16,7 +16,11 @@ from trainer.ppo.critic_fit import CriticFit, fit_critic
 
 MakeRoles = Callable[..., PolicyRoles]
 CONFIG = PPOConfig(
-    questions_per_mini_batch=4, token_budget=400, critic_pretrain_epochs=3, gamma=0.9
+    questions_per_mini_batch=4,
+    token_budget=400,
+    critic_learning_rate=1e-3,
+    critic_pretrain_epochs=3,
+    gamma=0.9,
 )
 
 
