@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Depends, FastAPI, Path, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
@@ -19,11 +19,12 @@ from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.http.body_limit import BodyLimit
 from inference_server.http.errors import ErrorRoute, error_response, install_error_handlers
 from inference_server.http.request_log import RequestLog
-from inference_server.http.streaming import NDJSON, GroupStream, disconnected, newest, total
+from inference_server.http.streaming import GroupStream, disconnected, newest, total
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import (
+    NDJSON,
     AdapterInfo,
     AdapterList,
     ArmsRequest,
@@ -53,6 +54,7 @@ async def _service(request: Request) -> Service:  # async: FastAPI runs others i
 
 _Service = Annotated[Service, Depends(_service)]
 _Version = Annotated[int, Path(ge=0, lt=10**9)]
+_Heartbeat = Annotated[float | None, Query(ge=0.1, le=3600, allow_inf_nan=False)]
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -69,16 +71,26 @@ router = APIRouter(prefix="/v1", tags=["regime-w"], route_class=ErrorRoute)
     responses=_errors(400, 404, 408, 413, 429, 500, 503)
     | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
-async def generate_arms(body: ArmsRequest, request: Request, service: _Service) -> Response:
+async def generate_arms(
+    body: ArmsRequest, request: Request, service: _Service, heartbeat_s: _Heartbeat = None
+) -> Response:
     """Batched multi-arm generation; aborted if the client disconnects.
 
     With ``stream``, each group is sent as a line of NDJSON as soon as it is finished; the last line holds
-    the usage, or the error that ended the response.
+    the usage, or the error that ended the response. With ``heartbeat_s`` too, an empty line is sent every
+    so many seconds until the next group is finished, as long as the engine answers: a client needs no
+    deadline on the whole answer then, only one on the time since the last line.
     """
     async with AsyncExitStack() as stack:
         run = await stack.enter_async_context(service.generator.open(body))
         if body.stream:
-            return GroupStream(run, stack.pop_all(), service.boot_id)
+            return GroupStream(
+                run,
+                stack.pop_all(),
+                service.boot_id,
+                heartbeat_s=heartbeat_s,
+                check_engine=service.check_engine,
+            )
         response = await _unless_disconnected(request, _all_groups(run, service.boot_id))
     if response is None:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)

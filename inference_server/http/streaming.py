@@ -1,20 +1,24 @@
-"""A streamed response: one line of NDJSON per finished group, and a last line with the usage."""
+"""A streamed response: one line of NDJSON per finished group, and a last line with the usage.
+
+Where the client asked for heartbeats, an empty line is sent while no group is finished, as long as the
+engine answers. The client then needs no deadline on the whole answer, which a slow server may exceed, but
+only one on the time since the last line; and no proxy on the way sees an idle connection.
+"""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from inference_server.arms.run import ArmsRun
+from inference_server.arms.run import ArmsRun, FinishedGroup
 from inference_server.errors import RequestError
 from inference_server.http.errors import error_body
-from inference_server.wire.schemas import ErrorResponse, StreamEnd, Usage
-
-NDJSON = "application/x-ndjson"
+from inference_server.wire.schemas import NDJSON, ErrorResponse, StreamEnd, Usage
 
 
 class GroupStream(Response):
@@ -24,16 +28,30 @@ class GroupStream(Response):
         run: An admitted request.
         admission: Closed when the response ends; the request then no longer counts as in flight.
         boot_id: Sent in the last line.
+        heartbeat_s: Seconds between empty lines while nothing else is sent; None sends none.
+        check_engine: Raises where the engine does not answer.
     """
 
     media_type = NDJSON
 
-    def __init__(self, run: ArmsRun, admission: AsyncExitStack, boot_id: str) -> None:
+    def __init__(
+        self,
+        run: ArmsRun,
+        admission: AsyncExitStack,
+        boot_id: str,
+        *,
+        heartbeat_s: float | None,
+        check_engine: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         """See the class."""
         super().__init__()
         self._run = run
         self._admission = admission
         self._boot_id = boot_id
+        self._heartbeat_s = heartbeat_s
+        self._check_engine = check_engine
+        # Otherwise nginx would hold lines back until it has some kilobytes of them.
+        self.headers["X-Accel-Buffering"] = "no"
         del self.headers["Content-Length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +80,7 @@ class GroupStream(Response):
         versions, usages = [], []
         groups = self._run.groups()
         try:
-            async for finished in groups:
+            while (finished := await self._next_group(groups, send)) is not None:
                 versions.append(finished.group.policy_version)
                 usages.append(finished.usage)
                 await _send_line(send, finished.group)
@@ -75,6 +93,34 @@ class GroupStream(Response):
             boot_id=self._boot_id,
             usage=total(usages),
         )
+
+    async def _next_group(
+        self, groups: AsyncGenerator[FinishedGroup, None], send: Send
+    ) -> FinishedGroup | None:
+        """The next finished group, with heartbeats until then; None after the last."""
+        group = asyncio.ensure_future(anext(groups, None))
+        try:
+            while not group.done():
+                await asyncio.wait((group,), timeout=self._heartbeat_s)
+                if not group.done() and await self._engine_answers_before(group):
+                    await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            return group.result()
+        finally:
+            await _cancel(group)
+
+    async def _engine_answers_before(self, group: asyncio.Future[FinishedGroup | None]) -> bool:
+        check = asyncio.ensure_future(self._check_engine())
+        try:
+            await asyncio.wait((group, check), return_when=asyncio.FIRST_COMPLETED)
+            return check.done() and check.exception() is None
+        finally:
+            await _cancel(check)
+
+
+async def _cancel(future: asyncio.Future[Any]) -> None:
+    """Cancels, and waits for the end; its error is for those who asked for its result."""
+    future.cancel()
+    await asyncio.gather(future, return_exceptions=True)
 
 
 async def _send_line(send: Send, line: BaseModel) -> None:

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice, StopStrings
 from regime_w import ArmSpec
 
+NDJSON = "application/x-ndjson"
+"""Content type of a streamed answer."""
+
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 

@@ -43,8 +43,9 @@ class ServeConfig(SettingsModel):
     """Most groups (questions) in flight of either priority; beyond, requests get 429."""
     max_body_bytes: int = Field(default=2**25, ge=1)
     """Largest body of any request but an upload, in bytes."""
-    max_request_s: float = Field(default=900.0, gt=0)
-    """Longest time for one request to /v1/arms/generate, in seconds; then it is aborted with 408."""
+    max_request_s: float = Field(default=3600.0, gt=0)
+    """Longest time for one request to /v1/arms/generate, its wait for others included, in seconds; then it
+    is aborted with 408."""
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """After SIGTERM, how long requests in flight may still take, in seconds."""
 

@@ -85,8 +85,10 @@ class Proxy:
         groups = []
         for exchange in self.exchanges:
             whole = exchange.fault in (None, Fault.DELAY)
-            if exchange.path == _GENERATE and exchange.answer and whole == delivered:
-                groups += json.loads(exchange.answer).get("groups", [])
+            if exchange.path == _GENERATE and whole == delivered:
+                # A line of the stream is a chunk of its own.
+                lines = exchange.answer.splitlines()
+                groups += [json.loads(line) for line in lines if line.startswith(b'{"id"')]
         return groups
 
 
@@ -126,7 +128,10 @@ class _Relay:
         schedule = self._proxy.schedule
         fault = schedule.next()
         exchange = Exchange(
-            path=request.split(b" ", 2)[1].decode(), fault=fault, request=request, answer=b""
+            path=urlsplit(request.split(b" ", 2)[1].decode()).path,
+            fault=fault,
+            request=request,
+            answer=b"",
         )
         self._proxy.exchanges.append(exchange)
         if fault is Fault.REFUSE:

@@ -107,7 +107,12 @@ class Connection:
     """One arms request over bare ASGI: shows what was sent so far, and can disconnect."""
 
     def __init__(
-        self, app: FastAPI, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+        self,
+        app: FastAPI,
+        body: bytes,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        *,
+        query: bytes = b"",
     ) -> None:
         self.sent: list[Message] = []
         self._gone = asyncio.Event()
@@ -116,7 +121,7 @@ class Connection:
             "type": "http",
             "method": "POST",
             "path": "/v1/arms/generate",
-            "query_string": b"",
+            "query_string": query,
             "headers": [(b"content-type", b"application/json"), *headers],
             "http_version": "1.1",
         }

@@ -9,6 +9,7 @@ import zstandard
 from fastapi import FastAPI
 
 from inference_server.engine import EngineAdapter, EngineCompletion, EngineDied, Sampling
+from inference_server.errors import EngineUnavailable
 from inference_server.service import Service
 from inference_server.wire.schemas import (
     ArmGroup,
@@ -111,6 +112,49 @@ async def test_a_whole_answer_is_compressed_where_the_client_accepts_it(
     assert packed.headers["Content-Encoding"] == encoding
     assert int(packed.headers["Content-Length"]) < len(plain.content) / 2
     assert packed.json()["groups"] == plain.json()["groups"]
+
+
+async def test_heartbeats_come_while_the_engine_answers(
+    app: FastAPI, held_back: asyncio.Event, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, checks = asyncio.Event(), 0
+
+    async def check_engine(self: Service) -> None:
+        nonlocal checks
+        checks += 1
+        if not answers.is_set():
+            raise EngineUnavailable("it hangs")
+
+    monkeypatch.setattr(Service, "check_engine", check_engine)
+    connection = Connection(app, request_body("slow?"), query=b"heartbeat_s=0.1")
+    await connection.until(lambda: checks == 2)
+    assert connection.body == b""
+    answers.set()
+    await connection.until(lambda: connection.body == b"\n\n")
+    held_back.set()
+    await connection.task
+    group, end = connection.body.strip().splitlines()
+    assert ArmGroup.model_validate_json(group).id == "slow?"
+    StreamEnd.model_validate_json(end)
+    assert service.generator.num_groups_in_flight == 0
+
+
+async def test_a_client_that_asks_for_no_heartbeats_gets_no_empty_line(client: Client) -> None:
+    for query in ("", "?heartbeat_s=10"):
+        answer = await client.post(
+            f"/v1/arms/generate{query}", json={"questions": QUESTIONS, "stream": True}
+        )
+        assert all(answer.text.splitlines())
+        assert answer.headers["X-Accel-Buffering"] == "no"
+
+
+@pytest.mark.parametrize("heartbeat_s", ["0", "-1", "nan", "inf", "x", "1e9"])
+async def test_a_heartbeat_that_is_none_is_refused(client: Client, heartbeat_s: str) -> None:
+    answer = await client.post(
+        f"/v1/arms/generate?heartbeat_s={heartbeat_s}", json={"questions": ["?"]}
+    )
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "heartbeat_s"
 
 
 async def test_a_client_that_leaves_a_stream_has_the_rest_aborted(

@@ -66,6 +66,7 @@ class Saboteur:
 
     async def _generate(self, request: Request) -> Response:
         body = json.loads(await request.body())
+        body["stream"] = False
         is_active = len(self._pushed) > 1
         if is_active:
             body["arms"] = body["arms"] or [arm.model_dump() for arm in build_all_arms()]

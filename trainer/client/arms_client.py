@@ -7,11 +7,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from pydantic import ValidationError
 
 from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
+    NDJSON,
     AdapterInfo,
     AdapterPath,
     ArmsRequest,
@@ -20,14 +22,19 @@ from inference_server.wire.schemas import (
     ServerStatus,
 )
 from regime_w import ArmSpec
+from trainer.client.arms_stream import read_stream
 from trainer.client.ask_groups import ask_groups
-from trainer.client.http import InvalidAnswerError, RetryingHTTP
+from trainer.client.http import InvalidAnswerError, RetryingHTTP, raise_for_status
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.client.response_checks import flaw_in_groups
 from trainer.config.sections import ServerConfig
 
 _QUESTIONS_PER_REQUEST = 64
 """Of greedy answers; all requests are sent at once."""
+_HEARTBEAT_S = 10.0
+"""How often the server shows that it still generates: well within the 60 s after which many proxies end an
+idle connection."""
+_MIN_HEARTBEAT_S = 0.1
 
 
 class ArmsClient:
@@ -38,6 +45,7 @@ class ArmsClient:
         self._http = RetryingHTTP(config, transport)
         self._url = config.url
         self._push_by_path = config.push_by_path
+        self._heartbeat_s = max(_MIN_HEARTBEAT_S, min(_HEARTBEAT_S, config.request_timeout_s / 4))
 
     async def __aenter__(self) -> Self:
         """Nothing is sent; connections open with the first request."""
@@ -57,22 +65,43 @@ class ArmsClient:
         return await self._http.send(ServerStatus, "GET", "/v1/status")
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
-        """A group of arms for each question, in order; the request's ``stream`` is ignored."""
+        """A group of arms for each question, in order; the request's ``stream`` is ignored.
+
+        The answer is streamed, so that a slow server has no deadline while it generates.
+        """
 
         def read(response: httpx.Response) -> ArmsResponse:
-            answer = self._http.parse(ArmsResponse, response)
+            answer = self._read_groups(request, response)
             if flaw := flaw_in_groups(request, answer.groups):
                 raise InvalidAnswerError(f"{self._url}/v1/arms/generate answered with {flaw}")
             return answer
 
-        body = request.model_copy(update={"stream": False}).model_dump_json().encode()
+        body = request.model_copy(update={"stream": True}).model_dump_json().encode()
         return await self._http.request(
             read,
             "POST",
             "/v1/arms/generate",
+            streamed=True,
+            # Not in the body: a server that knows no heartbeats refuses unknown fields.
+            params={"heartbeat_s": self._heartbeat_s},
             content=body,
             headers={"Content-Type": "application/json"},
         )
+
+    def _read_groups(self, request: ArmsRequest, response: httpx.Response) -> ArmsResponse:
+        """The groups of one good answer; a proxy may have undone the stream."""
+        if NDJSON not in response.headers.get("Content-Type", ""):
+            return self._http.parse(ArmsResponse, response)
+        try:
+            answer = read_stream(request, response.content)
+        except ValidationError as error:
+            raise InvalidAnswerError(
+                f"{self._url}/v1/arms/generate ended its stream early, or sent something else"
+            ) from error
+        if isinstance(answer, ArmsResponse):
+            return answer
+        raise_for_status(answer)
+        raise AssertionError("a stream that failed has the status of an error")
 
     async def complete(
         self, version: int | None, questions: list[str], prompt: GreedyPrompt

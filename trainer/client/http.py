@@ -1,12 +1,12 @@
 """HTTP requests with deadlines and retries; knows nothing of what is asked.
 
-A request is sent again after whatever may pass: no connection, a broken one, an answer that takes
-longer than ``server.request_timeout_s``, status 5xx, a full server, a body that is incomplete or of
-another program.
+A request is sent again after whatever may pass: no connection, a broken one, no progress for
+``server.request_timeout_s``, status 5xx, a full server, a body that is incomplete or of another program.
+Progress is the whole answer, or of a streamed one each line.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
 import httpx
@@ -20,6 +20,7 @@ from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableEr
 
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _INTERNAL_ERROR = 408, 429, 500
 _CONNECT_TIMEOUT_S = 5.0
+_HEADERS_READ = ("content-type", "retry-after")
 # httpx offers every waiting request the same idle connection: of many at once, each tries them all.
 _MAX_IDLE_CONNECTIONS = 4
 
@@ -99,7 +100,13 @@ class RetryingHTTP:
         )
 
     async def request(
-        self, read: Callable[[httpx.Response], _T], method: str, path: str, **options: Any
+        self,
+        read: Callable[[httpx.Response], _T],
+        method: str,
+        path: str,
+        *,
+        streamed: bool = False,
+        **options: Any,
     ) -> _T:
         """What ``read`` makes of the first good answer.
 
@@ -107,6 +114,7 @@ class RetryingHTTP:
             read: Turns a response into the result; raises `InvalidAnswerError` to have it sent again.
             method: HTTP's.
             path: Below ``server.url``.
+            streamed: Whether each line of the answer is progress, empty ones included.
             options: As `httpx.AsyncClient.request` takes them.
 
         Raises:
@@ -117,15 +125,35 @@ class RetryingHTTP:
         try:
             async for attempt in self._attempts(path):
                 with attempt:
-                    # httpx's timeout restarts with every byte; this one bounds the whole answer.
-                    async with asyncio.timeout(self._timeout_s):
-                        response = await self._http.request(method, path, **options)
-                    _raise_for_status(response)
+                    response = await self._receive(method, path, options, streamed=streamed)
+                    raise_for_status(response)
                     answer = read(response)
         except _TRANSIENT as error:
             raise self._given_up(path, error) from None
         self._outage.over()
         return answer
+
+    async def _receive(
+        self, method: str, path: str, options: Mapping[str, Any], *, streamed: bool
+    ) -> httpx.Response:
+        """One answer, whole; raises TimeoutError where there is no progress."""
+        # httpx's timeout restarts with every byte; this one with nothing, or with every line.
+        async with (
+            asyncio.timeout(self._timeout_s) as deadline,
+            self._http.stream(method, path, **options) as response,
+        ):
+            if not streamed:
+                await response.aread()
+                return response
+            content = b""
+            async for part in response.aiter_bytes():
+                content += part
+                if b"\n" in part:
+                    deadline.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+        headers = {name: value for name, value in response.headers.items() if name in _HEADERS_READ}
+        return httpx.Response(
+            response.status_code, headers=headers, content=content, request=response.request
+        )
 
     def parse(self, body: type[_Body], response: httpx.Response) -> _Body:
         """A response's content.
@@ -156,8 +184,8 @@ class RetryingHTTP:
         return aiter(stamina.retry_context(on=wait_before_retry, timeout=None, attempts=None))
 
     def _reason(self, error: Exception) -> str:
-        if isinstance(error, TimeoutError):
-            return f"no whole answer within server.request_timeout_s = {self._timeout_s:g}"
+        if isinstance(error, (TimeoutError, httpx.ReadTimeout)):
+            return f"no progress within server.request_timeout_s = {self._timeout_s:g}"
         return str(error) or type(error).__name__
 
     def _given_up(self, path: str, error: Exception) -> ServerError:
@@ -169,7 +197,7 @@ class RetryingHTTP:
         )
 
 
-def _raise_for_status(response: httpx.Response) -> None:
+def raise_for_status(response: httpx.Response) -> None:
     """Raise a transient error for a status worth retrying, `ServerRejectedError` for any other error."""
     status = response.status_code
     if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _INTERNAL_ERROR:

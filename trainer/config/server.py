@@ -22,7 +22,9 @@ class ServerConfig(Section):
     )
     """Sent as a bearer token; from REGIME_W_API_KEY by default."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """Longest wait for one response, in seconds; then the request is retried."""
+    """Longest wait without progress, in seconds; then the request is retried. For arms, from one line of the
+    answer to the next, which a server that still generates sends every few seconds; for all other requests,
+    for the whole answer."""
     give_up_after_s: Annotated[float, Field(ge=0)] = 600.0
     """How long requests are retried, in seconds, while the server cannot be reached, fails, is full,
     restarts or has lost the adapters pushed to it. Then the trainer writes a checkpoint and exits with

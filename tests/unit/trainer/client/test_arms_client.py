@@ -5,7 +5,7 @@ import email
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from email.message import Message
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,20 @@ import pytest
 import stamina
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from inference_server.wire.schemas import (
+    NDJSON,
     AdapterPath,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
     ArmsResponse,
+    ErrorBody,
+    ErrorResponse,
     FinishReason,
+    StreamEnd,
+    Usage,
 )
 from regime_w import ArmSpec, build_all_arms
 from trainer.client.arms_client import ArmsClient
@@ -102,6 +107,8 @@ def answer_of(*groups: ArmGroup) -> dict[str, Any]:
         "usage": {"prompt_tokens": 0, "completion_tokens": 0},
     }
 
+
+WHOLE = group_of("q0")
 
 Answer = httpx.Response | Exception | type[Exception]
 
@@ -256,9 +263,102 @@ async def test_generate_sends_the_request_as_it_is(connect: Connect) -> None:
         response = await client.generate(request)
     assert response.policy_version == 12
     (sent,) = server.requests
-    assert (sent.method, str(sent.url)) == ("POST", f"{URL}/v1/arms/generate")
+    assert (sent.method, str(sent.url)) == ("POST", f"{URL}/v1/arms/generate?heartbeat_s=10.0")
     assert sent.headers["content-type"] == "application/json"
-    assert ArmsRequest.model_validate_json(sent.content) == request
+    streamed = request.model_copy(update={"stream": True})
+    assert ArmsRequest.model_validate_json(sent.content) == streamed
+
+
+def stream_of(*lines: BaseModel | str, status: int = 200) -> httpx.Response:
+    texts = [line if isinstance(line, str) else line.model_dump_json() for line in lines]
+    content = "".join(f"{text}\n" for text in texts)
+    return httpx.Response(status, text=content, headers={"Content-Type": NDJSON})
+
+
+END = StreamEnd(policy_version=12, boot_id="b", usage=Usage(prompt_tokens=8, completion_tokens=16))
+
+
+async def test_a_stream_is_read_in_the_order_of_the_questions(connect: Connect) -> None:
+    groups = [group_of(name, name) for name in ("q0", "q1", "q2")]
+    server = Server(stream_of("", groups[2], "", "", groups[0], groups[1], "", END))
+    async with connect(server) as client:
+        response = await client.generate(ArmsRequest(questions=["q0", "q1", "q2"]))
+    assert (response.groups, response.boot_id, response.usage) == (groups, "b", END.usage)
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        stream_of(),
+        stream_of(""),
+        stream_of(group_of("q0")),
+        stream_of(group_of("q0"), '{"policy_version": 12, "boo'),
+        stream_of('{"id": "q0"}', END),
+        stream_of(END),
+        *(
+            stream_of(group_of("q0"), ErrorResponse(error=ErrorBody(type=kind, message="m")))
+            for kind in ("timeout", "engine", "busy", "of a newer server")
+        ),
+    ],
+)
+async def test_a_stream_that_is_not_whole_is_asked_for_again(
+    failure: httpx.Response, connect: Connect
+) -> None:
+    server = Server(failure, stream_of(WHOLE, END))
+    async with connect(server) as client:
+        assert (await client.generate(ArmsRequest(questions=["?"]))).groups == [WHOLE]
+    assert len(server.requests) == 2
+
+
+async def test_a_refusal_within_a_stream_is_one_with_its_status(connect: Connect) -> None:
+    error = ErrorBody(type="not_found", message="no version 12", param="policy")
+    async with connect(Server(stream_of(ErrorResponse(error=error)))) as client:
+        with pytest.raises(ServerRejectedError, match="no version 12") as caught:
+            await client.generate(ArmsRequest(questions=["?"]))
+    assert (caught.value.status, caught.value.param) == (404, "policy")
+
+
+class _Slow(httpx.AsyncByteStream):
+    """Lines of a stream, each only once the client's deadline has nearly passed."""
+
+    def __init__(self, clock: "Clock", lines: Sequence[bytes], *, pause_s: float):
+        self._clock, self._lines, self._pause_s = clock, lines, pause_s
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for line in self._lines:
+            self._clock.now_s += self._pause_s
+            for _ in range(3):  # rounds of the loop: to see that it is late, to time out, to cancel
+                await asyncio.sleep(0)
+            yield line
+
+
+class Clock:
+    """The event loop's time, which passes only where a test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        loop = asyncio.get_running_loop()
+        self.now_s = loop.time()
+        monkeypatch.setattr(loop, "time", lambda: self.now_s)
+
+
+@pytest.mark.parametrize(("pause_s", "is_given_up"), [(299.0, False), (301.0, True)])
+async def test_a_slow_stream_is_waited_for_while_lines_come(
+    pause_s: float, is_given_up: bool, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    lines = [*[b"\n"] * 20, *stream_of(WHOLE, END).content.splitlines(keepends=True)]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        slow = _Slow(clock, lines, pause_s=pause_s)
+        return httpx.Response(200, stream=slow, headers={"Content-Type": NDJSON})
+
+    async with connect(answer) as client:
+        asked = client.generate(ArmsRequest(questions=["?"]))
+        if is_given_up:
+            with pytest.raises(ServerUnreachableError, match="request_timeout_s"):
+                await asked
+        else:
+            assert (await asked).groups == [WHOLE]
 
 
 def changed(**fields: Any) -> ArmGroup:
@@ -268,7 +368,6 @@ def changed(**fields: Any) -> ArmGroup:
     )
 
 
-WHOLE = group_of("q0")
 FLAWED = {
     "no group": [],
     "a group twice": [WHOLE, WHOLE],

@@ -1,0 +1,44 @@
+"""A streamed answer to an arms request: groups as they were finished, empty lines between, usage at the end."""
+
+import httpx
+
+from inference_server.wire.schemas import (
+    ArmGroup,
+    ArmsRequest,
+    ArmsResponse,
+    ErrorResponse,
+    StreamEnd,
+)
+
+_STATUS_OF_TYPE = {
+    "invalid_request": 400,
+    "not_found": 404,
+    "timeout": 408,
+    "conflict": 409,
+    "busy": 429,
+    "engine": 503,
+}
+"""HTTP statuses of ``error.type``: an error under way is the last line of an answer of status 200."""
+_INTERNAL_ERROR = 500
+
+
+def read_stream(request: ArmsRequest, content: bytes) -> ArmsResponse | httpx.Response:
+    """The groups in the order of the request's questions, or the error that ended the stream as a response.
+
+    Raises:
+        ValidationError: It is not whole.
+    """
+    *lines, last = [line for line in content.split(b"\n") if line] or [b""]
+    if last.startswith(b'{"error"'):
+        kind = ErrorResponse.model_validate_json(last).error.type
+        return httpx.Response(_STATUS_OF_TYPE.get(kind, _INTERNAL_ERROR), content=last)
+    end = StreamEnd.model_validate_json(last)
+    index = {question.id: i for i, question in enumerate(request.identified_questions)}
+    groups = [ArmGroup.model_validate_json(line) for line in lines]
+    return ArmsResponse(
+        policy_version=end.policy_version,
+        boot_id=end.boot_id,
+        # Groups that nobody asked for come last; they are refused later.
+        groups=sorted(groups, key=lambda group: index.get(group.id, len(index))),
+        usage=end.usage,
+    )
