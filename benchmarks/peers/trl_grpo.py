@@ -160,6 +160,7 @@ def vllm_server(model: Path, folder: Path) -> Iterator[str]:
     environment = {
         **without_thread_limit(),
         **cpu_environment(hidden_size=None),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_TARGET_DEVICE": "cpu",
         "VLLM_PLUGINS": "",
         "VLLM_SERVER_DEV_MODE": "1",

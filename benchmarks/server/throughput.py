@@ -69,7 +69,8 @@ def main() -> None:
     parser.add_argument("--parts", default="generate,push", help="[%(default)s]")
     arguments = parser.parse_args()
     questions = fresh_questions()
-    cpu = cpu_environment(AutoConfig.from_pretrained(arguments.model).hidden_size)
+    hidden_size = AutoConfig.from_pretrained(arguments.model).hidden_size
+    cpu = {**cpu_environment(hidden_size), "VLLM_CPU_KVCACHE_SPACE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         adapters = [save_adapter(arguments.model, Path(folder) / f"{n}", n) for n in range(2)]
         with running_server(

@@ -3,7 +3,7 @@
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import transformers
 import uvloop
@@ -24,9 +24,17 @@ from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUT
 from inference_server.launch.shutdown import Shutdown
 from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
+from inference_server.wire.cpu_memory import (
+    KV_CACHE_VARIABLE,
+    available_memory_bytes,
+    cpu_kv_cache_bytes,
+    kv_bytes_per_token,
+    machine_memory_bytes,
+)
 from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"
+_KV_CACHE_GIB_OF_UNKNOWN_MODEL = "1"
 
 
 def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
@@ -55,11 +63,31 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         raise SettingsError(f"vllm: {str(error).splitlines()[0]}") from error
     if on_cpu:
         _set_defaults(cpu_environment(config.get("hidden_size")))
+        _size_kv_cache(args, config)
     try:
         uvloop.run(_serve(args, settings))
     except ValidationError as error:
         # Engine arguments that are valid alone but contradict each other or the model.
         raise SettingsError(f"vllm: {error.errors()[0]['msg']}") from error
+
+
+def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
+    """Sizes the cache of a CPU by model and machine, unless the user did; vLLM would take half the memory."""
+    bytes_per_number = 4 if args.dtype in ("float32", "float") else 2
+    per_token = kv_bytes_per_token(config, bytes_per_number=bytes_per_number)
+    length = args.max_model_len or config.get("max_position_embeddings")
+    if args.kv_cache_memory_bytes is not None or os.environ.get(KV_CACHE_VARIABLE):
+        return
+    if per_token is None or not isinstance(length, int) or length < 1:
+        os.environ[KV_CACHE_VARIABLE] = _KV_CACHE_GIB_OF_UNKNOWN_MODEL
+        return
+    args.kv_cache_memory_bytes = cpu_kv_cache_bytes(
+        bytes_per_token=per_token,
+        max_model_len=length,
+        max_num_seqs=args.max_num_seqs,
+        # Of a machine in use, half of what is left: vLLM does not start with more than there is.
+        memory_bytes=min(machine_memory_bytes(), 2 * available_memory_bytes()),
+    )
 
 
 async def _serve(args: argparse.Namespace, settings: Settings) -> None:

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Mapping
 
+from inference_server.wire.cpu_memory import CPU_MAX_NUM_SEQS
+
 CPU_LORA_PLUGIN = "regime_w_cpu_lora"
 """Name of `inference_server.vllm.cpu_lora` among vLLM's plugins."""
 
@@ -14,8 +16,7 @@ CPU_FLAGS: Mapping[str, str | None] = {
     # Chunked prefill together with a seed kills the engine: "CPU Generator does not use offset".
     "--no-enable-chunked-prefill": None,
     "--max-num-batched-tokens": "8192",
-    # Twice vLLM's default for a server: a step costs little more with twice as many sequences.
-    "--max-num-seqs": "256",
+    "--max-num-seqs": str(CPU_MAX_NUM_SEQS),
 }
 
 _THREADS_PAY_FROM_HIDDEN_SIZE = 256
@@ -41,4 +42,4 @@ def cpu_environment(hidden_size: int | None) -> dict[str, str]:
     else:
         last_core = (os.cpu_count() or 1) - 1
         threads = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{last_core}", "GOMP_SPINCOUNT": "10000"}
-    return {**threads, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return {**threads, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}

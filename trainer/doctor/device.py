@@ -4,17 +4,16 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from inference_server.wire.cpu_memory import machine_memory_bytes
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import GIB, CheckResult, bad, note, ok
 from trainer.doctor.stack import Installed, installed_version
 
 # From this compute capability (Ampere) on, GPUs have bfloat16 units.
 _BFLOAT16_CAPABILITY = (8, 0)
-_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +34,6 @@ def find_card(config: DoctorConfig) -> Card:
         free, total = torch.cuda.mem_get_info()
         return Card(on_gpu=True, memory_bytes=total, used_bytes=total - free)
     return Card(on_gpu=False, memory_bytes=machine_memory_bytes())
-
-
-def machine_memory_bytes() -> float:
-    """Memory of this machine, or the container's limit where that is less."""
-    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    for path in _CGROUP_LIMITS:
-        try:
-            limit = Path(path).read_text().strip()
-        except OSError:
-            continue
-        if limit.isdigit():
-            sizes.append(int(limit))
-    return float(min(sizes))
 
 
 def driver_version() -> str | None:

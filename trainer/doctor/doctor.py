@@ -103,7 +103,7 @@ def plan_table(plan: MemoryPlan, sft: Sequence[Part]) -> Table:
     table.add_row(
         f"  key-value cache, {plan.kv_tokens:,} tokens",
         size_text(plan.kv_cache_bytes),
-        "what is left" if plan.on_gpu else "VLLM_CPU_KVCACHE_SPACE",
+        "what is left" if plan.on_gpu else "serve.max_model_len, VLLM_CPU_KVCACHE_SPACE",
     )
     table.add_row("trainer", size_text(plan.trainer_bytes), "", style="bold")
     for part in plan.trainer:

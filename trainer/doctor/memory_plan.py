@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from inference_server.wire.cpu_memory import cpu_kv_cache_bytes
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
 from trainer.config.sections import ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import (
@@ -19,12 +20,9 @@ from trainer.doctor.memory_parts import (
     trainer_parts,
 )
 from trainer.doctor.model_shape import ModelShape
-from trainer.doctor.results import GIB
 
 PROMPT_TOKENS = 256
 """An arm's prompt with a question of GSM8K; nearly all are shorter."""
-_CPU_KV_CACHE = 1 * GIB
-"""``VLLM_CPU_KVCACHE_SPACE`` in `inference_server.vllm.cpu_settings`."""
 _MAX_SERVER_SHARE = 0.92
 """Largest ``serve.gpu_memory_utilization`` to advise."""
 _MIN_TOKEN_BUDGET = 1024
@@ -116,16 +114,21 @@ def plan_memory(
     """
     server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
     longest = PROMPT_TOKENS + config.rollout.max_tokens
+    per_token = kv_bytes_per_token(shape, on_gpu=on_gpu)
     if on_gpu:
         share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
     else:
-        share = sum(part.num_bytes for part in server) + _CPU_KV_CACHE
+        share = sum(part.num_bytes for part in server) + cpu_kv_cache_bytes(
+            bytes_per_token=per_token,
+            max_model_len=serve.max_model_len or shape.max_position_tokens,
+            memory_bytes=card_bytes,
+        )
     return MemoryPlan(
         server=server,
         trainer=tuple(trainer_parts(shape, config, rows or _longest_rows(config), on_gpu=on_gpu)),
         card_bytes=card_bytes,
         server_share_bytes=share,
-        kv_bytes_per_token=kv_bytes_per_token(shape, on_gpu=on_gpu),
+        kv_bytes_per_token=per_token,
         kv_tokens_needed=len(config.rollout.arms) * min(serve.max_model_len or longest, longest),
         on_gpu=on_gpu,
     )

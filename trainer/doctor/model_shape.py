@@ -22,6 +22,8 @@ class ModelShape:
     kv_size: int
     """Number of key-value heads × their size: what the cache holds of one token's keys in one layer."""
     vocab_size: int
+    max_position_tokens: int
+    """The longest prompt and completion together that the model takes."""
     num_parameters: int
     num_linear_parameters: int
     """Those in the layers' matrices, which QLoRA keeps in four bits."""
@@ -62,6 +64,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         attention_size=heads * head_size,
         kv_size=config.num_key_value_heads * head_size,
         vocab_size=config.vocab_size,
+        max_position_tokens=config.max_position_embeddings,
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_linear_parameters=sum(module.weight.numel() for module in in_layers.values()),
         largest_matrix=max(module.weight.numel() for module in in_layers.values()),

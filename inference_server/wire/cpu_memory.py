@@ -1,0 +1,84 @@
+"""The memory of a machine without a GPU, and how much of it the server's key-value cache takes.
+
+The server sizes its cache by it, and the trainer's doctor plans with it. Loads neither torch nor vllm.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CPU_MAX_NUM_SEQS = 256
+"""Sequences that run at a time on a CPU: twice vLLM's default for a server, since a step costs little more
+with twice as many."""
+
+KV_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+"""vLLM's variable, in whole GiB: where it is set, it decides."""
+
+_GIB = 2**30
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+# The rest is for weights, the trainer, and whatever else the machine does.
+_LARGEST_SHARE = 0.25
+# Tokens of a block, of which vLLM keeps one for itself and one may be filled in part.
+_BLOCK_TOKENS = 32
+
+
+def machine_memory_bytes() -> float:
+    """Memory of this machine, or the container's limit where that is less."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    for path in _CGROUP_LIMITS:
+        try:
+            limit = Path(path).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit():
+            sizes.append(int(limit))
+    return float(min(sizes))
+
+
+def available_memory_bytes() -> float:
+    """What new processes may take of this machine's memory without it swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+
+
+def kv_bytes_per_token(config: Mapping[str, Any], *, bytes_per_number: int) -> int | None:
+    """Size of one token's keys and values in all layers; None where a model's configuration does not say.
+
+    Args:
+        config: The content of its config.json.
+        bytes_per_number: Of the dtype that the cache is kept in.
+    """
+    try:
+        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        head_size = config.get("head_dim") or config["hidden_size"] // heads
+        kv_heads = config.get("num_key_value_heads") or heads
+    except (KeyError, TypeError, ValueError):
+        return None
+    return 2 * layers * int(kv_heads) * int(head_size) * bytes_per_number
+
+
+def cpu_kv_cache_bytes(
+    *,
+    bytes_per_token: int,
+    max_model_len: int,
+    memory_bytes: float,
+    max_num_seqs: int = CPU_MAX_NUM_SEQS,
+    environment: Mapping[str, str] = os.environ,
+) -> int:
+    """Size of the cache: room for all sequences that run at a time, at most a quarter of the memory.
+
+    One sequence of the full length always has room, since vLLM does not start without it.
+
+    Args:
+        bytes_per_token: See `kv_bytes_per_token`.
+        max_model_len: Longest prompt and completion together, in tokens.
+        memory_bytes: Of the machine.
+        max_num_seqs: Most sequences that run at a time.
+        environment: Where `KV_CACHE_VARIABLE` is looked up.
+    """
+    given = environment.get(KV_CACHE_VARIABLE, "")
+    if given.isdigit():
+        return int(given) * _GIB
+    longest = (max_model_len + 2 * _BLOCK_TOKENS) * bytes_per_token
+    return max(longest, min(max_num_seqs * longest, int(_LARGEST_SHARE * memory_bytes)))
