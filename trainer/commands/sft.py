@@ -35,9 +35,10 @@ from trainer.data.contamination import data_lines
 from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
-from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_prompt_format
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
+from trainer.model.dtype import dtype_line, settled
 from trainer.model.prompts import renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -108,9 +109,10 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     if config.prompt_format == "auto":
         found = kept_prompt_format(output / CONFIG_FILE) or renderer.resolve("auto")
         config = config.model_copy(update={"prompt_format": found})
+    device = compute_device(config.device)
+    config = _in_own_dtype(config, device, say)
     keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
     examples, held_out = _data_sets(config, renderer, say)
-    device = compute_device(config.device)
     checkpoints = output / CHECKPOINTS_FOLDER
     newest = _newest_checkpoint(checkpoints)
     if newest is not None:
@@ -155,6 +157,18 @@ def _data_sets(
 
     training, held_out = _load_data(config, say)
     return examples(training, "sft"), examples(held_out, "sft/held-out") if held_out else None
+
+
+def _in_own_dtype(
+    config: SFTRunConfig, device: torch.device, say: Callable[[str], None]
+) -> SFTRunConfig:
+    """The configuration with the dtype that it began with, or else the base's, where that is ``auto``."""
+    policy, kept = config.policy, kept_dtype(config.output / CONFIG_FILE)
+    if policy.dtype == "auto" and kept is not None:
+        policy = policy.model_copy(update={"dtype": kept})
+    if line := dtype_line(policy, device):
+        say(line)
+    return config.model_copy(update={"policy": settled(policy, device)})
 
 
 def _load_data(

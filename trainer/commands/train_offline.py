@@ -20,6 +20,7 @@ from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
+from trainer.model.dtype import dtype_line, settled, torch_dtype
 from trainer.model.prompts import load_renderer
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
@@ -40,6 +41,8 @@ from trainer.run_state.run_folder import (
     ADAPTERS_FOLDER,
     open_run,
     run_as_begun,
+    with_kept_dtype,
+    with_policy,
     with_prompt_format,
 )
 
@@ -71,6 +74,9 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
     config = with_prompt_format(config, lambda: format_of_file(config.rollouts))
+    device, config = compute_device(config.run.device), with_kept_dtype(config)
+    line = dtype_line(config.policy, device)
+    config = with_policy(config, settled(config.policy, device))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
         retokeniser = Retokeniser.of(load_renderer(config.policy.base_model), config.rollout)
         rollouts = StoredRollouts(config.rollouts, retokeniser, num_groups=config.limit)
@@ -78,10 +84,12 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
         run = config.run.model_copy(update={"num_steps": num_steps})
         with stop.waiting():
-            learner, progress = _restore(config, run)
+            learner, progress = _restore(config, run, device)
         with Tracker(run, first_step=progress.step) as tracker:
             for line in low_learning_rate("ppo.learning_rate", config.ppo.learning_rate):
                 tracker.say(f"warning: {line}")
+            if line is not None:
+                tracker.say(line)
             _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
             if progress.step:
                 tracker.say(f"resuming after step {progress.step}")
@@ -96,12 +104,12 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     return training.adapter
 
 
-def _restore(config: OfflineRunConfig, run: RunConfig) -> tuple[Learner, TrainProgress]:
+def _restore(
+    config: OfflineRunConfig, run: RunConfig, device: torch.device
+) -> tuple[Learner, TrainProgress]:
     """The learner as it was at the newest checkpoint, or as it starts."""
     roles = PolicyRoles(
-        config.policy,
-        device=compute_device(run.device),
-        serve_dtype=getattr(torch, config.policy.dtype),
+        config.policy, device=device, serve_dtype=torch_dtype(config.policy, device)
     )
     learner = Learner(
         TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run), roles

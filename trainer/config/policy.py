@@ -1,7 +1,8 @@
 """The base model and the adapter on it."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +11,8 @@ from trainer.config.base import Section
 
 class PolicyConfig(Section):
     """The base model and the adapter on it."""
+
+    meant_before: ClassVar[Mapping[str, object]] = {"dtype": "float32"}
 
     base_model: str = "models/tiny-base"
     """Folder or Hub id of the base model; the server must serve the same one."""
@@ -29,14 +32,17 @@ class PolicyConfig(Section):
         "down_proj",
     )
     """Modules that a fresh adapter adapts."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype of the frozen base; adapters are trained in float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Dtype of the frozen base; adapters are trained in float32. `auto` is the server's in `train`; in
+    commands without a server, the base's own on a GPU and float32 on a CPU. A run keeps what it began
+    with."""
     quantization: Literal["nf4"] | None = None
     """`nf4` keeps the linear layers of the frozen base in 4 bits (QLoRA, by bitsandbytes) and computes in
     dtype. Serve the model that `python -m trainer dequantize` writes: then both sides have the same
     weights."""
     autocast: bool = False
-    """Run PPO's forward and backward passes in bfloat16 autocast; the weights keep their dtype."""
+    """Run PPO's forward and backward passes in bfloat16 autocast (float16 where that is the dtype); the
+    weights keep their dtype."""
     gradient_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass instead of keeping them: less memory, more
     time."""

@@ -89,7 +89,7 @@ def trainer_parts(
     shape: ModelShape, config: TrainConfig, rows: Rows, *, on_gpu: bool
 ) -> Iterator[Part]:
     """The trainer's parts at its peak, in an update with micro-batches of ``rows``."""
-    policy = config.policy
+    policy = planned_policy(config.policy, on_gpu=on_gpu)
     yield from weight_parts(shape, policy)
     adapter = policy.lora_rank * shape.adapter_parameters_per_rank * FLOAT32
     head = shape.hidden_size * FLOAT32
@@ -166,6 +166,13 @@ def process_part(*, on_gpu: bool) -> Part:
     if on_gpu:
         return Part(name="CUDA context", num_bytes=_CUDA_CONTEXT)
     return Part(name="process", num_bytes=_TRAINER_PROCESS)
+
+
+def planned_policy(policy: PolicyConfig, *, on_gpu: bool) -> PolicyConfig:
+    """The policy with a dtype in place of `auto`: on a GPU the 16 bits in which models come and are served."""
+    if policy.dtype != "auto":
+        return policy
+    return policy.model_copy(update={"dtype": "bfloat16" if on_gpu else "float32"})
 
 
 def _dtype_bytes(policy: PolicyConfig) -> int:

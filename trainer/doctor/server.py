@@ -10,6 +10,7 @@ from trainer.client.compatibility import check_server
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import ServerError, UsageError
+from trainer.model.dtype import difference_line
 
 
 async def _status(config: DoctorConfig) -> ServerStatus:
@@ -33,6 +34,8 @@ def check_served_model(status: ServerStatus, config: DoctorConfig) -> Iterator[C
         check_server(status, config)
     except UsageError as error:
         yield bad("server", str(error))
+    if line := difference_line(config.policy, status.base_dtype):
+        yield note("server", line, "policy.dtype = auto")
     base_model = config.policy.base_model
     folder = base_folder(base_model)
     ours = None if folder is None else fingerprint(folder)

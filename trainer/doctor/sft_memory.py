@@ -12,6 +12,7 @@ from trainer.doctor.memory_parts import (
     Part,
     Rows,
     activation_parts,
+    planned_policy,
     process_part,
     weight_parts,
 )
@@ -42,7 +43,7 @@ def sft_parts(
         completion_tokens: Length of the longest demonstration's solution.
         on_gpu: Whether it computes on a GPU.
     """
-    sft, policy = config.sft, config.policy
+    sft, policy = config.sft, planned_policy(config.policy, on_gpu=on_gpu)
     longest = prompt_tokens + completion_tokens
     width = sft.packed_row_tokens if sft.packing else longest
     num_tokens = sft.examples_per_pass(width) * width

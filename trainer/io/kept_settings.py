@@ -119,6 +119,15 @@ def kept_prompt_format(path: Path) -> PromptFormat | None:
     return "chat" if found == "chat" else "plain"
 
 
+def kept_dtype(path: Path) -> str | None:
+    """policy.dtype of kept settings, float32 where they are of before it had to be chosen; None without any."""
+    try:
+        kept = tomllib.loads(path.read_text(encoding="utf-8"))
+        return str(kept.get("policy", {}).get("dtype", "float32"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def training_source(adapter: Path) -> str | None:
     """The data.source of the SFT or run that an adapter folder belongs to; None where nothing says."""
     for path in (adapter / CONFIG_FILE, adapter.parent.parent / CONFIG_FILE):

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder
+from trainer.model.dtype import torch_dtype
 
 
 def load_base(config: PolicyConfig, device: torch.device) -> Any:
@@ -18,7 +19,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
     Raises:
         UsageError: ``policy.quantization`` is set and bitsandbytes is not installed.
     """
-    dtype = getattr(torch, config.dtype)
+    dtype = torch_dtype(config, device)
     if config.quantization is None:
         model = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=dtype).to(device)
     else:

@@ -88,7 +88,8 @@ class PolicyRoles(nn.Module):
         self.model.set_requires_grad([Role.PROXIMAL, Role.REFERENCE], requires_grad=False)
         self.model.set_requires_grad([Role.POLICY, Role.CRITIC], requires_grad=True)
         self.model.eval()
-        self._autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.autocast)
+        half = torch.float16 if config.dtype == "float16" else torch.bfloat16
+        self._autocast = torch.autocast(device.type, half, enabled=config.autocast)
         if config.gradient_checkpointing:
             base.gradient_checkpointing_enable({"use_reentrant": False})
             # Layers recompute only in training mode; their submodules stay in evaluation mode.

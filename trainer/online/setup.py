@@ -20,6 +20,7 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 from trainer.model.device import compute_device
+from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
 from trainer.model.roles import PolicyRoles
 from trainer.online.loop import Training, TrainResult
@@ -51,7 +52,10 @@ from trainer.run_state.run_folder import (
     keep_start,
     open_run,
     run_as_begun,
+    record_config,
     start_of,
+    with_kept_dtype,
+    with_policy,
     with_prompt_format,
 )
 
@@ -88,6 +92,7 @@ def train(
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
     config = with_prompt_format(config, lambda: prompt_format_of(config.policy.base_model))
+    config = with_kept_dtype(config)
     with open_run(config, must_resume=must_resume) as journal, stop_signals() as stop:
         if is_finished(config):
             (*_, newest) = journal.past.adapters
@@ -115,6 +120,7 @@ def _open_training(
         check_server(status, config)
         low = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
         lines = [f"warning: {line}" for line in low]
+        config = _in_one_dtype(config, status, lines)
         records = _askable(records, config, status, lines)
         with stop.waiting():
             learner = _learner(config, status)
@@ -159,6 +165,17 @@ def _open_training(
             tracker=tracker,
             progress=progress,
         )
+
+
+def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:
+    """The configuration, recorded with the server's dtype for ``auto``; a line where the two differ."""
+    if line := difference_line(config.policy, status.base_dtype):
+        lines.append(line)
+    if config.policy.dtype == "auto":
+        config = with_policy(config, settled_by_server(config.policy, status.base_dtype))
+        lines.append(f"computing in {config.policy.dtype}, as the server does")
+        record_config(config)
+    return config
 
 
 def _askable(

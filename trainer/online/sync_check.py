@@ -129,7 +129,7 @@ class SyncCheck:
             server_dtype: What the server computes in, e.g. ``float32``.
             past: Metrics of the run's earlier steps, from which its usual noise is known.
         """
-        self._exact = server_dtype == config.policy.dtype == "float32"
+        self._exact = server_dtype == "float32" and config.policy.dtype in ("auto", server_dtype)
         self._limit = config.ppo.max_logprob_mismatch
         usual_noise = [row["sync/noise"] for row in past if "sync/noise" in row]
         self._usual_noise = deque(usual_noise, maxlen=_NUM_USUAL)

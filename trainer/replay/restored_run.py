@@ -10,6 +10,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics, read_metrics
 from trainer.errors import UsageError
 from trainer.model.device import compute_device
+from trainer.model.dtype import torch_dtype
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.learner import Learner
 from trainer.run_state.checkpoint import (
@@ -64,10 +65,11 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
             f"--from {from_step}: the last step in {JOURNAL_FILE} is {journal.last_step}"
         )
     require_model_folder(config.policy.base_model)
+    device = compute_device(config.run.device)
     roles = PolicyRoles(
         start_of(config, run_folder),
-        device=compute_device(config.run.device),
-        serve_dtype=getattr(torch, config.policy.dtype),
+        device=device,
+        serve_dtype=torch_dtype(config.policy, device),
     )
     learner = Learner(config, roles)
     folder = newest_checkpoint(run_folder, say, not_after=from_step)

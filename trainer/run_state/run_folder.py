@@ -16,8 +16,15 @@ from pydantic import ValidationError
 from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.errors import UsageError
-from trainer.io.durable import finish_folder, new_folder, remove_unfinished
-from trainer.io.kept_settings import CONFIG_FILE, as_begun, keep_settings, kept_prompt_format
+from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
+from trainer.io.kept_settings import (
+    CONFIG_FILE,
+    as_begun,
+    as_toml,
+    keep_settings,
+    kept_dtype,
+    kept_prompt_format,
+)
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
@@ -94,6 +101,25 @@ def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
     """The configuration with which a run goes on; see `trainer.io.kept_settings.as_begun`."""
     folder = config.run.folder
     return as_begun(folder / CONFIG_FILE, config, say) if _has_begun(folder) else config
+
+
+def with_kept_dtype(config: _Config) -> _Config:
+    """A run's configuration, in which ``policy.dtype = auto`` is what the run began with, if it has begun."""
+    folder = config.run.folder
+    kept = kept_dtype(folder / CONFIG_FILE) if _has_begun(folder) else None
+    if config.policy.dtype != "auto" or kept is None:
+        return config
+    return with_policy(config, config.policy.model_copy(update={"dtype": kept}))
+
+
+def with_policy(config: _Config, policy: PolicyConfig) -> _Config:
+    """The configuration with another policy."""
+    return config.model_copy(update={"policy": policy})
+
+
+def record_config(config: TrainConfig) -> None:
+    """Write the configuration of a run whose folder is open again, now with what `auto` stands for."""
+    write_file(config.run.folder / CONFIG_FILE, as_toml(config).encode())
 
 
 def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> _Config:
