@@ -24,7 +24,6 @@ from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import (
-    NDJSON,
     AdapterInfo,
     AdapterList,
     ArmsRequest,
@@ -32,6 +31,7 @@ from inference_server.wire.schemas import (
     ErrorResponse,
     ServerStatus,
 )
+from inference_server.wire.streams import NDJSON
 
 # Logged for a request whose client has disconnected, as nginx does.
 _CLIENT_CLOSED_REQUEST = 499

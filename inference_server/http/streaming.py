@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 from inference_server.arms.run import ArmsRun, FinishedGroup
 from inference_server.errors import RequestError
 from inference_server.http.errors import error_body
-from inference_server.wire.schemas import NDJSON, ErrorResponse, StreamEnd, Usage
+from inference_server.wire.schemas import ErrorResponse, Usage
+from inference_server.wire.streams import NDJSON, StreamEnd
 
 
 class GroupStream(Response):

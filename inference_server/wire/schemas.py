@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice, StopStrings
 from regime_w import ArmSpec
 
-NDJSON = "application/x-ndjson"
-"""Content type of a streamed answer."""
-
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 
@@ -159,15 +156,6 @@ class ArmsResponse(_Response):
     """The version of every group; the newest of them if the policy moved during the request."""
     boot_id: str
     groups: list[ArmGroup]
-    usage: Usage
-
-
-class StreamEnd(_Response):
-    """Last line of a stream, after one line per `ArmGroup`; an `ErrorResponse` if the request failed."""
-
-    policy_version: int | None
-    """As in `ArmsResponse`."""
-    boot_id: str
     usage: Usage
 
 

@@ -1,13 +1,15 @@
 """What is said of a setting that cannot be used: where it was given, and the key that may be meant."""
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 _MIN_LIKENESS = 0.6
+_NEARLY = 0.75
+"""Likeness from which a variable without a section is taken for a misspelt key."""
 _VARIABLE_PREFIX = "REGIME_W_"
 
 
@@ -77,6 +79,37 @@ def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = Fals
     """The same for a flag, given with its ``--``."""
     meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
     return meant.replace("_", "-") if kebab_case else meant
+
+
+def unknown_variables(
+    given: Iterable[str], keys: Collection[str], other_keys: Collection[str]
+) -> list[str]:
+    """One line for each variable that names no key.
+
+    That is one of a section that there is not, and of those without a section only what is nearly a key:
+    others may be variables of something else.
+
+    Args:
+        given: Keys by the variables' names, ``section.key`` or a key without a section.
+        keys: All known keys.
+        other_keys: Own keys of other programs.
+    """
+    lines = []
+    for key in given:
+        section, dot, _ = key.partition(".")
+        if section in keys or key in other_keys:
+            continue
+        meant = suggestion(key, keys) if dot else _nearly(key, keys)
+        if dot or meant:
+            lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
+    return lines
+
+
+def _nearly(key: str, keys: Collection[str]) -> str:
+    """``; did you mean …?`` with a key that differs in a letter or two, or in one ``_`` for two."""
+    spelt = {known.replace(".", "_"): known for known in keys}
+    near = difflib.get_close_matches(key, sorted(spelt), 1, _NEARLY)
+    return f"; did you mean {spelt[near[0]]}?" if near else ""
 
 
 def got(key: str, value: object) -> str:

@@ -7,7 +7,7 @@ Compose passes on as empty what the user left out. Loads neither torch nor vllm.
 """
 
 import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from inference_server.wire.settings_errors import (
     flag_suggestion,
     got,
     known_keys,
-    suggestion,
+    unknown_variables,
 )
 from inference_server.wire.settings_sources import (
     Program,
@@ -32,9 +32,6 @@ from inference_server.wire.settings_sources import (
     read_toml,
     variables,
 )
-
-_NEARLY = 0.75
-"""Likeness from which a variable without a section is taken for a misspelt key."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -68,7 +65,7 @@ def load_settings(
     if lines:
         raise SettingsError(*lines)
     lines = [] if program.allow_unknown_flags else _unknown_flags(unknown, model)
-    lines += _unknown_variables(keys, program.other_keys)
+    lines += unknown_variables(variables(), keys, program.other_keys)
     tables = {}
     for name, values in _merged(others).items():
         try:
@@ -230,30 +227,6 @@ def _unknown_flags(unknown: Sequence[str], model: type[BaseModel]) -> list[str]:
     keys = set(known_keys(model))
     lines = [f"{flag}: unknown flag{flag_suggestion(flag, keys)}" for flag in flags]
     return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
-
-
-def _unknown_variables(keys: Collection[str], other_keys: Collection[str]) -> list[str]:
-    """One line for each variable that names no key.
-
-    ``REGIME_W_SECTION__KEY`` of a section that there is not, and of those without a section only what is
-    nearly a key: others may be variables of something else.
-    """
-    lines = []
-    for key in variables():
-        section, dot, _ = key.partition(".")
-        if section in keys or key in other_keys:
-            continue
-        meant = suggestion(key, keys) if dot else _nearly(key, keys)
-        if dot or meant:
-            lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
-    return lines
-
-
-def _nearly(key: str, keys: Collection[str]) -> str:
-    """``; did you mean …?`` with a key that differs in a letter or two, or in one ``_`` for two."""
-    spelt = {known.replace(".", "_"): known for known in keys}
-    near = difflib.get_close_matches(key, sorted(spelt), 1, _NEARLY)
-    return f"; did you mean {spelt[near[0]]}?" if near else ""
 
 
 def _given_twice(own: Sequence[Source]) -> list[str]:

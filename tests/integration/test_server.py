@@ -21,13 +21,8 @@ import torch
 from safetensors.torch import load_file, save
 
 from inference_server.launch.server_process import ServerProcess, free_port
-from inference_server.wire.schemas import (
-    ArmGroup,
-    ArmsResponse,
-    FinishReason,
-    ServerStatus,
-    StreamEnd,
-)
+from inference_server.wire.schemas import ArmGroup, ArmsResponse, FinishReason, ServerStatus
+from inference_server.wire.streams import StreamEnd
 from regime_w import build_all_arms
 from tests.integration.server_fixture import (
     load_policy,

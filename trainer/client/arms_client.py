@@ -13,7 +13,6 @@ from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
-    NDJSON,
     AdapterInfo,
     AdapterPath,
     ArmsRequest,
@@ -21,6 +20,7 @@ from inference_server.wire.schemas import (
     FinishReason,
     ServerStatus,
 )
+from inference_server.wire.streams import NDJSON
 from regime_w import ArmSpec
 from trainer.client.arms_stream import read_stream
 from trainer.client.ask_groups import ask_groups

@@ -2,13 +2,8 @@
 
 import httpx
 
-from inference_server.wire.schemas import (
-    ArmGroup,
-    ArmsRequest,
-    ArmsResponse,
-    ErrorResponse,
-    StreamEnd,
-)
+from inference_server.wire.schemas import ArmGroup, ArmsRequest, ArmsResponse, ErrorResponse
+from inference_server.wire.streams import StreamEnd
 
 _STATUS_OF_TYPE = {
     "invalid_request": 400,

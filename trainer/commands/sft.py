@@ -38,7 +38,7 @@ from trainer.errors import UsageError
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
-from trainer.model.dtype import dtype_line, settled
+from trainer.model.dtype import settled_as_kept
 from trainer.model.prompts import renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -106,11 +106,8 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
     tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
     renderer = renderer_of(tokenizer, config.policy.base_model)
-    if config.prompt_format == "auto":
-        found = kept_prompt_format(output / CONFIG_FILE) or renderer.resolve("auto")
-        config = config.model_copy(update={"prompt_format": found})
     device = compute_device(config.device)
-    config = _in_own_dtype(config, device, say)
+    config = _without_auto(config, renderer, device, say)
     keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
     examples, held_out = _data_sets(config, renderer, say)
     checkpoints = output / CHECKPOINTS_FOLDER
@@ -146,6 +143,18 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     return output
 
 
+def _without_auto(
+    config: SFTRunConfig, renderer: PromptRenderer, device: torch.device, say: Callable[[str], None]
+) -> SFTRunConfig:
+    """What ``auto`` stands for: what an earlier start has kept, else what model and machine say."""
+    kept = config.output / CONFIG_FILE
+    policy = settled_as_kept(config.policy, device, kept_dtype(kept), say)
+    prompt_format = config.prompt_format
+    if prompt_format == "auto":
+        prompt_format = kept_prompt_format(kept) or renderer.resolve("auto")
+    return config.model_copy(update={"policy": policy, "prompt_format": prompt_format})
+
+
 def _data_sets(
     config: SFTRunConfig, renderer: PromptRenderer, say: Callable[[str], None]
 ) -> tuple[Dataset, Dataset | None]:
@@ -157,18 +166,6 @@ def _data_sets(
 
     training, held_out = _load_data(config, say)
     return examples(training, "sft"), examples(held_out, "sft/held-out") if held_out else None
-
-
-def _in_own_dtype(
-    config: SFTRunConfig, device: torch.device, say: Callable[[str], None]
-) -> SFTRunConfig:
-    """The configuration with the dtype that it began with, or else the base's, where that is ``auto``."""
-    policy, kept = config.policy, kept_dtype(config.output / CONFIG_FILE)
-    if policy.dtype == "auto" and kept is not None:
-        policy = policy.model_copy(update={"dtype": kept})
-    if line := dtype_line(policy, device):
-        say(line)
-    return config.model_copy(update={"policy": settled(policy, device)})
 
 
 def _load_data(

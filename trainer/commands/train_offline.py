@@ -20,7 +20,7 @@ from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
-from trainer.model.dtype import dtype_line, settled, torch_dtype
+from trainer.model.dtype import settled_as_kept, torch_dtype
 from trainer.model.prompts import load_renderer
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
@@ -75,8 +75,8 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     torch.manual_seed(config.run.seed)
     config = with_prompt_format(config, lambda: format_of_file(config.rollouts))
     device, config = compute_device(config.run.device), with_kept_dtype(config)
-    line = dtype_line(config.policy, device)
-    config = with_policy(config, settled(config.policy, device))
+    lines: list[str] = []
+    config = with_policy(config, settled_as_kept(config.policy, device, None, lines.append))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
         retokeniser = Retokeniser.of(load_renderer(config.policy.base_model), config.rollout)
         rollouts = StoredRollouts(config.rollouts, retokeniser, num_groups=config.limit)
@@ -86,9 +86,8 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         with stop.waiting():
             learner, progress = _restore(config, run, device)
         with Tracker(run, first_step=progress.step) as tracker:
-            for line in low_learning_rate("ppo.learning_rate", config.ppo.learning_rate):
-                tracker.say(f"warning: {line}")
-            if line is not None:
+            low = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
+            for line in (*lines, *(f"warning: {line}" for line in low)):
                 tracker.say(line)
             _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
             if progress.step:

@@ -1,5 +1,7 @@
 """The dtype that the trainer computes the base in, and what it costs where the server's is another."""
 
+from collections.abc import Callable
+
 import torch
 from transformers import AutoConfig
 
@@ -27,12 +29,18 @@ def settled_by_server(policy: PolicyConfig, served: str) -> PolicyConfig:
     return policy.model_copy(update={"dtype": served})
 
 
-def dtype_line(policy: PolicyConfig, device: torch.device) -> str | None:
-    """What `auto` stands for, in a line for the terminal; None where the dtype was given."""
+def settled_as_kept(
+    policy: PolicyConfig, device: torch.device, kept: str | None, say: Callable[[str], None]
+) -> PolicyConfig:
+    """`settled`, but with the dtype that an earlier start has kept, if there is one; ``say`` gets a line."""
     if policy.dtype != _AUTO:
-        return None
+        return policy
+    if kept not in (None, _AUTO):
+        return policy.model_copy(update={"dtype": kept})
+    found = settled(policy, device)
     why = "no GPU" if device.type == "cpu" else "the base model's own"
-    return f"computing in {settled(policy, device).dtype} ({why}); policy.dtype sets another"
+    say(f"computing in {found.dtype} ({why}); policy.dtype sets another")
+    return found
 
 
 def difference_line(policy: PolicyConfig, served: str) -> str | None:

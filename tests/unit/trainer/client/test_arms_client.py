@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from inference_server.wire.schemas import (
-    NDJSON,
     AdapterPath,
     ArmCompletion,
     ArmGroup,
@@ -27,9 +26,9 @@ from inference_server.wire.schemas import (
     ErrorBody,
     ErrorResponse,
     FinishReason,
-    StreamEnd,
     Usage,
 )
+from inference_server.wire.streams import NDJSON, StreamEnd
 from regime_w import ArmSpec, build_all_arms
 from trainer.client.arms_client import ArmsClient
 from trainer.client.protocol import GreedyPrompt, TextCompletion

@@ -13,7 +13,7 @@ from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.io.kept_settings import CONFIG_FILE, kept_dtype
-from trainer.model.dtype import difference_line, dtype_line, settled, settled_by_server
+from trainer.model.dtype import difference_line, settled, settled_as_kept, settled_by_server
 from trainer.run_state.run_folder import open_run, read_run_config, with_kept_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -41,10 +41,12 @@ def test_without_a_server_it_is_the_bases_own_on_a_gpu(
     dtype: str, own: str | None, device: torch.device, expected: str, tmp_path: Path
 ) -> None:
     config = policy(tmp_path, dtype, own)
+    said: list[str] = []
     assert settled(config, device).dtype == expected
-    line = dtype_line(config, device)
-    assert (line is None) == (dtype != "auto")
-    assert line is None or expected in line
+    assert settled_as_kept(config, device, None, said.append).dtype == expected
+    assert [expected in line for line in said] == [True] * (dtype == "auto")
+    kept = settled_as_kept(config, device, "float16", said.append)
+    assert kept.dtype == ("float16" if dtype == "auto" else dtype)
 
 
 def test_with_a_server_it_is_the_servers_and_a_difference_is_one_line() -> None:
