@@ -114,14 +114,13 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     newest = _newest_checkpoint(checkpoints)
     if newest is not None:
         say(f"resuming from {newest}")
-    longest = longest_tokens(examples, held_out)
     score_completions_only()
     trainer = SFTTrainer(
         model=load_base(config.policy, device),
         args=_trl_config(
             config,
             device,
-            examples_per_pass=config.sft.examples_per_pass(longest),
+            examples_per_pass=config.sft.examples_per_pass(longest_tokens(examples, held_out)),
             evaluates=bool(held_out),
             is_fresh=newest is None,
         ),
