@@ -90,7 +90,8 @@ class Server:
     def generate(self, problems: Sequence[Problem], **options: Any) -> list[wire.ArmGroup]:
         """A group of completions for each question, one of each arm, with tokens and logprobs."""
         questions = [wire.Question(id=str(i), question=p.question) for i, p in enumerate(problems)]
-        request = wire.ArmsRequest(questions=questions, arms=ARMS, **options)
+        options |= {"questions": questions, "arms": ARMS, "prompt_format": "plain"}
+        request = wire.ArmsRequest(**options)
         answer = self._send("POST", "/v1/arms/generate", json=request.model_dump(mode="json"))
         return wire.ArmsResponse.model_validate_json(answer.content).groups
 

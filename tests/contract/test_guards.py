@@ -109,6 +109,22 @@ async def test_a_model_without_a_template_gets_plain_prompts(
     assert "there is none" in error["message"]
 
 
+async def test_stop_strings_and_greedy_answers_reach_the_engine(
+    client: Client, engine: FakeEngine
+) -> None:
+    asked = {"arms": ["wolfram_0"], "stop": ["\n\n", "Q:"], "seed": 4}
+    for greedy in (True, False):
+        (group,) = (await client.arms(**asked, greedy=greedy)).json()["groups"]
+        assert group["stop"] == ["\n\n", "Q:"]
+        (arm,) = group["arms"]
+        sampling = engine.samplings[-1]
+        assert sampling.stop == ("\n\n", "Q:")
+        expected = (0.0, 1.0) if greedy else (0.2, 0.95)
+        assert (sampling.temperature, sampling.top_p) == expected
+        assert (arm["temperature"], arm["top_p"]) == expected
+        assert (sampling.seed is None) is (arm["seed"] is None) is greedy
+
+
 async def test_health_needs_no_key_and_asks_the_engine(
     client: Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ from trainer.run_state.run_folder import (
     is_finished,
     keep_start,
     open_run,
+    prompt_format_advice,
     record_config,
     run_as_begun,
     start_of,
@@ -118,8 +119,9 @@ def _open_training(
         with stop.waiting():
             status = requests.call(requests.server.status)
         check_server(status, config)
-        low = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
-        lines = [f"warning: {line}" for line in low]
+        advice = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
+        advice += prompt_format_advice(config)
+        lines = [f"warning: {line}" for line in advice]
         config = _in_one_dtype(config, status, lines)
         records = _askable(records, config, status, lines)
         with stop.waiting():

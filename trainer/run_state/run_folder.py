@@ -137,6 +137,18 @@ def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> 
     return config.model_copy(update={"rollout": rollout})
 
 
+def prompt_format_advice(config: TrainConfig) -> list[str]:
+    """One line where the adapter to start from was trained with prompts of another format, else none."""
+    adapter, asked_as = config.policy.adapter, config.rollout.prompt_format
+    kept = None if adapter is None else kept_prompt_format(adapter / CONFIG_FILE)
+    if kept is None or kept == asked_as:
+        return []
+    return [
+        f"{adapter} was trained with {kept} prompts, and this run asks with {asked_as} ones: "
+        f"set rollout.prompt_format to {kept}, unless that is meant"
+    ]
+
+
 def _has_begun(folder: Path) -> bool:
     return bool(checkpoint_folders(folder)) or JournalReader(folder).num_bytes > 0
 

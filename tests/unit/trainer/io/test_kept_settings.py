@@ -18,7 +18,7 @@ from trainer.config.sections import (
 )
 from trainer.errors import UsageError
 from trainer.io.kept_settings import CONFIG_FILE, as_toml, keep_settings, kept_prompt_format
-from trainer.run_state.run_folder import read_run_config, with_prompt_format
+from trainer.run_state.run_folder import prompt_format_advice, read_run_config, with_prompt_format
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 """Written when arms were null and dynamic sampling had another name."""
@@ -127,6 +127,18 @@ def test_settings_from_before_chat_prompts_mean_plain_ones(old_run: Path) -> Non
     for name, config in (("run", chat), ("sft", SFTRunConfig(prompt_format="chat"))):
         keep_settings(old_run / name, config, free=())
         assert kept_prompt_format(old_run / name) == "chat"
+
+
+def test_an_adapter_of_another_prompt_format_is_warned_about(tmp_path: Path) -> None:
+    def advice(prompt_format: str) -> list[str]:
+        given = {"policy": {"adapter": tmp_path}, "rollout": {"prompt_format": prompt_format}}
+        return prompt_format_advice(TrainConfig.model_validate(given))
+
+    assert advice("chat") == []  # nothing says how it was trained
+    keep_settings(tmp_path / CONFIG_FILE, SFTRunConfig(prompt_format="plain"), free=())
+    assert advice("plain") == []
+    (line,) = advice("chat")
+    assert "trained with plain prompts" in line
 
 
 def test_auto_is_what_a_run_was_begun_with(old_run: Path) -> None:
