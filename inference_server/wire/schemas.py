@@ -5,6 +5,7 @@ place of a version means the base model without an adapter.
 """
 
 from enum import StrEnum
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -74,8 +75,9 @@ class ArmsRequest(_Request):
     policy: Literal["latest", "base"] | int = "latest"
     """``latest`` is the version that is active when a group starts."""
     prompt_format: PromptFormatChoice = "auto"
-    stop: StopStrings = ()
-    greedy: bool = False
+    # Left out where they say nothing: a server from before them refuses unknown fields.
+    stop: StopStrings = Field(default=(), exclude_if=not_)
+    greedy: bool = Field(default=False, exclude_if=not_)
     """Whether to take the likeliest token each time, whatever the arms' temperature and top_p."""
     return_tokens: bool = True
     """Whether to return token ids and logprobs with the text."""

@@ -266,6 +266,7 @@ async def test_generate_sends_the_request_as_it_is(connect: Connect) -> None:
     assert sent.headers["content-type"] == "application/json"
     streamed = request.model_copy(update={"stream": True})
     assert ArmsRequest.model_validate_json(sent.content) == streamed
+    assert not {"stop", "greedy"} & json.loads(sent.content).keys()
 
 
 def stream_of(*lines: BaseModel | str, status: int = 200) -> httpx.Response:
