@@ -22,6 +22,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from benchmarks.trainer.weight_sync_table import table
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from regime_w import build_all_arms
@@ -65,7 +66,22 @@ def main() -> None:
         "--sabotaged", type=int, default=22, help="sets also sabotaged [%(default)s]"
     )
     making.add_argument("--questions", type=int, default=16, help="of a set [%(default)s]")
+    reading = commands.add_parser("table", help="what the check makes of what was kept")
+    reading.add_argument("files", type=Path, nargs="+", help="made by collect")
+    reading.add_argument("--pushes", type=int, default=200, help="healthy, a rate [%(default)s]")
+    reading.add_argument("--sabotages", type=int, default=100, help="of a kind [%(default)s]")
     arguments = parser.parse_args()
+    if arguments.command == "table":
+        for path in arguments.files:
+            print(
+                table(
+                    path,
+                    pushes=arguments.pushes,
+                    sabotaged=arguments.sabotages,
+                    rates=tuple(RATES),
+                )
+            )
+        return
     prepare_environment()
     torch.set_num_threads(1)
     collect(arguments)

@@ -14,11 +14,13 @@ from regime_w import ArmSpec
 from tests.unit.memory_server import MemoryServer
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.console.tracking import read_metrics
-from trainer.errors import NonFiniteError
+from trainer.errors import NonFiniteError, SyncError
 from trainer.model.roles import PolicyRoles
 from trainer.online.loop import TrainResult
+from trainer.online.proofs import Proofs
 from trainer.online.setup import train as train_online
 from trainer.ppo.learner import Learner
+from trainer.rollouts.groups import RolloutBatch
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
 from trainer.run_state.journal_reader import JournalReader
 
@@ -117,3 +119,25 @@ def test_a_step_whose_failure_a_kill_has_hidden_is_found_by_the_next_start(
                 train()
     assert JournalReader(run).last_step == FAILS_AT - 1
     assert train().step == NUM_STEPS
+
+
+def test_a_failed_proof_leaves_a_checkpoint_and_its_rollouts_untrained(
+    config: TrainConfig, train: Callable[[], TrainResult]
+) -> None:
+    run = config.run.folder
+    real, asked = Proofs.prove_rollouts, []
+
+    def failing(self: Proofs, batch: RolloutBatch, roles: PolicyRoles) -> None:
+        asked.append(batch)
+        if len(asked) == FAILS_AT:
+            raise SyncError("version 1 fails the proof of sync")
+        real(self, batch, roles)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Proofs, "prove_rollouts", failing)
+        with pytest.raises(SyncError):
+            train()
+    assert step_of(checkpoint_folders(run)[-1]) == FAILS_AT - 1
+    assert JournalReader(run).last_step == FAILS_AT - 1
+    assert train().step == NUM_STEPS
+    assert [row["step"] for row in read_metrics(run)] == list(range(1, NUM_STEPS + 1))

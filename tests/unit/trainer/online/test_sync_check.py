@@ -232,12 +232,12 @@ def test_an_honest_server_passes_version_after_version(
     assert request.seed is not None
 
 
-@pytest.mark.parametrize("by", [0.0, 1e-5, 1e-3])
+@pytest.mark.parametrize("by", [0.0, 1e-4])
 def test_noise_never_stops_an_honest_server(
     by: float, server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
 ) -> None:
     proofs = make_proofs(server, portal, dtype="bfloat16")
-    for version in range(8):
+    for version in range(4):
         server.answers = rounding(version, 0.02)
         proofs.prove(push(server, roles, tmp_path, version), roles)
         # The noise may hide the version before, if it differs at all; all else is ruled out.
