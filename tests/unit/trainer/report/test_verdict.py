@@ -198,7 +198,7 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
     (
         "mismatch",
         lambda step: {"ppo/logprob_mismatch": 0.03},
-        {},
+        {"policy": {"dtype": "float32"}},
         ("0.03 nats per token", "policy.dtype (float32)"),
     ),
     (
