@@ -17,13 +17,16 @@ from trainer.doctor.memory_parts import (
     weight_parts,
 )
 from trainer.doctor.model_shape import ModelShape
-from trainer.doctor.results import CheckResult, note, ok, size_text
+from trainer.doctor.results import GIB, CheckResult, note, ok, size_text
 
 # TRL's tiles of logits (trl.kernels.chunked_logprob): at most so many tokens by so many of the vocabulary.
 _TILE_TOKENS = 4_096
 _TILE_VOCABULARY = 32_768
 _TILE_COPIES = 7.2
 """Copies that its backward pass makes without Triton, beside the buffer, by PyTorch's allocator."""
+_PROCESS = 1.3 * GIB
+"""Resident memory of an SFT of SmolLM2 less the parts counted here (benchmarks/README.md): TRL, datasets, and
+what the C library's allocator keeps."""
 
 
 def sft_parts(
@@ -67,7 +70,7 @@ def sft_parts(
         budget=budget,
         on_gpu=on_gpu,
     )
-    yield process_part(on_gpu=on_gpu)
+    yield process_part(on_gpu=True) if on_gpu else Part(name="process", num_bytes=_PROCESS)
 
 
 def check_sft(parts: Sequence[Part], config: DoctorConfig, card: Card) -> CheckResult:
