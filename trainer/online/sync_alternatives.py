@@ -54,6 +54,7 @@ def usual(
     roles: PolicyRoles,
     published: Published,
     previous: Published | None,
+    scales: bool = True,
 ) -> dict[str, list[Tensor]]:
     """`PUSHED` and the alternatives that every version is held against.
 
@@ -62,6 +63,7 @@ def usual(
         roles: Compute the logprobs.
         published: What was pushed.
         previous: The version before it, which a stale server still serves.
+        scales: Whether scaled adapters are among the alternatives: three forward passes of five.
     """
     _load(roles, published.folder)
     found = _samplings(roles, samples, _TEMPERATURE_FACTORS, pushed=True)
@@ -69,7 +71,7 @@ def usual(
     if previous is not None:
         _load(roles, previous.folder)
         found[f"version {previous.version}"] = _logprobs(roles, samples)
-    return found | _scaled(roles, samples, published, _B_FACTORS)
+    return found | (_scaled(roles, samples, published, _B_FACTORS) if scales else {})
 
 
 def finer(

@@ -40,6 +40,8 @@ _LEAST_NATS = {True: 0.0005, False: 0.01}
 """Noise that is never too much for a later version."""
 _TIMES_USUAL = 8.0
 """How many times the usual noise of the run is too much."""
+_TIMES_DOUBTED = 1.5
+"""How many times the usual noise makes it worth while to look for a scaled adapter, which adds to it."""
 _NUM_USUAL = 16
 """The usual noise is the median of this many proven versions."""
 
@@ -161,8 +163,11 @@ class SyncCheck:
             SyncError: Mismatch and likely cause.
         """
         chosen = chosen_samples(samples, max_tokens=MAX_TOKENS)
-        explained = usual(chosen, roles=roles, published=published, previous=previous)
+        explained = usual(chosen, roles=roles, published=published, previous=previous, scales=False)
         outcome = judge(published.version, chosen, explained)
+        if not outcome.noise.per_logit <= _TIMES_DOUBTED * self._noise_before:
+            explained = usual(chosen, roles=roles, published=published, previous=previous)
+            outcome = judge(published.version, chosen, explained)
         if outcome.suspected or self._too_noisy(outcome):
             more = [*samples, *ask_more()]
             explained = usual(more, roles=roles, published=published, previous=previous)
@@ -173,6 +178,11 @@ class SyncCheck:
         self._usual_noise.append(outcome.noise.per_logit)
         return outcome
 
+    @property
+    def _noise_before(self) -> float:
+        """The usual noise of the run, NaN before its first proof."""
+        return median(self._usual_noise) if self._usual_noise else math.nan
+
     def _too_noisy(self, outcome: SyncOutcome) -> bool:
         """Whether the mismatch is more than rounding, whatever explains it."""
         if math.isnan(outcome.noise.nats):
@@ -182,7 +192,7 @@ class SyncCheck:
         nats = outcome.noise.nats
         if not self._usual_noise:
             return not nats <= _FIRST_NATS[self._exact]
-        usual_noise = _TIMES_USUAL * median(self._usual_noise)
+        usual_noise = _TIMES_USUAL * self._noise_before
         return not (nats <= _LEAST_NATS[self._exact] or outcome.noise.per_logit <= usual_noise)
 
     def _complaint(
