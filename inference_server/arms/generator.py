@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 from inference_server.adapters.versions import LoadedVersions
-from inference_server.arms.prompts import plan_groups, resolve_format
+from inference_server.arms.prompts import plan_groups
 from inference_server.arms.request import check_counts, resolve_arms, resolve_questions
 from inference_server.arms.run import ArmsRun
 from inference_server.engine import Engine
 from inference_server.errors import Busy
 from inference_server.metrics import ServerMetrics
 from inference_server.settings import Settings
+from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import ArmsRequest, Priority
 
 
@@ -61,7 +62,9 @@ class ArmsGenerator:
             self._versions.info(request.policy)
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)
         deadline = asyncio.get_running_loop().time() + longest_s
-        prompt_format = resolve_format(request.prompt_format, self._engine)
+        prompt_format = resolve_format(
+            request.prompt_format, has_chat_template=self._engine.traits.has_chat_template
+        )
         with self._admit(request.priority, len(questions)):
             yield ArmsRun(
                 request=request,

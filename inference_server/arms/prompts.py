@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from inference_server.engine import Engine
 from inference_server.errors import InvalidRequest
 from inference_server.wire.prompt_frames import NoChatTemplate, Prompt
-from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
+from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import ArmsRequest, Question
 from regime_w import ArmSpec
 
@@ -64,13 +64,6 @@ async def plan_groups(
         of_arms = [by_system[arm.system_prompt] for arm in arms]
         plans.append(GroupPlan(index=index, question=question, prompts=of_arms))
     return plans
-
-
-def resolve_format(choice: PromptFormatChoice, engine: Engine) -> PromptFormat:
-    """A request's prompt format; ``auto`` is chat where the model has a template."""
-    if choice == "auto":
-        return "chat" if engine.traits.has_chat_template else "plain"
-    return choice
 
 
 def _check_length(

@@ -17,7 +17,11 @@ from inference_server.wire.prompt_frames import (
     chat_frames,
     plain_frame,
 )
-from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
+from inference_server.wire.prompt_options import (
+    PromptFormat,
+    PromptFormatChoice,
+    resolve_format,
+)
 
 
 class PromptRenderer:
@@ -57,9 +61,7 @@ class PromptRenderer:
 
     def resolve(self, choice: PromptFormatChoice) -> PromptFormat:
         """``auto`` is chat where there is a template."""
-        if choice == "auto":
-            return "chat" if self.has_chat_template else "plain"
-        return choice
+        return resolve_format(choice, has_chat_template=self.has_chat_template)
 
     def prompts(self, prompts: Sequence[Prompt], prompt_format: PromptFormat) -> list[list[int]]:
         """Token ids of each prompt, up to the start of the answer.

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import stamina
 
-from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
@@ -78,13 +77,6 @@ class ModelSpec:
                 "name its adapter folder instead"
             )
         return versions[self.what]
-
-
-def served_format(choice: PromptFormatChoice, status: ServerStatus) -> PromptFormat:
-    """A prompt format for a server's model; ``auto`` is chat where its tokenizer has a template."""
-    if choice == "auto":
-        return "chat" if status.has_chat_template else "plain"
-    return choice
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
 from inference_server.wire.digests import sha256_of_file
+from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
     FinishReason,
@@ -21,7 +22,7 @@ from inference_server.wire.schemas import (
 )
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import ask_again, ask_groups, group_request
-from trainer.client.model_spec import ModelSpec, served_format, uploaded
+from trainer.client.model_spec import ModelSpec, uploaded
 from trainer.client.protocol import InferenceServer
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
@@ -125,7 +126,9 @@ async def collect(
     kept = output.with_name(output.name + ".toml")
     asked_as = config.rollout.prompt_format
     if asked_as == "auto":
-        asked_as = kept_prompt_format(kept) or served_format("auto", await client.status())
+        asked_as = kept_prompt_format(kept) or resolve_format(
+            "auto", has_chat_template=(await client.status()).has_chat_template
+        )
     rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
     config = config.model_copy(update={"rollout": rollout})
     keep_settings(kept, config, free=_FREE_SETTINGS)

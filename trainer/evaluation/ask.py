@@ -11,12 +11,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import (
     ServerStatus,
     adapter_name,
 )
 from trainer.client.arms_client import ArmsClient
-from trainer.client.model_spec import served_format, uploaded
+from trainer.client.model_spec import uploaded
 from trainer.client.protocol import InferenceServer
 from trainer.config.sections import EvaluationConfig
 from trainer.console.progress import bar
@@ -61,7 +62,7 @@ async def evaluate(
         config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
     )
     status = await client.status()
-    asked_as = served_format(config.prompt_format, status)
+    asked_as = resolve_format(config.prompt_format, has_chat_template=status.has_chat_template)
     config = config.model_copy(update={"prompt_format": asked_as})
     # Pinned now: the active version may change during the evaluation.
     served = {

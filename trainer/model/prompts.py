@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from inference_server.wire.prompt_frames import has_chat_template
-from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
+from inference_server.wire.prompt_options import PromptFormat, resolve_format
 from inference_server.wire.prompts import PromptRenderer
 from trainer.errors import UsageError
 
@@ -31,9 +31,7 @@ def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
         raise UsageError(f"base model {base_model}: {error}") from None
 
 
-def prompt_format_of(base_model: str, choice: PromptFormatChoice = "auto") -> PromptFormat:
-    """A choice for a base model; ``auto`` is chat where its tokenizer has a template."""
-    if choice != "auto":
-        return choice
+def prompt_format_of(base_model: str) -> PromptFormat:
+    """What ``auto`` stands for with a base model."""
     tokenizer = AutoTokenizer.from_pretrained(base_model)
-    return "chat" if has_chat_template(tokenizer) else "plain"
+    return resolve_format("auto", has_chat_template=has_chat_template(tokenizer))
