@@ -145,14 +145,14 @@ class RetryingHTTP:
             if not streamed:
                 await response.aread()
                 return response
-            content = b""
+            content = bytearray()
             async for part in response.aiter_bytes():
                 content += part
                 if b"\n" in part:
                     deadline.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
         headers = {name: value for name, value in response.headers.items() if name in _HEADERS_READ}
         return httpx.Response(
-            response.status_code, headers=headers, content=content, request=response.request
+            response.status_code, headers=headers, content=bytes(content), request=response.request
         )
 
     def parse(self, body: type[_Body], response: httpx.Response) -> _Body:
