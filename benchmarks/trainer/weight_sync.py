@@ -36,7 +36,7 @@ from trainer.data.word_problems import Split
 from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.sync_alternatives import Published, usual
+from trainer.online.sync_alternatives import Published, scaled_adapters, usual
 from trainer.rollouts.groups import as_sample
 
 RATES = {"5e-4": 1.0, "2e-5": 0.04, "2e-6": 0.004}
@@ -157,7 +157,7 @@ class Pushes:
         before, now, after = (read_adapter(folder) for folder in self.folders[k - 1 : k + 2])
         served = self.published(now)
         samples = self.ask(served, records, number)
-        explained = usual(samples, roles=self.roles, published=served, previous=None)
+        explained = self.explanations(samples, served)
         for rate, length in RATES.items():
             step = int(self.folders[k].name[-6:])
             for name, other, done in (("previous", before, step - 1), ("next", after, step)):
@@ -173,8 +173,13 @@ class Pushes:
             found["heated"] = self.explained(samples, served)
         return found
 
+    def explanations(self, samples: Sequence[Sample], served: Published) -> dict[str, list[Tensor]]:
+        return usual(samples, roles=self.roles, published=served, previous=None) | scaled_adapters(
+            samples, roles=self.roles, published=served
+        )
+
     def explained(self, samples: Sequence[Sample], served: Published) -> Kept:
-        return flat(samples, usual(samples, roles=self.roles, published=served, previous=None))
+        return flat(samples, self.explanations(samples, served))
 
     def pushed_logprobs(self, samples: Sequence[Sample], state: AdapterState) -> list[Tensor]:
         self.roles.load_adapter_state(

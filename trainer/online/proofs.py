@@ -60,6 +60,8 @@ class Proofs:
         self._arms: tuple[ArmSpec, ...] = config.rollout.arms
         self._prompt_format = config.rollout.prompt_format
         self._num_tokens = min(_PROBE_TOKENS, config.rollout.max_tokens)
+        self._num_questions = max(_FEWEST_QUESTIONS, -(-_PROBE_COMPLETIONS // len(self._arms)))
+        """Of a probe."""
         self._questions = [record.question for record in records]
         self._check = SyncCheck(config, server_dtype=server_dtype, past=past)
         self._proven: set[int] = set()
@@ -84,14 +86,13 @@ class Proofs:
         """
         if published.version not in self._proven:
             self._require_listed(published)
-            num_questions = max(_FEWEST_QUESTIONS, -(-_PROBE_COMPLETIONS // len(self._arms)))
-            samples = self._probe(published.version, 0, num_questions)
+            samples = self._probe(published.version, 0, self._num_questions)
             self._prove(published, samples, roles)
 
     def _prove(self, published: Published, samples: Sequence[Sample], roles: PolicyRoles) -> None:
         version = published.version
         earlier = [self._published(v) for v in self._versions.adapters.before(version)]
-        num_questions = max(_FEWEST_QUESTIONS, -(-_PROBE_COMPLETIONS // len(self._arms)))
+        num_questions = self._num_questions
         outcome = self._check.prove(
             samples,
             published,

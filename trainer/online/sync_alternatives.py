@@ -54,7 +54,6 @@ def usual(
     roles: PolicyRoles,
     published: Published,
     previous: Published | None,
-    scales: bool = True,
 ) -> dict[str, list[Tensor]]:
     """`PUSHED` and the alternatives that every version is held against.
 
@@ -63,7 +62,6 @@ def usual(
         roles: Compute the logprobs.
         published: What was pushed.
         previous: The version before it, which a stale server still serves.
-        scales: Whether scaled adapters are among the alternatives: three forward passes of five.
     """
     _load(roles, published.folder)
     found = _samplings(roles, samples, _TEMPERATURE_FACTORS, pushed=True)
@@ -71,7 +69,14 @@ def usual(
     if previous is not None:
         _load(roles, previous.folder)
         found[f"version {previous.version}"] = _logprobs(roles, samples)
-    return found | (_scaled(roles, samples, published, _B_FACTORS) if scales else {})
+    return found
+
+
+def scaled_adapters(
+    samples: Sequence[Sample], *, roles: PolicyRoles, published: Published
+) -> dict[str, list[Tensor]]:
+    """The alternatives in which the server scales the adapter or leaves it out: a forward pass for each."""
+    return _scaled(roles, samples, published, _B_FACTORS)
 
 
 def finer(

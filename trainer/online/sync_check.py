@@ -21,7 +21,14 @@ from trainer.errors import SyncError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.online.logprob_mismatch import Mismatch
-from trainer.online.sync_alternatives import PUSHED, Published, chosen_samples, finer, usual
+from trainer.online.sync_alternatives import (
+    PUSHED,
+    Published,
+    chosen_samples,
+    finer,
+    scaled_adapters,
+    usual,
+)
 from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise
 
 FALSE_STOPS_A_PUSH = 1e-5
@@ -163,14 +170,15 @@ class SyncCheck:
             SyncError: Mismatch and likely cause.
         """
         chosen = chosen_samples(samples, max_tokens=MAX_TOKENS)
-        explained = usual(chosen, roles=roles, published=published, previous=previous, scales=False)
+        explained = usual(chosen, roles=roles, published=published, previous=previous)
         outcome = judge(published.version, chosen, explained)
         if not outcome.noise.per_logit <= _TIMES_DOUBTED * self._noise_before:
-            explained = usual(chosen, roles=roles, published=published, previous=previous)
+            explained |= scaled_adapters(chosen, roles=roles, published=published)
             outcome = judge(published.version, chosen, explained)
         if outcome.suspected or self._too_noisy(outcome):
             more = [*samples, *ask_more()]
             explained = usual(more, roles=roles, published=published, previous=previous)
+            explained |= scaled_adapters(more, roles=roles, published=published)
             outcome = judge(published.version, more, explained)
             if outcome.failed or self._too_noisy(outcome):
                 explained |= finer(more, roles=roles, published=published, others=older)

@@ -16,7 +16,7 @@ explanation is true, it fits better than the second on average, which only makes
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -83,6 +83,10 @@ class DistinctTokens:
         """[N] of the trainer's logprobs of all completions, each [C]; NaN where it has none."""
         return torch.cat(list(logprobs)).double()[self.places]
 
+    def where(self, mask: Tensor) -> Self:
+        """The tokens that a mask [N] keeps."""
+        return type(self)(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+
     @property
     def num_completions(self) -> int:
         """How many completions have a token of their own."""
@@ -125,13 +129,7 @@ def evidence(tokens: DistinctTokens, first: Tensor, second: Tensor) -> float:
     known = second.isfinite() & first.isfinite()
     if not bool(known.any()):
         return 0.0
-    some = DistinctTokens(
-        server=tokens.server[known],
-        places=tokens.places[known],
-        completions=tokens.completions[known],
-        sensitivity=tokens.sensitivity[known],
-        temperature=tokens.temperature[known],
-    )
+    some = tokens.where(known)
     first, second = first[known], second[known]
     # The scale of the one that fits better, whichever it is: the test must not favour either.
     per_logit = min(_scale(some, first), _scale(some, second))
