@@ -226,6 +226,7 @@ def padded_batch(rows: list[Sample], device: torch.device) -> MicroBatch:
         rewards=torch.tensor([row.reward for row in rows]),
         terminal=torch.tensor([not row.truncated for row in rows]),
         indices=tuple(range(len(rows))),
+        samples=tuple(rows),
     )
 
 

@@ -36,7 +36,7 @@ from trainer.data.word_problems import Split
 from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.sync_alternatives import Published, scaled_adapters, usual
+from trainer.online.sync_alternatives import ComputedExplanations, Published
 from trainer.rollouts.groups import as_sample
 
 RATES = {"5e-4": 1.0, "2e-5": 0.04, "2e-6": 0.004}
@@ -174,9 +174,8 @@ class Pushes:
         return found
 
     def explanations(self, samples: Sequence[Sample], served: Published) -> dict[str, list[Tensor]]:
-        return usual(samples, roles=self.roles, published=served, previous=None) | scaled_adapters(
-            samples, roles=self.roles, published=served
-        )
+        computed = ComputedExplanations(roles=self.roles, published=served, previous=None)
+        return computed.usual(samples) | computed.scaled_adapters(samples)
 
     def explained(self, samples: Sequence[Sample], served: Published) -> Kept:
         return flat(samples, self.explanations(samples, served))

@@ -1,7 +1,8 @@
 """What the weight-sync check makes of the pushes that benchmarks/trainer/weight_sync.py has kept.
 
-A push is drawn from them: a version and half of the questions that it was asked, so that many pushes come of
-few. The check is the trainer's own, with its two looks; only the probe is missing that a real second look adds.
+A push is drawn from them: a version and three quarters of the questions that it was asked, so that many pushes
+come of few; a second look asks the others. The check is the trainer's own, which only finds what it asks for
+already computed.
 """
 
 import math
@@ -9,45 +10,42 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.config.sections import TrainConfig
+from trainer.errors import SyncError
 from trainer.model.batch import Sample
-from trainer.online.sync_alternatives import PUSHED, chosen_samples
-from trainer.online.sync_check import MAX_TOKENS, SyncOutcome, judge
+from trainer.online.sync_alternatives import PUSHED
+from trainer.online.sync_check import SyncCheck
+from trainer.online.sync_evidence import DistinctTokens, noise
+from trainer.online.sync_outcome import SyncOutcome
 
-Explained = Mapping[str, Sequence[Tensor]]
+SCALED = ("lora_B", "the base without")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A server's completions of a version, and what the trainer says of them."""
+    """A server's completions of a version, and what the trainer says of them; `Explanations` of any of them."""
 
     samples: list[Sample]
+    """Each one's ``reward`` is its place."""
     explained: dict[str, list[Tensor]]
+    names: Mapping[str, str]
+    """The explanations that are held against each other, and what they are called here."""
+    version: int = 0
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any]) -> "Answered":
-        samples: list[Sample] = kept["samples"]
+    def of(cls, kept: Mapping[str, Any], names: Mapping[str, str] | None = None) -> "Answered":
+        samples = [replace(s, reward=float(i)) for i, s in enumerate(kept["samples"])]
         lengths = [len(sample.completion_ids) for sample in samples]
         explained = {name: list(torch.split(t, lengths)) for name, t in kept["logprobs"].items()}
-        return cls(samples=samples, explained=explained)
-
-    def some(self, prompts: set[tuple[int, ...]]) -> "Answered":
-        """Of some prompts alone."""
-        places = [i for i, sample in enumerate(self.samples) if sample.prompt_ids in prompts]
-        return Answered(
-            samples=[self.samples[i] for i in places],
-            explained={name: [each[i] for i in places] for name, each in self.explained.items()},
-        )
-
-    def named(self, names: Mapping[str, str]) -> "Answered":
-        """With explanations under other names, and no others."""
-        explained = {name: self.explained[old] for name, old in names.items()}
-        return Answered(samples=self.samples, explained=explained)
+        plain = {n: n for n in explained if not n.startswith(("previous ", "next "))}
+        return cls(samples=samples, explained=explained, names=plain if names is None else names)
 
     def shifted(self) -> "Answered":
         """As if the server gave each token the logprob of the next."""
@@ -55,71 +53,131 @@ class Answered:
             replace(s, sampler_logprobs=(*s.sampler_logprobs[1:], s.sampler_logprobs[0]))
             for s in self.samples
         ]
-        return Answered(samples=samples, explained=self.explained)
+        return replace(self, samples=samples)
 
-    def looked_at(self) -> tuple[SyncOutcome, bool, bool]:
-        """The first look, whether it raised an alarm, and whether the second stopped the run."""
-        numbered = [replace(sample, reward=float(i)) for i, sample in enumerate(self.samples)]
-        chosen = chosen_samples(numbered, max_tokens=MAX_TOKENS)
-        explained = {
-            name: [each[int(s.reward)][: len(s.completion_ids)] for s in chosen]
-            for name, each in self.explained.items()
+    def usual(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        return self._of(samples, [n for n in self.names if not n.startswith(SCALED)])
+
+    def scaled_adapters(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        return self._of(samples, [n for n in self.names if n.startswith(SCALED)])
+
+    def finer(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        return {}
+
+    def pushed(self, samples: Sequence[Sample]) -> list[Tensor]:
+        return self._of(samples, [PUSHED])[PUSHED]
+
+    def noise(self) -> float:
+        tokens = DistinctTokens.of(self.samples)
+        return noise(tokens, tokens.chosen(self.pushed(self.samples))).per_logit
+
+    def _of(self, samples: Sequence[Sample], names: Sequence[str]) -> dict[str, list[Tensor]]:
+        # A look may have cut them short.
+        return {
+            name: [
+                self.explained[self.names[name]][int(s.reward)][: len(s.completion_ids)]
+                for s in samples
+            ]
+            for name in names
         }
-        outcome = judge(0, chosen, explained)
-        if not outcome.suspected:
-            return outcome, False, False
-        return outcome, True, bool(judge(0, self.samples, self.explained).failed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the check makes of a push."""
+
+    outcome: SyncOutcome | None
+    """None if it stopped the run."""
+    asked_more: bool
+
+
+def verdict(
+    answered: Answered,
+    rng: random.Random,
+    usual_noise: Sequence[float],
+    *,
+    compares: bool,
+    server_dtype: str,
+) -> Verdict:
+    """Draw a push of a run whose versions had some usual noise, and check it.
+
+    Args:
+        answered: Where it is drawn from.
+        rng: Draws it.
+        usual_noise: Of the versions before.
+        compares: Compute the alternatives, whatever the noise.
+        server_dtype: What the server computed in, like the trainer.
+    """
+    prompts = sorted({sample.prompt_ids for sample in answered.samples})
+    drawn = set(rng.sample(prompts, max(1, len(prompts) * 3 // 4)))
+    samples = [sample for sample in answered.samples if sample.prompt_ids in drawn]
+    others = [sample for sample in answered.samples if sample.prompt_ids not in drawn]
+    asked: list[Sample] = []
+
+    def ask_more() -> list[Sample]:
+        asked.extend(others)
+        return others
+
+    past = [{"sync/noise": x} for x in usual_noise]
+    check = SyncCheck(TrainConfig(), server_dtype=server_dtype, past=past)
+    pushed = None if compares else answered.pushed(samples)
+    try:
+        outcome = check.prove(samples, answered, pushed=pushed, ask_more=ask_more)
+    except SyncError:
+        outcome = None
+    return Verdict(outcome=outcome, asked_more=bool(asked))
 
 
 def table(path: Path, *, pushes: int, sabotaged: int, rates: Sequence[str]) -> str:
     """Markdown: a row a learning rate."""
     kept = torch.load(path, weights_only=False)
     rng = random.Random(0)
+    check = partial(verdict, rng=rng, server_dtype=path.stem.split("-")[0])
+    usual_noise = [Answered.of(one["healthy"]).noise() for one in kept]
     rows = [
-        f"{path.stem}: {len(kept)} sets of questions",
+        f"{path.stem}: {len(kept)} sets of questions; noise of logits {min(usual_noise):.1e} to "
+        f"{max(usual_noise):.1e}",
         "",
-        "| learning rate | healthy: alarms, stops | largest z | a z of N(0, 1), stops in 10,000 | unprovable | "
-        "stale | scaled | heated | shifted |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| learning rate | healthy: compared, asked more, stopped | largest z | z of the version before "
+        "| stops in 10,000 | cannot be told: the version before, others | stale | scaled | heated | shifted |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for rate in rates:
         found: Counter[str] = Counter()
         worst: list[float] = []
         previous: list[float] = []
+        stale = {PUSHED: f"next {rate}", "the version before": PUSHED}
         for number in range(pushes):
-            one = rng.choice(kept)
-            healthy = drawn(one["healthy"], rng)
-            usual = [n for n in healthy.explained if not n.startswith(("previous ", "next "))]
-            names = {name: name for name in usual} | {"previous": f"previous {rate}"}
-            outcome, alarm, stopped = healthy.named(names).looked_at()
-            found["alarm"] += alarm
-            found["stopped"] += stopped
-            found["unprovable"] += len(outcome.unprovable)
-            found["unprovable previous"] += "previous" in outcome.unprovable
-            worst.append(max(outcome.z.values()))
-            previous.append(outcome.z["previous"])
+            one = rng.choice(kept)["healthy"]
+            plain = Answered.of(one).names
+            healthy = Answered.of(one, {**plain, "the version before": f"previous {rate}"})
+            cheap = check(healthy, usual_noise=usual_noise, compares=False)
+            whole = check(healthy, usual_noise=usual_noise, compares=True)
+            found["stopped"] += cheap.outcome is None or whole.outcome is None
+            found["compared"] += cheap.outcome is None or bool(cheap.outcome.z)
+            found["asked"] += whole.asked_more
+            if whole.outcome is not None:
+                told = whole.outcome.unprovable
+                found["before"] += "the version before" in told
+                found["others"] += len(set(told) - {"the version before"})
+                worst.append(max(whole.outcome.z.values()))
+                previous.append(whole.outcome.z["the version before"])
             if number < sabotaged:
-                stale = {PUSHED: f"next {rate}", "previous": PUSHED}
-                found["stale"] += healthy.named(stale).looked_at()[2]
-                found["shifted"] += healthy.shifted().named({n: n for n in usual}).looked_at()[2]
-                one = rng.choice([k for k in kept if "scaled" in k])
-                for kind in ("scaled", "heated"):
-                    found[kind] += drawn(one[kind], rng).looked_at()[2]
-        caught = " | ".join(
+                sabotages = {"stale": Answered.of(one, stale), "shifted": healthy.shifted()}
+                other = rng.choice([k for k in kept if "scaled" in k])
+                sabotages |= {kind: Answered.of(other[kind]) for kind in ("scaled", "heated")}
+                for kind, answered in sabotages.items():
+                    seen = check(answered, usual_noise=usual_noise, compares=False)
+                    found[kind] += seen.outcome is None
+        kinds = " | ".join(
             f"{found[kind]} of {sabotaged}" for kind in ("stale", "scaled", "heated", "shifted")
         )
         rows.append(
-            f"| {rate} | {found['alarm']}, {found['stopped']} of {pushes} | {max(worst):.1f} "
-            f"| {spread(previous)}, {false_stops(previous):.1e} "
-            f"| {found['unprovable']}, of them the version before {found['unprovable previous']} | {caught} |"
+            f"| {rate} | {found['compared']}, {found['asked']}, {found['stopped']} of {pushes} "
+            f"| {max(worst):.1f} | {spread(previous)} | {false_stops(previous):.1e} "
+            f"| {found['before']}, {found['others']} | {kinds} |"
         )
     return "\n".join(rows)
-
-
-def drawn(kept: Mapping[str, Any], rng: random.Random) -> Answered:
-    answered = Answered.of(kept)
-    prompts = sorted({sample.prompt_ids for sample in answered.samples})
-    return answered.some(set(rng.sample(prompts, max(1, len(prompts) * 3 // 4))))
 
 
 def spread(z: Sequence[float]) -> str:

@@ -95,6 +95,8 @@ class MicroBatch:
     """[B] bool"""
     indices: tuple[int, ...]
     """Each completion's index in the list of samples that was batched."""
+    samples: tuple[Sample, ...]
+    """The completions themselves, in the same order."""
 
     @property
     def num_tokens(self) -> int:
@@ -202,6 +204,7 @@ def _collate(
         rewards=torch.tensor([sample.reward for sample in chosen], device=device),
         terminal=torch.tensor([not sample.truncated for sample in chosen], device=device),
         indices=tuple(indices),
+        samples=tuple(chosen),
     )
 
 

@@ -122,7 +122,7 @@ class Training:
         def journal_step(mini_batches: Sequence[MiniBatch]) -> None:
             clock.lap("experience")
             with self.stop.waiting():
-                self.proofs.prove_rollouts(batch, roles)
+                self.proofs.prove_rollouts(batch, mini_batches, roles)
             clock.lap("prove")
             # From here on the step happens, whatever happens to this process.
             self.journal.write_step(batch.groups, entry)

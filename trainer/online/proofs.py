@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 
+from torch import Tensor
+
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
 from regime_w import ArmSpec
 from trainer.config.sections import TrainConfig
@@ -17,11 +19,14 @@ from trainer.data.sources import Record
 from trainer.errors import SyncError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
-from trainer.online.sync_alternatives import Published
+from trainer.online.sync_alternatives import ComputedExplanations, Published
 from trainer.online.sync_check import SyncCheck
 from trainer.online.versions import Versions
+from trainer.ppo.experience import MiniBatch
 from trainer.rollouts.groups import RolloutBatch, as_sample
 
+_SCORED_TOKENS = 8192
+"""Of a step's completions, at most: enough to know the noise to a few per cent."""
 _PROBE_COMPLETIONS = 64
 """Of a probe: the test counts completions, and a z over 5.3 takes at least 28."""
 _FEWEST_QUESTIONS = 8
@@ -66,8 +71,15 @@ class Proofs:
         self._check = SyncCheck(config, server_dtype=server_dtype, past=past)
         self._proven: set[int] = set()
 
-    def prove_rollouts(self, batch: RolloutBatch, roles: PolicyRoles) -> None:
+    def prove_rollouts(
+        self, batch: RolloutBatch, mini_batches: Sequence[MiniBatch], roles: PolicyRoles
+    ) -> None:
         """Prove a version by the rollouts that are about to train; overwrites the proximal role.
+
+        Args:
+            batch: The rollouts.
+            mini_batches: Their experience.
+            roles: Hold the version as proximal policy.
 
         Raises:
             SyncError: The server does not serve what was pushed, or sampled in another way than asked.
@@ -76,7 +88,8 @@ class Proofs:
         self._require_listed(published)
         groups = [group.group for group in batch.groups]
         self._require_sampled_as_asked(batch.version, groups)
-        self._prove(published, _samples(groups), roles)
+        samples, pushed = _scored(mini_batches, max_tokens=_SCORED_TOKENS)
+        self._prove(published, samples, roles, pushed=pushed)
 
     def prove(self, published: Published, roles: PolicyRoles) -> None:
         """Prove a version by a probe, unless its rollouts have; overwrites the proximal role.
@@ -89,16 +102,26 @@ class Proofs:
             samples = self._probe(published.version, 0, self._num_questions)
             self._prove(published, samples, roles)
 
-    def _prove(self, published: Published, samples: Sequence[Sample], roles: PolicyRoles) -> None:
+    def _prove(
+        self,
+        published: Published,
+        samples: Sequence[Sample],
+        roles: PolicyRoles,
+        *,
+        pushed: Sequence[Tensor] | None = None,
+    ) -> None:
         version = published.version
         earlier = [self._published(v) for v in self._versions.adapters.before(version)]
         num_questions = self._num_questions
         outcome = self._check.prove(
             samples,
-            published,
-            roles,
-            previous=earlier[0] if earlier else None,
-            older=earlier[1 : 1 + _NUM_OLDER],
+            ComputedExplanations(
+                roles=roles,
+                published=published,
+                previous=earlier[0] if earlier else None,
+                older=earlier[1 : 1 + _NUM_OLDER],
+            ),
+            pushed=pushed,
             ask_more=lambda: self._probe(version, num_questions, _TIMES_MORE * num_questions),
         )
         self.metrics = outcome.metrics
@@ -156,6 +179,23 @@ class Proofs:
         groups = [future.result()[0] for future in asked]
         self._require_sampled_as_asked(version, groups)
         return _samples(groups)
+
+
+def _scored(
+    mini_batches: Sequence[MiniBatch], *, max_tokens: int
+) -> tuple[list[Sample], list[Tensor]]:
+    """A step's completions up to ``max_tokens``, and their logprobs under the proximal policy, [C] each."""
+    samples: list[Sample] = []
+    logprobs: list[Tensor] = []
+    num_tokens = 0
+    for e in (e for mini_batch in mini_batches for e in mini_batch):
+        if num_tokens >= max_tokens:
+            break
+        rows = zip(e.proximal_logprobs.float().cpu(), e.batch.mask.cpu(), strict=True)
+        samples += e.batch.samples
+        logprobs += [row[mask] for row, mask in rows]
+        num_tokens += int(e.batch.mask.sum())
+    return samples, logprobs
 
 
 def _samples(groups: Sequence[ArmGroup]) -> list[Sample]:

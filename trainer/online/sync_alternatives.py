@@ -1,6 +1,6 @@
 """What a server may serve, or how it may sample, instead of what was pushed: the trainer's logprobs for each.
 
-All of them overwrite the proximal role.
+All that is computed overwrites the proximal role.
 """
 
 from collections.abc import Sequence
@@ -42,58 +42,84 @@ _FINER_TEMPERATURE_FACTORS = tuple(2 ** (k / 4) for k in range(-8, 9) if k not i
 
 
 class Explanations(Protocol):
-    """The trainer's logprobs of some completions under each of several explanations."""
+    """The trainer's logprobs of some completions under each of several explanations.
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """For each explanation's name a tensor [C] a completion; NaN on tokens that it does not cover."""
-
-
-def usual(
-    samples: Sequence[Sample],
-    *,
-    roles: PolicyRoles,
-    published: Published,
-    previous: Published | None,
-) -> dict[str, list[Tensor]]:
-    """`PUSHED` and the alternatives that every version is held against.
-
-    Args:
-        samples: The server's completions.
-        roles: Compute the logprobs.
-        published: What was pushed.
-        previous: The version before it, which a stale server still serves.
+    Each method returns for every explanation's name a tensor [C] a completion; NaN on tokens that it does not
+    cover.
     """
-    _load(roles, published.folder)
-    found = _samplings(roles, samples, _TEMPERATURE_FACTORS, pushed=True)
-    found |= _shifts(found[PUSHED])
-    if previous is not None:
-        _load(roles, previous.folder)
-        found[f"version {previous.version}"] = _logprobs(roles, samples)
-    return found
+
+    @property
+    def version(self) -> int:
+        """The version that the server was asked for."""
+
+    def usual(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """`PUSHED`, and what a server may serve instead at the price of two forward passes."""
+
+    def scaled_adapters(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """The server scales the adapter or leaves it out: a forward pass for each."""
+
+    def finer(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """Further explanations of a mismatch that is there: other factors, older versions."""
 
 
-def scaled_adapters(
-    samples: Sequence[Sample], *, roles: PolicyRoles, published: Published
-) -> dict[str, list[Tensor]]:
-    """The alternatives in which the server scales the adapter or leaves it out: a forward pass for each."""
-    return _scaled(roles, samples, published, _B_FACTORS)
+@dataclass(frozen=True, kw_only=True)
+class ComputedExplanations:
+    """`Explanations` by forward passes of the proximal role."""
 
+    roles: PolicyRoles
+    published: Published
+    """What was pushed."""
+    previous: Published | None
+    """The version before it, which a stale server still serves."""
+    older: Sequence[Published] = ()
+    """Versions that are named if the server's logprobs fit one of them."""
 
-def finer(
-    samples: Sequence[Sample],
-    *,
-    roles: PolicyRoles,
-    published: Published,
-    others: Sequence[Published],
-) -> dict[str, list[Tensor]]:
-    """Further explanations of a mismatch that is there: other factors, and ``others``, older versions."""
-    _load(roles, published.folder)
-    found = _samplings(roles, samples, _FINER_TEMPERATURE_FACTORS, pushed=False)
-    found |= _scaled(roles, samples, published, _FINER_B_FACTORS)
-    for other in others:
-        _load(roles, other.folder)
-        found[f"version {other.version}"] = _logprobs(roles, samples)
-    return found
+    @property
+    def version(self) -> int:
+        """The version that the server was asked for."""
+        return self.published.version
+
+    def usual(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """`PUSHED` and the alternatives of sampling, of a shift and of the version before."""
+        self._load(self.published)
+        found = _samplings(self.roles, samples, _TEMPERATURE_FACTORS, pushed=True)
+        found |= _shifts(found[PUSHED])
+        return found | self._versions(samples, [self.previous] if self.previous else [])
+
+    def scaled_adapters(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """The server scales the adapter or leaves it out."""
+        return self._scaled(samples, _B_FACTORS)
+
+    def finer(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
+        """Other temperatures and scales, and ``older``."""
+        self._load(self.published)
+        found = _samplings(self.roles, samples, _FINER_TEMPERATURE_FACTORS, pushed=False)
+        found |= self._scaled(samples, _FINER_B_FACTORS)
+        return found | self._versions(samples, self.older)
+
+    def _versions(
+        self, samples: Sequence[Sample], others: Sequence[Published]
+    ) -> dict[str, list[Tensor]]:
+        found = {}
+        for other in others:
+            self._load(other)
+            found[f"version {other.version}"] = _logprobs(self.roles, samples)
+        return found
+
+    def _scaled(
+        self, samples: Sequence[Sample], factors: dict[float, str]
+    ) -> dict[str, list[Tensor]]:
+        found = {}
+        for factor, name in factors.items():
+            self._load(self.published, b_factor=factor)
+            found[name] = _logprobs(self.roles, samples)
+        return found
+
+    def _load(self, published: Published, *, b_factor: float = 1.0) -> None:
+        """Load a published adapter into the proximal role, its lora_B scaled."""
+        state = read_adapter(published.folder)
+        scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
+        self.roles.load_adapter_state(Role.PROXIMAL, scaled)
 
 
 def _samplings(
@@ -124,23 +150,6 @@ def _shifts(pushed: Sequence[Tensor]) -> dict[str, list[Tensor]]:
         _LATE: [torch.cat([missing, logprobs[:-1]]) for logprobs in pushed],
         _EARLY: [torch.cat([logprobs[1:], missing]) for logprobs in pushed],
     }
-
-
-def _scaled(
-    roles: PolicyRoles, samples: Sequence[Sample], published: Published, factors: dict[float, str]
-) -> dict[str, list[Tensor]]:
-    found = {}
-    for factor, name in factors.items():
-        _load(roles, published.folder, b_factor=factor)
-        found[name] = _logprobs(roles, samples)
-    return found
-
-
-def _load(roles: PolicyRoles, folder: Path, *, b_factor: float = 1.0) -> None:
-    """Load a published adapter into the proximal role, its lora_B scaled."""
-    state = read_adapter(folder)
-    scaled = {n: t * b_factor if ".lora_B." in n else t for n, t in state.items()}
-    roles.load_adapter_state(Role.PROXIMAL, scaled)
 
 
 def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:

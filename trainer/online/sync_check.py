@@ -4,13 +4,16 @@ The trainer scores completions of a version with the adapter that it pushed, and
 server may serve by mistake: the version before, the adapter scaled or left out, another temperature or top_p,
 logprobs shifted by a token. An alternative that fits better than chance allows (`trainer.online.sync_evidence`)
 stops the run, and so does a mismatch far over the run's own rounding noise that none of them explains.
-`trainer.online.proofs` decides which completions these are.
+
+What was pushed is scored for every step's update anyway, and anything else in its place adds to the noise between
+server and trainer. So the alternatives are computed for the first versions of a run, whenever the noise is
+above its usual, and now and then. `trainer.online.proofs` decides which completions these are.
 """
 
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from statistics import median
 
 from torch import Tensor
@@ -19,24 +22,11 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.errors import SyncError
 from trainer.model.batch import Sample
-from trainer.model.roles import PolicyRoles
 from trainer.online.logprob_mismatch import Mismatch
-from trainer.online.sync_alternatives import (
-    PUSHED,
-    Published,
-    chosen_samples,
-    finer,
-    scaled_adapters,
-    usual,
-)
-from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise
+from trainer.online.sync_alternatives import PUSHED, Explanations, chosen_samples
+from trainer.online.sync_evidence import DistinctTokens
+from trainer.online.sync_outcome import SyncOutcome, judge
 
-FALSE_STOPS_A_PUSH = 1e-5
-"""The chance that a healthy push stops the run, at most: one in 10,000 pushes would be 1e-4."""
-_FALSE_ALARMS_A_PUSH = 0.02
-"""The chance, at most, that a healthy push is looked at again with more tokens."""
-_FEW_COMPLETIONS = 0.8
-"""Where completions are too few for an alarm, this share of the largest z is one."""
 MAX_TOKENS = 2048
 """Of a forward pass of the check; the largest part of them are prompts."""
 
@@ -48,83 +38,16 @@ _LEAST_NATS = {True: 0.0005, False: 0.01}
 _TIMES_USUAL = 8.0
 """How many times the usual noise of the run is too much."""
 _TIMES_DOUBTED = 1.5
-"""How many times the usual noise makes it worth while to look for a scaled adapter, which adds to it."""
+"""How many times the usual noise makes it worth while to compute alternatives."""
+_UNDOUBTED = 2e-6
+"""Noise of logits that float32 leaves with any kernels."""
 _NUM_USUAL = 16
 """The usual noise is the median of this many proven versions."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SyncOutcome:
-    """What the completions of a version say."""
-
-    version: int
-    mismatch: Mismatch
-    """Of the server from the trainer with what was pushed."""
-    noise: Noise
-    z: Mapping[str, float]
-    """For each alternative how much better it fits than what was pushed; see `evidence`."""
-    num_completions: int
-    """That have a token of their own."""
-
-    def threshold(self, false_alarms: float) -> float:
-        """The z that some alternative exceeds with at most this chance where the server is healthy."""
-        return math.sqrt(2 * math.log(max(1, len(self.z)) / false_alarms))
-
-    @property
-    def failed(self) -> dict[str, float]:
-        """The alternatives that fit better than chance allows."""
-        limit = self.threshold(FALSE_STOPS_A_PUSH)
-        return {name: z for name, z in self.z.items() if z >= limit}
-
-    @property
-    def suspected(self) -> dict[str, float]:
-        """The alternatives that more tokens have to decide about."""
-        largest = math.sqrt(self.num_completions)
-        limit = min(self.threshold(_FALSE_ALARMS_A_PUSH), _FEW_COMPLETIONS * largest)
-        return {name: z for name, z in self.z.items() if z >= limit > 0}
-
-    @property
-    def unprovable(self) -> list[str]:
-        """The alternatives that cannot be ruled out: what was pushed fits no better than they do."""
-        limit = self.threshold(_FALSE_ALARMS_A_PUSH)
-        return [name for name, z in self.z.items() if z > -limit]
-
-    @property
-    def metrics(self) -> Metrics:
-        """Under ``sync/`` names."""
-        return {
-            "sync/version": self.version,
-            "sync/mismatch": self.mismatch.mean,
-            "sync/mismatch_max": self.mismatch.max,
-            "sync/noise": self.noise.per_logit,
-            "sync/worst_z": max(self.z.values(), default=0.0),
-            "sync/unprovable": len(self.unprovable),
-        }
-
-
-def judge(
-    version: int, samples: Sequence[Sample], explained: Mapping[str, Sequence[Tensor]]
-) -> SyncOutcome:
-    """Weigh every alternative against what was pushed.
-
-    Args:
-        version: That the server was asked for.
-        samples: Its completions.
-        explained: For `PUSHED` and every alternative the trainer's logprobs, [C] a completion.
-    """
-    tokens = DistinctTokens.of(samples)
-    pushed = tokens.chosen(explained[PUSHED])
-    return SyncOutcome(
-        version=version,
-        mismatch=Mismatch.between(tokens.server, pushed),
-        noise=noise(tokens, pushed),
-        z={
-            name: evidence(tokens, pushed, tokens.chosen(logprobs))
-            for name, logprobs in explained.items()
-            if name != PUSHED
-        },
-        num_completions=tokens.num_completions,
-    )
+_NUM_FIRST = 3
+"""Versions of a run for which the alternatives are computed, whatever the noise."""
+_TOKENS_BETWEEN = 100_000
+"""The alternatives are computed again once this many completion tokens have gone by: some 5,000 tokens of forward
+passes, while training on so many takes 500,000."""
 
 
 class SyncCheck:
@@ -142,48 +65,72 @@ class SyncCheck:
         self._limit = config.ppo.max_logprob_mismatch
         usual_noise = [row["sync/noise"] for row in past if "sync/noise" in row]
         self._usual_noise = deque(usual_noise, maxlen=_NUM_USUAL)
+        self._num_tokens = 0
+        """Completion tokens since alternatives were last computed."""
 
     def prove(
         self,
         samples: Sequence[Sample],
-        published: Published,
-        roles: PolicyRoles,
+        explanations: Explanations,
         *,
-        previous: Published | None,
-        older: Sequence[Published] = (),
+        pushed: Sequence[Tensor] | None = None,
         ask_more: Callable[[], Sequence[Sample]],
     ) -> SyncOutcome:
-        """Return if a version is what was pushed; overwrites the proximal role.
+        """Return if a version is what was pushed.
 
         A few completions are looked at first. Only if they raise an alarm, all of them and further ones
         decide, so that no handful of tokens ends a run.
 
         Args:
             samples: The server's completions of the version.
-            published: The version.
-            roles: Score them.
-            previous: The version before it, which a stale server still serves.
-            older: Versions that are named if the server's logprobs fit one of them.
+            explanations: Of what the server serves.
+            pushed: The trainer's logprobs of the samples with what was pushed, [C] each, where they are known
+                already; without them the alternatives are always computed.
             ask_more: Asks the server for completions of other questions.
 
         Raises:
             SyncError: Mismatch and likely cause.
         """
+        if pushed is None:
+            outcome = self._compared(samples, explanations, ask_more)
+        else:
+            outcome = judge(explanations.version, samples, {PUSHED: pushed})
+            self._num_tokens += sum(len(sample.completion_ids) for sample in samples)
+            if self._is_doubted(outcome) or self._num_tokens >= _TOKENS_BETWEEN:
+                z = self._compared(samples, explanations, ask_more).z
+                outcome = replace(outcome, z=z)
+        self._usual_noise.append(outcome.noise.per_logit)
+        return outcome
+
+    def _is_doubted(self, outcome: SyncOutcome) -> bool:
+        """Whether the noise does not rule out that the server serves something else."""
+        if len(self._usual_noise) < _NUM_FIRST or self._too_noisy(outcome):
+            return True
+        limit = max(_UNDOUBTED, _TIMES_DOUBTED * self._noise_before)
+        return not outcome.noise.per_logit <= limit
+
+    def _compared(
+        self,
+        samples: Sequence[Sample],
+        explanations: Explanations,
+        ask_more: Callable[[], Sequence[Sample]],
+    ) -> SyncOutcome:
+        """What was pushed against the alternatives."""
+        self._num_tokens = 0
+        version = explanations.version
         chosen = chosen_samples(samples, max_tokens=MAX_TOKENS)
-        explained = usual(chosen, roles=roles, published=published, previous=previous)
-        outcome = judge(published.version, chosen, explained)
-        if not outcome.noise.per_logit <= _TIMES_DOUBTED * self._noise_before:
-            explained |= scaled_adapters(chosen, roles=roles, published=published)
-            outcome = judge(published.version, chosen, explained)
+        explained = explanations.usual(chosen)
+        outcome = judge(version, chosen, explained)
+        if self._is_doubted(outcome):
+            explained |= explanations.scaled_adapters(chosen)
+            outcome = judge(version, chosen, explained)
         if outcome.suspected or self._too_noisy(outcome):
             more = [*samples, *ask_more()]
-            explained = usual(more, roles=roles, published=published, previous=previous)
-            explained |= scaled_adapters(more, roles=roles, published=published)
-            outcome = judge(published.version, more, explained)
+            explained = explanations.usual(more) | explanations.scaled_adapters(more)
+            outcome = judge(version, more, explained)
             if outcome.failed or self._too_noisy(outcome):
-                explained |= finer(more, roles=roles, published=published, others=older)
+                explained |= explanations.finer(more)
                 raise SyncError(self._complaint(more, explained, outcome))
-        self._usual_noise.append(outcome.noise.per_logit)
         return outcome
 
     @property

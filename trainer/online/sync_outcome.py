@@ -1,0 +1,100 @@
+"""What some completions of a version say for and against everything that a server may have served.
+
+`judge` weighs each alternative against what was pushed, and `SyncOutcome` knows which error rates make an
+alternative suspected, or the proof failed.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.console.tracking import Metrics
+from trainer.model.batch import Sample
+from trainer.online.logprob_mismatch import Mismatch
+from trainer.online.sync_alternatives import PUSHED
+from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise
+
+FALSE_STOPS_A_PUSH = 1e-5
+"""The chance that a healthy push stops the run, at most: one in 10,000 pushes would be 1e-4."""
+_FALSE_ALARMS_A_PUSH = 0.02
+"""The chance, at most, that a healthy push is looked at again with more tokens."""
+_FEW_COMPLETIONS = 0.8
+"""Where completions are too few for an alarm, this share of the largest z is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncOutcome:
+    """What the completions of a version say."""
+
+    version: int
+    mismatch: Mismatch
+    """Of the server from the trainer with what was pushed."""
+    noise: Noise
+    z: Mapping[str, float]
+    """For each alternative how much better it fits than what was pushed; see `evidence`."""
+    num_completions: int
+    """That have a token of their own."""
+
+    def threshold(self, false_alarms: float) -> float:
+        """The z that some alternative exceeds with at most this chance where the server is healthy."""
+        return math.sqrt(2 * math.log(max(1, len(self.z)) / false_alarms))
+
+    @property
+    def failed(self) -> dict[str, float]:
+        """The alternatives that fit better than chance allows."""
+        limit = self.threshold(FALSE_STOPS_A_PUSH)
+        return {name: z for name, z in self.z.items() if z >= limit}
+
+    @property
+    def suspected(self) -> dict[str, float]:
+        """The alternatives that more tokens have to decide about."""
+        largest = math.sqrt(self.num_completions)
+        limit = min(self.threshold(_FALSE_ALARMS_A_PUSH), _FEW_COMPLETIONS * largest)
+        return {name: z for name, z in self.z.items() if z >= limit > 0}
+
+    @property
+    def unprovable(self) -> list[str]:
+        """The alternatives that cannot be ruled out: what was pushed fits no better than they do."""
+        limit = self.threshold(_FALSE_ALARMS_A_PUSH)
+        return [name for name, z in self.z.items() if z > -limit]
+
+    @property
+    def metrics(self) -> Metrics:
+        """Under ``sync/`` names; those of alternatives only where they were computed."""
+        metrics: Metrics = {
+            "sync/version": self.version,
+            "sync/mismatch": self.mismatch.mean,
+            "sync/mismatch_max": self.mismatch.max,
+            "sync/noise": self.noise.per_logit,
+        }
+        if self.z:
+            metrics["sync/worst_z"] = max(self.z.values())
+            metrics["sync/unprovable"] = len(self.unprovable)
+        return metrics
+
+
+def judge(
+    version: int, samples: Sequence[Sample], explained: Mapping[str, Sequence[Tensor]]
+) -> SyncOutcome:
+    """Weigh every alternative against what was pushed.
+
+    Args:
+        version: That the server was asked for.
+        samples: Its completions.
+        explained: For `PUSHED` and every alternative the trainer's logprobs, [C] a completion.
+    """
+    tokens = DistinctTokens.of(samples)
+    pushed = tokens.chosen(explained[PUSHED])
+    return SyncOutcome(
+        version=version,
+        mismatch=Mismatch.between(tokens.server, pushed),
+        noise=noise(tokens, pushed),
+        z={
+            name: evidence(tokens, pushed, tokens.chosen(logprobs))
+            for name, logprobs in explained.items()
+            if name != PUSHED
+        },
+        num_completions=tokens.num_completions,
+    )
