@@ -127,11 +127,11 @@ def test_a_failed_proof_leaves_a_checkpoint_and_its_rollouts_untrained(
     run = config.run.folder
     real, asked = Proofs.prove_rollouts, []
 
-    def failing(self: Proofs, batch: RolloutBatch, roles: PolicyRoles) -> None:
+    def failing(self: Proofs, batch: RolloutBatch, *arguments: Any) -> None:
         asked.append(batch)
         if len(asked) == FAILS_AT:
             raise SyncError("version 1 fails the proof of sync")
-        real(self, batch, roles)
+        real(self, batch, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Proofs, "prove_rollouts", failing)
