@@ -98,7 +98,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("sync/mismatch", "Mean |trainer - server| logprob of the completions that prove a push, nats per token", "proof of a push", "mismatch"),
     Metric("sync/mismatch_max", "Largest |trainer - server| logprob of the completions that prove a push, nats"),
     Metric("sync/noise", "Typical |trainer - server| logit behind them, without the few tokens at the edge of a nucleus"),
-    Metric("sync/worst_z", "How much better the most likely other explanation fits the server than what was pushed; the run stops from about 5.3 on"),
+    Metric("sync/worst_z", "How much better the most likely other explanation fits the server than what was pushed, where explanations were compared; the run stops from about 5.3 on"),
     Metric("sync/unprovable", "Explanations, such as the version before, that fit the server no worse than what was pushed"),
     Metric("sync/version", "Version that was proven"),
     # Rollouts
