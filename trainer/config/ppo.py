@@ -82,8 +82,9 @@ class PPOConfig(Section):
     whiten_advantages: bool = True
     """Normalise GAE's advantages over the step's tokens; rloo and grpo have a scale of their own."""
     skip_zero_advantages: bool = True
-    """Leave the policy as it is in a mini-batch whose advantages are all zero, where momentum alone would
-    move it. The critic still trains."""
+    """Spend nothing on what teaches nothing. Groups of equal rewards are left out with rloo and grpo without a
+    KL penalty, and a mini-batch whose advantages are all zero leaves the policy as it is, where momentum alone
+    would move it. The critic still trains."""
     truncation: Literal["bootstrap", "mask"] = "bootstrap"
     """Truncated completions: bootstrapped by the critic (rloo and grpo have none and take the reward as
     it is), or left out of the losses and of the comparison with other completions."""

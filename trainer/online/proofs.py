@@ -111,7 +111,8 @@ class Proofs:
         pushed: Sequence[Tensor] | None = None,
     ) -> None:
         version = published.version
-        earlier = [self._published(v) for v in self._versions.adapters.before(version)]
+        newest_first = self._versions.adapters.before(version)[: 1 + _NUM_OLDER]
+        earlier = [self._published(v) for v in newest_first]
         num_questions = self._num_questions
         outcome = self._check.prove(
             samples,
@@ -119,7 +120,7 @@ class Proofs:
                 roles=roles,
                 published=published,
                 previous=earlier[0] if earlier else None,
-                older=earlier[1 : 1 + _NUM_OLDER],
+                older=earlier[1:],
             ),
             pushed=pushed,
             ask_more=lambda: self._probe(version, num_questions, _TIMES_MORE * num_questions),

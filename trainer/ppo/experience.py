@@ -1,27 +1,18 @@
-"""A step's samples with everything that stays fixed during its update."""
+"""A step's samples with everything that stays fixed during its update, and whether they teach anything.
 
-import random
+`trainer.ppo.scoring` makes them.
+"""
+
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from trainer.config.sections import GroupEstimator, PPOConfig
+from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
-from trainer.model.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batch import MicroBatch, Sample
 from trainer.model.logprobs import Nucleus
-from trainer.model.roles import PolicyRoles, Role
-from trainer.ppo.advantages import (
-    generalized_advantages,
-    group_advantages,
-    length_adaptive_lambda,
-    token_rewards,
-    whiten,
-)
-from trainer.ppo.kl import kl_estimate
-from trainer.ppo.losses import importance_weights, sequence_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,155 +50,10 @@ _WHITENED_ROUNDING = 1e-2
 have a standard deviation of 1."""
 
 
-@torch.no_grad()
-def make_experience(
-    roles: PolicyRoles,
-    config: PPOConfig,
-    groups: Sequence[Sequence[Sample]],
-    *,
-    kl_coef: float,
-    seed: str,
-) -> list[MiniBatch]:
-    """Compute a step's samples under proximal policy, reference and (with GAE) critic.
-
-    Args:
-        roles: The proximal role must hold the version that generated the samples.
-        config: The update's settings.
-        groups: The samples of each question.
-        kl_coef: The coefficient of the KL penalty in this step.
-        seed: Decides which questions share a mini-batch.
-
-    Raises:
-        NonFiniteError: A number of the samples, or one made from them, is NaN or infinite.
-    """
-    order = list(range(len(groups)))
-    random.Random(seed).shuffle(order)
-    mini_batches: list[MiniBatch] = []
-    for start in range(0, len(order), config.questions_per_mini_batch):
-        chosen = order[start : start + config.questions_per_mini_batch]
-        samples = [sample for i in chosen for sample in groups[i]]
-        mini_batch = [
-            _experience(roles, config, batch, kl_coef=kl_coef)
-            for batch in micro_batches(
-                samples,
-                token_budget=config.token_budget,
-                hidden_size=roles.hidden_size,
-                device=roles.device,
-            )
-        ]
-        if config.advantage != "gae":
-            mini_batch = _with_group_advantages(
-                mini_batch,
-                [len(groups[i]) for i in chosen],
-                estimator=config.advantage,
-                kl_coef=kl_coef,
-            )
-        mini_batches.append(mini_batch)
-    _check_finite(mini_batches)
-    whitens = config.advantage == "gae" and config.whiten_advantages
-    return _whitened(mini_batches) if whitens else mini_batches
-
-
-def _experience(
-    roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, *, kl_coef: float
-) -> Experience:
-    proximal = roles.token_logprobs(Role.PROXIMAL, batch)
-    reference = roles.token_logprobs(Role.REFERENCE, batch, proximal.nucleus_mask)
-    kl = kl_estimate(proximal.logprobs, reference.logprobs, config.kl_estimator)
-    # Without a critic, advantages need the whole mini-batch; see `_with_group_advantages`.
-    values, returns, advantages = None, None, torch.zeros_like(kl)
-    if config.advantage == "gae":
-        values, returns, advantages = _with_critic(roles, config, batch, kl, kl_coef=kl_coef)
-    mask = batch.mask
-    if config.truncation == "mask":
-        mask = mask & batch.terminal.unsqueeze(1)
-    policy_mask = mask
-    if config.sequence_mask is not None:
-        kept = sequence_mask(
-            proximal.logprobs, batch.sampler_logprobs, batch.mask, bound=config.sequence_mask
-        )
-        policy_mask = mask & kept.unsqueeze(1)
-    return Experience(
-        batch=batch,
-        nucleus_mask=proximal.nucleus_mask,
-        proximal_logprobs=proximal.logprobs,
-        reference_logprobs=reference.logprobs,
-        reference_kl=kl,
-        importance_weights=importance_weights(
-            proximal.logprobs, batch.sampler_logprobs, max_weight=config.max_importance_weight
-        ),
-        entropy=proximal.entropy,
-        values=values,
-        returns=returns,
-        advantages=advantages,
-        loss_mask=mask,
-        policy_mask=policy_mask,
-    )
-
-
-def _with_critic(
-    roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, kl: Tensor, *, kl_coef: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The critic's values, its returns and the policy's advantages, each with a λ of its own; [B, C]."""
-    all_values = roles.values(batch)
-    after_last = all_values.gather(1, batch.mask.sum(dim=1, keepdim=True)).squeeze(1)
-    values = torch.where(batch.mask, all_values[:, :-1], 0.0)
-    estimate = partial(
-        generalized_advantages,
-        token_rewards(batch.rewards, kl, batch.mask, batch.terminal, kl_coef=kl_coef),
-        values,
-        batch.mask,
-        torch.where(batch.terminal, 0.0, after_last),
-        gamma=config.gamma,
-    )
-    policy_lambda: float | Tensor = config.gae_lambda
-    if config.length_adaptive_alpha is not None:
-        policy_lambda = length_adaptive_lambda(batch.mask, alpha=config.length_adaptive_alpha)
-    policy = critic = estimate(lam=policy_lambda)
-    if config.critic_gae_lambda is not None:
-        critic = estimate(lam=config.critic_gae_lambda)
-    return values, critic.returns, policy.advantages
-
-
-def _with_group_advantages(
-    mini_batch: MiniBatch,
-    group_sizes: Sequence[int],
-    *,
-    estimator: GroupEstimator,
-    kl_coef: float,
-) -> MiniBatch:
-    """The mini-batch with each completion's advantage over its group, on each of its tokens."""
-    by_sample = torch.tensor([i for e in mini_batch for i in e.batch.indices]).argsort()
-
-    def gathered(of_completions: list[Tensor]) -> Tensor:
-        return torch.cat(of_completions)[by_sample]
-
-    advantages = group_advantages(
-        gathered([e.batch.rewards for e in mini_batch]),
-        gathered([torch.where(e.batch.mask, e.reference_kl, 0.0).sum(dim=1) for e in mini_batch]),
-        gathered([e.loss_mask.any(dim=1) for e in mini_batch]),
-        group_sizes,
-        estimator=estimator,
-        kl_coef=kl_coef,
-    )
-    return [
-        replace(
-            e,
-            advantages=torch.where(
-                e.loss_mask, advantages[list(e.batch.indices)].unsqueeze(1), 0.0
-            ),
-        )
-        for e in mini_batch
-    ]
-
-
-def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
-    """The mini-batches with advantages whitened over the tokens of the whole step."""
-    everything = [e for mini_batch in mini_batches for e in mini_batch]
-    whitened = iter(whiten([e.advantages for e in everything], [e.policy_mask for e in everything]))
-    return [
-        [replace(e, advantages=next(whitened)) for e in mini_batch] for mini_batch in mini_batches
-    ]
+def unequal_groups(groups: Sequence[Sequence[Sample]]) -> list[Sequence[Sample]]:
+    """The groups with rewards that differ; in others each completion's advantage over its group is zero."""
+    rewards = [[sample.reward for sample in group] for group in groups]
+    return [g for g, r in zip(groups, rewards, strict=True) if max(r) - min(r) > _ROUNDING]
 
 
 def has_signal(mini_batch: MiniBatch, config: PPOConfig) -> bool:
@@ -215,27 +61,6 @@ def has_signal(mini_batch: MiniBatch, config: PPOConfig) -> bool:
     is_whitened = config.advantage == "gae" and config.whiten_advantages
     floor = _WHITENED_ROUNDING if is_whitened else _ROUNDING
     return any(bool((e.advantages[e.policy_mask].abs() > floor).any()) for e in mini_batch)
-
-
-def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
-    """Find NaN and infinity before they reach an optimizer, and name where they come from."""
-    batches = [e.batch for m in mini_batches for e in m]
-    require_finite("rewards", torch.cat([batch.rewards for batch in batches]))
-    require_finite(
-        "the server's logprobs",
-        torch.cat([batch.sampler_logprobs[batch.mask] for batch in batches]),
-    )
-    fields = [
-        "proximal_logprobs",
-        "reference_logprobs",
-        "reference_kl",
-        "importance_weights",
-        "advantages",
-    ]
-    if mini_batches[0][0].values is not None:
-        fields += ["values", "returns"]
-    for field in fields:
-        require_finite(field, flat(mini_batches, field))
 
 
 def flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:

@@ -22,11 +22,11 @@ from trainer.ppo.experience import (
     Experience,
     MiniBatch,
     has_signal,
-    make_experience,
     require_finite,
 )
 from trainer.ppo.kl import AdaptiveKL
 from trainer.ppo.losses import policy_loss, token_loss_weights, value_loss
+from trainer.ppo.scoring import make_experience
 
 
 class PPOUpdate:

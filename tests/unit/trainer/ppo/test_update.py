@@ -565,7 +565,10 @@ def test_a_mini_batch_without_an_advantage_leaves_the_policy_as_it_was(
     mixed = update.experience([*equal_rewards(GROUPS[:3]), GROUPS[3]], seed="c")
     metrics = update.step(mixed, train_policy=True)
     assert differing(before, snapshot(roles)) == {"policy"}
-    assert (metrics.skipped_updates, metrics.num_optimizer_steps) == (3, 1)
+    # The others are not even scored.
+    (((e,),),) = (mixed,)
+    assert {sample.prompt_ids for sample in e.batch.samples} == {GROUPS[3][0].prompt_ids}
+    assert (metrics.skipped_updates, metrics.num_optimizer_steps) == (0, 1)
 
 
 def test_runs_from_before_let_momentum_move_the_policy(make_roles: MakeRoles) -> None:
