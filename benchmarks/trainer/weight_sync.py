@@ -174,7 +174,7 @@ class Pushes:
         return found
 
     def explanations(self, samples: Sequence[Sample], served: Published) -> dict[str, list[Tensor]]:
-        computed = ComputedExplanations(roles=self.roles, published=served, previous=None)
+        computed = ComputedExplanations(roles=self.roles, published=served)
         return computed.usual(samples) | computed.scaled_adapters(samples)
 
     def explained(self, samples: Sequence[Sample], served: Published) -> Kept:

@@ -5,7 +5,7 @@ and trains, so that nothing unproven trains. A version without rollouts (of a ru
 again when a run resumes) is asked a probe: the beginnings of answers to several training questions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 
@@ -34,7 +34,6 @@ _PROBE_TOKENS = 16
 """Of each completion, at most."""
 _TIMES_MORE = 2
 """How many times as many questions decide once a version is suspected."""
-_NUM_OLDER = 4
 _PROBE_SEED = 0
 
 
@@ -111,22 +110,22 @@ class Proofs:
         pushed: Sequence[Tensor] | None = None,
     ) -> None:
         version = published.version
-        newest_first = self._versions.adapters.before(version)[: 1 + _NUM_OLDER]
-        earlier = [self._published(v) for v in newest_first]
         num_questions = self._num_questions
         outcome = self._check.prove(
             samples,
             ComputedExplanations(
                 roles=roles,
                 published=published,
-                previous=earlier[0] if earlier else None,
-                older=earlier[1:],
+                earlier=partial(self._earlier, version),
             ),
             pushed=pushed,
             ask_more=lambda: self._probe(version, num_questions, _TIMES_MORE * num_questions),
         )
         self.metrics = outcome.metrics
         self._proven.add(version)
+
+    def _earlier(self, version: int) -> Iterator[Published]:
+        return map(self._published, self._versions.adapters.before(version))
 
     def _published(self, version: int) -> Published:
         adapters = self._versions.adapters

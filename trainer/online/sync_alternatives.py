@@ -3,8 +3,9 @@
 All that is computed overwrites the proximal role.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +18,8 @@ from trainer.model.logprobs import AS_ASKED, Sampling
 from trainer.model.roles import PolicyRoles, Role
 
 _TOKEN_BUDGET = 4096
+_NUM_OLDER = 4
+"""Versions from before the previous one that are tried once a mismatch is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +72,8 @@ class ComputedExplanations:
     roles: PolicyRoles
     published: Published
     """What was pushed."""
-    previous: Published | None
-    """The version before it, which a stale server still serves."""
-    older: Sequence[Published] = ()
-    """Versions that are named if the server's logprobs fit one of them."""
+    earlier: Callable[[], Iterator[Published]] = lambda: iter(())
+    """The versions before it, newest first, which a stale server still serves."""
 
     @property
     def version(self) -> int:
@@ -84,21 +85,21 @@ class ComputedExplanations:
         self._load(self.published)
         found = _samplings(self.roles, samples, _TEMPERATURE_FACTORS, pushed=True)
         found |= _shifts(found[PUSHED])
-        return found | self._versions(samples, [self.previous] if self.previous else [])
+        return found | self._versions(samples, islice(self.earlier(), 1))
 
     def scaled_adapters(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
         """The server scales the adapter or leaves it out."""
         return self._scaled(samples, _B_FACTORS)
 
     def finer(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """Other temperatures and scales, and ``older``."""
+        """Other temperatures and scales, and older versions."""
         self._load(self.published)
         found = _samplings(self.roles, samples, _FINER_TEMPERATURE_FACTORS, pushed=False)
         found |= self._scaled(samples, _FINER_B_FACTORS)
-        return found | self._versions(samples, self.older)
+        return found | self._versions(samples, islice(self.earlier(), 1, 1 + _NUM_OLDER))
 
     def _versions(
-        self, samples: Sequence[Sample], others: Sequence[Published]
+        self, samples: Sequence[Sample], others: Iterable[Published]
     ) -> dict[str, list[Tensor]]:
         found = {}
         for other in others:

@@ -4,7 +4,7 @@ The journal has a version before its folder gets its name and before it is pushe
 killed anywhere between resumes with the same version.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from inference_server.wire.digests import sha256_of_file
@@ -72,9 +72,9 @@ class RunAdapters:
         of_step = [a.version for a in self._adapters.values() if a.step == step]
         return max(of_step, default=None)
 
-    def before(self, version: int) -> list[int]:
-        """The versions that are kept from before a version, newest first."""
-        return [v for v in sorted(self._adapters, reverse=True) if v < version and self.is_whole(v)]
+    def before(self, version: int) -> Iterator[int]:
+        """The versions that are kept from before a version, newest first; each is read when it is reached."""
+        return (v for v in sorted(self._adapters, reverse=True) if v < version and self.is_whole(v))
 
     def write(
         self, step: int, roles: PolicyRoles, next_on_server: Callable[[], int]

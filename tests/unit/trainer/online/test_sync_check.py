@@ -137,8 +137,8 @@ class FakeAdapters:
     def sha256_of(self, version: int) -> str:
         return self._held[version].sha256
 
-    def before(self, version: int) -> list[int]:
-        return [v for v in sorted(self._held, reverse=True) if v < version]
+    def before(self, version: int) -> Iterator[int]:
+        return (v for v in sorted(self._held, reverse=True) if v < version)
 
 
 @pytest.fixture(scope="module")
