@@ -33,9 +33,9 @@ _PROG = "python -m trainer"
 
 def _train(command: TrainCommand) -> None:
     config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.run_state.run_folder import require_model_folder
+    from trainer.model.base_files import require_base_model
 
-    require_model_folder(config.policy.base_model)
+    require_base_model(config.policy.base_model)
     from trainer.console.terminal import CONSOLE_FILE, lasting_output
     from trainer.io.disk import raise_disk_full
     from trainer.online.setup import train
@@ -48,9 +48,9 @@ def _train(command: TrainCommand) -> None:
 
 
 def _sft(config: SFTRunConfig) -> None:
-    from trainer.run_state.run_folder import require_model_folder
+    from trainer.model.base_files import require_base_model
 
-    require_model_folder(config.policy.base_model)
+    require_base_model(config.policy.base_model)
     from trainer.commands.sft import run_sft
 
     with step_lines("sft") as on_step:
@@ -66,9 +66,9 @@ def _collect(config: CollectConfig) -> None:
 
 def _train_offline(command: TrainOfflineCommand) -> None:
     config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.run_state.run_folder import require_model_folder
+    from trainer.model.base_files import require_base_model
 
-    require_model_folder(config.policy.base_model)
+    require_base_model(config.policy.base_model)
     from trainer.commands.train_offline import train_offline
 
     print(f"adapter in {train_offline(config, must_resume=command.resume)}")

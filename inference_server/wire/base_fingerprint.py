@@ -4,6 +4,7 @@ Loads neither torch nor vllm.
 """
 
 import hashlib
+import os
 from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
@@ -19,9 +20,9 @@ def base_folder(model: str, revision: str | None = None) -> Path | None:
         model: A folder or a Hub id.
         revision: Revision of the Hub id; None for its main branch.
     """
-    folder = Path(model)
-    if folder.is_dir():
-        return folder
+    # Unlike Path's, this is no error for names that are too long for a file system.
+    if os.path.isdir(model):
+        return Path(model)
     try:
         cached = try_to_load_from_cache(model, _CONFIG_FILE, revision=revision)
     except ValueError:  # not a Hub id

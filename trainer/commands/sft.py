@@ -12,9 +12,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import (
-    AutoTokenizer,
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
@@ -28,7 +26,7 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.sft_examples import longest_tokens, sft_examples
 from trainer.commands.trl_head import score_completions_only
-from trainer.config.sections import PolicyConfig, SFTRunConfig
+from trainer.config.sections import SFTRunConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.progress import OnStep
 from trainer.data.contamination import data_lines
@@ -36,6 +34,8 @@ from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
+from trainer.model.adapter import fresh_lora, require_targets
+from trainer.model.base_files import load_tokenizer
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
 from trainer.model.dtype import settled_as_kept
@@ -104,7 +104,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     output = config.output
     if (output / ADAPTER_WEIGHTS_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
-    tokenizer = AutoTokenizer.from_pretrained(config.policy.base_model)
+    tokenizer = load_tokenizer(config.policy.base_model)
     renderer = renderer_of(tokenizer, config.policy.base_model)
     device = compute_device(config.device)
     config = _without_auto(config, renderer, device, say)
@@ -115,8 +115,10 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     if newest is not None:
         say(f"resuming from {newest}")
     score_completions_only()
+    base = load_base(config.policy, device)
+    require_targets(base, config.policy)
     trainer = SFTTrainer(
-        model=load_base(config.policy, device),
+        model=base,
         args=_trl_config(
             config,
             device,
@@ -127,7 +129,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         train_dataset=examples,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        peft_config=_lora(config.policy),
+        peft_config=fresh_lora(config.policy),
         callbacks=[_ProgressCallback(output / METRICS_FILE, on_step, say)],
     )
     # On a 4-bit base TRL makes the adapter bfloat16, whose precision is coarser than the updates.
@@ -227,17 +229,6 @@ def _trl_config(
         gradient_checkpointing=config.policy.gradient_checkpointing,
         seed=sft.seed,
         dataloader_pin_memory=device.type != "cpu",
-    )
-
-
-def _lora(policy: PolicyConfig) -> LoraConfig:
-    return LoraConfig(
-        r=policy.lora_rank,
-        lora_alpha=policy.lora_alpha,
-        target_modules=list(policy.target_modules),
-        # PPO computes logprobs with this adapter as the server does, without dropout.
-        lora_dropout=0.0,
-        task_type="CAUSAL_LM",
     )
 
 

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trainer.config.base import Section
+
+ALL_LINEAR = "all-linear"
+"""PEFT's word for every linear layer but the head."""
 
 
 class PolicyConfig(Section):
@@ -31,7 +34,7 @@ class PolicyConfig(Section):
         "up_proj",
         "down_proj",
     )
-    """Modules that a fresh adapter adapts."""
+    """Modules that a fresh adapter adapts; `all-linear` alone stands for every linear layer but the head."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Dtype of the frozen base; adapters are trained in float32. `auto` is the server's in `train`; in
     commands without a server, the base's own on a GPU and float32 on a CPU. A run keeps what it began
@@ -46,3 +49,15 @@ class PolicyConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass instead of keeping them: less memory, more
     time."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _all_linear_stands_alone(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
+        if not targets or (ALL_LINEAR in targets and len(targets) > 1):
+            raise ValueError(f"give at least one module, and {ALL_LINEAR} alone")
+        return targets
+
+
+def is_all_linear(policy: PolicyConfig) -> bool:
+    """Whether a fresh adapter adapts every linear layer."""
+    return policy.target_modules == (ALL_LINEAR,)

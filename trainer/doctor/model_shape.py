@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from trainer.config.policy import ALL_LINEAR
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -54,7 +56,10 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and ".layers." in name
     }
-    targets = [m for name, m in in_layers.items() if name.rpartition(".")[2] in target_modules]
+    takes_all = target_modules == (ALL_LINEAR,)
+    targets = [
+        m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
+    ]
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     return ModelShape(

@@ -1,21 +1,30 @@
 """LoRA adapters: their tensors, how training starts from one, and a faster forward pass."""
 
 import json
+import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from trainer.config.policy import ALL_LINEAR, is_all_linear
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
+from trainer.model.base_files import one_line
 
 AdapterState = dict[str, Tensor]
 """An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""
+
+_PLAIN = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
+"""Settings of an adapter that is nothing but its two matrices."""
 
 
 def read_adapter(folder: Path) -> AdapterState:
@@ -30,31 +39,131 @@ def serialized(state: AdapterState) -> bytes:
     return data
 
 
+def fresh_lora(config: PolicyConfig) -> LoraConfig:
+    """The shape of a fresh adapter."""
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        # PEFT expands it where it stands alone, and takes it for a module's name in a list.
+        target_modules=ALL_LINEAR if is_all_linear(config) else list(config.target_modules),
+        # PPO computes logprobs with this adapter as the server does, without dropout.
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
+
+
+def require_targets(base: Any, config: PolicyConfig) -> None:
+    """Refuse modules that the base does not have.
+
+    Raises:
+        UsageError: Names one, and those that there are.
+    """
+    if is_all_linear(config):
+        return
+    there_are = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, nn.Linear)}
+    every = [name for name, _ in base.named_modules()]
+    for target in config.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in every):
+            raise UsageError(
+                f"policy.target_modules: {target!r} is no module of {config.base_model}; it has "
+                f"{', '.join(sorted(there_are))}, or take {ALL_LINEAR} alone"
+            )
+
+
 def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
     """Put the starting adapter, or a fresh one, on the base; returns PEFT's model.
 
     Raises:
-        UsageError: The starting adapter has dropout, or is not LoRA.
+        UsageError: The starting adapter cannot be read, has dropout, is not LoRA, or has other tensors
+            than the base takes; or ``policy.target_modules`` names what the base does not have.
     """
     if config.adapter is None:
-        lora = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            target_modules=list(config.target_modules),
-            lora_dropout=0.0,
-            task_type="CAUSAL_LM",
-        )
-        return get_peft_model(base, lora, adapter_name=name)
-    settings = json.loads((config.adapter / ADAPTER_CONFIG_FILE).read_text())
-    if settings.get("peft_type") != "LORA":
-        raise UsageError(f"policy.adapter {config.adapter}: not a LoRA adapter")
-    model = PeftModel.from_pretrained(base, config.adapter, adapter_name=name, is_trainable=True)
-    if dropout := model.peft_config[name].lora_dropout:
+        require_targets(base, config)
+        return get_peft_model(base, fresh_lora(config), adapter_name=name)
+    where = f"policy.adapter {config.adapter}"
+    _require_trainable(_settings(config.adapter, where), where)
+    tensors = _tensors(config.adapter, where)
+    try:
+        with warnings.catch_warnings():
+            # Of tensors that do not fit, which are refused below.
+            warnings.simplefilter("ignore")
+            model = PeftModel.from_pretrained(
+                base,
+                config.adapter,
+                adapter_name=name,
+                is_trainable=True,
+                ignore_mismatched_sizes=True,
+            )
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{where}: it does not fit the base model: {one_line(error)}") from error
+    flaw = flaw_in_state(get_peft_model_state_dict(model, adapter_name=name), tensors)
+    if flaw is not None:
         raise UsageError(
-            f"policy.adapter {config.adapter}: lora_dropout is {dropout}; "
+            f"{where}: {flaw}: it was not made for {config.base_model}, or its names have another prefix "
+            "than PEFT's base_model.model."
+        )
+    if (name_at_fault := first_not_finite(tensors)) is not None:
+        raise UsageError(f"{where}: {name_at_fault} has a value that is not finite")
+    return model
+
+
+def flaw_in_state(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """The first tensor that is missing, unexpected or of another shape; None where all fit.
+
+    Args:
+        wanted: Tensors of the adapter's names and shapes.
+        found: What was read.
+    """
+    if wrong := sorted(wanted.keys() ^ found.keys()):
+        word = "missing" if wrong[0] in wanted else "unexpected"
+        return f"{word} tensor {wrong[0]} ({len(wrong)} in all)"
+    for name, tensor in wanted.items():
+        if tensor.shape != found[name].shape:
+            return f"{name} has shape {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
+    return None
+
+
+def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor with NaN or infinity in it; None where there is none."""
+    return next((n for n, tensor in state.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def _settings(folder: Path, where: str) -> dict[str, Any]:
+    """An adapter's configuration."""
+    path = folder / ADAPTER_CONFIG_FILE
+    if not os.path.isfile(path):
+        raise UsageError(
+            f"{where}: no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter "
+            "of the Hub first)"
+        )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {one_line(error)}") from None
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise UsageError(f"{where}: not a LoRA adapter")
+    return settings
+
+
+def _require_trainable(settings: Mapping[str, Any], where: str) -> None:
+    """Refuse what PPO or the server computes differently."""
+    if dropout := settings.get("lora_dropout"):
+        raise UsageError(
+            f"{where}: lora_dropout is {dropout}; "
             "PPO needs 0, or the trainer's logprobs differ from the server's"
         )
-    return model
+    for key, plain in _PLAIN.items():
+        if (value := settings.get(key, plain)) not in (plain, None, []):
+            raise UsageError(f"{where}: {key} is {value!r}, which the server does not serve")
+
+
+def _tensors(folder: Path, where: str) -> AdapterState:
+    try:
+        return read_adapter(folder)
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{where}: {ADAPTER_WEIGHTS_FILE}: {one_line(error)}") from None
 
 
 def fuse_additions(layer: LoraLayer) -> None:

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder
+from trainer.model.base_files import load_tokenizer, reading_base
 from trainer.model.dtype import torch_dtype
 
 
@@ -17,11 +18,14 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
     """The base model, frozen, from a folder or a Hub id.
 
     Raises:
-        UsageError: ``policy.quantization`` is set and bitsandbytes is not installed.
+        UsageError: Its files cannot be read, or ``policy.quantization`` is set and bitsandbytes is not
+            installed.
     """
     dtype = torch_dtype(config, device)
     if config.quantization is None:
-        model = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=dtype).to(device)
+        with reading_base(config.base_model):
+            model = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=dtype)
+        model = model.to(device)
     else:
         if find_spec("bitsandbytes") is None:
             raise UsageError(
@@ -31,17 +35,18 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
         # An optional dependency, imported only if quantization is on.
         from bitsandbytes.nn import Linear4bit  # noqa: PLC0415
 
-        model = AutoModelForCausalLM.from_pretrained(
-            config.base_model,
-            dtype=dtype,
-            device_map={"": device},
-            quantization_config=BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type=config.quantization,
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=dtype,
-            ),
-        )
+        with reading_base(config.base_model):
+            model = AutoModelForCausalLM.from_pretrained(
+                config.base_model,
+                dtype=dtype,
+                device_map={"": device},
+                quantization_config=BitsAndBytesConfig(
+                    load_in_4bit=True,
+                    bnb_4bit_quant_type=config.quantization,
+                    bnb_4bit_use_double_quant=True,
+                    bnb_4bit_compute_dtype=dtype,
+                ),
+            )
         for module in model.modules():
             if isinstance(module, Linear4bit):
                 # Otherwise evaluation mode computes in bfloat16, whatever the dtype.
@@ -62,5 +67,5 @@ def save_dequantized(config: PolicyConfig, output: Path, device: torch.device) -
     model = load_base(config, device).dequantize()
     folder = new_folder(output)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(config.base_model).save_pretrained(folder)
+    load_tokenizer(config.base_model).save_pretrained(folder)
     finish_folder(output)

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig
 
 from trainer.config.sections import PolicyConfig
+from trainer.model.base_files import reading_base
 
 _AUTO = "auto"
 _KNOWN = ("float32", "bfloat16", "float16")
@@ -63,5 +64,6 @@ def torch_dtype(policy: PolicyConfig, device: torch.device) -> torch.dtype:
 
 def _own_dtype(base_model: str) -> str:
     """The dtype of a base's files; float32 where its configuration names none that is served."""
-    own = str(AutoConfig.from_pretrained(base_model).dtype).removeprefix("torch.")
+    with reading_base(base_model):
+        own = str(AutoConfig.from_pretrained(base_model).dtype).removeprefix("torch.")
     return own if own in _KNOWN else "float32"

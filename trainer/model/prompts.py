@@ -2,21 +2,20 @@
 
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from inference_server.wire.prompt_frames import has_chat_template
 from inference_server.wire.prompt_options import PromptFormat, resolve_format
 from inference_server.wire.prompts import PromptRenderer
 from trainer.errors import UsageError
+from trainer.model.base_files import load_tokenizer
 
 
 def load_renderer(base_model: str) -> PromptRenderer:
     """Renders prompts with a base model's tokenizer.
 
     Raises:
-        UsageError: It has none that can.
+        UsageError: It has none that can; see `load_tokenizer`.
     """
-    return renderer_of(AutoTokenizer.from_pretrained(base_model), base_model)
+    return renderer_of(load_tokenizer(base_model), base_model)
 
 
 def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
@@ -33,5 +32,5 @@ def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
 
 def prompt_format_of(base_model: str) -> PromptFormat:
     """What ``auto`` stands for with a base model."""
-    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer = load_tokenizer(base_model)
     return resolve_format("auto", has_chat_template=has_chat_template(tokenizer))

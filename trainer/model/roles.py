@@ -21,7 +21,13 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.adapter import AdapterState, attach_adapter, fuse_additions, serialized
+from trainer.model.adapter import (
+    AdapterState,
+    attach_adapter,
+    flaw_in_state,
+    fuse_additions,
+    serialized,
+)
 from trainer.model.base_model import load_base
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
 from trainer.model.logprobs import AS_ASKED, Nucleus, Sampling, sampled_logprobs
@@ -59,8 +65,8 @@ class PolicyRoles(nn.Module):
             serve_dtype: The dtype to which the server rounds adapters.
 
         Raises:
-            UsageError: The base has layers without full attention, or the starting adapter has
-                dropout or is not LoRA.
+            UsageError: The base cannot be read or has layers without full attention, or the starting
+                adapter cannot be used; see `attach_adapter`.
         """
         super().__init__()
         self.device, self.serve_dtype = device, serve_dtype
@@ -118,15 +124,9 @@ class PolicyRoles(nn.Module):
             RuntimeError: A tensor is missing, unexpected or of another shape.
         """
         tensors = self._tensors[role]
-        if wrong := sorted(tensors.keys() ^ state.keys()):
-            word = "missing" if wrong[0] in tensors else "unexpected"
-            raise RuntimeError(f"adapter {role}: {word} tensor {wrong[0]} ({len(wrong)} in all)")
+        if flaw := flaw_in_state(tensors, state):
+            raise RuntimeError(f"adapter {role}: {flaw}")
         for name, tensor in tensors.items():
-            if tensor.shape != state[name].shape:
-                raise RuntimeError(
-                    f"adapter {role}: {name} has shape {tuple(state[name].shape)}, not "
-                    f"{tuple(tensor.shape)}"
-                )
             tensor.copy_(state[name])
 
     def rounded_policy(self, dtype: torch.dtype | None = None) -> AdapterState:

@@ -9,6 +9,7 @@ import torch
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics, read_metrics
 from trainer.errors import UsageError
+from trainer.model.base_files import require_base_model
 from trainer.model.device import compute_device
 from trainer.model.dtype import torch_dtype
 from trainer.model.roles import PolicyRoles
@@ -21,7 +22,7 @@ from trainer.run_state.checkpoint import (
 )
 from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
-from trainer.run_state.run_folder import require_model_folder, start_of
+from trainer.run_state.run_folder import start_of
 
 Say = Callable[[str], None]
 """Called with every line of output."""
@@ -64,7 +65,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
         raise UsageError(
             f"--from {from_step}: the last step in {JOURNAL_FILE} is {journal.last_step}"
         )
-    require_model_folder(config.policy.base_model)
+    require_base_model(config.policy.base_model)
     device = compute_device(config.run.device)
     roles = PolicyRoles(
         start_of(config, run_folder),

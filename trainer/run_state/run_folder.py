@@ -171,15 +171,3 @@ def keep_start(run_folder: Path, roles: PolicyRoles) -> None:
     start = run_folder / START_FOLDER
     roles.export_policy(new_folder(start), torch.float32)
     finish_folder(start)
-
-
-def require_model_folder(base_model: str) -> None:
-    """Fail early on a base model that is a path without a model.
-
-    Raises:
-        UsageError: It looks like a path but has no ``config.json``.
-    """
-    path = Path(base_model)
-    looks_like_path = path.is_absolute() or base_model.startswith((".", "models/"))
-    if (looks_like_path or path.is_dir()) and not (path / "config.json").is_file():
-        raise UsageError(f"base model {base_model}: no such folder with a config.json in it")

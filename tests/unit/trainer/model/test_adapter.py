@@ -1,0 +1,130 @@
+"""Adapters to start from: what does not fit is refused with the tensor's name, never trained from scratch."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainer.config.sections import PolicyConfig
+from trainer.errors import UsageError
+from trainer.model.adapter import AdapterState, attach_adapter
+from trainer.model.base_model import load_base
+from trainer.model.roles import PolicyRoles
+
+CPU = torch.device("cpu")
+PREFIX = "base_model.model."
+A_NAME = "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight"
+
+
+def renamed(old: str, new: str) -> Callable[[AdapterState], AdapterState]:
+    return lambda state: {name.replace(old, new): tensor for name, tensor in state.items()}
+
+
+def with_value(value: float) -> Callable[[AdapterState], AdapterState]:
+    return lambda state: state | {A_NAME: torch.full_like(state[A_NAME], value)}
+
+
+@pytest.fixture
+def exported(make_roles: Callable[..., PolicyRoles], tmp_path: Path) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    make_roles().export_policy(folder)
+    return folder
+
+
+def refusal(base: Path, adapter: Path) -> str:
+    config = PolicyConfig(base_model=str(base), adapter=adapter)
+    with pytest.raises(UsageError, match=r"policy\.adapter") as caught:
+        attach_adapter(load_base(config, CPU), config, "policy")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (renamed(PREFIX, ""), "missing tensor base_model.model.model.layers.0"),
+        (renamed(PREFIX, PREFIX * 2), "tensor base_model.model."),
+        (renamed("model.layers", "language_model.layers"), "language_model"),
+        (lambda state: {n: t for n, t in state.items() if n != A_NAME}, f"missing tensor {A_NAME}"),
+        (lambda state: state | {"lm_head.x": torch.zeros(1)}, "unexpected tensor lm_head.x"),
+        (lambda state: state | {A_NAME: torch.zeros(4, 3)}, f"{A_NAME} has shape (4, 3)"),
+        (with_value(float("nan")), f"{A_NAME} has a value that is not finite"),
+        (lambda _: {}, "missing tensor"),
+    ],
+    ids=["no prefix", "doubled", "language_model", "missing", "extra", "shape", "nan", "empty"],
+)
+def test_tensors_that_do_not_fit_are_named(
+    change: Callable[[AdapterState], AdapterState], said: str, exported: Path, tiny_base: Path
+) -> None:
+    weights = exported / "adapter_model.safetensors"
+    save_file(change(load_file(weights)), weights)
+    assert said in refusal(tiny_base, exported)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("bias", "lora_only", "bias is 'lora_only'"),
+        ("use_dora", True, "use_dora is True"),
+        ("modules_to_save", ["lm_head"], "modules_to_save is"),
+        ("r", 3, "has shape"),
+        ("target_modules", ["nope"], "does not fit the base model"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(
+    setting: str, value: object, said: str, exported: Path, tiny_base: Path
+) -> None:
+    config = exported / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {setting: value}))
+    assert said in refusal(tiny_base, exported)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("adapter_config.json", None, "no adapter_config.json in it"),
+        ("adapter_config.json", b"\xef\xbb\xbf{}", "BOM"),
+        ("adapter_config.json", b"\xff", "adapter_config.json: "),
+        ("adapter_config.json", b"[" * 100_000, "adapter_config.json: "),
+        ("adapter_config.json", b"[]", "not a LoRA adapter"),
+        ("adapter_model.safetensors", None, "adapter_model.safetensors: No such file"),
+        ("adapter_model.safetensors", b"version https://git-lfs", "adapter_model.safetensors: "),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(
+    name: str, content: bytes | None, said: str, exported: Path, tiny_base: Path
+) -> None:
+    (exported / name).unlink()
+    if content is not None:
+        (exported / name).write_bytes(content)
+    assert said in refusal(tiny_base, exported)
+
+
+@pytest.mark.parametrize("adapter", ["no/such/folder", "owner/name-of-the-hub", "x" * 5000])
+def test_an_adapter_that_is_no_folder_is_one_line(adapter: str, tiny_base: Path) -> None:
+    assert "no adapter_config.json in it" in refusal(tiny_base, Path(adapter))
+
+
+def test_all_linear_is_every_linear_layer_but_the_head(tiny_base: Path) -> None:
+    def targets(*modules: str) -> set[str]:
+        config = PolicyConfig(base_model=str(tiny_base), target_modules=modules)
+        model = attach_adapter(load_base(config, CPU), config, "policy")
+        return {n for n, _ in model.named_parameters() if ".lora_" in n}
+
+    assert targets("all-linear") == targets(*PolicyConfig().target_modules)
+
+
+def test_a_module_that_the_base_lacks_is_named(tiny_base: Path) -> None:
+    config = PolicyConfig(base_model=str(tiny_base), target_modules=("q_proj", "q_porj"))
+    with pytest.raises(UsageError, match=r"policy\.target_modules: 'q_porj' is no module .*q_proj"):
+        attach_adapter(load_base(config, CPU), config, "policy")
+
+
+@pytest.mark.parametrize("targets", [(), ("all-linear", "q_proj")])
+def test_target_modules_that_say_nothing_are_refused(targets: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="all-linear alone"):
+        PolicyConfig(target_modules=targets)

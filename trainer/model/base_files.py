@@ -1,0 +1,115 @@
+"""A base model's files, and its tokenizer: what is wrong with them is one line that names policy.base_model."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from inference_server.wire.base_fingerprint import base_folder
+from trainer.errors import UsageError
+from trainer.io.disk import is_disk_full
+
+_FIELD = "policy.base_model"
+_HUB_TIMEOUT_S = 10.0
+_PROBE = "What is 6 times 7?"
+"""A text of which every tokenizer of a language model makes tokens."""
+_SHOWN_CHARS = 200
+
+
+def require_base_model(base_model: str) -> None:
+    """Fail early, and without a long silence, on a base model that is neither on this machine nor on the Hub.
+
+    Raises:
+        UsageError: It is a folder without ``config.json``, a path that does not exist, or a Hub id that is
+            not cached while the Hub does not have it or cannot be reached.
+    """
+    shown = base_model[:_SHOWN_CHARS]
+    looks_like_path = os.path.isabs(base_model) or base_model.startswith((".", "~", "models/"))
+    if looks_like_path or os.path.isdir(base_model):
+        if not os.path.isfile(os.path.join(base_model, "config.json")):
+            hint = "; write the home folder out, '~' is not read" if base_model[:1] == "~" else ""
+            raise UsageError(
+                f"{_FIELD} {shown}: no such folder with a config.json in it (base model){hint}"
+            )
+    elif base_folder(base_model) is None:
+        _require_on_hub(base_model, shown)
+
+
+def _require_on_hub(base_model: str, shown: str) -> None:
+    # They take longer to import than most commands need to fail.
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.constants import HF_HUB_OFFLINE  # noqa: PLC0415
+
+    what = f"{_FIELD} {shown}: neither a folder nor in the Hub's cache"
+    if HF_HUB_OFFLINE:
+        raise UsageError(f"{what}, and HF_HUB_OFFLINE is set; download it first, or name a folder")
+    try:
+        HfApi().model_info(base_model, timeout=_HUB_TIMEOUT_S)
+    except Exception as error:  # Which types there are depends on the library's version.
+        raise UsageError(
+            f"{what}, and the Hub does not give it ({one_line(error)}); name a folder, or download it "
+            "where there is a network"
+        ) from None
+
+
+@contextmanager
+def reading_base(base_model: str) -> Iterator[None]:
+    """A block that reads a base model's files.
+
+    Raises:
+        UsageError: They are missing, damaged, or of no model that can be read.
+    """
+    # Not at the top: the command line checks a folder before it imports torch.
+    import torch  # noqa: PLC0415
+    from safetensors import SafetensorError  # noqa: PLC0415
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError),
+        SafetensorError,
+    ) as error:
+        if is_disk_full(error):
+            raise
+        raise UsageError(
+            f"{_FIELD} {base_model[:_SHOWN_CHARS]}: its files cannot be read ({one_line(error)}); "
+            "download or copy the model again"
+        ) from error
+
+
+def load_tokenizer(base_model: str) -> Any:
+    """The tokenizer of a base model.
+
+    Raises:
+        UsageError: There are no files of one, they are damaged, or a token of it has no embedding.
+    """
+    from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
+
+    with reading_base(base_model):
+        tokenizer = AutoTokenizer.from_pretrained(base_model)
+        config = AutoConfig.from_pretrained(base_model).get_text_config()
+    # Without tokenizer files Transformers makes an empty one, to which every text is nothing.
+    ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
+    if not ids or set(ids) <= {tokenizer.unk_token_id}:
+        raise UsageError(
+            f"{_FIELD} {base_model}: its tokenizer makes no tokens of a text; are tokenizer.json and "
+            "tokenizer_config.json in its folder?"
+        )
+    num_embeddings = getattr(config, "vocab_size", None)
+    named = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "bos")}
+    for name, token_id in (*named.items(), ("a text's", max(ids))):
+        if token_id is not None and num_embeddings is not None and token_id >= num_embeddings:
+            raise UsageError(
+                f"{_FIELD} {base_model}: the tokenizer's {name} token has the id {token_id}, but the model "
+                f"has embeddings for {num_embeddings} tokens; they are not of one model"
+            )
+    return tokenizer
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line of limited length, or the name of its type."""
+    text = " ".join(str(error).split())
+    short = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+    return short or type(error).__name__
