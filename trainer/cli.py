@@ -27,6 +27,7 @@ from trainer.console.environment import prepare_environment
 from trainer.console.progress import step_lines
 from trainer.console.stop_signals import EndedBySignal, Stopped
 from trainer.errors import TrainerError, UsageError
+from trainer.io.paths import is_lasting, shown_path
 
 _PROG = "python -m trainer"
 
@@ -213,6 +214,14 @@ def main() -> None:
         command.run(load_config(command.config, arguments, prog=prog))
     except TrainerError as error:
         fail(prog, error, exit_code=error.exit_code)
+    except OSError as error:
+        # A supervisor that starts the command again would meet the same.
+        if not is_lasting(error):
+            raise
+        fail(
+            prog,
+            f"{shown_path(error.filename)}: {error.strerror}; give another path, or mend this one",
+        )
     except Stopped:
         print(f"{prog}: stopped; the same command resumes")
     except KeyboardInterrupt as error:

@@ -10,9 +10,14 @@ NULL = "null"
 
 
 class SettingsModel(BaseModel):
-    """A table of settings: unknown keys are errors, and ``null`` is None where a key may be None."""
+    """A table of settings: unknown keys are errors, and ``null`` is None where a key may be None.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    NaN and infinity are errors wherever a number belongs.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -21,10 +21,11 @@ from inference_server.wire.schemas import (
     ServerStatus,
 )
 from inference_server.wire.streams import NDJSON
-from regime_w import ArmSpec
+from regime_w import ArmSpec, build_all_arms
+from trainer.client.answers import MAX_BODY_BYTES, InvalidAnswerError
 from trainer.client.arms_stream import read_stream
 from trainer.client.ask_groups import ask_groups
-from trainer.client.http import InvalidAnswerError, RetryingHTTP, raise_for_status
+from trainer.client.http import RetryingHTTP, raise_for_status
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.client.response_checks import flaw_in_groups
 from trainer.config.sections import ServerConfig
@@ -35,6 +36,8 @@ _HEARTBEAT_S = 10.0
 """How often the server shows that it still generates: well within the 60 s after which many proxies end an
 idle connection."""
 _MIN_HEARTBEAT_S = 0.1
+_BYTES_OF_A_TOKEN = 256
+"""Of an answer: a token's id, its logprob and its text, generously."""
 
 
 class ArmsClient:
@@ -82,6 +85,7 @@ class ArmsClient:
             "POST",
             "/v1/arms/generate",
             streamed=True,
+            max_bytes=_longest_answer(request),
             # Not in the body: a server that knows no heartbeats refuses unknown fields.
             params={"heartbeat_s": self._heartbeat_s},
             content=body,
@@ -94,7 +98,7 @@ class ArmsClient:
             return self._http.parse(ArmsResponse, response)
         try:
             answer = read_stream(request, response.content)
-        except ValidationError as error:
+        except (ValidationError, RecursionError) as error:
             raise InvalidAnswerError(
                 f"{self._url}/v1/arms/generate ended its stream early, or sent something else"
             ) from error
@@ -174,6 +178,13 @@ class ArmsClient:
     async def delete_adapter(self, version: int) -> None:
         """Remove a version that is neither active nor in use."""
         await self._http.request(lambda _: None, "DELETE", f"/v1/adapters/{version}")
+
+
+def _longest_answer(request: ArmsRequest) -> int:
+    """More bytes than the answer to a request can have."""
+    num_arms = len(build_all_arms()) if request.arms is None else len(request.arms)
+    num_completions = len(request.questions) * num_arms * request.samples_per_arm
+    return MAX_BODY_BYTES + num_completions * request.max_tokens * _BYTES_OF_A_TOKEN
 
 
 def _greedy_arm(system_prompt: str) -> ArmSpec:

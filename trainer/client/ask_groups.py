@@ -22,7 +22,8 @@ from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
 
-_JITTER_S = 0.1
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
+"""Before a lost request is sent again: many are lost at once, and a server that loses all needs rest."""
 
 _T = TypeVar("_T")
 
@@ -95,7 +96,11 @@ async def ask_again(ask: Callable[[], Awaitable[_T]], *, give_up_after_s: float)
 
     try:
         async for attempt in stamina.retry_context(
-            on=tries_again, timeout=None, attempts=None, wait_jitter=_JITTER_S
+            on=tries_again,
+            timeout=None,
+            attempts=None,
+            wait_initial=_FIRST_WAIT_S,
+            wait_max=_LONGEST_WAIT_S,
         ):
             with attempt:
                 try:

@@ -6,6 +6,7 @@ Progress is the whole answer, or of a streamed one each line.
 """
 
 import asyncio
+import ipaddress
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,23 +14,28 @@ import httpx
 import stamina
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.schemas import ErrorResponse
+from trainer.client.answers import (
+    ACCEPTED_ENCODINGS,
+    MAX_BODY_BYTES,
+    InvalidAnswerError,
+    read_body,
+    rejection,
+    retry_after_s,
+)
 from trainer.client.retries import Outage, Patience
 from trainer.config.sections import ServerConfig
-from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
+from trainer.errors import ServerError, ServerUnreachableError
 
 _REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _INTERNAL_ERROR = 408, 429, 500
 _CONNECT_TIMEOUT_S = 5.0
+_LONGEST_ANSWER_S = 7200.0
+"""After which a stream is broken off, however lively: twice the default of the server's max_request_s."""
 _HEADERS_READ = ("content-type", "retry-after")
 # httpx offers every waiting request the same idle connection: of many at once, each tries them all.
 _MAX_IDLE_CONNECTIONS = 4
 
 _T = TypeVar("_T")
 _Body = TypeVar("_Body", bound=BaseModel)
-
-
-class InvalidAnswerError(Exception):
-    """An answer that is incomplete, or not of a Regime W server; only raised inside the retry loop."""
 
 
 class _BusyError(Exception):
@@ -69,16 +75,20 @@ class RetryingHTTP:
         self._give_up_after_s = config.give_up_after_s
         self._timeout_s = config.request_timeout_s
         self._outage = Outage(config.give_up_after_s)
-        headers = {}
+        # Others can grow without a limit before they are measured.
+        headers = {"Accept-Encoding": ACCEPTED_ENCODINGS}
+        is_local = _is_loopback(httpx.URL(config.url).host)
         if config.api_key is not None:
             headers["Authorization"] = f"Bearer {config.api_key.get_secret_value()}"
-        if httpx.URL(config.url).host in ("127.0.0.1", "localhost", "::1"):
+        if is_local:
             # Compressing costs both sides more than loopback takes to carry it.
             headers["Accept-Encoding"] = "identity"
         self._http = httpx.AsyncClient(
             base_url=config.url,
             headers=headers,
             transport=transport,
+            # A proxy of the environment's has no business with this machine's own traffic, nor with the key.
+            trust_env=not is_local,
             timeout=httpx.Timeout(config.request_timeout_s, connect=_CONNECT_TIMEOUT_S),
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=_MAX_IDLE_CONNECTIONS
@@ -106,6 +116,7 @@ class RetryingHTTP:
         path: str,
         *,
         streamed: bool = False,
+        max_bytes: int = MAX_BODY_BYTES,
         **options: Any,
     ) -> _T:
         """What ``read`` makes of the first good answer.
@@ -115,6 +126,7 @@ class RetryingHTTP:
             method: HTTP's.
             path: Below ``server.url``.
             streamed: Whether each line of the answer is progress, empty ones included.
+            max_bytes: The longest answer that is read.
             options: As `httpx.AsyncClient.request` takes them.
 
         Raises:
@@ -125,7 +137,9 @@ class RetryingHTTP:
         try:
             async for attempt in self._attempts(path):
                 with attempt:
-                    response = await self._receive(method, path, options, streamed=streamed)
+                    response = await self._receive(
+                        method, path, options, streamed=streamed, max_bytes=max_bytes
+                    )
                     raise_for_status(response)
                     answer = read(response)
         except _TRANSIENT as error:
@@ -134,7 +148,7 @@ class RetryingHTTP:
         return answer
 
     async def _receive(
-        self, method: str, path: str, options: Mapping[str, Any], *, streamed: bool
+        self, method: str, path: str, options: Mapping[str, Any], *, streamed: bool, max_bytes: int
     ) -> httpx.Response:
         """One answer, whole; raises TimeoutError where there is no progress."""
         # httpx's timeout restarts with every byte; this one with nothing, or with every line.
@@ -142,14 +156,12 @@ class RetryingHTTP:
             asyncio.timeout(self._timeout_s) as deadline,
             self._http.stream(method, path, **options) as response,
         ):
-            if not streamed:
-                await response.aread()
-                return response
-            content = bytearray()
-            async for part in response.aiter_bytes():
+            content, loop = bytearray(), asyncio.get_running_loop()
+            last_s = loop.time() + _LONGEST_ANSWER_S
+            async for part in read_body(response, max_bytes):
                 content += part
-                if b"\n" in part:
-                    deadline.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
+                if streamed and b"\n" in part:
+                    deadline.reschedule(min(loop.time() + self._timeout_s, last_s))
         headers = {name: value for name, value in response.headers.items() if name in _HEADERS_READ}
         return httpx.Response(
             response.status_code, headers=headers, content=bytes(content), request=response.request
@@ -163,7 +175,7 @@ class RetryingHTTP:
         """
         try:
             return body.model_validate_json(response.content)
-        except ValidationError as error:
+        except (ValidationError, RecursionError) as error:
             raise InvalidAnswerError(
                 f"{self._url}{response.url.path} returned no valid {body.__name__.strip('_')}"
             ) from error
@@ -179,7 +191,8 @@ class RetryingHTTP:
                 self._outage.failed(path, self._reason(error))
             if not patience.lasts():
                 return False
-            return (isinstance(error, _BusyError) and error.retry_after_s) or True
+            asked_s = error.retry_after_s if isinstance(error, _BusyError) else 0.0
+            return min(asked_s, patience.left_s()) or True
 
         return aiter(stamina.retry_context(on=wait_before_retry, timeout=None, attempts=None))
 
@@ -197,22 +210,18 @@ class RetryingHTTP:
         )
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def raise_for_status(response: httpx.Response) -> None:
     """Raise a transient error for a status worth retrying, `ServerRejectedError` for any other error."""
     status = response.status_code
     if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _INTERNAL_ERROR:
-        retry_after = response.headers.get("Retry-After", "")
         kind = _FullError if status == _TOO_MANY_REQUESTS else _BusyError
-        raise kind(
-            _rejection(response).args[0], float(retry_after) if retry_after.isdigit() else 0.0
-        )
+        raise kind(rejection(response).args[0], retry_after_s(response))
     if response.is_error:
-        raise _rejection(response)
-
-
-def _rejection(response: httpx.Response) -> ServerRejectedError:
-    try:
-        error = ErrorResponse.model_validate_json(response.content).error
-    except ValidationError:
-        return ServerRejectedError(response.status_code, response.text[:200], None)
-    return ServerRejectedError(response.status_code, error.message, error.param)
+        raise rejection(response)

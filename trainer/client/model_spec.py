@@ -4,6 +4,7 @@ Enters: ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's f
 adapter). Leaves: the version to ask for.
 """
 
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -20,6 +21,7 @@ from inference_server.wire.schemas import (
 )
 from trainer.client.protocol import InferenceServer
 from trainer.errors import ServerError, ServerRejectedError, UsageError
+from trainer.io.paths import shown_path
 
 _BASE, _POLICY = "base", "policy"
 _VERSION_NAME = re.compile(r"policy-([0-9]{6,})")
@@ -51,9 +53,9 @@ class ModelSpec:
         # A run's folder stands for its newest adapter.
         folder = max(folder.glob("adapters/policy-*[0-9]"), default=folder)
         for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
-            if not (folder / name).is_file():
+            if not os.path.isfile(folder / name):
                 raise UsageError(
-                    f"{field}: there is no {name} in {what}; name an adapter or run folder, "
+                    f"{field}: there is no {name} in {shown_path(what)}; name an adapter or run folder, "
                     f"{_BASE}, {_POLICY} or a version such as {adapter_name(12)}"
                 )
         return cls(what=what, folder=folder)

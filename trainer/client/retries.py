@@ -29,6 +29,12 @@ class Patience:
             self._since_s = now_s
         return now_s - self._since_s < self._give_up_after_s
 
+    def left_s(self) -> float:
+        """How long it still lasts, in seconds, at least 0."""
+        if self._since_s is None:
+            return self._give_up_after_s
+        return max(0.0, self._since_s + self._give_up_after_s - time.monotonic())
+
 
 class Outage:
     """Logs when a server begins to fail and why, every half minute that it still does, and when it is over."""

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Question, adapter_name
 from trainer.client.arms_client import ArmsClient
+from trainer.config.safe_text import safe_text
 from trainer.config.sections import SampleConfig
 
 
@@ -40,7 +41,7 @@ async def sample(config: SampleConfig) -> ArmGroup:
 def as_table(group: ArmGroup) -> Table:
     """The completions, one row an arm; model text is never read as markup."""
     version = "base" if group.policy_version is None else adapter_name(group.policy_version)
-    table = Table(title=escape(group.question), caption=f"sampled from {version}", show_lines=True)
+    table = Table(title=_shown(group.question), caption=f"sampled from {version}", show_lines=True)
     for heading in ("arm", "T", "completion", "answer"):
         table.add_column(heading)
     scores = group.scores
@@ -49,10 +50,10 @@ def as_table(group: ArmGroup) -> Table:
         correct = None if scores is None or scores.correct is None else scores.correct[i]
         mark = {True: " ✓", False: " ✗", None: ""}[correct]
         table.add_row(
-            escape(arm.arm),
+            _shown(arm.arm),
             f"{arm.temperature:g}",
-            escape(arm.text.strip()),
-            f"{escape(answer or '–')}{mark}",
+            _shown(arm.text.strip()),
+            f"{_shown(answer or '–')}{mark}",
         )
     return table
 
@@ -65,5 +66,10 @@ def run_sample(config: SampleConfig) -> None:
     if group.scores is not None:
         parts = {name: getattr(group.scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")}
         shown = (f"{name} {'–' if v is None else format(v, '.3f')}" for name, v in parts.items())
-        consensus = escape(group.scores.consensus or "–")
+        consensus = _shown(group.scores.consensus or "–")
         console.print("  ".join((*shown, f"consensus {consensus}")), highlight=False)
+
+
+def _shown(text: str) -> str:
+    """A text of the model's or the user's: neither markup nor an escape of the terminal."""
+    return escape(safe_text(text))

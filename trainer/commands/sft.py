@@ -34,6 +34,7 @@ from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
+from trainer.io.paths import require_folder
 from trainer.model.adapter import fresh_lora, require_targets
 from trainer.model.base_files import load_tokenizer
 from trainer.model.base_model import load_base
@@ -102,6 +103,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         DataError: The data cannot be used.
     """
     output = config.output
+    require_folder(output, field="output")
     if (output / ADAPTER_WEIGHTS_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
     tokenizer = load_tokenizer(config.policy.base_model)

@@ -8,7 +8,7 @@ from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from regime_w import RewardConfig, build_all_arms
-from trainer.config.base import CommandConfig
+from trainer.config.base import CommandConfig, Seed
 from trainer.config.data import DataConfig
 from trainer.config.rollout import Arms, RolloutConfig
 from trainer.config.server import ServerConfig
@@ -56,7 +56,7 @@ class EvaluationConfig(CommandConfig):
     """`word-problems` or `one-step-problems` (their held-out split), a JSONL file of {"question", "answer"}
     records, or a Hub dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it.
     data.evaluation_source of the file by default."""
-    data_seed: int = 0
+    data_seed: Seed = 0
     """Seed of the generator; data.seed of the file by default."""
     train_data: str | None = None
     """What the models were trained on, to report which of its questions are asked here too. By default
@@ -78,7 +78,7 @@ class EvaluationConfig(CommandConfig):
     samples_per_arm: Annotated[int, Field(ge=0)] = 0
     """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence; 0 asks for
     greedy answers alone, which takes a ninth of the time of 1."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Seed of the arms' sampling."""
     batch_size: Annotated[int, Field(ge=1)] = 64
     """Questions of one request."""
@@ -115,7 +115,7 @@ class SampleConfig(CommandConfig):
     """The question."""
     gold: str | None = None
     """The right answer, to see which arms found it."""
-    version: int | None = None
+    version: Annotated[int, Field(ge=0)] | None = None
     """Policy version to ask; null asks the active one."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest completion, in tokens; rollout.max_tokens of the file by default."""
@@ -126,6 +126,6 @@ class SampleConfig(CommandConfig):
     template. rollout.prompt_format of the file by default."""
     stop: StopStrings = ()
     """Texts that end a completion; rollout.stop of the file by default."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the sampling."""
     server: ServerConfig = Field(default_factory=ServerConfig)

@@ -1,11 +1,17 @@
 """What every section of the configuration, and every command's, has in common."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field
 
 from inference_server.wire.settings_model import SettingsModel
 
 Device = Literal["auto", "cpu", "cuda"]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Of a generator, PyTorch's or the server's."""
+MAX_THREADS = 4096
+"""More CPU threads than this are a mistake, and PyTorch takes no number of them beyond 32 bits."""
 
 
 class Section(SettingsModel):

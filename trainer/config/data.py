@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trainer.config.base import Section
+from trainer.config.base import Section, Seed
 
 
 class DataConfig(Section):
@@ -17,7 +17,7 @@ class DataConfig(Section):
     """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000
     """Most distinct questions to use; a new shuffle begins when all were asked."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the generator and of the shuffles."""
     curriculum: Annotated[int, Field(ge=1)] | None = None
     """How many times in a row all arms must solve a question before it is asked less often: in every

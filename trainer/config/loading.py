@@ -9,6 +9,7 @@ from inference_server.wire.settings_loader import load_settings
 from inference_server.wire.settings_sources import Program
 from trainer.config.base import CommandConfig
 from trainer.config.rollout import RENAMED_KEYS
+from trainer.config.safe_text import safe_line
 from trainer.config.sections import SECTIONS
 
 _Config = TypeVar("_Config", bound=CommandConfig)
@@ -21,7 +22,7 @@ _DESCRIPTION = (
 def fail(command: str, *messages: object, exit_code: int = 2) -> NoReturn:
     """Print one line for each message on stderr and exit."""
     for message in messages:
-        print(f"{command}: error: {message}", file=sys.stderr)  # noqa: T201
+        print(f"{command}: error: {safe_line(str(message))}", file=sys.stderr)  # noqa: T201
     sys.exit(exit_code)
 
 

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from regime_w import ArmSpec, build_all_arms
-from trainer.config.base import Section
+from trainer.config.base import Section, Seed
 
 
 def _given_or_recipe(arms: object) -> object:
@@ -59,7 +59,7 @@ class RolloutConfig(Section):
     stop: StopStrings = ()
     """Texts that end a completion once they are generated, such as "\\n\\nQuestion:"; they stay in it and
     are trained on."""
-    seed: int | None = None
+    seed: Seed | None = None
     """Seed of the sampling, for reproducible rollouts; without one the server samples a little faster."""
     max_staleness: Annotated[int, Field(ge=0)] = 1
     """How many versions behind the policy a rollout may be when it is trained on. 0 waits for every

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from trainer.config.base import Device, Section
+from trainer.config.base import MAX_THREADS, Device, Section, Seed
 
 
 class RunConfig(Section):
@@ -26,9 +26,9 @@ class RunConfig(Section):
     while training goes on. The best version's checkpoint is kept. Null never evaluates."""
     num_evaluation_questions: Annotated[int, Field(ge=1)] = 100
     """Held-out questions of an evaluation."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the trainer's own randomness."""
-    num_threads: Annotated[int, Field(ge=1)] | None = None
+    num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
     """CPU threads of the trainer; one is best beside a server on the same machine."""
     device: Device = "auto"
     """Where the trainer computes."""

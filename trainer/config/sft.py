@@ -41,8 +41,8 @@ class SFTConfig(Section):
     """Steps between measurements of that loss; the last step always has one."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
     """Steps between checkpoints to resume from."""
-    seed: int = 0
-    """Seed of the mixture of arms and of the shuffle."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the mixture of arms and of the shuffle; below 2^32, as NumPy's are."""
 
     @model_validator(mode="after")
     def _micro_batches_fill_a_batch(self) -> Self:

@@ -5,6 +5,7 @@ dataset such as ``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` 
 question alone decides its part, so the parts never overlap, however many records are read.
 """
 
+import os
 import random
 import re
 import unicodedata
@@ -19,6 +20,7 @@ from regime_w import extract_answer
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import SUFFIXES, read_rows, row_error
+from trainer.io.paths import shown_path
 
 GENERATED: Mapping[str, Callable[[Problem], bool]] = {
     "word-problems": lambda problem: True,
@@ -76,14 +78,14 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
             Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
         ]
-    path = Path(name)
-    if path.is_file():
-        records = _file_records(path)
+    # Unlike Path's, this is no error for names that are too long for a file system.
+    if os.path.isfile(name):
+        records = _file_records(Path(name))
     elif _HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES):
         records = _hub_records(name, split)
     else:
         raise DataError(
-            f"data source {source!r} is neither {' nor '.join(map(repr, GENERATED))}, nor a JSONL "
+            f"data source {shown_path(source)!r} is neither {' nor '.join(map(repr, GENERATED))}, nor a JSONL "
             "file, nor a Hub dataset such as openai/gsm8k:main"
         )
     chosen = (r for r in records if part is None or split_of(normalised(r.question)) is part)
@@ -95,10 +97,12 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
 
 def _parse(source: str) -> tuple[str, Split | None]:
     name, mark, part = source.rpartition("#")
-    if not mark or Path(source).is_file():
+    if not mark or os.path.isfile(source):
         return source, None
     if part not in tuple(Split):
-        raise DataError(f"data source {source!r}: '#{part}' is none of {', '.join(Split)}")
+        raise DataError(
+            f"data source {shown_path(source)!r}: '#{shown_path(part)}' is none of {', '.join(Split)}"
+        )
     return name, Split(part)
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainer.config.safe_text import safe_text
 from trainer.errors import UsageError
 from trainer.evaluation.records import Answer, QuestionAnswers, answers_path, read_answers
 
@@ -63,7 +64,7 @@ def _side_by_side(questions: Sequence[QuestionAnswers], baseline: str, model: st
         asked = (
             f"{question.id}\n{question.question}\n→ {question.gold.rsplit('####', 1)[-1].strip()}"
         )
-        table.add_row(Text(asked), *(Text(_shown(answer)) for answer in answers))
+        table.add_row(Text(safe_text(asked)), *(Text(safe_text(_shown(a))) for a in answers))
     return table
 
 

@@ -43,7 +43,8 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
     if path.exists():
         stored = _stored(path)
         written, now = _flat(stored), _flat(plain)
-        before = _as_read(stored, config) or written
+        # Of a file that this version cannot read as a whole, each missing key still has its default.
+        before = _as_read(stored, config) or {**(_as_read({}, config) or {}), **written}
         changed = [
             f"{key} was {before.get(key, NULL)} and is {now.get(key, NULL)}"
             for key in sorted(before.keys() | now.keys())

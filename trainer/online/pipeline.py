@@ -133,7 +133,7 @@ class RolloutPipeline:
     ) -> ScoredGroup:
         seed = self._rollout.seed
         # The salt gives a question other seeds in another epoch.
-        salted = None if seed is None else seed * 1_000_003 + questions.salt
+        salted = None if seed is None else (seed * 1_000_003 + questions.salt) % 2**63
         request = group_request(record, self._rollout, version=questions.version, seed=salted)
         with self.server_busy:
             group, num_lost = await self._versions.group(request)

@@ -25,6 +25,7 @@ from trainer.io.kept_settings import (
     kept_dtype,
     kept_prompt_format,
 )
+from trainer.io.paths import require_folder
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
@@ -98,8 +99,13 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
 
 
 def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
-    """The configuration with which a run goes on; see `trainer.io.kept_settings.as_begun`."""
+    """The configuration with which a run goes on; see `trainer.io.kept_settings.as_begun`.
+
+    Raises:
+        UsageError: ``run.folder`` cannot be written to or made.
+    """
     folder = config.run.folder
+    require_folder(folder, field="run.folder")
     return as_begun(folder / CONFIG_FILE, config, say) if _has_begun(folder) else config
 
 

@@ -102,6 +102,26 @@ def test_a_stored_file_that_is_not_valid_now_names_what_differs(tmp_path: Path) 
         keep_settings(path, TrainConfig(), free=())
 
 
+@pytest.mark.parametrize("cannot_be_read", ["", "[ppo2]\nx = 1\n"])
+def test_a_setting_that_is_newer_than_the_file_has_its_default(
+    cannot_be_read: str, tmp_path: Path
+) -> None:
+    path = tmp_path / CONFIG_FILE
+    stored = as_toml(TrainConfig())
+    for key in ("clip_high", "whiten_advantages", "questions_per_step", "num_threads"):
+        stored = "".join(line for line in stored.splitlines(True) if not line.startswith(key))
+    path.write_text(stored + cannot_be_read)
+    if not cannot_be_read:
+        keep_settings(path, TrainConfig(), free=())
+    changed = TrainConfig(ppo=PPOConfig(clip_high=0.3))
+    path.write_text(stored + cannot_be_read)
+    with pytest.raises(UsageError, match=r"ppo\.clip_high was 0\.2 and is 0\.3") as caught:
+        keep_settings(path, changed, free=())
+    others = {"ppo2.x was 1 and is null"} if cannot_be_read else set()
+    said = str(caught.value).partition("other settings: ")[2].partition(". Resume")[0]
+    assert set(said.split("; ")) == {"ppo.clip_high was 0.2 and is 0.3", *others}
+
+
 def test_null_is_stored_where_it_is_not_the_default(tmp_path: Path) -> None:
     path = tmp_path / CONFIG_FILE
     config = TrainConfig(ppo=PPOConfig(dual_clip=None))

@@ -1,0 +1,73 @@
+"""What is taken from a server's answer: bodies of bounded size, and headers that can be wrong."""
+
+import re
+from collections.abc import AsyncIterator
+
+import httpx
+from pydantic import ValidationError
+
+from inference_server.wire.schemas import ErrorResponse
+from trainer.config.safe_text import safe_line
+from trainer.errors import ServerRejectedError
+
+MAX_BODY_BYTES = 64 * 2**20
+"""Of an answer whose size does not depend on what was asked."""
+ACCEPTED_ENCODINGS = "gzip, deflate, zstd"
+"""A small piece of theirs grows by a known factor at most, and so is measured as it comes."""
+_SLICE_BYTES = 256
+"""Decompressed at a time; zstd makes 128 KiB of 4 bytes."""
+_MAX_RETRY_AFTER_S = 60.0
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
+_SHOWN_CHARS = 200
+
+
+class InvalidAnswerError(Exception):
+    """An answer that is incomplete, or not of a Regime W server; only raised inside the retry loop."""
+
+
+def retry_after_s(response: httpx.Response) -> float:
+    """How long a response asks to wait, at most a minute; 0 where it does not say it in seconds."""
+    given = response.headers.get("Retry-After", "").strip()
+    return min(float(given), _MAX_RETRY_AFTER_S) if _SECONDS.fullmatch(given) else 0.0
+
+
+async def read_body(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
+    """The pieces of a body, decompressed.
+
+    Raises:
+        InvalidAnswerError: It is longer, or compressed in a way that was not asked for.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", *ACCEPTED_ENCODINGS.split(", ")):
+        raise InvalidAnswerError(f"an answer with Content-Encoding {safe_line(encoding)!r}")
+    num_bytes = 0
+    async for part in _decompressed(response, encoding):
+        num_bytes += len(part)
+        if num_bytes > max_bytes:
+            raise InvalidAnswerError(f"an answer of more than {max_bytes} bytes")
+        yield part
+
+
+def _decompressed(response: httpx.Response, encoding: str) -> AsyncIterator[bytes]:
+    """The pieces of a body, none of which was more than `_SLICE_BYTES` before."""
+    if encoding in ("identity", "") or response.is_stream_consumed:
+        return response.aiter_bytes()
+
+    async def slices() -> AsyncIterator[bytes]:
+        async for raw in response.aiter_raw():
+            for start in range(0, len(raw), _SLICE_BYTES):
+                yield raw[start : start + _SLICE_BYTES]
+
+    return httpx.Response(
+        response.status_code, headers=response.headers, content=slices(), request=response.request
+    ).aiter_bytes()
+
+
+def rejection(response: httpx.Response) -> ServerRejectedError:
+    """The error that a response is, with a message that may be shown."""
+    try:
+        error = ErrorResponse.model_validate_json(response.content).error
+    except (ValidationError, RecursionError):
+        text = response.content[: 4 * _SHOWN_CHARS].decode(errors="replace")
+        return ServerRejectedError(response.status_code, safe_line(text)[:_SHOWN_CHARS], None)
+    return ServerRejectedError(response.status_code, safe_line(error.message), error.param)

@@ -1,0 +1,64 @@
+"""Paths that cannot be used: told apart from faults that pass, and found before any work is done."""
+
+import errno
+import os
+from pathlib import Path
+
+from trainer.errors import UsageError
+
+_LASTING = frozenset(
+    (
+        *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP),
+        *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENXIO),
+    )
+)
+_SHOWN_CHARS = 200
+
+
+def is_lasting(error: OSError) -> bool:
+    """Whether an error is about a path and stays until somebody mends it."""
+    return error.errno in _LASTING and error.filename is not None
+
+
+def shown_path(path: object) -> str:
+    """A path for a message: those that are too long for a file system are cut."""
+    text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+
+
+def require_folder(folder: Path, *, field: str) -> None:
+    """Refuse a folder that can neither be written to nor made; makes nothing.
+
+    Args:
+        folder: It may not exist yet.
+        field: The setting that names it.
+
+    Raises:
+        UsageError: Names the setting and the reason.
+    """
+    try:
+        reason = _flaw_in_folder(folder)
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValueError as error:  # a null byte
+        reason = str(error)
+    if reason is not None:
+        raise UsageError(f"{field}: {shown_path(folder)}: {reason}; choose another folder")
+
+
+def _flaw_in_folder(folder: Path) -> str | None:
+    for path in (folder, *folder.parents):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if not os.path.exists(path):
+            return (
+                "a link to what does not exist" if path == folder else f"{path} is a dangling link"
+            )
+        if not os.path.isdir(path):
+            return "it is a file" if path == folder else f"{path} is a file"
+        if not os.access(path, os.W_OK | os.X_OK):
+            return f"{path} cannot be written to"
+        return None
+    return None
