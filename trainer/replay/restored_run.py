@@ -18,10 +18,10 @@ from trainer.run_state.checkpoint import (
     Checkpoint,
     load_checkpoint,
     newest_checkpoint,
-    torch_version,
 )
 from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.manifest import torch_version
 from trainer.run_state.run_folder import start_of
 
 Say = Callable[[str], None]

@@ -10,18 +10,16 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from inference_server.wire.digests import sha256_of_file
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.model.adapter import AdapterState
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
 from trainer.rollouts.questions import QuestionState
+from trainer.run_state.manifest import STATE_FILE, verify_checkpoint, write_manifest
 
 CHECKPOINTS_FOLDER = "checkpoints"
 
-_STATE_FILE = "state.pt"
-_MANIFEST_FILE = "manifest.json"
 _BEST_FILE = "best.json"
 
 
@@ -33,24 +31,6 @@ class TrainProgress:
     """Steps done."""
     questions: QuestionState
     """Which questions were asked, and which of them were not trained on."""
-
-
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    size_bytes: int
-    sha256: str
-
-
-class _Manifest(BaseModel):
-    """``manifest.json``: sizes and digests of a checkpoint's other files."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    step: int
-    torch: str
-    """PyTorch's version; another one may round differently."""
-    files: dict[str, _File]
 
 
 class Best(BaseModel):
@@ -138,13 +118,8 @@ def save_checkpoint(
     # Through memory: torch's own writer does not report a full disk.
     buffer = BytesIO()
     torch.save(state, buffer)
-    (unfinished / _STATE_FILE).write_bytes(buffer.getbuffer())
-    manifest = _Manifest(
-        step=progress.step,
-        torch=torch.__version__,
-        files={_STATE_FILE: _measure(unfinished / _STATE_FILE)},
-    )
-    (unfinished / _MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    (unfinished / STATE_FILE).write_bytes(buffer.getbuffer())
+    write_manifest(unfinished, step=progress.step)
     finish_folder(final)
     best = read_best(run_folder)
     kept_steps = (0, None if best is None else best.step, evaluating)
@@ -157,10 +132,6 @@ def save_checkpoint(
 
 def _folder(run_folder: Path, step: int) -> Path:
     return run_folder / CHECKPOINTS_FOLDER / f"step-{step:06d}"
-
-
-def _measure(path: Path) -> _File:
-    return _File(size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
 
 
 def newest_checkpoint(
@@ -188,28 +159,6 @@ def newest_checkpoint(
     raise CheckpointError(f"no checkpoint in {run_folder / CHECKPOINTS_FOLDER} can be resumed from")
 
 
-def verify_checkpoint(folder: Path) -> None:
-    """Compare every file with the manifest.
-
-    Raises:
-        CheckpointError: A file is missing, truncated or changed.
-    """
-    try:
-        manifest = _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes())
-        damaged = [name for name, file in manifest.files.items() if _measure(folder / name) != file]
-    except ValidationError:
-        damaged = [_MANIFEST_FILE]
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {folder}: {error.strerror}") from error
-    if damaged:
-        raise CheckpointError(f"checkpoint {folder}: {damaged[0]} is damaged")
-
-
-def torch_version(folder: Path) -> str:
-    """The version of PyTorch that wrote an undamaged checkpoint."""
-    return _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes()).torch
-
-
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """State the caller must restore."""
@@ -226,7 +175,7 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
         CheckpointError: The file is damaged, or of another base model or adapter shape.
     """
     try:
-        state: dict[str, Any] = torch.load(folder / _STATE_FILE, weights_only=True)
+        state: dict[str, Any] = torch.load(folder / STATE_FILE, weights_only=True)
         questions = QuestionState.model_validate(state["questions"])
         progress = TrainProgress(step=state["step"], questions=questions)
         for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
@@ -240,9 +189,9 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         return Checkpoint(progress=progress, served=state["served"])
     except (UnpicklingError, EOFError) as error:
-        raise CheckpointError(f"checkpoint {folder}: {_STATE_FILE} is damaged") from error
+        raise CheckpointError(f"checkpoint {folder}: {STATE_FILE} is damaged") from error
     except KeyError as error:
-        raise CheckpointError(f"checkpoint {folder}: {_STATE_FILE} lacks {error}") from error
+        raise CheckpointError(f"checkpoint {folder}: {STATE_FILE} lacks {error}") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {folder}: {reason}") from error

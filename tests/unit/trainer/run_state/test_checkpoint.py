@@ -1,5 +1,7 @@
 """Checkpoints: everything comes back bit for bit, damage is noticed, old ones go."""
 
+import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -24,9 +26,9 @@ from trainer.run_state.checkpoint import (
     read_best,
     save_checkpoint,
     step_of,
-    verify_checkpoint,
     write_best,
 )
+from trainer.run_state.manifest import verify_checkpoint, write_manifest
 
 MakeRoles = Callable[..., PolicyRoles]
 CONFIG = TrainConfig(
@@ -262,6 +264,43 @@ def test_the_first_checkpoint_stays(learner: Learner, tmp_path: Path) -> None:
 # --- which one is resumed from -----------------------------------------------------------------
 
 
+def name_in_manifest(name: str) -> Callable[[Path], None]:
+    """Makes the manifest of a checkpoint name another file than its state."""
+
+    def damage(folder: Path) -> None:
+        path = folder / "manifest.json"
+        manifest = json.loads(path.read_text())
+        files = {name: {"size_bytes": 0, "sha256": "0"}} if name else {}
+        path.write_text(json.dumps(manifest | {"files": files}))
+
+    return damage
+
+
+def replace_by(make: Callable[[Path], None], name: str) -> Callable[[Path], None]:
+    """Puts something that is no plain file in a file's place."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        make(folder / name)
+
+    return damage
+
+
+def a_link_to_zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def with_kl_coef(value: object) -> Callable[[Path], None]:
+    """Writes a state, with a manifest that fits, whose KL coefficient is another."""
+
+    def damage(folder: Path) -> None:
+        state = torch.load(folder / "state.pt", weights_only=True)
+        torch.save(state | {"kl_coef": value}, folder / "state.pt")
+        write_manifest(folder, step=step_of(folder))
+
+    return damage
+
+
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -276,8 +315,22 @@ def flip_a_bit(path: Path) -> None:
         lambda folder: (folder / "manifest.json").unlink(),
         lambda folder: (folder / "manifest.json").write_text("{"),
         lambda folder: flip_a_bit(folder / "manifest.json"),
+        name_in_manifest("/dev/zero"),
+        name_in_manifest("../../secret"),
+        name_in_manifest(""),
+        replace_by(os.mkfifo, "state.pt"),
+        replace_by(os.mkfifo, "manifest.json"),
+        replace_by(a_link_to_zeros, "state.pt"),
+        replace_by(a_link_to_zeros, "manifest.json"),
+        with_kl_coef(float("nan")),
+        with_kl_coef(float("inf")),
+        with_kl_coef("0.1"),
     ],
-    ids=["flipped bit", "no state", "no manifest", "torn manifest", "flipped bit in manifest"],
+    ids=[
+        *("flipped bit", "no state", "no manifest", "torn manifest", "flipped bit in manifest"),
+        *("device named", "outside", "nothing named", "state a pipe", "manifest a pipe"),
+        *("state a device", "manifest a device", "kl_coef nan", "kl_coef inf", "kl_coef text"),
+    ],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_line_that_says_so(
     damage: Callable[[Path], None], learner: Learner, tmp_path: Path

@@ -1,0 +1,103 @@
+"""A checkpoint's manifest: whether its files are as they were written, and its numbers of use."""
+
+import math
+import stat
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inference_server.wire.digests import sha256_of_file
+from trainer.errors import CheckpointError
+
+STATE_FILE = "state.pt"
+
+_MANIFEST_FILE = "manifest.json"
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size_bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """``manifest.json``: sizes and digests of a checkpoint's other files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    torch: str
+    """PyTorch's version; another one may round differently."""
+    files: dict[str, _File]
+
+
+def write_manifest(folder: Path, *, step: int) -> None:
+    """Write the manifest of a checkpoint whose state is written."""
+    manifest = _Manifest(
+        step=step, torch=torch.__version__, files={STATE_FILE: _measure(folder / STATE_FILE)}
+    )
+    (folder / _MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+
+
+def _measure(path: Path) -> _File:
+    return _File(size_bytes=path.stat().st_size, sha256=sha256_of_file(path))
+
+
+def verify_checkpoint(folder: Path) -> None:
+    """Compare every file with the manifest, and look at the numbers that nothing else checks.
+
+    Raises:
+        CheckpointError: A file is missing, truncated, changed or no plain file, or a number is not finite.
+    """
+    try:
+        damaged = _damaged_file(folder)
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error.strerror}") from error
+    if damaged is not None:
+        raise CheckpointError(f"checkpoint {folder}: {damaged} is damaged")
+
+
+def _damaged_file(folder: Path) -> str | None:
+    """The first file that is not as it was written; raises OSError where one is missing."""
+    manifest = _read_manifest(folder)
+    # Its names are not followed: they could lead out of the folder.
+    if manifest is None or manifest.files.keys() != {STATE_FILE}:
+        return _MANIFEST_FILE
+    state, written = folder / STATE_FILE, manifest.files[STATE_FILE]
+    # Sizes first: of a device or a pipe there is no end to read to.
+    if not _is_plain_file(state) or state.stat().st_size != written.size_bytes:
+        return STATE_FILE
+    if _measure(state) != written or not _is_usable(state):
+        return STATE_FILE
+    return None
+
+
+def _read_manifest(folder: Path) -> _Manifest | None:
+    path = folder / _MANIFEST_FILE
+    if not _is_plain_file(path):
+        return None
+    try:
+        return _Manifest.model_validate_json(path.read_bytes())
+    except ValidationError:
+        return None
+
+
+def _is_plain_file(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _is_usable(path: Path) -> bool:
+    """Whether a state can be read and its KL coefficient is a number; its tensors stay on the disk."""
+    try:
+        state = torch.load(path, weights_only=True, mmap=True)
+        return math.isfinite(state["kl_coef"])
+    except (UnpicklingError, EOFError, KeyError, RuntimeError, ValueError, TypeError):
+        return False
+
+
+def torch_version(folder: Path) -> str:
+    """The version of PyTorch that wrote an undamaged checkpoint."""
+    return _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes()).torch
