@@ -20,12 +20,18 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
+from inference_server.vllm import cpu_top_p
+
 
 def register() -> None:
-    """Entry point ``vllm.general_plugins``; vLLM calls it in each of its processes, in some twice."""
+    """Entry point ``vllm.general_plugins`` of all that is replaced on a CPU, top-p too.
+
+    vLLM calls it in each of its processes, in some twice.
+    """
     if current_platform.is_cpu():
         path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
+        cpu_top_p.install()
 
 
 # Gathering rows and adding them back costs as much as three more adapters on these rows.
