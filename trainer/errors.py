@@ -10,6 +10,7 @@ TrainerError
 ├── JournalError           a step of the journal that cannot be done again
 ├── SyncError              the server serves something else than was pushed
 ├── NonFiniteError         a number or a gradient is NaN or infinite
+├── OutOfMemoryError       a step does not fit into the GPU, not with half its micro-batches either
 ├── DiskFullError          there is no space left for the run's folder
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
@@ -48,6 +49,23 @@ class JournalError(TrainerError):
 
 class SyncError(TrainerError):
     """The server's logprobs are not those of the weights that were pushed."""
+
+
+class OutOfMemoryError(TrainerError):
+    """A step does not fit into the GPU's memory; weights and optimizers are as they were before it."""
+
+    def __init__(self, token_budget: int):
+        """Name the settings that lower the peak.
+
+        Args:
+            token_budget: The tokens of a micro-batch that did not fit.
+        """
+        super().__init__(
+            f"out of GPU memory with micro-batches of {token_budget} tokens, after they had been halved: lower "
+            "ppo.token_budget, or set policy.gradient_checkpointing = true; the same command then resumes the "
+            "run. `trainer doctor` plans the memory of both services"
+        )
+        self.token_budget = token_budget
 
 
 class NonFiniteError(TrainerError):

@@ -14,7 +14,7 @@ from trainer.config.sections import RunConfig
 from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
 from trainer.console.tracking import Metrics, Tracker
-from trainer.errors import NonFiniteError, ServerError, SyncError
+from trainer.errors import NonFiniteError, OutOfMemoryError, ServerError, SyncError
 from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
@@ -92,7 +92,7 @@ class Training:
                 self.proofs.prove(self.versions.newest, self.learner.roles)
             # A run is finished once its last step has a checkpoint.
             self._save()
-        except (Stopped, ServerError, SyncError, NonFiniteError) as error:
+        except (Stopped, ServerError, SyncError, NonFiniteError, OutOfMemoryError) as error:
             # Weights that were learned but not published are not saved: the journal has their step,
             # and the next start does it again.
             newest = step_of(checkpoint_folders(self.config.folder)[-1])
@@ -129,6 +129,7 @@ class Training:
             clock.lap("journal")
 
         folder, roles = self.config.folder, self.learner.roles
+        token_budget = self.learner.token_budget
         with keep_failed_step(folder, step, batch.groups, roles, self.journal):
             ppo = self.learner.step(
                 step,
@@ -136,6 +137,11 @@ class Training:
                 self.versions.adapters.weights_of(batch.version),
                 learning_rate_scale=entry.learning_rate_scale,
                 before_update=journal_step,
+            )
+        if self.learner.token_budget < token_budget:
+            self.tracker.say(
+                f"step {step}: out of GPU memory with micro-batches of {token_budget} tokens; done with "
+                f"{self.learner.token_budget}, which stays until the next start (ppo.token_budget)"
             )
         self._learned = step
         clock.lap("update")
@@ -145,7 +151,8 @@ class Training:
         """Push the step's policy and evaluate it where that is due."""
         versions, evaluations = self.versions, self.evaluations
         with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
-            versions.publish(step, self.learner.roles)
+            learner = self.learner
+            versions.publish(step, learner.roles, token_budget=learner.token_budget)
             clock.lap("publish")
             if evaluations.is_due(step):
                 evaluations.start(step, versions.newest)

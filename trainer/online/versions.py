@@ -66,17 +66,27 @@ class Versions:
         # One at a time: a lost version is pushed once, and never while a newer one is activated.
         self._changes = asyncio.Lock()
 
-    def publish(self, step: int, roles: PolicyRoles) -> Published:
+    def publish(
+        self, step: int, roles: PolicyRoles, *, token_budget: int | None = None
+    ) -> Published:
         """Write the policy after a step, push it and make it the active version.
 
         A version that a killed run wrote of this step keeps its number.
+
+        Args:
+            step: Counted from 1; 0 is the start.
+            roles: Hold the policy.
+            token_budget: Of the step's micro-batches.
 
         Raises:
             SyncError: The server acknowledges something else than was pushed.
         """
         while True:
             adapter = self.adapters.write(
-                step, roles, lambda: self.requests.call(self._server.status).next_version
+                step,
+                roles,
+                lambda: self.requests.call(self._server.status).next_version,
+                token_budget=token_budget,
             )
             try:
                 info = self.requests.call(self.push, adapter.version)

@@ -5,8 +5,12 @@ for bit.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import torch
 
 from trainer.config.sections import PPOConfig, TrainConfig
+from trainer.errors import OutOfMemoryError
 from trainer.model.adapter import AdapterState
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
@@ -41,6 +45,8 @@ class Learner:
         """Fresh optimizers on ``roles``."""
         self.roles = roles
         self.update = PPOUpdate(roles, config.ppo)
+        self.token_budget = config.ppo.token_budget
+        """The most tokens of a micro-batch; halved by `step` where the GPU's memory does not suffice."""
         self._config = config
 
     def learning_rate_scale(self, step: int) -> float:
@@ -67,10 +73,37 @@ class Learner:
 
         Raises:
             NonFiniteError: A number is NaN or infinite; the learner is as it was before the step.
+            OutOfMemoryError: The GPU's memory does not suffice, with micro-batches of half the size either;
+                the learner is as it was before the step.
         """
-        mini_batches = self.experience(step, groups, proximal)
-        before_update(mini_batches)
-        return self.learn(step, mini_batches, learning_rate_scale=learning_rate_scale)
+        was_announced = False
+
+        def scored_and_learned() -> UpdateMetrics:
+            nonlocal was_announced
+            mini_batches = self.experience(step, groups, proximal)
+            if not was_announced:
+                before_update(mini_batches)
+                was_announced = True
+            return self.learn(step, mini_batches, learning_rate_scale=learning_rate_scale)
+
+        return self._in_halves(scored_and_learned)
+
+    def _in_halves(self, work: Callable[[], UpdateMetrics]) -> UpdateMetrics:
+        """Do some work, once more with micro-batches of half the size if the GPU's memory does not suffice.
+
+        Raises:
+            OutOfMemoryError: Half the size does not fit either.
+        """
+        with suppress(torch.OutOfMemoryError):
+            return work()
+        # Here the error is gone, and with its traceback what the failed work had allocated.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.token_budget = max(1, self.token_budget // 2)
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            raise OutOfMemoryError(self.token_budget) from None
 
     def experience(
         self, step: int, groups: Sequence[Sequence[Sample]], proximal: AdapterState
@@ -83,7 +116,9 @@ class Learner:
             proximal: The served weights that generated them, for the proximal role.
         """
         self.roles.load_adapter_state(Role.PROXIMAL, proximal)
-        return self.update.experience(groups, seed=f"{self._config.run.seed}/{step}")
+        return self.update.experience(
+            groups, seed=f"{self._config.run.seed}/{step}", token_budget=self.token_budget
+        )
 
     def learn(
         self, step: int, mini_batches: Sequence[MiniBatch], *, learning_rate_scale: float

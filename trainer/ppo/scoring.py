@@ -31,6 +31,7 @@ def make_experience(
     *,
     kl_coef: float,
     seed: str,
+    token_budget: int,
 ) -> list[MiniBatch]:
     """Compute a step's samples under proximal policy, reference and (with GAE) critic.
 
@@ -42,6 +43,7 @@ def make_experience(
         groups: The samples of each question.
         kl_coef: The coefficient of the KL penalty in this step.
         seed: Decides which questions share a mini-batch.
+        token_budget: The most tokens of a micro-batch.
 
     Raises:
         NonFiniteError: A number of the samples, or one made from them, is NaN or infinite.
@@ -58,7 +60,7 @@ def make_experience(
             _experience(roles, config, batch, kl_coef=kl_coef)
             for batch in micro_batches(
                 samples,
-                token_budget=config.token_budget,
+                token_budget=token_budget,
                 hidden_size=roles.hidden_size,
                 device=roles.device,
             )

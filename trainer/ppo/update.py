@@ -51,9 +51,23 @@ class PPOUpdate:
     def _has_critic(self) -> bool:
         return self._config.advantage == "gae"
 
-    def experience(self, groups: Sequence[Sequence[Sample]], *, seed: str) -> list[MiniBatch]:
-        """A step's experience at the current KL coefficient; see `make_experience`."""
-        return make_experience(self._roles, self._config, groups, kl_coef=self.kl.coef, seed=seed)
+    def experience(
+        self, groups: Sequence[Sequence[Sample]], *, seed: str, token_budget: int | None = None
+    ) -> list[MiniBatch]:
+        """A step's experience at the current KL coefficient; see `make_experience`.
+
+        Args:
+            groups, seed: As there.
+            token_budget: The most tokens of a micro-batch; None takes ``ppo.token_budget``.
+        """
+        return make_experience(
+            self._roles,
+            self._config,
+            groups,
+            kl_coef=self.kl.coef,
+            seed=seed,
+            token_budget=token_budget or self._config.token_budget,
+        )
 
     def step(
         self,

@@ -111,6 +111,7 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
         last_step=journal.last_step,
         samples_of=rewards.samples_of,
         learning_rate_scale=scale,
+        token_budget=config.ppo.token_budget if "ppo.token_budget" in changed_keys else None,
     ):
         step = done.entry.step
         recorded_reward, changed_reward = rewards.take_means()

@@ -54,6 +54,8 @@ class JournaledAdapter(_Entry):
     """Of its weights file."""
     dtype: str
     """Its weights were rounded to this, e.g. ``float32``."""
+    token_budget: int | None = None
+    """Of the step's micro-batches, whose sums round differently with another; None in journals from before."""
 
 
 _ENTRY: TypeAdapter[JournaledStep | JournaledAdapter] = TypeAdapter(

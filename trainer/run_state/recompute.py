@@ -47,6 +47,7 @@ def recompute(
     last_step: int,
     samples_of: Callable[[RolloutRow], list[Sample]] = attrgetter("samples"),
     learning_rate_scale: Callable[[JournaledStep], float] = attrgetter("learning_rate_scale"),
+    token_budget: int | None = None,
 ) -> Iterator[RecomputedStep]:
     """Do the steps after a checkpoint again, one at a time.
 
@@ -57,6 +58,7 @@ def recompute(
         last_step: Where to stop.
         samples_of: The samples of a group that train; by default those that the run trained on.
         learning_rate_scale: A step's factor on the learning rates; by default the run's.
+        token_budget: Of all steps' micro-batches; None takes the run's, which may have changed in between.
 
     Raises:
         JournalError: The rollouts of a step are missing or damaged.
@@ -70,7 +72,9 @@ def recompute(
         groups = [samples_of(group) for group in journal.groups(entry)]
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
-        with _threads(entry.num_threads):
+        published = journal.adapters_of(step)
+        budget = token_budget or next((a.token_budget for a in published), None)
+        with _threads(entry.num_threads), _micro_batches(learner, budget):
             ppo = learner.step(
                 step,
                 groups,
@@ -78,7 +82,7 @@ def recompute(
                 learning_rate_scale=learning_rate_scale(entry),
             )
         adapters = []
-        for adapter in journal.adapters_of(step):
+        for adapter in published:
             weights = learner.roles.rounded_policy(getattr(torch, adapter.dtype))
             served[adapter.version] = weights
             adapters.append((adapter, sha256_of_bytes(serialized(weights))))
@@ -95,3 +99,14 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def _micro_batches(learner: Learner, token_budget: int | None) -> Iterator[None]:
+    """Micro-batches of a step's size, then the learner's own again; None changes nothing."""
+    before = learner.token_budget
+    learner.token_budget = token_budget or before
+    try:
+        yield
+    finally:
+        learner.token_budget = before

@@ -77,7 +77,12 @@ class RunAdapters:
         return (v for v in sorted(self._adapters, reverse=True) if v < version and self.is_whole(v))
 
     def write(
-        self, step: int, roles: PolicyRoles, next_on_server: Callable[[], int]
+        self,
+        step: int,
+        roles: PolicyRoles,
+        next_on_server: Callable[[], int],
+        *,
+        token_budget: int | None = None,
     ) -> JournaledAdapter:
         """Write the policy after a step under a number of its own.
 
@@ -87,6 +92,7 @@ class RunAdapters:
             step: Counted from 1; 0 is the start.
             roles: Hold the policy.
             next_on_server: Asks the server for the lowest number that it never had.
+            token_budget: Of the step's micro-batches.
         """
         exported = new_folder(self._folder / "next")
         roles.export_policy(exported)
@@ -104,6 +110,7 @@ class RunAdapters:
                 version=version,
                 sha256=sha256,
                 dtype=str(roles.serve_dtype).removeprefix("torch."),
+                token_budget=token_budget,
             )
             self._journal.write_adapter(adapter)
             self._adapters[version] = adapter

@@ -38,6 +38,8 @@ START_FOLDER = "start"
 _Config = TypeVar("_Config", TrainConfig, OfflineRunConfig)
 
 FREE_SETTINGS = (
+    "ppo.token_budget",
+    "policy.gradient_checkpointing",
     "server",
     "run.folder",
     "run.num_steps",
@@ -51,7 +53,7 @@ FREE_SETTINGS = (
     "run.metrics_host",
 )
 """Sections and keys that may change between one start of a run and the next: where and how long it runs,
-never what it learns. (Threads and device only change how sums round.)"""
+never what it learns. (Threads, device and the size of micro-batches only change how sums round.)"""
 
 
 def read_run_config(folder: Path) -> TrainConfig:
