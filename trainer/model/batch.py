@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.model.prefix_tree import PrefixTree, arrange, common_prefixes, cut, plant
+from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +130,9 @@ def micro_batches(
         hidden_size: The model's; determines the costs.
         device: The device of the tensors.
     """
-    batches: list[MicroBatch] = []
     runs = sorted(_runs(samples, token_budget, hidden_size), key=lambda run: -run.num_nodes)
-    sizes = [run.num_nodes for run in runs]
-    while sizes:
-        num_fitting = max(1, int(np.searchsorted(np.cumsum(sizes), token_budget, side="right")))
-        rows = arrange(sizes[:num_fitting], max_tokens=token_budget, hidden_size=hidden_size)
-        batches.append(_collate(samples, [[runs[i] for i in row] for row in rows], device))
-        runs, sizes = runs[num_fitting:], sizes[num_fitting:]
-    return batches
+    packed = pack([run.num_nodes for run in runs], max_tokens=token_budget, hidden_size=hidden_size)
+    return [_collate(samples, [[runs[i] for i in row] for row in rows], device) for rows in packed]
 
 
 def _runs(samples: Sequence[Sample], token_budget: int, hidden_size: int) -> list[_Run]:

@@ -14,6 +14,11 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 
+_MORE_MICRO_BATCHES = 1.5
+"""How many times as many micro-batches the cheaper rows may take."""
+_SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
+"""Of the budget, that the nodes of a micro-batch may fill: the rest is room for shorter rows and their padding."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixTree:
@@ -111,16 +116,23 @@ def cut(lengths: Ints, shared: Ints, *, max_nodes: int, hidden_size: int) -> lis
     return runs[::-1]
 
 
-def arrange(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> list[list[int]]:
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Trees side by side in rows of equal width."""
+
+    rows: list[list[int]]
+    """For each row, the indices of its trees."""
+    cost: float
+    """See `row_cost`, padding included."""
+
+
+def arrange(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> Layout:
     """Lay trees side by side in the cheapest number of rows of equal width, padding included.
 
     Args:
         sizes: Number of nodes of each tree, in descending order.
         max_tokens: The most rows × width; a single row of all trees may exceed it.
         hidden_size: The model's, see `row_cost`.
-
-    Returns:
-        For each row, the indices of its trees.
     """
     best, lowest = [list(range(len(sizes)))], np.inf
     for num_rows in range(1, len(sizes) + 1):
@@ -133,8 +145,56 @@ def arrange(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> list[
             heapreplace(shortest, (width + size, row))
         width = max(shortest)[0]
         cost = row_cost(np.full(num_rows, width), hidden_size).sum()
-        if num_rows * width <= max_tokens and cost < lowest:
+        if cost < lowest and (num_rows == 1 or num_rows * width <= max_tokens):
             best, lowest = rows, cost
         if width == sizes[0]:
             break  # More rows would be no narrower.
+    return Layout(rows=best, cost=float(lowest))
+
+
+def pack(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> list[list[list[int]]]:
+    """Divide trees into micro-batches, and lay each one's out in rows, at the lowest cost.
+
+    Trees that fill the budget to the last token leave room for few, long rows only, in which each token is
+    computed against every other. With some more micro-batches, at most `_MORE_MICRO_BATCHES` times as many as
+    the budget asks for, there is room for many short rows.
+
+    Args:
+        sizes: Number of nodes of each tree, in descending order.
+        max_tokens: The most rows × width; a tree that is larger gets a micro-batch of its own.
+        hidden_size: The model's, see `row_cost`.
+
+    Returns:
+        For each micro-batch its rows, each the indices of its trees.
+    """
+    best: list[list[list[int]]] = []
+    fewest, lowest = 0, np.inf
+    for share in _SHARES:
+        parts = _parts(sizes, max_nodes=round(share * max_tokens))
+        fewest = fewest or len(parts)
+        if len(parts) > _MORE_MICRO_BATCHES * fewest:
+            break
+        layouts = [
+            arrange([sizes[i] for i in part], max_tokens=max_tokens, hidden_size=hidden_size)
+            for part in parts
+        ]
+        cost = sum(layout.cost for layout in layouts)
+        if cost < lowest:
+            lowest = cost
+            best = [
+                [[part[i] for i in row] for row in layout.rows]
+                for part, layout in zip(parts, layouts, strict=True)
+            ]
     return best
+
+
+def _parts(sizes: Sequence[int], *, max_nodes: int) -> list[range]:
+    """Runs of trees of at most so many nodes together, as long as possible; one tree may have more."""
+    parts: list[range] = []
+    start = num_nodes = 0
+    for i, size in enumerate(sizes):
+        if i > start and num_nodes + size > max_nodes:
+            parts.append(range(start, i))
+            start, num_nodes = i, 0
+        num_nodes += size
+    return [*parts, range(start, len(sizes))] if sizes else []
