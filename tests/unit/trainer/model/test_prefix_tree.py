@@ -147,7 +147,7 @@ def test_some_more_micro_batches_spare_attention_that_full_ones_would_compute() 
     ]
     before = sum(rows * width**2 for rows, width in widths(full, sizes))
     assert (len(packed), len(full)) == (3, 2)
-    assert attention < 0.4 * before
+    assert attention < 0.5 * before
 
 
 def test_nothing_makes_no_micro_batch() -> None:
