@@ -103,7 +103,7 @@ def restore_versions(
             questions = questions.without_version(version)
         else:
             proofs.prove(served, learner.roles)
-    versions.publish(progress.step, learner.roles)
+    versions.publish(progress.step, learner.roles, token_budget=learner.token_budget)
     say(f"serving version {versions.newest.version} at step {progress.step}")
     return TrainProgress(step=progress.step, questions=questions)
 

@@ -1,0 +1,99 @@
+"""A run whose GPU's memory does not suffice for a step: it goes on, and is replayed and resumed as it went."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regime_w import ArmSpec
+from tests.unit.memory_server import MemoryServer
+from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.errors import OutOfMemoryError
+from trainer.model.roles import PolicyRoles
+from trainer.online.loop import TrainResult
+from trainer.online.setup import train as train_online
+from trainer.ppo.learner import Learner
+from trainer.replay.verify import verify
+from trainer.run_state.checkpoint import checkpoint_folders, step_of
+from trainer.run_state.journal_reader import JournalReader
+
+ARMS = [
+    ArmSpec(name=f"arm_{i}", system_prompt="Be brief.", temperature=1.0, top_p=1.0)
+    for i in range(2)
+]
+NUM_STEPS, FAILS_AT = 3, 2
+BUDGET = 64
+Train = Callable[..., TrainResult]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def train(tiny_base: Path, run: Path) -> Train:
+    """Runs with some token budget against a server that is the same for every call."""
+    policy = PolicyConfig(base_model=str(tiny_base), lora_rank=2)
+    roles = PolicyRoles(policy, device=torch.device("cpu"), serve_dtype=torch.float32)
+    server = MemoryServer(roles)
+
+    def started(token_budget: int = BUDGET) -> TrainResult:
+        config = TrainConfig.model_validate(
+            {
+                "policy": policy,
+                "rollout": {"questions_per_step": 2, "max_tokens": 8, "arms": ARMS, "seed": 3},
+                "ppo": {"critic_warmup_steps": 0, "token_budget": token_budget},
+                "run": {"folder": run, "num_steps": NUM_STEPS, "num_threads": 1},
+            }
+        )
+        return train_online(config, client=server)
+
+    return started
+
+
+def fails(patch: pytest.MonkeyPatch, *, times: int) -> None:
+    """Let a step run out of memory so many times."""
+    real, failed = Learner.learn, list[int]()
+
+    def learn(self: Learner, step: int, *arguments: Any, **options: Any) -> Any:
+        if step == FAILS_AT and len(failed) < times:
+            failed.append(step)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, step, *arguments, **options)
+
+    patch.setattr(Learner, "learn", learn)
+
+
+def budgets(run: Path) -> list[int | None]:
+    journal = JournalReader(run)
+    return [journal.adapters_of(step)[-1].token_budget for step in range(1, journal.last_step + 1)]
+
+
+def test_the_run_goes_on_in_halves_and_replays_clean(
+    train: Train, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fails(patch, times=1)
+        assert train().step == NUM_STEPS
+    assert (
+        f"step {FAILS_AT}: out of GPU memory with micro-batches of {BUDGET} tokens; done with {BUDGET // 2}"
+        in capsys.readouterr().out
+    )
+    assert budgets(run) == [BUDGET, BUDGET // 2, BUDGET // 2]
+    assert verify(run, from_step=0, stop_at_first=False, say=print)
+
+
+def test_what_does_not_fit_in_halves_ends_the_run_which_resumes_with_a_smaller_budget(
+    train: Train, run: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        fails(patch, times=2)
+        with pytest.raises(OutOfMemoryError, match=r"ppo\.token_budget"):
+            train()
+    assert step_of(checkpoint_folders(run)[-1]) == FAILS_AT - 1
+    assert train(token_budget=BUDGET // 4).step == NUM_STEPS
+    assert budgets(run) == [BUDGET, BUDGET // 4, BUDGET // 4]
+    assert verify(run, from_step=0, stop_at_first=False, say=print)
