@@ -18,6 +18,7 @@ def test_a_rate_of_full_fine_tuning_is_named_with_what_to_take(rate: float) -> N
     assert line.endswith("take 1e-05 or more")
 
 
-def test_the_recipes_rate_of_ppo_is_one_of_them_and_that_of_sft_is_not() -> None:
-    assert low_learning_rate("ppo.learning_rate", PPOConfig().learning_rate)
+def test_the_default_rates_are_not_low_and_the_original_recipes_is() -> None:
+    assert not low_learning_rate("ppo.learning_rate", PPOConfig().learning_rate)
     assert not low_learning_rate("sft.learning_rate", SFTConfig().learning_rate)
+    assert low_learning_rate("ppo.learning_rate", 5e-6)

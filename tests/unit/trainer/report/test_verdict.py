@@ -235,7 +235,7 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "steps_too_large",
         lambda step: {"ppo/clip_fraction": 0.4},
         {},
-        ("40% of the tokens", "ppo.learning_rate (5e-06)"),
+        ("40% of the tokens", "ppo.learning_rate (5e-05)"),
     ),
     (
         "entropy_collapse",
@@ -247,7 +247,7 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "entropy_explosion",
         lambda step: {"ppo/entropy": 0.3 * 1.2**step},
         {},
-        ("nats per token", "lower ppo.learning_rate (5e-06)"),
+        ("nats per token", "lower ppo.learning_rate (5e-05)"),
     ),
     (
         "truncation",
