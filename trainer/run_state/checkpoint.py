@@ -176,7 +176,6 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
     """
     try:
         # By way of the CPU, so that a run of a GPU loads where there is none.
-        # By way of the CPU, so that a run of a GPU loads where there is none.
         path = folder / STATE_FILE
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         questions = QuestionState.model_validate(state["questions"])
