@@ -5,7 +5,6 @@ Importing vLLM takes many seconds, so everything that can be checked without it 
 refused once it is imported.
 """
 
-import ipaddress
 import re
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import NoReturn
 from inference_server.engine import EngineDied
 from inference_server.launch.state_dir import claim_state_dir
 from inference_server.settings import Settings, read_settings
+from inference_server.wire.serve_config import is_loopback
 from inference_server.wire.settings_errors import SettingsError
 
 _USAGE_EXIT_CODE = 2
@@ -65,20 +65,11 @@ def _exit(signum: int, frame: FrameType | None) -> NoReturn:
 
 def _check_exposure(settings: Settings) -> None:
     """Refuses to listen on addresses that other machines can reach unless there is an API key."""
-    if settings.api_key is None and not _is_loopback(settings.host):
+    if settings.api_key is None and not is_loopback(settings.host):
         raise SettingsError(
             f"--host {settings.host} is open to other machines: set REGIME_W_API_KEY to a secret, or "
             "leave --host out to listen on 127.0.0.1 only"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_port(settings: Settings) -> None:

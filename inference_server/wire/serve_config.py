@@ -3,6 +3,7 @@
 The trainer reads them to plan the memory of both processes. Loads neither torch nor vllm.
 """
 
+import ipaddress
 from pathlib import Path
 from typing import Self
 
@@ -69,3 +70,11 @@ class ServeConfig(SettingsModel):
 
 VLLM_KEYS = frozenset({"gpu_memory_utilization", "max_model_len", "max_lora_rank"})
 """Keys of `ServeConfig` that are flags of vLLM by the same name; on the command line vLLM reads them."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a host's address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -6,7 +6,6 @@ Progress is the whole answer, or of a streamed one each line.
 """
 
 import asyncio
-import ipaddress
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +13,7 @@ import httpx
 import stamina
 from pydantic import BaseModel, ValidationError
 
+from inference_server.wire.serve_config import is_loopback
 from trainer.client.answers import (
     ACCEPTED_ENCODINGS,
     MAX_BODY_BYTES,
@@ -77,7 +77,8 @@ class RetryingHTTP:
         self._outage = Outage(config.give_up_after_s)
         # Others can grow without a limit before they are measured.
         headers = {"Accept-Encoding": ACCEPTED_ENCODINGS}
-        is_local = _is_loopback(httpx.URL(config.url).host)
+        host = httpx.URL(config.url).host
+        is_local = is_loopback(host) or host.endswith(".localhost")
         if config.api_key is not None:
             headers["Authorization"] = f"Bearer {config.api_key.get_secret_value()}"
         if is_local:
@@ -208,13 +209,6 @@ class RetryingHTTP:
             f"no answer from {self._url}{path} within {self._give_up_after_s:g} s: "
             f"{self._reason(error)}; is the server up, and is server.url right?"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def raise_for_status(response: httpx.Response) -> None:

@@ -58,6 +58,6 @@ class PolicyConfig(Section):
         return targets
 
 
-def is_all_linear(policy: PolicyConfig) -> bool:
-    """Whether a fresh adapter adapts every linear layer."""
-    return policy.target_modules == (ALL_LINEAR,)
+def is_all_linear(target_modules: tuple[str, ...]) -> bool:
+    """Whether ``policy.target_modules`` stands for every linear layer."""
+    return target_modules == (ALL_LINEAR,)

@@ -2,6 +2,7 @@
 
 import re
 
+_SHOWN_CHARS = 200
 # C0, DEL and C1 begin terminal escapes; the others turn the direction of what follows.
 _CONTROL = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]"
@@ -16,3 +17,8 @@ def safe_text(text: str) -> str:
 def safe_line(text: str) -> str:
     """The same in one line."""
     return " ".join(safe_text(text).split())
+
+
+def shortened(text: str) -> str:
+    """The text, cut where it is too long for a message."""
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

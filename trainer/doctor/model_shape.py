@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from trainer.config.policy import ALL_LINEAR
+from trainer.config.policy import is_all_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and ".layers." in name
     }
-    takes_all = target_modules == (ALL_LINEAR,)
+    takes_all = is_all_linear(target_modules)
     targets = [
         m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
     ]

@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 
 _LASTING = frozenset(
@@ -12,7 +13,6 @@ _LASTING = frozenset(
         *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG, errno.ENXIO),
     )
 )
-_SHOWN_CHARS = 200
 
 
 def is_lasting(error: OSError) -> bool:
@@ -23,7 +23,7 @@ def is_lasting(error: OSError) -> bool:
 def shown_path(path: object) -> str:
     """A path for a message: those that are too long for a file system are cut."""
     text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
-    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
+    return shortened(text)
 
 
 def require_folder(folder: Path, *, field: str) -> None:

@@ -45,7 +45,9 @@ def fresh_lora(config: PolicyConfig) -> LoraConfig:
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         # PEFT expands it where it stands alone, and takes it for a module's name in a list.
-        target_modules=ALL_LINEAR if is_all_linear(config) else list(config.target_modules),
+        target_modules=ALL_LINEAR
+        if is_all_linear(config.target_modules)
+        else list(config.target_modules),
         # PPO computes logprobs with this adapter as the server does, without dropout.
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
@@ -58,7 +60,7 @@ def require_targets(base: Any, config: PolicyConfig) -> None:
     Raises:
         UsageError: Names one, and those that there are.
     """
-    if is_all_linear(config):
+    if is_all_linear(config.target_modules):
         return
     there_are = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, nn.Linear)}
     every = [name for name, _ in base.named_modules()]

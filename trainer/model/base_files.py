@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from inference_server.wire.base_fingerprint import base_folder
+from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.disk import is_disk_full
 
@@ -13,7 +14,6 @@ _FIELD = "policy.base_model"
 _HUB_TIMEOUT_S = 10.0
 _PROBE = "What is 6 times 7?"
 """A text of which every tokenizer of a language model makes tokens."""
-_SHOWN_CHARS = 200
 
 
 def require_base_model(base_model: str) -> None:
@@ -23,7 +23,7 @@ def require_base_model(base_model: str) -> None:
         UsageError: It is a folder without ``config.json``, a path that does not exist, or a Hub id that is
             not cached while the Hub does not have it or cannot be reached.
     """
-    shown = base_model[:_SHOWN_CHARS]
+    shown = shortened(base_model)
     looks_like_path = os.path.isabs(base_model) or base_model.startswith((".", "~", "models/"))
     if looks_like_path or os.path.isdir(base_model):
         if not os.path.isfile(os.path.join(base_model, "config.json")):
@@ -74,7 +74,7 @@ def reading_base(base_model: str) -> Iterator[None]:
         if is_disk_full(error):
             raise
         raise UsageError(
-            f"{_FIELD} {base_model[:_SHOWN_CHARS]}: its files cannot be read ({one_line(error)}); "
+            f"{_FIELD} {shortened(base_model)}: its files cannot be read ({one_line(error)}); "
             "download or copy the model again"
         ) from error
 
@@ -110,6 +110,4 @@ def load_tokenizer(base_model: str) -> Any:
 
 def one_line(error: BaseException) -> str:
     """An error's message in one line of limited length, or the name of its type."""
-    text = " ".join(str(error).split())
-    short = text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
-    return short or type(error).__name__
+    return shortened(" ".join(str(error).split())) or type(error).__name__
