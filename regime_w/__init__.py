@@ -1,6 +1,6 @@
 """Regime W: arms, answers, scores, reward. Pure: no torch, no network, no clock."""
 
-from regime_w.answers import answers_agree, extract_answer
+from regime_w.answers import answers_agree, extract_answer, extract_gold
 from regime_w.arms import ArmOutput, ArmSpec, build_all_arms, build_prompt
 from regime_w.config import RewardConfig
 from regime_w.counterfactual import Counterfactual
@@ -37,6 +37,7 @@ __all__ = [
     "compute_regime_w_scores",
     "compute_reward",
     "extract_answer",
+    "extract_gold",
     "reward_group",
     "s_cf_for_question",
     "s_end_for_question",

@@ -19,7 +19,12 @@ _SCALES = {
     "million": 10**6,
     "billion": 10**9,
     "trillion": 10**12,
+    "quadrillion": 10**15,
+    "lakh": 10**5,
+    "crore": 10**7,
 }
+SCALE = rf"(?:{'|'.join(_SCALES)})"
+"""Regular expression of a word that multiplies the number before it."""
 
 # Possessive quantifiers: a run of digits is taken whole or not at all, so no input backtracks.
 NUMBER = rf"""
@@ -30,7 +35,7 @@ NUMBER = rf"""
     (?:
         [eE](?P<e>[+-]?[0-9]++)
       | [ ]?(?:[xX*×·]|\\times|\\cdot)[ ]?10 (?:\^\{{?(?P<power>[+-]?[0-9]++)\}}? | (?P<superscript>[⁺⁻]?[⁰¹²³⁴-⁹]++))
-      | [ ](?P<scale>{"|".join(_SCALES)})\b
+      | [ ](?P<scale>{SCALE})s?\b
     )?
 )"""
 """Regular expression (verbose, ignoring case) of an unsigned number; `value_of` reads its match."""
