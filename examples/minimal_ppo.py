@@ -111,7 +111,7 @@ class Server:
         ]
         choices = self._send("POST", "/v1/completions", json=body).json()["choices"]
         answers = [regime_w.extract_answer(choice["text"]) for choice in choices]
-        golds = [regime_w.extract_answer(problem.answer) for problem in problems]
+        golds = [regime_w.extract_gold(problem.answer) for problem in problems]
         return statistics.fmean(a == gold for a, gold in zip(answers, golds, strict=True))
 
 

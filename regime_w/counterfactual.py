@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 
-from regime_w.answers import extract_answer
+from regime_w.answers import extract_gold
 from regime_w.numbers.arithmetic import NUMBER, Exact, evaluate
 from regime_w.numbers.number_words import constants_in, word_numbers_in
 from regime_w.numbers.numerals import canonical, to_ascii
@@ -40,7 +40,7 @@ class Counterfactual:
 
     question: str
     gold: str
-    """Canonical answer, as `regime_w.extract_answer` gives it."""
+    """Canonical answer, as `regime_w.extract_gold` gives it."""
     offset: str | None
     """Canonical c if the new answer is the old one + c; None if steps were re-executed."""
     change: tuple[str, str] | None
@@ -72,7 +72,7 @@ def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | 
     Returns:
         The new question, or None where ``gold`` has no answer that can be read.
     """
-    answer = extract_answer(gold)
+    answer = extract_gold(gold)
     moved = None if answer is None else canonical(Fraction(answer) + offset)
     if moved is None:
         return None
@@ -100,7 +100,7 @@ def reexecuted(question: str, solution: str) -> Counterfactual | None:
     """
     text = to_ascii(question)
     steps = _steps(solution)
-    gold = extract_answer(solution)
+    gold = extract_gold(solution)
     if (
         not steps
         or gold is None

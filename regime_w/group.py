@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from regime_w.answers import answers_agree, extract_answer
+from regime_w.answers import answers_agree, extract_answer, extract_gold
 from regime_w.arms import ArmOutput, family_of, read_arm_outputs
 from regime_w.config import Formulas, RewardConfig
 from regime_w.counterfactual import Counterfactual
@@ -97,7 +97,7 @@ def read_group(
     names = [output.arm_name for output in outputs]
     if counterfactual and [output.arm_name for output in new_outputs] != names:
         raise ValueError("the counterfactual group must hold the same arms in the same order")
-    gold = None if gold_answer is None else extract_answer(gold_answer)
+    gold = None if gold_answer is None else extract_gold(gold_answer)
     settings = _settings(names)
     arms = []
     for index, output in enumerate(outputs):

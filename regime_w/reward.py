@@ -31,7 +31,8 @@ def compute_regime_w_scores(
         question: The question, as in the recipe's signature; no formula reads it.
         arm_outputs: One output per arm (or several, under the same name), `ArmOutput` or a mapping
             with its keys.
-        gold_answer: The right answer, e.g. GSM8K's whole solution or ``#### 7``.
+        gold_answer: The right answer, e.g. GSM8K's whole solution, ``#### 7`` or ``7``; see
+            `regime_w.extract_gold`.
         counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
         config: Formulas and weights.

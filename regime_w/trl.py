@@ -14,21 +14,25 @@ TRL samples every arm at one temperature; the trainer of this project does not.
 Neither torch nor TRL is imported here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
 from typing import Any
 
+from regime_w.answers import extract_gold
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
 from regime_w.reward import arm_rewards
 
 Text = str | list[dict[str, Any]]
-"""A prompt or completion: plain text or chat messages."""
+"""A prompt or completion: plain text or chat messages, whose content is text or a list of parts."""
+Gold = str | int | float | None
+"""A gold answer: a solution that ends in ``#### 18``, a number, as text or not, or None for none."""
 
 
 def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[float]]:
     """Makes a reward function that fits TRL's ``reward_funcs``.
 
-    It reads the dataset's columns ``answer`` (the gold answer, required), ``question`` (what makes a
+    It reads the dataset's columns ``answer`` (the gold answer as a solution or a number, required), ``question`` (what makes a
     group; without it the prompt does) and ``arm`` (names such as ``wolfram_0``; without it all
     completions of a group are one family), and ignores all others. Give it ``credit="per_arm"``
     or ``"difference"``; under ``"shared"`` all of a group earn the same and GRPO learns nothing.
@@ -47,14 +51,19 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
         *,
         prompts: Sequence[Text],
         completions: Sequence[Text],
-        answer: Sequence[str | None] | None = None,
+        answer: Sequence[Gold] | None = None,
         question: Sequence[str] | None = None,
         arm: Sequence[str] | None = None,
         **ignored: object,
     ) -> list[float]:
-        """Each completion's reward, in order."""
+        """Each completion's reward, in order.
+
+        Raises:
+            ValueError: There are no gold answers, or one is not one number; names its row.
+        """
         if answer is None:
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
+        golds = [_gold(row, value) for row, value in enumerate(answer)]
         keys = [str(key) for key in (prompts if question is None else question)]
         indices: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
@@ -67,7 +76,7 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
                 )
                 for number, index in enumerate(group)
             ]
-            earned = arm_rewards(key, outputs, answer[group[0]], config=chosen)
+            earned = arm_rewards(key, outputs, golds[group[0]], config=chosen)
             for index, reward in zip(group, earned, strict=True):
                 rewards[index] = reward
         return rewards
@@ -80,4 +89,29 @@ def _text(completion: Text) -> str:
     if isinstance(completion, str):
         return completion
     said = [message.get("content") for message in completion if message.get("role") == "assistant"]
-    return "\n".join(content for content in said if isinstance(content, str))
+    return "\n".join(text for content in said if (text := _content(content)) is not None)
+
+
+def _content(content: object) -> str | None:
+    """A message's text: its content, or the texts of its parts; None where it has none."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Sequence):
+        return None
+    parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _gold(row: int, value: object) -> str | None:
+    """The gold answer of a row as text."""
+    if value is None:
+        return None
+    is_number = isinstance(value, Number) and not isinstance(value, bool)
+    if is_number or isinstance(value, str):
+        gold = extract_gold(str(value))
+        if gold is not None:
+            return gold
+    raise ValueError(
+        f"answer: row {row} of the batch: {str(value)[-60:]!r} is not one number: give the number alone, or a "
+        "solution that ends in '#### 18'"
+    )

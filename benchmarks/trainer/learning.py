@@ -25,7 +25,7 @@ from pathlib import Path
 from benchmarks.trainer.learning_curves import Curve, Point, plot, table
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup
-from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer
+from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer, extract_gold
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
@@ -240,7 +240,7 @@ def correct_answers(
                 async with uploaded(client, adapter) as version:
                     completions = await client.complete(version, questions, prompt)
                 correct = (
-                    answers_agree(extract_answer(completion.text), extract_answer(record.gold))
+                    answers_agree(extract_answer(completion.text), extract_gold(record.gold))
                     for completion, record in zip(completions, records, strict=True)
                 )
                 found.append("".join(str(int(c)) for c in correct))

@@ -10,20 +10,20 @@ from inference_server.wire.schemas import ArmGroup, ArmsRequest, Question, adapt
 from trainer.client.arms_client import ArmsClient
 from trainer.config.safe_text import safe_text
 from trainer.config.sections import SampleConfig
+from trainer.data.sources import check_gold
 
 
 async def sample(config: SampleConfig) -> ArmGroup:
     """The scored group of all arms.
 
     Raises:
+        DataError: The gold answer is not one number.
         ServerError: The server cannot be reached or refuses.
     """
-    gold = config.gold
-    # A bare number is an answer too; the server reads golds as solutions.
-    if gold is not None and "####" not in gold:
-        gold = f"#### {gold}"
+    if config.gold is not None:
+        check_gold(config.gold, "gold")
     request = ArmsRequest(
-        questions=[Question(id="sample", question=config.question, gold=gold)],
+        questions=[Question(id="sample", question=config.question, gold=config.gold)],
         arms=list(config.arms),
         max_tokens=config.max_tokens,
         prompt_format=config.prompt_format,

@@ -1,15 +1,17 @@
 """Finds evaluation questions that are also trained on, exactly or nearly.
 
-Questions are compared by their words and numbers (`trainer.data.sources.normalised`). One is a near copy of
+Questions are compared by their words, numbers and operators (`question_key`). One is a near copy of
 another that has most of its word sequences. An index of sequences finds them in linear time.
 """
 
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regime_w import answers_agree, extract_answer
-from trainer.data.sources import Record, normalised
+from regime_w import answers_agree, extract_gold
+from trainer.data.sources import Record
 
 SEQUENCE_WORDS = 5
 """Long enough to be rarely shared by chance, short enough to fit between two changed numbers."""
@@ -19,6 +21,24 @@ _MAX_HOLDERS = 16
 """The most training questions indexed for one sequence: of a phrase that thousands share a few are
 enough, and time stays linear."""
 _NUM_SHOWN = 3
+
+_SIGNS = str.maketrans(
+    {**dict.fromkeys("−‐‑‒–", "-"), **dict.fromkeys("×·⋅∙", "*"), "÷": "/", "∕": "/", "⁄": "/"}
+)
+_SUPERSCRIPTS = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_FRACTION = re.compile(r"(?=[¼-¾⅐-⅞])")
+_AROUND_OPERATORS = re.compile(r" ?([-+/^=<>≤≥≠()]) ?")
+# Hyphens, slashes, emphasis and parentheses of prose are no operators; numbers stay whole.
+_PIECE = re.compile(
+    r"""
+    \d+(?:[.,:]\d+)+ | \w+ | [+^=<>≤≥≠√±]
+    | (?<=[\w)])\*+(?=[\w(]) | (?<=\))\*+(?=[ ][\w(]) | (?<=[\w)][ ])\*+(?=[ ][\w(]) | (?<=[\d)][ ])\*(?=[\d(])
+    | /(?=[\d(]|[a-z]\b) | (?<=[\d)])% | (?<=[\d)])!(?=[-+/^=?)])
+    | -(?=[\d(.$√]) | (?<=[\d)])-(?=[a-z]\b) | (?<=\b[a-z])-(?=[a-z]\b)
+    | (?<=[-+*/^=√])\( | \((?=[^()]{0,40}\)[ ]?[-+*/^]) | \)(?=[ ]?[-+*/^])
+    """,
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +90,16 @@ class Overlap:
         return text
 
 
+def question_key(question: str) -> str:
+    """A question reduced to its words, numbers and operators: questions with the same ones are the same.
+
+    "12 + 7" and "12 - 7" differ, as do "2²" and "22"; case, punctuation and white space do not count.
+    """
+    raised = _SUPERSCRIPTS.sub(lambda power: f"^{power[0]}", _FRACTION.sub(" ", question))
+    text = " ".join(unicodedata.normalize("NFKC", raised).translate(_SIGNS).casefold().split())
+    return " ".join(_PIECE.findall(_AROUND_OPERATORS.sub(r"\1", text)))
+
+
 def data_lines(
     training_source: str,
     training: Sequence[Record],
@@ -91,10 +121,10 @@ def find_repeats(records: Sequence[Record]) -> Repeats:
     first: dict[str, Record] = {}
     repeated, contradictory = [], []
     for record in records:
-        original = first.setdefault(normalised(record.question), record)
+        original = first.setdefault(question_key(record.question), record)
         if original is not record:
             repeated.append((record.id, original.id))
-            if not answers_agree(extract_answer(record.gold), extract_answer(original.gold)):
+            if not answers_agree(extract_gold(record.gold), extract_gold(original.gold)):
                 contradictory.append(repeated[-1])
     return Repeats(
         num_questions=len(records), repeated=tuple(repeated), contradictory=tuple(contradictory)
@@ -106,12 +136,12 @@ def find_overlap(training: Sequence[Record], evaluation: Sequence[Record]) -> Ov
 
     Time and memory are linear in the words of both.
     """
-    asked = [(record, normalised(record.question)) for record in evaluation]
+    asked = [(record, question_key(record.question)) for record in evaluation]
     wanted = {sequence for _, text in asked for sequence in _sequences(text)}
     same: dict[str, str] = {}
     holders: defaultdict[str, list[str]] = defaultdict(list)
     for record in training:
-        text = normalised(record.question)
+        text = question_key(record.question)
         same.setdefault(text, record.id)
         for sequence in _sequences(text) & wanted:
             if len(holders[sequence]) < _MAX_HOLDERS:

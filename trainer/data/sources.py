@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from regime_w import extract_answer
+from regime_w import extract_gold
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import SUFFIXES, read_rows, row_error
@@ -40,7 +40,7 @@ class Record:
     id: str
     question: str
     gold: str
-    """A solution that ends in ``#### answer``."""
+    """A solution that ends in ``#### answer``, or the number alone; see `regime_w.extract_gold`."""
 
 
 class _Row(BaseModel):
@@ -130,9 +130,24 @@ def _hub_records(dataset: str, split: Split) -> Iterator[Record]:
 
 
 def _record(record_id: str, row: _Row, where: str) -> Record:
-    if extract_answer(row.answer) is None:
-        raise DataError(f"{where}: answer: no number after '####'")
+    check_gold(row.answer, f"{where}: answer")
     return Record(id=record_id, question=row.question, gold=row.answer)
+
+
+def check_gold(gold: str, where: str) -> None:
+    """Refuse a gold answer that is not one number.
+
+    Raises:
+        DataError: It is none. The message begins with ``where``.
+    """
+    if extract_gold(gold) is not None:
+        return
+    if "####" in gold:
+        raise DataError(f"{where}: no number after '####'")
+    start = gold.strip()[:40]
+    raise DataError(
+        f"{where}: {start!r} is not one number: give the number alone, or a solution that ends in '#### 18'"
+    )
 
 
 def load_demonstrations(

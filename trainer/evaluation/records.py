@@ -11,7 +11,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from inference_server.wire.schemas import ArmGroup, FinishReason
-from regime_w import ArmOutput, answers_agree, compute_regime_w_scores, extract_answer
+from regime_w import ArmOutput, answers_agree, compute_regime_w_scores, extract_answer, extract_gold
 from trainer.data.sources import Record
 from trainer.errors import UsageError
 from trainer.io.jsonl import read_rows, write_jsonl
@@ -42,7 +42,7 @@ class Answer(EvaluationPart):
         return cls(
             text=text,
             answer=answer,
-            correct=answers_agree(answer, extract_answer(gold)),
+            correct=answers_agree(answer, extract_gold(gold)),
             num_tokens=num_tokens,
             truncated=truncated,
         )
@@ -77,7 +77,7 @@ class ArmsAnswer(EvaluationPart):
         """Extract the answers of a question's completions, and score them."""
         outputs = [ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
         scores = compute_regime_w_scores(record.question, outputs)
-        gold = extract_answer(record.gold)
+        gold = extract_gold(record.gold)
         completions = tuple(
             ArmAnswer(
                 text=arm.text,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from regime_w import answers_agree, extract_answer
+from regime_w import answers_agree, extract_answer, extract_gold
 from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
@@ -157,6 +157,6 @@ class HeldOutEvaluations:
         questions = [record.question for record in self._records]
         completions = await self._versions.complete(published.version, questions, self._prompt)
         return sum(
-            answers_agree(extract_answer(completion.text), extract_answer(record.gold))
+            answers_agree(extract_answer(completion.text), extract_gold(record.gold))
             for completion, record in zip(completions, self._records, strict=True)
         )

@@ -15,7 +15,7 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import FinishReason
 from regime_w import ArmSpec, RewardConfig, build_prompt
 from trainer.config.sections import RolloutConfig
-from trainer.data.sources import Record
+from trainer.data.sources import Record, check_gold
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, read_lines
 from trainer.rollouts.groups import ScoredGroup
@@ -93,7 +93,7 @@ class StoredRollouts:
             num_groups: The most groups to read; all where None.
 
         Raises:
-            DataError: A line is no rollout row, or there is none.
+            DataError: A line is no rollout row, its gold answer is not one number, or there is none.
         """
         self._path = path
         self._retokeniser = retokeniser
@@ -103,6 +103,7 @@ class StoredRollouts:
         self.versions: Counter[int | None] = Counter()
         for number, line in read_lines(path):
             row = self._parse(number, line)
+            check_gold(row.gold_answer, f"{path}:{number}: gold_answer")
             name = row.id or f"{path.name.split('.')[0]}-{number:06d}"
             if name in self._lines:
                 # The same question again, such as in a later epoch.

@@ -37,3 +37,41 @@ def test_prints_the_rewards(
 
 def test_help() -> None:
     assert "python -m regime_w.demo" in run_demo("--help")
+
+
+RECIPE = """
+from .reward import compute_reward
+
+
+def main():
+    question = "If you have 3 apples and buy 4 more, how many apples?"
+    gold = "#### 7"
+    arm_outputs = [
+        {
+            "arm_name": "wolfram_0",
+            "full_text": "3 + 4 = 7\\n#### 7",
+            "reasoning": "3 + 4 = 7",
+            "answer": "#### 7",
+        },
+        {
+            "arm_name": "maudlin_0",
+            "full_text": "Start with 3 apples, add 4, total 7.\\n#### 7",
+            "reasoning": "Start with 3 apples, add 4",
+            "answer": "#### 7",
+        },
+    ]
+
+    r = compute_reward(question, arm_outputs, gold)
+    print("Regime W demo reward:", r)
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_the_recipes_own_demo_runs_to_the_letter(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(RECIPE, {"__name__": "__main__", "__package__": "regime_w"})
+    printed = capsys.readouterr().out
+    assert printed.startswith("Regime W demo reward: ")
+    assert float(printed.split()[-1]) == pytest.approx(1 + 0.7 * (0.4 + 0.3 * 0.5 + 0.3))

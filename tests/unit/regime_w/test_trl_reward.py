@@ -1,7 +1,10 @@
 """The reward as a function that TRL's trainers call."""
 
+import math
 import subprocess
 import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -85,3 +88,37 @@ def test_trl_logs_it_under_its_name() -> None:
 def test_importing_it_loads_neither_torch_nor_trl() -> None:
     program = "import sys, regime_w.trl; assert not {'torch', 'trl'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("gold", [19, 19.0, Fraction(19), Decimal("19.00"), "19", "#### 19"])
+def test_golds_may_be_numbers(gold: object) -> None:
+    texts = [RIGHT, WRONG]
+    found = regime_w_reward()(prompts=["q"] * 2, completions=texts, answer=[gold] * 2)
+    assert found == expected(["arm_0", "arm_1"], texts, RewardConfig())
+
+
+def test_a_row_without_a_gold_answer_is_not_judged() -> None:
+    assert regime_w_reward()(prompts=["q"], completions=[RIGHT], answer=[None]) == [-0.5]
+
+
+@pytest.mark.parametrize(
+    "gold", ["12:00", "5 or 6", "", "She has 19", math.nan, math.inf, True, ["19"], {"a": 19}]
+)
+def test_a_gold_that_is_not_one_number_is_an_error_that_names_the_row(gold: object) -> None:
+    with pytest.raises(ValueError, match=r"^answer: row 1 of the batch: .* is not one number"):
+        regime_w_reward()(prompts=["p", "q"], completions=[RIGHT] * 2, answer=["19", gold])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [{"type": "text", "text": RIGHT}],
+        [{"type": "text", "text": RIGHT[:5]}, {"type": "text", "text": RIGHT[5:]}],
+        [{"type": "image"}, RIGHT, {"type": "text", "text": None}],
+    ],
+)
+def test_the_content_of_a_chat_may_be_parts(content: object) -> None:
+    chat = [{"role": "assistant", "content": content}, {"role": "assistant", "content": 7}]
+    found = regime_w_reward()(prompts=["q"], completions=[chat], answer=["19"])
+    assert found == expected(["arm_0"], [RIGHT], RewardConfig())
+    assert found[0] > 1

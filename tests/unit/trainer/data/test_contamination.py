@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from trainer.data.contamination import data_lines, find_overlap, find_repeats
+from trainer.data.contamination import data_lines, find_overlap, find_repeats, question_key
 from trainer.data.sources import Record
 
 COPY = (
@@ -76,3 +76,45 @@ def test_lines_say_what_was_compared_with_what() -> None:
         "contamination: of 2 questions of test.jsonl (held out), 1 also in train.jsonl (training) "
         "(r0 = r0), which makes their accuracy worthless; none nearly so"
     )
+
+
+OPERATORS = [
+    ("What is 12 + 7?", "What is 12 - 7?", "What is 12 * 7?", "What is 12 / 7?", "What is 12 7?"),
+    ("Solve -5 + 3.", "Solve 5 + 3."),
+    ("What is 2²?", "What is 22?", "What is 2?"),
+    ("Is y > 3?", "Is y < 3?", "Is y = 3?", "Is y 3?"),
+    ("Take 50% of it.", "Take 50 of it."),
+    ("Find (2 + 3) * 4.", "Find 2 + (3 * 4).", "Find 2 + 3 * 4."),
+    ("What is 4!?", "What is 4?"),
+    ("Find x - y.", "Find x + y."),
+    ("What is √16?", "What is 16?"),
+    ("Add 3.5 and 1.", "Add 3, 5 and 1."),
+    ("Add 3½ to it.", "Add 31/2 to it."),
+]
+SAME = [
+    ("What is 12 + 7?", "what is 12+7", "What is  12 ＋ 7 ?"),
+    ("What is 12 - 7?", "What is 12−7?", "What is 12 – 7?"),
+    ("What is 3 × 4?", "What is 3*4?", "What is 3 *4?"),
+    ("What is 12 ÷ 4?", "What is 12/4?"),
+    ("A 20-year-old and/or a friend", "A 20 year old and or a friend"),
+    ("Ada (who is 9) has **3** pens!", "Ada, who is 9, has 3 pens"),
+    ("Half of 8 **eggs** - how many?", "Half of 8 eggs: how many"),
+    ("What is 2²?", "What is 2^2?"),
+]
+
+
+@pytest.mark.parametrize("questions", OPERATORS)
+def test_questions_with_other_operators_are_others(questions: tuple[str, ...]) -> None:
+    assert find_repeats(records(*questions)).repeated == ()
+    assert find_overlap(records(questions[0]), records(*questions[1:], name="e")).exact == ()
+
+
+@pytest.mark.parametrize("questions", SAME)
+def test_questions_that_are_written_otherwise_are_the_same(questions: tuple[str, ...]) -> None:
+    assert len(find_repeats(records(*questions)).repeated) == len(questions) - 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("unit", [" ", "- ", "(", "(1", "* ", "1,", "²", "½", "a*"])
+def test_long_questions_are_compared_in_linear_time(unit: str) -> None:
+    question_key(unit * (300_000 // len(unit)))

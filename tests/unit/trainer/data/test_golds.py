@@ -1,0 +1,64 @@
+"""Gold answers of data files: one number each, or the record is refused with its line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from regime_w import RewardConfig, reward_group
+from trainer.commands.sample import sample
+from trainer.config.sections import SampleConfig
+from trainer.data.sources import load_records
+from trainer.data.word_problems import Split
+from trainer.errors import DataError
+from trainer.rollouts.files import Retokeniser, StoredRollouts
+
+NOT_ONE_NUMBER = ["12:00", "(1, 2)", r"2\sqrt{3}", "3-5", "5 or 6", "2^{10}", "[0,1)", "x^2+2x+1"]
+
+
+def rows(path: Path, *golds: str) -> Path:
+    lines = (json.dumps({"question": f"q{i}", "answer": gold}) for i, gold in enumerate(golds))
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.mark.parametrize("gold", [*NOT_ONE_NUMBER, "2 hours 30 minutes", "So she has 18"])
+def test_a_record_whose_gold_is_not_one_number_is_refused_with_its_line(
+    gold: str, tmp_path: Path
+) -> None:
+    path = rows(tmp_path / "d.jsonl", "18", gold)
+    with pytest.raises(DataError) as caught:
+        load_records(str(path), Split.TRAIN, num_records=9)
+    message = str(caught.value)
+    assert message.startswith(f"{path}:2: answer: {gold!r} is not one number")
+    assert "\n" not in message
+
+
+def test_a_bare_number_a_solution_and_a_box_are_golds(tmp_path: Path) -> None:
+    path = rows(tmp_path / "d.jsonl", "18", "$1,018.50", "9+9=18\n#### 18", r"So \boxed{18}.")
+    assert len(load_records(str(path), Split.TRAIN, num_records=9)) == 4
+
+
+def test_a_rollout_whose_gold_is_not_one_number_is_refused_with_its_line(tmp_path: Path) -> None:
+    row = {
+        "question": "q",
+        "gold_answer": "18",
+        "arm_outputs": [{"arm_name": "a", "full_text": ""}],
+    }
+    path = tmp_path / "r.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "gold_answer": "5 or 6"}))
+    retokeniser = Retokeniser(renderer=None, prompt_format="plain", arms={}, max_tokens=9)  # type: ignore[arg-type]
+    assert len(StoredRollouts(path, retokeniser, num_groups=1).records) == 1
+    with pytest.raises(DataError, match=r"r\.jsonl:2: gold_answer: '5 or 6' is not one number"):
+        StoredRollouts(path, retokeniser)
+
+
+async def test_sample_refuses_a_gold_that_is_not_one_number() -> None:
+    with pytest.raises(DataError, match=r"^gold: '12:00' is not one number"):
+        await sample(SampleConfig(question="q", gold="12:00"))
+
+
+@pytest.mark.parametrize("gold", NOT_ONE_NUMBER)
+def test_a_group_is_not_judged_by_such_a_gold(gold: str) -> None:
+    arm = {"full_text": gold, "reasoning": "", "answer": gold[-1]}
+    assert reward_group([arm], gold, config=RewardConfig()).scores.correct is None
