@@ -97,10 +97,14 @@ def extract_gold(text: str) -> str | None:
     text = to_ascii(text)
     if MARKER in text:
         return extract_answer(text)
-    boxes = _BOX.finditer(text)
-    read = {read_line(_up_to_closing_brace(text, box.end())) for box in boxes}
-    if read:
-        return read.pop() if len(read) == 1 else None
+    gold: str | None = None
+    for box in _BOX.finditer(text):
+        answer = read_line(_up_to_closing_brace(text, box.end()))
+        if answer is None or gold not in (None, answer):
+            return None
+        gold = answer
+    if gold is not None:
+        return gold
     lines = text.strip().splitlines()
     return read_line(lines[0]) if len(lines) == 1 else None
 

@@ -98,7 +98,7 @@ def test_every_public_name_is_there_and_sorted() -> None:
         *("build_all_arms", "build_prompt", "compute_regime_w_scores", "compute_reward"),
         *("extract_answer", "s_cf_for_question", "s_end_for_question", "s_path_for_question"),
         *("s_wm_for_question", "select_arms", "Counterfactual", "CounterfactualGroup"),
-        *("GroupReward", "RewardParts", "reward_group"),
+        *("GroupReward", "RewardParts", "extract_gold", "reward_group"),
     }
     for name in regime_w.__all__:
         assert getattr(regime_w, name).__doc__
