@@ -95,10 +95,11 @@ def test_clients_that_leave_and_an_engine_that_is_killed(model_dir: Path, tmp_pa
         body = {**LONG, "questions": ["a", "b"], "stream": True}
         with httpx.stream("POST", f"{server.url}/v1/arms/generate", json=body, timeout=60) as reply:
             assert reply.status_code == 200
-            wait_until(lambda: status_of(server).requests_in_flight == 32)
+            # Not == 32: some may have ended before the first look.
+            wait_until(lambda: running_in_the_engine(server) > 0)
         wait_until(lambda: running_in_the_engine(server) == 0)
-        status = status_of(server)
-        assert (status.requests_in_flight, status.groups_in_flight) == (0, 0)
+        wait_until(lambda: status_of(server).requests_in_flight == 0)
+        assert status_of(server).groups_in_flight == 0
 
         (engine,) = [
             child

@@ -218,7 +218,7 @@ def move_the_base_model(run: Path) -> None:
     [
         (lambda run: (run / "config.toml").unlink(), UsageError, r"no config\.toml"),
         (lambda run: (run / "journal.jsonl").unlink(), UsageError, "has no step"),
-        (move_the_base_model, UsageError, "base model models/moved: no such folder"),
+        (move_the_base_model, UsageError, "policy.base_model models/moved: no such folder"),
         (
             lambda run: flip_a_bit(run / "checkpoints/step-000000/state.pt"),
             CheckpointError,
