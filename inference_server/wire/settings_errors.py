@@ -1,6 +1,7 @@
 """What is said of a setting that cannot be used: where it was given, and the key that may be meant."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ _MIN_LIKENESS = 0.6
 _NEARLY = 0.75
 """Likeness from which a variable without a section is taken for a misspelt key."""
 _VARIABLE_PREFIX = "REGIME_W_"
+_SECRET = re.compile(r"key$|token$|secret|passw|pwd|credential|bearer|auth|url$")
+"""Names, without ``-`` and ``_``, of what may be a secret, or, as a URL may, hold one."""
 
 
 class SettingsError(Exception):
@@ -115,7 +118,8 @@ def _nearly(key: str, keys: Collection[str]) -> str:
 def got(key: str, value: object) -> str:
     """`` (got …)``, or nothing where a secret may be in the value: keys, and whole tables or texts of them."""
     is_plain = value is None or isinstance(value, (str, int, float))
-    is_secret = key in ("server", "serve") or "api_key" in key
+    names = re.sub(r"[-_]", "", key.lower()).split(".")
+    is_secret = names[-1] in ("server", "serve") or any(map(_SECRET.search, names))
     return f" (got {value!r})" if is_plain and not is_secret else ""
 
 

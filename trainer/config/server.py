@@ -3,16 +3,26 @@
 import os
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from trainer.config.base import Section
+
+
+def _holds_no_secret(url: str) -> str:
+    """Refuse what would be kept in config.toml and shown in messages."""
+    if "@" in url or "?" in url:
+        raise ValueError(
+            "must be scheme, host, port and path alone, without a user name, a password or a query; give the key "
+            "in REGIME_W_API_KEY"
+        )
+    return url
 
 
 class ServerConfig(Section):
     """How to reach the inference server."""
 
-    url: str = "http://127.0.0.1:8000"
-    """Base URL of the server."""
+    url: Annotated[str, AfterValidator(_holds_no_secret)] = "http://127.0.0.1:8000"
+    """Base URL of the server; without user name and password, which is what api_key is for."""
     api_key: SecretStr | None = Field(
         default_factory=lambda: (
             SecretStr(os.environ["REGIME_W_API_KEY"])

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from inference_server.wire.settings_errors import got
 from regime_w import build_all_arms
 from trainer.config.loading import load_config
-from trainer.config.sections import CollectConfig, PPOConfig, TrainConfig
+from trainer.config.sections import (
+    SECTIONS,
+    CollectConfig,
+    CommandConfig,
+    EvaluationConfig,
+    PPOConfig,
+    TrainConfig,
+)
 
 DEFAULT = PPOConfig().learning_rate
 SOURCES = {"flag": 3e-4, "environment": 2e-4, "file": 1e-4}
@@ -227,6 +235,16 @@ SECRET = "s3cret"
         ("file", f'server = "{SECRET}"\n'),
         ("file", '[server]\napi_key = ["s3cret"]\n'),
         ("file", 'api_key = "s3cret"\n'),
+        ("file", '[server]\napikey = "s3cret"\n'),
+        ("file", '[server]\napi-key = "s3cret"\n'),
+        ("file", '[server.apikey]\nx = "s3cret"\n'),
+        ("file", '[serve]\ntoken = "s3cret"\n'),
+        ("file", '[server]\nurl = "http://me:s3cret@host:8000"\n'),
+        ("file", '[server]\nurl = "https://s3cret@host"\n'),
+        ("file", '[server]\nurl = "me:s3cret@host:8000"\n'),
+        ("file", '[server]\nurl = "http://host?api_key=s3cret"\n'),
+        ("variable", '{"url": "http://me:s3cret@host:8000"}'),
+        ("flag", '{"url": "http://me:s3cret@host:8000"}'),
         ("flag", f'["{SECRET}"]'),
         ("flag", SECRET),
         ("flag", '{"api_key": "s3cret"'),
@@ -250,6 +268,65 @@ def test_no_message_shows_a_secret(
     assert err.count("\n") == 1
     assert "serve" in err or "api_key" in err
     assert SECRET not in err
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(
+            "api_key",
+            "server.api_key",
+            "apikey",
+            "serve.API-KEY",
+            "hf_token",
+            "a.password",
+            "passwd",
+        ),
+        *("client_secret", "server.url", "server", "serve", "rollout.secrets.0", "Authorization"),
+    ],
+)
+def test_what_may_be_a_secret_is_never_shown(key: str) -> None:
+    assert got(key, SECRET) == ""
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["max_tokens", "ppo.token_budget", "rollout.arms.0.temperature", "serve.port", "data.source"],
+)
+def test_what_is_no_secret_is_shown(key: str) -> None:
+    assert got(key, "fast") == " (got 'fast')"
+
+
+def test_a_url_with_a_password_says_where_the_key_belongs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = ["--server.url", f"http://me:{SECRET}@host:8000"]
+    assert_one_line_error(capsys, url, "--server.url: must be", "REGIME_W_API_KEY")
+    assert load("--server.url", "https://host:8000/policy").server.url == "https://host:8000/policy"
+
+
+@pytest.mark.parametrize("command", [TrainConfig, EvaluationConfig, CollectConfig])
+def test_every_variable_that_does_not_parse_is_named(
+    command: type[CommandConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sections = SECTIONS if command is TrainConfig else {}
+    keys = [f"{name}__{key}" for name, table in sections.items() for key in table.model_fields]
+    num_refused = 0
+    for key in keys or command.model_fields:
+        variable = f"REGIME_W_{key.upper()}"
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, '{"x"')
+            try:
+                load_config(command, [], prog="trainer")
+            except SystemExit:
+                num_refused += 1
+                error = capsys.readouterr().err
+                assert variable in error
+                assert error.count("\n") == 1
+    # Texts and paths can be anything.
+    assert num_refused > (100 if keys else 5)
 
 
 @pytest.mark.parametrize(
