@@ -8,7 +8,7 @@ from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from regime_w import RewardConfig, build_all_arms
-from trainer.config.base import CommandConfig, Seed
+from trainer.config.base import CommandConfig, NotBlank, Seed
 from trainer.config.data import DataConfig
 from trainer.config.rollout import Arms, RolloutConfig
 from trainer.config.server import ServerConfig
@@ -111,7 +111,7 @@ class SampleConfig(CommandConfig):
         "stop": "rollout.stop",
     }
 
-    question: CliPositionalArg[str]
+    question: CliPositionalArg[NotBlank]
     """The question."""
     gold: str | None = None
     """The right answer, to see which arms found it."""

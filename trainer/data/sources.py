@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from regime_w import extract_gold
+from trainer.config.base import NotBlank
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import SUFFIXES, read_rows, row_error
@@ -46,8 +47,8 @@ class Record:
 class _Row(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
-    question: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
+    question: NotBlank
+    answer: NotBlank
 
 
 def normalised(question: str) -> str:
@@ -81,7 +82,7 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
     # Unlike Path's, this is no error for names that are too long for a file system.
     if os.path.isfile(name):
         records = _file_records(Path(name))
-    elif _HUB_ID.fullmatch(name) and not name.endswith(SUFFIXES):
+    elif _HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES):
         records = _hub_records(name, split)
     else:
         raise DataError(

@@ -23,6 +23,8 @@ from trainer.io.durable import write_file
 SUFFIXES = (".jsonl", ".json", ".gz", ".zst")
 """The endings that a file of rows may have."""
 
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _CHUNK_BYTES = 2**20
 _GZIP_BITS = 16 + zlib.MAX_WBITS
 
@@ -30,20 +32,23 @@ _Row = TypeVar("_Row", bound=BaseModel)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1.
+    """The lines that are not blank, with their numbers from 1; without the mark that editors put before UTF-8.
 
     Raises:
-        DataError: The file cannot be read, is truncated or is not compressed as its suffix says.
+        DataError: The file cannot be read, is truncated, is not compressed as its suffix says or is UTF-16.
     """
+    suffix = _suffix(path)
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(_decompressed(file, path.suffix), 1):
-                if line.strip():
-                    yield number, line
+            for number, line in enumerate(_decompressed(file, suffix), 1):
+                if line.startswith(_UTF_16):
+                    raise DataError(f"{path}:{number}: UTF-16; save the file as UTF-8")
+                if text := line.removeprefix(_BOM).strip():
+                    yield number, text
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: truncated or not {path.suffix[1:]}: {error}") from None
+        raise DataError(f"{path}: truncated or not {suffix[1:]}: {error}") from None
 
 
 def read_rows(path: Path, row: type[_Row]) -> Iterator[tuple[int, _Row]]:
@@ -72,7 +77,12 @@ def row_error(error: ValidationError, where: str) -> DataError:
     """The first problem of a row in one line: where it is, which field, and what is wrong."""
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"])) or "line"
-    return DataError(f"{where}: {field}: {first['msg']}")
+    return DataError(f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}")
+
+
+def _suffix(path: Path) -> str:
+    """The ending that says how a file is compressed; ``.GZ`` is gzip too."""
+    return path.suffix.lower()
 
 
 def _decompressed(file: BinaryIO, suffix: str) -> Iterable[bytes]:
@@ -95,7 +105,7 @@ class JsonlAppender:
     def __init__(self, path: Path):
         """Create the file and its folder if they are missing."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._suffix = path.suffix
+        self._suffix = _suffix(path)
         self._file = path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
@@ -128,9 +138,10 @@ def repair(path: Path) -> int:
     Raises:
         DataError: The file cannot be read or is not compressed as its suffix says.
     """
+    suffix = _suffix(path)
     try:
         with path.open("r+b") as file:
-            num_complete = _complete_bytes(file, path.suffix)
+            num_complete = _complete_bytes(file, suffix)
             num_truncated = file.seek(0, os.SEEK_END) - num_complete
             if num_truncated:
                 file.truncate(num_complete)
@@ -138,7 +149,7 @@ def repair(path: Path) -> int:
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: not {path.suffix[1:]}: {error}") from None
+        raise DataError(f"{path}: not {suffix[1:]}: {error}") from None
 
 
 class _Decompressor(Protocol):

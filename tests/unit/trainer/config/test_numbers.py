@@ -44,6 +44,7 @@ def test_seeds_that_no_generator_takes_are_refused(section: str, seed: int) -> N
         (EvaluationConfig, {"data_seed": -1}),
         (SampleConfig, {"question": "?", "seed": -1}),
         (SampleConfig, {"question": "?", "version": -1}),
+        (SampleConfig, {"question": " \n"}),
         (TrainConfig, {"run": {"num_threads": 10**20}}),
         (RolloutConfig, {"arms": [ARM, ARM]}),
         (RolloutConfig, {"arms": [ARM | {"temperature": float("inf")}]}),

@@ -44,6 +44,12 @@ def test_no_more_records_are_read_than_asked_for(tmp_path: Path) -> None:
         (lines({"answer": "#### 7"}), ":1:", "question"),
         (lines(GOOD, "\n", {"question": "q"}), ":3:", "answer"),
         (lines({"question": "", "answer": "#### 7"}), ":1:", "question"),
+        (
+            lines(GOOD, {"question": "  \t\u00a0\n", "answer": "#### 7"}),
+            ":2:",
+            "question: must not be blank",
+        ),
+        (lines({"question": "?", "answer": " \n"}), ":1:", "answer: must not be blank"),
         (lines({"question": 7, "answer": "#### 7"}), ":1:", "question"),
         (lines({"question": "q", "answer": "I do not know"}), ":1:", "answer"),
         (lines({"question": "q", "answer": "#### 3 or 4"}), ":1:", "answer"),
@@ -62,6 +68,17 @@ def test_a_bad_file_is_an_error_that_names_file_line_and_field(
     assert f"{path}{place}" in message
     assert complaint in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["d.jsonl.GZ", "D.JSONL"])
+def test_a_file_is_known_by_its_suffix_in_capital_letters(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    data = ("\ufeff" + lines(GOOD)).encode()
+    path.write_bytes(gzip.compress(data) if name.endswith("GZ") else data)
+    (record,) = load_records(str(path), Split.TRAIN, num_records=9)
+    assert record.question == GOOD["question"]
+    with pytest.raises(DataError, match=r"neither .* nor a JSONL file"):
+        load_records(f"nobody/{name}", Split.TRAIN, num_records=9)  # no Hub dataset
 
 
 def test_bytes_that_are_no_text_are_an_error_that_names_the_file(tmp_path: Path) -> None:

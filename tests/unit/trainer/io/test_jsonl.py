@@ -1,9 +1,12 @@
 """Rows on disk: written whole, appended one by one, and mended after a kill."""
 
+import gzip
 import json
+from codecs import BOM_UTF8
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +80,39 @@ def test_a_truncated_gzip_file_is_an_error_where_it_is_read(tmp_path: Path) -> N
 def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: No such file"):
         list(read_lines(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize("suffix", [".GZ", ".Zst"])
+def test_capital_letters_in_a_suffix_change_nothing(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.jsonl{suffix}"
+    append(path, ROWS)
+    small = path.rename(tmp_path / f"rows.jsonl{suffix.lower()}")
+    assert rows_of(small) == ROWS
+    small.rename(path)
+    assert rows_of(path) == ROWS
+    path.write_bytes(path.read_bytes()[:-3])
+    assert repair(path) > 0
+    assert rows_of(path) == ROWS[:-1]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_the_mark_before_utf_8_is_no_part_of_a_row(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.jsonl{suffix}"
+    lines = [json.dumps(row).encode() + b"\r\n" for row in ROWS]
+    # Joined files have one in the middle, too.
+    data = BOM_UTF8 + b"".join(lines[:2]) + BOM_UTF8 + b"".join(lines[2:]) + BOM_UTF8
+    packed = {".gz": gzip.compress, ".zst": zstandard.compress}.get(suffix, bytes)
+    path.write_bytes(packed(data))
+    assert rows_of(path) == ROWS
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    text = "\ufeff" * (encoding != "utf-16") + json.dumps(ROWS[0])
+    path.write_bytes(text.encode(encoding))
+    with pytest.raises(DataError, match=r"rows\.jsonl:1: UTF-16; save the file as UTF-8"):
+        rows_of(path)
 
 
 def test_written_rows_read_back_a_line_each(tmp_path: Path) -> None:
