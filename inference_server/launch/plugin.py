@@ -18,6 +18,7 @@ from inference_server.http.routes import attach_routes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
+from inference_server.vllm.guarded_client import CompletionCount, guard_client
 
 SETTINGS_ATTRIBUTE = "regime_w_settings"
 SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
@@ -40,12 +41,14 @@ class RegimeWPlugin:
             if getattr(route, "path", "") not in _CONTROL_ROUTES
         ]
         attach_routes(app, _settings(app.state.args))
+        app.add_middleware(CompletionCount)
         app.add_api_route("/v1/models", list_models, methods=["GET"])
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Builds the service that the routes use."""
         # Torch only checks uploads here; waking a second thread takes longer than the checks.
         torch.set_num_threads(1)
+        guard_client(engine_client, _settings(args).max_completions)
         engine = VllmEngine(engine_client, state.openai_serving_models)
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.

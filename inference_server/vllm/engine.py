@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 from transformers import AutoTokenizer
+from vllm.exceptions import RetryableRequestError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -46,7 +47,7 @@ class VllmEngine:
     """The running vLLM engine and its OpenAI layer's table of served adapters.
 
     Args:
-        client: vLLM's ``AsyncLLM``.
+        client: vLLM's ``AsyncLLM``, guarded by `guard_client`.
         serving_models: vLLM's ``OpenAIServingModels``; its ``lora_requests`` maps a model name of the
             OpenAI routes to an adapter and takes precedence over the base model's names.
     """
@@ -94,7 +95,7 @@ class VllmEngine:
                     priority=_PRIORITIES[sampling.priority] if self._has_priorities else 0,
                 )
             ]
-        except EngineDeadError as error:
+        except RetryableRequestError as error:  # of the guarded client
             raise EngineDied(str(error)) from error
         (completed,) = outputs  # FINAL_ONLY: a single output, after the last token
         output = completed.outputs[0]
