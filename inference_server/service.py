@@ -106,6 +106,7 @@ class Service:
                 max_groups_in_flight=settings.max_groups_in_flight,
                 max_questions=settings.max_questions,
                 max_samples_per_arm=settings.max_samples_per_arm,
+                max_completions=settings.max_completions,
                 max_adapter_bytes=settings.max_adapter_bytes,
                 max_body_bytes=settings.max_body_bytes,
                 max_loaded_versions=settings.max_loaded_versions,

@@ -7,10 +7,15 @@ from contextlib import asynccontextmanager, contextmanager
 
 from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.prompts import plan_groups
-from inference_server.arms.request import check_counts, resolve_arms, resolve_questions
+from inference_server.arms.request import (
+    check_characters,
+    check_counts,
+    resolve_arms,
+    resolve_questions,
+)
 from inference_server.arms.run import ArmsRun
 from inference_server.engine import Engine
-from inference_server.errors import Busy
+from inference_server.errors import Busy, DeadlineExceeded
 from inference_server.metrics import ServerMetrics
 from inference_server.settings import Settings
 from inference_server.wire.prompt_options import resolve_format
@@ -54,10 +59,12 @@ class ArmsGenerator:
             InvalidRequest: The request cannot be served.
             NotFound: It names an unknown version.
             Busy: Too many groups are in flight.
+            DeadlineExceeded: The prompts were not tokenized in time.
         """
+        check_counts(request, self._settings)
         arms = resolve_arms(request.arms)
         questions = resolve_questions(request)
-        check_counts(request, self._settings)
+        check_characters(questions, arms, self._engine.traits.max_model_len_tokens)
         if isinstance(request.policy, int):
             self._versions.info(request.policy)
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)
@@ -66,10 +73,18 @@ class ArmsGenerator:
             request.prompt_format, has_chat_template=self._engine.traits.has_chat_template
         )
         with self._admit(request.priority, len(questions)):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    plans = await plan_groups(self._engine, request, prompt_format, questions, arms)
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    "the prompts were not tokenized in time; ask fewer or shorter questions, or "
+                    "raise timeout_s"
+                ) from error
             yield ArmsRun(
                 request=request,
                 prompt_format=prompt_format,
-                plans=await plan_groups(self._engine, request, prompt_format, questions, arms),
+                plans=plans,
                 arms=arms,
                 engine=self._engine,
                 versions=self._versions,

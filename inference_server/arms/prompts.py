@@ -10,6 +10,9 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import ArmsRequest, Question
 from regime_w import ArmSpec
 
+# What is being encoded cannot be stopped: a request whose client has left ends with these.
+_ENCODED_TOGETHER = 16
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupPlan:
@@ -47,8 +50,11 @@ async def plan_groups(
         for q in questions
         for system in system_prompts
     ]
+    encoded: list[list[int]] = []
     try:
-        encoded = await engine.encode(prompts, prompt_format)
+        for start in range(0, len(prompts), _ENCODED_TOGETHER):
+            some = prompts[start : start + _ENCODED_TOGETHER]
+            encoded += await engine.encode(some, prompt_format)
     except NoChatTemplate as error:
         raise InvalidRequest(
             f"prompt_format: the model's chat template cannot be used: {error}", "prompt_format"

@@ -9,33 +9,72 @@ from collections.abc import Iterable, Sequence
 
 from inference_server.errors import InvalidRequest
 from inference_server.settings import Settings
-from inference_server.wire.schemas import ArmsRequest, Question
+from inference_server.wire.schemas import MAX_ARMS, ArmsRequest, Question
 from regime_w import ArmSpec, build_all_arms
 
 # vLLM silently raises lower temperatures to this one, and would not sample as requested.
 MIN_TEMPERATURE = 0.01
-MAX_ARMS = 64
+# Of one prompt, for each token of the context: no text has tokens of this length on average, and the
+# tokenizer alone would need seconds for texts that are far too long.
+MAX_CHARS_PER_TOKEN = 16
+# Of all prompts of a request: a few seconds of the tokenizer's work.
+MAX_PROMPT_CHARS = 2**22
 
 # Integers of this size are exact in every JSON reader, browsers included.
 _SEED_BITS = 53
 
 
 def check_counts(request: ArmsRequest, settings: Settings) -> None:
-    """Refuses a request over the server's limits, before anything is tokenized.
+    """Refuses a request over the server's limits, before anything else is done with it.
 
     Raises:
         InvalidRequest: Names the field.
     """
-    if len(request.questions) > settings.max_questions:
+    num_questions, num_samples = len(request.questions), request.samples_per_arm
+    num_arms = len(build_all_arms() if request.arms is None else request.arms)
+    if num_questions > settings.max_questions:
         raise InvalidRequest(
-            f"{len(request.questions)} questions; the server takes {settings.max_questions}",
+            f"{num_questions} questions; the server takes {settings.max_questions}", "questions"
+        )
+    if num_samples > settings.max_samples_per_arm:
+        raise InvalidRequest(
+            f"{num_samples} samples per arm; the server takes {settings.max_samples_per_arm}",
+            "samples_per_arm",
+        )
+    if num_questions * num_arms * num_samples > settings.max_completions:
+        raise InvalidRequest(
+            f"{num_questions} questions × {num_arms} arms × {num_samples} samples; the server takes "
+            f"{settings.max_completions} completions a request: ask in several requests",
             "questions",
         )
-    if request.samples_per_arm > settings.max_samples_per_arm:
+
+
+def check_characters(
+    questions: Sequence[Question], arms: Sequence[ArmSpec], context_tokens: int
+) -> None:
+    """Refuses prompts that are too long whatever their tokens are, before any is tokenized.
+
+    Raises:
+        InvalidRequest: Names the question.
+    """
+    systems = {arm.system_prompt for arm in arms}
+    longest = max(map(len, systems))
+    max_chars = MAX_CHARS_PER_TOKEN * context_tokens
+    for index, question in enumerate(questions):
+        num_chars = longest + len(question.question)
+        if num_chars > max_chars:
+            raise InvalidRequest(
+                f"question {question.id!r}: the prompt has {num_chars} characters, too many for the "
+                f"model's context of {context_tokens} tokens",
+                f"questions.{index}",
+            )
+    num_chars = len(systems) * sum(len(question.question) for question in questions)
+    num_chars += len(questions) * sum(map(len, systems))
+    if num_chars > MAX_PROMPT_CHARS:
         raise InvalidRequest(
-            f"{request.samples_per_arm} samples per arm; the server takes "
-            f"{settings.max_samples_per_arm}",
-            "samples_per_arm",
+            f"the prompts have {num_chars} characters; the server takes {MAX_PROMPT_CHARS} a "
+            "request: ask in several requests",
+            "questions",
         )
 
 
@@ -68,8 +107,8 @@ def resolve_arms(arms: Sequence[str | ArmSpec] | None) -> list[ArmSpec]:
     known = {arm.name: arm for arm in build_all_arms()}
     if arms is None:
         return list(known.values())
-    if not 1 <= len(arms) <= MAX_ARMS:
-        raise InvalidRequest(f"{len(arms)} arms; the server takes 1 to {MAX_ARMS}", "arms")
+    if not arms:
+        raise InvalidRequest(f"0 arms; the server takes 1 to {MAX_ARMS}", "arms")
     resolved = []
     for index, arm in enumerate(arms):
         spec = known.get(arm) if isinstance(arm, str) else arm

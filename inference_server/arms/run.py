@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +29,10 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from regime_w import ArmOutput, ArmSpec, compute_regime_w_scores
+
+# More than an engine runs at once; the engine takes in, and aborts, many more at a cost that grows faster
+# than their number, and answers nothing meanwhile.
+_MAX_QUEUED = 512
 
 _T = TypeVar("_T")
 
@@ -57,6 +61,8 @@ class ArmsRun:
     metrics: ServerMetrics
     deadline: float
     """On the event loop's clock, in seconds."""
+    queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_QUEUED))
+    """A place in it is a completion that the engine knows of."""
 
     async def groups(self) -> AsyncGenerator[FinishedGroup, None]:
         """Yields each group of the request as soon as it is finished. Close it to abort the rest.
@@ -135,7 +141,8 @@ class ArmsRun:
             ends_turn=self.prompt_format == "chat",
             priority=request.priority,
         )
-        completion = await self.engine.generate(prompt_token_ids, sampling, adapter)
+        async with self.queue:
+            completion = await self.engine.generate(prompt_token_ids, sampling, adapter)
         _check_usable(completion, question.id, arm.name)
         # Without validation: the lists are the engine's own, and long.
         return ArmCompletion.model_construct(

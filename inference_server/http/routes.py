@@ -18,6 +18,7 @@ from inference_server.errors import EngineUnavailable
 from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.http.body_limit import BodyLimit
 from inference_server.http.errors import ErrorRoute, error_response, install_error_handlers
+from inference_server.http.json_body import JsonBody
 from inference_server.http.request_log import RequestLog
 from inference_server.http.streaming import GroupStream, disconnected, newest, total
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
@@ -81,9 +82,11 @@ async def generate_arms(
     so many seconds until the next group is finished, as long as the engine answers: a client needs no
     deadline on the whole answer then, only one on the time since the last line.
     """
+    response = None
     async with AsyncExitStack() as stack:
-        run = await stack.enter_async_context(service.generator.open(body))
-        if body.stream:
+        opening = stack.enter_async_context(service.generator.open(body))
+        run = await _unless_disconnected(request, opening)
+        if run is not None and body.stream:
             return GroupStream(
                 run,
                 stack.pop_all(),
@@ -91,7 +94,8 @@ async def generate_arms(
                 heartbeat_s=heartbeat_s,
                 check_engine=service.check_engine,
             )
-        response = await _unless_disconnected(request, _all_groups(run, service.boot_id))
+        if run is not None:
+            response = await _unless_disconnected(request, _all_groups(run, service.boot_id))
     if response is None:
         return Response(status_code=_CLIENT_CLOSED_REQUEST)
     # Serialized by pydantic directly; FastAPI would validate and copy it first.
@@ -192,6 +196,7 @@ def attach_routes(app: FastAPI, settings: Settings) -> None:
     add_compress_type(NDJSON, streaming=True)
     # The middleware added last sees a request first.
     app.add_middleware(CompressMiddleware, brotli=False, zstd_level=1, gzip_level=1)
+    app.add_middleware(JsonBody)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(BearerAuth, key=None if key is None else key.get_secret_value())
     app.add_middleware(RequestLog)

@@ -21,9 +21,14 @@ from inference_server.http.errors import error_body
 from inference_server.wire.schemas import ErrorResponse, Usage
 from inference_server.wire.streams import NDJSON, StreamEnd
 
+# For the line that says that the deadline has passed.
+LAST_LINE_WITHIN_S = 5.0
+
 
 class GroupStream(Response):
     """Sends the groups of a run as they finish; aborts the rest if the client disconnects.
+
+    A client that does not read is cut off soon after the run's deadline.
 
     Args:
         run: An admitted request.
@@ -60,8 +65,13 @@ class GroupStream(Response):
         async with self._admission:
             lines = asyncio.ensure_future(self._send_lines(send))
             gone = asyncio.ensure_future(disconnected(Request(scope, receive)))
+            left_s = self._run.deadline - asyncio.get_running_loop().time()
             try:
-                await asyncio.wait((lines, gone), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (lines, gone),
+                    timeout=max(0.0, left_s) + LAST_LINE_WITHIN_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
             finally:
                 gone.cancel()
                 lines.cancel()

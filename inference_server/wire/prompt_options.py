@@ -24,6 +24,7 @@ def resolve_format(choice: PromptFormatChoice, *, has_chat_template: bool | None
 
 
 StopStrings = Annotated[
-    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...], Field(max_length=16)
+    tuple[Annotated[str, Field(min_length=1, max_length=128)], ...],
+    Field(max_length=16, fail_fast=True),
 ]
 """Texts that end a completion once one of them is generated; it stays in the completion."""

@@ -15,6 +15,8 @@ from regime_w import ArmSpec
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
+MAX_QUESTIONS = 4096
+MAX_ARMS = 64
 
 
 def adapter_name(version: int) -> str:
@@ -64,9 +66,11 @@ class Question(_Request):
 class ArmsRequest(_Request):
     """Body of ``POST /v1/arms/generate``."""
 
-    questions: list[Question | Annotated[str, Field(min_length=1)]] = Field(min_length=1)
+    questions: list[Question | Annotated[str, Field(min_length=1)]] = Field(
+        min_length=1, max_length=MAX_QUESTIONS, fail_fast=True
+    )
     """Questions, or plain strings (which get the ids ``q0``, ``q1``, …)."""
-    arms: list[str | ArmSpec] | None = None
+    arms: Annotated[list[str | ArmSpec], Field(max_length=MAX_ARMS, fail_fast=True)] | None = None
     """Arm names, full specs, or null for the eight arms of Regime W."""
     samples_per_arm: int = Field(default=1, ge=1)
     max_tokens: int = Field(default=256, ge=1)
@@ -201,6 +205,8 @@ class Limits(_Response):
     """For each priority."""
     max_questions: int
     max_samples_per_arm: int
+    max_completions: int | None = None
+    """In one request; None from an older server."""
     max_adapter_bytes: int
     max_body_bytes: int
     max_loaded_versions: int

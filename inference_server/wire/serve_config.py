@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from inference_server.wire.schemas import MAX_QUESTIONS
 from inference_server.wire.settings_model import SettingsModel
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.92
@@ -40,6 +41,8 @@ class ServeConfig(SettingsModel):
     """Most questions in one request to /v1/arms/generate."""
     max_samples_per_arm: int = Field(default=16, ge=1)
     """Most samples of each arm in one request."""
+    max_completions: int = Field(default=2048, ge=1)
+    """Most completions of one request: questions × arms × samples, or prompts × n."""
     max_groups_in_flight: int = Field(default=512, ge=1)
     """Most groups (questions) in flight of either priority; beyond, requests get 429."""
     max_body_bytes: int = Field(default=2**25, ge=1)
@@ -64,6 +67,10 @@ class ServeConfig(SettingsModel):
             raise ValueError(
                 f"max_questions ({self.max_questions}) must not exceed "
                 f"max_groups_in_flight ({self.max_groups_in_flight})"
+            )
+        if self.max_questions > MAX_QUESTIONS:
+            raise ValueError(
+                f"max_questions ({self.max_questions}) must not exceed {MAX_QUESTIONS}"
             )
         return self
 

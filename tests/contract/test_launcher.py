@@ -58,6 +58,10 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         ),
         (["--model", "m", "--max-loaded-versions", "1"], "--max-loaded-versions: "),
         (["--model", "m", "--max-questions", "9999"], "max_questions (9999) must not exceed"),
+        (
+            ["--model", "m", "--max-questions", "5000", "--max-groups-in-flight", "6000"],
+            "max_questions (5000) must not exceed 4096",
+        ),
         (["--model", "m", "--config", "/nowhere.toml"], "--config /nowhere.toml: "),
         (["--model", "m", "--host", "not.a.host.invalid"], "REGIME_W_API_KEY"),
     ],

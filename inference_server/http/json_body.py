@@ -1,0 +1,138 @@
+r"""What every JSON body must be before a route reads it: text, and not too many values.
+
+JSON can spell half of a surrogate pair ("\ud83d"), which no encoder and no tokenizer takes. And the
+validation of a body costs far more per value than its bytes do: each wrong item of a list is an error for
+every type that it might have been, also in vLLM's own routes.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from inference_server.errors import InvalidRequest
+from inference_server.http.errors import error_response
+from inference_server.wire.schemas import MAX_QUESTIONS
+
+# Each question of the longest request has an id, a text and a gold answer.
+MAX_VALUES = 5 * MAX_QUESTIONS
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+# Fields of vLLM's that may hold as many token ids as the context has, each list then one value.
+_TOKEN_FIELDS = frozenset(
+    {"prompt", "prompt_token_ids", "token_ids", "tokens", "allowed_token_ids", "stop_token_ids"}
+)
+
+
+class JsonBody:
+    """ASGI middleware: answers JSON bodies that no route should read with 400.
+
+    Args:
+        app: The application to guard. It gets the whole body at once, so a limit on its size belongs
+            before this.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """See the class."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers 400."""
+        if scope["type"] != "http" or not _is_json(scope):
+            await self._app(scope, receive, send)
+            return
+        body, more = bytearray(), True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        unread: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        try:
+            check_json(unread[0]["body"])
+        except InvalidRequest as error:
+            await error_response(error)(scope, receive, send)
+            return
+
+        async def receive_again() -> Message:
+            return unread.pop() if unread else await receive()
+
+        await self._app(scope, receive_again, send)
+
+
+def check_json(body: bytes) -> None:
+    """Checks a body that is meant to be JSON; one that is not is left to its route.
+
+    Raises:
+        InvalidRequest: A text in it is not valid Unicode, or it holds too many values.
+    """
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest("the body is not UTF-8") from error
+    if "\0" in text:  # UTF-16 and UTF-32, which Python's json reads too
+        raise InvalidRequest("the body is not UTF-8")
+    # A value takes a byte at least: a short body needs no counting.
+    if len(body) <= MAX_VALUES and not _SURROGATE.search(body):
+        return
+    try:
+        value = json.loads(body)
+    except RecursionError as error:
+        raise InvalidRequest("the body is nested too deeply") from error
+    except ValueError:
+        return
+    _check_values(value)
+
+
+def _is_json(scope: Scope) -> bool:
+    return "json" in Headers(scope=scope).get("Content-Type", "").lower()
+
+
+def _check_values(root: Any) -> None:
+    num_seen, unseen = 0, [("", "", root)]
+    while unseen:
+        path, field, value = unseen.pop()
+        num_seen += 1
+        _check_text(path, value)
+        if isinstance(value, dict | list) and not _is_tokens(field, value):
+            if num_seen + len(unseen) + len(value) > MAX_VALUES:
+                raise InvalidRequest(
+                    f"{path or 'body'}: the body holds more than {MAX_VALUES} values; send fewer "
+                    "with one request",
+                    path or None,
+                )
+            unseen.extend(_items(path, field, value))
+
+
+def _items(
+    path: str, field: str, value: dict[str, Any] | list[Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """Path, field and value of each item; the field of a list's items is the list's."""
+    start = f"{path}." if path else ""
+    if isinstance(value, list):
+        yield from ((f"{start}{index}", field, item) for index, item in enumerate(value))
+        return
+    for key, item in value.items():
+        _check_text(path, key)
+        yield f"{start}{key}", key, item
+
+
+def _is_tokens(field: str, value: dict[str, Any] | list[Any]) -> bool:
+    return field in _TOKEN_FIELDS and all(type(item) is int for item in value)
+
+
+def _check_text(path: str, value: Any) -> None:
+    if not isinstance(value, str):
+        return
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(value[error.start])
+        raise InvalidRequest(
+            f"{path or 'body'}: holds {half}, half of a surrogate pair, which is no character",
+            path or None,
+        ) from error
