@@ -53,8 +53,12 @@ async def plan_groups(
     encoded: list[list[int]] = []
     try:
         for start in range(0, len(prompts), _ENCODED_TOGETHER):
-            some = prompts[start : start + _ENCODED_TOGETHER]
-            encoded += await engine.encode(some, prompt_format)
+            encoded += await engine.encode(
+                prompts[start : start + _ENCODED_TOGETHER], prompt_format
+            )
+            for place in range(start, len(encoded)):
+                index = place // len(system_prompts)
+                _check_length(len(encoded[place]), request, engine, questions[index], index)
     except NoChatTemplate as error:
         raise InvalidRequest(
             f"prompt_format: the model's chat template cannot be used: {error}", "prompt_format"
@@ -63,25 +67,22 @@ async def plan_groups(
     for index, question in enumerate(questions):
         start = index * len(system_prompts)
         by_system = dict(zip(system_prompts, encoded[start:], strict=False))
-        num_tokens = max(len(token_ids) for token_ids in by_system.values())
-        _check_length(
-            num_tokens, request.max_tokens, engine.traits.max_model_len_tokens, question, index
-        )
         of_arms = [by_system[arm.system_prompt] for arm in arms]
         plans.append(GroupPlan(index=index, question=question, prompts=of_arms))
     return plans
 
 
 def _check_length(
-    num_tokens: int, max_tokens: int, context_tokens: int, question: Question, index: int
+    num_tokens: int, request: ArmsRequest, engine: Engine, question: Question, index: int
 ) -> None:
+    context_tokens = engine.traits.max_model_len_tokens
     if num_tokens == 0:
         raise InvalidRequest(
             f"question {question.id!r}: the prompt has no tokens", f"questions.{index}"
         )
-    if num_tokens + max_tokens > context_tokens:
+    if num_tokens + request.max_tokens > context_tokens:
         raise InvalidRequest(
-            f"question {question.id!r}: {num_tokens} prompt tokens and max_tokens {max_tokens} "
+            f"question {question.id!r}: {num_tokens} prompt tokens and max_tokens {request.max_tokens} "
             f"exceed the model's context of {context_tokens} tokens",
             f"questions.{index}",
         )
