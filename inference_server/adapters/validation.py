@@ -1,61 +1,33 @@
-"""Checks whether adapter files can be served: configuration, tensor names, shapes and values.
+"""Checks whether adapter files can be served: configuration, tensor names, shapes, values and products.
 
 Needs no engine, only its traits.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError, deserialize
 
+from inference_server.adapters.adapter_config import AdapterConfig, read_config
 from inference_server.adapters.storage import StagedAdapter
 from inference_server.engine import EngineTraits, LinearShape
-from inference_server.errors import InvalidAdapter, field_path
+from inference_server.errors import InvalidAdapter
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 _PEFT_PREFIX = "base_model.model."
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-class AdapterConfig(BaseModel):
-    """The part of PEFT's ``adapter_config.json`` that determines what an adapter computes.
-
-    Equal configurations with equal weights are the same adapter. Fields that do not affect inference
-    (dropout, initialisation, paths) are ignored.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
-
-    peft_type: Literal["LORA"]
-    r: int = Field(ge=1)
-    lora_alpha: float = Field(gt=0)
-    target_modules: tuple[str, ...] | str
-    use_rslora: bool = False
-    bias: Literal["none"] = "none"
-    lora_bias: Literal[False] = False
-    use_dora: Literal[False] = False
-    use_qalora: Literal[False] = False
-    modules_to_save: tuple[()] | None = None
-    # Their keys are regular expressions over module names: the engine would run a client's pattern.
-    rank_pattern: dict[str, int] | None = Field(default=None, max_length=0)
-    alpha_pattern: dict[str, float] | None = Field(default=None, max_length=0)
-
-    @field_validator("target_modules")
-    @classmethod
-    def _sorted(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
-        """Sorts the names: PEFT saves a set, whose order differs between two saves of one adapter."""
-        return value if isinstance(value, str) else tuple(sorted(value))
-
-    @field_validator("rank_pattern", "alpha_pattern")
-    @classmethod
-    def _none_if_empty(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        return value or None
+# Every input of a layer is taken to be below this: after a norm they are about 1.
+_INPUT_MAGNITUDE = 8.0
+# Largest magnitude that any step of an adapter's products may reach, in every dtype: attention and gated
+# layers multiply two outputs and pass the result through a third layer, all in at most float32's range.
+_LARGEST_STEP = torch.finfo(torch.float32).max ** 0.25
 
 
 def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConfig:
@@ -71,7 +43,7 @@ def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConf
     Raises:
         InvalidAdapter: It cannot be served; names the reason and the file at fault.
     """
-    config = _read_config(staged.config_json)
+    config = read_config(staged.config_json)
     if config.r > traits.max_lora_rank:
         raise InvalidAdapter(
             f"r: rank {config.r} exceeds the server's --max-lora-rank {traits.max_lora_rank}",
@@ -83,23 +55,8 @@ def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConf
         config.r,
         traits.linear_shapes,
     )
-    _check_values(tensors, traits.lora_dtype)
+    _check_values(tensors, config, traits.lora_dtype)
     return config
-
-
-def _read_config(config_json: bytes) -> AdapterConfig:
-    try:
-        return AdapterConfig.model_validate_json(config_json)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = field_path(first["loc"])
-        # For an unsupported feature, pydantic's message only names the value that was expected.
-        reason = f"{field}: {first['msg']}" if field else first["msg"]
-        if field and first["type"] != "missing":
-            reason += (
-                "; the server accepts plain LoRA without bias, DoRA, saved modules or patterns"
-            )
-        raise InvalidAdapter(reason, ADAPTER_CONFIG_FILE) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,31 +89,83 @@ def _read_tensors(path: Path) -> Mapping[str, _Tensor]:
     return tensors
 
 
-def _check_values(tensors: Mapping[str, _Tensor], lora_dtype: str) -> None:
-    """Checks that every value is finite after the engine's rounding.
+def _check_values(tensors: Mapping[str, _Tensor], config: AdapterConfig, lora_dtype: str) -> None:
+    """Checks that values and their products are finite in the engine's dtype.
 
     A finite float32 value can be infinite in float16.
     """
     rounded = getattr(torch, lora_dtype)
-    by_dtype: dict[torch.dtype, list[bytes]] = defaultdict(list)
-    for tensor in tensors.values():
-        by_dtype[tensor.dtype].append(tensor.data)
-    # All tensors at once; the name is looked up only if one fails.
-    if all(_is_finite(bytearray().join(data), dtype, rounded) for dtype, data in by_dtype.items()):
-        return
-    name = next(
-        n for n, t in tensors.items() if not _is_finite(bytearray(t.data), t.dtype, rounded)
-    )
-    raise InvalidAdapter(
-        f"{name}: has values that are not finite in {lora_dtype}", ADAPTER_WEIGHTS_FILE
-    )
+    of_side: dict[tuple[str, torch.dtype], list[bytes]] = defaultdict(list)
+    for name, tensor in tensors.items():
+        of_side[_parse_name(name)[1], tensor.dtype].append(tensor.data)
+    largest = {"A": 0.0, "B": 0.0}
+    # All tensors of a side at once; names are looked up only if one fails.
+    for (side, dtype), data in of_side.items():
+        magnitude = _largest(bytearray().join(data), dtype, rounded)
+        largest[side] = max(largest[side], magnitude)
+    if not all(map(math.isfinite, largest.values())):
+        name = next(
+            n
+            for n, t in tensors.items()
+            if not math.isfinite(_largest(bytearray(t.data), t.dtype, rounded))
+        )
+        raise InvalidAdapter(
+            f"{name}: has values that are not finite in {lora_dtype}", ADAPTER_WEIGHTS_FILE
+        )
+    _check_products(tensors, largest, config, rounded)
 
 
-def _is_finite(data: bytearray, dtype: torch.dtype, rounded: torch.dtype) -> bool:
-    """Whether every value of a buffer is finite after rounding to another dtype."""
+def _largest(data: bytearray, dtype: torch.dtype, rounded: torch.dtype) -> float:
+    """Largest magnitude in a buffer after rounding to another dtype; infinite if one is not finite."""
     # Rounding is monotonic, so checking minimum and maximum suffices; `aminmax` returns NaN if any is.
     extremes = torch.stack(torch.frombuffer(data, dtype=dtype).aminmax()).to(rounded)
-    return bool(extremes.isfinite().all())
+    return float(extremes.abs().max()) if extremes.isfinite().all() else math.inf
+
+
+def _check_products(
+    tensors: Mapping[str, _Tensor],
+    largest: Mapping[str, float],
+    config: AdapterConfig,
+    rounded: torch.dtype,
+) -> None:
+    """Checks that no layer's ``scale · B A x`` can overflow for inputs x of a sensible magnitude.
+
+    Args:
+        tensors: Pairs of A and B.
+        largest: Magnitude of the largest value of all A and of all B.
+        config: Of the adapter.
+        rounded: The engine's dtype.
+    """
+    allowed = min(torch.finfo(rounded).max, _LARGEST_STEP)
+
+    def reach(sum_of_a: float, largest_b: float, sum_of_products: float) -> float:
+        """Largest magnitude of: scale, A x, scale · B, scale · B A x."""
+        scale, x = config.scale, _INPUT_MAGNITUDE
+        return max(scale, x * sum_of_a, scale * largest_b, scale * x * sum_of_products)
+
+    # As if every value were the largest one: enough for adapters as they are trained, and no further pass.
+    width = max(tensor.shape[1] for tensor in tensors.values())
+    sum_of_a = width * largest["A"]
+    if reach(sum_of_a, largest["B"], config.r * largest["B"] * sum_of_a) <= allowed:
+        return
+    for name, tensor in tensors.items():
+        module, side = _parse_name(name)
+        if side == "B":
+            continue
+        a = _magnitudes(tensor).sum(dim=1)
+        b = _magnitudes(tensors[name.replace(".lora_A.", ".lora_B.")])
+        if reach(float(a.max()), float(b.max()), float((b @ a).max())) > allowed:
+            raise InvalidAdapter(
+                f"{module}: lora_A, lora_B and the scale {config.scale:.3g} of lora_alpha and r can "
+                f"overflow {str(rounded).removeprefix('torch.')}: their values are too large",
+                ADAPTER_WEIGHTS_FILE,
+            )
+
+
+def _magnitudes(tensor: _Tensor) -> torch.Tensor:
+    """A matrix's absolute values in float64, where no product of two overflows."""
+    data = torch.frombuffer(bytearray(tensor.data), dtype=tensor.dtype)
+    return data.view(tensor.shape).double().abs()
 
 
 def _check_pairs(

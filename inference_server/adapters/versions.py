@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from inference_server.adapters.adapter_config import AdapterConfig
+from inference_server.adapters.probe import require_finite
 from inference_server.adapters.storage import AdapterFolder, StagedAdapter
-from inference_server.adapters.validation import AdapterConfig
 from inference_server.engine import Engine, EngineAdapter
 from inference_server.errors import Busy, NotFound
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
@@ -126,15 +127,21 @@ class LoadedVersions:
             held.num_groups -= 1
 
     async def load(self, version: int, stored: StagedAdapter, identity: AdapterIdentity) -> None:
-        """Loads a version from its files and serves it under its name.
+        """Loads a version from its files, tries it, and serves it under its name.
 
         Raises:
-            AdapterRejected: The engine cannot use it; nothing changed.
+            AdapterRejected: The engine cannot use it, or it does not compute finite numbers; nothing
+                changed.
         """
         adapter = EngineAdapter(
             lora_id=next(self._lora_ids), name=adapter_name(version), path=stored.folder
         )
         await self._engine.load(adapter)
+        try:
+            await require_finite(self._engine, adapter)
+        except BaseException:
+            await self._engine.unload(adapter)
+            raise
         self._versions[version] = _Version(
             version=version,
             adapter=adapter,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from inference_server.adapters.probe import PROBE
 from inference_server.engine import (
     AdapterRejected,
     EngineAdapter,
@@ -50,6 +51,10 @@ class FakeEngine:
         self.num_aborted = 0
         self.num_encoded = 0
         self.reject: str | None = None
+        self.first_completion = EngineCompletion(
+            text="!", token_ids=[0], logprobs=[-1.0], finish_reason=FinishReason.LENGTH
+        )
+        """Of every adapter, to the server's own question."""
         self.break_completion: Callable[[EngineCompletion], EngineCompletion] = lambda completion: (
             completion
         )
@@ -89,6 +94,11 @@ class FakeEngine:
     ) -> EngineCompletion:
         if self.dead:
             raise EngineDied("it was killed")
+        if sampling is PROBE:
+            assert adapter is not None
+            assert adapter.lora_id in self.loaded
+            assert adapter not in self.served.values(), "served before it was tried"
+            return self.first_completion
         self.samplings.append(sampling)
         name = "" if adapter is None else adapter.name
         if adapter is not None:

@@ -1,16 +1,19 @@
 """Uploads that the server refuses: each error names the part at fault, and nothing changes."""
 
 import json
+import math
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import save
 
 from inference_server.settings import Settings
-from inference_server.wire.schemas import ErrorResponse
+from inference_server.wire.schemas import ErrorResponse, FinishReason
 from tests.contract.client import Client, adapter_config, adapter_weights
 from tests.contract.fake_engine import FakeEngine
 
@@ -69,6 +72,41 @@ BAD_UPLOADS: dict[str, tuple[dict[str, Any], str, str]] = {
         {"config": json.dumps(adapter_config(lora_alpha=float("inf"))).encode()},
         "adapter_config.json",
         "lora_alpha",
+    ),
+    "alpha that overflows the products": (
+        {"config": adapter_config(lora_alpha=1e39)},
+        "adapter_model.safetensors",
+        "can overflow float16",
+    ),
+    "some of the layers": (
+        {"config": adapter_config(layers_to_transform=[0])},
+        "adapter_config.json",
+        "layers_to_transform: must be unset",
+    ),
+    "the first layer alone": (
+        {"config": adapter_config(layers_to_transform=0)},
+        "adapter_config.json",
+        "layers_to_transform",
+    ),
+    "transposed weights": (
+        {"config": adapter_config(fan_in_fan_out=True)},
+        "adapter_config.json",
+        "fan_in_fan_out",
+    ),
+    "trained embeddings": (
+        {"config": adapter_config(trainable_token_indices={"embed_tokens": [3]})},
+        "adapter_config.json",
+        "trainable_token_indices",
+    ),
+    "replicated layers": (
+        {"config": adapter_config(layer_replication=[[0, 1], [0, 1]])},
+        "adapter_config.json",
+        "layer_replication",
+    ),
+    "a feature of a PEFT to come": (
+        {"config": adapter_config(use_newlora={"depth": 2})},
+        "adapter_config.json",
+        "use_newlora: must be unset",
     ),
     "config too large": (
         {"config": b" " * (2**20 + 1)},
@@ -177,6 +215,45 @@ async def test_what_the_engine_refuses_changes_nothing(
     assert not list(state_dir.iterdir())
     engine.reject = None
     assert (await client.put_adapter(1)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("logprob", "reason", "status"),
+    [
+        (math.nan, FinishReason.LENGTH, 400),
+        (math.inf, FinishReason.LENGTH, 400),
+        (-math.inf, FinishReason.STOP, 400),
+        (-1.0, FinishReason.ABORT, 503),
+    ],
+)
+@pytest.mark.parametrize("activate", ["true", "false"])
+async def test_a_version_is_tried_before_it_can_be_reached(
+    client: Client,
+    engine: FakeEngine,
+    state_dir: Path,
+    logprob: float,
+    reason: FinishReason,
+    status: int,
+    activate: str,
+) -> None:
+    await client.put_adapter(1)
+    before = await client.get("/v1/adapters"), dict(engine.served), dict(engine.loaded)
+    usual = engine.first_completion
+    engine.first_completion = replace(usual, logprobs=[logprob], finish_reason=reason)
+    response = await client.put_adapter(2, params={"activate": activate})
+    assert response.status_code == status
+    assert (await client.get("/v1/adapters")).json() == before[0].json()
+    assert (engine.served, engine.loaded) == before[1:]
+    assert [path.name for path in state_dir.iterdir() if path.is_dir()] == ["policy-000001"]
+    engine.first_completion = usual
+    assert (await client.put_adapter(2, weights=adapter_weights(7))).status_code == 201
+
+
+async def test_fields_without_effect_may_have_any_value(client: Client) -> None:
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    of_peft = {**config.to_dict(), "target_modules": ["q_proj"], "lora_dropout": 0.1}
+    response = await client.put_adapter(1, config=json.dumps(of_peft, default=str).encode())
+    assert response.status_code == 201, response.text
 
 
 CONFIG_PART = ("adapter_config.json", b"{}")
