@@ -2,33 +2,41 @@
 
 An upload is written to a hidden folder and renamed to its version's name only when it is complete and
 valid, so no reader sees half an adapter. The folder's content survives the server. Writes are not
-synced to disk: after a power loss, a version that is incomplete is detected by its digest.
+synced to disk: after a power loss, a version that is incomplete is detected by its digests.
 """
 
 import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inference_server.errors import TooLarge
-from inference_server.wire.digests import sha256_of_file
+from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, adapter_name
 
 MAX_ADAPTER_CONFIG_BYTES = 2**20
 INCOMING_PREFIX = ".incoming-"
 """Start of the folder names of uploads that are not complete yet."""
 
+RECORD_FILE = "registry.json"
+"""Name of the file that holds a `RegistryRecord`."""
+
+NUM_VERSIONS = 10**9
+"""Versions are numbered from 0 to one less."""
+
 _COPY_CHUNK_BYTES = 2**20
-# In the format of the sha256sum command, which can check it.
+# In the format of the sha256sum command, which can check it: a line for the weights and one for the
+# configuration.
 _DIGEST_FILE = f"{ADAPTER_WEIGHTS_FILE}.sha256"
-_RECORD_FILE = "registry.json"
 # Padded with spaces, so that a short record overwrites all of a longer one.
 _RECORD_BYTES = 128
 _REFUSED_PREFIX = "refused-"
@@ -67,8 +75,17 @@ class RegistryRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    active_version: int | None = None
-    next_version: int = 0
+    active_version: int | None = Field(default=None, ge=0, lt=NUM_VERSIONS)
+    next_version: int = Field(default=0, ge=0, le=NUM_VERSIONS)
+
+
+def remove(path: Path) -> None:
+    """Removes whatever is at a path, a link but not its target; does nothing where it cannot."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 class AdapterFolder:
@@ -105,7 +122,10 @@ class AdapterFolder:
                     file.write(chunk)
             sha256 = digest.hexdigest()
             (folder / ADAPTER_CONFIG_FILE).write_bytes(upload.config_json)
-            (folder / _DIGEST_FILE).write_text(f"{sha256}  {ADAPTER_WEIGHTS_FILE}\n")
+            (folder / _DIGEST_FILE).write_text(
+                f"{sha256}  {ADAPTER_WEIGHTS_FILE}\n"
+                f"{sha256_of_bytes(upload.config_json)}  {ADAPTER_CONFIG_FILE}\n"
+            )
         except BaseException:
             self.discard(folder)
             raise
@@ -125,48 +145,83 @@ class AdapterFolder:
 
     def discard(self, folder: Path) -> None:
         """Removes the folder of an upload or a version if it exists."""
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)
 
     def stored_versions(self) -> Sequence[int]:
         """The versions whose files are in the folder, in ascending order."""
         matches = (_VERSION_FOLDER.fullmatch(path.name) for path in self._root.iterdir())
-        return sorted(int(match[1]) for match in matches if match)
+        # `policy-0000012` holds a number too, but is not the name of any version.
+        return sorted(
+            n for match in matches if match and adapter_name(n := int(match[1])) == match[0]
+        )
 
     def open_stored(self, version: int) -> StagedAdapter:
-        """Reads a stored version and checks its digest.
+        """Reads a stored version and checks its digests.
 
         Raises:
-            AdapterDamaged: Files are missing or have changed.
+            AdapterDamaged: Files are missing, have changed or are something else than files.
         """
         folder = self.path_of(version)
         weights = folder / ADAPTER_WEIGHTS_FILE
         try:
-            expected = (folder / _DIGEST_FILE).read_text().split()[0]
-            config_json = (folder / ADAPTER_CONFIG_FILE).read_bytes()
-            sha256, size_bytes = sha256_of_file(weights), weights.stat().st_size
-        except (OSError, IndexError, UnicodeDecodeError) as error:
+            if folder.is_symlink():
+                raise AdapterDamaged(f"{folder.name} is a link")
+            digests = _read_small(folder / _DIGEST_FILE).decode().split()
+            expected = dict(zip(digests[1::2], digests[::2], strict=False))
+            config_json = _read_small(folder / ADAPTER_CONFIG_FILE)
+            size_bytes = _size_of_file(weights, self._max_weights_bytes)
+            sha256 = sha256_of_file(weights)
+        except (OSError, UnicodeDecodeError) as error:
             raise AdapterDamaged(str(error)) from error
-        if sha256 != expected:
-            raise AdapterDamaged(f"the weights have digest {sha256}, expected {expected}")
+        found = {ADAPTER_WEIGHTS_FILE: sha256, ADAPTER_CONFIG_FILE: sha256_of_bytes(config_json)}
+        # A version of an older server has no digest of its configuration.
+        for name in dict.fromkeys((ADAPTER_WEIGHTS_FILE, *expected)):
+            if expected.get(name) != found.get(name):
+                raise AdapterDamaged(
+                    f"{name} has digest {found.get(name)}, expected {expected.get(name)}"
+                )
         return StagedAdapter(
             folder=folder, config_json=config_json, sha256=sha256, size_bytes=size_bytes
         )
 
     def set_aside(self, version: int) -> Path:
-        """Renames a stored version that cannot be served, to keep its files; returns the new path."""
+        """Renames a stored version that cannot be served, to keep its files; returns the new path.
+
+        Where that is not permitted, its files stay where they are.
+        """
         path = self._root / f"{_REFUSED_PREFIX}{adapter_name(version)}"
-        self.discard(path)
-        self.path_of(version).rename(path)
-        return path
+        remove(path)
+        with suppress(OSError):
+            return self.path_of(version).rename(path)
+        return self.path_of(version)
 
     def read_record(self) -> RegistryRecord:
         """The last record; an empty one if there is none or it cannot be read."""
         try:
-            return RegistryRecord.model_validate_json((self._root / _RECORD_FILE).read_bytes())
-        except (FileNotFoundError, ValidationError):
+            return RegistryRecord.model_validate_json(_read_small(self._root / RECORD_FILE))
+        except (OSError, ValidationError):
             return RegistryRecord()
 
     def write_record(self, record: RegistryRecord) -> None:
         """Overwrites the record in place with one write: a rename over a file waits for the disk."""
-        with os.fdopen(os.open(self._root / _RECORD_FILE, os.O_WRONLY | os.O_CREAT), "wb") as file:
+        with os.fdopen(os.open(self._root / RECORD_FILE, os.O_WRONLY | os.O_CREAT), "wb") as file:
             file.write(record.model_dump_json().encode().ljust(_RECORD_BYTES))
+
+
+def _size_of_file(path: Path, max_bytes: int) -> int:
+    """Size of a regular file, at most ``max_bytes``: a pipe or a device would never end.
+
+    Raises:
+        OSError: It is no file, too large or cannot be read.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a file")
+    if status.st_size > max_bytes:
+        raise OSError(f"{path} has more than {max_bytes} bytes")
+    return status.st_size
+
+
+def _read_small(path: Path) -> bytes:
+    _size_of_file(path, MAX_ADAPTER_CONFIG_BYTES)
+    return path.read_bytes()

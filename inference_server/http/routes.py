@@ -13,6 +13,7 @@ from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
+from inference_server.adapters.storage import NUM_VERSIONS
 from inference_server.arms.run import ArmsRun
 from inference_server.errors import EngineUnavailable
 from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
@@ -54,7 +55,7 @@ async def _service(request: Request) -> Service:  # async: FastAPI runs others i
 
 
 _Service = Annotated[Service, Depends(_service)]
-_Version = Annotated[int, Path(ge=0, lt=10**9)]
+_Version = Annotated[int, Path(ge=0, lt=NUM_VERSIONS)]
 _Heartbeat = Annotated[float | None, Query(ge=0.1, le=3600, allow_inf_nan=False)]
 
 

@@ -1,13 +1,13 @@
 """The folder in which a server keeps its adapter files. Loads neither torch nor vllm."""
 
 import fcntl
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inference_server.adapters.storage import INCOMING_PREFIX
+from inference_server.adapters.storage import INCOMING_PREFIX, RECORD_FILE, remove
 from inference_server.wire.settings_errors import SettingsError
 
 
@@ -29,16 +29,31 @@ def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
         return
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        lock = (state_dir / ".lock").open("wb")
-    except OSError as error:
-        raise SettingsError(f"--state-dir {state_dir}: {error.strerror}") from error
+        # Neither through a link, whose target would be emptied, nor until somebody reads from a pipe.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        lock = os.fdopen(os.open(state_dir / ".lock", flags, 0o666), "wb")
+    except (OSError, ValueError) as error:
+        raise _unusable(state_dir, error) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            entries = list(state_dir.iterdir())
         except BlockingIOError as error:
             raise SettingsError(
                 f"--state-dir {state_dir}: another server uses it; give each its own"
             ) from error
-        for incomplete in state_dir.glob(f"{INCOMING_PREFIX}*"):
-            shutil.rmtree(incomplete)
+        except OSError as error:
+            raise _unusable(state_dir, error) from error
+        for entry in entries:
+            if entry.name.startswith(INCOMING_PREFIX):
+                remove(entry)
+            elif entry.name == RECORD_FILE and (entry.is_symlink() or not entry.is_file()):
+                raise SettingsError(
+                    f"--state-dir {state_dir}: {RECORD_FILE} is not a file: remove it"
+                )
         yield state_dir.resolve()
+
+
+def _unusable(state_dir: Path, error: OSError | ValueError) -> SettingsError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return SettingsError(f"--state-dir {state_dir}: {reason}")

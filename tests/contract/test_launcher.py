@@ -278,6 +278,37 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_odd_things_in_a_state_folder_are_cleared_or_named(tmp_path: Path) -> None:
+    folder, outside = tmp_path / "state", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (folder / ".incoming-link").symlink_to(outside)
+    (folder / ".incoming-dangling").symlink_to(tmp_path / "nowhere")
+    (folder / ".incoming-file").touch()
+    with claim_state_dir(folder) as claimed:
+        assert [path.name for path in claimed.iterdir()] == [".lock"]
+    assert outside.is_dir()
+    (folder / "registry.json").mkdir()
+    with (
+        pytest.raises(SettingsError, match=r"registry\.json is not a file"),
+        claim_state_dir(folder),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_a_lock_that_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    if kind == "folder":
+        (tmp_path / ".lock").mkdir()
+    else:
+        (tmp_path / ".lock").symlink_to(kept)
+    with pytest.raises(SettingsError, match="--state-dir"), claim_state_dir(tmp_path):
+        pass
+    assert kept.read_text() == "kept"
+
+
 def test_the_default_state_folder_goes_with_the_server() -> None:
     with claim_state_dir(None) as folder:
         assert folder.is_dir()

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,50 +73,152 @@ async def test_fewer_versions_than_before_are_the_newest_and_the_active_one(
     ]
 
 
-@pytest.mark.parametrize("damage", ["weights", "config", "digest", "engine", "base model"])
+def _append(file: Path, data: bytes) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(-len(data), os.SEEK_END)
+        opened.write(data)
+
+
+def _replace_by_link(path: Path) -> None:
+    moved = path.rename(path.with_name(f"{path.name}-moved"))
+    path.symlink_to(moved)
+
+
+def _replace_by_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _replace_by_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch()
+
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+DIGESTS = f"{WEIGHTS}.sha256"
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "weights": lambda folder: _append(folder / WEIGHTS, b"\x01"),
+    "config": lambda folder: (folder / CONFIG).write_text("{"),
+    "another alpha": lambda folder: (folder / CONFIG).write_text(
+        json.dumps(adapter_config(lora_alpha=800))
+    ),
+    "no digest": lambda folder: (folder / DIGESTS).unlink(),
+    "empty digests": lambda folder: (folder / DIGESTS).write_text(""),
+    "digests that are no text": lambda folder: (folder / DIGESTS).write_bytes(b"\xff\xfe"),
+    "digests in a folder": lambda folder: (
+        (folder / DIGESTS).unlink(),
+        (folder / DIGESTS).mkdir(),
+    ),
+    "config is a pipe": lambda folder: _replace_by_pipe(folder / CONFIG),
+    "weights are a device": lambda folder: (
+        (folder / WEIGHTS).unlink(),
+        (folder / WEIGHTS).symlink_to("/dev/zero"),
+    ),
+    "a link": _replace_by_link,
+    "a file": _replace_by_file,
+    "set aside before": lambda folder: (
+        (folder / CONFIG).unlink(),
+        (folder.parent / f"refused-{folder.name}").touch(),
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_what_is_damaged_is_set_aside(
+    client: Client, restart: Restart, state_dir: Path, damage: str
+) -> None:
+    for version in (1, 2):
+        await client.put_adapter(version, weights=adapter_weights(version))
+    DAMAGES[damage](state_dir / "policy-000002")
+    restarted, _ = await restart()
+    status = (await restarted.get("/v1/status")).json()
+    assert [version["version"] for version in status["versions"]] == [1]
+    assert (status["active_version"], status["next_version"]) == (None, 3)
+    assert os.path.lexists(state_dir / "refused-policy-000002")
+    assert (await restarted.put_adapter(2, weights=adapter_weights(2))).status_code == 201
+
+
+@pytest.mark.parametrize("reason", ["engine", "first completion", "base model"])
 async def test_what_cannot_be_served_again_is_set_aside(
     client: Client,
     restart: Restart,
     state_dir: Path,
-    damage: str,
+    reason: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for version in (1, 2):
         await client.put_adapter(version, weights=adapter_weights(version))
-    folder, engine = state_dir / "policy-000002", FakeEngine()
-    if damage == "weights":
-        with (folder / "adapter_model.safetensors").open("r+b") as file:
-            file.seek(-1, os.SEEK_END)
-            file.write(b"\x01")
-    elif damage == "config":
-        (folder / "adapter_config.json").write_text("{")
-    elif damage == "digest":
-        (folder / "adapter_model.safetensors.sha256").unlink()
-    elif damage == "engine":
-        load = engine.load
+    engine = FakeEngine()
+    load, usual = engine.load, engine.first_completion
 
-        async def load_but_one(adapter: EngineAdapter) -> None:
-            engine.reject = "no" if adapter.name == "policy-000002" else None
-            await load(adapter)
+    async def load_but_one(adapter: EngineAdapter) -> None:
+        is_bad = adapter.name == "policy-000002"
+        engine.reject = "no" if is_bad and reason == "engine" else None
+        is_spoilt = is_bad and reason == "first completion"
+        engine.first_completion = replace(usual, logprobs=[math.nan]) if is_spoilt else usual
+        await load(adapter)
 
-        monkeypatch.setattr(engine, "load", load_but_one)
-    else:
+    monkeypatch.setattr(engine, "load", load_but_one)
+    if reason == "base model":
         engine.traits = replace(engine.traits, linear_shapes={})
     restarted, engine = await restart(engine)
     status = (await restarted.get("/v1/status")).json()
-    left = [] if damage == "base model" else [1]
+    left = [] if reason == "base model" else [1]
     assert [version["version"] for version in status["versions"]] == left
+    assert len(engine.loaded) == len(left)
     assert (status["active_version"], status["next_version"]) == (None, 3)
     assert (state_dir / "refused-policy-000002").is_dir()
-    if damage not in ("engine", "base model"):
-        assert (await restarted.put_adapter(2, weights=adapter_weights(2))).status_code == 201
 
 
-async def test_a_record_that_cannot_be_read_costs_only_the_active_version(
+async def test_a_version_of_a_server_before_config_digests_is_served(
     client: Client, restart: Restart, state_dir: Path
 ) -> None:
     await client.put_adapter(1)
-    (state_dir / "registry.json").write_text("{")
+    digests = state_dir / "policy-000001" / DIGESTS
+    of_weights, of_config = digests.read_text().splitlines()
+    config = (state_dir / "policy-000001" / CONFIG).read_bytes()
+    assert of_config == f"{hashlib.sha256(config).hexdigest()}  {CONFIG}"
+    digests.write_text(f"{of_weights}\n")
+    restarted, _ = await restart()
+    assert (await restarted.get("/v1/status")).json()["active_version"] == 1
+
+
+async def test_names_that_are_no_versions_are_passed_over(
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
+    await client.put_adapter(1)
+    names = [
+        "policy-0000001",
+        "policy-0000012",
+        "policy-1",
+        "policy-1000000000",
+        "policy-000002.bak",
+        "other",
+    ]
+    for name in names:
+        (state_dir / name).mkdir()
+    restarted, _ = await restart()
+    status = (await restarted.get("/v1/status")).json()
+    assert (status["active_version"], status["next_version"]) == (1, 2)
+    assert all((state_dir / name).is_dir() for name in names)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"{",
+        b"\xff",
+        b"[" * 2000,
+        b'{"next_version": 1' + b"0" * 30 + b"}",
+        b'{"next_version": -1}',
+        b'{"active_version": 1' + b"0" * 30 + b', "next_version": 2}',
+    ],
+)
+async def test_a_record_that_cannot_be_read_costs_only_the_active_version(
+    client: Client, restart: Restart, state_dir: Path, record: bytes
+) -> None:
+    await client.put_adapter(1)
+    (state_dir / "registry.json").write_bytes(record)
     restarted, _ = await restart()
     status = (await restarted.get("/v1/status")).json()
     assert (status["active_version"], status["next_version"]) == (None, 2)
