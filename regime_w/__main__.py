@@ -1,4 +1,4 @@
-"""``python -m regime_w score FILE.jsonl``: scores rollouts again under another configuration."""
+"""``python -m regime_w score FILE``: scores rollouts again under another configuration."""
 
 import argparse
 import sys
@@ -37,12 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser(
         "score",
         help="score a rollout file again and show what changes",
-        description="Scores a rollout file (JSONL) again. Answers are read from the completions; "
+        description="Scores a rollout file (JSONL, plain or compressed) again. Answers are read from the completions; "
         "the file is left as it is. Every setting below may come from --config; flags win.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    score.add_argument("file", type=Path, metavar="FILE.jsonl", help="rollouts")
+    score.add_argument("file", type=Path, metavar="FILE", help="rollouts: .jsonl, .gz or .zst")
     score.add_argument(
         "--config", type=Path, metavar="FILE.toml", help="a run's config.toml, or [reward] alone"
     )

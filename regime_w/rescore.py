@@ -1,12 +1,17 @@
 """Scores rollout files again under another configuration and shows the changes in a table.
 
-The files are JSONL, as the trainer or the recipe's collector writes it.
+The files are JSONL, plain, .gz or .zst, as the trainer or the recipe's collector writes it.
 """
 
-from collections.abc import Iterator, Sequence
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regime_w.arms import ArmOutput
@@ -66,12 +71,24 @@ def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
         RescoreError: The file cannot be read, or a line of it is no rollout.
     """
     try:
-        with path.open("rb") as lines:
+        with _open(path) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _rescore(_parse(line, f"{path}:{number}"), config)
     except OSError as error:
-        raise RescoreError(f"{path}: {error.strerror}") from error
+        raise RescoreError(f"{path}: {error.strerror or error}") from error
+    except (EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise RescoreError(f"{path}: truncated or not compressed as it is named") from error
+
+
+def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
+    match path.suffix.lower():
+        case ".gz":
+            return gzip.open(path)
+        case ".zst":
+            return io.BufferedReader(zstandard.open(path, "rb"))
+        case _:
+            return path.open("rb")
 
 
 def _parse(line: bytes, where: str) -> _RowToRescore:

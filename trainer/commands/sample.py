@@ -12,6 +12,9 @@ from trainer.config.safe_text import safe_text
 from trainer.config.sections import SampleConfig
 from trainer.data.sources import check_gold
 
+PATIENCE_S = 4.0
+"""Somebody waits: a server that cannot be reached is not asked for longer than this."""
+
 
 async def sample(config: SampleConfig) -> ArmGroup:
     """The scored group of all arms.
@@ -33,7 +36,9 @@ async def sample(config: SampleConfig) -> ArmGroup:
         return_tokens=False,
         score=True,
     )
-    async with ArmsClient(config.server) as client:
+    patience_s = min(config.server.give_up_after_s, PATIENCE_S)
+    server = config.server.model_copy(update={"give_up_after_s": patience_s})
+    async with ArmsClient(server) as client:
         (group,) = (await client.generate(request)).groups
     return group
 

@@ -92,11 +92,11 @@ class DiffCommand(CommandConfig):
     """Show the questions on which two evaluated models differ, side by side."""
 
     evaluation: CliPositionalArg[Path]
-    """The file that `eval --output` wrote."""
-    baseline: CliPositionalArg[str]
-    """Label of the first model."""
-    model: CliPositionalArg[str]
-    """Label of the second."""
+    """The file that `eval --output` wrote, or the run's folder that it lies in."""
+    baseline: CliPositionalArg[str | None] = None
+    """Label of the first model; the one evaluated before the second, by default."""
+    model: CliPositionalArg[str | None] = None
+    """Label of the second; the one evaluated last, by default."""
     limit: Annotated[int, Field(ge=0)] = 5
     """Most questions to show of those won, and of those lost."""
 

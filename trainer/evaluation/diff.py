@@ -15,25 +15,32 @@ from rich.text import Text
 from trainer.config.safe_text import safe_text
 from trainer.errors import UsageError
 from trainer.evaluation.records import Answer, QuestionAnswers, answers_path, read_answers
+from trainer.evaluation.results import EVALUATION_FILE
 
 
-def print_diff(evaluation: Path, baseline: str, model: str, *, limit: int) -> None:
+def print_diff(
+    evaluation: Path, baseline: str | None = None, model: str | None = None, *, limit: int
+) -> None:
     """Print the questions that only one of two models answers correctly (greedy answers).
 
     Args:
-        evaluation: The file that ``eval --output`` named.
-        baseline: Label of the first model.
-        model: Label of the second.
+        evaluation: The file that ``eval --output`` named, or the folder with an evaluation.json.
+        baseline: Label of the first model; the last but one, by default.
+        model: Label of the second; the last, by default.
         limit: Most questions to show of those won, and of those lost.
 
     Raises:
-        UsageError: There is no such file, or a label is not in it.
+        UsageError: There is no such file, a label is not in it, or only one model was evaluated.
     """
-    questions = list(read_answers(answers_path(evaluation)))
+    file = evaluation / EVALUATION_FILE if evaluation.is_dir() else evaluation
+    questions = list(read_answers(answers_path(file)))
+    labels = list(questions[0].models) if questions else []
+    if len(labels) < 2:
+        raise UsageError(f"{file}: a difference needs two evaluated models; it has {len(labels)}")
+    baseline, model = baseline or labels[-2], model or labels[-1]
     for label in (baseline, model):
-        if questions and label not in questions[0].models:
-            known = ", ".join(questions[0].models)
-            raise UsageError(f"{label!r} is none of the evaluated models: {known}")
+        if label not in labels:
+            raise UsageError(f"{label!r} is none of the evaluated models: {', '.join(labels)}")
     won = [q for q in questions if _gain(q, baseline, model) > 0]
     lost = [q for q in questions if _gain(q, baseline, model) < 0]
     console = Console()

@@ -1,9 +1,12 @@
 """``python -m regime_w score``: rollout files scored again."""
 
+import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from regime_w import ArmOutput, RewardConfig, arm_rewards
 from regime_w.__main__ import main
@@ -62,6 +65,23 @@ def test_answers_that_are_read_otherwise_are_counted(tmp_path: Path) -> None:
     stored["arm_outputs"][0]["answer"] = "1"  # type: ignore[index]
     path = write(tmp_path / "r.jsonl", [stored])
     assert "answers changed   1" in report(list(rescore_file(path, ORIGINAL)))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".GZ", gzip.compress), (".zst", zstandard.compress)],
+)
+def test_compressed_files_are_read_and_damaged_ones_named(
+    suffix: str, compress: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    plain = write(tmp_path / "r.jsonl", [row(TEXTS), row(TEXTS)]).read_bytes()
+    path = tmp_path / f"r.jsonl{suffix}"
+    # As `collect` appends: a member or frame a row.
+    path.write_bytes(b"".join(compress(line) for line in plain.splitlines(keepends=True)))
+    assert len(list(rescore_file(path, ORIGINAL))) == 2
+    path.write_bytes(plain)
+    with pytest.raises(RescoreError, match=r"r\.jsonl"):
+        list(rescore_file(path, ORIGINAL))
 
 
 def test_an_empty_file_has_no_groups(tmp_path: Path) -> None:
