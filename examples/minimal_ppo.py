@@ -270,7 +270,9 @@ def train(args: argparse.Namespace) -> None:
 def main() -> int:
     """Exit code: 0, 2 after one line that says what to fix, 130 after Ctrl-C."""
     about, formatter = (__doc__ or "").splitlines()[0], argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=about, formatter_class=formatter)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=formatter, allow_abbrev=False
+    )
     add = parser.add_argument
     add("--url", default="http://127.0.0.1:8000", help="the server; its key: REGIME_W_API_KEY")
     add("--model", default="models/tiny-base", help="base model, the one that is served")

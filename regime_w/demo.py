@@ -33,7 +33,9 @@ _SCORES = ("s_end", "s_path", "s_cf", "s_wm")
 
 def main() -> None:
     """Prints scores and rewards of the recipe's two-arm example, under both formula sets."""
-    parser = argparse.ArgumentParser(prog="python -m regime_w.demo", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m regime_w.demo", description=__doc__, allow_abbrev=False
+    )
     parser.parse_args()
 
     print(f"question  {_QUESTION}")

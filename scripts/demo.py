@@ -29,7 +29,7 @@ console = Console(highlight=False)
 def main() -> int:
     """Returns the exit code: 0 once the report is written."""
     parser = argparse.ArgumentParser(
-        prog="scripts/demo.py", description=(__doc__ or "").splitlines()[0]
+        allow_abbrev=False, prog="scripts/demo.py", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--port", type=int, default=8000, help="port of the server [%(default)s]")
     parser.add_argument("--num-steps", type=int, help="PPO steps [as in deploy/configs/demo.toml]")

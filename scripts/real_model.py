@@ -61,7 +61,9 @@ def main() -> int:
 def parse() -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(
-        prog="scripts/real_model.py", description=(__doc__ or "").splitlines()[0]
+        allow_abbrev=False,
+        prog="scripts/real_model.py",
+        description=(__doc__ or "").splitlines()[0],
     )
     add, dtypes = parser.add_argument, ("float32", "bfloat16")
     add("--output", type=Path, default=OUTPUT, help="folder [%(default)s]")

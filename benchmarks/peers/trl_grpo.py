@@ -54,7 +54,9 @@ VLLM_START_TIMEOUT_S = 300.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/trl"), help="[%(default)s]")
     parser.add_argument("--sft", type=Path, default=Path("runs/learning/sft"), help="[%(default)s]")

@@ -31,7 +31,9 @@ def regime_w(**columns: Any) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("peer", choices=("grpo", "async"))
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--sft", type=Path, required=True)

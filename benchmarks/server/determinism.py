@@ -24,7 +24,9 @@ _Tokens = dict[tuple[str, str], list[int]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     arguments = parser.parse_args()
     source = fresh_questions()

@@ -26,7 +26,9 @@ LOGPROB_TOLERANCE = 2e-3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--pushes", type=int, default=500)
     arguments = parser.parse_args()

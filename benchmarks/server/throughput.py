@@ -62,7 +62,9 @@ OFFLINE = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--rounds", type=int, default=7, help="repetitions of each [%(default)s]")
     parser.add_argument("--max-tokens", type=int, default=64)

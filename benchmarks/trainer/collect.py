@@ -27,7 +27,9 @@ IN_FLIGHT = 64
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--adapter", default="base", help="adapter folder to collect from")
     parser.add_argument("--rounds", type=int, default=5)

@@ -14,7 +14,9 @@ from trainer.console.environment import prepare_environment
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("run", type=Path, help="folder of a finished run")
     parser.add_argument("--repetitions", type=int, default=15, help="checkpoints [%(default)s]")
     arguments = parser.parse_args()

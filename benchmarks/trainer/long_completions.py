@@ -62,7 +62,9 @@ VARIANCE_STEPS = range(16, 21)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/long"), help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="[all]")

@@ -30,7 +30,9 @@ CPU = torch.device("cpu")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
     parser.add_argument("--questions", type=int, default=64)

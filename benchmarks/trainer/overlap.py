@@ -30,7 +30,9 @@ WARM_UP_STEPS = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--steps", type=int, default=20, help="measured of each run [%(default)s]")
     parser.add_argument("--questions", type=int, default=16, help="groups a step [%(default)s]")

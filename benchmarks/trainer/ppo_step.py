@@ -44,7 +44,9 @@ Groups = list[list[Sample]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--rounds", type=int, default=7, help="repetitions of each [%(default)s]")
     parser.add_argument("--num-threads", type=int, nargs="+", default=[1, 2])

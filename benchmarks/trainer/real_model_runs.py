@@ -53,7 +53,9 @@ class Run:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     parser.add_argument("--config", type=Path, default=CONFIG, help="[examples/smollm2.toml]")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/real_model"), help="[%(default)s]"

@@ -47,7 +47,9 @@ Kept = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("collect", help="push, ask and compute; takes minutes")
     making.add_argument("--run", type=Path, default=Path("runs/demo"), help="[%(default)s]")

@@ -179,7 +179,9 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
         if part is not None
     ]
     args = argparse.Namespace()
-    make_arg_parser(OneLineParser()).parse_args([*ours, *vllm_flags], namespace=args)
+    make_arg_parser(OneLineParser(allow_abbrev=False)).parse_args(
+        [*ours, *vllm_flags], namespace=args
+    )
     if args.model_tag is not None:
         raise SettingsError(f"unexpected argument {args.model_tag!r}: name the model with --model")
     if args.api_key is not None:

@@ -4,16 +4,32 @@ The trainer reads them to plan the memory of both processes. Loads neither torch
 """
 
 import ipaddress
+import re
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from inference_server.wire.schemas import MAX_QUESTIONS
 from inference_server.wire.settings_model import SettingsModel
 
 VLLM_GPU_MEMORY_UTILIZATION = 0.92
 """What vLLM 0.32 takes of the GPU where ``gpu_memory_utilization`` is null."""
+
+
+_SENDABLE_KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
+
+
+def _sendable(key: SecretStr) -> SecretStr:
+    if not _SENDABLE_KEY.fullmatch(key.get_secret_value()):
+        raise ValueError(
+            "must be printable ASCII, not empty and without white space around it: what a header can carry"
+        )
+    return key
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
+"""A key that reaches the other side of an HTTP connection as it is."""
 
 
 class ServeConfig(SettingsModel):
@@ -26,7 +42,7 @@ class ServeConfig(SettingsModel):
     """Address to listen on. Any other than loopback needs an API key."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
-    api_key: SecretStr | None = None
+    api_key: ApiKey | None = None
     """Key that every route but /health asks for. From REGIME_W_API_KEY or the file: flags show in ps."""
     state_dir: Path | None = None
     """Folder that keeps the adapters over restarts. By default a temporary one, removed at the end."""

@@ -1,5 +1,6 @@
 """The command line: what is refused before vLLM is imported, and the messages."""
 
+import json
 import os
 import socket
 import subprocess
@@ -86,6 +87,37 @@ def test_without_a_key_only_loopback_is_listened_on(
     assert "set REGIME_W_API_KEY" in refused(capsys, *argv)
     monkeypatch.setenv("REGIME_W_API_KEY", "")
     assert "set REGIME_W_API_KEY" in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    "key", ["", " ", "\t\n", " s3cret", "s3cret\n", "s3crét", "ключ", "s3\x00cret", "s3\ncret"]
+)
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    argv = ("--model", model, "--host", "0.0.0.0")
+    config = tmp_path / "server.toml"
+    for table, name in (("", "api_key"), ("[serve]\n", "serve.api_key")):
+        config.write_text(f"{table}api_key = {json.dumps(key)}\n")
+        line = refused(capsys, *argv, "--config", str(config))
+        assert line.startswith(f"inference_server: {name}: must be printable ASCII")
+        assert line.endswith(f", in {config}\n")
+        assert "cr" not in line.removesuffix(f"{config}\n")
+    if key and "\x00" not in key:
+        monkeypatch.setenv("REGIME_W_API_KEY", key)
+        assert "REGIME_W_API_KEY: must be printable ASCII" in refused(capsys, *argv)
+
+
+@pytest.mark.parametrize("key", ["s3cret", "x", "two words", "a=/+~!"])
+def test_other_keys_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("REGIME_W_API_KEY", key)
+    held = settings_of("--model", "m", "--host", "0.0.0.0").api_key
+    assert held is not None
+    assert held.get_secret_value() == key
 
 
 def test_a_port_in_use_is_found_before_the_engine_starts(

@@ -40,6 +40,21 @@ def test_folders_hold_few_modules(folder: Path) -> None:
     assert len(modules) <= MAX_MODULES, modules
 
 
+def test_no_command_line_takes_abbreviated_flags() -> None:
+    """An abbreviation of a flag evades whatever looks at the flag by its name."""
+    folders = (*PACKAGES, "benchmarks", "examples", "scripts", "tests")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    parsers = [
+        (path.relative_to(ROOT), ast.unparse(call))
+        for path in files
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func).endswith(("ArgumentParser", "OneLineParser"))
+    ]
+    assert len(parsers) > 10
+    assert [one for one in parsers if "allow_abbrev=False" not in one[1]] == []
+
+
 def test_the_trainer_may_import_nothing_of_the_server_but_its_wire() -> None:
     """The contract in pyproject.toml lists what is forbidden; a new part of the server belongs there."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())

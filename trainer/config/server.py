@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
+from inference_server.wire.serve_config import ApiKey
 from trainer.config.base import Section
 
 
@@ -23,12 +24,13 @@ class ServerConfig(Section):
 
     url: Annotated[str, AfterValidator(_holds_no_secret)] = "http://127.0.0.1:8000"
     """Base URL of the server; without user name and password, which is what api_key is for."""
-    api_key: SecretStr | None = Field(
+    api_key: ApiKey | None = Field(
+        validate_default=True,
         default_factory=lambda: (
             SecretStr(os.environ["REGIME_W_API_KEY"])
             if os.environ.get("REGIME_W_API_KEY")
             else None
-        )
+        ),
     )
     """Sent as a bearer token; from REGIME_W_API_KEY by default."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
