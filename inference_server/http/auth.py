@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference_server.errors import Unauthorized
-from inference_server.http.errors import error_response
+from inference_server.http.errors import refuse
 from inference_server.wire.digests import sha256_of_bytes
 
 # Container and load-balancer probes hold no key, and the answer reveals only that the server is up.
@@ -31,32 +31,28 @@ class BearerAuth:
 
     Args:
         app: The application to guard.
-        key: The key; None admits every request (the launcher then allows loopback only).
+        key: The key.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None) -> None:
+    def __init__(self, app: ASGIApp, key: str) -> None:
         """See the class."""
         self._app = app
-        self._key_digest = None if key is None else sha256_of_bytes(key.encode())
+        self._key_digest = sha256_of_bytes(key.encode())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401 (closes the connection of a websocket)."""
         if scope["type"] == "lifespan" or self._admits(scope):
             await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": "missing API key"})
-        else:
-            response = error_response(
-                Unauthorized(
-                    "send the server's API key as 'Authorization: Bearer KEY'", "Authorization"
-                )
-            )
-            if scope["path"] == PLAYGROUND_PATH:
-                response.headers["WWW-Authenticate"] = _BASIC_CHALLENGE
-            await response(scope, receive, send)
+            return
+        error = Unauthorized(
+            "send the server's API key as 'Authorization: Bearer KEY'", "Authorization"
+        )
+        challenge = {"WWW-Authenticate": _BASIC_CHALLENGE}
+        is_page = scope["path"] == PLAYGROUND_PATH
+        await refuse(error, scope, receive, send, headers=challenge if is_page else {})
 
     def _admits(self, scope: Scope) -> bool:
-        if self._key_digest is None or scope["path"] in _OPEN_PATHS:
+        if scope["path"] in _OPEN_PATHS:
             return True
         headers = Headers(scope=scope)
         scheme, _, credentials = headers.get("Authorization", "").partition(" ")

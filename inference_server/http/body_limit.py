@@ -1,11 +1,16 @@
-"""A limit on the size of every request body, counted as the bytes arrive."""
+"""A limit on the size of every request body, counted as the bytes arrive.
+
+Which body is an adapter's, that has a limit of its own, is decided by method, path and type together: the
+type alone is the client's to choose.
+"""
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.errors import TooLarge
-from inference_server.http.errors import error_response
+from inference_server.http.errors import refuse
+from inference_server.http.uploads import is_upload
 
 
 class BodyLimit:
@@ -13,7 +18,7 @@ class BodyLimit:
 
     Args:
         app: The application to guard.
-        max_body_bytes: Limit for every body except multipart ones; adapter uploads have their own.
+        max_body_bytes: Limit for every body but an upload's, which `uploads` counts.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
@@ -24,12 +29,12 @@ class BodyLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 413."""
         headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        if scope["type"] != "http" or headers.get("Content-Type", "").startswith("multipart/"):
+        if scope["type"] != "http" or is_upload(scope):
             await self._app(scope, receive, send)
             return
         declared = headers.get("Content-Length", "")
         if declared.isdigit() and int(declared) > self._max_body_bytes:
-            await self._refusal()(scope, receive, send)
+            await refuse(self._error(), scope, receive, send)
             return
         num_bytes, has_started, is_over = 0, False, False
 
@@ -51,11 +56,12 @@ class BodyLimit:
 
         try:
             await self._app(scope, receive_and_count, send_unless_over)
+        except ClientDisconnect:
+            if not is_over:
+                raise
         finally:
             if is_over and not has_started:
-                await self._refusal()(scope, receive, send)
+                await refuse(self._error(), scope, receive, send)
 
-    def _refusal(self) -> Response:
-        return error_response(
-            TooLarge(f"the body exceeds the server's limit of {self._max_body_bytes} bytes")
-        )
+    def _error(self) -> TooLarge:
+        return TooLarge(f"the body exceeds the server's limit of {self._max_body_bytes} bytes")

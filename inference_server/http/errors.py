@@ -7,6 +7,7 @@ the same shape with one more key, ``code``.
 from collections.abc import Callable, Coroutine, Mapping
 from enum import StrEnum
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from inference_server.errors import (
     Busy,
@@ -80,6 +82,23 @@ def error_response(error: RequestError) -> JSONResponse:
     """The HTTP response that reports an error."""
     status, _ = _status_and_type(error)
     return _response(status, error_body(error), _HEADERS.get(status, {}))
+
+
+async def refuse(
+    error: RequestError,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+    *,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Answers a request of any kind with an error from a middleware; a websocket is closed."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
+        return
+    response = error_response(error)
+    response.headers.update(headers)
+    await response(scope, receive, send)
 
 
 def _status_and_type(error: RequestError) -> tuple[HTTPStatus, ErrorType]:

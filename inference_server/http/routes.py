@@ -20,6 +20,7 @@ from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.http.body_limit import BodyLimit
 from inference_server.http.errors import ErrorRoute, error_response, install_error_handlers
 from inference_server.http.json_body import JsonBody
+from inference_server.http.loopback import LoopbackGuard
 from inference_server.http.request_log import RequestLog
 from inference_server.http.streaming import GroupStream, disconnected, newest, total
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
@@ -42,7 +43,8 @@ _PLAYGROUND = (
     resources.files("inference_server.http").joinpath("playground.html").read_text("utf-8")
 )
 _PLAYGROUND_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
+    "frame-ancestors 'none'"
 )
 
 _T = TypeVar("_T")
@@ -199,7 +201,10 @@ def attach_routes(app: FastAPI, settings: Settings) -> None:
     app.add_middleware(CompressMiddleware, brotli=False, zstd_level=1, gzip_level=1)
     app.add_middleware(JsonBody)
     app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
-    app.add_middleware(BearerAuth, key=None if key is None else key.get_secret_value())
+    if key is None:
+        app.add_middleware(LoopbackGuard)
+    else:
+        app.add_middleware(BearerAuth, key=key.get_secret_value())
     app.add_middleware(RequestLog)
     install_error_handlers(app)
     app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)

@@ -8,9 +8,9 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from inference_server.adapters.storage import MAX_ADAPTER_CONFIG_BYTES, Upload
 from inference_server.errors import (
@@ -23,6 +23,8 @@ from inference_server.errors import (
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, AdapterPath
 
+_FOLDER = "/v1/adapters"
+_FORM = "multipart/form-data"
 _SHA256_FIELD = "sha256"
 _SHA256_HEX_LENGTH = 64
 # Boundaries and part headers, on top of the two files.
@@ -48,6 +50,13 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
+def is_upload(scope: Scope) -> bool:
+    """Whether a request's body is one that `read_upload` counts by itself."""
+    content_type = Headers(scope=scope).get("Content-Type", "")
+    folder = scope["path"].rpartition("/")[0]
+    return scope["method"] == "PUT" and folder == _FOLDER and content_type.startswith(_FORM)
+
+
 @asynccontextmanager
 async def read_upload(request: Request, settings: Settings) -> AsyncIterator[Upload]:
     """Reads the parts of an upload; large ones are kept in temporary files, not in memory.
@@ -62,7 +71,7 @@ async def read_upload(request: Request, settings: Settings) -> AsyncIterator[Upl
     if content_type.startswith("application/json"):
         with _open_path(_adapter_path(await request.body()), settings.adapter_root) as upload:
             yield upload
-    elif content_type.startswith("multipart/form-data"):
+    elif content_type.startswith(_FORM):
         async with _read_form(request, settings.max_adapter_bytes) as upload:
             yield upload
     else:

@@ -19,6 +19,7 @@ from vllm.utils.system_utils import decorate_logs
 
 from inference_server.adapters.versions import POLICY_ALIAS
 from inference_server.engine import EngineDied
+from inference_server.http.bounded_protocol import BoundedProtocol
 from inference_server.http.request_log import configure_logging
 from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUTE, RegimeWPlugin
 from inference_server.launch.shutdown import Shutdown
@@ -101,7 +102,7 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
     listen_address, listening_socket = setup_server(args, reuse_port=False)
     shutdown = Shutdown(settings.drain_timeout_s)
     setattr(args, SHUTDOWN_ATTRIBUTE, shutdown)
-    await run_server_worker(listen_address, listening_socket, args)
+    await run_server_worker(listen_address, listening_socket, args, http=BoundedProtocol)
     if not shutdown.requested:
         raise EngineDied("the engine ended by itself; the log above says why")
 

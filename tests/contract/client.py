@@ -32,7 +32,7 @@ class Client(httpx.AsyncClient):
     """Requests to an app in process, as the contract names them."""
 
     def __init__(self, app: FastAPI) -> None:
-        super().__init__(transport=httpx.ASGITransport(app), base_url="http://server")
+        super().__init__(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
     async def arms(self, **body: Any) -> httpx.Response:
         return await self.post("/v1/arms/generate", json={"questions": ["1+1?"], **body})

@@ -7,12 +7,13 @@ from unittest.mock import ANY
 
 import pytest
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from inference_server import service as service_module
 from inference_server.http import request_log
+from inference_server.http.routes import attach_routes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ErrorResponse, Priority
@@ -41,6 +42,47 @@ async def test_a_body_over_the_limit_is_refused_declared_or_not(
         assert (response.status_code, error.type) == (413, "too_large")
         assert "2000 bytes" in error.message
     assert not engine.samplings
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        *("multipart/x", "multipart/form-data; boundary=b", "Multipart/Form-Data", "multipart/"),
+        *("application/octet-stream", "text/plain", ""),
+    ],
+)
+async def test_no_content_type_evades_the_limit_on_any_route(
+    settings: Settings, method: str, content_type: str
+) -> None:
+    app = FastAPI()
+    num_read = []
+
+    @app.api_route("/v1/of-vllm", methods=["POST", "PUT"])
+    async def read(request: Request) -> None:
+        async for chunk in request.stream():
+            num_read.append(len(chunk))
+
+    attach_routes(app, settings)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(8):
+            yield b"x" * 500
+
+    async with Client(app) as client:
+        for content in (b"x" * 4000, chunks()):
+            headers = {"Content-Type": content_type}
+            response = await client.request(method, "/v1/of-vllm", content=content, headers=headers)
+            assert (response.status_code, response.json()["error"]["type"]) == (413, "too_large")
+    assert sum(num_read) <= 2000
+
+
+async def test_only_a_form_is_an_upload(client: Client) -> None:
+    for content_type in ("application/json", "multipart/mixed", "multipart/x"):
+        response = await client.put(
+            "/v1/adapters/1", content=b"x" * 4000, headers={"Content-Type": content_type}
+        )
+        assert response.status_code == 413
 
 
 async def test_the_limit_is_not_one_of_uploads(client: Client) -> None:
