@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 from starlette.datastructures import State
 
 from inference_server.http.routes import attach_routes
+from inference_server.http.vllm_routes import VLLM_ROUTES, keep_routes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
@@ -22,9 +23,6 @@ from inference_server.vllm.guarded_client import CompletionCount, guard_client
 
 SETTINGS_ATTRIBUTE = "regime_w_settings"
 SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
-
-# vLLM registers these whatever its settings; they would stop or resize the engine.
-_CONTROL_ROUTES = frozenset({"/scale_elastic_ep", "/is_scaling_elastic_ep"})
 
 
 class RegimeWPlugin:
@@ -35,17 +33,17 @@ class RegimeWPlugin:
 
     def attach_router(self, app: FastAPI) -> None:
         """Adds the routes, before the engine exists."""
-        app.router.routes[:] = [
-            route
-            for route in app.router.routes
-            if getattr(route, "path", "") not in _CONTROL_ROUTES
-        ]
+        keep_routes(app, VLLM_ROUTES)
         attach_routes(app, _settings(app.state.args))
         app.add_middleware(CompletionCount)
         app.add_api_route("/v1/models", list_models, methods=["GET"])
+        self._app = app
+        self._paths = frozenset(getattr(route, "path", "") for route in app.routes)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Builds the service that the routes use."""
+        # vLLM's SageMaker routes come after the plugins'.
+        keep_routes(self._app, self._paths)
         # Torch only checks uploads here; waking a second thread takes longer than the checks.
         torch.set_num_threads(1)
         guard_client(engine_client, _settings(args).max_completions)
