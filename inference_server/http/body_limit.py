@@ -1,8 +1,4 @@
-"""A limit on the size of every request body, counted as the bytes arrive.
-
-Which body is an adapter's, that has a limit of its own, is decided by method, path and type together: the
-type alone is the client's to choose.
-"""
+"""A limit on the size of every request body, counted as the bytes arrive."""
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
@@ -10,7 +6,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.errors import TooLarge
 from inference_server.http.errors import refuse
-from inference_server.http.uploads import is_upload
+from inference_server.http.uploads import max_bytes_of
+from inference_server.settings import Settings
 
 
 class BodyLimit:
@@ -18,23 +15,24 @@ class BodyLimit:
 
     Args:
         app: The application to guard.
-        max_body_bytes: Limit for every body but an upload's, which `uploads` counts.
+        settings: The server's; the limit is that of uploads for an upload.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """See the class."""
         self._app = app
-        self._max_body_bytes = max_body_bytes
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 413."""
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        if scope["type"] != "http" or is_upload(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = headers.get("Content-Length", "")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
-            await refuse(self._error(), scope, receive, send)
+        max_bytes = max_bytes_of(scope, self._settings)
+        error = TooLarge(f"the body exceeds the server's limit of {max_bytes} bytes")
+        declared = Headers(scope=scope).get("Content-Length", "")
+        if declared.isdecimal() and int(declared) > max_bytes:
+            await refuse(error, scope, receive, send)
             return
         num_bytes, has_started, is_over = 0, False, False
 
@@ -42,7 +40,7 @@ class BodyLimit:
             nonlocal num_bytes, is_over
             message = await receive()
             num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_body_bytes:
+            if num_bytes > max_bytes:
                 is_over = True
                 # The application sees a client that has disconnected, and stops reading.
                 return {"type": "http.disconnect"}
@@ -61,7 +59,4 @@ class BodyLimit:
                 raise
         finally:
             if is_over and not has_started:
-                await refuse(self._error(), scope, receive, send)
-
-    def _error(self) -> TooLarge:
-        return TooLarge(f"the body exceeds the server's limit of {self._max_body_bytes} bytes")
+                await refuse(error, scope, receive, send)

@@ -89,7 +89,8 @@ def check_json(body: bytes) -> None:
 
 
 def _is_json(scope: Scope) -> bool:
-    return "json" in Headers(scope=scope).get("Content-Type", "").lower()
+    # Of the type alone: a form's boundary may hold the word.
+    return "json" in Headers(scope=scope).get("Content-Type", "").partition(";")[0].lower()
 
 
 def _check_values(root: Any) -> None:

@@ -200,7 +200,7 @@ def attach_routes(app: FastAPI, settings: Settings) -> None:
     # The middleware added last sees a request first.
     app.add_middleware(CompressMiddleware, brotli=False, zstd_level=1, gzip_level=1)
     app.add_middleware(JsonBody)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, settings=settings)
     if key is None:
         app.add_middleware(LoopbackGuard)
     else:

@@ -10,7 +10,7 @@ from fastapi import Request
 from pydantic import ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Message, Receive, Scope
+from starlette.types import Scope
 
 from inference_server.adapters.storage import MAX_ADAPTER_CONFIG_BYTES, Upload
 from inference_server.errors import (
@@ -50,11 +50,17 @@ UPLOAD_BODY: dict[str, Any] = {
 }
 
 
-def is_upload(scope: Scope) -> bool:
-    """Whether a request's body is one that `read_upload` counts by itself."""
+def max_bytes_of(scope: Scope, settings: Settings) -> int:
+    """Largest body of a request.
+
+    What is an adapter's form is decided by method, path and type together: the type alone is the client's
+    to choose.
+    """
     content_type = Headers(scope=scope).get("Content-Type", "")
     folder = scope["path"].rpartition("/")[0]
-    return scope["method"] == "PUT" and folder == _FOLDER and content_type.startswith(_FORM)
+    if scope["method"] == "PUT" and folder == _FOLDER and content_type.startswith(_FORM):
+        return settings.max_adapter_bytes + MAX_ADAPTER_CONFIG_BYTES + _FORM_OVERHEAD_BYTES
+    return settings.max_body_bytes
 
 
 @asynccontextmanager
@@ -72,7 +78,7 @@ async def read_upload(request: Request, settings: Settings) -> AsyncIterator[Upl
         with _open_path(_adapter_path(await request.body()), settings.adapter_root) as upload:
             yield upload
     elif content_type.startswith(_FORM):
-        async with _read_form(request, settings.max_adapter_bytes) as upload:
+        async with _read_form(request) as upload:
             yield upload
     else:
         raise InvalidRequest(
@@ -116,15 +122,9 @@ def _open_path(body: AdapterPath, root: Path | None) -> Iterator[Upload]:
 
 
 @asynccontextmanager
-async def _read_form(request: Request, max_adapter_bytes: int) -> AsyncIterator[Upload]:
-    max_bytes = max_adapter_bytes + MAX_ADAPTER_CONFIG_BYTES + _FORM_OVERHEAD_BYTES
-    declared = request.headers.get("Content-Length", "")
-    if declared.isdigit() and int(declared) > max_bytes:
-        raise _body_too_large(max_adapter_bytes)
-    receive = _bounded(request.receive, max_bytes, max_adapter_bytes)
-    bounded = Request(request.scope, receive)
+async def _read_form(request: Request) -> AsyncIterator[Upload]:
     try:
-        async with bounded.form(max_files=2, max_fields=1) as form:
+        async with request.form(max_files=2, max_fields=1) as form:
             config = _file(form, ADAPTER_CONFIG_FILE)
             if (config.size or 0) > MAX_ADAPTER_CONFIG_BYTES:
                 raise _config_too_large()
@@ -137,31 +137,10 @@ async def _read_form(request: Request, max_adapter_bytes: int) -> AsyncIterator[
         raise InvalidRequest(f"the multipart body is malformed: {error.detail}") from error
 
 
-def _bounded(receive: Receive, max_bytes: int, max_adapter_bytes: int) -> Receive:
-    """Counts the body as it arrives: a chunked body declares no length."""
-    num_bytes = 0
-
-    async def receive_and_count() -> Message:
-        nonlocal num_bytes
-        message = await receive()
-        num_bytes += len(message.get("body", b""))
-        if num_bytes > max_bytes:
-            raise _body_too_large(max_adapter_bytes)
-        return message
-
-    return receive_and_count
-
-
 def _config_too_large() -> TooLarge:
     return TooLarge(
         f"{ADAPTER_CONFIG_FILE} has more than {MAX_ADAPTER_CONFIG_BYTES} bytes",
         ADAPTER_CONFIG_FILE,
-    )
-
-
-def _body_too_large(max_adapter_bytes: int) -> TooLarge:
-    return TooLarge(
-        f"the upload exceeds the server's limit of {max_adapter_bytes} bytes", ADAPTER_WEIGHTS_FILE
     )
 
 

@@ -288,6 +288,12 @@ async def test_an_upload_that_is_not_multipart_is_refused(client: Client) -> Non
     assert "malformed" in response.json()["error"]["message"]
 
 
+async def test_a_forms_boundary_makes_it_no_json(client: Client) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=json"}
+    response = await client.put("/v1/adapters/1", content=b"\xff", headers=headers)
+    assert "malformed" in response.json()["error"]["message"]
+
+
 async def test_an_upload_that_is_too_large_is_refused_early_declared_or_not(
     client: Client, settings: Settings, state_dir: Path
 ) -> None:
