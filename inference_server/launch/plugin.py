@@ -40,10 +40,13 @@ class RegimeWPlugin:
         self._app = app
         self._paths = frozenset(getattr(route, "path", "") for route in app.routes)
 
+    def drop_later_routes(self) -> None:
+        """Takes away what was added since: vLLM attaches its SageMaker routes after the plugins'."""
+        keep_routes(self._app, self._paths)
+
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:
         """Builds the service that the routes use."""
-        # vLLM's SageMaker routes come after the plugins'.
-        keep_routes(self._app, self._paths)
+        self.drop_later_routes()
         # Torch only checks uploads here; waking a second thread takes longer than the checks.
         torch.set_num_threads(1)
         guard_client(engine_client, _settings(args).max_completions)

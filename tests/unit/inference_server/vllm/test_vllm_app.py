@@ -1,0 +1,53 @@
+"""The app that vLLM builds, with our plugin in it: which routes it has, and how its flags are read."""
+
+from typing import Any
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from inference_server.http.routes import router
+from inference_server.http.vllm_routes import VLLM_ROUTES
+from inference_server.settings import Settings
+from inference_server.wire.settings_errors import SettingsError
+
+pytestmark = [
+    pytest.mark.slow,  # vLLM's server takes 20 s to import
+    pytest.mark.filterwarnings("ignore"),
+]
+
+SETTINGS = Settings(model="org/model")
+
+
+@pytest.fixture
+def vllm_server(monkeypatch: pytest.MonkeyPatch) -> Any:
+    pytest.importorskip("vllm")
+    monkeypatch.setenv("VLLM_PLUGINS", "regime_w")
+    from inference_server.launch import vllm_server
+
+    return vllm_server
+
+
+async def test_every_route_is_ours_or_a_named_one_of_vllms(vllm_server: Any) -> None:
+    """A route that a newer vLLM adds is not there, whenever it is attached."""
+    from vllm.entrypoints.launchers.app import build_app
+
+    app = build_app(vllm_server._parse(SETTINGS, [], on_cpu=True), ("generate",), None)
+    (plugin,) = app.state.endpoint_plugins
+    plugin.drop_later_routes()
+    ours = {route.path for route in router.routes if isinstance(route, Route)}
+    found = {getattr(route, "path", None) for route in app.routes}
+    assert found == {*VLLM_ROUTES, *ours, "/", "/health", "/v1/models"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        for path in ("/invocations", "/ping", "/tokenize", "/v1/chat/completions/render"):
+            response = await client.post(path, json={"model": "policy", "prompt": "x"})
+            assert response.status_code == 404
+        assert (await client.get("/version")).status_code == 200
+
+
+@pytest.mark.parametrize("flag", ["--hos=0.0.0.0", "--por=1", "--api-ke=x"])
+def test_no_flag_may_be_abbreviated(vllm_server: Any, flag: str) -> None:
+    """An abbreviation would pass by the checks of the flag that it stands for."""
+    with pytest.raises(SettingsError, match=f"unrecognized arguments: {flag}"):
+        vllm_server._parse(SETTINGS, [flag], on_cpu=True)
