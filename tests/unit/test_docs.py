@@ -61,23 +61,17 @@ def test_commands_are_understood(
 
 def mine() -> str:
     """The file of one's own that docs/own.md shows."""
+    return toml_of_own_page("base_model")
+
+
+def toml_of_own_page(key: str) -> str:
+    """The one example of a configuration in docs/own.md that has ``key``."""
     page = (ROOT / "docs/own.md").read_text()
-    (text,) = (
-        block
-        for block in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
-        if "base_model" in block
-    )
+    blocks: list[str] = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    (text,) = (block for block in blocks if key in block)
     return text
 
 
 def test_arms_of_the_page_are_arms() -> None:
-    page = (ROOT / "docs/own.md").read_text()
-    (text,) = (
-        block
-        for block in re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
-        if "rollout.arms" in block
-    )
-    assert [arm["name"] for arm in tomllib.loads(text)["rollout"]["arms"]] == [
-        "brief_0",
-        "careful_0",
-    ]
+    arms = tomllib.loads(toml_of_own_page("rollout.arms"))["rollout"]["arms"]
+    assert [arm["name"] for arm in arms] == ["brief_0", "careful_0"]
