@@ -23,7 +23,8 @@ _SENDABLE_KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
 def _sendable(key: SecretStr) -> SecretStr:
     if not _SENDABLE_KEY.fullmatch(key.get_secret_value()):
         raise ValueError(
-            "must be printable ASCII, not empty and without white space around it: what a header can carry"
+            "must be printable ASCII, not empty and without white space around it, since a header carries "
+            "nothing else; the same holds for REGIME_W_API_KEY"
         )
     return key
 

@@ -1,5 +1,6 @@
 """Where a setting comes from, and what is said of one that is wrong."""
 
+import json
 import re
 from itertools import combinations
 from pathlib import Path
@@ -166,6 +167,29 @@ def assert_one_line_error(
     assert err.count("\n") == 1
     for fragment in fragments:
         assert fragment in err
+
+
+@pytest.mark.parametrize("key", [" ", " s3cret", "s3cret\n", "s3crét"])
+def test_an_api_key_that_no_header_can_carry_is_refused_and_not_shown(
+    key: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server would answer 401 to it, for ever."""
+    file = config_file(tmp_path, f"[server]\napi_key = {json.dumps(key)}\n")
+    with pytest.raises(SystemExit) as caught:
+        load(*file)
+    from_file = capsys.readouterr().err
+    assert (caught.value.code, from_file.count("\n")) == (2, 1)
+    assert "server.api_key: must be printable ASCII" in from_file
+    monkeypatch.setenv("REGIME_W_API_KEY", key)
+    with pytest.raises(SystemExit):
+        load()
+    from_environment = capsys.readouterr().err
+    assert "api_key: must be printable ASCII" in from_environment
+    assert "REGIME_W_API_KEY" in from_environment
+    assert "s3cr" not in from_file.partition(", in ")[0] + from_environment
 
 
 @pytest.mark.parametrize(
