@@ -11,6 +11,9 @@ from pydantic import ValidationError
 from regime_w.config import RewardConfig
 from regime_w.rescore import RescoreError, report, rescore_file
 
+_OF_OTHER_FUNCTIONS = ("functions", "weights", "timeout_s")
+"""Keys of ``[reward]`` about the trainer's other reward functions, which are not called here."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 2 if the command line, configuration or file is invalid."""
@@ -37,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser(
         "score",
         help="score a rollout file again and show what changes",
-        description="Scores a rollout file (JSONL, plain or compressed) again. Answers are read from the completions; "
+        description="Scores a rollout file (JSONL, plain or compressed) again, by Regime W alone. Answers are read from the completions; "
         "the file is left as it is. Every setting below may come from --config; flags win.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -63,7 +66,7 @@ def _read(config_file: Path | None) -> dict[str, Any]:
         raise RescoreError(f"--config {config_file}: {error}") from error
     if not isinstance(section, dict):
         raise RescoreError(f"--config {config_file}: reward is no section")
-    return section
+    return {key: value for key, value in section.items() if key not in _OF_OTHER_FUNCTIONS}
 
 
 if __name__ == "__main__":

@@ -213,6 +213,8 @@ def main() -> None:
     try:
         command.run(load_config(command.config, arguments, prog=prog))
     except TrainerError as error:
+        for note in getattr(error, "__notes__", ()):
+            print(note, end="", file=sys.stderr)
         fail(prog, error, exit_code=error.exit_code)
     except OSError as error:
         # A supervisor that starts the command again would meet the same.

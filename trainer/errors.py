@@ -11,6 +11,7 @@ TrainerError
 ├── SyncError              the server serves something else than was pushed
 ├── NonFiniteError         a number or a gradient is NaN or infinite
 ├── OutOfMemoryError       a step does not fit into the GPU, not with half its micro-batches either
+├── RewardFunctionError    a function of reward.functions raises, hangs or returns what is no reward
 ├── DiskFullError          there is no space left for the run's folder
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
@@ -78,6 +79,10 @@ class NonFiniteError(TrainerError):
         )
         super().__init__(f"{what}; weights and optimizers are as they were before the step{kept}")
         self.what = what
+
+
+class RewardFunctionError(TrainerError):
+    """A function of ``reward.functions`` cannot be used; where it raised or hung, a note has its traceback."""
 
 
 class DiskFullError(TrainerError):

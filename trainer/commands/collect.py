@@ -5,9 +5,10 @@ From questions and a served model to one row per question, written as soon as it
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -33,10 +34,18 @@ from trainer.data.word_problems import Split
 from trainer.errors import DataError
 from trainer.io.jsonl import JsonlAppender, read_rows, repair
 from trainer.io.kept_settings import keep_settings, kept_prompt_format
-from trainer.rollouts.groups import ScoredGroup, score_group
+from trainer.rollouts.groups import ScoredGroup
+from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
 
-_FREE_SETTINGS = ("output", "limit", "num_in_flight", "server", "data.num_questions")
+_FREE_SETTINGS = (
+    "output",
+    "limit",
+    "num_in_flight",
+    "server",
+    "data.num_questions",
+    "reward.timeout_s",
+)
 
 
 @dataclass(kw_only=True)
@@ -88,6 +97,7 @@ def run_collect(config: CollectConfig) -> Collected:
     Raises:
         UsageError: The model is not served, or the file has other settings or another source.
         ServerError: The server was unreachable for too long, or refused.
+        RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
     console = Console()
 
@@ -142,12 +152,17 @@ async def collect(
     if not missing:
         return found
     with (
+        RewardFunctions(config.reward) as functions,
         JsonlAppender(output) as file,
         group_lines("collect", num_done=len(stored), num_total=len(stored) + len(missing)) as shown,
     ):
         async with _version_of(spec, client, status) as version:
             await _ask_all(
-                config, client, missing, version, status, stop, _keeper(file, found, shown)
+                missing,
+                partial(_ask, config, client, functions, version),
+                _keeper(file, found, shown),
+                stop,
+                num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
             )
     return found
 
@@ -198,13 +213,12 @@ async def _version_of(
 
 
 async def _ask_all(
-    config: CollectConfig,
-    client: InferenceServer,
     records: Sequence[Record],
-    version: int | None,
-    status: ServerStatus,
-    stop: StopRequest,
+    ask: Callable[[Record], Awaitable[ScoredGroup]],
     keep: Callable[[ScoredGroup], None],
+    stop: StopRequest,
+    *,
+    num_in_flight: int,
 ) -> None:
     """Request groups, several at a time, and pass each to ``keep`` as it arrives."""
     waiting = iter(records)
@@ -213,9 +227,8 @@ async def _ask_all(
         for record in waiting:
             if stop.requested:
                 return
-            keep(await _ask(config, client, record, version))
+            keep(await ask(record))
 
-    num_in_flight = min(config.num_in_flight, status.limits.max_groups_in_flight)
     tasks = [asyncio.create_task(ask_on(waiting)) for _ in range(num_in_flight)]
     try:
         await asyncio.gather(*tasks)
@@ -226,11 +239,16 @@ async def _ask_all(
 
 
 async def _ask(
-    config: CollectConfig, client: InferenceServer, record: Record, version: int | None
+    config: CollectConfig,
+    client: InferenceServer,
+    functions: RewardFunctions,
+    version: int | None,
+    record: Record,
 ) -> ScoredGroup:
     # The seed depends on nothing else: a question that is asked again gets the same answers.
     request = group_request(record, config.rollout, version=version, seed=config.rollout.seed)
     ((group,), _), _ = await ask_again(
         lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
     )
-    return score_group(record, group, config.reward)
+    # Not on the thread of the requests, which a slow function would hold up.
+    return await asyncio.to_thread(functions.score, record, group, config.reward)

@@ -18,6 +18,7 @@ from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
+from trainer.errors import RewardFunctionError
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
 from trainer.model.dtype import settled_as_kept, torch_dtype
@@ -29,6 +30,7 @@ from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.metrics import group_metrics
 from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState, QuestionStream
+from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.run_state.checkpoint import (
     TrainProgress,
     checkpoint_folders,
@@ -68,6 +70,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         UsageError: The folder holds another run.
         DataError: The file cannot be read, or holds what cannot be trained on.
         CheckpointError: No checkpoint can be resumed from.
+        RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
     config = run_as_begun(config, print)
     if config.run.num_threads is not None:
@@ -85,16 +88,25 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         run = config.run.model_copy(update={"num_steps": num_steps})
         with stop.waiting():
             learner, progress = _restore(config, run, device)
-        with Tracker(run, first_step=progress.step) as tracker:
+        with (
+            Tracker(run, first_step=progress.step) as tracker,
+            RewardFunctions(config.reward) as functions,
+        ):
             low = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
             for line in (*lines, *(f"warning: {line}" for line in low)):
                 tracker.say(line)
             _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
             if progress.step:
                 tracker.say(f"resuming after step {progress.step}")
-            training = _OfflineTraining(config, run, rollouts, learner, tracker, progress)
+            training = _OfflineTraining(
+                config, run, rollouts, functions, learner, tracker, progress
+            )
             while training.progress.step < num_steps and not stop.requested:
-                training.step()
+                try:
+                    training.step()
+                except RewardFunctionError:
+                    training.save()
+                    raise
                 if training.is_due or stop.requested:
                     training.save()
             if stop.requested:
@@ -128,6 +140,7 @@ class _OfflineTraining:
         config: OfflineRunConfig,
         run: RunConfig,
         rollouts: StoredRollouts,
+        functions: RewardFunctions,
         learner: Learner,
         tracker: Tracker,
         progress: TrainProgress,
@@ -138,6 +151,7 @@ class _OfflineTraining:
         self._config = config
         self._run = run
         self._rollouts = rollouts
+        self._score = functions.score
         self._learner = learner
         self._tracker = tracker
         self._questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
@@ -148,7 +162,7 @@ class _OfflineTraining:
         """Train on the next questions of the file."""
         config, clock, step = self._config, StepClock(BusyTime()), self.progress.step + 1
         batch = self._questions.take(config.rollout.questions_per_step, version=self.progress.step)
-        groups = [self._rollouts.group(record, config.reward) for record in batch.records]
+        groups = [self._rollouts.group(r, config.reward, self._score) for r in batch.records]
         clock.lap("score")
         ppo = self._learner.step(
             step,

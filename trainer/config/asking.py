@@ -7,10 +7,10 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
-from regime_w import RewardConfig, build_all_arms
+from regime_w import build_all_arms
 from trainer.config.base import CommandConfig, NotBlank, Seed
 from trainer.config.data import DataConfig
-from trainer.config.rollout import Arms, RolloutConfig
+from trainer.config.rollout import Arms, RewardSettings, RolloutConfig
 from trainer.config.server import ServerConfig
 
 
@@ -32,7 +32,7 @@ class CollectConfig(CommandConfig):
     server: ServerConfig = Field(default_factory=ServerConfig)
     rollout: RolloutConfig = RolloutConfig()
     """Its arms, samples_per_arm, max_tokens, prompt_format, stop and seed."""
-    reward: RewardConfig = RewardConfig()
+    reward: RewardSettings = RewardSettings()
 
 
 class EvaluationConfig(CommandConfig):

@@ -1,12 +1,12 @@
-"""What is generated for each step."""
+"""What is generated for each step, and what it earns."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
-from regime_w import ArmSpec, build_all_arms
+from regime_w import ArmSpec, RewardConfig, build_all_arms
 from trainer.config.base import Section, Seed
 
 
@@ -77,3 +77,60 @@ class RolloutConfig(Section):
             given.setdefault("dynamic_sampling", given["refill_zero_variance"])
             del given["refill_zero_variance"]
         return given
+
+
+REGIME_W = "regime_w"
+"""Regime W as one of ``reward.functions``."""
+_MAX_TIMEOUT_S = 86_400
+
+
+def _is_function(given: str) -> str:
+    target, _, name = given.rpartition(":")
+    if given == REGIME_W or (target and name.isidentifier()):
+        return given
+    raise ValueError(
+        f"{given!r} is neither {REGIME_W!r} nor 'pkg.module:name' nor 'path/to/file.py:name'"
+    )
+
+
+def short_name(function: str) -> str:
+    """A function's name in metrics and rollouts: without the folders of its file."""
+    return function.rpartition("/")[2]
+
+
+class RewardSettings(RewardConfig):
+    """What a completion earns: the weighted sum of Regime W and of functions of one's own."""
+
+    functions: Annotated[
+        tuple[Annotated[str, AfterValidator(_is_function)], ...], Field(min_length=1)
+    ] = (REGIME_W,)
+    """Functions whose rewards are summed: `regime_w`, which the other keys of this section are about, and those of
+    your own, as `pkg.module:name` or `path/to/file.py:name`, called as TRL calls its reward_funcs: with the lists
+    `prompts` (questions), `completions`, `completion_ids`, `question`, `answer`, `arm` and every other column of the
+    data as keywords. They return a number for each completion, or None where they have no reward for it."""
+    weights: tuple[float, ...] = ()
+    """Weight of each of functions; empty for 1 each."""
+    timeout_s: Annotated[float, Field(gt=0, le=_MAX_TIMEOUT_S)] = 60.0
+    """Seconds that one of your functions may take for one question's completions."""
+
+    @model_validator(mode="after")
+    def _functions_are_told_apart(self) -> Self:
+        if self.weights and len(self.weights) != len(self.functions):
+            raise ValueError(
+                f"reward.weights has {len(self.weights)} and reward.functions {len(self.functions)} "
+                "entries: give each function a weight"
+            )
+        names = [short_name(function) for function in self.functions]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"reward.functions has two called {repeated[0]!r}; give each a name")
+        return self
+
+    @property
+    def is_regime_w(self) -> bool:
+        """Whether Regime W alone decides."""
+        return self.functions == (REGIME_W,)
+
+    @property
+    def weight_of(self) -> Mapping[str, float]:
+        """The weight of each function."""
+        return dict(zip(self.functions, self.weights or (1.0,) * len(self.functions), strict=True))

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pydantic import BaseModel
 
 from inference_server.wire.serve_config import ServeConfig
-from regime_w import RewardConfig
 from trainer.config.asking import CollectConfig, DiffCommand, EvaluationConfig, SampleConfig
 from trainer.config.base import CommandConfig, Device, Section
 from trainer.config.data import DataConfig
@@ -20,7 +19,7 @@ from trainer.config.ppo import (
     LossReduction,
     PPOConfig,
 )
-from trainer.config.rollout import RolloutConfig
+from trainer.config.rollout import RewardSettings, RolloutConfig
 from trainer.config.run import RunConfig
 from trainer.config.server import ServerConfig
 from trainer.config.sft import SFTConfig, SFTRunConfig
@@ -59,7 +58,7 @@ __all__ = [
     "PolicyConfig",
     "ReplayCommand",
     "ReportCommand",
-    "RewardConfig",
+    "RewardSettings",
     "RolloutConfig",
     "RunConfig",
     "SFTConfig",
@@ -80,7 +79,7 @@ SECTIONS: Mapping[str, type[BaseModel]] = {
     "server": ServerConfig,
     "serve": ServeConfig,
     "rollout": RolloutConfig,
-    "reward": RewardConfig,
+    "reward": RewardSettings,
     "ppo": PPOConfig,
     "run": RunConfig,
     "sft": SFTConfig,

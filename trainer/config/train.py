@@ -5,12 +5,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from regime_w import RewardConfig
 from trainer.config.base import CommandConfig, Section
 from trainer.config.data import DataConfig
 from trainer.config.policy import PolicyConfig
 from trainer.config.ppo import PPOConfig
-from trainer.config.rollout import RolloutConfig
+from trainer.config.rollout import RewardSettings, RolloutConfig
 from trainer.config.run import RunConfig
 from trainer.config.server import ServerConfig
 
@@ -22,7 +21,7 @@ class TrainConfig(CommandConfig):
     data: DataConfig = DataConfig()
     server: ServerConfig = Field(default_factory=ServerConfig)
     rollout: RolloutConfig = RolloutConfig()
-    reward: RewardConfig = RewardConfig()
+    reward: RewardSettings = RewardSettings()
     ppo: PPOConfig = PPOConfig()
     run: RunConfig = RunConfig()
 
@@ -42,7 +41,7 @@ class TrainConfig(CommandConfig):
             reward = self.reward
             if reward.selection != "all":
                 clash = f"reward.selection = {reward.selection} lets only one of them train"
-            elif reward.credit == "shared":
+            elif reward.credit == "shared" and reward.is_regime_w:
                 clash = "reward.credit = shared rewards all of them alike"
             else:
                 return self
@@ -79,7 +78,7 @@ class OfflineRunConfig(CommandConfig):
     """Most of its questions to use."""
     policy: PolicyConfig = PolicyConfig()
     rollout: RolloutConfig = RolloutConfig()
-    reward: RewardConfig = RewardConfig()
+    reward: RewardSettings = RewardSettings()
     """The rollouts are scored again by it."""
     ppo: PPOConfig = PPOConfig()
     offline: OfflineConfig = OfflineConfig()

@@ -51,6 +51,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/correct", "Share of the completions that are correct", "share correct", "correct", panel="Correct and answered", log="correct {:.3f}"),
     Metric("reward/answered", "Share of the completions that give an answer", "answered", panel="Correct and answered"),
     Metric("reward/follows_correct", "Correlation of reward and correctness within groups"),
+    Metric("reward_function/*", "Mean reward that this one of reward.functions gave, before its weight"),
     Metric("scores/s_end", "Agreement of the answers of a group, 0 to 1", "agreement (s_end)", "correct", panel="Scores"),
     Metric("scores/s_path", "Soundness of the equations of a group, 0 to 1", "paths (s_path)", "correct", panel="Scores"),
     Metric("scores/s_cf", "Cross-check of the families of a group, 0 to 1", "cross-check (s_cf)", "correct", panel="Scores"),

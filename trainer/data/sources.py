@@ -10,11 +10,13 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import to_jsonable_python
 
 from regime_w import extract_gold
 from trainer.config.base import NotBlank
@@ -42,10 +44,12 @@ class Record:
     question: str
     gold: str
     """A solution that ends in ``#### answer``, or the number alone; see `regime_w.extract_gold`."""
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """The record's other columns as JSON values, for reward functions."""
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="allow")
 
     question: NotBlank
     answer: NotBlank
@@ -132,7 +136,8 @@ def _hub_records(dataset: str, split: Split) -> Iterator[Record]:
 
 def _record(record_id: str, row: _Row, where: str) -> Record:
     check_gold(row.answer, f"{where}: answer")
-    return Record(id=record_id, question=row.question, gold=row.answer)
+    columns = to_jsonable_python(row.model_extra, serialize_unknown=True, bytes_mode="base64")
+    return Record(id=record_id, question=row.question, gold=row.answer, columns=columns)
 
 
 def check_gold(gold: str, where: str) -> None:

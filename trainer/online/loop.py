@@ -4,7 +4,7 @@ Once a step is in the journal it happens, whatever happens to this process: a ru
 does the step again from the journal (`trainer.online.resume`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,13 @@ from trainer.config.sections import RunConfig
 from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
 from trainer.console.tracking import Metrics, Tracker
-from trainer.errors import NonFiniteError, OutOfMemoryError, ServerError, SyncError
+from trainer.errors import (
+    NonFiniteError,
+    OutOfMemoryError,
+    RewardFunctionError,
+    ServerError,
+    SyncError,
+)
 from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
@@ -33,6 +39,14 @@ from trainer.run_state.checkpoint import (
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledStep
 
+_CHECKPOINTED = (
+    ServerError,
+    SyncError,
+    NonFiniteError,
+    OutOfMemoryError,
+    RewardFunctionError,
+)
+"""Errors that end a run between two steps, so that what is done can be saved."""
 _FINISH_WITHIN_S = 5.0
 """How long the end of a step may wait for the server once a signal asks to stop; `docker stop` waits 10 s."""
 
@@ -60,6 +74,8 @@ class Training:
     versions: Versions
     proofs: Proofs
     pipeline: RolloutPipeline
+    reward_sources: Mapping[str, str]
+    """Digests of the sources of ``reward.functions``."""
     evaluations: HeldOutEvaluations
     tracker: Tracker
     progress: TrainProgress
@@ -92,7 +108,7 @@ class Training:
                 self.proofs.prove(self.versions.newest, self.learner.roles)
             # A run is finished once its last step has a checkpoint.
             self._save()
-        except (Stopped, ServerError, SyncError, NonFiniteError, OutOfMemoryError) as error:
+        except (Stopped, *_CHECKPOINTED) as error:
             # Weights that were learned but not published are not saved: the journal has their step,
             # and the next start does it again.
             newest = step_of(checkpoint_folders(self.config.folder)[-1])
@@ -170,6 +186,7 @@ class Training:
             cursor=questions.cursor,
             pending=questions.pending,
             solved=batch.solved,
+            reward_sources=dict(self.reward_sources),
             metrics={
                 "rollout/lag": self.progress.step - self.versions.adapters.step_of(batch.version),
                 **rollout_metrics(batch),

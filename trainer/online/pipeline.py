@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -55,6 +55,8 @@ class RolloutPipeline:
         self._rollout = rollout
         self._reward = reward
         self._score = score
+        # Not on the thread of the requests, which a slow reward function would hold up.
+        self._scoring = ThreadPoolExecutor(max_workers=1)
         self._in_flight: deque[tuple[QuestionBatch, Future[RolloutBatch]]] = deque()
 
     def __enter__(self) -> Self:
@@ -72,6 +74,7 @@ class RolloutPipeline:
         for _, future in self._in_flight:
             future.cancel()
         self._in_flight.clear()
+        self._scoring.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, version: int, *, num_needed: int) -> None:
         """Ask a version for batches, until as many are in flight as staleness allows.
@@ -137,8 +140,12 @@ class RolloutPipeline:
         request = group_request(record, self._rollout, version=questions.version, seed=salted)
         with self.server_busy:
             group, num_lost = await self._versions.group(request)
-        started = time.monotonic()
-        scored = self._score(record, group, self._reward)
-        tally.score_s += time.monotonic() - started
         tally.num_dropped += num_lost
-        return scored
+
+        def score() -> ScoredGroup:
+            started = time.monotonic()
+            scored = self._score(record, group, self._reward)
+            tally.score_s += time.monotonic() - started
+            return scored
+
+        return await asyncio.get_running_loop().run_in_executor(self._scoring, score)

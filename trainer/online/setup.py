@@ -35,9 +35,10 @@ from trainer.online.resume import (
 )
 from trainer.online.versions import Versions
 from trainer.ppo.learner import Learner
-from trainer.rollouts.groups import Score, score_group
+from trainer.rollouts.groups import Score
 from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState, QuestionStream
+from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
 from trainer.run_state.checkpoint import (
     TrainProgress,
     checkpoint_folders,
@@ -65,7 +66,7 @@ def train(
     config: TrainConfig,
     *,
     client: InferenceServer | None = None,
-    score: Score = score_group,
+    score: Score | None = None,
     must_resume: bool = False,
 ) -> TrainResult:
     """Train online until ``run.num_steps`` are done or a signal asks to stop.
@@ -76,7 +77,7 @@ def train(
     Args:
         config: The whole run.
         client: The server; that of ``server.url`` where None.
-        score: Turns a group of completions into rewards.
+        score: Turns a group of completions into rewards; ``reward.functions`` where None.
         must_resume: A new run is an error.
 
     Raises:
@@ -86,6 +87,7 @@ def train(
         CheckpointError: No checkpoint can be resumed from.
         JournalError: A step that has to be recomputed is damaged.
         NonFiniteError: A number is NaN or infinite; the step's rollouts are kept.
+        RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
         Stopped: A signal asked to stop before the run was restored.
     """
     config = run_as_begun(config, print)
@@ -109,12 +111,18 @@ def train(
 
 @contextmanager
 def _open_training(
-    config: TrainConfig, server: InferenceServer, score: Score, journal: Journal, stop: StopRequest
+    config: TrainConfig,
+    server: InferenceServer,
+    score: Score | None,
+    journal: Journal,
+    stop: StopRequest,
 ) -> Iterator[Training]:
     """The run, restored, with everything that its loop needs; all is closed with the block."""
     run, data = config.run, config.data
     records = load_records(data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed)
     with ExitStack() as stack:
+        with stop.waiting():
+            functions = stack.enter_context(RewardFunctions(config.reward))
         requests = stack.enter_context(open_requests(server))
         with stop.waiting():
             status = requests.call(requests.server.status)
@@ -122,6 +130,7 @@ def _open_training(
         advice = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
         advice += prompt_format_advice(config)
         lines = [f"warning: {line}" for line in advice]
+        lines += changed_sources(journal.past.reward_sources)
         config = _in_one_dtype(config, status, lines)
         records = _askable(records, config, status, lines)
         with stop.waiting():
@@ -154,7 +163,9 @@ def _open_training(
         questions = QuestionStream(
             records, seed=data.seed, rest_after=data.curriculum, state=progress.questions
         )
-        pipeline = RolloutPipeline(versions, questions, config.rollout, config.reward, score)
+        pipeline = RolloutPipeline(
+            versions, questions, config.rollout, config.reward, score or functions.score
+        )
         yield Training(
             config=run,
             stop=stop,
@@ -163,6 +174,7 @@ def _open_training(
             versions=versions,
             proofs=proofs,
             pipeline=stack.enter_context(pipeline),
+            reward_sources=functions.sources,
             evaluations=evaluations,
             tracker=tracker,
             progress=progress,

@@ -10,7 +10,7 @@ from contextlib import suppress
 import torch
 
 from trainer.config.sections import PPOConfig, TrainConfig
-from trainer.errors import OutOfMemoryError
+from trainer.errors import OutOfMemoryError, RewardFunctionError
 from trainer.model.adapter import AdapterState
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
@@ -73,10 +73,16 @@ class Learner:
 
         Raises:
             NonFiniteError: A number is NaN or infinite; the learner is as it was before the step.
+            RewardFunctionError: No completion has a reward, so that none is among the samples.
             OutOfMemoryError: The GPU's memory does not suffice, with micro-batches of half the size either;
                 the learner is as it was before the step.
         """
         was_announced = False
+        groups = [group for group in groups if group]
+        if not groups:
+            raise RewardFunctionError(
+                f"step {step}: no completion has a reward: each of reward.functions returned None for all"
+            )
 
         def scored_and_learned() -> UpdateMetrics:
             nonlocal was_announced

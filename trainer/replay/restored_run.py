@@ -14,6 +14,7 @@ from trainer.model.device import compute_device
 from trainer.model.dtype import torch_dtype
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.learner import Learner
+from trainer.rollouts.reward_functions import changed_sources
 from trainer.run_state.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -76,6 +77,8 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
     folder = newest_checkpoint(run_folder, say, not_after=from_step)
     if (recorded := torch_version(folder)) != torch.__version__:
         say(f"recorded with torch {recorded}, which may round differently from {torch.__version__}")
+    for line in changed_sources(journal.reward_sources):
+        say(line)
     return Replay(
         run_folder=run_folder,
         journal=journal,

@@ -8,12 +8,14 @@ the tokens still count.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import TrainConfig
@@ -22,6 +24,7 @@ from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batch import Sample
 from trainer.model.roles import Role
 from trainer.replay.restored_run import Replay, Say, open_replay
+from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import RolloutRow
 from trainer.run_state.journal_entries import JournaledStep
 from trainer.run_state.recompute import recompute
@@ -61,13 +64,21 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
             raise UsageError(
                 f"--what-if {change!r}: expected ppo.KEY=VALUE or reward.KEY=VALUE with an existing KEY"
             )
-        values[section][name] = None if value == "null" else value
+        values[section][name] = None if value == "null" else _listed(value)
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "configuration"
         raise UsageError(f"--what-if {' '.join(changes)}: {key}: {first['msg']}") from None
+
+
+def _listed(value: str) -> Any:
+    """The value of a key that is a list, such as ``["regime_w"]``."""
+    with suppress(ValueError):
+        if value.startswith("["):
+            return from_json(value)
+    return value
 
 
 def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Say) -> None:
@@ -83,10 +94,11 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
         UsageError: The journal has no step to replay, or a change is invalid.
         CheckpointError: No such checkpoint is complete.
         JournalError: The rollouts of a step are missing or damaged.
+        RewardFunctionError: A function of ``reward.functions`` cannot be loaded, or failed twice for a group.
     """
     config = changed_config(read_run_config(run_folder), changes)
     replay = open_replay(run_folder, config, from_step=from_step, say=say)
-    learner, journal = replay.learner, replay.journal
+    learner = replay.learner
     changed_keys = {change.partition("=")[0] for change in changes}
     if "ppo.kl_coef" in changed_keys:
         # The checkpoint has restored the recorded coefficient.
@@ -95,7 +107,28 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
         f"what if {', '.join(changes)}, from step {replay.start + 1} on: the rollouts stay those of the "
         "recorded policy; recorded values are in parentheses"
     )
-    rewards = _Rewards(config, rescore=any(key.startswith("reward.") for key in changed_keys))
+    rescore = any(key.startswith("reward.") for key in changed_keys)
+    with RewardFunctions(config.reward) if rescore else nullcontext() as functions:
+        changed = _replayed(replay, config, changed_keys, functions, say)
+    _compare_policies(replay, say)
+    ess = changed[-1].get("ppo/effective_sample_size", math.nan)
+    if ess < _MIN_SAMPLE_SIZE:
+        say(
+            f"warning: the effective sample size is down to {ess:.0%} of the tokens: these rollouts are "
+            "little evidence of what the changed policy would have sampled"
+        )
+
+
+def _replayed(
+    replay: Replay,
+    config: TrainConfig,
+    changed_keys: Set[str],
+    functions: RewardFunctions | None,
+    say: Say,
+) -> list[Mapping[str, float]]:
+    """Recompute the steps, each with its line; their metrics."""
+    learner, journal = replay.learner, replay.journal
+    rewards = _Rewards(config, functions)
 
     def scale(entry: JournaledStep) -> float:
         if changed_keys & {"ppo.learning_rate_schedule", "ppo.learning_rate_warmup_steps"}:
@@ -119,13 +152,7 @@ def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Sa
         changed.append({**done.metrics, "reward": changed_reward})
         say(f"step {step:>4} {_compared(recorded[-1], changed[-1])}")
     say(f"mean of {len(changed)} {_compared(_means(recorded), _means(changed))}")
-    _compare_policies(replay, say)
-    ess = changed[-1].get("ppo/effective_sample_size", math.nan)
-    if ess < _MIN_SAMPLE_SIZE:
-        say(
-            f"warning: the effective sample size is down to {ess:.0%} of the tokens: these rollouts are "
-            "little evidence of what the changed policy would have sampled"
-        )
+    return changed
 
 
 def _compare_policies(replay: Replay, say: Say) -> None:
@@ -145,9 +172,10 @@ def _compare_policies(replay: Replay, say: Say) -> None:
 class _Rewards:
     """Samples of each group under the recorded rewards or changed ones, and the step's mean rewards."""
 
-    def __init__(self, config: TrainConfig, *, rescore: bool):
+    def __init__(self, config: TrainConfig, functions: RewardFunctions | None):
+        """``functions`` reward anew; None keeps the recorded rewards."""
         self._config = config.reward
-        self._rescore = rescore
+        self._functions = functions
         self._recorded: list[float] = []
         self._changed: list[float] = []
 
@@ -155,10 +183,10 @@ class _Rewards:
         """The samples that train; collects the rewards of all completions, recorded and changed."""
         recorded = [arm.reward for arm in group.arm_outputs]
         self._recorded += recorded
-        if not self._rescore:
+        if self._functions is None:
             self._changed += recorded
             return group.samples
-        scored = group.scored(self._config)
+        scored = group.scored(self._config, self._functions.score)
         self._changed += scored.rewards
         return scored.samples
 

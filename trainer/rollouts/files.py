@@ -18,7 +18,7 @@ from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record, check_gold
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, read_lines
-from trainer.rollouts.groups import ScoredGroup
+from trainer.rollouts.groups import Score, ScoredGroup, score_group
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow
 
 
@@ -118,8 +118,10 @@ class StoredRollouts:
         if not self.records:
             raise DataError(f"{path}: no rollouts")
 
-    def group(self, record: Record, config: RewardConfig) -> ScoredGroup:
-        """A record's group, scored and rewarded under a configuration.
+    def group(
+        self, record: Record, config: RewardConfig, score: Score = score_group
+    ) -> ScoredGroup:
+        """A record's group, scored and rewarded by ``score`` under a configuration.
 
         Raises:
             DataError: A completion is text alone and its arm is unknown.
@@ -134,7 +136,9 @@ class StoredRollouts:
             )
             for arm in row.arm_outputs
         ]
-        return row.model_copy(update={"id": record.id, "arm_outputs": completions}).scored(config)
+        return row.model_copy(update={"id": record.id, "arm_outputs": completions}).scored(
+            config, score
+        )
 
     def _parse(self, number: int, line: bytes) -> RolloutRow:
         return parse_row(RolloutRow, line, f"{self._path}:{number}")

@@ -4,12 +4,14 @@ How they are requested from the server is not known here (`trainer.online.pipeli
 stored (`trainer.rollouts.rows`).
 """
 
+import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import ArmOutput, GroupScores, RewardConfig, RewardParts, reward_group, select_arms
+from trainer.config.rollout import REGIME_W
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
 
@@ -38,11 +40,15 @@ class ScoredGroup:
     group: ArmGroup
     scores: GroupScores
     rewards: tuple[float, ...]
-    """One for each completion, in the order of ``group.arms``."""
+    """One for each completion, in the order of ``group.arms``; 0 for those of `unrewarded`."""
     parts: tuple[RewardParts, ...]
-    """The terms that each of `rewards` is the sum of."""
+    """Regime W's terms of each of `rewards`, weighted."""
     trained: tuple[int, ...]
     """Indices of the completions that train, by ``reward.selection``."""
+    by_function: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    """What each of ``reward.functions`` gave each completion, unweighted; empty where Regime W is alone."""
+    unrewarded: frozenset[int] = frozenset()
+    """Indices of the completions to which none of the functions gave a reward; they do not train."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -62,9 +68,15 @@ class ScoredGroup:
         return bool(self.scores.correct) and all(self.scores.correct or ())
 
     @property
+    def earned(self) -> list[float]:
+        """The rewards of the completions that have one."""
+        return [r for i, r in enumerate(self.rewards) if i not in self.unrewarded]
+
+    @property
     def zero_variance(self) -> bool:
         """Whether all completions earned the same, so that a group baseline leaves no advantage."""
-        return max(self.rewards) - min(self.rewards) < _SAME_REWARD
+        earned = self.earned or [0.0]
+        return max(earned) - min(earned) < _SAME_REWARD
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,12 +116,63 @@ def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> Scored
         scores=result.scores,
         rewards=result.rewards,
         parts=result.parts,
-        trained=select_arms(
-            result.rewards,
-            config.selection,
-            random.Random(f"{record.id}/{group.policy_version}"),
-        ),
+        trained=_trained(record, group, config, result.rewards),
     )
+
+
+def with_functions(
+    scored: ScoredGroup,
+    by_function: Mapping[str, Sequence[float | None]],
+    weight_of: Mapping[str, float],
+    config: RewardConfig,
+) -> ScoredGroup:
+    """A group whose rewards are the weighted sums of what functions gave.
+
+    Args:
+        scored: By Regime W.
+        by_function: What each function gave each completion.
+        weight_of: The functions' weights.
+        config: Its ``selection`` says which completions train.
+    """
+    totals = [
+        [
+            weight_of[name] * gave
+            for name, gave in zip(by_function, given, strict=True)
+            if gave is not None
+        ]
+        for given in zip(*by_function.values(), strict=True)
+    ]
+    rewards = tuple(math.fsum(terms) for terms in totals)
+    unrewarded = frozenset(index for index, terms in enumerate(totals) if not terms)
+    weight = weight_of.get(REGIME_W, 0.0)
+    return replace(
+        scored,
+        rewards=rewards,
+        parts=tuple(
+            RewardParts(weight * part.base, weight * part.coherence, weight * part.length)
+            for part in scored.parts
+        ),
+        trained=_trained(scored.record, scored.group, config, rewards, unrewarded),
+        by_function=by_function,
+        unrewarded=unrewarded,
+    )
+
+
+def _trained(
+    record: Record,
+    group: ArmGroup,
+    config: RewardConfig,
+    rewards: Sequence[float],
+    unrewarded: frozenset[int] = frozenset(),
+) -> tuple[int, ...]:
+    """Indices of the completions that train."""
+    indices = [index for index in range(len(rewards)) if index not in unrewarded]
+    chosen = select_arms(
+        [rewards[index] for index in indices],
+        config.selection,
+        random.Random(f"{record.id}/{group.policy_version}"),
+    )
+    return tuple(indices[place] for place in chosen)
 
 
 Score = Callable[[Record, ArmGroup, RewardConfig], ScoredGroup]

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from inference_server.wire.schemas import FinishReason
+from trainer.config.rollout import short_name
 from trainer.console.tracking import Metrics
 from trainer.rollouts.groups import RolloutBatch, ScoredGroup
 
@@ -28,7 +29,8 @@ def rollout_metrics(batch: RolloutBatch) -> Metrics:
 def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -> Metrics:
     """Metrics under ``reward/``, ``rollout/``, ``scores/``, ``arm/`` and ``arm_correct/`` names.
 
-    ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean``.
+    ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean`` where Regime W is the only one
+    of ``reward.functions``; with others ``reward_function/NAME`` is the mean that each gave, unweighted.
 
     Args:
         groups: The groups that train, over which all other metrics are.
@@ -36,7 +38,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
             ``rollout/zero_variance_groups`` are.
     """
     arms = [arm for group in groups for arm in group.group.arms]
-    rewards = [reward for group in groups for reward in group.rewards]
+    rewards = [reward for group in groups for reward in group.earned] or [0.0]
     parts = [part for group in groups for part in group.parts]
     correct = [c for group in asked for c in group.scores.correct or ()]
     answers = [answer for group in groups for answer in group.scores.answers]
@@ -63,11 +65,16 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
             metrics[f"scores/{name}"] = statistics.fmean(present)
     if chsh := [max(g.scores.chsh) for g in groups if g.scores.chsh is not None]:
         metrics["scores/chsh_max"] = statistics.fmean(chsh)
+    for name in {name: None for group in groups for name in group.by_function}:
+        given = [r for g in groups for r in g.by_function.get(name, ()) if r is not None]
+        if given:
+            metrics[f"reward_function/{short_name(name)}"] = statistics.fmean(given)
     by_arm: dict[str, list[float]] = {}
     correct_by_arm: dict[str, list[bool]] = {}
     for group in groups:
         for index, arm in enumerate(group.group.arms):
-            by_arm.setdefault(arm.arm, []).append(group.rewards[index])
+            if index not in group.unrewarded:
+                by_arm.setdefault(arm.arm, []).append(group.rewards[index])
             if group.scores.correct is not None:
                 correct_by_arm.setdefault(arm.arm, []).append(group.scores.correct[index])
     for name, rewards_of_arm in sorted(by_arm.items()):

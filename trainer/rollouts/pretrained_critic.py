@@ -16,6 +16,7 @@ from trainer.model.prompts import load_renderer
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.critic_fit import fit_critic
 from trainer.rollouts.files import Retokeniser, StoredRollouts
+from trainer.rollouts.reward_functions import RewardFunctions
 
 CRITIC_FILE = "critic.json"
 """In the run's folder: what the critic was fitted to, and how well."""
@@ -44,10 +45,12 @@ def pretrain_critic(
         )
     retokeniser = Retokeniser.of(load_renderer(config.policy.base_model), config.rollout)
     stored = StoredRollouts(path, retokeniser)
+    with RewardFunctions(config.reward) as functions:
+        groups = [stored.group(r, config.reward, functions.score).samples for r in stored.records]
     fit = fit_critic(
         roles,
         config.ppo,
-        [stored.group(record, config.reward).samples for record in stored.records],
+        [group for group in groups if group],
         seed=config.run.seed,
         say=say,
     )

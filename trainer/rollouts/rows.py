@@ -5,6 +5,7 @@ rows, which have names and texts alone, are read too.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
@@ -14,7 +15,7 @@ from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
-from trainer.rollouts.groups import ScoredGroup, as_sample, score_group
+from trainer.rollouts.groups import Score, ScoredGroup, as_sample, score_group
 
 
 def rollout_row(scored: ScoredGroup, *, step: int | None = None) -> dict[str, object]:
@@ -29,6 +30,7 @@ def rollout_row(scored: ScoredGroup, *, step: int | None = None) -> dict[str, ob
         "policy_version": group.policy_version,
         **({} if group.prompt_format is None else {"prompt_format": group.prompt_format}),
         **({"stop": group.stop} if group.stop else {}),
+        **({"columns": scored.record.columns} if scored.record.columns else {}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
         "reward": sum(scored.rewards) / len(scored.rewards),
         "arm_outputs": [
@@ -40,6 +42,11 @@ def rollout_row(scored: ScoredGroup, *, step: int | None = None) -> dict[str, ob
                 "answer": scores.answers[index],
                 "correct": correct[index],
                 "reward": scored.rewards[index],
+                **(
+                    {"rewards": {name: given[index] for name, given in scored.by_function.items()}}
+                    if scored.by_function
+                    else {}
+                ),
                 "trained": index in scored.trained,
                 "finish_reason": arm.finish_reason,
                 "temperature": arm.temperature,
@@ -111,6 +118,7 @@ class RolloutRow(_RowPart):
     prompt_format: PromptFormat | None = None
     """None in rows from before there was another than plain."""
     stop: StopStrings = ()
+    columns: dict[str, Any] = {}
     arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
 
     @property
@@ -122,10 +130,10 @@ class RolloutRow(_RowPart):
             if arm.trained
         ]
 
-    def scored(self, config: RewardConfig) -> ScoredGroup:
+    def scored(self, config: RewardConfig, score: Score = score_group) -> ScoredGroup:
         """The group scored and rewarded under a configuration."""
-        return score_group(
-            Record(id=self.id, question=self.question, gold=self.gold_answer),
+        return score(
+            Record(id=self.id, question=self.question, gold=self.gold_answer, columns=self.columns),
             ArmGroup(
                 id=self.id,
                 question=self.question,

@@ -41,6 +41,8 @@ class JournaledStep(_Entry):
     """For every question that was asked for the step: whether all its completions were right."""
     metrics: dict[str, float]
     """Of the rollouts."""
+    reward_sources: dict[str, str] = {}
+    """SHA-256 of the source file of each of ``reward.functions`` that gave the rewards; Regime W has none."""
 
 
 class JournaledAdapter(_Entry):

@@ -28,6 +28,8 @@ class JournalReader:
         self._adapters: dict[int, list[JournaledAdapter]] = {}
         self.damaged_lines: list[int] = []
         """Counted from 1."""
+        self.reward_sources: list[tuple[int, dict[str, str]]] = []
+        """Steps from which on rewards came from other sources, with their digests; see `JournaledStep`."""
         self.num_bytes = 0
         """Without a truncated last line."""
         if self._path.exists():
@@ -42,6 +44,9 @@ class JournalReader:
                     end = self.num_bytes
                 elif isinstance(entry, JournaledStep):
                     self._offsets[entry.step] = self.num_bytes
+                    before = self.reward_sources[-1][1] if self.reward_sources else {}
+                    if entry.reward_sources != before:
+                        self.reward_sources.append((entry.step, entry.reward_sources))
                 else:
                     self._adapters.setdefault(entry.step, []).append(entry)
                 self.num_bytes += len(line)

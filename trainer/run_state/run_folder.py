@@ -40,6 +40,7 @@ _Config = TypeVar("_Config", TrainConfig, OfflineRunConfig)
 FREE_SETTINGS = (
     "ppo.token_budget",
     "policy.gradient_checkpointing",
+    "reward.timeout_s",
     "server",
     "run.folder",
     "run.num_steps",

@@ -1,0 +1,156 @@
+"""Runs rewarded by a function of the user's: trained, replayed, and stopped when the function fails."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.memory_server import MemoryServer
+from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
+from trainer.config.sections import TrainConfig
+from trainer.console.tracking import read_metrics
+from trainer.errors import RewardFunctionError
+from trainer.replay.verify import verify
+from trainer.replay.what_if import what_if
+from trainer.run_state.checkpoint import checkpoint_folders, step_of
+from trainer.run_state.journal_entries import rollouts_file
+from trainer.run_state.journal_reader import JournalReader
+
+EXAMPLE = Path(__file__).parents[4] / "examples/short_answers.py"
+NUM_STEPS = 3
+
+
+@pytest.fixture
+def function(tmp_path: Path) -> Path:
+    """A copy of the example, to change."""
+    return Path(shutil.copy(EXAMPLE, tmp_path))
+
+
+@pytest.fixture
+def config(tiny_base: Path, tmp_path: Path, function: Path) -> TrainConfig:
+    return run_config(
+        tiny_base,
+        tmp_path / "run",
+        write_questions(tmp_path / "seven.jsonl"),
+        rollout={"dynamic_sampling": False, "max_staleness": 0},
+        reward={
+            "functions": ["regime_w", f"{function}:reward"],
+            "weights": [1.0, 0.25],
+            "timeout_s": 2,
+        },
+        run={"num_steps": NUM_STEPS, "checkpoint_every": 9},
+    )
+
+
+@pytest.fixture
+def server(tiny_base: Path) -> MemoryServer:
+    return MemoryServer(server_roles(tiny_base))
+
+
+def with_function_alone(config: TrainConfig, function: Path) -> TrainConfig:
+    reward = config.reward.model_copy(update={"functions": (f"{function}:reward",), "weights": ()})
+    return config.model_copy(update={"reward": reward})
+
+
+def rows_of(run: Path, step: int) -> list[dict[str, object]]:
+    return [json.loads(line) for line in rollouts_file(run, step).read_text().splitlines()]
+
+
+def replayed(run: Path) -> tuple[bool, list[str]]:
+    said: list[str] = []
+    return verify(run, from_step=0, stop_at_first=True, say=said.append), said
+
+
+def test_the_example_trains_and_replay_says_when_its_source_has_changed(
+    config: TrainConfig, server: MemoryServer, function: Path
+) -> None:
+    train(config, server)
+    folder, name = config.run.folder, f"{function}:reward"
+    arms = [arm for row in rows_of(folder, NUM_STEPS) for arm in row["arm_outputs"]]  # type: ignore[attr-defined]
+    for arm in arms:
+        # Two words each: "#### 1".
+        assert arm["rewards"][name] == pytest.approx(1 - 2 / 60)
+        assert arm["reward"] == pytest.approx(arm["rewards"]["regime_w"] + 0.25 * (1 - 2 / 60))
+    metrics = read_metrics(folder)[-1]
+    assert metrics["reward_function/short_answers.py:reward"] == pytest.approx(1 - 2 / 60)
+    assert len({adapter.sha256 for adapter in JournalReader(folder).adapters}) == NUM_STEPS
+
+    is_same, said = replayed(folder)
+    assert is_same, said
+    assert not any("reward.functions" in line for line in said)
+
+    function.write_text(function.read_text().replace("/ 60", "/ 6"))
+    is_same, said = replayed(folder)
+    assert is_same, said  # the rewards are those of the journal
+    (line,) = [line for line in said if "reward.functions" in line]
+    assert line.startswith(f"reward.functions: {name} was changed: SHA-256 ")
+    said = []
+    what_if(folder, ["reward.weights=[1, 6]"], from_step=0, say=said.append)
+    (mean,) = [line for line in said if line.startswith("mean of")]
+    now, then = (float(word.strip("()")) for word in mean.split("reward ")[1].split()[:2])
+    assert now - then == pytest.approx(6 * (1 - 2 / 6) - 0.25 * (1 - 2 / 60), abs=0.01)
+
+
+@pytest.mark.parametrize("failure", ["raise ValueError('no judge')", "time.sleep(1e6)"])
+def test_a_function_that_fails_in_the_middle_leaves_a_checkpoint_and_the_run_resumes_once_it_is_mended(
+    failure: str, config: TrainConfig, server: MemoryServer, function: Path
+) -> None:
+    folder, mended = config.run.folder, function.read_text()
+    # One step's two groups are rewarded.
+    function.write_text(
+        f"import pathlib, time\n\ncalls = pathlib.Path(__file__ + '.calls')\n\n\n"
+        "def reward(completions, **columns):\n"
+        "    with calls.open('a') as file:\n        file.write('x')\n"
+        f"    if len(calls.read_text()) > 2:\n        {failure}\n"
+        "    return [1.0] * len(completions)\n"
+    )
+    with pytest.raises(RewardFunctionError) as caught:
+        train(config, server)
+    assert "failed twice for question" in str(caught.value)
+    (note,) = caught.value.__notes__
+    assert "in reward" in note
+    assert step_of(checkpoint_folders(folder)[-1]) == JournalReader(folder).last_step == 1
+    assert [row["step"] for row in read_metrics(folder)] == [1]
+
+    function.write_text(mended)
+    train(config, server)
+    assert [row["step"] for row in read_metrics(folder)] == [1, 2, 3]
+    assert [step for step, _ in JournalReader(folder).reward_sources] == [1, 2]
+    is_same, said = replayed(folder)
+    assert is_same, said
+    assert any("from step 1, " in line and "from step 2, " in line for line in said)
+
+
+def test_a_step_without_any_reward_stops_before_it_is_journaled(
+    config: TrainConfig, server: MemoryServer, function: Path
+) -> None:
+    function.write_text(
+        "def reward(completions, **columns):\n    return [None] * len(completions)\n"
+    )
+    config = with_function_alone(config, function)
+    with pytest.raises(RewardFunctionError, match="step 1: no completion has a reward"):
+        train(config, server)
+    assert JournalReader(config.run.folder).last_step == 0
+
+
+def test_questions_without_a_reward_are_left_out_and_the_others_train(
+    config: TrainConfig, server: MemoryServer, function: Path
+) -> None:
+    function.write_text(
+        "def reward(completions, question, **columns):\n"
+        "    return [None if '0' in q or '3' in q else float(i) for i, q in enumerate(question)]\n"
+    )
+    config = with_function_alone(config, function)
+    train(config, server)
+    folder = config.run.folder
+    trained = {
+        row["question"]: {arm["trained"] for arm in row["arm_outputs"]}  # type: ignore[attr-defined]
+        for step in range(1, NUM_STEPS + 1)
+        for row in rows_of(folder, step)
+    }
+    assert any("0" in str(question) or "3" in str(question) for question in trained)
+    for question, flags in trained.items():
+        assert flags == {not ("0" in str(question) or "3" in str(question))}
+    is_same, said = replayed(folder)
+    assert is_same, said

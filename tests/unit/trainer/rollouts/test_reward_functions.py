@@ -1,0 +1,328 @@
+"""Reward functions of the user's: what they are called with, what their rewards become, and how they fail."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from inference_server.wire.schemas import ArmGroup, FinishReason
+from tests.unit.groups import RECORDS, group_of
+from trainer.config.sections import RewardSettings, TrainConfig
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import Split
+from trainer.errors import RewardFunctionError, UsageError
+from trainer.rollouts.groups import ScoredGroup, score_group
+from trainer.rollouts.metrics import group_metrics
+from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
+from trainer.rollouts.rows import RolloutRow, rollout_row
+
+RECORD = RECORDS[2]
+GROUP = group_of(RECORD, 12, FinishReason.STOP, FinishReason.LENGTH, FinishReason.STOP)
+
+
+@pytest.fixture
+def function(tmp_path: Path) -> Callable[..., str]:
+    """Writes a function into a file of its own, and names it as ``reward.functions`` does."""
+
+    def write(body: str, name: str = "mine") -> str:
+        path = tmp_path / f"{name}.py"
+        path.write_text(f"import os, time\n\n\ndef reward(completions, **columns):\n    {body}\n")
+        return f"{path}:reward"
+
+    return write
+
+
+def scored(
+    *functions: str, weights: tuple[float, ...] = (), record: Record = RECORD, **settings: Any
+) -> ScoredGroup:
+    config = RewardSettings(functions=functions, weights=weights, **settings)
+    with RewardFunctions(config) as opened:
+        return opened.score(record, GROUP, config)
+
+
+REGIME_W = score_group(RECORD, GROUP, RewardSettings()).rewards
+
+
+@pytest.mark.parametrize(
+    ("returned", "beside_regime_w", "weights", "rewards", "trained"),
+    [
+        ("[1, 2.5, True]", False, (), (1.0, 2.5, 1.0), (0, 1, 2)),
+        ("(0.5, None, 2)", False, (), (0.5, 0.0, 2.0), (0, 2)),
+        ("[0.5, 1, 2]", False, (-2.0,), (-1.0, -2.0, -4.0), (0, 1, 2)),
+        ("[None] * 3", False, (), (0.0, 0.0, 0.0), ()),
+        ("[0.5, None, 2]", True, (), (REGIME_W[0] + 0.5, REGIME_W[1], REGIME_W[2] + 2), (0, 1, 2)),
+        (
+            "[1, 1, None]",
+            True,
+            (0.5, 0.2),
+            (REGIME_W[0] / 2 + 0.2, REGIME_W[1] / 2 + 0.2, REGIME_W[2] / 2),
+            (0, 1, 2),
+        ),
+    ],
+)
+def test_a_reward_is_the_weighted_sum_of_what_the_functions_gave(
+    returned: str,
+    beside_regime_w: bool,
+    weights: tuple[float, ...],
+    rewards: tuple[float, ...],
+    trained: tuple[int, ...],
+    function: Callable[..., str],
+) -> None:
+    names = ("regime_w",) * beside_regime_w + (function(f"return {returned}"),)
+    found = scored(*names, weights=weights)
+    assert found.rewards == pytest.approx(rewards)
+    assert found.trained == trained
+    assert len(found.samples) == len(trained)
+    # What Regime W reads of the answers stays, whoever pays.
+    assert found.scores == score_group(RECORD, GROUP, RewardSettings()).scores
+
+
+@pytest.mark.parametrize(("selection", "trained"), [("best", (2,)), ("all", (0, 2))])
+def test_only_completions_with_a_reward_are_selected(
+    selection: str, trained: tuple[int, ...], function: Callable[..., str]
+) -> None:
+    assert scored(function("return [-3, None, -2]"), selection=selection).trained == trained
+
+
+def test_groups_and_metrics_are_about_the_completions_with_a_reward(
+    function: Callable[..., str],
+) -> None:
+    name = function("return [2, None, 2]")
+    found = scored(name)
+    assert found.zero_variance
+    metrics = group_metrics([found], [found])
+    assert metrics["reward/mean"] == 2
+    assert metrics["reward_function/mine.py:reward"] == 2
+    assert "arm/arm_1" not in metrics
+    beside = scored("regime_w", name, weights=(1.0, 0.25))
+    metrics = group_metrics([beside], [beside])
+    assert metrics["reward_function/regime_w"] == pytest.approx(sum(REGIME_W) / 3)
+    assert metrics["reward/mean"] == pytest.approx(sum(REGIME_W) / 3 + 0.25 * 2 * 2 / 3)
+
+
+def test_regime_w_alone_is_the_default_and_starts_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("subprocess.Popen", None)
+    config = RewardSettings()
+    with RewardFunctions(config) as opened:
+        found = opened.score(RECORD, GROUP, config)
+    assert found == score_group(RECORD, GROUP, config)
+    assert "rewards" not in rollout_row(found)["arm_outputs"][0]  # type: ignore[index]
+    assert scored("regime_w", weights=(2.0,)).rewards == tuple(2 * r for r in REGIME_W)
+
+
+# --- what a function is called with -------------------------------------------------------------------
+
+
+def test_a_function_gets_the_lists_that_trl_passes(
+    tmp_path: Path, function: Callable[..., str]
+) -> None:
+    path = tmp_path / "data.jsonl"
+    row = {"question": "What is 2 + 1?", "answer": "#### 3", "level": 4, "tags": ["sum", None]}
+    path.write_text(json.dumps(row) + "\n")
+    (record,) = load_records(str(path), Split.TRAIN, num_records=1)
+    seen = tmp_path / "seen.json"
+    body = (
+        "import json; print('no answer'); os.write(1, b'nor this\\n'); "
+        f"open({str(seen)!r}, 'w').write(json.dumps(dict(columns, completions=completions))); return [1, 2, 3]"
+    )
+    found = scored(function(body), record=record)
+    assert found.rewards == (1, 2, 3)
+    assert json.loads(seen.read_text()) == {
+        "prompts": ["What is 2 + 1?"] * 3,
+        "completions": [arm.text for arm in GROUP.arms],
+        "completion_ids": [[3, 4, 5]] * 3,
+        "question": ["What is 2 + 1?"] * 3,
+        "answer": ["#### 3"] * 3,
+        "arm": ["arm_0", "arm_1", "arm_2"],
+        "level": [4] * 3,
+        "tags": [["sum", None]] * 3,
+    }
+    # The columns are in the rollouts, so that replay and train-offline can reward them again.
+    line = json.dumps(rollout_row(found, step=1), default=str)
+    again = RolloutRow.model_validate_json(line).scored(RewardSettings())
+    assert again.record == record
+    assert again.record.columns == {"level": 4, "tags": ["sum", None]}
+
+
+@pytest.mark.parametrize("kind", ["file", "module", "coroutine"])
+def test_a_function_is_found_in_a_file_or_a_module_and_may_be_a_coroutine(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "rewards_of_mine"
+    package.mkdir()
+    (package / "neighbour.py").write_text("BONUS = 4\n")
+    path = package / "lengths.py"
+    source = "from neighbour import BONUS" if kind == "file" else "from .neighbour import BONUS"
+    keyword = "async def" if kind == "coroutine" else "def"
+    path.write_text(
+        f"{source}\n\n{keyword} reward(completions, **columns):\n    return [BONUS] * 3\n"
+    )
+    name = (
+        "rewards_of_mine/lengths.py:reward" if kind == "file" else "rewards_of_mine.lengths:reward"
+    )
+    assert scored(name).rewards == (4, 4, 4)
+
+
+def test_the_example_rewards_short_answers() -> None:
+    example = Path(__file__).parents[4] / "examples/short_answers.py"
+    assert len([line for line in example.read_text().splitlines() if line.strip()]) <= 14
+    texts = ["one two #### 3", "no answer", "word " * 99 + "#### 3"]
+    arms = [a.model_copy(update={"text": t}) for a, t in zip(GROUP.arms, texts, strict=True)]
+    config = RewardSettings(functions=(f"{example}:reward",))
+    with RewardFunctions(config) as opened:
+        found = opened.score(RECORD, ArmGroup(**{**dict(GROUP), "arms": arms}), config)
+    assert list(found.by_function.values()) == [[1 - 4 / 60, None, 0]]
+
+
+# --- failures -----------------------------------------------------------------------------------------
+
+COUNT = "open(__file__ + '.calls', 'a').write('x'); "
+
+
+@pytest.mark.parametrize(
+    ("body", "said", "noted"),
+    [
+        ("raise ValueError('no\\n judge')", "ValueError: no judge", "ValueError: no"),
+        ("return [1, 2]", "returned 2 rewards for 3 completions", ""),
+        ("return [1, 2, float('nan')]", "returned nan for completion 2", ""),
+        ("return 3", "'int' object is not iterable", ""),
+        ("exit()", "SystemExit", "in reward"),
+        ("os._exit(7)", "its process ended with exit code 7", None),
+        ("time.sleep(1e6)", "took longer than reward.timeout_s = 0.5 s", "in reward"),
+        # Never lets go of the interpreter, so that no thread and no signal handler of Python's runs.
+        ("import re; re.match('(a+)+$', 'a' * 99 + 'b')", "took longer than", "in reward"),
+    ],
+)
+def test_a_function_that_fails_is_called_once_more_and_then_ends_the_run_with_its_traceback(
+    body: str, said: str, noted: str | None, function: Callable[..., str]
+) -> None:
+    name = function(COUNT + body)
+    with pytest.raises(RewardFunctionError) as caught:
+        scored("regime_w", name, timeout_s=0.5)
+    message = str(caught.value)
+    assert message.startswith(f"reward.functions: {name} failed twice for question 'r2': ")
+    assert said in message
+    assert "\n" not in message
+    assert Path(name.partition(":")[0] + ".calls").read_text() == "xx"
+    notes = getattr(caught.value, "__notes__", [])
+    assert len(notes) == (noted is not None)
+    assert all(noted in note and "mine.py" in note for note in notes if noted)
+
+
+@pytest.mark.parametrize("first", ["raise ValueError", "time.sleep(1e6)", "os._exit(7)"])
+def test_a_failure_that_passes_costs_the_group_one_retry(
+    first: str, function: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = function(
+        f"{COUNT}exec('' if os.path.getsize(__file__ + '.calls') > 1 else {first!r}); return [1, 2, 3]"
+    )
+    assert scored(name, timeout_s=0.5).rewards == (1, 2, 3)
+    assert [record.message.split(" reason")[0] for record in caplog.records] == [
+        f"event=reward_function_fails function={name} question=r2"
+    ]
+
+
+def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_path: Path) -> None:
+    name = function(f"{COUNT}time.sleep(1e6)")
+    config = RewardSettings(functions=(name,), timeout_s=86_000)
+    errors: list[BaseException] = []
+
+    def score(opened: RewardFunctions) -> None:
+        try:
+            opened.score(RECORD, GROUP, config)
+        except RewardFunctionError as error:
+            errors.append(error)
+
+    with RewardFunctions(config) as opened:
+        thread = threading.Thread(target=score, args=(opened,))
+        thread.start()
+        while not (tmp_path / "mine.py.calls").exists():
+            time.sleep(0.01)
+    thread.join()
+    assert "the run is stopping" in str(errors[0])
+    assert (tmp_path / "mine.py.calls").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "said"),
+    [
+        ("nowhere.py:reward", UsageError, "there is no file nowhere.py"),
+        ("nowhere.at_all:reward", UsageError, "there is no module nowhere.at_all"),
+        ("{folder}/mine.py:rewards", RewardFunctionError, "has no attribute 'rewards'"),
+        ("{folder}/raises.py:reward", RewardFunctionError, "ModuleNotFoundError: No module named"),
+        ("{folder}/ends.py:reward", RewardFunctionError, "exit code 3"),
+    ],
+)
+def test_what_cannot_be_loaded_is_an_error_before_the_run_begins(
+    name: str, error: type[Exception], said: str, function: Callable[..., str], tmp_path: Path
+) -> None:
+    function("return [0] * 3")
+    (tmp_path / "raises.py").write_text("import no_such_module_of_mine\n")
+    (tmp_path / "ends.py").write_text("import os\nos._exit(3)\n")
+    with pytest.raises(error, match=r"^reward\.functions: ") as caught:
+        scored(name.format(folder=tmp_path))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"functions": ["length"]}, "'length' is neither 'regime_w' nor 'pkg.module:name'"),
+        ({"functions": ["a.py:"]}, "is neither"),
+        ({"functions": []}, "at least 1"),
+        ({"functions": ["a/f.py:g", "b/f.py:g"]}, "has two called 'f.py:g'"),
+        ({"weights": [1, 2]}, "reward.weights has 2 and reward.functions 1 entries"),
+        ({"timeout_s": 0}, "greater than 0"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_errors(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        RewardSettings.model_validate(settings)
+    assert said in str(caught.value)
+
+
+def test_a_shared_credit_can_be_compared_where_a_function_tells_completions_apart() -> None:
+    reward = {"credit": "shared", "functions": ["regime_w", "f.py:g"]}
+    TrainConfig.model_validate({"reward": reward, "ppo": {"advantage": "grpo"}})
+    with pytest.raises(ValidationError, match="rewards all of them alike"):
+        TrainConfig.model_validate({"reward": {"credit": "shared"}, "ppo": {"advantage": "grpo"}})
+
+
+# --- digests ------------------------------------------------------------------------------------------
+
+
+def test_a_changed_source_is_told_with_its_digests(
+    function: Callable[..., str], tmp_path: Path
+) -> None:
+    name = function("return [0] * 3")
+    config = RewardSettings(functions=("regime_w", name))
+    with RewardFunctions(config) as opened:
+        before = opened.sources
+    assert list(before) == [name]
+    assert len(before[name]) == 64
+    assert changed_sources([]) == changed_sources([(1, before)]) == []
+    function("return [1] * 3")
+    (line,) = changed_sources([(1, before), (5, {name: "0" * 64})])
+    assert f"SHA-256 {before[name][:12]} from step 1, {'0' * 12} from step 5, " in line
+    (tmp_path / "mine.py").unlink()
+    assert "not to be found now" in changed_sources([(1, before)])[0]
+
+
+def test_a_source_that_changes_in_the_middle_of_a_run_stops_it(
+    function: Callable[..., str],
+) -> None:
+    name = function("os._exit(1)")
+    config = RewardSettings(functions=(name,))
+    with RewardFunctions(config) as opened:
+        function("return [1] * 3")
+        with pytest.raises(RewardFunctionError, match="was changed while it was in use"):
+            opened.score(RECORD, GROUP, config)

@@ -1,0 +1,164 @@
+"""``reward.functions``: rewards by functions of the user's, called in a process of their own.
+
+A function that raises, hangs, or takes its process with it is called once more for the same group, in a fresh
+process where the first is gone; then it is an error with its traceback.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from inference_server.wire.schemas import ArmGroup
+from regime_w import RewardConfig
+from trainer.config.rollout import REGIME_W, RewardSettings
+from trainer.data.sources import Record
+from trainer.errors import RewardFunctionError, UsageError
+from trainer.rollouts.groups import ScoredGroup, score_group, with_functions
+from trainer.rollouts.reward_process import FunctionFailure, FunctionProcess
+from trainer.rollouts.reward_worker import source_of, source_sha256
+
+_DIGITS = 12
+"""Digits of a digest to show."""
+
+_log = logging.getLogger(__name__)
+
+
+class RewardFunctions:
+    """Regime W and the functions beside it or in its place; within the block their process runs.
+
+    Several threads may score, one group at a time.
+    """
+
+    def __init__(self, config: RewardSettings):
+        """Nothing is loaded before the block, and never where there is only Regime W."""
+        self.sources: Mapping[str, str] = {}
+        """SHA-256 of the source file of each function, in hex; not those of modules that it imports."""
+        self._config = config
+        self._own = tuple(name for name in config.functions if name != REGIME_W)
+        self._lock = threading.Lock()
+        self._worker: FunctionProcess | None = None
+        self._is_closed = False
+
+    def __enter__(self) -> Self:
+        """Load the functions.
+
+        Raises:
+            UsageError: There is no such file or module.
+            RewardFunctionError: One cannot be imported.
+        """
+        for name in self._own:
+            if source_of(name) is None:
+                target = name.rpartition(":")[0]
+                kind = "file" if target.endswith(".py") else "module"
+                raise UsageError(f"reward.functions: {name}: there is no {kind} {target}")
+        if self._own:
+            self._worker = self._started()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End the process, in the middle of a call if there is one."""
+        self._is_closed = True
+        if self._worker is not None:
+            self._worker.kill()
+        with self._lock:
+            if self._worker is not None:
+                self._worker.close()
+
+    def score(self, record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:
+        """Score a group with Regime W, and reward each of its completions.
+
+        Raises:
+            RewardFunctionError: A function failed twice.
+        """
+        scored, weight_of = score_group(record, group, config), self._config.weight_of
+        if weight_of == {REGIME_W: 1.0}:
+            return scored
+        columns = _columns(record, group)
+        by_function = {
+            name: scored.rewards if name == REGIME_W else self._call(name, columns, record.id)
+            for name in self._config.functions
+        }
+        return with_functions(scored, by_function, weight_of, config)
+
+    def _call(self, name: str, columns: Mapping[str, Any], question: str) -> list[float | None]:
+        with self._lock:
+            try:
+                return self._call_once(name, columns)
+            except FunctionFailure as failure:
+                _log.warning(
+                    'event=reward_function_fails function=%s question=%s reason="%s"',
+                    *(name, question, failure.line),
+                )
+            try:
+                return self._call_once(name, columns)
+            except FunctionFailure as failure:
+                what = f"{name} failed twice for question {question!r}"
+                raise failure.as_error(what) from None
+
+    def _call_once(self, name: str, columns: Mapping[str, Any]) -> list[float | None]:
+        if self._worker is None and not self._is_closed:
+            self._worker = self._started()
+        if self._worker is None or self._is_closed:
+            raise FunctionFailure("the run is stopping", "")
+        try:
+            return self._worker.call(self._own.index(name), columns)
+        finally:
+            if self._worker.has_ended and not self._is_closed:
+                self._worker.close()
+                self._worker = None
+
+    def _started(self) -> FunctionProcess:
+        worker = FunctionProcess(self._own, self._config.timeout_s)
+        try:
+            sources = worker.loaded()
+            if changed := [
+                name for name in self.sources if self.sources[name] != sources.get(name)
+            ]:
+                raise RewardFunctionError(
+                    f"reward.functions: {', '.join(changed)} was changed while it was in use: start the "
+                    "same command again, which goes on with what is there now"
+                )
+        except BaseException:
+            worker.close()
+            raise
+        self.sources = sources
+        return worker
+
+
+def changed_sources(recorded: Sequence[tuple[int, Mapping[str, str]]]) -> list[str]:
+    """A line for each function whose source was changed since it began to give rewards.
+
+    Args:
+        recorded: `RewardFunctions.sources`, each with the step from which on it gave the rewards.
+    """
+    lines = []
+    for name in {name: None for _, sources in recorded for name in sources}:
+        then = [(step, sources[name]) for step, sources in recorded if name in sources]
+        now = source_sha256(name)
+        if {sha256 for _, sha256 in then} != {now}:
+            known = ", ".join(f"{sha256[:_DIGITS]} from step {step}" for step, sha256 in then)
+            lines.append(
+                f"reward.functions: {name} was changed: SHA-256 {known}, "
+                f"{'not to be found' if now is None else now[:_DIGITS]} now; the journal keeps the rewards of then"
+            )
+    return lines
+
+
+def _columns(record: Record, group: ArmGroup) -> dict[str, Any]:
+    """The keyword arguments of a function: a list each, with one entry for each completion."""
+    arms = group.arms
+    of_question = {**record.columns, "question": record.question, "answer": record.gold}
+    return {
+        **{name: [value] * len(arms) for name, value in of_question.items()},
+        "arm": [arm.arm for arm in arms],
+        "prompts": [record.question] * len(arms),
+        "completions": [arm.text for arm in arms],
+        "completion_ids": [arm.token_ids for arm in arms],
+    }

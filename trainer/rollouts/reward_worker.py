@@ -1,0 +1,153 @@
+"""The program of the process that loads and calls ``reward.functions``; see `trainer.rollouts.reward_process`.
+
+It reads one request a line on stdin and answers each with one line of JSON on stdout. The standard library
+suffices, so it starts at once.
+"""
+
+import asyncio
+import faulthandler
+import hashlib
+import importlib.machinery
+import importlib.util
+import inspect
+import io
+import json
+import math
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+EXIT_OK = 0
+
+
+def source_of(function: str) -> Path | None:
+    """The source file of a function, found without importing anything; None where there is none.
+
+    Args:
+        function: ``path/to/file.py:name``, or ``pkg.module:name``, which is looked for in the working directory
+            and then where Python looks for modules.
+    """
+    target = function.rpartition(":")[0]
+    if target.endswith(".py"):
+        return Path(target) if Path(target).is_file() else None
+    places: list[str] | None = [os.getcwd(), *sys.path]
+    found, name = None, ""
+    for part in target.split("."):
+        name = f"{name}.{part}" if name else part
+        found = importlib.machinery.PathFinder.find_spec(name, places)
+        if found is None:
+            return None
+        places = list(found.submodule_search_locations or ())
+    origin = None if found is None else found.origin
+    return None if origin is None else Path(origin)
+
+
+def source_sha256(function: str) -> str | None:
+    """SHA-256 of the function's source file, in hex; None where it cannot be read."""
+    path = source_of(function)
+    try:
+        return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+class _Output(io.FileIO):
+    """Where what the functions print goes; a closed terminal is no error of theirs."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return len(data)
+
+
+def _loaded(function: str, modules: dict[Path, ModuleType]) -> Callable[..., Any]:
+    target, _, name = function.rpartition(":")
+    if not target.endswith(".py"):
+        module = importlib.import_module(target)
+    else:
+        path = Path(target).resolve()
+        if path not in modules:
+            # Under a name that hides no other module.
+            spec = importlib.util.spec_from_file_location(f"reward_function_{path.stem}", path)
+            assert spec is not None
+            assert spec.loader is not None
+            modules[path] = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+            # As of a script: what lies beside it can be imported.
+            sys.path.insert(0, str(path.parent))
+            spec.loader.exec_module(modules[path])
+        module = modules[path]
+    found: Callable[..., Any] = getattr(module, name)
+    return found
+
+
+def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> list[float | None]:
+    """What a function returns, as numbers.
+
+    Raises:
+        ValueError: It is not one finite number or None for each completion.
+    """
+    returned = function(**columns)
+    if inspect.iscoroutine(returned):
+        returned = asyncio.run(returned)
+    rewards = [None if reward is None else float(reward) for reward in returned]
+    num_completions = len(columns["completions"])
+    if len(rewards) != num_completions:
+        raise ValueError(f"returned {len(rewards)} rewards for {num_completions} completions")
+    for index, reward in enumerate(rewards):
+        if reward is not None and not math.isfinite(reward):
+            raise ValueError(f"returned {reward} for completion {index}: expected a number or None")
+    return rewards
+
+
+def _failure(error: BaseException) -> dict[str, str]:
+    lines = traceback.format_exception(error)
+    return {"error": f"{type(error).__name__}: {error}", "traceback": "".join(lines)}
+
+
+def main() -> None:
+    """Answer until stdin ends.
+
+    The arguments are the seconds that a call may take, a file descriptor that gets the traceback of one that
+    takes longer and ends the process, and the functions. The first answer has the digests of their sources;
+    a request is the number of a function and its arguments.
+    """
+    timeout_s, dump, functions = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    # The functions have the terminal to print to, and nothing to read.
+    os.dup2(2, 1)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    sys.stdout = sys.stderr = io.TextIOWrapper(_Output(2, "w", closefd=False), write_through=True)
+
+    def answer(content: object) -> None:
+        answers.write(json.dumps(content).encode() + b"\n")
+        answers.flush()
+
+    modules: dict[Path, ModuleType] = {}
+    called = []
+    for function in functions:
+        try:
+            called.append(_loaded(function, modules))
+        except (Exception, SystemExit) as error:
+            answer({"function": function, **_failure(error)})
+            return
+    answer({"sources": {function: source_sha256(function) for function in functions}})
+    for line in requests:
+        index, columns = json.loads(line)
+        # A thread in C ends the process: a function that never lets go of the interpreter cannot prevent it.
+        faulthandler.dump_traceback_later(timeout_s, exit=True, file=dump)
+        try:
+            result: dict[str, object] = {"rewards": _rewards(called[index], columns)}
+        except (Exception, SystemExit) as error:
+            result = dict(_failure(error))
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        answer(result)
+
+
+if __name__ == "__main__":
+    main()
