@@ -16,11 +16,7 @@ from rich.console import Console
 
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.prompt_options import resolve_format
-from inference_server.wire.schemas import (
-    ADAPTER_WEIGHTS_FILE,
-    FinishReason,
-    ServerStatus,
-)
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, FinishReason, ServerStatus
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import ask_again, ask_groups, group_request
 from trainer.client.model_spec import ModelSpec, uploaded
@@ -39,12 +35,7 @@ from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
 
 _FREE_SETTINGS = (
-    "output",
-    "limit",
-    "num_in_flight",
-    "server",
-    "data.num_questions",
-    "reward.timeout_s",
+    *("output", "limit", "num_in_flight", "server", "data.num_questions", "reward.timeout_s"),
 )
 
 
@@ -250,5 +241,7 @@ async def _ask(
     ((group,), _), _ = await ask_again(
         lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
     )
+    if config.reward.is_regime_w:
+        return functions.score(record, group, config.reward)
     # Not on the thread of the requests, which a slow function would hold up.
     return await asyncio.to_thread(functions.score, record, group, config.reward)

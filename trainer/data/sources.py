@@ -44,7 +44,7 @@ class Record:
     question: str
     gold: str
     """A solution that ends in ``#### answer``, or the number alone; see `regime_w.extract_gold`."""
-    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The record's other columns as JSON values, for reward functions."""
 
 

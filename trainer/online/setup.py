@@ -105,7 +105,10 @@ def train(
                 adapter=config.run.folder / ADAPTERS_FOLDER / adapter_name(newest.version),
             )
         server = client or ArmsClient(config.server)
-        with _open_training(config, server, score, journal, stop) as training:
+        with (
+            RewardFunctions(config.reward) as functions,
+            _open_training(config, server, functions, score, journal, stop) as training,
+        ):
             return training.run()
 
 
@@ -113,6 +116,7 @@ def train(
 def _open_training(
     config: TrainConfig,
     server: InferenceServer,
+    functions: RewardFunctions,
     score: Score | None,
     journal: Journal,
     stop: StopRequest,
@@ -121,26 +125,17 @@ def _open_training(
     run, data = config.run, config.data
     records = load_records(data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed)
     with ExitStack() as stack:
-        with stop.waiting():
-            functions = stack.enter_context(RewardFunctions(config.reward))
         requests = stack.enter_context(open_requests(server))
         with stop.waiting():
             status = requests.call(requests.server.status)
         check_server(status, config)
-        advice = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
-        advice += prompt_format_advice(config)
-        lines = [f"warning: {line}" for line in advice]
-        lines += changed_sources(journal.past.reward_sources)
+        lines = _advice(config, journal)
         config = _in_one_dtype(config, status, lines)
         records = _askable(records, config, status, lines)
         with stop.waiting():
             learner = _learner(config, status)
-        versions = Versions(
-            requests,
-            RunAdapters(run.folder / ADAPTERS_FOLDER, journal),
-            config,
-            found=status,
-        )
+        adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
+        versions = Versions(requests, adapters, config, found=status)
         last_checkpoint = step_of(checkpoint_folders(run.folder)[-1])
         steps_done = max(journal.past.last_step, last_checkpoint)
         tracker = stack.enter_context(Tracker(run, first_step=steps_done))
@@ -163,9 +158,8 @@ def _open_training(
         questions = QuestionStream(
             records, seed=data.seed, rest_after=data.curriculum, state=progress.questions
         )
-        pipeline = RolloutPipeline(
-            versions, questions, config.rollout, config.reward, score or functions.score
-        )
+        score = score or functions.score
+        pipeline = RolloutPipeline(versions, questions, config.rollout, config.reward, score)
         yield Training(
             config=run,
             stop=stop,
@@ -179,6 +173,14 @@ def _open_training(
             tracker=tracker,
             progress=progress,
         )
+
+
+def _advice(config: TrainConfig, journal: Journal) -> list[str]:
+    """Lines about settings that may not be meant, and about changed reward functions."""
+    advice = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
+    advice += prompt_format_advice(config)
+    lines = [f"warning: {line}" for line in advice]
+    return [*lines, *changed_sources(journal.past.reward_sources)]
 
 
 def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:

@@ -78,8 +78,8 @@ class FunctionProcess:
         except FunctionFailure as failure:
             raise failure.as_error("their process cannot start") from None
         if "error" in found:
-            failure = FunctionFailure(found["error"], found["traceback"])
-            raise failure.as_error(f"{found['function']} cannot be loaded")
+            what = f"{found['function']} cannot be loaded"
+            raise FunctionFailure(found["error"], found["traceback"]).as_error(what)
         return {name: sha256 for name, sha256 in found["sources"].items() if sha256 is not None}
 
     def call(self, index: int, columns: Mapping[str, Any]) -> list[float | None]:

@@ -109,7 +109,10 @@ def test_the_command_reads_a_runs_config_and_its_flags_win(
 ) -> None:
     path = write(tmp_path / "r.jsonl", [row(TEXTS)])
     config = tmp_path / "config.toml"
-    config.write_text('[run]\nnum_steps = 3\n[reward]\nformulas = "original"\nfree_words = 0\n')
+    config.write_text(
+        '[run]\nnum_steps = 3\n[reward]\nformulas = "original"\nfree_words = 0\n'
+        'functions = ["regime_w", "f.py:g"]\nweights = [1, 2]\ntimeout_s = 9.0\n'
+    )
     assert main(["score", str(path), "--config", str(config), "--free_words", "400"]) == 0
     assert "groups changed    0" in capsys.readouterr().out
     assert main(["score", str(path), "--config", str(config)]) == 0

@@ -174,6 +174,20 @@ async def test_every_question_gets_one_row_with_the_recipes_fields(
     assert server.most_in_flight == 5
 
 
+async def test_rows_are_rewarded_by_functions_of_the_users(tmp_path: Path) -> None:
+    function = tmp_path / "mine.py"
+    function.write_text(
+        "def reward(arm, **columns):\n    return [float(a == 'wolfram_0') for a in arm]\n"
+    )
+    output, reward = tmp_path / "rows.jsonl", {"functions": [f"{function}:reward"]}
+    found = await run(FakeServer(), config(output, limit=3, reward=reward))
+    rewards = [[arm["reward"] for arm in row["arm_outputs"]] for row in rows_of(output)]
+    assert rewards == [[1.0, 0.0]] * 3
+    assert (found.reward_sum, found.num_correct) == (3.0, 0)
+    with pytest.raises(UsageError, match=r"reward\.functions was "):
+        await run(FakeServer(), config(output, limit=4))
+
+
 @pytest.mark.parametrize(("has_template", "expected"), [(True, "chat"), (False, "plain")])
 async def test_the_file_and_its_settings_say_how_the_prompts_were_rendered(
     has_template: bool, expected: str, tmp_path: Path

@@ -17,7 +17,7 @@ from regime_w import RewardConfig, build_all_arms, build_prompt
 from trainer.commands.train_offline import train_offline
 from trainer.config.sections import OfflineRunConfig, PolicyConfig
 from trainer.data.sources import Record
-from trainer.errors import DataError, UsageError
+from trainer.errors import DataError, RewardFunctionError, UsageError
 from trainer.model.base_model import load_base
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
@@ -349,3 +349,30 @@ def test_a_row_that_cannot_be_used_is_an_error_that_names_its_line(
         train_offline(config(policy, path, tmp_path / "run"))
     assert complaint in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_function_of_the_users_rewards_the_file_and_leaves_a_checkpoint_where_it_fails(
+    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    function = tmp_path / "mine.py"
+    function.write_text(
+        "def reward(completions, level, **columns):\n"
+        "    with open(__file__ + '.calls', 'a+') as file:\n        file.write('x')\n"
+        "        if file.tell() > 3:\n            raise ValueError\n"
+        "    return [float(l) for l in level]\n"
+    )
+    folder = tmp_path / "run"
+    given = config(
+        policy,
+        write(tmp_path / "rows.jsonl", [{**row, "columns": {"level": 3}} for row in rows]),
+        folder,
+        reward={"functions": [f"{function}:reward"]},
+        run={"folder": folder, "checkpoint_every": 9},
+        offline={"num_epochs": 1},
+    )
+    with pytest.raises(RewardFunctionError, match="failed twice for question "):
+        train_offline(given)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000001"]
+    function.write_text("def reward(level, **columns):\n    return [l + 1 for l in level]\n")
+    train_offline(given)
+    assert [(row["step"], row["reward/mean"]) for row in metrics(folder)] == [(1, 3), (2, 4)]
