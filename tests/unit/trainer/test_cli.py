@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.cli import main
+from trainer.errors import RewardFunctionError
+
 # Every test starts the command as a process.
 pytestmark = pytest.mark.slow
 
@@ -75,3 +78,23 @@ def test_a_dead_server_is_one_line_and_nothing_is_left_behind(
     assert done.returncode == 3
     assert "http://127.0.0.1:9" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_the_traceback_of_a_reward_function_stands_above_the_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = RewardFunctionError("reward.functions: f.py:g failed twice")
+    error.add_note("Traceback (most recent call last):\n  in g\n")
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("trainer.cli.load_config", fails)
+    monkeypatch.setattr("trainer.cli.prepare_environment", lambda: None)
+    monkeypatch.setattr("sys.argv", ["trainer", "train"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    *lines, last = capsys.readouterr().err.splitlines()
+    assert lines == ["Traceback (most recent call last):", "  in g"]
+    assert last.endswith("reward.functions: f.py:g failed twice")
