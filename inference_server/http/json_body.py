@@ -44,16 +44,18 @@ class JsonBody:
         if scope["type"] != "http" or not _is_json(scope):
             await self._app(scope, receive, send)
             return
-        body, more = bytearray(), True
+        received, more = bytearray(), True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
-            body += message.get("body", b"")
+            received += message.get("body", b"")
             more = message.get("more_body", False)
-        unread: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        body = bytes(received)
+        del received
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         try:
-            check_json(unread[0]["body"])
+            check_json(body)
         except InvalidRequest as error:
             await error_response(error)(scope, receive, send)
             return
@@ -70,12 +72,12 @@ def check_json(body: bytes) -> None:
     Raises:
         InvalidRequest: A text in it is not valid Unicode, or it holds too many values.
     """
+    if b"\0" in body:  # UTF-16 and UTF-32, which Python's json reads too
+        raise InvalidRequest("the body is not UTF-8")
     try:
-        text = body.decode()
+        body.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest("the body is not UTF-8") from error
-    if "\0" in text:  # UTF-16 and UTF-32, which Python's json reads too
-        raise InvalidRequest("the body is not UTF-8")
     # A value takes a byte at least: a short body needs no counting.
     if len(body) <= MAX_VALUES and not _SURROGATE.search(body):
         return

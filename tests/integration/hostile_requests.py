@@ -119,6 +119,15 @@ def client_that_leaves(client: httpx.Client, rng: random.Random) -> str | None:
         return None
 
 
+# As large as requests may be: its answer fills the buffers on its way to a client that does not read it.
+LARGE = {
+    "questions": ["x" * 900, "y" * 900],
+    "arms": many_arms(16),
+    "samples_per_arm": 16,
+    "max_tokens": 1,
+}
+
+
 class Stalled:
     """Clients that ask for a stream and never read it; they stay until `close`."""
 
@@ -126,15 +135,7 @@ class Stalled:
         self._sockets: list[socket.socket] = []
 
     def __call__(self, client: httpx.Client, rng: random.Random) -> str | None:
-        body = {
-            "questions": ["x" * 900, "y" * 900],
-            "arms": many_arms(16),
-            "samples_per_arm": 16,
-            "max_tokens": 1,
-            "stream": True,
-            "timeout_s": 20,
-        }
-        content = json.dumps(body).encode()
+        content = json.dumps({**LARGE, "stream": True, "timeout_s": 20}).encode()
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect((client.base_url.host, client.base_url.port or 80))

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from inference_server.launch.server_process import ServerProcess
 from inference_server.wire.schemas import ServerStatus
-from tests.integration.hostile_requests import Stalled, kinds
+from tests.integration.hostile_requests import LARGE, Stalled, kinds
 from tests.integration.server_fixture import (
     running_server,
     save_random_adapter,
@@ -38,17 +38,20 @@ def test_hostile_requests_leave_nothing_behind(
 ) -> None:
     model = save_random_model(tmp_path / "model")
     folders = [save_random_adapter(model, tmp_path / f"{seed}", seed=seed) for seed in range(3)]
-    stalled, rng = Stalled(), random.Random(SEED)
-    by_name = kinds(folders[0], stalled)
-    names = [*by_name, *rng.choices(list(by_name), k=NUM_REQUESTS - len(by_name))]
-    rng.shuffle(names)
-    with running_server(
-        model,
-        tmp_path / "state",
-        max_loaded_versions=2,
-        max_body_bytes=2**22,
-        kv_cache_memory_bytes=2**26,
-    ) as server:
+    rng = random.Random(SEED)
+    with (
+        closing(Stalled()) as stalled,
+        running_server(
+            model,
+            tmp_path / "state",
+            max_loaded_versions=2,
+            max_body_bytes=2**22,
+            kv_cache_memory_bytes=2**26,
+        ) as server,
+    ):
+        by_name = kinds(folders[0], stalled)
+        names = [*by_name, *rng.choices(list(by_name), k=NUM_REQUESTS - len(by_name))]
+        rng.shuffle(names)
         put(server, 0, folders[0])
         warm_up(server)
         before, before_bytes = base_answers(server), memory_bytes(server)
@@ -69,7 +72,6 @@ def test_hostile_requests_leave_nothing_behind(
             put(server, version, folders[version])
         assert base_answers(server) == before
         assert grown_bytes < MAX_GROWTH_BYTES
-        stalled.close()
         stop_the_engine_under_a_request(server)
 
 
@@ -111,12 +113,12 @@ def base_answers(server: ServerProcess) -> list[dict[str, Any]]:
 
 
 def warm_up(server: ServerProcess) -> None:
-    """Loads what the server loads with the first request that needs it."""
+    """Loads what the server loads with the first request that needs it, and fills what it reuses."""
     completion(server, prompt="1", structured_outputs={"regex": "a+"}, model="policy")
     completion(server, prompt="1", bad_words=["a"])
     for stream in (False, True):
-        body = {"questions": ["?"], "max_tokens": 16, "score": True, "stream": stream}
-        httpx.post(f"{server.url}/v1/arms/generate", json=body, timeout=120).raise_for_status()
+        body = {**LARGE, "score": True, "stream": stream}
+        httpx.post(f"{server.url}/v1/arms/generate", json=body, timeout=300).raise_for_status()
 
 
 def memory_bytes(server: ServerProcess) -> int:
