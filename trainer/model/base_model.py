@@ -54,6 +54,20 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
     return model.requires_grad_(False)
 
 
+def require_full_attention(config: Any, base_model: str) -> None:
+    """Refuse a base whose layers do not all attend to everything before.
+
+    Raises:
+        UsageError: Names the kind of layer.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds or getattr(config, "sliding_window", None):
+        raise UsageError(
+            f"policy.base_model {base_model}: {min(kinds, default='sliding_attention')} "
+            "layers; prefix trees need full attention"
+        )
+
+
 def save_dequantized(config: PolicyConfig, output: Path, device: torch.device) -> None:
     """Write the base with its 4-bit weights dequantized, for a server without quantization.
 

@@ -20,7 +20,6 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import PolicyConfig
-from trainer.errors import UsageError
 from trainer.model.adapter import (
     AdapterState,
     attach_adapter,
@@ -28,8 +27,9 @@ from trainer.model.adapter import (
     fuse_additions,
     serialized,
 )
-from trainer.model.base_model import load_base
+from trainer.model.base_model import load_base, require_full_attention
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
+from trainer.model.decoder_layer import decoder_of
 from trainer.model.logprobs import AS_ASKED, Nucleus, Sampling, sampled_logprobs
 
 
@@ -71,7 +71,7 @@ class PolicyRoles(nn.Module):
         super().__init__()
         self.device, self.serve_dtype = device, serve_dtype
         base = load_base(config, device)
-        _require_full_attention(base.config, config.base_model)
+        require_full_attention(base.config, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
         self.model = attach_adapter(base, config, Role.POLICY)
         others = (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC)
@@ -102,6 +102,12 @@ class PolicyRoles(nn.Module):
             for module in base.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True
+        # Autocast chooses a dtype for each operation of PyTorch's; ours have the base's.
+        self._decoder = (
+            None
+            if config.autocast
+            else decoder_of(base.model, checkpointing=config.gradient_checkpointing)
+        )
 
     def adapter_parameters(self, role: Role) -> list[nn.Parameter]:
         """The adapter's parameters, in a stable order."""
@@ -154,6 +160,8 @@ class PolicyRoles(nn.Module):
     def _hidden_states(self, role: Role, rows: TokenRows) -> Tensor:
         """[R · W, H] last hidden states, row after row."""
         self.activate(role)
+        if self._decoder is not None:
+            return self._decoder(role, rows.token_ids, rows.position_ids, rows.attention_mask)
         with self._autocast:
             hidden: Tensor = self.model.get_base_model().model(
                 input_ids=rows.token_ids,
@@ -235,12 +243,3 @@ class PolicyRoles(nn.Module):
         hidden = self._hidden_states(Role.CRITIC, batch.rows)
         values: Tensor = self.value_head(hidden.float()).squeeze(-1)[batch.states]
         return values
-
-
-def _require_full_attention(config: Any, base_model: str) -> None:
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds or getattr(config, "sliding_window", None):
-        raise UsageError(
-            f"policy.base_model {base_model}: {min(kinds, default='sliding_attention')} "
-            "layers; prefix trees need full attention"
-        )

@@ -1,0 +1,53 @@
+"""Operations that PyTorch dispatches, counted: of them an accelerator waits for launches."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+_PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm")
+_COPIES = ("_to_copy", "copy_", "clone", "cat", "stack", "_foreach_copy_")
+_NO_KERNEL = ("_unsafe_view", "_reshape_alias", "detach", "empty", "empty_like", "new_empty")
+
+
+class _Counting(TorchDispatchMode):
+    """Counts operations below autograd by their names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Count it and let it run."""
+        name = func.__name__.partition(".")[0]
+        self.counts[f"view {name}" if func.is_view or name in _NO_KERNEL else name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def dispatched(work: Callable[[], object]) -> Counter[str]:
+    """How often each operation is dispatched; those that launch no kernel are named ``view …``."""
+    with _Counting() as counting:
+        work()
+    return counting.counts
+
+
+def by_kind(counts: Mapping[str, int]) -> dict[str, int]:
+    """All of them, those that launch a kernel, and of these matrix products, copies or casts, and ``mul``."""
+    kernels = {name: n for name, n in counts.items() if not name.startswith("view ")}
+    return {
+        "all": sum(counts.values()),
+        "kernels": sum(kernels.values()),
+        "products": sum(kernels.get(name, 0) for name in _PRODUCTS),
+        "copies": sum(kernels.get(name, 0) for name in _COPIES),
+        "mul": kernels.get("mul", 0) + kernels.get("mul_", 0),
+    }
+
+
+def a_layer(shallow: Mapping[str, int], deep: Mapping[str, int]) -> Counter[str]:
+    """One layer's operations, from those of models that differ in one layer."""
+    more = Counter(dict(deep))
+    more.subtract(shallow)
+    return Counter({name: n for name, n in more.items() if n})

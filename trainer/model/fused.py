@@ -1,0 +1,163 @@
+"""Parts of a decoder layer with their gradients, in few operations each.
+
+On a GPU PyTorch has a kernel for the norm; the others, and the norm on a CPU, are made of the fewest
+operations that there are, which save no more than they need for the backward pass.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import rms_norm, silu
+
+
+class RMSNorm:
+    """Division by the root mean square over the last dimension, times a frozen weight."""
+
+    def __init__(self, weight: Tensor, epsilon: float):
+        """Keep what a pass needs.
+
+        Args:
+            weight: [H], or [K, H] for K heads with weights of their own.
+            epsilon: Added to the mean square.
+        """
+        self.weight, self.epsilon = weight.detach(), epsilon
+        # On a CPU all is in terms of the length of x, which is √H times its root mean square.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.scaled_weight = self.weight.to(wide) * math.sqrt(weight.shape[-1])
+        self.added = torch.full_like(
+            self.scaled_weight[..., :1], epsilon * weight.shape[-1]
+        ).sqrt_()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of [..., H]."""
+        if not x.is_cuda:
+            out: Tensor = _RMSNorm.apply(x, self)  # type: ignore[no-untyped-call]
+            return out
+        if self.weight.dim() == 1:
+            return rms_norm(x, self.weight.shape, self.weight, self.epsilon)
+        return rms_norm(x, self.weight.shape[-1:], None, self.epsilon) * self.weight
+
+
+class _RMSNorm(torch.autograd.Function):
+    """In float32 at least, rounded at the end."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: RMSNorm) -> Tensor:
+        """Of [..., H]."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=norm.added.dtype)
+        length = length.hypot(norm.added)
+        ctx.norm = norm
+        ctx.save_for_backward(x, length)
+        return torch.mul(x / length, norm.scaled_weight, out=torch.empty_like(x))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        """With u = x / length and g = grad · weight: (g - u · sum(g · u)) / length."""
+        x, length = ctx.saved_tensors
+        unit, scaled = x / length, grad * ctx.norm.scaled_weight
+        shared = (scaled * unit).sum(dim=-1, keepdim=True)
+        scaled.addcmul_(unit, shared, value=-1)
+        return torch.div(scaled, length, out=torch.empty_like(x)), None
+
+
+def swiglu(gate_up: Tensor) -> Tensor:
+    """[T, I] ``silu(gate) · up`` from [T, 2·I], of which it saves nothing else for the backward pass."""
+    out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _SwiGLU(torch.autograd.Function):
+    """See `swiglu`."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
+        """[T, I] from [T, 2·I]."""
+        ctx.save_for_backward(gate_up)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """[T, 2·I], both halves written in place."""
+        (gate_up,) = ctx.saved_tensors
+        gate, up = gate_up.chunk(2, dim=-1)
+        both = torch.empty_like(gate_up)
+        of_gate, of_up = both.chunk(2, dim=-1)
+        torch.mul(grad, silu(gate), out=of_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+        return both
+
+
+def attention_heads(
+    heads: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, num_heads: tuple[int, int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as attention takes them, each [R, heads of queries, W, D].
+
+    Queries and keys are rotated by their positions (Su et al. 2021, RoFormer), and keys and values repeated
+    where several heads of queries share them.
+
+    Args:
+        heads: [R, W, heads, D] those of queries, of keys, and of values unless these are given apart.
+        values: [R, W, heads of keys, D]
+        cos: [R, W, 1, D] the same number in both halves.
+        sin: [R, W, 1, D] the same numbers, in the first half times -1.
+        num_heads: How many of queries and of keys.
+    """
+    out: tuple[Tensor, Tensor, Tensor] = _Heads.apply(heads, values, cos, sin, num_heads)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Heads(torch.autograd.Function):
+    """See `attention_heads`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        heads: Tensor,
+        values: Tensor | None,
+        cos: Tensor,
+        sin: Tensor,
+        num_heads: tuple[int, int],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated, repeated, with the heads before the tokens."""
+        num_q, num_k = num_heads
+        ctx.num_heads, ctx.rotation = num_heads, (cos, sin)
+        ctx.together = values is None
+        if values is None:
+            heads, values = heads.split([num_q + num_k, num_k], dim=2)
+        rotated = (heads * cos).addcmul_(_halves_swapped(heads), sin)
+        q, k = rotated.split([num_q, num_k], dim=2)
+        k, v = (_repeated(x, num_q // num_k) for x in (k, values))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, of_q: Tensor, of_k: Tensor, of_v: Tensor) -> tuple[Tensor | None, ...]:
+        """A rotation's gradient is rotated back; that of a repeated head is the sum of its copies'."""
+        (num_q, num_k), (cos, sin) = ctx.num_heads, ctx.rotation
+        num_rows, _, width, head_dim = of_q.shape
+        num_values = num_k if ctx.together else 0
+        grad = of_q.new_empty((num_rows, width, num_q + num_k + num_values, head_dim))
+        rotated, values = grad.split([num_q + num_k, num_values], dim=2)
+        if not num_values:
+            values = of_q.new_empty((num_rows, width, num_k, head_dim))
+        q, k = rotated.split([num_q, num_k], dim=2)
+        q.copy_(of_q.transpose(1, 2))
+        for of_copies, out in ((of_k, k), (of_v, values)):
+            torch.sum(of_copies.transpose(1, 2).unflatten(2, (num_k, -1)), dim=3, out=out)
+        swapped = _halves_swapped(rotated)
+        rotated.mul_(cos).addcmul_(swapped, sin, value=-1)
+        return grad, None if num_values else values, None, None, None
+
+
+def _halves_swapped(x: Tensor) -> Tensor:
+    """A copy of ``x`` with the two halves of its last dimension in each other's place."""
+    return x.roll(x.shape[-1] // 2, dims=-1)
+
+
+def _repeated(x: Tensor, times: int) -> Tensor:
+    """[R, W, heads, D] with each head so many times, one beside the other."""
+    if times == 1:
+        return x
+    return x.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3)
