@@ -104,8 +104,23 @@ def trainer_parts(
     # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
     yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
     logits = 2 * min(CHUNK_LOGITS, rows.num_tokens * shape.vocab_size) * FLOAT32
+    is_fused = not policy.autocast and policy.quantization is None
+    if is_fused:
+        # A pass's copies of one adapter, and their gradients until all are there.
+        numbers = policy.lora_rank * shape.adapter_parameters_per_rank
+        yield Part(
+            name="an adapter as it is computed with",
+            num_bytes=2 * numbers * _dtype_bytes(policy),
+            settings="policy.lora_rank",
+        )
     yield from activation_parts(
-        shape, policy, rows, logits_bytes=logits, budget="ppo.token_budget", on_gpu=on_gpu
+        shape,
+        rows,
+        (_fused_layer_bytes if is_fused else layer_bytes)(shape, policy, rows.width),
+        policy,
+        logits_bytes=logits,
+        budget="ppo.token_budget",
+        on_gpu=on_gpu,
     )
     yield process_part(on_gpu=on_gpu)
 
@@ -125,8 +140,9 @@ def weight_parts(shape: ModelShape, policy: PolicyConfig) -> Iterator[Part]:
 
 def activation_parts(
     shape: ModelShape,
-    policy: PolicyConfig,
     rows: Rows,
+    of_a_layer: tuple[float, float],
+    policy: PolicyConfig,
     *,
     logits_bytes: float,
     budget: str,
@@ -136,13 +152,14 @@ def activation_parts(
 
     Args:
         shape: The base model's.
-        policy: How it computes.
         rows: The micro-batch.
+        of_a_layer: Bytes a token, see `layer_bytes`.
+        policy: How it computes.
         logits_bytes: The most that logits and their gradients take at a time.
         budget: The setting that decides the size of ``rows``.
         on_gpu: Whether PyTorch's caching allocator holds them.
     """
-    layer, in_flight = _layer_bytes(shape, policy, rows.width)
+    layer, in_flight = of_a_layer
     if policy.gradient_checkpointing:
         # The inputs of all layers, and what one layer keeps while it is recomputed.
         kept: float = (shape.num_layers + 1) * shape.hidden_size * _dtype_bytes(policy)
@@ -180,8 +197,24 @@ def _dtype_bytes(policy: PolicyConfig) -> int:
     return FLOAT32 if policy.dtype == "float32" else _BFLOAT16
 
 
-def _layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> tuple[float, float]:
-    """Bytes a token that one layer keeps for its backward pass, and that the pass needs in addition."""
+def _fused_layer_bytes(
+    shape: ModelShape, policy: PolicyConfig, row_width: int
+) -> tuple[float, float]:
+    """The same of `trainer.model.decoder_layer`, whose mask all layers share."""
+    inner, is_grouped = shape.intermediate_size, shape.kv_size < shape.attention_size
+    layer = (
+        4 * shape.hidden_size  # both norms' inputs and outputs
+        + 4 * shape.attention_size  # queries, keys, values and the output of attention
+        + is_grouped * shape.kv_size  # keys before they are repeated, in a tensor with the queries
+        + 3 * inner  # gate and up, and their product
+        + 7 * policy.lora_rank
+    )
+    size = _dtype_bytes(policy)
+    return layer * size, (3 * inner + row_width) * size
+
+
+def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> tuple[float, float]:
+    """Bytes a token that one of Transformers' and PEFT's layers keeps, and that the pass needs in addition."""
     size = _dtype_bytes(policy)
     # Autocast computes matrix products in bfloat16 whatever the dtype of the weights.
     product = _BFLOAT16 if policy.autocast else size

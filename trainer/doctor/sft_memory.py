@@ -12,6 +12,7 @@ from trainer.doctor.memory_parts import (
     Part,
     Rows,
     activation_parts,
+    layer_bytes,
     planned_policy,
     process_part,
     weight_parts,
@@ -64,8 +65,9 @@ def sft_parts(
     budget = "sft.token_budget" if sft.micro_batch_size is None else "sft.micro_batch_size"
     yield from activation_parts(
         shape,
-        policy,
         Rows(num_tokens=num_tokens, width=width),
+        layer_bytes(shape, policy, width),
+        policy,
         logits_bytes=tiles,
         budget=budget,
         on_gpu=on_gpu,

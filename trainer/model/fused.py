@@ -129,7 +129,11 @@ class _Heads(torch.autograd.Function):
             heads, values = heads.split([num_q + num_k, num_k], dim=2)
         rotated = (heads * cos).addcmul_(_halves_swapped(heads), sin)
         q, k = rotated.split([num_q, num_k], dim=2)
-        k, v = (_repeated(x, num_q // num_k) for x in (k, values))
+        if num_q > num_k:
+            k, v = (_repeated(x, num_q // num_k) for x in (k, values))
+        else:
+            # A view would keep all that it is a part of.
+            v = values.clone()
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     @staticmethod
@@ -158,6 +162,4 @@ def _halves_swapped(x: Tensor) -> Tensor:
 
 def _repeated(x: Tensor, times: int) -> Tensor:
     """[R, W, heads, D] with each head so many times, one beside the other."""
-    if times == 1:
-        return x
     return x.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3)
