@@ -73,7 +73,11 @@ Every flag of "vllm serve" works too, and wins over what this server sets by its
   on a CPU: --dtype float32 --enforce-eager --block-size 32 --no-enable-chunked-prefill
             --max-num-batched-tokens 8192 --max-num-seqs 256 --kv-cache-memory-bytes N (N: room for
             all sequences, at most a quarter of the memory; VLLM_CPU_KVCACHE_SPACE=GIB wins)
-gpu_memory_utilization, max_model_len and max_lora_rank may stand in the file and the environment too.
+  on a GPU: --max-num-seqs 512 --max-num-batched-tokens 8192 --cudagraph-capture-sizes 1 2 4 … 512, and
+            --kv-cache-memory-bytes N (N: what the plan of `trainer doctor` leaves of
+            gpu_memory_utilization); VLLM_USE_FLASHINFER_SAMPLER=0. --dtype float32 is refused.
+gpu_memory_utilization, max_model_len, max_lora_rank and max_num_seqs may stand in the file and the
+environment too.
 """
 
 

@@ -25,6 +25,8 @@ from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUT
 from inference_server.launch.shutdown import Shutdown
 from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
+from inference_server.vllm.gpu_launch import settle_on_gpu
+from inference_server.wire import gpu_settings
 from inference_server.wire.cpu_memory import (
     KV_CACHE_VARIABLE,
     available_memory_bytes,
@@ -65,6 +67,9 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     if on_cpu:
         _set_defaults(cpu_environment(config.get("hidden_size")))
         _size_kv_cache(args, config)
+    else:
+        _set_defaults(gpu_settings.ENVIRONMENT)
+        settle_on_gpu(args, settings, vllm_flags)
     try:
         uvloop.run(_serve(args, settings))
     except ValidationError as error:
@@ -134,6 +139,10 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
         flags["--max-model-len"] = str(settings.max_model_len)
     if on_cpu:
         flags |= CPU_FLAGS
+        if settings.max_num_seqs is not None:
+            flags["--max-num-seqs"] = str(settings.max_num_seqs)
+    else:
+        flags |= gpu_settings.flags(settings)
     return flags
 
 

@@ -77,6 +77,9 @@ class ServeConfig(SettingsModel):
     """Longest prompt and completion together, in tokens; the model's own limit where null."""
     max_lora_rank: int = Field(default=16, ge=1)
     """Largest rank of an adapter."""
+    max_num_seqs: int | None = Field(default=None, ge=1)
+    """Most sequences (completions) that run at a time: a step's all where the cache holds them. 512 on a
+    GPU and 256 on a CPU where null."""
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Self:
@@ -92,7 +95,7 @@ class ServeConfig(SettingsModel):
         return self
 
 
-VLLM_KEYS = frozenset({"gpu_memory_utilization", "max_model_len", "max_lora_rank"})
+VLLM_KEYS = frozenset({"gpu_memory_utilization", "max_model_len", "max_lora_rank", "max_num_seqs"})
 """Keys of `ServeConfig` that are flags of vLLM by the same name; on the command line vLLM reads them."""
 
 

@@ -11,7 +11,7 @@ from trainer.config.sections import DoctorConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
-from trainer.doctor.memory import check_memory
+from trainer.doctor.memory import check_memory, check_server_flags
 from trainer.doctor.memory_parts import Part
 from trainer.doctor.memory_plan import PROMPT_TOKENS, MemoryPlan, plan_memory
 from trainer.doctor.model_shape import ModelShape, read_shape
@@ -77,6 +77,7 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
     console.print(plan_table(plan, sft))
     return [
         *check_memory(plan, shape, config, card),
+        *check_server_flags(config, on_gpu=card.on_gpu),
         check_sft(sft, config, card),
         *check_disk(shape, config),
     ]

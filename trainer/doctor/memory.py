@@ -1,15 +1,14 @@
-"""Whether server and trainer fit the card together."""
+"""Whether server and trainer fit the card together, and the one that starts beside what runs there."""
 
+import math
 from collections.abc import Iterator
 
+from inference_server.wire import gpu_settings
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.device import Card
 from trainer.doctor.memory_plan import MemoryPlan, advise
 from trainer.doctor.model_shape import ModelShape
-from trainer.doctor.results import CheckResult, bad, ok, size_text
-
-_TOLERANCE = 0.05
-"""Part of the card that may be in use beyond the plan, such as by a desktop."""
+from trainer.doctor.results import CheckResult, bad, note, ok, size_text
 
 
 def check_memory(
@@ -37,16 +36,46 @@ def check_memory(
         yield ok("memory, trainer", f"{needed} of the {left} that the server leaves")
     else:
         yield bad("memory, trainer", f"needs {needed}; the server leaves {left}", advice)
-    if card.used_bytes and plan.fits:
-        # Before the server starts the card must be empty; afterwards it holds the server's share.
-        expected = plan.server_share_bytes if config.ask_server else 0.0
-        if card.used_bytes > expected + _TOLERANCE * plan.card_bytes:
-            yield bad(
-                "memory, others",
-                f"{size_text(card.used_bytes)} of the card are in use, but {size_text(expected)} "
-                "are planned",
-                "end the other processes on the card (nvidia-smi lists them), or set GPU_ID",
-            )
+    if plan.fits and (taken := _taken_by_others(plan, config, card)) is not None:
+        yield taken
+
+
+def _taken_by_others(plan: MemoryPlan, config: DoctorConfig, card: Card) -> CheckResult | None:
+    """What is wrong where the service that is about to start does not fit beside what runs on the card now.
+
+    Before the server is asked for, that is the server: a trainer that waits for it may be running. Else it is
+    the trainer, beside the server.
+    """
+    role = "trainer" if config.ask_server else "server"
+    needed = plan.trainer_bytes if config.ask_server else plan.server_share_bytes
+    free = card.memory_bytes - card.used_bytes
+    if not card.used_bytes or free >= needed:
+        return None
+    return bad(
+        "memory, others",
+        f"{size_text(card.used_bytes)} of the card are in use: {size_text(free)} are free, and the {role} "
+        f"needs {size_text(needed)}",
+        "end the other processes on the card (nvidia-smi lists them), or set GPU_ID",
+    )
+
+
+def check_server_flags(config: DoctorConfig, *, on_gpu: bool) -> Iterator[CheckResult]:
+    """How the server would run on a GPU, and whether a step's completions run in one wave."""
+    if not on_gpu:
+        return
+    rollout = config.rollout
+    batch = rollout.questions_per_step * len(rollout.arms) * rollout.samples_per_arm
+    chosen = gpu_settings.flags(config.serve)
+    at_a_time = int(chosen["--max-num-seqs"])
+    sizes = gpu_settings.capture_sizes(at_a_time)
+    text = " ".join(f"{flag} {value}" for flag, value in chosen.items())
+    text = f"{text}, {len(sizes)} sizes of CUDA graphs"
+    if batch > at_a_time:
+        waves = math.ceil(batch / at_a_time)
+        text = f"{text}; the {batch} completions of a step run in {waves} waves"
+        yield note("server's batch", text, f"serve.max_num_seqs = {batch}")
+    else:
+        yield ok("server's batch", f"{text}: a step's {batch} completions run in one wave")
 
 
 def _advice(plan: MemoryPlan, shape: ModelShape, config: DoctorConfig) -> str:

@@ -8,6 +8,7 @@ layer; tests compare it with the allocator.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from inference_server.wire import gpu_settings
 from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
@@ -26,11 +27,15 @@ _NUM_TRAINED_ROLES = 2
 # figures. The server has two processes; pages that they share are counted once.
 _TRAINER_PROCESS = 0.62 * GIB
 _SERVER_PROCESS = 1.45 * GIB
-# Estimates that were not measured: a CUDA context with cuBLAS's workspaces, and vLLM's CUDA graphs.
+# An estimate: a CUDA context with cuBLAS's workspaces.
 _CUDA_CONTEXT = 0.6 * GIB
-_CUDA_GRAPHS = 1.0 * GIB
-_SERVER_BATCH_TOKENS = 8192
-_SERVER_BATCH_SEQUENCES = 256
+_SERVER_SETTINGS = {
+    "weights": "the model",
+    "LoRA slots": "serve.max_loaded_versions, serve.max_lora_rank",
+    "a batch's activations": "--max-num-batched-tokens, serve.max_num_seqs",
+    "CUDA graphs": "--cudagraph-capture-sizes, --enforce-eager",
+}
+"""What decides each of the server's parts."""
 # Part of the trainer's activations that its allocator holds in addition and cannot use.
 _FRAGMENTATION = 0.05
 
@@ -61,28 +66,36 @@ def kv_bytes_per_token(shape: ModelShape, *, on_gpu: bool) -> int:
 
 def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iterator[Part]:
     """The server's parts without the key-value cache."""
-    size = _BFLOAT16 if on_gpu else FLOAT32
+    if on_gpu:
+        parts = gpu_settings.memory_parts(
+            served_model(shape),
+            max_lora_rank=serve.max_lora_rank,
+            max_loaded_versions=serve.max_loaded_versions,
+            max_num_seqs=serve.max_num_seqs or gpu_settings.MAX_NUM_SEQS,
+            max_num_batched_tokens=gpu_settings.MAX_BATCHED_TOKENS,
+        )
+        for name, num_bytes in parts.items():
+            yield Part(name=name, num_bytes=num_bytes, settings=_SERVER_SETTINGS.get(name, ""))
+        return
     slot = serve.max_lora_rank * (
         shape.slot_parameters_per_rank + shape.hidden_size + shape.vocab_size
     )
-    yield Part(name="weights", num_bytes=shape.num_parameters * size, settings="the model")
-    yield Part(
-        name="LoRA slots",
-        num_bytes=serve.max_loaded_versions * slot * size,
-        settings="serve.max_loaded_versions, serve.max_lora_rank",
+    weights = shape.num_parameters * FLOAT32
+    yield Part(name="weights", num_bytes=weights, settings=_SERVER_SETTINGS["weights"])
+    slots = serve.max_loaded_versions * slot * FLOAT32
+    yield Part(name="LoRA slots", num_bytes=slots, settings=_SERVER_SETTINGS["LoRA slots"])
+    yield Part(name="process", num_bytes=_SERVER_PROCESS)
+
+
+def served_model(shape: ModelShape) -> gpu_settings.ServedModel:
+    """What of a model's shape decides the server's memory."""
+    return gpu_settings.ServedModel(
+        num_parameters=shape.num_parameters,
+        slot_parameters_per_rank=shape.slot_parameters_per_rank,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        vocab_size=shape.vocab_size,
     )
-    if not on_gpu:
-        yield Part(name="process", num_bytes=_SERVER_PROCESS)
-        return
-    widest = 2 * shape.hidden_size + 3 * shape.intermediate_size
-    yield Part(
-        name="a batch's activations",
-        num_bytes=_SERVER_BATCH_TOKENS * widest * size
-        + 3 * _SERVER_BATCH_SEQUENCES * shape.vocab_size * FLOAT32,
-        settings="--max-num-batched-tokens, --max-num-seqs",
-    )
-    yield Part(name="CUDA graphs", num_bytes=_CUDA_GRAPHS, settings="--enforce-eager")
-    yield Part(name="CUDA context", num_bytes=_CUDA_CONTEXT)
 
 
 def trainer_parts(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from inference_server.wire.cpu_memory import cpu_kv_cache_bytes
+from inference_server.wire.cpu_memory import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
 from trainer.config.sections import ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import (
@@ -122,6 +122,7 @@ def plan_memory(
             bytes_per_token=per_token,
             max_model_len=serve.max_model_len or shape.max_position_tokens,
             memory_bytes=card_bytes,
+            max_num_seqs=serve.max_num_seqs or CPU_MAX_NUM_SEQS,
         )
     return MemoryPlan(
         server=server,

@@ -19,7 +19,7 @@ from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
-from trainer.model.device import compute_device
+from trainer.model.device import compute_device, leave_memory_to_others
 from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
 from trainer.model.roles import PolicyRoles
@@ -207,9 +207,11 @@ def _askable(
 def _learner(config: TrainConfig, status: ServerStatus) -> Learner:
     """Roles and optimizers at the run's start; a new run gets its critic and its first checkpoint."""
     run = config.run
+    device = compute_device(run.device)
+    leave_memory_to_others(device)
     roles = PolicyRoles(
         start_of(config, run.folder),
-        device=compute_device(run.device),
+        device=device,
         serve_dtype=getattr(torch, status.base_dtype),
     )
     learner = Learner(config, roles)

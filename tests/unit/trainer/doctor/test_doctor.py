@@ -20,7 +20,7 @@ from trainer.config.sections import (
 from trainer.doctor.device import Card, check_device
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.doctor import run_doctor
-from trainer.doctor.memory import check_memory
+from trainer.doctor.memory import check_memory, check_server_flags
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
 from trainer.doctor.results import GIB, CheckResult, CheckStatus
@@ -241,15 +241,51 @@ def test_memory_that_is_too_small_names_the_settings_to_change(model: Path) -> N
     assert trainer.status is CheckStatus.OK
 
 
-def test_what_else_runs_on_the_card_is_found(model: Path) -> None:
-    config = config_of(model)
+@pytest.mark.parametrize(
+    ("used_gib", "ask_server", "said"),
+    [
+        # The server's share of 40 GiB is 18, the tiny trainer's plan 1.
+        (0, False, None),
+        # A trainer beside which the server starts again.
+        (10, False, None),
+        (21.9, False, None),
+        (22.1, False, "17.90 GiB are free, and the server needs 18.00 GiB"),
+        # The server itself, and with it another process.
+        (18, True, None),
+        (38, True, None),
+        (39.9, True, "and the trainer needs"),
+    ],
+)
+def test_each_service_needs_its_own_share_of_what_is_free(
+    used_gib: float, ask_server: bool, said: str | None, model: Path
+) -> None:
+    config = config_of(model, ask_server=ask_server)
     shape = read_shape(str(model), config.policy.target_modules)
     plan = plan_memory(shape, config, config.serve, card_bytes=40 * GIB, on_gpu=True)
-    busy = Card(on_gpu=True, memory_bytes=40 * GIB, used_bytes=19 * GIB)
-    assert [f.status for f in check_memory(plan, shape, config, busy)][-1] is CheckStatus.BAD
-    # With the server running, its share is what must be in use.
-    asking = config.model_copy(update={"ask_server": True})
-    assert all(f.status is CheckStatus.OK for f in check_memory(plan, shape, asking, busy))
+    card = Card(on_gpu=True, memory_bytes=40 * GIB, used_bytes=used_gib * GIB)
+    server, trainer, *others = check_memory(plan, shape, config, card)
+    assert server.status is trainer.status is CheckStatus.OK
+    assert [result.status for result in others] == ([] if said is None else [CheckStatus.BAD])
+    assert said is None or said in others[0].text
+
+
+@pytest.mark.parametrize(
+    ("questions", "serve", "status", "said"),
+    [
+        (64, {}, CheckStatus.OK, "--max-num-seqs 512 --max-num-batched-tokens 8192, 16 sizes"),
+        (65, {}, CheckStatus.NOTE, "the 520 completions of a step run in 2 waves"),
+        (65, {"max_num_seqs": 520}, CheckStatus.OK, "520 completions run in one wave"),
+    ],
+)
+def test_the_servers_batch_is_shown(
+    questions: int, serve: dict[str, int], status: CheckStatus, said: str, tmp_path: Path
+) -> None:
+    rollout = RolloutConfig(questions_per_step=questions)
+    config = config_of(tmp_path, rollout=rollout, serve=ServeConfig.model_validate(serve))
+    result = only(check_server_flags(config, on_gpu=True))
+    assert result.status is status
+    assert said in result.text
+    assert list(check_server_flags(config, on_gpu=False)) == []
 
 
 def test_a_disk_that_is_too_small(
@@ -296,6 +332,16 @@ def test_the_verdict_is_the_last_line(
     (model / "tokenizer.json").unlink()
     assert not run_doctor(config, installed=installed)
     assert capsys.readouterr().out.splitlines()[-1].startswith("verdict: a run would fail: 1 of ")
+
+
+def test_a_server_may_start_beside_a_trainer(
+    model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (70 * GIB, 80 * GIB))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("trainer.doctor.doctor.check_device", lambda *_, **__: ())
+    assert run_doctor(config_of(model), installed=environment("vllm"))
+    assert "memory of a card of 80.00 GiB" in capsys.readouterr().out
 
 
 def test_a_model_without_a_configuration_has_no_plan(

@@ -1,0 +1,97 @@
+"""What is settled on a GPU once vLLM has parsed its flags: which CUDA graphs, how large a cache, what is refused."""
+
+import argparse
+import logging
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+import transformers
+from vllm.platforms import current_platform
+
+from inference_server.settings import Settings
+from inference_server.wire import gpu_settings
+from inference_server.wire.cpu_memory import kv_bytes_per_token
+from inference_server.wire.gpu_settings import ServedModel
+from inference_server.wire.settings_errors import SettingsError
+
+_HALF = 2
+_log = logging.getLogger(__name__)
+_GRAPH_FLAGS = frozenset(
+    {
+        *("--compilation-config", "-cc", "-O", "--optimization-level", "--enforce-eager"),
+        *("--cudagraph-capture-sizes", "--max-cudagraph-capture-size"),
+    }
+)
+"""Flags with which the user chooses the CUDA graphs."""
+_SHARDING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
+
+def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[str]) -> None:
+    """Refuse what cannot be served, and set CUDA graphs and key-value cache unless the user did.
+
+    The cache is sized by the plan: what it needs beside the cache is taken from ``gpu_memory_utilization`` of
+    the card. vLLM would measure instead, and take another process's growth or end on the card for its own.
+
+    Args:
+        args: vLLM's, parsed; changed in place.
+        settings: The server's.
+        given: The user's flags.
+
+    Raises:
+        SettingsError: The dtype cannot be served with LoRA.
+    """
+    if (reason := gpu_settings.refusal(args.dtype)) is not None:
+        raise SettingsError(reason)
+    names = {flag.partition("=")[0].replace("_", "-") for flag in given}
+    if not any(name.startswith(tuple(_GRAPH_FLAGS)) for name in names if name.startswith("-")):
+        args.cudagraph_capture_sizes = gpu_settings.capture_sizes(args.max_num_seqs)
+    if settings.gpu_memory_utilization is not None:
+        _size_kv_cache(args, settings, names)
+
+
+def _size_kv_cache(args: argparse.Namespace, settings: Settings, names: Collection[str]) -> None:
+    if {"--gpu-memory-utilization", gpu_settings.KV_CACHE_FLAG} & set(names):
+        return
+    config = transformers.AutoConfig.from_pretrained(args.model, revision=args.revision)
+    per_token = kv_bytes_per_token(config.to_dict(), bytes_per_number=_HALF)
+    if not _is_plain(args, config) or per_token is None:
+        return
+    parts = gpu_settings.memory_parts(
+        _counted(config),
+        max_lora_rank=settings.max_lora_rank,
+        max_loaded_versions=settings.max_loaded_versions,
+        max_num_seqs=args.max_num_seqs,
+        max_num_batched_tokens=args.max_num_batched_tokens,
+    )
+    card = current_platform.get_device_total_memory()
+    left = int(args.gpu_memory_utilization * card - sum(parts.values()))
+    if left < per_token * (args.max_model_len or config.max_position_embeddings):
+        return  # vLLM says what is missing.
+    args.kv_cache_memory_bytes = left
+    _log.info("%s %d: room for %d tokens", gpu_settings.KV_CACHE_FLAG, left, left // per_token)
+
+
+def _is_plain(args: argparse.Namespace, config: Any) -> bool:
+    """Whether the plan knows the model's memory: one GPU, 16 bits a weight and of a cache's number."""
+    one_gpu = all(getattr(args, name, 1) in (None, 1) for name in _SHARDING)
+    in_16_bits = args.quantization is None and not getattr(config, "quantization_config", None)
+    return one_gpu and in_16_bits and args.kv_cache_dtype == "auto"
+
+
+def _counted(config: Any) -> ServedModel:
+    """A model's parameters, counted on the model itself without its weights."""
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    linear = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and ".layers." in name
+    ]
+    return ServedModel(
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        slot_parameters_per_rank=sum(m.in_features + m.out_features for m in linear),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        vocab_size=config.vocab_size,
+    )

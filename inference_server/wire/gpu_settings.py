@@ -1,0 +1,91 @@
+"""How vLLM 0.32 is run on a GPU that a trainer shares: its batches, its CUDA graphs, and its memory.
+
+The server starts with it, and the trainer's doctor plans with it and shows it. Sizes are in bytes. Loads
+neither torch nor vllm.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inference_server.wire.serve_config import ServeConfig
+
+MAX_NUM_SEQS = 512
+"""Sequences that run at a time where ``serve.max_num_seqs`` is null: a step of 64 questions and 8 arms, which
+vLLM's own 256 on an A100 would generate in two waves."""
+MAX_BATCHED_TOKENS = 8192
+"""Tokens of a pass; vLLM's own 2,048 on an A100 take four times as many passes over a step's prompts."""
+
+ENVIRONMENT: Mapping[str, str] = {
+    # FlashInfer's sampler is compiled when a request first needs it, and raises where there is no nvcc.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+}
+
+KV_CACHE_FLAG = "--kv-cache-memory-bytes"
+
+_GIB = 2**30
+_FLOAT32, _HALF = 4, 2
+# Estimates: what was measured is the sum (shared/reference/gpu.md).
+_CUDA_CONTEXT = 0.6 * _GIB
+_CUDA_GRAPHS = 1.0 * _GIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """What of a model's sizes decides the server's memory."""
+
+    num_parameters: int
+    slot_parameters_per_rank: int
+    """Parameters of an adapter of rank 1 on all linear layers, for which vLLM allocates slots."""
+    hidden_size: int
+    intermediate_size: int
+    vocab_size: int
+
+
+def capture_sizes(max_num_seqs: int) -> list[int]:
+    """Numbers of sequences that CUDA graphs are captured for, up to ``max_num_seqs``.
+
+    A batch is padded to the next one, at most doubled below 64 and a half more above. vLLM captures 51 sizes up to 512,
+    which takes most of its start; a step of rollouts runs down from the largest through all of them once.
+    """
+    sizes = [1, 2, 4, 8, 16, 32, 48, 64, 96, *range(128, max_num_seqs + 1, 64), max_num_seqs]
+    return sorted({size for size in sizes if size <= max_num_seqs})
+
+
+def flags(serve: ServeConfig) -> dict[str, str]:
+    """Flags of ``vllm serve`` with which a step's rollouts run in one wave."""
+    return {
+        "--max-num-seqs": str(serve.max_num_seqs or MAX_NUM_SEQS),
+        "--max-num-batched-tokens": str(MAX_BATCHED_TOKENS),
+    }
+
+
+def memory_parts(
+    model: ServedModel,
+    *,
+    max_lora_rank: int,
+    max_loaded_versions: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+) -> dict[str, float]:
+    """The server's parts in 16 bits, without the key-value cache, by name."""
+    slot = max_lora_rank * (model.slot_parameters_per_rank + model.hidden_size + model.vocab_size)
+    widest = 2 * model.hidden_size + 3 * model.intermediate_size
+    return {
+        "weights": model.num_parameters * _HALF,
+        "LoRA slots": max_loaded_versions * slot * _HALF,
+        # The sampler works on float32 logits and two copies of them.
+        "a batch's activations": max_num_batched_tokens * widest * _HALF
+        + 3 * max_num_seqs * model.vocab_size * _FLOAT32,
+        "CUDA graphs": _CUDA_GRAPHS,
+        "CUDA context": _CUDA_CONTEXT,
+    }
+
+
+def refusal(dtype: str, *, flag: str = "--dtype") -> str | None:
+    """Why a dtype cannot be served on a GPU; None where it can."""
+    if dtype not in ("float32", "float"):
+        return None
+    return (
+        f"{flag} {dtype}: vLLM's LoRA kernels on a GPU take float16 and bfloat16 only; leave it out, or give "
+        "bfloat16 (a float32 model is then served in it)"
+    )

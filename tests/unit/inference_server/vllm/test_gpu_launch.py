@@ -1,0 +1,109 @@
+"""What the server settles on a GPU, with a faked card."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+from transformers import Qwen2Config
+
+pytestmark = pytest.mark.slow
+GIB = 2**30
+
+
+def arguments(model: Path, **changes: object) -> Namespace:
+    """vLLM's arguments as it parses ours, those that are read."""
+    values = {
+        "model": str(model),
+        "revision": None,
+        "dtype": "auto",
+        "quantization": None,
+        "kv_cache_dtype": "auto",
+        "kv_cache_memory_bytes": None,
+        "cudagraph_capture_sizes": None,
+        "gpu_memory_utilization": 0.45,
+        "max_model_len": 4096,
+        "max_num_seqs": 512,
+        "max_num_batched_tokens": 8192,
+    }
+    return Namespace(**{**values, **changes})
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of 1.5 billion parameters without its weights, and a card of 80 GiB."""
+    from vllm.platforms import current_platform
+
+    monkeypatch.setattr(
+        type(current_platform), "get_device_total_memory", lambda *_, **__: 80 * GIB
+    )
+    Qwen2Config(
+        vocab_size=151_936,
+        hidden_size=1536,
+        intermediate_size=8960,
+        num_hidden_layers=28,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        tie_word_embeddings=True,
+    ).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_cache_is_what_the_doctors_plan_says(served: Path) -> None:
+    from inference_server.settings import Settings
+    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
+    from trainer.doctor.memory_plan import plan_memory
+    from trainer.doctor.model_shape import read_shape
+
+    args = arguments(served)
+    settle_on_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), [])
+    shape = read_shape(str(served), PolicyConfig().target_modules)
+    serve = ServeConfig(gpu_memory_utilization=0.45, max_model_len=4096)
+    plan = plan_memory(shape, TrainConfig(), serve, card_bytes=80 * GIB, on_gpu=True)
+    assert args.kv_cache_memory_bytes == int(plan.kv_cache_bytes)
+    assert plan.kv_tokens > 900_000
+    assert args.cudagraph_capture_sizes[-1] == 512
+
+
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        (["--kv-cache-memory-bytes=5"], {"kv_cache_memory_bytes": 5}),
+        (["--gpu-memory-utilization", "0.9"], {"gpu_memory_utilization": 0.9}),
+        (["--quantization=fp8"], {"quantization": "fp8"}),
+        (["--kv-cache-dtype=fp8"], {"kv_cache_dtype": "fp8"}),
+        # No room for one sequence, which vLLM says better.
+        ([], {"gpu_memory_utilization": 0.05}),
+    ],
+)
+def test_what_the_user_gives_or_the_plan_does_not_know_is_left_to_vllm(
+    given: list[str], changes: dict[str, object], served: Path
+) -> None:
+    from inference_server.settings import Settings
+    from inference_server.vllm.gpu_launch import settle_on_gpu
+
+    args = arguments(served, **changes)
+    settle_on_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), given)
+    assert args.kv_cache_memory_bytes == changes.get("kv_cache_memory_bytes")
+
+
+@pytest.mark.parametrize(
+    "given", [["--enforce-eager"], ["-cc", "{}"], ["-O3"], ["--cudagraph_capture_sizes", "1"]]
+)
+def test_graphs_that_the_user_chooses_stay(given: list[str], served: Path) -> None:
+    from inference_server.settings import Settings
+    from inference_server.vllm.gpu_launch import settle_on_gpu
+
+    args = arguments(served)
+    settle_on_gpu(args, Settings(model=str(served)), given)
+    assert args.cudagraph_capture_sizes is None
+    assert args.kv_cache_memory_bytes is None
+
+
+def test_float32_is_refused_before_the_engine_starts(served: Path) -> None:
+    from inference_server.settings import Settings
+    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.wire.settings_errors import SettingsError
+
+    with pytest.raises(SettingsError, match="--dtype float32: vLLM's LoRA kernels"):
+        settle_on_gpu(arguments(served, dtype="float32"), Settings(model=str(served)), [])
