@@ -26,8 +26,8 @@ from inference_server.launch.shutdown import Shutdown
 from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
 from inference_server.vllm.gpu_launch import settle_on_gpu
-from inference_server.wire import gpu_settings
-from inference_server.wire.cpu_memory import (
+from inference_server.wire.hardware import gpu
+from inference_server.wire.hardware.cpu import (
     KV_CACHE_VARIABLE,
     available_memory_bytes,
     cpu_kv_cache_bytes,
@@ -68,7 +68,7 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         _set_defaults(cpu_environment(config.get("hidden_size")))
         _size_kv_cache(args, config)
     else:
-        _set_defaults(gpu_settings.ENVIRONMENT)
+        _set_defaults(gpu.ENVIRONMENT)
         settle_on_gpu(args, settings, vllm_flags)
     try:
         uvloop.run(_serve(args, settings))
@@ -142,7 +142,7 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
         if settings.max_num_seqs is not None:
             flags["--max-num-seqs"] = str(settings.max_num_seqs)
     else:
-        flags |= gpu_settings.flags(settings)
+        flags |= gpu.flags(settings)
     return flags
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from inference_server.wire.cpu_memory import CPU_MAX_NUM_SEQS
+from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS
 
 CPU_LORA_PLUGIN = "regime_w_cpu_lora"
 """Name of `inference_server.vllm.cpu_lora` among vLLM's plugins."""

@@ -10,9 +10,9 @@ import transformers
 from vllm.platforms import current_platform
 
 from inference_server.settings import Settings
-from inference_server.wire import gpu_settings
-from inference_server.wire.cpu_memory import kv_bytes_per_token
-from inference_server.wire.gpu_settings import ServedModel
+from inference_server.wire.hardware import gpu
+from inference_server.wire.hardware.cpu import kv_bytes_per_token
+from inference_server.wire.hardware.gpu import ServedModel
 from inference_server.wire.settings_errors import SettingsError
 
 _HALF = 2
@@ -41,23 +41,23 @@ def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[
     Raises:
         SettingsError: The dtype cannot be served with LoRA.
     """
-    if (reason := gpu_settings.refusal(args.dtype)) is not None:
+    if (reason := gpu.refusal(args.dtype)) is not None:
         raise SettingsError(reason)
     names = {flag.partition("=")[0].replace("_", "-") for flag in given}
     if not any(name.startswith(tuple(_GRAPH_FLAGS)) for name in names if name.startswith("-")):
-        args.cudagraph_capture_sizes = gpu_settings.capture_sizes(args.max_num_seqs)
+        args.cudagraph_capture_sizes = gpu.capture_sizes(args.max_num_seqs)
     if settings.gpu_memory_utilization is not None:
         _size_kv_cache(args, settings, names)
 
 
 def _size_kv_cache(args: argparse.Namespace, settings: Settings, names: Collection[str]) -> None:
-    if {"--gpu-memory-utilization", gpu_settings.KV_CACHE_FLAG} & set(names):
+    if {"--gpu-memory-utilization", gpu.KV_CACHE_FLAG} & set(names):
         return
     config = transformers.AutoConfig.from_pretrained(args.model, revision=args.revision)
     per_token = kv_bytes_per_token(config.to_dict(), bytes_per_number=_HALF)
     if not _is_plain(args, config) or per_token is None:
         return
-    parts = gpu_settings.memory_parts(
+    parts = gpu.memory_parts(
         _counted(config),
         max_lora_rank=settings.max_lora_rank,
         max_loaded_versions=settings.max_loaded_versions,
@@ -69,7 +69,7 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings, names: Collecti
     if left < per_token * (args.max_model_len or config.max_position_embeddings):
         return  # vLLM says what is missing.
     args.kv_cache_memory_bytes = left
-    _log.info("%s %d: room for %d tokens", gpu_settings.KV_CACHE_FLAG, left, left // per_token)
+    _log.info("%s %d: room for %d tokens", gpu.KV_CACHE_FLAG, left, left // per_token)
 
 
 def _is_plain(args: argparse.Namespace, config: Any) -> bool:

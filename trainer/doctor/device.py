@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from inference_server.wire.cpu_memory import machine_memory_bytes
+from inference_server.wire.hardware.cpu import machine_memory_bytes
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import GIB, CheckResult, bad, note, ok
 from trainer.doctor.stack import Installed, installed_version

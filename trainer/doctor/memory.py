@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from inference_server.wire import gpu_settings
+from inference_server.wire.hardware import gpu
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.device import Card
 from trainer.doctor.memory_plan import MemoryPlan, advise
@@ -65,9 +65,9 @@ def check_server_flags(config: DoctorConfig, *, on_gpu: bool) -> Iterator[CheckR
         return
     rollout = config.rollout
     batch = rollout.questions_per_step * len(rollout.arms) * rollout.samples_per_arm
-    chosen = gpu_settings.flags(config.serve)
+    chosen = gpu.flags(config.serve)
     at_a_time = int(chosen["--max-num-seqs"])
-    sizes = gpu_settings.capture_sizes(at_a_time)
+    sizes = gpu.capture_sizes(at_a_time)
     text = " ".join(f"{flag} {value}" for flag, value in chosen.items())
     text = f"{text}, {len(sizes)} sizes of CUDA graphs"
     if batch > at_a_time:

@@ -8,7 +8,7 @@ layer; tests compare it with the allocator.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from inference_server.wire import gpu_settings
+from inference_server.wire.hardware import gpu
 from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
@@ -67,12 +67,12 @@ def kv_bytes_per_token(shape: ModelShape, *, on_gpu: bool) -> int:
 def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iterator[Part]:
     """The server's parts without the key-value cache."""
     if on_gpu:
-        parts = gpu_settings.memory_parts(
+        parts = gpu.memory_parts(
             served_model(shape),
             max_lora_rank=serve.max_lora_rank,
             max_loaded_versions=serve.max_loaded_versions,
-            max_num_seqs=serve.max_num_seqs or gpu_settings.MAX_NUM_SEQS,
-            max_num_batched_tokens=gpu_settings.MAX_BATCHED_TOKENS,
+            max_num_seqs=serve.max_num_seqs or gpu.MAX_NUM_SEQS,
+            max_num_batched_tokens=gpu.MAX_BATCHED_TOKENS,
         )
         for name, num_bytes in parts.items():
             yield Part(name=name, num_bytes=num_bytes, settings=_SERVER_SETTINGS.get(name, ""))
@@ -87,9 +87,9 @@ def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iter
     yield Part(name="process", num_bytes=_SERVER_PROCESS)
 
 
-def served_model(shape: ModelShape) -> gpu_settings.ServedModel:
+def served_model(shape: ModelShape) -> gpu.ServedModel:
     """What of a model's shape decides the server's memory."""
-    return gpu_settings.ServedModel(
+    return gpu.ServedModel(
         num_parameters=shape.num_parameters,
         slot_parameters_per_rank=shape.slot_parameters_per_rank,
         hidden_size=shape.hidden_size,

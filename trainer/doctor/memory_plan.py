@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from inference_server.wire.cpu_memory import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
+from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
 from trainer.config.sections import ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import (

@@ -220,12 +220,14 @@ def _sampled_tokens(
     token_ids = np.concatenate([np.array(sample.completion_ids) for sample in samples])
     keys = (setting * (states.max() + 1) + states) * (token_ids.max() + 1) + token_ids
     _, first, sampled_indices = np.unique(keys, return_index=True, return_inverse=True)
-    top_p, temperature = torch.tensor(settings)[setting[first]].to(device).unbind(dim=1)
+    distinct = setting[first]
+    top_p, temperature = torch.tensor(settings)[distinct].to(device).unbind(dim=1)
     sampled = SampledTokens(
         states=torch.from_numpy(states[first]).to(device),
         token_ids=torch.from_numpy(token_ids[first]).to(device),
         temperature=temperature,
         top_p=top_p,
-        num_restricted=int((top_p < 1).sum()),
+        # Counted here, since a GPU would have to be waited for.
+        num_restricted=int((np.array(settings)[distinct, 0] < 1).sum()),
     )
     return sampled, sampled_indices

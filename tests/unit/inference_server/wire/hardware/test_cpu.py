@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.wire.cpu_memory import (
+from inference_server.wire.hardware.cpu import (
     available_memory_bytes,
     cpu_kv_cache_bytes,
     kv_bytes_per_token,
