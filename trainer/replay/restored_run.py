@@ -22,7 +22,7 @@ from trainer.run_state.checkpoint import (
 )
 from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
-from trainer.run_state.manifest import torch_version
+from trainer.run_state.manifest import computed_with
 from trainer.run_state.run_folder import start_of
 
 Say = Callable[[str], None]
@@ -39,6 +39,8 @@ class Replay:
     checkpoint: Checkpoint
     rows: dict[int, Metrics]
     """The recorded metrics, by step."""
+    is_exact: bool
+    """Whether the device is of the type that computed the run, so that digests can be compared."""
 
     @property
     def start(self) -> int:
@@ -67,7 +69,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
             f"--from {from_step}: the last step in {JOURNAL_FILE} is {journal.last_step}"
         )
     require_base_model(config.policy.base_model)
-    device = compute_device(config.run.device)
+    device = _device_of(config)
     roles = PolicyRoles(
         start_of(config, run_folder),
         device=device,
@@ -75,14 +77,25 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
     )
     learner = Learner(config, roles)
     folder = newest_checkpoint(run_folder, say, not_after=from_step)
-    if (recorded := torch_version(folder)) != torch.__version__:
+    recorded, recorded_on = computed_with(folder)
+    if recorded != torch.__version__:
         say(f"recorded with torch {recorded}, which may round differently from {torch.__version__}")
     for line in changed_sources(journal.reward_sources):
         say(line)
+    if recorded_on != device.type:
+        say(f"recorded on {recorded_on}, replayed on {device.type}, which rounds differently")
     return Replay(
         run_folder=run_folder,
         journal=journal,
         learner=learner,
         checkpoint=load_checkpoint(folder, roles, learner.update),
         rows={int(row["step"]): row for row in read_metrics(run_folder)},
+        is_exact=recorded_on == device.type,
     )
+
+
+def _device_of(config: TrainConfig) -> torch.device:
+    """The run's device where this machine has it, else the CPU."""
+    if config.run.device == "cuda" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    return compute_device(config.run.device)

@@ -15,6 +15,7 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.console.tracking import METRICS_FILE
 from trainer.errors import JournalError
 from trainer.model.adapter import AdapterState, read_adapter, serialized
+from trainer.model.roles import Role
 from trainer.replay.restored_run import Replay, Say, open_replay
 from trainer.run_state.journal_entries import JOURNAL_FILE, JournaledAdapter
 from trainer.run_state.recompute import RecomputedStep, recompute
@@ -22,6 +23,12 @@ from trainer.run_state.run_folder import ADAPTERS_FOLDER, read_run_config
 
 _DIGITS = 12
 """Digits of a digest to show."""
+
+RELATIVE, ABSOLUTE = 0.2, 0.02
+"""How far a metric may be from the record where another device rounds differently: this part of it, or this much."""
+MOVED = 0.5
+"""How far weights may be from the record there, as a part of how far they moved since the checkpoint: AdamW moves a
+weight by the learning rate however small its gradient is, so rounding decides the sign of many."""
 
 
 def verify(run_folder: Path, *, from_step: int, stop_at_first: bool, say: Say) -> bool:
@@ -51,18 +58,24 @@ def verify(run_folder: Path, *, from_step: int, stop_at_first: bool, say: Say) -
             return False
     if not num_differences:
         num_adapters = sum(adapter.step >= replay.start for adapter in journal.adapters)
-        say(
-            f"{journal.last_step - replay.start} steps, {num_adapters} adapters: all digests and "
-            "metrics are as recorded"
-        )
+        found = "all digests and metrics are as recorded"
+        if not replay.is_exact:
+            found = (
+                f"metrics are within {RELATIVE:.0%} or {ABSOLUTE} of what was recorded, adapters that are kept "
+                f"within {MOVED:.0%} of how far they moved"
+            )
+        say(f"{journal.last_step - replay.start} steps, {num_adapters} adapters: {found}")
     return not num_differences
 
 
 def _differences(replay: Replay, say: Say) -> Iterator[str]:
     """One line for each step that differs from the record; calls ``say`` with a line for every step."""
     journal, roles = replay.journal, replay.learner.roles
+    start = roles.adapter_state(Role.POLICY)
     for adapter in journal.adapters_of(replay.start):
-        yield from _of_adapter(replay, adapter, _digest(roles.rounded_policy(_dtype(adapter))))
+        yield from _of_adapter(
+            replay, adapter, _digest(roles.rounded_policy(_dtype(adapter))), start
+        )
     last_s = time.monotonic()
     try:
         for done in recompute(
@@ -73,7 +86,7 @@ def _differences(replay: Replay, say: Say) -> Iterator[str]:
             last_s = now_s
             found = [*_of_metrics(replay, done)]
             for adapter, sha256 in done.adapters:
-                found += _of_adapter(replay, adapter, sha256)
+                found += _of_adapter(replay, adapter, sha256, start)
             if not done.adapters and done.entry.step < journal.last_step:
                 found.append(f"{JOURNAL_FILE} has no adapter of it")
             if found:
@@ -105,20 +118,39 @@ def _of_metrics(replay: Replay, done: RecomputedStep) -> Iterator[str]:
         return
     finite = {name: value for name, value in done.metrics.items() if math.isfinite(value)}
     # Versions are compared with the adapters: a number that the server had already used was skipped.
-    different = [n for n, value in finite.items() if row.get(n) != value and n != "version"]
+    different = [
+        n
+        for n, value in finite.items()
+        if n != "version" and not _is_same(replay, row.get(n), value)
+    ]
     if different:
         name, *others = different
         more = f" (and {len(others)} more metrics)" if others else ""
         yield f"{name} was recorded as {row.get(name)} and recomputed as {finite[name]}{more}"
 
 
-def _of_adapter(replay: Replay, adapter: JournaledAdapter, sha256: str) -> Iterator[str]:
+def _is_same(replay: Replay, recorded: float | None, value: float) -> bool:
+    """Whether a metric is as it was recorded, up to the rounding of another device."""
+    if replay.is_exact or recorded is None:
+        return recorded == value
+    return math.isclose(recorded, value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+
+
+def _of_adapter(
+    replay: Replay, adapter: JournaledAdapter, sha256: str, start: AdapterState
+) -> Iterator[str]:
     """A difference in the digest, or a changed file where the adapter still exists."""
     name = adapter_name(adapter.version)
     folder = replay.run_folder / ADAPTERS_FOLDER / name
     file = folder / ADAPTER_WEIGHTS_FILE
     on_disk = sha256_of_file(file) if file.is_file() else None
-    if sha256 != adapter.sha256:
+    if sha256 != adapter.sha256 and not replay.is_exact:
+        if on_disk == adapter.sha256:
+            recomputed = replay.learner.roles.rounded_policy(_dtype(adapter))
+            yield from _of_moves(name, start, read_adapter(folder), recomputed)
+        elif on_disk is not None:
+            yield f"{file} was changed: its digest is {on_disk[:_DIGITS]}"
+    elif sha256 != adapter.sha256:
         yield f"{name} has digest {adapter.sha256[:_DIGITS]}, recomputed {sha256[:_DIGITS]}"
         if on_disk == adapter.sha256:
             yield _of_tensors(
@@ -126,6 +158,18 @@ def _of_adapter(replay: Replay, adapter: JournaledAdapter, sha256: str) -> Itera
             )
     elif on_disk not in (None, adapter.sha256):
         yield f"{file} was changed: its digest is {on_disk[:_DIGITS]}"
+
+
+def _of_moves(
+    name: str, start: AdapterState, recorded: AdapterState, recomputed: AdapterState
+) -> Iterator[str]:
+    """A difference that rounding does not explain between where two runs have moved from a start."""
+    apart, moved = (
+        math.sqrt(sum(float((a[key].float() - b[key].float()).square().sum()) for key in a))
+        for a, b in ((recorded, recomputed), (recorded, start))
+    )
+    if apart > MOVED * moved:
+        yield f"{name} is {apart:.3g} from what was recorded, which moved by {moved:.3g}"
 
 
 def _of_tensors(recorded: AdapterState, recomputed: AdapterState) -> str:

@@ -119,7 +119,7 @@ def save_checkpoint(
     buffer = BytesIO()
     torch.save(state, buffer)
     (unfinished / STATE_FILE).write_bytes(buffer.getbuffer())
-    write_manifest(unfinished, step=progress.step)
+    write_manifest(unfinished, step=progress.step, device=roles.device.type)
     finish_folder(final)
     best = read_best(run_folder)
     kept_steps = (0, None if best is None else best.step, evaluating)

@@ -31,13 +31,24 @@ class _Manifest(BaseModel):
     step: int
     torch: str
     """PyTorch's version; another one may round differently."""
+    device: str = "cpu"
+    """What computed it, ``cpu`` or ``cuda``; another one rounds differently."""
     files: dict[str, _File]
 
 
-def write_manifest(folder: Path, *, step: int) -> None:
-    """Write the manifest of a checkpoint whose state is written."""
+def write_manifest(folder: Path, *, step: int, device: str = "cpu") -> None:
+    """Write the manifest of a checkpoint whose state is written.
+
+    Args:
+        folder: The checkpoint's.
+        step: Its step.
+        device: The type of the device that computed it.
+    """
     manifest = _Manifest(
-        step=step, torch=torch.__version__, files={STATE_FILE: _measure(folder / STATE_FILE)}
+        step=step,
+        torch=torch.__version__,
+        device=device,
+        files={STATE_FILE: _measure(folder / STATE_FILE)},
     )
     (folder / _MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
 
@@ -98,6 +109,7 @@ def _is_usable(path: Path) -> bool:
         return False
 
 
-def torch_version(folder: Path) -> str:
-    """The version of PyTorch that wrote an undamaged checkpoint."""
-    return _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes()).torch
+def computed_with(folder: Path) -> tuple[str, str]:
+    """The version of PyTorch, and the type of the device, that computed an undamaged checkpoint."""
+    manifest = _Manifest.model_validate_json((folder / _MANIFEST_FILE).read_bytes())
+    return manifest.torch, manifest.device

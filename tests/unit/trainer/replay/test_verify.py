@@ -74,6 +74,53 @@ def test_a_replay_needs_neither_the_adapters_nor_the_later_checkpoints(run: Path
     assert steps_said(said) == [1, 2, 3, 4]
 
 
+# --- a run of another device -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def recorded_in_half(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run as a GPU records it: with the rounding of bfloat16, which a replay in float32 does not have."""
+    folder = tmp_path_factory.mktemp("half")
+    questions = write_questions(folder / "seven.jsonl")
+    config = run_config(
+        tiny_base,
+        folder / "run",
+        questions,
+        policy={"base_model": str(tiny_base), "lora_rank": 2, "dtype": "bfloat16"},
+        run={"num_steps": NUM_STEPS, "num_checkpoints": NUM_STEPS},
+    )
+    train(config, MemoryServer(server_roles(tiny_base)))
+    for manifest in (folder / "run/checkpoints").glob("*/manifest.json"):
+        written = json.loads(manifest.read_text())
+        assert written["device"] == "cpu"
+        manifest.write_text(json.dumps({**written, "device": "cuda"}))
+    settings = folder / "run/config.toml"
+    text = settings.read_text().replace('dtype = "bfloat16"', 'dtype = "float32"')
+    settings.write_text(text.replace('device = "auto"', 'device = "cuda"'))
+    return folder / "run"
+
+
+def test_a_run_of_a_gpu_is_replayed_on_a_cpu_up_to_rounding(recorded_in_half: Path) -> None:
+    is_same, said = replayed(recorded_in_half)
+    assert is_same, said
+    assert "recorded on cuda, replayed on cpu, which rounds differently" in said
+    assert "metrics are within 20% or 0.02" in said[-1]
+
+
+def test_more_than_rounding_is_found_on_another_device(
+    recorded_in_half: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(recorded_in_half, tmp_path / "run")
+    settings = run / "config.toml"
+    before = settings.read_text()
+    changed = before.replace("\nlearning_rate = 0.001\n", "\nlearning_rate = 0.004\n")
+    assert changed != before
+    settings.write_text(changed)
+    is_same, said = replayed(run, stop_at_first=False)
+    assert not is_same
+    assert any("from what was recorded, which moved by" in line for line in said)
+
+
 # --- differences -----------------------------------------------------------------------------------
 
 
