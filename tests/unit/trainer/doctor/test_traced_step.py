@@ -8,6 +8,7 @@ import torch
 from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
 
 from regime_w import build_all_arms
+from tests.unit.trainer.doctor.traced import traced_step
 from trainer.config.sections import PolicyConfig, PPOConfig, ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
@@ -15,8 +16,6 @@ from trainer.doctor.model_shape import read_shape
 from trainer.doctor.results import GIB
 from trainer.model.batch import Sample
 from trainer.model.logprobs import CHUNK_LOGITS
-
-from .traced import traced_step
 
 pytestmark = pytest.mark.slow
 
