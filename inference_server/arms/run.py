@@ -30,9 +30,9 @@ from inference_server.wire.schemas import (
 )
 from regime_w import ArmOutput, ArmSpec, compute_regime_w_scores
 
-# More than an engine runs at once; the engine takes in, and aborts, many more at a cost that grows faster
-# than their number, and answers nothing meanwhile.
-_MAX_QUEUED = 512
+# Twice what an engine runs at once; it takes in, and aborts, many more at a cost that grows faster than
+# their number, and answers nothing meanwhile.
+_MAX_QUEUED = 1024
 
 _T = TypeVar("_T")
 
