@@ -51,7 +51,8 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
 
     Args:
         config: The run's.
-        changes: Each ``section.key=value``; the value ``null`` means None.
+        changes: Each ``section.key=value``; the value ``null`` means None. As in a file, ``ppo.kl_horizon``
+            without ``ppo.kl_horizon_steps`` is what counts.
 
     Raises:
         UsageError: A key is unknown or a value is invalid.
@@ -65,6 +66,9 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
                 f"--what-if {change!r}: expected ppo.KEY=VALUE or reward.KEY=VALUE with an existing KEY"
             )
         values[section][name] = None if value == "null" else _listed(value)
+    keys = {change.partition("=")[0] for change in changes}
+    if "ppo.kl_horizon" in keys and "ppo.kl_horizon_steps" not in keys:
+        values["ppo"]["kl_horizon_steps"] = None
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
