@@ -49,20 +49,22 @@ class JournalError(TrainerError):
 
 
 class SyncError(TrainerError):
-    """The server's logprobs are not those of the weights that were pushed."""
+    """The server serves something else than was pushed, or than the trainer trains."""
 
 
 class OutOfMemoryError(TrainerError):
     """A step does not fit into the GPU's memory; weights and optimizers are as they were before it."""
 
-    def __init__(self, token_budget: int):
+    def __init__(self, token_budget: int, *, plan: str = ""):
         """Name the settings that lower the peak.
 
         Args:
             token_budget: The tokens of a micro-batch that did not fit.
+            plan: What the memory plan has for it, where it can say.
         """
         super().__init__(
-            f"out of GPU memory with micro-batches of {token_budget} tokens, after they had been halved: lower "
+            f"out of GPU memory with micro-batches of {token_budget} tokens, after they had been halved"
+            f"{f' ({plan})' if plan else ''}: lower "
             "ppo.token_budget, or set policy.gradient_checkpointing = true; the same command then resumes the "
             "run. `trainer doctor` plans the memory of both services"
         )

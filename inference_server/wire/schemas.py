@@ -18,6 +18,11 @@ ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
 
+MAX_LOGPROB = 1e-3
+"""Nats by which rounding can lift the logprob of a certain token above 0."""
+TokenId = Annotated[int, Field(ge=0)]
+"""Below the number of the base model's tokens, which is not known here."""
+
 
 def adapter_name(version: int) -> str:
     """The name under which vLLM serves a version, e.g. ``policy-000012``; never reused."""
@@ -106,15 +111,16 @@ class ArmCompletion(_Response):
     """One completion of one arm."""
 
     arm: str
-    sample: int
+    sample: int = Field(ge=0)
     text: str
     """The completion without the prompt."""
     finish_reason: FinishReason
-    temperature: float
-    top_p: float
+    temperature: float = Field(ge=0, allow_inf_nan=False)
+    """0 in greedy requests alone."""
+    top_p: float = Field(gt=0, le=1, allow_inf_nan=False)
     seed: int | None
-    prompt_token_ids: list[int]
-    token_ids: list[int]
+    prompt_token_ids: list[TokenId]
+    token_ids: list[TokenId]
     """Sampled ids, with the token or the stop string that ended them."""
     logprobs: list[float]
     """One per token, of the sampling distribution: after temperature and top-p."""

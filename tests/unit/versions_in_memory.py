@@ -21,7 +21,9 @@ STATUS = ServerStatus(
     versions=[],
     groups_in_flight=0,
     requests_in_flight=0,
-    limits=Limits.model_validate(dict.fromkeys(Limits.model_fields, 1)),
+    limits=Limits.model_validate(
+        {**dict.fromkeys(Limits.model_fields, 1), "max_model_len_tokens": 4096}
+    ),
 )
 
 
@@ -32,6 +34,7 @@ def versions_for(
     *,
     config: TrainConfig | None = None,
     found: ServerStatus = STATUS,
+    vocab_size: int | None = None,
 ) -> Versions:
     """The versions of a run.
 
@@ -41,10 +44,12 @@ def versions_for(
         adapters: On disk; None where nothing is pushed.
         config: Of the run; it gives up after a minute where None.
         found: The server as the run found it.
+        vocab_size: How many tokens the base model has.
     """
     return Versions(
         RequestThread(server, cast(BlockingPortal, portal)),
         cast(RunAdapters, adapters),
         config or TrainConfig(server=ServerConfig(give_up_after_s=60.0)),
         found=found,
+        vocab_size=vocab_size,
     )

@@ -6,6 +6,7 @@ An incomplete answer is asked for again, and never scored.
 import math
 
 from inference_server.wire.schemas import (
+    MAX_LOGPROB,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
@@ -13,9 +14,6 @@ from inference_server.wire.schemas import (
     Question,
 )
 from regime_w import ArmSpec, build_all_arms
-
-_ROUNDING = 1e-3
-"""Nats by which rounding can lift the logprob of a certain token above 0."""
 
 
 def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:
@@ -46,18 +44,20 @@ def _flaw_in_group(request: ArmsRequest, question: Question, group: ArmGroup) ->
         return f"{len(group.arms)} completions that are not the {len(expected)} asked for"
     if request.return_tokens:
         for arm in group.arms:
-            if flaw := _flaw_in_tokens(arm):
+            if flaw := _flaw_in_tokens(arm, request.max_tokens):
                 return f"{arm.arm}: {flaw}"
     return None
 
 
-def _flaw_in_tokens(arm: ArmCompletion) -> str | None:
+def _flaw_in_tokens(arm: ArmCompletion, max_tokens: int) -> str | None:
+    if len(arm.token_ids) > max_tokens:
+        return f"{len(arm.token_ids)} tokens, more than the {max_tokens} asked for"
     if len(arm.logprobs) != len(arm.token_ids):
         return f"{len(arm.logprobs)} logprobs for {len(arm.token_ids)} tokens"
     if arm.finish_reason is FinishReason.ABORT:
         return None
     if not (arm.token_ids and arm.prompt_token_ids):
         return "no tokens"
-    if not all(math.isfinite(logprob) and logprob <= _ROUNDING for logprob in arm.logprobs):
+    if not all(math.isfinite(logprob) and logprob <= MAX_LOGPROB for logprob in arm.logprobs):
         return "a logprob that is none"
     return None

@@ -151,16 +151,18 @@ async def collect(
             await _ask_all(
                 missing,
                 partial(_ask, config, client, functions, version),
-                _keeper(file, found, shown),
+                _keeper(file, found, shown, dtype=status.base_dtype),
                 stop,
                 num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
             )
     return found
 
 
-def _keeper(file: JsonlAppender, found: Collected, shown: OnGroup) -> Callable[[ScoredGroup], None]:
+def _keeper(
+    file: JsonlAppender, found: Collected, shown: OnGroup, *, dtype: str
+) -> Callable[[ScoredGroup], None]:
     def keep(group: ScoredGroup) -> None:
-        file.append(rollout_row(group))
+        file.append(rollout_row(group, dtype=dtype))
         found.add(group)
         shown(sum(len(arm.token_ids) for arm in group.group.arms))
 

@@ -18,14 +18,14 @@ from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
+from trainer.doctor.memory import plan_in_message
 from trainer.errors import RewardFunctionError
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
-from trainer.model.dtype import settled_as_kept, torch_dtype
-from trainer.model.prompts import load_renderer
+from trainer.model.dtype import collected_line, settled_as_kept, torch_dtype
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
-from trainer.rollouts.files import Retokeniser, StoredRollouts, format_of_file
+from trainer.rollouts.files import StoredRollouts, format_of_file, open_rollouts
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.metrics import group_metrics
 from trainer.rollouts.pretrained_critic import pretrain_critic
@@ -81,8 +81,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     lines: list[str] = []
     config = with_policy(config, settled_as_kept(config.policy, device, None, lines.append))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
-        retokeniser = Retokeniser.of(load_renderer(config.policy.base_model), config.rollout)
-        rollouts = StoredRollouts(config.rollouts, retokeniser, num_groups=config.limit)
+        rollouts = open_rollouts(config.rollouts, config, num_groups=config.limit)
         num_groups = len(rollouts.records) * config.offline.num_epochs
         num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
         run = config.run.model_copy(update={"num_steps": num_steps})
@@ -95,7 +94,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             low = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
             for line in (*lines, *(f"warning: {line}" for line in low)):
                 tracker.say(line)
-            _say_what_is_in_the_file(config.rollouts, rollouts, num_steps, tracker.say)
+            _say_what_is_in_the_file(config, rollouts, num_steps, tracker.say)
             if progress.step:
                 tracker.say(f"resuming after step {progress.step}")
             training = _OfflineTraining(
@@ -103,7 +102,8 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             )
             while training.progress.step < num_steps and not stop.requested:
                 try:
-                    training.step()
+                    with plan_in_message(learner.config):
+                        training.step()
                 except RewardFunctionError:
                     training.save()
                     raise
@@ -218,13 +218,16 @@ def _with_behaviour(
 
 
 def _say_what_is_in_the_file(
-    path: Path, rollouts: StoredRollouts, num_steps: int, say: Callable[[str], None]
+    config: OfflineRunConfig, rollouts: StoredRollouts, num_steps: int, say: Callable[[str], None]
 ) -> None:
     versions = sorted("base" if v is None else str(v) for v in rollouts.versions)
     say(
-        f"{path}: {len(rollouts.records)} questions, {rollouts.num_completions} completions of "
+        f"{config.rollouts}: {len(rollouts.records)} questions, {rollouts.num_completions} completions of "
         f"version {', '.join(versions)}; {num_steps} steps"
     )
+    differences = (collected_line(config.policy, dtype) for dtype in rollouts.dtypes if dtype)
+    for line in (*rollouts.left_out, *filter(None, differences)):
+        say(line)
     if rollouts.num_texts:
         say(
             f"warning: {rollouts.num_texts} of the completions are text without tokens and logprobs. "

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
 
 from inference_server.wire.hardware import gpu
-from trainer.config.sections import DoctorConfig
+from trainer.config.sections import DoctorConfig, TrainConfig
 from trainer.doctor.device import Card
-from trainer.doctor.memory_plan import MemoryPlan, advise
-from trainer.doctor.model_shape import ModelShape
+from trainer.doctor.memory_plan import MemoryPlan, advise, planned_trainer_bytes
+from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
+from trainer.errors import OutOfMemoryError
 
 
 def check_memory(
@@ -85,3 +89,24 @@ def _advice(plan: MemoryPlan, shape: ModelShape, config: DoctorConfig) -> str:
     if changes is None:
         return f"a smaller base model, or a larger {'card' if plan.on_gpu else 'machine'}"
     return ", ".join(changes)
+
+
+@contextmanager
+def plan_in_message(config: TrainConfig) -> Iterator[None]:
+    """A block that trains by a configuration; where memory runs out, the error says what the plan has for it.
+
+    Raises:
+        OutOfMemoryError: As the block raises it, with the plan where the base model's shape can be read.
+    """
+    try:
+        yield
+    except OutOfMemoryError as error:
+        plan = ""
+        with suppress(OSError, ValueError, AttributeError):
+            policy = config.policy
+            shape = read_shape(policy.base_model, policy.target_modules)
+            planned = planned_trainer_bytes(shape, config, token_budget=error.token_budget)
+            plan = f"the memory plan has {size_text(planned)} for the trainer then"
+            if torch.cuda.is_available():
+                plan += f", of {size_text(torch.cuda.mem_get_info()[1])} on the card"
+        raise OutOfMemoryError(error.token_budget, plan=plan) from None

@@ -135,6 +135,14 @@ def plan_memory(
     )
 
 
+def planned_trainer_bytes(shape: ModelShape, config: TrainConfig, *, token_budget: int) -> float:
+    """The trainer's peak on a GPU with micro-batches of at most ``token_budget`` tokens."""
+    ppo = config.ppo.model_copy(update={"token_budget": token_budget})
+    config = config.model_copy(update={"ppo": ppo})
+    parts = trainer_parts(shape, config, _longest_rows(config), on_gpu=True)
+    return sum(part.num_bytes for part in parts)
+
+
 def _longest_rows(config: TrainConfig) -> Rows:
     """A micro-batch of the longest prefix trees: all of a mini-batch, or as many as the budget allows.
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from inference_server.wire.base_fingerprint import base_folder
@@ -106,6 +107,31 @@ def load_tokenizer(base_model: str) -> Any:
                 f"has embeddings for {num_embeddings} tokens; they are not of one model"
             )
     return tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseLimits:
+    """What a base model takes."""
+
+    vocab_size: int
+    """Token ids are below it."""
+    context_tokens: int
+    """The longest prompt and completion together."""
+
+
+def base_limits(base_model: str) -> BaseLimits:
+    """The limits that a base model's configuration names.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    from transformers import AutoConfig  # noqa: PLC0415
+
+    with reading_base(base_model):
+        config = AutoConfig.from_pretrained(base_model).get_text_config()
+        return BaseLimits(
+            vocab_size=int(config.vocab_size), context_tokens=int(config.max_position_embeddings)
+        )
 
 
 def one_line(error: BaseException) -> str:

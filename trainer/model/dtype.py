@@ -56,6 +56,22 @@ def difference_line(policy: PolicyConfig, served: str) -> str | None:
     )
 
 
+def collected_line(policy: PolicyConfig, collected: str) -> str | None:
+    """The same for rollouts that are trained on later; None where nothing differs.
+
+    Args:
+        policy: Its dtype is settled.
+        collected: What the server that sampled them computed in.
+    """
+    if policy.dtype == collected:
+        return None
+    return (
+        f"warning: the rollouts were collected from a server that computed in {collected}, and the trainer "
+        f"computes in {policy.dtype}. Rounding makes their logprobs differ by about 0.01 nats a token, which "
+        f"importance weights make up for; policy.dtype = {collected} leaves no difference"
+    )
+
+
 def torch_dtype(policy: PolicyConfig, device: torch.device) -> torch.dtype:
     """The dtype that the base is loaded in."""
     dtype: torch.dtype = getattr(torch, settled(policy, device).dtype)

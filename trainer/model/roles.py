@@ -73,6 +73,7 @@ class PolicyRoles(nn.Module):
         base = load_base(config, device)
         require_full_attention(base.config, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
+        self.vocab_size = int(base.get_input_embeddings().num_embeddings)
         self.model = attach_adapter(base, config, Role.POLICY)
         others = (Role.PROXIMAL, Role.REFERENCE, Role.CRITIC)
         for role in others:

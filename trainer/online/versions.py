@@ -24,6 +24,7 @@ from trainer.config.sections import TrainConfig
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.model.roles import PolicyRoles
 from trainer.online.sync_alternatives import Published
+from trainer.rollouts.rows import flaw_in_tokens
 from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.run_adapters import RunAdapters
 
@@ -47,6 +48,7 @@ class Versions:
         config: TrainConfig,
         *,
         found: ServerStatus,
+        vocab_size: int | None = None,
     ):
         """Nothing is sent before the first call.
 
@@ -55,7 +57,9 @@ class Versions:
             adapters: The run's versions on its disk.
             config: Of the run.
             found: The server as the run found it.
+            vocab_size: How many tokens the trainer's base model has; None does not compare.
         """
+        self._vocab_size, self._context_tokens = vocab_size, found.limits.max_model_len_tokens
         self.requests = requests
         self.adapters = adapters
         self._server = requests.server
@@ -134,9 +138,10 @@ class Versions:
 
         Raises:
             ServerError: The group is of another version than the one asked for, or never came.
-            SyncError: The server holds other weights under a number, or is another server by now.
+            SyncError: The server holds other weights under a number, is another server by now, or answers with
+                tokens that the base model does not have, or with more than its own context.
         """
-        version = request.policy
+        version, size = request.policy, self._vocab_size
         if not isinstance(version, int):
             raise TypeError(f"policy must be a version number, got {version!r}")
 
@@ -145,6 +150,12 @@ class Versions:
             if boot_id != self._boot_id:
                 # The number is right; the group counts once the weights under it are known to be ours.
                 await self._restore(version)
+            if size is not None and (
+                flaw := flaw_in_tokens(group.arms, size, context_tokens=self._context_tokens)
+            ):
+                raise SyncError(
+                    f"group {group.id!r}, {flaw}; does the server serve the base model?"
+                )
             return group
 
         return await self._ask(version, ask)
@@ -207,6 +218,7 @@ class Versions:
                 await self._server.activate_adapter(active)
             self._log_restored(status, pushed)
             self._boot_id = status.boot_id
+            self._context_tokens = status.limits.max_model_len_tokens
 
     def _log_restored(self, status: ServerStatus, pushed: list[int]) -> None:
         numbers = ",".join(map(str, pushed)) or "none"

@@ -47,11 +47,11 @@ class Learner:
         self.update = PPOUpdate(roles, config.ppo)
         self.token_budget = config.ppo.token_budget
         """The most tokens of a micro-batch; halved by `step` where the GPU's memory does not suffice."""
-        self._config = config
+        self.config = config
 
     def learning_rate_scale(self, step: int) -> float:
         """The factor of warm-up and schedule on both learning rates at a step."""
-        return learning_rate_scale(self._config.ppo, step, num_steps=self._config.run.num_steps)
+        return learning_rate_scale(self.config.ppo, step, num_steps=self.config.run.num_steps)
 
     def step(
         self,
@@ -123,7 +123,7 @@ class Learner:
         """
         self.roles.load_adapter_state(Role.PROXIMAL, proximal)
         return self.update.experience(
-            groups, seed=f"{self._config.run.seed}/{step}", token_budget=self.token_budget
+            groups, seed=f"{self.config.run.seed}/{step}", token_budget=self.token_budget
         )
 
     def learn(
@@ -132,6 +132,6 @@ class Learner:
         """Train critic and policy; see `PPOUpdate.step`."""
         return self.update.step(
             mini_batches,
-            train_policy=step > self._config.ppo.critic_warmup_steps,
+            train_policy=step > self.config.ppo.critic_warmup_steps,
             learning_rate_scale=learning_rate_scale,
         )

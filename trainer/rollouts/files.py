@@ -14,12 +14,27 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import FinishReason
 from regime_w import ArmSpec, RewardConfig, build_prompt
-from trainer.config.sections import RolloutConfig
+from trainer.config.sections import OfflineRunConfig, RolloutConfig, TrainConfig
 from trainer.data.sources import Record, check_gold
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, read_lines
+from trainer.model.base_files import BaseLimits, base_limits
+from trainer.model.prompts import load_renderer
 from trainer.rollouts.groups import Score, ScoredGroup, score_group
-from trainer.rollouts.rows import RolloutCompletion, RolloutRow
+from trainer.rollouts.rows import RolloutCompletion, RolloutRow, flaw_in_tokens
+
+# No tokenizer makes more tokens than a text has bytes, except a few special ones at the ends and, where
+# there is a chat template, the template's own.
+_TOKENS_BESIDE_THE_TEXT = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowLimits:
+    """What a row must keep to be trained on."""
+
+    base: BaseLimits
+    token_budget: int
+    """``ppo.token_budget``; a completion is computed in one pass with its prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,26 +99,42 @@ class Retokeniser:
 class StoredRollouts:
     """The groups of a file, kept as lines and parsed on demand, which takes less memory."""
 
-    def __init__(self, path: Path, retokeniser: Retokeniser, *, num_groups: int | None = None):
+    def __init__(
+        self,
+        path: Path,
+        retokeniser: Retokeniser,
+        *,
+        num_groups: int | None = None,
+        limits: RowLimits | None = None,
+    ):
         """Read the whole file once.
 
         Args:
             path: JSONL, plain or compressed.
             retokeniser: For rows of text.
             num_groups: The most groups to read; all where None.
+            limits: Rows longer than the base model's context are left out, and counted in `overlong`.
 
         Raises:
-            DataError: A line is no rollout row, its gold answer is not one number, or there is none.
+            DataError: A line is no rollout row, its gold answer is not one number, it has tokens that the base
+                model has not, or more than the budget; or there is none.
         """
         self._path = path
         self._retokeniser = retokeniser
+        self._limits = limits
         self._lines: dict[str, tuple[int, bytes]] = {}
         self.records: list[Record] = []
         self.num_completions = self.num_texts = 0
         self.versions: Counter[int | None] = Counter()
+        self.dtypes: Counter[str | None] = Counter()
+        """What the servers computed in; None where rows do not say."""
+        self.overlong: list[str] = []
+        """Rows that were left out: place and length of each."""
         for number, line in read_lines(path):
             row = self._parse(number, line)
             check_gold(row.gold_answer, f"{path}:{number}: gold_answer")
+            if limits is not None and not self._fits(row, f"{path}:{number}", limits):
+                continue
             name = row.id or f"{path.name.split('.')[0]}-{number:06d}"
             if name in self._lines:
                 # The same question again, such as in a later epoch.
@@ -111,12 +142,66 @@ class StoredRollouts:
             self._lines[name] = (number, line)
             self.records.append(Record(id=name, question=row.question, gold=row.gold_answer))
             self.versions[row.policy_version] += 1
+            self.dtypes[row.dtype] += 1
             self.num_completions += len(row.arm_outputs)
             self.num_texts += sum(not arm.has_tokens for arm in row.arm_outputs)
             if len(self.records) == num_groups:
                 break
         if not self.records:
-            raise DataError(f"{path}: no rollouts")
+            raise DataError(f"{path}: no rollouts{''.join(f'; {line}' for line in self.left_out)}")
+
+    @property
+    def left_out(self) -> list[str]:
+        """One line on the rows that were left out; none where there are none."""
+        if not self.overlong or self._limits is None:
+            return []
+        return [
+            f"{len(self.overlong)} questions of {self._path} left out, {self.overlong[0]}: longer than the "
+            f"context of {self._limits.base.context_tokens} of policy.base_model"
+        ]
+
+    def _fits(self, row: RolloutRow, where: str, limits: RowLimits) -> bool:
+        """Whether a row fits the base model's context.
+
+        Raises:
+            DataError: It has tokens that the base model has not, or a completion longer than the budget.
+        """
+        if flaw := flaw_in_tokens(row.arm_outputs, limits.base.vocab_size):
+            raise DataError(f"{where}: {flaw}; was it collected with another model?")
+        context, budget = limits.base.context_tokens, limits.token_budget
+        for arm in row.arm_outputs:
+            found = self._with_tokens(arm, row, where, at_least=min(context, budget))
+            num_tokens = len(found.prompt_token_ids) + len(found.token_ids)
+            if num_tokens > context:
+                self.overlong.append(f"{where} with {num_tokens} tokens")
+                return False
+            if num_tokens > budget:
+                raise DataError(
+                    f"{where}: {arm.arm_name}: {num_tokens} tokens, more than ppo.token_budget = {budget}: "
+                    "raise it, or leave the row out of the file"
+                )
+        return True
+
+    def _with_tokens(
+        self, arm: RolloutCompletion, row: RolloutRow, where: str, *, at_least: int = 0
+    ) -> RolloutCompletion:
+        """A completion with its tokens; a text that can only have fewer than ``at_least`` stays one."""
+        if arm.has_tokens:
+            return arm
+        if len(arm.full_text.encode()) + self._bytes_before(row) < at_least:
+            return arm
+        return self._retokeniser.completion(arm, row.question, where, row.prompt_format)
+
+    def _bytes_before(self, row: RolloutRow) -> int:
+        """More than an arm's prompt to the question has tokens."""
+        prompts = (arm.system_prompt.encode() for arm in self._retokeniser.arms.values())
+        longest = max(map(len, prompts), default=0)
+        return (
+            len(row.question.encode())
+            + longest
+            + len(build_prompt("", ""))
+            + _TOKENS_BESIDE_THE_TEXT
+        )
 
     def group(
         self, record: Record, config: RewardConfig, score: Score = score_group
@@ -128,20 +213,26 @@ class StoredRollouts:
         """
         number, line = self._lines[record.id]
         row = self._parse(number, line)
-        completions = [
-            arm
-            if arm.has_tokens
-            else self._retokeniser.completion(
-                arm, row.question, f"{self._path}:{number}", row.prompt_format
-            )
-            for arm in row.arm_outputs
-        ]
-        return row.model_copy(update={"id": record.id, "arm_outputs": completions}).scored(
-            config, score
-        )
+        where = f"{self._path}:{number}"
+        completions = [self._with_tokens(arm, row, where) for arm in row.arm_outputs]
+        found = row.model_copy(update={"id": record.id, "arm_outputs": completions})
+        return found.scored(config, score)
 
     def _parse(self, number: int, line: bytes) -> RolloutRow:
         return parse_row(RolloutRow, line, f"{self._path}:{number}")
+
+
+def open_rollouts(
+    path: Path, config: TrainConfig | OfflineRunConfig, *, num_groups: int | None = None
+) -> StoredRollouts:
+    """A file of rollouts, to be trained on by a configuration; see `StoredRollouts`."""
+    base_model = config.policy.base_model
+    return StoredRollouts(
+        path,
+        Retokeniser.of(load_renderer(base_model), config.rollout),
+        num_groups=num_groups,
+        limits=RowLimits(base=base_limits(base_model), token_budget=config.ppo.token_budget),
+    )
 
 
 def format_of_file(path: Path) -> PromptFormat:

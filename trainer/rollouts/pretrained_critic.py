@@ -12,10 +12,9 @@ from inference_server.wire.digests import sha256_of_file
 from trainer.config.sections import OfflineRunConfig, TrainConfig
 from trainer.errors import DataError
 from trainer.io.durable import write_file
-from trainer.model.prompts import load_renderer
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.critic_fit import fit_critic
-from trainer.rollouts.files import Retokeniser, StoredRollouts
+from trainer.rollouts.files import open_rollouts
 from trainer.rollouts.reward_functions import RewardFunctions
 
 CRITIC_FILE = "critic.json"
@@ -43,8 +42,9 @@ def pretrain_critic(
         raise DataError(
             f"ppo.critic_rollouts {path}: no such file; `python -m trainer collect` writes one"
         )
-    retokeniser = Retokeniser.of(load_renderer(config.policy.base_model), config.rollout)
-    stored = StoredRollouts(path, retokeniser)
+    stored = open_rollouts(path, config)
+    for line in stored.left_out:
+        say(line)
     with RewardFunctions(config.reward) as functions:
         groups = [stored.group(r, config.reward, functions.score).samples for r in stored.records]
     fit = fit_critic(

@@ -4,22 +4,36 @@ The journal's ``rollouts/step-….jsonl`` and the files of ``collect`` hold thes
 rows, which have names and texts alone, are read too.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import to_json
 
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
-from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
+from inference_server.wire.schemas import (
+    MAX_LOGPROB,
+    ArmCompletion,
+    ArmGroup,
+    FinishReason,
+    TokenId,
+)
 from regime_w import RewardConfig
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
 from trainer.rollouts.groups import Score, ScoredGroup, as_sample, score_group
 
 
-def rollout_row(scored: ScoredGroup, *, step: int | None = None) -> dict[str, object]:
-    """The recipe's fields, tokens, logprobs, version and, in a run, the step."""
+def rollout_row(
+    scored: ScoredGroup, *, step: int | None = None, dtype: str | None = None
+) -> dict[str, object]:
+    """The recipe's fields, tokens, logprobs and version.
+
+    Args:
+        scored: The group.
+        step: In a run, of which step.
+        dtype: Outside of a run, whose ``config.toml`` has it, what the server computed in.
+    """
     group, scores = scored.group, scored.scores
     correct = scores.correct or [None] * len(scored.rewards)
     return {
@@ -31,6 +45,7 @@ def rollout_row(scored: ScoredGroup, *, step: int | None = None) -> dict[str, ob
         **({} if group.prompt_format is None else {"prompt_format": group.prompt_format}),
         **({"stop": group.stop} if group.stop else {}),
         **({"columns": scored.record.columns} if scored.record.columns else {}),
+        **({} if dtype is None else {"dtype": dtype}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
         "reward": sum(scored.rewards) / len(scored.rewards),
         "arm_outputs": [
@@ -76,15 +91,23 @@ class RolloutCompletion(_RowPart):
 
     arm_name: str
     full_text: str
-    sample: int = 0
-    reward: float = 0.0
+    sample: int = Field(default=0, ge=0)
+    reward: float = Field(default=0.0, allow_inf_nan=False)
     trained: bool = True
     finish_reason: FinishReason = FinishReason.STOP
-    temperature: float = 1.0
-    top_p: float = 1.0
-    prompt_token_ids: list[int] = []
-    token_ids: list[int] = []
-    sampler_logprobs: list[float] = []
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    prompt_token_ids: list[TokenId] = []
+    token_ids: list[TokenId] = []
+    sampler_logprobs: list[Annotated[float, Field(le=MAX_LOGPROB, allow_inf_nan=False)]] = []
+
+    @model_validator(mode="after")
+    def _logprobs_are_of_the_tokens(self) -> Self:
+        if self.sampler_logprobs and len(self.sampler_logprobs) != len(self.token_ids):
+            raise ValueError(
+                f"{len(self.sampler_logprobs)} sampler_logprobs for {len(self.token_ids)} token_ids"
+            )
+        return self
 
     @property
     def has_tokens(self) -> bool:
@@ -119,6 +142,8 @@ class RolloutRow(_RowPart):
     """None in rows from before there was another than plain."""
     stop: StopStrings = ()
     columns: dict[str, Any] = {}
+    dtype: str | None = None
+    """What the server computed in; None in a run's rows, and in rows from before it was written."""
     arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
 
     @property
@@ -144,3 +169,27 @@ class RolloutRow(_RowPart):
             ),
             config,
         )
+
+
+def flaw_in_tokens(
+    completions: Iterable[ArmCompletion | RolloutCompletion],
+    vocab_size: int,
+    *,
+    context_tokens: int | None = None,
+) -> str | None:
+    """What of completions a base model cannot have sampled, in words; None where there is nothing.
+
+    Args:
+        completions: With their prompts.
+        vocab_size: How many tokens the base model has.
+        context_tokens: The longest prompt and completion together, which is then looked at too.
+    """
+    for completion in completions:
+        length = len(completion.prompt_token_ids) + len(completion.token_ids)
+        highest = max((*completion.prompt_token_ids, *completion.token_ids), default=0)
+        name = completion.arm if isinstance(completion, ArmCompletion) else completion.arm_name
+        if highest >= vocab_size:
+            return f"{name}: token id {highest}, and policy.base_model has {vocab_size} tokens"
+        if context_tokens is not None and length > context_tokens:
+            return f"{name}: {length} tokens with its prompt, and the context is {context_tokens}"
+    return None

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from inference_server.wire.digests import sha256_of_bytes
-from trainer.errors import JournalError
-from trainer.rollouts.rows import RolloutRow
+from trainer.errors import DataError, JournalError
+from trainer.io.jsonl import parse_row
+from trainer.rollouts.rows import RolloutRow, flaw_in_tokens
 from trainer.run_state.journal_entries import (
     JOURNAL_FILE,
     JournaledAdapter,
@@ -94,11 +95,16 @@ class JournalReader:
             raise JournalError(step, f"{self._path} changed while it was read")
         return entry
 
-    def groups(self, entry: JournaledStep) -> list[RolloutRow]:
+    def groups(self, entry: JournaledStep, *, vocab_size: int | None = None) -> list[RolloutRow]:
         """The groups that a step trained on.
 
+        Args:
+            entry: The step's.
+            vocab_size: How many tokens the base model has; None does not compare.
+
         Raises:
-            JournalError: The file is missing, or its digest is not the journaled one.
+            JournalError: The file is missing, its digest is not the journaled one, or a line of it cannot be
+                trained on.
         """
         path = rollouts_file(self._run_folder, entry.step)
         try:
@@ -111,4 +117,20 @@ class JournalReader:
                 f"{path} was changed: its checksum is {sha256[:12]}…, and the journal has "
                 f"{entry.rollouts_sha256[:12]}…",
             )
-        return [RolloutRow.model_validate_json(line) for line in data.splitlines()]
+        try:
+            return [
+                _trainable(line, f"{path}:{number}", vocab_size)
+                for number, line in enumerate(data.splitlines(), 1)
+            ]
+        except DataError as error:
+            raise JournalError(entry.step, str(error)) from None
+
+
+def _trainable(line: bytes, where: str, vocab_size: int | None) -> RolloutRow:
+    row = parse_row(RolloutRow, line, where)
+    for arm in row.arm_outputs:
+        if not arm.has_tokens:
+            raise DataError(f"{where}: {arm.arm_name}: no token_ids with their sampler_logprobs")
+    if vocab_size is not None and (flaw := flaw_in_tokens(row.arm_outputs, vocab_size)):
+        raise DataError(f"{where}: {flaw}")
+    return row

@@ -61,7 +61,7 @@ def recompute(
         token_budget: Of all steps' micro-batches; None takes the run's, which may have changed in between.
 
     Raises:
-        JournalError: The rollouts of a step are missing or damaged.
+        JournalError: The rollouts of a step are missing, damaged or of another base model.
     """
     served = dict(checkpoint.served)
     start = checkpoint.progress.step
@@ -69,7 +69,8 @@ def recompute(
         served[adapter.version] = learner.roles.rounded_policy(getattr(torch, adapter.dtype))
     for step in range(start + 1, last_step + 1):
         entry = journal.step(step)
-        groups = [samples_of(group) for group in journal.groups(entry)]
+        vocab_size = learner.roles.vocab_size
+        groups = [samples_of(group) for group in journal.groups(entry, vocab_size=vocab_size)]
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
         published = journal.adapters_of(step)

@@ -380,6 +380,12 @@ FLAWED = {
     "no tokens": [changed(token_ids=[], logprobs=[])],
     "no prompt": [changed(prompt_token_ids=[])],
     "a probability over 1": [changed(logprobs=[-0.5, 0.1])],
+    "more tokens than asked for": [changed(token_ids=[7] * 257, logprobs=[-0.5] * 257)],
+    "a negative token": [changed(token_ids=[-1, 2])],
+    "a negative token of the prompt": [changed(prompt_token_ids=[-1])],
+    "a negative temperature": [changed(temperature=-1.0)],
+    "an empty nucleus": [changed(top_p=0.0)],
+    "more than the whole nucleus": [changed(top_p=1.5)],
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import json
 import os
 import time
 import zlib
@@ -12,8 +13,9 @@ import httpx
 import pytest
 import stamina
 import zstandard
+from pydantic import ValidationError
 
-from inference_server.wire.schemas import ArmsRequest
+from inference_server.wire.schemas import ArmCompletion, ArmsRequest
 from inference_server.wire.streams import NDJSON
 from trainer.client import answers, http
 from trainer.client.arms_client import ArmsClient
@@ -211,3 +213,33 @@ async def test_lost_groups_are_not_asked_for_in_a_rush() -> None:
     with stamina.set_testing(False), pytest.raises(ServerUnreachableError):
         await asyncio.wait_for(ask_again(ask, give_up_after_s=1.5), 20)
     assert num_asked <= 4
+
+
+COMPLETION = {
+    "arm": "solo",
+    "sample": 0,
+    "text": "7",
+    "finish_reason": "stop",
+    "temperature": 0.0,
+    "top_p": 1.0,
+    "seed": None,
+    "prompt_token_ids": [1],
+    "token_ids": [7, 2],
+    "logprobs": [-0.5, 0.0],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("temperature", value) for value in (-1.0, float("inf"), float("nan"), None)],
+        *[("top_p", value) for value in (0.0, -0.5, 1.5, float("inf"), float("nan"))],
+        *[("token_ids", [7, value]) for value in (-1, 0.5, None)],
+        ("prompt_token_ids", [-1]),
+        ("sample", -1),
+    ],
+)
+def test_numbers_that_no_completion_has_are_no_completion(field: str, value: object) -> None:
+    assert ArmCompletion.model_validate_json(json.dumps(COMPLETION)).temperature == 0
+    with pytest.raises(ValidationError, match=field):
+        ArmCompletion.model_validate_json(json.dumps({**COMPLETION, field: value}))

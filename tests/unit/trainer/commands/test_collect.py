@@ -162,7 +162,7 @@ async def test_every_question_gets_one_row_with_the_recipes_fields(
     assert sorted(rows) == [record.id for record in records]
     row = rows[records[0].id]
     assert (row["question"], row["gold_answer"]) == (records[0].question, records[0].gold)
-    assert row["policy_version"] == 3
+    assert (row["policy_version"], row["dtype"]) == (3, "float32")
     assert row["reward"] == sum(arm["reward"] for arm in row["arm_outputs"]) / 2
     assert [arm["arm_name"] for arm in row["arm_outputs"]] == list(ARMS)
     arm = row["arm_outputs"][1]

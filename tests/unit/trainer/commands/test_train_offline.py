@@ -317,6 +317,25 @@ def test_a_file_of_another_policy_is_said_to_be_one(
     assert "by 0.3 nats a token: another policy sampled it" in capsys.readouterr().out
 
 
+def test_rows_of_another_dtype_or_too_long_are_said_to_be_so(
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    long = json.loads(json.dumps(rows[2]))
+    long["arm_outputs"][0] |= {"token_ids": [3] * 20_000, "sampler_logprobs": [-1.0] * 20_000}
+    path = write(tmp_path / "rows.jsonl", [rows[0] | {"dtype": "bfloat16"}, rows[1], long])
+    train_offline(config(policy, path, tmp_path / "run", offline={"num_epochs": 1}))
+    lines = capsys.readouterr().out.splitlines()
+    assert any(
+        line.startswith(f"1 questions of {path} left out, {path}:3 with 20") for line in lines
+    )
+    said = "collected from a server that computed in bfloat16, and the trainer computes in float32"
+    assert [said in line for line in lines].count(True) == 1
+    assert metrics(tmp_path / "run")[0]["rollout/num_samples"] == 16
+
+
 def test_the_same_question_twice_is_two_groups(
     policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

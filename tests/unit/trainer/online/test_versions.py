@@ -13,9 +13,18 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference_server.wire.schemas import AdapterInfo, ServerStatus
+from inference_server.wire.schemas import (
+    AdapterInfo,
+    ArmsRequest,
+    ArmsResponse,
+    FinishReason,
+    Question,
+    ServerStatus,
+    Usage,
+)
+from tests.unit.groups import RECORDS, group_of
 from tests.unit.server_stub import ServerStub
-from tests.unit.versions_in_memory import versions_for
+from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.model.roles import PolicyRoles
 from trainer.online.versions import Versions
@@ -308,3 +317,25 @@ def test_an_acknowledgement_of_something_else_is_an_error(
     with pytest.raises(SyncError, match=complaint) as caught:
         open_versions(client).publish(1, roles_of())
     assert hashlib.sha256(b"weights").hexdigest() in str(caught.value)
+
+
+async def test_tokens_that_the_base_model_does_not_have_stop_the_run() -> None:
+    (record, *_) = RECORDS
+    group = group_of(record, 12, FinishReason.STOP)  # its highest token is 5
+
+    class Foreign(ServerStub):
+        async def generate(self, request: ArmsRequest) -> ArmsResponse:
+            usage = Usage(prompt_tokens=0, completion_tokens=0)
+            return ArmsResponse(policy_version=12, boot_id="b", groups=[group], usage=usage)
+
+    request = ArmsRequest(questions=[Question(id=record.id, question=record.question)], policy=12)
+    found, _ = await versions_for(Foreign(), vocab_size=6).group(request)
+    assert found == group
+    with pytest.raises(
+        SyncError, match=r"group 'r0', arm_0: token id 5, and policy\.base_model has 5"
+    ):
+        await versions_for(Foreign(), vocab_size=5).group(request)
+    limits = STATUS.limits.model_copy(update={"max_model_len_tokens": 4})
+    found_so = STATUS.model_copy(update={"limits": limits})
+    with pytest.raises(SyncError, match="arm_0: 5 tokens with its prompt, and the context is 4"):
+        await versions_for(Foreign(), vocab_size=6, found=found_so).group(request)

@@ -1,5 +1,6 @@
 """The journal: what a kill, a flipped bit or a second trainer does to it, and what is read back."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig
 from trainer.data.sources import Record
@@ -204,6 +206,42 @@ def test_rollouts_that_are_gone_name_their_step(tmp_path: Path) -> None:
     journal = JournalReader(tmp_path)
     with pytest.raises(JournalError, match=r"step 1: .*step-000001\.jsonl: No such file"):
         journal.groups(journal.step(1))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"temperature": -1.0}, "arm_outputs.1.temperature: "),
+        ({"temperature": float("inf")}, "arm_outputs.1.temperature: "),
+        ({"top_p": 0.0}, "arm_outputs.1.top_p: "),
+        ({"top_p": float("nan")}, "arm_outputs.1.top_p: "),
+        ({"token_ids": [3, -4]}, "arm_outputs.1.token_ids.1: "),
+        ({"token_ids": [3, 500]}, "arm_1: token id 500, and policy.base_model has 500 tokens"),
+        ({"prompt_token_ids": [10**30]}, "arm_1: token id 1000"),
+        ({"token_ids": [3]}, "arm_outputs.1: 2 sampler_logprobs for 1 token_ids"),
+        ({"token_ids": [], "sampler_logprobs": []}, "arm_1: no token_ids with their"),
+        ({"sampler_logprobs": [float("nan"), -1]}, "arm_outputs.1.sampler_logprobs.0: "),
+        ({"sampler_logprobs": [-1, 0.5]}, "arm_outputs.1.sampler_logprobs.1: "),
+        ({"reward": float("inf")}, "arm_outputs.1.reward: "),
+        ({"full_text": None}, "arm_outputs.1.full_text: "),
+    ],
+)
+def test_rollouts_that_cannot_be_trained_on_name_their_place(
+    change: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    """With a digest that fits, as an earlier version or another program may have written them."""
+    write(tmp_path, 1)
+    journal, path = JournalReader(tmp_path), rollouts_file(tmp_path, 1)
+    assert len(journal.groups(journal.step(1), vocab_size=500)) == 2
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[1]["arm_outputs"][1] |= change
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(data)
+    entry = journal.step(1).model_copy(update={"rollouts_sha256": sha256_of_bytes(data)})
+    with pytest.raises(JournalError) as caught:
+        journal.groups(entry, vocab_size=500)
+    assert f"step 1: {path}:2: {said}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # --- one at a time -----------------------------------------------------------------------------------
