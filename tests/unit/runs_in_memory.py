@@ -64,6 +64,18 @@ def run_config(
     return TrainConfig.model_validate(given)
 
 
+def small_config(base: Path, folder: Path, *, num_steps: int, **ppo: Any) -> TrainConfig:
+    """A run of two arms and nothing beside its update; ``ppo`` are settings of that."""
+    return TrainConfig.model_validate(
+        {
+            "policy": {"base_model": str(base), "lora_rank": 2},
+            "rollout": {"questions_per_step": 2, "max_tokens": 8, "arms": ARMS[:2], "seed": 3},
+            "ppo": {"critic_warmup_steps": 0, **ppo},
+            "run": {"folder": folder, "num_steps": num_steps, "num_threads": 1},
+        }
+    )
+
+
 def server_roles(base: Path) -> PolicyRoles:
     """Roles of the shape that runs here have, for a server to score with."""
     config = PolicyConfig(base_model=str(base), lora_rank=2)

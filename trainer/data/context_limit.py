@@ -11,6 +11,7 @@ from inference_server.wire.schemas import ServerStatus
 from regime_w import build_prompt
 from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
+from trainer.errors import DataError
 from trainer.model.prompts import load_renderer
 
 # No tokenizer makes more tokens than a text has bytes, except a few special ones at the ends. A chat
@@ -25,6 +26,8 @@ def drop_overlong(
     rollout: RolloutConfig,
     status: ServerStatus,
     say: Callable[[str], None],
+    *,
+    max_tokens_key: str = "rollout.max_tokens",
 ) -> list[Record]:
     """The questions that the server can answer in ``rollout.max_tokens`` under every arm's prompt.
 
@@ -35,6 +38,7 @@ def drop_overlong(
         rollout: Arms and length of completions.
         status: The server's status with its limits.
         say: Gets a line if questions are dropped.
+        max_tokens_key: What the length of completions is called where it is set.
     """
     limit = status.limits.max_model_len_tokens
     arms = rollout.arms
@@ -59,10 +63,35 @@ def drop_overlong(
     first = next(record.id for record in records if record.id in too_long)
     say(
         f"data: {len(too_long)} of {len(records)} questions left out, {first} for one: their prompts "
-        f"are longer than {room} tokens, the context of {limit} less rollout.max_tokens "
+        f"are longer than {room} tokens, the context of {limit} less {max_tokens_key} "
         f"{rollout.max_tokens}"
     )
     return [record for record in records if record.id not in too_long]
+
+
+def askable(
+    records: Sequence[Record],
+    base_model: str,
+    rollout: RolloutConfig,
+    status: ServerStatus,
+    say: Callable[[str], None],
+    *,
+    max_tokens_key: str = "rollout.max_tokens",
+) -> list[Record]:
+    """`drop_overlong`, where one question at least has to be left.
+
+    Raises:
+        DataError: None is.
+    """
+    said: list[str] = []
+    fitting = drop_overlong(
+        records, base_model, rollout, status, said.append, max_tokens_key=max_tokens_key
+    )
+    if not fitting:
+        raise DataError(f"no question can be asked; {said[-1]}")
+    for line in said:
+        say(line)
+    return fitting
 
 
 def _prompts(record: Record, system_prompts: Iterable[str]) -> list[Prompt]:

@@ -19,9 +19,10 @@ from inference_server.wire.schemas import (
 from trainer.client.arms_client import ArmsClient
 from trainer.client.model_spec import uploaded
 from trainer.client.protocol import InferenceServer
-from trainer.config.sections import EvaluationConfig
+from trainer.config.sections import EvaluationConfig, RolloutConfig
 from trainer.console.progress import bar
 from trainer.data.contamination import find_overlap
+from trainer.data.context_limit import askable
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
@@ -46,9 +47,18 @@ _NUM_TRAINING_QUESTIONS = 20_000
 
 
 async def evaluate(
-    config: EvaluationConfig, client: InferenceServer, on_progress: OnProgress
+    config: EvaluationConfig,
+    client: InferenceServer,
+    on_progress: OnProgress,
+    say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Ask every model every question, and write the result to ``config.output``.
+
+    Args:
+        config: What is asked of whom.
+        client: The server.
+        on_progress: See `OnProgress`.
+        say: Gets a line if questions are left out, which do not fit the server's context.
 
     Raises:
         UsageError: The configuration cannot be evaluated. Nothing was generated or uploaded.
@@ -64,6 +74,7 @@ async def evaluate(
     status = await client.status()
     asked_as = resolve_format(config.prompt_format, has_chat_template=status.has_chat_template)
     config = config.model_copy(update={"prompt_format": asked_as})
+    records = _askable(records, config, status, say)
     # Pinned now: the active version may change during the evaluation.
     served = {
         c.label: c.model.served_version(status, field="models")
@@ -95,6 +106,20 @@ async def evaluate(
         write_answers(answers_path(config.output), questions)
         evaluation.write(config.output)
     return evaluation
+
+
+def _askable(
+    records: Sequence[Record],
+    config: EvaluationConfig,
+    status: ServerStatus,
+    say: Callable[[str], None],
+) -> list[Record]:
+    """The questions that fit the server's context under every prompt that they are asked with."""
+    arms = tuple(arm for arm in config.arms if config.samples_per_arm or arm.name == config.arm)
+    rollout = RolloutConfig(
+        arms=arms, max_tokens=config.max_tokens, prompt_format=config.prompt_format
+    )
+    return askable(records, status.base_model, rollout, status, say, max_tokens_key="max_tokens")
 
 
 def _result(
@@ -143,8 +168,12 @@ def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = No
     """Evaluate with a progress bar and print the table; ``client`` is that of the config where None."""
     console = Console()
     config, taken = as_trained(config)
-    for line in [*_contamination_lines(config), *([taken] if taken else [])]:
+
+    def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    for line in [*_contamination_lines(config), *([taken] if taken else [])]:
+        say(line)
     with bar(console) as progress:
         task = progress.add_task("eval", total=None)
 
@@ -153,7 +182,7 @@ def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = No
 
         async def connect_and_evaluate() -> Evaluation:
             async with client or ArmsClient(config.server) as connected:
-                return await evaluate(config, connected, on_progress)
+                return await evaluate(config, connected, on_progress, say)
 
         evaluation = asyncio.run(connect_and_evaluate())
     print_table(evaluation, console)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from inference_server.wire.schemas import ServerStatus
 from regime_w import answers_agree, extract_answer, extract_gold
 from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
+from trainer.data.context_limit import askable
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.evaluation.statistics import wilson_interval
@@ -34,30 +36,43 @@ class _PendingEvaluation:
 class HeldOutEvaluations:
     """The run's evaluations, at most one at a time; leaving the block cancels the pending one."""
 
-    def __init__(self, versions: Versions, config: TrainConfig, say: Callable[[str], None]):
+    def __init__(
+        self,
+        versions: Versions,
+        config: TrainConfig,
+        status: ServerStatus,
+        say: Callable[[str], None],
+    ):
         """Nothing is asked before `start`.
 
         Args:
             versions: Asks the versions that are evaluated.
             config: Of the run.
-            say: Gets a line for each evaluation that is skipped.
+            status: The server's; questions that do not fit its context are left out.
+            say: Gets a line if questions are left out, and one for each evaluation that is skipped.
 
         Raises:
-            UsageError: The held-out questions cannot be loaded.
+            UsageError: The held-out questions cannot be loaded, or none fits the context.
         """
         self._versions = versions
         self._run = config.run
         self._say = say
         self._pending: _PendingEvaluation | None = None
         self._records: list[Record] = []
-        if config.run.evaluate_every is not None:
-            self._records = load_records(
-                config.data.evaluation_source,
-                Split.HELD_OUT,
-                num_records=config.run.num_evaluation_questions,
-                seed=config.data.seed,
-            )
         rollout = config.rollout
+        if config.run.evaluate_every is not None:
+            self._records = askable(
+                load_records(
+                    config.data.evaluation_source,
+                    Split.HELD_OUT,
+                    num_records=config.run.num_evaluation_questions,
+                    seed=config.data.seed,
+                ),
+                config.policy.base_model,
+                rollout.model_copy(update={"arms": rollout.arms[:1]}),
+                status,
+                say,
+            )
         self._prompt = GreedyPrompt(
             system_prompt=rollout.arms[0].system_prompt,
             prompt_format=rollout.prompt_format,

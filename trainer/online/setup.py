@@ -15,10 +15,10 @@ from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker, read_metrics
 from trainer.data.contamination import data_lines
-from trainer.data.context_limit import drop_overlong
-from trainer.data.sources import Record, load_records
+from trainer.data.context_limit import askable
+from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.errors import DataError
+from trainer.doctor.memory import plan_in_message
 from trainer.model.device import compute_device, leave_memory_to_others
 from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
@@ -106,6 +106,7 @@ def train(
             )
         server = client or ArmsClient(config.server)
         with (
+            plan_in_message(config),
             RewardFunctions(config.reward) as functions,
             _open_training(config, server, functions, score, journal, stop) as training,
         ):
@@ -131,15 +132,18 @@ def _open_training(
         check_server(status, config)
         lines = _advice(config, journal)
         config = _in_one_dtype(config, status, lines)
-        records = _askable(records, config, status, lines)
+        records = askable(records, config.policy.base_model, config.rollout, status, lines.append)
         with stop.waiting():
             learner = _learner(config, status)
-        adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
-        versions = Versions(requests, adapters, config, found=status)
+        adapters, size = (
+            RunAdapters(run.folder / ADAPTERS_FOLDER, journal),
+            learner.roles.vocab_size,
+        )
+        versions = Versions(requests, adapters, config, found=status, vocab_size=size)
         last_checkpoint = step_of(checkpoint_folders(run.folder)[-1])
         steps_done = max(journal.past.last_step, last_checkpoint)
         tracker = stack.enter_context(Tracker(run, first_step=steps_done))
-        evaluations = stack.enter_context(HeldOutEvaluations(versions, config, tracker.say))
+        evaluations = stack.enter_context(HeldOutEvaluations(versions, config, status, tracker.say))
         proofs = Proofs(
             versions,
             config,
@@ -192,16 +196,6 @@ def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -
         lines.append(f"computing in {config.policy.dtype}, as the server does")
         record_config(config)
     return config
-
-
-def _askable(
-    records: list[Record], config: TrainConfig, status: ServerStatus, lines: list[str]
-) -> list[Record]:
-    """The records whose prompts fit the server's context; ``lines`` gets one about the others."""
-    fitting = drop_overlong(records, config.policy.base_model, config.rollout, status, lines.append)
-    if not fitting:
-        raise DataError(f"no question can be asked; {lines[-1]}")
-    return fitting
 
 
 def _learner(config: TrainConfig, status: ServerStatus) -> Learner:

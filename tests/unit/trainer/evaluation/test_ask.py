@@ -372,6 +372,38 @@ async def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         await run(FakeServer({}), config(f"SFT={folder}"))
 
 
+async def test_a_question_too_long_for_the_context_is_left_out_and_named(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    class Local(FakeServer):
+        async def status(self) -> ServerStatus:
+            return (await super().status()).model_copy(update={"base_model": str(tiny_base)})
+
+        async def complete(
+            self, version: int | None, questions: list[str], prompt: GreedyPrompt
+        ) -> list[TextCompletion]:
+            if "long" in "".join(questions):
+                raise ServerRejectedError(400, "exceed the model's context")
+            return await super().complete(version, questions, prompt)
+
+    asked = [(record.question, record.gold) for record in RECORDS]
+    asked.insert(3, ("long " * 3000, "1"))
+    source, said = tmp_path / "own.jsonl", list[str]()
+    source.write_text(
+        "".join(json.dumps({"question": q, "answer": gold}) + "\n" for q, gold in asked)
+    )
+    changes = {"data": str(source), "max_tokens": 9}
+    given = config("Base=base").model_copy(update={**changes, "num_questions": 11})
+    found = await evaluate(given, Local({BASE: 4}), ignore_progress, said.append)
+    assert (found.num_questions, found.models[0].accuracy.value) == (10, 0.4)
+    (line,) = said
+    assert line.startswith("data: 1 of 11 questions left out, own-000004 for one")
+    assert "context of 1024 less max_tokens 9" in line
+    source.write_text(json.dumps({"question": "long " * 3000, "answer": "1"}))
+    with pytest.raises(DataError, match="no question can be asked; data: 1 of 1 questions left"):
+        await evaluate(given, Local({}), ignore_progress, said.append)
+
+
 async def test_a_missing_data_file_is_refused() -> None:
     with pytest.raises(DataError, match=r"nothing\.jsonl"):
         await run(FakeServer({}), config("Base=base", data="nothing.jsonl"))

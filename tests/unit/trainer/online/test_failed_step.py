@@ -6,50 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from regime_w import ArmSpec
+from tests.unit import runs_in_memory
 from tests.unit.memory_server import MemoryServer
-from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.config.sections import TrainConfig
 from trainer.console.tracking import read_metrics
 from trainer.errors import NonFiniteError, SyncError
-from trainer.model.roles import PolicyRoles
 from trainer.online.loop import TrainResult
 from trainer.online.proofs import Proofs
-from trainer.online.setup import train as train_online
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
 from trainer.run_state.journal_reader import JournalReader
 
-ARMS = [
-    ArmSpec(name=f"arm_{i}", system_prompt="Be brief.", temperature=1.0, top_p=1.0)
-    for i in range(2)
-]
 NUM_STEPS, FAILS_AT = 4, 3
 
 
 @pytest.fixture
 def config(tiny_base: Path, tmp_path: Path) -> TrainConfig:
-    return TrainConfig.model_validate(
-        {
-            "policy": {"base_model": str(tiny_base), "lora_rank": 2},
-            "rollout": {"questions_per_step": 2, "max_tokens": 8, "arms": ARMS, "seed": 3},
-            "ppo": {"critic_warmup_steps": 0},
-            "run": {"folder": tmp_path / "run", "num_steps": NUM_STEPS, "num_threads": 1},
-        }
-    )
+    return runs_in_memory.small_config(tiny_base, tmp_path / "run", num_steps=NUM_STEPS)
 
 
 @pytest.fixture
-def train(config: TrainConfig) -> Callable[[], TrainResult]:
+def train(config: TrainConfig, tiny_base: Path) -> Callable[[], TrainResult]:
     """Runs against a server that is the same for every call."""
-    policy = PolicyConfig(base_model=config.policy.base_model, lora_rank=2)
-    roles = PolicyRoles(policy, device=torch.device("cpu"), serve_dtype=torch.float32)
-    server = MemoryServer(roles)
-    return lambda: train_online(config, client=server)
+    server = MemoryServer(runs_in_memory.server_roles(tiny_base))
+    return lambda: runs_in_memory.train(config, server)
 
 
 @pytest.mark.parametrize("method", ["experience", "learn"])

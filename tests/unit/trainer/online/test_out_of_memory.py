@@ -1,5 +1,6 @@
 """A run whose GPU's memory does not suffice for a step: it goes on, and is replayed and resumed as it went."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,22 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from regime_w import ArmSpec
+from tests.unit import runs_in_memory
 from tests.unit.memory_server import MemoryServer
-from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import OutOfMemoryError
-from trainer.model.roles import PolicyRoles
 from trainer.online.loop import TrainResult
-from trainer.online.setup import train as train_online
 from trainer.ppo.learner import Learner
 from trainer.replay.verify import verify
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
 from trainer.run_state.journal_reader import JournalReader
 
-ARMS = [
-    ArmSpec(name=f"arm_{i}", system_prompt="Be brief.", temperature=1.0, top_p=1.0)
-    for i in range(2)
-]
 NUM_STEPS, FAILS_AT = 3, 2
 BUDGET = 64
 Train = Callable[..., TrainResult]
@@ -36,20 +30,13 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def train(tiny_base: Path, run: Path) -> Train:
     """Runs with some token budget against a server that is the same for every call."""
-    policy = PolicyConfig(base_model=str(tiny_base), lora_rank=2)
-    roles = PolicyRoles(policy, device=torch.device("cpu"), serve_dtype=torch.float32)
-    server = MemoryServer(roles)
+    server = MemoryServer(runs_in_memory.server_roles(tiny_base))
 
     def started(token_budget: int = BUDGET) -> TrainResult:
-        config = TrainConfig.model_validate(
-            {
-                "policy": policy,
-                "rollout": {"questions_per_step": 2, "max_tokens": 8, "arms": ARMS, "seed": 3},
-                "ppo": {"critic_warmup_steps": 0, "token_budget": token_budget},
-                "run": {"folder": run, "num_steps": NUM_STEPS, "num_threads": 1},
-            }
+        config = runs_in_memory.small_config(
+            tiny_base, run, num_steps=NUM_STEPS, token_budget=token_budget
         )
-        return train_online(config, client=server)
+        return runs_in_memory.train(config, server)
 
     return started
 
@@ -91,8 +78,12 @@ def test_what_does_not_fit_in_halves_ends_the_run_which_resumes_with_a_smaller_b
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         fails(patch, times=2)
-        with pytest.raises(OutOfMemoryError, match=r"ppo\.token_budget"):
+        with pytest.raises(OutOfMemoryError, match=r"ppo\.token_budget") as caught:
             train()
+    assert re.search(
+        rf"of {BUDGET // 2} tokens, .* \(the memory plan has [\d.]+ [GM]iB for the trainer then",
+        str(caught.value),
+    )
     assert step_of(checkpoint_folders(run)[-1]) == FAILS_AT - 1
     assert train(token_budget=BUDGET // 4).step == NUM_STEPS
     assert budgets(run) == [BUDGET, BUDGET // 4, BUDGET // 4]

@@ -1,5 +1,6 @@
 """Evaluation while training continues: one at a time, never in the way, and the best is remembered."""
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
@@ -9,9 +10,9 @@ import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from tests.unit.server_stub import ServerStub
-from tests.unit.versions_in_memory import versions_for
+from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.client.protocol import GreedyPrompt, TextCompletion
-from trainer.config.sections import DataConfig, RolloutConfig, RunConfig, TrainConfig
+from trainer.config.sections import DataConfig, PolicyConfig, RolloutConfig, RunConfig, TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, ServerRejectedError
@@ -65,7 +66,7 @@ class Run:
             run=RunConfig(folder=folder, evaluate_every=2, num_evaluation_questions=4),
         )
         self.evaluations = HeldOutEvaluations(
-            versions_for(self.client, portal), config, self.said.append
+            versions_for(self.client, portal), config, STATUS, self.said.append
         )
 
     def start(self, step: int) -> None:
@@ -158,5 +159,28 @@ def test_steps_are_evaluated_as_often_as_asked(
     every: int | None, due: list[int], tmp_path: Path, portal: BlockingPortal
 ) -> None:
     config = TrainConfig(run=RunConfig(folder=tmp_path, evaluate_every=every))
-    evaluations = HeldOutEvaluations(versions_for(portal.call(FakeClient), portal), config, print)
+    evaluations = HeldOutEvaluations(
+        versions_for(portal.call(FakeClient), portal), config, STATUS, print
+    )
     assert [step for step in range(1, 7) if evaluations.is_due(step)] == due
+
+
+def test_a_held_out_question_too_long_for_the_context_is_left_out_and_named(
+    tiny_base: Path, tmp_path: Path, portal: BlockingPortal
+) -> None:
+    source, said = tmp_path / "own.jsonl", list[str]()
+    rows = [{"question": text, "answer": "1"} for text in ("1?", "long " * 3000, "2?")]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = TrainConfig(
+        policy=PolicyConfig(base_model=str(tiny_base)),
+        data=DataConfig(evaluation_source=str(source)),
+        rollout=RolloutConfig(max_tokens=9),
+        run=RunConfig(folder=tmp_path, evaluate_every=1),
+    )
+    limits = STATUS.limits.model_copy(update={"max_model_len_tokens": 1024})
+    status = STATUS.model_copy(update={"limits": limits})
+    versions = versions_for(portal.call(FakeClient), portal)
+    evaluations = HeldOutEvaluations(versions, config, status, said.append)
+    assert [record.question for record in evaluations.records or ()] == ["1?", "2?"]
+    (line,) = said
+    assert line.startswith("data: 1 of 3 questions left out, own-000002 for one")
