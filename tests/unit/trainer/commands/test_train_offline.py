@@ -326,7 +326,8 @@ def test_rows_of_another_dtype_or_too_long_are_said_to_be_so(
     long = json.loads(json.dumps(rows[2]))
     long["arm_outputs"][0] |= {"token_ids": [3] * 20_000, "sampler_logprobs": [-1.0] * 20_000}
     path = write(tmp_path / "rows.jsonl", [rows[0] | {"dtype": "bfloat16"}, rows[1], long])
-    train_offline(config(policy, path, tmp_path / "run", offline={"num_epochs": 1}))
+    options = {"rollout": {"questions_per_step": 2}, "offline": {"num_epochs": 1}}
+    train_offline(config(policy, path, tmp_path / "run", **options))
     lines = capsys.readouterr().out.splitlines()
     assert any(
         line.startswith(f"1 questions of {path} left out, {path}:3 with 20") for line in lines
