@@ -17,11 +17,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
-
-MAX_LOGPROB = 1e-3
-"""Nats by which rounding can lift the logprob of a certain token above 0."""
-TokenId = Annotated[int, Field(ge=0)]
-"""Below the number of the base model's tokens, which is not known here."""
+TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
 
 
 def adapter_name(version: int) -> str:
@@ -116,7 +112,6 @@ class ArmCompletion(_Response):
     """The completion without the prompt."""
     finish_reason: FinishReason
     temperature: float = Field(ge=0, allow_inf_nan=False)
-    """0 in greedy requests alone."""
     top_p: float = Field(gt=0, le=1, allow_inf_nan=False)
     seed: int | None
     prompt_token_ids: list[TokenId]

@@ -6,7 +6,6 @@ An incomplete answer is asked for again, and never scored.
 import math
 
 from inference_server.wire.schemas import (
-    MAX_LOGPROB,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
@@ -14,6 +13,7 @@ from inference_server.wire.schemas import (
     Question,
 )
 from regime_w import ArmSpec, build_all_arms
+from trainer.config.rollout import MAX_LOGPROB
 
 
 def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:

@@ -12,13 +12,13 @@ from pydantic_core import to_json
 
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from inference_server.wire.schemas import (
-    MAX_LOGPROB,
     ArmCompletion,
     ArmGroup,
     FinishReason,
     TokenId,
 )
 from regime_w import RewardConfig
+from trainer.config.rollout import MAX_LOGPROB
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
 from trainer.rollouts.groups import Score, ScoredGroup, as_sample, score_group
