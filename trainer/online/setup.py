@@ -135,13 +135,10 @@ def _open_training(
         records = askable(records, config.policy.base_model, config.rollout, status, lines.append)
         with stop.waiting():
             learner = _learner(config, status)
-        adapters, size = (
-            RunAdapters(run.folder / ADAPTERS_FOLDER, journal),
-            learner.roles.vocab_size,
-        )
+        adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
+        size = learner.roles.vocab_size
         versions = Versions(requests, adapters, config, found=status, vocab_size=size)
-        last_checkpoint = step_of(checkpoint_folders(run.folder)[-1])
-        steps_done = max(journal.past.last_step, last_checkpoint)
+        steps_done = max(journal.past.last_step, step_of(checkpoint_folders(run.folder)[-1]))
         tracker = stack.enter_context(Tracker(run, first_step=steps_done))
         evaluations = stack.enter_context(HeldOutEvaluations(versions, config, status, tracker.say))
         proofs = Proofs(
