@@ -49,6 +49,7 @@ OTHER_KEYS = (
     "prompt_format",
     "question",
     "resume",
+    "role",
     "rollouts",
     "samples_per_arm",
     "seed",

@@ -28,6 +28,7 @@ from trainer.config.tools import (
     DoctorConfig,
     ReplayCommand,
     ReportCommand,
+    Role,
     TinyModelCommand,
 )
 from trainer.config.train import (
@@ -59,6 +60,7 @@ __all__ = [
     "ReplayCommand",
     "ReportCommand",
     "RewardSettings",
+    "Role",
     "RolloutConfig",
     "RunConfig",
     "SFTConfig",

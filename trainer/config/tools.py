@@ -1,13 +1,13 @@
 """Commands about a run, a model or this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.serve_config import ServeConfig
-from trainer.config.base import CommandConfig
+from trainer.config.base import CommandConfig, Device
 from trainer.config.policy import PolicyConfig
 from trainer.config.sft import SFTConfig
 from trainer.config.train import TrainConfig
@@ -47,6 +47,10 @@ class DequantizeCommand(CommandConfig):
     """Folder of the new model, which must not exist yet; serve.model of the file by default."""
 
 
+Role = Literal["both", "server", "trainer"]
+"""Which of the two services a machine runs."""
+
+
 class DoctorConfig(TrainConfig):
     """Say whether a run of this configuration can start here; exit code 1 where it cannot."""
 
@@ -55,10 +59,24 @@ class DoctorConfig(TrainConfig):
     serve: ServeConfig = ServeConfig()
     sft: SFTConfig = SFTConfig()
     """Its memory is planned too."""
+    role: Role = "both"
+    """What runs on this machine: `both` on one card, or the `server` or the `trainer` alone, where they are
+    on two machines and each has its card to itself."""
     ask_server: bool = True
-    """Ask the server too; turn it off before the server is started."""
+    """Ask the server too; turn it off before the server is started. The role `server` asks none."""
     card_gib: Annotated[float, Field(gt=0)] | None = None
     """Plan for a GPU of this many GiB instead of the hardware found."""
+
+    @property
+    def device(self) -> Device:
+        """Where this machine computes: run.device is the trainer's, and a server takes the GPU there is."""
+        return "auto" if self.role == "server" else self.run.device
+
+    @property
+    def model(self) -> str:
+        """The base model that this machine loads: of a server alone, the one that it serves."""
+        served = self.serve.model if self.role == "server" else None
+        return served or self.policy.base_model
 
 
 class TinyModelCommand(CommandConfig):

@@ -30,7 +30,7 @@ def find_card(config: DoctorConfig) -> Card:
     """The GPU to plan for (``card_gib``), else the first GPU of PyTorch, else this machine."""
     if config.card_gib is not None:
         return Card(on_gpu=True, memory_bytes=config.card_gib * GIB)
-    if config.run.device != "cpu" and torch.cuda.is_available():
+    if config.device != "cpu" and torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return Card(on_gpu=True, memory_bytes=total, used_bytes=total - free)
     return Card(on_gpu=False, memory_bytes=machine_memory_bytes())
@@ -67,13 +67,13 @@ def check_device(
         driver: Finds the driver's version.
         has_gpu: Whether PyTorch can use a GPU.
     """
-    wants_gpu = config.run.device != "cpu"
+    wants_gpu = config.device != "cpu"
     if config.card_gib is not None:
         text = f"planning for a GPU of {config.card_gib:g} GiB; this machine's was not checked"
         yield note("device", text)
     elif wants_gpu and has_gpu():
         yield _gpu(driver(), dtype=config.policy.dtype)
-    elif config.run.device == "cuda" or (wants_gpu and installed("vllm")):
+    elif config.device == "cuda" or (wants_gpu and installed("vllm")):
         found = driver()
         if not installed("vllm"):
             why = "this is the CPU build"

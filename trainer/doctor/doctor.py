@@ -34,28 +34,28 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     results = [
         *check_versions(installed),
         *check_device(config, installed=installed),
-        *check_model_files(config.policy.base_model),
-        *(
-            note("learning rate", line, "ppo.learning_rate")
-            for line in low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
-        ),
+        *check_model_files(config.model),
     ]
+    if config.role != "server":
+        lines = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
+        results += [note("learning rate", line, "ppo.learning_rate") for line in lines]
     try:
-        shape = read_shape(config.policy.base_model, config.policy.target_modules)
+        shape = read_shape(config.model, config.policy.target_modules)
     except (OSError, ValueError) as error:
         text = f"no plan without the model's configuration: {first_line(error)}"
         results.append(bad("memory", text, "policy.base_model"))
     else:
         results += _check_room(shape, config, console)
-    if config.ask_server:
+    if config.ask_server and config.role != "server":
         results += ask_server(config)
     console.print(results_table(results))
+    what = "a run" if config.role == "both" else f"the {config.role}"
     num_bad = sum(result.status is CheckStatus.BAD for result in results)
     if num_bad:
-        verdict = f"verdict: a run would fail: {num_bad} of {len(results)} checks"
+        verdict = f"verdict: {what} would fail: {num_bad} of {len(results)} checks"
         console.print(verdict, style="red", highlight=False)
     else:
-        console.print("verdict: a run can start", style="green", highlight=False)
+        console.print(f"verdict: {what} can start", style="green", highlight=False)
     return not num_bad
 
 
@@ -63,8 +63,17 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
     """Print the memory plan, and check it and the disk."""
     card = find_card(config)
     plan = plan_memory(
-        shape, config, config.serve, card_bytes=card.memory_bytes, on_gpu=card.on_gpu
+        shape,
+        config,
+        config.serve,
+        card_bytes=card.memory_bytes,
+        on_gpu=card.on_gpu,
+        role=config.role,
     )
+    server = check_server_flags(config, on_gpu=card.on_gpu) if plan.server else ()
+    if not plan.trainer:
+        console.print(plan_table(plan, ()))
+        return [*check_memory(plan, shape, config, card), *server]
     sft = tuple(
         sft_parts(
             shape,
@@ -77,7 +86,7 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
     console.print(plan_table(plan, sft))
     return [
         *check_memory(plan, shape, config, card),
-        *check_server_flags(config, on_gpu=card.on_gpu),
+        *server,
         check_sft(sft, config, card),
         *check_disk(shape, config),
     ]
@@ -89,7 +98,7 @@ def first_line(error: Exception) -> str:
 
 
 def plan_table(plan: MemoryPlan, sft: Sequence[Part]) -> Table:
-    """Every part of the memory plan, and the settings that decide it; below it those of SFT."""
+    """Every part of the memory plan, and the settings that decide it; below it those of SFT, if any."""
     card = size_text(plan.card_bytes)
     title = f"memory of a card of {card}" if plan.on_gpu else f"memory of a machine of {card}"
     table = Table(title=title, title_justify="left")
@@ -97,25 +106,30 @@ def plan_table(plan: MemoryPlan, sft: Sequence[Part]) -> Table:
     table.add_column("", justify="right")
     table.add_column("decided by")
 
-    share_setting = "serve.gpu_memory_utilization" if plan.on_gpu else ""
-    table.add_row("server", size_text(plan.server_share_bytes), share_setting, style="bold")
-    for part in plan.server:
-        table.add_row(f"  {part.name}", size_text(part.num_bytes), part.settings)
-    table.add_row(
-        f"  key-value cache, {plan.kv_tokens:,} tokens",
-        size_text(plan.kv_cache_bytes),
-        "what is left" if plan.on_gpu else "serve.max_model_len, VLLM_CPU_KVCACHE_SPACE",
-    )
-    table.add_row("trainer", size_text(plan.trainer_bytes), "", style="bold")
-    for part in plan.trainer:
-        table.add_row(f"  {part.name}", size_text(part.num_bytes), part.settings)
+    if plan.server:
+        share_setting = "serve.gpu_memory_utilization" if plan.on_gpu else ""
+        table.add_row("server", size_text(plan.server_share_bytes), share_setting, style="bold")
+        _add_parts(table, plan.server)
+        table.add_row(
+            f"  key-value cache, {plan.kv_tokens:,} tokens",
+            size_text(plan.kv_cache_bytes),
+            "what is left" if plan.on_gpu else "serve.max_model_len, VLLM_CPU_KVCACHE_SPACE",
+        )
+    if plan.trainer:
+        table.add_row("trainer", size_text(plan.trainer_bytes), "", style="bold")
+        _add_parts(table, plan.trainer)
     left = plan.card_bytes - plan.total_bytes
     table.add_row("left over", size_text(left), "", style="bold" if left >= 0 else "bold red")
-    alone = sum(part.num_bytes for part in sft)
-    table.add_row("SFT, before the server starts", size_text(alone), "", style="bold")
-    for part in sft:
-        table.add_row(f"  {part.name}", size_text(part.num_bytes), part.settings)
+    if sft:
+        alone = sum(part.num_bytes for part in sft)
+        table.add_row("SFT, before the server starts", size_text(alone), "", style="bold")
+        _add_parts(table, sft)
     return table
+
+
+def _add_parts(table: Table, parts: Sequence[Part]) -> None:
+    for part in parts:
+        table.add_row(f"  {part.name}", size_text(part.num_bytes), part.settings)
 
 
 def results_table(results: Sequence[CheckResult]) -> Table:

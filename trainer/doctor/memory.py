@@ -1,4 +1,4 @@
-"""Whether server and trainer fit the card together, and the one that starts beside what runs there."""
+"""Whether the services that run here fit the card, and the one that starts beside what runs there."""
 
 import math
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ from trainer.errors import OutOfMemoryError
 def check_memory(
     plan: MemoryPlan, shape: ModelShape, config: DoctorConfig, card: Card
 ) -> Iterator[CheckResult]:
-    """Whether both services fit, and which settings to change where they do not."""
+    """Whether the services that run here fit, and which settings to change where they do not."""
     advice = _advice(plan, shape, config)
     share = size_text(plan.server_share_bytes)
-    if plan.server_fits:
+    if plan.server and plan.server_fits:
         yield ok(
             "memory, server",
             f"{share}, of which the key-value cache is {size_text(plan.kv_cache_bytes)}: "
             f"{plan.kv_tokens:,} tokens",
         )
-    else:
+    elif plan.server:
         yield bad(
             "memory, server",
             f"needs {size_text(plan.server_bytes)} before the key-value cache, of {share}: the cache "
@@ -36,10 +36,11 @@ def check_memory(
             advice,
         )
     needed, left = size_text(plan.trainer_bytes), size_text(plan.trainer_share_bytes)
-    if plan.trainer_fits:
-        yield ok("memory, trainer", f"{needed} of the {left} that the server leaves")
-    else:
-        yield bad("memory, trainer", f"needs {needed}; the server leaves {left}", advice)
+    room = f"the {left} that the server leaves" if plan.server else left
+    if plan.trainer and plan.trainer_fits:
+        yield ok("memory, trainer", f"{needed} of {room}")
+    elif plan.trainer:
+        yield bad("memory, trainer", f"needs {needed} of {room}", advice)
     if plan.fits and (taken := _taken_by_others(plan, config, card)) is not None:
         yield taken
 
@@ -51,7 +52,9 @@ def _taken_by_others(plan: MemoryPlan, config: DoctorConfig, card: Card) -> Chec
     the trainer, beside the server.
     """
     role = "trainer" if config.ask_server else "server"
-    needed = plan.trainer_bytes if config.ask_server else plan.server_share_bytes
+    if config.role != "both":
+        role = config.role
+    needed = plan.trainer_bytes if role == "trainer" else plan.server_share_bytes
     free = card.memory_bytes - card.used_bytes
     if not card.used_bytes or free >= needed:
         return None
@@ -85,7 +88,14 @@ def check_server_flags(config: DoctorConfig, *, on_gpu: bool) -> Iterator[CheckR
 def _advice(plan: MemoryPlan, shape: ModelShape, config: DoctorConfig) -> str:
     if plan.fits:
         return ""
-    changes = advise(shape, config, config.serve, card_bytes=plan.card_bytes, on_gpu=plan.on_gpu)
+    changes = advise(
+        shape,
+        config,
+        config.serve,
+        card_bytes=plan.card_bytes,
+        on_gpu=plan.on_gpu,
+        role=config.role,
+    )
     if changes is None:
         return f"a smaller base model, or a larger {'card' if plan.on_gpu else 'machine'}"
     return ", ".join(changes)

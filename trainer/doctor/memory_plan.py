@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
-from trainer.config.sections import ServeConfig, TrainConfig
+from trainer.config.sections import Role, ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import (
     Part,
     Rows,
@@ -34,17 +34,18 @@ Setting = str | int | float | bool
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Both services' parts on one card, or in one machine's memory."""
+    """The services' parts on one card, or in one machine's memory."""
 
     server: tuple[Part, ...]
-    """Without the key-value cache."""
+    """Without the key-value cache. Empty where the server is on another machine."""
     trainer: tuple[Part, ...]
+    """Empty where the trainer is on another machine."""
     card_bytes: float
     server_share_bytes: float
     """What the server may allocate; on a CPU what it allocates."""
     kv_bytes_per_token: int
     kv_tokens_needed: int
-    """Tokens of all arms of one question at their longest."""
+    """Tokens of all arms of one question at their longest; 0 without a server."""
     on_gpu: bool
 
     @property
@@ -101,21 +102,30 @@ def plan_memory(
     card_bytes: float,
     on_gpu: bool,
     rows: Rows | None = None,
+    role: Role = "both",
 ) -> MemoryPlan:
-    """Plan the memory of both services.
+    """Plan the memory of the services that run on this machine.
 
     Args:
         shape: The base model's.
         config: The run's.
         serve: The server's settings.
         card_bytes: Memory of the GPU, or of the machine.
-        on_gpu: Whether both compute on a GPU.
+        on_gpu: Whether they compute on a GPU.
         rows: The largest micro-batch; None assumes the longest prompts and completions.
+        role: Which of the services run here.
     """
-    server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
+    server = () if role == "trainer" else tuple(server_parts(shape, serve, on_gpu=on_gpu))
+    trainer = (
+        ()
+        if role == "server"
+        else tuple(trainer_parts(shape, config, rows or _longest_rows(config), on_gpu=on_gpu))
+    )
     longest = PROMPT_TOKENS + config.rollout.max_tokens
     per_token = kv_bytes_per_token(shape, on_gpu=on_gpu)
-    if on_gpu:
+    if not server:
+        share = 0.0
+    elif on_gpu:
         share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
     else:
         share = sum(part.num_bytes for part in server) + cpu_kv_cache_bytes(
@@ -126,11 +136,13 @@ def plan_memory(
         )
     return MemoryPlan(
         server=server,
-        trainer=tuple(trainer_parts(shape, config, rows or _longest_rows(config), on_gpu=on_gpu)),
+        trainer=trainer,
         card_bytes=card_bytes,
         server_share_bytes=share,
         kv_bytes_per_token=per_token,
-        kv_tokens_needed=len(config.rollout.arms) * min(serve.max_model_len or longest, longest),
+        kv_tokens_needed=len(config.rollout.arms) * min(serve.max_model_len or longest, longest)
+        if server
+        else 0,
         on_gpu=on_gpu,
     )
 
@@ -157,7 +169,13 @@ def _longest_rows(config: TrainConfig) -> Rows:
 
 
 def advise(
-    shape: ModelShape, config: TrainConfig, serve: ServeConfig, *, card_bytes: float, on_gpu: bool
+    shape: ModelShape,
+    config: TrainConfig,
+    serve: ServeConfig,
+    *,
+    card_bytes: float,
+    on_gpu: bool,
+    role: Role = "both",
 ) -> tuple[str, ...] | None:
     """A few changes of settings under which the plan fits; None where none were found.
 
@@ -168,7 +186,8 @@ def advise(
         config: The run's, which need not fit.
         serve: The server's settings.
         card_bytes: Memory of the GPU, or of the machine.
-        on_gpu: Whether both compute on a GPU.
+        on_gpu: Whether they compute on a GPU.
+        role: Which of the services run here.
 
     Returns:
         Each as ``section.field = value``.
@@ -183,7 +202,9 @@ def advise(
             else:
                 new = getattr(changed, section).model_copy(update={field: value})
                 changed = changed.model_copy(update={section: new})
-        return plan_memory(shape, changed, changed_serve, card_bytes=card_bytes, on_gpu=on_gpu)
+        return plan_memory(
+            shape, changed, changed_serve, card_bytes=card_bytes, on_gpu=on_gpu, role=role
+        )
 
     def balanced(changes: dict[str, Setting]) -> dict[str, Setting]:
         """The same changes, and the card divided so that the trainer just fits."""
@@ -208,7 +229,8 @@ def advise(
 def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
     """The largest share of the server that leaves room for the trainer; empty where the plan fits."""
     share = math.floor(100 * (1 - plan.trainer_bytes / plan.card_bytes)) / 100
-    if plan.fits or not 0 < share <= _MAX_SERVER_SHARE:
+    share = min(share, _MAX_SERVER_SHARE)
+    if plan.fits or not plan.server or share <= 0:
         return {}
     return {"serve.gpu_memory_utilization": share}
 
