@@ -216,7 +216,17 @@ def _panel(panel: Panel, kind: str, number: int, position: dict[str, int]) -> di
 
 def _query(metric: Metric) -> Query:
     if metric.prefix is not None:
-        return Query(f'{{__name__=~"{gauge_name(metric.prefix)}.+"}}', "{{__name__}}")
+        prefix = gauge_name(metric.prefix)
+        # In the names of gauges `arm_correct/` begins with `arm/`.
+        longer = [
+            name
+            for other in METRICS
+            if other.prefix
+            and (name := gauge_name(other.prefix)) != prefix
+            and name.startswith(prefix)
+        ]
+        without = "".join(f',__name__!~"{name}.+"' for name in longer)
+        return Query(f'{{__name__=~"{prefix}.+"{without}}}', "{{__name__}}")
     return Query(gauge_name(metric.key), metric.label)
 
 
