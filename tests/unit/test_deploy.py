@@ -6,8 +6,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self
 
 import pytest
@@ -20,7 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from inference_server.http.routes import attach_routes
 from inference_server.settings import Settings
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION, VLLM_KEYS
+from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, RunConfig, TrainConfig
+from trainer.console.metric_catalog import METRICS
+from trainer.console.metrics_endpoint import gauge_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -68,9 +72,18 @@ def services(name: str) -> dict[str, dict[str, Any]]:
     return dict(stack(name)["services"])
 
 
-def with_defaults(text: str) -> str:
-    """What Compose makes of a value where nothing is set."""
-    return _VARIABLE.sub(lambda match: match[3] or "" if match[2] == "-" else "KEY", text)
+def with_defaults(text: str, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """What Compose makes of a value where only these variables are set."""
+    return _VARIABLE.sub(
+        lambda match: variables.get(match[1]) or (match[3] or "" if match[2] == "-" else "KEY"),
+        text,
+    )
+
+
+def environment(name: str, service: str, **variables: str) -> dict[str, str]:
+    """What a service finds in its environment where only these variables are set."""
+    told = services(name)[service]["environment"]
+    return {key: with_defaults(str(value), variables) for key, value in told.items()}
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -152,11 +165,8 @@ def test_env_example_documents_every_variable_and_no_other() -> None:
 @pytest.mark.parametrize("name", sorted(used()))
 def test_env_example_says_the_defaults(name: str) -> None:
     defaults = used()[name]
-    if len(defaults) < 2:
-        assert documented()[name] == next(iter(defaults), "")
-    else:
-        # The CPU demo has its own run and image.
-        assert documented()[name] in defaults
+    assert documented()[name] == next(iter(defaults), "")
+    assert len(defaults) < 2
 
 
 def test_every_variable_is_explained() -> None:
@@ -253,11 +263,12 @@ def seconds(duration: str) -> int:
 
 
 @pytest.mark.parametrize("name", STACKS)
-def test_a_restart_resumes(name: str) -> None:
+def test_a_crash_is_restarted_and_what_must_be_mended_only_a_few_times(name: str) -> None:
     inference, trainer = (services(name)[service] for service in ("inference", "trainer"))
-    assert inference["restart"] == "unless-stopped"
-    # A run that has ended must not start again; one that was killed must.
-    assert trainer["restart"] == "on-failure"
+    for service in (inference, trainer):
+        # Crashes are the script's, without a bound; Docker repeats what the script gives up on, four times.
+        assert re.search(r"exec sh \S*/supervise\.sh python3 -m ", service["command"][-1])
+        assert service["restart"] == "on-failure:4"
     assert trainer["depends_on"]["inference"] == {"condition": "service_healthy"}
     assert seconds(trainer["stop_grace_period"]) >= 600
     assert seconds(inference["stop_grace_period"]) > Settings(model="m").drain_timeout_s
@@ -306,6 +317,75 @@ def test_every_container_is_closed(name: str) -> None:
         assert re.search(r":[\w.]+$", with_defaults(definition["image"])), service
 
 
+def test_only_the_server_whose_routes_ask_for_a_key_follows_bind_address() -> None:
+    opened = {
+        service
+        for service, definition in services("monitored").items()
+        for port in definition.get("ports", ())
+        if with_defaults(port, {"BIND_ADDRESS": "10.0.0.5"}).startswith("10.0.0.5:")
+    }
+    assert opened == {"inference"}
+
+
+# --- which model, which run ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy/configs").glob("gsm8k*.toml")), ids=str)
+@pytest.mark.parametrize("dotenv", [True, False])
+def test_train_config_alone_decides_the_model(
+    path: Path, dotenv: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variables = documented() if dotenv else {}
+    variables |= {"TRAIN_CONFIG": f"configs/{path.name}", "REGIME_W_API_KEY": "k"}
+    told = environment("gpu", "trainer", **variables)
+    for key, value in told.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.chdir(ROOT / "deploy")
+    config = load_config(DoctorConfig, ["--config", told["TRAIN_CONFIG"]], prog="doctor")
+    file = tomllib.loads(path.read_text())
+    assert config.policy.base_model == file["policy"]["base_model"]
+    assert config.serve.model == file["serve"].get("model")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cpu"])
+def test_a_runs_folder_is_the_same_with_and_without_dotenv(name: str) -> None:
+    key = "REGIME_W_RUN__FOLDER"
+    folder = environment(name, "trainer", **documented())[key]
+    assert folder == environment(name, "trainer")[key]
+    assert environment(name, "trainer", RUN_NAME="other")[key] != folder
+
+
+def test_the_cpu_demo_shares_no_folder_with_a_run_on_the_gpu() -> None:
+    folders = [environment(name, "trainer")["REGIME_W_RUN__FOLDER"] for name in ("gpu", "cpu")]
+    assert folders[0] != folders[1]
+
+
+def test_the_cpu_demo_opens_its_port_before_any_work() -> None:
+    for service, definition in services("cpu").items():
+        assert ("ports" in definition) != ("depends_on" in definition), service
+
+
+def test_the_cpu_demo_ends_with_an_evaluation_and_says_how_to_fetch_the_report() -> None:
+    evaluation = services("cpu")["evaluation"]
+    assert evaluation["depends_on"]["trainer"] == {"condition": "service_completed_successfully"}
+    folder = environment("cpu", "evaluation")["REGIME_W_RUN__FOLDER"]
+    assert folder == environment("cpu", "trainer")["REGIME_W_RUN__FOLDER"]
+    script = evaluation["command"][-1].replace("$$REGIME_W_RUN__FOLDER", folder)
+    assert f'--output "{folder}/evaluation.json"' in script
+    fetch = re.search(r"docker compose (.*) cp evaluation:(\S+) ", script)
+    assert fetch is not None
+    files = re.findall(r"-f (\S+)", fetch[1])
+    assert tuple(files) == STACKS["cpu"]
+    assert fetch[2] == f"/data/{folder}/report.html"
+
+
+def test_what_deletes_runs_is_documented() -> None:
+    for path in ("deploy/README.md", "docker-compose.yml"):
+        (line,) = [x for x in (ROOT / path).read_text().splitlines() if "down -v" in x]
+        assert "delete" in line
+        assert "runs" in line
+
+
 # --- the image -----------------------------------------------------------------------------------
 
 
@@ -344,13 +424,33 @@ def test_each_build_has_pytorch_of_its_kind() -> None:
 
 
 def test_the_cpu_stack_builds_the_cpu_extra_on_a_python_that_will_do() -> None:
-    for name in ("prepare", "inference", "trainer"):
+    for name in ("inference", "trainer", "evaluation"):
         arguments = services("cpu")[name]["build"]["args"]
         assert arguments["EXTRA"] == "cpu"
         python = re.search(r"python:([\d.]+)-slim", with_defaults(arguments["BASE"]))
         assert python is not None
         assert SpecifierSet(PROJECT["requires-python"]).contains(python[1])
     assert re.findall(r"^ARG EXTRA=(\w+)", DOCKERFILE, re.MULTILINE) == ["gpu"]
+
+
+def test_the_cpu_build_has_nothing_that_only_a_gpu_uses() -> None:
+    pinned = (ROOT / "requirements/constraints-cpu.txt").read_text().splitlines()
+    names = {Requirement(line).name for line in pinned if line and not line.startswith("#")}
+    assert not names & {"triton", "torchvision", "torchaudio"}
+    assert not [name for name in names if name.startswith("nvidia")]
+    # xgrammar requires it.
+    overrides = (ROOT / "requirements/cpu-overrides.txt").read_text()
+    assert "\ntriton ; sys_platform == 'never'\n" in overrides
+
+
+@pytest.mark.slow
+def test_server_and_trainer_import_without_triton() -> None:
+    modules = "inference_server.launch.vllm_server, inference_server.vllm.engine, trainer.commands.sft, xgrammar"
+    code = f"import sys; sys.modules['triton'] = None; import {modules}"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_image_runs_as_nobody_in_particular() -> None:
@@ -371,7 +471,70 @@ def test_the_build_sees_what_it_copies_and_nothing_else() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
+# --- systemd -------------------------------------------------------------------------------------
+
+
+def unit(name: str) -> dict[str, str]:
+    """The settings of a unit's section ``[Service]``."""
+    text = (ROOT / f"deploy/systemd/regime-w-{name}.service").read_text()
+    lines = text.split("[Service]")[1].split("[Install]")[0].splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"\w+=", line))
+
+
+@pytest.mark.parametrize(("name", "service"), [("server", "inference"), ("trainer", "trainer")])
+def test_a_unit_stops_as_its_container_does(name: str, service: str) -> None:
+    settings, container = unit(name), services("gpu")[service]
+    # SIGTERM is for the process that drains or writes its checkpoint, not for vLLM's engine.
+    assert settings["KillMode"] == "mixed"
+    assert int(settings["TimeoutStopSec"]) == seconds(container["stop_grace_period"])
+    assert settings["RestartPreventExitStatus"] == "2"
+
+
+@pytest.mark.parametrize("name", ["server", "trainer"])
+def test_a_unit_may_write_where_it_works(name: str) -> None:
+    settings = unit(name)
+    assert settings["WorkingDirectory"] == f"/var/lib/{settings['StateDirectory']}"
+    assert settings["Environment"] == f"HOME={settings['WorkingDirectory']}"
+
+
+@pytest.mark.parametrize("name", ["server", "trainer"])
+def test_what_a_unit_reads_has_an_example_and_a_line_that_installs_it(name: str) -> None:
+    settings = unit(name)
+    read = [settings["EnvironmentFile"].removeprefix("-")]
+    read += re.findall(r"--config (\S+)", settings["ExecStart"])
+    assert len(read) == 2
+    readme = (ROOT / "deploy/README.md").read_text()
+    for target in read:
+        copied = re.search(rf"install -m \d+ (\S+) {re.escape(target)}\b", readme)
+        assert copied is not None, target
+        assert (ROOT / copied[1]).is_file()
+
+
+def test_the_units_example_names_settings() -> None:
+    text = (ROOT / "deploy/systemd/regime-w.env.example").read_text()
+    names = re.findall(r"^#?(\w+)=", text, re.MULTILINE)
+    assert names[:2] == ["REGIME_W_API_KEY", "HF_TOKEN"]
+    for name in names[2:]:
+        assert field_of(DoctorConfig, name.removeprefix("REGIME_W_").lower().split("__")), name
+
+
 # --- monitoring ----------------------------------------------------------------------------------
+
+
+def test_a_panel_shows_its_own_metrics_and_no_others() -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/regime-w.json").read_text())
+    (panel,) = [p for p in dashboard["panels"] if p["title"] == "Reward by arm"]
+    (expr,) = [target["expr"] for target in panel["targets"]]
+    keys = [m.key.replace("*", "wolfram_0") for m in METRICS]
+    shown = [
+        key
+        for key in keys
+        if all(
+            (re.fullmatch(pattern, gauge_name(key)) is not None) == (operator == "=~")
+            for operator, pattern in re.findall(r'__name__(=~|!~)"([^"]+)"', expr)
+        )
+    ]
+    assert shown == ["arm/wolfram_0"]
 
 
 def test_prometheus_scrapes_both_services_where_they_answer() -> None:

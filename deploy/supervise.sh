@@ -1,0 +1,38 @@
+#!/bin/sh
+# Runs a service in its container as systemd does by the units of deploy/systemd: again after a crash
+# and after what passes (exit code 3), as often as it takes; never after exit code 2, which needs a mend.
+#
+#   supervise.sh COMMAND [ARGUMENT …]
+#
+# Docker's restart policies know no exit codes: without a bound they would repeat code 2 for ever, and
+# with one a run of days would stay down after its fifth crash. RESTART_S: seconds in between [10].
+set -u
+
+stopping=
+trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM INT
+while [ -z "$stopping" ]; do
+  # A session of its own, so that what the command leaves behind can be ended with it.
+  setsid "$@" &
+  child=$!
+  wait "$child"
+  code=$?
+  # A signal ends this script's wait, not the command.
+  while kill -0 "$child" 2>/dev/null; do
+    wait "$child"
+    code=$?
+  done
+  kill -s KILL -- "-$child" 2>/dev/null
+  case $code in
+    0) exit 0 ;;
+    2)
+      echo "supervise: exit code 2, so it is not started again: mend what is said above, then docker compose up -d" >&2
+      exit 2 ;;
+  esac
+  if [ -z "$stopping" ]; then
+    echo "supervise: exit code $code; started again in ${RESTART_S:-10} s" >&2
+    sleep "${RESTART_S:-10}" &
+    child=$!
+    wait "$child"
+  fi
+done
+exit "${code:-143}"

@@ -1,0 +1,79 @@
+"""deploy/supervise.sh, which starts a service again in its container."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.waiting import wait_until
+
+SCRIPT = Path(__file__).resolve().parents[2] / "deploy/supervise.sh"
+
+
+def supervised(command: str, *, restart_s: float = 0) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["sh", str(SCRIPT), "sh", "-c", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "RESTART_S": str(restart_s)},
+    )
+
+
+def is_running(pid: int) -> bool:
+    try:
+        # A zombie has ended; its new parent has not read that yet.
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("codes", "num_starts", "said"),
+    [
+        ([0], 1, ""),
+        ([2], 1, "exit code 2, so it is not started again: mend what is said above"),
+        ([1, 0], 2, "exit code 1; started again"),
+        ([3, 137, 2, 0], 3, "exit code 2"),
+        ([*[3] * 8, 0], 9, "exit code 3; started again"),
+    ],
+)
+def test_what_passes_is_started_again_and_what_needs_a_mend_is_not(
+    codes: list[int], num_starts: int, said: str, tmp_path: Path
+) -> None:
+    left = tmp_path / "codes"
+    left.write_text("".join(f"{code}\n" for code in codes))
+    process = supervised(f'echo x; code=$(head -n 1 "{left}"); sed -i 1d "{left}"; exit $code')
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == codes[num_starts - 1]
+    assert out.count("x") == num_starts
+    assert said in err
+
+
+def test_a_stop_waits_for_the_command_to_end_by_itself() -> None:
+    process = supervised(
+        'trap "sleep 0.3; echo checkpoint; exit 0" TERM; echo up; while :; do sleep 0.05; done'
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=300)
+    assert (process.returncode, out) == (0, "checkpoint\n")
+
+
+def test_a_stop_between_two_starts_ends_it() -> None:
+    process = supervised("exit 1", restart_s=100_000)
+    assert process.stderr is not None
+    assert "started again in" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=300)
+    assert process.returncode == 1
+
+
+def test_what_a_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+    number = tmp_path / "pid"
+    process = supervised(f'sleep 100000 >/dev/null 2>&1 & echo $! > "{number}"; exit 2')
+    process.communicate(timeout=300)
+    wait_until(lambda: not is_running(int(number.read_text())))

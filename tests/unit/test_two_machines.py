@@ -1,0 +1,91 @@
+"""The recipe of deploy/README.md for server and trainer on two machines, to the letter."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainer.config.loading import load_config
+from trainer.config.sections import DoctorConfig
+from trainer.doctor import doctor
+from trainer.doctor.doctor import run_doctor
+from trainer.doctor.results import CheckResult, ok
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = (ROOT / "deploy/README.md").read_text().split("## Two machines")[1].split("\n## ")[0]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+
+def lines() -> list[str]:
+    """The commands of the recipe."""
+    blocks = re.findall(r"```sh\n(.*?)```", RECIPE, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def words_of(line: str) -> tuple[dict[str, str], str, list[str]]:
+    """A command's variables, its service, and the flags of the doctor that this service begins with."""
+    words = shlex.split(line)
+    variables = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
+    service = words[-1]
+    doctor_line = re.search(r"trainer doctor (.*)", COMPOSE[service]["command"][-1])
+    assert doctor_line is not None
+    flags = doctor_line[1].replace("$$TRAIN_CONFIG", str(ROOT / "deploy/configs/gsm8k_a100.toml"))
+    return variables, service, flags.replace("$$MACHINE_ROLE", variables["MACHINE_ROLE"]).split()
+
+
+def environment(service: str, variables: dict[str, str]) -> dict[str, str]:
+    """The service's environment where only these variables are set."""
+
+    def value(match: re.Match[str]) -> str:
+        default = match[3] or "" if match[2] == "-" else "key"
+        return variables.get(match[1], default)
+
+    told = COMPOSE[service]["environment"]
+    return {
+        name: re.sub(r"\$\{(\w+)(?::([-?])([^}]*))?\}", value, str(text))
+        for name, text in told.items()
+    }
+
+
+def test_the_recipe_starts_one_service_on_each_machine() -> None:
+    parts = [words_of(line) for line in lines()]
+    assert [(service, variables["MACHINE_ROLE"]) for variables, service, _ in parts] == [
+        ("inference", "server"),
+        ("trainer", "trainer"),
+    ]
+    # The address that the server opens is the one that the trainer asks.
+    assert parts[1][0]["SERVER_URL"] == f"http://{parts[0][0]['BIND_ADDRESS']}:8000"
+
+
+@pytest.mark.parametrize("line", lines())
+def test_the_doctor_lets_each_machine_start(
+    line: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def server_is_fine(config: DoctorConfig) -> Iterator[CheckResult]:
+        asked.append(config.server.url)
+        yield ok("server", "stand-in")
+
+    monkeypatch.setattr(doctor, "ask_server", server_is_fine)
+    variables, service, flags = words_of(line)
+    told: dict[str, Any] = environment(service, variables)
+    told |= {"REGIME_W_POLICY__BASE_MODEL": tiny_base, "REGIME_W_RUN__FOLDER": tmp_path / "run"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+    # A card on which the server's 0.9 leaves less than the trainer needs, and the trainer needs most of it.
+    config = load_config(DoctorConfig, [*flags, "--card_gib", "5"], prog="doctor")
+    installed = {"vllm": "0.32.0"}.get
+    assert run_doctor(
+        config, installed=lambda name: installed(name) or doctor.installed_version(name)
+    )
+    assert asked == ([] if service == "inference" else [variables["SERVER_URL"]])
+    both = config.model_copy(update={"role": "both", "ask_server": False})
+    both = both.model_copy(
+        update={"serve": both.serve.model_copy(update={"gpu_memory_utilization": 0.9})}
+    )
+    assert not run_doctor(both)
