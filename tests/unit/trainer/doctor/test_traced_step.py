@@ -1,5 +1,6 @@
 """A step at the presets' shapes, without a GPU: where its tensors are, which are made, and the memory plan."""
 
+import math
 import random
 from pathlib import Path
 
@@ -85,6 +86,11 @@ def test_a_step_on_a_gpu_is_as_planned(name: str, recomputed: bool, tmp_path: Pa
     float32 = {shape for shape, dtype in step.made if dtype == torch.float32}
     assert not float32 & step.weights
     assert not float32 & {shape[::-1] for shape in step.weights}
+    num_tokens = {batch.rows.token_ids.numel() for batch in step.batches}
+    inner = config.intermediate_size
+    assert not {
+        shape for shape in float32 if math.prod(shape) // inner in num_tokens and shape[-1] == inner
+    }
     largest = max(len(shape) and shape[-1] == VOCABULARY and shape[0] for shape, _ in step.made)
     assert 0 < largest <= CHUNK_LOGITS // VOCABULARY
 

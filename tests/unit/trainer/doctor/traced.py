@@ -98,13 +98,32 @@ def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **settings: Any
 ) -> Tensor:
     """What PyTorch does on a GPU: a kernel that takes the mask as numbers and keeps no scores."""
-    bias = None
-    if attn_mask is not None:
-        bias = torch.zeros(attn_mask.shape, dtype=query.dtype, device=query.device)
+    bias = attn_mask
+    if bias is not None:
+        if bias.dtype == torch.bool:
+            bias = torch.zeros(bias.shape, dtype=query.dtype, device=query.device)
         bias = bias.expand(*query.shape[:3], key.shape[2])
     out: Tensor = _ATEN._scaled_dot_product_efficient_attention(
         query, key, value, bias, torch.is_grad_enabled(), scale=settings.get("scale")
     )[0]
+    return out
+
+
+class _FusedNorm(torch.autograd.Function):
+    """PyTorch's kernel on a GPU, in place of the steps that it takes elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x, x.new_empty(x.shape[:-1], dtype=torch.float32))
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.empty_like(grad)
+
+
+def _rms_norm(x: Tensor, *_: object) -> Tensor:
+    out: Tensor = _FusedNorm.apply(x)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -127,7 +146,9 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
         patch.setattr("trainer.model.roles.load_base", load_base)
         patch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor.device == DEVICE))
         patch.setattr("torch.autocast", lambda *_, **__: nullcontext())
-        patch.setattr("torch.nn.functional.scaled_dot_product_attention", _attention)
+        for module in ("torch.nn.functional", "trainer.model.decoder_layer"):
+            patch.setattr(f"{module}.scaled_dot_product_attention", _attention)
+        patch.setattr("trainer.model.fused.rms_norm", _rms_norm)
         # Not an attribute of torch.optim, which deletes it.
         optimizer = sys.modules[torch.optim.Optimizer.__module__]
         patch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
