@@ -36,7 +36,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live_bytes = self.peak_bytes = 0
         self.made: set[tuple[tuple[int, ...], torch.dtype]] = set()
         """Shape and dtype of every tensor that was made."""
