@@ -122,7 +122,7 @@ def decoder_of(body: Any, *, checkpointing: bool) -> Decoder | None:
     return Decoder(body, known, checkpointing=checkpointing) if len(known) == len(layers) else None
 
 
-def _layer(layer: nn.Module) -> _Layer | None:
+def _layer(layer: Any) -> _Layer | None:
     if type(layer) not in _KNOWN:
         return None
     attention, mlp = layer.self_attn, layer.mlp

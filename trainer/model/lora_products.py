@@ -65,7 +65,7 @@ class SharedInput:
         return zip((columns[i] for i in self.places), lows, strict=True)
 
 
-def shared_input(modules: Sequence[nn.Module]) -> SharedInput | None:
+def shared_input(modules: Sequence[Any]) -> SharedInput | None:
     """Linear layers as one; None where one of them is quantized or otherwise not plain.
 
     The layers' weights become views of one tensor.
