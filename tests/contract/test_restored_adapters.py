@@ -89,6 +89,21 @@ def _replace_by_pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def _replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _replace_by_device(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def _refuse_again(folder: Path) -> None:
+    (folder / CONFIG).unlink()
+    (folder.parent / f"refused-{folder.name}").touch()
+
+
 def _replace_by_file(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.touch()
@@ -105,21 +120,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "no digest": lambda folder: (folder / DIGESTS).unlink(),
     "empty digests": lambda folder: (folder / DIGESTS).write_text(""),
     "digests that are no text": lambda folder: (folder / DIGESTS).write_bytes(b"\xff\xfe"),
-    "digests in a folder": lambda folder: (
-        (folder / DIGESTS).unlink(),
-        (folder / DIGESTS).mkdir(),
-    ),
+    "digests in a folder": lambda folder: _replace_by_folder(folder / DIGESTS),
     "config is a pipe": lambda folder: _replace_by_pipe(folder / CONFIG),
-    "weights are a device": lambda folder: (
-        (folder / WEIGHTS).unlink(),
-        (folder / WEIGHTS).symlink_to("/dev/zero"),
-    ),
+    "weights are a device": lambda folder: _replace_by_device(folder / WEIGHTS),
     "a link": _replace_by_link,
     "a file": _replace_by_file,
-    "set aside before": lambda folder: (
-        (folder / CONFIG).unlink(),
-        (folder.parent / f"refused-{folder.name}").touch(),
-    ),
+    "set aside before": _refuse_again,
 }
 
 

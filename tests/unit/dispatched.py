@@ -15,7 +15,7 @@ class _Counting(TorchDispatchMode):
     """Counts operations below autograd by their names."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.counts: Counter[str] = Counter()
 
     def __torch_dispatch__(
@@ -29,7 +29,8 @@ class _Counting(TorchDispatchMode):
 
 def dispatched(work: Callable[[], object]) -> Counter[str]:
     """How often each operation is dispatched; those that launch no kernel are named ``view …``."""
-    with _Counting() as counting:
+    counting = _Counting()
+    with counting:
         work()
     return counting.counts
 

@@ -25,7 +25,7 @@ def supervised(command: str, *, restart_s: float = 0) -> subprocess.Popen[str]:
 def is_running(pid: int) -> bool:
     try:
         # A zombie has ended; its new parent has not read that yet.
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

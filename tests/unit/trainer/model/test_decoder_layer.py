@@ -150,7 +150,8 @@ def gradients(base: Path, **settings: Any) -> tuple[Tensor, Tensor]:
     """The policy's logprobs, and all its gradients in one vector."""
     roles = roles_of(base, **settings)
     logprobs = passes(roles, packed())
-    return logprobs, torch.cat([p.grad.flatten() for p in roles.adapter_parameters(Role.POLICY)])
+    found = [p.grad for p in roles.adapter_parameters(Role.POLICY)]
+    return logprobs, torch.cat([grad.flatten() for grad in found if grad is not None])
 
 
 def exact(base: Path) -> tuple[Tensor, Tensor]:
@@ -158,7 +159,8 @@ def exact(base: Path) -> tuple[Tensor, Tensor]:
 
     def norm(self: Any, x: Tensor) -> Tensor:
         mean = x.square().mean(dim=-1, keepdim=True)
-        return self.weight * (x * torch.rsqrt(mean + self.variance_epsilon))
+        normed: Tensor = self.weight * (x * torch.rsqrt(mean + self.variance_epsilon))
+        return normed
 
     with in_float64(), ExitStack() as stack:
         for kind in KINDS:
