@@ -115,19 +115,19 @@ def plan_memory(
         rows: The largest micro-batch; None assumes the longest prompts and completions.
         role: Which of the services run here.
     """
-    server = () if role == "trainer" else tuple(server_parts(shape, serve, on_gpu=on_gpu))
-    trainer = (
-        ()
-        if role == "server"
-        else tuple(trainer_parts(shape, config, rows or _longest_rows(config), on_gpu=on_gpu))
-    )
+    server: tuple[Part, ...] = ()
+    trainer: tuple[Part, ...] = ()
+    if role != "trainer":
+        server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
+    if role != "server":
+        trainer = tuple(trainer_parts(shape, config, rows or _longest_rows(config), on_gpu=on_gpu))
     longest = PROMPT_TOKENS + config.rollout.max_tokens
+    num_arms = len(config.rollout.arms) if server else 0
+    share = 0.0
     per_token = kv_bytes_per_token(shape, on_gpu=on_gpu)
-    if not server:
-        share = 0.0
-    elif on_gpu:
+    if server and on_gpu:
         share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
-    else:
+    elif server:
         share = sum(part.num_bytes for part in server) + cpu_kv_cache_bytes(
             bytes_per_token=per_token,
             max_model_len=serve.max_model_len or shape.max_position_tokens,
@@ -140,9 +140,7 @@ def plan_memory(
         card_bytes=card_bytes,
         server_share_bytes=share,
         kv_bytes_per_token=per_token,
-        kv_tokens_needed=len(config.rollout.arms) * min(serve.max_model_len or longest, longest)
-        if server
-        else 0,
+        kv_tokens_needed=num_arms * min(serve.max_model_len or longest, longest),
         on_gpu=on_gpu,
     )
 
