@@ -68,7 +68,7 @@ def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iter
     """The server's parts without the key-value cache."""
     if on_gpu:
         parts = gpu.memory_parts(
-            served_model(shape),
+            shape.served,
             max_lora_rank=serve.max_lora_rank,
             max_loaded_versions=serve.max_loaded_versions,
             max_num_seqs=serve.max_num_seqs or gpu.MAX_NUM_SEQS,
@@ -85,17 +85,6 @@ def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iter
     slots = serve.max_loaded_versions * slot * FLOAT32
     yield Part(name="LoRA slots", num_bytes=slots, settings=_SERVER_SETTINGS["LoRA slots"])
     yield Part(name="process", num_bytes=_SERVER_PROCESS)
-
-
-def served_model(shape: ModelShape) -> gpu.ServedModel:
-    """What of a model's shape decides the server's memory."""
-    return gpu.ServedModel(
-        num_parameters=shape.num_parameters,
-        slot_parameters_per_rank=shape.slot_parameters_per_rank,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        vocab_size=shape.vocab_size,
-    )
 
 
 def trainer_parts(

@@ -1,7 +1,4 @@
-"""What server and trainer need of one card's memory before either is started, and which settings fit.
-
-Sizes are in bytes.
-"""
+"""What server and trainer need of one card's memory, in bytes, before either starts; which settings fit."""
 
 import json
 import math

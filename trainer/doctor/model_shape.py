@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from inference_server.wire.hardware.gpu import ServedModel
 from trainer.config.policy import is_all_linear
 
 
@@ -35,6 +36,17 @@ class ModelShape:
     """Parameters of an adapter of rank 1 on the configured modules."""
     slot_parameters_per_rank: int
     """Parameters of an adapter of rank 1 on all modules for which vLLM allocates slots."""
+
+    @property
+    def served(self) -> ServedModel:
+        """What of it decides the server's memory."""
+        return ServedModel(
+            num_parameters=self.num_parameters,
+            slot_parameters_per_rank=self.slot_parameters_per_rank,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            vocab_size=self.vocab_size,
+        )
 
 
 def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
