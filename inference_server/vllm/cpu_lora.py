@@ -1,4 +1,4 @@
-"""Fast LoRA on the CPU, a general plugin of vLLM.
+"""Fast LoRA on the CPU, and the general plugin of vLLM that installs it.
 
 vLLM's CPU kernels (``vllm/lora/ops/torch_ops/lora_ops.py``) gather a whole A and B for every token of a
 batch, layer by layer. A batch holds two or three adapters, so this module concatenates their matrices: one
@@ -8,7 +8,7 @@ version; adapters with few tokens are therefore computed for their own tokens on
 
 Replaces ``vllm/lora/punica_wrapper/punica_cpu.py`` of vLLM 0.32 and gives the same results up to rounding,
 with one exception: there, a token of the base model in a batch with adapters has slot -1, which indexes the
-last slot, and gets that slot's adapter. On a GPU vLLM uses its own kernels, and this plugin does nothing.
+last slot, and gets that slot's adapter. On a GPU vLLM uses its own kernels.
 """
 
 from collections import Counter
@@ -20,14 +20,15 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from inference_server.vllm import cpu_top_p
+from inference_server.vllm import cpu_top_p, kv_cache
 
 
 def register() -> None:
-    """Entry point ``vllm.general_plugins`` of all that is replaced on a CPU, top-p too.
+    """Entry point ``vllm.general_plugins`` of all that is replaced, most of it only on a CPU.
 
     vLLM calls it in each of its processes, in some twice.
     """
+    kv_cache.install()
     if current_platform.is_cpu():
         path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
