@@ -118,7 +118,8 @@ def test_a_body_of_many_parts_is_not_taken(client: httpx.Client, path: str) -> N
 
     method = "PUT" if path == "/v1/adapters/1" else "POST"
     response = client.request(method, path, content=body(), headers={"Content-Type": "multipart/x"})
-    assert response.status_code == 413
+    # An upload that is no form is refused before its body is read.
+    assert response.status_code == (400 if method == "PUT" else 413)
 
 
 def test_without_a_key_other_names_and_pages_are_refused(client: httpx.Client) -> None:

@@ -448,7 +448,7 @@ def test_every_route_but_health_asks_for_the_key(server: ServerProcess) -> None:
     requests = [(m, path) for path, methods in routes for m in methods.split(", ")]
     requests += [("GET", "/metrics"), ("GET", "/nowhere"), ("POST", "/health/x")]
     ours = {route.path for route in router.routes if isinstance(route, Route)}
-    assert {path for _, path in routes} == {*VLLM_ROUTES, *ours, "/", "/health", "/v1/models"}
+    assert {path for path, _ in routes} == {*VLLM_ROUTES, *ours, "/", "/health", "/v1/models"}
     with httpx.Client(base_url=server.url) as stranger:
         for method, path in requests:
             if path == "/health":
