@@ -20,6 +20,9 @@ from inference_server.wire.schemas import MAX_QUESTIONS
 # Each question of the longest request has an id, a text and a gold answer.
 MAX_VALUES = 5 * MAX_QUESTIONS
 
+# A list of token ids is one of them, and yet is parsed: Python takes half a second for so many.
+MAX_COMMAS = 2**20
+
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Fields of vLLM's that may hold as many token ids as the context has, each list then one value.
 _TOKEN_FIELDS = frozenset(
@@ -78,6 +81,8 @@ def check_json(body: bytes) -> None:
         body.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest("the body is not UTF-8") from error
+    if body.count(b",") > MAX_COMMAS:
+        raise InvalidRequest(f"the body holds over {MAX_COMMAS} commas; send less with one request")
     # A value takes a byte at least: a short body needs no counting.
     if len(body) <= MAX_VALUES and not _SURROGATE.search(body):
         return

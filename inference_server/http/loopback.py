@@ -5,6 +5,8 @@ machine shows: any page can send requests to ``http://127.0.0.1:8000``, and a pa
 has pointed at 127.0.0.1 (DNS rebinding) is even of the same origin, and reads the answers.
 """
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,6 +18,7 @@ from inference_server.wire.serve_config import is_loopback
 _WITH_A_KEY = "to allow it, set REGIME_W_API_KEY and send it as 'Authorization: Bearer KEY'"
 # "none" is an address that the user typed.
 _OWN_SITES = frozenset({"same-origin", "none"})
+_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::[0-9]*)?")
 
 
 class LoopbackGuard:
@@ -57,6 +60,5 @@ def _refusal(scope: Scope) -> Forbidden | None:
 
 def _name(host: str) -> str:
     """The name in a ``Host`` header: without its port, and an IPv6 address without its brackets."""
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
+    address = _BRACKETED.fullmatch(host)
+    return address[1] if address else host.partition(":")[0]

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.exceptions import RetryableRequestError, VLLMError, VLLMValidationError
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from inference_server.vllm.sampling_limits import check_sampling
+
 _MAX_REASON_CHARS = 200
 _STOPPED = "the engine stopped before the completion ended"
 
@@ -75,6 +77,7 @@ def _refusing(client: Any, add: Callable[..., Awaitable[Any]], max_completions: 
                     f"the server takes {max_completions} completions (prompts × n) a request: ask in "
                     "several requests"
                 )
+        check_sampling(params)
         try:
             return await add(request_id, prompt, params, **kwargs)
         except VLLMError:

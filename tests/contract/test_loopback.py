@@ -25,6 +25,8 @@ PAGE = ("GET", "/")
         ("[::1]", True),
         ("[::1]:8000", True),
         ("0.0.0.0:8000", False),
+        ("[::1]rebound.example", False),
+        ("[::1", False),
         ("rebound.example", False),
         ("rebound.example:8000", False),
         ("127.0.0.1.rebound.example", False),

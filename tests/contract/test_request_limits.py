@@ -207,6 +207,7 @@ async def test_half_a_character_is_refused_on_every_route(
         (json.dumps({"prompt": ["a"] * MAX_VALUES}).encode(), "prompt: the body holds more"),
         (json.dumps({f"k{index}": 1 for index in range(MAX_VALUES)}).encode(), "more than"),
         (b"[" * 200_000, "nested too deeply"),
+        (b'{"prompt": [' + b"1," * (2**20 + 1) + b"1]}", "over 1048576 commas"),
     ],
     ids=lambda value: str(value[:24]),
 )

@@ -1,0 +1,82 @@
+"""What the sampling of one request may cost before its first token: the grammar and the words it forbids.
+
+A grammar is compiled in the engine's process, where a number of 150 bytes of JSON (``minItems`` of 10^9) takes
+all of the machine's memory; forbidden words are tokenized on the event loop. vLLM bounds neither.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from math import prod
+from typing import Any
+
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
+
+MAX_REPEATS = 65_536
+"""Most repetitions that a grammar may spell out, those within others multiplied."""
+MAX_WORDS_CHARS = 65_536
+"""Most characters of all forbidden words."""
+
+_BOUNDS = tuple(
+    f"{side}{what}"
+    for side in ("min", "max")
+    for what in ("Items", "Length", "Properties", "Contains")
+)
+# ``{3}``, ``{3,}`` or ``{3,5}``, and what stands before it: a closed group's repetitions hold others.
+_REPEATS = re.compile(r"(.?)\{(\d+)\s*(?:,\s*(\d*)\s*)?\}", re.DOTALL)
+
+
+def check_sampling(params: Any) -> None:
+    """Refuses what would cost too much before the first token.
+
+    Raises:
+        VLLMValidationError: The forbidden words are too long, or a grammar repeats too much.
+    """
+    if not isinstance(params, SamplingParams):
+        return
+    if sum(map(len, params.bad_words or ())) > MAX_WORDS_CHARS:
+        raise VLLMValidationError(f"bad_words: at most {MAX_WORDS_CHARS} characters in all")
+    grammar = params.structured_outputs
+    if grammar is None:
+        return
+    for field in fields(grammar):
+        value = getattr(grammar, field.name)
+        if field.name in ("json", "structural_tag") and isinstance(value, str):
+            value = _parsed(value)
+        if any(repeats > MAX_REPEATS for repeats in _repeats(value, 1)):
+            raise VLLMValidationError(
+                f"structured_outputs.{field.name}: repeats more than {MAX_REPEATS} times; use smaller "
+                "bounds"
+            )
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _repeats(value: Any, times: int) -> Iterator[int]:
+    """How often the parts of a schema or an expression are repeated, at most."""
+    unseen = [(value, times)]
+    while unseen:
+        part, around = unseen.pop()
+        if isinstance(part, str):
+            yield around * _repeats_of_text(part)
+        elif isinstance(part, list | tuple):
+            unseen.extend((item, around) for item in part)
+        elif isinstance(part, dict):
+            bounds = [part.get(name) for name in _BOUNDS]
+            numbers = [int(n) for n in bounds if isinstance(n, int | float) and 1 < n < 1e300]
+            inside = around * max(numbers, default=1)
+            yield inside
+            unseen.extend((item, inside) for item in part.values())
+
+
+def _repeats_of_text(text: str) -> int:
+    found = [(before, int(most or least)) for before, least, most in _REPEATS.findall(text)]
+    of_groups = prod(max(1, n) for before, n in found if before == ")")
+    return of_groups * max(1, sum(n for before, n in found if before != ")"))

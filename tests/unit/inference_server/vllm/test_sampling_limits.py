@@ -1,0 +1,78 @@
+"""What the sampling of a request may cost before its first token."""
+
+import json
+from typing import Any
+
+import pytest
+
+pytest.importorskip("vllm.sampling_params")
+
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+
+from inference_server.vllm.sampling_limits import check_sampling
+
+HUGE = 10**9
+
+
+def nested(depth: int, most: int) -> dict[str, Any]:
+    """Arrays of arrays."""
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "array", "maxItems": most, "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        {"json": {"type": "array", "minItems": HUGE}},
+        {"json": json.dumps({"type": "array", "minItems": HUGE})},
+        {"json": {"type": "string", "maxLength": HUGE}},
+        {"json": {"type": "array", "minItems": float(HUGE)}},
+        {"json": {"properties": {"a": {"anyOf": [{"type": "object", "minProperties": HUGE}]}}}},
+        {"json": {"$defs": {"a": {"type": "string", "pattern": f"^a{{{HUGE}}}$"}}}},
+        {"json": nested(5, 100)},
+        {"regex": f"a{{{HUGE}}}"},
+        {"regex": f"a{{2,{HUGE}}}"},
+        {"regex": f"[ab]{{{HUGE},}}"},
+        {"regex": "((a{100}){100}){100}"},
+        {"grammar": f'root ::= ("a" | "b"){{{HUGE}}}'},
+        {
+            "structural_tag": json.dumps(
+                {"type": "structural_tag", "format": {"json_schema": {"maxLength": HUGE}}}
+            )
+        },
+    ],
+    ids=str,
+)
+def test_grammars_that_repeat_too_much_are_refused(grammar: dict[str, Any]) -> None:
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(**grammar))
+    with pytest.raises(VLLMValidationError, match="repeats more than 65536 times"):
+        check_sampling(params)
+
+
+@pytest.mark.parametrize(
+    "grammar",
+    [
+        {"json": {"type": "array", "minItems": 1, "maxItems": 1000}},
+        {"json": {"type": "integer", "minimum": 0, "maximum": HUGE}},
+        {"json": {"type": "object", "properties": {"maxItems": {"type": "integer"}}}},
+        {"json": nested(3, 20)},
+        {"json": "no JSON"},
+        {"regex": r"[a-z]{1,63}(\.[a-z]{1,63}){0,8}"},
+        {"regex": r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}"},
+        {"choice": ["a", "b"]},
+        {"json_object": True},
+    ],
+    ids=str,
+)
+def test_ordinary_grammars_are_not(grammar: dict[str, Any]) -> None:
+    check_sampling(SamplingParams(structured_outputs=StructuredOutputsParams(**grammar)))
+
+
+def test_forbidden_words_are_measured() -> None:
+    check_sampling(SamplingParams(bad_words=["word"] * 1000))
+    with pytest.raises(VLLMValidationError, match="bad_words: at most 65536 characters"):
+        check_sampling(SamplingParams(bad_words=["é " * 40_000]))
+    check_sampling(None)
