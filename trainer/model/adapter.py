@@ -72,6 +72,17 @@ def require_targets(base: Any, config: PolicyConfig) -> None:
             )
 
 
+def readable_adapter(folder: Path) -> AdapterState:
+    """The tensors of a starting adapter that PPO can train, whatever base it is of.
+
+    Raises:
+        UsageError: It cannot be read, has dropout, or is not LoRA as the server serves it.
+    """
+    where = f"policy.adapter {folder}"
+    _require_trainable(_settings(folder, where), where)
+    return _tensors(folder, where)
+
+
 def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
     """Put the starting adapter, or a fresh one, on the base; returns PEFT's model.
 
@@ -83,8 +94,7 @@ def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
         require_targets(base, config)
         return get_peft_model(base, fresh_lora(config), adapter_name=name)
     where = f"policy.adapter {config.adapter}"
-    _require_trainable(_settings(config.adapter, where), where)
-    tensors = _tensors(config.adapter, where)
+    tensors = readable_adapter(config.adapter)
     try:
         with warnings.catch_warnings():
             # Of tensors that do not fit, which are refused below.

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from inference_server.wire.base_fingerprint import base_folder
@@ -21,8 +22,8 @@ def require_base_model(base_model: str) -> None:
     """Fail early, and without a long silence, on a base model that is neither on this machine nor on the Hub.
 
     Raises:
-        UsageError: It is a folder without ``config.json``, a path that does not exist, or a Hub id that is
-            not cached while the Hub does not have it or cannot be reached.
+        UsageError: It is a folder without ``config.json`` or with truncated weights, a path that does not
+            exist, or a Hub id that is not cached while the Hub does not have it or cannot be reached.
     """
     shown = shortened(base_model)
     looks_like_path = os.path.isabs(base_model) or base_model.startswith((".", "~", "models/"))
@@ -32,8 +33,24 @@ def require_base_model(base_model: str) -> None:
             raise UsageError(
                 f"{_FIELD} {shown}: no such folder with a config.json in it (base model){hint}"
             )
+        _require_whole_weights(base_model)
     elif base_folder(base_model) is None:
         _require_on_hub(base_model, shown)
+
+
+def _require_whole_weights(folder: str) -> None:
+    """The heads of the weights' files alone: a pointer of Git LFS or half a download is found at once."""
+    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
+
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UsageError(
+                f"{_FIELD} {shortened(folder)}: its files cannot be read ({path.name}: {one_line(error)}); "
+                "download or copy the model again"
+            ) from None
 
 
 def _require_on_hub(base_model: str, shown: str) -> None:

@@ -19,6 +19,7 @@ from trainer.data.context_limit import askable
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
+from trainer.model.adapter import readable_adapter
 from trainer.model.device import compute_device, leave_memory_to_others
 from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
@@ -104,6 +105,9 @@ def train(
                 stopped=False,
                 adapter=config.run.folder / ADAPTERS_FOLDER / adapter_name(newest.version),
             )
+        if config.policy.adapter is not None and not checkpoint_folders(config.run.folder):
+            # Before the server is waited for.
+            readable_adapter(config.policy.adapter)
         server = client or ArmsClient(config.server)
         with (
             plan_in_message(config),

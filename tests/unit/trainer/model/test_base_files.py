@@ -90,6 +90,22 @@ def test_damaged_files_are_one_line(name: str, damage: Callable[[Path], None], b
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 7, 1000, -1])
+def test_half_a_download_is_found_before_anything_else(kept_bytes: int, base: Path) -> None:
+    require_base_model(str(base))
+    weights = base / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:kept_bytes])
+    with pytest.raises(
+        UsageError, match=r"model\.safetensors: .*; download or copy the model again"
+    ):
+        require_base_model(str(base))
+    weights.write_bytes(LFS)
+    with pytest.raises(
+        UsageError, match=r"model\.safetensors: .*; download or copy the model again"
+    ):
+        require_base_model(str(base))
+
+
 def test_a_base_without_tokenizer_files_is_refused(base: Path) -> None:
     for name in TOKENIZER_FILES:
         (base / name).unlink()
