@@ -14,6 +14,8 @@ while [ -z "$stopping" ]; do
   # A session of its own, so that what the command leaves behind can be ended with it.
   setsid "$@" &
   child=$!
+  # A signal that came before the child had a number was not passed on.
+  [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null
   wait "$child"
   code=$?
   # A signal ends this script's wait, not the command.
@@ -32,6 +34,7 @@ while [ -z "$stopping" ]; do
     echo "supervise: exit code $code; started again in ${RESTART_S:-10} s" >&2
     sleep "${RESTART_S:-10}" &
     child=$!
+    [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null
     wait "$child"
   fi
 done
