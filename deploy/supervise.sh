@@ -5,7 +5,7 @@
 #   supervise.sh COMMAND [ARGUMENT …]
 #
 # Docker's restart policies know no exit codes: without a bound they would repeat code 2 for ever, and
-# with one a run of days would stay down after its fifth crash. RESTART_S: seconds in between [10].
+# with one a run of days would stay down after its fifth crash. RESTART_S: whole seconds in between [10].
 set -u
 
 stopping=
@@ -14,8 +14,8 @@ while [ -z "$stopping" ]; do
   # A session of its own, so that what the command leaves behind can be ended with it.
   setsid "$@" &
   child=$!
-  # A signal that came before the child had a number was not passed on.
-  [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null
+  # A signal that came before the child had a number was not passed on; at once, its fork might miss it.
+  [ -z "$stopping" ] || { sleep 1; kill -TERM "$child" 2>/dev/null; }
   wait "$child"
   code=$?
   # A signal ends this script's wait, not the command.
@@ -32,10 +32,11 @@ while [ -z "$stopping" ]; do
   esac
   if [ -z "$stopping" ]; then
     echo "supervise: exit code $code; started again in ${RESTART_S:-10} s" >&2
-    sleep "${RESTART_S:-10}" &
-    child=$!
-    [ -z "$stopping" ] || kill -TERM "$child" 2>/dev/null
-    wait "$child"
+    left_s=${RESTART_S:-10}
+    while [ "$left_s" -gt 0 ] && [ -z "$stopping" ]; do
+      sleep 1
+      left_s=$((left_s - 1))
+    done
   fi
 done
 exit "${code:-143}"

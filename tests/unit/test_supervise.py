@@ -12,7 +12,7 @@ from tests.waiting import wait_until
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy/supervise.sh"
 
 
-def supervised(command: str, *, restart_s: float = 0) -> subprocess.Popen[str]:
+def supervised(command: str, *, restart_s: int = 0) -> subprocess.Popen[str]:
     return subprocess.Popen(
         ["sh", str(SCRIPT), "sh", "-c", command],
         stdout=subprocess.PIPE,
