@@ -4,7 +4,8 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from transformers import Qwen2Config
+
+from tests.unit.model_shapes import QWEN2_1_5B
 
 pytestmark = pytest.mark.slow
 GIB = 2**30
@@ -36,15 +37,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         type(current_platform), "get_device_total_memory", lambda *_, **__: 80 * GIB
     )
-    Qwen2Config(
-        vocab_size=151_936,
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    ).save_pretrained(tmp_path)
+    QWEN2_1_5B.save_pretrained(tmp_path)
     return tmp_path
 
 

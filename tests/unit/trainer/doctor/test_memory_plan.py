@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
 from regime_w import build_all_arms
+from tests.unit.model_shapes import QWEN2_1_5B
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import Rows
@@ -194,22 +195,11 @@ def test_what_is_advised_fits(eight_b: ModelShape, card_gib: int, policy: dict[s
     assert planned_for(eight_b, changed, ServeConfig.model_validate(serve), card_gib)
 
 
-ONE_AND_A_HALF_B = Qwen2Config(
-    vocab_size=151_936,
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-)
-
-
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("gsm8k_a100*.toml")), ids=lambda p: p.stem)
 def test_presets_fit_their_card(path: Path, eight_b: ModelShape, tmp_path: Path) -> None:
     shape = eight_b
     if "_8b" not in path.stem:
-        ONE_AND_A_HALF_B.save_pretrained(tmp_path)
+        QWEN2_1_5B.save_pretrained(tmp_path)
         shape = read_shape(str(tmp_path), PolicyConfig().target_modules)
     config = load_config(DoctorConfig, ["--config", str(path)], prog="test")
     assert planned_for(shape, config, config.serve, 80)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import PretrainedConfig, Qwen3Config
 
 from regime_w import build_all_arms
+from tests.unit.model_shapes import QWEN2_1_5B
 from tests.unit.trainer.doctor.traced import traced_step
 from trainer.config.sections import PolicyConfig, PPOConfig, ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import Rows
@@ -22,15 +23,7 @@ pytestmark = pytest.mark.slow
 
 VOCABULARY = 151_936
 SHAPES: dict[str, PretrainedConfig] = {
-    "1.5B": Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=1536,
-        intermediate_size=8960,
-        num_hidden_layers=28,
-        num_attention_heads=12,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-    ),
+    "1.5B": QWEN2_1_5B,
     "8B": Qwen3Config(
         vocab_size=VOCABULARY,
         hidden_size=4096,
