@@ -1,5 +1,7 @@
 """Regime W: arms, answers, scores, reward. Pure: no torch, no network, no clock."""
 
+from regime_w.answer_types.answer_type import AnswerType, AnswerTypeName
+from regime_w.answer_types.named import answer_type_of
 from regime_w.answers import answers_agree, extract_answer, extract_gold
 from regime_w.arms import ArmOutput, ArmSpec, build_all_arms, build_prompt
 from regime_w.config import RewardConfig
@@ -22,6 +24,8 @@ from regime_w.scores import (
 )
 
 __all__ = [
+    "AnswerType",
+    "AnswerTypeName",
     "ArmOutput",
     "ArmSpec",
     "Counterfactual",
@@ -30,6 +34,7 @@ __all__ = [
     "GroupScores",
     "RewardConfig",
     "RewardParts",
+    "answer_type_of",
     "answers_agree",
     "arm_rewards",
     "build_all_arms",

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from regime_w.answers import extract_answer
+from regime_w.answer_types.answer_type import AnswerType
+from regime_w.answer_types.number import NUMBER
 
 _WOLFRAM_SYSTEM_PROMPT = (
     "You are a precise math reasoner. "
@@ -61,17 +62,19 @@ class ArmOutput:
     reasoning: str
     """The part whose length `s_path_for_question` compares."""
     answer: str | None
-    """The answer, canonical or raw (``#### 7``): scoring reads it with `extract_answer`."""
+    """The answer, canonical or as written (``#### 7``): scoring reads it by the question's type of answer."""
 
     @classmethod
-    def from_text(cls, arm_name: str, text: str) -> "ArmOutput":
+    def from_text(cls, arm_name: str, text: str, answer_type: AnswerType = NUMBER) -> "ArmOutput":
         """Reads one completion, as the recipe's collector does: all of it is the reasoning.
 
         Args:
             arm_name: Name of the arm that generated it.
             text: The completion only, without the prompt.
+            answer_type: Of the question.
         """
-        return cls(arm_name=arm_name, full_text=text, reasoning=text, answer=extract_answer(text))
+        answer = answer_type.extract(text)
+        return cls(arm_name=arm_name, full_text=text, reasoning=text, answer=answer)
 
 
 _ARM_OUTPUT = TypeAdapter(ArmOutput)

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from regime_w.arms import family_of
+
 
 @dataclass(frozen=True, slots=True)
 class CrossCheck:
@@ -60,6 +62,18 @@ def cross_check(
     s_1, s_2, s_3, s_4 = (total - 2 * correlation for correlation in correlations)
     worst = min(1.0, max(0.0, (min(s_1, s_2, s_3, s_4) + 2) / 4))
     return CrossCheck((mean + worst) / 2, (s_1, s_2, s_3, s_4), None)
+
+
+def settings_of(names: Sequence[str]) -> dict[str, int]:
+    """For each arm 0 or 1: the first or second half of its family's arms by their numbers."""
+    by_family: dict[str, list[str]] = {}
+    for name in sorted(set(names), key=lambda name: (len(name), name)):
+        by_family.setdefault(family_of(name), []).append(name)
+    return {
+        name: int(2 * index >= len(family) and index > 0)
+        for family in by_family.values()
+        for index, name in enumerate(family)
+    }
 
 
 def _agreement(ours: Counter[str | None], theirs: Counter[str | None]) -> float:

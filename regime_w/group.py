@@ -4,17 +4,17 @@ From arm outputs to `ReadArm`s, and from these to `GroupScores`. Any subset of t
 scored again, which gives an arm's contribution to its group.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from regime_w.answers import answers_agree, extract_answer, extract_gold
+from regime_w.answer_types.answer_type import AnswerType, merged
+from regime_w.answer_types.number import NUMBER
 from regime_w.arms import ArmOutput, family_of, read_arm_outputs
 from regime_w.config import Formulas, RewardConfig
 from regime_w.counterfactual import Counterfactual
-from regime_w.cross_check import CrossCheck, cross_check
+from regime_w.cross_check import CrossCheck, cross_check, settings_of
 from regime_w.numbers.numerals import canonical
 from regime_w.reasoning import ReasoningPath, path_scores, read_path
 from regime_w.scores import (
@@ -48,7 +48,8 @@ class ReadArm:
     """Canonical."""
     is_correct: bool | None
     """None without a gold answer that can be read."""
-    path: ReasoningPath
+    path: ReasoningPath | None
+    """None where the group's answers are no numbers, which equations could lead to."""
     num_words: int
     """Generated words, which the length penalty counts."""
     outcomes: tuple[str | None, ...]
@@ -68,7 +69,7 @@ class GroupScores:
     correct: tuple[bool, ...] | None
     """Whether each arm is correct; None without a gold answer that can be read."""
     arm_paths: tuple[float, ...] | None
-    """Path score of each arm, whose mean is `s_path`; None under the original formulas."""
+    """Path score of each arm, whose mean is `s_path`; None under the original formulas, and where it abstains."""
     consensus: str | None
     """The most frequent answer, the earliest if tied; None if no arm answered."""
     within_family_agreement: float | None
@@ -86,37 +87,44 @@ def read_group(
     gold_answer: str | None,
     counterfactual: CounterfactualGroup | None,
     formulas: Formulas,
+    answer_type: AnswerType = NUMBER,
 ) -> tuple[ReadArm, ...]:
     """Reads answers, paths and settings of all arms.
 
     Raises:
-        ValueError: An arm output is invalid, or the counterfactual group does not hold the same arms.
+        ValueError: An arm output is invalid, or the counterfactual group does not hold the same arms or is
+            about answers that are no numbers.
     """
     outputs = read_arm_outputs(arm_outputs)
     new_outputs = read_arm_outputs(counterfactual.arm_outputs) if counterfactual else ()
     names = [output.arm_name for output in outputs]
     if counterfactual and [output.arm_name for output in new_outputs] != names:
         raise ValueError("the counterfactual group must hold the same arms in the same order")
-    gold = None if gold_answer is None else extract_gold(gold_answer)
-    settings = _settings(names)
+    if counterfactual and answer_type != NUMBER:
+        raise ValueError(f"counterfactual: answers must be numbers, not {answer_type.name}")
+    gold = None if gold_answer is None else answer_type.read_gold(gold_answer)
+    settings = settings_of(names)
+    answers = merged([_answer_of(output, answer_type) for output in outputs], gold, answer_type)
+    has_paths = formulas != "original" and _are_numbers(answers, gold, answer_type)
     arms = []
-    for index, output in enumerate(outputs):
-        answer = _answer_of(output)
+    for index, (output, answer) in enumerate(zip(outputs, answers, strict=True)):
+        is_correct = None if gold is None else answer_type.equal(answer, gold)
         arms.append(
             ReadArm(
                 output=output,
                 family=family_of(output.arm_name),
                 setting=settings[output.arm_name],
                 answer=answer,
-                is_correct=None if gold is None else answers_agree(answer, gold),
-                path=_NO_PATH if formulas == "original" else read_path(output.reasoning, answer),
+                is_correct=is_correct,
+                path=_path_of(output, answer, answer_type) if has_paths else None,
                 num_words=len(output.full_text.split()),
-                outcomes=(_gated(answer, gold),)
+                # Agreeing on an answer that is known to be wrong does not count.
+                outcomes=(None if is_correct is False else answer,)
                 if counterfactual is None
                 else _paired_outcomes(
                     answer,
                     gold,
-                    _answer_of(new_outputs[index]),
+                    _answer_of(new_outputs[index], NUMBER),
                     counterfactual.counterfactual,
                 ),
             )
@@ -124,32 +132,18 @@ def read_group(
     return tuple(arms)
 
 
-_WHOLE = re.compile("0|-?[1-9][0-9]{0,50}")
-"""Canonical whole numbers: answers that `ArmOutput.from_text` has read need not be read again."""
-_NO_PATH = ReasoningPath(quality=0.0, results=frozenset(), num_equations=0, num_true=0)
+def _answer_of(output: ArmOutput, answer_type: AnswerType) -> str | None:
+    return None if output.answer is None else answer_type.read(output.answer)
 
 
-def _answer_of(output: ArmOutput) -> str | None:
-    if output.answer is None or _WHOLE.fullmatch(output.answer):
-        return output.answer
-    return extract_answer(output.answer)
+def _are_numbers(answers: Sequence[str | None], gold: str | None, answer_type: AnswerType) -> bool:
+    """Whether the answer looked for is a number: the gold answer, or else all answers."""
+    known = [gold] if gold is not None else [answer for answer in answers if answer is not None]
+    return answer_type.is_numeric and all(answer_type.number(each) is not None for each in known)
 
 
-def _settings(names: Sequence[str]) -> dict[str, int]:
-    """For each arm 0 or 1: the first or second half of its family's arms by their numbers."""
-    by_family: dict[str, list[str]] = {}
-    for name in sorted(set(names), key=lambda name: (len(name), name)):
-        by_family.setdefault(family_of(name), []).append(name)
-    return {
-        name: int(2 * index >= len(family) and index > 0)
-        for family in by_family.values()
-        for index, name in enumerate(family)
-    }
-
-
-def _gated(answer: str | None, gold: str | None) -> str | None:
-    """The answer, or None if it is known to be wrong: agreeing on a wrong answer does not count."""
-    return answer if gold is None or answers_agree(answer, gold) else None
+def _path_of(output: ArmOutput, answer: str | None, answer_type: AnswerType) -> ReasoningPath:
+    return read_path(output.reasoning, None if answer is None else answer_type.number(answer))
 
 
 def _paired_outcomes(
@@ -158,11 +152,11 @@ def _paired_outcomes(
     """Outcomes on the question and its counterfactual, equal if the two answers agree."""
     if gold is not None:
         return (
-            "right" if answers_agree(answer, gold) else None,
-            "right" if answers_agree(new_answer, counterfactual.gold) else None,
+            "right" if NUMBER.equal(answer, gold) else None,
+            "right" if NUMBER.equal(new_answer, counterfactual.gold) else None,
         )
     if counterfactual.offset is None or answer is None:
-        return (None, _gated(new_answer, counterfactual.gold))
+        return (None, new_answer if NUMBER.equal(new_answer, counterfactual.gold) else None)
     moved = canonical(Fraction(answer) + Fraction(counterfactual.offset))
     return (moved, new_answer)
 
@@ -180,13 +174,16 @@ def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig
         s_path = s_path_for_question([arm.output.reasoning for arm in arms])
     else:
         check = _cross_check(arms)
-        arm_paths = path_scores([arm.path for arm in arms], families)
-        s_path = sum(arm_paths) / len(arm_paths) if arm_paths else None
+        paths = [arm.path for arm in arms if arm.path is not None]
+        s_path = None
+        if len(paths) == len(arms):
+            arm_paths = path_scores(paths, families)
+            s_path = sum(arm_paths) / len(arm_paths) if arm_paths else None
         if len(arms) < 2:
             s_end = None
             abstentions.append(f"s_end: needs two arms, not {len(arms)}")
         if s_path is None:
-            abstentions.append("s_path: no arms")
+            abstentions.append(f"s_path: {'answers are no numbers' if arms else 'no arms'}")
         if check.abstention is not None:
             abstentions.append(f"s_cf: {check.abstention}")
     within, across = _agreements(answers, families)

@@ -14,6 +14,8 @@ from pathlib import Path
 import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.named import answer_type_of
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
 from regime_w.reward import GroupReward, reward_group
@@ -41,6 +43,8 @@ class _RowToRescore(BaseModel):
     id: str = ""
     question: str
     gold_answer: str | None
+    answer_type: AnswerTypeName = "number"
+    choices: tuple[str, ...] = ()
     arm_outputs: list[_ArmToRescore] = Field(min_length=1)
     reward: float
 
@@ -101,8 +105,11 @@ def _parse(line: bytes, where: str) -> _RowToRescore:
 
 
 def _rescore(stored: _RowToRescore, config: RewardConfig) -> Rescored:
-    outputs = [ArmOutput.from_text(arm.arm_name, arm.full_text) for arm in stored.arm_outputs]
-    result = reward_group(outputs, stored.gold_answer, config=config)
+    answer_type = answer_type_of(stored.answer_type, stored.choices)
+    outputs = [
+        ArmOutput.from_text(arm.arm_name, arm.full_text, answer_type) for arm in stored.arm_outputs
+    ]
+    result = reward_group(outputs, stored.gold_answer, config=config, answer_type=answer_type)
     return Rescored(stored=stored, result=result)
 
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
+from regime_w.answer_types.answer_type import AnswerType
+from regime_w.answer_types.number import NUMBER
 from regime_w.arms import ArmOutput
 from regime_w.config import Formulas, RewardConfig, Selection
 from regime_w.credits import CREDITS, RewardParts, group_parts
@@ -24,6 +26,7 @@ def compute_regime_w_scores(
     counterfactual: CounterfactualGroup | None = None,
     formulas: Formulas | None = None,
     config: RewardConfig = _DEFAULTS,
+    answer_type: AnswerType = NUMBER,
 ) -> GroupScores:
     """Scores a group of arms that answered the same question.
 
@@ -36,13 +39,14 @@ def compute_regime_w_scores(
         counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
         config: Formulas and weights.
+        answer_type: Of the question.
 
     Raises:
         ValueError: Unknown formulas, an invalid arm output, or the counterfactual group does not
             hold the same arms.
     """
     formulas = _chosen(formulas, config)
-    arms = read_group(arm_outputs, gold_answer, counterfactual, formulas)
+    arms = read_group(arm_outputs, gold_answer, counterfactual, formulas, answer_type)
     return score_arms(arms, formulas, config)
 
 
@@ -54,6 +58,7 @@ def compute_reward(
     counterfactual: CounterfactualGroup | None = None,
     formulas: Formulas | None = None,
     config: RewardConfig = _DEFAULTS,
+    answer_type: AnswerType = NUMBER,
 ) -> float:
     """Computes the group's scalar reward (recipe, section 1.3).
 
@@ -66,9 +71,10 @@ def compute_reward(
         counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
         config: The constants.
+        answer_type: Of the question.
     """
     formulas = _chosen(formulas, config)
-    arms = read_group(arm_outputs, gold_answer, counterfactual, formulas)
+    arms = read_group(arm_outputs, gold_answer, counterfactual, formulas, answer_type)
     return group_parts(arms, score_arms(arms, formulas, config), config).total
 
 
@@ -79,6 +85,7 @@ def arm_rewards(
     *,
     counterfactual: CounterfactualGroup | None = None,
     config: RewardConfig = _DEFAULTS,
+    answer_type: AnswerType = NUMBER,
 ) -> tuple[float, ...]:
     r"""Computes what each arm earns, in the order of ``arm_outputs``.
 
@@ -100,9 +107,14 @@ def arm_rewards(
         gold_answer: The right answer; without one no arm is correct.
         counterfactual: The same arms on a perturbed question, for the cross-check.
         config: The constants, formulas and the choice of credit.
+        answer_type: Of the question.
     """
     return reward_group(
-        arm_outputs, gold_answer, counterfactual=counterfactual, config=config
+        arm_outputs,
+        gold_answer,
+        counterfactual=counterfactual,
+        config=config,
+        answer_type=answer_type,
     ).rewards
 
 
@@ -123,9 +135,10 @@ def reward_group(
     *,
     counterfactual: CounterfactualGroup | None = None,
     config: RewardConfig = _DEFAULTS,
+    answer_type: AnswerType = NUMBER,
 ) -> GroupReward:
     """Computes `compute_regime_w_scores` and `arm_rewards` together, reading the texts once."""
-    arms = read_group(arm_outputs, gold_answer, counterfactual, config.formulas)
+    arms = read_group(arm_outputs, gold_answer, counterfactual, config.formulas, answer_type)
     scores = score_arms(arms, config.formulas, config)
     parts = CREDITS[config.credit](arms, scores, config)
     return GroupReward(scores=scores, rewards=tuple(part.total for part in parts), parts=parts)

@@ -160,3 +160,20 @@ def test_help_explains_every_setting(capsys: pytest.CaptureFixture[str]) -> None
     assert caught.value.code == 0
     shown = capsys.readouterr().out
     assert all(f"--{name}" in shown for name in RewardConfig.model_fields)
+
+
+def test_rows_are_scored_by_their_type_of_answer(tmp_path: Path) -> None:
+    path = tmp_path / "choices.jsonl"
+    row = {
+        "id": "q",
+        "question": "Where?",
+        "gold_answer": "London",
+        "answer_type": "choice",
+        "choices": ["Paris", "London"],
+        "reward": 0.0,
+        "arm_outputs": [{"arm_name": f"arm_{i}", "full_text": t} for i, t in enumerate("BA")],
+    }
+    path.write_text(json.dumps(row) + "\n")
+    (group,) = rescore_file(path, RewardConfig())
+    assert group.result.scores.answers == ("B", "A")
+    assert group.result.scores.correct == (True, False)

@@ -1,0 +1,207 @@
+"""Choices: which letter a completion gives, and when it gives none."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from regime_w.answer_types.choice import Choice, letter_of, with_choices
+
+CITIES = Choice(("Paris", "London", "Rome", "It will not rain"))
+NUMBERS = Choice(("1", "2", "3", "12"))
+OPEN = Choice()
+
+GIVEN = [
+    # After the marker.
+    ("#### B", "B"),
+    ("Because of this.\n#### C", "C"),
+    ("#### b", "B"),
+    ("#### (B)", "B"),
+    ("#### [B]", "B"),
+    ("#### B.", "B"),
+    ("#### B)", "B"),
+    ("#### **B**", "B"),
+    ("#### $B$", "B"),
+    ("#### \\text{B}", "B"),
+    ("#### \\boxed{B}", "B"),
+    ("#### \\textbf{(B)}", "B"),
+    ("####\nB", "B"),
+    ("#### Final Answer\n\nB", "B"),
+    ("#### Option B", "B"),
+    ("#### The choice B", "B"),
+    ("#### Answer: B", "B"),
+    ("#### The answer is B.", "B"),
+    ("#### The correct option is (C).", "C"),
+    ("#### A\n#### B", "B"),
+    ("#### B\nSo it is London.", "B"),
+    # Letter and text.
+    ("#### B) London", "B"),
+    ("#### B. London", "B"),
+    ("#### B: London", "B"),
+    ("#### B - London", "B"),
+    ("#### (B) london.", "B"),
+    ("#### D) It will not rain", "D"),
+    ("#### B. London, the capital", "B"),
+    ("#### B because it is the capital", "B"),
+    ("#### B, since C is in Italy", "B"),
+    ("#### option B is correct", "B"),
+    ("#### B. Because C is wrong", "B"),
+    # The text alone.
+    ("#### London", "B"),
+    ("#### LONDON.", "B"),
+    ("#### It will not rain.", "D"),
+    # Elsewhere.
+    ("So \\boxed{\\text{(C)}}.", "C"),
+    ("The answer is A. Paris is in France.", "A"),
+    ("The answer is (D).", "D"),
+    ("Thus the answer is **B**.", "B"),
+    ("The correct answer is: C", "C"),
+    ("C", "C"),
+    ("It rains in London.\nB", "B"),
+    ("I think of it.\nB) London", "B"),
+    ("The tower is there.\nParis", "A"),
+]
+NONE = [
+    "",
+    " ",
+    "#### ",
+    "#### final_answer",
+    "#### A or B",
+    "#### A, B",
+    "#### A and C",
+    "#### (A) and (C)",
+    "#### A/B",
+    "#### E",
+    "#### Z",
+    "#### not B",
+    "#### B? or maybe C",
+    "#### B. Or C",
+    "#### B. C is wrong",
+    "#### B. Not this one",
+    "#### B) Paris",
+    "#### (A) Rome",
+    "#### A cat",
+    "#### Berlin",
+    "#### Paris or Rome",
+    "#### 2",
+    "#### BC",
+    "#### None of these",
+    "End with '#### B'",
+    "The answer is A or B.",
+    "The answer is not known.",
+    "I like A.",
+    "A and B are both right.",
+    "Because of B. London it is.",
+    "The answer could be B",
+    "\\boxed{}",
+    "\\boxed{A, C}",
+    "\\boxed{B",
+    "B is in England.",
+    "A city\nlies at a river.",
+    "#### " + "B" * 500,
+    "#### B) " + "very " * 200 + "far",
+    "Option A is wrong, so B",
+    "Paris is not London",
+    "#### -",
+]
+
+
+@pytest.mark.parametrize(("text", "letter"), GIVEN)
+def test_a_choice_is_found(text: str, letter: str) -> None:
+    assert CITIES.extract(text) == letter
+    assert CITIES.equal(CITIES.extract(text), letter)
+    assert CITIES.read(letter) == letter
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_no_choice_is_guessed(text: str) -> None:
+    assert CITIES.extract(text) is None
+    assert not CITIES.equal(CITIES.extract(text), None)
+
+
+def test_a_text_that_is_a_number_is_no_index() -> None:
+    assert NUMBERS.extract("#### 12") == "D"
+    assert NUMBERS.extract("#### 3") == "C"
+    assert NUMBERS.extract("#### 0") is None
+
+
+def test_a_text_that_two_choices_have_names_neither() -> None:
+    twice = Choice(("5", "6", "5"))
+    assert twice.extract("#### 5") is None
+    assert twice.extract("#### 6") == "B"
+    assert twice.extract("#### C) 5") == "C"
+
+
+def test_without_texts_every_letter_is_a_choice() -> None:
+    assert OPEN.extract("#### E") == "E"
+    assert OPEN.extract("#### B) Paris") == "B"
+    assert OPEN.extract("#### Paris") is None
+
+
+@pytest.mark.parametrize(
+    ("gold", "letter"),
+    [
+        ("B", "B"),
+        ("(b)", "B"),
+        ("London", "B"),
+        ("B) London", "B"),
+        ("It is in England.\n#### B", "B"),
+        ("So \\boxed{B}", "B"),
+        ("E", None),
+        ("Berlin", None),
+        ("A or B", None),
+        ("B) Paris", None),
+        ("1", None),
+        ("It is\nB", None),
+        ("#### ", None),
+        ("", None),
+    ],
+)
+def test_gold_answers(gold: str, letter: str | None) -> None:
+    assert CITIES.read_gold(gold) == letter
+
+
+def test_what_is_expected_says_which_letters_there_are() -> None:
+    assert "A to D, the text of one choice" in CITIES.expected
+    assert "A to Z, or" in OPEN.expected
+
+
+def test_questions_show_their_choices() -> None:
+    assert with_choices("Where? ", ["Paris", "Rome"]) == "Where?\n\nA) Paris\nB) Rome"
+    assert with_choices("Where?", []) == "Where?"
+    assert [letter_of(i) for i in (-1, 0, 25, 26)] == [None, "A", "Z", None]
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            "A",
+            "b",
+            "C",
+            "#### ",
+            "\\boxed{",
+            "}",
+            "(",
+            ")",
+            "answer is ",
+            "\n",
+            " ",
+            ".",
+            "or ",
+            "Paris",
+            "**",
+            "$",
+            "\\text{",
+            "ß",
+        ]
+    )
+    | st.text(max_size=6),
+    max_size=40,
+).map("".join)
+
+
+@settings(deadline=None)
+@given(PIECES, st.lists(st.text(max_size=8), max_size=30))
+def test_no_text_is_an_error_and_what_is_read_stays(text: str, choices: list[str]) -> None:
+    for choice in (CITIES, Choice(tuple(choices))):
+        for found in (choice.extract(text), choice.read(text), choice.read_gold(text)):
+            assert found is None or choice.read(found) == choice.read_gold(found) == found

@@ -1,0 +1,99 @@
+"""Scores and rewards of a group whose answers are no numbers."""
+
+import pytest
+
+from regime_w import (
+    ArmOutput,
+    CounterfactualGroup,
+    RewardConfig,
+    answer_type_of,
+    compute_regime_w_scores,
+    reward_group,
+)
+from regime_w.answer_types.answer_type import AnswerType
+from regime_w.counterfactual import with_suffix
+
+CHOICE = answer_type_of("choice", ["Paris", "London", "Rome"])
+TEXT = answer_type_of("text")
+
+
+def outputs(texts: list[str], answer_type: AnswerType) -> list[ArmOutput]:
+    names = ("wolfram_0", "wolfram_1", "maudlin_0", "maudlin_1")
+    return [
+        ArmOutput.from_text(name, text, answer_type)
+        for name, text in zip(names, texts, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("answer_type", "texts", "gold", "answers"),
+    [
+        (CHOICE, ["#### B", "B) London", "#### London", "#### A"], "London", ("B", "B", "B", "A")),
+        (
+            TEXT,
+            ["#### Lyon", "lyon", "#### LYON.", "Nice"],
+            "Lyon",
+            ("lyon", "lyon", "lyon", "nice"),
+        ),
+    ],
+    ids=["choice", "text"],
+)
+def test_agreement_consensus_and_correctness(
+    answer_type: AnswerType, texts: list[str], gold: str, answers: tuple[str, ...]
+) -> None:
+    result = reward_group(outputs(texts, answer_type), gold, answer_type=answer_type)
+    scores = result.scores
+    assert scores.answers == answers
+    assert scores.correct == (True, True, True, False)
+    assert scores.consensus == answers[0]
+    assert scores.s_end == 3 / 6
+    # Equations cannot lead to such an answer: the path abstains, and the others weigh more.
+    assert scores.s_path is None
+    assert scores.arm_paths is None
+    assert "s_path: answers are no numbers" in scores.abstentions
+    assert scores.s_cf is not None
+    agreement, cross = 2 / 3, scores.s_cf
+    right = 1 + 0.7 * (0.4 * agreement + 0.3 * cross) / 0.7
+    assert result.rewards == pytest.approx((right, right, right, -0.5))
+
+
+@pytest.mark.parametrize("credit", ["per_arm", "shared", "difference"])
+@pytest.mark.parametrize("formulas", ["cross_checked", "original"])
+def test_every_credit_pays_agreement_on_the_right_choice(credit: str, formulas: str) -> None:
+    config = RewardConfig.model_validate({"credit": credit, "formulas": formulas})
+
+    def total(*texts: str) -> float:
+        return sum(
+            reward_group(
+                outputs(list(texts), CHOICE), "B", config=config, answer_type=CHOICE
+            ).rewards
+        )
+
+    assert total("B", "B", "B", "B") > total("B", "A", "C", "B") > total("A", "A", "C", "C")
+
+
+def test_answers_of_mappings_are_read_by_the_type() -> None:
+    arms = [
+        {"arm_name": f"arm_{i}", "full_text": "", "reasoning": "", "answer": answer}
+        for i, answer in enumerate(["(b)", "London", "7", None])
+    ]
+    scores = compute_regime_w_scores("?", arms, "B", answer_type=CHOICE)
+    assert scores.answers == ("B", "B", None, None)
+    assert scores.correct == (True, True, False, False)
+
+
+def test_a_gold_answer_that_cannot_be_read_judges_nothing() -> None:
+    scores = compute_regime_w_scores(
+        "?", outputs(["B", "B", "B", "A"], CHOICE), "Berlin", answer_type=CHOICE
+    )
+    assert scores.correct is None
+    assert scores.consensus == "B"
+
+
+def test_counterfactual_questions_need_numbers() -> None:
+    arms = outputs(["B", "B", "B", "A"], CHOICE)
+    changed = with_suffix("?", "7")
+    assert changed is not None
+    pair = CounterfactualGroup(counterfactual=changed, arm_outputs=arms)
+    with pytest.raises(ValueError, match="answers must be numbers, not choice"):
+        compute_regime_w_scores("?", arms, "B", counterfactual=pair, answer_type=CHOICE)
