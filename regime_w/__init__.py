@@ -1,6 +1,6 @@
 """Regime W: arms, answers, scores, reward. Pure: no torch, no network, no clock."""
 
-from regime_w.answer_types.answer_type import AnswerType, AnswerTypeName
+from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.named import answer_type_of
 from regime_w.answers import answers_agree, extract_answer, extract_gold
 from regime_w.arms import ArmOutput, ArmSpec, build_all_arms, build_prompt
@@ -25,7 +25,6 @@ from regime_w.scores import (
 
 __all__ = [
     "AnswerType",
-    "AnswerTypeName",
     "ArmOutput",
     "ArmSpec",
     "Counterfactual",

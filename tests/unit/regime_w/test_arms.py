@@ -99,6 +99,7 @@ def test_every_public_name_is_there_and_sorted() -> None:
         *("extract_answer", "s_cf_for_question", "s_end_for_question", "s_path_for_question"),
         *("s_wm_for_question", "select_arms", "Counterfactual", "CounterfactualGroup"),
         *("GroupReward", "RewardParts", "extract_gold", "reward_group"),
+        *("AnswerType", "answer_type_of"),
     }
     for name in regime_w.__all__:
         assert getattr(regime_w, name).__doc__
