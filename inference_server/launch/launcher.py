@@ -5,6 +5,7 @@ Importing vLLM takes many seconds, so everything that can be checked without it 
 refused once it is imported.
 """
 
+import os
 import re
 import signal
 import socket
@@ -22,6 +23,8 @@ from inference_server.wire.settings_errors import SettingsError
 
 _USAGE_EXIT_CODE = 2
 _FAILED_EXIT_CODE = 1
+# Read by a package that vLLM's routes import, which sets the root logger's level to it: to ERROR if unset.
+ROOT_LOG_LEVEL_VARIABLE = "SAGEMAKER_CONTAINER_LOG_LEVEL"
 # A Hub id is "name" or "owner/name".
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -45,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stop in (signal.SIGINT, signal.SIGTERM):
             signal.signal(stop, _exit)
         with claim_state_dir(settings.state_dir) as state_dir:
+            # Warnings of libraries and of our own modules stay in the log.
+            os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
             # vllm takes many seconds to import.
             from inference_server.launch.vllm_server import serve  # noqa: PLC0415
 

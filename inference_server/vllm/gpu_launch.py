@@ -1,10 +1,10 @@
 """What is settled on a GPU once vLLM has parsed its flags: which CUDA graphs, how large a cache, what is refused."""
 
 import argparse
-import logging
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import structlog
 import torch
 import transformers
 from vllm.platforms import current_platform
@@ -16,7 +16,7 @@ from inference_server.wire.hardware.gpu import ServedModel
 from inference_server.wire.settings_errors import SettingsError
 
 _HALF = 2
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger()
 _GRAPH_FLAGS = frozenset(
     {
         *("--compilation-config", "-cc", "-O", "--optimization-level", "--enforce-eager"),
@@ -69,7 +69,7 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings, names: Collecti
     if left < per_token * (args.max_model_len or config.max_position_embeddings):
         return  # vLLM says what is missing.
     args.kv_cache_memory_bytes = left
-    _log.info("%s %d: room for %d tokens", gpu.KV_CACHE_FLAG, left, left // per_token)
+    _log.info("kv_cache", bytes=left, tokens=left // per_token)
 
 
 def _is_plain(args: argparse.Namespace, config: Any) -> bool:

@@ -1,5 +1,6 @@
 """The app that vLLM builds, with our plugin in it: which routes it has, and how its flags are read."""
 
+import logging
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ from starlette.routing import Route
 
 from inference_server.http.routes import router
 from inference_server.http.vllm_routes import VLLM_ROUTES
+from inference_server.launch.launcher import ROOT_LOG_LEVEL_VARIABLE
 from inference_server.settings import Settings
 from inference_server.wire.settings_errors import SettingsError
 
@@ -23,6 +25,7 @@ SETTINGS = Settings(model="org/model")
 def vllm_server(monkeypatch: pytest.MonkeyPatch) -> Any:
     pytest.importorskip("vllm")
     monkeypatch.setenv("VLLM_PLUGINS", "regime_w")
+    monkeypatch.setenv(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
     from inference_server.launch import vllm_server
 
     return vllm_server
@@ -35,6 +38,7 @@ async def test_every_route_is_ours_or_a_named_one_of_vllms(vllm_server: Any) -> 
     app = build_app(vllm_server._parse(SETTINGS, [], on_cpu=True), ("generate",), None)
     (plugin,) = app.state.endpoint_plugins
     plugin.drop_later_routes()
+    assert logging.getLogger().level == logging.WARNING  # An import of vLLM's sets it.
     ours = {route.path for route in router.routes if isinstance(route, Route)}
     found = {getattr(route, "path", None) for route in app.routes}
     assert found == {*VLLM_ROUTES, *ours, "/", "/health", "/v1/models"}
