@@ -12,9 +12,6 @@ from trainer.config.safe_text import safe_text
 from trainer.config.sections import SampleConfig
 from trainer.data.sources import check_gold
 
-PATIENCE_S = 4.0
-"""Somebody waits: a server that cannot be reached is not asked for longer than this."""
-
 
 async def sample(config: SampleConfig) -> ArmGroup:
     """The scored group of all arms.
@@ -36,9 +33,7 @@ async def sample(config: SampleConfig) -> ArmGroup:
         return_tokens=False,
         score=True,
     )
-    patience_s = min(config.server.give_up_after_s, PATIENCE_S)
-    server = config.server.model_copy(update={"give_up_after_s": patience_s})
-    async with ArmsClient(server) as client:
+    async with ArmsClient(config.server.while_somebody_waits()) as client:
         (group,) = (await client.generate(request)).groups
     return group
 

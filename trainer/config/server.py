@@ -1,7 +1,7 @@
 """How the trainer reaches the server. The server's own settings are `ServeConfig`, section ``serve``."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -17,6 +17,10 @@ def _holds_no_secret(url: str) -> str:
             "in REGIME_W_API_KEY"
         )
     return url
+
+
+PATIENCE_S = 4.0
+"""How long a command that somebody waits for asks a server that cannot be reached."""
 
 
 class ServerConfig(Section):
@@ -44,3 +48,8 @@ class ServerConfig(Section):
     push_by_path: bool = False
     """Send the server the path of an adapter instead of uploading it; needs a volume that both see under
     one path, and the server's --adapter-root."""
+
+    def while_somebody_waits(self) -> Self:
+        """The same for a command at a terminal: a server that is not there is given up after seconds."""
+        patience_s = min(self.give_up_after_s, PATIENCE_S)
+        return self.model_copy(update={"give_up_after_s": patience_s})

@@ -14,7 +14,7 @@ from trainer.model.dtype import difference_line
 
 
 async def _status(config: DoctorConfig) -> ServerStatus:
-    async with ArmsClient(config.server) as client:
+    async with ArmsClient(config.server.while_somebody_waits()) as client:
         return await client.status()
 
 
