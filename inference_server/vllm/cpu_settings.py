@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS
+from inference_server.wire.hardware.cpu import CPU_MAX_BATCHED_TOKENS, CPU_MAX_NUM_SEQS
 
 CPU_LORA_PLUGIN = "regime_w_cpu_lora"
 """Name of `inference_server.vllm.cpu_lora` among vLLM's plugins."""
@@ -15,7 +15,7 @@ CPU_FLAGS: Mapping[str, str | None] = {
     "--block-size": "32",
     # Chunked prefill together with a seed kills the engine: "CPU Generator does not use offset".
     "--no-enable-chunked-prefill": None,
-    "--max-num-batched-tokens": "8192",
+    "--max-num-batched-tokens": str(CPU_MAX_BATCHED_TOKENS),
     "--max-num-seqs": str(CPU_MAX_NUM_SEQS),
 }
 

@@ -12,6 +12,9 @@ CPU_MAX_NUM_SEQS = 256
 """Sequences that run at a time on a CPU: twice vLLM's default for a server, since a step costs little more
 with twice as many."""
 
+CPU_MAX_BATCHED_TOKENS = 8192
+"""Tokens of a pass: prompts are not cut into chunks, so each must fit."""
+
 KV_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 """vLLM's variable, in whole GiB: where it is set, it decides."""
 

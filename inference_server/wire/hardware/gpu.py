@@ -69,16 +69,31 @@ def memory_parts(
 ) -> dict[str, float]:
     """The server's parts in 16 bits, without the key-value cache, by name."""
     slot = max_lora_rank * (model.slot_parameters_per_rank + model.hidden_size + model.vocab_size)
-    widest = 2 * model.hidden_size + 3 * model.intermediate_size
     return {
         "weights": model.num_parameters * _HALF,
         "LoRA slots": max_loaded_versions * slot * _HALF,
-        # The sampler works on float32 logits and two copies of them.
-        "a batch's activations": max_num_batched_tokens * widest * _HALF
-        + 3 * max_num_seqs * model.vocab_size * _FLOAT32,
+        "a batch's activations": batch_bytes(
+            model,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            bytes_per_number=_HALF,
+        ),
         "CUDA graphs": _CUDA_GRAPHS,
         "CUDA context": _CUDA_CONTEXT,
     }
+
+
+def batch_bytes(
+    model: ServedModel,
+    *,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    bytes_per_number: int,
+) -> int:
+    """What a pass works with: the widest layer's activations, float32 logits and the sampler's two copies of them."""
+    widest = 2 * model.hidden_size + 3 * model.intermediate_size
+    activations = max_num_batched_tokens * widest * bytes_per_number
+    return activations + 3 * max_num_seqs * model.vocab_size * _FLOAT32
 
 
 def refusal(dtype: str, *, flag: str = "--dtype") -> str | None:
