@@ -3,7 +3,14 @@
 from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.named import answer_type_of
 from regime_w.answers import answers_agree, extract_answer, extract_gold
-from regime_w.arms import ArmOutput, ArmSpec, build_all_arms, build_prompt
+from regime_w.arms import (
+    ArmOutput,
+    ArmSpec,
+    build_all_arms,
+    build_exploring_arms,
+    build_prompt,
+    named_arms,
+)
 from regime_w.config import RewardConfig
 from regime_w.counterfactual import Counterfactual
 from regime_w.credits import RewardParts
@@ -37,11 +44,13 @@ __all__ = [
     "answers_agree",
     "arm_rewards",
     "build_all_arms",
+    "build_exploring_arms",
     "build_prompt",
     "compute_regime_w_scores",
     "compute_reward",
     "extract_answer",
     "extract_gold",
+    "named_arms",
     "reward_group",
     "s_cf_for_question",
     "s_end_for_question",

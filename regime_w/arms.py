@@ -4,7 +4,7 @@ Source of the eight arms and of the prompt: the original recipe, sections 1.1 an
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -24,6 +24,8 @@ _MAUDLIN_SYSTEM_PROMPT = (
 )
 _NUMBER = re.compile(r"(?<=.)_[0-9]+\Z", re.DOTALL)
 _TEMPERATURES = (0.2, 0.3, 0.4, 0.5)
+# Up to where a small model still writes sentences; the mean is 0.9, at which policies are commonly trained.
+_EXPLORING_TEMPERATURES = (0.6, 0.8, 1.0, 1.2)
 
 
 def family_of(arm_name: str) -> str:
@@ -110,9 +112,43 @@ def _arm_output(index: int, output: Mapping[str, object]) -> ArmOutput:
 
 def build_all_arms() -> tuple[ArmSpec, ...]:
     """Builds the eight arms of the recipe: ``wolfram_0..3``, then ``maudlin_0..3``."""
+    return _two_families(_TEMPERATURES, wolfram_top_p=0.95, maudlin_top_p=0.9)
+
+
+def build_exploring_arms() -> tuple[ArmSpec, ...]:
+    """Builds eight arms with the names and prompts of the recipe's, at 0.6 to 1.2 and the whole distribution."""
+    return _two_families(_EXPLORING_TEMPERATURES, wolfram_top_p=1.0, maudlin_top_p=1.0)
+
+
+ARM_SETS: Mapping[str, Callable[[], tuple[ArmSpec, ...]]] = {
+    "recipe": build_all_arms,
+    "exploring": build_exploring_arms,
+}
+"""Sets of arms by name."""
+
+
+def named_arms(name: str) -> tuple[ArmSpec, ...]:
+    """The arms that a name stands for: those of a set (``exploring``), or one of the recipe's (``wolfram_0``).
+
+    Raises:
+        ValueError: There is neither; names both kinds.
+    """
+    if name in ARM_SETS:
+        return ARM_SETS[name]()
+    recipe = {arm.name: arm for arm in build_all_arms()}
+    if name not in recipe:
+        raise ValueError(
+            f"unknown arm {name!r}; known are the sets {', '.join(ARM_SETS)} and the arms {', '.join(recipe)}"
+        )
+    return (recipe[name],)
+
+
+def _two_families(
+    temperatures: Sequence[float], *, wolfram_top_p: float, maudlin_top_p: float
+) -> tuple[ArmSpec, ...]:
     families = (
-        ("wolfram", _WOLFRAM_SYSTEM_PROMPT, 0.95),
-        ("maudlin", _MAUDLIN_SYSTEM_PROMPT, 0.9),
+        ("wolfram", _WOLFRAM_SYSTEM_PROMPT, wolfram_top_p),
+        ("maudlin", _MAUDLIN_SYSTEM_PROMPT, maudlin_top_p),
     )
     return tuple(
         ArmSpec(
@@ -122,7 +158,7 @@ def build_all_arms() -> tuple[ArmSpec, ...]:
             top_p=top_p,
         )
         for family, system_prompt, top_p in families
-        for index, temperature in enumerate(_TEMPERATURES)
+        for index, temperature in enumerate(temperatures)
     )
 
 

@@ -6,13 +6,23 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
-from regime_w import ArmSpec, RewardConfig, build_all_arms
+from regime_w import ArmSpec, RewardConfig, build_all_arms, named_arms
 from trainer.config.base import Section, Seed
 
 
-def _given_or_recipe(arms: object) -> object:
+def _by_name(arms: object) -> object:
+    """Arms in place of names, and the recipe's in place of none."""
     # A flag's null is read as a list of one.
-    return build_all_arms() if not arms or arms == [None] else arms
+    if not arms or arms == [None]:
+        return build_all_arms()
+    if isinstance(arms, str):
+        arms = [arms]
+    if not isinstance(arms, list | tuple):
+        return arms
+    resolved: list[object] = []
+    for arm in arms:
+        resolved += named_arms(arm) if isinstance(arm, str) else [arm]
+    return resolved
 
 
 def _names_are_unique(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
@@ -29,7 +39,7 @@ def _is_recipe(arms: object) -> bool:
 
 Arms = Annotated[
     tuple[ArmSpec, ...],
-    BeforeValidator(_given_or_recipe),
+    BeforeValidator(_by_name),
     AfterValidator(_names_are_unique),
     # Not written to a run's config.toml, where a missing key has always meant the eight.
     Field(exclude_if=_is_recipe),
@@ -55,7 +65,8 @@ class RolloutConfig(Section):
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest completion, in tokens; longer ones are truncated."""
     arms: Arms = Field(default_factory=build_all_arms)
-    """Custom arms; by default the eight of Regime W."""
+    """`recipe` (the eight of Regime W), `exploring` (the same names and prompts at temperatures of 0.6 to 1.2 and
+    top_p 1), or a list of arms: names of the recipe's, such as "wolfram_0", and tables with your own."""
     prompt_format: PromptFormatChoice = "auto"
     """`chat` renders an arm's system prompt and the question with the model's chat template, `plain` joins
     them as text; `auto` is chat where the model's tokenizer has a template."""

@@ -7,7 +7,14 @@ import pytest
 from pydantic import ValidationError
 
 import regime_w
-from regime_w import ArmOutput, ArmSpec, build_all_arms, build_prompt
+from regime_w import (
+    ArmOutput,
+    ArmSpec,
+    build_all_arms,
+    build_exploring_arms,
+    build_prompt,
+    named_arms,
+)
 
 WOLFRAM = (
     "You are a precise math reasoner. Solve the problem step by step, keep reasoning linear and "
@@ -91,6 +98,23 @@ def test_an_output_from_text_reads_the_answer() -> None:
     assert ArmOutput.from_text("wolfram_0", "I do not know").answer is None
 
 
+def test_exploring_arms_are_the_recipes_but_for_their_sampling() -> None:
+    exploring = build_exploring_arms()
+    assert [(arm.name, arm.system_prompt) for arm in exploring] == [
+        (arm.name, arm.system_prompt) for arm in build_all_arms()
+    ]
+    assert [arm.temperature for arm in exploring] == 2 * [0.6, 0.8, 1.0, 1.2]
+    assert {arm.top_p for arm in exploring} == {1.0}
+
+
+def test_a_name_is_of_a_set_or_of_an_arm() -> None:
+    assert named_arms("recipe") == build_all_arms()
+    assert named_arms("exploring") == build_exploring_arms()
+    assert named_arms("maudlin_3") == (build_all_arms()[7],)
+    with pytest.raises(ValueError, match=r"'wolfram_9'; known are the sets recipe, exploring and"):
+        named_arms("wolfram_9")
+
+
 def test_every_public_name_is_there_and_sorted() -> None:
     assert regime_w.__all__ == sorted(regime_w.__all__)
     assert set(regime_w.__all__) == {
@@ -99,7 +123,7 @@ def test_every_public_name_is_there_and_sorted() -> None:
         *("extract_answer", "s_cf_for_question", "s_end_for_question", "s_path_for_question"),
         *("s_wm_for_question", "select_arms", "Counterfactual", "CounterfactualGroup"),
         *("GroupReward", "RewardParts", "extract_gold", "reward_group"),
-        *("AnswerType", "answer_type_of"),
+        *("AnswerType", "answer_type_of", "build_exploring_arms", "named_arms"),
     }
     for name in regime_w.__all__:
         assert getattr(regime_w, name).__doc__

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from inference_server.wire.settings_errors import got
-from regime_w import build_all_arms
+from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from trainer.config.loading import load_config
 from trainer.config.sections import (
     SECTIONS,
@@ -128,6 +128,30 @@ def test_an_earlier_name_in_a_stronger_source_beats_the_name_now(
     assert load(*file, "--rollout.refill_zero_variance").rollout.dynamic_sampling
     monkeypatch.setenv("REGIME_W_ROLLOUT__DYNAMIC_SAMPLING", "true")
     assert load().rollout.dynamic_sampling, "the name now wins within one source"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ('"exploring"', build_exploring_arms()),
+        ('"recipe"', build_all_arms()),
+        ('["wolfram_1", "maudlin_0"]', (build_all_arms()[1], build_all_arms()[4])),
+    ],
+)
+def test_arms_are_given_by_name(tmp_path: Path, given: str, expected: tuple[ArmSpec, ...]) -> None:
+    assert load(*config_file(tmp_path, f"[rollout]\narms = {given}\n")).rollout.arms == expected
+    assert load("--rollout.arms", given).rollout.arms == expected
+
+
+def test_a_named_set_and_an_arm_of_ones_own(tmp_path: Path) -> None:
+    arm = '{name = "solo", system_prompt = "Be brief.", temperature = 0.7, top_p = 1.0}'
+    config = load(*config_file(tmp_path, f'[rollout]\narms = ["exploring", {arm}]\n'))
+    assert [arm.name for arm in config.rollout.arms][-2:] == ["maudlin_3", "solo"]
+
+
+def test_an_unknown_arm_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = config_file(tmp_path, '[rollout]\narms = ["wolfram_9"]\n')
+    assert_one_line_error(capsys, [*file], "rollout.arms: unknown arm 'wolfram_9'", file[1])
 
 
 def test_arms_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
