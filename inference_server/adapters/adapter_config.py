@@ -1,13 +1,14 @@
 """PEFT's ``adapter_config.json``: what the server reads of it, and what it refuses."""
 
 import math
+from collections.abc import Collection
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from pydantic_core import from_json
 
 from inference_server.errors import InvalidAdapter, field_path
-from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from regime_w.json_text import DuplicateKey, parse_json
 
 # Of PEFT's fields those that, whatever their value, leave a saved adapter's results as they are.
 _WITHOUT_EFFECT = frozenset(
@@ -33,6 +34,7 @@ _WITHOUT_EFFECT = frozenset(
     }
 )
 _ACCEPTED = "the server accepts plain LoRA without bias, DoRA, saved modules or patterns"
+_ALL_LINEAR = "all-linear"
 
 
 class AdapterConfig(BaseModel):
@@ -67,12 +69,51 @@ class AdapterConfig(BaseModel):
     @classmethod
     def _sorted(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Sorts the names: PEFT saves a set, whose order differs between two saves of one adapter."""
-        return value if isinstance(value, str) else tuple(sorted(value))
+        if isinstance(value, str):
+            if value != _ALL_LINEAR:  # PEFT reads it as a regular expression, which is a client's
+                raise ValueError(f"must be a list of names, or {_ALL_LINEAR!r}")
+            return value
+        return tuple(sorted(value))
+
+    def check_targets(self, modules: Collection[str], layers: Collection[str]) -> None:
+        """Checks that `target_modules` names the modules that the weights are of, as PEFT reads it.
+
+        PEFT ignores the weights of any other module, and the engine serves them.
+
+        Args:
+            modules: Names of the modules that there are weights of.
+            layers: Names of the base's linear layers.
+
+        Raises:
+            InvalidAdapter: A module is not named, or a layer of the base is named that has no weights.
+        """
+        if isinstance(self.target_modules, str):
+            return
+        for module in modules:
+            if not any(_names(target, module) for target in self.target_modules):
+                raise InvalidAdapter(
+                    f"target_modules: does not name {module}, of which {ADAPTER_WEIGHTS_FILE} has "
+                    "weights",
+                    ADAPTER_CONFIG_FILE,
+                )
+        for target in self.target_modules:
+            if any(_names(target, layer) for layer in layers) and not any(
+                _names(target, module) for module in modules
+            ):
+                raise InvalidAdapter(
+                    f"target_modules: names {target[:100]!r}, of which {ADAPTER_WEIGHTS_FILE} has no "
+                    "weights",
+                    ADAPTER_CONFIG_FILE,
+                )
 
     @field_validator("rank_pattern", "alpha_pattern")
     @classmethod
     def _none_if_empty(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         return value or None
+
+
+def _names(target: str, module: str) -> bool:
+    return module == target or module.endswith(f".{target}")
 
 
 def read_config(config_json: bytes) -> AdapterConfig:
@@ -94,7 +135,11 @@ def read_config(config_json: bytes) -> AdapterConfig:
         if field and first["type"] != "missing":
             reason += f"; {_ACCEPTED}"
         raise InvalidAdapter(reason, ADAPTER_CONFIG_FILE) from error
-    for name, value in from_json(config_json).items():
+    try:
+        given = parse_json(config_json)
+    except DuplicateKey as error:
+        raise InvalidAdapter(str(error), ADAPTER_CONFIG_FILE) from error
+    for name, value in given.items():
         is_read = name in AdapterConfig.model_fields or name in _WITHOUT_EFFECT
         # Not just falsy: `layers_to_transform: 0` is the first layer alone.
         is_unset = value is None or value is False or value in ("", [], {})

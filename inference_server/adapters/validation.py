@@ -55,6 +55,8 @@ def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConf
         config.r,
         traits.linear_shapes,
     )
+    modules = dict.fromkeys(_parse_name(name)[0] for name in tensors)
+    config.check_targets(modules, traits.linear_shapes)
     _check_values(tensors, config, traits.lora_dtype)
     return config
 

@@ -78,6 +78,45 @@ BAD_UPLOADS: dict[str, tuple[dict[str, Any], str, str]] = {
         "adapter_model.safetensors",
         "can overflow float16",
     ),
+    "a module that is not named": (
+        {"config": adapter_config(target_modules=["q_proj"])},
+        "adapter_config.json",
+        "target_modules: does not name model.layers.0.mlp.down_proj",
+    ),
+    "a name of a part of another": (
+        {"config": adapter_config(target_modules=["q_proj", "proj"])},
+        "adapter_config.json",
+        "target_modules: does not name model.layers.0.mlp.down_proj",
+    ),
+    "no name at all": (
+        {"config": adapter_config(target_modules=[])},
+        "adapter_config.json",
+        "target_modules: does not name",
+    ),
+    "a named module without weights": (
+        {"weights": {name: t for name, t in adapter_weights().items() if "q_proj" in name}},
+        "adapter_config.json",
+        "target_modules: names 'down_proj'",
+    ),
+    "a pattern of names": (
+        {"config": adapter_config(target_modules="(.*_proj)+")},
+        "adapter_config.json",
+        "target_modules: Value error, must be a list of names",
+    ),
+    "a key given twice": (
+        {"config": json.dumps(adapter_config())[:-1].encode() + b', "r": 4}'},
+        "adapter_config.json",
+        "'r' is given twice",
+    ),
+    "a key given twice inside": (
+        {
+            "config": json.dumps(adapter_config(eva_config={"a": 1, "b": 2}))
+            .replace('"b"', '"a"')
+            .encode()
+        },
+        "adapter_config.json",
+        "'a' is given twice",
+    ),
     "some of the layers": (
         {"config": adapter_config(layers_to_transform=[0])},
         "adapter_config.json",
@@ -251,8 +290,24 @@ async def test_a_version_is_tried_before_it_can_be_reached(
 
 async def test_fields_without_effect_may_have_any_value(client: Client) -> None:
     config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
-    of_peft = {**config.to_dict(), "target_modules": ["q_proj"], "lora_dropout": 0.1}
+    names = ["q_proj", "down_proj"]
+    of_peft = {**config.to_dict(), "target_modules": names, "lora_dropout": 0.1}
     response = await client.put_adapter(1, config=json.dumps(of_peft, default=str).encode())
+    assert response.status_code == 201, response.text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        "all-linear",
+        ["model.layers.0.self_attn.q_proj", "mlp.down_proj"],
+        ["q_proj", "down_proj", "of_another_model"],
+    ],
+)
+async def test_modules_may_be_named_in_all_of_pefts_ways(
+    client: Client, names: str | list[str]
+) -> None:
+    response = await client.put_adapter(1, config=adapter_config(target_modules=names))
     assert response.status_code == 201, response.text
 
 

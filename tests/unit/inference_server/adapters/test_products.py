@@ -28,8 +28,8 @@ def validate(
         tensors[f"{prefix}.lora_A.weight"] = torch.full((RANK, WIDTH), of_a)
         tensors[f"{prefix}.lora_B.weight"] = torch.full((WIDTH, RANK), of_b)
     save_file(tensors, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": alpha, "target_modules": ["q_proj"]}
-    config["use_rslora"] = rslora
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": alpha}
+    config |= {"use_rslora": rslora, "target_modules": ["q_proj", "o_proj"]}
     shape = LinearShape(in_features=WIDTH, out_features=WIDTH)
     traits = EngineTraits(
         base_model="m",
