@@ -1,11 +1,11 @@
-r"""What every JSON body must be before a route reads it: text, and not too many values.
+r"""What every JSON body must be before a route reads it: text, not too many values, and no key twice.
 
 JSON can spell half of a surrogate pair ("\ud83d"), which no encoder and no tokenizer takes. And the
 validation of a body costs far more per value than its bytes do: each wrong item of a list is an error for
 every type that it might have been, also in vLLM's own routes.
 """
 
-import json
+import asyncio
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +16,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from inference_server.errors import InvalidRequest
 from inference_server.http.errors import error_response
 from inference_server.wire.schemas import MAX_QUESTIONS
+from regime_w.json_text import DuplicateKey, parse_json
 
 # Each question of the longest request has an id, a text and a gold answer.
 MAX_VALUES = 5 * MAX_QUESTIONS
 
-# A list of token ids is one of them, and yet is parsed: Python takes half a second for so many.
-MAX_COMMAS = 2**20
+# A list of token ids is one of them, and yet is parsed, which nothing can interrupt: a tenth of a second.
+MAX_PARTS = 2**18
+# Numbers of thousands of digits take longer than their number says.
+MAX_UNQUOTED_BYTES = 2**22
+# What is counted at a time, a millisecond's work.
+_SLICE_BYTES = 2**16
 
+# Also of a text that goes on: it ends with the slice.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("|\Z)', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Fields of vLLM's that may hold as many token ids as the context has, each list then one value.
 _TOKEN_FIELDS = frozenset(
@@ -47,21 +54,15 @@ class JsonBody:
         if scope["type"] != "http" or not _is_json(scope):
             await self._app(scope, receive, send)
             return
-        received, more = bytearray(), True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            received += message.get("body", b"")
-            more = message.get("more_body", False)
-        body = bytes(received)
-        del received
-        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         try:
+            body = await _read(receive)
+            if body is None:
+                return
             check_json(body)
         except InvalidRequest as error:
             await error_response(error)(scope, receive, send)
             return
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_again() -> Message:
             return unread.pop() if unread else await receive()
@@ -69,11 +70,64 @@ class JsonBody:
         await self._app(scope, receive_again, send)
 
 
+class PartCount:
+    """Counts a body as it arrives, before it costs anything: parsing it holds up every other request."""
+
+    def __init__(self) -> None:
+        """Nothing has arrived."""
+        self._num_parts = self._num_unquoted = 0
+        self._unread = b""
+
+    def add(self, piece: bytes) -> None:
+        """Counts the next piece.
+
+        Raises:
+            InvalidRequest: The body is over `MAX_PARTS` or `MAX_UNQUOTED_BYTES`.
+        """
+        piece = self._unread + piece
+        # Half an escape is read with its other half.
+        num_backslashes = len(piece) - len(piece.rstrip(b"\\"))
+        end = len(piece) - num_backslashes % 2
+        half, piece = piece[end:], piece[:end]
+        unquoted, num_texts, start, last = [], 0, 0, None
+        for last in _TEXT.finditer(piece):
+            unquoted.append(piece[start : last.start()])
+            start, num_texts = last.end(), num_texts + 1
+        unquoted.append(piece[start:])
+        is_open = last is not None and not last[1]
+        self._unread = (b'"' if is_open else b"") + half
+        outside = b"".join(unquoted)
+        self._num_parts += num_texts - is_open + sum(map(outside.count, (b",", b"[", b"{")))
+        self._num_unquoted += len(outside)
+        if self._num_parts > MAX_PARTS or self._num_unquoted > MAX_UNQUOTED_BYTES:
+            raise InvalidRequest(
+                f"the body holds over {MAX_PARTS} values, or over {MAX_UNQUOTED_BYTES} bytes beside its "
+                "texts; send less with one request"
+            )
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """A whole body, counted as it arrives; None if the client has left."""
+    received, count, more = bytearray(), PartCount(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body = message.get("body", b"")
+        for start in range(0, len(body), _SLICE_BYTES):
+            if start:
+                await asyncio.sleep(0)
+            count.add(body[start : start + _SLICE_BYTES])
+        received += body
+        more = message.get("more_body", False)
+    return bytes(received)
+
+
 def check_json(body: bytes) -> None:
     """Checks a body that is meant to be JSON; one that is not is left to its route.
 
     Raises:
-        InvalidRequest: A text in it is not valid Unicode, or it holds too many values.
+        InvalidRequest: A text in it is not valid Unicode, it holds too many values, or a key twice.
     """
     if b"\0" in body:  # UTF-16 and UTF-32, which Python's json reads too
         raise InvalidRequest("the body is not UTF-8")
@@ -81,18 +135,17 @@ def check_json(body: bytes) -> None:
         body.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest("the body is not UTF-8") from error
-    if body.count(b",") > MAX_COMMAS:
-        raise InvalidRequest(f"the body holds over {MAX_COMMAS} commas; send less with one request")
-    # A value takes a byte at least: a short body needs no counting.
-    if len(body) <= MAX_VALUES and not _SURROGATE.search(body):
-        return
     try:
-        value = json.loads(body)
+        value = parse_json(body)
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
+    except DuplicateKey as error:
+        raise InvalidRequest(f"the body's key {error}", error.key) from error
     except ValueError:
         return
-    _check_values(value)
+    # A value takes a byte at least: a short body needs no counting.
+    if len(body) > MAX_VALUES or _SURROGATE.search(body):
+        _check_values(value)
 
 
 def _is_json(scope: Scope) -> bool:

@@ -4,7 +4,6 @@ A grammar is compiled in the engine's process, where a number of 150 bytes of JS
 all of the machine's memory; forbidden words are tokenized on the event loop. vLLM bounds neither.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -13,6 +12,8 @@ from typing import Any
 
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
+
+from regime_w.json_text import DuplicateKey, parse_json
 
 MAX_REPEATS = 65_536
 """Most repetitions that a grammar may spell out, those within others multiplied."""
@@ -54,7 +55,9 @@ def check_sampling(params: Any) -> None:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
+    except DuplicateKey as error:
+        raise VLLMValidationError(f"structured_outputs: {error}") from error
     except (ValueError, RecursionError):
         return text
 

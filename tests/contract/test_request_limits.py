@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,13 @@ from inference_server.arms import request as arms_request
 from inference_server.arms import run as arms_run
 from inference_server.errors import InvalidRequest
 from inference_server.http import streaming
-from inference_server.http.json_body import MAX_VALUES, check_json
+from inference_server.http.json_body import (
+    MAX_PARTS,
+    MAX_UNQUOTED_BYTES,
+    MAX_VALUES,
+    PartCount,
+    check_json,
+)
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.prompt_frames import Prompt
@@ -207,7 +213,8 @@ async def test_half_a_character_is_refused_on_every_route(
         (json.dumps({"prompt": ["a"] * MAX_VALUES}).encode(), "prompt: the body holds more"),
         (json.dumps({f"k{index}": 1 for index in range(MAX_VALUES)}).encode(), "more than"),
         (b"[" * 200_000, "nested too deeply"),
-        (b'{"prompt": [' + b"1," * (2**20 + 1) + b"1]}", "over 1048576 commas"),
+        (b'{"stop": ["a"], "seed": 1, "stop": []}', "key 'stop' is given twice"),
+        (b'{"messages": [{"role": "user", "r\\u006fle": "system"}]}', "key 'role' is given twice"),
     ],
     ids=lambda value: str(value[:24]),
 )
@@ -236,3 +243,52 @@ def test_bodies_that_no_route_should_read(body: bytes, words: str) -> None:
 )
 def test_other_bodies_are_their_routes_business(body: bytes) -> None:
     check_json(body)
+    PartCount().add(body)
+
+
+TOO_MUCH = {
+    "numbers": b"1," * MAX_PARTS,
+    "texts": b'"",' * (MAX_PARTS // 2),
+    "lists": b"[" * 900 + b"]" * 900 + b",",
+    "objects": b'{"":' * 300 + b"1" + b"}" * 300,
+    "numbers of many digits": b"1" * 4000 + b",",
+    "white space": b"\n" * 10_000,
+}
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+async def test_a_body_that_takes_long_to_parse_is_refused_as_it_arrives(
+    client: Client, name: str
+) -> None:
+    item = TOO_MUCH[name]
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'{"prompt": ['
+        for _ in range(MAX_UNQUOTED_BYTES // len(item) + 2):
+            yield item
+        raise AssertionError("all of it was read")
+
+    response = await client.post(
+        "/v1/completions", content=body(), headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code == 400
+    assert f"over {MAX_PARTS} values" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("num_bytes", [1, 2, 3, 7, 100])
+def test_what_is_in_a_text_counts_as_one_value(num_bytes: int) -> None:
+    def is_over(body: bytes, *, num_free: int) -> bool:
+        count = PartCount()
+        count.add(b"," * (MAX_PARTS - num_free))
+        try:
+            for start in range(0, len(body), num_bytes):
+                count.add(body[start : start + num_bytes])
+        except InvalidRequest:
+            return True
+        return False
+
+    body = json.dumps({"a,b": ["[{,", '\\"', "\\\\", '\\\\","', ""], "c": 1}).encode()
+    # An object, two keys, a list with five texts, and five commas between them.
+    num_parts = 1 + 2 + 1 + 5 + 5
+    assert is_over(body, num_free=num_parts - 1)
+    assert not is_over(body, num_free=num_parts)

@@ -52,6 +52,13 @@ def test_grammars_that_repeat_too_much_are_refused(grammar: dict[str, Any]) -> N
         check_sampling(params)
 
 
+def test_a_key_given_twice_in_a_grammar_is_refused() -> None:
+    twice = f'{{"type": "array", "minItems": {HUGE}, "minItems": 1}}'
+    params = SamplingParams(structured_outputs=StructuredOutputsParams(json=twice))
+    with pytest.raises(VLLMValidationError, match="'minItems' is given twice"):
+        check_sampling(params)
+
+
 @pytest.mark.parametrize(
     "grammar",
     [
