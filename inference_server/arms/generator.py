@@ -10,6 +10,7 @@ from inference_server.arms.prompts import plan_groups
 from inference_server.arms.request import (
     check_characters,
     check_counts,
+    check_golds,
     resolve_arms,
     resolve_questions,
 )
@@ -65,6 +66,8 @@ class ArmsGenerator:
         arms = resolve_arms(request.arms)
         questions = resolve_questions(request)
         check_characters(questions, arms, self._engine.traits.max_model_len_tokens)
+        if request.score:
+            await asyncio.to_thread(check_golds, questions)
         if isinstance(request.policy, int):
             self._versions.info(request.policy)
         longest_s = min(request.timeout_s or math.inf, self._settings.max_request_s)

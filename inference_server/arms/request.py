@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from inference_server.errors import InvalidRequest
 from inference_server.settings import Settings
 from inference_server.wire.schemas import MAX_ARMS, ArmsRequest, Question
-from regime_w import ArmSpec, build_all_arms
+from regime_w import ArmSpec, build_all_arms, extract_gold
 
 # vLLM silently raises lower temperatures to this one, and would not sample as requested.
 MIN_TEMPERATURE = 0.01
@@ -76,6 +76,21 @@ def check_characters(
             "request: ask in several requests",
             "questions",
         )
+
+
+def check_golds(questions: Sequence[Question]) -> None:
+    """Refuses gold answers that are no number, with which no completion could be compared.
+
+    Raises:
+        InvalidRequest: Names the question.
+    """
+    for index, question in enumerate(questions):
+        if question.gold is not None and extract_gold(question.gold) is None:
+            raise InvalidRequest(
+                f"question {question.id!r}: the gold answer is not one number: give the number alone, a "
+                "solution that ends in '#### 18', or null",
+                f"questions.{index}.gold",
+            )
 
 
 def sample_seed(seed: int, question_id: str, arm_name: str, sample: int) -> int:

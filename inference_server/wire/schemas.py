@@ -57,11 +57,11 @@ class Priority(StrEnum):
 
 
 class Question(_Request):
-    """One question; ``gold`` is read only if the request sets ``score``."""
+    """One question; ``gold``, one number or a solution that ends in one, is read only with ``score``."""
 
     id: str = Field(min_length=1, max_length=256)
     question: str = Field(min_length=1)
-    gold: str | None = None
+    gold: str | None = Field(default=None, max_length=65_536)
 
 
 class ArmsRequest(_Request):

@@ -100,6 +100,24 @@ async def test_scores_come_with_the_group_when_asked_for(client: Client) -> None
     assert (await client.arms()).json()["groups"][0]["scores"] is None
 
 
+@pytest.mark.parametrize(
+    "gold", ["", "seven", "3-5", "#### ?", "12:00", "1" + "0" * 70_000], ids=lambda gold: gold[:8]
+)
+async def test_a_gold_answer_that_is_no_number_is_refused_where_it_would_be_read(
+    client: Client, engine: FakeEngine, gold: str
+) -> None:
+    questions = ["1+1?", {"id": "a", "question": "?", "gold": gold}]
+    response = await client.arms(questions=questions, score=True)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "questions.1.gold"
+    assert engine.num_encoded == 0
+
+
+async def test_a_gold_answer_that_is_not_read_may_be_any_text(client: Client) -> None:
+    question = {"id": "a", "question": "?", "gold": "seven"}
+    assert (await client.arms(questions=[question])).status_code == 200
+
+
 async def test_tokens_are_left_out_when_not_asked_for_but_are_counted(client: Client) -> None:
     body = (await client.arms(return_tokens=False)).json()
     arm = body["groups"][0]["arms"][0]
