@@ -11,18 +11,20 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
 
 from regime_w import extract_gold
+from regime_w.json_text import parse_json
 from trainer.config.base import NotBlank
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
-from trainer.io.jsonl import SUFFIXES, read_rows, row_error
+from trainer.io.jsonl import SUFFIXES, parse_row, read_lines, row_error
 from trainer.io.paths import shown_path
 
 GENERATED: Mapping[str, Callable[[Problem], bool]] = {
@@ -48,11 +50,17 @@ class Record:
     """The record's other columns as JSON values, for reward functions."""
 
 
+def _number_as_text(value: Any) -> Any:
+    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 class _Row(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     question: NotBlank
-    answer: NotBlank
+    answer: Annotated[NotBlank, BeforeValidator(_number_as_text)]
+    """A text or a number; of a number in JSON that has more digits than a float, see `_file_records`."""
 
 
 def normalised(question: str) -> str:
@@ -75,7 +83,7 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
     Raises:
         DataError: The source does not exist or a line of it is no record with a gold answer.
     """
-    name, part = _parse(source)
+    name, part = require_source(source)
     if name in GENERATED:
         split = split if part is None else part
         problems = islice(_generated(name, split, seed), num_records)
@@ -83,21 +91,29 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
             Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
         ]
-    # Unlike Path's, this is no error for names that are too long for a file system.
-    if os.path.isfile(name):
-        records = _file_records(Path(name))
-    elif _HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES):
-        records = _hub_records(name, split)
-    else:
-        raise DataError(
-            f"data source {shown_path(source)!r} is neither {' nor '.join(map(repr, GENERATED))}, nor a JSONL "
-            "file, nor a Hub dataset such as openai/gsm8k:main"
-        )
+    records = _file_records(Path(name)) if os.path.isfile(name) else _hub_records(name, split)
     chosen = (r for r in records if part is None or split_of(normalised(r.question)) is part)
     found = list(islice(chosen, num_records))
     if not found:
         raise DataError(f"{source}: no records")
     return found
+
+
+def require_source(source: str) -> tuple[str, Split | None]:
+    """The name of a source, and the part of it that is named; reads nothing.
+
+    Raises:
+        DataError: It is neither built in, nor a file, nor can it be a Hub dataset; or there is no such part.
+    """
+    name, part = _parse(source)
+    # Unlike Path's, this is no error for names that are too long for a file system.
+    is_there = name in GENERATED or os.path.isfile(name)
+    if not (is_there or (_HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES))):
+        raise DataError(
+            f"data source {shown_path(source)!r} is neither {' nor '.join(map(repr, GENERATED))}, nor a JSONL "
+            "file, nor a Hub dataset such as openai/gsm8k:main"
+        )
+    return name, part
 
 
 def _parse(source: str) -> tuple[str, Split | None]:
@@ -117,8 +133,11 @@ def _generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
 
 
 def _file_records(path: Path) -> Iterator[Record]:
-    for number, row in read_rows(path, _Row):
-        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, f"{path}:{number}")
+    for number, line in read_lines(path):
+        row = parse_row(_Row, line, where := f"{path}:{number}")
+        written = parse_json(line, parse_int=str, parse_float=str)["answer"]
+        row = row.model_copy(update={"answer": str(written)})
+        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where)
 
 
 def _hub_records(dataset: str, split: Split) -> Iterator[Record]:

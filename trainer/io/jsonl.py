@@ -17,6 +17,7 @@ from typing import BinaryIO, Protocol, Self, TypeVar
 import zstandard
 from pydantic import BaseModel, ValidationError
 
+from regime_w.json_text import DuplicateKey, check_unique_keys
 from trainer.errors import DataError
 from trainer.io.durable import write_file
 
@@ -65,10 +66,13 @@ def parse_row(row: type[_Row], line: bytes, where: str) -> _Row:
     """One line as a model.
 
     Raises:
-        DataError: The line is not such a row. The message names ``where`` and the field.
+        DataError: The line is not such a row, or has a key twice. The message names ``where`` and the field.
     """
     try:
+        check_unique_keys(line)
         return row.model_validate_json(line)
+    except DuplicateKey as error:
+        raise DataError(f"{where}: {error}") from None
     except ValidationError as error:
         raise row_error(error, where) from None
 

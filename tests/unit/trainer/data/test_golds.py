@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from regime_w import RewardConfig, reward_group
+from regime_w import RewardConfig, extract_gold, reward_group
 from trainer.commands.sample import sample
 from trainer.config.sections import SampleConfig
 from trainer.data.sources import load_records
@@ -32,6 +32,50 @@ def test_a_record_whose_gold_is_not_one_number_is_refused_with_its_line(
     message = str(caught.value)
     assert message.startswith(f"{path}:2: answer: {gold!r} is not one number")
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("written", "gold"),
+    [
+        ("18", "18"),
+        ("-5", "-5"),
+        ("18.0", "18"),
+        ("0.1", "0.1"),
+        ("1e3", "1000"),
+        # More digits than a float has.
+        ("12345678901234567890123", "12345678901234567890123"),
+        ("0.1000000000000000055511151231257827", "0.1000000000000000055511151231257827"),
+    ],
+)
+def test_a_json_number_is_a_gold_digit_by_digit(written: str, gold: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(f'{{"question": "q", "answer": {written}, "level": 0.25}}')
+    (record,) = load_records(str(path), Split.TRAIN, num_records=9)
+    assert extract_gold(record.gold) == gold
+    assert record.columns == {"level": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ("NaN", "not one number"),
+        ("-Infinity", "not one number"),
+        ("1e999", "not one number"),
+        ("true", "valid string"),
+        ("null", "valid string"),
+        ("[18]", "valid string"),
+        ('18, "answer": 19', "'answer' is given twice"),
+        ('18, "of": [{"a": 1, "a": 2}]', "'a' is given twice"),
+    ],
+)
+def test_a_json_value_that_is_no_gold_is_refused_with_its_line(
+    written: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(f'\n{{"question": "q", "answer": {written}}}')
+    with pytest.raises(DataError, match=said) as caught:
+        load_records(str(path), Split.TRAIN, num_records=9)
+    assert str(caught.value).startswith(f"{path}:2: ")
 
 
 def test_a_bare_number_a_solution_and_a_box_are_golds(tmp_path: Path) -> None:
