@@ -4,10 +4,12 @@ Loads neither torch nor vllm.
 """
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference_server.wire.serve_config import VLLM_KEYS, ServeConfig
+from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_loader import load_settings
 from inference_server.wire.settings_sources import Program
 
@@ -82,6 +84,10 @@ environment too.
 """
 
 
+_LIKENESS = 0.8
+"""From this likeness to one of our flags an unknown one is refused; vLLM's nearest has 0.78 (max-bytes)."""
+
+
 class Settings(ServeConfig):
     """vLLM's OpenAI server with arms, versioned LoRA adapters and a policy alias."""
 
@@ -115,4 +121,21 @@ def read_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         not_flags={"api_key", *VLLM_KEYS},
         allow_unknown_flags=True,
     )
-    return load_settings(Settings, arguments, program)
+    settings, unknown = load_settings(Settings, arguments, program)
+    if lines := _misspelt(unknown):
+        raise SettingsError(*lines)
+    return settings, unknown
+
+
+def _misspelt(flags: Sequence[str]) -> list[str]:
+    """One line for each flag that is nearly one of ours: none of vLLM's is, which takes long to import."""
+    keys = [key for key in known_keys(Settings) if key not in VLLM_KEYS]
+    names = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
+    near = {
+        name: get_close_matches(name[2:].replace("-", "_"), keys, 1, _LIKENESS) for name in names
+    }
+    return [
+        f"{name}: unknown flag; did you mean --{found[0].replace('_', '-')}?"
+        for name, found in near.items()
+        if found
+    ]

@@ -27,16 +27,16 @@ from trainer.console.environment import prepare_environment
 from trainer.console.progress import step_lines
 from trainer.console.stop_signals import EndedBySignal, Stopped
 from trainer.errors import TrainerError, UsageError
-from trainer.io.paths import is_lasting, shown_path
+from trainer.io.paths import is_lasting, require_folder, shown_path
 
 _PROG = "python -m trainer"
 
 
 def _train(command: TrainCommand) -> None:
     config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.model.base_files import require_base_model
+    from trainer.commands.early_checks import check_online
 
-    require_base_model(config.policy.base_model)
+    check_online(config)
     from trainer.console.terminal import CONSOLE_FILE, lasting_output
     from trainer.io.disk import raise_disk_full
     from trainer.online.setup import train
@@ -49,9 +49,9 @@ def _train(command: TrainCommand) -> None:
 
 
 def _sft(config: SFTRunConfig) -> None:
-    from trainer.model.base_files import require_base_model
+    from trainer.commands.early_checks import check_sft
 
-    require_base_model(config.policy.base_model)
+    check_sft(config)
     from trainer.commands.sft import run_sft
 
     with step_lines("sft") as on_step:
@@ -60,6 +60,9 @@ def _sft(config: SFTRunConfig) -> None:
 
 
 def _collect(config: CollectConfig) -> None:
+    from trainer.data.sources import require_source
+
+    require_source(config.data.source)
     from trainer.commands.collect import run_collect
 
     run_collect(config)
@@ -67,15 +70,18 @@ def _collect(config: CollectConfig) -> None:
 
 def _train_offline(command: TrainOfflineCommand) -> None:
     config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
-    from trainer.model.base_files import require_base_model
+    from trainer.commands.early_checks import check_offline
 
-    require_base_model(config.policy.base_model)
+    check_offline(config)
     from trainer.commands.train_offline import train_offline
 
     print(f"adapter in {train_offline(config, must_resume=command.resume)}")
 
 
 def _evaluate(config: EvaluationConfig) -> None:
+    from trainer.data.sources import require_source
+
+    require_source(config.data)
     from trainer.evaluation.ask import run_evaluation
 
     run_evaluation(config)
@@ -103,6 +109,9 @@ def _doctor(config: DoctorConfig) -> None:
 def _replay(command: ReplayCommand) -> None:
     if command.verify and command.what_if:
         raise UsageError("--verify compares a run with itself, --what-if with another; choose one")
+    from trainer.commands.early_checks import require_run
+
+    require_run(command.run)
     if command.what_if:
         from trainer.replay.what_if import what_if
 
@@ -118,6 +127,9 @@ def _replay(command: ReplayCommand) -> None:
 
 
 def _report(command: ReportCommand) -> None:
+    from trainer.commands.early_checks import require_run
+
+    require_run(command.run)
     from rich.console import Console
 
     from trainer.report.page import write_report
@@ -129,6 +141,9 @@ def _report(command: ReportCommand) -> None:
 
 
 def _dequantize(command: DequantizeCommand) -> None:
+    from trainer.model.base_files import require_base_model
+
+    require_base_model(command.policy.base_model)
     from trainer.model.base_model import save_dequantized
     from trainer.model.device import compute_device
 
@@ -137,6 +152,7 @@ def _dequantize(command: DequantizeCommand) -> None:
 
 
 def _tiny_model(command: TinyModelCommand) -> None:
+    require_folder(command.output, field="output")
     from trainer.commands.tiny_model import build_tiny_model
 
     with step_lines("tiny-model") as on_step:

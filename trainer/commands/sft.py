@@ -23,7 +23,7 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from inference_server.wire.prompts import PromptRenderer
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
+from trainer.commands.early_checks import require_output
 from trainer.commands.sft_examples import longest_tokens, sft_examples
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
@@ -32,9 +32,7 @@ from trainer.console.progress import OnStep
 from trainer.data.contamination import data_lines
 from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
-from trainer.errors import UsageError
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
-from trainer.io.paths import require_folder
 from trainer.model.adapter import fresh_lora, require_targets
 from trainer.model.base_files import load_tokenizer
 from trainer.model.base_model import load_base
@@ -103,9 +101,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         DataError: The data cannot be used.
     """
     output = config.output
-    require_folder(output, field="output")
-    if (output / ADAPTER_WEIGHTS_FILE).exists():
-        raise UsageError(f"output: {output} holds an adapter already; choose another folder")
+    require_output(output)
     tokenizer = load_tokenizer(config.policy.base_model)
     renderer = renderer_of(tokenizer, config.policy.base_model)
     device = compute_device(config.device)

@@ -1,7 +1,5 @@
 """LoRA adapters: their tensors, how training starts from one, and a faster forward pass."""
 
-import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,17 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.policy import ALL_LINEAR, is_all_linear
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.base_files import one_line
+from trainer.model.base_files import one_line, require_adapter
 
 AdapterState = dict[str, Tensor]
 """An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""
-
-_PLAIN = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
-"""Settings of an adapter that is nothing but its two matrices."""
 
 
 def read_adapter(folder: Path) -> AdapterState:
@@ -79,7 +74,7 @@ def readable_adapter(folder: Path) -> AdapterState:
         UsageError: It cannot be read, has dropout, or is not LoRA as the server serves it.
     """
     where = f"policy.adapter {folder}"
-    _require_trainable(_settings(folder, where), where)
+    require_adapter(folder)
     return _tensors(folder, where)
 
 
@@ -140,35 +135,6 @@ def flaw_in_state(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
     """The name of the first tensor with NaN or infinity in it; None where there is none."""
     return next((n for n, tensor in state.items() if not bool(torch.isfinite(tensor).all())), None)
-
-
-def _settings(folder: Path, where: str) -> dict[str, Any]:
-    """An adapter's configuration."""
-    path = folder / ADAPTER_CONFIG_FILE
-    if not os.path.isfile(path):
-        raise UsageError(
-            f"{where}: no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter "
-            "of the Hub first)"
-        )
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {one_line(error)}") from None
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise UsageError(f"{where}: not a LoRA adapter")
-    return settings
-
-
-def _require_trainable(settings: Mapping[str, Any], where: str) -> None:
-    """Refuse what PPO or the server computes differently."""
-    if dropout := settings.get("lora_dropout"):
-        raise UsageError(
-            f"{where}: lora_dropout is {dropout}; "
-            "PPO needs 0, or the trainer's logprobs differ from the server's"
-        )
-    for key, plain in _PLAIN.items():
-        if (value := settings.get(key, plain)) not in (plain, None, []):
-            raise UsageError(f"{where}: {key} is {value!r}, which the server does not serve")
 
 
 def _tensors(folder: Path, where: str) -> AdapterState:

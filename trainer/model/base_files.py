@@ -1,19 +1,23 @@
-"""A base model's files, and its tokenizer: what is wrong with them is one line that names policy.base_model."""
+"""The files of a base model and of a starting adapter: what is wrong with them is one line that names the setting."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
+from regime_w.json_text import parse_json
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.disk import is_disk_full
 
 _FIELD = "policy.base_model"
 _HUB_TIMEOUT_S = 10.0
+_PLAIN = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
+"""Settings of an adapter that is nothing but its two matrices."""
 _PROBE = "What is 6 times 7?"
 """A text of which every tokenizer of a language model makes tokens."""
 
@@ -68,6 +72,45 @@ def _require_on_hub(base_model: str, shown: str) -> None:
             f"{what}, and the Hub does not give it ({one_line(error)}); name a folder, or download it "
             "where there is a network"
         ) from None
+
+
+def require_adapter(folder: Path) -> None:
+    """Refuse a starting adapter whose configuration PPO cannot train, or the server not serve.
+
+    Raises:
+        UsageError: It is no folder with an adapter, has dropout, or is not LoRA as the server serves it.
+    """
+    where = f"policy.adapter {folder}"
+    _require_trainable(_adapter_settings(folder, where), where)
+
+
+def _adapter_settings(folder: Path, where: str) -> dict[str, Any]:
+    """An adapter's configuration."""
+    path = folder / ADAPTER_CONFIG_FILE
+    if not os.path.isfile(path):
+        raise UsageError(
+            f"{where}: no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter "
+            "of the Hub first)"
+        )
+    try:
+        settings = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {one_line(error)}") from None
+    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
+        raise UsageError(f"{where}: not a LoRA adapter")
+    return settings
+
+
+def _require_trainable(settings: Mapping[str, Any], where: str) -> None:
+    """Refuse what PPO or the server computes differently."""
+    if dropout := settings.get("lora_dropout"):
+        raise UsageError(
+            f"{where}: lora_dropout is {dropout}; "
+            "PPO needs 0, or the trainer's logprobs differ from the server's"
+        )
+    for key, plain in _PLAIN.items():
+        if (value := settings.get(key, plain)) not in (plain, None, []):
+            raise UsageError(f"{where}: {key} is {value!r}, which the server does not serve")
 
 
 @contextmanager

@@ -1,13 +1,14 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from trainer.cli import main
+from trainer.cli import COMMANDS, main
 from trainer.errors import RewardFunctionError
 
-# Every test starts the command as a process.
+# The commands are run in processes of their own.
 pytestmark = pytest.mark.slow
 
 
@@ -17,44 +18,110 @@ def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(
-    "command",
-    ["train", "sft", "eval", "diff", "sample", "report", "replay", "tiny-model", "doctor"],
-)
-def test_every_command_has_help_that_explains_its_fields(command: str) -> None:
-    done = trainer(command, "--help")
+HELP = {
+    "trainer": ("train", "sft", "eval", "sample", "report"),
+    **dict.fromkeys((f"trainer {name}" for name in COMMANDS), ("usage: python -m trainer",)),
+    "inference_server": ("usage: python -m inference_server",),
+    "regime_w": ("usage: python -m regime_w",),
+    "regime_w score": ("usage: python -m regime_w score",),
+}
+"""Commands, and what their --help says."""
+MISTAKES = {
+    "trainer trian": "unknown command 'trian'",
+    "trainer train --ppo.lerning_rate 1": "lerning_rate",
+    "trainer train --hos 0.0.0.0": "--hos: unknown flag",
+    "trainer train --ppo.learning_rate -1": "ppo.learning_rate",
+    "trainer train --config missing.toml": "missing.toml",
+    "trainer train --policy.base_model ./no/such/model": "no/such/model",
+    "trainer train --policy.base_model BASE --data.source no.jsonl": "data source 'no.jsonl'",
+    "trainer train --policy.base_model BASE --policy.adapter no/such": "policy.adapter no/such",
+    "trainer train --policy.base_model BASE --run.folder BASE/config.json": "run.folder: ",
+    "trainer sft --policy.base_model ./no/such/model": "no/such/model",
+    "trainer sft --policy.base_model BASE --output BASE/config.json": "output: ",
+    "trainer sft --policy.base_model BASE --output BASE/new --data.source no.jsonl": "'no.jsonl'",
+    "trainer train-offline --policy.base_model BASE --rollouts no.jsonl": "rollouts: no.jsonl",
+    "trainer collect --data.source no.jsonl": "data source 'no.jsonl'",
+    "trainer eval --models ['Base=base'] --data no.jsonl": "data source 'no.jsonl'",
+    "trainer report no/such/run": "no/such/run",
+    "trainer replay no/such/run --from 3": "no/such/run",
+    "trainer replay x --verify --what-if ppo.kl_coef=1": "choose one",
+    "trainer diff no/such/evaluation.json A B": "no/such/evaluation.answers.jsonl",
+    "trainer dequantize --policy.base_model ./no/such --output x": "no/such",
+    "trainer tiny-model --output BASE/config.json": "output: ",
+    "inference_server": "--model",
+    "inference_server --model ./no/such/model": "no such folder",
+    "inference_server --model BASE --hos 0.0.0.0": "--hos: unknown flag; did you mean --host?",
+    "inference_server --model BASE --state-dirr x": "--state-dirr: unknown flag",
+    "regime_w score no.jsonl": "no.jsonl",
+}
+"""Commands that cannot be run, and what they say."""
+# Torch and vllm take from three seconds to half a minute to import; a test that blocks them is quick.
+PROGRAM = """
+import contextlib, io, json, sys
+
+class Refusal:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "vllm", "peft", "trl", "datasets"):
+            raise RuntimeError(f"imports {name}")
+
+sys.meta_path.insert(0, Refusal())
+import inference_server.launch.launcher, regime_w.__main__, trainer.cli
+MAINS = {
+    "trainer": trainer.cli.main,
+    "inference_server": inference_server.launch.launcher.main,
+    "regime_w": regime_w.__main__.main,
+}
+for arguments in json.load(sys.stdin):
+    sys.argv, code = arguments, None
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            code = MAINS[arguments[0]]()
+        except SystemExit as end:
+            code = end.code
+        except RuntimeError as error:
+            print(error, file=sys.stderr)
+    print(json.dumps([code, out.getvalue(), err.getvalue()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int | None, str, str]]:
+    """Exit code, output and errors of every command above, run in one process without torch."""
+    base = tmp_path_factory.mktemp("base")
+    (base / "config.json").write_text("{}")
+    commands = [*(f"{command} --help" for command in HELP), *MISTAKES]
+    arguments = [command.replace("BASE", str(base)).split() for command in commands]
+    for words in arguments:
+        words[:] = [word.replace("['", '["').replace("']", '"]') for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(arguments),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
-    assert "usage: python -m trainer" in done.stdout
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(commands, map(tuple, lines), strict=True))
 
 
-def test_help_lists_the_commands() -> None:
-    done = trainer("--help")
-    assert done.returncode == 0
-    assert all(name in done.stdout for name in ("train", "sft", "eval", "sample", "report"))
+@pytest.mark.parametrize("command", HELP)
+def test_help_needs_neither_torch_nor_vllm(
+    command: str, answers: dict[str, tuple[int | None, str, str]]
+) -> None:
+    code, said, errors = answers[f"{command} --help"]
+    assert (code or 0, errors) == (0, "")
+    assert all(words in said for words in HELP[command])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["trian"], "unknown command 'trian'"),
-        (["train", "--ppo.lerning_rate", "1"], "lerning_rate"),
-        (["train", "--ppo.learning_rate", "-1"], "ppo.learning_rate"),
-        (["train", "--config", "missing.toml"], "missing.toml"),
-        (["train", "--policy.base_model", "./no/such/model"], "no/such/model"),
-        (["sft", "--policy.base_model", "./no/such/model"], "no/such/model"),
-        (["report", "no/such/run"], "no/such/run"),
-        (["replay", "no/such/run", "--from", "3"], "no/such/run"),
-        (["replay", "x", "--verify", "--what-if", "ppo.kl_coef=1"], "choose one"),
-        (["diff", "no/such/evaluation.json", "A", "B"], "no/such/evaluation.answers.jsonl"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
-)
-def test_a_wrong_input_is_one_line_and_exit_code_2(arguments: list[str], said: str) -> None:
-    done = trainer(*arguments)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_in_the_settings_is_one_line_and_exit_code_2_before_torch_is_imported(
+    command: str, answers: dict[str, tuple[int | None, str, str]]
+) -> None:
+    code, _, errors = answers[command]
+    assert code == 2, errors
+    assert MISTAKES[command] in errors
+    assert len(errors.strip().splitlines()) == 1
 
 
 def test_a_dead_server_is_exit_code_3() -> None:

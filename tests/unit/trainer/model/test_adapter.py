@@ -91,6 +91,7 @@ def test_settings_that_do_not_fit_are_named(
         ("adapter_config.json", b"\xff", "adapter_config.json: "),
         ("adapter_config.json", b"[" * 100_000, "adapter_config.json: "),
         ("adapter_config.json", b"[]", "not a LoRA adapter"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": 4, "r": 8}', "'r' is given twice"),
         ("adapter_model.safetensors", None, "adapter_model.safetensors: No such file"),
         ("adapter_model.safetensors", b"version https://git-lfs", "adapter_model.safetensors: "),
     ],

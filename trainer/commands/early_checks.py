@@ -1,0 +1,77 @@
+"""What settings alone, and the names of files in them, tell to be wrong: refused before torch is imported."""
+
+import os
+from pathlib import Path
+
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
+from trainer.config.sections import OfflineRunConfig, SFTRunConfig, TrainConfig
+from trainer.data.sources import require_source
+from trainer.errors import DataError, UsageError
+from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.paths import require_folder, shown_path
+from trainer.model.base_files import require_adapter, require_base_model
+
+
+def check_online(config: TrainConfig) -> None:
+    """Check an online run.
+
+    Raises:
+        UsageError: Names the setting.
+    """
+    if _check_run(config):
+        require_source(config.data.source)
+
+
+def check_offline(config: OfflineRunConfig) -> None:
+    """Check a run from a file of rollouts.
+
+    Raises:
+        UsageError: Names the setting.
+    """
+    _check_run(config)
+    if not os.path.isfile(config.rollouts):
+        raise DataError(
+            f"rollouts: {shown_path(config.rollouts)}: no such file; `collect` writes one"
+        )
+
+
+def check_sft(config: SFTRunConfig) -> None:
+    """Check a fine-tuning.
+
+    Raises:
+        UsageError: Names the setting.
+    """
+    require_base_model(config.policy.base_model)
+    require_output(config.output)
+    require_source(config.data.source)
+
+
+def require_run(folder: Path) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        UsageError: Names it.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(f"{shown_path(folder)}: no such folder of a run")
+
+
+def require_output(output: Path) -> None:
+    """Refuse a folder that an adapter cannot be written to.
+
+    Raises:
+        UsageError: It cannot be made, or holds an adapter.
+    """
+    require_folder(output, field="output")
+    if (output / ADAPTER_WEIGHTS_FILE).exists():
+        raise UsageError(f"output: {output} holds an adapter already; choose another folder")
+
+
+def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:
+    """Whether the run is new: one that was begun has its own settings and adapter."""
+    require_base_model(config.policy.base_model)
+    require_folder(config.run.folder, field="run.folder")
+    is_new = not (config.run.folder / CONFIG_FILE).exists()
+    if is_new and config.policy.adapter is not None:
+        require_adapter(config.policy.adapter)
+    return is_new
