@@ -18,7 +18,6 @@ from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
-from regime_w.json_text import DuplicateKey, check_unique_keys
 from regime_w.reward import GroupReward, reward_group
 
 NUM_SHOWN = 10
@@ -98,10 +97,7 @@ def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
 
 def _parse(line: bytes, where: str) -> _RowToRescore:
     try:
-        check_unique_keys(line)
         return _RowToRescore.model_validate_json(line)
-    except DuplicateKey as error:
-        raise RescoreError(f"{where}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "line"

@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from inference_server.errors import InvalidAdapter, field_path
+from inference_server.wire.json_text import DuplicateKey, parse_json
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
-from regime_w.json_text import DuplicateKey, parse_json
 
 # Of PEFT's fields those that, whatever their value, leave a saved adapter's results as they are.
 _WITHOUT_EFFECT = frozenset(

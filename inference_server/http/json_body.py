@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.errors import InvalidRequest
 from inference_server.http.errors import error_response
+from inference_server.wire.json_text import DuplicateKey, parse_json
 from inference_server.wire.schemas import MAX_QUESTIONS
-from regime_w.json_text import DuplicateKey, parse_json
 
 # Each question of the longest request has an id, a text and a gold answer.
 MAX_VALUES = 5 * MAX_QUESTIONS

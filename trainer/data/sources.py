@@ -19,8 +19,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import to_jsonable_python
 
+from inference_server.wire.json_text import parse_json
 from regime_w import extract_gold
-from regime_w.json_text import parse_json
 from trainer.config.base import NotBlank
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError

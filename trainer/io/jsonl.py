@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol, Self, TypeVar
 import zstandard
 from pydantic import BaseModel, ValidationError
 
-from regime_w.json_text import DuplicateKey, check_unique_keys
+from inference_server.wire.json_text import DuplicateKey, check_unique_keys
 from trainer.errors import DataError
 from trainer.io.durable import write_file
 

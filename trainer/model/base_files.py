@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.json_text import parse_json
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
-from regime_w.json_text import parse_json
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.disk import is_disk_full

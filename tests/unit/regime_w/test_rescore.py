@@ -93,7 +93,6 @@ def test_an_empty_file_has_no_groups(tmp_path: Path) -> None:
     [
         ("{", ":2: line: "),
         ("{}", ":2: question: Field required"),
-        (json.dumps(row(TEXTS))[:-1] + ', "id": "a", "id": "b"}', ":2: 'id' is given twice"),
         (json.dumps(row(TEXTS) | {"arm_outputs": []}), ":2: arm_outputs: "),
         (json.dumps(row(TEXTS) | {"reward": "much"}), ":2: reward: "),
     ],
