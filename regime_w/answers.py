@@ -4,9 +4,9 @@ The answer's position is that of the first rule that applies:
 
 1. After the last ``####``: its line, or the next if that is empty. The rest is ignored. Where the line is a
    heading (``#### Final Answer``, ``#### Step 2``), what it heads: see `_under_heading`.
-2. In the last ``\boxed{}`` or ``\fbox{}``.
-3. After the last "answer is" that a number follows.
-4. The last number, unless it is a part of another, as in ``12:00``.
+2. In the last ``\boxed{}``, ``\fbox{}`` or ``<answer></answer>``.
+3. After the last "answer is" that a number follows, or under the last heading "Final Answer".
+4. The last number, unless it is a part of another, as in ``12:00``: see `regime_w.numbers.prose`.
 
 Rules 1 to 3 take the answer only from a line that clearly gives one number (`read_line`).
 Models are rewarded for the answer, so an ambiguous line gives none. Every step works on a window of
@@ -14,43 +14,49 @@ bounded length or scans the text once: time is linear in the text.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 
-from regime_w.numbers.markup import without_markup
+from regime_w.numbers.blocks import ANSWER_HEADING, HEADING, first_block
+from regime_w.numbers.markup import FACTORIAL, without_markup
 from regime_w.numbers.numerals import to_ascii
+from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import (
     MAX_LINE,
     begins_with_number,
     has_hedge,
+    is_in_words_or_doubt,
     last_match,
-    read_last_number,
+    read_gold_line,
     read_line,
 )
 
 MARKER = "####"
 """Stands before the answer at the end of a solution, as in GSM8K."""
+_MAX_GOLD_BOXES = 100
+"""A gold answer with more boxes is no solution."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
+_BOX_OR_ELEMENT = re.compile(
+    rf"{_BOX.pattern}|<answer>(?=[^<]{{0,{MAX_LINE}}}</answer>)", re.IGNORECASE
+)
 _ANSWER_IS = re.compile(
-    r"(?:\b|(?<=_))answer\b[*_ ]{0,3}(?:is|was|equals|would be|:|=)[*_: ]{0,4}\n?", re.IGNORECASE
+    r"(?:\b|(?<=_))answer\b[*_ ]{0,3}(?:is|was|equals|would be|:|=)[*_: ]{0,4}(?:\n[ \t]{0,8}){0,3}"
+    r"|(?<![^\n])[#*_ ]{0,8}(?:the )?final[ _]answer[*_: ]{0,8}\n\s{0,8}",
+    re.IGNORECASE,
 )
-# Marks that close a quotation, emphasis, mathematics or an element may follow the full stop.
-_SENTENCE_END = re.compile(r"[.!](?=(?:[*_\"'`$)\]}]|\\[)\]]|</[A-Za-z]{1,10}>){0,20}+(?:\s|\Z))")
 _EXPLANATION = re.compile(r"[,;(](?=\s*[A-Za-z])| (?:because|since|as|which|so) ")
-_VARIABLES = re.compile(r"(?:that )?(?:[\s$(\[{]*+[A-Za-z](?:_\{\w{1,8}\}|\w){0,15}+\s?=)*+")
+_LEAD = re.compile(
+    r"(?:(?:that|exactly|simply|just|only|therefore|thus|then|now|indeed) ){1,2}", re.IGNORECASE
+)
+_VARIABLES = re.compile(r"(?:[\s$(\[{]*+[A-Za-z](?:_\{\w{1,8}\}|\w){0,15}+\s?=)*+")
 """``x =`` or ``x = y =`` before the number of a sentence without markup."""
+_MATHEMATICS = re.compile(
+    r"[\s*_\"]*+(?:\$[^$0-9]{0,60}[0-9][^$]*\$|\\[(\[][^0-9]{0,60}[0-9]|\\[a-z]{1,20}\s?[{\[]|√)"
+)
+"""A value at the beginning of a sentence, rather than a variable."""
 _PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNORECASE)
-
-_HEADING = re.compile(
-    r"[^0-9]+|[\s*_]*+(?:step|part|case|phase|stage|section|method|approach|option|example|problem"
-    r"|question)\s*+#?[0-9]++\b.*|[\s*_]*+[0-9]{1,2}+[.)]\s++[A-Za-z].*",
-    re.IGNORECASE,
-)
-_ANSWER_HEADING = re.compile(
-    r"[\s*_:]*+(?:the\s++|my\s++)?(?:final[\s_]++)?(?:answer|result|conclusion|(?P<solution>solution))"
-    r"(?:\s++is)?[\s*_:.]*+",
-    re.IGNORECASE,
-)
+_MINUS_SIGN = re.compile(r"^(\s*)−\s+", re.MULTILINE)
 
 
 def extract_answer(text: str) -> str | None:
@@ -70,10 +76,10 @@ def extract_answer(text: str) -> str | None:
     Returns:
         The answer in the form of `regime_w.numbers.numerals.canonical`, or None if there is none.
     """
-    text = to_ascii(text)
-    before, marker, tail = text.rpartition(MARKER)
-    if marker:
-        return _read_marked(before, tail)
+    # With a space behind it a hyphen may mark an item of a list; a minus sign does not.
+    text = to_ascii(_MINUS_SIGN.sub(r"\1-", text) if "−" in text else text)
+    if MARKER in text:
+        return _read_marked(text, read_line)
     line = _explicit_answer(text)
     return read_last_number(text) if line is None else read_line(line)
 
@@ -96,17 +102,13 @@ def extract_gold(text: str) -> str | None:
     """
     text = to_ascii(text)
     if MARKER in text:
-        return extract_answer(text)
-    gold: str | None = None
-    for box in _BOX.finditer(text):
-        answer = read_line(_up_to_closing_brace(text, box.end()))
-        if answer is None or gold not in (None, answer):
-            return None
-        gold = answer
-    if gold is not None:
-        return gold
+        return _read_marked(text, read_gold_line)
+    boxes = [box.end() for box in islice(_BOX.finditer(text), _MAX_GOLD_BOXES + 1)]
+    if boxes:
+        golds = {read_gold_line(box) for box in {_up_to_closing_brace(text, end) for end in boxes}}
+        return golds.pop() if len(golds) == 1 and len(boxes) <= _MAX_GOLD_BOXES else None
     lines = text.strip().splitlines()
-    return read_line(lines[0]) if len(lines) == 1 else None
+    return read_gold_line(lines[0]) if len(lines) == 1 else None
 
 
 def answers_agree(a: str | None, b: str | None) -> bool:
@@ -114,57 +116,79 @@ def answers_agree(a: str | None, b: str | None) -> bool:
     return a is not None and a == b
 
 
-def _read_marked(before: str, tail: str) -> str | None:
+def _read_marked(text: str, read: Callable[[str], str | None]) -> str | None:
+    before, _, tail = text.rpartition(MARKER)
+    lines = [*tail.splitlines(), "", ""]
+    # Headings may be closed: "#### 42 ####".
+    opening, opened, line = before[before.rfind("\n") + 1 :].rpartition(MARKER)
+    if opened and line.strip(" #") and not lines[0].strip("# \t"):
+        before, lines[0] = opening, line.strip(" #")
     # A repeated prompt ("in the format '#### 42'") is not an answer.
     if _PROMPT_ECHO.search(before[-40:]):
         return None
-    lines = [*tail.splitlines(), "", ""]
+    below = [line for line in lines[1:] if line.strip()]
     if not lines[0].strip(" \t*_:"):
-        return read_line(lines[1])
-    if _HEADING.fullmatch(lines[0][:MAX_LINE]):
-        return _under_heading(lines[0], [line for line in lines[1:] if line.strip()])
-    return read_line(lines[0])
+        return read(first_block(below)[0]) if lines[1].strip() else None
+    announced = ANSWER_HEADING.fullmatch(lines[0][:MAX_LINE])
+    if announced or HEADING.fullmatch(lines[0][:MAX_LINE]):
+        return _under_heading(announced, below, read)
+    return read(lines[0])
 
 
-def _under_heading(heading: str, lines: Sequence[str]) -> str | None:
+def _under_heading(
+    announced: re.Match[str] | None, lines: Sequence[str], read: Callable[[str], str | None]
+) -> str | None:
     """The answer under a Markdown heading that ``####`` begins, never the last number.
 
-    The first line where the heading announces an answer (of a solution: where it is the only line), or what a
+    The first block where the heading announces an answer (of a solution: where it is the only one), or what a
     box or an "answer is" gives.
     """
-    announced = _ANSWER_HEADING.fullmatch(heading[:MAX_LINE])
-    if announced and lines and (len(lines) == 1 or not announced["solution"]):
-        answer = read_line(lines[0])
-        if answer is not None:
-            return answer
+    if announced and lines:
+        block, rest = first_block(lines)
+        if not (announced["solution"] and rest):
+            answer = read(block)
+            if answer is None and read is read_line and announced["final"]:
+                answer = read_sentence(block)
+            if answer is not None:
+                return answer
     line = _explicit_answer("\n".join(lines))
-    return None if line is None else read_line(line)
+    return None if line is None else read(line)
 
 
 def _explicit_answer(text: str) -> str | None:
-    """The text in the last box, or else after the last "answer is"; None where there is neither."""
-    box = last_match(_BOX, text)
-    return _stated(text) if box is None else _up_to_closing_brace(text, box.end())
+    """The text in the last box or element, or else what is stated; None where there is neither."""
+    found = last_match(_BOX_OR_ELEMENT, text)
+    if found is None:
+        return _stated(text)
+    if found.group().endswith("{"):
+        return _up_to_closing_brace(text, found.end())
+    return text[found.end() : text.index("<", found.end())]
 
 
 def _up_to_closing_brace(text: str, start: int) -> str:
-    """What is in a brace whose content begins at ``start``; empty where it is not closed nearby."""
+    """A brace whose content begins at ``start``, with its marks; empty where it is not closed nearby."""
     depth = 1
     for position, char in enumerate(text[start : start + MAX_LINE], start):
         depth += (char == "{") - (char == "}")
         if depth == 0:
-            return text[start:position]
+            return text[start - 1 : position + 1]
     return ""
 
 
 def _stated(text: str) -> str | None:
-    """What the last "answer is" gives; None where no number follows it, empty where it is in doubt."""
+    """What the last "answer is" gives; None where no number follows it, empty where none can be read."""
     stated = last_match(_ANSWER_IS, text)
     if stated is None:
         return None
-    line = text[stated.end() : stated.end() + MAX_LINE].partition("\n")[0]
-    sentence = without_markup(_SENTENCE_END.split(line, maxsplit=1)[0])
+    window = text[stated.end() : stated.end() + MAX_LINE]
+    line = window.partition("\n")[0]
+    if "\n" in stated.group():
+        line = first_block([line for line in window.splitlines() if line.strip()] or [""])[0]
+    sentence = SENTENCE_END.split(FACTORIAL.sub(" factorial", line), maxsplit=1)[0]
+    sentence = _LEAD.sub("", without_markup(sentence), count=1)
+    if is_in_words_or_doubt(sentence):
+        return ""
     if not begins_with_number(_VARIABLES.sub("", sentence, count=1)):
-        return None
+        return "" if _MATHEMATICS.match(line) else None
     # An explanation is removed: "18, since 9 * 2 = 18" and "18 because …" become "18".
     return "" if has_hedge(sentence) else _EXPLANATION.split(sentence, maxsplit=1)[0]

@@ -16,11 +16,16 @@ def _compiled(*rules: tuple[str, str]) -> _Rules:
     return tuple((re.compile(pattern), replacement) for pattern, replacement in rules)
 
 
-_NUMERATOR = r"(?:\{\s*([+-]?[0-9]++)\s*\}|([0-9]))"
-_DENOMINATOR = r"(?:\{\s*([0-9]++)\s*\}|([0-9]))"
+FACTORIAL = re.compile(r"(?<=[0-9)}])!(?=\$|\s*(?:\}|\\[)\]]))")
+"""Matches a "!" at the end of mathematics or of a brace, where it is no exclamation."""
+
+_WHOLE = r"[0-9]++(?:,[0-9]{3})*+"
+_NUMERATOR = rf"(?:\{{\s*([+-]?{_WHOLE})\s*\}}|([0-9]))"
+_DENOMINATOR = rf"(?:\{{\s*({_WHOLE})\s*\}}|([0-9]))"
 # Braces that hold no others; repeated, these undo any nesting.
 _BRACES = _compiled(
-    (r"\{,\}", ","),
+    (r"\{,\}|(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ","),
+    (r"\\!", ""),
     # A digit behind it would join the replacement: \frac123 is 1/2 times 3, not 1/23.
     (rf"\\[dtc]?frac\s*{_NUMERATOR}\s*{_DENOMINATOR}(?![0-9])", r" \1\2/\3\4"),
     (r"\^\{\s*([+-]?[0-9]++)\s*\}(?![0-9])", r"^\1"),
@@ -33,10 +38,10 @@ _BRACES = _compiled(
 _CLEANING = _compiled(
     (r"<<[^<>]*>>", ""),  # GSM8K's calculator annotations
     (r"</?[A-Za-z_]+>|<\|[A-Za-z_]+\|>", " "),  # HTML and end-of-text tags
-    (r"\\!", ""),
     (r"(?:\^\{?\s*)?\\(?:circ|degree)\b\}?", "°"),
     (r"\\(?:left|right|displaystyle|quad|qquad)\b|\\[,;: ()\[\]]|(?<=[0-9])~", " "),
     (r"\\([$%])", r"\1"),
+    (r"[✅✔☑✓]\ufe0f?", " "),
     # Before emphasis is removed: its two spaces keep "3 *600" from being read as 3 600.
     (r"\s+", " "),
     # Emphasis and quotes, but never an operator: 2**3 and 3 * 6 must not lose theirs.
@@ -52,6 +57,7 @@ def without_markup(text: str) -> str:
     """The text without LaTeX, emphasis, quotes, tags and runs of spaces."""
     if _PLAIN.fullmatch(text):
         return text
+    text = FACTORIAL.sub(" factorial", text)
     for _ in range(_MAX_DEPTH):
         before = text
         for pattern, replacement in _BRACES:

@@ -13,6 +13,7 @@ _MAX_EXPONENT = 2 * MAX_DIGITS
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
 _GROUPED = r"[1-9][0-9]{0,2}+(?:(?P<sep>[,' _])[0-9]{3}(?:(?P=sep)[0-9]{3})*+)(?![0-9])"
+_WHOLE = r"(?:[1-9][0-9]{0,2}+(?:,[0-9]{3})++(?![0-9])|[0-9]++)"
 _SCALES = {
     "hundred": 10**2,
     "thousand": 10**3,
@@ -29,7 +30,7 @@ SCALE = rf"(?:{'|'.join(_SCALES)})"
 # Possessive quantifiers: a run of digits is taken whole or not at all, so no input backtracks.
 NUMBER = rf"""
 (?:
-    (?:(?P<whole>[0-9]++)[ ]++)? (?P<numerator>[0-9]++) / (?P<denominator>[0-9]++)
+    (?:(?P<whole>[0-9]++)[ ]++)? (?P<numerator>{_WHOLE}) / (?P<denominator>{_WHOLE})
   |
     (?: (?P<integer>{_GROUPED} | [0-9]++) (?:\.(?P<decimals>[0-9]++))? | (?<![.\w])\.(?P<only_decimals>[0-9]++) )
     (?:
@@ -50,7 +51,10 @@ def value_of(match: re.Match[str]) -> Fraction | None:
         return Fraction(int(text))
     part = match.groupdict()
     if part["numerator"] is not None:
-        return _fraction(part["whole"], part["numerator"], part["denominator"])
+        numerator, denominator = (
+            part[name].replace(",", "") for name in ("numerator", "denominator")
+        )
+        return _fraction(part["whole"], numerator, denominator)
     if part["only_decimals"] is not None:
         value = Fraction(f"0.{part['only_decimals']}")
     else:
@@ -111,7 +115,7 @@ _PUNCTUATION = {
     **dict.fromkeys("−‐‑‒–﹣", "-"),  # minus, hyphens, en dash; the em dash is no sign
     **dict.fromkeys("⁄∕", "/"),
     **dict.fromkeys("‘’′", "'"),
-    **dict.fromkeys("“”″", '"'),
+    **dict.fromkeys("“”″«»", '"'),
     "٫": ".",
     "٬": ",",
     "٪": "%",

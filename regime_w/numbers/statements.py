@@ -5,12 +5,14 @@ it, so nothing is guessed. Every step works on a text of bounded length.
 """
 
 import re
+from collections import deque
 
 from regime_w.numbers.markup import without_markup
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER, SCALE, canonical, value_of
+from regime_w.numbers.unknowns import asks_for_unknown
 
 MAX_LINE = 3 * MAX_DIGITS
-"""Longer lines are prose; also the length of the window around a text's last number."""
+"""Longer lines are prose; also the length of the window before a text's last number."""
 
 _HEDGE = re.compile(
     r"\b(?:or|not|cannot|\w+n['’]t|never|neither|nor|maybe|perhaps|probably|possibly|unsure|unknown"
@@ -21,7 +23,7 @@ _HEDGE = re.compile(
 _LIST = re.compile(r"[,;](?!\d{3})|(?:=|\bis\b).*\band\b")
 _DISCOURSE = re.compile(r"\s*(?:so|thus|therefore|hence|finally|then)\b,?", re.IGNORECASE)
 
-_CURRENCY = (
+CURRENCY = (
     r"(?:(?:US|CA|AU|NZ|HK|[ACSR])?\$|[€£¥₹₩₽₱₫฿₺¢]"
     r"|\b(?:USD|EUR|GBP|JPY|INR|CNY|RMB|CAD|AUD)\b|\bRs\b\.?)"
 )
@@ -34,7 +36,7 @@ _STATEMENT = re.compile(
     )?
     [\s$(\[{{]*+
     (?P<sign>[+-]?) \s*+
-    (?:{_CURRENCY}[\s$]*+)?
+    (?:{CURRENCY}[\s$]*+)?
     (?P<late_sign>[+-]?)
     {NUMBER}
     (?P<rest>.*)
@@ -42,22 +44,40 @@ _STATEMENT = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 
+_SIGN_WORD = re.compile(
+    r"(\A|[=:]|\b(?:is|are|was|were|be|equals?)\b)([\s$(\[{]*+)(?:minus|negative)\s++(?=\D?[0-9.])",
+    re.IGNORECASE,
+)
 _UNIT_WORD = r"[^\W\d_⁰¹²³⁴-⁹][^\W\d_.'°²³-]*+(?:[.'/-][^\W\d_.'°²³-]++)*+(?:\^\{?[23]\}?|[²³])?\.?"
 _REST = re.compile(
     rf"""
-    \s*+ (?: % | ° | {_CURRENCY} )?
+    \s*+ (?: % | ° | {CURRENCY} )?
     (?: [\s$()\[\]{{}}]*+ [/-]?\s? °? {_UNIT_WORD} ){{0,8}}+
-    [\s$)\]}}]*+ (?:{_CURRENCY})? [\s.,;!)\]}}]*+ \Z
+    [\s$)\]}}]*+ (?:{CURRENCY})? [\s.,;!)\]}}]*+ \Z
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_NUMBER_WORDS = (
+    r"zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
+    r"|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety|half"
+)
 # Words after a number that make it a part of something else: a verb, a sum, a compound
 # ("2 hours thirty minutes"), a clock time, a variable.
+_VERB = re.compile(r"\b(?:is|are|was|were|and)\b", re.IGNORECASE)
 _NOT_UNITS = re.compile(
-    rf"(?<![^\W\d_])(?:(?i:is|are|was|were|and|plus|minus|remainder|a\.?m|p\.?m|o'clock|pi|π"
-    r"|zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen"
-    r"|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-    rf"|half|{SCALE}s?|bn|mn|mln|mil|tn)|[xyznkKMB])(?![^\W\d_])"
+    rf"(?<![^\W\d_])(?:(?i:plus|minus|remainder|a\.?m|p\.?m|o'clock|pi|π|{_NUMBER_WORDS}"
+    rf"|{SCALE}s?|bn|mn|mln|mil|tn)|[xyznkKMB])(?![^\W\d_])"
+)
+# A letter that multiplies the digits right before it, and is no unit: "3i".
+_VARIABLE = r"(?-i:[abefijoqruvw])(?=\s*(?:[-+*/^=.,;!)$\]}]|\Z))"
+_IN_WORDS = re.compile(
+    rf"\s*(?:(?:minus|negative)\s)?(?:{_NUMBER_WORDS}|dozen|hundred|thousand|twice)\b",
+    re.IGNORECASE,
+)
+_IN_DOUBT = re.compile(
+    r"\s*(?:about|approximately|approx\.?|roughly|around|nearly|almost|close\ to|at\ (?:least|most)"
+    rf"|(?:more|less)\ than)\s+{CURRENCY}?\s*[0-9]",
+    re.VERBOSE | re.IGNORECASE,
 )
 _IS_THE_ANSWER = re.compile(r"\bis (?:the|my|our) (?:final |correct )?answer\b", re.IGNORECASE)
 
@@ -69,33 +89,33 @@ _PARTS = (
 # "18 quarter-pound burgers" are 18 of them.
 _OTHER_NUMBER = re.compile(
     rf"""
-    [\s-]* (?: halves | half | {_PARTS}s | {_PARTS} (?= \s*(?:of\b|[.,;!)$]|\Z) ) | squared | cubed
+    {_VARIABLE} | [\s-]* (?: halves | half | {_PARTS}s | {_PARTS} (?= \s*(?:of\b|[.,;!)$]|\Z) ) | squared | cubed
       | factorial | doubled | tripled | halved | to\ the\ \w+\ power | {SCALE}s? | [ap]\.?m
       | o'clock ) (?![^\W\d_])
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# The same where a number stands in prose, of which nothing else is checked: a clock time or a ratio, a
-# power, a base (204_5), a date, a multiple of x, k or a root. "18 M&Ms" are 18.
-_CONTINUED = re.compile(
-    r"[:/.,']\d|\s?\^|_\{?\w|[⁰¹²³⁴-⁹]|[xyznkKMB](?![^\W\d_])|\s*(?:\\?pi\b|π|\\?sqrt\b|√)"
-)
-_CONTINUES = re.compile(
-    r"(?:\d[:/.,']|(?:\\?sqrt\s*(?:\[\d+\])?|√)\s*[({]?|\b(?:(?:square|cube)\ root\ of|negative))\s*\Z",
-    re.IGNORECASE,
-)
-# In prose a digit counts unless it belongs to a name (x_1, H2O) or is an exponent (cm^2).
-_NOT_IN_A_NAME = r"(?<![A-Za-z0-9_^])(?<![\^_]\{)"
-_LOOSE_DIGITS = re.compile(rf"{_NOT_IN_A_NAME}[0-9]++")
-_LOOSE_NUMBER = re.compile(
-    rf"(?: (?<![\w)\]}}.]) (?P<sign>[+-]) {_CURRENCY}? | {_NOT_IN_A_NAME} ) {NUMBER}",
+# A gold answer has no exclamation marks, ordinals, dates or multiples: "5!", "5th", "5 May", "2 dozen".
+_NOT_GOLD = re.compile(
+    r"""
+    [\s-]* (?:st|nd|rd|th)\b
+  | \s* (?: ! | (?:dozens?|gross|scores?)\b
+      | (?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?
+          |oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\b )
+    """,
     re.VERBOSE | re.IGNORECASE,
 )
 
 
 def begins_with_number(text: str) -> bool:
     """Whether a text without markup gives a number at once, or after words without digits."""
-    return _STATEMENT.match(text) is not None
+    return _STATEMENT.match(_with_signs(text)) is not None
+
+
+def is_in_words_or_doubt(text: str) -> bool:
+    """Whether a sentence without markup begins with a number that is not read: "eighteen", "about 18"."""
+    in_words = _IN_WORDS.match(text) and not any(map(str.isdigit, text))
+    return bool(in_words) or _IN_DOUBT.match(text) is not None
 
 
 def has_hedge(text: str) -> bool:
@@ -103,8 +123,27 @@ def has_hedge(text: str) -> bool:
     return _HEDGE.search(text) is not None
 
 
+def is_of_other_number(text: str) -> bool:
+    """Whether what follows a number makes it another one or a part of one: "thirds", "squared"."""
+    return _OTHER_NUMBER.match(text) is not None
+
+
+def has_other_numbers(text: str) -> bool:
+    """Whether a text without digits has numbers in words, or what makes another number of one."""
+    return _NOT_UNITS.search(text) is not None
+
+
 def read_line(line: str) -> str | None:
     """Reads a line that gives one number: ``x = $1,080.00 per year`` is 1080, ``3-5`` is None."""
+    return _read(line, is_gold=False)
+
+
+def read_gold_line(line: str) -> str | None:
+    """Reads a line of a gold answer: as `read_line`, without what may be another number, as ``5!``."""
+    return _read(line, is_gold=True)
+
+
+def _read(line: str, *, is_gold: bool) -> str | None:
     line = line.strip()
     if len(line) > MAX_LINE:
         return None
@@ -112,43 +151,40 @@ def read_line(line: str) -> str | None:
     if has_hedge(line):
         return None
     left, equals, right = line.rpartition("=")
-    if equals and _LIST.search(_DISCOURSE.sub("", left, count=1)):
+    if equals and (_LIST.search(_DISCOURSE.sub("", left, count=1)) or asks_for_unknown(left)):
         return None
-    statement = _STATEMENT.fullmatch(right)
+    statement = _STATEMENT.fullmatch(_with_signs(right))
     if statement is None:
         return None
     if statement["sign"] and statement["late_sign"]:
         return None
     rest = _IS_THE_ANSWER.sub("", statement["rest"])
-    if _OTHER_NUMBER.match(rest) or not _REST.match(rest) or _NOT_UNITS.search(rest):
-        return None
-    return _signed_value(statement, statement["sign"] or statement["late_sign"])
-
-
-def read_last_number(text: str) -> str | None:
-    """Reads the last number of prose; None where it is a part of another, as in ``12:00``."""
-    digits = last_match(_LOOSE_DIGITS, text)
-    if digits is None:
-        return None
-    window = without_markup(text[max(0, digits.end() - MAX_LINE) : digits.end() + MAX_DIGITS])
-    number = last_match(_LOOSE_NUMBER, window)
     if (
-        number is None
-        or _CONTINUES.search(window[max(0, number.start() - 20) : number.start()])
-        or _CONTINUED.match(window, number.end())
-        or _OTHER_NUMBER.match(window, number.end())
+        is_of_other_number(rest)
+        or not _REST.match(rest)
+        or _VERB.search(rest)
+        or has_other_numbers(rest)
     ):
         return None
-    return _signed_value(number, number["sign"])
+    if is_gold and _NOT_GOLD.match(rest):
+        return None
+    return signed_value(statement, statement["sign"] or statement["late_sign"])
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     """The last match of a pattern in a text."""
-    return [None, *pattern.finditer(text)][-1]
+    last = deque(pattern.finditer(text), maxlen=1)
+    return last[0] if last else None
 
 
-def _signed_value(match: re.Match[str], sign: str | None) -> str | None:
+def signed_value(match: re.Match[str], sign: str | None) -> str | None:
+    """The canonical value of a match of `NUMBER` with its sign."""
     value = value_of(match)
     if value is None:
         return None
     return canonical(-value if sign == "-" else value)
+
+
+def _with_signs(text: str) -> str:
+    """Writes the sign of a number that stands alone: "minus 5", but not "9 minus 5"."""
+    return _SIGN_WORD.sub(r"\1\2 -", text)

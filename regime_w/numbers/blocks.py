@@ -1,0 +1,61 @@
+r"""Headings that announce an answer, and the first block of text under one.
+
+From lines to a line: list marks and Markdown quotes are left out, and displayed mathematics is one line.
+"""
+
+import re
+from collections.abc import Sequence
+
+_KINDS = r"step|part|case|phase|stage|section|method|approach|option|example|problem|question"
+_NUMBERED = rf"(?:{_KINDS})\s*+\#?[0-9]++|[0-9]{{1,2}}+(?=[.)])"
+
+HEADING = re.compile(
+    rf"""
+    [^0-9]+
+  | [\s*_]*+ (?:{_KINDS})\s*+\#?[0-9]++\b.*
+  | [\s*_]*+ [0-9]{{1,2}}+[.)]\s++[A-Za-z].*
+  | [\s*_]*+ [0-9]++\s++ (?:[A-Za-z]++\s++){{0,2}}? (?:{_KINDS}|way)e?s\s++ (?:to|for|of|towards?|in)\b
+    .* \b(?:answer|solution|result|solv|find|comput|calculat).*      # "3 steps to the answer"
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Matches a heading; a line with a number that may be an answer is none."""
+ANSWER_HEADING = re.compile(
+    rf"""
+    [\W_]*+ (?:(?:{_NUMBERED})[\W_]++)? (?:(?:the|my|our)\s++)?
+    (?:(?P<final>final\s++)|final_)?
+    (?:answer|result|conclusion|(?P<solution>solution))
+    (?:\s++(?:to|for|of)\s(?:(?:the|this)\s)?(?:question|problem|exercise|task)(?:\s\#?[0-9]++)?)?
+    (?:\s++is)? \s*+ (?:\([^()0-9]*+\))? [\W_]*+
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Matches a heading that announces an answer; ``solution`` is set where work may come first,
+``final`` where a sentence may give the answer."""
+
+_MARK = re.compile(r"\s*+(?:>\s++)*+(?:[-+*•]\s++)?")
+_DISPLAYED = {"$$": "$$", r"\[": r"\]"}
+_MAX_DISPLAYED_LINES = 10
+
+
+def first_block(lines: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The first block and the lines after it.
+
+    Args:
+        lines: At least one, none of them blank.
+
+    Returns:
+        A line; empty where the block is a list of several items.
+    """
+    first = _MARK.sub("", lines[0], count=1).rstrip()
+    is_fence = first.startswith("```")
+    closing = "```" if is_fence else _DISPLAYED.get(first)
+    if closing:
+        for end, line in enumerate(lines[1 : _MAX_DISPLAYED_LINES + 1], 1):
+            if line.strip() == closing:
+                inner = " ".join(map(str.strip, lines[1:end]))
+                return inner if is_fence else first + inner + closing, lines[end + 1 :]
+    mark = lines[0][: len(lines[0].rstrip()) - len(first)].strip()
+    if mark and len(lines) > 1 and _MARK.match(lines[1])[0].strip() == mark != ">":
+        return "", lines[1:]
+    return first, lines[1:]

@@ -1,0 +1,124 @@
+"""Reads the number of a text that marks none as its answer: the last one.
+
+From a text to its canonical number. Only the digits are looked for in the whole text; all else looks at a
+window of bounded length before them.
+"""
+
+import re
+
+from regime_w.numbers.markup import without_markup
+from regime_w.numbers.numerals import MAX_DIGITS, NUMBER
+from regime_w.numbers.statements import (
+    CURRENCY,
+    MAX_LINE,
+    has_hedge,
+    has_other_numbers,
+    is_of_other_number,
+    last_match,
+    signed_value,
+)
+from regime_w.numbers.unknowns import asks_for_unknown
+
+# Marks that close a quotation, emphasis, mathematics or an element may follow the full stop.
+CLOSING_MARKS = r"(?:[*_\"'`$)\]}]|\\[)\]]|</[A-Za-z]{1,10}>){0,20}+"
+SENTENCE_END = re.compile(rf"[.!](?={CLOSING_MARKS}(?:\s|\Z))")
+
+# A clock time or a ratio, a power, a base (204_5), a date, a multiple of x, k or a root: the number is a part
+# of another. "18 M&Ms" are 18.
+_CONTINUED = re.compile(
+    r"[:/.,']\d|\s?\^|_\{?\w|[⁰¹²³⁴-⁹]|[xyznkKMB](?![^\W\d_])|\s*(?:\\?pi\b|π|\\?sqrt\b|√)"
+)
+_CONTINUES = re.compile(
+    r"(?:\d[:/.,']|(?:\\?sqrt\s*(?:\[\d+\])?|√)\s*[({]?|\b(?:(?:square|cube)\ root\ of|negative|minus))"
+    r"\s*\Z",
+    re.IGNORECASE,
+)
+# In prose a digit counts unless it belongs to a name (x_1, H2O) or is an exponent (cm^2).
+_NOT_IN_A_NAME = r"(?<![A-Za-z0-9_^])(?<![\^_]\{)"
+_LOOSE_DIGITS = re.compile(rf"{_NOT_IN_A_NAME}[0-9]++")
+_LOOSE_NUMBER = re.compile(
+    rf"(?: (?<![\w)\]}}.]) (?P<sign>[+-]) {CURRENCY}? | {_NOT_IN_A_NAME} ) {NUMBER}",
+    re.VERBOSE | re.IGNORECASE,
+)
+_COMPUTED = re.compile(
+    r"[0-9]\s*[-+*/^=×÷]|[*/^=×÷]\s*[$€£¥]?[0-9]|\b(?:twice|double|triple|dozen)\b", re.I
+)
+_LINE_BREAKS = re.compile(r"\s*[\n\r]\s*")
+
+# A sentence about the work is no answer: "18. It took 3 steps." The first pattern is what stands between the
+# sentence before and its number; the second follows the number.
+_BOUNDARY = re.compile(rf"(?:[.!…]++{CLOSING_MARKS}(?=\s)|[\n\r])[\s.…]*+")
+_WORK = re.compile(
+    r"[\W_]*+(?:(?:it|this|that|which|i|we)\s+)?(?:(?:only|just|has|have|was|were|double)[\s-]+){0,3}"
+    r"(?:took|takes|used?|using|checked|verified|tried|needed|required|done|made)\s+"
+    r"(?:(?:it|this|in|only|just|about|me|us)\s+){0,3}",
+    re.IGNORECASE,
+)
+_WORK_END = re.compile(
+    r"[0-9]+(?:[\W_]*\Z|\s+(?:steps?|times|tries|attempts|checks|operations|calculations)\b)",
+    re.IGNORECASE,
+)
+_NO_WORDS = re.compile(r"[\W_]*")
+_RESULT = re.compile(
+    rf"""
+    (?: (?<![<>!])= | ≈ | [("$*`]
+      | \b(?:therefore|thus|hence|so|equals?|equal\ to|is|are|was|were|has|have|total|approx|approximately
+          |about|roughly)\b [,:]? | \b(?:is|are)\s\w{{1,20}}\b )
+    [\s"$*`({{\[\\]* [+-]? {CURRENCY}? \s* [0-9][0-9.,]*+ (?:\s[A-Za-z]{{1,20}}){{0,3}} [\W_]* \Z
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""A sentence that ends with its result: ``therefore 18``, ``9 + 9 = 18 eggs``, ``eighteen (18)``."""
+
+
+def read_last_number(text: str) -> str | None:
+    """Reads the last number of prose that is not about the work.
+
+    None where it is a part of another number, as in ``12:00``, where it gives no value to the unknown of its
+    equation, or where it stands alone behind another result.
+    """
+    digits = last_match(_LOOSE_DIGITS, text)
+    if digits is None:
+        return None
+    before = text[max(0, digits.end() - MAX_LINE) : digits.start()]
+    after = text[digits.start() : digits.end() + MAX_DIGITS]
+    value = _number_of(before + after)
+    boundary = last_match(_BOUNDARY, before)
+    if boundary is None or not _RESULT.search(before, 0, boundary.start()):
+        return value
+    lead = before[boundary.end() :]
+    if _WORK.fullmatch(lead) and _WORK_END.match(after):
+        return _number_of(before[: boundary.start()])
+    alone = _NO_WORDS.fullmatch(lead) and _NO_WORDS.fullmatch(after.lstrip("0123456789"))
+    if alone and not {*"\n\r"} & {*boundary.group()}:
+        return value if value == _number_of(before[: boundary.start()]) else None
+    return value
+
+
+def read_sentence(text: str) -> str | None:
+    """Reads the only number of a sentence that announces an answer, as "She has 42 apples left" does."""
+    if len(text) > MAX_LINE:
+        return None
+    sentence = SENTENCE_END.split(without_markup(text), maxsplit=1)[0]
+    numbers = [*_LOOSE_NUMBER.finditer(sentence)]
+    if len(numbers) != 1 or has_hedge(sentence) or _COMPUTED.search(sentence):
+        return None
+    words = sentence[: numbers[0].start()] + " ; " + sentence[numbers[0].end() :]
+    return None if has_other_numbers(words) else _number_of(sentence)
+
+
+def _number_of(text: str) -> str | None:
+    """The last number of a text of bounded length."""
+    window = without_markup(_LINE_BREAKS.sub(" ; ", text))
+    number = last_match(_LOOSE_NUMBER, window)
+    if (
+        number is None
+        or _CONTINUES.search(window[max(0, number.start() - 20) : number.start()])
+        or _CONTINUED.match(window, number.end())
+        or is_of_other_number(window[number.end() :])
+    ):
+        return None
+    left, equals, between = window[: number.start()].rpartition("=")
+    if equals and not any(map(str.isalnum, between)) and asks_for_unknown(left):
+        return None
+    return signed_value(number, number["sign"])
