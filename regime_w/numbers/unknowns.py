@@ -9,7 +9,7 @@ from itertools import pairwise
 
 # What stands before these says something else; an arrow, a "so" and a full stop are like it.
 _CLAUSE_END = re.compile(
-    r"\b(?:so|thus|therefore|hence|then|giv(?:es|ing)|means|implies|that)\b|[,;:.!?](?=\s++(?!=|\Z))|[=-]+>"
+    r"\b(?:so|thus|therefore|hence|then|giv(?:es|ing)|means|implies|that|if|when|where)\b|[,;:.!?](?=\s++(?!=|\Z))|[=-]+>"
     r"|[∴→⇒]|\\(?:implies|Rightarrow|to)\b",
     re.IGNORECASE,
 )
@@ -26,7 +26,7 @@ _READING = tuple(
         # Words in parentheses explain a name: "Total (in dollars)".
         (r"(?:(?<=\s)|(?<=[^\W\d_]{2}))\((?:[^\W\d_]{2,}+[\s.,'-]++)*+[^\W\d_]{2,}+\)", " "),
         # The unit of a rate: "$5/h", "km/h", "18 miles/hour"; "1/total" is none.
-        (r"(?<=[$€£¥][0-9.])/\s?[A-Za-z]+|(?<=[^\W\d_]{2})/\s?(?:[A-Za-z]{2,}|[hsdm]\b)", " "),
+        (r"(?<=[$€£¥][0-9.])/\s?[A-Za-z]+|(?<=[^\W\d_]{2})/\s?(?:[A-Za-z]{2,}|[hsdmglL]\b)", " "),
         (r"(?<![0-9.]1)(?<=[0-9])(?<!\b1)/\s?[A-Za-z]{2,}", " "),
         (r"(?<=\w)-(?=[^\W\d_]{2})", "_"),  # "18-year-old" and "x-coordinate" subtract nothing
     )
