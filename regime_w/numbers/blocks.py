@@ -47,7 +47,7 @@ def first_block(lines: Sequence[str]) -> tuple[str, Sequence[str]]:
     Returns:
         A line; empty where the block is a list of several items.
     """
-    first = _MARK.sub("", lines[0], count=1).rstrip()
+    mark, first = _parted(lines[0])
     is_fence = first.startswith("```")
     closing = "```" if is_fence else _DISPLAYED.get(first)
     if closing:
@@ -55,7 +55,12 @@ def first_block(lines: Sequence[str]) -> tuple[str, Sequence[str]]:
             if line.strip() == closing:
                 inner = " ".join(map(str.strip, lines[1:end]))
                 return inner if is_fence else first + inner + closing, lines[end + 1 :]
-    mark = lines[0][: len(lines[0].rstrip()) - len(first)].strip()
-    if mark and len(lines) > 1 and _MARK.match(lines[1])[0].strip() == mark != ">":
+    if mark not in ("", ">") and len(lines) > 1 and _parted(lines[1])[0] == mark:
         return "", lines[1:]
     return first, lines[1:]
+
+
+def _parted(line: str) -> tuple[str, str]:
+    """The mark of a list or a quote that a line begins with, and the rest of it."""
+    rest = _MARK.sub("", line, count=1)
+    return line[: len(line) - len(rest)].strip(), rest.rstrip()
