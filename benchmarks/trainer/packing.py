@@ -10,14 +10,15 @@ each tree in a row of its own, the least that a dense mask can do.
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from transformers import PretrainedConfig
 
 from regime_w import build_all_arms
+from tests.unit.model_shapes import PRESETS
 from trainer.config.loading import load_config
 from trainer.config.sections import TrainConfig
 from trainer.model.prefix_tree import arrange, common_prefixes, cut, pack, plant
@@ -29,18 +30,6 @@ COMPLETION_TOKENS = 256
 
 Packing = list[list[list[int]]]
 """For each micro-batch its rows, each the indices of its trees."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A preset's base model."""
-
-    preset: str
-    hidden_size: int
-    num_layers: int
-
-
-SHAPES = (Shape("gsm8k_a100", 1536, 28), Shape("gsm8k_a100_8b", 4096, 36))
 
 
 def filled(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> Packing:
@@ -91,9 +80,9 @@ def trees(num_questions: int, *, budget: int, hidden_size: int, varied: bool) ->
     return sorted((len(plant(ordered[r], shared[r]).tokens) for r in runs), reverse=True)
 
 
-def rows(shape: Shape, *, varied: bool) -> Iterator[tuple[str, ...]]:
+def rows(preset: str, shape: PretrainedConfig, *, varied: bool) -> Iterator[tuple[str, ...]]:
     """A preset's rows of the table."""
-    path = CONFIGS / f"{shape.preset}.toml"
+    path = CONFIGS / f"{preset}.toml"
     config = load_config(TrainConfig, ["--config", str(path)], prog="packing")
     budget, num_mini_batches = (
         config.ppo.token_budget,
@@ -110,9 +99,9 @@ def rows(shape: Shape, *, varied: bool) -> Iterator[tuple[str, ...]]:
         packed = packing(sizes, max_tokens=budget, hidden_size=shape.hidden_size)
         took_s = time.perf_counter() - start_s
         widths = [(len(m), max(sum(sizes[i] for i in row) for row in m)) for m in packed]
-        flops = sum(4 * shape.num_layers * shape.hidden_size * n * w**2 for n, w in widths)
+        flops = sum(4 * shape.num_hidden_layers * shape.hidden_size * n * w**2 for n, w in widths)
         yield (
-            shape.preset,
+            preset,
             "85 to 256" if varied else "256",
             name,
             str(num_mini_batches * len(packed)),
@@ -128,9 +117,9 @@ def main() -> None:
         table.add_column(heading)
     for heading in ("tokens with padding", "attention, TFLOP", "packing, s"):
         table.add_column(heading, justify="right")
-    for shape in SHAPES:
+    for preset, shape in PRESETS.items():
         for varied in (False, True):
-            for row in rows(shape, varied=varied):
+            for row in rows(preset, shape, varied=varied):
                 table.add_row(*row)
     Console(width=120).print(table)
 

@@ -1,0 +1,193 @@
+#!/bin/bash
+# The first hour on a machine with a GPU, in parts of less than ten minutes each.
+#
+#   benchmarks/gpu_hour.sh [PART …]   runs these parts, or all that have not passed yet
+#   benchmarks/gpu_hour.sh --list     names the parts
+#   benchmarks/gpu_hour.sh --help     prints this
+#
+# A part's log begins with what it ran and ends with how long it took and its exit status; the line that is
+# printed is kept in summary.txt. A part that fails does not stop the others; the exit status is 1 then.
+# A part that has passed runs again only where it is named.
+#
+# OUT         the folder of the logs [runs/gpu_hour]
+# PYTHON      the interpreter [.venv/bin/python]
+# LIMIT_S     seconds after which a part is ended [590]
+# STEP_FLAGS  flags of gpu_step [--shapes 1.5b]; to try it without a GPU: --device cpu --shapes tiny --budgets 512
+# PORT        of the servers [8123]
+# shellcheck disable=SC2329  # parts are called by their names
+set -u
+
+OUT=${OUT:-runs/gpu_hour}
+PYTHON=${PYTHON:-.venv/bin/python}
+LIMIT_S=${LIMIT_S:-590}
+STEP_FLAGS=${STEP_FLAGS:---shapes 1.5b}
+PORT=${PORT:-8123}
+TINY=models/tiny-base
+SMOLLM2=models/smollm2-135m-instruct
+PARTS="doctor server contract demo smollm2 step restart memory pair"
+
+# --- what the parts do, each in a process of its own -------------------------------------------------
+
+say() {
+  case $1 in
+    doctor) echo "the doctor of the 1.5B preset, without a server" ;;
+    server) echo "a server of the tiny model: until it answers, and one question to it" ;;
+    contract) echo "the tests of the HTTP interface, with a fake engine and with a real server" ;;
+    demo) echo "make demo without the installation" ;;
+    smollm2) echo "SFT and ten PPO steps of SmolLM2, if $SMOLLM2 is there (scripts/real_model.py)" ;;
+    step) echo "an optimizer step at the 1.5B preset's shape (benchmarks.trainer.gpu_step); again for what is left" ;;
+    restart) echo "the server killed with -9 in the middle of a run, and started again" ;;
+    memory) echo "tests of a step on a GPU, out of memory among them (pytest -m gpu)" ;;
+    pair) echo "tests of server and trainer on one GPU (pytest -m gpu)" ;;
+    *) return 1 ;;
+  esac
+}
+
+part_doctor() {
+  "$PYTHON" -m trainer doctor --config deploy/configs/gsm8k_a100.toml --no-ask_server
+}
+
+part_server() {
+  tiny_model && start_server "$TINY" --config deploy/configs/demo.toml && answers &&
+    "$PYTHON" -m trainer sample "Ada has 12 pens and buys 7 more. How many?" --server.url "http://127.0.0.1:$PORT" --gold 19
+}
+
+part_contract() {
+  "$PYTHON" -m pytest -q tests/contract tests/integration/test_http_surface.py
+}
+
+part_demo() {
+  "$PYTHON" scripts/demo.py --port "$PORT"
+}
+
+part_smollm2() {
+  if [ ! -d "$SMOLLM2" ]; then
+    echo "skipped: there is no $SMOLLM2; $PYTHON scripts/real_model.py --dtype bfloat16 makes it"
+    return 0
+  fi
+  config="--config examples/smollm2.toml"
+  # shellcheck disable=SC2086
+  "$PYTHON" -m trainer sft $config --output "$WORK/sft" &&
+    start_server "$SMOLLM2" $config && answers &&
+    "$PYTHON" -m trainer train $config --server.url "http://127.0.0.1:$PORT" --policy.adapter "$WORK/sft" \
+      --run.folder "$WORK/run" --run.num_steps 10
+}
+
+part_step() {
+  # shellcheck disable=SC2086
+  "$PYTHON" -m benchmarks.trainer.gpu_step $STEP_FLAGS --results "$OUT/gpu_step.jsonl" --limit_s "$((LIMIT_S - 30))"
+}
+
+part_restart() {
+  config="--config deploy/configs/demo.toml" run=$WORK/run
+  # shellcheck disable=SC2086
+  tiny_model && start_server "$TINY" $config && answers || return
+  # shellcheck disable=SC2086
+  "$PYTHON" -m trainer train $config --server.url "http://127.0.0.1:$PORT" --run.folder "$run" &
+  trainer=$!
+  until [ "$(wc -l <"$run/metrics.jsonl" 2>/dev/null || echo 0)" -ge 3 ]; do
+    kill -0 "$trainer" || return
+    sleep 0.2
+  done
+  kill -s KILL -- "-$server"
+  echo "server killed after $(wc -l <"$run/metrics.jsonl") steps"
+  # shellcheck disable=SC2086
+  start_server "$TINY" $config && answers && wait "$trainer" &&
+    echo "the run went on to $(wc -l <"$run/metrics.jsonl") steps"
+}
+
+part_memory() {
+  "$PYTHON" -m pytest -q -m gpu tests/gpu/test_step.py
+}
+
+part_pair() {
+  "$PYTHON" -m pytest -q -m gpu tests/gpu/test_pair.py
+}
+
+tiny_model() {
+  [ -d "$TINY" ] || "$PYTHON" -m trainer tiny-model --output "$TINY"
+}
+
+# Starts a server with its state in the part's folder; its process group is $server.
+start_server() {
+  model=$1
+  shift
+  share=""
+  [ -z "$HAS_GPU" ] || share="--gpu-memory-utilization 0.4"
+  # shellcheck disable=SC2086
+  setsid "$PYTHON" -m inference_server --model "$model" --port "$PORT" --state-dir "$WORK/state" $share "$@" \
+    >>"$WORK/server.log" 2>&1 &
+  server=$!
+  echo "$server" >>"$WORK/groups"
+}
+
+answers() {
+  started=$SECONDS
+  until curl -sf --noproxy '*' -o "$WORK/health" "http://127.0.0.1:$PORT/health"; do
+    kill -0 "$server" || { tail -n 30 "$WORK/server.log"; return 1; }
+    sleep 0.5
+  done
+  echo "the server answers after $((SECONDS - started)) s"
+}
+
+# Ends the servers of a part, whichever way it ended.
+end_servers() {
+  [ -f "$WORK/groups" ] || return 0
+  while read -r group; do
+    kill -s TERM -- "-$group" 2>/dev/null && sleep 2
+    kill -s KILL -- "-$group" 2>/dev/null
+  done <"$WORK/groups"
+  rm "$WORK/groups"
+}
+
+# --- running them ------------------------------------------------------------------------------------
+
+# Runs one part, and prints its line.
+run_part() {
+  part=$1 log=$OUT/$1.log
+  WORK=$(mktemp -d "$OUT/$part.XXXXXX")
+  export WORK
+  started=$SECONDS
+  { echo "# $part: $(say "$part")"; date; } >"$log"
+  timeout --kill-after=20 "$LIMIT_S" "$PWD/benchmarks/gpu_hour.sh" --do "$part" >>"$log" 2>&1
+  code=$?
+  end_servers
+  took_s=$((SECONDS - started))
+  case $code in 0) word=passed ;; 124 | 137) word="ended after $LIMIT_S s" ;; *) word=FAILED ;; esac
+  if [ "$code" = 0 ] && grep -q "^skipped: " "$log"; then word=skipped; fi
+  echo "# exit status $code after $took_s s" >>"$log"
+  line=$(printf '%-9s %-8s %4d s  exit %d  %s' "$part" "$word" "$took_s" "$code" "$log")
+  echo "$line" | tee -a "$OUT/summary.txt"
+  return "$code"
+}
+
+passed() {
+  tail -n 1 "$OUT/$1.log" 2>/dev/null | grep -q "^# exit status 0 " && ! grep -q "^skipped: " "$OUT/$1.log"
+}
+
+case ${1:-} in
+  --help | -h) sed -n '2,/^# shellcheck/{/^# shellcheck/d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+  --list) for part in $PARTS; do printf '%-9s %s\n' "$part" "$(say "$part")"; done; exit 0 ;;
+esac
+cd "$(dirname "$0")/.." || exit 2
+HAS_GPU=$(nvidia-smi -L 2>/dev/null)
+PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
+export OUT PYTHON LIMIT_S STEP_FLAGS PORT PYTHONPATH
+if [ "${1:-}" = --do ]; then
+  set -x
+  "part_$2"
+  exit
+fi
+for part in "$@"; do
+  say "$part" >/dev/null || { echo "gpu_hour: no part $part; --list names them" >&2; exit 2; }
+done
+mkdir -p "$OUT" || exit 2
+failed=0
+if [ $# = 0 ]; then
+  for part in $PARTS; do
+    passed "$part" || run_part "$part" || failed=1
+  done
+else
+  for part in "$@"; do run_part "$part" || failed=1; done
+fi
+exit $failed
