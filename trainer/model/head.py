@@ -51,6 +51,15 @@ def float32_product(states: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([states @ rows.float().T for rows in torch.split(weight, size)], dim=-1)
 
 
+def scalars(head: nn.Linear, states: Tensor) -> Tensor:
+    """[n] outputs of a head with a single one, in full float32; see `set_product_precision`."""
+    if states.is_cuda:
+        # A product of matrix and vector, in the backward pass too: TF32 is for two matrices.
+        return torch.addmv(head.bias, states, head.weight[0])
+    values: Tensor = head(states).squeeze(-1)
+    return values
+
+
 def is_plain(head: nn.Linear) -> bool:
     """Whether the head is just its frozen weight, without bias and without PEFT's wrapper."""
     return type(head) is nn.Linear and head.bias is None and not head.weight.requires_grad

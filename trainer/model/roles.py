@@ -30,6 +30,8 @@ from trainer.model.adapter import (
 from trainer.model.base_model import load_base, require_full_attention
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
 from trainer.model.decoder_layer import decoder_of
+from trainer.model.device import set_product_precision
+from trainer.model.head import scalars
 from trainer.model.logprobs import AS_ASKED, Nucleus, Sampling, sampled_logprobs
 
 
@@ -71,6 +73,7 @@ class PolicyRoles(nn.Module):
         super().__init__()
         self.device, self.serve_dtype = device, serve_dtype
         base = load_base(config, device)
+        set_product_precision(device, base.dtype)
         require_full_attention(base.config, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
         self.vocab_size = int(base.get_input_embeddings().num_embeddings)
@@ -242,5 +245,4 @@ class PolicyRoles(nn.Module):
         Where the last state is terminal and on padding, the value of the state before is repeated.
         """
         hidden = self._hidden_states(Role.CRITIC, batch.rows)
-        values: Tensor = self.value_head(hidden.float()).squeeze(-1)[batch.states]
-        return values
+        return scalars(self.value_head, hidden.float())[batch.states]

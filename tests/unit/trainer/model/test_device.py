@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from trainer.model.device import leave_memory_to_others
+from trainer.model.device import leave_memory_to_others, set_product_precision
+from trainer.model.head import scalars
 
 
 @pytest.mark.parametrize(("device", "fractions"), [("cuda", [0.55]), ("cpu", [])])
@@ -19,6 +20,46 @@ def test_the_trainer_keeps_to_what_the_server_leaves(
     monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", capped.append)
     leave_memory_to_others(torch.device(device))
     assert capped == fractions
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cuda", torch.bfloat16, "tf32"),
+        ("cuda", torch.float16, "tf32"),
+        ("cuda", torch.float32, "ieee"),
+        ("cpu", torch.bfloat16, "as it was"),
+    ],
+)
+def test_float32_products_are_rounded_beside_a_base_of_16_bits_only(
+    device: str, dtype: torch.dtype, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Matmul:
+        fp32_precision = "as it was"
+
+    monkeypatch.setattr("torch.backends.cuda.matmul", Matmul)
+    set_product_precision(torch.device(device), dtype)
+    assert Matmul.fp32_precision == expected
+
+
+def test_the_value_head_multiplies_no_two_matrices_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is a product of two matrices may be rounded to TF32."""
+    head, states = torch.nn.Linear(8, 1), torch.randn(5, 8, requires_grad=True)
+    weights = torch.randn(5)
+    parameters = [states, *head.parameters()]
+    expected = scalars(head, states)
+    of_expected = torch.autograd.grad((expected * weights).sum(), parameters)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: True))
+    with torch.profiler.profile() as profile:
+        found = scalars(head, states)
+        of_found = torch.autograd.grad((found * weights).sum(), parameters)
+    ran = {event.key for event in profile.key_averages()}
+    assert "aten::addmv" in ran
+    assert not ran & {"aten::mm", "aten::addmm", "aten::bmm"}
+    for one, other in zip((found, *of_found), (expected, *of_expected), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize(
