@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
 
 from regime_w import build_all_arms
-from tests.unit.model_shapes import QWEN2_1_5B
+from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import Rows
@@ -25,6 +25,7 @@ from trainer.model.roles import PolicyRoles
 from trainer.ppo.update import PPOUpdate
 
 CONFIGS = Path(__file__).resolve().parents[4] / "deploy/configs"
+GUIDE = (CONFIGS.parent / "README.md").read_text()
 CPU = torch.device("cpu")
 SERVE = ServeConfig(gpu_memory_utilization=0.45)
 EIGHT_B = LlamaConfig(
@@ -203,6 +204,35 @@ def test_presets_fit_their_card(path: Path, eight_b: ModelShape, tmp_path: Path)
         shape = read_shape(str(tmp_path), PolicyConfig().target_modules)
     config = load_config(DoctorConfig, ["--config", str(path)], prog="test")
     assert planned_for(shape, config, config.serve, 80)
+
+
+@pytest.mark.parametrize(
+    ("preset", "card_gib", "changes", "tokens"),
+    [
+        (
+            "gsm8k_a100_8b",
+            40,
+            ["--ppo.token_budget", "4096", "--serve.gpu_memory_utilization", "0.48"],
+            "6,390",
+        ),
+        ("gsm8k_a100_8b", 80, [], "128,724"),
+        ("gsm8k_a100_8b_qlora", 40, ["--serve.gpu_memory_utilization", "0.64"], "52,994"),
+        ("gsm8k_a100_8b_qlora", 80, [], "128,724"),
+    ],
+)
+def test_the_guides_table_of_what_fits_is_the_plan(
+    preset: str, card_gib: int, changes: list[str], tokens: str, tmp_path: Path
+) -> None:
+    QWEN3_8B.save_pretrained(tmp_path)
+    config = load_config(
+        DoctorConfig, ["--config", str(CONFIGS / f"{preset}.toml"), *changes], prog="test"
+    )
+    shape = read_shape(str(tmp_path), config.policy.target_modules)
+    plan = plan_memory(shape, config, config.serve, card_bytes=card_gib * GIB, on_gpu=True)
+    assert plan.fits
+    assert f"{plan.kv_tokens:,}" == tokens
+    assert f"{tokens} tokens" in GUIDE or f"({tokens})" in GUIDE
+    assert f"**{plan.trainer_bytes / GIB:.1f}**" in GUIDE
 
 
 def test_nothing_is_advised_where_all_is_well_or_nothing_helps(eight_b: ModelShape) -> None:
