@@ -30,12 +30,18 @@ OTHER_SECTIONS = (
 """Tables of a configuration file that are the trainer's, which checks them."""
 
 OTHER_KEYS = (
+    "answer_type",
     "arm",
     "arms",
     "ask_server",
     "baseline",
     "batch_size",
     "card_gib",
+    "choices",
+    "data_answer",
+    "data_answer_type",
+    "data_choices",
+    "data_question",
     "data_seed",
     "device",
     "evaluation",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from inference_server.errors import InvalidRequest
 from inference_server.settings import Settings
 from inference_server.wire.schemas import MAX_ARMS, ArmsRequest, Question
-from regime_w import ArmSpec, build_all_arms, extract_gold
+from regime_w import ArmSpec, answer_type_of, build_all_arms
 
 # vLLM silently raises lower temperatures to this one, and would not sample as requested.
 MIN_TEMPERATURE = 0.01
@@ -79,16 +79,16 @@ def check_characters(
 
 
 def check_golds(questions: Sequence[Question]) -> None:
-    """Refuses gold answers that are no number, with which no completion could be compared.
+    """Refuses gold answers that their type cannot read, with which no completion could be compared.
 
     Raises:
         InvalidRequest: Names the question.
     """
     for index, question in enumerate(questions):
-        if question.gold is not None and extract_gold(question.gold) is None:
+        answer_type = answer_type_of(question.answer_type, question.choices)
+        if question.gold is not None and answer_type.read_gold(question.gold) is None:
             raise InvalidRequest(
-                f"question {question.id!r}: the gold answer is not one number: give the number alone, a "
-                "solution that ends in '#### 18', or null",
+                f"question {question.id!r}: the gold answer is not {answer_type.expected}, or null for none",
                 f"questions.{index}.gold",
             )
 

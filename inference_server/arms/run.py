@@ -28,7 +28,7 @@ from inference_server.wire.schemas import (
     Question,
     Usage,
 )
-from regime_w import ArmOutput, ArmSpec, compute_regime_w_scores
+from regime_w import ArmOutput, ArmSpec, answer_type_of, compute_regime_w_scores
 
 # Twice what an engine runs at once; it takes in, and aborts, many more at a cost that grows faster than
 # their number, and answers nothing meanwhile.
@@ -184,8 +184,11 @@ def _check_usable(completion: EngineCompletion, question_id: str, arm_name: str)
 
 
 def _score(question: Question, completions: Sequence[ArmCompletion]) -> GroupScoresBody:
-    outputs = [ArmOutput.from_text(completion.arm, completion.text) for completion in completions]
-    scores = compute_regime_w_scores(question.question, outputs, question.gold)
+    answer_type = answer_type_of(question.answer_type, question.choices)
+    outputs = [ArmOutput.from_text(each.arm, each.text, answer_type) for each in completions]
+    scores = compute_regime_w_scores(
+        question.question, outputs, question.gold, answer_type=answer_type
+    )
     return GroupScoresBody(
         s_end=scores.s_end,
         s_path=scores.s_path,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice, StopStrings
 from regime_w import ArmSpec
+from regime_w.answer_types.answer_type import AnswerTypeName
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
@@ -57,11 +58,15 @@ class Priority(StrEnum):
 
 
 class Question(_Request):
-    """One question; ``gold``, one number or a solution that ends in one, is read only with ``score``."""
+    """One question; what follows it is read only if the request sets ``score``."""
 
     id: str = Field(min_length=1, max_length=256)
     question: str = Field(min_length=1)
     gold: str | None = Field(default=None, max_length=65_536)
+    # Left out where they say nothing: a server from before them refuses unknown fields.
+    answer_type: AnswerTypeName = Field(default="number", exclude_if="number".__eq__)
+    choices: tuple[str, ...] = Field(default=(), max_length=26, exclude_if=not_)
+    """The choices' texts, which ``question`` shows too; for the type ``choice``."""
 
 
 class ArmsRequest(_Request):
@@ -164,15 +169,6 @@ class ArmsResponse(_Response):
     boot_id: str
     groups: list[ArmGroup]
     usage: Usage
-
-
-class AdapterPath(_Request):
-    """Body of ``PUT /v1/adapters/{version}`` for files that are already on a volume of the server."""
-
-    path: str = Field(min_length=1, max_length=4096)
-    """Folder with both files, below the server's ``--adapter-root``; absolute or relative to it."""
-    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$")
-    """Hex digest of the weights file."""
 
 
 class AdapterInfo(_Response):

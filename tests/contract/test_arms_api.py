@@ -118,6 +118,18 @@ async def test_a_gold_answer_that_is_not_read_may_be_any_text(client: Client) ->
     assert (await client.arms(questions=[question])).status_code == 200
 
 
+async def test_scores_are_of_the_questions_type_of_answer(client: Client) -> None:
+    question = {"id": "a", "question": "?", "gold": "Rome", "answer_type": "choice"}
+    question["choices"] = ["Paris", "Rome"]  # type: ignore[assignment]
+    response = await client.arms(questions=[question], score=True)
+    scores = response.json()["groups"][0]["scores"]
+    assert scores["s_path"] is None
+    assert scores["correct"] == [answer == "B" for answer in scores["answers"]]
+    refused = await client.arms(questions=[{**question, "answer_type": "letters"}])
+    assert refused.status_code == 400
+    assert "answer_type" in refused.text
+
+
 async def test_tokens_are_left_out_when_not_asked_for_but_are_counted(client: Client) -> None:
     body = (await client.arms(return_tokens=False)).json()
     arm = body["groups"][0]["arms"][0]

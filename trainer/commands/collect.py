@@ -120,8 +120,9 @@ async def collect(
     """
     spec = ModelSpec.parse(config.model, field="model")
     num_records = min(config.limit or config.data.num_questions, config.data.num_questions)
+    data = config.data
     records = load_records(
-        config.data.source, Split.TRAIN, num_records=num_records, seed=config.data.seed
+        data.source, Split.TRAIN, num_records=num_records, seed=data.seed, shape=data.shape
     )
     output = config.output
     kept = output.with_name(output.name + ".toml")

@@ -7,23 +7,32 @@ from rich.markup import escape
 from rich.table import Table
 
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Question, adapter_name
+from regime_w import answer_type_of
+from regime_w.answer_types.choice import with_choices
 from trainer.client.arms_client import ArmsClient
 from trainer.config.safe_text import safe_text
 from trainer.config.sections import SampleConfig
-from trainer.data.sources import check_gold
+from trainer.data.columns import check_gold
 
 
 async def sample(config: SampleConfig) -> ArmGroup:
     """The scored group of all arms.
 
     Raises:
-        DataError: The gold answer is not one number.
+        DataError: The gold answer is none of its type.
         ServerError: The server cannot be reached or refuses.
     """
     if config.gold is not None:
-        check_gold(config.gold, "gold")
+        check_gold(config.gold, "gold", answer_type_of(config.answer_type, config.choices))
+    question = Question(
+        id="sample",
+        question=with_choices(config.question, config.choices),
+        gold=config.gold,
+        answer_type=config.answer_type,
+        choices=config.choices,
+    )
     request = ArmsRequest(
-        questions=[Question(id="sample", question=config.question, gold=config.gold)],
+        questions=[question],
         arms=list(config.arms),
         max_tokens=config.max_tokens,
         prompt_format=config.prompt_format,

@@ -173,7 +173,7 @@ def _load_data(
     """The demonstrations to train on, and held-out ones if there is an evaluation."""
     data, sft = config.data, config.sft
     training = load_demonstrations(
-        data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed
+        data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed, shape=data.shape
     )
     held_out = None
     if sft.num_evaluation_examples:
@@ -182,6 +182,7 @@ def _load_data(
             Split.HELD_OUT,
             num_examples=sft.num_evaluation_examples,
             seed=data.seed,
+            shape=data.shape,
         )
     low = low_learning_rate("sft.learning_rate", sft.learning_rate)
     lines = data_lines(data.source, training, data.evaluation_source, held_out)

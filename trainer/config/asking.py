@@ -1,15 +1,16 @@
 """Commands that ask a running server, and what is read of their answers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from regime_w import build_all_arms
+from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.base import CommandConfig, NotBlank, Seed
-from trainer.config.data import DataConfig
+from trainer.config.data import DataConfig, RecordShape
 from trainer.config.rollout import Arms, RewardSettings, RolloutConfig
 from trainer.config.server import ServerConfig
 
@@ -42,6 +43,10 @@ class EvaluationConfig(CommandConfig):
     inherited = {  # noqa: RUF012
         "data": "data.evaluation_source",
         "data_seed": "data.seed",
+        "data_question": "data.question",
+        "data_answer": "data.answer",
+        "data_answer_type": "data.answer_type",
+        "data_choices": "data.choices",
         "train_data": "data.source",
         "max_tokens": "rollout.max_tokens",
         "arms": "rollout.arms",
@@ -58,6 +63,14 @@ class EvaluationConfig(CommandConfig):
     data.evaluation_source of the file by default."""
     data_seed: Seed = 0
     """Seed of the generator; data.seed of the file by default."""
+    data_question: NotBlank = "question"
+    """Column that has the question; data.question of the file by default, as the next three are."""
+    data_answer: NotBlank = "answer"
+    """Column that has the right answer."""
+    data_answer_type: AnswerTypeName = "number"
+    """What the answers are: `number`, `choice` or `text`."""
+    data_choices: NotBlank | None = None
+    """Column with the list of the choices' texts."""
     train_data: str | None = None
     """What the models were trained on, to report which of its questions are asked here too. By default
     data.source of the file, else of the configurations that lie beside adapter folders."""
@@ -87,6 +100,21 @@ class EvaluationConfig(CommandConfig):
     """JSON file for the result. The answers go beside it: evaluation.json gets
     evaluation.answers.jsonl. RUN/evaluation.json is shown in RUN's report."""
 
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> Self:
+        _ = self.data_shape
+        return self
+
+    @property
+    def data_shape(self) -> RecordShape:
+        """The columns of the data, and the type of its answers."""
+        return RecordShape(
+            question=self.data_question,
+            answer=self.data_answer,
+            choices=self.data_choices,
+            answer_type=self.data_answer_type,
+        )
+
 
 class DiffCommand(CommandConfig):
     """Show the questions on which two evaluated models differ, side by side."""
@@ -105,6 +133,7 @@ class SampleConfig(CommandConfig):
     """Ask one question of every arm of a running server."""
 
     inherited = {  # noqa: RUF012
+        "answer_type": "data.answer_type",
         "max_tokens": "rollout.max_tokens",
         "arms": "rollout.arms",
         "prompt_format": "rollout.prompt_format",
@@ -115,6 +144,10 @@ class SampleConfig(CommandConfig):
     """The question."""
     gold: str | None = None
     """The right answer, to see which arms found it."""
+    answer_type: AnswerTypeName = "number"
+    """What the answer is: `number`, `choice` or `text`; data.answer_type of the file by default."""
+    choices: tuple[NotBlank, ...] = ()
+    """The choices' texts, which are put below the question as A) to Z), for answer_type = choice."""
     version: Annotated[int, Field(ge=0)] | None = None
     """Policy version to ask; null asks the active one."""
     max_tokens: Annotated[int, Field(ge=1)] = 256

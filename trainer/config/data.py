@@ -1,10 +1,39 @@
 """The questions to train and to evaluate on."""
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from trainer.config.base import Section, Seed
+from regime_w.answer_types.answer_type import AnswerTypeName
+from trainer.config.base import NotBlank, Section, Seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordShape:
+    """Which columns of a source's records are what, and of which type the answers are."""
+
+    question: str = "question"
+    answer: str = "answer"
+    choices: str | None = None
+    answer_type: AnswerTypeName = "number"
+
+    def __post_init__(self) -> None:
+        """Check that the columns are different ones, and that choices are of a choice.
+
+        Raises:
+            ValueError: They are not.
+        """
+        columns = [name for name in (self.question, self.answer, self.choices) if name is not None]
+        if repeated := sorted({name for name in columns if columns.count(name) > 1}):
+            raise ValueError(
+                f"two of the columns question, answer and choices are {repeated[0]!r}; name one each"
+            )
+        if self.choices is not None and self.answer_type != "choice":
+            raise ValueError(
+                f"a column of choices ({self.choices!r}) is for answer_type = choice, not "
+                f"{self.answer_type}: set that, or leave choices out"
+            )
 
 
 class DataConfig(Section):
@@ -15,6 +44,16 @@ class DataConfig(Section):
     a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and SOURCE#held_out are two disjoint parts of it."""
     evaluation_source: str = "word-problems"
     """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`."""
+    question: NotBlank = "question"
+    """Column of both sources that has the question, such as `problem`."""
+    answer: NotBlank = "answer"
+    """Column that has the right answer, or a solution that ends in it, such as `solution`."""
+    answer_type: AnswerTypeName = "number"
+    """What the answers are: `number` (exact), `choice` (a letter, its index from 0, or the choice's text), or
+    `text` (the same but for case, markup, and punctuation around it)."""
+    choices: NotBlank | None = None
+    """Column with the list of the choices' texts, which are put below the question as A) to Z), for
+    answer_type = choice; null where the question has them itself."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000
     """Most distinct questions to use; a new shuffle begins when all were asked."""
     seed: Seed = 0
@@ -23,3 +62,18 @@ class DataConfig(Section):
     """How many times in a row all arms must solve a question before it is asked less often: in every
     second epoch, then in every fourth, then in every eighth, until one of them fails. Null asks every
     question equally often."""
+
+    @model_validator(mode="after")
+    def _shape_is_possible(self) -> Self:
+        _ = self.shape
+        return self
+
+    @property
+    def shape(self) -> RecordShape:
+        """The columns and the type of answer."""
+        return RecordShape(
+            question=self.question,
+            answer=self.answer,
+            choices=self.choices,
+            answer_type=self.answer_type,
+        )

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regime_w import answers_agree, extract_gold
 from trainer.data.sources import Record
 
 SEQUENCE_WORDS = 5
@@ -124,7 +123,8 @@ def find_repeats(records: Sequence[Record]) -> Repeats:
         original = first.setdefault(question_key(record.question), record)
         if original is not record:
             repeated.append((record.id, original.id))
-            if not answers_agree(extract_gold(record.gold), extract_gold(original.gold)):
+            read = record.answer_type.read_gold
+            if not record.answer_type.equal(read(record.gold), read(original.gold)):
                 contradictory.append(repeated[-1])
     return Repeats(
         num_questions=len(records), repeated=tuple(repeated), contradictory=tuple(contradictory)

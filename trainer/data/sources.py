@@ -11,17 +11,19 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from inference_server.wire.json_text import parse_json
-from regime_w import extract_gold
-from trainer.config.base import NotBlank
+from regime_w import AnswerType, answer_type_of
+from regime_w.answer_types.choice import with_choices
+from regime_w.answer_types.number import NUMBER
+from trainer.config.data import RecordShape
+from trainer.data.columns import Row, check_gold, row_type
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import SUFFIXES, parse_row, read_lines, row_error
@@ -45,22 +47,18 @@ class Record:
     id: str
     question: str
     gold: str
-    """A solution that ends in ``#### answer``, or the number alone; see `regime_w.extract_gold`."""
+    """A solution that ends in ``#### answer``, or the answer alone, as its type reads them."""
+    answer_type: AnswerType = NUMBER
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The record's other columns as JSON values, for reward functions."""
 
+    def is_answered_by(self, text: str) -> bool:
+        """Whether a completion gives the right answer."""
+        kind = self.answer_type
+        return kind.equal(kind.extract(text), kind.read_gold(self.gold))
 
-def _number_as_text(value: Any) -> Any:
-    is_number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    return str(value) if is_number else value
 
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="allow")
-
-    question: NotBlank
-    answer: Annotated[NotBlank, BeforeValidator(_number_as_text)]
-    """A text or a number; of a number in JSON that has more digits than a float, see `_file_records`."""
+_SHAPE = RecordShape()
 
 
 def normalised(question: str) -> str:
@@ -68,7 +66,9 @@ def normalised(question: str) -> str:
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", question).casefold()))
 
 
-def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) -> list[Record]:
+def load_records(
+    source: str, split: Split, *, num_records: int, seed: int = 0, shape: RecordShape = _SHAPE
+) -> list[Record]:
     """Read at most ``num_records`` records of a source.
 
     Args:
@@ -79,19 +79,29 @@ def load_records(source: str, split: Split, *, num_records: int, seed: int = 0) 
             or else ``validation``. A file has only one.
         num_records: The most records.
         seed: The generator's seed.
+        shape: The columns of a file or Hub dataset, and the type of its answers.
 
     Raises:
-        DataError: The source does not exist or a line of it is no record with a gold answer.
+        DataError: The source does not exist, is built in and of another type, or a line of it is no record
+            with a gold answer that its type reads.
     """
     name, part = require_source(source)
     if name in GENERATED:
+        if shape.answer_type != NUMBER.name:
+            raise DataError(
+                f"data source {source!r} has answers of the type number, not {shape.answer_type} as "
+                "data.answer_type says: name a source of your own"
+            )
         split = split if part is None else part
         problems = islice(_generated(name, split, seed), num_records)
         return [
             Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
         ]
-    records = _file_records(Path(name)) if os.path.isfile(name) else _hub_records(name, split)
+    if os.path.isfile(name):
+        records = _file_records(Path(name), shape)
+    else:
+        records = _hub_records(name, split, shape)
     chosen = (r for r in records if part is None or split_of(normalised(r.question)) is part)
     found = list(islice(chosen, num_records))
     if not found:
@@ -132,51 +142,45 @@ def _generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
     return filter(GENERATED[name], word_problems(split, seed=seed))
 
 
-def _file_records(path: Path) -> Iterator[Record]:
+def _file_records(path: Path, shape: RecordShape) -> Iterator[Record]:
     for number, line in read_lines(path):
-        row = parse_row(_Row, line, where := f"{path}:{number}")
-        written = parse_json(line, parse_int=str, parse_float=str)["answer"]
-        row = row.model_copy(update={"answer": str(written)})
-        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where)
+        row = parse_row(row_type(shape), line, where := f"{path}:{number}")
+        if shape.answer_type != "choice":
+            # A number in JSON may have more digits than a float.
+            written = parse_json(line, parse_int=str, parse_float=str)[shape.answer]
+            row = row.model_copy(update={"answer": str(written)})
+        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where, shape)
 
 
-def _hub_records(dataset: str, split: Split) -> Iterator[Record]:
+def _hub_records(dataset: str, split: Split, shape: RecordShape) -> Iterator[Record]:
     # The datasets library takes seconds to import, and most runs have no use for it.
     from trainer.data.hub import load_hub_rows  # noqa: PLC0415
 
     name, rows = load_hub_rows(dataset, split)
     for number, columns in enumerate(rows, 1):
         try:
-            row = _Row.model_validate(columns)
+            row = row_type(shape).model_validate(columns)
         except ValidationError as error:
             raise row_error(error, f"{name} row {number}") from None
-        yield _record(f"{name.rsplit('/', 1)[1]}-{number:06d}", row, f"{name} row {number}")
+        record_id = f"{name.rsplit('/', 1)[1]}-{number:06d}"
+        yield _record(record_id, row, f"{name} row {number}", shape)
 
 
-def _record(record_id: str, row: _Row, where: str) -> Record:
-    check_gold(row.answer, f"{where}: answer")
+def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:
+    answer_type = answer_type_of(shape.answer_type, row.choices)
+    check_gold(row.answer, f"{where}: {shape.answer}", answer_type)
     columns = to_jsonable_python(row.model_extra, serialize_unknown=True, bytes_mode="base64")
-    return Record(id=record_id, question=row.question, gold=row.answer, columns=columns)
-
-
-def check_gold(gold: str, where: str) -> None:
-    """Refuse a gold answer that is not one number.
-
-    Raises:
-        DataError: It is none. The message begins with ``where``.
-    """
-    if extract_gold(gold) is not None:
-        return
-    if "####" in gold:
-        raise DataError(f"{where}: no number after '####'")
-    start = gold.strip()[:40]
-    raise DataError(
-        f"{where}: {start!r} is not one number: give the number alone, or a solution that ends in '#### 18'"
+    return Record(
+        id=record_id,
+        question=with_choices(row.question, row.choices),
+        gold=row.answer,
+        answer_type=answer_type,
+        columns=columns,
     )
 
 
 def load_demonstrations(
-    source: str, split: Split, *, num_examples: int, seed: int = 0
+    source: str, split: Split, *, num_examples: int, seed: int = 0, shape: RecordShape = _SHAPE
 ) -> list[Record]:
     """Questions with solutions to imitate.
 
@@ -185,7 +189,7 @@ def load_demonstrations(
     """
     name, part = _parse(source)
     if name not in GENERATED:
-        return load_records(source, split, num_records=num_examples, seed=seed)
+        return load_records(source, split, num_records=num_examples, seed=seed, shape=shape)
     split, seed = part or split, seed + 1
     rng = random.Random(f"demonstrations/{seed}")
     return [

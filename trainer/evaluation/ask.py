@@ -7,6 +7,7 @@ served models and adapter folders. Leaves: an `Evaluation` and the file of its a
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -19,11 +20,12 @@ from inference_server.wire.schemas import (
 from trainer.client.arms_client import ArmsClient
 from trainer.client.model_spec import uploaded
 from trainer.client.protocol import InferenceServer
+from trainer.config.data import RecordShape
 from trainer.config.sections import EvaluationConfig, RolloutConfig
 from trainer.console.progress import bar
 from trainer.data.contamination import find_overlap
 from trainer.data.context_limit import askable
-from trainer.data.sources import Record, load_records
+from trainer.data.sources import GENERATED, Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 from trainer.evaluation.as_trained import as_trained
@@ -37,7 +39,7 @@ from trainer.evaluation.records import (
 )
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all
 from trainer.evaluation.tables import print_table
-from trainer.io.kept_settings import training_source
+from trainer.io.kept_settings import training_data
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of questions answered so far and in all, over all models."""
@@ -68,9 +70,7 @@ async def evaluate(
     _require_arm(config)
     if config.output is not None:
         _require_writable(config.output)
-    records = load_records(
-        config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
-    )
+    records = _held_out(config)
     status = await client.status()
     asked_as = resolve_format(config.prompt_format, has_chat_template=status.has_chat_template)
     config = config.model_copy(update={"prompt_format": asked_as})
@@ -108,6 +108,16 @@ async def evaluate(
     return evaluation
 
 
+def _held_out(config: EvaluationConfig) -> list[Record]:
+    return load_records(
+        config.data,
+        Split.HELD_OUT,
+        num_records=config.num_questions,
+        seed=config.data_seed,
+        shape=config.data_shape,
+    )
+
+
 def _askable(
     records: Sequence[Record],
     config: EvaluationConfig,
@@ -143,6 +153,7 @@ def _result(
             id=record.id,
             question=record.question,
             gold=record.gold,
+            answer_type=record.answer_type.name,
             models={label: answers[label][index] for label in names},
         )
         for index, record in enumerate(records)
@@ -156,6 +167,7 @@ def _result(
         samples_per_arm=config.samples_per_arm,
         seed=config.seed,
         max_tokens=config.max_tokens,
+        answer_type=config.data_answer_type,
         prompt_format="chat" if config.prompt_format == "chat" else "plain",
         stop=config.stop,
         models=tuple(ModelResult.of(label, name, questions) for label, name in names.items()),
@@ -192,18 +204,19 @@ def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = No
 def _contamination_lines(config: EvaluationConfig) -> list[str]:
     """Overlap of the questions with the training data, one line for each known training source."""
     if config.train_data is not None:
-        found: set[str | None] = {config.train_data}
+        built_in = config.train_data.partition("#")[0] in GENERATED
+        found = {config.train_data: RecordShape() if built_in else config.data_shape}
     else:
         folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
-        found = {training_source(folder) for folder in folders if folder is not None}
-    asked = load_records(
-        config.data, Split.HELD_OUT, num_records=config.num_questions, seed=config.data_seed
-    )
+        trained = (training_data(folder) for folder in folders if folder is not None)
+        found = {data.source: data.shape for data in trained if data is not None}
+    asked = _held_out(config)
     return [
         find_overlap(
-            load_records(source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS), asked
+            load_records(source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS, shape=shape),
+            asked,
         ).line(f"{source} (training)", f"{config.data} (held out)")
-        for source in sorted(source for source in found if source is not None)
+        for source, shape in sorted(found.items(), key=itemgetter(0))
     ]
 
 

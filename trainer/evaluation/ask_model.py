@@ -42,7 +42,13 @@ async def ask_model(
     by_arms = await _ask_arms(client, version, records, config)
     return [
         ModelAnswers(
-            greedy=Answer.of(c.text, record.gold, num_tokens=c.num_tokens, truncated=c.truncated),
+            greedy=Answer.of(
+                c.text,
+                record.gold,
+                num_tokens=c.num_tokens,
+                truncated=c.truncated,
+                answer_type=record.answer_type,
+            ),
             arms=of_arms,
         )
         for c, record, of_arms in zip(completions, records, by_arms, strict=True)

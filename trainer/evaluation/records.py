@@ -11,7 +11,9 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from inference_server.wire.schemas import ArmGroup, FinishReason
-from regime_w import ArmOutput, answers_agree, compute_regime_w_scores, extract_answer, extract_gold
+from regime_w import AnswerType, ArmOutput, compute_regime_w_scores
+from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.number import NUMBER
 from trainer.data.sources import Record
 from trainer.errors import UsageError
 from trainer.io.jsonl import read_rows, write_jsonl
@@ -36,13 +38,21 @@ class Answer(EvaluationPart):
     """Whether it hit the token limit."""
 
     @classmethod
-    def of(cls, text: str, gold: str, *, num_tokens: int, truncated: bool) -> Self:
+    def of(
+        cls,
+        text: str,
+        gold: str,
+        *,
+        num_tokens: int,
+        truncated: bool,
+        answer_type: AnswerType = NUMBER,
+    ) -> Self:
         """Extract the answer of a completion and compare it with that of the gold solution."""
-        answer = extract_answer(text)
+        answer = answer_type.extract(text)
         return cls(
             text=text,
             answer=answer,
-            correct=answers_agree(answer, extract_gold(gold)),
+            correct=answer_type.equal(answer, answer_type.read_gold(gold)),
             num_tokens=num_tokens,
             truncated=truncated,
         )
@@ -75,14 +85,15 @@ class ArmsAnswer(EvaluationPart):
     @classmethod
     def of(cls, group: ArmGroup, record: Record) -> Self:
         """Extract the answers of a question's completions, and score them."""
-        outputs = [ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
-        scores = compute_regime_w_scores(record.question, outputs)
-        gold = extract_gold(record.gold)
+        kind = record.answer_type
+        outputs = [ArmOutput.from_text(arm.arm, arm.text, kind) for arm in group.arms]
+        scores = compute_regime_w_scores(record.question, outputs, answer_type=kind)
+        gold = kind.read_gold(record.gold)
         completions = tuple(
             ArmAnswer(
                 text=arm.text,
                 answer=output.answer,
-                correct=answers_agree(output.answer, gold),
+                correct=kind.equal(output.answer, gold),
                 num_tokens=len(arm.token_ids),
                 truncated=arm.finish_reason is FinishReason.LENGTH,
                 arm=arm.arm,
@@ -93,7 +104,7 @@ class ArmsAnswer(EvaluationPart):
         return cls(
             completions=completions,
             consensus=scores.consensus,
-            consensus_correct=answers_agree(scores.consensus, gold),
+            consensus_correct=kind.equal(scores.consensus, gold),
             s_end=scores.s_end,
             s_path=scores.s_path,
             s_cf=scores.s_cf,
@@ -120,6 +131,7 @@ class QuestionAnswers(EvaluationPart):
     id: str
     question: str
     gold: str
+    answer_type: AnswerTypeName = "number"
     models: Mapping[str, ModelAnswers]
     """By label."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
+from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.evaluation.arms_results import ArmsResult, CompletionStats, Estimate
 from trainer.evaluation.records import ArmsAnswer, EvaluationPart, QuestionAnswers
 from trainer.evaluation.statistics import bootstrap_interval, mcnemar_p_value
@@ -124,6 +125,7 @@ class Evaluation(EvaluationPart):
     seed: int
     """Seed of the arms' sampling."""
     max_tokens: int
+    answer_type: AnswerTypeName = "number"
     prompt_format: PromptFormat = "plain"
     stop: StopStrings = ()
     models: tuple[ModelResult, ...]

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.settings_model import NULL
 from trainer.config.base import Section
+from trainer.config.data import DataConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
 
@@ -129,14 +130,14 @@ def kept_dtype(path: Path) -> str | None:
         return None
 
 
-def training_source(adapter: Path) -> str | None:
-    """The data.source of the SFT or run that an adapter folder belongs to; None where nothing says."""
+def training_data(adapter: Path) -> DataConfig | None:
+    """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says."""
     for path in (adapter / CONFIG_FILE, adapter.parent.parent / CONFIG_FILE):
         try:
-            source = tomllib.loads(path.read_text(encoding="utf-8"))["data"]["source"]
-        except (OSError, ValueError, KeyError, TypeError):
+            kept = tomllib.loads(path.read_text(encoding="utf-8"))["data"]
+            return DataConfig.read_kept(kept) if "source" in kept else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-        return source if isinstance(source, str) else None
     return None
 
 

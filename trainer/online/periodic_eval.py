@@ -4,14 +4,14 @@ One version at a time answers them greedily, ahead of rollouts in the engine's q
 version is kept in ``checkpoints/best.json``.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from inference_server.wire.schemas import ServerStatus
-from regime_w import answers_agree, extract_answer, extract_gold
 from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
@@ -67,6 +67,7 @@ class HeldOutEvaluations:
                     Split.HELD_OUT,
                     num_records=config.run.num_evaluation_questions,
                     seed=config.data.seed,
+                    shape=config.data.shape,
                 ),
                 config.policy.base_model,
                 rollout.model_copy(update={"arms": rollout.arms[:1]}),
@@ -171,7 +172,10 @@ class HeldOutEvaluations:
         """How many questions a version answers right."""
         questions = [record.question for record in self._records]
         completions = await self._versions.complete(published.version, questions, self._prompt)
-        return sum(
-            answers_agree(extract_answer(completion.text), extract_gold(record.gold))
-            for completion, record in zip(completions, self._records, strict=True)
-        )
+        texts = [completion.text for completion in completions]
+        # Not on the thread of the requests, which slow comparisons would hold up.
+        return await asyncio.to_thread(_num_correct, texts, self._records)
+
+
+def _num_correct(texts: Sequence[str], records: Sequence[Record]) -> int:
+    return sum(record.is_answered_by(text) for text, record in zip(texts, records, strict=True))

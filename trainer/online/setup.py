@@ -128,7 +128,13 @@ def _open_training(
 ) -> Iterator[Training]:
     """The run, restored, with everything that its loop needs; all is closed with the block."""
     run, data = config.run, config.data
-    records = load_records(data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed)
+    records = load_records(
+        data.source,
+        Split.TRAIN,
+        num_records=data.num_questions,
+        seed=data.seed,
+        shape=data.shape,
+    )
     with ExitStack() as stack:
         requests = stack.enter_context(open_requests(server))
         with stop.waiting():

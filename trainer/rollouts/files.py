@@ -6,7 +6,7 @@ completion has no logprobs (`Sample.sampler_logprobs` is empty); the caller deci
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from inference_server.wire.prompt_frames import Prompt
@@ -15,7 +15,8 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import FinishReason
 from regime_w import ArmSpec, RewardConfig, build_prompt
 from trainer.config.sections import OfflineRunConfig, RolloutConfig, TrainConfig
-from trainer.data.sources import Record, check_gold
+from trainer.data.columns import check_gold
+from trainer.data.sources import Record
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, read_lines
 from trainer.model.base_files import BaseLimits, base_limits
@@ -132,7 +133,7 @@ class StoredRollouts:
         """Rows that were left out: place and length of each."""
         for number, line in read_lines(path):
             row = self._parse(number, line)
-            check_gold(row.gold_answer, f"{path}:{number}: gold_answer")
+            check_gold(row.gold_answer, f"{path}:{number}: gold_answer", row.record.answer_type)
             if limits is not None and not self._fits(row, f"{path}:{number}", limits):
                 continue
             name = row.id or f"{path.name.split('.')[0]}-{number:06d}"
@@ -140,7 +141,7 @@ class StoredRollouts:
                 # The same question again, such as in a later epoch.
                 name += f"@{number}"
             self._lines[name] = (number, line)
-            self.records.append(Record(id=name, question=row.question, gold=row.gold_answer))
+            self.records.append(replace(row.record, id=name, columns={}))
             self.versions[row.policy_version] += 1
             self.dtypes[row.dtype] += 1
             self.num_completions += len(row.arm_outputs)

@@ -108,8 +108,9 @@ class RolloutBatch:
 
 def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:
     """Score a group with Regime W and reward each of its completions."""
-    outputs = [ArmOutput.from_text(arm.arm, arm.text) for arm in group.arms]
-    result = reward_group(outputs, record.gold, config=config)
+    answer_type = record.answer_type
+    outputs = [ArmOutput.from_text(arm.arm, arm.text, answer_type) for arm in group.arms]
+    result = reward_group(outputs, record.gold, config=config, answer_type=answer_type)
     return ScoredGroup(
         record=record,
         group=group,

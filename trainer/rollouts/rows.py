@@ -17,7 +17,9 @@ from inference_server.wire.schemas import (
     FinishReason,
     TokenId,
 )
-from regime_w import RewardConfig
+from regime_w import RewardConfig, answer_type_of
+from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.number import NUMBER
 from trainer.config.rollout import MAX_LOGPROB
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
@@ -34,13 +36,15 @@ def rollout_row(
         step: In a run, of which step.
         dtype: Outside of a run, whose ``config.toml`` has it, what the server computed in.
     """
-    group, scores = scored.group, scored.scores
+    group, scores, answer_type = scored.group, scored.scores, scored.record.answer_type
     correct = scores.correct or [None] * len(scored.rewards)
     return {
         **({} if step is None else {"step": step}),
         "id": scored.record.id,
         "question": scored.record.question,
         "gold_answer": scored.record.gold,
+        **({} if answer_type == NUMBER else {"answer_type": answer_type.name}),
+        **({"choices": answer_type.choices} if answer_type.choices else {}),
         "policy_version": group.policy_version,
         **({} if group.prompt_format is None else {"prompt_format": group.prompt_format}),
         **({"stop": group.stop} if group.stop else {}),
@@ -137,6 +141,8 @@ class RolloutRow(_RowPart):
     id: str = ""
     question: str = Field(min_length=1)
     gold_answer: str = Field(min_length=1)
+    answer_type: AnswerTypeName = "number"
+    choices: tuple[str, ...] = ()
     policy_version: int | None = None
     prompt_format: PromptFormat | None = None
     """None in rows from before there was another than plain."""
@@ -145,6 +151,17 @@ class RolloutRow(_RowPart):
     dtype: str | None = None
     """What the server computed in; None in a run's rows, and in rows from before it was written."""
     arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
+
+    @property
+    def record(self) -> Record:
+        """The question."""
+        return Record(
+            id=self.id,
+            question=self.question,
+            gold=self.gold_answer,
+            answer_type=answer_type_of(self.answer_type, self.choices),
+            columns=self.columns,
+        )
 
     @property
     def samples(self) -> list[Sample]:
@@ -158,7 +175,7 @@ class RolloutRow(_RowPart):
     def scored(self, config: RewardConfig, score: Score = score_group) -> ScoredGroup:
         """The group scored and rewarded under a configuration."""
         return score(
-            Record(id=self.id, question=self.question, gold=self.gold_answer, columns=self.columns),
+            self.record,
             ArmGroup(
                 id=self.id,
                 question=self.question,

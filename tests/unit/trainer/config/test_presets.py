@@ -17,7 +17,7 @@ from trainer.config.sections import SECTIONS, CommandConfig, EvaluationConfig, T
 
 ROOT = Path(__file__).parents[4]
 PRESETS = sorted((ROOT / "deploy/configs").glob("*.toml"))
-FILES = [*PRESETS, ROOT / "examples/smollm2.toml"]
+FILES = [*PRESETS, ROOT / "examples/smollm2.toml", ROOT / "examples/capitals.toml"]
 POSITIONALS = {
     "diff": ["evaluation.json", "SFT", "PPO"],
     "replay": ["runs/x"],

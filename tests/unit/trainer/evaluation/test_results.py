@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
-from regime_w import ArmOutput, compute_regime_w_scores
+from regime_w import ArmOutput, answer_type_of, compute_regime_w_scores
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
 from trainer.evaluation.arms_results import ArmsResult
@@ -315,3 +315,29 @@ def test_the_table_shows_the_arms_where_they_were_asked() -> None:
 
 def test_a_difference_that_rounds_to_zero_has_no_minus_sign() -> None:
     assert (signed(-0.01), signed(-2.25), signed(1.5)) == ("+0.0", "-2.2", "+1.5")
+
+
+def test_answers_are_read_and_compared_by_their_type() -> None:
+    kind = answer_type_of("choice", ["Paris", "Rome"])
+    found = Answer.of("So Rome.\n#### B", "Rome", num_tokens=9, truncated=False, answer_type=kind)
+    assert (found.answer, found.correct) == ("B", True)
+    record = Record(id="q", question="Where?", gold="B", answer_type=kind)
+    completions = [
+        ArmCompletion(
+            arm=name,
+            sample=0,
+            text=text,
+            finish_reason=FinishReason.STOP,
+            temperature=1.0,
+            top_p=1.0,
+            seed=None,
+            prompt_token_ids=[],
+            token_ids=[1],
+            logprobs=[],
+        )
+        for name, text in zip(NAMES, ("#### B", "Rome", "#### A", "who knows"), strict=True)
+    ]
+    group = ArmGroup(id="q", question="Where?", policy_version=1, arms=completions)
+    of_arms = ArmsAnswer.of(group, record)
+    assert [each.answer for each in of_arms.completions] == ["B", "B", "A", None]
+    assert (of_arms.consensus, of_arms.consensus_correct) == ("B", True)

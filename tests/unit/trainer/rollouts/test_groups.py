@@ -7,7 +7,9 @@ import pytest
 
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import FinishReason
+from regime_w import answer_type_of
 from tests.unit.groups import RECORDS, REWARD, group_of
+from trainer.data.sources import Record
 from trainer.rollouts.files import format_of_file
 from trainer.rollouts.groups import score_group
 from trainer.rollouts.rows import RolloutRow, rollout_lines, rollout_row
@@ -90,3 +92,25 @@ def test_a_journal_line_holds_the_recipes_fields_and_every_token() -> None:
         scored.trained,
         scored.scores,
     )
+
+
+def test_a_row_keeps_the_type_of_the_answer_and_is_scored_by_it() -> None:
+    group = group_of(RECORDS[2], 12, FinishReason.STOP, FinishReason.STOP)
+    texts = ("#### London", "#### 1000")
+    arms = [a.model_copy(update={"text": t}) for a, t in zip(group.arms, texts, strict=True)]
+    record = Record(
+        id="q",
+        question="Where?",
+        gold="B",
+        answer_type=answer_type_of("choice", ["Rome", "London"]),
+    )
+    scored = score_group(record, group.model_copy(update={"arms": arms}), REWARD)
+    assert scored.scores.answers == ("B", None)
+    assert scored.scores.correct == (True, False)
+    row = json.loads(json.dumps(rollout_row(scored)))
+    assert (row["answer_type"], row["choices"]) == ("choice", ["Rome", "London"])
+    stored = RolloutRow.model_validate(row)
+    assert stored.record == record
+    assert stored.scored(REWARD).scores == scored.scores
+    numbers = rollout_row(score_group(RECORDS[2], group, REWARD))
+    assert not {"answer_type", "choices"} & numbers.keys()

@@ -1,0 +1,164 @@
+"""Records of other shapes: columns by name, choices, and the type of the answers."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from regime_w import answer_type_of
+from trainer.config.data import DataConfig, RecordShape
+from trainer.config.sections import EvaluationConfig
+from trainer.data.contamination import find_repeats
+from trainer.data.sources import Record, load_demonstrations, load_records
+from trainer.data.word_problems import Split
+from trainer.errors import DataError
+from trainer.io.kept_settings import training_data
+
+CHOICES = ["Paris", "London", "Rome", "Berlin"]
+MMLU = RecordShape(answer_type="choice", choices="choices")
+ARC = RecordShape(answer_type="choice", choices="choices", answer="answerKey")
+MATH_500 = RecordShape(question="problem", answer="solution")
+
+
+def load(tmp_path: Path, shape: RecordShape, *rows: dict[str, object]) -> list[Record]:
+    path = tmp_path / "d.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return load_records(str(path), Split.TRAIN, num_records=9, shape=shape)
+
+
+def test_mmlu_shaped_records(tmp_path: Path) -> None:
+    (record,) = load(
+        tmp_path,
+        MMLU,
+        {"question": "Which?", "subject": "geography", "choices": CHOICES, "answer": 1},
+    )
+    assert record.question == "Which?\n\nA) Paris\nB) London\nC) Rome\nD) Berlin"
+    assert record.gold == "B"
+    assert record.answer_type == answer_type_of("choice", CHOICES)
+    assert record.columns == {"subject": "geography"}
+    assert record.is_answered_by("#### London")
+    assert not record.is_answered_by("#### A")
+
+
+def test_arc_shaped_records(tmp_path: Path) -> None:
+    listed = {"text": CHOICES, "label": ["A", "B", "C", "D"]}
+    (record,) = load(tmp_path, ARC, {"question": "Which?", "choices": listed, "answerKey": "C"})
+    assert record.question.endswith("C) Rome\nD) Berlin")
+    assert record.is_answered_by("#### C")
+
+
+def test_math_500_shaped_records_of_numbers(tmp_path: Path) -> None:
+    row = {"problem": "1 + 1?", "solution": r"So \boxed{2}.", "answer": "2", "level": 1}
+    (record,) = load(tmp_path, MATH_500, row)
+    assert (record.question, record.gold) == ("1 + 1?", r"So \boxed{2}.")
+    assert record.columns == {"answer": "2", "level": 1}
+    assert record.is_answered_by("#### 2")
+    path = str(tmp_path / "d.jsonl")
+    (shown,) = load_demonstrations(path, Split.TRAIN, num_examples=1, shape=MATH_500)
+    assert shown.gold == r"So \boxed{2}."
+
+
+def test_texts_and_choices_that_the_question_has_itself(tmp_path: Path) -> None:
+    (record,) = load(tmp_path, RecordShape(answer_type="text"), {"question": "?", "answer": "Bonn"})
+    assert record.is_answered_by("#### bonn.")
+    row = {"question": "A) x B) y", "answer": "B", "choices": ["not", "read"]}
+    (record,) = load(tmp_path, RecordShape(answer_type="choice"), row)
+    assert record.question == "A) x B) y"
+    assert record.columns == {"choices": ["not", "read"]}
+    assert record.answer_type == answer_type_of("choice")
+
+
+GOOD = {"question": "?", "choices": CHOICES, "answer": "B"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "row", "complaint"),
+    [
+        (MMLU, {**GOOD, "answer": "E"}, "answer: 'E' is not one choice: give its letter, A to D"),
+        (MMLU, {**GOOD, "answer": 4}, "answer: 'E' is not one choice"),
+        (MMLU, {**GOOD, "answer": 26}, "answer: 26 is no index of a choice"),
+        (MMLU, {**GOOD, "answer": -1}, "answer: -1 is no index of a choice"),
+        (MMLU, {**GOOD, "answer": True}, "answer: Input should be a valid string"),
+        (MMLU, {**GOOD, "answer": "Oslo"}, "answer: 'Oslo' is not one choice"),
+        (MMLU, {**GOOD, "answer": "A or B"}, "answer: 'A or B' is not one choice"),
+        (MMLU, {**GOOD, "answer": "x\n#### E"}, "answer: no choice after '####'"),
+        (MMLU, {"question": "?", "answer": "B"}, "choices: Field required"),
+        (MMLU, {**GOOD, "choices": ["one"]}, "choices: Value should have at least 2 items"),
+        (MMLU, {**GOOD, "choices": "Paris"}, "choices: Input should be a valid array"),
+        (MMLU, {**GOOD, "choices": ["Paris", " "]}, "choices.1: must not be blank"),
+        (MMLU, {**GOOD, "choices": ["x"] * 27}, "choices: Value should have at most 26"),
+        (MATH_500, {"question": "?", "answer": "1"}, "problem: Field required"),
+        (MATH_500, {"problem": "?", "answer": "1"}, "solution: Field required"),
+        (MATH_500, {"problem": "?", "solution": "x^2"}, "solution: 'x^2' is not one number"),
+        (RecordShape(answer_type="text"), {"question": "?", "answer": "a\nb"}, "is not one line"),
+        (RecordShape(answer_type="text"), {"question": "?", "answer": "####"}, "no text after"),
+    ],
+)
+def test_a_record_that_its_shape_cannot_read_is_refused_with_its_line(
+    shape: RecordShape, row: dict[str, object], complaint: str, tmp_path: Path
+) -> None:
+    first = {**GOOD, "problem": "?", "solution": "1"}
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, shape, first, row)
+    assert f"{tmp_path / 'd.jsonl'}:2: " in str(caught.value)
+    assert complaint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_built_in_sources_have_numbers() -> None:
+    with pytest.raises(
+        DataError, match=r"'word-problems' has answers of the type number, not text"
+    ):
+        load_records(
+            "word-problems", Split.TRAIN, num_records=1, shape=RecordShape(answer_type="text")
+        )
+
+
+def test_repetitions_contradict_each_other_by_their_type(tmp_path: Path) -> None:
+    rows = [{**GOOD, "answer": answer} for answer in ("B", "London", "A")]
+    repeats = find_repeats(load(tmp_path, MMLU, *rows))
+    assert repeats.contradictory == (("d-000003", "d-000001"),)
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"question": "answer"}, "two of the columns question, answer and choices are 'answer'"),
+        ({"choices": "choices"}, "is for answer_type = choice, not number"),
+        ({"answer_type": "letters"}, "Input should be 'number'"),
+        ({"question": " "}, "must not be blank"),
+    ],
+)
+def test_settings_that_are_no_shape_are_refused(given: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        DataConfig.model_validate(given)
+    with pytest.raises(ValidationError, match=complaint):
+        EvaluationConfig.model_validate({f"data_{key}": value for key, value in given.items()})
+
+
+def test_an_adapter_knows_the_shape_of_its_training_data(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(
+        '[data]\nsource = "d.jsonl"\nanswer_type = "choice"\nchoices = "choices"\n'
+    )
+    data = training_data(tmp_path)
+    assert data is not None
+    assert (data.source, data.shape) == ("d.jsonl", MMLU)
+    (tmp_path / "config.toml").write_text('[data]\nsource = "d.jsonl"\n')
+    data = training_data(tmp_path)
+    assert data is not None
+    assert data.shape == RecordShape()
+
+
+def test_the_example_of_choices_loads_in_two_parts() -> None:
+    examples = Path(__file__).resolve().parents[4] / "examples"
+    data = DataConfig.read_kept(tomllib.loads((examples / "capitals.toml").read_text())["data"])
+    parts = [
+        load_records(
+            f"{examples / 'capitals.jsonl'}#{part}", part, num_records=99, shape=data.shape
+        )
+        for part in Split
+    ]
+    assert sum(map(len, parts)) == 20
+    assert all(len(record.answer_type.choices) == 4 for part in parts for record in part)

@@ -1,0 +1,92 @@
+"""The columns of a record: question, gold answer and choices, by the names that a source gives them."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import cache
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from regime_w import AnswerType
+from regime_w.answer_types.choice import LETTERS, letter_of
+from regime_w.answer_types.number import NUMBER
+from trainer.config.base import NotBlank
+from trainer.config.data import RecordShape
+from trainer.errors import DataError
+
+
+def _as_letter(answer: object) -> object:
+    """The letter of an index, as which many data sets give the right choice."""
+    if not isinstance(answer, int) or isinstance(answer, bool):
+        return answer
+    letter = letter_of(answer)
+    if letter is None:
+        raise ValueError(f"{answer} is no index of a choice, which begin at 0")
+    return letter
+
+
+def _number_as_text(answer: object) -> object:
+    is_number = isinstance(answer, int | float | Decimal) and not isinstance(answer, bool)
+    return str(answer) if is_number else answer
+
+
+def _as_list(choices: object) -> object:
+    """The texts of choices that come as columns of their own, {"text": [...], "label": [...]}."""
+    return choices.get("text", choices) if isinstance(choices, Mapping) else choices
+
+
+_Choices = Annotated[
+    tuple[NotBlank, ...],
+    BeforeValidator(_as_list),
+    Field(min_length=2, max_length=len(LETTERS)),
+]
+
+
+class Row(BaseModel):
+    """A record as a source has it; other columns are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    question: NotBlank
+    answer: NotBlank
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The choices' texts; empty where no column is named for them."""
+        return ()
+
+
+class _RowWithChoices(Row):
+    choice_texts: _Choices
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        return self.choice_texts
+
+
+@cache
+def row_type(shape: RecordShape) -> type[Row]:
+    """The rows of a source, whose errors name its own columns."""
+    read = _as_letter if shape.answer_type == "choice" else _number_as_text
+    answer = Annotated[NotBlank, BeforeValidator(read)]
+    fields: dict[str, Any] = {
+        "question": (NotBlank, Field(alias=shape.question)),
+        "answer": (answer, Field(alias=shape.answer)),
+    }
+    if shape.choices is None:
+        return create_model("Row", __base__=Row, **fields)
+    fields["choice_texts"] = (_Choices, Field(alias=shape.choices))
+    return create_model("Row", __base__=_RowWithChoices, **fields)
+
+
+def check_gold(gold: str, where: str, answer_type: AnswerType = NUMBER) -> None:
+    """Refuse a gold answer that its type cannot read.
+
+    Raises:
+        DataError: It cannot. The message begins with ``where``.
+    """
+    if answer_type.read_gold(gold) is not None:
+        return
+    if "####" in gold:
+        raise DataError(f"{where}: no {answer_type.name} after '####'")
+    raise DataError(f"{where}: {gold.strip()[:40]!r} is not {answer_type.expected}")
