@@ -10,13 +10,13 @@ from trainer.client.arms_client import ArmsClient
 from trainer.client.compatibility import check_server
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import DataConfig, TrainConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker, read_metrics
 from trainer.data.contamination import data_lines
 from trainer.data.context_limit import askable
-from trainer.data.sources import load_records
+from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
 from trainer.model.adapter import readable_adapter
@@ -128,13 +128,7 @@ def _open_training(
 ) -> Iterator[Training]:
     """The run, restored, with everything that its loop needs; all is closed with the block."""
     run, data = config.run, config.data
-    records = load_records(
-        data.source,
-        Split.TRAIN,
-        num_records=data.num_questions,
-        seed=data.seed,
-        shape=data.shape,
-    )
+    records = _training_records(data)
     with ExitStack() as stack:
         requests = stack.enter_context(open_requests(server))
         with stop.waiting():
@@ -184,6 +178,16 @@ def _open_training(
             tracker=tracker,
             progress=progress,
         )
+
+
+def _training_records(data: DataConfig) -> list[Record]:
+    return load_records(
+        data.source,
+        Split.TRAIN,
+        num_records=data.num_questions,
+        seed=data.seed,
+        shape=data.shape,
+    )
 
 
 def _advice(config: TrainConfig, journal: Journal) -> list[str]:

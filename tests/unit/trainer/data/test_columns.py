@@ -70,7 +70,7 @@ def test_texts_and_choices_that_the_question_has_itself(tmp_path: Path) -> None:
     assert record.answer_type == answer_type_of("choice")
 
 
-GOOD = {"question": "?", "choices": CHOICES, "answer": "B"}
+GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
 
 
 @pytest.mark.parametrize(
