@@ -63,7 +63,7 @@ def test_math_500_shaped_records_of_numbers(tmp_path: Path) -> None:
 def test_texts_and_choices_that_the_question_has_itself(tmp_path: Path) -> None:
     (record,) = load(tmp_path, RecordShape(answer_type="text"), {"question": "?", "answer": "Bonn"})
     assert record.is_answered_by("#### bonn.")
-    row = {"question": "A) x B) y", "answer": "B", "choices": ["not", "read"]}
+    row: dict[str, object] = {"question": "A) x B) y", "answer": "B", "choices": ["not", "read"]}
     (record,) = load(tmp_path, RecordShape(answer_type="choice"), row)
     assert record.question == "A) x B) y"
     assert record.columns == {"choices": ["not", "read"]}
