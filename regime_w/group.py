@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from regime_w.answer_types.answer_type import AnswerType, merged
+from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.number import NUMBER
 from regime_w.arms import ArmOutput, family_of, read_arm_outputs
 from regime_w.config import Formulas, RewardConfig
@@ -104,8 +104,8 @@ def read_group(
         raise ValueError(f"counterfactual: answers must be numbers, not {answer_type.name}")
     gold = None if gold_answer is None else answer_type.read_gold(gold_answer)
     settings = settings_of(names)
-    answers = merged([_answer_of(output, answer_type) for output in outputs], gold, answer_type)
-    has_paths = formulas != "original" and _are_numbers(answers, gold, answer_type)
+    answers = [_answer_of(output, answer_type) for output in outputs]
+    has_paths = formulas != "original" and answer_type.is_numeric
     arms = []
     for index, (output, answer) in enumerate(zip(outputs, answers, strict=True)):
         is_correct = None if gold is None else answer_type.equal(answer, gold)
@@ -116,7 +116,7 @@ def read_group(
                 setting=settings[output.arm_name],
                 answer=answer,
                 is_correct=is_correct,
-                path=_path_of(output, answer, answer_type) if has_paths else None,
+                path=read_path(output.reasoning, answer) if has_paths else None,
                 num_words=len(output.full_text.split()),
                 # Agreeing on an answer that is known to be wrong does not count.
                 outcomes=(None if is_correct is False else answer,)
@@ -134,16 +134,6 @@ def read_group(
 
 def _answer_of(output: ArmOutput, answer_type: AnswerType) -> str | None:
     return None if output.answer is None else answer_type.read(output.answer)
-
-
-def _are_numbers(answers: Sequence[str | None], gold: str | None, answer_type: AnswerType) -> bool:
-    """Whether the answer looked for is a number: the gold answer, or else all answers."""
-    known = [gold] if gold is not None else [answer for answer in answers if answer is not None]
-    return answer_type.is_numeric and all(answer_type.number(each) is not None for each in known)
-
-
-def _path_of(output: ArmOutput, answer: str | None, answer_type: AnswerType) -> ReasoningPath:
-    return read_path(output.reasoning, None if answer is None else answer_type.number(answer))
 
 
 def _paired_outcomes(

@@ -1,6 +1,5 @@
-"""What every type of answer can do, and how equal answers of a group become the same text."""
+"""What every type of answer can do."""
 
-from collections.abc import Sequence
 from typing import Literal, Protocol
 
 AnswerTypeName = Literal["number", "choice", "text"]
@@ -22,12 +21,8 @@ class AnswerType(Protocol):
         """The texts of a question's choices, first that of A; empty for other types, or where unknown."""
 
     @property
-    def is_canonical(self) -> bool:
-        """Whether equal answers are the same text, so that they need not be compared in pairs."""
-
-    @property
     def is_numeric(self) -> bool:
-        """Whether answers may be numbers; of others s_path abstains."""
+        """Whether answers are numbers; of others s_path abstains."""
 
     @property
     def expected(self) -> str:
@@ -44,36 +39,3 @@ class AnswerType(Protocol):
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether two canonical answers are equal; None equals nothing, not even itself."""
-
-    def number(self, answer: str) -> str | None:
-        """A canonical answer as a canonical number, for equations that lead to it; None where it is none."""
-
-
-def merged(
-    answers: Sequence[str | None], gold: str | None, answer_type: AnswerType
-) -> tuple[str | None, ...]:
-    """Answers in which equal ones are the same text, that of the first of them.
-
-    Counting texts then counts answers. All answers that equal the gold answer are one.
-
-    Args:
-        answers: Canonical.
-        gold: Canonical; None where there is none.
-        answer_type: Of all of them.
-    """
-    if answer_type.is_canonical:
-        return tuple(answers)
-    known: dict[str, str] = {}
-    firsts: list[tuple[str, bool]] = []
-    for answer in answers:
-        if answer is None or answer in known:
-            continue
-        is_right = answer_type.equal(answer, gold)
-        for first, first_is_right in firsts:
-            if is_right == first_is_right and (is_right or answer_type.equal(answer, first)):
-                known[answer] = first
-                break
-        else:
-            known[answer] = answer
-            firsts.append((answer, is_right))
-    return tuple(None if answer is None else known[answer] for answer in answers)

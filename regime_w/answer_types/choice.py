@@ -57,7 +57,6 @@ class Choice:
     """Their texts, first that of A; empty where the question alone has them."""
 
     name: ClassVar[AnswerTypeName] = "choice"
-    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = False
 
     @property
@@ -93,10 +92,6 @@ class Choice:
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the letters are the same."""
         return a is not None and a == b
-
-    def number(self, answer: str) -> str | None:
-        """None: letters are not computed."""
-        return None
 
     def _read(self, answer: str, *, may_explain: bool) -> str | None:
         line = only_line(answer)

@@ -15,10 +15,6 @@ def answer_type_of(name: AnswerTypeName, choices: Sequence[str] = ()) -> AnswerT
         name: Of the type.
         choices: The texts of the question's choices, for the type ``choice``.
     """
-    match name:
-        case "number":
-            return NUMBER
-        case "choice":
-            return Choice(tuple(choices))
-        case "text":
-            return Text()
+    if name == "choice":
+        return Choice(tuple(choices))
+    return Text() if name == "text" else NUMBER

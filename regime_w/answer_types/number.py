@@ -17,7 +17,6 @@ class Number:
 
     name: ClassVar[AnswerTypeName] = "number"
     choices: ClassVar[tuple[str, ...]] = ()
-    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = True
     expected: ClassVar[str] = (
         "one number: give the number alone, or a solution that ends in '#### 18'"
@@ -38,10 +37,6 @@ class Number:
     def equal(self, a: str | None, b: str | None) -> bool:
         """Exact equality."""
         return answers_agree(a, b)
-
-    def number(self, answer: str) -> str | None:
-        """The answer itself."""
-        return answer
 
 
 NUMBER = Number()

@@ -18,8 +18,8 @@ _SAME = str.maketrans(
 )
 _LATEX_TEXT = re.compile(r"\\(?:text|math|mbox|emph)(?:bf|rm|it|tt|sf|up|normal)?\s*\{([^{}]*)\}")
 _AROUND = " \t.,;:!?\"'*_$()[]{}\\"
-_MAX_ROUNDS = 8
-"""Normalisation is repeated until nothing changes, which takes two rounds on all but odd texts."""
+_ROUNDS = 8
+"""Normalisation is repeated so that nothing changes any more; two rounds do for all but odd texts."""
 
 
 def normalised(text: str) -> str:
@@ -27,12 +27,9 @@ def normalised(text: str) -> str:
 
     Punctuation within it stays, as do articles and accents: exact is what is left.
     """
-    for _ in range(_MAX_ROUNDS):
-        before = text
+    for _ in range(_ROUNDS):
         text = unicodedata.normalize("NFKC", text).casefold().translate(_SAME)
         text = " ".join(_LATEX_TEXT.sub(r"\1", text).replace("**", "").split()).strip(_AROUND)
-        if text == before:
-            break
     return text
 
 
@@ -42,7 +39,6 @@ class Text:
 
     name: ClassVar[AnswerTypeName] = "text"
     choices: ClassVar[tuple[str, ...]] = ()
-    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = False
     expected: ClassVar[str] = (
         f"one line of at most {MAX_ANSWER_CHARS} characters: give the answer alone, or a solution that ends "
@@ -67,7 +63,3 @@ class Text:
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the normalised texts are the same."""
         return a is not None and a == b
-
-    def number(self, answer: str) -> str | None:
-        """None: texts are not computed."""
-        return None
