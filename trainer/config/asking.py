@@ -10,7 +10,7 @@ from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from regime_w import build_all_arms
 from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.base import CommandConfig, NotBlank, Seed
-from trainer.config.data import DataConfig, RecordShape
+from trainer.config.data import ChoicesColumn, DataConfig, RecordShape
 from trainer.config.rollout import Arms, RewardSettings, RolloutConfig
 from trainer.config.server import ServerConfig
 
@@ -69,7 +69,7 @@ class EvaluationConfig(CommandConfig):
     """Column that has the right answer."""
     data_answer_type: AnswerTypeName = "number"
     """What the answers are: `number`, `choice` or `text`."""
-    data_choices: NotBlank | None = None
+    data_choices: ChoicesColumn = None
     """Column with the list of the choices' texts."""
     train_data: str | None = None
     """What the models were trained on, to report which of its questions are asked here too. By default

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.base import NotBlank, Section, Seed
@@ -19,7 +19,7 @@ class RecordShape:
     answer_type: AnswerTypeName = "number"
 
     def __post_init__(self) -> None:
-        """Check that the columns are different ones, and that choices are of a choice.
+        """Check that the columns are different ones.
 
         Raises:
             ValueError: They are not.
@@ -29,11 +29,22 @@ class RecordShape:
             raise ValueError(
                 f"two of the columns question, answer and choices are {repeated[0]!r}; name one each"
             )
-        if self.choices is not None and self.answer_type != "choice":
-            raise ValueError(
-                f"a column of choices ({self.choices!r}) is for answer_type = choice, not "
-                f"{self.answer_type}: set that, or leave choices out"
-            )
+
+
+def _is_of_a_choice(column: str | None, info: ValidationInfo) -> str | None:
+    """Refuse a column of choices where the field before it says that answers are something else."""
+    prefix = (info.field_name or "").removesuffix("choices")
+    answer_type = info.data.get(f"{prefix}answer_type", "choice")
+    if column is not None and answer_type != "choice":
+        raise ValueError(
+            f"a column of choices is for {prefix}answer_type = choice, not {answer_type}: set that, or leave "
+            "this out"
+        )
+    return column
+
+
+ChoicesColumn = Annotated[NotBlank | None, AfterValidator(_is_of_a_choice)]
+"""Column of the choices' texts, in a field ``choices`` behind a field ``answer_type``, both with one prefix."""
 
 
 class DataConfig(Section):
@@ -51,7 +62,7 @@ class DataConfig(Section):
     answer_type: AnswerTypeName = "number"
     """What the answers are: `number` (exact), `choice` (a letter, its index from 0, or the choice's text), or
     `text` (the same but for case, markup, and punctuation around it)."""
-    choices: NotBlank | None = None
+    choices: ChoicesColumn = None
     """Column with the list of the choices' texts, which are put below the question as A) to Z), for
     answer_type = choice; null where the question has them itself."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000

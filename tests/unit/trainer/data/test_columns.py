@@ -126,7 +126,7 @@ def test_repetitions_contradict_each_other_by_their_type(tmp_path: Path) -> None
     ("given", "complaint"),
     [
         ({"question": "answer"}, "two of the columns question, answer and choices are 'answer'"),
-        ({"choices": "choices"}, "is for answer_type = choice, not number"),
+        ({"choices": "choices"}, r"is for (data_)?answer_type = choice, not number"),
         ({"answer_type": "letters"}, "Input should be 'number'"),
         ({"question": " "}, "must not be blank"),
     ],
