@@ -1,6 +1,7 @@
 r"""Finds the answer in a text and reads it exactly.
 
-The answer's position is that of the first rule that applies:
+What a reasoning model thinks before ``</think>`` is no answer. The answer's position is that of the first
+rule that applies:
 
 1. After the last ``####``: its line, or the next if that is empty. The rest is ignored. Where the line is a
    heading (``#### Final Answer``, ``#### Step 2``), what it heads: see `_under_heading`.
@@ -18,7 +19,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 
 from regime_w.numbers.blocks import ANSWER_HEADING, HEADING, first_block
-from regime_w.numbers.markup import FACTORIAL, without_markup
+from regime_w.numbers.markup import FACTORIAL, without_markup, without_thoughts
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import (
@@ -76,6 +77,7 @@ def extract_answer(text: str) -> str | None:
     Returns:
         The answer in the form of `regime_w.numbers.numerals.canonical`, or None if there is none.
     """
+    text = without_thoughts(text)
     # With a space behind it a hyphen may mark an item of a list; a minus sign does not.
     text = to_ascii(_MINUS_SIGN.sub(r"\1-", text) if "−" in text else text)
     if MARKER in text:

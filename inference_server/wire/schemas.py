@@ -65,7 +65,9 @@ class Question(_Request):
     gold: str | None = Field(default=None, max_length=65_536)
     # Left out where they say nothing: a server from before them refuses unknown fields.
     answer_type: AnswerTypeName = Field(default="number", exclude_if="number".__eq__)
-    choices: tuple[str, ...] = Field(default=(), max_length=26, exclude_if=not_)
+    choices: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
+        default=(), max_length=26, exclude_if=not_
+    )
     """The choices' texts, which ``question`` shows too; for the type ``choice``."""
 
 

@@ -71,7 +71,8 @@ def read_toml(path: Path) -> Values:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"--config {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    # Beside what TOML and UTF-8 refuse: tables of a thousand levels, whole numbers of thousands of digits.
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"--config {path}: {error}") from None
 
 
@@ -91,13 +92,13 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
     source.env_vars = variables
     try:
         return source()
-    except SourceError:
+    except (SourceError, RecursionError):
         # It names the section; the variable is the one that fails alone.
         for name, value in variables.items():
             source.env_vars = {name: value}
             try:
                 source()
-            except SourceError:
+            except (SourceError, RecursionError):
                 key = name[len(PREFIX) :].replace(_NESTED, ".")
                 last = key.rpartition(".")[2]
                 shown = "" if (value or "").startswith(("{", "[")) else got(last, value)

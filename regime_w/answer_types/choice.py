@@ -7,9 +7,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.positions import last_line, only_line, stated_answer, states_gold
+from regime_w.answer_types.positions import (
+    MAX_ANSWER_CHARS,
+    last_line,
+    only_line,
+    stated_answer,
+    states_gold,
+)
 from regime_w.answer_types.text import normalised
-from regime_w.numbers.markup import without_markup
+from regime_w.numbers.markup import without_markup, without_thoughts
 from regime_w.numbers.statements import has_hedge
 
 LETTERS = string.ascii_uppercase
@@ -70,6 +76,7 @@ class Choice:
 
     def extract(self, text: str) -> str | None:
         """The stated letter or text of a choice, or that of a last line which is nothing else."""
+        text = without_thoughts(text)
         stated = stated_answer(text)
         if stated is not None:
             return self.read(stated)
@@ -123,7 +130,10 @@ class Choice:
         return [
             letter
             for letter, choice in zip(LETTERS, self.choices, strict=False)
-            if wanted and normalised(without_markup(choice)) == wanted
+            # What is compared is one line of an answer: a longer choice is known by its letter alone.
+            if wanted
+            and len(choice) <= MAX_ANSWER_CHARS
+            and normalised(without_markup(choice)) == wanted
         ]
 
     def _is_in_doubt(self, text: str, letter: str) -> bool:

@@ -12,6 +12,7 @@ from regime_w.answer_types.positions import (
     stated_answer,
     states_gold,
 )
+from regime_w.numbers.markup import without_thoughts
 
 _SAME = str.maketrans(
     {**dict.fromkeys("‘’‛`´", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("‐‑‒–—−", "-")}
@@ -47,6 +48,7 @@ class Text:
 
     def extract(self, text: str) -> str | None:
         """The stated answer, or a completion that is one line."""
+        text = without_thoughts(text)
         stated = stated_answer(text)
         line = only_line(text) if stated is None else stated
         return None if line is None else self.read(line)

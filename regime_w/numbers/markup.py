@@ -53,6 +53,14 @@ _CLEANING = _compiled(
 _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 
 
+_END_OF_THOUGHTS = "</think>"
+
+
+def without_thoughts(text: str) -> str:
+    """What a reasoning model says once it has thought; a text without a closed ``<think>`` is as it was."""
+    return text.rpartition(_END_OF_THOUGHTS)[2]
+
+
 def without_markup(text: str) -> str:
     """The text without LaTeX, emphasis, quotes, tags and runs of spaces."""
     if _PLAIN.fullmatch(text):

@@ -2,6 +2,7 @@
 
 import os
 from typing import Annotated, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
@@ -9,13 +10,17 @@ from inference_server.wire.serve_config import ApiKey
 from trainer.config.base import Section
 
 
-def _holds_no_secret(url: str) -> str:
-    """Refuse what would be kept in config.toml and shown in messages."""
+def _is_address(url: str) -> str:
+    """Refuse what no request can be sent to, and secrets, which would be kept in config.toml and shown."""
     if "@" in url or "?" in url:
         raise ValueError(
             "must be scheme, host, port and path alone, without a user name, a password or a query; give the key "
             "in REGIME_W_API_KEY"
         )
+    parts = urlsplit(url)  # Raises ValueError where the host's brackets do not match.
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
+        raise ValueError("must be an address such as http://127.0.0.1:8000")
+    _ = parts.port  # Raises ValueError where it is no port.
     return url
 
 
@@ -26,7 +31,7 @@ PATIENCE_S = 4.0
 class ServerConfig(Section):
     """How to reach the inference server."""
 
-    url: Annotated[str, AfterValidator(_holds_no_secret)] = "http://127.0.0.1:8000"
+    url: Annotated[str, AfterValidator(_is_address)] = "http://127.0.0.1:8000"
     """Base URL of the server; without user name and password, which is what api_key is for."""
     api_key: ApiKey | None = Field(
         validate_default=True,

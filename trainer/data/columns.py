@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from regime_w import AnswerType
 from regime_w.answer_types.choice import LETTERS, letter_of
@@ -76,7 +76,24 @@ def row_type(shape: RecordShape) -> type[Row]:
     if shape.choices is None:
         return create_model("Row", __base__=Row, **fields)
     fields["choice_texts"] = (_Choices, Field(alias=shape.choices))
-    return create_model("Row", __base__=_RowWithChoices, **fields)
+    by_position = model_validator(mode="before")(partial(_by_position, shape))
+    return create_model(
+        "Row", __base__=_RowWithChoices, __validators__={"by_position": by_position}, **fields
+    )
+
+
+def _by_position(shape: RecordShape, row: Any) -> Any:
+    """A row whose choices have labels of their own, {"text": [...], "label": [...]}: its answer is one of them."""
+    choices = row.get(shape.choices) if isinstance(row, Mapping) else None
+    labels = choices.get("label") if isinstance(choices, Mapping) else None
+    if not isinstance(labels, list):
+        return row
+    known, answer = [str(label).strip() for label in labels], str(row.get(shape.answer)).strip()
+    if known.count(answer) != 1:
+        raise ValueError(
+            f"{shape.answer} {answer[:40]!r} is not one of the labels of {shape.choices}"
+        )
+    return {**row, shape.answer: letter_of(known.index(answer))}
 
 
 def check_gold(gold: str, where: str, answer_type: AnswerType = NUMBER) -> None:

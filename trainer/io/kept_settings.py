@@ -107,7 +107,7 @@ def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple
 def _stored(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from None
 
 
@@ -116,7 +116,7 @@ def kept_prompt_format(path: Path) -> PromptFormat | None:
     try:
         kept = tomllib.loads(path.read_text(encoding="utf-8"))
         found = kept.get("prompt_format") or kept.get("rollout", {}).get("prompt_format")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
     return "chat" if found == "chat" else "plain"
 
@@ -126,7 +126,7 @@ def kept_dtype(path: Path) -> str | None:
     try:
         kept = tomllib.loads(path.read_text(encoding="utf-8"))
         return str(kept.get("policy", {}).get("dtype", "float32"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None
 
 

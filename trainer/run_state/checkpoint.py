@@ -49,7 +49,7 @@ class Best(BaseModel):
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first; the first is of step 0."""
-    return sorted((run_folder / CHECKPOINTS_FOLDER).glob("step-??????"))
+    return sorted((run_folder / CHECKPOINTS_FOLDER).glob("step-" + 6 * "[0-9]"))
 
 
 def step_of(folder: Path) -> int:

@@ -68,11 +68,14 @@ def read_run_config(folder: Path) -> TrainConfig:
         return TrainConfig.read_kept(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # What TOML and UTF-8 refuse, and too deep tables.
+        raise UsageError(f"{path}: {error}") from None
 
 
 @contextmanager

@@ -286,3 +286,18 @@ def test_long_texts_of_claims_end(unit: str) -> None:
     text = unit * (600_000 // len(unit))
     extract_answer(text)
     extract_gold(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"<think>\boxed{20}</think>" + "\n\nThe answer is 18.", "18"),
+        ("<think>The answer is 20.</think>\n\nShe makes 18 dollars.", "18"),
+        ("<think>the answer is 20</think>18", "18"),
+        ("#### 20\n</think>\n#### 18", "18"),
+        ("<think>It is 20.</think>", None),
+        ("<think>It is 20.", "20"),
+    ],
+)
+def test_what_was_only_thought_is_no_answer(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer

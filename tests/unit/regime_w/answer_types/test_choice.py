@@ -205,3 +205,22 @@ def test_no_text_is_an_error_and_what_is_read_stays(text: str, choices: list[str
     for choice in (CITIES, Choice(tuple(choices))):
         for found in (choice.extract(text), choice.read(text), choice.read_gold(text)):
             assert found is None or choice.read(found) == choice.read_gold(found) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"<think>\boxed{A}</think>" + "\nThe answer is B",
+        "<think>The answer is A.</think>\nB",
+        "It is A.</think>\n#### B",
+    ],
+)
+def test_what_was_only_thought_is_no_choice(text: str) -> None:
+    assert Choice().extract(text) == "B"
+
+
+def test_a_choice_longer_than_an_answer_is_known_by_its_letter() -> None:
+    choices = Choice(("x" * 10_000, "Paris"))
+    assert choices.extract("#### " + "x" * 399) is None
+    assert choices.extract("#### A") == "A"
+    assert choices.extract("#### Paris") == "B"

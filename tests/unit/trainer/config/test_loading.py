@@ -495,3 +495,31 @@ def test_a_key_at_the_top_and_in_its_table_is_refused(
     with pytest.raises(SystemExit, match="2"):
         load_config(CollectConfig, list(config_file(tmp_path, text)), prog="trainer collect")
     assert "limit: given here and as collect.limit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "localhost:8000", "ftp://host", "http://"),
+        "http://host:80a0",
+        "http://[::1",
+        "http://a\x01b",
+    ],
+)
+def test_a_url_that_is_no_address_is_refused(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_one_line_error(capsys, ["--server.url", url], "server.url")
+
+
+@pytest.mark.parametrize("text", ["a=" + "[" * 5000, "a=" + "{b=" * 5000, "a=" + "9" * 5000])
+def test_settings_that_pythons_parser_cannot_take_are_one_line(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path, text)
+    assert_one_line_error(capsys, [*file], file[1])
+
+
+def test_a_variable_of_many_levels_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REGIME_W_ROLLOUT__ARMS", "[" * 5000)
+    assert_one_line_error(capsys, [], "REGIME_W_ROLLOUT__ARMS", "must be JSON")

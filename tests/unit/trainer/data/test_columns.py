@@ -162,3 +162,27 @@ def test_the_example_of_choices_loads_in_two_parts() -> None:
     ]
     assert sum(map(len, parts)) == 20
     assert all(len(record.answer_type.choices) == 4 for part in parts for record in part)
+
+
+@pytest.mark.parametrize(
+    ("labels", "answer", "gold"),
+    [
+        (["A", "B", "C", "D"], "C", "C"),
+        (["B", "A", "D", "C"], "B", "A"),
+        (["1", "2", "3", "4"], "1", "A"),
+        ([1, 2, 3, 4], 4, "D"),
+    ],
+)
+def test_an_answer_is_one_of_its_choices_labels(
+    labels: list[object], answer: object, gold: str, tmp_path: Path
+) -> None:
+    choices = {"text": CHOICES, "label": labels}
+    (record,) = load(tmp_path, ARC, {"question": "?", "choices": choices, "answerKey": answer})
+    assert record.gold == gold
+
+
+@pytest.mark.parametrize("labels", [["1", "2", "3", "4"], ["A", "E", "E", "D"]])
+def test_an_answer_that_is_no_label_is_refused(labels: list[str], tmp_path: Path) -> None:
+    choices = {"text": CHOICES, "label": labels}
+    with pytest.raises(DataError, match=r"answerKey 'E' is not one of the labels of choices"):
+        load(tmp_path, ARC, {"question": "?", "choices": choices, "answerKey": "E"})

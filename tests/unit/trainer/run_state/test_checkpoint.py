@@ -238,10 +238,12 @@ def test_a_killed_save_leaves_nothing_that_counts_and_the_next_one_replaces_it(
 ) -> None:
     leftover = tmp_path / "checkpoints" / "step-000007.unfinished"
     leftover.mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-backup").mkdir()
     (leftover / "state.pt").write_bytes(b"half of it")
     assert checkpoint_folders(tmp_path) == []
     folder = saved(tmp_path, 7, learner)
-    assert [path.name for path in folder.parent.iterdir()] == ["step-000007"]
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["step-000007", "step-backup"]
+    assert checkpoint_folders(tmp_path) == [folder]
     assert load_checkpoint(folder, learner.roles, learner.update).progress.step == 7
 
 
