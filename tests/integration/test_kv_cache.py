@@ -58,6 +58,8 @@ def test_no_request_reads_what_another_left_in_a_block(tmp_path: Path) -> None:
             **os.environ,
             "VLLM_PLUGINS": CPU_LORA_PLUGIN,
             "VLLM_CPU_KVCACHE_SPACE": "1",
+            # In one process: a second one spins while it waits, and takes a core.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_LOGGING_LEVEL": "ERROR",
         },
         capture_output=True,

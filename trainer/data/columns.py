@@ -76,10 +76,10 @@ def row_type(shape: RecordShape) -> type[Row]:
     if shape.choices is None:
         return create_model("Row", __base__=Row, **fields)
     fields["choice_texts"] = (_Choices, Field(alias=shape.choices))
-    by_position = model_validator(mode="before")(partial(_by_position, shape))
-    return create_model(
-        "Row", __base__=_RowWithChoices, __validators__={"by_position": by_position}, **fields
-    )
+    validators: dict[str, Any] = {
+        "by_position": model_validator(mode="before")(partial(_by_position, shape))
+    }
+    return create_model("Row", __base__=_RowWithChoices, __validators__=validators, **fields)
 
 
 def _by_position(shape: RecordShape, row: Any) -> Any:
