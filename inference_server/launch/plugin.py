@@ -23,6 +23,7 @@ from inference_server.vllm.guarded_client import CompletionCount, guard_client
 
 SETTINGS_ATTRIBUTE = "regime_w_settings"
 SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
+STARTING_ATTRIBUTE = "regime_w_starting"
 
 
 class RegimeWPlugin:
@@ -54,6 +55,8 @@ class RegimeWPlugin:
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.
         self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))
+        # From here on connections wait for the server, which is about to listen.
+        getattr(args, STARTING_ATTRIBUTE).stop()
 
 
 async def list_models(request: Request) -> JSONResponse:

@@ -2,7 +2,9 @@
 
 import argparse
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import transformers
@@ -21,11 +23,18 @@ from inference_server.adapters.versions import POLICY_ALIAS
 from inference_server.engine import EngineDied
 from inference_server.http.bounded_protocol import BoundedProtocol
 from inference_server.http.request_log import configure_logging
-from inference_server.launch.plugin import SETTINGS_ATTRIBUTE, SHUTDOWN_ATTRIBUTE, RegimeWPlugin
+from inference_server.launch.plugin import (
+    SETTINGS_ATTRIBUTE,
+    SHUTDOWN_ATTRIBUTE,
+    STARTING_ATTRIBUTE,
+    RegimeWPlugin,
+)
 from inference_server.launch.shutdown import Shutdown
+from inference_server.launch.starting import Starting
 from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
 from inference_server.vllm.gpu_launch import settle_on_gpu
+from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import (
     KV_CACHE_VARIABLE,
@@ -107,7 +116,13 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
     listen_address, listening_socket = setup_server(args, reuse_port=False)
     shutdown = Shutdown(settings.drain_timeout_s)
     setattr(args, SHUTDOWN_ATTRIBUTE, shutdown)
-    await run_server_worker(listen_address, listening_socket, args, http=BoundedProtocol)
+    with (
+        tempfile.TemporaryDirectory(prefix="regime-w-start-") as folder,
+        Starting(listening_socket, Path(folder) / "phase") as starting,
+    ):
+        os.environ[PHASE_FILE_VARIABLE] = str(Path(folder) / "phase")
+        setattr(args, STARTING_ATTRIBUTE, starting)
+        await run_server_worker(listen_address, listening_socket, args, http=BoundedProtocol)
     if not shutdown.requested:
         raise EngineDied("the engine ended by itself; the log above says why")
 

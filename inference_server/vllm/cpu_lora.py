@@ -20,14 +20,15 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from inference_server.vllm import cpu_top_p, kv_cache
+from inference_server.vllm import cpu_top_p, kv_cache, phases
 
 
 def register() -> None:
     """Entry point ``vllm.general_plugins`` of all that is replaced, most of it only on a CPU.
 
-    vLLM calls it in each of its processes, in some twice.
+    vLLM calls it in each of its processes, in some twice; so on a GPU, too, it says what they are doing.
     """
+    phases.follow()
     kv_cache.install()
     if current_platform.is_cpu():
         path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"

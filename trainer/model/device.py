@@ -5,6 +5,9 @@ import torch
 from trainer.config.sections import Device
 from trainer.errors import UsageError
 
+_MARGIN = 0.02
+"""Part of a GPU's memory for what PyTorch does not count: libraries' workspaces, and a context that grows."""
+
 
 def compute_device(device: Device) -> torch.device:
     """The device for a configuration's ``run.device``.
@@ -43,10 +46,10 @@ def set_product_precision(device: torch.device, dtype: torch.dtype) -> None:
 
 
 def leave_memory_to_others(device: torch.device) -> None:
-    """Keep this process within the GPU memory that is free now; nothing without a GPU.
+    """Keep this process within the GPU memory that is free now, but for a margin; nothing without a GPU.
 
     What is in use is the server's. Where it ends and starts again beside this process, it finds that free.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
-        torch.cuda.set_per_process_memory_fraction(free / total)
+        torch.cuda.set_per_process_memory_fraction(free / total - _MARGIN)

@@ -11,7 +11,7 @@ from trainer.model.device import leave_memory_to_others, set_product_precision
 from trainer.model.head import scalars
 
 
-@pytest.mark.parametrize(("device", "fractions"), [("cuda", [0.55]), ("cpu", [])])
+@pytest.mark.parametrize(("device", "fractions"), [("cuda", [0.53]), ("cpu", [])])
 def test_the_trainer_keeps_to_what_the_server_leaves(
     device: str, fractions: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -19,7 +19,7 @@ def test_the_trainer_keeps_to_what_the_server_leaves(
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (44, 80))
     monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", capped.append)
     leave_memory_to_others(torch.device(device))
-    assert capped == fractions
+    assert capped == pytest.approx(fractions)
 
 
 @pytest.mark.parametrize(

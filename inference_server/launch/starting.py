@@ -1,0 +1,98 @@
+"""Answers while the engine starts, which takes a minute or two on a GPU: 503, and what it is doing.
+
+vLLM binds the port first and serves it last; in between, connections would be refused.
+"""
+
+import json
+import logging
+import select
+import socket
+import threading
+import time
+from contextlib import suppress
+from http import HTTPStatus
+from pathlib import Path
+from typing import Self
+
+from inference_server.vllm.phases import FIRST_PHASE
+
+_LOG_EVERY_S = 15.0
+_POLL_S = 0.2
+_CLIENT_TIMEOUT_S = 1.0
+_MOST_BYTES = 2**20
+_BACKLOG = 128
+
+_log = logging.getLogger(__name__)
+
+
+class Starting:
+    """A thread that answers every request on a bound socket with 503 until it is stopped.
+
+    Args:
+        listener: Bound; stays open, and keeps the connections that come after the stop.
+        phase_file: What the engine is doing, see `inference_server.vllm.phases`.
+    """
+
+    def __init__(self, listener: socket.socket, phase_file: Path) -> None:
+        """See the class."""
+        self._listener, self._phase_file = listener, phase_file
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="starting", daemon=True)
+        self._start_s = time.monotonic()
+
+    def __enter__(self) -> Self:
+        """Listens."""
+        self._listener.listen(_BACKLOG)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """See `stop`."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Leaves the socket to the real server; may be called again."""
+        self._stopped.set()
+        self._thread.join()
+
+    @property
+    def message(self) -> str:
+        """What it is doing, and for how long."""
+        try:
+            phase = self._phase_file.read_text(encoding="utf-8")
+        except OSError:
+            phase = FIRST_PHASE
+        return f"the server is starting, for {time.monotonic() - self._start_s:.0f} s: {phase}"
+
+    def _run(self) -> None:
+        log_at_s = self._start_s + _LOG_EVERY_S
+        while not self._stopped.is_set():
+            if time.monotonic() >= log_at_s:
+                _log.info(self.message)
+                log_at_s += _LOG_EVERY_S
+            if select.select([self._listener], [], [], _POLL_S)[0]:
+                # A client that has gone away is none to be answered.
+                with suppress(OSError):
+                    self._answer()
+
+    def _answer(self) -> None:
+        client, _ = self._listener.accept()
+        with client:
+            client.settimeout(_CLIENT_TIMEOUT_S)
+            request = b""
+            while b"\r\n\r\n" not in request and len(request) < _MOST_BYTES:
+                if not (data := client.recv(2**16)):
+                    return
+                request += data
+            error = {"type": "starting", "message": self.message, "param": None}
+            body = json.dumps({"error": error}).encode()
+            status = HTTPStatus.SERVICE_UNAVAILABLE
+            head = (
+                f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+            )
+            client.sendall(head.encode() + body)
+            client.shutdown(socket.SHUT_WR)
+            # What is left of its body is read, or closing would take the answer from it.
+            while client.recv(2**16):
+                pass

@@ -1,0 +1,64 @@
+"""What a client is told while the engine starts."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from inference_server.launch.starting import Starting
+from inference_server.vllm import phases
+
+
+@contextmanager
+def starting(phase_file: Path) -> Iterator[tuple[str, Starting]]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        with Starting(listener, phase_file) as thread:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}", thread
+
+
+def test_every_route_says_what_the_engine_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "phase"
+    monkeypatch.setenv(phases.PHASE_FILE_VARIABLE, str(file))
+    log = logging.getLogger("vllm")
+    before = list(log.handlers)
+    monkeypatch.setattr(log, "level", logging.INFO)
+    with starting(file) as (url, _), httpx.Client(base_url=url, trust_env=False) as client:
+        assert client.get("/health").status_code == 503
+        found = client.get("/v1/status").json()["error"]
+        assert found["type"] == "starting"
+        assert found["message"].endswith(phases.FIRST_PHASE)
+        phases.follow()
+        phases.follow()
+        try:
+            log.info("Starting to load model %s...", "m")
+            assert (
+                client.get("/v1/status").json()["error"]["message"].endswith("loading the weights")
+            )
+            log.info("GPU KV cache size: 5 tokens")
+            sent = client.put("/v1/adapters/1", content=b"0" * 2**20)
+        finally:
+            assert len(log.handlers) == len(before) + 1
+            log.handlers[:] = before
+    assert (sent.status_code, sent.headers["Retry-After"]) == (503, "5")
+    assert sent.json()["error"]["message"].endswith("capturing CUDA graphs and warming up")
+
+
+def test_after_the_stop_connections_wait_for_the_server(tmp_path: Path) -> None:
+    with starting(tmp_path / "phase") as (url, thread):
+        thread.stop()
+        with pytest.raises(httpx.ReadTimeout), httpx.Client(trust_env=False) as client:
+            client.get(url, timeout=0.5)
+
+
+def test_a_client_that_says_nothing_delays_the_others_a_second(tmp_path: Path) -> None:
+    with starting(tmp_path / "phase") as (url, _):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))):
+            assert httpx.get(url, timeout=30, trust_env=False).status_code == 503
+        assert httpx.get(url, timeout=30, trust_env=False).status_code == 503
