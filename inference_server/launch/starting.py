@@ -43,6 +43,8 @@ class Starting:
     def __enter__(self) -> Self:
         """Listens."""
         self._listener.listen(_BACKLOG)
+        # A client may be gone between being noticed and being accepted, and accepting would wait for another.
+        self._listener.setblocking(False)
         self._thread.start()
         return self
 
@@ -77,11 +79,11 @@ class Starting:
 
     def _answer(self) -> None:
         client, _ = self._listener.accept()
+        deadline_s = time.monotonic() + _CLIENT_TIMEOUT_S
         with client:
-            client.settimeout(_CLIENT_TIMEOUT_S)
             request = b""
             while b"\r\n\r\n" not in request and len(request) < _MOST_BYTES:
-                if not (data := client.recv(2**16)):
+                if not (data := _received(client, deadline_s)):
                     return
                 request += data
             error = {"type": "starting", "message": self.message, "param": None}
@@ -94,5 +96,17 @@ class Starting:
             client.sendall(head.encode() + body)
             client.shutdown(socket.SHUT_WR)
             # What is left of its body is read, or closing would take the answer from it.
-            while client.recv(2**16):
+            while _received(client, deadline_s):
                 pass
+
+
+def _received(client: socket.socket, deadline_s: float) -> bytes:
+    """What a client has sent next; a client that sends little by little has no more time than another.
+
+    Raises:
+        TimeoutError: The deadline has passed.
+    """
+    if (left_s := deadline_s - time.monotonic()) <= 0:
+        raise TimeoutError
+    client.settimeout(left_s)
+    return client.recv(2**16)

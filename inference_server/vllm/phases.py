@@ -12,7 +12,7 @@ FIRST_PHASE = "reading the model's configuration"
 PHASES = {
     "Starting to load model": "loading the weights",
     "Loading weights took": "compiling the model",
-    "KV cache size": "capturing CUDA graphs and warming up",
+    "KV cache size": "warming up, on a GPU with CUDA graphs",
 }
 """What begins with a line of vLLM 0.32's log, by words of that line."""
 

@@ -52,4 +52,4 @@ def leave_memory_to_others(device: torch.device) -> None:
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
-        torch.cuda.set_per_process_memory_fraction(free / total - _MARGIN)
+        torch.cuda.set_per_process_memory_fraction(max(0.0, free / total - _MARGIN))

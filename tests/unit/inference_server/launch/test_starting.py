@@ -2,8 +2,10 @@
 
 import logging
 import socket
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -47,7 +49,7 @@ def test_every_route_says_what_the_engine_does(
             assert len(log.handlers) == len(before) + 1
             log.handlers[:] = before
     assert (sent.status_code, sent.headers["Retry-After"]) == (503, "5")
-    assert sent.json()["error"]["message"].endswith("capturing CUDA graphs and warming up")
+    assert sent.json()["error"]["message"].endswith(phases.PHASES["KV cache size"])
 
 
 def test_after_the_stop_connections_wait_for_the_server(tmp_path: Path) -> None:
@@ -62,3 +64,27 @@ def test_a_client_that_says_nothing_delays_the_others_a_second(tmp_path: Path) -
         with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))):
             assert httpx.get(url, timeout=30, trust_env=False).status_code == 503
         assert httpx.get(url, timeout=30, trust_env=False).status_code == 503
+
+
+@pytest.mark.parametrize("start", [b"", b"PUT / HTTP/1.1\r\n\r\n"], ids=["head", "body"])
+def test_a_client_that_never_ends_does_not_delay_the_stop(tmp_path: Path, start: bytes) -> None:
+    """The server waits for the stop before it listens."""
+    ended = threading.Event()
+
+    def dribble(client: socket.socket) -> None:
+        with suppress(OSError):
+            client.sendall(start)
+            while not ended.wait(0.1):
+                client.sendall(b"x")
+
+    with starting(tmp_path / "phase") as (url, thread):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+            sender = threading.Thread(target=dribble, args=(client,))
+            sender.start()
+            time.sleep(0.5)
+            stop = threading.Thread(target=thread.stop, daemon=True)
+            stop.start()
+            stop.join(30)
+            ended.set()
+            sender.join()
+        assert not stop.is_alive()
