@@ -4,7 +4,6 @@ vLLM binds the port first and serves it last; in between, connections would be r
 """
 
 import json
-import logging
 import select
 import socket
 import threading
@@ -14,6 +13,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
+import structlog
+
 from inference_server.vllm.phases import FIRST_PHASE
 
 _LOG_EVERY_S = 15.0
@@ -22,18 +23,19 @@ _CLIENT_TIMEOUT_S = 1.0
 _MOST_BYTES = 2**20
 _BACKLOG = 128
 
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger()
 
 
 class Starting:
-    """A thread that answers every request on a bound socket with 503 until it is stopped.
+    """A thread that answers every request on a bound socket with 503, and logs, until it is stopped.
 
     Args:
-        listener: Bound; stays open, and keeps the connections that come after the stop.
+        listener: Bound; stays open, and keeps the connections that come after the stop. None only logs,
+            as for a server with TLS, which this is not.
         phase_file: What the engine is doing, see `inference_server.vllm.phases`.
     """
 
-    def __init__(self, listener: socket.socket, phase_file: Path) -> None:
+    def __init__(self, listener: socket.socket | None, phase_file: Path) -> None:
         """See the class."""
         self._listener, self._phase_file = listener, phase_file
         self._stopped = threading.Event()
@@ -42,9 +44,10 @@ class Starting:
 
     def __enter__(self) -> Self:
         """Listens."""
-        self._listener.listen(_BACKLOG)
-        # A client may be gone between being noticed and being accepted, and accepting would wait for another.
-        self._listener.setblocking(False)
+        if self._listener is not None:
+            self._listener.listen(_BACKLOG)
+            # A client may be gone between being noticed and being accepted; accepting would wait for another.
+            self._listener.setblocking(False)
         self._thread.start()
         return self
 
@@ -70,15 +73,17 @@ class Starting:
         log_at_s = self._start_s + _LOG_EVERY_S
         while not self._stopped.is_set():
             if time.monotonic() >= log_at_s:
-                _log.info(self.message)
+                _log.info("starting", phase=self.message)
                 log_at_s += _LOG_EVERY_S
-            if select.select([self._listener], [], [], _POLL_S)[0]:
+            if self._listener is None:
+                self._stopped.wait(_POLL_S)
+            elif select.select([self._listener], [], [], _POLL_S)[0]:
                 # A client that has gone away is none to be answered.
                 with suppress(OSError):
-                    self._answer()
+                    self._answer(self._listener)
 
-    def _answer(self) -> None:
-        client, _ = self._listener.accept()
+    def _answer(self, listener: socket.socket) -> None:
+        client, _ = listener.accept()
         deadline_s = time.monotonic() + _CLIENT_TIMEOUT_S
         with client:
             request = b""

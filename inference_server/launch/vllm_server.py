@@ -118,7 +118,9 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
     setattr(args, SHUTDOWN_ATTRIBUTE, shutdown)
     with (
         tempfile.TemporaryDirectory(prefix="regime-w-start-") as folder,
-        Starting(listening_socket, Path(folder) / "phase") as starting,
+        Starting(
+            None if args.ssl_certfile else listening_socket, Path(folder) / "phase"
+        ) as starting,
     ):
         os.environ[PHASE_FILE_VARIABLE] = str(Path(folder) / "phase")
         setattr(args, STARTING_ATTRIBUTE, starting)

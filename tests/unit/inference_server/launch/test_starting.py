@@ -10,9 +10,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
+from inference_server.launch import starting as starting_module
 from inference_server.launch.starting import Starting
 from inference_server.vllm import phases
+from tests.waiting import wait_until
 
 
 @contextmanager
@@ -88,3 +91,12 @@ def test_a_client_that_never_ends_does_not_delay_the_stop(tmp_path: Path, start:
             ended.set()
             sender.join()
         assert not stop.is_alive()
+
+
+def test_without_a_socket_it_only_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting_module, "_LOG_EVERY_S", 0.0)
+    with capture_logs() as lines, Starting(None, tmp_path / "phase") as thread:
+        wait_until(lambda: bool(lines))
+        thread.stop()
+    assert lines[0]["event"] == "starting"
+    assert lines[0]["phase"].endswith(phases.FIRST_PHASE)
