@@ -18,6 +18,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
+MAX_CHOICE_CHARS = 4096
 TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
 
 
@@ -65,7 +66,7 @@ class Question(_Request):
     gold: str | None = Field(default=None, max_length=65_536)
     # Left out where they say nothing: a server from before them refuses unknown fields.
     answer_type: AnswerTypeName = Field(default="number", exclude_if="number".__eq__)
-    choices: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
+    choices: tuple[Annotated[str, Field(max_length=MAX_CHOICE_CHARS)], ...] = Field(
         default=(), max_length=26, exclude_if=not_
     )
     """The choices' texts, which ``question`` shows too; for the type ``choice``."""

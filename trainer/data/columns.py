@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
+from inference_server.wire.schemas import MAX_CHOICE_CHARS
 from regime_w import AnswerType
 from regime_w.answer_types.choice import LETTERS, letter_of
 from regime_w.answer_types.number import NUMBER
@@ -35,8 +36,14 @@ def _as_list(choices: object) -> object:
     return choices.get("text", choices) if isinstance(choices, Mapping) else choices
 
 
+def _as_short_text(choice: object) -> object:
+    if isinstance(choice, str) and len(choice) > MAX_CHOICE_CHARS:
+        raise ValueError(f"a choice has at most {MAX_CHOICE_CHARS} characters, not {len(choice)}")
+    return choice
+
+
 _Choices = Annotated[
-    tuple[NotBlank, ...],
+    tuple[Annotated[NotBlank, BeforeValidator(_as_short_text)], ...],
     BeforeValidator(_as_list),
     Field(min_length=2, max_length=len(LETTERS)),
 ]

@@ -76,6 +76,11 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
 @pytest.mark.parametrize(
     ("shape", "row", "complaint"),
     [
+        (
+            MMLU,
+            {**GOOD, "choices": ["a", "b" * 4097]},
+            "choices.1: a choice has at most 4096 characters",
+        ),
         (MMLU, {**GOOD, "answer": "E"}, "answer: 'E' is not one choice: give its letter, A to D"),
         (MMLU, {**GOOD, "answer": 4}, "answer: 'E' is not one choice"),
         (MMLU, {**GOOD, "answer": 26}, "answer: 26 is no index of a choice"),
