@@ -18,7 +18,14 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from regime_w.numbers.blocks import ANSWER_HEADING, HEADING, first_block
+from regime_w.numbers.blocks import (
+    ANSWER_HEADING,
+    BOX,
+    HEADING,
+    PROMPT_ECHO,
+    closing_brace,
+    first_block,
+)
 from regime_w.numbers.markup import FACTORIAL, without_markup, without_thoughts
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
@@ -37,9 +44,8 @@ MARKER = "####"
 _MAX_GOLD_BOXES = 100
 """A gold answer with more boxes is no solution."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
 _BOX_OR_ELEMENT = re.compile(
-    rf"{_BOX.pattern}|<answer>(?=[^<]{{0,{MAX_LINE}}}</answer>)", re.IGNORECASE
+    rf"{BOX.pattern}|<answer>(?=[^<]{{0,{MAX_LINE}}}</answer>)", re.IGNORECASE
 )
 _ANSWER_IS = re.compile(
     r"(?:\b|(?<=_))answer\b[*_ ]{0,3}(?:is|was|equals|would be|:|=)[*_: ]{0,4}(?:\n[ \t]{0,8}){0,3}"
@@ -56,7 +62,6 @@ _MATHEMATICS = re.compile(
     r"[\s*_\"]*+(?:\$[^$0-9]{0,60}[0-9][^$]*\$|\\[(\[][^0-9]{0,60}[0-9]|\\[a-z]{1,20}\s?[{\[]|√)"
 )
 """A value at the beginning of a sentence, rather than a variable."""
-_PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNORECASE)
 _MINUS_SIGN = re.compile(r"^(\s*)−\s+", re.MULTILINE)
 
 
@@ -105,7 +110,7 @@ def extract_gold(text: str) -> str | None:
     text = to_ascii(text)
     if MARKER in text:
         return _read_marked(text, read_gold_line)
-    boxes = [box.end() for box in islice(_BOX.finditer(text), _MAX_GOLD_BOXES + 1)]
+    boxes = [box.end() for box in islice(BOX.finditer(text), _MAX_GOLD_BOXES + 1)]
     if boxes:
         golds = {read_gold_line(box) for box in {_up_to_closing_brace(text, end) for end in boxes}}
         return golds.pop() if len(golds) == 1 and len(boxes) <= _MAX_GOLD_BOXES else None
@@ -126,7 +131,7 @@ def _read_marked(text: str, read: Callable[[str], str | None]) -> str | None:
     if opened and line.strip(" #") and not lines[0].strip("# \t"):
         before, lines[0] = opening, line.strip(" #")
     # A repeated prompt ("in the format '#### 42'") is not an answer.
-    if _PROMPT_ECHO.search(before[-40:]):
+    if PROMPT_ECHO.search(before[-40:]):
         return None
     below = [line for line in lines[1:] if line.strip()]
     if not lines[0].strip(" \t*_:"):
@@ -169,12 +174,8 @@ def _explicit_answer(text: str) -> str | None:
 
 def _up_to_closing_brace(text: str, start: int) -> str:
     """A brace whose content begins at ``start``, with its marks; empty where it is not closed nearby."""
-    depth = 1
-    for position, char in enumerate(text[start : start + MAX_LINE], start):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return text[start - 1 : position + 1]
-    return ""
+    end = closing_brace(text, start, MAX_LINE)
+    return "" if end is None else text[start - 1 : end + 1]
 
 
 def _stated(text: str) -> str | None:

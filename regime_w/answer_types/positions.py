@@ -7,12 +7,12 @@ empty or a heading such as ``Final Answer``), in the last ``\boxed{}``, after th
 import re
 
 from regime_w.answers import MARKER
+from regime_w.numbers.blocks import BOX, PROMPT_ECHO, closing_brace
 from regime_w.numbers.statements import last_match
 
 MAX_ANSWER_CHARS = 400
 """Longer statements are prose, and no answer."""
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
 _ANSWER_IS = re.compile(
     r"(?:\b|(?<=_))(?:answer|option|choice)\b[*_ ]{0,3}(?:is|was|would be|:|=)[*_: ]{0,4}\n?",
     re.IGNORECASE,
@@ -25,7 +25,6 @@ _HEADING = re.compile(
     r"[\s*_:]*+(?:the\s++|my\s++)?(?:final[\s_]++)?(?:answer|result)(?:\s++is)?[\s*_:.]*+",
     re.IGNORECASE,
 )
-_PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNORECASE)
 
 
 def stated_answer(text: str) -> str | None:
@@ -38,7 +37,7 @@ def stated_answer(text: str) -> str | None:
     before, marker, tail = text.rpartition(MARKER)
     if marker:
         # A repeated prompt ("in the format '#### 42'") is not an answer.
-        line = "" if _PROMPT_ECHO.search(before[-40:]) else _marked_line(tail)
+        line = "" if PROMPT_ECHO.search(before[-40:]) else _marked_line(tail)
         inner = _boxed_or_said(line)
         return line if inner is None else inner
     return _boxed_or_said(text)
@@ -58,7 +57,7 @@ def last_line(text: str) -> str | None:
 
 def states_gold(text: str) -> bool:
     """Whether a gold answer has a place of its own in a solution: a ``####`` or a box."""
-    return MARKER in text or _BOX.search(text) is not None
+    return MARKER in text or BOX.search(text) is not None
 
 
 def _marked_line(tail: str) -> str:
@@ -73,21 +72,13 @@ def _marked_line(tail: str) -> str:
 
 
 def _boxed_or_said(text: str) -> str | None:
-    box = last_match(_BOX, text)
+    box = last_match(BOX, text)
     if box is not None:
-        return _up_to_closing_brace(text, box.end())
+        end = closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
+        # One that is not closed nearby is announced, and holds none.
+        return "" if end is None else text[box.end() : end].strip()
     said = last_match(_ANSWER_IS, text)
     if said is None:
         return None
     line = text[said.end() : said.end() + MAX_ANSWER_CHARS].partition("\n")[0]
     return _SENTENCE_END.split(line, maxsplit=1)[0].strip()
-
-
-def _up_to_closing_brace(text: str, start: int) -> str:
-    """What is in a brace whose content begins at ``start``; empty where it is not closed nearby."""
-    depth = 1
-    for position, char in enumerate(text[start : start + MAX_ANSWER_CHARS + 1], start):
-        depth += (char == "{") - (char == "}")
-        if depth == 0:
-            return text[start:position].strip()
-    return ""

@@ -1,10 +1,15 @@
-r"""Headings that announce an answer, and the first block of text under one.
+r"""What announces an answer: headings, boxes, and the first block of text under a heading.
 
 From lines to a line: list marks and Markdown quotes are left out, and displayed mathematics is one line.
 """
 
 import re
 from collections.abc import Sequence
+
+BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
+"""Opens a box, in which a solution has its answer."""
+PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNORECASE)
+"""Before a ``####`` that is of a repeated prompt: "in the format '#### 42'" is no answer."""
 
 _KINDS = r"step|part|case|phase|stage|section|method|approach|option|example|problem|question"
 _NUMBERED = rf"(?:{_KINDS})\s*+\#?[0-9]++|[0-9]{{1,2}}+(?=[.)])"
@@ -64,3 +69,13 @@ def _parted(line: str) -> tuple[str, str]:
     """The mark of a list or a quote that a line begins with, and the rest of it."""
     rest = _MARK.sub("", line, count=1)
     return line[: len(line) - len(rest)].strip(), rest.rstrip()
+
+
+def closing_brace(text: str, start: int, max_chars: int) -> int | None:
+    """Where a brace ends whose content begins at ``start``; None where it is not closed in ``max_chars``."""
+    depth = 1
+    for position, char in enumerate(text[start : start + max_chars], start):
+        depth += (char == "{") - (char == "}")
+        if depth == 0:
+            return position
+    return None
