@@ -38,11 +38,11 @@ from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.sync_alternatives import ComputedExplanations, Published
 from trainer.rollouts.groups import as_sample
+from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.run_folder import read_run_config
 
 RATES = {"5e-4": 1.0, "2e-5": 0.04, "2e-6": 0.004}
-"""Learning rates, and the length of their steps in those of the demo's."""
-LAST_STEP = 24
-"""Of the demo's, whose learning rate falls to 0 in a straight line."""
+"""Learning rates, and the length of their steps in those of the run's, which is taken to have the first."""
 Kept = dict[str, Any]
 
 
@@ -68,6 +68,9 @@ def main() -> None:
         "--sabotaged", type=int, default=22, help="sets also sabotaged [%(default)s]"
     )
     making.add_argument("--questions", type=int, default=16, help="of a set [%(default)s]")
+    making.add_argument(
+        "--rates", nargs="+", choices=list(RATES), default=list(RATES), help="[all]"
+    )
     reading = commands.add_parser("table", help="what the check makes of what was kept")
     reading.add_argument("files", type=Path, nargs="+", help="made by collect")
     reading.add_argument("--pushes", type=int, default=200, help="healthy, a rate [%(default)s]")
@@ -80,7 +83,6 @@ def main() -> None:
                     path,
                     pushes=arguments.pushes,
                     sabotaged=arguments.sabotages,
-                    rates=tuple(RATES),
                 )
             )
         return
@@ -127,6 +129,12 @@ class Pushes:
     def __init__(self, arguments: argparse.Namespace, requests: RequestThread) -> None:
         self.arguments, self.requests = arguments, requests
         self.folders = sorted((arguments.run / "adapters").glob("policy-*"))
+        self.last_step = read_run_config(arguments.run).run.num_steps
+        """Of the run, whose learning rate falls to 0 in a straight line."""
+        step_of = {
+            adapter.version: adapter.step for adapter in JournalReader(arguments.run).adapters
+        }
+        self.steps = [step_of[int(folder.name.removeprefix("policy-"))] for folder in self.folders]
         arms = list(build_all_arms())
         if arguments.arms == "hot":
             arms = [arm.model_copy(update={"temperature": 1.0, "top_p": 1.0}) for arm in arms]
@@ -147,7 +155,8 @@ class Pushes:
         kept: list[Kept] = []
         started, size = time.monotonic(), self.arguments.questions
         # The run's last steps hardly move.
-        moving = [k for k in range(1, len(self.folders) - 1) if int(self.folders[k].name[-6:]) < 20]
+        inner = range(1, len(self.folders) - 1)
+        moving = [k for k in inner if self.steps[k] < 5 * self.last_step // 6]
         for number in range(self.arguments.sets):
             k = moving[number % len(moving)]
             records = self.records[number * size : (number + 1) * size]
@@ -160,10 +169,11 @@ class Pushes:
         served = self.published(now)
         samples = self.ask(served, records, number)
         explained = self.explanations(samples, served)
-        for rate, length in RATES.items():
-            step = int(self.folders[k].name[-6:])
+        for rate in self.arguments.rates:
+            length = RATES[rate]
+            step, last = self.steps[k], self.last_step
             for name, other, done in (("previous", before, step - 1), ("next", after, step)):
-                by = length * LAST_STEP / (LAST_STEP - done)
+                by = length * last / (last - done)
                 moved = {n: now[n] + by * (other[n] - now[n]) for n in now}
                 explained[f"{name} {rate}"] = self.pushed_logprobs(samples, moved)
         found: Kept = {"healthy": flat(samples, explained)}

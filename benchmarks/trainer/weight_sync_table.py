@@ -128,7 +128,7 @@ def verdict(
     return Verdict(outcome=outcome, asked_more=bool(asked))
 
 
-def table(path: Path, *, pushes: int, sabotaged: int, rates: Sequence[str]) -> str:
+def table(path: Path, *, pushes: int, sabotaged: int) -> str:
     """Markdown: a row a learning rate."""
     kept = torch.load(path, weights_only=False)
     rng = random.Random(0)
@@ -142,7 +142,8 @@ def table(path: Path, *, pushes: int, sabotaged: int, rates: Sequence[str]) -> s
         "| stops in 10,000 | cannot be told: the version before, others | stale | scaled | heated | shifted |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for rate in rates:
+    names = kept[0]["healthy"]["logprobs"]
+    for rate in [n.split()[1] for n in names if n.startswith("previous ")]:
         found: Counter[str] = Counter()
         worst: list[float] = []
         previous: list[float] = []
