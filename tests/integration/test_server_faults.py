@@ -2,6 +2,8 @@
 
 import hashlib
 import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +61,33 @@ def tokens_of(response: ArmsResponse) -> list[list[int]]:
     return [arm.token_ids for group in response.groups for arm in group.arms]
 
 
-def test_a_server_that_is_stopped_drains_and_comes_back_with_its_versions(
-    model_dir: Path, tmp_path: Path
-) -> None:
-    folders = [save_random_adapter(model_dir, tmp_path / f"{seed}", seed=seed) for seed in (1, 2)]
-    state = tmp_path / "state"
+@dataclass(frozen=True, kw_only=True)
+class Restarted:
+    """A server that was stopped while it answered, and started again on the same state."""
+
+    before: ArmsResponse
+    """What it answered to `SEEDED` before."""
+    status: ServerStatus
+    """As it was then."""
+    drained: ArmsResponse
+    """What was in flight when the signal came."""
+    exit_code: int
+    server: ServerProcess
+
+
+@pytest.fixture(scope="module")
+def restarted(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Restarted]:
+    folder = tmp_path_factory.mktemp("restarted")
+    state = folder / "state"
     with running_server(model_dir, state) as server:
-        for version, folder in enumerate(folders):
-            put(server, version, folder)
+        for version in (0, 1):
+            put(
+                server,
+                version,
+                save_random_adapter(model_dir, folder / f"{version}", seed=version + 1),
+            )
         httpx.post(f"{server.url}/v1/adapters/0/activate").raise_for_status()
         before, status = generate(server, **SEEDED), status_of(server)
-        assert before.policy_version == 0
-        # What is in flight when the signal comes is answered whole.
         answers: list[ArmsResponse] = []
         body = {**LONG, "questions": ["drained"], "max_tokens": 200}
         client = threading.Thread(target=lambda: answers.append(generate(server, **body)))
@@ -78,38 +95,52 @@ def test_a_server_that_is_stopped_drains_and_comes_back_with_its_versions(
         wait_until(lambda: status_of(server).requests_in_flight > 0)
         server.process.terminate()
         client.join(60)
-        assert [len(arm.token_ids) > 0 for arm in answers[0].groups[0].arms] == [True] * 16
-        assert server.process.wait(60) == 0, server.log_tail()
+        exit_code = server.process.wait(60)
     with running_server(model_dir, state) as server:
-        again = status_of(server)
-        assert again.boot_id != status.boot_id
-        assert (again.active_version, again.next_version) == (0, 2)
-        assert [v.sha256 for v in again.versions] == [v.sha256 for v in status.versions]
-        after = generate(server, **SEEDED)
-        assert tokens_of(after) == tokens_of(before)
-        assert tokens_of(generate(server, **SEEDED, policy=1)) != tokens_of(before)
+        yield Restarted(
+            before=before, status=status, drained=answers[0], exit_code=exit_code, server=server
+        )
 
 
-def test_clients_that_leave_and_an_engine_that_is_killed(model_dir: Path, tmp_path: Path) -> None:
-    with running_server(model_dir, tmp_path / "state") as server:
-        body = {**LONG, "questions": ["a", "b"], "stream": True}
-        with httpx.stream("POST", f"{server.url}/v1/arms/generate", json=body, timeout=60) as reply:
-            assert reply.status_code == 200
-            # Not == 32: some may have ended before the first look.
-            wait_until(lambda: running_in_the_engine(server) > 0)
-        wait_until(lambda: running_in_the_engine(server) == 0)
-        wait_until(lambda: status_of(server).requests_in_flight == 0)
-        assert status_of(server).groups_in_flight == 0
+def test_what_is_in_flight_when_a_server_is_stopped_is_answered_whole(restarted: Restarted) -> None:
+    assert [len(arm.token_ids) > 0 for arm in restarted.drained.groups[0].arms] == [True] * 16
+    assert restarted.exit_code == 0
 
-        (engine,) = [
-            child
-            for child in psutil.Process(server.process.pid).children(recursive=True)
-            if "EngineCore" in " ".join(child.cmdline())
-        ]
-        engine.kill()
-        wait_until(lambda: not is_healthy(server))
-        assert server.process.wait(60) == 1, server.log_tail()
-        assert "the engine ended by itself" in server.log_path.read_text()
+
+def test_a_server_comes_back_with_its_versions(restarted: Restarted) -> None:
+    server, before = restarted.server, restarted.before
+    was, now = restarted.status, status_of(server)
+    assert now.boot_id != was.boot_id
+    assert before.policy_version == 0
+    assert (now.active_version, now.next_version) == (0, 2)
+    assert [v.sha256 for v in now.versions] == [v.sha256 for v in was.versions]
+    assert tokens_of(generate(server, **SEEDED)) == tokens_of(before)
+    assert tokens_of(generate(server, **SEEDED, policy=1)) != tokens_of(before)
+
+
+def test_a_client_that_leaves_stops_its_requests(restarted: Restarted) -> None:
+    server, body = restarted.server, {**LONG, "questions": ["a", "b"], "stream": True}
+    with httpx.stream("POST", f"{server.url}/v1/arms/generate", json=body, timeout=60) as reply:
+        assert reply.status_code == 200
+        # Not == 32: some may have ended before the first look.
+        wait_until(lambda: running_in_the_engine(server) > 0)
+    wait_until(lambda: running_in_the_engine(server) == 0)
+    wait_until(lambda: status_of(server).requests_in_flight == 0)
+    assert status_of(server).groups_in_flight == 0
+
+
+def test_a_server_ends_with_its_engine(restarted: Restarted) -> None:
+    """The last test: the server is gone afterwards."""
+    server = restarted.server
+    (engine,) = [
+        child
+        for child in psutil.Process(server.process.pid).children(recursive=True)
+        if "EngineCore" in " ".join(child.cmdline())
+    ]
+    engine.kill()
+    wait_until(lambda: not is_healthy(server))
+    assert server.process.wait(60) == 1, server.log_tail()
+    assert "the engine ended by itself" in server.log_path.read_text()
 
 
 def running_in_the_engine(server: ServerProcess) -> float:
