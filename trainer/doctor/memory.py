@@ -9,7 +9,8 @@ import torch
 from inference_server.wire.hardware import gpu
 from trainer.config.sections import DoctorConfig, TrainConfig
 from trainer.doctor.device import Card
-from trainer.doctor.memory_plan import MemoryPlan, advise, planned_trainer_bytes
+from trainer.doctor.memory_advice import advise
+from trainer.doctor.memory_plan import MemoryPlan, planned_trainer_bytes
 from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
 from trainer.errors import OutOfMemoryError

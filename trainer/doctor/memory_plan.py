@@ -1,9 +1,6 @@
-"""What server and trainer need of one card's memory, in bytes, before either starts; which settings fit."""
+"""What server and trainer need of one card's memory, in bytes, before either starts."""
 
-import json
-import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
@@ -20,13 +17,6 @@ from trainer.doctor.model_shape import ModelShape
 
 PROMPT_TOKENS = 256
 """An arm's prompt with a question of GSM8K; nearly all are shorter."""
-_MAX_SERVER_SHARE = 0.92
-"""Largest ``serve.gpu_memory_utilization`` to advise."""
-_MIN_TOKEN_BUDGET = 1024
-"""Smallest ``ppo.token_budget`` to advise."""
-
-Setting = str | int | float | bool
-"""Value of a setting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,87 +151,3 @@ def _longest_rows(config: TrainConfig) -> Rows:
     width = min(budget, PROMPT_TOKENS + num_completions * config.rollout.max_tokens)
     num_trees = config.ppo.questions_per_mini_batch * len(prompts)
     return Rows(num_tokens=min(budget, num_trees * width), width=width)
-
-
-def advise(
-    shape: ModelShape,
-    config: TrainConfig,
-    serve: ServeConfig,
-    *,
-    card_bytes: float,
-    on_gpu: bool,
-    role: Role = "both",
-) -> tuple[str, ...] | None:
-    """A few changes of settings under which the plan fits; None where none were found.
-
-    Changes are tried in the order of their cost; then those that turned out unnecessary are dropped.
-
-    Args:
-        shape: The base model's.
-        config: The run's, which need not fit.
-        serve: The server's settings.
-        card_bytes: Memory of the GPU, or of the machine.
-        on_gpu: Whether they compute on a GPU.
-        role: Which of the services run here.
-
-    Returns:
-        Each as ``section.field = value``.
-    """
-
-    def plan_with(changes: Mapping[str, Setting]) -> MemoryPlan:
-        changed, changed_serve = config, serve
-        for setting, value in changes.items():
-            section, field = setting.split(".")
-            if section == "serve":
-                changed_serve = changed_serve.model_copy(update={field: value})
-            else:
-                new = getattr(changed, section).model_copy(update={field: value})
-                changed = changed.model_copy(update={section: new})
-        return plan_memory(
-            shape, changed, changed_serve, card_bytes=card_bytes, on_gpu=on_gpu, role=role
-        )
-
-    def balanced(changes: dict[str, Setting]) -> dict[str, Setting]:
-        """The same changes, and the card divided so that the trainer just fits."""
-        return {**changes, **_server_share(plan_with(changes))} if on_gpu else changes
-
-    tried: dict[str, Setting] = {}
-    changes = balanced(tried)
-    for setting, value in _cheapest_first(config, on_gpu=on_gpu):
-        if plan_with(changes).fits:
-            break
-        tried[setting] = value
-        changes = balanced(tried)
-    if not plan_with(changes).fits:
-        return None
-    for setting in list(changes):
-        without = {other: value for other, value in changes.items() if other != setting}
-        if plan_with(without).fits:
-            changes = without
-    return tuple(f"{setting} = {json.dumps(value)}" for setting, value in changes.items())
-
-
-def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
-    """The largest share of the server that leaves room for the trainer; empty where the plan fits."""
-    share = math.floor(100 * (1 - plan.trainer_bytes / plan.card_bytes)) / 100
-    share = min(share, _MAX_SERVER_SHARE)
-    if plan.fits or not plan.server or share <= 0:
-        return {}
-    return {"serve.gpu_memory_utilization": share}
-
-
-def _cheapest_first(config: TrainConfig, *, on_gpu: bool) -> Iterator[tuple[str, Setting]]:
-    """Changes of the trainer's settings by what they cost: nothing, then time, then precision."""
-    policy = config.policy
-    if on_gpu and policy.dtype == "float32":
-        yield "policy.dtype", "bfloat16"
-    if on_gpu and not policy.autocast:
-        yield "policy.autocast", True
-    if not policy.gradient_checkpointing:
-        yield "policy.gradient_checkpointing", True
-    budget = config.ppo.token_budget
-    while budget > _MIN_TOKEN_BUDGET:
-        budget = max(_MIN_TOKEN_BUDGET, budget // 2)
-        yield "ppo.token_budget", budget
-    if on_gpu and policy.quantization is None:
-        yield "policy.quantization", "nf4"

@@ -16,8 +16,9 @@ from regime_w import build_all_arms
 from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, PolicyConfig, ServeConfig, TrainConfig
+from trainer.doctor.memory_advice import advise
 from trainer.doctor.memory_parts import Rows
-from trainer.doctor.memory_plan import advise, plan_memory
+from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import GIB
 from trainer.model.batch import Sample
@@ -240,6 +241,16 @@ def test_nothing_is_advised_where_all_is_well_or_nothing_helps(eight_b: ModelSha
     arguments = (eight_b, config, SERVE)
     assert advise(*arguments, card_bytes=80 * GIB, on_gpu=True) == ()
     assert advise(*arguments, card_bytes=12 * GIB, on_gpu=True) is None
+
+
+def test_a_server_that_alone_does_not_fit_is_given_fewer_sequences(eight_b: ModelShape) -> None:
+    config = TrainConfig()
+    serve = ServeConfig(gpu_memory_utilization=0.9, max_num_seqs=2048)
+    changes = advise(eight_b, config, serve, card_bytes=20 * GIB, on_gpu=True, role="server")
+    assert changes is not None
+    # Nothing of the trainer's, which is elsewhere.
+    names = {change.split(" = ")[0] for change in changes}
+    assert "serve.max_num_seqs" in names <= {"serve.max_num_seqs", "serve.gpu_memory_utilization"}
 
 
 def test_a_whole_machine_is_planned_for_without_a_gpu(eight_b: ModelShape) -> None:

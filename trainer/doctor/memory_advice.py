@@ -1,0 +1,109 @@
+"""Which settings to change where a memory plan does not fit."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+
+from inference_server.wire.hardware import gpu
+from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS
+from trainer.config.sections import Role, ServeConfig, TrainConfig
+from trainer.doctor.memory_plan import MemoryPlan, plan_memory
+from trainer.doctor.model_shape import ModelShape
+
+_MAX_SERVER_SHARE = 0.92
+"""Largest ``serve.gpu_memory_utilization`` to advise."""
+_MIN_TOKEN_BUDGET = 1024
+"""Smallest ``ppo.token_budget`` to advise."""
+_MIN_NUM_SEQS = 64
+"""Smallest ``serve.max_num_seqs`` to advise."""
+
+Setting = str | int | float | bool
+"""Value of a setting."""
+
+
+def advise(
+    shape: ModelShape,
+    config: TrainConfig,
+    serve: ServeConfig,
+    *,
+    card_bytes: float,
+    on_gpu: bool,
+    role: Role = "both",
+) -> tuple[str, ...] | None:
+    """A few changes of settings under which the plan fits; None where none were found.
+
+    Changes are tried in the order of their cost; then those that turned out unnecessary are dropped.
+
+    Args:
+        shape: The base model's.
+        config: The run's, which need not fit.
+        serve: The server's settings.
+        card_bytes: Memory of the GPU, or of the machine.
+        on_gpu: Whether they compute on a GPU.
+        role: Which of the services run here.
+
+    Returns:
+        Each as ``section.field = value``.
+    """
+
+    def plan_with(changes: Mapping[str, Setting]) -> MemoryPlan:
+        changed, changed_serve = config, serve
+        for setting, value in changes.items():
+            section, field = setting.split(".")
+            if section == "serve":
+                changed_serve = changed_serve.model_copy(update={field: value})
+            else:
+                new = getattr(changed, section).model_copy(update={field: value})
+                changed = changed.model_copy(update={section: new})
+        return plan_memory(
+            shape, changed, changed_serve, card_bytes=card_bytes, on_gpu=on_gpu, role=role
+        )
+
+    def balanced(changes: dict[str, Setting]) -> dict[str, Setting]:
+        """The same changes, and the card divided so that the trainer just fits."""
+        return {**changes, **_server_share(plan_with(changes))} if on_gpu else changes
+
+    tried: dict[str, Setting] = {}
+    changes = balanced(tried)
+    for setting, value in _cheapest_first(config, serve, on_gpu=on_gpu):
+        if plan_with(changes).fits:
+            break
+        tried[setting] = value
+        changes = balanced(tried)
+    if not plan_with(changes).fits:
+        return None
+    for setting in list(changes):
+        without = {other: value for other, value in changes.items() if other != setting}
+        if plan_with(without).fits:
+            changes = without
+    return tuple(f"{setting} = {json.dumps(value)}" for setting, value in changes.items())
+
+
+def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
+    """The largest share of the server that leaves room for the trainer; empty where the plan fits."""
+    share = math.floor(100 * (1 - plan.trainer_bytes / plan.card_bytes)) / 100
+    share = min(share, _MAX_SERVER_SHARE)
+    if plan.fits or not plan.server or share <= 0:
+        return {}
+    return {"serve.gpu_memory_utilization": share}
+
+
+def _cheapest_first(
+    config: TrainConfig, serve: ServeConfig, *, on_gpu: bool
+) -> Iterator[tuple[str, Setting]]:
+    """Changes of settings by what they cost: nothing, then time, then precision."""
+    policy = config.policy
+    if on_gpu and policy.dtype == "float32":
+        yield "policy.dtype", "bfloat16"
+    if not policy.gradient_checkpointing:
+        yield "policy.gradient_checkpointing", True
+    budget = config.ppo.token_budget
+    while budget > _MIN_TOKEN_BUDGET:
+        budget = max(_MIN_TOKEN_BUDGET, budget // 2)
+        yield "ppo.token_budget", budget
+    at_a_time = serve.max_num_seqs or (gpu.MAX_NUM_SEQS if on_gpu else CPU_MAX_NUM_SEQS)
+    while at_a_time > _MIN_NUM_SEQS:
+        at_a_time = max(_MIN_NUM_SEQS, at_a_time // 2)
+        yield "serve.max_num_seqs", at_a_time
+    if on_gpu and policy.quantization is None:
+        yield "policy.quantization", "nf4"
