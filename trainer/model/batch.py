@@ -58,6 +58,11 @@ class TokenRows:
         queries = keys.unsqueeze(-1)
         return ((keys <= queries) & (queries < self.subtree_ends.unsqueeze(1))).unsqueeze(1)
 
+    def windowed_mask(self, window: int) -> Tensor:
+        """`attention_mask` without the keys that are ``window`` or more positions before a query."""
+        distances = self.position_ids.unsqueeze(2) - self.position_ids.unsqueeze(1)
+        return self.attention_mask & (distances < window).unsqueeze(1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampledTokens:

@@ -27,7 +27,7 @@ from trainer.model.adapter import (
     fuse_additions,
     serialized,
 )
-from trainer.model.base_model import load_base, require_full_attention
+from trainer.model.base_model import attention_of, load_base
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
 from trainer.model.decoder_layer import decoder_of
 from trainer.model.device import set_product_precision
@@ -67,14 +67,14 @@ class PolicyRoles(nn.Module):
             serve_dtype: The dtype to which the server rounds adapters.
 
         Raises:
-            UsageError: The base cannot be read or has layers without full attention, or the starting
-                adapter cannot be used; see `attach_adapter`.
+            UsageError: The base cannot be read or has layers that trees cannot be computed with, or the
+                starting adapter cannot be used; see `attention_of` and `attach_adapter`.
         """
         super().__init__()
         self.device, self.serve_dtype = device, serve_dtype
         base = load_base(config, device)
         set_product_precision(device, base.dtype)
-        require_full_attention(base.config, config.base_model)
+        self._attention = attention_of(base.config, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
         self.vocab_size = int(base.get_input_embeddings().num_embeddings)
         self.model = attach_adapter(base, config, Role.POLICY)
@@ -106,10 +106,10 @@ class PolicyRoles(nn.Module):
             for module in base.modules():
                 if isinstance(module, GradientCheckpointingLayer):
                     module.training = True
-        # Autocast chooses a dtype for each operation of PyTorch's; ours have the base's.
+        # Autocast chooses a dtype for each operation of PyTorch's; ours have the base's, and one mask.
         self._decoder = (
             None
-            if config.autocast
+            if config.autocast or self._attention.window is not None
             else decoder_of(base.model, checkpointing=config.gradient_checkpointing)
         )
 
@@ -170,7 +170,7 @@ class PolicyRoles(nn.Module):
             hidden: Tensor = self.model.get_base_model().model(
                 input_ids=rows.token_ids,
                 position_ids=rows.position_ids,
-                attention_mask=rows.attention_mask,
+                attention_mask=self._attention.masks(rows),
                 use_cache=False,
             )[0]
         return hidden.flatten(0, 1)

@@ -3,7 +3,6 @@
 import json
 import math
 import random
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -498,16 +497,6 @@ def test_a_starting_adapter_that_cannot_be_served_is_refused(
     with pytest.raises(UsageError, match=complaint) as caught:
         fresh_roles(tiny_base, tmp_path)
     assert str(tmp_path) in str(caught.value)
-
-
-def test_a_base_with_a_sliding_window_is_refused(tiny_base: Path, tmp_path: Path) -> None:
-    base = shutil.copytree(tiny_base, tmp_path / "base")
-    config = json.loads((base / "config.json").read_text())
-    config |= {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2}
-    del config["layer_types"]
-    (base / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="sliding_attention layers"):
-        fresh_roles(base)
 
 
 @pytest.mark.parametrize("serve_dtype", [torch.float32, torch.bfloat16])

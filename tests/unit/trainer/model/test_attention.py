@@ -1,0 +1,160 @@
+"""Layers with sliding windows in prefix trees: the numbers of each sequence by itself."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo3Config,
+    Phi3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from trainer.config.sections import PolicyConfig
+from trainer.errors import UsageError
+from trainer.model.base_model import attention_of
+from trainer.model.batch import Sample, micro_batches
+from trainer.model.roles import PolicyRoles, Role
+
+CPU = torch.device("cpu")
+WINDOW = 4
+ROUNDING = 1e-4
+"""Far above float32's, of logits of about 1."""
+SHAPE: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_hidden_layers": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.3,
+}
+MIXED = ["sliding_attention", "full_attention"]
+Config = Callable[..., PreTrainedConfig]
+WINDOWED: dict[str, Config] = {
+    "gemma3": partial(Gemma3TextConfig, sliding_window=WINDOW, layer_types=MIXED),
+    "olmo3": partial(Olmo3Config, sliding_window=WINDOW, layer_types=MIXED),
+    "qwen2": partial(
+        Qwen2Config, use_sliding_window=True, sliding_window=WINDOW, layer_types=MIXED
+    ),
+    "qwen3, all": partial(
+        Qwen3Config, use_sliding_window=True, sliding_window=WINDOW, layer_types=MIXED[:1] * 2
+    ),
+    "mistral": partial(MistralConfig, sliding_window=WINDOW),
+    "phi3": partial(Phi3Config, sliding_window=WINDOW),
+}
+
+
+def roles_of(folder: Path, config: Config) -> PolicyRoles:
+    """Random weights, a random policy."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config(**SHAPE)).save_pretrained(folder)
+    policy = PolicyConfig(
+        base_model=str(folder),
+        lora_rank=2,
+        lora_alpha=4,
+        target_modules=("all-linear",),
+        dtype="float32",
+    )
+    roles = PolicyRoles(policy, device=CPU, serve_dtype=torch.float32)
+    state = roles.adapter_state(Role.POLICY)
+    roles.load_adapter_state(
+        Role.POLICY, {name: 0.3 * torch.randn_like(tensor) for name, tensor in state.items()}
+    )
+    return roles
+
+
+def sample(prompt: tuple[int, ...], completion: tuple[int, ...]) -> Sample:
+    return Sample(
+        prompt_ids=prompt,
+        completion_ids=completion,
+        sampler_logprobs=(0.0,) * len(completion),
+        temperature=1.0,
+        top_p=1.0,
+        reward=0.0,
+        truncated=False,
+        version=0,
+    )
+
+
+PROMPT = (5, 9, 13, 17, 21, 25)
+SAMPLES = [
+    sample(PROMPT, (30, 31, 32, 33, 34, 35)),
+    sample(PROMPT, (30, 31, 40, 41)),
+    sample(PROMPT[:3], (50, 51)),
+    sample((7, 8), (60, 61, 62, 63, 1, 2, 3)),
+]
+
+
+def logprobs_alone(roles: PolicyRoles, one: Sample) -> Tensor:
+    roles.activate(Role.POLICY)
+    model = roles.model.get_base_model()
+    logits = model(torch.tensor([[*one.prompt_ids, *one.completion_ids]]), use_cache=False).logits
+    logprobs = logits[0, len(one.prompt_ids) - 1 : -1].log_softmax(dim=-1)
+    found: Tensor = logprobs[range(len(one.completion_ids)), list(one.completion_ids)]
+    return found
+
+
+@pytest.mark.parametrize("kind", WINDOWED)
+def test_trees_give_the_numbers_of_each_sequence_by_itself(kind: str, tmp_path: Path) -> None:
+    roles = roles_of(tmp_path, WINDOWED[kind])
+    with torch.no_grad():
+        alone = [logprobs_alone(roles, one) for one in SAMPLES]
+    for token_budget in (10, 16, 200):
+        found = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=token_budget)
+        for expected, logprobs in zip(alone, found, strict=True):
+            torch.testing.assert_close(logprobs, expected, atol=ROUNDING, rtol=0)
+    # The window makes a difference that is none of rounding.
+    roles._attention = replace(roles._attention, window=100)
+    without = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=200)
+    assert float((without[0] - alone[0]).abs().max()) > 100 * ROUNDING
+
+
+def test_the_window_is_seen_where_it_is_shorter_than_the_row() -> None:
+    (batch,) = micro_batches(SAMPLES, token_budget=200, hidden_size=32, device=CPU)
+    rows = batch.rows
+    assert torch.equal(rows.windowed_mask(100), rows.attention_mask)
+    assert int(rows.windowed_mask(1).sum()) == rows.token_ids.numel()
+    narrow = rows.windowed_mask(WINDOW)
+    assert int(narrow.sum(dim=-1).max()) == WINDOW < int(rows.attention_mask.sum(dim=-1).max())
+    assert not (narrow & ~rows.attention_mask).any()
+
+
+@pytest.mark.parametrize(
+    ("config", "setting", "complaint"),
+    [
+        (Gemma2Config, {}, "attn_logit_softcapping = 50.0"),
+        (LlamaConfig, {"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
+        (LlamaConfig, {"logits_scaling": 8.0}, "logits_scaling = 8.0"),
+        (LlamaConfig, {"attn_implementation": "eager"}, "its attention is 'eager'"),
+    ],
+)
+def test_what_trees_cannot_compute_is_refused_by_name(
+    config: Config, setting: dict[str, Any], complaint: str
+) -> None:
+    made = config(**{**SHAPE, **setting})
+    if made._attn_implementation is None:
+        made._attn_implementation = "sdpa"
+    with pytest.raises(UsageError, match=complaint):
+        attention_of(made, "some/model")
+
+
+def test_a_window_that_no_layer_has_is_none() -> None:
+    config = AutoConfig.for_model("qwen2", **SHAPE, sliding_window=WINDOW)
+    config.sliding_window, config._attn_implementation = WINDOW, "sdpa"
+    assert attention_of(config, "some/model").window is None
