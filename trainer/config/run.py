@@ -1,9 +1,9 @@
 """Where a run lives and how long it is."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.base import MAX_THREADS, Device, Section, Seed
 
@@ -26,6 +26,10 @@ class RunConfig(Section):
     while training goes on. The best version's checkpoint is kept. Null never evaluates."""
     num_evaluation_questions: Annotated[int, Field(ge=1)] = 100
     """Held-out questions of an evaluation."""
+    return_to_best: bool = False
+    """Go back to the best evaluated step's policy, critic and optimizers where an evaluation finds that
+    accuracy has fallen: its 95 % interval lies below the best accuracy. Rollouts that were already asked
+    for are still trained on."""
     seed: Seed = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
@@ -37,3 +41,9 @@ class RunConfig(Section):
     free one."""
     metrics_host: str = "127.0.0.1"
     """Address that the endpoint listens on; it asks for no key."""
+
+    @model_validator(mode="after")
+    def _returns_where_it_evaluates(self) -> Self:
+        if self.return_to_best and self.evaluate_every is None:
+            raise ValueError("run.return_to_best needs evaluations: set run.evaluate_every too")
+        return self

@@ -15,6 +15,7 @@ from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.errors import (
+    CheckpointError,
     NonFiniteError,
     OutOfMemoryError,
     RewardFunctionError,
@@ -33,6 +34,7 @@ from trainer.rollouts.metrics import rollout_metrics
 from trainer.run_state.checkpoint import (
     TrainProgress,
     checkpoint_folders,
+    load_step,
     save_checkpoint,
     step_of,
 )
@@ -102,6 +104,8 @@ class Training:
                 is_due = step % self.config.checkpoint_every == 0 or self.evaluations.is_due(step)
                 if is_due and step < num_steps:
                     self._save()
+                if step < num_steps:
+                    self._return_to_best()
             with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
                 self.evaluations.collect(wait=True)
                 # No rollouts of the last version are ever trained on.
@@ -175,6 +179,28 @@ class Training:
             evaluated = evaluations.collect(wait=step == self.config.num_steps)
         return {"version": versions.newest.version, **self.proofs.metrics, **evaluated}
 
+    def _return_to_best(self) -> None:
+        """Go on from the best evaluated step where a later evaluation has fallen behind it."""
+        best, step = self.evaluations.better_to_go_on_from(), self.progress.step
+        if best is None:
+            return
+        folder, learner, versions = self.config.folder, self.learner, self.versions
+        # The steps before the return are recomputed from this checkpoint, not from the one returned to.
+        if step_of(checkpoint_folders(folder)[-1]) < step:
+            self._save()
+        try:
+            load_step(folder, best.step, learner.roles, learner.update)
+        except CheckpointError as error:
+            self.tracker.say(f"cannot go back to step {best.step}: {error}")
+            return
+        versions.adapters.return_to(best.step, after=step)
+        with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
+            versions.publish(step, learner.roles, token_budget=learner.token_budget)
+        self.tracker.say(
+            f"step {step}: accuracy has fallen; going on from step {best.step} ({best.accuracy:.1%}) as "
+            f"version {versions.newest.version}"
+        )
+
     def _entry(self, step: int, batch: RolloutBatch) -> JournaledStep:
         """The step's line in the journal."""
         questions = self.pipeline.questions.state
@@ -205,7 +231,8 @@ class Training:
             self.learner.update,
             served={version: weights_of(version) for version in self.progress.questions.versions},
             num_kept=self.config.num_checkpoints,
-            evaluating=self.evaluations.evaluating,
+            # What is being evaluated may become the best.
+            kept_steps={self.evaluations.evaluating or 0, *self.versions.adapters.returned_to},
         )
 
     def _retain(self) -> None:

@@ -59,6 +59,7 @@ class HeldOutEvaluations:
         self._say = say
         self._pending: _PendingEvaluation | None = None
         self._records: list[Record] = []
+        self._fallen_from: Best | None = None
         rollout = config.rollout
         if config.run.evaluate_every is not None:
             self._records = askable(
@@ -158,6 +159,7 @@ class HeldOutEvaluations:
                 num_questions=len(self._records),
             )
             write_best(self._run.folder, best)
+        self._fallen_from = best if high < best.accuracy else None
         return {
             "eval/accuracy": accuracy,
             "eval/low": low,
@@ -167,6 +169,11 @@ class HeldOutEvaluations:
             "eval/best_accuracy": best.accuracy,
             "eval/best_step": best.step,
         }
+
+    def better_to_go_on_from(self) -> Best | None:
+        """The best evaluation, once for each newer one whose interval lies below it, with ``run.return_to_best``."""
+        best, self._fallen_from = self._fallen_from, None
+        return best if self._run.return_to_best else None
 
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers right."""

@@ -73,6 +73,8 @@ def _differences(replay: Replay, say: Say) -> Iterator[str]:
     journal, roles = replay.journal, replay.learner.roles
     start = roles.adapter_state(Role.POLICY)
     for adapter in journal.adapters_of(replay.start):
+        if adapter.returned_to is not None:
+            break
         yield from _of_adapter(
             replay, adapter, _digest(roles.rounded_policy(_dtype(adapter))), start
         )

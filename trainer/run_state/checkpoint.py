@@ -1,6 +1,6 @@
 """A run's state on disk: everything that the next step depends on, complete or absent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -52,6 +52,11 @@ def checkpoint_folders(run_folder: Path) -> list[Path]:
     return sorted((run_folder / CHECKPOINTS_FOLDER).glob("step-" + 6 * "[0-9]"))
 
 
+def checkpoint_folder(run_folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, if it is kept."""
+    return run_folder / CHECKPOINTS_FOLDER / f"step-{step:06d}"
+
+
 def step_of(folder: Path) -> int:
     """The step of a checkpoint."""
     return int(folder.name.rsplit("-", 1)[1])
@@ -86,7 +91,7 @@ def save_checkpoint(
     *,
     num_kept: int,
     served: Mapping[int, AdapterState] | None = None,
-    evaluating: int | None = None,
+    kept_steps: Collection[int] = (),
 ) -> Path:
     """Write ``checkpoints/step-000010`` atomically; delete old ones except the first and the best.
 
@@ -97,7 +102,7 @@ def save_checkpoint(
         update: Optimizers and KL controller.
         num_kept: How many of the newest are kept, besides the first (of step 0).
         served: The weights of each version whose rollouts may still be trained on.
-        evaluating: A step whose evaluation is not finished; it is kept, as it may become the best.
+        kept_steps: Steps whose checkpoints are kept, too.
     """
     state = {
         "step": progress.step,
@@ -113,7 +118,7 @@ def save_checkpoint(
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    final = _folder(run_folder, progress.step)
+    final = checkpoint_folder(run_folder, progress.step)
     unfinished = new_folder(final)
     # Through memory: torch's own writer does not report a full disk.
     buffer = BytesIO()
@@ -122,16 +127,13 @@ def save_checkpoint(
     write_manifest(unfinished, step=progress.step, device=roles.device.type)
     finish_folder(final)
     best = read_best(run_folder)
-    kept_steps = (0, None if best is None else best.step, evaluating)
-    kept = [_folder(run_folder, step) for step in kept_steps if step is not None]
+    kept = [checkpoint_folder(run_folder, step) for step in (0, *kept_steps)]
+    if best is not None:
+        kept.append(checkpoint_folder(run_folder, best.step))
     for old in checkpoint_folders(run_folder)[:-num_kept]:
         if old not in kept:
             remove_folder(old)
     return final
-
-
-def _folder(run_folder: Path, step: int) -> Path:
-    return run_folder / CHECKPOINTS_FOLDER / f"step-{step:06d}"
 
 
 def newest_checkpoint(
@@ -197,3 +199,14 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {folder}: {reason}") from error
+
+
+def load_step(run_folder: Path, step: int, roles: PolicyRoles, update: PPOUpdate) -> Checkpoint:
+    """Load the checkpoint of a step; see `load_checkpoint`.
+
+    Raises:
+        CheckpointError: It is damaged or gone.
+    """
+    folder = checkpoint_folder(run_folder, step)
+    verify_checkpoint(folder)
+    return load_checkpoint(folder, roles, update)

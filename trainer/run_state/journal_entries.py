@@ -58,6 +58,8 @@ class JournaledAdapter(_Entry):
     """Its weights were rounded to this, e.g. ``float32``."""
     token_budget: int | None = None
     """Of the step's micro-batches, whose sums round differently with another; None in journals from before."""
+    returned_to: int | None = None
+    """The step whose policy it is, where the run went back to one (``run.return_to_best``); None is its own's."""
 
 
 _ENTRY: TypeAdapter[JournaledStep | JournaledAdapter] = TypeAdapter(

@@ -23,7 +23,7 @@ class JournalReader:
 
         A truncated last line is ignored: it was being written when the run was killed.
         """
-        self._run_folder = run_folder
+        self.run_folder = run_folder
         self._path = run_folder / JOURNAL_FILE
         self._offsets: dict[int, int] = {}
         self._adapters: dict[int, list[JournaledAdapter]] = {}
@@ -76,7 +76,10 @@ class JournalReader:
         return [adapter for step in sorted(self._adapters) for adapter in self._adapters[step]]
 
     def adapters_of(self, step: int) -> list[JournaledAdapter]:
-        """Versions published after a step (0 is the start); several where a number was taken."""
+        """Versions published after a step; 0 is the start.
+
+        Several where a number was taken, or where the run went back to an earlier step.
+        """
         return self._adapters.get(step, [])
 
     def step(self, step: int) -> JournaledStep:
@@ -106,7 +109,7 @@ class JournalReader:
             JournalError: The file is missing, its digest is not the journaled one, or a line of it cannot be
                 trained on.
         """
-        path = rollouts_file(self._run_folder, entry.step)
+        path = rollouts_file(self.run_folder, entry.step)
         try:
             data = path.read_bytes()
         except OSError as error:

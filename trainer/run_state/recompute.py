@@ -10,12 +10,12 @@ import torch
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.console.tracking import Metrics
 from trainer.errors import JournalError
-from trainer.model.adapter import serialized
+from trainer.model.adapter import AdapterState, serialized
 from trainer.model.batch import Sample
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.learner import Learner
 from trainer.rollouts.rows import RolloutRow
-from trainer.run_state.checkpoint import Checkpoint
+from trainer.run_state.checkpoint import Checkpoint, load_step
 from trainer.run_state.journal_entries import JournaledAdapter, JournaledStep
 from trainer.run_state.journal_reader import JournalReader
 
@@ -62,19 +62,19 @@ def recompute(
 
     Raises:
         JournalError: The rollouts of a step are missing, damaged or of another base model.
+        CheckpointError: The run went back to a step whose checkpoint is damaged or gone.
     """
     served = dict(checkpoint.served)
     start = checkpoint.progress.step
-    for adapter in journal.adapters_of(start):
-        served[adapter.version] = learner.roles.rounded_policy(getattr(torch, adapter.dtype))
+    for adapter, weights in _published(journal, start, learner):
+        served[adapter.version] = weights
     for step in range(start + 1, last_step + 1):
         entry = journal.step(step)
         vocab_size = learner.roles.vocab_size
         groups = [samples_of(group) for group in journal.groups(entry, vocab_size=vocab_size)]
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
-        published = journal.adapters_of(step)
-        budget = token_budget or next((a.token_budget for a in published), None)
+        budget = token_budget or next((a.token_budget for a in journal.adapters_of(step)), None)
         with _threads(entry.num_threads), _micro_batches(learner, budget):
             ppo = learner.step(
                 step,
@@ -83,13 +83,26 @@ def recompute(
                 learning_rate_scale=learning_rate_scale(entry),
             )
         adapters = []
-        for adapter in published:
-            weights = learner.roles.rounded_policy(getattr(torch, adapter.dtype))
+        for adapter, weights in _published(journal, step, learner):
             served[adapter.version] = weights
             adapters.append((adapter, sha256_of_bytes(serialized(weights))))
         yield RecomputedStep(entry=entry, ppo=ppo, adapters=tuple(adapters))
         wanted = {batch.version for batch in entry.pending} | {a.version for a, _ in adapters}
         served = {version: state for version, state in served.items() if version in wanted}
+
+
+def _published(
+    journal: JournalReader, step: int, learner: Learner
+) -> Iterator[tuple[JournaledAdapter, AdapterState]]:
+    """What was published after a step, in order; leaves the learner where the next step started.
+
+    Raises:
+        CheckpointError: The run went back to a step whose checkpoint is damaged or gone.
+    """
+    for adapter in journal.adapters_of(step):
+        if adapter.returned_to is not None:
+            load_step(journal.run_folder, adapter.returned_to, learner.roles, learner.update)
+        yield adapter, learner.roles.rounded_policy(getattr(torch, adapter.dtype))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class RunAdapters:
             if self.folder_of(adapter.version).exists() or adapter.step == past[-1].step
         }
         """Those whose folders exist, or were about to when the run was killed."""
+        self._returns = {a.step: a.returned_to for a in past if a.returned_to is not None}
 
     def folder_of(self, version: int) -> Path:
         """Where a version's adapter is."""
@@ -71,6 +72,15 @@ class RunAdapters:
         """The version that was published after a step; None where it is not kept any more."""
         of_step = [a.version for a in self._adapters.values() if a.step == step]
         return max(of_step, default=None)
+
+    @property
+    def returned_to(self) -> set[int]:
+        """The steps that the run went back to, whose checkpoints the steps after that start from."""
+        return set(self._returns.values())
+
+    def return_to(self, earlier: int, *, after: int) -> None:
+        """What is written after a step from now on is the policy of an earlier one."""
+        self._returns[after] = earlier
 
     def before(self, version: int) -> Iterator[int]:
         """The versions that are kept from before a version, newest first; each is read when it is reached."""
@@ -111,6 +121,7 @@ class RunAdapters:
                 sha256=sha256,
                 dtype=str(roles.serve_dtype).removeprefix("torch."),
                 token_budget=token_budget,
+                returned_to=self._returns.get(step),
             )
             self._journal.write_adapter(adapter)
             self._adapters[version] = adapter

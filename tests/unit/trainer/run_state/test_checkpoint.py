@@ -379,7 +379,7 @@ def test_the_best_checkpoint_and_the_one_being_evaluated_are_never_deleted(
             learner.roles,
             learner.update,
             num_kept=1,
-            evaluating=evaluating,
+            kept_steps=[] if evaluating is None else [evaluating],
         )
         return [folder.name for folder in checkpoint_folders(tmp_path)]
 

@@ -1,0 +1,149 @@
+"""A run whose held-out accuracy falls goes on from its best step, and is recomputed as it went."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.memory_server import MemoryServer
+from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
+from trainer.client.protocol import GreedyPrompt, TextCompletion
+from trainer.config.sections import RunConfig, TrainConfig
+from trainer.console.tracking import Metrics, read_metrics
+from trainer.model.roles import PolicyRoles
+from trainer.online.periodic_eval import HeldOutEvaluations
+from trainer.replay.verify import verify
+from trainer.run_state.checkpoint import checkpoint_folder
+from trainer.run_state.journal_entries import JournaledAdapter
+from trainer.run_state.journal_reader import JournalReader
+
+BEST, FALLEN = 1, 3
+"""Steps; versions have their numbers up to the return."""
+RETURNED = FALLEN + 1
+"""The version that is served from the return on."""
+
+
+class WorseAtOneVersion(MemoryServer):
+    """Answers held-out questions right, but with one version."""
+
+    async def complete(
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
+    ) -> list[TextCompletion]:
+        text = "#### 2" if version == FALLEN else "#### 1"
+        return [TextCompletion(text=text, num_tokens=2, truncated=False) for _ in questions]
+
+
+class DiesAtTheReturn(WorseAtOneVersion):
+    """Takes the trainer with it when the version of the return is pushed."""
+
+    async def push_adapter(self, version: int, folder: Path, *, activate: bool = True) -> object:  # type: ignore[override]
+        if version == RETURNED:
+            raise RuntimeError("killed")
+        return await super().push_adapter(version, folder, activate=activate)
+
+
+@pytest.fixture(autouse=True)
+def evaluations_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a step's evaluation is there when the step ends."""
+    collect = HeldOutEvaluations.collect
+
+    def at_once(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
+        return collect(evaluations, wait=True)
+
+    monkeypatch.setattr(HeldOutEvaluations, "collect", at_once)
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_base: Path) -> PolicyRoles:
+    return server_roles(tiny_base)
+
+
+def config_of(
+    base: Path, tmp_path: Path, *, name: str = "run", returns: bool = True
+) -> TrainConfig:
+    questions = write_questions(tmp_path / "seven.jsonl")
+    return run_config(
+        base,
+        tmp_path / name,
+        questions,
+        data={"evaluation_source": str(questions)},
+        run={
+            "num_steps": 5,
+            "evaluate_every": 1,
+            "num_evaluation_questions": 7,
+            "return_to_best": returns,
+        },
+    )
+
+
+def adapters_of(folder: Path) -> dict[int, JournaledAdapter]:
+    return {adapter.version: adapter for adapter in JournalReader(folder).adapters}
+
+
+def test_it_goes_on_from_the_best_step_and_replays(
+    tiny_base: Path, scorer: PolicyRoles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(tiny_base, tmp_path)
+    assert train(config, WorseAtOneVersion(scorer)).step == 5
+    folder = config.run.folder
+    adapters = adapters_of(folder)
+    assert {v: a.returned_to for v, a in adapters.items() if a.returned_to} == {RETURNED: BEST}
+    assert adapters[RETURNED].step == FALLEN
+    assert adapters[RETURNED].sha256 == adapters[BEST].sha256 != adapters[FALLEN].sha256
+    assert f"accuracy has fallen; going on from step {BEST} (100.0%)" in capsys.readouterr().out
+    # It is needed to recompute the run, whatever becomes the best.
+    assert checkpoint_folder(folder, BEST).exists()
+    said: list[str] = []
+    for from_step in (0, FALLEN, FALLEN + 1):
+        assert verify(folder, from_step=from_step, stop_at_first=False, say=said.append), said
+
+    without = config_of(tiny_base, tmp_path, name="without", returns=False)
+    train(without, WorseAtOneVersion(scorer))
+    others = adapters_of(without.run.folder)
+    assert not any(a.returned_to for a in others.values())
+    # The same run up to there, and another one from there on.
+    digests = [[a.sha256 for a in run.values() if not a.returned_to] for run in (adapters, others)]
+    assert [a == b for a, b in zip(*digests, strict=True)] == [True] * (FALLEN + 1) + [False] * 2
+
+
+def test_a_run_that_is_killed_at_the_return_resumes_from_there(
+    tiny_base: Path, scorer: PolicyRoles, tmp_path: Path
+) -> None:
+    undisturbed, killed = (config_of(tiny_base, tmp_path, name=name) for name in ("a", "b"))
+    train(undisturbed, WorseAtOneVersion(scorer))
+    server = DiesAtTheReturn(scorer)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(killed, server)
+    again = WorseAtOneVersion(scorer)
+    again.state = server.copy_of_state()
+    assert train(killed, again).step == 5
+    assert adapters_of(killed.run.folder) == adapters_of(undisturbed.run.folder)
+    steps = [[row["step"] for row in read_metrics(c.run.folder)] for c in (undisturbed, killed)]
+    assert steps == [[1, 2, 3, 4, 5]] * 2
+
+
+def test_a_checkpoint_that_is_damaged_is_not_gone_back_to(
+    tiny_base: Path,
+    scorer: PolicyRoles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = config_of(tiny_base, tmp_path)
+    ask = WorseAtOneVersion.complete
+
+    async def damage(
+        server: WorseAtOneVersion, version: int | None, questions: list[str], prompt: GreedyPrompt
+    ) -> list[TextCompletion]:
+        if version == FALLEN:
+            (checkpoint_folder(config.run.folder, BEST) / "state.pt").write_bytes(b"")
+        return await ask(server, version, questions, prompt)
+
+    monkeypatch.setattr(WorseAtOneVersion, "complete", damage)
+    assert train(config, WorseAtOneVersion(scorer)).step == 5
+    assert f"cannot go back to step {BEST}" in capsys.readouterr().out
+    assert not any(a.returned_to for a in adapters_of(config.run.folder).values())
+
+
+def test_it_needs_evaluations() -> None:
+    with pytest.raises(ValueError, match=r"set run\.evaluate_every"):
+        RunConfig(return_to_best=True)
