@@ -4,7 +4,8 @@ What a reasoning model thinks before ``</think>`` is no answer. The answer's pos
 rule that applies:
 
 1. After the last ``####``: its line, or the next if that is empty. The rest is ignored. Where the line is a
-   heading (``#### Final Answer``, ``#### Step 2``), what it heads: see `_under_heading`.
+   heading (``#### Final Answer``, ``#### Step 2``), what it heads: see
+   `regime_w.numbers.marker`.
 2. In the last ``\boxed{}``, ``\fbox{}`` or ``<answer></answer>``.
 3. After the last "answer is" that a number follows, or under the last heading "Final Answer".
 4. The last number, unless it is a part of another, as in ``12:00``: see `regime_w.numbers.prose`.
@@ -15,17 +16,11 @@ bounded length or scans the text once: time is linear in the text.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice
 
-from regime_w.numbers.blocks import (
-    ANSWER_HEADING,
-    BOX,
-    HEADING,
-    PROMPT_ECHO,
-    closing_brace,
-    first_block,
-)
+from regime_w.numbers.blocks import BOX, HEADING, closing_brace, first_block
+from regime_w.numbers.marker import MARKER, after_marker
 from regime_w.numbers.markup import FACTORIAL, without_markup, without_thoughts
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
@@ -39,8 +34,6 @@ from regime_w.numbers.statements import (
     read_line,
 )
 
-MARKER = "####"
-"""Stands before the answer at the end of a solution, as in GSM8K."""
 _MAX_GOLD_BOXES = 100
 """A gold answer with more boxes is no solution."""
 
@@ -124,42 +117,15 @@ def answers_agree(a: str | None, b: str | None) -> bool:
 
 
 def _read_marked(text: str, read: Callable[[str], str | None]) -> str | None:
-    before, _, tail = text.rpartition(MARKER)
-    lines = [*tail.splitlines(), "", ""]
-    # Headings may be closed: "#### 42 ####".
-    opening, opened, line = before[before.rfind("\n") + 1 :].rpartition(MARKER)
-    if opened and line.strip(" #") and not lines[0].strip("# \t"):
-        before, lines[0] = opening, line.strip(" #")
-    # A repeated prompt ("in the format '#### 42'") is not an answer.
-    if PROMPT_ECHO.search(before[-40:]):
-        return None
-    below = [line for line in lines[1:] if line.strip()]
-    if not lines[0].strip(" \t*_:"):
-        return read(first_block(below)[0]) if lines[1].strip() else None
-    announced = ANSWER_HEADING.fullmatch(lines[0][:MAX_LINE])
-    if announced or HEADING.fullmatch(lines[0][:MAX_LINE]):
-        return _under_heading(announced, below, read)
-    return read(lines[0])
-
-
-def _under_heading(
-    announced: re.Match[str] | None, lines: Sequence[str], read: Callable[[str], str | None]
-) -> str | None:
-    """The answer under a Markdown heading that ``####`` begins, never the last number.
-
-    The first block where the heading announces an answer (of a solution: where it is the only one), or what a
-    box or an "answer is" gives.
-    """
-    if announced and lines:
-        block, rest = first_block(lines)
-        if not (announced["solution"] and rest):
-            answer = read(block)
-            if answer is None and read is read_line and announced["final"]:
-                answer = read_sentence(block)
-            if answer is not None:
-                return answer
-    line = _explicit_answer("\n".join(lines))
-    return None if line is None else read(line)
+    """The answer after the last ``####``; under a heading what is stated there, never the last number."""
+    marked = after_marker(text, HEADING)
+    answer = read(marked.line)
+    if answer is None and marked.is_final and read is read_line:
+        answer = read_sentence(marked.line)
+    if answer is None and marked.below:
+        line = _explicit_answer("\n".join(marked.below))
+        return None if line is None else read(line)
+    return answer
 
 
 def _explicit_answer(text: str) -> str | None:

@@ -1,8 +1,10 @@
-"""How a prompt is rendered and what ends its completion, as requests and settings say it."""
+"""How a prompt is rendered, its choices, and what ends its completion, as requests, data and settings say it."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from regime_w.answer_types.choice import LETTERS
 
 PromptFormat = Literal["chat", "plain"]
 """``plain`` joins system prompt and question as `regime_w.build_prompt` does; ``chat`` renders both with the
@@ -28,3 +30,36 @@ StopStrings = Annotated[
     Field(max_length=16, fail_fast=True),
 ]
 """Texts that end a completion once one of them is generated; it stays in the completion."""
+
+MAX_CHOICE_CHARS = 4096
+
+
+def _check_text(choice: str) -> str:
+    if not choice.strip():
+        raise ValueError("must not be blank")
+    if len(choice) > MAX_CHOICE_CHARS:
+        raise ValueError(f"a choice has at most {MAX_CHOICE_CHARS} characters, not {len(choice)}")
+    return choice
+
+
+def _check_choices(choices: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    answer_type = info.data.get("answer_type", "choice")
+    if choices and answer_type != "choice":
+        raise ValueError(
+            f"choices are for answer_type = choice, not {answer_type}: set that, or leave them out"
+        )
+    if len(choices) == 1:
+        raise ValueError("one choice is none: give 2 or more")
+    seen: dict[str, str] = {}
+    for letter, text in zip(LETTERS, map(str.strip, choices), strict=False):
+        if (first := seen.setdefault(text, letter)) != letter:
+            raise ValueError(f"choices {first} and {letter} are equal: {text[:40]!r}")
+    return choices
+
+
+Choices = Annotated[
+    tuple[Annotated[str, AfterValidator(_check_text)], ...],
+    Field(max_length=len(LETTERS)),
+    AfterValidator(_check_choices),
+]
+"""The texts of the choices, all different, or none; in a field that stands behind ``answer_type``, if there is one."""

@@ -10,7 +10,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice, StopStrings
+from inference_server.wire.prompt_options import (
+    Choices,
+    PromptFormat,
+    PromptFormatChoice,
+    StopStrings,
+)
 from regime_w import ArmSpec
 from regime_w.answer_types.answer_type import AnswerTypeName
 
@@ -18,7 +23,6 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
-MAX_CHOICE_CHARS = 4096
 TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
 
 
@@ -66,9 +70,7 @@ class Question(_Request):
     gold: str | None = Field(default=None, max_length=65_536)
     # Left out where they say nothing: a server from before them refuses unknown fields.
     answer_type: AnswerTypeName = Field(default="number", exclude_if="number".__eq__)
-    choices: tuple[Annotated[str, Field(max_length=MAX_CHOICE_CHARS)], ...] = Field(
-        default=(), max_length=26, exclude_if=not_
-    )
+    choices: Choices = Field(default=(), exclude_if=not_)
     """The choices' texts, which ``question`` shows too; for the type ``choice``."""
 
 
@@ -88,7 +90,6 @@ class ArmsRequest(_Request):
     policy: Literal["latest", "base"] | int = "latest"
     """``latest`` is the version that is active when a group starts."""
     prompt_format: PromptFormatChoice = "auto"
-    # Left out where they say nothing: a server from before them refuses unknown fields.
     stop: StopStrings = Field(default=(), exclude_if=not_)
     greedy: bool = Field(default=False, exclude_if=not_)
     """Whether to take the likeliest token each time, whatever the arms' temperature and top_p."""

@@ -2,7 +2,7 @@
 
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -33,6 +33,14 @@ _WITH_TEXT = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(r"[\s,;(]+(?:because|since)\s.*", re.IGNORECASE)
+_REJECTED = re.compile(
+    r"(?:(?:this|that|it|which)\s+)?(?:(?:is|was|can|could|has|have|must|be|been|clearly|easily|also)\s+){0,4}"
+    r"(?:(?:eliminat|exclud|reject|discard|dismiss|refut|contradict)ed\b|disprove[dn]\b|(?:ruled|crossed|struck)\sout\b"
+    r"|[✗✘✕❌])",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(r"(?:no|nope|false|untrue|impossible|invalid|unlikely|out)\b", re.IGNORECASE)
+"""Words that a choice may consist of: they refuse one only where the choices are known to be others."""
 # In prose A is an article and I a pronoun, unless they stand in brackets.
 _OTHER_LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|(?<![\w'’])([B-HJ-Z])(?![\w'’])")
 
@@ -127,16 +135,32 @@ class Choice:
     def _named(self, text: str) -> list[str]:
         """The letters of the choices that have this text."""
         wanted = normalised(text)
-        return [
-            letter
-            for letter, choice in zip(LETTERS, self.choices, strict=False)
+        return [letter for letter, choice in self._texts() if wanted and choice == wanted]
+
+    def _texts(self) -> Iterator[tuple[str, str]]:
+        """The letters with their normalised texts."""
+        for letter, choice in zip(LETTERS, self.choices, strict=False):
             # What is compared is one line of an answer: a longer choice is known by its letter alone.
-            if wanted
-            and len(choice) <= MAX_ANSWER_CHARS
-            and normalised(without_markup(choice)) == wanted
-        ]
+            if len(choice) <= MAX_ANSWER_CHARS:
+                yield letter, normalised(without_markup(choice))
 
     def _is_in_doubt(self, text: str, letter: str) -> bool:
-        """Whether what follows a letter takes it back or names another."""
+        """Whether what follows a letter takes it back, names another, or has the text of another choice."""
         others = {(a or b).upper() for a, b in _OTHER_LETTER.findall(text)} - {letter}
-        return has_hedge(text) or any(self._letter(other) for other in others)
+        return (
+            has_hedge(text)
+            or _REJECTED.match(text) is not None
+            or (bool(self.choices) and _REFUSED.match(text) is not None)
+            or any(self._letter(other) for other in others)
+            or self._has_other_text(normalised(text), letter)
+        )
+
+    def _has_other_text(self, text: str, letter: str) -> bool:
+        """Whether a normalised text has another choice's text in it, and not the letter's own, or as a part of that."""
+        found = {
+            each: choice
+            for each, choice in self._texts()
+            if choice and re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", text)
+        }
+        own = found.pop(letter, None)
+        return any(own is None or (own in other and own != other) for other in found.values())

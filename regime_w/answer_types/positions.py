@@ -1,14 +1,15 @@
 r"""Where a completion states its answer, whatever the answer's type.
 
-The position is that of the first rule that applies: after the last ``####`` (its line, or the next where it is
-empty or a heading such as ``Final Answer``), in the last ``\boxed{}``, after the last "answer is".
+The position is that of the first rule that applies: after the last ``####`` (see `regime_w.numbers.marker`), in
+the last ``\boxed{}``, after the last "answer is". What a sentence denies or supposes is not stated: "the
+answer is not A", "the incorrect option is A", "if the answer was A".
 """
 
 import re
 
-from regime_w.answers import MARKER
-from regime_w.numbers.blocks import BOX, PROMPT_ECHO, closing_brace
-from regime_w.numbers.statements import last_match
+from regime_w.numbers.blocks import BOX, NUMBERED_HEADING, closing_brace
+from regime_w.numbers.marker import MARKER, after_marker
+from regime_w.numbers.statements import has_hedge, last_match
 
 MAX_ANSWER_CHARS = 400
 """Longer statements are prose, and no answer."""
@@ -17,30 +18,54 @@ _ANSWER_IS = re.compile(
     r"(?:\b|(?<=_))(?:answer|option|choice)\b[*_ ]{0,3}(?:is|was|would be|:|=)[*_: ]{0,4}\n?",
     re.IGNORECASE,
 )
-# After a word of three letters or more: "St. Louis" goes on.
-_SENTENCE_END = re.compile(
-    r"(?:(?<=[^\W\d_]{3})|(?<=[0-9)\]}$*_\"'`]))[.!](?=[*_\"'`$)\]}]{0,20}+(?:\s|\Z))"
-)
-_HEADING = re.compile(
-    r"[\s*_:]*+(?:the\s++|my\s++)?(?:final[\s_]++)?(?:answer|result)(?:\s++is)?[\s*_:.]*+",
+_CLAUSE_END = re.compile(
+    r"[.!?,;:\n>|—–][*_\"'`$)\]}]*|\s-\s|\b(?:so|thus|therefore|hence|then|but|means)\b",
     re.IGNORECASE,
 )
+_MAX_CLAUSE = 100
+_SUBJECT = re.compile(
+    r"""
+    (?: .*\b(?:the|my|our|your|its|choose|pick|select)\b )? [\W\d_]*+
+    (?: (?:final|correct|right|best|better|true|only|actual|proper|valid|accurate|appropriate|suitable|single|most
+        |likely|plausible|probable|remaining|chosen|selected|short|multiple|choice|answer) [\W_]+ ){0,4}
+    """,
+    re.VERBOSE | re.IGNORECASE | re.DOTALL,
+)
+"""What stands before "answer" in a clause that states it: "the incorrect option" or "one choice" is another."""
+_SUPPOSITION = re.compile(
+    r"\b(?:if|unless|whether|suppos\w+|assum\w+|imagine|why|how|or|not|cannot|\w+n['’]t|never|nor|neither|wrong"
+    r"|incorrect|false|untrue|unlikely|doubtful|impossible|might|could|may|maybe|perhaps|possibly|thought"
+    r"|believed|guessed|claim\w*|argu\w+)\b",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(r"[\W_]*(?:not|never|neither|n['’]t|no longer)\b", re.IGNORECASE)
+_DENIED_BOX = re.compile(
+    r"(?:\b(?:not|never|neither|nor)|n['’]t)\b\W*(?:\w+\W+){0,2}+\Z", re.IGNORECASE
+)
+_INSTEAD = re.compile(r"\b(?:but|rather|instead)\b", re.IGNORECASE)
+_WORD = re.compile(r"\w+")
+_MARKS = r"[*_\"'`$)\]}]"
+# After a word of three letters or more: "St. Louis" goes on.
+_SENTENCE_END = re.compile(
+    rf"(?:(?<=[^\W\d_]{{3}})|(?<=[0-9)\]}}$*_\"'`]))[.!](?P<marks>{_MARKS}{{0,20}}+)(?:\s|\Z)"
+)
+_OPENING = {")": "(", "]": "[", "}": "{"}
 
 
-def stated_answer(text: str) -> str | None:
+def stated_answer(text: str, addition: re.Pattern[str] | None = None) -> str | None:
     """The text of the stated answer.
+
+    Args:
+        text: A completion or a solution.
+        addition: Begins what is left out of a sentence that states the answer, if there is no doubt in it.
 
     Returns:
         A line; empty where an answer is announced and none follows, or more than an answer. None where
         no answer is stated.
     """
-    before, marker, tail = text.rpartition(MARKER)
-    if marker:
-        # A repeated prompt ("in the format '#### 42'") is not an answer.
-        line = "" if PROMPT_ECHO.search(before[-40:]) else _marked_line(tail)
-        inner = _boxed_or_said(line)
-        return line if inner is None else inner
-    return _boxed_or_said(text)
+    if MARKER in text:
+        return _marked_answer(text, addition)
+    return _boxed_or_said(text, addition)
 
 
 def only_line(text: str) -> str | None:
@@ -60,25 +85,92 @@ def states_gold(text: str) -> bool:
     return MARKER in text or BOX.search(text) is not None
 
 
-def _marked_line(tail: str) -> str:
-    lines = tail.splitlines()
-    if lines and lines[0].strip(" \t*_:") and not _HEADING.fullmatch(lines[0][:MAX_ANSWER_CHARS]):
-        line = lines[0].strip()
-    elif lines and lines[0].strip(" \t*_:"):
-        line = next((found for each in lines[1:] if (found := each.strip())), "")
-    else:
-        line = lines[1].strip() if len(lines) > 1 else ""
-    return line if len(line) <= MAX_ANSWER_CHARS else ""
+def _marked_answer(text: str, addition: re.Pattern[str] | None) -> str:
+    """What stands after the last ``####``; under a heading what is stated there."""
+    marked = after_marker(text, NUMBERED_HEADING)
+    if marked.below and not marked.line:
+        return _boxed_or_said("\n".join([marked.heading, *marked.below]), addition) or ""
+    line = (marked.line or marked.heading).strip()
+    if len(line) > MAX_ANSWER_CHARS:
+        return ""
+    inner = _boxed_or_said(line, addition)
+    return _without_outer_marks(line, text, text.rindex(MARKER)) if inner is None else inner
 
 
-def _boxed_or_said(text: str) -> str | None:
-    box = last_match(BOX, text)
-    if box is not None:
-        end = closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
-        # One that is not closed nearby is announced, and holds none.
-        return "" if end is None else text[box.end() : end].strip()
-    said = last_match(_ANSWER_IS, text)
-    if said is None:
-        return None
-    line = text[said.end() : said.end() + MAX_ANSWER_CHARS].partition("\n")[0]
-    return _SENTENCE_END.split(line, maxsplit=1)[0].strip()
+def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> str | None:
+    boxed = _last_boxed(text)
+    return _last_said(text, addition) if boxed is None else boxed
+
+
+def _last_boxed(text: str) -> str | None:
+    """What the last box holds that is not denied; empty where all are."""
+    boxes = [*BOX.finditer(text)]
+    for box in reversed(boxes):
+        clause = text[_clause_start(text, box.start()) : box.start()]
+        said = last_match(_ANSWER_IS, clause)
+        if not _DENIED_BOX.search(clause) and (not said or _is_stated(clause[: said.start()])):
+            end = closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
+            # One that is not closed nearby is announced, and holds none.
+            return "" if end is None else text[box.end() : end].strip()
+    return "" if boxes else None
+
+
+def _last_said(text: str, addition: re.Pattern[str] | None) -> str | None:
+    """The sentence after the last "answer is" that states one; empty where a later one denies it, or all do."""
+    denials: list[str] = []
+    end = len(text)
+    for found in reversed([*_ANSWER_IS.finditer(text)]):
+        start, clause = found.end(), _clause_start(text, found.start())
+        if _is_stated(text[clause : found.start()]):
+            # "The answer is B. The incorrect option is A."
+            line = text[start : min(end, start + MAX_ANSWER_CHARS)].partition("\n")[0]
+            sentence = _without_outer_marks(_sentence(line), text, start)
+            if not _DENIAL.match(sentence):
+                if any(_is_contradicted(sentence, denial) for denial in denials):
+                    return ""
+                added = addition and addition.search(sentence)
+                is_sure = added and not has_hedge(sentence[added.start() :])
+                return sentence[: added.start()] if added and is_sure else sentence
+            denials.append(sentence)
+        end = clause
+    return "" if denials else None
+
+
+def _clause_start(text: str, end: int) -> int:
+    """Where the clause begins that goes on at ``end``."""
+    start = max(0, end - _MAX_CLAUSE)
+    before = last_match(_CLAUSE_END, text[start:end])
+    return start if before is None else start + before.end()
+
+
+def _is_stated(clause: str) -> bool:
+    """Whether what stands before "answer is" in its clause lets it state one."""
+    return _SUBJECT.fullmatch(clause) is not None and _SUPPOSITION.search(clause) is None
+
+
+def _is_contradicted(said: str, denial: str) -> bool:
+    """Whether a denial is of what was said, or says another thing instead."""
+    words = [set(map(str.casefold, _WORD.findall(each))) for each in (said, denial)]
+    return not words[0].isdisjoint(words[1]) or _INSTEAD.search(denial) is not None
+
+
+def _sentence(line: str) -> str:
+    """The first sentence of a line, without its full stop."""
+    end = _SENTENCE_END.search(line)
+    return (line if end is None else line[: end.start()] + end["marks"]).strip()
+
+
+def _without_outer_marks(line: str, text: str, start: int) -> str:
+    """A line without the marks at its end that were opened before ``start``: "**Answer: Paris**"."""
+    before = text[max(0, start - _MAX_CLAUSE) : start].rpartition("\n")[2]
+    while line and re.fullmatch(_MARKS, line[-1]) and _is_open(line[-1], before, line):
+        line = line[:-1] if line[-1] in _OPENING else line.rstrip(line[-1])
+    return line
+
+
+def _is_open(mark: str, before: str, line: str) -> bool:
+    """Whether a mark at the end of a line closes what was opened before the line."""
+    opening = _OPENING.get(mark)
+    if opening is None:
+        return all(len(re.findall(rf"{re.escape(mark)}+", each)) % 2 for each in (before, line))
+    return before.count(opening) > before.count(mark) and line.count(opening) < line.count(mark)

@@ -17,21 +17,58 @@ from regime_w.numbers.markup import without_thoughts
 _SAME = str.maketrans(
     {**dict.fromkeys("‘’‛`´", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("‐‑‒–—−", "-")}
 )
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱ", "0123456789+-=()ni")
+_SUPERSCRIPT = re.compile(rf"[{''.join(map(chr, _SUPERSCRIPTS))}]+")
+_FRACTION = re.compile("[¼-¾⅐-⅞↉]")
 _LATEX_TEXT = re.compile(r"\\(?:text|math|mbox|emph)(?:bf|rm|it|tt|sf|up|normal)?\s*\{([^{}]*)\}")
-_AROUND = " \t.,;:!?\"'*_$()[]{}\\"
-_ROUNDS = 8
-"""Normalisation is repeated so that nothing changes any more; two rounds do for all but odd texts."""
+_LATEX_SIGN = re.compile(r"\\([$%&#_])")
+# Asterisks that are no operators: "2**3" and "3 * 6" keep theirs.
+_EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,3})(?=[^\s*])([^*]*)(?<=\S)\1(?![\w(*])")
+_WORDS = r"\s*[^\W\d_]{2}[^\d,;:()\[\]{}\\^_=+*/<>|]*"
+_WRAPPED = re.compile(
+    rf"""
+      "([^"]*)" | '((?:[^']|(?<=\w)'(?=\w))*)' | _([^_]*)_
+    | \$\$([^$]*)\$\$ | \$((?:[^$\\]|\\.)*)\$ | \\\((.*)\\\) | \\\[(.*)\\\]
+    | \(([^(),;\[\]{{}}\\]*)\) | \[({_WORDS})\] | \{{({_WORDS})\}}
+    """,
+    re.VERBOSE,
+)
+"""A whole text in marks that say nothing of it; an interval, a pair or a set keeps its brackets."""
+_LEADING = re.compile(r"\A(?:[\s,;:]|\.\s)+")
+# "5!" and "n!" are not "5" and "n", and "1, 2, ..." goes on.
+_TRAILING = re.compile(
+    r"(?:[\s,;:\\]|(?<![.\s])\.|(?:(?<=[^\W\d_]{2})|(?<=[^\W\d_]{2}[\"')\]]))[!?]+)\Z"
+)
+_NOTHING = frozenset(" .,;:!?\"'*_$()[]{}\\-")
+_ADDITION = re.compile(r",\s+(?:who|whom|whose|which|where|because|since)\s")
 
 
 def normalised(text: str) -> str:
-    """A text without case, markup, punctuation around it, and runs of white space.
+    """A text without case, markup, marks and quotes around it, its full stop, and runs of white space.
 
-    Punctuation within it stays, as do articles and accents: exact is what is left.
+    Signs, operators, exponents, the brackets of several things, accents and articles stay: exact is what is left.
+
+    Args:
+        text: At most `MAX_ANSWER_CHARS` characters.
     """
-    for _ in range(_ROUNDS):
-        text = unicodedata.normalize("NFKC", text).casefold().translate(_SAME)
-        text = " ".join(_LATEX_TEXT.sub(r"\1", text).replace("**", "").split()).strip(_AROUND)
-    return text
+    # What is left of one round may be marked again: "**(Paris.)**".
+    for _ in range(MAX_ANSWER_CHARS):
+        before = text
+        text = " ".join(_LATEX_TEXT.sub(r"\1", _without_variants(text)).split())
+        text = _TRAILING.sub("", _LEADING.sub("", _EMPHASIS.sub(r"\2", text)))
+        if wrapped := _WRAPPED.fullmatch(text):
+            text = wrapped[wrapped.lastindex or 0]
+        text = _LATEX_SIGN.sub(r"\1", text)
+        if text == before:
+            break
+    return "" if _NOTHING.issuperset(text) else text
+
+
+def _without_variants(text: str) -> str:
+    """A text in small letters, in which equal characters have one form; "x²" is "x^2" and "1½" is "1 1/2"."""
+    text = _SUPERSCRIPT.sub(lambda found: "^" + found[0].translate(_SUPERSCRIPTS), text)
+    text = _FRACTION.sub(r" \g<0>", text).translate(_SAME)
+    return unicodedata.normalize("NFKC", text).replace("⁄", "/").casefold().translate(_SAME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +84,12 @@ class Text:
     )
 
     def extract(self, text: str) -> str | None:
-        """The stated answer, or a completion that is one line."""
+        """The stated answer, or a completion that is one line.
+
+        A sentence's ", who …" is left out, and what else begins with a comma and a word of `_ADDITION`.
+        """
         text = without_thoughts(text)
-        stated = stated_answer(text)
+        stated = stated_answer(text, addition=_ADDITION)
         line = only_line(text) if stated is None else stated
         return None if line is None else self.read(line)
 

@@ -8,22 +8,21 @@ from collections.abc import Sequence
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
 """Opens a box, in which a solution has its answer."""
-PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNORECASE)
-"""Before a ``####`` that is of a repeated prompt: "in the format '#### 42'" is no answer."""
 
 _KINDS = r"step|part|case|phase|stage|section|method|approach|option|example|problem|question"
 _NUMBERED = rf"(?:{_KINDS})\s*+\#?[0-9]++|[0-9]{{1,2}}+(?=[.)])"
 
-HEADING = re.compile(
+NUMBERED_HEADING = re.compile(
     rf"""
-    [^0-9]+
-  | [\s*_]*+ (?:{_KINDS})\s*+\#?[0-9]++\b.*
+    [\s*_]*+ (?:{_KINDS})\s*+\#?[0-9]++\b.*
   | [\s*_]*+ [0-9]{{1,2}}+[.)]\s++[A-Za-z].*
   | [\s*_]*+ [0-9]++\s++ (?:[A-Za-z]++\s++){{0,2}}? (?:{_KINDS}|way)e?s\s++ (?:to|for|of|towards?|in)\b
     .* \b(?:answer|solution|result|solv|find|comput|calculat).*      # "3 steps to the answer"
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+"""Matches a heading with a number: "Step 2", "2. Count", "3 steps to the answer"."""
+HEADING = re.compile(rf"[^0-9]+|{NUMBERED_HEADING.pattern}", re.VERBOSE | re.IGNORECASE)
 """Matches a heading; a line with a number that may be an answer is none."""
 ANSWER_HEADING = re.compile(
     rf"""

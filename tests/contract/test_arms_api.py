@@ -130,6 +130,26 @@ async def test_scores_are_of_the_questions_type_of_answer(client: Client) -> Non
     assert "answer_type" in refused.text
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer_type", "complaint"),
+    [
+        (["Rome"], "choice", "one choice is none"),
+        (["Rome", " "], "choice", "must not be blank"),
+        (["Rome", "Bonn", "Rome "], "choice", "choices A and C are equal: 'Rome'"),
+        (["Rome", "Bonn"], "number", "choices are for answer_type = choice, not number"),
+        (["Rome", "Bonn"], "text", "choices are for answer_type = choice, not text"),
+    ],
+)
+async def test_choices_of_which_none_can_be_chosen_are_refused(
+    client: Client, engine: FakeEngine, choices: list[str], answer_type: str, complaint: str
+) -> None:
+    question = {"id": "a", "question": "?", "answer_type": answer_type, "choices": choices}
+    error = (await client.arms(questions=["1+1?", question])).json()["error"]
+    assert error["param"].startswith("questions.1.choices")
+    assert complaint in error["message"]
+    assert engine.num_encoded == 0
+
+
 async def test_tokens_are_left_out_when_not_asked_for_but_are_counted(client: Client) -> None:
     body = (await client.arms(return_tokens=False)).json()
     arm = body["groups"][0]["arms"][0]

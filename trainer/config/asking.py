@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
-from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
+from inference_server.wire.prompt_options import Choices, PromptFormatChoice, StopStrings
 from regime_w import build_all_arms
 from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.base import CommandConfig, NotBlank, Seed
@@ -146,7 +146,7 @@ class SampleConfig(CommandConfig):
     """The right answer, to see which arms found it."""
     answer_type: AnswerTypeName = "number"
     """What the answer is: `number`, `choice` or `text`; data.answer_type of the file by default."""
-    choices: tuple[NotBlank, ...] = ()
+    choices: Choices = ()
     """The choices' texts, which are put below the question as A) to Z), for answer_type = choice."""
     version: Annotated[int, Field(ge=0)] | None = None
     """Policy version to ask; null asks the active one."""

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from inference_server.wire.schemas import MAX_CHOICE_CHARS
+from inference_server.wire.prompt_options import Choices
 from regime_w import AnswerType
-from regime_w.answer_types.choice import LETTERS, letter_of
+from regime_w.answer_types.choice import letter_of
 from regime_w.answer_types.number import NUMBER
 from trainer.config.base import NotBlank
 from trainer.config.data import RecordShape
@@ -36,19 +36,6 @@ def _as_list(choices: object) -> object:
     return choices.get("text", choices) if isinstance(choices, Mapping) else choices
 
 
-def _as_short_text(choice: object) -> object:
-    if isinstance(choice, str) and len(choice) > MAX_CHOICE_CHARS:
-        raise ValueError(f"a choice has at most {MAX_CHOICE_CHARS} characters, not {len(choice)}")
-    return choice
-
-
-_Choices = Annotated[
-    tuple[Annotated[NotBlank, BeforeValidator(_as_short_text)], ...],
-    BeforeValidator(_as_list),
-    Field(min_length=2, max_length=len(LETTERS)),
-]
-
-
 class Row(BaseModel):
     """A record as a source has it; other columns are kept."""
 
@@ -64,7 +51,7 @@ class Row(BaseModel):
 
 
 class _RowWithChoices(Row):
-    choice_texts: _Choices
+    choice_texts: Choices
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -82,7 +69,10 @@ def row_type(shape: RecordShape) -> type[Row]:
     }
     if shape.choices is None:
         return create_model("Row", __base__=Row, **fields)
-    fields["choice_texts"] = (_Choices, Field(alias=shape.choices))
+    fields["choice_texts"] = (
+        Annotated[Choices, BeforeValidator(_as_list), Field(min_length=2)],
+        Field(alias=shape.choices),
+    )
     validators: dict[str, Any] = {
         "by_position": model_validator(mode="before")(partial(_by_position, shape))
     }

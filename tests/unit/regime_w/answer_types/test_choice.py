@@ -59,6 +59,41 @@ GIVEN = [
     ("It rains in London.\nB", "B"),
     ("I think of it.\nB) London", "B"),
     ("The tower is there.\nParis", "A"),
+    # Another letter is named behind it, and not as the answer.
+    ("The answer is B. The incorrect option is A.", "B"),
+    ("**Answer: B**\nThe most tempting option is **A**.", "B"),
+    ("The correct option is C. Another option: A", "C"),
+    ("The answer is B. If the answer was A, it would rain.", "B"),
+    ("The answer is B. I thought the answer was A.", "B"),
+    ("The answer is B. The answer is not A.", "B"),
+    ("The answer is B. The correct option isn't A.", "B"),
+    ("So \\boxed{B}. The tempting choice is \\boxed{A}.", "B"),
+    ("\\boxed{B}, and not \\boxed{A}", "B"),
+    ("The answer is B\n\nA is wrong", "B"),
+    ("#### B\nThe tempting choice is A", "B"),
+    # Clauses and adjectives that change nothing.
+    ("Since A is wrong, the answer is B", "B"),
+    ("If it rains, then the answer is B.", "B"),
+    ("A is not right, so the right option is B.", "B"),
+    ("I am not sure, but the most likely answer is B.", "B"),
+    ("> The answer is B", "B"),
+    ("### Final Answer: B", "B"),
+    ("2) Answer: B", "B"),
+    ("Thus, the only remaining choice is (B).", "B"),
+    ("I choose option: B", "B"),
+    ("The answer is not obvious.\n#### B", "B"),
+    ("So it is not A, and \\boxed{B}", "B"),
+    # A text that has the letter's own choice in it, or no other's.
+    ("#### B: London is the capital", "B"),
+    ("#### B. London, since Rome is in Italy", "B"),
+    ("#### B - the capital of England", "B"),
+    ("#### B. The others are eliminated", "B"),
+    # Headings.
+    ("#### B ####", "B"),
+    ("#### Solution\nB", "B"),
+    ("#### Answer to the question\n> B", "B"),
+    ("#### Step 2\nIt is in England.\nThe answer is B.", "B"),
+    ("#### Solution\nIt is in England.\nThe answer is B.", "B"),
 ]
 NONE = [
     "",
@@ -102,6 +137,37 @@ NONE = [
     "Option A is wrong, so B",
     "Paris is not London",
     "#### -",
+    "The incorrect option is A.",
+    "Why not A? The tempting choice is A.",
+    "The answer is B. Why not A? The tempting choice is A.",
+    "The answer is B and the tempting choice is A.",
+    "One option is A.",
+    "The other choice is A.",
+    "If the answer was A",
+    "Suppose the answer is A.",
+    "I don't think the answer is A.",
+    "It is wrong that the answer is A.",
+    "The answer is not A",
+    "The answer isn't A",
+    "The answer is A. The answer is not A.",
+    "The answer is A. The answer is not A but another.",
+    "A is wrong",
+    "The answer is wrong",
+    "It is not \\boxed{A}",
+    "The tempting choice is \\boxed{A}",
+    "#### A - eliminated",
+    "#### A: ruled out",
+    "#### (A) can be excluded",
+    "#### A) has been rejected since it rains",
+    "#### A. ✗",
+    "#### A: no",
+    "#### A - impossible",
+    "#### A: Rome is the capital",
+    "#### A - it is Rome",
+    "The answer is A: Rome is the capital.",
+    "#### Step 2\nA",
+    "#### Solution\nI see.\nB",
+    "#### Final Answer\n- A\n- B",
 ]
 
 
@@ -131,7 +197,23 @@ def test_a_text_that_two_choices_have_names_neither() -> None:
     assert twice.extract("#### C) 5") == "C"
 
 
+def test_a_text_within_a_longer_one_is_not_the_shorter_choice() -> None:
+    both = Choice(("Rome", "Paris", "Rome and Paris"))
+    assert both.extract("#### A: Rome and Paris alike") is None
+    assert both.extract("#### C: Rome and Paris alike") == "C"
+    assert both.extract("#### A: Rome alone") == "A"
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"), [("(1, 2)", "A"), ("[1, 2]", "B"), ("5", "C"), (".5", "D")]
+)
+def test_texts_that_differ_in_a_sign_are_different_choices(answer: str, letter: str) -> None:
+    assert Choice(("(1, 2)", "[1, 2]", "5", ".5")).extract(f"#### {answer}") == letter
+
+
 def test_without_texts_every_letter_is_a_choice() -> None:
+    assert OPEN.extract("#### A) No") == OPEN.extract("#### A) False") == "A"
+    assert OPEN.extract("#### A - eliminated") is None
     assert OPEN.extract("#### E") == "E"
     assert OPEN.extract("#### B) Paris") == "B"
     assert OPEN.extract("#### Paris") is None

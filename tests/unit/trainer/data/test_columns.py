@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from regime_w import answer_type_of
 from trainer.config.data import DataConfig, RecordShape
-from trainer.config.sections import EvaluationConfig
+from trainer.config.sections import EvaluationConfig, SampleConfig
 from trainer.data.contamination import find_repeats
 from trainer.data.sources import Record, load_demonstrations, load_records
 from trainer.data.word_problems import Split
@@ -90,10 +90,12 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         (MMLU, {**GOOD, "answer": "A or B"}, "answer: 'A or B' is not one choice"),
         (MMLU, {**GOOD, "answer": "x\n#### E"}, "answer: no choice after '####'"),
         (MMLU, {"question": "?", "answer": "B"}, "choices: Field required"),
-        (MMLU, {**GOOD, "choices": ["one"]}, "choices: Value should have at least 2 items"),
+        (MMLU, {**GOOD, "choices": ["one"]}, "choices: one choice is none: give 2 or more"),
+        (MMLU, {**GOOD, "choices": []}, "choices: Value should have at least 2 items"),
+        (MMLU, {**GOOD, "choices": ["x", "y", " x"]}, "choices: choices A and C are equal: 'x'"),
         (MMLU, {**GOOD, "choices": "Paris"}, "choices: Input should be a valid array"),
         (MMLU, {**GOOD, "choices": ["Paris", " "]}, "choices.1: must not be blank"),
-        (MMLU, {**GOOD, "choices": ["x"] * 27}, "choices: Value should have at most 26"),
+        (MMLU, {**GOOD, "choices": ["x"] * 27}, "choices: Tuple should have at most 26"),
         (MATH_500, {"question": "?", "answer": "1"}, "problem: Field required"),
         (MATH_500, {"problem": "?", "answer": "1"}, "solution: Field required"),
         (MATH_500, {"problem": "?", "solution": "x^2"}, "solution: 'x^2' is not one number"),
@@ -141,6 +143,21 @@ def test_settings_that_are_no_shape_are_refused(given: dict[str, str], complaint
         DataConfig.model_validate(given)
     with pytest.raises(ValidationError, match=complaint):
         EvaluationConfig.model_validate({f"data_{key}": value for key, value in given.items()})
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"answer_type": "choice", "choices": ["a"]}, "one choice is none"),
+        ({"answer_type": "choice", "choices": ["a", "a"]}, "choices A and B are equal"),
+        ({"choices": ["a", "b"]}, "choices are for answer_type = choice, not number"),
+    ],
+)
+def test_choices_that_the_server_would_refuse_are_refused_before_it_is_asked(
+    given: dict[str, object], complaint: str
+) -> None:
+    with pytest.raises(ValidationError, match=complaint):
+        SampleConfig.model_validate({"question": "?", **given})
 
 
 def test_an_adapter_knows_the_shape_of_its_training_data(tmp_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""What stands after the last ``####`` of a text, for answers of every type."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from regime_w.numbers.blocks import ANSWER_HEADING, first_block
+
+MARKER = "####"
+"""Stands before the answer at the end of a solution, as in GSM8K."""
+_MAX_HEADING = 300
+_PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNORECASE)
+"""Before a ``####`` that is of a repeated prompt: "in the format '#### 42'" is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """What a ``####`` marks."""
+
+    line: str = ""
+    """Which may be the answer; empty where there is none."""
+    below: Sequence[str] = ()
+    """Lines under a heading, none of them blank, of which one may state the answer where ``line`` is none."""
+    heading: str = ""
+    """Another heading than one that announces an answer."""
+    is_final: bool = False
+    """Whether ``line`` stands under a heading such as "Final Answer", where a sentence may give the answer."""
+
+
+def after_marker(text: str, heading: re.Pattern[str]) -> Marked:
+    """What the last ``####`` marks; all of it is empty where that is of a repeated prompt.
+
+    The marker's line, or the first block below where it is empty or a heading that announces an answer
+    ("Final Answer"; of a "Solution": where the block is the only one). Under another heading the lines are
+    work, in which the answer may be stated.
+
+    Args:
+        text: Holds the marker.
+        heading: Matches a line that is another heading.
+    """
+    before, _, tail = text.rpartition(MARKER)
+    lines = [*tail.splitlines(), "", ""]
+    # Headings may be closed: "#### 42 ####".
+    opening, opened, line = before[before.rfind("\n") + 1 :].rpartition(MARKER)
+    if opened and line.strip(" #") and not lines[0].strip("# \t"):
+        before, lines[0] = opening, line.strip(" #")
+    if _PROMPT_ECHO.search(before[-40:]):
+        return Marked()
+    below = [line for line in lines[1:] if line.strip()]
+    if not lines[0].strip(" \t*_:"):
+        return Marked(first_block(below)[0] if lines[1].strip() else "")
+    announced = ANSWER_HEADING.fullmatch(lines[0][:_MAX_HEADING])
+    if announced and below:
+        block, rest = first_block(below)
+        is_work = announced["solution"] and rest
+        return Marked("" if is_work else block, below, is_final=bool(announced["final"]))
+    if announced:
+        return Marked()
+    if heading.fullmatch(lines[0][:_MAX_HEADING]):
+        return Marked(below=below, heading=lines[0])
+    return Marked(lines[0])
