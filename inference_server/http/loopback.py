@@ -18,7 +18,8 @@ from inference_server.wire.serve_config import is_loopback
 _WITH_A_KEY = "to allow it, set REGIME_W_API_KEY and send it as 'Authorization: Bearer KEY'"
 # "none" is an address that the user typed.
 _OWN_SITES = frozenset({"same-origin", "none"})
-_BRACKETED = re.compile(r"\[([^\[\]]*)\](?::[0-9]*)?")
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9a-z.-]+))(?::([0-9]{1,5}))?")
+_MAX_PORT = 2**16 - 1
 
 
 class LoopbackGuard:
@@ -44,7 +45,7 @@ class LoopbackGuard:
 def _refusal(scope: Scope) -> Forbidden | None:
     headers = Headers(scope=scope)
     hosts = [host.lower() for host in headers.getlist("Host")]
-    if not all(is_loopback(_name(host)) for host in hosts):
+    if not all(map(_is_of_loopback, hosts)):
         return Forbidden(
             f"without a key only 127.0.0.1 and localhost are answered; {_WITH_A_KEY}", "Host"
         )
@@ -58,7 +59,11 @@ def _refusal(scope: Scope) -> Forbidden | None:
     return None
 
 
-def _name(host: str) -> str:
-    """The name in a ``Host`` header: without its port, and an IPv6 address without its brackets."""
-    address = _BRACKETED.fullmatch(host)
-    return address[1] if address else host.partition(":")[0]
+def _is_of_loopback(host: str) -> bool:
+    """Whether a ``Host`` header is a loopback name, an IPv6 address in brackets, with or without a port."""
+    found = _HOST.fullmatch(host)
+    if found is None or int(found[3] or 0) > _MAX_PORT:
+        return False
+    is_ipv6 = found[1] is not None
+    name = found[1] if is_ipv6 else found[2]
+    return is_loopback(name) and is_ipv6 == (":" in name)
