@@ -1,0 +1,31 @@
+"""Choices and texts are read in bounded time: a line is bounded, and a completion is scanned once.
+
+For numbers see `test_long_text_ends` and `test_a_hostile_line_ends` in `tests/unit/regime_w/test_answers.py`.
+"""
+
+import pytest
+
+from regime_w import answer_type_of
+from regime_w.answer_types.answer_type import AnswerType
+
+TYPES = [answer_type_of("choice", ["Paris", "a", "(" * 400]), answer_type_of("text")]
+PLAIN = ["a", "1", "\n", " ", "the ", "or ", "- ", ", who ", "because "]
+MARKS = ["*", "**a", "$", '"', "'", "_", "(", "²", "½", "\\", "\\text{", "#", "####", "#### A"]
+STATEMENTS = ["answer is ", "one answer is ", "the answer is not A ", "\\boxed{", "not \\boxed{"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("unit", [*PLAIN, *MARKS, *STATEMENTS])
+@pytest.mark.parametrize("answer_type", TYPES, ids=lambda answer_type: answer_type.name)
+def test_a_long_text_ends(answer_type: AnswerType, unit: str) -> None:
+    # Quadratic work on these would not end within the timeout.
+    answer_type.extract("a" + unit * (60_000 // len(unit)) + "x")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("unit", [*PLAIN, *MARKS, *STATEMENTS])
+@pytest.mark.parametrize("answer_type", TYPES, ids=lambda answer_type: answer_type.name)
+def test_a_hostile_line_ends(answer_type: AnswerType, unit: str) -> None:
+    # A line is bounded, so only repetition shows that it backtracks: 2 ms each, not 3 s.
+    for before in ["#### ", "The answer is ", ""] * 3:
+        answer_type.extract(before + (unit * 400)[:380] + "x")
