@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from inference_server.errors import InvalidAdapter, field_path
-from inference_server.wire.json_text import DuplicateKey, parse_json
+from inference_server.wire.json_text import JsonFlaw, parse_json
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 # Of PEFT's fields those that, whatever their value, leave a saved adapter's results as they are.
@@ -137,7 +137,7 @@ def read_config(config_json: bytes) -> AdapterConfig:
         raise InvalidAdapter(reason, ADAPTER_CONFIG_FILE) from error
     try:
         given = parse_json(config_json)
-    except DuplicateKey as error:
+    except JsonFlaw as error:
         raise InvalidAdapter(str(error), ADAPTER_CONFIG_FILE) from error
     for name, value in given.items():
         is_read = name in AdapterConfig.model_fields or name in _WITHOUT_EFFECT

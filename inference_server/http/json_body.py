@@ -1,4 +1,4 @@
-r"""What every JSON body must be before a route reads it: text, not too many values, and no key twice.
+r"""What every JSON body must be before a route reads it: text, not too many values, no key twice, no NaN.
 
 JSON can spell half of a surrogate pair ("\ud83d"), which no encoder and no tokenizer takes. And the
 validation of a body costs far more per value than its bytes do: each wrong item of a list is an error for
@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.errors import InvalidRequest
 from inference_server.http.errors import error_response
-from inference_server.wire.json_text import DuplicateKey, parse_json
+from inference_server.wire.json_text import JsonFlaw, parse_json
 from inference_server.wire.schemas import MAX_QUESTIONS
 
 # Each question of the longest request has an id, a text and a gold answer.
@@ -127,7 +127,8 @@ def check_json(body: bytes) -> None:
     """Checks a body that is meant to be JSON; one that is not is left to its route.
 
     Raises:
-        InvalidRequest: A text in it is not valid Unicode, it holds too many values, or a key twice.
+        InvalidRequest: A text in it is not valid Unicode, or it holds too many values, a key twice, or NaN or
+            infinity.
     """
     if b"\0" in body:  # UTF-16 and UTF-32, which Python's json reads too
         raise InvalidRequest("the body is not UTF-8")
@@ -139,8 +140,9 @@ def check_json(body: bytes) -> None:
         value = parse_json(body)
     except RecursionError as error:
         raise InvalidRequest("the body is nested too deeply") from error
-    except DuplicateKey as error:
-        raise InvalidRequest(f"the body's key {error}", error.key) from error
+    except JsonFlaw as error:
+        where = "the body:" if error.key is None else "the body's key"
+        raise InvalidRequest(f"{where} {error}", error.key) from error
     except ValueError:
         return
     # A value takes a byte at least: a short body needs no counting.

@@ -13,7 +13,7 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-from inference_server.wire.json_text import DuplicateKey, parse_json
+from inference_server.wire.json_text import JsonFlaw, parse_json
 
 MAX_REPEATS = 65_536
 """Most repetitions that a grammar may spell out, those within others multiplied."""
@@ -56,7 +56,7 @@ def check_sampling(params: Any) -> None:
 def _parsed(text: str) -> Any:
     try:
         return parse_json(text)
-    except DuplicateKey as error:
+    except JsonFlaw as error:
         raise VLLMValidationError(f"structured_outputs: {error}") from error
     except (ValueError, RecursionError):
         return text

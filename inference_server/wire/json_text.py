@@ -1,39 +1,52 @@
-"""JSON that others have written: a key given twice is an error, as parsers differ in which of its values they take."""
+"""JSON that others have written, without what parsers differ in: a key given twice, and NaN and infinity.
+
+Which value of a key is taken depends on the parser, and of the numbers that JSON does not have some make
+numbers and some an error.
+"""
 
 import json
 from collections import Counter
-from typing import Any
+from typing import Any, NoReturn
+
+_SHOWN_CHARS = 100
 
 
-class DuplicateKey(ValueError):
-    """An object has a key twice."""
+class JsonFlaw(ValueError):
+    """A text that only some parsers read, or not all alike."""
 
-    def __init__(self, key: str):
-        """Keep the key, the start of it where it is long."""
-        self.key = key[:100]
-        super().__init__(f"{self.key!r} is given twice")
+    def __init__(self, key: str | None, reason: str):
+        """Keep the key at fault, the start of it where it is long; None where it is in no object."""
+        self.key = None if key is None else key[:_SHOWN_CHARS]
+        super().__init__(f"{'a value' if self.key is None else repr(self.key)} {reason}")
 
 
 def parse_json(text: bytes | str, **options: Any) -> Any:
     """The value of a text, as `json.loads` with the same options.
 
     Raises:
-        DuplicateKey: An object has a key twice.
+        JsonFlaw: An object has a key twice, or a value is NaN or infinite.
         ValueError: It is no JSON.
         RecursionError: It is nested too deeply.
     """
-    return json.loads(text, object_pairs_hook=_unique, **options)
+    try:
+        return json.loads(
+            text, object_pairs_hook=_unique, parse_constant=_NotJson.refuse, **options
+        )
+    except _NotJson as error:
+        # Once more, as the hook that refuses it does not know where it is.
+        json.loads(text, object_pairs_hook=_without_constants, parse_constant=_NotJson, **options)
+        raise JsonFlaw(None, str(error)) from None
 
 
-def check_unique_keys(text: bytes | str) -> None:
-    """Refuse a key that is given twice; what is no JSON is left to its reader.
+def check_flaws(text: bytes | str) -> None:
+    """Refuse what only some parsers read; what is no JSON at all is left to its reader.
 
     Raises:
-        DuplicateKey: Names the key.
+        JsonFlaw: Names the key.
     """
     try:
         parse_json(text)
-    except DuplicateKey:
+    except JsonFlaw:
         raise
     except (ValueError, RecursionError):
         return
@@ -43,5 +56,28 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-        raise DuplicateKey(key)
+        raise JsonFlaw(key, "is given twice")
     return found
+
+
+class _NotJson(ValueError):
+    """``NaN``, ``Infinity`` or ``-Infinity``, where a value belongs."""
+
+    def __init__(self, constant: str):
+        super().__init__(f"is {constant}, which JSON does not have")
+
+    @classmethod
+    def refuse(cls, constant: str) -> NoReturn:
+        raise cls(constant)
+
+
+def _without_constants(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    for key, value in pairs:
+        items = [value]
+        while items:
+            item = items.pop()
+            if isinstance(item, _NotJson):
+                raise JsonFlaw(key, str(item))
+            if isinstance(item, list):
+                items.extend(item)
+    return dict(pairs)

@@ -169,7 +169,9 @@ def _hub_records(dataset: str, split: Split, shape: RecordShape) -> Iterator[Rec
 def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:
     answer_type = answer_type_of(shape.answer_type, row.choices)
     check_gold(row.answer, f"{where}: {shape.answer}", answer_type)
-    columns = to_jsonable_python(row.model_extra, serialize_unknown=True, bytes_mode="base64")
+    columns = to_jsonable_python(
+        row.model_extra, serialize_unknown=True, bytes_mode="base64", inf_nan_mode="null"
+    )
     return Record(
         id=record_id,
         question=with_choices(row.question, row.choices),

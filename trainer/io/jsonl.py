@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol, Self, TypeVar
 import zstandard
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.json_text import DuplicateKey, check_unique_keys
+from inference_server.wire.json_text import JsonFlaw, check_flaws
 from trainer.errors import DataError
 from trainer.io.durable import write_file
 
@@ -53,26 +53,38 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def read_rows(path: Path, row: type[_Row]) -> Iterator[tuple[int, _Row]]:
-    """The lines of a file as models, with their numbers from 1.
+    """The lines of a file of our own as models, with their numbers from 1.
 
     Raises:
         DataError: The file cannot be read, or a line is not such a row; names the line and the field.
     """
     for number, line in read_lines(path):
-        yield number, parse_row(row, line, f"{path}:{number}")
+        yield number, parse_own_row(row, line, f"{path}:{number}")
 
 
 def parse_row(row: type[_Row], line: bytes, where: str) -> _Row:
-    """One line as a model.
+    """One line that others may have written as a model.
 
     Raises:
-        DataError: The line is not such a row, or has a key twice. The message names ``where`` and the field.
+        DataError: The line is not such a row, or any field of it, read or not, is given twice, NaN or infinite.
+            The message names ``where`` and the field.
+    """
+    found = parse_own_row(row, line, where)
+    try:
+        check_flaws(line)
+    except JsonFlaw as error:
+        raise DataError(f"{where}: {error}") from None
+    return found
+
+
+def parse_own_row(row: type[_Row], line: bytes, where: str) -> _Row:
+    """One line of our own, of any release, as a model.
+
+    Raises:
+        DataError: The line is not such a row. The message names ``where`` and the field.
     """
     try:
-        check_unique_keys(line)
         return row.model_validate_json(line)
-    except DuplicateKey as error:
-        raise DataError(f"{where}: {error}") from None
     except ValidationError as error:
         raise row_error(error, where) from None
 

@@ -61,8 +61,10 @@ def test_a_json_number_is_a_gold_digit_by_digit(written: str, gold: str, tmp_pat
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("NaN", "not one number"),
-        ("-Infinity", "not one number"),
+        ("NaN", "'answer' is NaN, which JSON does not have"),
+        ("-Infinity", "'answer' is -Infinity"),
+        ('18, "of": [{"a": NaN}]', "'a' is NaN"),
+        ('18, "of": [1, [Infinity]]', "'of' is Infinity"),
         ("1e999", "not one number"),
         ("true", "valid string"),
         ("null", "valid string"),

@@ -89,6 +89,7 @@ def stored(path: Path, *rows: dict[str, Any], token_budget: int = CONTEXT) -> St
             {"token_ids": [3, VOCAB_SIZE]},
             f"{ARM.name}: token id {VOCAB_SIZE}, and policy.base_model",
         ),
+        ({"anything": float("nan")}, "'anything' is NaN, which JSON does not have"),
         ({"prompt_token_ids": [99_999]}, f"{ARM.name}: token id 99999, and policy.base_model"),
     ],
 )

@@ -1,0 +1,44 @@
+"""JSON of others: what parsers differ in is refused, with its key."""
+
+from typing import Any
+
+import pytest
+
+from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_json
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1, "b": 2, "a": 3}', "'a' is given twice"),
+        ('[{"a": {"b": 1, "b": 1}}]', "'b' is given twice"),
+        ('{"a": NaN}', "'a' is NaN, which JSON does not have"),
+        ('{"a": {"b": [1, [-Infinity]]}}', "'b' is -Infinity, which JSON does not have"),
+        ('{"a": [{"b": Infinity}]}', "'b' is Infinity, which JSON does not have"),
+        ("[1, NaN]", "a value is NaN, which JSON does not have"),
+        ("NaN", "a value is NaN, which JSON does not have"),
+        ('{"' + "k" * 500 + '": NaN}', f"'{'k' * 100}' is NaN"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"parse_int": str, "parse_float": str}])
+def test_what_only_some_parsers_read_is_refused_with_its_key(
+    text: str, said: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(JsonFlaw) as caught:
+        parse_json(text, **options)
+    assert str(caught.value).startswith(said)
+    with pytest.raises(JsonFlaw):
+        check_flaws(text.encode())
+
+
+@pytest.mark.parametrize("text", ["{", "", "[" * 100_000, '{"a": nan}', '{"a": NaN', "\ufeff{}"])
+def test_what_is_no_json_is_left_to_its_reader(text: str) -> None:
+    check_flaws(text)
+    with pytest.raises((ValueError, RecursionError)):
+        parse_json(text)
+
+
+@pytest.mark.parametrize("text", ['{"a": "NaN", "b": [1e999, null]}', '[{"a": 1}, {"a": 1}]', "1"])
+def test_json_is_read(text: str) -> None:
+    check_flaws(text)
+    parse_json(text)
