@@ -13,6 +13,10 @@ set -eu
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3}
+if ! command -v "$PYTHON" >/dev/null 2>&1; then
+  echo "install: there is no $PYTHON: sudo apt-get install -y python3-venv, or make install PYTHON=…" >&2
+  exit 2
+fi
 if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
   echo "install: $PYTHON is not Python 3.11, 3.12 or 3.13; try: make install PYTHON=python3.11" >&2
   exit 2
@@ -25,6 +29,8 @@ case $EXTRA in cpu|gpu) ;; *) echo "install: EXTRA=$EXTRA; it must be cpu or gpu
 UV="uv==0.13.9"
 case ${INSTALL:-development} in
   development)
+    # Before minutes are spent: a line for each thing that the machine lacks.
+    "$PYTHON" inference_server/wire/hardware/prerequisites.py "$EXTRA"
     [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
     PYTHON=.venv/bin/python
     set -- --python "$PYTHON" --editable ".[$EXTRA,dev]"

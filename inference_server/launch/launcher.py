@@ -18,6 +18,7 @@ from typing import NoReturn
 from inference_server.engine import EngineDied
 from inference_server.launch.state_dir import claim_state_dir
 from inference_server.settings import Settings, read_settings
+from inference_server.wire.hardware.prerequisites import installed_version, lacks_of_server
 from inference_server.wire.serve_config import is_loopback
 from inference_server.wire.settings_errors import SettingsError
 
@@ -39,11 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 after Ctrl-C or SIGTERM, 1 if the engine died, 2 if the command line or the settings
         are wrong.
     """
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--version" in arguments:
+        print(f"regime-w-server {installed_version('regime-w') or 'is not installed'}")  # noqa: T201
+        return 0
     try:
-        settings, vllm_flags = read_settings(sys.argv[1:] if argv is None else argv)
+        settings, vllm_flags = read_settings(arguments)
         _check_exposure(settings)
         _check_model(settings.model)
         _check_port(settings)
+        _check_installation()
         # Until the server listens: raise SystemExit, since vLLM swallows a KeyboardInterrupt while it loads.
         for stop in (signal.SIGINT, signal.SIGTERM):
             signal.signal(stop, _exit)
@@ -92,6 +98,12 @@ def _check_port(settings: Settings) -> None:
         ) from error
 
 
+def _check_installation() -> None:
+    """Detects what vLLM would miss half a minute later, in an error that does not name it."""
+    if lacks := [str(lack) for lack in lacks_of_server()]:
+        raise SettingsError(*lacks)
+
+
 def _check_model(model: str) -> None:
     """Detects a mistyped folder before vLLM looks for it on the Hub."""
     folder = Path(model).expanduser()
@@ -100,3 +112,17 @@ def _check_model(model: str) -> None:
             raise SettingsError(f"--model {model}: the folder has no config.json")
     elif folder.exists() or not _HUB_ID.fullmatch(model):
         raise SettingsError(f"--model {model}: no such folder")
+    elif os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") and not _is_cached(model):
+        raise SettingsError(
+            f"--model {model}: neither a folder nor in the Hub's cache, and HF_HUB_OFFLINE is set; download it "
+            "first, or name a folder"
+        )
+
+
+def _is_cached(model: str) -> bool:
+    """Whether the Hub's cache has something of a model, in whatever revision."""
+    # Not at the top: --help needs neither.
+    from huggingface_hub.constants import HF_HUB_CACHE  # noqa: PLC0415
+    from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415
+
+    return (Path(HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model")).is_dir()

