@@ -14,7 +14,7 @@ install: .venv/.installed  ## make .venv; the cpu or gpu extra by the hardware f
 	@touch $@
 
 demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, report
-	$(BIN)/python scripts/demo.py $(ARGS)
+	$(BIN)/python -m trainer demo $(ARGS)
 
 unit: install  ## tests without a server and without training, in a minute or so
 	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick -n auto --maxprocesses 4 $(ARGS)

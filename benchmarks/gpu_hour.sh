@@ -57,7 +57,7 @@ part_contract() {
 }
 
 part_demo() {
-  "$PYTHON" scripts/demo.py --port "$PORT"
+  "$PYTHON" -m trainer demo --port "$PORT"
 }
 
 part_smollm2() {

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from inference_server.wire.serve_config import VLLM_KEYS, ServeConfig
 from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_loader import load_settings
-from inference_server.wire.settings_sources import Program
+from inference_server.wire.settings_sources import Program, program_name
 
 OTHER_SECTIONS = (
     "policy",
@@ -53,7 +53,9 @@ OTHER_KEYS = (
     "models",
     "num_in_flight",
     "num_questions",
+    "num_steps",
     "output",
+    "port",
     "prompt_format",
     "question",
     "resume",
@@ -116,7 +118,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
         SettingsError: A value is missing, unknown or out of range, or the file cannot be read.
     """
     program = Program(
-        name="python -m inference_server",
+        name=program_name("inference_server", "regime-w-server"),
         description=_DESCRIPTION,
         sections=dict.fromkeys(OTHER_SECTIONS, _OtherSection) | {"serve": ServeConfig},
         own_section="serve",

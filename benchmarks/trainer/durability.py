@@ -24,9 +24,9 @@ def main() -> None:
 
     from trainer.config.sections import RunConfig
     from trainer.console.tracking import read_metrics
+    from trainer.io.kept_settings import read_run_config
     from trainer.replay.restored_run import open_replay
     from trainer.run_state.checkpoint import checkpoint_folders, save_checkpoint, step_of
-    from trainer.run_state.run_folder import read_run_config
 
     rows = read_metrics(arguments.run)[1:]  # The first step warms up.
     step_s = statistics.median(row["time/step_s"] for row in rows)

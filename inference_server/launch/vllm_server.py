@@ -68,11 +68,15 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     configure_logging()
     try:
         validate_parsed_serve_args(args)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"vllm: {str(error).splitlines()[0]}") from error
+    try:
         config, _ = transformers.PretrainedConfig.get_config_dict(
             args.model, revision=args.revision
         )
     except (OSError, TypeError, ValueError) as error:
-        raise SettingsError(f"vllm: {str(error).splitlines()[0]}") from error
+        # The Hub's own message does not always name the model.
+        raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
     if on_cpu:
         _set_defaults(cpu_environment(config.get("hidden_size")))
         _size_kv_cache(args, config)

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import sys
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ class Program:
     other_keys: Collection[str] = ()
     """Own keys of other programs, whose variables may be set here too."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Earlier names of keys, whose flags are still read, and their names now: ``section.key`` each."""
+    """Other names of keys, whose flags are read too, and their names: earlier ones, and short ones."""
     kebab_case: bool = False
     """Whether help shows flags with ``-``; both spellings are read anyway."""
     not_flags: Collection[str] = ()
@@ -55,14 +57,30 @@ class Program:
 
 
 def config_flag(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The file that ``--config`` names, and the other arguments."""
+    """The file that ``--config`` names, itself or as one of `presets`, and the other arguments."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path)
     try:
         found, rest = finder.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise SettingsError(str(error)) from None
-    return found.config, rest
+    given = found.config
+    if given is not None and not given.is_file():
+        given = presets().get(str(given), given)
+    return given, rest
+
+
+def presets() -> dict[str, Path]:
+    """The configurations that come with the package, by name: in a clone those of ``deploy/configs``."""
+    package = Path(str(resources.files("inference_server")))
+    installed = package / "presets"
+    folder = installed if installed.is_dir() else package.parent / "deploy/configs"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def program_name(module: str, script: str) -> str:
+    """How a program was started: by its console script, or as a module."""
+    return script if Path(sys.argv[0]).name == script else f"python -m {module}"
 
 
 def read_toml(path: Path) -> Values:
@@ -70,7 +88,8 @@ def read_toml(path: Path) -> Values:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"--config {path}: {error.strerror}") from None
+        names = "" if path.suffix or len(path.parts) > 1 else f"; or one of {', '.join(presets())}"
+        raise SettingsError(f"--config {path}: {error.strerror}{names}") from None
     # Beside what TOML and UTF-8 refuse: tables of a thousand levels, whole numbers of thousands of digits.
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"--config {path}: {error}") from None
@@ -166,7 +185,8 @@ def _as_settings(
 def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program) -> list[str]:
     """The arguments with our flags spelt as the parser knows them, whether given with ``-`` or ``_``."""
     flags = {}
-    for key in (*keys, *program.renamed):
+    renamed = (old for old, key in program.renamed.items() if key in keys)
+    for key in (*keys, *renamed):
         flag = program.renamed.get(key, key)
         spelt = flag.replace("_", "-") if program.kebab_case else flag
         for prefix in ("", "no-"):

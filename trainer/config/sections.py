@@ -24,6 +24,7 @@ from trainer.config.run import RunConfig
 from trainer.config.server import ServerConfig
 from trainer.config.sft import SFTConfig, SFTRunConfig
 from trainer.config.tools import (
+    DemoCommand,
     DequantizeCommand,
     DoctorConfig,
     ReplayCommand,
@@ -45,6 +46,7 @@ __all__ = [
     "CollectConfig",
     "CommandConfig",
     "DataConfig",
+    "DemoCommand",
     "DequantizeCommand",
     "Device",
     "DiffCommand",

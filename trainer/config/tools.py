@@ -13,6 +13,20 @@ from trainer.config.sft import SFTConfig
 from trainer.config.train import TrainConfig
 
 
+class DemoCommand(CommandConfig):
+    """The whole path on a tiny model: base, SFT, real vLLM server, online PPO, evaluation, report.
+
+    Needs neither network nor GPU. Works in models/tiny-base and runs/demo below the current folder.
+    """
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """Port of the server; where it is taken, a free one is."""
+    num_steps: Annotated[int, Field(ge=1)] | None = None
+    """Steps of PPO, instead of those of the preset `demo`."""
+    num_questions: Annotated[int, Field(ge=1)] = 400
+    """Held-out questions of the evaluation."""
+
+
 class ReplayCommand(CommandConfig):
     """Recompute a run from its journal, without a server, and compare it with what it recorded."""
 

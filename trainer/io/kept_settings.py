@@ -13,6 +13,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.settings_model import NULL
 from trainer.config.base import Section
 from trainer.config.data import DataConfig
+from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
 
@@ -172,3 +173,19 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
         )
     return found
+
+
+def read_run_config(folder: Path) -> TrainConfig:
+    """The configuration of a run.
+
+    Raises:
+        UsageError: There is none, or another command or another version of this one wrote it.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return TrainConfig.read_kept(_stored(path))
+    except FileNotFoundError:
+        raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None

@@ -9,28 +9,25 @@ the tokens still count.
 import math
 import statistics
 from collections.abc import Mapping, Sequence, Set
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
-from pydantic_core import from_json
 
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import TrainConfig
-from trainer.errors import UsageError
+from trainer.io.kept_settings import read_run_config
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batch import Sample
 from trainer.model.roles import Role
+from trainer.replay.changed_settings import changed_config
 from trainer.replay.restored_run import Replay, Say, open_replay
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import RolloutRow
 from trainer.run_state.journal_entries import JournaledStep
 from trainer.run_state.recompute import recompute
-from trainer.run_state.run_folder import ADAPTERS_FOLDER, START_FOLDER, read_run_config
+from trainer.run_state.run_folder import ADAPTERS_FOLDER, START_FOLDER
 
-_SECTIONS = ("ppo", "reward")
 _SHOWN = {
     "ppo/policy_loss": "loss",
     "ppo/reference_kl": "kl",
@@ -44,45 +41,6 @@ _SHOWN = {
 """Metrics of a step to their names in its line; the last three measure how far off-policy it is."""
 _MIN_SAMPLE_SIZE = 0.9
 """Effective sample size below which the result is doubtful: a tenth of the rollouts is lost."""
-
-
-def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
-    """Change settings of ``ppo`` and ``reward``.
-
-    Args:
-        config: The run's.
-        changes: Each ``section.key=value``; the value ``null`` means None. As in a file, ``ppo.kl_horizon``
-            without ``ppo.kl_horizon_steps`` is what counts.
-
-    Raises:
-        UsageError: A key is unknown or a value is invalid.
-    """
-    values: dict[str, Any] = config.model_dump()
-    for change in changes:
-        key, mark, value = change.partition("=")
-        section, _, name = key.partition(".")
-        if not mark or section not in _SECTIONS or name not in values[section]:
-            raise UsageError(
-                f"--what-if {change!r}: expected ppo.KEY=VALUE or reward.KEY=VALUE with an existing KEY"
-            )
-        values[section][name] = None if value == "null" else _listed(value)
-    keys = {change.partition("=")[0] for change in changes}
-    if "ppo.kl_horizon" in keys and "ppo.kl_horizon_steps" not in keys:
-        values["ppo"]["kl_horizon_steps"] = None
-    try:
-        return TrainConfig.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "configuration"
-        raise UsageError(f"--what-if {' '.join(changes)}: {key}: {first['msg']}") from None
-
-
-def _listed(value: str) -> Any:
-    """The value of a key that is a list, such as ``["regime_w"]``."""
-    with suppress(ValueError):
-        if value.startswith("["):
-            return from_json(value)
-    return value
 
 
 def what_if(run_folder: Path, changes: Sequence[str], *, from_step: int, say: Say) -> None:

@@ -1,10 +1,14 @@
 import json
+import os
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
 import pytest
 
+from inference_server.launch.launcher import main as serve
 from trainer.cli import COMMANDS, main
 from trainer.errors import RewardFunctionError
 
@@ -18,6 +22,7 @@ def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+ROOT = Path(__file__).resolve().parents[3]
 HELP = {
     "trainer": ("train", "sft", "eval", "sample", "report"),
     **dict.fromkeys((f"trainer {name}" for name in COMMANDS), ("usage: python -m trainer",)),
@@ -45,11 +50,20 @@ MISTAKES = {
     "trainer report no/such/run": "no/such/run",
     "trainer replay no/such/run --from 3": "no/such/run",
     "trainer replay x --verify --what-if ppo.kl_coef=1": "choose one",
+    "trainer replay BASE --what-if ppo.kl_coeff=1": "did you mean ppo.kl_coef?",
+    "trainer replay BASE --what-if ppo.kl_coef=much": "ppo.kl_coef: ",
+    "trainer train --config gsm8k": "one of demo, gsm8k_a100, ",
+    "trainer demo --port 0": "--port: ",
     "trainer diff no/such/evaluation.json A B": "no/such/evaluation.answers.jsonl",
     "trainer dequantize --policy.base_model ./no/such --output x": "no/such",
     "trainer tiny-model --output BASE/config.json": "output: ",
     "inference_server": "--model",
     "inference_server --model ./no/such/model": "no such folder",
+    "inference_server --model no/such-model": "neither a folder nor in the Hub's cache",
+    "trainer train --policy.base_model no/such-model": "neither a folder nor in the Hub's cache",
+    "trainer sft --policy.base_model no/such-model": "neither a folder nor in the Hub's cache",
+    "trainer train-offline --policy.base_model no/such-model": "nor in the Hub's cache",
+    "trainer dequantize --policy.base_model no/such-model": "nor in the Hub's cache",
     "inference_server --model BASE --hos 0.0.0.0": "--hos: unknown flag; did you mean --host?",
     "inference_server --model BASE --state-dirr x": "--state-dirr: unknown flag",
     "regime_w score no.jsonl": "no.jsonl",
@@ -89,6 +103,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int | N
     """Exit code, output and errors of every command above, run in one process without torch."""
     base = tmp_path_factory.mktemp("base")
     (base / "config.json").write_text("{}")
+    (base / "config.toml").touch()  # of a run with the defaults
     commands = [*(f"{command} --help" for command in HELP), *MISTAKES]
     arguments = [command.replace("BASE", str(base)).split() for command in commands]
     for words in arguments:
@@ -99,6 +114,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int | N
         capture_output=True,
         text=True,
         timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -122,6 +138,33 @@ def test_a_mistake_in_the_settings_is_one_line_and_exit_code_2_before_torch_is_i
     assert code == 2, errors
     assert MISTAKES[command] in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["trainer", "inference_server"])
+def test_programs_know_their_version(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", [name, "--version"])
+    assert not {"trainer": main, "inference_server": serve}[name]()
+    assert capsys.readouterr().out.split()[1] == version("regime-w")
+
+
+def test_a_program_is_named_as_it_was_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/regime-w", "--help"])
+    main()
+    assert capsys.readouterr().out.startswith("usage: regime-w COMMAND")
+    monkeypatch.setattr("sys.argv", ["regime-w", "trian"])
+    with pytest.raises(SystemExit):
+        main()
+    assert capsys.readouterr().err.startswith("regime-w: error: unknown command")
+
+
+def test_the_console_scripts_are_the_programs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    functions = {name: EntryPoint(name, at, "").load() for name, at in project["scripts"].items()}
+    assert functions == {"regime-w": main, "regime-w-server": serve}
 
 
 def test_a_dead_server_is_exit_code_3() -> None:

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from inference_server.settings import OTHER_KEYS, OTHER_SECTIONS, read_settings
+from inference_server.wire import settings_sources
 from inference_server.wire.settings_errors import SettingsError
 from trainer.cli import COMMANDS
 from trainer.config.loading import command_keys, load_config
@@ -86,6 +87,32 @@ def test_no_command_loads_torch_or_vllm_to_read_a_file() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_a_preset_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # a folder is no configuration
+    for path in PRESETS:
+        named = parsed("train", "--config", path.stem)
+        assert named == parsed("train", "--config", str(path))
+        assert read_settings(["--config", path.stem]) == read_settings(["--config", str(path)])
+    (tmp_path / "demo").rmdir()
+    (tmp_path / "demo").write_text("[run]\nnum_steps = 3\n")
+    assert load_config(TrainConfig, ["--config", "demo"], prog="t").run.num_steps == 3
+
+
+def test_an_installed_package_has_the_presets_where_they_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    files = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    for source, target in files.items():
+        (tmp_path / target).parent.mkdir(parents=True)
+        (tmp_path / target).symlink_to(ROOT / source)
+    monkeypatch.setattr(settings_sources.resources, "files", tmp_path.joinpath)
+    assert settings_sources.presets() == {
+        path.stem: tmp_path / "inference_server/presets" / path.name for path in PRESETS
+    }
 
 
 RECIPE = """

@@ -17,8 +17,14 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.errors import UsageError
-from trainer.io.kept_settings import CONFIG_FILE, as_toml, keep_settings, kept_prompt_format
-from trainer.run_state.run_folder import prompt_format_advice, read_run_config, with_prompt_format
+from trainer.io.kept_settings import (
+    CONFIG_FILE,
+    as_toml,
+    keep_settings,
+    kept_prompt_format,
+    read_run_config,
+)
+from trainer.run_state.run_folder import prompt_format_advice, with_prompt_format
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 """Written when arms were null and dynamic sampling had another name."""

@@ -13,12 +13,13 @@ from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.console.tracking import read_metrics
 from trainer.errors import CheckpointError, UsageError
+from trainer.io.kept_settings import read_run_config
+from trainer.replay.changed_settings import changed_config
 from trainer.replay.verify import verify
-from trainer.replay.what_if import changed_config, what_if
+from trainer.replay.what_if import what_if
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledStep, rollouts_file
 from trainer.run_state.journal_reader import JournalReader
-from trainer.run_state.run_folder import read_run_config
 
 NUM_STEPS = 4
 

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.config.sections import PPOConfig, TrainConfig
-from trainer.replay.what_if import changed_config
+from trainer.replay.changed_settings import changed_config
 
 
 @pytest.mark.parametrize("before", [10.0, None])

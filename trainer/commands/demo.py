@@ -1,74 +1,73 @@
 """The whole path on a tiny model: base, SFT, real vLLM server, online PPO, evaluation, report.
 
-Run by ``make demo``. Needs neither network nor GPU; two CPU cores take about ten minutes. Ctrl-C ends
-the server too.
+Needs neither network nor GPU; two CPU cores take about ten minutes. Ctrl-C ends the server too.
 """
 
-import argparse
 import socket
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 
 from inference_server.launch.server_process import ServerFailed, ServerProcess, free_port
+from inference_server.wire.hardware.prerequisites import lacks_of_server
+from inference_server.wire.settings_sources import presets
 from trainer.config.loading import load_config
-from trainer.config.sections import SFTRunConfig, TrainConfig
-from trainer.console.environment import prepare_environment
+from trainer.config.sections import DemoCommand, SFTRunConfig, TrainConfig
 from trainer.console.progress import step_lines
 from trainer.console.stop_signals import Stopped
-from trainer.errors import TrainerError
+from trainer.errors import ServerError, UsageError
 
-CONFIG = Path(__file__).resolve().parent.parent / "deploy/configs/demo.toml"
-MODEL = Path("models/tiny-base")
+_CONFIG = ("--config", str(presets()["demo"]))
+_MODEL = Path("models/tiny-base")
 
 console = Console(highlight=False)
 
 
-def main() -> int:
-    """Returns the exit code: 0 once the report is written."""
-    parser = argparse.ArgumentParser(
-        allow_abbrev=False, prog="scripts/demo.py", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--port", type=int, default=8000, help="port of the server [%(default)s]")
-    parser.add_argument("--num-steps", type=int, help="PPO steps [as in deploy/configs/demo.toml]")
-    parser.add_argument("--num-questions", type=int, default=400, help="held-out questions")
-    arguments = parser.parse_args()
-    prepare_environment()
-    try:
-        return run(arguments.port, arguments.num_steps, arguments.num_questions)
-    except (TrainerError, ServerFailed) as error:
-        print(f"demo: error: {error}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, Stopped):
-        print("demo: interrupted; the server is stopped", file=sys.stderr)
-        return 130
+def run_demo(command: DemoCommand) -> None:
+    """Run every stage with a server that is stopped at the end.
 
-
-def run(port: int, num_steps: int | None, num_questions: int) -> int:
-    """Run every stage with a server that is stopped at the end; returns the exit code."""
+    Raises:
+        UsageError: The server could not start on this machine.
+        ServerError: It did not start, or stopped.
+        KeyboardInterrupt: A signal asked to stop.
+    """
+    if lacks := "; ".join(map(str, lacks_of_server())):
+        # Before the stages that come before the server's.
+        raise UsageError(lacks)
     started = time.monotonic()
-    folder, port = free_run_folder(), usable_port(port)
+    folder, port = free_run_folder(), usable_port(command.port)
     build_model()
     stage(2, "SFT", "a LoRA adapter on careless demonstrations; the server starts meanwhile")
     server = ServerProcess.start(
-        model=MODEL,
+        model=_MODEL,
         port=port,
         log_path=folder / "server.log",
         flags=["--state-dir", str(folder / "server")],
     )
     try:
         sft = fine_tune(folder)
-        stage(3, "inference server", f"vLLM on {server.url}, log in {server.log_path}")
+        stage(
+            3,
+            "inference server",
+            f"vLLM and its playground on {server.url}, log in {server.log_path}",
+        )
         server.wait_until_healthy()
-        config, ppo = train_online(server.url, sft, folder, num_steps)
-        evaluate(config, {"Base": "base", "SFT": str(sft), "PPO": str(ppo)}, num_questions)
+        config, ppo = train_online(server.url, sft, folder, command.num_steps)
+        models = {"Base": "base", "SFT": str(sft), "PPO": str(ppo)}
+        evaluate(config, models, command.num_questions)
         report(folder)
+    except ServerFailed as error:
+        what, _, log = str(error).partition("\n")
+        failure = ServerError(f"{what}; the end of {server.log_path} is above")
+        failure.add_note(f"{log}\n")
+        raise failure from None
+    except Stopped:
+        # No part of the demo resumes.
+        raise KeyboardInterrupt from None
     finally:
         server.stop()
     console.print(f"done in {(time.monotonic() - started) / 60:.1f} min; the server is stopped")
-    return 0
 
 
 # What a stage imports takes seconds to load, so each imports it itself.
@@ -76,11 +75,11 @@ def run(port: int, num_steps: int | None, num_questions: int) -> int:
 
 def build_model() -> None:
     """Stage 1: the tiny base model, unless it is there already."""
-    stage(1, "tiny base model", f"{MODEL}, trained from scratch once and kept")
+    stage(1, "tiny base model", f"{_MODEL}, trained from scratch once and kept")
     from trainer.commands.tiny_model import build_tiny_model
 
     with step_lines("tiny-model") as on_step:
-        build_tiny_model(MODEL, on_step=on_step)
+        build_tiny_model(_MODEL, on_step=on_step)
 
 
 def fine_tune(folder: Path) -> Path:
@@ -89,8 +88,8 @@ def fine_tune(folder: Path) -> Path:
 
     config = load_config(
         SFTRunConfig,
-        ["--config", str(CONFIG), "--output", str(folder / "sft")],
-        prog="scripts/demo.py",
+        [*_CONFIG, "--output", str(folder / "sft")],
+        prog="demo",
     )
     with step_lines("sft") as on_step:
         run_sft(config, on_step, console.print)
@@ -111,8 +110,8 @@ def train_online(
     }
     config = load_config(
         TrainConfig,
-        ["--config", str(CONFIG), *(word for pair in overrides.items() for word in pair)],
-        prog="scripts/demo.py",
+        [*_CONFIG, *(word for pair in overrides.items() for word in pair)],
+        prog="demo",
     )
     from trainer.online.setup import train
 
@@ -179,7 +178,3 @@ def curl(url: str) -> str:
     """A shell command that samples the policy while it trains."""
     body = '{"questions": ["Ada has 12 pens and buys 7 more. How many pens does Ada have now?"]}'
     return f"curl -s {url}/v1/arms/generate -H 'Content-Type: application/json' -d '{body}'"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

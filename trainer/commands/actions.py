@@ -1,0 +1,180 @@
+"""What each command does once its settings are read: it checks them, and imports torch after that."""
+
+import sys
+
+from inference_server.wire.hardware.prerequisites import EXTRAS, installed_version, lacks_of_server
+from trainer.config.sections import (
+    CollectConfig,
+    DemoCommand,
+    DequantizeCommand,
+    DiffCommand,
+    DoctorConfig,
+    EvaluationConfig,
+    OfflineRunConfig,
+    ReplayCommand,
+    ReportCommand,
+    SampleConfig,
+    SFTRunConfig,
+    TinyModelCommand,
+    TrainCommand,
+    TrainConfig,
+    TrainOfflineCommand,
+)
+from trainer.console.progress import step_lines
+from trainer.errors import UsageError
+from trainer.io.paths import require_folder
+
+
+def demonstrate(command: DemoCommand) -> None:
+    """The demo."""
+    from trainer.commands.demo import run_demo
+
+    run_demo(command)
+
+
+def train_online(command: TrainCommand) -> None:
+    """Online PPO."""
+    config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
+    from trainer.commands.early_checks import check_online
+
+    check_online(config)
+    from trainer.console.terminal import CONSOLE_FILE, lasting_output
+    from trainer.io.disk import raise_disk_full
+    from trainer.online.setup import train
+
+    folder = config.run.folder
+    with lasting_output(folder / CONSOLE_FILE), raise_disk_full(folder):
+        result = train(config, must_resume=command.resume)
+        if not result.stopped:
+            print(f"{folder} is finished: step {result.step}; raise run.num_steps for more")
+
+
+def fine_tune(config: SFTRunConfig) -> None:
+    """SFT."""
+    from trainer.commands.early_checks import check_sft
+
+    check_sft(config)
+    from trainer.commands.sft import run_sft
+
+    with step_lines("sft") as on_step:
+        folder = run_sft(config, on_step, print)
+    print(f"adapter in {folder}")
+
+
+def collect(config: CollectConfig) -> None:
+    """Rollouts into a file."""
+    from trainer.data.sources import require_source
+
+    require_source(config.data.source)
+    from trainer.commands.collect import run_collect
+
+    run_collect(config)
+
+
+def train_from_file(command: TrainOfflineCommand) -> None:
+    """PPO from a file of rollouts."""
+    config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
+    from trainer.commands.early_checks import check_offline
+
+    check_offline(config)
+    from trainer.commands.train_offline import train_offline
+
+    print(f"adapter in {train_offline(config, must_resume=command.resume)}")
+
+
+def evaluate(config: EvaluationConfig) -> None:
+    """Accuracy of several models."""
+    from trainer.data.sources import require_source
+
+    require_source(config.data)
+    from trainer.evaluation.ask import run_evaluation
+
+    run_evaluation(config)
+
+
+def diff(command: DiffCommand) -> None:
+    """Questions on which two models differ."""
+    from trainer.evaluation.diff import print_diff
+
+    print_diff(command.evaluation, command.baseline, command.model, limit=command.limit)
+
+
+def sample(config: SampleConfig) -> None:
+    """One question, all arms."""
+    from trainer.commands.sample import run_sample
+
+    run_sample(config)
+
+
+def examine(config: DoctorConfig) -> None:
+    """Whether a run can start here; exits with 1 where it cannot."""
+    # At once: the other checks come after torch, which takes seconds to import.
+    if any(map(installed_version, EXTRAS)):
+        for lack in lacks_of_server():
+            print(lack, file=sys.stderr)
+    from trainer.doctor.doctor import run_doctor
+
+    if not run_doctor(config):
+        sys.exit(1)
+
+
+def replay(command: ReplayCommand) -> None:
+    """A run recomputed from its journal; exits with 1 where it differs."""
+    if command.verify and command.what_if:
+        raise UsageError("--verify compares a run with itself, --what-if with another; choose one")
+    from trainer.commands.early_checks import require_run
+
+    require_run(command.run)
+    if command.what_if:
+        from trainer.io.kept_settings import read_run_config
+        from trainer.replay.changed_settings import changed_config
+
+        changed_config(read_run_config(command.run), command.what_if)
+        from trainer.replay.what_if import what_if
+
+        what_if(command.run, command.what_if, from_step=command.from_step, say=print)
+        return
+    from trainer.replay.verify import verify
+
+    is_same = verify(
+        command.run, from_step=command.from_step, stop_at_first=command.verify, say=print
+    )
+    if not is_same:
+        sys.exit(1)
+
+
+def report(command: ReportCommand) -> None:
+    """A run's verdict and page."""
+    from trainer.commands.early_checks import require_run
+
+    require_run(command.run)
+    from rich.console import Console
+
+    from trainer.report.page import write_report
+    from trainer.report.verdict import print_verdict
+
+    report = write_report(command.run)
+    print_verdict(report.verdict, Console())
+    print(report.path)
+
+
+def dequantize(command: DequantizeCommand) -> None:
+    """The base that a 4-bit policy stands for."""
+    from trainer.model.base_files import require_base_model
+
+    require_base_model(command.policy.base_model)
+    from trainer.model.base_model import save_dequantized
+    from trainer.model.device import compute_device
+
+    save_dequantized(command.policy, command.output, compute_device("auto"))
+    print(f"base model in {command.output}")
+
+
+def make_tiny_model(command: TinyModelCommand) -> None:
+    """The demo's base model."""
+    require_folder(command.output, field="output")
+    from trainer.commands.tiny_model import build_tiny_model
+
+    with step_lines("tiny-model") as on_step:
+        folder = build_tiny_model(command.output, on_step=on_step)
+    print(f"tiny base model in {folder}")
