@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 
 import httpx
 from pydantic import ValidationError
@@ -67,7 +68,10 @@ def rejection(response: httpx.Response) -> ServerRejectedError:
     """The error that a response is, with a message that may be shown."""
     try:
         error = ErrorResponse.model_validate_json(response.content).error
+        message, param = safe_line(error.message), error.param
     except (ValidationError, RecursionError):
         text = response.content[: 4 * _SHOWN_CHARS].decode(errors="replace")
-        return ServerRejectedError(response.status_code, safe_line(text)[:_SHOWN_CHARS], None)
-    return ServerRejectedError(response.status_code, safe_line(error.message), error.param)
+        message, param = safe_line(text)[:_SHOWN_CHARS], None
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        message += "; set REGIME_W_API_KEY to the server's key"
+    return ServerRejectedError(response.status_code, message, param)

@@ -221,6 +221,7 @@ async def test_a_refusal_is_not_tried_again_and_keeps_the_servers_words(
             await client.status()
     assert "rank 64 is over 16" in str(caught.value)
     assert str(status) in str(caught.value)
+    assert ("REGIME_W_API_KEY" in str(caught.value)) == (status == 401)
     assert (caught.value.status, caught.value.param) == (status, "r")
     assert len(server.requests) == 1
 
