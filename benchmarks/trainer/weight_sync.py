@@ -33,13 +33,13 @@ from trainer.config.sections import PolicyConfig, RolloutConfig, ServerConfig
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
+from trainer.io.kept_settings import read_run_config
 from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.sync_alternatives import ComputedExplanations, Published
 from trainer.rollouts.groups import as_sample
 from trainer.run_state.journal_reader import JournalReader
-from trainer.run_state.run_folder import read_run_config
 
 RATES = {"5e-4": 1.0, "2e-5": 0.04, "2e-6": 0.004}
 """Learning rates, and the length of their steps in those of the run's, which is taken to have the first."""

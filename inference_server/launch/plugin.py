@@ -8,6 +8,7 @@ import asyncio
 from argparse import Namespace
 from typing import Any
 
+import structlog
 import torch
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -16,6 +17,7 @@ from starlette.datastructures import State
 
 from inference_server.http.routes import attach_routes
 from inference_server.http.vllm_routes import VLLM_ROUTES, keep_routes
+from inference_server.launch.starting import playground_url
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
@@ -24,6 +26,8 @@ from inference_server.vllm.guarded_client import CompletionCount, guard_client
 SETTINGS_ATTRIBUTE = "regime_w_settings"
 SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
 STARTING_ATTRIBUTE = "regime_w_starting"
+
+_log = structlog.get_logger()
 
 
 class RegimeWPlugin:
@@ -57,6 +61,7 @@ class RegimeWPlugin:
         self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))
         # From here on connections wait for the server, which is about to listen.
         getattr(args, STARTING_ATTRIBUTE).stop()
+        _log.info("ready", playground=playground_url(args.host, args.port, bool(args.ssl_certfile)))
 
 
 async def list_models(request: Request) -> JSONResponse:

@@ -105,6 +105,13 @@ class Starting:
                 pass
 
 
+def playground_url(host: str | None, port: int, has_tls: bool) -> str:
+    """Where a browser on this machine finds the playground of a server that listens on ``host``."""
+    host = "127.0.0.1" if host in (None, "", "0.0.0.0", "::") else host
+    scheme = "https" if has_tls else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
 def _received(client: socket.socket, deadline_s: float) -> bytes:
     """What a client has sent next; a client that sends little by little has no more time than another.
 

@@ -92,7 +92,7 @@ def test_online_ppo_moves_the_served_policy(
     run = tmp_path / "run"
     first_version = status_of(server).next_version
     done = subprocess.run(
-        train_command(server, tiny_base, run, **{"run.num_steps": "3"}),
+        [*train_command(server, tiny_base, run, **{"run.num_steps": "3"}), "--verbose"],
         capture_output=True,
         text=True,
         timeout=300,

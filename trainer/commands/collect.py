@@ -24,6 +24,7 @@ from trainer.client.protocol import InferenceServer
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
+from trainer.console.terminal import print_line
 from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
@@ -90,10 +91,7 @@ def run_collect(config: CollectConfig) -> Collected:
         ServerError: The server was unreachable for too long, or refused.
         RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
-    console = Console()
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say = partial(print_line, Console())
 
     async def connect_and_collect(stop: StopRequest) -> Collected:
         async with ArmsClient(config.server) as client:

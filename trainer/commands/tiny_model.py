@@ -17,6 +17,7 @@ from inference_server.wire.digests import sha256_of_bytes
 from trainer.data import tiny_corpus, word_problems
 from trainer.data.tiny_corpus import batches, train_tokenizer
 from trainer.io.durable import finish_folder, new_folder
+from trainer.model.base_model import hide_progress_bars
 
 _MANIFEST = "tiny_model.json"
 
@@ -118,6 +119,7 @@ def build_tiny_model(
     Returns:
         The folder, loadable by Transformers and by vLLM.
     """
+    hide_progress_bars()
     recipe = recipe or TinyModelRecipe()
     manifest = folder / _MANIFEST
     if manifest.is_file() and json.loads(manifest.read_text()).get("digest") == recipe.digest():

@@ -9,6 +9,7 @@ from inference_server.wire.settings_loader import load_settings
 from inference_server.wire.settings_sources import Program
 from trainer.config.base import CommandConfig
 from trainer.config.rollout import RENAMED_KEYS
+from trainer.config.run import SHORT_FLAGS
 from trainer.config.safe_text import safe_line
 from trainer.config.sections import SECTIONS
 
@@ -45,7 +46,7 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
         sections=SECTIONS,
         own_section=config.own_section,
         inherited=config.inherited,
-        renamed=RENAMED_KEYS,
+        renamed={**RENAMED_KEYS, **SHORT_FLAGS},
         other_keys={*known_keys(ServeConfig), *command_keys()},
     )
     try:

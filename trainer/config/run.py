@@ -1,11 +1,15 @@
 """Where a run lives and how long it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from trainer.config.base import MAX_THREADS, Device, Section, Seed
+
+SHORT_FLAGS: Mapping[str, str] = {"verbose": "run.verbose"}
+"""Flags without a section, and the keys that they stand for."""
 
 
 class RunConfig(Section):
@@ -36,6 +40,9 @@ class RunConfig(Section):
     """CPU threads of the trainer; one is best beside a server on the same machine."""
     device: Device = "auto"
     """Where the trainer computes."""
+    verbose: bool = False
+    """Every term in a step's line instead of those that fit 80 columns; `--verbose` for short. All metrics are
+    in metrics.jsonl anyway."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Port of the Prometheus endpoint with the newest step's metrics, /metrics; null opens none, 0 takes a
     free one."""

@@ -6,7 +6,7 @@ import sys
 
 
 def prepare_environment() -> None:
-    """Set variables that the user has not set: sleeping threads, no progress bars in log files."""
+    """Set variables that the user has not set: sleeping threads, no progress bars and hints of libraries."""
     # Spinning threads would take cores from the server on the same machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -14,9 +14,11 @@ def prepare_environment() -> None:
     # while a part of it is free. PyTorch reads the older name too.
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if not sys.stderr.isatty():
+        # On a terminal a download of gigabytes shows how far it is.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     # TRL sets it to ERROR if unset, which would also silence servers started by this process.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO")
     # PEFT imports bitsandbytes if installed, which then warns of a missing optional kernel.

@@ -30,6 +30,8 @@ class Metric:
     """Title of its Grafana panel; empty for none."""
     log: str = ""
     """Its part of the step's line, e.g. ``kl {:.3f}``; empty for none."""
+    is_brief: bool = False
+    """Whether the line has it without ``--verbose`` too: these fit 80 columns."""
 
     @property
     def prefix(self) -> str | None:
@@ -40,15 +42,15 @@ class Metric:
 # A table is read by its columns, so it keeps its own line breaks.
 # fmt: off
 METRICS: tuple[Metric, ...] = (
-    Metric("step", "Number of the newest step", panel="Step", label="step", log="step {:>4}"),
+    Metric("step", "Number of the newest step", panel="Step", label="step", log="step {:>4}", is_brief=True),
     Metric("version", "Version that the newest step pushed", panel="Version, trainer", label="version", log="version {:.0f}"),
     # Rewards and scores of the rollouts
-    Metric("reward/mean", "Mean reward of a completion", "reward", "reward", panel="Reward", log="reward {:+.3f}"),
+    Metric("reward/mean", "Mean reward of a completion", "reward", "reward", panel="Reward", log="reward {:+.3f}", is_brief=True),
     Metric("reward/std", "Standard deviation of the rewards", "standard deviation", panel="Reward"),
     Metric("reward/base", "Mean reward for being right or wrong", "base", "reward"),
     Metric("reward/coherence", "Mean reward for coherence with the other arms", "coherence", "reward"),
     Metric("reward/length", "Mean length penalty, at most 0", "length", "reward"),
-    Metric("reward/correct", "Share of the completions that are correct", "share correct", "correct", panel="Correct and answered", log="correct {:.3f}"),
+    Metric("reward/correct", "Share of the completions that are correct", "share correct", "correct", panel="Correct and answered", log="correct {:.3f}", is_brief=True),
     Metric("reward/answered", "Share of the completions that give an answer", "answered", panel="Correct and answered"),
     Metric("reward/follows_correct", "Correlation of reward and correctness within groups"),
     Metric("reward_function/*", "Mean reward that this one of reward.functions gave, before its weight"),
@@ -69,12 +71,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("eval/version", "Version that was evaluated"),
     Metric("eval/best_step", "Step of the best accuracy so far"),
     # The update
-    Metric("ppo/reference_kl", "KL to the reference, nats per completion", "KL", "kl", panel="KL to the reference", log="kl {:.3f}"),
+    Metric("ppo/reference_kl", "KL to the reference, nats per completion", "KL", "kl", panel="KL to the reference", log="kl {:.3f}", is_brief=True),
     Metric("ppo/kl_coef", "Coefficient of the KL penalty", "KL coefficient", "kl", True, panel="KL coefficient"),
-    Metric("ppo/clip_fraction", "Share of tokens whose ratio was clipped", "clip fraction", "update", panel="Clipping and truncation", log="clip {:.3f}"),
+    Metric("ppo/clip_fraction", "Share of tokens whose ratio was clipped", "clip fraction", "update", panel="Clipping and truncation", log="clip {:.3f}", is_brief=True),
     Metric("ppo/approx_kl", "KL from the version that generated, nats per token", "approximate KL", "update", True, panel="Movement in a step"),
     Metric("ppo/approx_kl_max", "KL of the mini-batch where it was largest, nats per token", "largest of a mini-batch", panel="Movement in a step"),
-    Metric("ppo/explained_variance", "Share of the returns' variance that the critic explains", "explained variance", "critic", panel="Critic", log="ev {:+.2f}"),
+    Metric("ppo/explained_variance", "Share of the returns' variance that the critic explains", "explained variance", "critic", panel="Critic", log="ev {:+.2f}", is_brief=True),
     Metric("ppo/value_loss", "Loss of the critic", "value loss", "critic", True, panel="Critic"),
     Metric("ppo/entropy", "Entropy of the policy, nats per token", "entropy", "entropy", panel="Entropy", log="entropy {:.3f}"),
     Metric("ppo/logprob_mismatch", "Mean |trainer - server| logprob under one version, nats per token", "rollouts, same version", "mismatch", panel="Mismatch of logprobs", log="mismatch {:.1e}"),
@@ -140,10 +142,17 @@ def help_text(key: str) -> str:
     return f"Of the newest step: {key}"
 
 
-def log_line(row: Mapping[str, float]) -> str:
-    """The step's metrics in one line: those that are declared with a format and are in the row."""
+def log_line(row: Mapping[str, float], *, verbose: bool) -> str:
+    """The step's metrics in one line: those that are declared with a format and are in the row.
+
+    Args:
+        row: The step's metrics.
+        verbose: All of them instead of the brief ones.
+    """
     return " ".join(
-        metric.log.format(row[metric.key]) for metric in METRICS if metric.log and metric.key in row
+        metric.log.format(row[metric.key])
+        for metric in METRICS
+        if metric.log and metric.key in row and (verbose or metric.is_brief)
     )
 
 

@@ -1,4 +1,4 @@
-"""Redirects a run's output to a file once its terminal is closed or its pipe has no reader.
+"""Lines on a terminal, and a run's output once its terminal is closed or its pipe has no reader: then a file has it.
 
 A closed terminal sends SIGHUP, and writing to it fails from then on; so does writing to a pipe whose
 reader has ended. Neither should stop training.
@@ -8,11 +8,14 @@ import io
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
+
+from rich.console import Console
 
 CONSOLE_FILE = "console.log"
 
@@ -49,6 +52,14 @@ class _Output(io.FileIO):
         # Under the same descriptor, so that libraries that write to it directly switch, too.
         os.dup2(file, self._descriptor)
         os.close(file)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print a line in which nothing is markup: broken between words on a terminal, and left whole in a log."""
+    if console.is_terminal:
+        # A path that is longer than the terminal stays one word, to be copied, which Rich would break.
+        line = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from trainer.config.sections import RunConfig
 from trainer.console.metric_catalog import log_line
 from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.progress import bar
+from trainer.console.terminal import print_line
 from trainer.io.durable import append, write_file
 
 METRICS_FILE = "metrics.jsonl"
@@ -57,6 +58,7 @@ class Tracker:
         """
         self._endpoint = MetricsEndpoint(run)
         self._path = run.folder / METRICS_FILE
+        self._verbose = run.verbose
         self.last_step = 0
         """The newest step with a line."""
         self.last_evaluated_step = 0
@@ -113,7 +115,7 @@ class Tracker:
 
     def say(self, line: str) -> None:
         """Print one line without disturbing the bar."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(self._console, line)
 
     def record(self, step: int, metrics: Metrics) -> None:
         """Write a step's metrics without printing them."""
@@ -141,15 +143,18 @@ class Tracker:
                 f"accuracy {row['eval/accuracy']:.3f} "
                 f"(best {row['eval/best_accuracy']:.3f} at step {row['eval/best_step']:.0f})"
             )
-        self.say(_step_line(row))
+        self.say(_step_line(row, verbose=self._verbose))
 
 
-def _step_line(row: Metrics) -> str:
+def _step_line(row: Metrics, *, verbose: bool) -> str:
     """A step in one line; without a server (train-offline) the parts about it are left out."""
+    metrics = log_line(row, verbose=verbose)
+    if not verbose:
+        return f"{metrics} {row['time/step_s']:.2f}s"
     times = f"step {row['time/step_s']:.2f}s (update {row['time/update_s']:.2f}s"
     if "version" not in row:
-        return f"{log_line(row)} {times})"
+        return f"{metrics} {times})"
     return (
-        f"{log_line(row)} {times}, push {row['time/publish_s']:.2f}s): trainer waits "
+        f"{metrics} {times}, push {row['time/publish_s']:.2f}s): trainer waits "
         f"{row['time/trainer_wait_share']:.0%}, server idle {row['time/server_idle_share']:.0%}"
     )

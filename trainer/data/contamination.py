@@ -105,14 +105,15 @@ def data_lines(
     evaluation_source: str,
     evaluation: Sequence[Record] | None,
 ) -> list[str]:
-    """The lines that a command prints about its data before it begins."""
-    lines = [find_repeats(training).line(training_source)]
-    if evaluation is not None:
-        overlap = find_overlap(training, evaluation)
-        lines.append(
-            overlap.line(f"{training_source} (training)", f"{evaluation_source} (held out)")
-        )
-    return lines
+    """The lines that a command prints about its data before it begins: one, unless something is wrong."""
+    repeats = find_repeats(training)
+    line = repeats.line(training_source)
+    if evaluation is None:
+        return [line]
+    overlap = find_overlap(training, evaluation)
+    if not (repeats.repeated or overlap.exact or overlap.near):
+        return [f"{line}, none among the {overlap.num_questions} held out"]
+    return [line, overlap.line(f"{training_source} (training)", f"{evaluation_source} (held out)")]
 
 
 def find_repeats(records: Sequence[Record]) -> Repeats:

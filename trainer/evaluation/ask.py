@@ -23,6 +23,7 @@ from trainer.client.protocol import InferenceServer
 from trainer.config.data import RecordShape
 from trainer.config.sections import EvaluationConfig, RolloutConfig
 from trainer.console.progress import bar
+from trainer.console.terminal import print_line
 from trainer.data.contamination import find_overlap
 from trainer.data.context_limit import askable
 from trainer.data.sources import GENERATED, Record, load_records
@@ -182,7 +183,7 @@ def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = No
     config, taken = as_trained(config)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
     for line in [*_contamination_lines(config), *([taken] if taken else [])]:
         say(line)

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainer.console.terminal import print_line
 from trainer.evaluation.arms_results import ArmsResult, Estimate
 from trainer.evaluation.calibration import Calibration
 from trainer.evaluation.results import Evaluation, ModelResult, PairedDifference
@@ -138,7 +139,7 @@ def p_value(value: float) -> str:
 
 def print_table(evaluation: Evaluation, console: Console) -> None:
     """Print the summary and the tables; in a file or a pipe no line is wrapped or cut."""
-    console.print(evaluation.summary, markup=False, highlight=False, soft_wrap=True)
+    print_line(console, evaluation.summary)
     if not console.is_terminal:
         # rich assumes 80 columns there and would cut cells; tables are only as wide as their content.
         console = Console(file=console.file, width=10_000)

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils.logging import disable_progress_bar
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
@@ -22,6 +24,15 @@ _CAPPED = ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "
 """Settings of models that change scores or logits in ways that the trainer does not compute."""
 
 
+def hide_progress_bars() -> None:
+    """Turn off Transformers' bars, of reading and writing weights; the Hub's, of downloads, stay as they are."""
+    shows_downloads = not are_progress_bars_disabled()
+    disable_progress_bar()
+    if shows_downloads:
+        # The line above has turned them off as well.
+        enable_progress_bars()
+
+
 def load_base(config: PolicyConfig, device: torch.device) -> Any:
     """The base model, frozen, from a folder or a Hub id.
 
@@ -29,6 +40,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
         UsageError: Its files cannot be read, or ``policy.quantization`` is set and bitsandbytes is not
             installed.
     """
+    hide_progress_bars()
     dtype = torch_dtype(config, device)
     if config.quantization is None:
         with reading_base(config.base_model):

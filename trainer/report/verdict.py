@@ -13,6 +13,7 @@ from enum import StrEnum
 from rich.console import Console
 
 from inference_server.wire.schemas import adapter_name
+from trainer.console.terminal import print_line
 from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
 from trainer.evaluation.statistics import CONFIDENCE
 from trainer.evaluation.tables import p_value, signed
@@ -133,12 +134,8 @@ def _how_to_measure(run: RunRecord) -> str:
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
     """Print a verdict as plain lines; paths and labels are never read as markup."""
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    say(f"Is RL helping? {verdict.answer} {verdict.evidence}")
+    print_line(console, f"Is RL helping? {verdict.answer} {verdict.evidence}")
     if verdict.cause is not None:
-        say(f"Most likely cause: {verdict.cause.title}")
+        print_line(console, f"Most likely cause: {verdict.cause.title}")
     for finding in verdict.findings:
-        say(f"- {finding.title}. {finding.evidence} → {finding.change}")
+        print_line(console, f"- {finding.title}. {finding.evidence} → {finding.change}")

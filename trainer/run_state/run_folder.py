@@ -4,14 +4,12 @@ A run resumes if it is started again with the configuration that it began with; 
 differ are listed in `FREE_SETTINGS`.
 """
 
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from pydantic import ValidationError
 
 from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
@@ -50,32 +48,12 @@ FREE_SETTINGS = (
     "run.evaluate_every",
     "run.num_threads",
     "run.device",
+    "run.verbose",
     "run.metrics_port",
     "run.metrics_host",
 )
 """Sections and keys that may change between one start of a run and the next: where and how long it runs,
 never what it learns. (Threads, device and the size of micro-batches only change how sums round.)"""
-
-
-def read_run_config(folder: Path) -> TrainConfig:
-    """The configuration of a run.
-
-    Raises:
-        UsageError: There is none, or another command or another version of this one wrote it.
-    """
-    path = folder / CONFIG_FILE
-    try:
-        return TrainConfig.read_kept(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # What TOML and UTF-8 refuse, and too deep tables.
-        raise UsageError(f"{path}: {error}") from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from inference_server.launch import starting as starting_module
-from inference_server.launch.starting import Starting
+from inference_server.launch.starting import Starting, playground_url
 from inference_server.vllm import phases
 from tests.waiting import wait_until
 
@@ -100,3 +100,19 @@ def test_without_a_socket_it_only_logs(tmp_path: Path, monkeypatch: pytest.Monke
         thread.stop()
     assert lines[0]["event"] == "starting"
     assert lines[0]["phase"].endswith(phases.FIRST_PHASE)
+
+
+@pytest.mark.parametrize(
+    ("host", "has_tls", "url"),
+    [
+        ("127.0.0.1", False, "http://127.0.0.1:8000/"),
+        ("0.0.0.0", False, "http://127.0.0.1:8000/"),
+        (None, False, "http://127.0.0.1:8000/"),
+        ("::1", False, "http://[::1]:8000/"),
+        ("gpu.example", True, "https://gpu.example:8000/"),
+    ],
+)
+def test_the_playground_has_an_address_for_a_browser(
+    host: str | None, has_tls: bool, url: str
+) -> None:
+    assert playground_url(host, 8000, has_tls) == url

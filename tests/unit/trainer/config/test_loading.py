@@ -523,3 +523,11 @@ def test_a_variable_of_many_levels_is_one_line(
 ) -> None:
     monkeypatch.setenv("REGIME_W_ROLLOUT__ARMS", "[" * 5000)
     assert_one_line_error(capsys, [], "REGIME_W_ROLLOUT__ARMS", "must be JSON")
+
+
+def test_a_short_flag_stands_for_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert load_config(TrainConfig, ["--verbose"], prog="t").run.verbose
+    assert not load_config(TrainConfig, ["--no-verbose"], prog="t").run.verbose
+    with pytest.raises(SystemExit):
+        load_config(EvaluationConfig, ["--verbose"], prog="t")
+    assert capsys.readouterr().err.startswith("t: error: --verbose: unknown flag")

@@ -1,5 +1,6 @@
 """A run goes on when nobody reads what it says: in processes of their own, for they lose their outputs."""
 
+import io
 import os
 import pty
 import subprocess
@@ -9,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from trainer.console.terminal import CONSOLE_FILE
+from trainer.console.terminal import CONSOLE_FILE, print_line
 
 PROGRAM = """
 import fcntl, signal, sys, termios, time
@@ -91,3 +93,12 @@ def test_where_even_the_file_cannot_be_written_the_run_goes_on(tmp_path: Path) -
     (tmp_path / "go").touch()
     assert process.wait(60) == 0
     wait_for(tmp_path / "done")
+
+
+def test_a_path_that_is_longer_than_the_terminal_is_not_broken() -> None:
+    path = "/a/path-of-many/" + 40 * "x"
+    out = io.StringIO()
+    print_line(
+        Console(file=out, width=20, force_terminal=True), f"a report [of 3] in {path}, step    7"
+    )
+    assert out.getvalue().splitlines() == ["a report [of 3] in", f"{path},", "step    7"]

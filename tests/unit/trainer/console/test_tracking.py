@@ -88,8 +88,19 @@ def test_what_json_cannot_say_is_left_out(value: float, tmp_path: Path) -> None:
     assert not {"NaN", "Infinity"} & set(text.replace(":", " ").replace(",", " ").split())
 
 
-def test_every_step_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_step_is_a_line_of_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
+        tracker.step(1234, METRICS | {"reward/mean": -1.25, "ppo/reference_kl": 12.5})
+        tracker.step(1235, METRICS | {"time/step_s": 1234.5, "ppo/explained_variance": math.nan})
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "step 1234 reward -1.250 correct 0.500 kl 12.500 clip 0.000 ev -1.00 0.60s"
+    assert max(len(first), len(second)) < 80
+
+
+def test_a_verbose_step_is_said_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Tracker(RunConfig(folder=tmp_path, verbose=True), first_step=0) as tracker:
         tracker.say("serving [version] 3")
         tracker.step(1, METRICS)
     said, line = capsys.readouterr().out.splitlines()

@@ -71,6 +71,9 @@ def test_lines_say_what_was_compared_with_what() -> None:
     assert data_lines("train.jsonl", records(COPY), "test.jsonl", None) == [
         "data: 1 questions of train.jsonl, none twice"
     ]
+    assert data_lines("train.jsonl", records(COPY), "test.jsonl", records(OTHER)) == [
+        "data: 1 questions of train.jsonl, none twice, none among the 1 held out"
+    ]
     (_, line) = data_lines("train.jsonl", records(COPY), "test.jsonl", records(COPY, OTHER))
     assert line == (
         "contamination: of 2 questions of test.jsonl (held out), 1 also in train.jsonl (training) "

@@ -4,15 +4,29 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils.logging import is_progress_bar_enabled
 
 from trainer.config.sections import PolicyConfig, PPOConfig
 from trainer.errors import UsageError
-from trainer.model.base_model import load_base, save_dequantized
+from trainer.model import base_model
+from trainer.model.base_model import hide_progress_bars, load_base, save_dequantized
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("shows_downloads", [True, False])
+def test_bars_of_downloads_stay_when_those_of_weights_go(
+    shows_downloads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enabled: list[str] = []
+    monkeypatch.setattr(base_model, "are_progress_bars_disabled", lambda: not shows_downloads)
+    monkeypatch.setattr(base_model, "enable_progress_bars", lambda: enabled.append("hub"))
+    hide_progress_bars()
+    assert not is_progress_bar_enabled()
+    assert enabled == (["hub"] if shows_downloads else [])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -459,3 +459,13 @@ def test_it_prints_as_plain_lines_and_reads_nothing_as_markup() -> None:
     assert "over S[b]FT[/b] [" in first
     assert second == "Most likely cause: KL to the reference is too high"
     assert [line[:2] for line in findings] == ["- "] * len(findings)
+
+
+def test_on_a_terminal_it_is_broken_between_words() -> None:
+    out = io.StringIO()
+    console = Console(file=out, width=40, force_terminal=True)
+    print_verdict(verdict_of(read_run(MADE_RUNS / "kl_blow_up")), console)
+    assert max(map(len, out.getvalue().splitlines())) <= 40
+    plain = io.StringIO()
+    print_verdict(verdict_of(read_run(MADE_RUNS / "kl_blow_up")), Console(file=plain, width=40))
+    assert " ".join(out.getvalue().split()) == " ".join(plain.getvalue().split())
