@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from importlib.metadata import EntryPoint, version
 from pathlib import Path
 
@@ -140,12 +141,14 @@ def test_a_mistake_in_the_settings_is_one_line_and_exit_code_2_before_torch_is_i
     assert len(errors.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("name", ["trainer", "inference_server"])
+@pytest.mark.parametrize("program", [main, serve])
 def test_programs_know_their_version(
-    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    program: Callable[[], int | None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.argv", [name, "--version"])
-    assert not {"trainer": main, "inference_server": serve}[name]()
+    monkeypatch.setattr("sys.argv", ["program", "--version"])
+    assert not program()
     assert capsys.readouterr().out.split()[1] == version("regime-w")
 
 

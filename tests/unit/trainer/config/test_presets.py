@@ -109,7 +109,7 @@ def test_an_installed_package_has_the_presets_where_they_are_looked_for(
     for source, target in files.items():
         (tmp_path / target).parent.mkdir(parents=True)
         (tmp_path / target).symlink_to(ROOT / source)
-    monkeypatch.setattr(settings_sources.resources, "files", tmp_path.joinpath)
+    monkeypatch.setattr("importlib.resources.files", tmp_path.joinpath)
     assert settings_sources.presets() == {
         path.stem: tmp_path / "inference_server/presets" / path.name for path in PRESETS
     }
