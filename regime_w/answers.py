@@ -7,7 +7,7 @@ rule that applies:
    heading (``#### Final Answer``, ``#### Step 2``), what it heads: see
    `regime_w.numbers.marker`.
 2. In the last ``\boxed{}``, ``\fbox{}`` or ``<answer></answer>``.
-3. After the last "answer is" that a number follows, or under the last heading "Final Answer".
+3. After the last "answer is" that is claimed and that a number follows, or under the last heading "Final Answer".
 4. The last number, unless it is a part of another, as in ``12:00``: see `regime_w.numbers.prose`.
 
 Rules 1 to 3 take the answer only from a line that clearly gives one number (`read_line`).
@@ -16,10 +16,13 @@ bounded length or scans the text once: time is linear in the text.
 """
 
 import re
+from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from regime_w.numbers.blocks import BOX, HEADING, closing_brace, first_block
+from regime_w.numbers.blocks import BOX, HEADING, first_block
+from regime_w.numbers.boxes import are_rivals, number_in_box
+from regime_w.numbers.denials import is_unclaimed
 from regime_w.numbers.marker import MARKER, after_marker
 from regime_w.numbers.markup import FACTORIAL, without_markup, without_thoughts
 from regime_w.numbers.numerals import to_ascii
@@ -29,7 +32,6 @@ from regime_w.numbers.statements import (
     begins_with_number,
     has_hedge,
     is_in_words_or_doubt,
-    last_match,
     read_gold_line,
     read_line,
 )
@@ -46,6 +48,15 @@ _ANSWER_IS = re.compile(
     re.IGNORECASE,
 )
 _EXPLANATION = re.compile(r"[,;(](?=\s*[A-Za-z])| (?:because|since|as|which|so) ")
+_CONCLUSION = re.compile(
+    r"\W*(?:and )?(?:so|therefore|thus|hence|rounded|rounding|meaning|which (?:rounds?|means|makes|gives))\b",
+    re.IGNORECASE,
+)
+_NOT = re.compile(r"n't\b|\s*(?:not|never)\b(?! only)", re.IGNORECASE)
+_BEFORE_STATEMENT = 80
+"""The most characters before an "answer is" that are looked at."""
+_MAX_STATEMENTS = 20
+"""The most "answer is" of a text, from its end, that are looked at."""
 _LEAD = re.compile(
     r"(?:(?:that|exactly|simply|just|only|therefore|thus|then|now|indeed) ){1,2}", re.IGNORECASE
 )
@@ -103,9 +114,9 @@ def extract_gold(text: str) -> str | None:
     text = to_ascii(text)
     if MARKER in text:
         return _read_marked(text, read_gold_line)
-    boxes = [box.end() for box in islice(BOX.finditer(text), _MAX_GOLD_BOXES + 1)]
+    boxes = [*islice(BOX.finditer(text), _MAX_GOLD_BOXES + 1)]
     if boxes:
-        golds = {read_gold_line(box) for box in {_up_to_closing_brace(text, end) for end in boxes}}
+        golds = {read_gold_line(box) for box in {number_in_box(text, box) for box in boxes}}
         return golds.pop() if len(golds) == 1 and len(boxes) <= _MAX_GOLD_BOXES else None
     lines = text.strip().splitlines()
     return read_gold_line(lines[0]) if len(lines) == 1 else None
@@ -130,34 +141,57 @@ def _read_marked(text: str, read: Callable[[str], str | None]) -> str | None:
 
 def _explicit_answer(text: str) -> str | None:
     """The text in the last box or element, or else what is stated; None where there is neither."""
-    found = last_match(_BOX_OR_ELEMENT, text)
-    if found is None:
+    found = [*deque(_BOX_OR_ELEMENT.finditer(text), maxlen=2)]
+    if not found:
         return _stated(text)
-    if found.group().endswith("{"):
-        return _up_to_closing_brace(text, found.end())
-    return text[found.end() : text.index("<", found.end())]
-
-
-def _up_to_closing_brace(text: str, start: int) -> str:
-    """A brace whose content begins at ``start``, with its marks; empty where it is not closed nearby."""
-    end = closing_brace(text, start, MAX_LINE)
-    return "" if end is None else text[start - 1 : end + 1]
+    last = found[-1]
+    if not last.group().endswith("{"):
+        return text[last.end() : text.index("<", last.end())]
+    boxes = [box for box in found if box.group().endswith("{")]
+    return "" if len(boxes) == 2 and are_rivals(text, boxes) else number_in_box(text, last)
 
 
 def _stated(text: str) -> str | None:
-    """What the last "answer is" gives; None where no number follows it, empty where none can be read."""
-    stated = last_match(_ANSWER_IS, text)
-    if stated is None:
-        return None
+    """What the last claim gives; None where there is none or no number follows, empty where none can be read."""
+    claim: re.Match[str] | None = None
+    denied: re.Match[str] | None = None
+    for stated in deque(_ANSWER_IS.finditer(text), maxlen=_MAX_STATEMENTS):
+        before = text[max(0, stated.start() - _BEFORE_STATEMENT) : stated.start()]
+        if is_unclaimed(before) or _NOT.match(text, stated.end()):
+            denied = stated
+        else:
+            claim, denied = stated, None
+    answer = None if claim is None else _claimed(_sentence(text, claim))
+    if denied is None or not answer:
+        return answer
+    # "The answer is 20. No, the answer is not 20. It is 18."
+    other = _claimed(_NOT.sub("", _sentence(text, denied), count=1))
+    return None if other and read_line(other) == read_line(answer) else answer
+
+
+def _sentence(text: str, stated: re.Match[str]) -> str:
+    """The sentence that goes on behind an "answer is"."""
     window = text[stated.end() : stated.end() + MAX_LINE]
     line = window.partition("\n")[0]
     if "\n" in stated.group():
         line = first_block([line for line in window.splitlines() if line.strip()] or [""])[0]
-    sentence = SENTENCE_END.split(FACTORIAL.sub(" factorial", line), maxsplit=1)[0]
-    sentence = _LEAD.sub("", without_markup(sentence), count=1)
+    return SENTENCE_END.split(FACTORIAL.sub(" factorial", line), maxsplit=1)[0]
+
+
+def _claimed(line: str) -> str | None:
+    """The part of a sentence that gives its number; None and empty as for `_stated`."""
+    sentence = _LEAD.sub("", without_markup(line), count=1)
     if is_in_words_or_doubt(sentence):
         return ""
     if not begins_with_number(_VARIABLES.sub("", sentence, count=1)):
         return "" if _MATHEMATICS.match(line) else None
+    if has_hedge(sentence):
+        return ""
     # An explanation is removed: "18, since 9 * 2 = 18" and "18 because …" become "18".
-    return "" if has_hedge(sentence) else _EXPLANATION.split(sentence, maxsplit=1)[0]
+    explanation = _EXPLANATION.search(sentence)
+    if explanation is None:
+        return sentence
+    answer, rest = sentence[: explanation.start()], sentence[explanation.start() :]
+    # A conclusion is none: "17.8, so she needs 18 buses".
+    concluded = read_last_number(rest) if _CONCLUSION.match(rest) else None
+    return answer if concluded in (None, read_line(answer)) else ""

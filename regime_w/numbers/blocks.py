@@ -9,14 +9,15 @@ from collections.abc import Sequence
 BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
 """Opens a box, in which a solution has its answer."""
 
-_KINDS = r"step|part|case|phase|stage|section|method|approach|option|example|problem|question"
-_NUMBERED = rf"(?:{_KINDS})\s*+\#?[0-9]++|[0-9]{{1,2}}+(?=[.)])"
+KINDS = r"step|part|case|phase|stage|section|method|approach|option|example|problem|question"
+"""What a heading counts: "Step 2"."""
+_NUMBERED = rf"(?:{KINDS})\s*+\#?[0-9]++|[0-9]{{1,2}}+(?=[.)])"
 
 NUMBERED_HEADING = re.compile(
     rf"""
-    [\s*_]*+ (?:{_KINDS})\s*+\#?[0-9]++\b.*
+    [\s*_]*+ (?:{KINDS})\s*+\#?[0-9]++\b.*
   | [\s*_]*+ [0-9]{{1,2}}+[.)]\s++[A-Za-z].*
-  | [\s*_]*+ [0-9]++\s++ (?:[A-Za-z]++\s++){{0,2}}? (?:{_KINDS}|way)e?s\s++ (?:to|for|of|towards?|in)\b
+  | [\s*_]*+ [0-9]++\s++ (?:[A-Za-z]++\s++){{0,2}}? (?:{KINDS}|way)e?s\s++ (?:to|for|of|towards?|in)\b
     .* \b(?:answer|solution|result|solv|find|comput|calculat).*      # "3 steps to the answer"
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -39,7 +39,10 @@ _CLEANING = _compiled(
     (r"<<[^<>]*>>", ""),  # GSM8K's calculator annotations
     (r"</?[A-Za-z_]+>|<\|[A-Za-z_]+\|>", " "),  # HTML and end-of-text tags
     (r"(?:\^\{?\s*)?\\(?:circ|degree)\b\}?", "°"),
-    (r"\\(?:left|right|displaystyle|quad|qquad)\b|\\[,;: ()\[\]]|(?<=[0-9])~", " "),
+    (
+        r"\\(?:left|right|displaystyle|quad|qquad)\b|\\[,;: ()\[\]]|(?<=[0-9])~|~(?!\s?[$€£¥]?[0-9.])",
+        " ",
+    ),
     (r"\\([$%])", r"\1"),
     (r"[✅✔☑✓]\ufe0f?", " "),
     # Before emphasis is removed: its two spaces keep "3 *600" from being read as 3 600.

@@ -14,6 +14,8 @@ _ONES = (
 )
 _TENS = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "hundred")
 
+_SIZES = ((10**9, "billion"), (10**6, "million"), (10**3, "thousand"), (10**2, "hundred"))
+
 _WORDS: dict[str, tuple[Fraction, ...]] = {
     **{word: (Fraction(value),) for value, word in enumerate(_ONES, 1)},
     **{word: (Fraction(value),) for value, word in zip(range(30, 110, 10), _TENS, strict=True)},
@@ -88,6 +90,22 @@ def constants_in(text: str) -> frozenset[Fraction]:
     """Conversion factors of the units in a text, such as 7 and 52 for weeks."""
     words = {_singular(word) for word in _words_of(text)}
     return frozenset(Fraction(value) for word in words & _UNITS.keys() for value in _UNITS[word])
+
+
+def in_words(value: int) -> str:
+    """A whole number in words without "and" and hyphens: 142 is ``one hundred forty two``.
+
+    Args:
+        value: At least 0.
+    """
+    for size, word in _SIZES:
+        if value >= size:
+            rest = f" {in_words(value % size)}" if value % size else ""
+            return f"{in_words(value // size)} {word}{rest}"
+    if value <= len(_ONES):
+        return ("zero", *_ONES)[value]
+    tens = ("twenty", *_TENS)[value // 10 - 2]
+    return f"{tens} {_ONES[value % 10 - 1]}" if value % 10 else tens
 
 
 def _words_of(text: str) -> set[str]:

@@ -30,7 +30,7 @@ SCALE = rf"(?:{'|'.join(_SCALES)})"
 # Possessive quantifiers: a run of digits is taken whole or not at all, so no input backtracks.
 NUMBER = rf"""
 (?:
-    (?:(?P<whole>[0-9]++)[ ]++)? (?P<numerator>{_WHOLE}) / (?P<denominator>{_WHOLE})
+    (?:(?P<whole>[0-9]++)[ ]++)? (?P<numerator>{_WHOLE}) (?P<slash>[ ]?/[ ]?) (?P<denominator>{_WHOLE})
   |
     (?: (?P<integer>{_GROUPED} | [0-9]++) (?:\.(?P<decimals>[0-9]++))? | (?<![.\w])\.(?P<only_decimals>[0-9]++) )
     (?:
@@ -54,7 +54,12 @@ def value_of(match: re.Match[str]) -> Fraction | None:
         numerator, denominator = (
             part[name].replace(",", "") for name in ("numerator", "denominator")
         )
-        return _fraction(part["whole"], numerator, denominator)
+        value = _fraction(part["whole"], numerator, denominator)
+        if value is None or part["slash"] == "/":
+            return value
+        # With spaces, "7 / 2" is a fraction; "36 / 2" and "1 3 / 2" are work that is not done.
+        is_reduced = value.denominator == int(denominator) > 1
+        return value if is_reduced and part["whole"] is None else None
     if part["only_decimals"] is not None:
         value = Fraction(f"0.{part['only_decimals']}")
     else:
@@ -138,8 +143,9 @@ def _ascii_of(char: str) -> str:
     if kind == "<wide>":
         return chr(int(codes, 16))
     if kind == "<fraction>":
-        # The leading space keeps 1½ from reading as 11/2.
-        return " " + unicodedata.normalize("NFKC", char).replace("⁄", "/")
+        # The leading space keeps 1½ from reading as 11/2; "⅟" is none without a denominator.
+        text = unicodedata.normalize("NFKC", char).replace("⁄", "/")
+        return char if text.endswith("/") else " " + text
     return char
 
 

@@ -6,6 +6,9 @@ window of bounded length before them.
 
 import re
 
+from regime_w.numbers.blocks import KINDS
+from regime_w.numbers.continuations import has_numeral, is_continued
+from regime_w.numbers.denials import has_no_answer, is_denied, is_one_of_several
 from regime_w.numbers.markup import without_markup
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER
 from regime_w.numbers.statements import (
@@ -13,7 +16,6 @@ from regime_w.numbers.statements import (
     MAX_LINE,
     has_hedge,
     has_other_numbers,
-    is_of_other_number,
     last_match,
     signed_value,
 )
@@ -23,13 +25,10 @@ from regime_w.numbers.unknowns import asks_for_unknown
 CLOSING_MARKS = r"(?:[*_\"'`$)\]}]|\\[)\]]|</[A-Za-z]{1,10}>){0,20}+"
 SENTENCE_END = re.compile(rf"[.!](?={CLOSING_MARKS}(?:\s|\Z))")
 
-# A clock time or a ratio, a power, a base (204_5), a date, a multiple of x, k or a root: the number is a part
-# of another. "18 M&Ms" are 18.
-_CONTINUED = re.compile(
-    r"[:/.,']\d|\s?\^|_\{?\w|[⁰¹²³⁴-⁹]|[xyznkKMB](?![^\W\d_])|\s*(?:\\?pi\b|π|\\?sqrt\b|√)"
-)
+# The number is a part of another, or counts a step or an option.
 _CONTINUES = re.compile(
-    r"(?:\d[:/.,']|(?:\\?sqrt\s*(?:\[\d+\])?|√)\s*[({]?|\b(?:(?:square|cube)\ root\ of|negative|minus))"
+    r"(?:\d(?:[:.,']|\s?/)|\d-\d{1,2}-|(?:\\?sqrt\s*(?:\[\d+\])?|√)\s*[({]?"
+    rf"|\b(?:(?:square|cube) root of|negative|minus|(?:{KINDS}|choice|equation)s?\s*(?:no\.|number|\#)?\s*\(?))"
     r"\s*\Z",
     re.IGNORECASE,
 )
@@ -43,6 +42,16 @@ _LOOSE_NUMBER = re.compile(
 _COMPUTED = re.compile(
     r"[0-9]\s*[-+*/^=×÷]|[*/^=×÷]\s*[$€£¥]?[0-9]|\b(?:twice|double|triple|dozen)\b", re.I
 )
+# "x = 3, y = 4" gives two values.
+_TWO_VALUES = re.compile(
+    r"(?<![\w)])[A-Za-z]\w{0,3}\s*=\s*[-+$]*[0-9][0-9.]*+(?:\s*,|;|\s&|\sand\b)\s*(?:and\s)?[A-Za-z]\w{0,3}\s*=\s*[-+$]*\Z"
+)
+# "18 (out of 20)": what is compared with the number before it.
+_ASIDE = re.compile(
+    r"(?<=[0-9])(?:[.,]?[0-9])*[%$]?(?P<aside>(?:\s[A-Za-z]+){0,3}\s?\((?:out of|of|not|instead of|rounded|since|because|as)\b[^()]*)\Z",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"\b(?:because|since|as)\b|\bis\s(?:odd|even|prime|too)\b", re.IGNORECASE)
 _LINE_BREAKS = re.compile(r"\s*[\n\r]\s*")
 
 # A sentence about the work is no answer: "18. It took 3 steps." The first pattern is what stands between the
@@ -103,6 +112,8 @@ def read_sentence(text: str) -> str | None:
     numbers = [*_LOOSE_NUMBER.finditer(sentence)]
     if len(numbers) != 1 or has_hedge(sentence) or _COMPUTED.search(sentence):
         return None
+    if _REASON.search(sentence):
+        return None
     words = sentence[: numbers[0].start()] + " ; " + sentence[numbers[0].end() :]
     return None if has_other_numbers(words) else _number_of(sentence)
 
@@ -111,14 +122,23 @@ def _number_of(text: str) -> str | None:
     """The last number of a text of bounded length."""
     window = without_markup(_LINE_BREAKS.sub(" ; ", text))
     number = last_match(_LOOSE_NUMBER, window)
+    if number is None:
+        return None
+    before = window[: number.start()]
+    aside = _ASIDE.search(before)
+    if aside is not None:
+        return _number_of(before[: aside.start("aside")])
     if (
-        number is None
-        or _CONTINUES.search(window[max(0, number.start() - 20) : number.start()])
-        or _CONTINUED.match(window, number.end())
-        or is_of_other_number(window[number.end() :])
+        _CONTINUES.search(before[-30:])
+        or has_numeral(before[-1:])
+        or _TWO_VALUES.search(before)
+        or is_continued(window, number.end())
+        or is_denied(before, window[number.end() :])
+        or is_one_of_several(before)
+        or has_no_answer(before)
     ):
         return None
-    left, equals, between = window[: number.start()].rpartition("=")
+    left, equals, between = before.rpartition("=")
     if equals and not any(map(str.isalnum, between)) and asks_for_unknown(left):
         return None
     return signed_value(number, number["sign"])

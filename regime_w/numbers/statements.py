@@ -7,7 +7,9 @@ it, so nothing is guessed. Every step works on a text of bounded length.
 import re
 from collections import deque
 
+from regime_w.numbers.continuations import has_numeral, is_continued
 from regime_w.numbers.markup import without_markup
+from regime_w.numbers.number_words import in_words
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER, SCALE, canonical, value_of
 from regime_w.numbers.unknowns import asks_for_unknown
 
@@ -68,8 +70,6 @@ _NOT_UNITS = re.compile(
     rf"(?<![^\W\d_])(?:(?i:plus|minus|remainder|a\.?m|p\.?m|o'clock|pi|π|{_NUMBER_WORDS}"
     rf"|{SCALE}s?|bn|mn|mln|mil|tn)|[xyznkKMB])(?![^\W\d_])"
 )
-# A letter that multiplies the digits right before it, and is no unit: "3i".
-_VARIABLE = r"(?-i:[abefijoqruvw])(?=\s*(?:[-+*/^=.,;!)$\]}]|\Z))"
 _IN_WORDS = re.compile(
     rf"\s*(?:(?:minus|negative)\s)?(?:{_NUMBER_WORDS}|dozen|hundred|thousand|twice)\b",
     re.IGNORECASE,
@@ -81,20 +81,8 @@ _IN_DOUBT = re.compile(
 )
 _IS_THE_ANSWER = re.compile(r"\bis (?:the|my|our) (?:final |correct )?answer\b", re.IGNORECASE)
 
-_PARTS = (
-    r"(?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth|tenth|twelfth|sixteenth|twentieth"
-    r"|hundredth|thousandth|millionth)"
-)
-# Right after a number these make another one of it, in a line and in prose. "18 third graders" and
-# "18 quarter-pound burgers" are 18 of them.
-_OTHER_NUMBER = re.compile(
-    rf"""
-    {_VARIABLE} | [\s-]* (?: halves | half | {_PARTS}s | {_PARTS} (?= \s*(?:of\b|[.,;!)$]|\Z) ) | squared | cubed
-      | factorial | doubled | tripled | halved | to\ the\ \w+\ power | {SCALE}s? | [ap]\.?m
-      | o'clock ) (?![^\W\d_])
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
+_SPELLING = re.compile(r"\(\s*([A-Za-z]++(?:[\s,-]++[A-Za-z]++)*+)\s*\)")
+_AND = re.compile(r"[\s,-]++(?:and\b)?")
 # A gold answer has no exclamation marks, ordinals, dates or multiples: "5!", "5th", "5 May", "2 dozen".
 _NOT_GOLD = re.compile(
     r"""
@@ -121,11 +109,6 @@ def is_in_words_or_doubt(text: str) -> bool:
 def has_hedge(text: str) -> bool:
     """Whether a text doubts, negates or bounds its number, or offers another."""
     return _HEDGE.search(text) is not None
-
-
-def is_of_other_number(text: str) -> bool:
-    """Whether what follows a number makes it another one or a part of one: "thirds", "squared"."""
-    return _OTHER_NUMBER.match(text) is not None
 
 
 def has_other_numbers(text: str) -> bool:
@@ -158,9 +141,11 @@ def _read(line: str, *, is_gold: bool) -> str | None:
         return None
     if statement["sign"] and statement["late_sign"]:
         return None
-    rest = _IS_THE_ANSWER.sub("", statement["rest"])
+    value = signed_value(statement, statement["sign"] or statement["late_sign"])
+    rest = _without_spelling(_IS_THE_ANSWER.sub("", statement["rest"]), value)
     if (
-        is_of_other_number(rest)
+        is_continued(statement.string, statement.start("rest"))
+        or has_numeral(rest)
         or not _REST.match(rest)
         or _VERB.search(rest)
         or has_other_numbers(rest)
@@ -168,7 +153,20 @@ def _read(line: str, *, is_gold: bool) -> str | None:
         return None
     if is_gold and _NOT_GOLD.match(rest):
         return None
-    return signed_value(statement, statement["sign"] or statement["late_sign"])
+    return value
+
+
+def _without_spelling(rest: str, value: str | None) -> str:
+    """What follows a whole number, without the same number in words: "42 (forty-two)"."""
+    spelling = _SPELLING.search(rest)
+    digits = (value or "").lstrip("-")
+    if spelling is None or not digits.isdigit():
+        return rest
+    said = " ".join(_AND.sub(" ", spelling[1].lower()).split())
+    words = in_words(int(digits))
+    if said != words and not said.startswith(words + " "):
+        return rest
+    return f"{rest[: spelling.start()]} {said[len(words) :]}{rest[spelling.end() :]}"
 
 
 def last_match(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:

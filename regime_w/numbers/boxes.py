@@ -1,0 +1,86 @@
+r"""Reads what a ``\boxed{}`` holds, together with what stands around it: ``-\boxed{5}`` is -5, ``2\boxed{5}`` is none.
+
+From a text and the beginning of a box to the text of its number.
+"""
+
+import re
+
+from regime_w.numbers.blocks import closing_brace
+from regime_w.numbers.continuations import is_continued
+from regime_w.numbers.denials import has_no_answer, is_denied, is_one_of_several
+from regime_w.numbers.markup import without_markup
+from regime_w.numbers.statements import MAX_LINE, read_line
+
+_CONTEXT = 120
+"""The most characters before a box, and behind it, that are looked at."""
+
+_OTHER_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*\}")
+_FACTOR_BEFORE = re.compile(
+    r"""
+    (?: [0-9] [:.,']? | (?<![^\W_]) [A-Za-z]                  # 2\boxed{5}, x\boxed{5}
+      | [\w)\]}] - [$({]*
+      | (?: [/×÷·±√πθ] | (?<![*\w:])\* | [\w)\]}] \s* \+ | [0-9}] \s* - | [\^_] \{?
+        | \\(?:times|cdot|div|pm|pi|theta|ln|log|sin|cos|tan) | \\[dtc]?frac\s?(?:\{[^{}]*\})?\{
+        | \\?sqrt \s? (?:\[[0-9]+\])? [({]? | \b(?:square|cube)\ root\ of | \b(?:negative|minus|times|plus) ) [\s$({]*
+    ) \Z
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_MINUS_BEFORE = re.compile(r"(?:(?<![\w)\]}-])-[$({]*|(?:[=$(:]|\b(?:is|equals))\s*-[\s$({]*)\Z")
+_OPERATOR_BEHIND = re.compile(
+    r"(?:[-+*/×÷·]|\\(?:times|cdot|div)\b|(?:or|to|plus|minus|times)\s)[\s$]*[0-9\\]"
+)
+_CORRECTION = re.compile(
+    r"\A[\s$]*+[=≈]|[→⇒∴]|\\(?:implies|to|[Rr]ightarrow|therefore)\b"
+    r"|\b(?:no|not|wait|actually|rather|correct\w*|sorry|instead|mean|means|so|thus|therefore|hence|then"
+    r"|gives?|giving|final\w*|answer|total)\b",
+    re.IGNORECASE,
+)
+
+
+def number_in_box(text: str, box: re.Match[str]) -> str:
+    r"""The braces of a box with the sign before them.
+
+    Args:
+        text: Holds the box.
+        box: Ends with the opening brace.
+
+    Returns:
+        Empty where the box is not closed nearby, where what stands around it makes its number another one
+        (``2\\boxed{5}``, ``\\boxed{5} million``), or where it is denied (``not \\boxed{5}``).
+    """
+    end = closing_brace(text, box.end(), MAX_LINE)
+    if end is None:
+        return ""
+    inner = text[box.end() : end]
+    before = text[max(0, box.start() - _CONTEXT) : box.start()].rpartition("\n")[2]
+    behind = text[end + 1 : end + 1 + _CONTEXT].partition("\n")[0]
+    before = _OTHER_BOX.sub("}", before)
+    # A digit in the box's place, so that markup is told from operators.
+    before = without_markup(before + "0")[:-1]
+    behind = without_markup("0" + behind)[1:]
+    outside = behind.lstrip(" $)]}")
+    if (
+        _FACTOR_BEFORE.search(before)
+        or behind.startswith("!")
+        or _OPERATOR_BEHIND.match(outside)
+        or is_continued(outside, 0)
+        or is_denied(before, behind)
+        or is_one_of_several(before)
+        or has_no_answer(before)
+    ):
+        return ""
+    return f"{{{'-' if _MINUS_BEFORE.search(before) else ''}{inner}}}"
+
+
+def are_rivals(text: str, boxes: list[re.Match[str]]) -> bool:
+    """Whether two boxes of a line hold different numbers, and no word corrects or concludes between them."""
+    first, second = boxes
+    end = closing_brace(text, first.end(), MAX_LINE)
+    if end is None or end >= second.start():
+        return False
+    between = text[end + 1 : second.start()]
+    if "\n" in between or _CORRECTION.search(between):
+        return False
+    values = {read_line(number_in_box(text, box)) for box in boxes}
+    return None not in values and len(values) == 2

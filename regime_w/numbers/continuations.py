@@ -1,0 +1,100 @@
+r"""What stands right behind a number and makes it another one, or a part of one: ``3 thirds``, ``5 million``, ``3xy``.
+
+From a text without markup and the end of a number in it to a yes or no. What may follow a number is open, since
+any noun may; what turns it into another number is a closed class, but for its languages.
+"""
+
+import re
+import unicodedata
+
+from regime_w.numbers.numerals import SCALE
+
+# Words that multiply the number before them, in the languages that models mix in.
+_MULTIPLIERS = (
+    rf"{SCALE}s? | bn | mn | mln | mil | mill | mio | bil | thou | tn | doz | mrd | mld"
+    r"| (?-i:MM) | grand (?! \s (?:pianos?|total|prix|slams?)\b )"
+    r"| mil+[ijyh]?[oóõã]\w* | mil+i?j?ard\w* | milyar\w*"
+    r"| (?:b|tr|quadr|quint|sext|sept|oct|non|dec|z|gaz)il+i?[oó]n\w*"
+    r"| tausend | hundert | duizend | honderd | tusen | tusind | hundra | mille | mila | tys | tys[ií][aąęc]\w*"
+    r"| tisíc\w* | ribu | juta | nghìn | ngàn | triệu | tỷ | ezer"
+    r"| тыс\w* | тисяч\w* | млн | млрд | трлн | миллион\w* | миллиард\w* | мільйон\w* | мільярд\w* | сотн\w* | сотен"
+    r"| χιλιάδες | εκατομμύρι\w* | ألف | آلاف | مليون | ملايين | مليار | هزار | میلیون | אלף | מיליון"
+    r"| हज़ार | हजार | लाख | करोड़"
+)
+_TENS = r"(?:twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety)"
+_PART = (
+    rf"(?: (?:{_TENS}[\s-])? (?:third|quarter|fourth|fifth|sixth|seventh|eighth|ninth) | tenth | eleventh | twelfth"
+    r"| (?:thir|four|fif|six|seven|eigh|nine)teenth | (?:twen|thir|for|fif|six|seven|eigh|nine)tieth"
+    r"| (?:hundred|thousand|million|billion)th )"
+)
+_GROUPS = (
+    r"ones|twos|threes|fours|fives|sixes|sevens|eights|nines|tens|elevens|twelves"
+    r"|(?:twen|thir|for|fif|six|seven|eigh|nine)ties"
+)
+_END = r"\s*(?:\.(?![A-Za-z])|-(?![A-Za-z]{2})|[+*/^=,;!)$\]}]|\Z)"
+_LETTER = r"[^\W\d_]"
+# "18 third graders" and "18 quarter-pound burgers" are 18 of them.
+_CONTINUATION = re.compile(
+    rf"""
+    [\s-]* (?: halves | half | {_PART}s | {_PART} (?= \s*(?:of\b|[.,;!)$}}]|\Z) ) | {_GROUPS} | squared | cubed
+      | factorial | doubled | tripled | halved | to\ the\ \w+\ power | times\ (?:itself|themselves)
+      | (?:multiplied|divided|increased|decreased|reduced|raised)\ (?:by|to) | (?:square|cubic|cube) (?={_END})
+      | {_MULTIPLIERS} | [ap]\.?m | o'clock ) (?!{_LETTER})
+  | \s? (?:พัน|หมื่น|แสน|ล้าน|만|억|조(?!각)|천|백만|半)
+  | [:/.,']\d | \s?\^ | _\{{?\w | [⁰¹²³⁴-⁹]           # a clock time, a date, a power, a base (204_5)
+  | (?-i:[xyznkKMB]) (?!{_LETTER}) | (?:[a-d]|[x-z]){{3}} (?!{_LETTER})
+  | (?<=[12][0-9][0-9]0) '?s (?!{_LETTER})            # the 1990s
+  | (?! [cdkm]?m[23](?!\w) | (?:ft|in)[23](?!\w) ) {_LETTER}{{1,12}}+ [0-9]       # 2h30
+  | \s* (?: π | √ | \\? (?:pi\b | sqrt(?![^\W\d_])) | \\ (?:times|cdot|div|[dt]?frac|binom|ln|log|sin|cos|tan|exp|alpha|beta
+      |gamma|delta|theta|lambda|mu|sigma|tau|phi|omega)\b )
+  | \s* (?: [*×÷·+]\s? [A-Za-zα-ω\\(√] | -\s?[b-z](?![\w']) )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+# One letter or two that end what follows are a variable, unless they are a unit, a word or an acronym.
+_SYMBOL = re.compile(rf"(?!\s[A-Z]{{2}})\s?([A-Za-zα-ω]{{1,2}})(?={_END})")
+_UNIT = re.compile(
+    r"""
+    [gmlshpcdt] | [mcdk]m | nm | um | [mkcd]g | [mcdkh]l | ft | in | yd | mi | oz | lb | pt | qt | hr | sq | cc | pg | pp | ct | ea
+    | wk | yr | mo | pa | hz | [kmg]w | kv | [km]j | kn | [kmgt]b | [mn]s | db | ha | ac | st | nd | rd | th | rs | kr | wh
+    | ah | ma | mv | hp | pc | of | so | up | by | on | at | to | as | it | is
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_CAPITAL_UNIT = re.compile("[ACFJLNVW]")
+_WORD = re.compile(r"\s?(\w{1,20}+)")
+_METRIC = re.compile("千(?=[克米瓦卡])")
+"""The Chinese prefix "kilo", which is the numeral 1000 as well."""
+
+
+def is_continued(text: str, end: int) -> bool:
+    """Whether what follows a number makes it another one or a part of one.
+
+    Args:
+        text: Without markup.
+        end: Where the number ends.
+    """
+    if _CONTINUATION.match(text, end):
+        return True
+    symbol = _SYMBOL.match(text, end)
+    if symbol and not _is_unit(symbol[1]):
+        return True
+    word = _WORD.match(text, end)
+    return word is not None and has_numeral(word[1].rstrip("²³"))
+
+
+def has_numeral(text: str) -> bool:
+    """Whether a text has a character beyond ASCII that stands for a number, as 万 and ₂ do, but not ``²``."""
+    if text.isascii():
+        return False
+    rest = _METRIC.sub("", text)
+    return any(char not in "²³" and char > "\x7f" and _is_numeric(char) for char in rest)
+
+
+def _is_unit(symbol: str) -> bool:
+    units = _CAPITAL_UNIT if len(symbol) == 1 and symbol.isupper() else _UNIT
+    return units.fullmatch(symbol) is not None
+
+
+def _is_numeric(char: str) -> bool:
+    return unicodedata.numeric(char, None) is not None
