@@ -71,6 +71,7 @@ PROSE = [
     ("She got 18 out of 20.", None),
     ("She got 18 eggs out of 20.", None),
     ("Her total (of 20)", "20"),
+    ("It is x1 (of 20)", None),
     ("She has 9 eggs (18 in all).", "18"),
     ("She has 9 eggs (so 18 in all).", "18"),
     # Denied, or one of several.
