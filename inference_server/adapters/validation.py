@@ -5,7 +5,8 @@ Needs no engine, only its traits.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -13,13 +14,17 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, deserialize
 
-from inference_server.adapters.adapter_config import AdapterConfig, read_config
 from inference_server.adapters.storage import StagedAdapter
 from inference_server.engine import EngineTraits, LinearShape
 from inference_server.errors import InvalidAdapter
+from inference_server.wire.adapters.adapter_config import (
+    AdapterConfig,
+    AdapterConfigError,
+    module_and_side,
+    read_config,
+)
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
-_PEFT_PREFIX = "base_model.model."
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -43,7 +48,8 @@ def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConf
     Raises:
         InvalidAdapter: It cannot be served; names the reason and the file at fault.
     """
-    config = read_config(staged.config_json)
+    with _naming_the_config():
+        config = read_config(staged.config_json)
     if config.r > traits.max_lora_rank:
         raise InvalidAdapter(
             f"r: rank {config.r} exceeds the server's --max-lora-rank {traits.max_lora_rank}",
@@ -56,9 +62,18 @@ def validate_adapter(staged: StagedAdapter, traits: EngineTraits) -> AdapterConf
         traits.linear_shapes,
     )
     modules = dict.fromkeys(_parse_name(name)[0] for name in tensors)
-    config.check_targets(modules, traits.linear_shapes)
+    with _naming_the_config():
+        config.check_modules(modules, traits.linear_shapes)
     _check_values(tensors, config, traits.lora_dtype)
     return config
+
+
+@contextmanager
+def _naming_the_config() -> Iterator[None]:
+    try:
+        yield
+    except AdapterConfigError as error:
+        raise InvalidAdapter(str(error), ADAPTER_CONFIG_FILE) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,11 +214,9 @@ def _check_pairs(
 
 def _parse_name(name: str) -> tuple[str, str]:
     """Splits PEFT's tensor name into module name and ``A`` or ``B``."""
-    for side in ("A", "B"):
-        suffix = f".lora_{side}.weight"
-        if name.startswith(_PEFT_PREFIX) and name.endswith(suffix):
-            return name.removeprefix(_PEFT_PREFIX).removesuffix(suffix), side
-    raise InvalidAdapter(
-        f"{name}: not a LoRA tensor ({_PEFT_PREFIX}MODULE.lora_A.weight or .lora_B.weight)",
-        ADAPTER_WEIGHTS_FILE,
-    )
+    if (found := module_and_side(name)) is None:
+        raise InvalidAdapter(
+            f"{name}: not a LoRA tensor (base_model.model.MODULE.lora_A.weight or .lora_B.weight)",
+            ADAPTER_WEIGHTS_FILE,
+        )
+    return found

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_server.adapters.adapter_config import AdapterConfig
 from inference_server.adapters.probe import require_finite
 from inference_server.adapters.storage import AdapterFolder, StagedAdapter
 from inference_server.engine import Engine, EngineAdapter
 from inference_server.errors import Busy, NotFound
+from inference_server.wire.adapters.adapter_config import AdapterConfig
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
 
 POLICY_ALIAS = "policy"

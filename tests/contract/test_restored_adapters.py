@@ -176,6 +176,19 @@ async def test_what_cannot_be_served_again_is_set_aside(
     assert (state_dir / "refused-policy-000002").is_dir()
 
 
+async def test_what_an_older_server_accepted_and_did_not_apply_is_set_aside(
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
+    await client.put_adapter(1)
+    folder = state_dir / "policy-000001"
+    (folder / CONFIG).write_text(json.dumps(adapter_config(exclude_modules=["q_proj"])))
+    of_weights, _ = (folder / DIGESTS).read_text().splitlines()
+    (folder / DIGESTS).write_text(f"{of_weights}\n")
+    restarted, _ = await restart()
+    assert (await restarted.get("/v1/status")).json()["versions"] == []
+    assert (state_dir / "refused-policy-000001").is_dir()
+
+
 async def test_a_version_of_a_server_before_config_digests_is_served(
     client: Client, restart: Restart, state_dir: Path
 ) -> None:

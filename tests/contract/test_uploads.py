@@ -142,6 +142,31 @@ BAD_UPLOADS: dict[str, tuple[dict[str, Any], str, str]] = {
         "adapter_config.json",
         "layer_replication",
     ),
+    "a base that was changed": (
+        {"config": adapter_config(init_lora_weights="pissa")},
+        "adapter_config.json",
+        "init_lora_weights: Value error, must be true, false",
+    ),
+    "modules that are excluded": (
+        {"config": adapter_config(exclude_modules=["mlp.down_proj"])},
+        "adapter_config.json",
+        "exclude_modules: excludes model.layers.0.mlp.down_proj",
+    ),
+    "modules that a pattern excludes": (
+        {"config": adapter_config(exclude_modules=".*mlp.*")},
+        "adapter_config.json",
+        "exclude_modules: Value error, must be a list of names",
+    ),
+    "another framework": (
+        {"config": adapter_config(megatron_config={"tensor_model_parallel_size": 2})},
+        "adapter_config.json",
+        "megatron_config: must be unset",
+    ),
+    "an initialisation's settings": (
+        {"config": adapter_config(loftq_config={"loftq_bits": 4})},
+        "adapter_config.json",
+        "loftq_config: must be unset",
+    ),
     "a feature of a PEFT to come": (
         {"config": adapter_config(use_newlora={"depth": 2})},
         "adapter_config.json",

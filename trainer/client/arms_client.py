@@ -9,7 +9,8 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
-from inference_server.wire.digests import AdapterPath, sha256_of_bytes
+from inference_server.wire.adapters.adapter_path import AdapterPath
+from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,

@@ -16,7 +16,7 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.policy import ALL_LINEAR, is_all_linear
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.base_files import one_line, require_adapter
+from trainer.model.base_files import one_line, require_adapter, require_tensors_as_configured
 
 AdapterState = dict[str, Tensor]
 """An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""
@@ -75,7 +75,9 @@ def readable_adapter(folder: Path) -> AdapterState:
     """
     where = f"policy.adapter {folder}"
     require_adapter(folder)
-    return _tensors(folder, where)
+    tensors = _tensors(folder, where)
+    require_tensors_as_configured(folder, {name: t.shape for name, t in tensors.items()})
+    return tensors
 
 
 def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:

@@ -1,14 +1,20 @@
 """The files of a base model and of a starting adapter: what is wrong with them is one line that names the setting."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inference_server.wire.adapters.adapter_config import (
+    AdapterConfig,
+    AdapterConfigError,
+    module_and_side,
+    parsed_config,
+    read_config,
+)
 from inference_server.wire.base_fingerprint import base_folder
-from inference_server.wire.json_text import parse_json
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
@@ -16,8 +22,6 @@ from trainer.io.disk import is_disk_full
 
 _FIELD = "policy.base_model"
 _HUB_TIMEOUT_S = 10.0
-_PLAIN = {"bias": "none", "lora_bias": False, "use_dora": False, "modules_to_save": None}
-"""Settings of an adapter that is nothing but its two matrices."""
 _PROBE = "What is 6 times 7?"
 """A text of which every tokenizer of a language model makes tokens."""
 
@@ -80,37 +84,61 @@ def require_adapter(folder: Path) -> None:
     Raises:
         UsageError: It is no folder with an adapter, has dropout, or is not LoRA as the server serves it.
     """
+    _read_adapter_config(folder, f"policy.adapter {folder}")
+
+
+def require_tensors_as_configured(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Refuse tensors that a starting adapter's configuration excludes, does not name, or has another rank for.
+
+    Args:
+        folder: The adapter's.
+        shapes: Of the tensors in its weights file by their names; names that are not PEFT's are left to it.
+
+    Raises:
+        UsageError: Names the module or the tensor.
+    """
     where = f"policy.adapter {folder}"
-    _require_trainable(_adapter_settings(folder, where), where)
+    config = _read_adapter_config(folder, where)
+    found = {name: split for name in shapes if (split := module_and_side(name)) is not None}
+    with _naming_the_adapter(where):
+        config.check_modules(sorted({module for module, _ in found.values()}), layers=())
+    for name, (_, side) in found.items():
+        # Before PEFT makes tensors of the configured rank, however large.
+        if side == "A" and tuple(shapes[name][:1]) != (config.r,):
+            raise UsageError(
+                f"{where}: r is {config.r}, but {name} has shape {tuple(shapes[name])}"
+            )
 
 
-def _adapter_settings(folder: Path, where: str) -> dict[str, Any]:
-    """An adapter's configuration."""
+def _read_adapter_config(folder: Path, where: str) -> AdapterConfig:
     path = folder / ADAPTER_CONFIG_FILE
     if not os.path.isfile(path):
         raise UsageError(
             f"{where}: no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter "
             "of the Hub first)"
         )
-    try:
-        settings = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {one_line(error)}") from None
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise UsageError(f"{where}: not a LoRA adapter")
-    return settings
-
-
-def _require_trainable(settings: Mapping[str, Any], where: str) -> None:
-    """Refuse what PPO or the server computes differently."""
-    if dropout := settings.get("lora_dropout"):
+    with _naming_the_adapter(where):
+        content = path.read_bytes()
+        config, dropout = read_config(content), parsed_config(content).get("lora_dropout")
+    if dropout:
         raise UsageError(
             f"{where}: lora_dropout is {dropout}; "
             "PPO needs 0, or the trainer's logprobs differ from the server's"
         )
-    for key, plain in _PLAIN.items():
-        if (value := settings.get(key, plain)) not in (plain, None, []):
-            raise UsageError(f"{where}: {key} is {value!r}, which the server does not serve")
+    return config
+
+
+@contextmanager
+def _naming_the_adapter(where: str) -> Iterator[None]:
+    try:
+        yield
+    except AdapterConfigError as error:
+        reason = error.reason
+        if error.field is not None:
+            reason = f"{error.field} is {shortened(repr(error.value))}: {reason}"
+        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {reason}") from None
+    except OSError as error:
+        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {one_line(error)}") from None
 
 
 @contextmanager

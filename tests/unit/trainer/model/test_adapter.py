@@ -71,8 +71,18 @@ def test_tensors_that_do_not_fit_are_named(
         ("bias", "lora_only", "bias is 'lora_only'"),
         ("use_dora", True, "use_dora is True"),
         ("modules_to_save", ["lm_head"], "modules_to_save is"),
+        (
+            "exclude_modules",
+            ["q_proj"],
+            "exclude_modules is 'q_proj': excludes model.layers.0.self_attn",
+        ),
+        ("init_lora_weights", "pissa", "init_lora_weights is 'pissa': "),
+        ("loftq_config", {"loftq_bits": 4}, "loftq_config is {'loftq_bits': 4}: must be unset"),
+        ("layers_to_transform", [0], "layers_to_transform is [0]: must be unset"),
+        ("fan_in_fan_out", True, "fan_in_fan_out is True: must be unset"),
+        ("rank_pattern", {"q_proj": 2}, "rank_pattern is {'q_proj': 2}"),
         ("r", 3, "has shape"),
-        ("target_modules", ["nope"], "does not fit the base model"),
+        ("target_modules", ["nope"], "does not name model.layers.0."),
     ],
 )
 def test_settings_that_do_not_fit_are_named(
