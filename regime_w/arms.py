@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, TypeAdapter, ValidationError
 
 from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.number import NUMBER
@@ -43,9 +43,9 @@ class ArmSpec(BaseModel):
     listed from cool to warm: the cross-check compares their halves."""
     system_prompt: str
     """The text before the question; see `build_prompt`."""
-    temperature: float = Field(gt=0, le=2)
+    temperature: StrictFloat = Field(gt=0, le=2)
     """Sampling temperature. Never 0: identical greedy arms would agree by construction."""
-    top_p: float = Field(gt=0, le=1)
+    top_p: StrictFloat = Field(gt=0, le=1)
     """Nucleus mass; 1 keeps the whole distribution."""
 
     @property

@@ -20,8 +20,13 @@ from typing import BinaryIO
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from inference_server.errors import TooLarge
+from inference_server.wire.adapters.references import NUM_VERSIONS
 from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
-from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, adapter_name
+from inference_server.wire.schemas import (
+    ADAPTER_CONFIG_FILE,
+    ADAPTER_WEIGHTS_FILE,
+    adapter_name,
+)
 
 MAX_ADAPTER_CONFIG_BYTES = 2**20
 INCOMING_PREFIX = ".incoming-"
@@ -29,9 +34,6 @@ INCOMING_PREFIX = ".incoming-"
 
 RECORD_FILE = "registry.json"
 """Name of the file that holds a `RegistryRecord`."""
-
-NUM_VERSIONS = 10**9
-"""Versions are numbered from 0 to one less."""
 
 _COPY_CHUNK_BYTES = 2**20
 # In the format of the sha256sum command, which can check it: a line for the weights and one for the

@@ -10,10 +10,10 @@ from typing import Annotated, Any, TypeVar
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from pydantic import BeforeValidator
 from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
-from inference_server.adapters.storage import NUM_VERSIONS
 from inference_server.arms.run import ArmsRun
 from inference_server.errors import EngineUnavailable
 from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
@@ -26,6 +26,7 @@ from inference_server.http.streaming import GroupStream, disconnected, newest, t
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
 from inference_server.settings import Settings
+from inference_server.wire.adapters.references import NUM_VERSIONS
 from inference_server.wire.schemas import (
     AdapterInfo,
     AdapterList,
@@ -56,8 +57,15 @@ async def _service(request: Request) -> Service:  # async: FastAPI runs others i
     return service
 
 
+def _digits(text: str) -> str:
+    """A version's number as it is in an address: ``1_0`` and ``+1``, which Python reads too, are none."""
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError("must be a number in decimal digits")
+    return text
+
+
 _Service = Annotated[Service, Depends(_service)]
-_Version = Annotated[int, Path(ge=0, lt=NUM_VERSIONS)]
+_Version = Annotated[int, BeforeValidator(_digits), Path(ge=0, lt=NUM_VERSIONS)]
 _Heartbeat = Annotated[float | None, Query(ge=0.1, le=3600, allow_inf_nan=False)]
 
 

@@ -21,7 +21,7 @@ from inference_server.errors import (
     field_path,
 )
 from inference_server.settings import Settings
-from inference_server.wire.adapters.adapter_path import AdapterPath
+from inference_server.wire.adapters.references import AdapterPath
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 _FOLDER = "/v1/adapters"

@@ -1,15 +1,12 @@
-"""The HTTP bodies that trainer and server exchange: every request and response of our routes.
-
-Imported by both sides, so it loads neither torch nor vllm. Versions are non-negative integers; ``None`` in
-place of a version means the base model without an adapter.
-"""
+"""The HTTP bodies that trainer and server exchange; loads neither torch nor vllm. A version None is the base's."""
 
 from enum import StrEnum
 from operator import not_
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from inference_server.wire.adapters.references import VersionNumber
 from inference_server.wire.prompt_options import (
     Choices,
     PromptFormat,
@@ -24,6 +21,7 @@ ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
 TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
+_Count = Annotated[StrictInt, Field(ge=1, lt=2**63)]
 
 
 def adapter_name(version: int) -> str:
@@ -32,7 +30,7 @@ def adapter_name(version: int) -> str:
 
 
 class _Request(BaseModel):
-    """A request body: unknown fields are an error that names them."""
+    """A request body: unknown fields are an error that names them, and no type is read as another."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,24 +81,24 @@ class ArmsRequest(_Request):
     """Questions, or plain strings (which get the ids ``q0``, ``q1``, …)."""
     arms: Annotated[list[str | ArmSpec], Field(max_length=MAX_ARMS, fail_fast=True)] | None = None
     """Arm names, full specs, or null for the eight arms of Regime W."""
-    samples_per_arm: int = Field(default=1, ge=1)
-    max_tokens: int = Field(default=256, ge=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    samples_per_arm: _Count = 1
+    max_tokens: _Count = 256
+    seed: StrictInt | None = Field(default=None, ge=0, lt=2**63)
     """Null costs nothing: the engine then makes no generator per request."""
-    policy: Literal["latest", "base"] | int = "latest"
+    policy: Literal["latest", "base"] | VersionNumber = "latest"
     """``latest`` is the version that is active when a group starts."""
     prompt_format: PromptFormatChoice = "auto"
     stop: StopStrings = Field(default=(), exclude_if=not_)
-    greedy: bool = Field(default=False, exclude_if=not_)
+    greedy: StrictBool = Field(default=False, exclude_if=not_)
     """Whether to take the likeliest token each time, whatever the arms' temperature and top_p."""
-    return_tokens: bool = True
+    return_tokens: StrictBool = True
     """Whether to return token ids and logprobs with the text."""
-    score: bool = False
+    score: StrictBool = False
     """Whether to return each group's Regime W scores and consensus answer."""
-    stream: bool = False
-    """Whether to send each group when it is finished, as one line of NDJSON."""
+    stream: StrictBool = False
+    """Whether to send each group when it is finished, as a line of NDJSON."""
     priority: Priority = Priority.AD_HOC
-    timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout_s: StrictFloat | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time limit for the whole request, in seconds; null, or more than the server's limit, uses that."""
 
     @property

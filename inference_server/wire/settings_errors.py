@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 _MIN_LIKENESS = 0.6
+_SHOWN_CHARS = 200
 _NEARLY = 0.75
 """Likeness from which a variable without a section is taken for a misspelt key."""
 _VARIABLE_PREFIX = "REGIME_W_"
@@ -120,7 +121,16 @@ def got(key: str, value: object) -> str:
     is_plain = value is None or isinstance(value, (str, int, float))
     names = re.sub(r"[-_]", "", key.lower()).split(".")
     is_secret = names[-1] in ("server", "serve") or any(map(_SECRET.search, names))
-    return f" (got {value!r})" if is_plain and not is_secret else ""
+    return f" (got {_shown(value)})" if is_plain and not is_secret else ""
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a whole number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
 
 def error_lines(

@@ -7,8 +7,9 @@ import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, create_model
 from pydantic_settings import (
@@ -21,7 +22,8 @@ from pydantic_settings import (
     SettingsError as SourceError,
 )
 
-from inference_server.wire.settings_errors import SettingsError, got, known_keys
+from inference_server.wire.json_text import JsonFlaw, check_flaws
+from inference_server.wire.settings_errors import SettingsError, Source, got, known_keys
 
 PREFIX = "REGIME_W_"
 _NESTED = "__"
@@ -109,6 +111,9 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
     if only_nested:
         variables = {name: value for name, value in variables.items() if _NESTED in name}
     source.env_vars = variables
+    for name, value in variables.items():
+        key = name[len(PREFIX) :].replace(_NESTED, ".")
+        _check_json(model, key, value or "", kind="variable")
     try:
         return source()
     except (SourceError, RecursionError):
@@ -149,6 +154,11 @@ def read_flags(
         **{_UNKNOWN: (CliUnknownArgs, ...)},
     )
     keys = {key for key in known_keys(settings) if key != _UNKNOWN}
+    for flag, value in pairwise(
+        part for argument in arguments for part in _flag_and_value(argument)
+    ):
+        key = flag.removeprefix("--").replace("-", "_")
+        _check_json(model, key, value, kind="flag", kebab_case=program.kebab_case)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
             settings,
@@ -166,6 +176,47 @@ def read_flags(
     except SourceError as error:
         raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from None
     return values, list(values.pop(_UNKNOWN, ()))
+
+
+def _flag_and_value(argument: str) -> list[str]:
+    flag, equals, value = argument.partition("=")
+    return [flag, value] if equals and flag.startswith("--") else [argument]
+
+
+def _check_json(
+    model: type[BaseModel], key: str, text: str, *, kind: str, kebab_case: bool = False
+) -> None:
+    """Refuse JSON that only some parsers read, where a key takes any: pydantic's sources take the last of two.
+
+    Raises:
+        SettingsError: Names the key.
+    """
+    start = text.find("{")
+    if start < 0 or not _takes_json(model, key):
+        return
+    is_list = text[:start].lstrip().startswith("[")
+    try:
+        # Names may stand before the first table: `wolfram_0,{...}`.
+        check_flaws(text if is_list else f"[{text[start:]}]")
+    except JsonFlaw as error:
+        source = Source(values={}, kind=kind, kebab_case=kebab_case)
+        raise SettingsError(source.says(key, str(error))) from None
+
+
+def _takes_json(model: type[BaseModel], key: str) -> bool:
+    """Whether a key's value is a table or a list."""
+    name, _, below = key.partition(".")
+    fields = {f.validation_alias or name: f for name, f in model.model_fields.items()}
+    field = fields.get(name)
+    if field is None:
+        return False
+    annotation = field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return not below or _takes_json(annotation, below)
+    # Optional ones are a union of theirs and None.
+    return any(
+        get_origin(part) in (tuple, list, dict) for part in (annotation, *get_args(annotation))
+    )
 
 
 def _as_settings(

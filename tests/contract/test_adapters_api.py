@@ -200,6 +200,25 @@ async def test_a_version_is_a_number(client: Client, version: str) -> None:
     assert ErrorResponse.model_validate(response.json()).error.message
 
 
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        *("1_0", "+10", "%2010", "10%20", "10.0", "1e1", "0xa", "%D9%A1%D9%A0"),
+        *("1%30_", "true", "1" + "0" * 30, "9" * 5000),
+    ],
+)
+async def test_a_version_in_an_address_is_decimal_digits_and_nothing_else(
+    client: Client, spelling: str
+) -> None:
+    await client.put_adapter(10)
+    address = f"/v1/adapters/{spelling}"
+    for method, path in (("GET", address), ("POST", f"{address}/activate"), ("DELETE", address)):
+        response = await client.request(method, path)
+        assert (response.status_code, response.json()["error"]["param"]) == (400, "version")
+    assert await versions_of(client) == (10, [10])
+    assert (await client.get("/v1/adapters/%31%30")).status_code == 200
+
+
 async def test_status(client: Client, engine: FakeEngine, settings: Settings) -> None:
     await client.put_adapter(3)
     status = ServerStatus.model_validate((await client.get("/v1/status")).json())

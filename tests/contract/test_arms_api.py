@@ -184,6 +184,15 @@ async def test_a_group_ends_on_the_version_on_which_it_began(
 
 
 LONG = "x" * 600
+ARM = {"name": "a", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
+WRONG_TYPES: list[tuple[list[str], list[Any], str]] = [
+    (["seed", "max_tokens", "samples_per_arm"], [True, "1", 1.0], "valid integer"),
+    (["seed", "max_tokens", "samples_per_arm"], [10**30], "less than"),
+    (["policy"], [True, "1", 1.0, -1, 10**30], ""),
+    (["stream", "score", "greedy", "return_tokens"], [0, 1, "true"], "valid boolean"),
+    (["timeout_s"], [True, "1", 10**400], "valid number"),
+]
+"""Fields, values of other types than theirs and what is said."""
 
 
 @pytest.mark.parametrize(
@@ -232,6 +241,14 @@ LONG = "x" * 600
             "arms.0.top_p",
             "greater than 0",
         ),
+        *[
+            ({name: value}, 400, name, words)
+            for names, values, words in WRONG_TYPES
+            for name in names
+            for value in values
+        ],
+        ({"arms": [{**ARM, "temperature": True}]}, 400, "arms.0.temperature", "valid number"),
+        ({"arms": [{**ARM, "top_p": "1"}]}, 400, "arms.0.top_p", "valid number"),
         ({"policy": "newest"}, 400, "policy", "'latest' or 'base'"),
         ({"policy": 7}, 404, "version", "version 7 is not loaded"),
         ({"stream": True, "policy": 7}, 404, "version", "version 7 is not loaded"),

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
+from inference_server.wire.adapters.references import NUM_VERSIONS
 from inference_server.wire.prompt_options import Choices, PromptFormatChoice, StopStrings
 from regime_w import build_all_arms
 from regime_w.answer_types.answer_type import AnswerTypeName
@@ -148,7 +149,7 @@ class SampleConfig(CommandConfig):
     """What the answer is: `number`, `choice` or `text`; data.answer_type of the file by default."""
     choices: Choices = ()
     """The choices' texts, which are put below the question as A) to Z), for answer_type = choice."""
-    version: Annotated[int, Field(ge=0)] | None = None
+    version: Annotated[int, Field(ge=0, lt=NUM_VERSIONS)] | None = None
     """Policy version to ask; null asks the active one."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest completion, in tokens; rollout.max_tokens of the file by default."""

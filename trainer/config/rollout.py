@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
+from inference_server.wire.settings_model import SettingsModel
 from regime_w import ArmSpec, RewardConfig, build_all_arms, named_arms
 from trainer.config.base import Section, Seed
 
@@ -112,7 +113,7 @@ def short_name(function: str) -> str:
     return function.rpartition("/")[2]
 
 
-class RewardSettings(RewardConfig):
+class RewardSettings(RewardConfig, SettingsModel):
     """What a completion earns: the weighted sum of Regime W and of functions of one's own."""
 
     functions: Annotated[

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.adapters.adapter_path import AdapterPath
+from inference_server.wire.adapters.references import AdapterPath
 from inference_server.wire.schemas import (
     ArmCompletion,
     ArmGroup,

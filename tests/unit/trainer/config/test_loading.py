@@ -17,6 +17,7 @@ from trainer.config.sections import (
     CommandConfig,
     EvaluationConfig,
     PPOConfig,
+    SampleConfig,
     TrainConfig,
 )
 
@@ -266,6 +267,83 @@ def test_what_is_wrong_in_the_environment_names_the_key(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert_one_line_error(capsys, [], *fragments)
+
+
+TWICE = '{"name": "solo", "system_prompt": "", "temperature": 0.5, "top_p": 1.0, "top_p": 0.5}'
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("ppo.learning_rate", "true", "number"),
+        ("ppo.learning_rate", "1" + "0" * 400, "number"),
+        ("rollout.max_tokens", "true", "must be a"),
+        ("reward.free_words", "true", "must be a"),
+        ("rollout.max_tokens", str(10**30), "must be below 2^63 (got "),
+        ("reward.free_words", str(10**30), "must be below 2^63"),
+        ("rollout.max_tokens", "9" * 5000, ""),
+    ],
+)
+@pytest.mark.parametrize("source", ["flag", "environment", "file"])
+def test_what_is_no_number_of_a_sensible_size_is_named_wherever_it_is_given(
+    source: str,
+    key: str,
+    value: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    section, _, name = key.partition(".")
+    if source == "environment":
+        monkeypatch.setenv(f"REGIME_W_{section}__{name}".upper(), value)
+    arguments = [f"--{key}={value}"] if source == "flag" else []
+    if source == "file":
+        arguments += config_file(tmp_path, f"[{section}]\n{name} = {value}\n")
+        if len(value) == 5000:  # which Python does not read at all
+            assert_one_line_error(capsys, arguments, "config.toml")
+            return
+    if value == "true" and source != "file":
+        said = "should be a valid"
+    assert_one_line_error(capsys, arguments, key, said)
+
+
+@pytest.mark.parametrize(
+    ("variable", "arguments", "value", "said"),
+    [
+        ("ROLLOUT__ARMS", ["--rollout.arms"], f"[{TWICE}]", "'top_p' is given twice"),
+        ("", ["--rollout.arms"], TWICE, "--rollout.arms: 'top_p' is given twice"),
+        ("", ["--rollout.arms"], f"wolfram_0,{TWICE}", "'top_p' is given twice"),
+        ("ROLLOUT", ["--rollout"], '{"seed": 1, "seed": 2}', "'seed' is given twice"),
+        ("PPO", ["--ppo"], '{"clip_low": NaN}', "'clip_low' is NaN, which JSON does not have"),
+        ("PPO", ["--ppo"], '{"clip_low": true}', "clip_low"),
+        (
+            "ROLLOUT__ARMS",
+            ["--rollout.arms"],
+            '[{"name": "solo", "system_prompt": "", "temperature": true, "top_p": 1.0}]',
+            "rollout.arms.0.temperature",
+        ),
+    ],
+)
+def test_json_of_a_setting_is_read_as_json_has_it(
+    variable: str,
+    arguments: list[str],
+    value: str,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for flag in arguments:
+        assert_one_line_error(capsys, [flag, value], said)
+        assert_one_line_error(capsys, [f"{flag}={value}"], said)
+    if variable:
+        monkeypatch.setenv(f"REGIME_W_{variable}", value)
+        assert_one_line_error(capsys, [], said, f"REGIME_W_{variable}")
+
+
+def test_a_text_may_look_like_json() -> None:
+    question = 'What is {"a": 1, "a": 2}?'
+    assert load_config(SampleConfig, [question], prog="trainer sample").question == question
 
 
 SECRET = "s3cret"

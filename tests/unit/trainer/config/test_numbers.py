@@ -29,6 +29,21 @@ def test_no_number_of_any_section_is_infinite(value: float) -> None:
     assert num_floats > 30
 
 
+@pytest.mark.parametrize(("value", "kinds"), [(True, "int float"), (10**30, "int")])
+def test_no_number_of_any_section_is_true_or_beyond_64_bits(value: object, kinds: str) -> None:
+    num_fields = 0
+    for section in SECTIONS.values():
+        for name, field in section.model_fields.items():
+            kind = str(field.annotation)
+            if not any(word in kind for word in kinds.split()) or "Arm" in kind:
+                continue
+            num_fields += 1
+            given = [value] if "tuple" in kind else value
+            with pytest.raises(ValidationError, match=name):
+                section.model_validate({name: given})
+    assert num_fields > 30
+
+
 @pytest.mark.parametrize("seed", [-1, 10**20, 2**63])
 @pytest.mark.parametrize("section", ["run", "data", "rollout"])
 def test_seeds_that_no_generator_takes_are_refused(section: str, seed: int) -> None:
@@ -44,6 +59,7 @@ def test_seeds_that_no_generator_takes_are_refused(section: str, seed: int) -> N
         (EvaluationConfig, {"data_seed": -1}),
         (SampleConfig, {"question": "?", "seed": -1}),
         (SampleConfig, {"question": "?", "version": -1}),
+        (SampleConfig, {"question": "?", "version": 10**9}),
         (SampleConfig, {"question": " \n"}),
         (TrainConfig, {"run": {"num_threads": 10**20}}),
         (RolloutConfig, {"arms": [ARM, ARM]}),

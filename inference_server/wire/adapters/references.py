@@ -1,6 +1,12 @@
-"""The request that names an adapter on a volume of the server."""
+"""How a request names an adapter: by its version's number, or by its path on a volume of the server."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+NUM_VERSIONS = 10**9
+"""Versions are numbered from 0 to one less."""
+VersionNumber = Annotated[StrictInt, Field(ge=0, lt=NUM_VERSIONS)]
 
 
 class AdapterPath(BaseModel):
