@@ -82,7 +82,7 @@ def sft_adapter(model: Path, folder: Path) -> Path:
             data=DataConfig(source=str(folder / "demonstrations.jsonl")),
             sft=SFTConfig(
                 num_examples=NUM_DEMONSTRATIONS,
-                num_epochs=1.5,
+                num_epochs=6,
                 learning_rate=2e-3,
                 num_evaluation_examples=0,
             ),
