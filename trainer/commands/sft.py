@@ -29,10 +29,13 @@ from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.progress import OnStep
+from trainer.console.tracking import METRICS_FILE, metrics_row
 from trainer.data.contamination import data_lines
 from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
+from trainer.io.durable import write_file
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
+from trainer.io.paths import read_plain
 from trainer.model.adapter import fresh_lora, require_targets
 from trainer.model.base_files import load_tokenizer
 from trainer.model.base_model import load_base
@@ -41,7 +44,6 @@ from trainer.model.dtype import settled_as_kept
 from trainer.model.prompts import renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
-METRICS_FILE = "metrics.jsonl"
 
 _TRAINER_STATE_FILE = "trainer_state.json"
 
@@ -58,9 +60,10 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Drop the lines after the checkpoint, whose steps are repeated."""
-        lines = self._metrics.read_text().splitlines(True) if self._metrics.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-        self._metrics.write_text("".join(kept))
+        lines = read_plain(self._metrics).splitlines(True) if self._metrics.exists() else []
+        rows = [(line, metrics_row(line)) for line in lines if line.endswith(b"\n")]
+        kept = [line for line, row in rows if row is not None and row["step"] <= state.global_step]
+        write_file(self._metrics, b"".join(kept))
 
     def on_log(
         self,

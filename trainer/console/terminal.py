@@ -46,7 +46,7 @@ class _Output(io.FileIO):
         if path is None:
             return
         try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o644)
         except OSError:
             file = os.open(os.devnull, os.O_WRONLY)
         # Under the same descriptor, so that libraries that write to it directly switch, too.

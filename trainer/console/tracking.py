@@ -4,6 +4,7 @@ import json
 import math
 import os
 from contextlib import nullcontext, suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,8 +18,11 @@ from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.progress import bar
 from trainer.console.terminal import print_line
 from trainer.io.durable import append, write_file
+from trainer.io.paths import open_plain, read_plain
 
 METRICS_FILE = "metrics.jsonl"
+
+_NUM_STEPS = 2**63
 
 Metrics = dict[str, float]
 """Names such as ``ppo/approx_kl`` to values; one of these a step."""
@@ -30,21 +34,21 @@ def read_metrics(run_folder: Path) -> list[Metrics]:
     if not path.is_file():
         return []
     rows: list[Metrics] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
+    for line in path.read_bytes().splitlines():
+        if (row := metrics_row(line)) is None:
             break
+        rows.append(row)
     return rows
 
 
-def _whole_row(line: bytes) -> Metrics | None:
-    """The metrics of a line; None for a truncated line."""
+def metrics_row(line: bytes) -> Metrics | None:
+    """The metrics of a line; None for one that is truncated or damaged."""
     try:
-        row: Metrics = json.loads(line)
-    except ValueError:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return row if line.endswith(b"\n") else None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if isinstance(step, int | float) and 0 <= step < _NUM_STEPS else None
 
 
 class Tracker:
@@ -64,7 +68,7 @@ class Tracker:
         self.last_evaluated_step = 0
         """The newest step whose evaluation has a line."""
         self._drop_after(first_step)
-        self._file = self._path.open("ab", buffering=0)
+        self._file = FileIO(self._path, "ab", opener=open_plain)
         self._board = SummaryWriter(run.folder / "tensorboard", purge_step=first_step + 1)
         self._console = Console()
         self._progress = bar(self._console)
@@ -72,10 +76,10 @@ class Tracker:
 
     def _drop_after(self, first_step: int) -> None:
         """Keep one line of each step up to ``first_step``, in order."""
-        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        lines = read_plain(self._path).splitlines(keepends=True) if self._path.exists() else []
         kept, newest = [], None
         for line in lines:
-            row = _whole_row(line)
+            row = metrics_row(line) if line.endswith(b"\n") else None
             if row is not None and self.last_step < row["step"] <= first_step:
                 kept.append(line)
                 newest = row

@@ -11,6 +11,7 @@ from trainer.config.sections import EvaluationConfig, RolloutConfig, SFTRunConfi
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
 from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.paths import read_plain
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
 _OF_AN_SFT = ("arms", "prompt_format")
@@ -63,7 +64,7 @@ def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
     """The folder of the run or the SFT that an adapter is of, with how it asked; None where nothing says."""
     for folder in (adapter, adapter.parent.parent):
         try:
-            kept = tomllib.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            kept = tomllib.loads(read_plain(folder / CONFIG_FILE).decode())
             if "rollout" in kept:
                 run = RolloutConfig.read_kept(kept["rollout"])
                 return folder, {key: getattr(run, key) for key in _OF_A_RUN}

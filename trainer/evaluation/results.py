@@ -15,6 +15,7 @@ from trainer.evaluation.arms_results import ArmsResult, CompletionStats, Estimat
 from trainer.evaluation.records import ArmsAnswer, EvaluationPart, QuestionAnswers
 from trainer.evaluation.statistics import bootstrap_interval, mcnemar_p_value
 from trainer.io.durable import write_file
+from trainer.io.paths import read_plain
 
 EVALUATION_FILE = "evaluation.json"
 """Name of the evaluation in a run's folder, where the report reads it."""
@@ -161,7 +162,7 @@ class Evaluation(EvaluationPart):
         Raises:
             ValidationError: The file is not an evaluation.
         """
-        return cls.model_validate_json(path.read_bytes())
+        return cls.model_validate_json(read_plain(path))
 
 
 def compare_all(

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 from inference_server.wire.json_text import JsonFlaw, check_flaws
 from trainer.errors import DataError
 from trainer.io.durable import write_file
+from trainer.io.paths import open_plain
 
 SUFFIXES = (".jsonl", ".json", ".gz", ".zst")
 """The endings that a file of rows may have."""
@@ -40,7 +41,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """
     suffix = _suffix(path)
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_plain) as file:
             for number, line in enumerate(_decompressed(file, suffix), 1):
                 if line.startswith(_UTF_16):
                     raise DataError(f"{path}:{number}: UTF-16; save the file as UTF-8")

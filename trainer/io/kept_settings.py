@@ -16,6 +16,7 @@ from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
+from trainer.io.paths import read_plain
 
 CONFIG_FILE = "config.toml"
 
@@ -107,7 +108,11 @@ def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple
 
 def _stored(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_plain(path).decode())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: {error}") from None
 
@@ -115,7 +120,7 @@ def _stored(path: Path) -> dict[str, Any]:
 def kept_prompt_format(path: Path) -> PromptFormat | None:
     """The prompt format of kept settings, plain where they are of before there was another; None without any."""
     try:
-        kept = tomllib.loads(path.read_text(encoding="utf-8"))
+        kept = tomllib.loads(read_plain(path).decode())
         found = kept.get("prompt_format") or kept.get("rollout", {}).get("prompt_format")
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
@@ -125,7 +130,7 @@ def kept_prompt_format(path: Path) -> PromptFormat | None:
 def kept_dtype(path: Path) -> str | None:
     """policy.dtype of kept settings, float32 where they are of before it had to be chosen; None without any."""
     try:
-        kept = tomllib.loads(path.read_text(encoding="utf-8"))
+        kept = tomllib.loads(read_plain(path).decode())
         return str(kept.get("policy", {}).get("dtype", "float32"))
     except (OSError, ValueError, AttributeError, RecursionError):
         return None
@@ -135,7 +140,7 @@ def training_data(adapter: Path) -> DataConfig | None:
     """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says."""
     for path in (adapter / CONFIG_FILE, adapter.parent.parent / CONFIG_FILE):
         try:
-            kept = tomllib.loads(path.read_text(encoding="utf-8"))["data"]
+            kept = tomllib.loads(read_plain(path).decode())["data"]
             return DataConfig.read_kept(kept) if "source" in kept else None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 from trainer.config.safe_text import shortened
@@ -18,6 +19,34 @@ _LASTING = frozenset(
 def is_lasting(error: OSError) -> bool:
     """Whether an error is about a path and stays until somebody mends it."""
     return error.errno in _LASTING and error.filename is not None
+
+
+def open_plain(path: str, flags: int) -> int:
+    """The opener, for `open`, of a run's own files: a folder, pipe or device in their place is an error.
+
+    Of a pipe or a device there may be no end, or nobody at its other end, for which a plain `open` waits.
+
+    Raises:
+        OSError: It is no file, or cannot be opened; the message says what it is.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, "a folder where a file belongs", os.fspath(path))
+    raise OSError(errno.ENXIO, "a pipe or device where a file belongs", os.fspath(path))
+
+
+def read_plain(path: Path) -> bytes:
+    """The content of one of a run's own files.
+
+    Raises:
+        OSError: It is no file, or cannot be read.
+    """
+    with open(path, "rb", opener=open_plain) as file:
+        return file.read()
 
 
 def shown_path(path: object) -> str:

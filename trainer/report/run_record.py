@@ -88,7 +88,7 @@ def read_run(folder: Path) -> RunRecord:
             f"no metrics in {folder / METRICS_FILE}; name a run with at least one finished step"
         )
     config_path = folder / CONFIG_FILE
-    text = config_path.read_text(encoding="utf-8") if config_path.is_file() else None
+    text = config_path.read_text("utf-8", "replace") if config_path.is_file() else None
     evaluation_path = folder / EVALUATION_FILE
     return RunRecord(
         folder=folder,
@@ -112,12 +112,12 @@ def _read_config(text: str | None) -> TrainConfig | None:
         return TrainConfig.read_kept(
             {name: sections[name] for name in TrainConfig.model_fields if name in sections}
         )
-    except (tomllib.TOMLDecodeError, ValidationError):
+    except (tomllib.TOMLDecodeError, RecursionError, ValidationError):
         return None
 
 
 def _read_evaluation(path: Path) -> Evaluation | None:
     try:
         return Evaluation.read(path)
-    except (FileNotFoundError, ValidationError):
+    except (OSError, ValidationError):
         return None

@@ -8,10 +8,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
+from trainer.io.paths import read_plain
 from trainer.model.adapter import AdapterState
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
@@ -38,13 +39,13 @@ class Best(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    step: int
+    step: int = Field(ge=0, lt=2**63)
     """The evaluated step, whose checkpoint is kept."""
-    version: int
+    version: int = Field(ge=0, lt=2**63)
     adapter: str
     """Folder of the version, relative to the run's."""
-    accuracy: float
-    num_questions: int
+    accuracy: float = Field(ge=0, le=1)
+    num_questions: int = Field(ge=0, lt=2**63)
 
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:
@@ -70,11 +71,13 @@ def read_best(run_folder: Path) -> Best | None:
     """
     path = run_folder / CHECKPOINTS_FOLDER / _BEST_FILE
     try:
-        return Best.model_validate_json(path.read_bytes())
+        return Best.model_validate_json(read_plain(path))
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; remove it") from None
     except ValidationError as error:
-        raise CheckpointError(f"{path}: {error.errors()[0]['msg']}") from None
+        raise CheckpointError(f"{path}: {error.errors()[0]['msg']}; remove it") from None
 
 
 def write_best(run_folder: Path, best: Best) -> None:

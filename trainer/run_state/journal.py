@@ -7,6 +7,7 @@ From a checkpoint and the lines after it, `trainer.run_state.recompute` restores
 import fcntl
 import os
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ from typing import Self
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import UsageError
 from trainer.io.durable import append, fsync, write_file
+from trainer.io.paths import open_plain
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.rows import rollout_lines
 from trainer.run_state.journal_entries import (
@@ -38,7 +40,7 @@ class Journal:
         self._run_folder = run_folder
         path = run_folder / JOURNAL_FILE
         is_new = not path.exists()
-        self._file = path.open("ab", buffering=0)
+        self._file = FileIO(path, "ab", opener=open_plain)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import DataError, JournalError
-from trainer.io.jsonl import parse_row
+from trainer.io.jsonl import parse_own_row
+from trainer.io.paths import open_plain, read_plain
 from trainer.rollouts.rows import RolloutRow, flaw_in_tokens
 from trainer.run_state.journal_entries import (
     JOURNAL_FILE,
@@ -37,7 +38,7 @@ class JournalReader:
             self._read()
 
     def _read(self) -> None:
-        with self._path.open("rb") as lines:
+        with open(self._path, "rb", opener=open_plain) as lines:
             for number, line in enumerate(lines, 1):
                 entry = parse_line(line)
                 if entry is None:
@@ -91,7 +92,7 @@ class JournalReader:
         if step not in self._offsets:
             damaged = [f"line {number} is damaged" for number in self.damaged_lines[:1]]
             raise JournalError(step, "; ".join([f"{self._path} has no line of it", *damaged]))
-        with self._path.open("rb") as file:
+        with open(self._path, "rb", opener=open_plain) as file:
             file.seek(self._offsets[step])
             entry = parse_line(file.readline())
         if not isinstance(entry, JournaledStep):
@@ -111,7 +112,7 @@ class JournalReader:
         """
         path = rollouts_file(self.run_folder, entry.step)
         try:
-            data = path.read_bytes()
+            data = read_plain(path)
         except OSError as error:
             raise JournalError(entry.step, f"{path}: {error.strerror}") from None
         if (sha256 := sha256_of_bytes(data)) != entry.rollouts_sha256:
@@ -130,7 +131,7 @@ class JournalReader:
 
 
 def _trainable(line: bytes, where: str, vocab_size: int | None) -> RolloutRow:
-    row = parse_row(RolloutRow, line, where)
+    row = parse_own_row(RolloutRow, line, where)
     for arm in row.arm_outputs:
         if not arm.has_tokens:
             raise DataError(f"{where}: {arm.arm_name}: no token_ids with their sampler_logprobs")

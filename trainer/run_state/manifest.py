@@ -2,6 +2,7 @@
 
 import math
 import stat
+import sys
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -101,12 +102,33 @@ def _is_plain_file(path: Path) -> bool:
 
 
 def _is_usable(path: Path) -> bool:
-    """Whether a state can be read and its KL coefficient is a number; its tensors stay on the disk."""
+    """Whether a state can be read, its KL coefficient is a number and no number in it is NaN or infinite."""
     try:
         state = torch.load(path, weights_only=True, mmap=True)
-        return math.isfinite(state["kl_coef"])
-    except (UnpicklingError, EOFError, KeyError, RuntimeError, ValueError, TypeError):
+        return isinstance(state["kl_coef"], int | float) and _is_finite(state)
+    except (UnpicklingError, EOFError, LookupError, RuntimeError, ValueError, TypeError):
         return False
+
+
+def _is_finite(state: object) -> bool:
+    """Whether every number in nested containers, and every element of tensors, is finite as a float."""
+    seen: set[int] = set()
+    unseen: list[object] = [state]
+    while unseen:
+        part = unseen.pop()
+        if isinstance(part, dict | list | tuple):
+            # A damaged pickle may hold a container that holds itself.
+            if id(part) not in seen:
+                seen.add(id(part))
+                unseen.extend(part.values() if isinstance(part, dict) else part)
+        elif isinstance(part, torch.Tensor):
+            if part.is_floating_point() and not bool(part.isfinite().all()):
+                return False
+        elif (isinstance(part, float) and not math.isfinite(part)) or (
+            isinstance(part, int) and abs(part) > sys.float_info.max
+        ):
+            return False
+    return True
 
 
 def computed_with(folder: Path) -> tuple[str, str]:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerControl, TrainerState, TrainingArguments
 
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec, build_prompt
-from trainer.commands.sft import run_sft
+from trainer.commands.sft import _ProgressCallback, run_sft
 from trainer.commands.sft_examples import sft_examples
 from trainer.config.sections import PolicyConfig, SFTRunConfig
 from trainer.data.sources import Record
@@ -175,3 +175,15 @@ def test_demonstrations_are_trained_under_the_prompts_of_the_arms(
         answer = tokenizer(f"#### {i}")["input_ids"] + [tokenizer.eos_token_id]
         assert row["input_ids"] == prompt + answer
         assert row["completion_mask"] == [0] * len(prompt) + [1] * len(answer)
+
+
+def test_what_a_kill_tore_of_the_metrics_is_dropped_at_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
+    callback = _ProgressCallback(path, lambda *_: None, lambda _: None)
+    state, arguments = (
+        TrainerState(global_step=1),
+        TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
+    )
+    callback.on_train_begin(arguments, state, TrainerControl())
+    assert path.read_text() == '{"step": 1, "loss": 2.0}\n'

@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ from trainer.run_state.checkpoint import (
 )
 from trainer.run_state.manifest import verify_checkpoint, write_manifest
 
+INF = float("inf")
 MakeRoles = Callable[..., PolicyRoles]
 CONFIG = TrainConfig(
     ppo=PPOConfig(
@@ -303,6 +305,18 @@ def with_kl_coef(value: object) -> Callable[[Path], None]:
     return damage
 
 
+def with_numbers(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    """Writes a state, with a manifest that fits, in which a number is another."""
+
+    def damage(folder: Path) -> None:
+        state = torch.load(folder / "state.pt", weights_only=True)
+        change(state)
+        torch.save(state, folder / "state.pt")
+        write_manifest(folder, step=step_of(folder))
+
+    return damage
+
+
 def flip_a_bit(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -327,11 +341,19 @@ def flip_a_bit(path: Path) -> None:
         with_kl_coef(float("nan")),
         with_kl_coef(float("inf")),
         with_kl_coef("0.1"),
+        with_kl_coef(10**400),
+        with_numbers(lambda state: state["questions"].update(cursor=-(10**400))),
+        with_numbers(lambda state: state["policy_optimizer"]["param_groups"][0].update(eps=INF)),
+        with_numbers(lambda state: next(iter(state["critic"].values())).fill_(INF)),
+        with_numbers(lambda state: next(iter(state["served"][7].values())).fill_(-INF)),
+        with_numbers(lambda state: state["value_head"]["bias"].fill_(float("nan"))),
     ],
     ids=[
         *("flipped bit", "no state", "no manifest", "torn manifest", "flipped bit in manifest"),
         *("device named", "outside", "nothing named", "state a pipe", "manifest a pipe"),
         *("state a device", "manifest a device", "kl_coef nan", "kl_coef inf", "kl_coef text"),
+        *("kl_coef too large", "cursor too large", "optimizer inf", "critic inf"),
+        *("served version inf", "value head nan"),
     ],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_line_that_says_so(
@@ -396,7 +418,56 @@ def test_a_run_that_was_never_evaluated_has_no_best(tmp_path: Path) -> None:
     assert read_best(tmp_path) is None
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"step": "x"}'])
+def test_a_checkpoint_may_hold_a_container_that_holds_itself(
+    learner: Learner, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path, 1, learner)
+    with_numbers(lambda state: state["served"].update({8: state["served"]}))(folder)
+    verify_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Path.mkdir,
+        os.mkfifo,
+        a_link_to_zeros,
+        lambda path: path.symlink_to(path.parent),
+        lambda path: path.symlink_to(path),
+    ],
+    ids=["folder", "pipe", "device", "link to a folder", "link to itself"],
+)
+def test_what_is_no_file_in_the_place_of_the_best_is_named(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoints" / "best.json"
+    path.parent.mkdir()
+    make(path)
+    with pytest.raises(CheckpointError, match=r"best\.json: .*; remove it") as caught:
+        read_best(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dangling_link_in_the_place_of_the_best_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoints" / "best.json"
+    path.parent.mkdir()
+    path.symlink_to("nowhere")
+    assert read_best(tmp_path) is None
+    write_best(tmp_path, best_at(1))
+    assert read_best(tmp_path) == best_at(1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "{}", '{"step": "x"}'),
+        *(
+            best_at(1).model_dump_json().replace("0.5", number)
+            for number in ("NaN", "Infinity", "-0.1", "1" + "0" * 400)
+        ),
+        best_at(1).model_dump_json().replace('"step":1', '"step":1' + "0" * 400),
+    ],
+)
 def test_a_damaged_best_file_is_an_error_that_names_it(text: str, tmp_path: Path) -> None:
     write_best(tmp_path, best_at(1))
     path = tmp_path / "checkpoints" / "best.json"
