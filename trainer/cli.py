@@ -17,6 +17,7 @@ from trainer.config.sections import (
     DiffCommand,
     DoctorConfig,
     EvaluationConfig,
+    ExportCommand,
     ReplayCommand,
     ReportCommand,
     SampleConfig,
@@ -80,6 +81,11 @@ COMMANDS = {
         ReportCommand,
         actions.report,
         "is RL helping? the verdict, and curves and transcripts as one HTML file",
+    ),
+    "export": _Command(
+        ExportCommand,
+        actions.export_policy,
+        "merged weights or the adapter with a model card, in a folder or on the Hub",
     ),
     "dequantize": _Command(
         DequantizeCommand,

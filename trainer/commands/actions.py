@@ -10,6 +10,7 @@ from trainer.config.sections import (
     DiffCommand,
     DoctorConfig,
     EvaluationConfig,
+    ExportCommand,
     OfflineRunConfig,
     ReplayCommand,
     ReportCommand,
@@ -156,6 +157,16 @@ def report(command: ReportCommand) -> None:
     report = write_report(command.run)
     print_verdict(report.verdict, Console())
     print(report.path)
+
+
+def export_policy(command: ExportCommand) -> None:
+    """A run's policy with a model card, in a folder or on the Hub."""
+    from trainer.commands.early_checks import check_export
+
+    check_export(command)
+    from trainer.export.export import export
+
+    print(f"exported to {export(command, print)}")
 
 
 def dequantize(command: DequantizeCommand) -> None:

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
-from trainer.config.sections import OfflineRunConfig, SFTRunConfig, TrainConfig
+from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfig, TrainConfig
 from trainer.data.sources import require_source
 from trainer.errors import DataError, UsageError
+from trainer.export.target import require_target
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.paths import require_folder, shown_path
 from trainer.model.base_files import require_adapter, require_base_model
@@ -54,6 +55,22 @@ def require_run(folder: Path) -> None:
     """
     if not os.path.isdir(folder):
         raise UsageError(f"{shown_path(folder)}: no such folder of a run")
+
+
+def check_export(command: ExportCommand) -> None:
+    """Check an export.
+
+    Raises:
+        UsageError: Names the flag, or says what is no run.
+    """
+    require_run(command.run)
+    if command.merged == command.adapter:
+        raise UsageError("give --merged for a model of its own, or --adapter for the adapter alone")
+    if command.best and command.step is not None:
+        raise UsageError("--best and --step name two versions; choose one")
+    if command.adapter and command.dtype is not None:
+        raise UsageError("--dtype is for --merged; an adapter is written as it was served")
+    require_target(command.to, force=command.force)
 
 
 def require_output(output: Path) -> None:

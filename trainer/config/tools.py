@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.serve_config import ServeConfig
-from trainer.config.base import CommandConfig, Device
+from trainer.config.base import CommandConfig, Device, NotBlank
 from trainer.config.policy import PolicyConfig
 from trainer.config.sft import SFTConfig
 from trainer.config.train import TrainConfig
@@ -48,6 +48,29 @@ class ReportCommand(CommandConfig):
 
     run: CliPositionalArg[Path]
     """The run's folder."""
+
+
+class ExportCommand(CommandConfig):
+    """Hand a run's policy on with tokenizer, chat template and model card: to a folder, or to the Hub."""
+
+    run: CliPositionalArg[Path]
+    """The run's folder."""
+    to: NotBlank
+    """A folder, or `hub:owner/name` for a repository of the Hub, to which HF_TOKEN must be able to write."""
+    merged: bool = False
+    """Write a model of its own: the adapter is added to the base's weights, in float32."""
+    adapter: bool = False
+    """Write the adapter alone, for PEFT and vLLM."""
+    step: Annotated[int, Field(ge=0)] | None = None
+    """Take the version after this step; null takes the newest."""
+    best: bool = False
+    """Take the version with the best evaluation of run.evaluate_every."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Dtype of the weights that --merged writes; the base model's own by default."""
+    private: bool = True
+    """Make a new repository of the Hub private; --no-private makes a public one."""
+    force: bool = False
+    """Replace the folder of an earlier export, or the files of the repository by a commit."""
 
 
 class DequantizeCommand(CommandConfig):

@@ -99,7 +99,7 @@ async def evaluate(
                 on_progress(num_answered, num_total)
 
     names = {
-        c.label: _served_name(served[c.label], status) if c.label in served else c.model.what
+        c.label: _served_name(served[c.label], status) if c.label in served else str(c.model.folder)
         for c in candidates
     }
     evaluation, questions = _result(config, status.base_model, names, records, answers)

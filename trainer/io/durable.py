@@ -6,6 +6,8 @@ Files and folders have the suffix ``.unfinished`` while they are written or remo
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
@@ -59,6 +61,18 @@ def finish_folder(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
     folder.rename(path)
     fsync(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to fill within the block, which then gets its name; an error leaves nothing."""
+    folder = new_folder(path)
+    try:
+        yield folder
+        finish_folder(path)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def remove_folder(path: Path) -> None:

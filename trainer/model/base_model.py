@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.io.durable import finish_folder, new_folder
+from trainer.io.durable import whole_folder
 from trainer.model.base_files import load_tokenizer, reading_base
 from trainer.model.batch import TokenRows
 from trainer.model.dtype import torch_dtype
@@ -136,7 +136,6 @@ def save_dequantized(config: PolicyConfig, output: Path, device: torch.device) -
     if output.exists():
         raise UsageError(f"output: {output} exists already")
     model = load_base(config, device).dequantize()
-    folder = new_folder(output)
-    model.save_pretrained(folder)
-    load_tokenizer(config.base_model).save_pretrained(folder)
-    finish_folder(output)
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        load_tokenizer(config.base_model).save_pretrained(folder)

@@ -19,7 +19,7 @@ def settled(policy: PolicyConfig, device: torch.device) -> PolicyConfig:
     """
     if policy.dtype != _AUTO:
         return policy
-    dtype = "float32" if device.type == "cpu" else _own_dtype(policy.base_model)
+    dtype = "float32" if device.type == "cpu" else own_dtype(policy.base_model)
     return policy.model_copy(update={"dtype": dtype})
 
 
@@ -78,7 +78,7 @@ def torch_dtype(policy: PolicyConfig, device: torch.device) -> torch.dtype:
     return dtype
 
 
-def _own_dtype(base_model: str) -> str:
+def own_dtype(base_model: str) -> str:
     """The dtype of a base's files; float32 where its configuration names none that is served."""
     with reading_base(base_model):
         own = str(AutoConfig.from_pretrained(base_model).dtype).removeprefix("torch.")

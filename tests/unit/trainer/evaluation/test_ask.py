@@ -230,6 +230,12 @@ async def test_a_folder_is_uploaded_last_and_removed(tmp_path: Path) -> None:
     assert list(server.versions) == [3]
 
 
+async def test_a_runs_folder_is_recorded_as_the_version_that_it_stood_for(tmp_path: Path) -> None:
+    newest = adapter(tmp_path / "run/adapters/policy-000012")
+    found = await run(FakeServer({"policy-000007": 1}), config(f"PPO={tmp_path / 'run'}"))
+    assert [m.model for m in found.models] == [str(newest)]
+
+
 async def test_policy_without_an_active_version_is_the_base() -> None:
     server = FakeServer({BASE: 4})
     found = await run(server, config("Now=policy"))

@@ -1,0 +1,340 @@
+"""What an export holds: weights that compute the policy, and a card with the evaluation's figures."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
+from tests.unit.chat_tokenizers import CHATML
+from trainer.cli import main
+from trainer.config.sections import ExportCommand, PolicyConfig
+from trainer.evaluation.results import Evaluation
+from trainer.export.card import Exported, model_card
+from trainer.export.export import export
+from trainer.export.merged import merged_model
+from trainer.export.versions import RunVersion, choose_version
+from trainer.model.adapter import attach_adapter
+from trainer.model.roles import PolicyRoles
+from trainer.report.run_record import read_run
+from trainer.run_state.checkpoint import Best, write_best
+from trainer.run_state.journal_entries import JournaledAdapter, to_line
+
+MADE_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves"
+"""A real run of 24 steps with its metrics and its evaluation, without its adapters."""
+WEIGHTS = "adapter_model.safetensors"
+QUESTION = "What is 6 times 7?"
+
+
+@pytest.fixture(scope="module")
+def run(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_base: Path,
+    make_roles: Callable[..., PolicyRoles],
+) -> Path:
+    """A run whose versions 23 and 24 are adapters of the tiny base; tests only read it."""
+    return make_run(tmp_path_factory.mktemp("runs") / "improves", tiny_base, make_roles)
+
+
+def make_run(folder: Path, base: Path, make_roles: Callable[..., PolicyRoles]) -> Path:
+    shutil.copytree(MADE_RUN, folder)
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(config.replace("models/tiny-base", str(base)))
+    with (folder / "journal.jsonl").open("wb") as journal:
+        for step, version in ((20, 23), (24, 24)):
+            adapter = folder / f"adapters/policy-{version:06d}"
+            adapter.mkdir(parents=True)
+            make_roles(seed=version).export_policy(adapter)
+            sha256 = sha256_of_file(adapter / WEIGHTS)
+            line = JournaledAdapter(step=step, version=version, sha256=sha256, dtype="float32")
+            journal.write(to_line(line))
+    return folder
+
+
+def exported(run: Path, to: Path, **flags: Any) -> Path:
+    export(ExportCommand(run=run, to=str(to), **flags), say=lambda line: None)
+    return to
+
+
+@pytest.fixture(scope="module")
+def merged(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(run, tmp_path_factory.mktemp("merged") / "model", merged=True)
+
+
+@pytest.fixture(scope="module")
+def adapter(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return exported(run, tmp_path_factory.mktemp("adapter") / "adapter", adapter=True)
+
+
+def by_peft(base: Path, adapter: Path) -> Any:
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return PeftModel.from_pretrained(loaded, adapter)
+
+
+@torch.no_grad()
+def logits(model: Any, folder: Path) -> torch.Tensor:
+    tokens = AutoTokenizer.from_pretrained(folder)(QUESTION, return_tensors="pt")
+    found: torch.Tensor = model(**tokens).logits
+    return found
+
+
+def test_the_merged_model_computes_what_base_and_adapter_do(
+    run: Path, merged: Path, tiny_base: Path
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(merged)
+    wanted = logits(by_peft(tiny_base, run / "adapters/policy-000024"), tiny_base)
+    plain = logits(AutoModelForCausalLM.from_pretrained(tiny_base), tiny_base)
+    found = logits(model, merged)
+    assert model.dtype is torch.float32
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert (plain - wanted).abs().max() > 0.1
+    # Tied as in the base: the head is not written a second time.
+    assert (
+        load_file(merged / "model.safetensors").keys()
+        == load_file(tiny_base / "model.safetensors").keys()
+    )
+    assert not list(merged.parent.glob("*.unfinished"))
+
+
+def test_in_half_precision_every_weight_is_the_sum_in_float32_rounded_once(
+    run: Path, merged: Path, tmp_path: Path
+) -> None:
+    folder = exported(run, tmp_path / "half", merged=True, dtype="bfloat16")
+    exact = load_file(merged / "model.safetensors")
+    half = load_file(folder / "model.safetensors")
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    for name, weight in half.items():
+        assert torch.equal(weight, exact[name].to(torch.bfloat16)), name
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of a head that is tied
+def test_a_head_with_an_adapter_is_no_longer_tied_to_the_embeddings(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    policy = PolicyConfig(base_model=str(tiny_base), lora_rank=2, target_modules=("lm_head",))
+    base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    model = attach_adapter(base, policy, "default")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    wanted = logits(model, tiny_base)
+    model.save_pretrained(tmp_path / "adapter")
+    merged_model(policy, tmp_path / "adapter", None).save_pretrained(tmp_path / "model")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(logits(again, tiny_base), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_tokenizer_its_template_and_the_generation_settings_come_along(
+    run: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = CHATML
+    tokenizer.save_pretrained(base)
+    # Transformers reads this and refuses to write it: a temperature without sampling.
+    (base / "generation_config.json").write_text('{"temperature": 0.6, "do_sample": false}')
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    config = (copy / "config.toml").read_text().replace(str(tiny_base), str(base))
+    (copy / "config.toml").write_text(config)
+    for kind in ("merged", "adapter"):
+        folder = exported(copy, tmp_path / kind, **{kind: True})
+        found = AutoTokenizer.from_pretrained(folder)
+        assert (found.chat_template, found(QUESTION)) == (CHATML, tokenizer(QUESTION))
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").temperature == 0.6
+
+
+def test_the_adapter_is_the_versions_and_loads_by_peft(
+    run: Path, adapter: Path, tiny_base: Path
+) -> None:
+    version = run / "adapters/policy-000024"
+    assert (adapter / WEIGHTS).read_bytes() == (version / WEIGHTS).read_bytes()
+    assert torch.equal(
+        logits(by_peft(tiny_base, adapter), adapter), logits(by_peft(tiny_base, version), tiny_base)
+    )
+
+
+# --- the card ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["merged", "adapter"])
+def test_the_card_has_the_evaluations_figures(
+    kind: str, run: Path, request: pytest.FixtureRequest, tiny_base: Path
+) -> None:
+    card = ModelCard.load(request.getfixturevalue(kind) / "README.md")
+    evaluation = Evaluation.read(run / "evaluation.json")
+    start, trained = evaluation.models
+    (difference,) = evaluation.differences
+    for figure in (
+        f"| PPO | {trained.accuracy.value:.1%} | [{100 * trained.accuracy.low:.1f}, {100 * trained.accuracy.high:.1f}]",
+        f"| SFT | {start.accuracy.value:.1%} | [{100 * start.accuracy.low:.1f}, {100 * start.accuracy.high:.1f}]",
+        f"{difference.points:+.1f} points over SFT [{difference.low:+.1f}, {difference.high:+.1f}]",
+        f"{difference.num_won} won and {difference.num_lost} lost",
+        "**Yes.** PPO answers",
+        "these weights are its `PPO`",
+    ):
+        assert figure in card.text
+    (result,) = card.data.eval_results
+    assert result.metric_value == trained.accuracy.value
+    assert card.data.library_name == {"merged": "transformers", "adapter": "peft"}[kind]
+    assert "regime-w" in card.data.tags
+
+
+@pytest.mark.parametrize(("dtype", "relation"), [(None, "adapter"), ("bfloat16", "finetune")])
+def test_a_base_and_data_of_the_hub_stand_in_the_metadata(
+    dtype: str | None, relation: str, tmp_path: Path
+) -> None:
+    made = Path(shutil.copytree(MADE_RUN, tmp_path / "improves"))
+    text = (made / "config.toml").read_text().replace("models/tiny-base", "owner/base")
+    text = text.replace('\nsource = "word-problems"', '\nsource = "owner/data:main"')
+    (made / "config.toml").write_text(text)
+    record = read_run(made)
+    assert record.config is not None
+    folder = made / "adapters/policy-000024"
+    card = ModelCard(
+        model_card(
+            Exported(
+                name="owner/name",
+                run=record,
+                config=record.config,
+                version=RunVersion(folder=folder, step=24, sha256="0"),
+                journal=None,
+                merged_dtype=dtype,
+            )
+        )
+    )
+    assert (card.data["base_model"], card.data["datasets"]) == ("owner/base", "owner/data")
+    assert card.data["base_model_relation"] == relation
+
+
+def test_the_card_has_the_digests_the_prompt_and_the_settings(
+    run: Path, adapter: Path, tiny_base: Path
+) -> None:
+    text = (adapter / "README.md").read_text()
+    journal = (run / "journal.jsonl").read_bytes()
+    assert f"`{sha256_of_bytes(journal)}` of its first {len(journal)} bytes" in text
+    assert sha256_of_file(adapter / WEIGHTS) in text
+    assert "    learning_rate = 0.0005\n" in text
+    assert "    Solve the problem step by step and end with the final answer" in text
+    # A folder of this machine is no model of the Hub, and nobody else's business.
+    assert "base_model:" not in text
+    assert str(tiny_base.parent) not in text
+    assert "127.0.0.1" not in text
+
+
+def test_a_version_that_was_not_evaluated_does_not_take_anothers_figures(
+    run: Path, tmp_path: Path
+) -> None:
+    card = ModelCard.load(exported(run, tmp_path / "x", adapter=True, step=20) / "README.md")
+    assert "These very weights are not among the evaluated" in card.text
+    assert card.data.eval_results is None
+
+
+def test_without_an_evaluation_the_card_says_that_nothing_was_measured(
+    run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    (copy / "evaluation.json").unlink()
+    text = (exported(copy, tmp_path / "x", adapter=True) / "README.md").read_text()
+    assert "Not measured." in text
+    assert str(tmp_path) not in text
+
+
+# --- which version ----------------------------------------------------------------------------
+
+
+def test_the_newest_the_best_or_the_one_of_a_step_is_chosen(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    best = Best(step=20, version=23, adapter="adapters/policy-000023", accuracy=1, num_questions=9)
+    write_best(copy, best)
+    assert choose_version(copy, step=None, best=False).step == 24
+    assert choose_version(copy, step=20, best=False).folder.name == "policy-000023"
+    assert choose_version(copy, step=None, best=True).folder.name == "policy-000023"
+    (copy / "journal.jsonl").unlink()  # As train-offline leaves a run.
+    assert choose_version(copy, step=23, best=False).step == 23
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+REFUSED = {
+    "RUN --to NEW": "give --merged for a model of its own, or --adapter for the adapter alone",
+    "RUN --to NEW --merged --adapter": "give --merged",
+    "RUN --merged": "to: ",
+    "RUN --to NEW --adapter --dtype bfloat16": "--dtype is for --merged",
+    "RUN --to NEW --merged --best --step 3": "choose one",
+    "RUN --to NEW --adapter --best": "--best: ",
+    "RUN --to NEW --adapter --step 21": "it has those of step 20, 24",
+    "no/such/run --to NEW --adapter": "no/such/run: no such folder",
+    "EMPTY --to NEW --adapter": "no metrics in ",
+    "RUN --to EMPTY --adapter": "exists already",
+    "RUN --to RUN --adapter --force": "is no earlier export",
+    "RUN --to hub:name --adapter": "hub:owner/name",
+    "RUN --to hub:a/b/c --adapter": "hub:owner/name",
+    "RUN --to hub:../b --adapter": "hub:owner/name",
+    "DAMAGED --to NEW --merged": "its weights are not those that the journal has",
+    "BASELESS --to NEW --merged": "policy.base_model",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
+    arguments: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folders = {name: tmp_path / name.lower() for name in ("NEW", "EMPTY", "DAMAGED", "BASELESS")}
+    folders["RUN"] = run
+    folders["EMPTY"].mkdir()
+    for name in {"DAMAGED", "BASELESS"} & set(arguments.split()):
+        shutil.copytree(run, folders[name])
+    if "DAMAGED" in arguments:
+        with (folders["DAMAGED"] / "adapters/policy-000024" / WEIGHTS).open("r+b") as file:
+            file.seek(-4, 2)
+            file.write(b"\0\0\0\0")
+    if "BASELESS" in arguments:
+        config = folders["BASELESS"] / "config.toml"
+        lines = config.read_text().splitlines()
+        lines[1] = 'base_model = "/no/such/base"'
+        config.write_text("\n".join(lines))
+    words = [str(folders.get(word, word)) for word in arguments.split()]
+    monkeypatch.setattr("sys.argv", ["trainer", "export", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert REFUSED[arguments] in error
+    assert len(error.strip().splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("new")) == []
+
+
+def test_force_replaces_an_earlier_export_and_an_empty_folder(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    for flags in ("--merged", "--adapter"):
+        command = ["trainer", "export", str(run), flags, "--to", str(tmp_path / "x"), "--force"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", command)
+            main()
+    assert (tmp_path / "x" / WEIGHTS).exists()
+    assert not (tmp_path / "x/model.safetensors").exists()
+
+
+def test_an_export_that_fails_leaves_no_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*arguments: object) -> str:
+        raise RuntimeError("no card")
+
+    monkeypatch.setattr("trainer.export.export.model_card", fails)
+    with pytest.raises(RuntimeError, match="no card"):
+        exported(run, tmp_path / "x", adapter=True)
+    assert list(tmp_path.iterdir()) == []

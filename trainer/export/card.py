@@ -1,0 +1,184 @@
+"""The model card of an export: base, data, prompt, verdict with its intervals, settings and digests.
+
+Its figures are those of the run's ``evaluation.json``. Of absolute paths only the name is shown.
+"""
+
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from regime_w import build_prompt
+from trainer.config.safe_text import safe_line, safe_text
+from trainer.config.sections import TrainConfig
+from trainer.data.sources import GENERATED, require_source
+from trainer.errors import DataError
+from trainer.evaluation.results import Evaluation, ModelResult
+from trainer.evaluation.tables import TextTable, tables_of
+from trainer.export.target import TAG
+from trainer.export.versions import JournalDigest, RunVersion
+from trainer.report.run_record import RunRecord
+from trainer.report.verdict import Outcome, verdict_of
+
+_SECTIONS = ("policy", "data", "rollout", "reward", "ppo", "offline")
+_RUN_KEYS = ("num_steps", "seed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What a card is about."""
+
+    name: str
+    """``owner/name`` on the Hub, or the folder."""
+    run: RunRecord
+    config: TrainConfig
+    """The run's."""
+    version: RunVersion
+    journal: JournalDigest | None
+    merged_dtype: str | None
+    """Dtype of merged weights; None for an adapter."""
+
+    @property
+    def base_on_hub(self) -> str | None:
+        """The base's id; None where it is a folder of this machine."""
+        base = self.config.policy.base_model
+        return None if os.path.isdir(base) else base
+
+    @property
+    def evaluated(self) -> ModelResult | None:
+        """The evaluation of this very version; None where others were evaluated."""
+        models = () if self.run.evaluation is None else self.run.evaluation.models
+        return next(
+            (m for m in reversed(models) if _is_version(m.model, self.version.folder)), None
+        )
+
+
+def _is_version(model: str, folder: Path) -> bool:
+    """Whether an evaluation's name of a model, as a served one or as a folder, is a version's."""
+    path, run = Path(model), folder.resolve().parent.parent
+    return path.name == folder.name and (
+        len(path.parts) == 1 or path.resolve().parent.parent.name == run.name
+    )
+
+
+def model_card(exported: Exported) -> str:
+    """The content of ``README.md``."""
+    run, config = exported.run, exported.config
+    evaluation = run.evaluation
+    verdict = verdict_of(run)
+    arms = {arm.name: arm for arm in config.rollout.arms}
+    arm = arms.get(evaluation.arm if evaluation else "", config.rollout.arms[0])
+    is_chat = config.rollout.prompt_format == "chat"
+    base = config.policy.base_model
+    folder = base_folder(base)
+    # Nothing is escaped: the text is Markdown, and what others wrote stands in code or in `_cell`.
+    environment = Environment(
+        loader=PackageLoader("trainer.export"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.j2").render(
+        metadata=_metadata(exported).to_yaml(),
+        title=_cell(run.folder.resolve().name),
+        exported=exported,
+        base=_public(base),
+        base_name=exported.base_on_hub or f"./{Path(base).name}",
+        fingerprint=None if folder is None else fingerprint(folder),
+        verdict=verdict if verdict.outcome is not Outcome.UNMEASURED else None,
+        evidence=_cell(verdict.evidence),
+        trained=None if run.compared is None else run.compared[1],
+        summary=None if evaluation is None else _cell(_public_summary(evaluation)),
+        tables=[] if evaluation is None else list(map(_markdown, tables_of(evaluation))),
+        arm=arm,
+        is_chat=is_chat,
+        prompt=safe_text(
+            arm.system_prompt if is_chat else build_prompt(arm.system_prompt, "QUESTION")
+        ),
+        settings=safe_text(_settings(run.config_text or "")),
+    )
+
+
+def _metadata(exported: Exported) -> ModelCardData:
+    """What the Hub reads of a card."""
+    merged = exported.merged_dtype is not None
+    found = ModelCardData(
+        base_model=exported.base_on_hub,
+        datasets=_dataset(exported.config.data.source),
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        tags=[TAG, "reinforcement-learning", "ppo", "lora"],
+        model_name=exported.run.folder.resolve().name,
+        eval_results=_results(exported) or None,
+    )
+    if found.base_model is not None:
+        found["base_model_relation"] = "finetune" if merged else "adapter"
+    return found
+
+
+def _results(exported: Exported) -> list[EvalResult]:
+    """The accuracy of this version as the Hub's ``model-index`` has it."""
+    evaluation, found = exported.run.evaluation, exported.evaluated
+    if evaluation is None or found is None:
+        return []
+    data = _public(evaluation.data)
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=_dataset(evaluation.data) or data,
+            dataset_name=data,
+            metric_type="accuracy",
+            metric_name=f"greedy accuracy of {evaluation.num_questions} held-out questions",
+            metric_value=found.accuracy.value,
+        )
+    ]
+
+
+def _dataset(source: str) -> str | None:
+    """The id of a dataset of the Hub; None for built-in questions and files."""
+    try:
+        name, _ = require_source(source)
+    except DataError:
+        return None
+    return None if name in GENERATED or os.path.isfile(name) else name.partition(":")[0]
+
+
+def _settings(config_text: str) -> str:
+    """What a run learned by, as TOML; without servers and folders."""
+    found = tomllib.loads(config_text)
+    kept = {name: found[name] for name in _SECTIONS if name in found}
+    run = {key: found["run"][key] for key in _RUN_KEYS if key in found.get("run", {})}
+    return tomli_w.dumps(_public({**kept, "run": run}))
+
+
+def _public(value: Any) -> Any:
+    """Settings in which absolute paths are names: a card says nothing about a machine's folders."""
+    if isinstance(value, dict):
+        return {key: _public(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_public(each) for each in value]
+    if isinstance(value, str) and value.startswith(("/", "~/")):
+        return Path(value).name
+    return value
+
+
+def _public_summary(evaluation: Evaluation) -> str:
+    return evaluation.model_copy(update={"data": _public(evaluation.data)}).summary
+
+
+def _markdown(table: TextTable) -> str:
+    rows = [table.headings, ("---",) * len(table.headings), *table.rows]
+    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
+    return "\n".join([f"{_cell(table.caption)}:", "", *lines])
+
+
+def _cell(text: str) -> str:
+    """One line in which nothing ends a cell of a table, and no tag begins."""
+    return safe_line(text).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,87 @@
+"""Exports a run's policy, whole or not at all.
+
+Enters: a run's folder. Leaves: a folder, or a commit to a repository of the Hub, with merged weights or an
+adapter, tokenizer, chat template and model card.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
+from trainer.config.sections import ExportCommand, TrainConfig
+from trainer.errors import UsageError
+from trainer.export.card import Exported, model_card
+from trainer.export.hub import push, require_pushable
+from trainer.export.merged import save_merged
+from trainer.export.target import CARD_FILE, repository_of
+from trainer.export.versions import RunVersion, choose_version, journal_digest
+from trainer.io.disk import raise_disk_full
+from trainer.io.durable import whole_folder
+from trainer.io.kept_settings import CONFIG_FILE
+from trainer.model.base_files import load_tokenizer, require_base_model
+from trainer.report.run_record import RunRecord, read_run
+
+
+def export(command: ExportCommand, say: Callable[[str], None]) -> str:
+    """Export what the command says; its target was checked.
+
+    Args:
+        command: Which run, which version, what of it and where to.
+        say: Gets a line that names the version, and one on a base that others do not have.
+
+    Returns:
+        The folder, or the repository's address.
+
+    Raises:
+        UsageError: The run does not have the version, its base cannot be read, or the Hub refuses it.
+        DiskFullError: There is no space left.
+    """
+    run = read_run(command.run)
+    config = run.config
+    if config is None:
+        raise UsageError(f"{command.run / CONFIG_FILE}: no settings that this version can read")
+    version = choose_version(command.run, step=command.step, best=command.best)
+    require_base_model(config.policy.base_model)
+    say(f"{version.folder}, the policy after step {version.step}")
+    repository = repository_of(command.to)
+    if repository is None:
+        folder = Path(command.to)
+        with raise_disk_full(folder.parent), whole_folder(folder) as unfinished:
+            _fill(unfinished, command, run, config, version)
+        return str(folder)
+    require_pushable(repository, force=command.force)
+    with TemporaryDirectory(prefix="regime-w-export-") as temporary:
+        folder = Path(temporary)
+        with raise_disk_full(folder):
+            exported = _fill(folder, command, run, config, version)
+        if command.adapter and exported.base_on_hub is None:
+            say(
+                f"warning: the base model {config.policy.base_model} is a folder of this machine; whoever "
+                "loads the adapter needs the same one, or take --merged"
+            )
+        return push(folder, repository, private=command.private)
+
+
+def _fill(
+    folder: Path, command: ExportCommand, run: RunRecord, config: TrainConfig, version: RunVersion
+) -> Exported:
+    """Write every file of an export into an existing folder."""
+    dtype: str | None = None
+    if command.merged:
+        dtype = save_merged(config.policy, version.folder, folder, command.dtype)
+    else:
+        for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
+            shutil.copyfile(version.folder / name, folder / name)
+    load_tokenizer(config.policy.base_model).save_pretrained(folder)
+    exported = Exported(
+        name=repository_of(command.to) or Path(command.to).name,
+        run=run,
+        config=config,
+        version=version,
+        journal=journal_digest(command.run),
+        merged_dtype=dtype,
+    )
+    (folder / CARD_FILE).write_text(model_card(exported), encoding="utf-8")
+    return exported

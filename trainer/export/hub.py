@@ -1,0 +1,88 @@
+"""A folder as the content of a repository of the Hub, in one commit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError
+
+from trainer.config.safe_text import shortened
+from trainer.errors import UsageError
+
+_MESSAGE = "Export of a Regime W run"
+_REFUSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+def require_pushable(repository: str, *, force: bool) -> None:
+    """Ask the Hub, before any work is done, whether a push can begin.
+
+    Args:
+        repository: ``owner/name``.
+        force: It may have files.
+
+    Raises:
+        UsageError: There is no token, the Hub cannot be reached, or the repository has files.
+    """
+    with _hub_errors(repository):
+        api = HfApi()
+        api.whoami()
+        has_files = api.repo_exists(repository) and _files_in(api, repository)
+    if has_files and not force:
+        raise UsageError(
+            f"to: hub:{repository} has files already; choose another name, or let --force replace them by a "
+            "commit"
+        )
+
+
+def push(folder: Path, repository: str, *, private: bool) -> str:
+    """Make a folder's files the content of a repository, which is made where it is missing.
+
+    Args:
+        folder: It holds no folders.
+        repository: ``owner/name``; files of it that the folder lacks are removed by the same commit.
+        private: Of a repository that is made.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        UsageError: The Hub refuses it, or cannot be reached; nothing of it is there then.
+    """
+    with _hub_errors(repository):
+        api = HfApi()
+        url = str(api.create_repo(repository, private=private, exist_ok=True))
+        files = {path.name: path for path in sorted(folder.iterdir())}
+        others = _files_in(api, repository) - files.keys()
+        api.create_commit(
+            repository,
+            [
+                *(CommitOperationAdd(name, path) for name, path in files.items()),
+                *(CommitOperationDelete(name) for name in sorted(others)),
+            ],
+            commit_message=_MESSAGE,
+        )
+    return url
+
+
+def _files_in(api: HfApi, repository: str) -> set[str]:
+    """Names of a repository's files, but for the one that every repository is made with."""
+    return set(api.list_repo_files(repository)) - {".gitattributes"}
+
+
+@contextmanager
+def _hub_errors(repository: str) -> Iterator[None]:
+    """Turn the library's errors into one line, in which there is no token."""
+    try:
+        yield
+    except Exception as error:  # Which types there are depends on the library's version.
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+        if get_token() is None or status in _REFUSED:
+            hint = "set HF_TOKEN to a token that may write there"
+        else:
+            hint = "the same command tries again"
+        # The library wraps some, and its text may have a line for each file.
+        causes = [str(each) or type(each).__name__ for each in (error, error.__cause__) if each]
+        reason = shortened(" ".join(": ".join(causes).split()).replace(get_token() or "\0", "…"))
+        raise UsageError(f"to: hub:{repository}: {reason}; {hint}") from None

@@ -1,0 +1,66 @@
+"""Where an export goes: a new folder, or a repository of the Hub. Loads no torch."""
+
+import os
+import re
+from pathlib import Path
+
+from trainer.errors import UsageError
+from trainer.io.paths import require_folder, shown_path
+
+CARD_FILE = "README.md"
+"""The model card."""
+TAG = "regime-w"
+"""A tag of the card's, by which the folder of an earlier export is known."""
+
+_HUB = "hub:"
+_REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_HEAD_CHARS = 4_096
+
+
+def repository_of(to: str) -> str | None:
+    """``owner/name`` of ``hub:owner/name``; None where ``to`` is a folder.
+
+    Raises:
+        UsageError: It is no name of a repository.
+    """
+    if not to.startswith(_HUB):
+        return None
+    name = to.removeprefix(_HUB)
+    if not _REPOSITORY.fullmatch(name):
+        raise UsageError(f"to: {shown_path(to)}: a repository of the Hub is hub:owner/name")
+    return name
+
+
+def require_target(to: str, *, force: bool) -> None:
+    """Refuse what cannot be exported to; nothing is made, and no network asked.
+
+    Args:
+        to: A folder, or ``hub:owner/name``.
+        force: The folder of an earlier export may be replaced.
+
+    Raises:
+        UsageError: It is no name of a repository, cannot be written to, or holds something else.
+    """
+    if repository_of(to) is not None:
+        return
+    folder = Path(to)
+    require_folder(folder, field="to")
+    if not os.path.lexists(folder):
+        return
+    if not force:
+        raise UsageError(
+            f"to: {shown_path(to)} exists already; choose another folder, or let --force replace an earlier export"
+        )
+    if folder.is_symlink() or not (_is_export(folder) or not any(folder.iterdir())):
+        raise UsageError(
+            f"to: {shown_path(to)} is no earlier export, and --force replaces nothing else; choose another folder"
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether an export has written a folder: its card says so."""
+    try:
+        with (folder / CARD_FILE).open(encoding="utf-8") as card:
+            return f"\n- {TAG}\n" in card.read(_HEAD_CHARS)
+    except (OSError, ValueError):
+        return False

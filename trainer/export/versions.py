@@ -1,0 +1,91 @@
+"""Which version of a run is exported: the newest, the best, or the one after a step."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
+from trainer.config.safe_text import shortened
+from trainer.errors import UsageError
+from trainer.run_state.checkpoint import read_best
+from trainer.run_state.journal_entries import JOURNAL_FILE
+from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.run_folder import ADAPTERS_FOLDER
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunVersion:
+    """A version of a run's policy that is on its disk."""
+
+    folder: Path
+    """Its adapter."""
+    step: int
+    """The step after which it was written; 0 is the start."""
+    sha256: str
+    """Of its weights file, in hex."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalDigest:
+    """What a run's journal was at the time of the export."""
+
+    sha256: str
+    """Of its first ``num_bytes`` bytes, in hex."""
+    num_bytes: int
+
+
+def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
+    """The version to export.
+
+    Args:
+        run: The run's folder.
+        step: The step after which it was written; None takes the newest.
+        best: Take the one with the best evaluation of ``run.evaluate_every`` instead.
+
+    Raises:
+        UsageError: The run does not have it, or its weights are not those that the journal has.
+        CheckpointError: The record of the best one is damaged.
+    """
+    journaled = {adapter.version: adapter for adapter in JournalReader(run).adapters}
+    folders = {
+        int(path.name.rpartition("-")[2]): path
+        for path in (run / ADAPTERS_FOLDER).glob("policy-*[0-9]")
+        if (path / ADAPTER_WEIGHTS_FILE).is_file()
+    }
+    # Without a server there is no journal, and a version's number is its step.
+    steps = {version: adapter.step for version, adapter in journaled.items()} or {
+        version: version for version in folders
+    }
+    there_are = steps.keys() & folders.keys()
+    if not there_are:
+        raise UsageError(f"{run}: there is no version of the policy in {ADAPTERS_FOLDER}/")
+    wanted = set(there_are)
+    if best:
+        found = read_best(run)
+        if found is None:
+            raise UsageError(
+                f"--best: {run} has evaluated no version; leave it out, or set run.evaluate_every in the next run"
+            )
+        wanted &= {found.version}
+    elif step is not None:
+        wanted = {version for version in there_are if steps[version] == step}
+    if not wanted:
+        known = shortened(", ".join(map(str, sorted({steps[version] for version in there_are}))))
+        asked = "--best" if best else f"--step {step}"
+        raise UsageError(f"{asked}: {run} does not hold that version; it has those of step {known}")
+    version = max(wanted)
+    sha256 = sha256_of_file(folders[version] / ADAPTER_WEIGHTS_FILE)
+    if version in journaled and journaled[version].sha256 != sha256:
+        raise UsageError(
+            f"{folders[version]}: its weights are not those that the journal has; choose another --step"
+        )
+    return RunVersion(folder=folders[version], step=steps[version], sha256=sha256)
+
+
+def journal_digest(run: Path) -> JournalDigest | None:
+    """The digest of a run's journal without a line that is being written; None where it has none."""
+    num_bytes = JournalReader(run).num_bytes
+    if not num_bytes:
+        return None
+    data = (run / JOURNAL_FILE).read_bytes()[:num_bytes]
+    return JournalDigest(sha256=sha256_of_bytes(data), num_bytes=num_bytes)
