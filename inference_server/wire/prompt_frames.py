@@ -15,6 +15,12 @@ from jinja2 import TemplateError
 
 from regime_w import build_prompt
 
+_OF_TEMPLATES = (
+    *(ValueError, TypeError, TemplateError),
+    *(ArithmeticError, AttributeError, LookupError, RecursionError),
+)
+"""What a template raises that does not take the messages, or has a mistake."""
+
 # Around a mark: a template that strips its messages strips this too.
 _MARGIN = "\t \t"
 
@@ -31,6 +37,8 @@ class Prompt:
     """Empty for no system message."""
     question: str
 
+
+_TRIED = Prompt(system_prompt="", question="What is 2 + 2?")
 
 SlotName = Literal["system_prompt", "question", "both"]
 """``both`` is the system prompt, an empty line and the question, in the user's turn."""
@@ -60,6 +68,11 @@ class Slot:
 
 Frame = tuple[str | Slot, ...]
 """Fixed text and slots, in their order."""
+
+
+def written(frame: Frame, prompt: Prompt) -> str:
+    """A frame with texts in its slots."""
+    return "".join(part if isinstance(part, str) else part.text(prompt) for part in frame)
 
 
 def plain_frame() -> Frame:
@@ -101,12 +114,14 @@ def chat_frames(tokenizer: Any) -> ChatFrames:
         alone = _frame(lambda mark: render(("user", mark["question"])))
         if not _shows(alone, "question"):
             raise NoChatTemplate("it does not show the user's message")
+        if written(alone, _TRIED) != render(("user", _TRIED.question)):
+            raise NoChatTemplate("it changes the text of the user's message")
         return ChatFrames(
             with_system=_frame_with_system(render),
             without_system=alone,
             after_answer=_after_answer(render),
         )
-    except (ValueError, TypeError, TemplateError) as error:
+    except _OF_TEMPLATES as error:
         raise NoChatTemplate(str(error).partition("\n")[0]) from error
 
 
@@ -126,7 +141,7 @@ def _frame_with_system(render: Callable[..., str]) -> Frame:
         )
         if _shows(frame, "system_prompt") and _shows(frame, "question"):
             return frame
-    except (ValueError, TypeError, TemplateError):
+    except _OF_TEMPLATES:
         pass  # such as Gemma's "System role not supported"
     return _frame(lambda mark: render(("user", mark["both"])))
 
@@ -136,7 +151,7 @@ def _after_answer(render: Callable[..., str]) -> str:
     mark = _mark()
     try:
         rendered = render(("user", "?"), ("assistant", mark), prompts=False)
-    except (ValueError, TypeError, TemplateError):
+    except _OF_TEMPLATES:
         return ""
     return rendered.rpartition(mark)[2] if mark in rendered else ""
 

@@ -16,6 +16,7 @@ from inference_server.wire.prompt_frames import (
     Prompt,
     chat_frames,
     plain_frame,
+    written,
 )
 from inference_server.wire.prompt_options import (
     PromptFormat,
@@ -107,7 +108,7 @@ class PromptRenderer:
             if self._chat is None:
                 raise NoChatTemplate(self._no_template)
             frame = self._chat[0] if prompt.system_prompt else self._chat[1]
-        return "".join(part if isinstance(part, str) else part.text(prompt) for part in frame)
+        return written(frame, prompt)
 
     def _named(self, frame: Frame) -> Frame:
         return tuple(self._neutral.named(part) if isinstance(part, str) else part for part in frame)

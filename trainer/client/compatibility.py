@@ -1,7 +1,8 @@
 """Does a server fit a run? Checked before anything is asked of it."""
 
+from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.schemas import ServerStatus
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import UsageError
 
 
@@ -37,4 +38,22 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
             f"rollout.max_staleness {config.rollout.max_staleness} needs "
             f"{config.rollout.max_staleness + 2} versions on the server, which holds "
             f"{limits.max_loaded_versions}; raise its --max-loaded-versions"
+        )
+
+
+def check_base(status: ServerStatus, policy: PolicyConfig) -> None:
+    """Refuse a server of another base model, where both sides have its files.
+
+    A base in 4 bits is served dequantized, from other files; the proof of sync compares those.
+
+    Raises:
+        UsageError: Names both.
+    """
+    folder = base_folder(policy.base_model)
+    if folder is None or status.base_fingerprint is None or policy.quantization is not None:
+        return
+    if (ours := fingerprint(folder)) != status.base_fingerprint:
+        raise UsageError(
+            f"the server serves {status.base_model} with fingerprint {status.base_fingerprint}, but "
+            f"policy.base_model {policy.base_model} has {ours}: another model, or another revision of it"
         )

@@ -21,6 +21,11 @@ def check_online(config: TrainConfig) -> None:
     """
     if _check_run(config):
         require_source(config.data.source)
+        rollouts = config.ppo.critic_rollouts
+        if rollouts is not None and not os.path.isfile(rollouts):
+            raise DataError(
+                f"ppo.critic_rollouts: {shown_path(rollouts)}: no such file; `collect` writes one"
+            )
 
 
 def check_offline(config: OfflineRunConfig) -> None:

@@ -35,6 +35,15 @@ class TrainConfig(CommandConfig):
         return self
 
     @model_validator(mode="after")
+    def _warm_up_ends(self) -> Self:
+        if self.ppo.learning_rate_warmup_steps > self.run.num_steps:
+            raise ValueError(
+                f"ppo.learning_rate_warmup_steps = {self.ppo.learning_rate_warmup_steps} is more than "
+                f"run.num_steps = {self.run.num_steps}: the learning rates would never be reached"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
         """Without differences within a group, rloo and grpo would silently train on nothing."""
         if self.ppo.advantage != "gae":

@@ -58,7 +58,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
 
     Raises:
         OSError: The configuration was not found.
-        ValueError: Its architecture is unknown.
+        ValueError: Its architecture is unknown, or names its sizes and layers in a way of its own.
     """
     config = AutoConfig.from_pretrained(base_model)
     with torch.device("meta"):
@@ -68,6 +68,11 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and ".layers." in name
     }
+    if not in_layers:
+        raise ValueError(f"{config.model_type}: no linear modules in a list called layers")
+    sizes = ("num_attention_heads", "intermediate_size", "num_key_value_heads")
+    if unnamed := [size for size in sizes if getattr(config, size, None) is None]:
+        raise ValueError(f"{config.model_type}: its configuration has no {unnamed[0]}")
     takes_all = is_all_linear(target_modules)
     targets = [
         m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules

@@ -37,8 +37,8 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
     """The base model, frozen, from a folder or a Hub id.
 
     Raises:
-        UsageError: Its files cannot be read, or ``policy.quantization`` is set and bitsandbytes is not
-            installed.
+        UsageError: Its files cannot be read, it is of an architecture with modules of other names, or
+            ``policy.quantization`` is set and bitsandbytes is not installed.
     """
     hide_progress_bars()
     dtype = torch_dtype(config, device)
@@ -71,6 +71,11 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             if isinstance(module, Linear4bit):
                 # Otherwise evaluation mode computes in bfloat16, whatever the dtype.
                 module.support_avx512bf16_for_cpu = False
+    if not (hasattr(model, "model") and hasattr(model, "lm_head")):
+        raise UsageError(
+            f"policy.base_model {config.base_model}: {type(model).__name__} has no modules called model and "
+            "lm_head, which the trainer computes with"
+        )
     return model.requires_grad_(False)
 
 

@@ -7,7 +7,7 @@ import torch
 
 from inference_server.wire.schemas import ServerStatus, adapter_name
 from trainer.client.arms_client import ArmsClient
-from trainer.client.compatibility import check_server
+from trainer.client.compatibility import check_base, check_server
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
 from trainer.config.sections import DataConfig, TrainConfig
@@ -134,6 +134,7 @@ def _open_training(
         with stop.waiting():
             status = requests.call(requests.server.status)
         check_server(status, config)
+        check_base(status, config.policy)
         lines = _advice(config, journal)
         config = _in_one_dtype(config, status, lines)
         records = askable(records, config.policy.base_model, config.rollout, status, lines.append)

@@ -42,6 +42,8 @@ MISTAKES = {
     "trainer train --policy.base_model BASE --data.source no.jsonl": "data source 'no.jsonl'",
     "trainer train --policy.base_model BASE --policy.adapter no/such": "policy.adapter no/such",
     "trainer train --policy.base_model BASE --run.folder BASE/config.json": "run.folder: ",
+    "trainer train --policy.base_model BASE --ppo.critic_rollouts no.jsonl": "ppo.critic_rollouts: no.jsonl",
+    "trainer train --ppo.learning_rate_warmup_steps 101": "more than run.num_steps = 100",
     "trainer sft --policy.base_model ./no/such/model": "no/such/model",
     "trainer sft --policy.base_model BASE --output BASE/config.json": "output: ",
     "trainer sft --policy.base_model BASE --output BASE/new --data.source no.jsonl": "'no.jsonl'",

@@ -157,6 +157,24 @@ def test_a_tokenizer_without_a_template_has_plain_prompts_alone() -> None:
     assert renderer_of("chatml").resolve("auto") == "chat"
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.content | replace(' ', '_') }}{% endfor %}",
+        "{% for m in messages %}{{ m.content | tojson }}{% endfor %}",
+        "{{ messages[0].content }}{{ 1 // 0 }}",
+        "{{ messages[0].content }}{{ 10.0 ** 400 }}",
+    ],
+)
+def test_a_template_that_changes_texts_or_raises_is_none(template: str) -> None:
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.chat_template = template
+    renderer = PromptRenderer(tokenizer)
+    assert renderer.resolve("auto") == "plain"
+    with pytest.raises(NoChatTemplate):
+        renderer.prompts([Prompt(system_prompt="", question="?")], "chat")
+
+
 @pytest.mark.parametrize("template", ["{{ nothing.at.all }}", "hello", "{% for %}"])
 def test_a_template_that_does_not_show_the_question_is_none(template: str) -> None:
     tokenizer = make_tokenizer(FAMILIES["chatml"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from transformers import BloomConfig, GPT2Config, GPTNeoXConfig, OPTConfig, PreTrainedConfig
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
@@ -343,6 +344,26 @@ def test_a_server_may_start_beside_a_trainer(
     monkeypatch.setattr("trainer.doctor.doctor.check_device", lambda *_, **__: ())
     assert run_doctor(config_of(model), installed=environment("vllm"))
     assert "memory of a card of 80.00 GiB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            GPTNeoXConfig(num_hidden_layers=1),
+            "gpt_neox: its configuration has no num_key_value_heads",
+        ),
+        (GPT2Config(n_layer=1), "gpt2: no linear modules in a list called layers"),
+        (OPTConfig(num_hidden_layers=1), "opt: its configuration has no"),
+        (BloomConfig(n_layer=1), "bloom: no linear modules in a list called layers"),
+    ],
+)
+def test_a_model_of_other_names_has_no_plan(
+    config: PreTrainedConfig, said: str, tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=said):
+        read_shape(str(tmp_path), ("q_proj",))
 
 
 def test_a_model_without_a_configuration_has_no_plan(

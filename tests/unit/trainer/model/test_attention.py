@@ -14,6 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
     Olmo3Config,
@@ -158,3 +159,12 @@ def test_a_window_that_no_layer_has_is_none() -> None:
     config = AutoConfig.for_model("qwen2", **SHAPE, sliding_window=WINDOW)
     config.sliding_window, config._attn_implementation = WINDOW, "sdpa"
     assert attention_of(config, "some/model").window is None
+
+
+def test_a_base_of_other_modules_is_refused_by_name(tmp_path: Path) -> None:
+    sizes = {name: SHAPE[name] for name in ("vocab_size", "hidden_size", "num_attention_heads")}
+    AutoModelForCausalLM.from_config(GPTNeoXConfig(**sizes, num_hidden_layers=1)).save_pretrained(
+        tmp_path
+    )
+    with pytest.raises(UsageError, match="GPTNeoXForCausalLM has no modules called model"):
+        PolicyRoles(PolicyConfig(base_model=str(tmp_path)), device=CPU, serve_dtype=torch.float32)

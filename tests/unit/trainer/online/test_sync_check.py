@@ -351,12 +351,28 @@ def test_what_is_served_instead_is_named(
     assert f"the server's numbers fit {cause}: " in str(caught.value)
 
 
+@pytest.mark.parametrize("sabotage", [scale_b_a_little, warm])
+def test_what_is_a_little_wrong_from_the_first_version_on_is_no_usual_noise(
+    sabotage: Callable[[FakeServer], None],
+    server: FakeServer,
+    roles: PolicyRoles,
+    portal: BlockingPortal,
+    tmp_path: Path,
+) -> None:
+    sabotage(server)
+    rounded = rounding(0, 0.01)
+    server.answers = lambda logprobs: rounded(logprobs)
+    published = push(server, roles, tmp_path, 3)
+    with pytest.raises(SyncError, match="the server's numbers fit"):
+        make_proofs(server, portal, dtype="bfloat16").prove(published, roles)
+
+
 @pytest.mark.parametrize(
     ("dtype", "past", "limit", "size", "passes"),
     [
         # The first version of a run.
-        ("float32", None, None, 0.003, True),
-        ("float32", None, None, 0.008, False),
+        ("float32", None, None, 0.0008, True),
+        ("float32", None, None, 0.003, False),
         ("bfloat16", None, None, 0.06, True),
         ("bfloat16", None, None, 0.15, False),
         # A later one: eight times the usual noise, which may be known from before a resume.

@@ -1,0 +1,40 @@
+"""A server of another base model is refused where both sides have its files."""
+
+from pathlib import Path
+
+import pytest
+
+from inference_server.wire.base_fingerprint import fingerprint
+from tests.unit.versions_in_memory import STATUS
+from trainer.client.compatibility import check_base
+from trainer.config.sections import PolicyConfig
+from trainer.errors import UsageError
+
+OTHER = "0" * 16
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    return tmp_path
+
+
+def test_another_revision_is_refused_with_both_names(base: Path) -> None:
+    status = STATUS.model_copy(update={"base_fingerprint": OTHER, "base_model": "served/model"})
+    with pytest.raises(UsageError, match=f"served/model with fingerprint {OTHER}") as caught:
+        check_base(status, PolicyConfig(base_model=str(base)))
+    assert fingerprint(base) in str(caught.value)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_what_is_the_same_or_cannot_be_compared_is_not_refused(
+    base: Path, quantization: str | None
+) -> None:
+    policy = PolicyConfig.model_validate({"base_model": str(base), "quantization": quantization})
+    served = [fingerprint(base), None] if quantization is None else [OTHER]
+    for found in served:
+        check_base(STATUS.model_copy(update={"base_fingerprint": found}), policy)
+    check_base(
+        STATUS.model_copy(update={"base_fingerprint": OTHER}), PolicyConfig(base_model="not/here")
+    )
