@@ -49,9 +49,22 @@ _ANSWER_IS = re.compile(
 )
 _EXPLANATION = re.compile(r"[,;(](?=\s*[A-Za-z])| (?:because|since|as|which|so) ")
 _CONCLUSION = re.compile(
-    r"\W*(?:and )?(?:so|therefore|thus|hence|rounded|rounding|meaning|which (?:rounds?|means|makes|gives))\b",
+    r"\W*(?:and )?(?:so|therefore|thus|hence|rounded|rounding|meaning|which (?:rounds?|means|makes|gives)"
+    r"|i mean|no|wait|sorry|oops|actually|rather|correction|should be|that is"
+    r"|alternatively|as well as|and)\b",
     re.IGNORECASE,
 )
+_SCALED = re.compile(
+    r"\W*(?:in )?(?:thousands?|millions?|billions?|squared|cubed|times|mod(?:ulo)?|base|hex|binary|up to a sign)\b",
+    re.IGNORECASE,
+)
+"""What an addition makes another number of: "18 (in thousands)"."""
+_WITHDRAWN = re.compile(
+    r"[\W_]*(?:no|wait|sorry|oops|correction|hmm|that(?:'s| is) (?:wrong|incorrect)|this is (?:wrong|incorrect))\b",
+    re.IGNORECASE,
+)
+_AFTER_STATEMENT = 160
+"""The most characters behind a statement that may withdraw it."""
 _NOT = re.compile(r"n't\b|\s*(?:not|never)\b(?! only)", re.IGNORECASE)
 _BEFORE_STATEMENT = 80
 """The most characters before an "answer is" that are looked at."""
@@ -162,11 +175,22 @@ def _stated(text: str) -> str | None:
         else:
             claim, denied = stated, None
     answer = None if claim is None else _claimed(_sentence(text, claim))
+    if answer and claim is not None and denied is None and _is_withdrawn(text, claim, answer):
+        return ""
     if denied is None or not answer:
         return answer
     # "The answer is 20. No, the answer is not 20. It is 18."
     other = _claimed(_NOT.sub("", _sentence(text, denied), count=1))
     return None if other and read_line(other) == read_line(answer) else answer
+
+
+def _is_withdrawn(text: str, claim: re.Match[str], answer: str) -> bool:
+    """Whether what follows takes a claim back for another number: "The answer is 18. No, it's 20."."""
+    behind = text[claim.end() :].partition(_sentence(text, claim))[2][:_AFTER_STATEMENT]
+    if not _WITHDRAWN.match(behind):
+        return False
+    instead = read_last_number(behind)
+    return instead is not None and instead != read_line(answer)
 
 
 def _sentence(text: str, stated: re.Match[str]) -> str:
@@ -192,6 +216,8 @@ def _claimed(line: str) -> str | None:
     if explanation is None:
         return sentence
     answer, rest = sentence[: explanation.start()], sentence[explanation.start() :]
-    # A conclusion is none: "17.8, so she needs 18 buses".
+    if _SCALED.match(rest):
+        return ""
+    # A conclusion or correction is none: "17.8, so she needs 18 buses", "18, I mean 20".
     concluded = read_last_number(rest) if _CONCLUSION.match(rest) else None
     return answer if concluded in (None, read_line(answer)) else ""

@@ -59,17 +59,27 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
         """Each completion's reward, in order.
 
         Raises:
-            ValueError: There are no gold answers, or one is not one number; names its row.
+            ValueError: There are no gold answers, or one is not one number, or not that of its group; names
+                the row. Or a list is not as long as the completions.
         """
         if answer is None:
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
         golds = [_gold(row, value) for row, value in enumerate(answer)]
         keys = [str(key) for key in (prompts if question is None else question)]
+        for name, column in {"answer": golds, "question": keys, "arm": arm}.items():
+            if column is not None and len(column) != len(completions):
+                raise ValueError(f"{name}: {len(column)} rows for {len(completions)} completions")
         indices: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
             indices.setdefault(key, []).append(index)
         rewards = [0.0] * len(completions)
         for key, group in indices.items():
+            for index in group:
+                if golds[index] != golds[group[0]]:
+                    raise ValueError(
+                        f"answer: row {index} of the batch: {golds[index]!r} for a question whose first answer is "
+                        f"{golds[group[0]]!r}"
+                    )
             outputs = [
                 ArmOutput.from_text(
                     f"arm_{number}" if arm is None else arm[index], _text(completions[index])

@@ -1,5 +1,6 @@
 """Our LoRA kernels against vLLM's own, on random layers and batches."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +39,12 @@ class Mapping:
 @pytest.fixture(scope="module")
 def wrappers() -> tuple[Any, Any]:
     # Importing vllm takes seconds, and only here: other tests run without it.
-    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+    with warnings.catch_warnings():
+        # Whichever test imports it first meets the warnings of what it imports.
+        warnings.simplefilter("ignore")
+        from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    from inference_server.vllm.cpu_lora import GroupedPunicaWrapper
+        from inference_server.vllm.cpu_lora import GroupedPunicaWrapper
 
     return PunicaWrapperCPU, GroupedPunicaWrapper
 

@@ -40,7 +40,7 @@ class AdapterConfig(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True, allow_inf_nan=False)
 
     peft_type: Literal["LORA"]
-    r: int = Field(ge=1)
+    r: int = Field(ge=1, le=1_000_000)
     lora_alpha: float = Field(gt=0)
     target_modules: tuple[str, ...] | str
     exclude_modules: tuple[str, ...] | str | None = None
@@ -168,6 +168,8 @@ def read_config(content: bytes) -> AdapterConfig:
         _WithoutEffect.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # half a character or deep nesting, which Python's parser takes
+            raise AdapterConfigError(f"not JSON: {first['msg']}") from None
         field = str(first["loc"][0])
         is_missing = first["type"] == "missing"
         # For an unsupported feature, pydantic's message only names the value that was expected.

@@ -122,3 +122,17 @@ def test_the_content_of_a_chat_may_be_parts(content: object) -> None:
     found = regime_w_reward()(prompts=["q"], completions=[chat], answer=["19"])
     assert found == expected(["arm_0"], [RIGHT], RewardConfig())
     assert found[0] > 1
+
+
+def test_golds_that_differ_within_a_group_are_an_error_that_names_the_row() -> None:
+    reward = regime_w_reward()
+    with pytest.raises(ValueError, match="row 1 of the batch: '5'"):
+        reward(prompts=["p", "p"], completions=[RIGHT, WRONG], answer=["19", "5"])
+
+
+@pytest.mark.parametrize("column", ["answer", "question", "arm"])
+def test_lists_of_other_lengths_are_an_error_that_names_the_column(column: str) -> None:
+    columns = {"answer": ["19", "19"], "question": ["q", "q"], "arm": ["a", "b"]}
+    columns[column] = columns[column][:1]
+    with pytest.raises(ValueError, match=f"{column}: 1 rows for 2 completions"):
+        regime_w_reward()(prompts=["p", "p"], completions=[RIGHT, WRONG], **columns)

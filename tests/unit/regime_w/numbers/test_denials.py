@@ -111,8 +111,53 @@ PROSE = [
     ("#### Final Answer\nThe total comes to 18 eggs.", "18"),
 ]
 
+WITHDRAWN: list[tuple[str, str | None]] = [
+    *(
+        (f"The answer is 18{rest}", None)
+        for rest in (
+            ", I mean 20.",
+            ", wait, 20.",
+            ", no, 20.",
+            ", actually 20.",
+            "; sorry, 20.",
+            " (correction: 20).",
+            " (should be 20).",
+            ". No, it's 20.",
+            ". Correction: 20.",
+            ". Sorry, I meant 20.",
+            ". No wait, 20.",
+            ". Oops, I forgot 2. So 20.",
+            ". Wait, that's wrong. It should be 20.",
+            ", and 20 for Bob.",
+            ", as well as 20.",
+            ", alternatively 20.",
+            ", in thousands.",
+            " (in thousands).",
+            " (million dollars).",
+            ", squared.",
+            ", times 2.",
+            ", modulo 20.",
+            ", in base 9.",
+            ", up to a sign.",
+        )
+    ),
+    *(
+        (f"The answer is 18{rest}", "18")
+        for rest in (
+            ". Wait, let me check: 9 * 2 = 18.",
+            ". No further steps are needed.",
+            ". Sorry for the long text.",
+            ", and that is all.",
+            ", i.e. 18 eggs.",
+            " (no remainder).",
+            ". I used 3 steps.",
+            ", as 9 * 2 = 18.",
+        )
+    ),
+]
 
-@pytest.mark.parametrize(("text", "answer"), [*STATEMENTS, *PROSE], ids=repr)
+
+@pytest.mark.parametrize(("text", "answer"), [*STATEMENTS, *PROSE, *WITHDRAWN], ids=repr)
 def test_answers(text: str, answer: str | None) -> None:
     assert extract_answer(text) == answer
 

@@ -134,3 +134,16 @@ def test_modules_that_the_weights_contradict_are_named(
 )
 def test_a_tensors_name_tells_module_and_side(tensor: str, found: tuple[str, str] | None) -> None:
     assert module_and_side(tensor) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        content(base_model_name_or_path="X").replace(b'"X"', b'"\\ud83d"'),
+        content(auto_mapping={}).replace(b"{}", b'{"a":' * 250 + b"1" + b"}" * 250),
+        content(r=10**400),
+    ],
+)
+def test_what_only_one_parser_takes_is_refused(text: bytes) -> None:
+    with pytest.raises(AdapterConfigError):
+        read_config(text)
