@@ -66,7 +66,12 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
         golds = [_gold(row, value) for row, value in enumerate(answer)]
         keys = [str(key) for key in (prompts if question is None else question)]
-        for name, column in {"answer": golds, "question": keys, "arm": arm}.items():
+        columns: dict[str, Sequence[object] | None] = {
+            "answer": golds,
+            "question": keys,
+            "arm": arm,
+        }
+        for name, column in columns.items():
             if column is not None and len(column) != len(completions):
                 raise ValueError(f"{name}: {len(column)} rows for {len(completions)} completions")
         indices: dict[str, list[int]] = {}
