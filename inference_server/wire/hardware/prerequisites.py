@@ -55,12 +55,13 @@ def lacks_of_server(installed: Installed = installed_version) -> Iterator[Lack]:
 
 
 def lacks_of_compiling() -> Iterator[Lack]:
-    """The compiler, where there is none."""
+    """The compiler, where there is none; what runs on a CPU does without."""
     compiler = (os.environ.get("CXX") or "g++").split()[0]
     if shutil.which(compiler) is None:
         yield Lack(
             what=f"the C++ compiler {compiler} is missing, with which PyTorch compiles kernels",
             fix=_apt("g++"),
+            stops=False,
         )
 
 
