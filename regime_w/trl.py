@@ -66,25 +66,13 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
         golds = [_gold(row, value) for row, value in enumerate(answer)]
         keys = [str(key) for key in (prompts if question is None else question)]
-        columns: dict[str, Sequence[object] | None] = {
-            "answer": golds,
-            "question": keys,
-            "arm": arm,
-        }
-        for name, column in columns.items():
-            if column is not None and len(column) != len(completions):
-                raise ValueError(f"{name}: {len(column)} rows for {len(completions)} completions")
+        _require_rows(len(completions), {"answer": golds, "question": keys, "arm": arm})
         indices: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
             indices.setdefault(key, []).append(index)
         rewards = [0.0] * len(completions)
         for key, group in indices.items():
-            for index in group:
-                if golds[index] != golds[group[0]]:
-                    raise ValueError(
-                        f"answer: row {index} of the batch: {golds[index]!r} for a question whose first answer is "
-                        f"{golds[group[0]]!r}"
-                    )
+            _require_one(golds, group)
             outputs = [
                 ArmOutput.from_text(
                     f"arm_{number}" if arm is None else arm[index], _text(completions[index])
@@ -97,6 +85,23 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
         return rewards
 
     return regime_w
+
+
+def _require_rows(number: int, columns: Mapping[str, Sequence[object] | None]) -> None:
+    for name, column in columns.items():
+        if column is not None and len(column) != number:
+            raise ValueError(f"{name}: {len(column)} rows for {number} completions")
+
+
+def _require_one(golds: Sequence[str | None], group: Sequence[int]) -> None:
+    """Refuse a group whose rows have different gold answers."""
+    first = golds[group[0]]
+    for index in group:
+        if golds[index] != first:
+            raise ValueError(
+                f"answer: row {index} of the batch: {golds[index]!r} for a question whose first answer is "
+                f"{first!r}"
+            )
 
 
 def _text(completion: Text) -> str:

@@ -112,7 +112,9 @@ def train(
         with (
             plan_in_message(config),
             RewardFunctions(config.reward) as functions,
-            _open_training(config, server, functions, score, journal, stop) as training,
+            _open_training(
+                config, server, functions, score or functions.score, journal, stop
+            ) as training,
         ):
             return training.run()
 
@@ -122,7 +124,7 @@ def _open_training(
     config: TrainConfig,
     server: InferenceServer,
     functions: RewardFunctions,
-    score: Score | None,
+    score: Score,
     journal: Journal,
     stop: StopRequest,
 ) -> Iterator[Training]:
@@ -164,7 +166,6 @@ def _open_training(
         questions = QuestionStream(
             records, seed=data.seed, rest_after=data.curriculum, state=progress.questions
         )
-        score = score or functions.score
         pipeline = RolloutPipeline(versions, questions, config.rollout, config.reward, score)
         yield Training(
             config=run,

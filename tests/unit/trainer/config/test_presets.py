@@ -21,6 +21,7 @@ PRESETS = sorted((ROOT / "deploy/configs").glob("*.toml"))
 FILES = [*PRESETS, ROOT / "examples/smollm2.toml", ROOT / "examples/capitals.toml"]
 POSITIONALS = {
     "diff": ["evaluation.json", "SFT", "PPO"],
+    "export": ["runs/x", "--to", "x"],
     "replay": ["runs/x"],
     "report": ["runs/x"],
     "sample": ["What is 1 + 1?"],
