@@ -174,9 +174,12 @@ def _stated(text: str) -> str | None:
             denied = stated
         else:
             claim, denied = stated, None
-    answer = None if claim is None else _claimed(_sentence(text, claim))
-    if answer and claim is not None and denied is None and _is_withdrawn(text, claim, answer):
-        return ""
+    answer = None
+    if claim is not None:
+        sentence = _sentence(text, claim)
+        answer = _claimed(sentence)
+        if answer and denied is None and _is_withdrawn(text, claim, sentence, answer):
+            return ""
     if denied is None or not answer:
         return answer
     # "The answer is 20. No, the answer is not 20. It is 18."
@@ -184,9 +187,9 @@ def _stated(text: str) -> str | None:
     return None if other and read_line(other) == read_line(answer) else answer
 
 
-def _is_withdrawn(text: str, claim: re.Match[str], answer: str) -> bool:
+def _is_withdrawn(text: str, claim: re.Match[str], sentence: str, answer: str) -> bool:
     """Whether what follows takes a claim back for another number: "The answer is 18. No, it's 20."."""
-    behind = text[claim.end() :].partition(_sentence(text, claim))[2][:_AFTER_STATEMENT]
+    behind = text[claim.end() :].partition(sentence)[2][:_AFTER_STATEMENT]
     if not _WITHDRAWN.match(behind):
         return False
     instead = read_last_number(behind)
