@@ -22,7 +22,7 @@ from itertools import islice
 
 from regime_w.numbers.blocks import BOX, HEADING, first_block
 from regime_w.numbers.boxes import are_rivals, number_in_box
-from regime_w.numbers.denials import is_unclaimed
+from regime_w.numbers.denials import denial, is_replacement, is_unclaimed, is_withdrawal
 from regime_w.numbers.marker import MARKER, after_marker
 from regime_w.numbers.markup import FACTORIAL, without_markup, without_thoughts
 from regime_w.numbers.numerals import to_ascii
@@ -48,24 +48,13 @@ _ANSWER_IS = re.compile(
     re.IGNORECASE,
 )
 _EXPLANATION = re.compile(r"[,;(](?=\s*[A-Za-z])| (?:because|since|as|which|so) ")
-_CONCLUSION = re.compile(
-    r"\W*(?:and )?(?:so|therefore|thus|hence|rounded|rounding|meaning|which (?:rounds?|means|makes|gives)"
-    r"|i mean|no|wait|sorry|oops|actually|rather|correction|should be|that is"
-    r"|alternatively|as well as|and)\b",
-    re.IGNORECASE,
-)
 _SCALED = re.compile(
     r"\W*(?:in )?(?:thousands?|millions?|billions?|squared|cubed|times|mod(?:ulo)?|base|hex|binary|up to a sign)\b",
     re.IGNORECASE,
 )
 """What an addition makes another number of: "18 (in thousands)"."""
-_WITHDRAWN = re.compile(
-    r"[\W_]*(?:no|wait|sorry|oops|correction|hmm|that(?:'s| is) (?:wrong|incorrect)|this is (?:wrong|incorrect))\b",
-    re.IGNORECASE,
-)
 _AFTER_STATEMENT = 160
 """The most characters behind a statement that may withdraw it."""
-_NOT = re.compile(r"n't\b|\s*(?:not|never)\b(?! only)", re.IGNORECASE)
 _BEFORE_STATEMENT = 80
 """The most characters before an "answer is" that are looked at."""
 _MAX_STATEMENTS = 20
@@ -170,7 +159,7 @@ def _stated(text: str) -> str | None:
     denied: re.Match[str] | None = None
     for stated in deque(_ANSWER_IS.finditer(text), maxlen=_MAX_STATEMENTS):
         before = text[max(0, stated.start() - _BEFORE_STATEMENT) : stated.start()]
-        if is_unclaimed(before) or _NOT.match(text, stated.end()):
+        if is_unclaimed(before) or denial(text, stated.end()):
             denied = stated
         else:
             claim, denied = stated, None
@@ -183,14 +172,16 @@ def _stated(text: str) -> str | None:
     if denied is None or not answer:
         return answer
     # "The answer is 20. No, the answer is not 20. It is 18."
-    other = _claimed(_NOT.sub("", _sentence(text, denied), count=1))
+    sentence = _sentence(text, denied)
+    negation = denial(sentence)
+    other = _claimed(sentence[negation.end() if negation else 0 :])
     return None if other and read_line(other) == read_line(answer) else answer
 
 
 def _is_withdrawn(text: str, claim: re.Match[str], sentence: str, answer: str) -> bool:
     """Whether what follows takes a claim back for another number: "The answer is 18. No, it's 20."."""
     behind = text[claim.end() :].partition(sentence)[2][:_AFTER_STATEMENT]
-    if not _WITHDRAWN.match(behind):
+    if not is_withdrawal(behind):
         return False
     instead = read_last_number(behind)
     return instead is not None and instead != read_line(answer)
@@ -222,5 +213,5 @@ def _claimed(line: str) -> str | None:
     if _SCALED.match(rest):
         return ""
     # A conclusion or correction is none: "17.8, so she needs 18 buses", "18, I mean 20".
-    concluded = read_last_number(rest) if _CONCLUSION.match(rest) else None
+    concluded = read_last_number(rest) if is_replacement(rest) else None
     return answer if concluded in (None, read_line(answer)) else ""

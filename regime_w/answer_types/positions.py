@@ -8,6 +8,7 @@ answer is not A", "the incorrect option is A", "if the answer was A".
 import re
 
 from regime_w.numbers.blocks import BOX, NUMBERED_HEADING, closing_brace
+from regime_w.numbers.denials import denial, is_denied, is_supposed, says_instead
 from regime_w.numbers.marker import MARKER, after_marker
 from regime_w.numbers.statements import has_hedge, last_match
 
@@ -32,17 +33,6 @@ _SUBJECT = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 """What stands before "answer" in a clause that states it: "the incorrect option" or "one choice" is another."""
-_SUPPOSITION = re.compile(
-    r"\b(?:if|unless|whether|suppos\w+|assum\w+|imagine|why|how|or|not|cannot|\w+n['’]t|never|nor|neither|wrong"
-    r"|incorrect|false|untrue|unlikely|doubtful|impossible|might|could|may|maybe|perhaps|possibly|thought"
-    r"|believed|guessed|claim\w*|argu\w+)\b",
-    re.IGNORECASE,
-)
-_DENIAL = re.compile(r"[\W_]*(?:not|never|neither|n['’]t|no longer)\b", re.IGNORECASE)
-_DENIED_BOX = re.compile(
-    r"(?:\b(?:not|never|neither|nor)|n['’]t)\b\W*(?:\w+\W+){0,2}+\Z", re.IGNORECASE
-)
-_INSTEAD = re.compile(r"\b(?:but|rather|instead)\b", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 _MARKS = r"[*_\"'`$)\]}]"
 # After a word of three letters or more: "St. Louis" goes on.
@@ -108,7 +98,7 @@ def _last_boxed(text: str) -> str | None:
     for box in reversed(boxes):
         clause = text[_clause_start(text, box.start()) : box.start()]
         said = last_match(_ANSWER_IS, clause)
-        if not _DENIED_BOX.search(clause) and (not said or _is_stated(clause[: said.start()])):
+        if not is_denied(clause, "") and (not said or _is_stated(clause[: said.start()])):
             end = closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
             # One that is not closed nearby is announced, and holds none.
             return "" if end is None else text[box.end() : end].strip()
@@ -125,8 +115,8 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> str | None:
             # "The answer is B. The incorrect option is A."
             line = text[start : min(end, start + MAX_ANSWER_CHARS)].partition("\n")[0]
             sentence = _without_outer_marks(_sentence(line), text, start)
-            if not _DENIAL.match(sentence):
-                if any(_is_contradicted(sentence, denial) for denial in denials):
+            if not denial(sentence):
+                if any(_is_contradicted(sentence, denied) for denied in denials):
                     return ""
                 added = addition and addition.search(sentence)
                 is_sure = added and not has_hedge(sentence[added.start() :])
@@ -145,13 +135,13 @@ def _clause_start(text: str, end: int) -> int:
 
 def _is_stated(clause: str) -> bool:
     """Whether what stands before "answer is" in its clause lets it state one."""
-    return _SUBJECT.fullmatch(clause) is not None and _SUPPOSITION.search(clause) is None
+    return _SUBJECT.fullmatch(clause) is not None and not is_supposed(clause)
 
 
-def _is_contradicted(said: str, denial: str) -> bool:
+def _is_contradicted(said: str, denied: str) -> bool:
     """Whether a denial is of what was said, or says another thing instead."""
-    words = [set(map(str.casefold, _WORD.findall(each))) for each in (said, denial)]
-    return not words[0].isdisjoint(words[1]) or _INSTEAD.search(denial) is not None
+    words = [set(map(str.casefold, _WORD.findall(each))) for each in (said, denied)]
+    return not words[0].isdisjoint(words[1]) or says_instead(denied)
 
 
 def _sentence(line: str) -> str:

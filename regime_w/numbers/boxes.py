@@ -7,7 +7,7 @@ import re
 
 from regime_w.numbers.blocks import closing_brace
 from regime_w.numbers.continuations import is_continued
-from regime_w.numbers.denials import has_no_answer, is_denied, is_one_of_several
+from regime_w.numbers.denials import has_correction, has_no_answer, is_denied, is_one_of_several
 from regime_w.numbers.markup import without_markup
 from regime_w.numbers.statements import MAX_LINE, read_line
 
@@ -29,12 +29,6 @@ _FACTOR_BEFORE = re.compile(
 _MINUS_BEFORE = re.compile(r"(?:(?<![\w)\]}-])-[$({]*|(?:[=$(:]|\b(?:is|equals))\s*-[\s$({]*)\Z")
 _OPERATOR_BEHIND = re.compile(
     r"(?:[-+*/×÷·]|\\(?:times|cdot|div)\b|(?:or|to|plus|minus|times)\s)[\s$]*[0-9\\]"
-)
-_CORRECTION = re.compile(
-    r"\A[\s$]*+[=≈]|[→⇒∴]|\\(?:implies|to|[Rr]ightarrow|therefore)\b"
-    r"|\b(?:no|not|wait|actually|rather|correct\w*|sorry|instead|mean|means|so|thus|therefore|hence|then"
-    r"|gives?|giving|final\w*|answer|total)\b",
-    re.IGNORECASE,
 )
 
 
@@ -80,7 +74,7 @@ def are_rivals(text: str, boxes: list[re.Match[str]]) -> bool:
     if end is None or end >= second.start():
         return False
     between = text[end + 1 : second.start()]
-    if "\n" in between or _CORRECTION.search(between):
+    if "\n" in between or has_correction(between):
         return False
     values = {read_line(number_in_box(text, box)) for box in boxes}
     return None not in values and len(values) == 2

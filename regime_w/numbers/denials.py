@@ -1,22 +1,29 @@
-"""Whether the words around a number deny it, suppose it, or offer another: it is then no answer.
+"""Words by which a text denies what it says, supposes it, takes it back, or offers another: no answer then.
 
-From the text before or behind a number, or before an "answer is", to a yes or no. Texts are of bounded length.
+From the text before or behind a number, a box or an "answer is" to a yes or no, for answers of every type.
+Texts are of bounded length.
 """
 
 import re
 
+_WRONG = "wrong|incorrect|mistaken|false|untrue|erroneous"
+_SUPPOSING = r"if|unless|whether|suppos\w+|assum\w+|imagine"
+_CONCLUDING = "so|therefore|thus|hence"
+_CORRECTING = "no|wait|sorry|oops|correction|actually|rather"
+_NEGATION = r"(?:\b(?:not|never|nor|neither)\b|n['’]t\b)"
+
 # Before the word "answer": a wrong one, a supposed one, the one that others give.
-_UNCLAIMED = r"""
-    \b (?: (?:wrong|incorrect|mistaken|false|erroneous) \s+ (?:[a-z]++\s++){0,4}
-      | (?:if|suppose|supposing|assume|assuming|unless|whether) \s+ (?:that\s+)? (?:(?:the|my|our|your|an?)\s+(?:[a-z]++\s++){0,2})?
-      | (?:might|may|could|would|people|students?|some|many) \s+ (?:[a-z]++\s++){0,2} (?:think|say|guess|assume|believe)
-        \s+ (?:that\s+)? (?:the\s+)? (?:[a-z]++\s++){0,2} )
+_UNCLAIMED = rf"""
+    \b (?: (?:{_WRONG}) \s+ (?:[a-z]++\s++){{0,4}}
+      | (?:{_SUPPOSING}) \s+ (?:that\s+)? (?:(?:the|my|our|your|an?)\s+(?:[a-z]++\s++){{0,2}})?
+      | (?:might|may|could|would|people|students?|some|many) \s+ (?:[a-z]++\s++){{0,2}} (?:think|say|guess|assume|believe)
+        \s+ (?:that\s+)? (?:the\s+)? (?:[a-z]++\s++){{0,2}} )
 """
 _UNCLAIMED_ANSWER = re.compile(rf"{_UNCLAIMED} \Z", re.VERBOSE | re.IGNORECASE)
 _DENIED = re.compile(
     rf"""
     (?: {_UNCLAIMED} answer\b [^.!?\n0-9]{{0,60}}+
-      | (?: \b(?:not|never|nor|neither|cannot|instead\ of|rather\ than) | n['’]t ) \b (?!\s+only\b)
+      | (?: {_NEGATION} | \b(?:cannot|instead\ of|rather\ than)\b ) (?!\s+only\b)
         (?: \s+ (?!(?:so|but|then|thus|hence|therefore|and|because|since|as)\b) [a-z]++ ){{0,3}}+
         [^\w.!?,;:\n]{{0,20}}+
     ) \Z
@@ -24,9 +31,9 @@ _DENIED = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(
-    r"""
-    [\s$*_)\]}"']*+ (?:[a-z]++\s++){0,2}?
-    (?: (?:is|was|are|were)\s+ (?:wrong|incorrect|impossible | not\s+(?:the\s+|my\s+)?(?:[a-z]++\s+)? (?:answer|solution|right|correct))
+    rf"""
+    [\s$*_)\]}}"']*+ (?:[a-z]++\s++){{0,2}}?
+    (?: (?:is|was|are|were)\s+ (?:{_WRONG}|impossible | not\s+(?:the\s+|my\s+)?(?:[a-z]++\s+)? (?:answer|solution|right|correct))
       | (?:is|was)n['’]t\s+(?:the\s+|my\s+)?(?:[a-z]++\s+)? (?:answer|solution|right|correct) ) \b
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -52,6 +59,28 @@ _ANOTHER = re.compile(
 _RESULT_BEFORE = re.compile(r"[0-9][^!?;\n]*[-+*/=×÷]\s?[$€£¥]?\Z")
 """Before a result that an "or" restates: "210 / 350 = 0.60 or 60%"."""
 
+_SUPPOSED = re.compile(
+    rf"\b(?:{_WRONG}|{_SUPPOSING}|why|how|or|cannot|unlikely|doubtful|impossible|might|could|may|maybe|perhaps"
+    rf"|possibly|thought|believed|guessed|claim\w*|argu\w+)\b|{_NEGATION}",
+    re.IGNORECASE,
+)
+_DENIAL = re.compile(r"[\W_]*+(?:not|never|neither|n['’]t|no longer)\b(?! only)", re.IGNORECASE)
+_INSTEAD = re.compile(r"\b(?:but|rather|instead)\b", re.IGNORECASE)
+_REPLACEMENT = re.compile(
+    rf"\W*(?:and )?(?:{_CONCLUDING}|{_CORRECTING}|rounded|rounding|meaning|which (?:rounds?|means|makes|gives)"
+    r"|i mean|should be|that is|alternatively|as well as|and)\b",
+    re.IGNORECASE,
+)
+_WITHDRAWAL = re.compile(
+    r"[\W_]*(?:no|wait|sorry|oops|correction|hmm|(?:that(?:'s| is)|this is) (?:wrong|incorrect))\b",
+    re.IGNORECASE,
+)
+_CORRECTION = re.compile(
+    r"\A[\s$]*+[=≈]|[→⇒∴]|\\(?:implies|to|[Rr]ightarrow|therefore)\b"
+    rf"|\b(?:{_CORRECTING}|{_CONCLUDING}|not|correct\w*|instead|means?|then|gives?|giving|final\w*|answer|total)\b",
+    re.IGNORECASE,
+)
+
 
 def is_unclaimed(before: str) -> bool:
     """Whether an "answer is" behind a text is not claimed: "the wrong answer is", "if the answer was"."""
@@ -74,3 +103,33 @@ def is_one_of_several(before: str) -> bool:
 def has_no_answer(before: str) -> bool:
     """Whether the sentence that leads to a number says that there is no answer."""
     return _NO_ANSWER.search(before) is not None
+
+
+def is_supposed(clause: str) -> bool:
+    """Whether a clause that leads to an "answer is" denies it, doubts it or supposes it."""
+    return _SUPPOSED.search(clause) is not None
+
+
+def denial(text: str, start: int = 0) -> re.Match[str] | None:
+    """The negation with which a text goes on: "not 18", "n't 18"."""
+    return _DENIAL.match(text, start)
+
+
+def says_instead(text: str) -> bool:
+    """Whether a denial says what is right: "not A but B"."""
+    return _INSTEAD.search(text) is not None
+
+
+def is_replacement(rest: str) -> bool:
+    """Whether the rest of a sentence concludes or corrects: "17.8, so 18", "18, I mean 20"."""
+    return _REPLACEMENT.match(rest) is not None
+
+
+def is_withdrawal(behind: str) -> bool:
+    """Whether the sentence behind a statement takes it back: "No, it's 20.", "Wait, that is wrong."."""
+    return _WITHDRAWAL.match(behind) is not None
+
+
+def has_correction(between: str) -> bool:
+    """Whether the text between two answers corrects the first or concludes the second from it."""
+    return _CORRECTION.search(between) is not None
