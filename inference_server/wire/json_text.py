@@ -1,10 +1,13 @@
-"""JSON that others have written, without what parsers differ in: a key given twice, and NaN and infinity.
+"""JSON and TOML that others have written.
+
+Of JSON, without what parsers differ in: a key given twice, and NaN and infinity.
 
 Which value of a key is taken depends on the parser, and of the numbers that JSON does not have some make
 numbers and some an error.
 """
 
 import json
+import tomllib
 from collections import Counter
 from typing import Any, NoReturn
 
@@ -36,6 +39,21 @@ def parse_json(text: bytes | str, **options: Any) -> Any:
         # Once more, as the hook that refuses it does not know where it is.
         json.loads(text, object_pairs_hook=_without_constants, parse_constant=_NotJson, **options)
         raise JsonFlaw(None, str(error)) from None
+
+
+def parse_toml(data: bytes) -> dict[str, Any]:
+    """The tables of a TOML file, with or without the mark that editors put before UTF-8.
+
+    Raises:
+        ValueError: It is none, or holds what Python's parser cannot take; says what is wrong in one line.
+    """
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(f"not UTF-8 (at line {line}); save the file as UTF-8") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def check_flaws(text: bytes | str) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -22,7 +21,7 @@ from pydantic_settings import (
     SettingsError as SourceError,
 )
 
-from inference_server.wire.json_text import JsonFlaw, check_flaws
+from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_toml
 from inference_server.wire.settings_errors import SettingsError, Source, got, known_keys
 
 PREFIX = "REGIME_W_"
@@ -88,12 +87,11 @@ def program_name(module: str, script: str) -> str:
 def read_toml(path: Path) -> Values:
     """The configuration file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_bytes())
     except OSError as error:
         names = "" if path.suffix or len(path.parts) > 1 else f"; or one of {', '.join(presets())}"
         raise SettingsError(f"--config {path}: {error.strerror}{names}") from None
-    # Beside what TOML and UTF-8 refuse: tables of a thousand levels, whole numbers of thousands of digits.
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SettingsError(f"--config {path}: {error}") from None
 
 

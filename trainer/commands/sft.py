@@ -5,6 +5,7 @@ starts; only solutions have a loss. vLLM serves the adapter as it is.
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,7 +76,9 @@ class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         logs = logs or {}
         numbers = {
-            name: logs[name] for name in ("loss", "learning_rate", "eval_loss") if name in logs
+            name: logs[name]
+            for name in ("loss", "learning_rate", "eval_loss")
+            if math.isfinite(logs.get(name, math.nan))
         }
         if not numbers:
             return

@@ -37,7 +37,8 @@ class Section(SettingsModel):
         Raises:
             ValidationError: They are of another type, or of a version that this one cannot read.
         """
-        return cls.model_validate(_as_meant(cls, kept))
+        is_table = isinstance(kept, Mapping)
+        return cls.model_validate(_as_meant(cls, kept) if is_table else kept)
 
 
 class CommandConfig(Section):

@@ -3,12 +3,14 @@
 import json
 import math
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
+from pydantic import FiniteFloat, Strict, TypeAdapter, ValidationError
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
@@ -17,6 +19,7 @@ from trainer.console.metric_catalog import log_line
 from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.progress import bar
 from trainer.console.terminal import print_line
+from trainer.errors import DataError
 from trainer.io.durable import append, write_file
 from trainer.io.paths import open_plain, read_plain
 
@@ -26,29 +29,38 @@ _NUM_STEPS = 2**63
 
 Metrics = dict[str, float]
 """Names such as ``ppo/approx_kl`` to values; one of these a step."""
+_METRICS = TypeAdapter(dict[str, Annotated[FiniteFloat, Strict()]])
 
 
 def read_metrics(run_folder: Path) -> list[Metrics]:
-    """Every step's metrics, oldest first, without a truncated last line."""
+    """Every step's metrics, oldest first, without a truncated last line.
+
+    Raises:
+        DataError: Another line is damaged; names it.
+    """
     path = run_folder / METRICS_FILE
-    if not path.is_file():
-        return []
-    rows: list[Metrics] = []
-    for line in path.read_bytes().splitlines():
-        if (row := metrics_row(line)) is None:
-            break
-        rows.append(row)
-    return rows
+    return [row for _, row in _read(path)] if path.is_file() else []
+
+
+def _read(path: Path) -> Iterator[tuple[bytes, Metrics]]:
+    """The lines of a file and their metrics; see `read_metrics`."""
+    lines = read_plain(path).splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        row = metrics_row(line)
+        if row is not None:
+            yield line, row
+        elif number < len(lines):
+            raise DataError(f"{path}:{number}: no line of metrics; remove it")
 
 
 def metrics_row(line: bytes) -> Metrics | None:
     """The metrics of a line; None for one that is truncated or damaged."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = _METRICS.validate_json(line)
+    except ValidationError:
         return None
-    step = row.get("step") if isinstance(row, dict) else None
-    return row if isinstance(step, int | float) and 0 <= step < _NUM_STEPS else None
+    step = row.get("step", -1)
+    return row if 0 <= step < _NUM_STEPS else None
 
 
 class Tracker:
@@ -58,7 +70,7 @@ class Tracker:
         """Remove lines of steps after ``first_step``, which a killed run has left.
 
         Raises:
-            UsageError: ``run.metrics_port`` cannot be listened on.
+            UsageError: ``run.metrics_port`` cannot be listened on, or a line of the metrics is damaged.
         """
         self._endpoint = MetricsEndpoint(run)
         self._path = run.folder / METRICS_FILE
@@ -76,18 +88,17 @@ class Tracker:
 
     def _drop_after(self, first_step: int) -> None:
         """Keep one line of each step up to ``first_step``, in order."""
-        lines = read_plain(self._path).splitlines(keepends=True) if self._path.exists() else []
         kept, newest = [], None
-        for line in lines:
-            row = metrics_row(line) if line.endswith(b"\n") else None
-            if row is not None and self.last_step < row["step"] <= first_step:
+        for line, row in _read(self._path) if self._path.exists() else ():
+            if line.endswith(b"\n") and self.last_step < row["step"] <= first_step:
                 kept.append(line)
                 newest = row
                 self._note(row)
         if newest is not None:
             self._endpoint.show(newest, is_new=False)
-        if kept != lines:
-            write_file(self._path, b"".join(kept))
+        content = b"".join(kept)
+        if self._path.exists() and content != read_plain(self._path):
+            write_file(self._path, content)
 
     def _note(self, row: Metrics) -> None:
         self.last_step = int(row["step"])

@@ -1,7 +1,7 @@
 """How models are asked that say nothing else: as in the run, or the SFT, that trained them."""
 
-import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from trainer.config.sections import EvaluationConfig, RolloutConfig, SFTRunConfig
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
-from trainer.io.kept_settings import CONFIG_FILE
-from trainer.io.paths import read_plain
+from trainer.io.kept_settings import settings_of
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
 _OF_AN_SFT = ("arms", "prompt_format")
@@ -26,7 +25,7 @@ def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
         The evaluation, and a line on what was taken from where; None where nothing was.
 
     Raises:
-        UsageError: Two of the models were trained with different values of a key.
+        UsageError: Two of the models were trained with different values of a key, or the settings of a run are damaged.
     """
     given = config.model_fields_set
     taken: dict[str, Any] = {}
@@ -62,17 +61,14 @@ def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
 
 def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
     """The folder of the run or the SFT that an adapter is of, with how it asked; None where nothing says."""
-    for folder in (adapter, adapter.parent.parent):
-        try:
-            kept = tomllib.loads(read_plain(folder / CONFIG_FILE).decode())
-            if "rollout" in kept:
-                run = RolloutConfig.read_kept(kept["rollout"])
-                return folder, {key: getattr(run, key) for key in _OF_A_RUN}
-            if "sft" in kept:
-                sft = SFTRunConfig.read_kept(kept)
-                return folder, {key: getattr(sft, key) for key in _OF_AN_SFT}
-        except (OSError, ValueError, ValidationError):
-            continue
+    folder, kept = settings_of(adapter) or (adapter, {})
+    with suppress(ValidationError):
+        if "rollout" in kept:
+            run = RolloutConfig.read_kept(kept["rollout"])
+            return folder, {key: getattr(run, key) for key in _OF_A_RUN}
+        if "sft" in kept:
+            sft = SFTRunConfig.read_kept(kept)
+            return folder, {key: getattr(sft, key) for key in _OF_AN_SFT}
     return None
 
 

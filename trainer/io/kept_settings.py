@@ -1,7 +1,7 @@
 """The settings that a run or another piece of work was begun with, stored beside it: it resumes with the same."""
 
-import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +9,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
+from inference_server.wire.json_text import parse_toml
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.settings_model import NULL
 from trainer.config.base import Section
@@ -44,7 +45,7 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
     """
     plain = _plain(config)
     if path.exists():
-        stored = _stored(path)
+        stored = kept_tables(path)
         written, now = _flat(stored), _flat(plain)
         # Of a file that this version cannot read as a whole, each missing key still has its default.
         before = _as_read(stored, config) or {**(_as_read({}, config) or {}), **written}
@@ -77,12 +78,12 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
         say: Gets a line with the keys that are taken back.
 
     Raises:
-        UsageError: The stored file is no TOML.
+        UsageError: The stored file is damaged.
     """
     if not path.exists():
         return config
     taken_back: list[str] = []
-    for name, key, value in _lacking(type(config), _stored(path)):
+    for name, key, value in _lacking(type(config), kept_tables(path)):
         section = getattr(config, name)
         if getattr(section, key) == type(section).model_fields[key].default != value:
             changed = section.model_copy(update={key: value})
@@ -106,45 +107,80 @@ def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple
                     yield name, key, value
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def kept_tables(path: Path) -> dict[str, Any]:
+    """Kept settings as they stand in their file.
+
+    Raises:
+        FileNotFoundError: There is none.
+        UsageError: It is damaged; names it.
+    """
     try:
-        return tomllib.loads(read_plain(path).decode())
+        return parse_toml(read_plain(path))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
+
+
+def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The folder of the SFT or run that an adapter folder belongs to, with its settings; None where nothing says.
+
+    Raises:
+        UsageError: The run's are damaged.
+    """
+    if (kept := _readable(adapter / CONFIG_FILE)) is not None:
+        return adapter, kept
+    run = adapter.parent.parent if adapter.parent.name == "adapters" else adapter.parent
+    if run != adapter.parent or adapter.name == "start":
+        with suppress(FileNotFoundError):
+            return run, kept_tables(run / CONFIG_FILE)
+    return None
+
+
+def prompt_format_of(adapter: Path) -> PromptFormat | None:
+    """The prompt format of the SFT or run that an adapter folder belongs to; see `kept_prompt_format`."""
+    found = settings_of(adapter)
+    return None if found is None else _prompt_format(found[1])
 
 
 def kept_prompt_format(path: Path) -> PromptFormat | None:
     """The prompt format of kept settings, plain where they are of before there was another; None without any."""
-    try:
-        kept = tomllib.loads(read_plain(path).decode())
-        found = kept.get("prompt_format") or kept.get("rollout", {}).get("prompt_format")
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
-    return "chat" if found == "chat" else "plain"
+    kept = _readable(path)
+    return None if kept is None else _prompt_format(kept)
 
 
 def kept_dtype(path: Path) -> str | None:
     """policy.dtype of kept settings, float32 where they are of before it had to be chosen; None without any."""
-    try:
-        kept = tomllib.loads(read_plain(path).decode())
-        return str(kept.get("policy", {}).get("dtype", "float32"))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        return None
+    kept = _readable(path)
+    return None if kept is None else str(_table(kept, "policy").get("dtype", "float32"))
 
 
 def training_data(adapter: Path) -> DataConfig | None:
     """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says."""
-    for path in (adapter / CONFIG_FILE, adapter.parent.parent / CONFIG_FILE):
-        try:
-            kept = tomllib.loads(read_plain(path).decode())["data"]
-            return DataConfig.read_kept(kept) if "source" in kept else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            continue
+    found = settings_of(adapter)
+    data = {} if found is None else _table(found[1], "data")
+    with suppress(ValidationError):
+        return DataConfig.read_kept(data) if "source" in data else None
     return None
+
+
+def _readable(path: Path) -> dict[str, Any] | None:
+    """Kept settings where there are any that can be read."""
+    with suppress(FileNotFoundError, UsageError):
+        return kept_tables(path)
+    return None
+
+
+def _table(kept: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = kept.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _prompt_format(kept: Mapping[str, Any]) -> PromptFormat:
+    found = kept.get("prompt_format") or _table(kept, "rollout").get("prompt_format")
+    return "chat" if found == "chat" else "plain"
 
 
 def _as_read(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any] | None:
@@ -188,7 +224,7 @@ def read_run_config(folder: Path) -> TrainConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        return TrainConfig.read_kept(_stored(path))
+        return TrainConfig.read_kept(kept_tables(path))
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
     except ValidationError as error:

@@ -14,7 +14,12 @@ from trainer.online.proofs import Proofs
 from trainer.online.versions import Versions
 from trainer.ppo.learner import Learner
 from trainer.rollouts.questions import Curriculum, QuestionState
-from trainer.run_state.checkpoint import TrainProgress, load_checkpoint, newest_checkpoint
+from trainer.run_state.checkpoint import (
+    TrainProgress,
+    load_checkpoint,
+    newest_checkpoint,
+    pass_over_damaged_best,
+)
 from trainer.run_state.journal import Journal
 from trainer.run_state.recompute import recompute
 
@@ -31,19 +36,20 @@ class Restored:
 def restore(
     config: TrainConfig, journal: Journal, learner: Learner, say: Callable[[str], None]
 ) -> Restored:
-    """Load the newest whole checkpoint and recompute the journal's steps after it.
+    """Load the newest whole checkpoint and recompute the journal's steps after it; a damaged best.json is passed over.
 
     Args:
         config: Of the run.
         journal: Of the run; forgets its last step if that produces NaN or infinity.
         learner: Is put into the restored state.
-        say: Gets a line for each recomputed step.
+        say: Gets a line for each recomputed step, and for what is damaged.
 
     Raises:
         CheckpointError: No checkpoint is whole, or it is of another base model or adapter shape.
         JournalError: The rollouts of a step are missing or damaged.
         NonFiniteError: A step produces NaN or infinity.
     """
+    pass_over_damaged_best(config.run.folder, say)
     folder = newest_checkpoint(config.run.folder, say)
     checkpoint = load_checkpoint(folder, learner.roles, learner.update)
     progress = checkpoint.progress

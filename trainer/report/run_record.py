@@ -2,9 +2,10 @@
 
 import math
 import re
-import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -12,7 +13,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
-from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.kept_settings import CONFIG_FILE, kept_tables
 
 _VERSION_NAME = re.compile(r"policy-[0-9]{6,}")
 
@@ -78,7 +79,7 @@ def read_run(folder: Path) -> RunRecord:
     """Read what the run has recorded so far.
 
     Raises:
-        UsageError: The folder does not exist or has no metrics yet.
+        UsageError: The folder does not exist or has no metrics yet, or its metrics or settings are damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
@@ -88,31 +89,28 @@ def read_run(folder: Path) -> RunRecord:
             f"no metrics in {folder / METRICS_FILE}; name a run with at least one finished step"
         )
     config_path = folder / CONFIG_FILE
-    text = config_path.read_text("utf-8", "replace") if config_path.is_file() else None
+    tables = kept_tables(config_path) if config_path.is_file() else None
     evaluation_path = folder / EVALUATION_FILE
     return RunRecord(
         folder=folder,
         rows=rows,
-        config_text=text,
-        config=_read_config(text),
+        config_text=None if tables is None else config_path.read_text("utf-8-sig"),
+        config=None if tables is None else _read_config(tables),
         has_evaluation=evaluation_path.is_file(),
         evaluation=_read_evaluation(evaluation_path),
     )
 
 
-def _read_config(text: str | None) -> TrainConfig | None:
-    """Parse the sections that the report uses; None if this version of the program cannot.
+def _read_config(tables: Mapping[str, Any]) -> TrainConfig | None:
+    """The sections that the report uses; None if this version of the program cannot.
 
     The configuration of `train-offline` has further sections, which are skipped.
     """
-    if text is None:
-        return None
     try:
-        sections = tomllib.loads(text)
         return TrainConfig.read_kept(
-            {name: sections[name] for name in TrainConfig.model_fields if name in sections}
+            {name: tables[name] for name in TrainConfig.model_fields if name in tables}
         )
-    except (tomllib.TOMLDecodeError, RecursionError, ValidationError):
+    except ValidationError:
         return None
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from inference_server.wire.schemas import adapter_name
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.io.paths import read_plain
@@ -22,6 +23,7 @@ from trainer.run_state.manifest import STATE_FILE, verify_checkpoint, write_mani
 CHECKPOINTS_FOLDER = "checkpoints"
 
 _BEST_FILE = "best.json"
+_REMOVE = "; remove it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class TrainProgress:
 class Best(BaseModel):
     """``checkpoints/best.json``: the evaluated step with the highest accuracy so far."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     step: int = Field(ge=0, lt=2**63)
     """The evaluated step, whose checkpoint is kept."""
@@ -45,7 +47,13 @@ class Best(BaseModel):
     adapter: str
     """Folder of the version, relative to the run's."""
     accuracy: float = Field(ge=0, le=1)
-    num_questions: int = Field(ge=0, lt=2**63)
+    num_questions: int = Field(ge=1, lt=2**63)
+
+    @model_validator(mode="after")
+    def _adapter_is_of_the_version(self) -> Self:
+        if self.adapter != f"adapters/{adapter_name(self.version)}":
+            raise ValueError(f"adapter is not the folder of version {self.version}")
+        return self
 
 
 def checkpoint_folders(run_folder: Path) -> list[Path]:
@@ -75,9 +83,27 @@ def read_best(run_folder: Path) -> Best | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise CheckpointError(f"{path}: {error.strerror}; remove it") from None
+        raise CheckpointError(f"{path}: {error.strerror}{_REMOVE}") from None
     except ValidationError as error:
-        raise CheckpointError(f"{path}: {error.errors()[0]['msg']}; remove it") from None
+        raise CheckpointError(f"{path}: {error.errors()[0]['msg']}{_REMOVE}") from None
+
+
+def pass_over_damaged_best(run_folder: Path, say: Callable[[str], None]) -> None:
+    """Put a damaged ``checkpoints/best.json`` aside: the next evaluation is then the best so far.
+
+    Args:
+        run_folder: The run's.
+        say: Gets a line where it is damaged.
+    """
+    try:
+        read_best(run_folder)
+    except CheckpointError as error:
+        path = run_folder / CHECKPOINTS_FOLDER / _BEST_FILE
+        aside = path.with_name(path.name + ".damaged")
+        path.rename(aside)
+        say(
+            f"{str(error).removesuffix(_REMOVE)}; it is now {aside.name}, and the next evaluation the best"
+        )
 
 
 def write_best(run_folder: Path, best: Best) -> None:

@@ -1,10 +1,11 @@
 """JSON of others: what parsers differ in is refused, with its key."""
 
+import re
 from typing import Any
 
 import pytest
 
-from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_json
+from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_json, parse_toml
 
 
 @pytest.mark.parametrize(
@@ -42,3 +43,23 @@ def test_what_is_no_json_is_left_to_its_reader(text: str) -> None:
 def test_json_is_read(text: str) -> None:
     check_flaws(text)
     parse_json(text)
+
+
+def test_toml_may_begin_with_the_mark_before_utf_8() -> None:
+    assert parse_toml(b"\xef\xbb\xbfa = 1\r\n") == parse_toml(b"a = 1\n") == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"a = 1\nb = '\xe4'\n", "not UTF-8 (at line 2)"),
+        ("a = 1".encode("utf-16"), "not UTF-8 (at line 1)"),
+        (b"a = " + b"[" * 5000, "nested too deeply"),
+        (b"a = " + b"9" * 5000, "4300 digits"),
+        (b"a = ", "Invalid value"),
+    ],
+)
+def test_what_is_no_toml_is_said_in_one_line(data: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        parse_toml(data)
+    assert "\n" not in str(caught.value)

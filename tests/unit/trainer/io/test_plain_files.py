@@ -6,21 +6,25 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config.sections import RunConfig, TrainConfig
+from trainer.config.sections import EvaluationConfig, RunConfig, TrainConfig
 from trainer.console.tracking import METRICS_FILE, Tracker, read_metrics
-from trainer.errors import TrainerError
+from trainer.errors import DataError, TrainerError, UsageError
+from trainer.evaluation.as_trained import as_trained
 from trainer.io.jsonl import read_lines
 from trainer.io.kept_settings import (
     CONFIG_FILE,
     keep_settings,
     kept_dtype,
+    prompt_format_of,
     read_run_config,
     training_data,
 )
 from trainer.io.paths import is_lasting, read_plain
+from trainer.report.run_record import read_run
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.run_folder import run_as_begun
 
 Make = Callable[[Path], None]
 NO_FILES: dict[str, Make] = {
@@ -78,14 +82,76 @@ def test_what_is_optional_is_passed_over(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["[1]", '"x"', "{}", '{"step": NaN}', '{"step": 1e999}', "[" * 9999]
+    "line",
+    [
+        *(b"[1]", b'"x"', b"{}", b'{"step": NaN}', b'{"step": 1e999}', b"[" * 9999, b"\xff"),
+        *(b'{"step": true}', b'{"step": -1}', '{"step": 2, "größe": 1}'.encode("latin-1")),
+        *(
+            b'{"step": 2, "eval/step": ' + value + b"}"
+            for value in (b'"x"', b"null", b"[1]", b"NaN", b"1e999", b"9" * 5000, b"[" * 900)
+        ),
+    ],
 )
-def test_a_damaged_line_of_metrics_ends_them(line: str, tmp_path: Path) -> None:
+def test_a_damaged_line_of_metrics_is_named_unless_it_is_the_last(
+    line: bytes, tmp_path: Path
+) -> None:
     path = tmp_path / METRICS_FILE
-    path.write_text(f'{{"step": 1, "a": 0.5}}\n{line}\n{{"step": 2}}\n')
-    assert read_metrics(tmp_path) == [{"step": 1, "a": 0.5}]
-    path.write_bytes(b'{"step": 1}\n\xff\n')
+    path.write_bytes(b'{"step": 1, "a": 0.5}\n' + line + b'\n{"step": 2}\n')
+    for read in (read_metrics, lambda folder: Tracker(RunConfig(folder=folder), first_step=2)):
+        with pytest.raises(DataError) as caught:
+            read(tmp_path)
+        assert str(caught.value) == f"{path}:2: no line of metrics; remove it"
+    path.write_bytes(b'{"step": 1}\n' + line + b"\n")
     assert read_metrics(tmp_path) == [{"step": 1}]
+
+
+DAMAGED = {
+    "Latin-1": "# größe\n".encode("latin-1"),
+    "UTF-16": '[data]\nsource = "x"\n'.encode("utf-16"),
+    "a number of 5,000 digits": b"a = " + b"9" * 5000,
+    "nested": b"a = " + b"[" * 5000,
+    "zeros": bytes(100),
+}
+COMMANDS: dict[str, Callable[[Path], object]] = {
+    "report": read_run,
+    "replay": read_run_config,
+    "eval": lambda run: as_trained(EvaluationConfig(models=(f"A={run}",))),
+    "eval's training data": lambda run: training_data(run / "adapters/policy-000001"),
+    "train": lambda run: run_as_begun(TrainConfig(run=RunConfig(folder=run)), print),
+    "train from it": lambda run: prompt_format_of(run / "start"),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_run_whose_settings_are_damaged_is_one_line_in_every_command(
+    command: str, content: bytes, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapters/policy-000001"
+    adapter.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).touch()
+    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+    (tmp_path / METRICS_FILE).write_text('{"step": 1}\n')
+    (tmp_path / CONFIG_FILE).write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        COMMANDS[command](tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / CONFIG_FILE}: ")
+    assert "\n" not in str(caught.value)
+    (tmp_path / CONFIG_FILE).write_bytes(b"\xef\xbb\xbf[run]\nseed = 3\n")
+    COMMANDS[command](tmp_path)
+
+
+@pytest.mark.parametrize("text", ["rollout = 3\n", "rollout = [1]\nsft = 1\ndata = 2\n"])
+def test_sections_that_are_none_say_nothing_of_an_adapter(text: str, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapters/policy-000001"
+    adapter.mkdir(parents=True)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (adapter / name).touch()
+    (tmp_path / CONFIG_FILE).write_text(text)
+    config = EvaluationConfig(models=(f"A={adapter}",))
+    assert as_trained(config) == (config, None)
+    assert training_data(adapter) is None
 
 
 def test_a_file_and_a_link_to_one_are_read(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from trainer.run_state.checkpoint import (
     checkpoint_folders,
     load_checkpoint,
     newest_checkpoint,
+    pass_over_damaged_best,
     read_best,
     save_checkpoint,
     step_of,
@@ -466,6 +467,12 @@ def test_a_dangling_link_in_the_place_of_the_best_is_passed_over(tmp_path: Path)
             for number in ("NaN", "Infinity", "-0.1", "1" + "0" * 400)
         ),
         best_at(1).model_dump_json().replace('"step":1', '"step":1' + "0" * 400),
+        best_at(1).model_dump_json().replace('"version":1', '"version":2'),
+        *(
+            best_at(1).model_dump_json().replace("adapters/policy-000001", adapter)
+            for adapter in ("../..", "/etc", "policy-000001", "adapters/../policy-000001", "")
+        ),
+        *(best_at(1).model_dump_json().replace("0.5", value) for value in ("true", '"0.5"')),
     ],
 )
 def test_a_damaged_best_file_is_an_error_that_names_it(text: str, tmp_path: Path) -> None:
@@ -475,3 +482,12 @@ def test_a_damaged_best_file_is_an_error_that_names_it(text: str, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"best\.json") as caught:
         read_best(tmp_path)
     assert "\n" not in str(caught.value)
+    said: list[str] = []
+    for _ in range(2):
+        pass_over_damaged_best(tmp_path, said.append)
+    (line,) = said
+    assert line.startswith(f"{path}: ")
+    assert "best.json.damaged" in line
+    assert "remove it" not in line
+    assert path.with_name("best.json.damaged").read_text() == text
+    assert read_best(tmp_path) is None
