@@ -33,6 +33,7 @@ class UpdateMetrics:
     """KL to the reference by ``ppo.kl_estimator``, nats per completion."""
     kl_coef: float
     explained_variance: float
+    """Over the tokens that train."""
     advantage_mean: float
     advantage_std: float
     value_mean: float
@@ -138,11 +139,12 @@ def update_metrics(
     if everything[0].values is None:
         return metrics
     values, returns = flat(mini_batches, "values"), flat(mini_batches, "returns")
+    trained = torch.cat([e.loss_mask[e.batch.mask] for e in everything])
     return replace(
         metrics,
         value_loss=sums.value_loss / num_mini_batches,
         value_clip_fraction=sums.clipped_values / max(1, sums.num_value_tokens),
-        explained_variance=explained_variance(values, returns),
+        explained_variance=explained_variance(values[trained], returns[trained]),
         value_mean=float(values.mean()),
         return_mean=float(returns.mean()),
         critic_grad_norm=sums.critic_grad_norm / num_steps,

@@ -15,7 +15,9 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import read_metrics
 from trainer.errors import DataError, UsageError
 from trainer.io.kept_settings import CONFIG_FILE
+from trainer.ppo.critic_fit import CriticFit
 from trainer.replay.verify import verify
+from trainer.rollouts import pretrained_critic
 from trainer.rollouts.pretrained_critic import CRITIC_FILE
 from trainer.run_state.journal_reader import JournalReader
 
@@ -127,6 +129,45 @@ def test_the_critic_begins_as_it_was_fitted(
     assert record["explained_variance"] >= record["explained_variance_before"] == 0.0
     (row,) = read_metrics(tmp_path / "run")
     assert (row["ppo/value_mean"] != 0.0) == (record["num_epochs"] > 0)
+
+
+@pytest.mark.parametrize(
+    ("explained", "num_epochs", "asked_as", "expected"),
+    [
+        (0.4, 2, "plain", ["(pass 2)"]),
+        (0.0, 0, "plain", ["(no pass was better: it stays as it was)", "(0.03) lower"]),
+        (0.4, 1, "chat", ["(pass 1)", "collected with plain prompts, and this run asks with chat"]),
+    ],
+)
+def test_a_fit_that_came_to_nothing_is_said_and_prompts_of_another_format_are(
+    explained: float,
+    num_epochs: int,
+    asked_as: str,
+    expected: list[str],
+    first_run: Path,
+    tiny_base: Path,
+    questions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fit = CriticFit(
+        num_completions=9,
+        num_held_out=1,
+        explained_variance_before=0.0,
+        explained_variance=explained,
+        num_epochs=num_epochs,
+    )
+    monkeypatch.setattr(pretrained_critic, "fit_critic", lambda *args, **kwargs: fit)
+    file = first_run / "rollouts/step-000001.jsonl"
+    ppo = {"critic_rollouts": str(file), "critic_pretrain_learning_rate": 0.03}
+    config = config_of(tiny_base, tmp_path, questions, ppo)
+    rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
+    said: list[str] = []
+    pretrained_critic.pretrain_critic(
+        config.model_copy(update={"rollout": rollout}), server_roles(tiny_base), said.append
+    )
+    assert len(said) == len(expected), said
+    assert all(words in line for words, line in zip(expected, said, strict=True)), said
 
 
 def test_a_file_that_is_not_there_is_named(

@@ -472,6 +472,20 @@ def test_a_mini_batch_without_a_token_to_train_moves_nothing_by_momentum(
     assert all(math.isfinite(value) for value in metrics.to_json().values())
 
 
+def test_the_explained_variance_leaves_out_completions_that_do_not_train(
+    make_roles: MakeRoles,
+) -> None:
+    update = PPOUpdate(make_roles(), CONFIG.model_copy(update={"truncation": "mask"}))
+    mini_batches = update.experience(GROUPS, seed="a")
+    values, returns = (
+        torch.cat([getattr(e, name)[e.loss_mask] for m in mini_batches for e in m]).double()
+        for name in ("values", "returns")
+    )
+    by_hand = 1 - float((returns - values).var() / returns.var())
+    metrics = update.step(mini_batches, train_policy=True)
+    assert metrics.explained_variance == pytest.approx(by_hand, rel=1e-3)
+
+
 # --- without a critic ------------------------------------------------------------------------------
 
 
