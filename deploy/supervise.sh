@@ -27,7 +27,7 @@ while [ -z "$stopping" ]; do
   case $code in
     0) exit 0 ;;
     2)
-      echo "supervise: exit code 2, so it is not started again: mend what is said above, then docker compose up -d" >&2
+      echo "supervise: exit code 2, which Docker tries five times in all: mend what is said above, then docker compose up -d" >&2
       exit 2 ;;
   esac
   if [ -z "$stopping" ]; then

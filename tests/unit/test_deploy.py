@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -21,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from inference_server.http.routes import attach_routes
 from inference_server.settings import Settings
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION, VLLM_KEYS
+from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, RunConfig, TrainConfig
 from trainer.console.metric_catalog import METRICS
@@ -134,6 +136,13 @@ def test_what_the_server_hands_on_are_flags_of_vllm() -> None:
     fields = {f"--{name.replace('_', '-')}" for name in AsyncEngineArgs.__dataclass_fields__}
     assert fields >= VLLM_FLAGS
     assert AsyncEngineArgs.gpu_memory_utilization == VLLM_GPU_MEMORY_UTILIZATION
+
+
+def test_the_doctor_of_a_container_asks_no_server() -> None:
+    # One that is away passes, and must not use up the tries of what has to be mended; `train` waits for it.
+    doctors = [words for _, words in commands() if words[:2] == ["trainer", "doctor"]]
+    assert doctors
+    assert all("--no-ask_server" in words for words in doctors)
 
 
 # --- variables -----------------------------------------------------------------------------------
@@ -377,6 +386,59 @@ def test_the_cpu_demo_ends_with_an_evaluation_and_says_how_to_fetch_the_report()
     files = re.findall(r"-f (\S+)", fetch[1])
     assert tuple(files) == STACKS["cpu"]
     assert fetch[2] == f"/data/{folder}/report.html"
+    # It is the last line: the server, which goes on, says nothing of itself.
+    assert environment("cpu", "inference")["VLLM_LOGGING_LEVEL"] == "WARNING"
+
+
+def guide_cells() -> list[str]:
+    """Every ``docker compose …`` in a table of deploy/README.md."""
+    lines = (ROOT / "deploy/README.md").read_text().splitlines()
+    return [
+        cell
+        for line in lines
+        if line.startswith("|")
+        for cell in re.findall(r"`(docker compose [^`]+)`", line)
+    ]
+
+
+def test_the_guides_commands_in_containers_are_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "deploy")
+    names = set()
+    for cell in guide_cells():
+        if " -m trainer " not in cell:
+            continue
+        name, *given = shlex.split(cell.split(" -m trainer ")[1])
+        assert load_config(COMMANDS[name].config, given, prog=name)
+        names.add(name)
+    assert names == {"eval", "report"}
+
+
+def test_what_the_guide_fetches_lies_in_volumes() -> None:
+    mounts = [with_defaults(m).split(":")[1] for m in services("gpu")["trainer"]["volumes"]]
+    paths = [path for cell in guide_cells() for path in re.findall(r" trainer:(\S+)", cell)]
+    assert len(paths) > 2
+    folder = environment("gpu", "trainer")["REGIME_W_RUN__FOLDER"]
+    for path in paths:
+        assert any(path.startswith(f"{mount}/") for mount in mounts)
+    assert {f"/data/{folder}/report.html", f"/data/{folder}/adapters"} <= set(paths)
+
+
+def test_the_guide_keeps_the_key_where_every_later_command_finds_it() -> None:
+    # Compose wants it for `cp`, `logs` and `down` too.
+    text = (ROOT / "deploy/README.md").read_text()
+    for command in (
+        "docker compose up",
+        "docker compose -f docker-compose.yml -f deploy/compose.cpu.yml up",
+    ):
+        (block,) = [b for b in re.findall(r"```sh\n(.*?)```", text, re.S) if f"\n{command}" in b]
+        assert block.startswith("cp .env.example .env\nsed -i "), command
+
+
+def test_the_guide_adds_nvidias_repository_before_it_installs_the_toolkit() -> None:
+    text = (ROOT / "deploy/README.md").read_text()
+    (install,) = [m.start() for m in re.finditer("apt-get install -y nvidia-container", text)]
+    added = text.index("/etc/apt/sources.list.d/nvidia-container-toolkit.list")
+    assert added < text.index("apt-get update", added) < install
 
 
 def test_what_deletes_runs_is_documented() -> None:

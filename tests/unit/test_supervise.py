@@ -34,7 +34,7 @@ def is_running(pid: int) -> bool:
     ("codes", "num_starts", "said"),
     [
         ([0], 1, ""),
-        ([2], 1, "exit code 2, so it is not started again: mend what is said above"),
+        ([2], 1, "exit code 2, which Docker tries five times in all: mend what is said above"),
         ([1, 0], 2, "exit code 1; started again"),
         ([3, 137, 2, 0], 3, "exit code 2"),
         ([*[3] * 8, 0], 9, "exit code 3; started again"),

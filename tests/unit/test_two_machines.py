@@ -1,4 +1,4 @@
-"""The recipe of deploy/README.md for server and trainer on two machines, to the letter."""
+"""The recipes of deploy/README.md for two machines and for two GPUs, to the letter."""
 
 import re
 import shlex
@@ -16,13 +16,14 @@ from trainer.doctor.doctor import run_doctor
 from trainer.doctor.results import CheckResult, ok
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = (ROOT / "deploy/README.md").read_text().split("## Two machines")[1].split("\n## ")[0]
+README = (ROOT / "deploy/README.md").read_text()
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
-def lines() -> list[str]:
-    """The commands of the recipe."""
-    blocks = re.findall(r"```sh\n(.*?)```", RECIPE, re.DOTALL)
+def lines(recipe: str) -> list[str]:
+    """The commands of a section."""
+    section = README.split(f"\n## {recipe}\n")[1].split("\n## ")[0]
+    blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
@@ -52,17 +53,28 @@ def environment(service: str, variables: dict[str, str]) -> dict[str, str]:
     }
 
 
-def test_the_recipe_starts_one_service_on_each_machine() -> None:
-    parts = [words_of(line) for line in lines()]
+@pytest.mark.parametrize("recipe", ["Two machines", "Two GPUs"])
+def test_a_recipe_starts_one_service_on_each_side(recipe: str) -> None:
+    parts = [words_of(line) for line in lines(recipe)]
     assert [(service, variables["MACHINE_ROLE"]) for variables, service, _ in parts] == [
         ("inference", "server"),
         ("trainer", "trainer"),
     ]
-    # The address that the server opens is the one that the trainer asks.
-    assert parts[1][0]["SERVER_URL"] == f"http://{parts[0][0]['BIND_ADDRESS']}:8000"
+    # The second command starts or replaces no server.
+    assert "--no-deps" in lines(recipe)[1]
 
 
-@pytest.mark.parametrize("line", lines())
+def test_the_address_that_the_server_opens_is_the_one_that_the_trainer_asks() -> None:
+    server, trainer = (words_of(line)[0] for line in lines("Two machines"))
+    assert trainer["SERVER_URL"] == f"http://{server['BIND_ADDRESS']}:8000"
+
+
+def test_two_gpus_are_not_the_same_one() -> None:
+    server, trainer = (words_of(line)[0] for line in lines("Two GPUs"))
+    assert server["GPU_ID"] != trainer["GPU_ID"]
+
+
+@pytest.mark.parametrize("line", [*lines("Two machines"), *lines("Two GPUs")])
 def test_the_doctor_lets_each_machine_start(
     line: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,7 +93,8 @@ def test_the_doctor_lets_each_machine_start(
     # A card on which the server's 0.9 leaves less than the trainer needs, and the trainer needs most of it.
     config = load_config(DoctorConfig, [*flags, "--card_gib", "5"], prog="doctor")
     assert run_doctor(config)
-    assert asked == ([] if service == "inference" else [variables["SERVER_URL"]])
+    # Whoever starts first: `train` waits for a server that is away, and the doctor's no would be a try.
+    assert asked == []
     both = config.model_copy(update={"role": "both", "ask_server": False})
     both = both.model_copy(
         update={"serve": both.serve.model_copy(update={"gpu_memory_utilization": 0.9})}
