@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from itertools import pairwise
 
 from trainer.config.sections import TrainConfig
 from trainer.report.findings.finding import Finding, number
@@ -63,14 +64,26 @@ def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
     median = statistics.median(values[-max(1, len(values) // 4) :])
     if median >= _EXPLAINED:
         return None
-    ppo = config.ppo
+    ppo, evidence = config.ppo, ""
+    change = (
+        f"raise ppo.critic_learning_rate ({ppo.critic_learning_rate:g}) or ppo.critic_warmup_steps "
+        f"({ppo.critic_warmup_steps})"
+    )
+    means, deviations = run.series("ppo/value_mean"), run.series("reward/std")
+    jump = max((abs(b - a) for a, b in pairwise(means)), default=0.0)
+    if deviations and jump > statistics.median(deviations):
+        # Steps too large for what is to be learned: such a critic ends as a constant.
+        evidence = (
+            f" Its mean value moved by up to {jump:.2f} from one step to the next, more than the rewards' "
+            f"standard deviation of {statistics.median(deviations):.2f}."
+        )
+        change = f"lower ppo.critic_learning_rate ({ppo.critic_learning_rate:g})"
     return Finding(
         name="critic",
         title="The critic predicts nothing",
         evidence=f"Its explained variance is {median:+.2f} lately; 1 is perfect, 0 is no better than predicting "
-        "the mean return.",
-        change=f"raise ppo.critic_learning_rate ({ppo.critic_learning_rate:g}) or ppo.critic_warmup_steps "
-        f'({ppo.critic_warmup_steps}); or set ppo.advantage = "rloo", which needs no critic.',
+        f"the mean return.{evidence}",
+        change=f'{change}; or set ppo.advantage = "rloo", which needs no critic.',
     )
 
 

@@ -286,7 +286,17 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "critic",
         lambda step: {"ppo/explained_variance": -9.0 if step == 15 else 0.02},
         {},
-        ("+0.02 lately", 'ppo.advantage = "rloo"'),
+        ("+0.02 lately", "raise ppo.critic_learning_rate", 'ppo.advantage = "rloo"'),
+    ),
+    (
+        "critic",
+        lambda step: {
+            "ppo/explained_variance": 0.0,
+            "ppo/value_mean": 0.7 * (step % 2),
+            "reward/std": 0.6,
+        },
+        {},
+        ("up to 0.70 from one step to the next", "lower ppo.critic_learning_rate"),
     ),
 ]
 
