@@ -1,4 +1,7 @@
-"""Regime W: arms, answers, scores, reward. Pure: no torch, no network, no clock."""
+"""Regime W: arms, answers, scores, reward. Pure: no torch, no network, no clock.
+
+Answers of the type math are compared by a process of their own, with the same results wherever its libraries are the same.
+"""
 
 from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.named import answer_type_of

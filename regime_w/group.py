@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from regime_w.answer_types.answer_type import AnswerType
+from regime_w.answer_types.answer_type import AnswerType, merged
 from regime_w.answer_types.number import NUMBER
 from regime_w.arms import ArmOutput, family_of, read_arm_outputs
 from regime_w.config import Formulas, RewardConfig
@@ -104,7 +104,7 @@ def read_group(
         raise ValueError(f"counterfactual: answers must be numbers, not {answer_type.name}")
     gold = None if gold_answer is None else answer_type.read_gold(gold_answer)
     settings = settings_of(names)
-    answers = [_answer_of(output, answer_type) for output in outputs]
+    answers = merged([_answer_of(output, answer_type) for output in outputs], gold, answer_type)
     has_paths = formulas != "original" and answer_type.is_numeric
     arms = []
     for index, (output, answer) in enumerate(zip(outputs, answers, strict=True)):

@@ -15,6 +15,7 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.math_process import LibraryMissing
 from regime_w.answer_types.named import answer_type_of
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
@@ -72,7 +73,8 @@ def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
     """Scores the groups of a file, one after the other.
 
     Raises:
-        RescoreError: The file cannot be read, or a line of it is no rollout.
+        RescoreError: The file cannot be read, a line of it is no rollout, or its answers need a library that
+            is not installed.
     """
     try:
         with _open(path) as lines:
@@ -105,7 +107,10 @@ def _parse(line: bytes, where: str) -> _RowToRescore:
 
 
 def _rescore(stored: _RowToRescore, config: RewardConfig) -> Rescored:
-    answer_type = answer_type_of(stored.answer_type, stored.choices)
+    try:
+        answer_type = answer_type_of(stored.answer_type, stored.choices)
+    except LibraryMissing as error:
+        raise RescoreError(str(error)) from None
     outputs = [
         ArmOutput.from_text(arm.arm_name, arm.full_text, answer_type) for arm in stored.arm_outputs
     ]

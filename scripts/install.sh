@@ -35,7 +35,7 @@ case ${INSTALL:-development} in
     PYTHON=.venv/bin/python
     set -- --python "$PYTHON" --editable ".[$EXTRA,dev]"
     echo "install: $EXTRA build into .venv (about two minutes the first time)" ;;
-  dependencies) set -- --system --python "$PYTHON" --requirements pyproject.toml --extra "$EXTRA" ;;
+  dependencies) set -- --system --python "$PYTHON" --requirements pyproject.toml --extra "$EXTRA" --extra math ;;
   project) set -- --system --python "$PYTHON" --no-deps . ;;
   *) echo "install: INSTALL=$INSTALL; it must be development, dependencies or project" >&2; exit 2 ;;
 esac

@@ -11,6 +11,7 @@ from inference_server.errors import InvalidRequest
 from inference_server.settings import Settings
 from inference_server.wire.schemas import MAX_ARMS, ArmsRequest, Question
 from regime_w import ArmSpec, answer_type_of, build_all_arms
+from regime_w.answer_types.math_process import LibraryMissing
 
 # vLLM silently raises lower temperatures to this one, and would not sample as requested.
 MIN_TEMPERATURE = 0.01
@@ -79,13 +80,18 @@ def check_characters(
 
 
 def check_golds(questions: Sequence[Question]) -> None:
-    """Refuses gold answers that their type cannot read, with which no completion could be compared.
+    """Refuses types of answers that cannot be used here, and gold answers that their type cannot read.
 
     Raises:
         InvalidRequest: Names the question.
     """
     for index, question in enumerate(questions):
-        answer_type = answer_type_of(question.answer_type, question.choices)
+        try:
+            answer_type = answer_type_of(question.answer_type, question.choices)
+        except LibraryMissing as error:
+            raise InvalidRequest(
+                f"question {question.id!r}: {error}", f"questions.{index}.answer_type"
+            ) from None
         if question.gold is not None and answer_type.read_gold(question.gold) is None:
             raise InvalidRequest(
                 f"question {question.id!r}: the gold answer is not {answer_type.expected}, or null for none",

@@ -1,1 +1,1 @@
-"""What an answer is: a number, one of several choices, or a text."""
+"""What an answer is: a number, one of several choices, a text, or mathematics."""

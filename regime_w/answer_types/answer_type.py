@@ -1,8 +1,9 @@
-"""What every type of answer can do."""
+"""What every type of answer can do, and how equal answers of a group become the same text."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
 
-AnswerTypeName = Literal["number", "choice", "text"]
+AnswerTypeName = Literal["number", "choice", "text", "math"]
 
 
 class AnswerType(Protocol):
@@ -19,6 +20,10 @@ class AnswerType(Protocol):
     @property
     def choices(self) -> tuple[str, ...]:
         """The texts of a question's choices, first that of A; empty for other types, or where unknown."""
+
+    @property
+    def is_canonical(self) -> bool:
+        """Whether equal answers are the same text, so that they need not be compared in pairs."""
 
     @property
     def is_numeric(self) -> bool:
@@ -39,3 +44,27 @@ class AnswerType(Protocol):
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether two canonical answers are equal; None equals nothing, not even itself."""
+
+
+def merged(
+    answers: Sequence[str | None], gold: str | None, answer_type: AnswerType
+) -> list[str | None]:
+    """Answers in which equal ones are the same text, that of the first of them, so that texts can be counted.
+
+    Args:
+        answers: Canonical.
+        gold: Canonical; None where there is none. All answers that equal it are one.
+        answer_type: Of all of them.
+    """
+    firsts: list[str] = []
+    known: dict[str, str] = {}
+    for answer in () if answer_type.is_canonical else answers:
+        if answer is None or answer in known:
+            continue
+        is_right = answer_type.equal(answer, gold)
+        peers = [first for first in firsts if answer_type.equal(first, gold) == is_right]
+        same = (first for first in peers if is_right or answer_type.equal(answer, first))
+        known[answer] = next(same, answer)
+        if known[answer] == answer:
+            firsts.append(answer)
+    return [answer if answer is None else known.get(answer, answer) for answer in answers]

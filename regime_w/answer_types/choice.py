@@ -71,6 +71,7 @@ class Choice:
     """Their texts, first that of A; empty where the question alone has them."""
 
     name: ClassVar[AnswerTypeName] = "choice"
+    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = False
 
     @property

@@ -17,6 +17,7 @@ class Number:
 
     name: ClassVar[AnswerTypeName] = "number"
     choices: ClassVar[tuple[str, ...]] = ()
+    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = True
     expected: ClassVar[str] = (
         "one number: give the number alone, or a solution that ends in '#### 18'"

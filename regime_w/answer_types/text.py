@@ -77,6 +77,7 @@ class Text:
 
     name: ClassVar[AnswerTypeName] = "text"
     choices: ClassVar[tuple[str, ...]] = ()
+    is_canonical: ClassVar[bool] = True
     is_numeric: ClassVar[bool] = False
     expected: ClassVar[str] = (
         f"one line of at most {MAX_ANSWER_CHARS} characters: give the answer alone, or a solution that ends "

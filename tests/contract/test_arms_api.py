@@ -13,6 +13,7 @@ from inference_server.engine import EngineAdapter, EngineCompletion, Sampling
 from inference_server.service import Service
 from inference_server.wire.schemas import ArmsResponse, ErrorResponse
 from regime_w import build_all_arms, build_prompt
+from regime_w.answer_types import math_process
 from tests.contract.client import Client, Connection
 from tests.contract.fake_engine import FakeEngine
 
@@ -148,6 +149,19 @@ async def test_choices_of_which_none_can_be_chosen_are_refused(
     assert error["param"].startswith("questions.1.choices")
     assert complaint in error["message"]
     assert engine.num_encoded == 0
+
+
+async def test_a_type_of_answer_whose_library_is_missing_is_refused_where_it_would_be_compared(
+    client: Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math_process, "LIBRARY", "no_such_library")
+    question = {"id": "a", "question": "?", "answer_type": "math"}
+    refused = await client.arms(questions=[question], score=True)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "questions.0.answer_type"
+    assert "pip install 'regime-w[math]'" in refused.text
+    assert engine.num_encoded == 0
+    assert (await client.arms(questions=[question])).status_code == 200
 
 
 async def test_tokens_are_left_out_when_not_asked_for_but_are_counted(client: Client) -> None:

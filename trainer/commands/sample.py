@@ -7,23 +7,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Question, adapter_name
-from regime_w import answer_type_of
 from regime_w.answer_types.choice import with_choices
 from trainer.client.arms_client import ArmsClient
 from trainer.config.safe_text import safe_text
 from trainer.config.sections import SampleConfig
-from trainer.data.columns import check_gold
+from trainer.data.columns import check_gold, usable_type
 
 
 async def sample(config: SampleConfig) -> ArmGroup:
     """The scored group of all arms.
 
     Raises:
-        DataError: The gold answer is none of its type.
+        DataError: The gold answer is none of its type, or the type cannot be used.
         ServerError: The server cannot be reached or refuses.
     """
+    answer_type = usable_type(config.answer_type, config.choices)
     if config.gold is not None:
-        check_gold(config.gold, "gold", answer_type_of(config.answer_type, config.choices))
+        check_gold(config.gold, "gold", answer_type)
     question = Question(
         id="sample",
         question=with_choices(config.question, config.choices),

@@ -69,7 +69,7 @@ class EvaluationConfig(CommandConfig):
     data_answer: NotBlank = "answer"
     """Column that has the right answer."""
     data_answer_type: AnswerTypeName = "number"
-    """What the answers are: `number`, `choice` or `text`."""
+    """What the answers are: `number`, `choice`, `text` or `math`."""
     data_choices: ChoicesColumn = None
     """Column with the list of the choices' texts."""
     train_data: str | None = None
@@ -146,7 +146,7 @@ class SampleConfig(CommandConfig):
     gold: str | None = None
     """The right answer, to see which arms found it."""
     answer_type: AnswerTypeName = "number"
-    """What the answer is: `number`, `choice` or `text`; data.answer_type of the file by default."""
+    """What the answer is: `number`, `choice`, `text` or `math`; data.answer_type of the file by default."""
     choices: Choices = ()
     """The choices' texts, which are put below the question as A) to Z), for answer_type = choice."""
     version: Annotated[int, Field(ge=0, lt=NUM_VERSIONS)] | None = None

@@ -60,8 +60,9 @@ class DataConfig(Section):
     answer: NotBlank = "answer"
     """Column that has the right answer, or a solution that ends in it, such as `solution`."""
     answer_type: AnswerTypeName = "number"
-    """What the answers are: `number` (exact), `choice` (a letter, its index from 0, or the choice's text), or
-    `text` (the same but for case, markup, and punctuation around it)."""
+    """What the answers are: `number` (exact), `choice` (a letter, its index from 0, or the choice's text),
+    `text` (the same but for case, markup, and punctuation around it), or `math` (LaTeX that math-verify finds
+    equal; needs the extra math)."""
     choices: ChoicesColumn = None
     """Column with the list of the choices' texts, which are put below the question as A) to Z), for
     answer_type = choice; null where the question has them itself."""

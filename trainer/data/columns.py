@@ -1,6 +1,6 @@
 """The columns of a record: question, gold answer and choices, by the names that a source gives them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cache, partial
 from typing import Annotated, Any
@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
 from inference_server.wire.prompt_options import Choices
-from regime_w import AnswerType
+from regime_w import AnswerType, answer_type_of
+from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.choice import letter_of
+from regime_w.answer_types.math_process import LibraryMissing
 from regime_w.answer_types.number import NUMBER
 from trainer.config.base import NotBlank
 from trainer.config.data import RecordShape
@@ -91,6 +93,18 @@ def _by_position(shape: RecordShape, row: Any) -> Any:
             f"{shape.answer} {answer[:40]!r} is not one of the labels of {shape.choices}"
         )
     return {**row, shape.answer: letter_of(known.index(answer))}
+
+
+def usable_type(name: AnswerTypeName, choices: Sequence[str] = ()) -> AnswerType:
+    """The type of a question's answer; see `answer_type_of`.
+
+    Raises:
+        DataError: It needs a library that is not installed; says which extra has it.
+    """
+    try:
+        return answer_type_of(name, choices)
+    except LibraryMissing as error:
+        raise DataError(str(error)) from None
 
 
 def check_gold(gold: str, where: str, answer_type: AnswerType = NUMBER) -> None:

@@ -19,11 +19,11 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from inference_server.wire.json_text import parse_json
-from regime_w import AnswerType, answer_type_of
+from regime_w import AnswerType
 from regime_w.answer_types.choice import with_choices
 from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
-from trainer.data.columns import Row, check_gold, row_type
+from trainer.data.columns import Row, check_gold, row_type, usable_type
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import SUFFIXES, parse_row, read_lines, row_error
@@ -167,7 +167,7 @@ def _hub_records(dataset: str, split: Split, shape: RecordShape) -> Iterator[Rec
 
 
 def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:
-    answer_type = answer_type_of(shape.answer_type, row.choices)
+    answer_type = usable_type(shape.answer_type, row.choices)
     check_gold(row.answer, f"{where}: {shape.answer}", answer_type)
     columns = to_jsonable_python(
         row.model_extra, serialize_unknown=True, bytes_mode="base64", inf_nan_mode="null"

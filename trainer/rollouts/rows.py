@@ -17,10 +17,11 @@ from inference_server.wire.schemas import (
     FinishReason,
     TokenId,
 )
-from regime_w import RewardConfig, answer_type_of
+from regime_w import RewardConfig
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.number import NUMBER
 from trainer.config.rollout import MAX_LOGPROB
+from trainer.data.columns import usable_type
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
 from trainer.rollouts.groups import Score, ScoredGroup, as_sample, score_group
@@ -159,7 +160,7 @@ class RolloutRow(_RowPart):
             id=self.id,
             question=self.question,
             gold=self.gold_answer,
-            answer_type=answer_type_of(self.answer_type, self.choices),
+            answer_type=usable_type(self.answer_type, self.choices),
             columns=self.columns,
         )
 

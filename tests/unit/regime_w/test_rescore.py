@@ -10,6 +10,7 @@ import zstandard
 
 from regime_w import ArmOutput, RewardConfig, arm_rewards
 from regime_w.__main__ import main
+from regime_w.answer_types import math_process
 from regime_w.rescore import NUM_SHOWN, RescoreError, report, rescore_file
 
 QUESTION = "Ada has 12 pens and buys 7 more. How many has she?"
@@ -177,3 +178,15 @@ def test_rows_are_scored_by_their_type_of_answer(tmp_path: Path) -> None:
     (group,) = rescore_file(path, RewardConfig())
     assert group.result.scores.answers == ("B", "A")
     assert group.result.scores.correct == (True, False)
+
+
+def test_rows_whose_library_is_missing_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(math_process, "LIBRARY", "no_such_library")
+    path = tmp_path / "math.jsonl"
+    path.write_text(json.dumps(row(TEXTS, answer_type="math")) + "\n")
+    assert main(["score", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "pip install 'regime-w[math]'" in error
+    assert len(error.splitlines()) == 1

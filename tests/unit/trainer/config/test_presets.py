@@ -18,7 +18,10 @@ from trainer.config.sections import SECTIONS, CommandConfig, EvaluationConfig, T
 
 ROOT = Path(__file__).parents[4]
 PRESETS = sorted((ROOT / "deploy/configs").glob("*.toml"))
-FILES = [*PRESETS, ROOT / "examples/smollm2.toml", ROOT / "examples/capitals.toml"]
+FILES = [
+    *PRESETS,
+    *(ROOT / f"examples/{name}.toml" for name in ("smollm2", "capitals", "algebra")),
+]
 POSITIONALS = {
     "diff": ["evaluation.json", "SFT", "PPO"],
     "export": ["runs/x", "--to", "x"],

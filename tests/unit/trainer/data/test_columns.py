@@ -8,6 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from regime_w import answer_type_of
+from regime_w.answer_types import math_process, mathematics
+from regime_w.answer_types.mathematics import Mathematics
 from trainer.config.data import DataConfig, RecordShape
 from trainer.config.sections import EvaluationConfig, SampleConfig
 from trainer.data.contamination import find_repeats
@@ -58,6 +60,32 @@ def test_math_500_shaped_records_of_numbers(tmp_path: Path) -> None:
     path = str(tmp_path / "d.jsonl")
     (shown,) = load_demonstrations(path, Split.TRAIN, num_examples=1, shape=MATH_500)
     assert shown.gold == r"So \boxed{2}."
+
+
+def test_math_500_shaped_records_of_mathematics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math_process, "LIBRARY", "json")  # whether it is there; nothing asks it
+    row: dict[str, object] = {
+        "problem": "?",
+        "solution": r"So $\boxed{\text{(C)}}$, or $\boxed{\frac12}$.",
+        "answer": "0.5",
+    }
+    for column in ("solution", "answer"):
+        shape = RecordShape(question="problem", answer=column, answer_type="math")
+        (record,) = load(tmp_path, shape, row)
+        assert record.answer_type == Mathematics()
+        assert record.is_answered_by(r"Thus \boxed{\dfrac{1}{2}}")
+        assert not record.is_answered_by(r"Thus \boxed{\dfrac{1}{3}}")
+
+
+def test_a_type_whose_library_is_missing_is_refused_with_its_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math_process, "LIBRARY", "no_such_library")
+    with pytest.raises(DataError, match=r"pip install 'regime-w\[math\]'") as caught:
+        load(tmp_path, RecordShape(answer_type="math"), {"question": "?", "answer": "2"})
+    assert "\n" not in str(caught.value)
 
 
 def test_texts_and_choices_that_the_question_has_itself(tmp_path: Path) -> None:
@@ -173,17 +201,24 @@ def test_an_adapter_knows_the_shape_of_its_training_data(tmp_path: Path) -> None
     assert data.shape == RecordShape()
 
 
-def test_the_example_of_choices_loads_in_two_parts() -> None:
+@pytest.mark.parametrize(
+    ("example", "answer_type", "num_choices"), [("capitals", "choice", 4), ("algebra", "math", 0)]
+)
+def test_examples_load_in_two_parts(
+    example: str, answer_type: str, num_choices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math_process, "LIBRARY", "json")
+    monkeypatch.setattr(mathematics, "are_equal", lambda answer, gold: True)
     examples = Path(__file__).resolve().parents[4] / "examples"
-    data = DataConfig.read_kept(tomllib.loads((examples / "capitals.toml").read_text())["data"])
+    data = DataConfig.read_kept(tomllib.loads((examples / f"{example}.toml").read_text())["data"])
+    source = examples / f"{example}.jsonl"
     parts = [
-        load_records(
-            f"{examples / 'capitals.jsonl'}#{part}", part, num_records=99, shape=data.shape
-        )
-        for part in Split
+        load_records(f"{source}#{part}", part, num_records=99, shape=data.shape) for part in Split
     ]
+    assert all(parts)
     assert sum(map(len, parts)) == 20
-    assert all(len(record.answer_type.choices) == 4 for part in parts for record in part)
+    assert {record.answer_type.name for part in parts for record in part} == {answer_type}
+    assert {len(record.answer_type.choices) for part in parts for record in part} == {num_choices}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""The process that compares mathematics, as this one handles it; see `regime_w.answer_types.math_worker`."""
+
+import atexit
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+LIBRARY = "math_verify"
+_PROGRAM = Path(__file__).with_name("math_worker.py")
+_NUM_STARTS = 2
+_NUM_KEPT = 4096
+"""Answers that are remembered: the arms of a group give the same few."""
+
+
+class LibraryMissing(Exception):
+    """math-verify is not installed; the message says how to get it."""
+
+
+def require_library() -> None:
+    """Look for math-verify without loading it.
+
+    Raises:
+        LibraryMissing: It is not there.
+    """
+    if importlib.util.find_spec(LIBRARY) is None:
+        raise LibraryMissing(
+            "the answer type math needs math-verify, which is not installed: pip install 'regime-w[math]', or set "
+            "another answer_type"
+        )
+
+
+class MathProcess:
+    """The process, started when it is first needed; several threads may ask it."""
+
+    def __init__(self, program: Path = _PROGRAM) -> None:
+        """Keep what to start."""
+        self._program = program
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, answer: str, gold: str) -> bool:
+        """Whether both can be read, and the answer equals the gold answer.
+
+        Raises:
+            RuntimeError: The process ends whenever it is asked.
+        """
+        request = json.dumps([answer, gold]).encode() + b"\n"
+        with self._lock:
+            for _ in range(_NUM_STARTS):
+                reply = self._reply(request)
+                if reply:
+                    return reply == b"true\n"
+        raise RuntimeError(
+            f"the process that compares mathematics ends at once; its errors are above: {self._program}"
+        )
+
+    def end(self) -> None:
+        """End the process; another is started when it is asked again."""
+        with self._lock:
+            self._end()
+
+    def _reply(self, request: bytes) -> bytes:
+        """A line; empty where the process has ended."""
+        process = self._process = self._process or _started(self._program)
+        assert process.stdin is not None
+        assert process.stdout is not None
+        reply = b""
+        try:
+            with suppress(BrokenPipeError):  # That no reply comes says the same.
+                process.stdin.write(request)
+                process.stdin.flush()
+            reply = process.stdout.readline()
+        finally:
+            # After an interruption the reply would be taken for that of the next request.
+            if not reply:
+                self._end()
+        return reply
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(BrokenPipeError):
+            process.communicate()
+
+
+def _started(program: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        # Without the folder of the file, whose modules have common names, on the path.
+        [sys.executable, "-P", "-W", "ignore", str(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        # The order of a set's elements decides which of several simplifications is tried first.
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+        # A Ctrl-C in the terminal is this process's to handle.
+        start_new_session=True,
+    )
+
+
+_PROCESS = MathProcess()
+atexit.register(_PROCESS.end)
+
+
+@lru_cache(maxsize=_NUM_KEPT)
+def are_equal(answer: str, gold: str) -> bool:
+    """See `MathProcess.ask`."""
+    return _PROCESS.ask(answer, gold)

@@ -1,0 +1,154 @@
+"""The process that compares mathematics: what bounds it, and that its end is no answer."""
+
+import io
+import json
+import os
+import resource
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from regime_w.answer_types import math_worker
+from regime_w.answer_types.math_process import MathProcess
+
+
+class Ended(BaseException):
+    """In place of `os._exit`."""
+
+
+def end(code: int) -> None:
+    raise Ended(code)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[int, int]]:
+    """What the worker limits, none of which happens to this process."""
+    found: dict[int, tuple[int, int]] = {}
+    monkeypatch.setattr(resource, "setrlimit", found.__setitem__)
+    monkeypatch.setattr(sys, "setprofile", lambda budget: None)
+    monkeypatch.setattr(os, "_exit", end)
+    return found
+
+
+def test_the_size_of_numbers_is_known_before_they_are_evaluated() -> None:
+    from sympy import Integer, Matrix, Pow, Rational, Symbol, binomial, factorial
+
+    nine, x = Integer(9), Symbol("x")
+    tower = Pow(nine, Pow(nine, nine, evaluate=False), evaluate=False)
+    sizes = [
+        (nine, 4),
+        (Rational(1, 2), 2),
+        (x, 1),
+        (Pow(x, 2), 4),
+        (Pow(2, x), 4),
+        (Pow(nine, nine, evaluate=False), 4 << 4),
+        (Pow(Pow(nine, -1, evaluate=False), -1, evaluate=False), 4),
+        (tower, 4 << 64),
+        (x + tower, 2 + (4 << 64)),
+        (Matrix([[nine, x]]), 6),
+        (factorial(nine, evaluate=False), 5 << 5),
+        (binomial(x, nine), 6 << 6),
+    ]
+    for expression, size in sizes:
+        assert math_worker._bits(expression) == size, expression
+
+
+@pytest.mark.parametrize(
+    ("latex", "is_read"),
+    [
+        (r"\binom{12}{3}", True),
+        (r"\binom{n}{k} p^k (1-p)^{n-k}", True),
+        (r"\binom{12}{3} \cdot 2^{10}", True),
+        (r"9^{9^{9}} + 1000000!", True),
+        (r"\binom{9^{9}}{1000}", False),
+        (r"\binom{9^{9^9}}{2}", False),
+        (r"\binom{(((9^9)^9)^9)^9}{2}", False),
+        (r"\binom{9!!!}{2}", False),
+        (r"\gcd(2^{999}, 3)", False),
+        (r"\gcd(2^(9+9), 3)", False),
+        (r"\begin{vmatrix} 99999 & 1 \\ 1 & 1 \end{vmatrix}", False),
+    ],
+)
+def test_what_is_evaluated_as_it_is_read_is_small(latex: str, is_read: bool) -> None:
+    assert bool(math_worker._EVALUATED.search(latex) and math_worker._LARGE.search(latex)) is not (
+        is_read
+    )
+
+
+def test_work_is_counted_and_ends_the_process(limits: object) -> None:
+    budget = math_worker._Budget(2)
+    budget("call")
+    budget("return")
+    with pytest.raises(Ended, match="2"):
+        budget("call")
+
+
+def test_a_request_is_answered_by_a_child_within_its_limits(
+    limits: dict[int, tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("math_verify")
+    monkeypatch.setattr(math_worker, "_SAMPLES", (("x + 1", "1 + x"),))
+    children = iter([1, 2, 0])
+    monkeypatch.setattr(os, "fork", lambda: next(children))
+    monkeypatch.setattr(os, "waitpid", lambda child, options: (child, 256 * (child - 1)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'["x", "y"]\n' * 3)))
+    monkeypatch.setattr(sys, "stdout", replies := io.StringIO())
+    with pytest.raises(Ended, match="1"):
+        math_worker.main()
+    assert replies.getvalue() == "true\nfalse\n"
+    assert limits[resource.RLIMIT_AS] == (2**30, 2**30)
+    assert limits[resource.RLIMIT_CPU] == (20, 20)
+    assert limits[resource.RLIMIT_CORE] == (0, 0)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    math_worker.main()
+
+
+@pytest.mark.parametrize(
+    ("request_", "code"),
+    [
+        (["2x", "x \\cdot 2"], 0),
+        (["2x", "3x"], 1),
+        (["", "3x"], 1),
+        (["9^{9^{9}}", "3x"], 1),
+        (["\\gcd(9^{9^{9}}, 3)", "3x"], 1),
+        (["2x"], 1),
+    ],
+)
+def test_the_exit_code_is_the_answer(limits: object, request_: list[str], code: int) -> None:
+    pytest.importorskip("math_verify")
+    assert math_worker._exit_code(json.dumps(request_).encode()) == code
+
+
+def program(folder: Path, source: str) -> Path:
+    path = folder / "program.py"
+    path.write_text(source)
+    return path
+
+
+def test_a_process_that_ends_is_started_again(tmp_path: Path) -> None:
+    process = MathProcess(program(tmp_path, "input(); print('true', flush=True)"))
+    assert process.ask("x", "y")
+    assert process.ask("x", "y")
+    process.end()
+    process.end()
+
+
+def test_a_process_that_always_ends_is_an_error(tmp_path: Path) -> None:
+    process = MathProcess(program(tmp_path, ""))
+    with pytest.raises(RuntimeError, match=r"compares mathematics ends at once"):
+        process.ask("x", "y")
+    process.end()
+
+
+def test_an_interrupted_request_leaves_no_reply_to_the_next(tmp_path: Path) -> None:
+    source = "import os, signal, time\nos.kill(os.getppid(), signal.SIGUSR1)\ntime.sleep(600)"
+    process = MathProcess(program(tmp_path, source))
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            process.ask("x", "y")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert process._process is None
