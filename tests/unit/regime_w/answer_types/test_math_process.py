@@ -78,11 +78,11 @@ def test_what_is_evaluated_as_it_is_read_is_small(latex: str, is_read: bool) -> 
 
 
 def test_work_is_counted_and_ends_the_process(limits: object) -> None:
-    budget = math_worker._Budget(2)
-    budget("call")
-    budget("return")
+    budget = math_worker._budget(2)
+    budget(None, "call", None)
+    budget(None, "return", None)
     with pytest.raises(Ended, match="2"):
-        budget("call")
+        budget(None, "call", None)
 
 
 def test_a_request_is_answered_by_a_child_within_its_limits(
