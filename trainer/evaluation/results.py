@@ -31,7 +31,9 @@ class ModelResult(EvaluationPart):
     model: str
     """The served model's name, or the adapter folder."""
     accuracy: Estimate
-    """Accuracy of the greedy answers."""
+    """Accuracy of the greedy answers, wherever the text gives them (lenient)."""
+    strict: Estimate | None = None
+    """The same of answers after ``####`` or in a box alone; null in evaluations of before."""
     completions: CompletionStats
     """Averages over the greedy completions."""
     arms: ArmsResult | None
@@ -47,6 +49,7 @@ class ModelResult(EvaluationPart):
             label=label,
             model=model,
             accuracy=Estimate.of([float(answer.correct) for answer in greedy]),
+            strict=Estimate.of([float(answer.strictly_correct) for answer in greedy]),
             completions=CompletionStats.of(greedy),
             arms=ArmsResult.of(arms) if arms else None,
         )

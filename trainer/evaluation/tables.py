@@ -30,7 +30,15 @@ def tables_of(evaluation: Evaluation) -> list[TextTable]:
     tables = [
         TextTable(
             caption="Greedy accuracy, 95% Wilson interval",
-            headings=("Model", "Accuracy", "95% interval", "Answered", "Truncated", "Tokens"),
+            headings=(
+                "Model",
+                "Accuracy",
+                "95% interval",
+                "Strict",
+                "Answered",
+                "Truncated",
+                "Tokens",
+            ),
             rows=tuple(map(_greedy_row, evaluation.models)),
         )
     ]
@@ -71,6 +79,7 @@ def _greedy_row(model: ModelResult) -> tuple[str, ...]:
         model.label,
         f"{accuracy.value:.1%}",
         f"[{100 * accuracy.low:.1f}, {100 * accuracy.high:.1f}]",
+        "–" if model.strict is None else f"{model.strict.value:.1%}",
         f"{completions.answered:.1%}",
         f"{completions.truncated:.1%}",
         f"{completions.mean_tokens:.1f}",

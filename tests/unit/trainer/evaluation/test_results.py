@@ -12,6 +12,7 @@ from rich.console import Console
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import ArmOutput, answer_type_of, compute_regime_w_scores
+from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
 from trainer.evaluation.arms_results import ArmsResult
@@ -32,7 +33,7 @@ from trainer.evaluation.results import (
     compare_all,
 )
 from trainer.evaluation.statistics import mcnemar_p_value
-from trainer.evaluation.tables import print_table, signed
+from trainer.evaluation.tables import print_table, signed, tables_of
 
 NAMES = ("wolfram_0", "wolfram_1", "maudlin_0", "maudlin_1")
 RECORD = Record(id="q", question="3 + 4?", gold="#### 7")
@@ -105,6 +106,49 @@ def test_an_answer_is_read_and_compared_exactly() -> None:
     assert not Answer.of("#### 7.01", "#### 7", num_tokens=9, truncated=False).correct
     silent = Answer.of("I give up.", "#### 7", num_tokens=3, truncated=True)
     assert (silent.answer, silent.correct, silent.truncated) == (None, False, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "gold", "correct", "strict"),
+    [
+        ("3 + 4 = 7\n#### 7", "number", "7", True, True),
+        ("3 + 4 = 7, so \\boxed{7.00}.", "number", "7", True, True),
+        ("She has 3 + 4 = 7", "number", "7", True, False),
+        ("The answer is 7.", "number", "7", True, False),
+        ("<think>#### 7</think>It is 7", "number", "7", True, False),
+        ("#### 8", "number", "7", False, False),
+        ("The answer is B.", "choice", "B", True, False),
+        ("#### b)", "choice", "B", True, True),
+        ("Mary Shelley", "text", "Mary Shelley", True, False),
+        ("\\boxed{Mary Shelley}", "text", "Mary Shelley", True, True),
+    ],
+)
+def test_an_answer_counts_strictly_where_it_stands_in_the_form_that_was_asked_for(
+    text: str, kind: AnswerTypeName, gold: str, correct: bool, strict: bool
+) -> None:
+    answer_type = answer_type_of(kind)
+    found = Answer.of(text, gold, num_tokens=1, truncated=False, answer_type=answer_type)
+    assert (found.correct, found.strictly_correct) == (correct, strict)
+
+
+def test_strict_accuracy_stands_beside_the_lenient_one_and_is_unknown_of_before() -> None:
+    def asked(text: str) -> QuestionAnswers:
+        answer = Answer.of(text, "7", num_tokens=1, truncated=False)
+        return QuestionAnswers(
+            id=text, question="?", gold="7", models={"PPO": ModelAnswers(greedy=answer, arms=None)}
+        )
+
+    found = evaluation([asked("#### 7"), asked("It is 7"), asked("So 7"), asked("8")])
+    (model,) = found.models
+    assert model.strict is not None
+    assert (model.accuracy.value, model.strict.value) == (0.75, 0.25)
+    assert [row[:4] for row in tables_of(found)[0].rows] == [
+        ("PPO", "75.0%", tables_of(found)[0].rows[0][2], "25.0%")
+    ]
+    kept = found.model_dump(mode="json")
+    del kept["models"][0]["strict"]
+    before = Evaluation.model_validate(kept)
+    assert tables_of(before)[0].rows[0][3] == "–"
 
 
 def test_scores_of_an_evaluation_do_not_know_the_gold_answer() -> None:
