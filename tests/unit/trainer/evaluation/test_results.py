@@ -331,8 +331,8 @@ def test_the_table_in_a_pipe_is_plain_and_never_wrapped_or_cut() -> None:
     )
     lines = printed(shown, width=40)
     assert lines[0] == shown.summary
-    assert "Base [bold]x[/bold] 25.0% [4.6, 69.9] 25.0% 75.0% 4.0" in lines
-    assert f"{label} 100.0% [51.0, 100.0] 100.0% 0.0% 4.0" in lines
+    assert "Base [bold]x[/bold] 25.0% [4.6, 69.9] 25.0% 25.0% 75.0% 4.0" in lines
+    assert f"{label} 100.0% [51.0, 100.0] 100.0% 100.0% 0.0% 4.0" in lines
     assert f"{label} − Base [bold]x[/bold] +75.0 [+25.0, +100.0] 3 0 0.25" in lines
 
 
