@@ -2,47 +2,50 @@
 
 import re
 import string
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.completions import completion_of
+from regime_w.answer_types.contradictions import (
+    Names,
+    gives_another,
+    is_doubted,
+    is_withdrawn,
+    without_reason,
+)
 from regime_w.answer_types.positions import (
     MAX_ANSWER_CHARS,
-    last_line,
+    Stated,
+    last_lines,
     only_line,
     stated_answer,
     states_gold,
 )
 from regime_w.answer_types.text import normalised
-from regime_w.numbers.markup import without_markup, without_thoughts
-from regime_w.numbers.statements import has_hedge
+from regime_w.numbers.markup import without_markup
 
 LETTERS = string.ascii_uppercase
 """Names of the choices, in order."""
 
-_KIND = r"(?:(?:the\s+)?(?:option|choice|letter|answer)\s+)?"
+_KIND = r"(?:(?:the\s+)?(?:option|choice|letter|answer)(?:\s*:)?\s+)?"
 _ALONE = re.compile(
-    rf"{_KIND}[(\[]?\s*(?P<letter>[A-Za-z])\s*[)\]]?[\s.:,;!]*"
-    r"(?:\s(?:is|was)\s(?:the\s)?(?:right|correct|best|true)(?:\s(?:answer|option|choice|one))?[\s.!]*)?",
+    rf"{_KIND}[(\[]?\s*(?P<letter>[A-Za-z])\s*[)\]]?[\s.:,;!。！]*"
+    r"(?:\s(?:is|was|must\sbe)\s(?:(?:the|my)\s)?(?:final\s)?"
+    r"(?:(?:right|correct|best|true)(?:\s(?:answer|option|choice|one))?|answer)[\s.!。！]*)?",
     re.IGNORECASE,
 )
 _WITH_TEXT = re.compile(
-    rf"{_KIND}(?:[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<bare>[A-Za-z])(?:\s*[).:\]]|\s+[-–—=]))"
+    rf"{_KIND}(?:[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<bare>[A-Za-z])"
+    r"(?:(?P<item>\s*\)|(?=\s+\([^()]*\)[\s.]*\Z))|\s*[.:\]]|\s+[-–—=]))"
     r"\s*[.:–—-]?\s*(?P<text>.+)",
     re.IGNORECASE,
 )
-_REASON = re.compile(r"[\s,;(]+(?:because|since)\s.*", re.IGNORECASE)
-_REJECTED = re.compile(
-    r"(?:(?:this|that|it|which)\s+)?(?:(?:is|was|can|could|has|have|must|be|been|clearly|easily|also)\s+){0,4}"
-    r"(?:(?:eliminat|exclud|reject|discard|dismiss|refut|contradict)ed\b|disprove[dn]\b|(?:ruled|crossed|struck)\sout\b"
-    r"|[✗✘✕❌])",
-    re.IGNORECASE,
-)
-_REFUSED = re.compile(r"(?:no|nope|false|untrue|impossible|invalid|unlikely|out)\b", re.IGNORECASE)
-"""Words that a choice may consist of: they refuse one only where the choices are known to be others."""
-# In prose A is an article and I a pronoun, unless they stand in brackets.
-_OTHER_LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|(?<![\w'’])([B-HJ-Z])(?![\w'’])")
+_QUOTES = str.maketrans("‘’“”", "''\"\"")
+# "A'" is another thing than "A".
+_PRIMED = re.compile(r"[\s*_$(\[{]*[A-Za-z]['’′](?!\w)")
 
 
 def letter_of(index: int) -> str | None:
@@ -84,13 +87,21 @@ class Choice:
         )
 
     def extract(self, text: str) -> str | None:
-        """The stated letter or text of a choice, or that of a last line which is nothing else."""
-        text = without_thoughts(text)
+        """The stated letter or text of a choice, or that of a last line which is nothing else.
+
+        None where what follows takes it back, or where it is one of a list of choices.
+        """
+        text = completion_of(text)
         stated = stated_answer(text)
         if stated is not None:
-            return self.read(stated)
-        line = last_line(text)
-        return None if line is None else self._read(line, may_explain=False)
+            letter = self._read(stated.line, may_explain=not stated.is_label)
+            if letter is None or self._goes_on(stated, letter):
+                return None
+            behind = "" if stated.is_marked else without_markup(stated.behind)
+            return None if is_withdrawn(behind, letter, self._names()) else letter
+        line, before = last_lines(text)
+        letter = self._read_last(line)
+        return None if letter is None or self._read_last(before) not in (None, letter) else letter
 
     def read(self, answer: str) -> str | None:
         """A letter, such as ``(b)``, a letter with a text, such as ``B. Paris``, or the text of one choice.
@@ -105,18 +116,54 @@ class Choice:
             return self.extract(text)
         return self._read(text, may_explain=False)
 
+    def is_ambiguous(self, gold: str) -> bool:
+        """Whether a gold answer is a letter alone that another choice has as its text: ``A`` of ``["B", "A"]``."""
+        letter = self.read_gold(gold)
+        stated = stated_answer(gold) if states_gold(gold) else None
+        alone = normalised(gold if stated is None else stated.line)
+        texts = self._names().texts.items()
+        return any(
+            (other != letter and text == alone)
+            for other, text in texts
+            if letter and alone == letter.lower()
+        )
+
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the letters are the same."""
         return a is not None and a == b
 
-    def _read(self, answer: str, *, may_explain: bool) -> str | None:
-        line = only_line(answer)
-        if line is None:
+    def _read_last(self, line: str | None) -> str | None:
+        """Reads a line that no word announces as the answer."""
+        # Alone, I is a pronoun where no choices are known.
+        if line is None or (not self.choices and line.strip(" .!,*") == "I"):
             return None
-        line = without_markup(line).strip(" $")
-        alone = _ALONE.fullmatch(_REASON.sub("", line, count=1) if may_explain else line)
-        if alone is not None:
-            return self._letter(alone["letter"])
+        return self._read(line, may_explain=False)
+
+    def _goes_on(self, stated: Stated, letter: str) -> bool:
+        """Whether the next choice follows in the next line, in the same form: a list of choices is no answer."""
+        line = only_line(stated.behind.removeprefix("\n").partition("\n")[0])
+        if (
+            not stated.behind.startswith("\n")
+            or line is None
+            or letter == self._names().letters[-1]
+        ):
+            return False
+        is_alone = [
+            _ALONE.fullmatch(without_markup(each)) is not None for each in (stated.line, line)
+        ]
+        return is_alone[0] == is_alone[1] and self._read_last(line) == chr(ord(letter) + 1)
+
+    def _read(self, answer: str, *, may_explain: bool) -> str | None:
+        """Reads a line; one that ``may_explain`` is known to give an answer, and says why."""
+        line = only_line(answer)
+        if line is None or _PRIMED.match(line) or "~~" in line:
+            return None
+        line = without_markup(line.translate(_QUOTES)).strip(" $")
+        head, reason = without_reason(line) if may_explain else (line, "")
+        alone = _ALONE.fullmatch(head)
+        letter = alone and self._letter(alone["letter"])
+        if letter:
+            return None if gives_another(reason, letter, self._names()) else letter
         named = self._named(line)
         if len(named) == 1:
             return named[0]
@@ -127,41 +174,36 @@ class Choice:
         named = self._named(found["text"])
         if named:
             return letter if letter in named else None
-        return letter if may_explain and not self._is_in_doubt(found["text"], letter) else None
+        # Of unknown choices "B) London" gives one, "E. coli" does not.
+        is_unknown = not self.choices
+        is_item = is_unknown and (found["bracketed"] or found["item"] is not None)
+        if not (may_explain or is_item):
+            return None
+        may_say_false = is_unknown and may_explain
+        doubted = is_doubted(found["text"], letter, self._names(), may_say_false=may_say_false)
+        return None if doubted else letter
 
     def _letter(self, letter: str) -> str | None:
-        index = LETTERS.index(letter.upper())
-        return LETTERS[index] if index < (len(self.choices) or len(LETTERS)) else None
+        """A letter in capitals; None where no choice has it."""
+        return letter.upper() if letter.upper() in self._names().letters else None
 
     def _named(self, text: str) -> list[str]:
         """The letters of the choices that have this text."""
         wanted = normalised(text)
-        return [letter for letter, choice in self._texts() if wanted and choice == wanted]
+        return [
+            letter for letter, choice in self._names().texts.items() if wanted and choice == wanted
+        ]
 
-    def _texts(self) -> Iterator[tuple[str, str]]:
-        """The letters with their normalised texts."""
-        for letter, choice in zip(LETTERS, self.choices, strict=False):
-            # What is compared is one line of an answer: a longer choice is known by its letter alone.
-            if len(choice) <= MAX_ANSWER_CHARS:
-                yield letter, normalised(without_markup(choice))
+    def _names(self) -> Names:
+        return _names_of(self.choices)
 
-    def _is_in_doubt(self, text: str, letter: str) -> bool:
-        """Whether what follows a letter takes it back, names another, or has the text of another choice."""
-        others = {(a or b).upper() for a, b in _OTHER_LETTER.findall(text)} - {letter}
-        return (
-            has_hedge(text)
-            or _REJECTED.match(text) is not None
-            or (bool(self.choices) and _REFUSED.match(text) is not None)
-            or any(self._letter(other) for other in others)
-            or self._has_other_text(normalised(text), letter)
-        )
 
-    def _has_other_text(self, text: str, letter: str) -> bool:
-        """Whether a normalised text has another choice's text in it, and not the letter's own, or as a part of that."""
-        found = {
-            each: choice
-            for each, choice in self._texts()
-            if choice and re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", text)
-        }
-        own = found.pop(letter, None)
-        return any(own is None or (own in other and own != other) for other in found.values())
+@lru_cache(maxsize=16)
+def _names_of(choices: tuple[str, ...]) -> Names:
+    # What is compared is one line of an answer: a longer choice is known by its letter alone.
+    texts = {
+        letter: normalised(without_markup(choice))
+        for letter, choice in zip(LETTERS, choices, strict=False)
+        if len(choice) <= MAX_ANSWER_CHARS
+    }
+    return Names(LETTERS[: len(choices) or None], texts)

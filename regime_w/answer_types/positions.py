@@ -1,23 +1,38 @@
 r"""Where a completion states its answer, whatever the answer's type.
 
 The position is that of the first rule that applies: after the last ``####`` (see `regime_w.numbers.marker`), in
-the last ``\boxed{}``, after the last "answer is". What a sentence denies or supposes is not stated: "the
-answer is not A", "the incorrect option is A", "if the answer was A".
+the last ``\boxed{}`` or ``<answer></answer>``, after the last "answer is" or under the last heading "Final
+Answer". What a sentence denies or supposes is not stated: "the answer is not A", "the incorrect option is A", "if
+the answer was A".
 """
 
 import re
+from dataclasses import dataclass
 
-from regime_w.numbers.blocks import BOX, NUMBERED_HEADING, closing_brace
-from regime_w.numbers.denials import denial, is_denied, is_supposed, says_instead
+from regime_w.answer_types.sentences import first_sentence, without_outer_marks
+from regime_w.numbers.blocks import BOX, NUMBERED_HEADING, closing_brace, first_block
+from regime_w.numbers.denials import denial, has_correction, is_denied, is_supposed, says_instead
 from regime_w.numbers.marker import MARKER, after_marker
+from regime_w.numbers.markup import without_markup
 from regime_w.numbers.statements import has_hedge, last_match
 
 MAX_ANSWER_CHARS = 400
 """Longer statements are prose, and no answer."""
 
+_MAX_BEHIND = 160
+"""The most characters behind a statement that are looked at."""
+
 _ANSWER_IS = re.compile(
-    r"(?:\b|(?<=_))(?:answer|option|choice)\b[*_ ]{0,3}(?:is|was|would be|:|=)[*_: ]{0,4}\n?",
-    re.IGNORECASE,
+    r"""
+    (?:\b|(?<=_)) (?:answer|(?P<label>option|choice))\b [*_ ]{0,3} (?:is|was|would\ be|:|=) [*_: ]{0,4}
+    (?:\n[ \t]{0,8}){0,3}
+  | (?<![^\n]) (?: [#*_ ]{0,8} (?:the\ )?final[ _]answer | (?:\#{1,6}|\*\*|__)\ ?(?:the\ )?answer )
+    [*_: ]{0,8} \n\s{0,8}               # a heading
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_BOX = re.compile(
+    rf"{BOX.pattern}|<answer>(?=[^<]{{0,{MAX_ANSWER_CHARS}}}</answer>)", re.IGNORECASE
 )
 _CLAUSE_END = re.compile(
     r"[.!?,;:\n>|—–][*_\"'`$)\]}]*|\s-\s|\b(?:so|thus|therefore|hence|then|but|means)\b",
@@ -33,25 +48,30 @@ _SUBJECT = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 """What stands before "answer" in a clause that states it: "the incorrect option" or "one choice" is another."""
+_VERB = re.compile(r"(?:is|was)", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
-_MARKS = r"[*_\"'`$)\]}]"
-# After a word of three letters or more: "St. Louis" goes on.
-_SENTENCE_END = re.compile(
-    rf"(?:(?<=[^\W\d_]{{3}})|(?<=[0-9)\]}}$*_\"'`]))[.!](?P<marks>{_MARKS}{{0,20}}+)(?:\s|\Z)"
-)
-_OPENING = {")": "(", "]": "[", "}": "{"}
 
 
-def stated_answer(text: str, addition: re.Pattern[str] | None = None) -> str | None:
-    """The text of the stated answer.
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """An answer that a text states."""
+
+    line: str
+    """Empty where an answer is announced and none follows, or more than an answer."""
+    behind: str = ""
+    """The beginning of what follows."""
+    is_marked: bool = False
+    """Whether it stands behind a ``####``, and what follows takes nothing back."""
+    is_label: bool = False
+    """Whether it stands behind "Option:" or "Choice:" alone, which may only name what is looked at."""
+
+
+def stated_answer(text: str, addition: re.Pattern[str] | None = None) -> Stated | None:
+    """The stated answer; None where none is stated.
 
     Args:
         text: A completion or a solution.
         addition: Begins what is left out of a sentence that states the answer, if there is no doubt in it.
-
-    Returns:
-        A line; empty where an answer is announced and none follows, or more than an answer. None where
-        no answer is stated.
     """
     if MARKER in text:
         return _marked_answer(text, addition)
@@ -64,66 +84,126 @@ def only_line(text: str) -> str | None:
     return None if not text or len(text) > MAX_ANSWER_CHARS or len(text.splitlines()) > 1 else text
 
 
-def last_line(text: str) -> str | None:
-    """The last line that is not blank, where it has the length of an answer."""
-    lines = text.rstrip()[-MAX_ANSWER_CHARS - 1 :].splitlines()
-    return only_line(lines[-1]) if lines else None
+def last_lines(text: str) -> tuple[str | None, str | None]:
+    """The last line that is not blank and the one before it, each None where it has not the length of an answer."""
+    lines = text.rstrip()[-2 * MAX_ANSWER_CHARS - 2 :].splitlines()
+    before, last = ["", "", *(line for line in lines if line.strip())][-2:]
+    return only_line(last), only_line(before)
 
 
 def states_gold(text: str) -> bool:
-    """Whether a gold answer has a place of its own in a solution: a ``####`` or a box."""
-    return MARKER in text or BOX.search(text) is not None
+    """Whether a gold answer has a place of its own in a solution: a ``####``, a box or an element."""
+    return MARKER in text or _BOX.search(text) is not None
 
 
-def _marked_answer(text: str, addition: re.Pattern[str] | None) -> str:
+def _marked_answer(text: str, addition: re.Pattern[str] | None) -> Stated:
     """What stands after the last ``####``; under a heading what is stated there."""
     marked = after_marker(text, NUMBERED_HEADING)
     if marked.below and not marked.line:
-        return _boxed_or_said("\n".join([marked.heading, *marked.below]), addition) or ""
+        return _boxed_or_said("\n".join([marked.heading, *marked.below]), addition) or Stated("")
     line = (marked.line or marked.heading).strip()
-    if len(line) > MAX_ANSWER_CHARS:
-        return ""
+    if not line or len(line) > MAX_ANSWER_CHARS:
+        return Stated("")
+    start = text.rindex(MARKER)
     inner = _boxed_or_said(line, addition)
-    return _without_outer_marks(line, text, text.rindex(MARKER)) if inner is None else inner
+    stated = without_outer_marks(line, text, start) if inner is None else inner.line
+    return Stated(stated, text[start:].partition(line)[2][:_MAX_BEHIND], is_marked=True)
 
 
-def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> str | None:
-    boxed = _last_boxed(text)
-    return _last_said(text, addition) if boxed is None else boxed
+def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
+    return _last_boxed(text) or _last_said(text, addition)
 
 
-def _last_boxed(text: str) -> str | None:
-    """What the last box holds that is not denied; empty where all are."""
-    boxes = [*BOX.finditer(text)]
-    for box in reversed(boxes):
-        clause = text[_clause_start(text, box.start()) : box.start()]
-        said = last_match(_ANSWER_IS, clause)
-        if not is_denied(clause, "") and (not said or _is_stated(clause[: said.start()])):
-            end = closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
-            # One that is not closed nearby is announced, and holds none.
-            return "" if end is None else text[box.end() : end].strip()
-    return "" if boxes else None
+def _last_boxed(text: str) -> Stated | None:
+    """What the last box holds that is not denied; empty where all are, or where another on its line is its rival."""
+    boxes = [*_BOX.finditer(text)]
+    claimed = (box for box in reversed(boxes) if _is_claimed(text, box))
+    last, other = next(claimed, None), next(claimed, None)
+    if last is None:
+        return Stated("") if boxes else None
+    inner, end = _content(text, last)
+    if other is not None:
+        rival, other_end = _content(text, other)
+        if _are_rivals(rival, text[other_end : last.start()], inner):
+            return Stated("")
+    return Stated(inner, text[end : end + _MAX_BEHIND])
 
 
-def _last_said(text: str, addition: re.Pattern[str] | None) -> str | None:
+def _is_claimed(text: str, box: re.Match[str]) -> bool:
+    """Whether what stands around a box lets it state an answer."""
+    clause = text[_clause_start(text, box.start()) : box.start()]
+    said = last_match(_ANSWER_IS, clause)
+    _, end = _content(text, box)
+    behind = text[end : end + _MAX_BEHIND].lstrip(" $")
+    is_wrong = _VERB.match(behind) and is_denied("", behind)
+    if is_wrong or is_denied(clause, ""):
+        return False
+    return not said or _is_stated(clause[: said.start()])
+
+
+def _content(text: str, box: re.Match[str]) -> tuple[str, int]:
+    """What a box holds, and where it ends; empty where it is not closed nearby."""
+    closing = "}" if box.group().endswith("{") else "</answer>"
+    end = (
+        closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
+        if closing == "}"
+        else text.index("<", box.end())
+    )
+    return ("", box.end()) if end is None else (text[box.end() : end].strip(), end + len(closing))
+
+
+def _are_rivals(first: str, between: str, second: str) -> bool:
+    """Whether two boxes of a line hold different answers, and no word corrects or concludes between them."""
+    if "\n" in between or has_correction(between):
+        return False
+    answers = {without_markup(each).strip(" ()$.").casefold() for each in (first, second)}
+    return len(answers) > 1
+
+
+def _last_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
     """The sentence after the last "answer is" that states one; empty where a later one denies it, or all do."""
     denials: list[str] = []
     end = len(text)
     for found in reversed([*_ANSWER_IS.finditer(text)]):
         start, clause = found.end(), _clause_start(text, found.start())
-        if _is_stated(text[clause : found.start()]):
+        before = text[clause : found.start()]
+        if _is_stated(before):
             # "The answer is B. The incorrect option is A."
-            line = text[start : min(end, start + MAX_ANSWER_CHARS)].partition("\n")[0]
-            sentence = _without_outer_marks(_sentence(line), text, start)
+            window = text[start : min(end, start + MAX_ANSWER_CHARS)]
+            line = _first_line(window, is_below="\n" in found.group())
+            sentence, rest = first_sentence(line)
+            sentence = without_outer_marks(sentence, text, start)
             if not denial(sentence):
                 if any(_is_contradicted(sentence, denied) for denied in denials):
-                    return ""
-                added = addition and addition.search(sentence)
-                is_sure = added and not has_hedge(sentence[added.start() :])
-                return sentence[: added.start()] if added and is_sure else sentence
+                    return Stated("")
+                behind = text[start : start + MAX_ANSWER_CHARS + _MAX_BEHIND].partition(
+                    line or "\n"
+                )[2]
+                return Stated(
+                    _without_addition(sentence, addition),
+                    (rest + behind)[:_MAX_BEHIND],
+                    is_label=found["label"] is not None and not _WORD.search(before),
+                )
             denials.append(sentence)
         end = clause
-    return "" if denials else None
+    return Stated("") if denials else None
+
+
+def _first_line(window: str, *, is_below: bool) -> str:
+    """The line that goes on behind an "answer is", or the block below it; empty where that is a list."""
+    if not is_below:
+        return window.partition("\n")[0]
+    lines = [line for line in window.splitlines() if line.strip()]
+    return first_block(lines)[0] if lines else ""
+
+
+def _without_addition(sentence: str, addition: re.Pattern[str] | None) -> str:
+    added = addition and addition.search(sentence)
+    return (
+        sentence[: added.start()]
+        if added and not has_hedge(sentence[added.start() :])
+        else sentence
+    )
 
 
 def _clause_start(text: str, end: int) -> int:
@@ -142,25 +222,3 @@ def _is_contradicted(said: str, denied: str) -> bool:
     """Whether a denial is of what was said, or says another thing instead."""
     words = [set(map(str.casefold, _WORD.findall(each))) for each in (said, denied)]
     return not words[0].isdisjoint(words[1]) or says_instead(denied)
-
-
-def _sentence(line: str) -> str:
-    """The first sentence of a line, without its full stop."""
-    end = _SENTENCE_END.search(line)
-    return (line if end is None else line[: end.start()] + end["marks"]).strip()
-
-
-def _without_outer_marks(line: str, text: str, start: int) -> str:
-    """A line without the marks at its end that were opened before ``start``: "**Answer: Paris**"."""
-    before = text[max(0, start - _MAX_CLAUSE) : start].rpartition("\n")[2]
-    while line and re.fullmatch(_MARKS, line[-1]) and _is_open(line[-1], before, line):
-        line = line[:-1] if line[-1] in _OPENING else line.rstrip(line[-1])
-    return line
-
-
-def _is_open(mark: str, before: str, line: str) -> bool:
-    """Whether a mark at the end of a line closes what was opened before the line."""
-    opening = _OPENING.get(mark)
-    if opening is None:
-        return all(len(re.findall(rf"{re.escape(mark)}+", each)) % 2 for each in (before, line))
-    return before.count(opening) > before.count(mark) and line.count(opening) < line.count(mark)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.completions import completion_of
 from regime_w.answer_types.positions import (
     MAX_ANSWER_CHARS,
     only_line,
     stated_answer,
     states_gold,
 )
-from regime_w.numbers.markup import without_thoughts
+from regime_w.numbers.denials import is_denied, is_withdrawal
 
 _SAME = str.maketrans(
     {**dict.fromkeys("‘’‛`´", "'"), **dict.fromkeys("“”„", '"'), **dict.fromkeys("‐‑‒–—−", "-")}
@@ -37,7 +38,7 @@ _WRAPPED = re.compile(
 _LEADING = re.compile(r"\A(?:[\s,;:]|\.\s)+")
 # "5!" and "n!" are not "5" and "n", and "1, 2, ..." goes on.
 _TRAILING = re.compile(
-    r"(?:[\s,;:\\]|(?<![.\s])\.|(?:(?<=[^\W\d_]{2})|(?<=[^\W\d_]{2}[\"')\]]))[!?]+)\Z"
+    r"(?:[\s,;:\\。]|(?<![.\s])\.|(?:(?<=[^\W\d_]{2})|(?<=[^\W\d_]{2}[\"')\]]))[!?]+)\Z"
 )
 _NOTHING = frozenset(" .,;:!?\"'*_$()[]{}\\-")
 _ADDITION = re.compile(r",\s+(?:who|whom|whose|which|where|because|since)\s")
@@ -71,6 +72,15 @@ def _without_variants(text: str) -> str:
     return unicodedata.normalize("NFKC", text).replace("⁄", "/").casefold().translate(_SAME)
 
 
+def _is_withdrawn(behind: str, answer: str) -> bool:
+    """Whether what follows a statement takes its answer back: "Wait, it's London.", "Paris is wrong."."""
+    if is_withdrawal(behind):
+        return True
+    behind = _without_variants(behind)
+    own = re.finditer(rf"(?<!\w){re.escape(answer)}(?!\w)", behind)
+    return any(is_denied("", behind[found.end() :]) for found in own)
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A short text such as a name, by normalised exact match."""
@@ -87,12 +97,17 @@ class Text:
     def extract(self, text: str) -> str | None:
         """The stated answer, or a completion that is one line.
 
-        A sentence's ", who …" is left out, and what else begins with a comma and a word of `_ADDITION`.
+        A sentence's ", who …" is left out, and what else begins with a comma and a word of `_ADDITION`. None where
+        the next sentence takes the answer back, or one near says that it is wrong.
         """
-        text = without_thoughts(text)
+        text = completion_of(text)
         stated = stated_answer(text, addition=_ADDITION)
-        line = only_line(text) if stated is None else stated
-        return None if line is None else self.read(line)
+        if stated is None:
+            return self.read(text)
+        answer = self.read(stated.line)
+        if answer is None or (not stated.is_marked and _is_withdrawn(stated.behind, answer)):
+            return None
+        return answer
 
     def read(self, answer: str) -> str | None:
         """The normalised answer; None where nothing is left of it."""
@@ -100,8 +115,9 @@ class Text:
         return None if line is None else normalised(line) or None
 
     def read_gold(self, text: str) -> str | None:
-        """A line, or what a solution states after ``####`` or in a box."""
-        return self.read((stated_answer(text) or "") if states_gold(text) else text)
+        """A line, or what a solution states after ``####``, in a box or in an element."""
+        stated = stated_answer(completion_of(text)) if states_gold(text) else None
+        return self.read(text if stated is None else stated.line)
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether the normalised texts are the same."""

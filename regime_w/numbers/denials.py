@@ -72,7 +72,9 @@ _REPLACEMENT = re.compile(
     re.IGNORECASE,
 )
 _WITHDRAWAL = re.compile(
-    r"[\W_]*(?:no|wait|sorry|oops|correction|hmm|(?:that(?:'s| is)|this is) (?:wrong|incorrect))\b",
+    rf"[\W_]*(?:{_CORRECTING}|hmm|(?:that(?:['’]s| is)|this is|i (?:was|am)|i['’]m) (?:{_WRONG})|my mistake|scratch that"
+    # "No other number fits" takes nothing back.
+    r"|on second thoughts?|i mean|make that)\b(?!(?<=no)\s(?!wait|it|that|this|the|sorry)(?-i:[a-z]))",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(

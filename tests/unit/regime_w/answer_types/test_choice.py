@@ -278,6 +278,15 @@ PIECES = st.lists(
             "$",
             "\\text{",
             "ß",
+            "~~",
+            "<answer>",
+            "</answer>",
+            "</s>",
+            " because ",
+            " is right",
+            " is wrong",
+            "Actually, ",
+            "\u212a",
         ]
     )
     | st.text(max_size=6),

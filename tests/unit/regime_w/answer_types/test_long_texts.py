@@ -12,10 +12,20 @@ TYPES = [answer_type_of("choice", ["Paris", "a", "(" * 400]), answer_type_of("te
 PLAIN = ["a", "1", "\n", " ", "the ", "or ", "- ", ", who ", "because "]
 MARKS = ["*", "**a", "$", '"', "'", "_", "(", "²", "½", "\\", "\\text{", "#", "####", "#### A"]
 STATEMENTS = ["answer is ", "one answer is ", "the answer is not A ", "\\boxed{", "not \\boxed{"]
+STRUCK = [
+    "~~a",
+    "<s>a",
+    "<answer>",
+    "</s",
+    "## answer\n",
+    "Wait, A ",
+    "A because B, ",
+    "\\boxed{A} ",
+]
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("unit", [*PLAIN, *MARKS, *STATEMENTS])
+@pytest.mark.parametrize("unit", [*PLAIN, *MARKS, *STATEMENTS, *STRUCK])
 @pytest.mark.parametrize("answer_type", TYPES, ids=lambda answer_type: answer_type.name)
 def test_a_long_text_ends(answer_type: AnswerType, unit: str) -> None:
     # Quadratic work on these would not end within the timeout.
@@ -23,7 +33,7 @@ def test_a_long_text_ends(answer_type: AnswerType, unit: str) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("unit", [*PLAIN, *MARKS, *STATEMENTS])
+@pytest.mark.parametrize("unit", [*PLAIN, *MARKS, *STATEMENTS, *STRUCK])
 @pytest.mark.parametrize("answer_type", TYPES, ids=lambda answer_type: answer_type.name)
 def test_a_hostile_line_ends(answer_type: AnswerType, unit: str) -> None:
     # A line is bounded, so only repetition shows that it backtracks: 2 ms each, not 3 s.
