@@ -53,7 +53,9 @@ def _check_choices(choices: tuple[str, ...], info: ValidationInfo) -> tuple[str,
     seen: dict[str, str] = {}
     for letter, text in zip(LETTERS, map(str.strip, choices), strict=False):
         if (first := seen.setdefault(text, letter)) != letter:
-            raise ValueError(f"choices {first} and {letter} are equal: {text[:40]!r}")
+            raise ValueError(
+                f"choices {first} and {letter} are equal: {text[:40]!r}; leave the question out, or one of them"
+            )
     return choices
 
 

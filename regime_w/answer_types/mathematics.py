@@ -87,7 +87,7 @@ class Mathematics:
         """The stated answer, or a completion that is one line of mathematics."""
         text = without_thoughts(text)
         stated = stated_answer(text)
-        return self.read(text if stated is None else stated)
+        return self.read(text if stated is None else stated.line)
 
     def read(self, answer: str) -> str | None:
         """The number in canonical form, the words, or the cleaned LaTeX; of prose, its only formula if it has one."""
@@ -102,7 +102,8 @@ class Mathematics:
 
     def read_gold(self, text: str) -> str | None:
         """As `read`, of a line or of what a solution states; None where math-verify cannot read it."""
-        gold = self.read((stated_answer(text) or "") if states_gold(text) else text)
+        stated = stated_answer(text) if states_gold(text) else None
+        gold = self.read(text if stated is None else stated.line)
         if gold is None or _is_known(gold):
             return gold
         return gold if are_equal(gold, gold) else None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from inference_server.wire.prompt_options import Choices
 from regime_w import AnswerType, answer_type_of
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.choice import letter_of
+from regime_w.answer_types.choice import Choice, letter_of
 from regime_w.answer_types.math_process import LibraryMissing
 from regime_w.answer_types.number import NUMBER
 from trainer.config.base import NotBlank
@@ -86,13 +86,26 @@ def _by_position(shape: RecordShape, row: Any) -> Any:
     choices = row.get(shape.choices) if isinstance(row, Mapping) else None
     labels = choices.get("label") if isinstance(choices, Mapping) else None
     if not isinstance(labels, list):
-        return row
+        return _unambiguous(shape, row)
     known, answer = [str(label).strip() for label in labels], str(row.get(shape.answer)).strip()
     if known.count(answer) != 1:
         raise ValueError(
             f"{shape.answer} {answer[:40]!r} is not one of the labels of {shape.choices}"
         )
     return {**row, shape.answer: letter_of(known.index(answer))}
+
+
+def _unambiguous(shape: RecordShape, row: Any) -> Any:
+    """A row whose answer is not a letter that another choice has as its text."""
+    answer = row.get(shape.answer) if isinstance(row, Mapping) else None
+    choices: Any = _as_list(row.get(shape.choices)) if isinstance(answer, str) else None
+    are_texts = isinstance(choices, list | tuple) and all(isinstance(text, str) for text in choices)
+    if are_texts and Choice(tuple(choices)).is_ambiguous(answer):
+        raise ValueError(
+            f"{shape.answer} {answer[:40]!r} is the letter of one choice and the text of another: give the right "
+            "one's index from 0, as a number"
+        )
+    return row
 
 
 def usable_type(name: AnswerTypeName, choices: Sequence[str] = ()) -> AnswerType:

@@ -44,6 +44,28 @@ def test_mmlu_shaped_records(tmp_path: Path) -> None:
     assert not record.is_answered_by("#### A")
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer", "gold"),
+    [
+        # A number is an index, and a string a letter or a text.
+        (["1", "2", "3", "4"], 1, "B"),
+        (["1", "2", "3", "4"], "1", "A"),
+        (["1", "2", "3", "4"], "B", "B"),
+        (["O", "A", "B", "AB"], 2, "C"),
+        (["O", "A", "B", "AB"], "AB", "D"),
+        (["O", "A", "B", "AB"], "C) B", "C"),
+        (["A", "B"], "B", "B"),
+        (["x", "y", "z"], "y", "B"),
+        ({"text": ["B", "A"], "label": ["A", "B"]}, "A", "A"),
+    ],
+)
+def test_a_gold_choice_is_a_letter_an_index_or_a_text(
+    choices: object, answer: object, gold: str, tmp_path: Path
+) -> None:
+    (record,) = load(tmp_path, MMLU, {"question": "?", "choices": choices, "answer": answer})
+    assert record.answer_type.read_gold(record.gold) == gold
+
+
 def test_arc_shaped_records(tmp_path: Path) -> None:
     listed = {"text": CHOICES, "label": ["A", "B", "C", "D"]}
     (record,) = load(tmp_path, ARC, {"question": "Which?", "choices": listed, "answerKey": "C"})
@@ -121,6 +143,20 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         (MMLU, {**GOOD, "choices": ["one"]}, "choices: one choice is none: give 2 or more"),
         (MMLU, {**GOOD, "choices": []}, "choices: Value should have at least 2 items"),
         (MMLU, {**GOOD, "choices": ["x", "y", " x"]}, "choices: choices A and C are equal: 'x'"),
+        (MMLU, {**GOOD, "choices": ["x", "x"]}, "'x'; leave the question out, or one of them"),
+        (MMLU, {**GOOD, "answer": "1"}, "answer: '1' is not one choice"),
+        (MMLU, {**GOOD, "choices": ["1", "2"], "answer": "0"}, "answer: '0' is not one choice"),
+        (
+            MMLU,
+            {**GOOD, "choices": ["O", "A", "B"], "answer": "B"},
+            "answer 'B' is the letter of one choice and the text of another: give the right one's index",
+        ),
+        (
+            RecordShape(answer_type="choice", choices="options", answer="key"),
+            {"question": "?", "options": {"text": ["B", "A"]}, "key": "a"},
+            "key 'a' is the letter of one choice and the text of another",
+        ),
+        (MMLU, {**GOOD, "choices": ["B", 1], "answer": "A"}, "choices.1: Input should be a valid"),
         (MMLU, {**GOOD, "choices": "Paris"}, "choices: Input should be a valid array"),
         (MMLU, {**GOOD, "choices": ["Paris", " "]}, "choices.1: must not be blank"),
         (MMLU, {**GOOD, "choices": ["x"] * 27}, "choices: Tuple should have at most 26"),
