@@ -97,7 +97,7 @@ def _by_position(shape: RecordShape, row: Any) -> Any:
 
 def _unambiguous(shape: RecordShape, row: Any) -> Any:
     """A row whose answer is not a letter that another choice has as its text."""
-    answer = row.get(shape.answer) if isinstance(row, Mapping) else None
+    answer: Any = row.get(shape.answer) if isinstance(row, Mapping) else None
     choices: Any = _as_list(row.get(shape.choices)) if isinstance(answer, str) else None
     are_texts = isinstance(choices, list | tuple) and all(isinstance(text, str) for text in choices)
     if are_texts and Choice(tuple(choices)).is_ambiguous(answer):
