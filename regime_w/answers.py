@@ -20,21 +20,15 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from regime_w.numbers.blocks import BOX, HEADING, first_block
+from regime_w.numbers.blocks import BOX, HEADING, closing_brace, first_block
 from regime_w.numbers.boxes import are_rivals, number_in_box
-from regime_w.numbers.denials import denial, is_replacement, is_unclaimed, is_withdrawal
+from regime_w.numbers.claims import claimed, claimed_in_field
+from regime_w.numbers.denials import denial, is_rejection, is_unclaimed, is_withdrawal
 from regime_w.numbers.marker import MARKER, after_marker
-from regime_w.numbers.markup import FACTORIAL, without_markup, without_thoughts
+from regime_w.numbers.markup import FACTORIAL, without_struck, without_thoughts
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
-from regime_w.numbers.statements import (
-    MAX_LINE,
-    begins_with_number,
-    has_hedge,
-    is_in_words_or_doubt,
-    read_gold_line,
-    read_line,
-)
+from regime_w.numbers.statements import MAX_LINE, read_gold_line, read_line
 
 _MAX_GOLD_BOXES = 100
 """A gold answer with more boxes is no solution."""
@@ -44,30 +38,18 @@ _BOX_OR_ELEMENT = re.compile(
 )
 _ANSWER_IS = re.compile(
     r"(?:\b|(?<=_))answer\b[*_ ]{0,3}(?:is|was|equals|would be|:|=)[*_: ]{0,4}(?:\n[ \t]{0,8}){0,3}"
-    r"|(?<![^\n])[#*_ ]{0,8}(?:the )?final[ _]answer[*_: ]{0,8}\n\s{0,8}",
+    r"|(?<![^\n])[#*_ ]{0,8}(?:the )?final[ _]answer[*_: ]{0,8}\n\s{0,8}"
+    r"|(?P<key>[\"'](?:final[_ ]?)?answer[\"']\s{0,4}:)",
     re.IGNORECASE,
 )
-_EXPLANATION = re.compile(r"[,;(](?=\s*[A-Za-z])| (?:because|since|as|which|so) ")
-_SCALED = re.compile(
-    r"\W*(?:in )?(?:thousands?|millions?|billions?|squared|cubed|times|mod(?:ulo)?|base|hex|binary|up to a sign)\b",
-    re.IGNORECASE,
-)
-"""What an addition makes another number of: "18 (in thousands)"."""
 _AFTER_STATEMENT = 160
 """The most characters behind a statement that may withdraw it."""
 _BEFORE_STATEMENT = 80
 """The most characters before an "answer is" that are looked at."""
 _MAX_STATEMENTS = 20
 """The most "answer is" of a text, from its end, that are looked at."""
-_LEAD = re.compile(
-    r"(?:(?:that|exactly|simply|just|only|therefore|thus|then|now|indeed) ){1,2}", re.IGNORECASE
-)
-_VARIABLES = re.compile(r"(?:[\s$(\[{]*+[A-Za-z](?:_\{\w{1,8}\}|\w){0,15}+\s?=)*+")
-"""``x =`` or ``x = y =`` before the number of a sentence without markup."""
-_MATHEMATICS = re.compile(
-    r"[\s*_\"]*+(?:\$[^$0-9]{0,60}[0-9][^$]*\$|\\[(\[][^0-9]{0,60}[0-9]|\\[a-z]{1,20}\s?[{\[]|√)"
-)
-"""A value at the beginning of a sentence, rather than a variable."""
+_MINUS = re.compile(r"\s*(?:minus|negative)\s", re.IGNORECASE)
+"""Begins a text that is a number alone: "minus 5"."""
 _MINUS_SIGN = re.compile(r"^(\s*)−\s+", re.MULTILINE)
 
 
@@ -88,13 +70,15 @@ def extract_answer(text: str) -> str | None:
     Returns:
         The answer in the form of `regime_w.numbers.numerals.canonical`, or None if there is none.
     """
-    text = without_thoughts(text)
+    text = without_struck(without_thoughts(text))
     # With a space behind it a hyphen may mark an item of a list; a minus sign does not.
     text = to_ascii(_MINUS_SIGN.sub(r"\1-", text) if "−" in text else text)
     if MARKER in text:
         return _read_marked(text, read_line)
     line = _explicit_answer(text)
-    return read_last_number(text) if line is None else read_line(line)
+    if line is not None:
+        return read_line(line)
+    return (read_line(text) if _MINUS.match(text) else None) or read_last_number(text)
 
 
 def extract_gold(text: str) -> str | None:
@@ -138,7 +122,10 @@ def _read_marked(text: str, read: Callable[[str], str | None]) -> str | None:
     if answer is None and marked.below:
         line = _explicit_answer("\n".join(marked.below))
         return None if line is None else read(line)
-    return answer
+    if answer is None or read is read_gold_line:
+        return answer
+    behind = text[text.rindex(MARKER) :].partition(marked.line)[2]
+    return None if _is_withdrawn(answer, behind) else answer
 
 
 def _explicit_answer(text: str) -> str | None:
@@ -147,10 +134,14 @@ def _explicit_answer(text: str) -> str | None:
     if not found:
         return _stated(text)
     last = found[-1]
-    if not last.group().endswith("{"):
-        return text[last.end() : text.index("<", last.end())]
-    boxes = [box for box in found if box.group().endswith("{")]
-    return "" if len(boxes) == 2 and are_rivals(text, boxes) else number_in_box(text, last)
+    if last.group().endswith("{"):
+        boxes = [box for box in found if box.group().endswith("{")]
+        line = "" if len(boxes) == 2 and are_rivals(text, boxes) else number_in_box(text, last)
+        end = closing_brace(text, last.end(), MAX_LINE) or last.end()
+    else:
+        line = text[last.end() : text.index("<", last.end())]
+        end = text.index(">", last.end())
+    return "" if _is_withdrawn(read_line(line), text[end + 1 :]) else line
 
 
 def _stated(text: str) -> str | None:
@@ -163,28 +154,32 @@ def _stated(text: str) -> str | None:
             denied = stated
         else:
             claim, denied = stated, None
-    answer = None
-    if claim is not None:
-        sentence = _sentence(text, claim)
-        answer = _claimed(sentence)
-        if answer and denied is None and _is_withdrawn(text, claim, sentence, answer):
-            return ""
-    if denied is None or not answer:
+    if claim is None:
+        return None
+    if claim["key"]:
+        return claimed_in_field(text[claim.end() : claim.end() + MAX_LINE])
+    sentence = _sentence(text, claim)
+    answer = claimed(sentence)
+    if not answer:
         return answer
+    if denied is None:
+        behind = text[claim.end() :].partition(sentence)[2]
+        return "" if _is_withdrawn(read_line(answer), behind) else answer
     # "The answer is 20. No, the answer is not 20. It is 18."
     sentence = _sentence(text, denied)
     negation = denial(sentence)
-    other = _claimed(sentence[negation.end() if negation else 0 :])
+    other = claimed(sentence[negation.end() if negation else 0 :])
     return None if other and read_line(other) == read_line(answer) else answer
 
 
-def _is_withdrawn(text: str, claim: re.Match[str], sentence: str, answer: str) -> bool:
-    """Whether what follows takes a claim back for another number: "The answer is 18. No, it's 20."."""
-    behind = text[claim.end() :].partition(sentence)[2][:_AFTER_STATEMENT]
-    if not is_withdrawal(behind):
+def _is_withdrawn(answer: str | None, behind: str) -> bool:
+    """Whether what follows an answer takes it back, as in "18. No, it's 20."."""
+    behind = behind[:_AFTER_STATEMENT]
+    if answer is None or is_rejection(behind):
+        return answer is not None
+    if not is_withdrawal(behind) or not any(map(str.isdigit, behind)):
         return False
-    instead = read_last_number(behind)
-    return instead is not None and instead != read_line(answer)
+    return answer not in map(read_last_number, SENTENCE_END.split(behind))
 
 
 def _sentence(text: str, stated: re.Match[str]) -> str:
@@ -194,24 +189,3 @@ def _sentence(text: str, stated: re.Match[str]) -> str:
     if "\n" in stated.group():
         line = first_block([line for line in window.splitlines() if line.strip()] or [""])[0]
     return SENTENCE_END.split(FACTORIAL.sub(" factorial", line), maxsplit=1)[0]
-
-
-def _claimed(line: str) -> str | None:
-    """The part of a sentence that gives its number; None and empty as for `_stated`."""
-    sentence = _LEAD.sub("", without_markup(line), count=1)
-    if is_in_words_or_doubt(sentence):
-        return ""
-    if not begins_with_number(_VARIABLES.sub("", sentence, count=1)):
-        return "" if _MATHEMATICS.match(line) else None
-    if has_hedge(sentence):
-        return ""
-    # An explanation is removed: "18, since 9 * 2 = 18" and "18 because …" become "18".
-    explanation = _EXPLANATION.search(sentence)
-    if explanation is None:
-        return sentence
-    answer, rest = sentence[: explanation.start()], sentence[explanation.start() :]
-    if _SCALED.match(rest):
-        return ""
-    # A conclusion or correction is none: "17.8, so she needs 18 buses", "18, I mean 20".
-    concluded = read_last_number(rest) if is_replacement(rest) else None
-    return answer if concluded in (None, read_line(answer)) else ""

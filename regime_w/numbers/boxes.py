@@ -18,15 +18,16 @@ _OTHER_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*\}")
 _FACTOR_BEFORE = re.compile(
     r"""
     (?: [0-9] [:.,']? | (?<![^\W_]) [A-Za-z]                  # 2\boxed{5}, x\boxed{5}
-      | [\w)\]}] - [$({]*
+      | [\w)\]}] - [$({]* | [\w)\]}$] \s* (?:[<>]=?|[≤≥≠]) \s* [$({]*
       | (?: [/×÷·±√πθ] | (?<![*\w:])\* | [\w)\]}] \s* \+ | [0-9}] \s* - | [\^_] \{?
-        | \\(?:times|cdot|div|pm|pi|theta|ln|log|sin|cos|tan) | \\[dtc]?frac\s?(?:\{[^{}]*\})?\{
+        | \\(?:[lg]eq?(?:slant)?|[lg]t|neq?) | \\(?:times|cdot|div|pm|pi|theta|ln|log|sin|cos|tan) | \\[dtc]?frac\s?(?:\{[^{}]*\})?\{
         | \\?sqrt \s? (?:\[[0-9]+\])? [({]? | \b(?:square|cube)\ root\ of | \b(?:negative|minus|times|plus) ) [\s$({]*
     ) \Z
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _MINUS_BEFORE = re.compile(r"(?:(?<![\w)\]}-])-[$({]*|(?:[=$(:]|\b(?:is|equals))\s*-[\s$({]*)\Z")
+_OR = re.compile(r"\bor\b|∨|\\lor\b")
 _OPERATOR_BEHIND = re.compile(
     r"(?:[-+*/×÷·]|\\(?:times|cdot|div)\b|(?:or|to|plus|minus|times)\s)[\s$]*[0-9\\]"
 )
@@ -74,7 +75,12 @@ def are_rivals(text: str, boxes: list[re.Match[str]]) -> bool:
     if end is None or end >= second.start():
         return False
     between = text[end + 1 : second.start()]
-    if "\n" in between or has_correction(between):
+    if has_correction(between) or ("\n" in between and not _OR.search(between)):
         return False
-    values = {read_line(number_in_box(text, box)) for box in boxes}
+    # A box beside another has no number of its own: "\boxed{3} or \boxed{5}".
+    alone = text[first.end() : end]
+    values = {
+        read_line(number_in_box(text, first) or alone),
+        read_line(number_in_box(text, second)),
+    }
     return None not in values and len(values) == 2

@@ -12,12 +12,13 @@ _CONCLUDING = "so|therefore|thus|hence"
 _CORRECTING = "no|wait|sorry|oops|correction|actually|rather"
 _NEGATION = r"(?:\b(?:not|never|nor|neither)\b|n['’]t\b)"
 
+_GAP = r"[^\S\n]"
 # Before the word "answer": a wrong one, a supposed one, the one that others give.
 _UNCLAIMED = rf"""
-    \b (?: (?:{_WRONG}) \s+ (?:[a-z]++\s++){{0,4}}
-      | (?:{_SUPPOSING}) \s+ (?:that\s+)? (?:(?:the|my|our|your|an?)\s+(?:[a-z]++\s++){{0,2}})?
-      | (?:might|may|could|would|people|students?|some|many) \s+ (?:[a-z]++\s++){{0,2}} (?:think|say|guess|assume|believe)
-        \s+ (?:that\s+)? (?:the\s+)? (?:[a-z]++\s++){{0,2}} )
+    \b (?: (?:{_WRONG}) {_GAP}+ (?:[a-z]++{_GAP}++){{0,4}}
+      | (?:{_SUPPOSING}) {_GAP}+ (?:that{_GAP}+)? (?:(?:the|my|our|your|an?){_GAP}+(?:[a-z]++{_GAP}++){{0,2}})?
+      | (?:might|may|could|would|people|students?|some|many) {_GAP}+ (?:[a-z]++{_GAP}++){{0,2}} (?:think|say|guess|assume|believe)
+        {_GAP}+ (?:that{_GAP}+)? (?:the{_GAP}+)? (?:[a-z]++{_GAP}++){{0,2}} )
 """
 _UNCLAIMED_ANSWER = re.compile(rf"{_UNCLAIMED} \Z", re.VERBOSE | re.IGNORECASE)
 _DENIED = re.compile(
@@ -32,9 +33,19 @@ _DENIED = re.compile(
 )
 _DENIED_BEHIND = re.compile(
     rf"""
-    [\s$*_)\]}}"']*+ (?:[a-z]++\s++){{0,2}}?
-    (?: (?:is|was|are|were)\s+ (?:{_WRONG}|impossible | not\s+(?:the\s+|my\s+)?(?:[a-z]++\s+)? (?:answer|solution|right|correct))
+    [\s$*_)\]}}"']*+ (?:[a-z]++\s*+){{0,2}}? (?:[,;(-]\s*)? (?:(?:but|and|which|that|this|it)\s+){{0,2}}
+    (?: (?:is|was|are|were|would\ be|turned\ out\ to\ be)\s+
+        (?:{_WRONG}|impossible | an?\s+(?:common\s+)?(?:mistake|error)
+          | not\s+(?:the\s+|my\s+)?(?:[a-z]++\s+)? (?:answer|solution|right|correct))
       | (?:is|was)n['’]t\s+(?:the\s+|my\s+)?(?:[a-z]++\s+)? (?:answer|solution|right|correct) ) \b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_FIRST_TRY = re.compile(
+    rf"""
+    \b (?: (?:i|we)\s+(?:first|initially|originally) | at\s+first,?\s+(?:i|we) | (?:mistaken|wrong|incorrect|erroneous)ly
+      | (?:{_WRONG}|mistake)\b [^.!?;\n0-9]{{0,40}} \b(?:say|think|answer|write|claim|get) )
+    \s [^.!?;\n0-9]{{0,30}} \Z
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -50,8 +61,9 @@ _NO_ANSWER = re.compile(
 _ANOTHER = re.compile(
     r"""
     (?: \bbetween\b [^.!?\n]{1,60} \sand
-      | (?P<choice> [0-9][\w.,%]*+ (?:\s[a-z]++){0,2}? ,? \s or (?:\s[a-z]++){0,2} )
-      | [0-9] \s to | [0-9][\w.,%]*+ (?:\s[a-z]++){0,3}? \s out\ of
+      | (?P<choice> [0-9][\w.,%]*+ [$)}]{0,2} (?:\s[a-z]++){0,2}? ,? \s or\b [\s$(]{0,3} (?:\s?[a-z]++){0,2} (?:\s?=)? )
+      | [0-9] \s to | [0-9][\w.,%]*+ (?: \s of | (?:\s[a-z]++){0,3}? \s out\ of )
+      | \b(?:answers|solutions|roots)\b [^.!?\n]{1,60} (?:,|\sand)
     ) \s [\s$€£¥]{0,4} \Z
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -68,13 +80,23 @@ _DENIAL = re.compile(r"[\W_]*+(?:not|never|neither|n['’]t|no longer)\b(?! only
 _INSTEAD = re.compile(r"\b(?:but|rather|instead)\b", re.IGNORECASE)
 _REPLACEMENT = re.compile(
     rf"\W*(?:and )?(?:{_CONCLUDING}|{_CORRECTING}|rounded|rounding|meaning|which (?:rounds?|means|makes|gives)"
-    r"|i mean|should be|that is|alternatively|as well as|and)\b",
+    r"|i mean|(?:make|scratch) that|should be|that is|i\.?e|namely|alternatively|as well as|and)\b",
     re.IGNORECASE,
 )
+# "No, it is 20", but not "No more steps are needed".
+_GOES_ON = r"(?=\s*[,.!:;…-]|\s+(?:wait|sorry|actually|it|that|this|i|the\s(?:[a-z]+\s)?answer)\b|[\s$*]*[0-9])"
 _WITHDRAWAL = re.compile(
-    rf"[\W_]*(?:{_CORRECTING}|hmm|(?:that(?:['’]s| is)|this is|i (?:was|am)|i['’]m) (?:{_WRONG})|my mistake|scratch that"
-    # "No other number fits" takes nothing back.
-    r"|on second thoughts?|i mean|make that)\b(?!(?<=no)\s(?!wait|it|that|this|the|sorry)(?-i:[a-z]))",
+    rf"""
+    [\W_]*+ (?:(?:oh|hm+|but|or)\b[\W_]*+)?
+    (?: (?:no|sorry|apologies|rather|hm+)\b {_GOES_ON}
+      | (?: wait | oops | correction | actually | (?:make|scratch)\ that | on\ second\ thought | my\ (?:mistake|bad)
+          | i\ (?:mean|meant|misread|was\ wrong|made\ (?:a\ mistake|an\ error)) | let\ me\ correct
+          | (?:(?:it|that|this)\ )? should\ (?:be|have\ been|read) )\b )
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_REJECTION = re.compile(
+    rf"[\W_]*+(?:(?:no|wait|hm+|oops|but)\b[\W_]*+)?(?:that|this)(?:'s| is| was) (?:{_WRONG}|not (?:right|correct)|a mistake|an error)\b",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
@@ -91,7 +113,11 @@ def is_unclaimed(before: str) -> bool:
 
 def is_denied(before: str, behind: str) -> bool:
     """Whether the text before a number or behind it says that it is not the answer: "not 18", "18 is wrong"."""
-    return _DENIED.search(before) is not None or _DENIED_BEHIND.match(behind) is not None
+    return (
+        _DENIED.search(before) is not None
+        or _DENIED_BEHIND.match(behind) is not None
+        or is_first_try(before)
+    )
 
 
 def is_one_of_several(before: str) -> bool:
@@ -127,8 +153,18 @@ def is_replacement(rest: str) -> bool:
     return _REPLACEMENT.match(rest) is not None
 
 
+def is_first_try(before: str) -> bool:
+    """Whether the text before a number tells of a first, wrong answer: "I first got 20"."""
+    return _FIRST_TRY.search(before) is not None
+
+
+def is_rejection(behind: str) -> bool:
+    """Whether the text behind a statement calls it wrong: "No, that is wrong."."""
+    return _REJECTION.match(behind) is not None
+
+
 def is_withdrawal(behind: str) -> bool:
-    """Whether the sentence behind a statement takes it back: "No, it's 20.", "Wait, that is wrong."."""
+    """Whether the text behind a statement may give another instead: "No, it's 20.", "I mean 20"."""
     return _WITHDRAWAL.match(behind) is not None
 
 

@@ -37,7 +37,7 @@ _BRACES = _compiled(
 )
 _CLEANING = _compiled(
     (r"<<[^<>]*>>", ""),  # GSM8K's calculator annotations
-    (r"</?[A-Za-z_]+>|<\|[A-Za-z_]+\|>", " "),  # HTML and end-of-text tags
+    (r"</?[A-Za-z_]+>|<\|[^<>|\s]{1,40}\|>", " "),  # HTML and end-of-text tags
     (r"(?:\^\{?\s*)?\\(?:circ|degree)\b\}?", "°"),
     (
         r"\\(?:left|right|displaystyle|quad|qquad)\b|\\[,;: ()\[\]]|(?<=[0-9])~|~(?!\s?[$€£¥]?[0-9.])",
@@ -58,10 +58,29 @@ _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 
 _END_OF_THOUGHTS = "</think>"
 
+STRUCK = "⌧"
+"""Stands for a number that is struck out and that no other follows."""
+_STRIKES = ("~~", "</del>", "</strike>", "\\sout", "cancel")
+_STRUCK_OUT = re.compile(
+    r"~~(?=[^~\s])([^~\n]{1,200})~~|<(?:del|strike)>([^<\n]{0,200})</(?:del|strike)>"
+    r"|\\(?:sout|[bx]?cancel)\s?\{((?:[^{}]|\{[^{}]{0,60}\}){0,100}+)\}"
+)
+_NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
+
 
 def without_thoughts(text: str) -> str:
     """What a reasoning model says once it has thought; a text without a closed ``<think>`` is as it was."""
     return text.rpartition(_END_OF_THOUGHTS)[2]
+
+
+def without_struck(text: str) -> str:
+    """The text without what is struck out: ``~~20~~ 18``; `STRUCK` where that is all there is."""
+    return _STRUCK_OUT.sub(_struck, text) if any(mark in text for mark in _STRIKES) else text
+
+
+def _struck(found: re.Match[str]) -> str:
+    is_number = any(map(str.isdigit, found[found.lastindex or 0]))
+    return STRUCK if is_number and not _NUMBER_FOLLOWS.match(found.string, found.end()) else " "
 
 
 def without_markup(text: str) -> str:

@@ -6,10 +6,9 @@ window of bounded length before them.
 
 import re
 
-from regime_w.numbers.blocks import KINDS
-from regime_w.numbers.continuations import has_numeral, is_continued
-from regime_w.numbers.denials import has_no_answer, is_denied, is_one_of_several
-from regime_w.numbers.markup import without_markup
+from regime_w.numbers.continuations import has_numeral, is_continued, is_part
+from regime_w.numbers.denials import has_no_answer, is_denied, is_first_try, is_one_of_several
+from regime_w.numbers.markup import STRUCK, without_markup
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER
 from regime_w.numbers.statements import (
     CURRENCY,
@@ -23,15 +22,8 @@ from regime_w.numbers.unknowns import asks_for_unknown
 
 # Marks that close a quotation, emphasis, mathematics or an element may follow the full stop.
 CLOSING_MARKS = r"(?:[*_\"'`$)\]}]|\\[)\]]|</[A-Za-z]{1,10}>){0,20}+"
-SENTENCE_END = re.compile(rf"[.!](?={CLOSING_MARKS}(?:\s|\Z))")
+SENTENCE_END = re.compile(rf"(?<!\bi\.e)(?<!\be\.g)[.!](?={CLOSING_MARKS}(?:\s|\Z))")
 
-# The number is a part of another, or counts a step or an option.
-_CONTINUES = re.compile(
-    r"(?:\d(?:[:.,']|\s?/)|\d-\d{1,2}-|(?:\\?sqrt\s*(?:\[\d+\])?|√)\s*[({]?"
-    rf"|\b(?:(?:square|cube) root of|negative|minus|(?:{KINDS}|choice|equation)s?\s*(?:no\.|number|\#)?\s*\(?))"
-    r"\s*\Z",
-    re.IGNORECASE,
-)
 # In prose a digit counts unless it belongs to a name (x_1, H2O) or is an exponent (cm^2).
 _NOT_IN_A_NAME = r"(?<![A-Za-z0-9_^])(?<![\^_]\{)"
 _LOOSE_DIGITS = re.compile(rf"{_NOT_IN_A_NAME}[0-9]++")
@@ -51,6 +43,13 @@ _ASIDE = re.compile(
     r"(?<=[0-9])(?:[.,]?[0-9])*[%$]?(?P<aside>(?:\s[A-Za-z]+){0,3}\s?\((?:out of|of|not|instead of|rounded|since|because|as)\b[^()]*)\Z",
     re.IGNORECASE,
 )
+# Of data such as JSON: the value of a key that names no answer.
+_FIELD = re.compile(
+    r"[\"'](?![^\"']*(?:answer|result|solution|total)[\"'])[\w -]{1,40}+[\"']\s?:\s?[\"']?[-$0-9.,]*+\Z",
+    re.IGNORECASE,
+)
+_KEY = re.compile(r"[\"']\s?:")
+_NO_RESULT = re.compile(r"[\s$)]*=[\s$]*(?:\?|_|\Z)")
 _REASON = re.compile(r"\b(?:because|since|as)\b|\bis\s(?:odd|even|prime|too)\b", re.IGNORECASE)
 _LINE_BREAKS = re.compile(r"\s*[\n\r]\s*")
 
@@ -91,12 +90,15 @@ def read_last_number(text: str) -> str | None:
         return None
     before = text[max(0, digits.end() - MAX_LINE) : digits.start()]
     after = text[digits.start() : digits.end() + MAX_DIGITS]
+    field = _FIELD.search(before)
+    if text.find(STRUCK, digits.end()) >= 0 or (field and _KEY.search(before, 0, field.start())):
+        return None
     value = _number_of(before + after)
     boundary = last_match(_BOUNDARY, before)
     if boundary is None or not _RESULT.search(before, 0, boundary.start()):
         return value
     lead = before[boundary.end() :]
-    if _WORK.fullmatch(lead) and _WORK_END.match(after):
+    if is_first_try(lead) or (_WORK.fullmatch(lead) and _WORK_END.match(after)):
         return _number_of(before[: boundary.start()])
     alone = _NO_WORDS.fullmatch(lead) and _NO_WORDS.fullmatch(after.lstrip("0123456789"))
     if alone and not {*"\n\r"} & {*boundary.group()}:
@@ -128,12 +130,14 @@ def _number_of(text: str) -> str | None:
     aside = _ASIDE.search(before)
     if aside is not None:
         return _number_of(before[: aside.start("aside")])
+    behind = window[number.end() :]
     if (
-        _CONTINUES.search(before[-30:])
+        is_part(before, behind)
+        or _NO_RESULT.match(behind)
         or has_numeral(before[-1:])
         or _TWO_VALUES.search(before)
         or is_continued(window, number.end())
-        or is_denied(before, window[number.end() :])
+        or is_denied(before, behind)
         or is_one_of_several(before)
         or has_no_answer(before)
     ):

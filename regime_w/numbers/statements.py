@@ -8,7 +8,7 @@ import re
 from collections import deque
 
 from regime_w.numbers.continuations import has_numeral, is_continued
-from regime_w.numbers.markup import without_markup
+from regime_w.numbers.markup import STRUCK, without_markup
 from regime_w.numbers.number_words import in_words
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER, SCALE, canonical, value_of
 from regime_w.numbers.unknowns import asks_for_unknown
@@ -19,7 +19,7 @@ MAX_LINE = 3 * MAX_DIGITS
 _HEDGE = re.compile(
     r"\b(?:or|not|cannot|\w+n['’]t|never|neither|nor|maybe|perhaps|probably|possibly|unsure|unknown"
     r"|at least|at most|approx|approximately|roughly|if|unless|but|wrong|incorrect)\b"
-    r"|[?~<>≈≃≅±∓≠≤≥]|!=|\\(?:approx|sim|pm|mp|neq?|leq?|geq?|lt|gt)\b|\.\.|…",
+    rf"|[?~<>≈≃≅±∓≠≤≥{STRUCK}]|!=|\\(?:approx|sim|pm|mp|neq?|leq?|geq?|lt|gt)\b|\.\.|…",
     re.IGNORECASE,
 )
 _LIST = re.compile(r"[,;](?!\d{3})|(?:=|\bis\b).*\band\b")
@@ -75,8 +75,11 @@ _IN_WORDS = re.compile(
     re.IGNORECASE,
 )
 _IN_DOUBT = re.compile(
-    r"\s*(?:about|approximately|approx\.?|roughly|around|nearly|almost|close\ to|at\ (?:least|most)"
-    rf"|(?:more|less)\ than)\s+{CURRENCY}?\s*[0-9]",
+    rf"""
+    \s* (?: (?:about|approximately|approx\.?|roughly|around|nearly|almost|close\ to|at\ (?:least|most)
+      |(?:no\ )?(?:more|less|fewer)\ than) \s+ {CURRENCY}? \s* [0-9]
+      | (?:up\ to|over|under|above|below) \s+ {CURRENCY}? \s* [0-9][0-9.,]*+ (?:\s[a-z]++){{0,2}} \s* \Z )
+    """,
     re.VERBOSE | re.IGNORECASE,
 )
 _IS_THE_ANSWER = re.compile(r"\bis (?:the|my|our) (?:final |correct )?answer\b", re.IGNORECASE)

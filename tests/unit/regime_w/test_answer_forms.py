@@ -99,7 +99,7 @@ SENTENCES = [
     ("**Answer: 18 or 26.** I used 3 steps.", None),
     ("The answer is x = 18 or x = 26. That took 3 steps.", None),
     ("The answer is x = 9 * 2. That took 3 steps.", None),
-    ("The answer is x > 18. That took 3 steps.", "3"),
+    ("The answer is x > 18. That took 3 steps.", None),
     ("The answer is 18.5.", "18.5"),
     ("The answer is 18.3* So", "18.3"),
     ("The answer is easy: let x = 4, so 5x = 20", "20"),
