@@ -42,6 +42,7 @@ _ANSWER_IS = re.compile(
     r"|(?P<key>[\"'](?:final[_ ]?)?answer[\"']\s{0,4}:)",
     re.IGNORECASE,
 )
+_CLAUSE_END = re.compile(rf"[,;](?=\s)|{SENTENCE_END.pattern}")
 _AFTER_STATEMENT = 160
 """The most characters behind a statement that may withdraw it."""
 _BEFORE_STATEMENT = 80
@@ -179,7 +180,7 @@ def _is_withdrawn(answer: str | None, behind: str) -> bool:
         return answer is not None
     if not is_withdrawal(behind) or not any(map(str.isdigit, behind)):
         return False
-    return answer not in map(read_last_number, SENTENCE_END.split(behind))
+    return answer not in map(read_last_number, _CLAUSE_END.split(behind))
 
 
 def _sentence(text: str, stated: re.Match[str]) -> str:

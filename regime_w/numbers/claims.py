@@ -22,7 +22,7 @@ _SCALED = re.compile(
     re.IGNORECASE,
 )
 """What an addition makes another number of: "18 (in thousands)"."""
-_SECOND_VALUE = re.compile(r"[,;(]\s*(?:and\s+)?[A-Za-z]\w{0,15}\s*=[^=]*[0-9]")
+_SECOND_VALUE = re.compile(r"[,;(]\s*(?:and\s+)?[A-Za-z]\w{0,15}\s*(?:=[^=]*[0-9]|:\s*\$?[0-9])")
 _LEAD = re.compile(
     r"\A\s*+(?:(?:that|exactly|simply|just|only|therefore|thus|then|now|indeed) ){1,2}",
     re.IGNORECASE,

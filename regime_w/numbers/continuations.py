@@ -75,7 +75,7 @@ _LEAD = re.compile(
     rf"""
     (?: [0-9](?:[:.,']|\s?/) | [0-9]-[0-9]{{1,2}}-
       | [0-9]\.[0-9]*+ (?: \( | \s?\\?(?:overline|bar|dot)\s?\{{ )            # 0.(3)
-      | (?:\\?sqrt\s*(?:\[\d+\])?|√)\s*[({{]? | [±∓] | \+/ | \\(?:pm|mp)\b
+      | (?:\\?sqrt\s*(?:\[\d+\])?|√)\s*[({{]? | [±∓] | \+/-? | \+- | \\(?:pm|mp)\b | [0-9)] \s? (?: [+*x×·]\*? | \\(?:times|cdot|div) ) | [0-9)]\ (?:times|plus|(?:divided|multiplied)\ by)
       | [0-9]\ (?:score|dozen|gross)\ and | \b(?: (?:square|cube)\ root\ of | negative | minus | (?:{KINDS}|choice|equation)s?\s*(?:no\.|number|\#)?\s*\(? )
       | \bmod(?:ulo)? | \\[bp]?mod\b | [0-9]\ \(?(?:in\ )?base[\s-] | [0-9](?:\ ?°?[CF]?|\ degrees(?:\ [a-z]+)?)\ (?:below|under)
       | \b (?:(?:half|quarter|ten|five|twenty(?:-five)?)\ past | quarter\ (?:to|of))

@@ -63,7 +63,8 @@ _ANOTHER = re.compile(
     (?: \bbetween\b [^.!?\n]{1,60} \sand
       | (?P<choice> [0-9][\w.,%]*+ [$)}]{0,2} (?:\s[a-z]++){0,2}? ,? \s or\b [\s$(]{0,3} (?:\s?[a-z]++){0,2} (?:\s?=)? )
       | [0-9] \s to | [0-9][\w.,%]*+ (?: \s of | (?:\s[a-z]++){0,3}? \s out\ of )
-      | \b(?:answers|solutions|roots)\b [^.!?\n]{1,60} (?:,|\sand)
+      | \b(?:answers|solutions|roots)\b [^.!?\n]{1,60} (?:,|\sand) | \A[\s$(*]* [0-9][0-9.,]*+ \s? (?:and|[&;])
+      | [0-9][.,;]? \s (?:\(?[b-e]|[2-5])\) | \A\W* (?:(?:it|that|this|x)\ (?:is|was)\ )? (?:at\ (?:least|most) | (?:(?:no\ )?(?:more|less|fewer)|greater)\ than)
     ) \s [\s$€£¥]{0,4} \Z
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -91,12 +92,13 @@ _WITHDRAWAL = re.compile(
     (?: (?:no|sorry|apologies|rather|hm+)\b {_GOES_ON}
       | (?: wait | oops | correction | actually | (?:make|scratch)\ that | on\ second\ thought | my\ (?:mistake|bad)
           | i\ (?:mean|meant|misread|was\ wrong|made\ (?:a\ mistake|an\ error)) | let\ me\ correct
-          | (?:(?:it|that|this)\ )? should\ (?:be|have\ been|read) )\b )
+          | (?:(?:it|that|this|the\ answer)\ )? should\ (?:be|have\ been|read) | the\ (?:correct|right|actual)\ answer
+          | (?:edit|update)(?=:) )\b )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _REJECTION = re.compile(
-    rf"[\W_]*+(?:(?:no|wait|hm+|oops|but)\b[\W_]*+)?(?:that|this)(?:'s| is| was) (?:{_WRONG}|not (?:right|correct)|a mistake|an error)\b",
+    rf"[\W_]*+(?:(?:no|wait|hm+|oops|but)\b[\W_]*+)?(?:note: )?(?:that|this|the above|(?:this|that|my|the) answer)(?:'s| is| was) (?:{_WRONG}|not (?:right|correct)|a mistake|an error)\b",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(

@@ -36,7 +36,7 @@ _COMPUTED = re.compile(
 )
 # "x = 3, y = 4" gives two values.
 _TWO_VALUES = re.compile(
-    r"(?<![\w)])[A-Za-z]\w{0,3}\s*=\s*[-+$]*[0-9][0-9.]*+(?:\s*,|;|\s&|\sand\b)\s*(?:and\s)?[A-Za-z]\w{0,3}\s*=\s*[-+$]*\Z"
+    r"(?<![\w)])[A-Za-z]\w{0,3}\s*[=:]\s*[-+$]*[0-9][0-9.]*+(?:\s*,|;|\s&|\sand\b|(?=\s))\s*(?:and\s)?[A-Za-z]\w{0,3}\s*[=:]\s*[-+$]*\Z"
 )
 # "18 (out of 20)": what is compared with the number before it.
 _ASIDE = re.compile(
@@ -50,6 +50,7 @@ _FIELD = re.compile(
 )
 _KEY = re.compile(r"[\"']\s?:")
 _NO_RESULT = re.compile(r"[\s$)]*=[\s$]*(?:\?|_|\Z)")
+_SIGNED_TWICE = re.compile(r"(?:-\s?\(|(?:\A|[\s=$(])\|)\Z")
 _REASON = re.compile(r"\b(?:because|since|as)\b|\bis\s(?:odd|even|prime|too)\b", re.IGNORECASE)
 _LINE_BREAKS = re.compile(r"\s*[\n\r]\s*")
 
@@ -141,6 +142,8 @@ def _number_of(text: str) -> str | None:
         or is_one_of_several(before)
         or has_no_answer(before)
     ):
+        return None
+    if number["sign"] and _SIGNED_TWICE.search(before):
         return None
     left, equals, between = before.rpartition("=")
     if equals and not any(map(str.isalnum, between)) and asks_for_unknown(left):

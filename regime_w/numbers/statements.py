@@ -77,7 +77,7 @@ _IN_WORDS = re.compile(
 _IN_DOUBT = re.compile(
     rf"""
     \s* (?: (?:about|approximately|approx\.?|roughly|around|nearly|almost|close\ to|at\ (?:least|most)
-      |(?:no\ )?(?:more|less|fewer)\ than) \s+ {CURRENCY}? \s* [0-9]
+      |(?:no\ )?(?:more|less|fewer)\ than|one\ of|both|neither|either) \s+ {CURRENCY}? \s* [0-9]
       | (?:up\ to|over|under|above|below) \s+ {CURRENCY}? \s* [0-9][0-9.,]*+ (?:\s[a-z]++){{0,2}} \s* \Z )
     """,
     re.VERBOSE | re.IGNORECASE,

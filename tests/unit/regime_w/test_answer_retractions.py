@@ -32,6 +32,12 @@ RETRACTIONS = [
     ("#### 18\nI made a mistake: it is 20.", None),
     ("#### 18 (should be 20)", None),
     ("The answer is 18, scratch that, 20", None),
+    (r"\boxed{18}. The correct answer is 20.", None),
+    ("#### 18\nThe correct answer is 20.", None),
+    ("#### 18\nEdit: 20", None),
+    ("#### 18\nThis answer is wrong.", None),
+    ("The answer is 18. The above is wrong.", None),
+    (r"\boxed{18}. The answer should be 20.", None),
     # Neighbours that are read.
     (r"\boxed{18} is what I thought, but it is wrong", "18"),
     (r"\boxed{18}, i.e. 18 eggs", "18"),
@@ -57,6 +63,10 @@ RETRACTIONS = [
     (r"I mean \boxed{18}.", "18"),
     ("#### 18\nThat is right.", "18"),
     ("#### 18\nThat is not hard.", "18"),
+    (r"\boxed{18}. The correct answer is 18, made in 3 steps.", "18"),
+    ("#### 18\nThe correct answer is shown above.", "18"),
+    ("#### 18\nThis answer is right.", "18"),
+    ("#### 18\nEditing took 3 hours.", "18"),
 ]
 
 FIRST_TRIES = [

@@ -53,6 +53,11 @@ CLAIMS = [
     ("The answer is ∞. 3", None),
     ("The answer is true, as 18 > 2", None),
     ("The answer is y ∈ [0, 3]", None),
+    ("The answer is one of 3 and 5", None),
+    ("The answer is both 3 and 5", None),
+    ("The answer is Bob: 18, Ann: 20", None),
+    ("The answer is -(-5)", None),
+    ("The answer is |-5|", None),
     # Neighbours that are read.
     ("The answer is half of 36, which is 18", "18"),
     ("The answer is easy to see: she has 4, so 18", "18"),
@@ -78,6 +83,10 @@ CLAIMS = [
     ("The answer is the sum. 9 + 9 = 18", "18"),
     ("The answer is a-okay: 18", "18"),
     ("The answer is n = 18. We have 3.", "18"),
+    ("The answer is Bob: 18.", "18"),
+    ("The answer is 18, note: it took 3 steps.", "18"),
+    ("The answer is one more than 17, so 18", "18"),
+    ("The answer is (-5).", "-5"),
 ]
 
 FIELDS = [
