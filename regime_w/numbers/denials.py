@@ -85,20 +85,20 @@ _REPLACEMENT = re.compile(
     re.IGNORECASE,
 )
 # "No, it is 20", but not "No more steps are needed".
-_GOES_ON = r"(?=\s*[,.!:;…-]|\s+(?:wait|sorry|actually|it|that|this|i|the\s(?:[a-z]+\s)?answer)\b|[\s$*]*[0-9])"
+_GOES_ON = r"(?=\s*[,.!:;…-]|\s+(?:wait|sorry|actually|it|that|this|i|the\s(?:[a-z]+\s)?answer)\b|[\s$*]*[0-9]|\s(?-i:[A-Z])|\s*\Z)"
 _WITHDRAWAL = re.compile(
     rf"""
     [\W_]*+ (?:(?:oh|hm+|but|or)\b[\W_]*+)?
     (?: (?:no|sorry|apologies|rather|hm+)\b {_GOES_ON}
-      | (?: wait | oops | correction | actually | (?:make|scratch)\ that | on\ second\ thought | my\ (?:mistake|bad)
-          | i\ (?:mean|meant|misread|was\ wrong|made\ (?:a\ mistake|an\ error)) | let\ me\ correct
+      | (?: wait | oops | correction | actually | (?:make|scratch)\ that | on\ second\ thoughts? | my\ (?:mistake|bad)
+          | (?: that(?:['’]s|\ is) | this\ is | i\ (?:was|am) | i['’]m )\ (?:{_WRONG}) | i\ (?:mean|meant|misread|made\ (?:a\ mistake|an\ error)) | let\ me\ correct
           | (?:(?:it|that|this|the\ answer)\ )? should\ (?:be|have\ been|read) | the\ (?:correct|right|actual)\ answer
           | (?:edit|update)(?=:) )\b )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 _REJECTION = re.compile(
-    rf"[\W_]*+(?:(?:no|wait|hm+|oops|but)\b[\W_]*+)?(?:note: )?(?:that|this|the above|(?:this|that|my|the) answer)(?:'s| is| was) (?:{_WRONG}|not (?:right|correct)|a mistake|an error)\b",
+    rf"[\W_]*+(?:(?:no|wait|hm+|oops|but)\b[\W_]*+)?(?:note: )?(?:that|this|the above|(?:this|that|my|the) answer)(?:['’]s| is| was) (?:{_WRONG}|not (?:right|correct)|a mistake|an error)\b",
     re.IGNORECASE,
 )
 _CORRECTION = re.compile(
