@@ -1,5 +1,7 @@
 """Does a server fit a run? Checked before anything is asked of it."""
 
+from dataclasses import dataclass
+
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.schemas import ServerStatus
 from trainer.config.sections import PolicyConfig, TrainConfig
@@ -44,16 +46,54 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
 def check_base(status: ServerStatus, policy: PolicyConfig) -> None:
     """Refuse a server of another base model, where both sides have its files.
 
-    A base in 4 bits is served dequantized, from other files; the proof of sync compares those.
-
     Raises:
-        UsageError: Names both.
+        UsageError: Names both, and the settings.
     """
-    folder = base_folder(policy.base_model)
-    if folder is None or status.base_fingerprint is None or policy.quantization is not None:
-        return
-    if (ours := fingerprint(folder)) != status.base_fingerprint:
-        raise UsageError(
-            f"the server serves {status.base_model} with fingerprint {status.base_fingerprint}, but "
-            f"policy.base_model {policy.base_model} has {ours}: another model, or another revision of it"
+    found = compare_base(status, policy)
+    if found.is_same is False:
+        raise UsageError(f"the server serves {found.text}: mend {found.advice}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseComparison:
+    """What is known of the base model that a server serves."""
+
+    is_same: bool | None
+    """Whether its weights are the trainer's; None where that cannot be told from files."""
+    text: str
+    """What is served, and what of it was compared."""
+    advice: str = ""
+    """The settings to mend, where it is another one."""
+
+
+def compare_base(status: ServerStatus, policy: PolicyConfig) -> BaseComparison:
+    """Compare the base model's files on both sides."""
+    folder, served = base_folder(policy.base_model), status.base_fingerprint
+    name = status.base_model
+    if folder is None or served is None:
+        return BaseComparison(
+            is_same=None,
+            text=f"{name}; whether it is the same revision of {policy.base_model} was not checked: the files "
+            "are not on disk",
         )
+    ours = fingerprint(folder)
+    if policy.quantization is not None:
+        if ours == served:
+            return BaseComparison(
+                is_same=False,
+                text=f"{name}, but the trainer's 4-bit weights differ from these",
+                advice="the server's --model: serve what `python -m trainer dequantize` writes",
+            )
+        return BaseComparison(
+            is_same=None,
+            text=f"{name}, and the trainer uses {policy.base_model} in 4 bits; the first push checks whether "
+            "the weights are the same",
+        )
+    if ours != served:
+        return BaseComparison(
+            is_same=False,
+            text=f"{name} with fingerprint {served}, but policy.base_model {policy.base_model} has {ours}: "
+            "another model, or another revision of it",
+            advice="policy.base_model, or the server's --model and --revision",
+        )
+    return BaseComparison(is_same=True, text=f"{name}, the same files")

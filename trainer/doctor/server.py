@@ -3,10 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 
-from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
-from trainer.client.compatibility import check_server
+from trainer.client.compatibility import check_server, compare_base
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import ServerError, UsageError
@@ -36,38 +35,12 @@ def check_served_model(status: ServerStatus, config: DoctorConfig) -> Iterator[C
         yield bad("server", str(error))
     if line := difference_line(config.policy, status.base_dtype):
         yield note("server", line, "policy.dtype = auto")
-    base_model = config.policy.base_model
-    folder = base_folder(base_model)
-    ours = None if folder is None else fingerprint(folder)
-    served = f"{config.server.url} serves {status.base_model}"
-    if ours is None or status.base_fingerprint is None:
-        yield note(
-            "server",
-            f"{served}; whether it is the same revision of {base_model} was not checked: the files are "
-            "not on disk",
-        )
-    elif config.policy.quantization is not None and ours == status.base_fingerprint:
-        yield bad(
-            "server",
-            f"{served}, but the trainer's 4-bit weights differ from these",
-            "serve what `python -m trainer dequantize` writes",
-        )
-    elif config.policy.quantization is not None:
-        yield note(
-            "server",
-            f"{served}, and the trainer uses {base_model} in 4 bits; the first push checks whether the "
-            "weights are the same",
-        )
-    elif ours != status.base_fingerprint:
-        yield bad(
-            "server",
-            f"{served} with fingerprint {status.base_fingerprint}, but {base_model} here has {ours}: "
-            "another model, or another revision of it",
-            "policy.base_model, or the server's --model and --revision",
-        )
+    found = compare_base(status, config.policy)
+    served = f"{config.server.url} serves {found.text}"
+    if found.is_same is None:
+        yield note("server", served)
+    elif not found.is_same:
+        yield bad("server", served, found.advice)
     else:
         version = "base" if status.active_version is None else status.active_version
-        yield ok(
-            "server",
-            f"{served}, the same files, in {status.base_dtype}; active version {version}",
-        )
+        yield ok("server", f"{served}, in {status.base_dtype}; active version {version}")
