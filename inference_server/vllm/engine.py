@@ -5,6 +5,7 @@ counted in its output processor, the one place that sees the requests of every r
 """
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
@@ -60,6 +61,8 @@ class VllmEngine:
         self._tokenizer = client.get_tokenizer()
         self._detokenizes = uses_fast_detokenizer(self._tokenizer)
         self._renderer = _renderer(self._tokenizer, client.vllm_config.model_config)
+        if line := self._renderer.unusable_template:
+            logging.getLogger(__name__).warning(line)
         self._traits = engine_traits(
             client.vllm_config, has_chat_template=self._renderer.has_chat_template
         )

@@ -125,13 +125,11 @@ def chat_frames(tokenizer: Any) -> ChatFrames:
         raise NoChatTemplate(str(error).partition("\n")[0]) from error
 
 
-def has_chat_template(tokenizer: Any) -> bool:
-    """Whether `chat_frames` finds a template in a tokenizer."""
-    try:
-        chat_frames(tokenizer)
-    except NoChatTemplate:
-        return False
-    return True
+def unusable_template(tokenizer: Any, error: NoChatTemplate) -> str | None:
+    """A line on a tokenizer's chat template that `chat_frames` cannot use; None where there is no template."""
+    if getattr(tokenizer, "chat_template", None) is None:
+        return None
+    return f"warning: prompts are plain, since the model's chat template cannot be used: {error}"
 
 
 def _frame_with_system(render: Callable[..., str]) -> Frame:

@@ -16,6 +16,7 @@ from inference_server.wire.prompt_frames import (
     Prompt,
     chat_frames,
     plain_frame,
+    unusable_template,
     written,
 )
 from inference_server.wire.prompt_options import (
@@ -39,12 +40,15 @@ class PromptRenderer:
         after_answer = ""
         chat: ChatFrames | None = None
         self._no_template = ""
+        self.unusable_template: str | None = None
+        """A line on why there are no chat prompts although there is a template."""
         try:
             chat = chat_frames(tokenizer)
             frames += [chat.with_system, chat.without_system]
             after_answer = chat.after_answer
         except NoChatTemplate as error:
             self._no_template = str(error)
+            self.unusable_template = unusable_template(tokenizer, error)
         fixed = [part for frame in frames for part in frame if isinstance(part, str)]
         self._neutral = NeutralTokenizer(tokenizer, [*fixed, after_answer])
         self._plain = self._named(plain)

@@ -25,7 +25,7 @@ from trl import SFTTrainer
 
 from inference_server.wire.prompts import PromptRenderer
 from trainer.commands.early_checks import require_output
-from trainer.commands.sft_examples import longest_tokens, sft_examples
+from trainer.commands.sft_examples import longest_tokens, sft_examples, within_context
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
 from trainer.console.learning_rate_advice import low_learning_rate
@@ -38,7 +38,7 @@ from trainer.io.durable import write_file
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
 from trainer.io.paths import read_plain
 from trainer.model.adapter import fresh_lora, require_targets
-from trainer.model.base_files import load_tokenizer
+from trainer.model.base_files import base_limits, load_tokenizer
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
 from trainer.model.dtype import settled_as_kept
@@ -157,6 +157,8 @@ def _without_auto(
     prompt_format = config.prompt_format
     if prompt_format == "auto":
         prompt_format = kept_prompt_format(kept) or renderer.resolve("auto")
+        if line := renderer.unusable_template:
+            say(line)
     return config.model_copy(update={"policy": policy, "prompt_format": prompt_format})
 
 
@@ -165,9 +167,11 @@ def _data_sets(
 ) -> tuple[Dataset, Dataset | None]:
     """The examples to train on, and the held-out ones if there is an evaluation."""
     prompt_format, seed = renderer.resolve(config.prompt_format), config.sft.seed
+    context = base_limits(config.policy.base_model).context_tokens
 
     def examples(records: Sequence[Record], name: str) -> Dataset:
-        return sft_examples(records, config.arms, renderer, prompt_format, seed=f"{name}/{seed}")
+        rows = sft_examples(records, config.arms, renderer, prompt_format, seed=f"{name}/{seed}")
+        return within_context(rows, context, say)
 
     training, held_out = _load_data(config, say)
     return examples(training, "sft"), examples(held_out, "sft/held-out") if held_out else None
@@ -230,7 +234,8 @@ def _trl_config(
         report_to="none",
         disable_tqdm=True,
         use_cpu=device.type == "cpu",
-        bf16=config.policy.autocast,
+        bf16=config.policy.autocast and config.policy.dtype != "float16",
+        fp16=config.policy.autocast and config.policy.dtype == "float16" and device.type != "cpu",
         gradient_checkpointing=config.policy.gradient_checkpointing,
         seed=sft.seed,
         dataloader_pin_memory=device.type != "cpu",

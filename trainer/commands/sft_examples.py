@@ -5,7 +5,7 @@ They are rendered by the code that renders the server's prompts, so TRL renders 
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from datasets import Dataset
 
@@ -14,6 +14,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec
 from trainer.data.sources import Record
+from trainer.errors import DataError
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 
@@ -48,6 +49,31 @@ def sft_examples(
         mask = [0] * len(asked) + [1] * len(answer + end)
         rows.append({"input_ids": asked + answer + end, "completion_mask": mask})
     return Dataset.from_list(rows)
+
+
+def within_context(examples: Dataset, context_tokens: int, say: Callable[[str], None]) -> Dataset:
+    """The rows that fit the base model's context.
+
+    Args:
+        examples: Of `sft_examples`.
+        context_tokens: The longest prompt and solution together.
+        say: Gets a line where rows are left out.
+
+    Raises:
+        DataError: None fits.
+    """
+    lengths = [len(row["input_ids"]) for row in examples]
+    fitting = [index for index, length in enumerate(lengths) if length <= context_tokens]
+    if len(fitting) == len(lengths):
+        return examples
+    line = (
+        f"data: {len(lengths) - len(fitting)} of {len(lengths)} demonstrations left out, the longest of "
+        f"{max(lengths)} tokens: longer than the context of {context_tokens} of policy.base_model"
+    )
+    if not fitting:
+        raise DataError(line)
+    say(line)
+    return examples.select(fitting)
 
 
 def longest_tokens(*examples: Dataset | None) -> int:

@@ -1,9 +1,10 @@
 """The prompts of a base model on this machine; how they are rendered is `inference_server.wire.prompts`."""
 
+from collections.abc import Callable
 from typing import Any
 
-from inference_server.wire.prompt_frames import has_chat_template
-from inference_server.wire.prompt_options import PromptFormat, resolve_format
+from inference_server.wire.prompt_frames import NoChatTemplate, chat_frames, unusable_template
+from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from trainer.errors import UsageError
 from trainer.model.base_files import load_tokenizer
@@ -30,7 +31,13 @@ def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
         raise UsageError(f"base model {base_model}: {error}") from None
 
 
-def prompt_format_of(base_model: str) -> PromptFormat:
-    """What ``auto`` stands for with a base model."""
+def prompt_format_of(base_model: str, say: Callable[[str], None]) -> PromptFormat:
+    """What ``auto`` stands for with a base model; ``say`` gets a line where its chat template cannot be used."""
     tokenizer = load_tokenizer(base_model)
-    return resolve_format("auto", has_chat_template=has_chat_template(tokenizer))
+    try:
+        chat_frames(tokenizer)
+    except NoChatTemplate as error:
+        if line := unusable_template(tokenizer, error):
+            say(line)
+        return "plain"
+    return "chat"

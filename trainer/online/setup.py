@@ -95,7 +95,7 @@ def train(
     if config.run.num_threads is not None:
         torch.set_num_threads(config.run.num_threads)
     torch.manual_seed(config.run.seed)
-    config = with_prompt_format(config, lambda: prompt_format_of(config.policy.base_model))
+    config = with_prompt_format(config, lambda: prompt_format_of(config.policy.base_model, print))
     config = with_kept_dtype(config)
     with open_run(config, must_resume=must_resume) as journal, stop_signals() as stop:
         if is_finished(config):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, TrainerControl, TrainerState, TrainingArguments
@@ -13,21 +14,23 @@ from transformers import AutoTokenizer, TrainerControl, TrainerState, TrainingAr
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec, build_prompt
+from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
+from trainer.commands import sft
 from trainer.commands.sft import _ProgressCallback, run_sft
-from trainer.commands.sft_examples import sft_examples
+from trainer.commands.sft_examples import sft_examples, within_context
 from trainer.config.sections import PolicyConfig, SFTRunConfig
 from trainer.data.sources import Record
-from trainer.errors import UsageError
+from trainer.errors import DataError, UsageError
 from trainer.model.base_model import load_base
 
 CPU = torch.device("cpu")
 FAST = {"num_examples": 24, "batch_size": 4, "num_evaluation_examples": 4, "evaluate_every": 3}
 
 
-def config(base: Path, output: Path, **sft: Any) -> SFTRunConfig:
+def config(base: Path, output: Path, **settings: Any) -> SFTRunConfig:
     policy = {"base_model": str(base), "lora_rank": 4, "lora_alpha": 8}
     return SFTRunConfig.model_validate(
-        {"policy": policy, "output": output, "device": "cpu", "sft": {**FAST, **sft}}
+        {"policy": policy, "output": output, "device": "cpu", "sft": {**FAST, **settings}}
     )
 
 
@@ -175,6 +178,67 @@ def test_demonstrations_are_trained_under_the_prompts_of_the_arms(
         answer = tokenizer(f"#### {i}")["input_ids"] + [tokenizer.eos_token_id]
         assert row["input_ids"] == prompt + answer
         assert row["completion_mask"] == [0] * len(prompt) + [1] * len(answer)
+
+
+def test_demonstrations_beyond_the_context_are_left_out_with_a_line() -> None:
+    rows = [{"input_ids": [1] * length, "completion_mask": [1] * length} for length in (3, 9, 4, 7)]
+    examples, said = Dataset.from_list(rows), list[str]()
+    assert within_context(examples, 9, said.append) is examples
+    assert said == []
+    kept = within_context(examples, 4, said.append)
+    assert [len(row["input_ids"]) for row in kept] == [3, 4]
+    (line,) = said
+    assert line.startswith("data: 2 of 4 demonstrations left out, the longest of 9 tokens: ")
+    assert "context of 4 of policy.base_model" in line
+    with pytest.raises(DataError, match="4 of 4 demonstrations left out"):
+        within_context(examples, 2, said.append)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "device", "bf16", "fp16"),
+    [
+        ("bfloat16", True, "cuda", True, False),
+        ("float32", True, "cuda", True, False),
+        ("float16", True, "cuda", False, True),
+        ("float16", True, "cpu", False, False),
+        ("float16", False, "cuda", False, False),
+        ("bfloat16", False, "cpu", False, False),
+    ],
+)
+def test_autocast_is_in_the_dtype_of_the_base(
+    dtype: str,
+    autocast: bool,
+    device: str,
+    bf16: bool,
+    fp16: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sft, "TrlConfig", lambda **given: given)
+    asked = config(tmp_path, tmp_path / "sft")
+    policy = asked.policy.model_copy(update={"dtype": dtype, "autocast": autocast})
+    given: Any = sft._trl_config(
+        asked.model_copy(update={"policy": policy}),
+        torch.device(device),
+        examples_per_pass=1,
+        evaluates=False,
+        is_fresh=True,
+    )
+    assert (given["bf16"], given["fp16"]) == (bf16, fp16)
+
+
+@pytest.mark.parametrize("given", ["auto", "plain"])
+def test_a_template_that_cannot_be_used_is_said_where_prompts_are_plain_for_it(
+    given: str, tmp_path: Path
+) -> None:
+    tokenizer, said = make_tokenizer(FAMILIES["chatml"]), list[str]()
+    tokenizer.chat_template = "{{ 1 / 0 }}"
+    asked = config(tmp_path, tmp_path / "sft").model_copy(update={"prompt_format": given})
+    settled = sft._without_auto(asked, PromptRenderer(tokenizer), CPU, said.append)
+    assert settled.prompt_format == "plain"
+    assert [line for line in said if "chat template cannot be used" in line] == said[
+        1 : 1 + (given == "auto")
+    ]
 
 
 def test_what_a_kill_tore_of_the_metrics_is_dropped_at_a_resume(tmp_path: Path) -> None:
