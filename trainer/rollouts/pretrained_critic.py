@@ -13,9 +13,11 @@ from inference_server.wire.digests import sha256_of_file
 from trainer.config.sections import OfflineRunConfig, TrainConfig
 from trainer.errors import DataError
 from trainer.io.durable import write_file
+from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
-from trainer.ppo.critic_fit import CriticFit, fit_critic
-from trainer.rollouts.files import StoredRollouts, format_of_file, open_rollouts
+from trainer.ppo.critic_fit import fit_critic
+from trainer.rollouts.files import open_rollouts
+from trainer.rollouts.origin import origin_lines
 from trainer.rollouts.reward_functions import RewardFunctions
 
 CRITIC_FILE = "critic.json"
@@ -36,7 +38,8 @@ def pretrain_critic(
         say: Gets a line for each pass, and one with the result.
 
     Raises:
-        DataError: The file cannot be read, or has fewer than two questions with a completed answer.
+        DataError: The file cannot be read, was sampled with another prompt format or tokenizer, or has fewer
+            than two questions with a completed answer.
         NonFiniteError: A number is NaN or infinite.
     """
     path = config.ppo.critic_rollouts
@@ -46,18 +49,8 @@ def pretrain_critic(
         raise DataError(
             f"ppo.critic_rollouts {path}: no such file; `python -m trainer collect` writes one"
         )
-    stored = open_rollouts(path, config)
-    for line in stored.left_out:
-        say(line)
-    with RewardFunctions(config.reward) as functions:
-        groups = [stored.group(r, config.reward, functions.score).samples for r in stored.records]
-    fit = fit_critic(
-        roles,
-        config.ppo,
-        [group for group in groups if group],
-        seed=config.run.seed,
-        say=say,
-    )
+    groups = _samples(path, config, say)
+    fit = fit_critic(roles, config.ppo, groups, seed=config.run.seed, say=say)
     record = {"rollouts": str(path), "rollouts_sha256": sha256_of_file(path), **asdict(fit)}
     write_file(config.run.folder / CRITIC_FILE, to_json(record, indent=2) + b"\n")
     kept = f"pass {fit.num_epochs}" if fit.num_epochs else "no pass was better: it stays as it was"
@@ -66,26 +59,23 @@ def pretrain_critic(
         f"{fit.explained_variance_before:+.2f} → {fit.explained_variance:+.2f} on "
         f"{fit.num_held_out} held out ({kept})"
     )
-    for line in _advice(config, stored, path, fit):
-        say(f"warning: {line}")
-
-
-def _advice(
-    config: TrainConfig | OfflineRunConfig, stored: StoredRollouts, path: Path, fit: CriticFit
-) -> list[str]:
-    """Lines about a file that the run does not ask like, and about a fit that came to nothing."""
-    advice = []
-    collected_as, asked_as = format_of_file(path), config.rollout.prompt_format
-    # Text alone is tokenised under the run's own prompts.
-    if not stored.num_texts and collected_as != asked_as:
-        advice.append(
-            f"{path} was collected with {collected_as} prompts, and this run asks with {asked_as} ones: "
-            f"the critic has not seen such; collect with rollout.prompt_format = {asked_as}"
-        )
     if fit.explained_variance < _EXPLAINS_NOTHING:
         rate = config.ppo.critic_pretrain_learning_rate or config.ppo.critic_learning_rate
-        advice.append(
-            f"the fitted critic explains nothing: set ppo.critic_pretrain_learning_rate ({rate:g}) lower if "
-            "its passes do not rise, collect more questions, or take ppo.advantage = rloo"
+        say(
+            f"warning: the fitted critic explains nothing: set ppo.critic_pretrain_learning_rate ({rate:g}) lower "
+            "if its passes do not rise, collect more questions, or take ppo.advantage = rloo"
         )
-    return advice
+
+
+def _samples(
+    path: Path, config: TrainConfig | OfflineRunConfig, say: Callable[[str], None]
+) -> list[list[Sample]]:
+    """The scored completions of each question of a file."""
+    stored = open_rollouts(path, config)
+    for line in stored.left_out:
+        say(line)
+    with RewardFunctions(config.reward) as functions:
+        scored = [stored.group(r, config.reward, functions.score) for r in stored.records]
+    for line in origin_lines(path, [each.group for each in scored], config):
+        say(line)
+    return [samples for each in scored if (samples := each.samples)]

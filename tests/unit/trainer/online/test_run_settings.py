@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import tomli_w
 
+from inference_server.wire.prompt_frames import Prompt
 from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import read_metrics
 from trainer.errors import DataError, UsageError
 from trainer.io.kept_settings import CONFIG_FILE
+from trainer.model.prompts import load_renderer
 from trainer.ppo.critic_fit import CriticFit
 from trainer.replay.verify import verify
 from trainer.rollouts import pretrained_critic
@@ -50,6 +52,20 @@ def config_of(
     )
 
 
+def with_real_prompts(base: Path, steps: list[Path], file: Path) -> Path:
+    """The rollouts of steps in one file, with the prompts that the server in memory only draws."""
+    renderer = load_renderer(str(base))
+    prompt_format = renderer.resolve("auto")
+    lines = []
+    for row in (json.loads(line) for step in steps for line in step.read_text().splitlines()):
+        prompt = Prompt(system_prompt="Be brief.", question=row["question"])
+        (token_ids,) = renderer.prompts([prompt], prompt_format)
+        arms = [{**arm, "prompt_token_ids": token_ids} for arm in row["arm_outputs"]]
+        lines.append(json.dumps({**row, "prompt_format": prompt_format, "arm_outputs": arms}))
+    file.write_text("\n".join(lines))
+    return file
+
+
 def digests(run: Path) -> list[str]:
     return [adapter.sha256 for adapter in JournalReader(run).adapters]
 
@@ -83,9 +99,8 @@ def test_a_run_with_it_is_resumed_and_replayed_exactly(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    file = tmp_path / "rollouts.jsonl"
     steps = sorted((first_run / "rollouts").glob("*.jsonl"))
-    file.write_bytes(b"".join(step.read_bytes() for step in steps))
+    file = with_real_prompts(tiny_base, steps, tmp_path / "rollouts.jsonl")
     if "critic_rollouts" in ppo:
         ppo = {**ppo, "critic_rollouts": str(file)}
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
@@ -120,7 +135,8 @@ def test_the_journal_has_the_rates_of_the_warm_up(
 def test_the_critic_begins_as_it_was_fitted(
     first_run: Path, tiny_base: Path, questions: Path, tmp_path: Path
 ) -> None:
-    file = first_run / "rollouts/step-000001.jsonl"
+    step = first_run / "rollouts/step-000001.jsonl"
+    file = with_real_prompts(tiny_base, [step], tmp_path / "rollouts.jsonl")
     ppo = {"critic_rollouts": str(file), "critic_pretrain_learning_rate": 0.01}
     train(config_of(tiny_base, tmp_path / "run", questions, ppo, num_steps=1), server(tiny_base))
     record = json.loads((tmp_path / "run" / CRITIC_FILE).read_bytes())
@@ -132,17 +148,15 @@ def test_the_critic_begins_as_it_was_fitted(
 
 
 @pytest.mark.parametrize(
-    ("explained", "num_epochs", "asked_as", "expected"),
+    ("explained", "num_epochs", "expected"),
     [
-        (0.4, 2, "plain", ["(pass 2)"]),
-        (0.0, 0, "plain", ["(no pass was better: it stays as it was)", "(0.03) lower"]),
-        (0.4, 1, "chat", ["(pass 1)", "collected with plain prompts, and this run asks with chat"]),
+        (0.4, 2, ["(pass 2)"]),
+        (0.0, 0, ["(no pass was better: it stays as it was)", "(0.03) lower"]),
     ],
 )
-def test_a_fit_that_came_to_nothing_is_said_and_prompts_of_another_format_are(
+def test_a_fit_that_came_to_nothing_is_said_and_prompts_of_another_format_are_refused(
     explained: float,
     num_epochs: int,
-    asked_as: str,
     expected: list[str],
     first_run: Path,
     tiny_base: Path,
@@ -158,14 +172,17 @@ def test_a_fit_that_came_to_nothing_is_said_and_prompts_of_another_format_are(
         num_epochs=num_epochs,
     )
     monkeypatch.setattr(pretrained_critic, "fit_critic", lambda *args, **kwargs: fit)
-    file = first_run / "rollouts/step-000001.jsonl"
+    step = first_run / "rollouts/step-000001.jsonl"
+    file = with_real_prompts(tiny_base, [step], tmp_path / "rollouts.jsonl")
     ppo = {"critic_rollouts": str(file), "critic_pretrain_learning_rate": 0.03}
     config = config_of(tiny_base, tmp_path, questions, ppo)
-    rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
     said: list[str] = []
-    pretrained_critic.pretrain_critic(
-        config.model_copy(update={"rollout": rollout}), server_roles(tiny_base), said.append
-    )
+    pretrained_critic.pretrain_critic(config, server_roles(tiny_base), said.append)
+    rollout = config.rollout.model_copy(update={"prompt_format": "plain"})
+    with pytest.raises(DataError, match="sampled with chat prompts, and this run asks with plain"):
+        pretrained_critic.pretrain_critic(
+            config.model_copy(update={"rollout": rollout}), server_roles(tiny_base), print
+        )
     assert len(said) == len(expected), said
     assert all(words in line for words, line in zip(expected, said, strict=True)), said
 
