@@ -139,7 +139,7 @@ def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def prompt_format_of(adapter: Path) -> PromptFormat | None:
+def adapter_prompt_format(adapter: Path) -> PromptFormat | None:
     """The prompt format of the SFT or run that an adapter folder belongs to; see `kept_prompt_format`."""
     found = settings_of(adapter)
     return None if found is None else _prompt_format(found[1])

@@ -17,12 +17,12 @@ from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
 from trainer.io.kept_settings import (
     CONFIG_FILE,
+    adapter_prompt_format,
     as_begun,
     as_toml,
     keep_settings,
     kept_dtype,
     kept_prompt_format,
-    prompt_format_of,
 )
 from trainer.io.paths import require_folder
 from trainer.model.roles import PolicyRoles
@@ -131,7 +131,7 @@ def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> 
 def prompt_format_advice(config: TrainConfig) -> list[str]:
     """One line where the adapter to start from was trained with prompts of another format, else none."""
     adapter, asked_as = config.policy.adapter, config.rollout.prompt_format
-    kept = None if adapter is None else prompt_format_of(adapter)
+    kept = None if adapter is None else adapter_prompt_format(adapter)
     if kept is None or kept == asked_as:
         return []
     return [

@@ -167,6 +167,20 @@ def test_an_adapter_of_another_prompt_format_is_warned_about(tmp_path: Path) -> 
     assert "trained with plain prompts" in line
 
 
+@pytest.mark.parametrize("adapter", ["adapters/policy-000012", "start"])
+def test_an_adapter_in_the_folder_of_its_run_is_warned_about(adapter: str, tmp_path: Path) -> None:
+    def advice(folder: Path) -> list[str]:
+        given = {"policy": {"adapter": folder}, "rollout": {"prompt_format": "chat"}}
+        return prompt_format_advice(TrainConfig.model_validate(given))
+
+    run = TrainConfig.model_validate({"rollout": {"prompt_format": "plain"}})
+    keep_settings(tmp_path / CONFIG_FILE, run, free=())
+    (line,) = advice(tmp_path / adapter)
+    assert f"{tmp_path / adapter} was trained with plain prompts" in line
+    # Neither a run's nor an SFT's: settings two folders up may be of anything.
+    assert advice(tmp_path / "other/folder") == advice(tmp_path / "other") == []
+
+
 def test_auto_is_what_a_run_was_begun_with(old_run: Path) -> None:
     def resolved(folder: Path, choice: str = "auto") -> str:
         config = TrainConfig.model_validate(

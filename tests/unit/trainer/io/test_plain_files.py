@@ -13,9 +13,9 @@ from trainer.evaluation.as_trained import as_trained
 from trainer.io.jsonl import read_lines
 from trainer.io.kept_settings import (
     CONFIG_FILE,
+    adapter_prompt_format,
     keep_settings,
     kept_dtype,
-    prompt_format_of,
     read_run_config,
     training_data,
 )
@@ -118,7 +118,7 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "eval": lambda run: as_trained(EvaluationConfig(models=(f"A={run}",))),
     "eval's training data": lambda run: training_data(run / "adapters/policy-000001"),
     "train": lambda run: run_as_begun(TrainConfig(run=RunConfig(folder=run)), print),
-    "train from it": lambda run: prompt_format_of(run / "start"),
+    "train from it": lambda run: adapter_prompt_format(run / "start"),
 }
 
 
