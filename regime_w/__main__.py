@@ -59,10 +59,10 @@ def _read(config_file: Path | None) -> dict[str, Any]:
     if config_file is None:
         return {}
     try:
-        section = tomllib.loads(config_file.read_text(encoding="utf-8")).get("reward", {})
+        section = tomllib.loads(config_file.read_text(encoding="utf-8-sig")).get("reward", {})
     except OSError as error:
         raise RescoreError(f"--config {config_file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RescoreError(f"--config {config_file}: {error}") from error
     if not isinstance(section, dict):
         raise RescoreError(f"--config {config_file}: reward is no section")

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainer.config.safe_text import safe_text
+from trainer.config.safe_text import safe_text, shortened
 from trainer.errors import UsageError
 from trainer.evaluation.records import Answer, QuestionAnswers, answers_path, read_answers
 from trainer.evaluation.results import EVALUATION_FILE
@@ -30,11 +30,17 @@ def print_diff(
         limit: Most questions to show of those won, and of those lost.
 
     Raises:
-        UsageError: There is no such file, a label is not in it, or only one model was evaluated.
+        UsageError: There is no such file, its questions are not all of the same models, a label is not in it, or
+            only one model was evaluated.
     """
     file = evaluation / EVALUATION_FILE if evaluation.is_dir() else evaluation
     questions = list(read_answers(answers_path(file)))
     labels = list(questions[0].models) if questions else []
+    if (other := next((q for q in questions if q.models.keys() != {*labels}), None)) is not None:
+        raise UsageError(
+            f"{answers_path(file)}: {shortened(other.id)} was asked of {shortened(', '.join(other.models))}, "
+            f"and the first question of {shortened(', '.join(labels))}; evaluate again"
+        )
     if len(labels) < 2:
         raise UsageError(f"{file}: a difference needs two evaluated models; it has {len(labels)}")
     baseline, model = baseline or labels[-2], model or labels[-1]

@@ -132,6 +132,8 @@ def test_the_command_reads_a_runs_config_and_its_flags_win(
         ),
         (["x.jsonl", "--config", "no-such.toml"], "--config no-such.toml: No such file"),
         (["x.jsonl", "--config", "broken.toml"], "--config broken.toml: "),
+        (["x.jsonl", "--config", "deep.toml"], "--config deep.toml: "),
+        (["x.jsonl", "--config", "long.toml"], "--config long.toml: "),
         (["x.jsonl", "--config", "scalar.toml"], "--config scalar.toml: reward is no section"),
         (["x.jsonl", "--config", "unknown.toml"], "colour: Extra inputs"),
     ],
@@ -146,6 +148,8 @@ def test_a_wrong_command_is_one_line_and_2(
     monkeypatch.chdir(tmp_path)
     Path("broken.toml").write_text("[reward")
     Path("scalar.toml").write_text("reward = 1")
+    Path("deep.toml").write_text("reward = " + "[" * 5000)
+    Path("long.toml").write_text("reward = " + "9" * 5000)
     Path("unknown.toml").write_text("[reward]\ncolour = 1")
     assert main(["score", *arguments]) == 2
     out, err = capsys.readouterr()

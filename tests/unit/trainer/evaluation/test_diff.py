@@ -83,6 +83,17 @@ def test_one_model_differs_from_none(tmp_path: Path) -> None:
         print_diff(tmp_path, limit=1)
 
 
+def test_questions_of_different_models_are_named(tmp_path: Path) -> None:
+    models = {"SFT": answer("#### 7"), "PPO": answer("#### 7")}
+    questions = [
+        QuestionAnswers(id=f"q{i}", question="?", gold="7", models=asked)
+        for i, asked in enumerate([models, {"SFT": models["SFT"]}])
+    ]
+    write_answers(answers_path(tmp_path / "evaluation.json"), questions)
+    with pytest.raises(UsageError, match=r"answers\.jsonl: q1 was asked of SFT, and the first"):
+        print_diff(tmp_path, limit=1)
+
+
 def test_a_label_that_was_not_evaluated_is_refused(evaluation: Path) -> None:
     with pytest.raises(UsageError, match="'Base' is none of the evaluated models: SFT, PPO"):
         print_diff(evaluation, "Base", "PPO", limit=1)
