@@ -34,9 +34,17 @@ StopStrings = Annotated[
 MAX_CHOICE_CHARS = 4096
 
 
-def _check_text(choice: str) -> str:
-    if not choice.strip():
+def _not_blank(text: str) -> str:
+    if not text.strip():
         raise ValueError("must not be blank")
+    return text
+
+
+NotBlank = Annotated[str, AfterValidator(_not_blank)]
+"""A text with more in it than white space."""
+
+
+def _check_length(choice: str) -> str:
     if len(choice) > MAX_CHOICE_CHARS:
         raise ValueError(f"a choice has at most {MAX_CHOICE_CHARS} characters, not {len(choice)}")
     return choice
@@ -60,7 +68,7 @@ def _check_choices(choices: tuple[str, ...], info: ValidationInfo) -> tuple[str,
 
 
 Choices = Annotated[
-    tuple[Annotated[str, AfterValidator(_check_text)], ...],
+    tuple[Annotated[NotBlank, AfterValidator(_check_length)], ...],
     Field(max_length=len(LETTERS)),
     AfterValidator(_check_choices),
 ]

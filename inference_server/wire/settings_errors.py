@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,8 @@ _SHOWN_CHARS = 200
 _NEARLY = 0.75
 """Likeness from which a variable without a section is taken for a misspelt key."""
 _VARIABLE_PREFIX = "REGIME_W_"
+_OTHER_VARIABLES = frozenset({"gsm8k_dir", "real_model"})
+"""Variables of our tests, which a server that they start gets too."""
 _SECRET = re.compile(r"key$|token$|secret|passw|pwd|credential|bearer|auth|url$")
 """Names, without ``-`` and ``_``, of what may be a secret, or, as a URL may, hold one."""
 
@@ -85,13 +88,55 @@ def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = Fals
     return meant.replace("_", "-") if kebab_case else meant
 
 
+def unknown_flags(unknown: Sequence[str], model: type[BaseModel]) -> list[str]:
+    """One line for each flag that there is not, or one for a surplus argument."""
+    flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
+    keys = set(known_keys(model))
+    lines = [f"{flag}: unknown flag{flag_suggestion(flag, keys)}" for flag in flags]
+    return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
+
+
+def given_twice(own: Sequence[Source]) -> list[str]:
+    """One line for each own key that a file has at its top and in the program's table too."""
+    top, table = own[-2], own[-1]
+    return [
+        top.says(key, f"given here and as {table.table}.{key}; leave one of them out")
+        for key in top.values
+        if key in table.values
+    ]
+
+
+def repeated_flags(
+    arguments: Sequence[str], keys: Collection[str], *, kebab_case: bool = False
+) -> list[str]:
+    """One line for each flag that is given twice, with different values: none of them is silently the last.
+
+    Args:
+        arguments: As the parser gets them; a value stands behind ``=`` or behind its flag.
+        keys: Those of one value each; of lists, each flag may add elements.
+        kebab_case: Whether flags are shown with ``-``.
+    """
+    given: dict[str, set[str]] = {}
+    for argument, after in zip_longest(arguments, arguments[1:], fillvalue="--"):
+        flag, equals, value = argument.partition("=")
+        key = flag.removeprefix("--").replace("-", "_")
+        if key not in keys and key.startswith("no_"):
+            key, value, equals = key.removeprefix("no_"), "false", "="
+        if flag.startswith("--") and key in keys:
+            value = value if equals else "true" if after.startswith("--") else after
+            given.setdefault(key, set()).add(value)
+    source = Source(values={}, kind="flag", kebab_case=kebab_case)
+    return [
+        source.says(key, "given twice with different values; leave one of them out")
+        for key, values in given.items()
+        if len(values) > 1
+    ]
+
+
 def unknown_variables(
     given: Iterable[str], keys: Collection[str], other_keys: Collection[str]
 ) -> list[str]:
-    """One line for each variable that names no key.
-
-    That is one of a section that there is not, and of those without a section only what is nearly a key:
-    others may be variables of something else.
+    """One line for each variable that names no key of any program, and is none of `_OTHER_VARIABLES`.
 
     Args:
         given: Keys by the variables' names, ``section.key`` or a key without a section.
@@ -101,11 +146,10 @@ def unknown_variables(
     lines = []
     for key in given:
         section, dot, _ = key.partition(".")
-        if section in keys or key in other_keys:
+        if section in keys or key in other_keys or key in _OTHER_VARIABLES:
             continue
-        meant = suggestion(key, keys) if dot else _nearly(key, keys)
-        if dot or meant:
-            lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
+        meant = suggestion(key, keys) if dot else _nearly(key, {*keys, *other_keys})
+        lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
     return lines
 
 

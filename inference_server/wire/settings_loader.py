@@ -18,11 +18,13 @@ from inference_server.wire.settings_errors import (
     SettingsError,
     Source,
     error_lines,
-    flag_suggestion,
+    given_twice,
     got,
     known_keys,
+    unknown_flags,
     unknown_variables,
 )
+from inference_server.wire.settings_model import mistaken_types
 from inference_server.wire.settings_sources import (
     Program,
     Values,
@@ -61,10 +63,14 @@ def load_settings(
     keys = {*known_keys(model), *program.sections}
     for name, section in program.sections.items():
         keys |= {f"{name}.{key}" for key in known_keys(section) if "." not in key}
-    lines = [*_tables_in_tables([*own, *others], program), *_given_twice(own)]
+    lines = [
+        *_tables_in_tables([*own, *others], program),
+        *given_twice(own),
+        *_mistaken_types(own[-2:], others[-1], model, program),
+    ]
     if lines:
         raise SettingsError(*lines)
-    lines = [] if program.allow_unknown_flags else _unknown_flags(unknown, model)
+    lines = [] if program.allow_unknown_flags else unknown_flags(unknown, model)
     lines += unknown_variables(variables(), keys, program.other_keys)
     tables = {}
     for name, values in _merged(others).items():
@@ -221,19 +227,15 @@ def _inherited(
     return found
 
 
-def _unknown_flags(unknown: Sequence[str], model: type[BaseModel]) -> list[str]:
-    """One line for each flag that there is not, or one for a surplus argument."""
-    flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
-    keys = set(known_keys(model))
-    lines = [f"{flag}: unknown flag{flag_suggestion(flag, keys)}" for flag in flags]
-    return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
-
-
-def _given_twice(own: Sequence[Source]) -> list[str]:
-    """One line for each own key that a file has at its top and in the program's table too."""
-    top, table = own[-2], own[-1]
+def _mistaken_types(
+    own: Sequence[Source], tables: Source, model: type[BaseModel], program: Program
+) -> list[str]:
+    """One line for each value of a file that is of another type than its key."""
+    found = [(source, mistaken_types(model, source.values)) for source in own]
+    every_table = create_model("Tables", **_other_tables(model, program))
+    found.append((tables, mistaken_types(every_table, tables.values)))
     return [
-        top.says(key, f"given here and as {table.table}.{key}; leave one of them out")
-        for key in top.values
-        if key in table.values
+        source.says(key, reason + got(key, value))
+        for source, mistakes in found
+        for key, reason, value in mistakes
     ]

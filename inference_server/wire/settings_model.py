@@ -1,13 +1,15 @@
 """What all settings have in common, the server's and the trainer's."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
 NULL = "null"
 """How None is written where only text or a TOML value can stand; ``None`` is read too."""
+_NULLS = (NULL, "None")
 _INT_BITS = 64
 """What a number of PyTorch's, NumPy's and the engine's holds; the sign is one."""
 
@@ -15,7 +17,8 @@ _INT_BITS = 64
 class SettingsModel(BaseModel):
     """A table of settings: unknown keys are errors, and ``null`` is None where a key may be None.
 
-    NaN, infinity, ``true`` and whole numbers beyond 64 bits are errors wherever a number belongs.
+    NaN, infinity, ``true`` and whole numbers beyond 64 bits are errors wherever a number belongs, and an empty
+    text wherever a text or a path does.
     """
 
     model_config = ConfigDict(
@@ -30,7 +33,7 @@ class SettingsModel(BaseModel):
             return given
         return {
             key: None
-            if value in (NULL, "None")
+            if value in _NULLS
             and key in cls.model_fields
             and NoneType in get_args(cls.model_fields[key].annotation)
             else value
@@ -47,6 +50,17 @@ class SettingsModel(BaseModel):
             raise ValueError("must be a number, not true or false")
         return given
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_text_is_empty(cls, given: Any, info: ValidationInfo) -> Any:
+        """An empty path would be the working directory."""
+        kinds = set(_kinds(cls.model_fields[info.field_name or ""].annotation))
+        for text in given if isinstance(given, list | tuple) else [given]:
+            is_blank = isinstance(text, str) and not (text.strip() if Path in kinds else text)
+            if is_blank and kinds & {str, Path}:
+                raise ValueError("must not be blank")
+        return given
+
     @field_validator("*")
     @classmethod
     def _whole_numbers_are_of_64_bits(cls, value: Any) -> Any:
@@ -54,6 +68,63 @@ class SettingsModel(BaseModel):
             if isinstance(number, int) and number.bit_length() >= _INT_BITS:
                 raise ValueError(f"must be below 2^{_INT_BITS - 1}")
         return value
+
+
+def takes_json(model: type[BaseModel], key: str) -> bool:
+    """Whether a key's value is a table or a list."""
+    name, _, below = key.partition(".")
+    fields = {f.validation_alias or name: f for name, f in model.model_fields.items()}
+    field = fields.get(name)
+    if field is None:
+        return False
+    annotation = field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return not below or takes_json(annotation, below)
+    # Optional ones are a union of theirs and None.
+    return any(
+        get_origin(part) in (tuple, list, dict) for part in (annotation, *get_args(annotation))
+    )
+
+
+def mistaken_types(
+    model: type[BaseModel], given: Mapping[str, Any]
+) -> Iterator[tuple[str, str, Any]]:
+    """Dotted key, what is wrong, and value of all values of a file whose type is not their key's.
+
+    Flags and variables are texts, so a model reads texts as numbers; a file has numbers of its own.
+    """
+    for key, value in given.items():
+        field = model.model_fields.get(key)
+        inner = None if field is None else field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            if isinstance(value, Mapping):
+                for below, reason, at_fault in mistaken_types(inner, value):
+                    yield f"{key}.{below}", reason, at_fault
+        elif field is not None:
+            kinds = set(_kinds(inner))
+            for each in _values(value):
+                if reason := _mistaken(kinds, each):
+                    yield key, reason, each
+
+
+def _mistaken(kinds: Collection[Any], value: Any) -> str | None:
+    """What is wrong with a value's type, in words; other flaws are left to validation."""
+    types = {kind for kind in kinds if isinstance(kind, type)}
+    takes_numbers = not types.isdisjoint((int, float))
+    if isinstance(value, str):
+        is_null = value in _NULLS and NoneType in types
+        if is_null or not types <= {int, float, bool, NoneType} or _literals(kinds):
+            return None
+        return f"must be {'a number' if takes_numbers else 'true or false'}, without quotes"
+    if isinstance(value, int | float) and bool in types and not takes_numbers:
+        return None if isinstance(value, bool) else "must be true or false"
+    if isinstance(value, float) and int in types and float not in types:
+        return "must be a whole number"
+    return None
+
+
+def _literals(kinds: Collection[Any]) -> list[str]:
+    return [kind for kind in kinds if isinstance(kind, str)]
 
 
 def _kinds(annotation: Any) -> Iterator[Any]:

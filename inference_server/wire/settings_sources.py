@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, create_model
 from pydantic_settings import (
@@ -22,7 +22,14 @@ from pydantic_settings import (
 )
 
 from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_toml
-from inference_server.wire.settings_errors import SettingsError, Source, got, known_keys
+from inference_server.wire.settings_errors import (
+    SettingsError,
+    Source,
+    got,
+    known_keys,
+    repeated_flags,
+)
+from inference_server.wire.settings_model import takes_json
 
 PREFIX = "REGIME_W_"
 _NESTED = "__"
@@ -60,12 +67,14 @@ class Program:
 def config_flag(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
     """The file that ``--config`` names, itself or as one of `presets`, and the other arguments."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    finder.add_argument("--config", type=Path)
+    finder.add_argument("--config", type=Path, action="append")
     try:
         found, rest = finder.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise SettingsError(str(error)) from None
-    given = found.config
+    given, *others = found.config or [None]
+    if any(other != given for other in others):
+        raise SettingsError("--config: given twice with different values; leave one of them out")
     if given is not None and not given.is_file():
         given = presets().get(str(given), given)
     return given, rest
@@ -157,11 +166,15 @@ def read_flags(
     ):
         key = flag.removeprefix("--").replace("-", "_")
         _check_json(model, key, value, kind="flag", kebab_case=program.kebab_case)
+    spelt = _canonical(arguments, keys, program)
+    single = {key for key in keys if not takes_json(settings, key)}
+    if lines := repeated_flags(spelt, single, kebab_case=program.kebab_case):
+        raise SettingsError(*lines)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
             settings,
             cli_prog_name=program.name,
-            cli_parse_args=_canonical(arguments, keys, program),
+            cli_parse_args=spelt,
             cli_kebab_case=program.kebab_case,
             cli_avoid_json=True,
             cli_implicit_flags=True,
@@ -190,7 +203,7 @@ def _check_json(
         SettingsError: Names the key.
     """
     start = text.find("{")
-    if start < 0 or not _takes_json(model, key):
+    if start < 0 or not takes_json(model, key):
         return
     is_list = text[:start].lstrip().startswith("[")
     try:
@@ -199,22 +212,6 @@ def _check_json(
     except JsonFlaw as error:
         source = Source(values={}, kind=kind, kebab_case=kebab_case)
         raise SettingsError(source.says(key, str(error))) from None
-
-
-def _takes_json(model: type[BaseModel], key: str) -> bool:
-    """Whether a key's value is a table or a list."""
-    name, _, below = key.partition(".")
-    fields = {f.validation_alias or name: f for name, f in model.model_fields.items()}
-    field = fields.get(name)
-    if field is None:
-        return False
-    annotation = field.annotation
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return not below or _takes_json(annotation, below)
-    # Optional ones are a union of theirs and None.
-    return any(
-        get_origin(part) in (tuple, list, dict) for part in (annotation, *get_args(annotation))
-    )
 
 
 def _as_settings(

@@ -215,6 +215,8 @@ WRONG_TYPES: list[tuple[list[str], list[Any], str]] = [
         ({"questions": []}, 400, "questions", "at least 1"),
         ({"questions": [""]}, 400, "questions.0", "at least 1"),
         ({"questions": [{"id": "a"}]}, 400, "questions.0.question", "required"),
+        ({"questions": ["?", " \n"]}, 400, "questions.1", "blank"),
+        ({"questions": [{"id": "a", "question": " "}]}, 400, "questions.0.question", "blank"),
         ({"questions": [{"id": "", "question": "?"}]}, 400, "questions.0.id", "at least 1"),
         ({"questions": [3]}, 400, "questions.0", "valid"),
         ({"questions": ["?"] * 4}, 400, "questions", "4 questions; the server takes 3"),

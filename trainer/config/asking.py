@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.adapters.references import NUM_VERSIONS
-from inference_server.wire.prompt_options import Choices, PromptFormatChoice, StopStrings
+from inference_server.wire.prompt_options import Choices, NotBlank, PromptFormatChoice, StopStrings
 from regime_w import build_all_arms
 from regime_w.answer_types.answer_type import AnswerTypeName
-from trainer.config.base import CommandConfig, NotBlank, Seed
+from trainer.config.base import CommandConfig, Seed
 from trainer.config.data import ChoicesColumn, DataConfig, RecordShape
 from trainer.config.rollout import Arms, RewardSettings, RolloutConfig
 from trainer.config.server import ServerConfig
@@ -23,7 +23,7 @@ class CollectConfig(CommandConfig):
 
     output: Path = Path("runs/rollouts.jsonl")
     """The file; `.gz` and `.zst` compress it."""
-    model: str = "policy"
+    model: NotBlank = "policy"
     """Who answers: `policy` (the active version), `base`, a served version such as `policy-000012`, or
     an adapter folder."""
     limit: Annotated[int, Field(ge=1)] | None = None
@@ -58,7 +58,7 @@ class EvaluationConfig(CommandConfig):
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
     """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
     as `policy-000012`, an adapter folder, or a run's folder, which stands for its newest adapter."""
-    data: str = "word-problems"
+    data: NotBlank = "word-problems"
     """`word-problems` or `one-step-problems` (their held-out split), a JSONL file of {"question", "answer"}
     records, or a Hub dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it.
     data.evaluation_source of the file by default."""
@@ -72,7 +72,7 @@ class EvaluationConfig(CommandConfig):
     """What the answers are: `number`, `choice`, `text` or `math`."""
     data_choices: ChoicesColumn = None
     """Column with the list of the choices' texts."""
-    train_data: str | None = None
+    train_data: NotBlank | None = None
     """What the models were trained on, to report which of its questions are asked here too. By default
     data.source of the file, else of the configurations that lie beside adapter folders."""
     num_questions: Annotated[int, Field(ge=1)] = 400

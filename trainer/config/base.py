@@ -3,19 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from inference_server.wire.settings_model import SettingsModel
 
-
-def _not_blank(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
-    return text
-
-
-NotBlank = Annotated[str, AfterValidator(_not_blank)]
-"""A text with more in it than white space."""
 Device = Literal["auto", "cpu", "cuda"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Of a generator, PyTorch's or the server's."""

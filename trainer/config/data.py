@@ -5,8 +5,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
+from inference_server.wire.prompt_options import NotBlank
 from regime_w.answer_types.answer_type import AnswerTypeName
-from trainer.config.base import NotBlank, Section, Seed
+from trainer.config.base import Section, Seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +51,10 @@ ChoicesColumn = Annotated[NotBlank | None, AfterValidator(_is_of_a_choice)]
 class DataConfig(Section):
     """The questions to train and to evaluate on."""
 
-    source: str = "word-problems"
+    source: NotBlank = "word-problems"
     """`word-problems` or `one-step-problems` (built in), a JSONL file of {"question", "answer"} records, or
     a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and SOURCE#held_out are two disjoint parts of it."""
-    evaluation_source: str = "word-problems"
+    evaluation_source: NotBlank = "word-problems"
     """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`."""
     question: NotBlank = "question"
     """Column of both sources that has the question, such as `problem`."""

@@ -8,6 +8,7 @@ from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_loader import load_settings
 from inference_server.wire.settings_sources import Program
 from trainer.config.base import CommandConfig
+from trainer.config.ppo import PPOConfig
 from trainer.config.rollout import RENAMED_KEYS
 from trainer.config.run import SHORT_FLAGS
 from trainer.config.safe_text import safe_line
@@ -53,4 +54,8 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
         settings, _ = load_settings(config, arguments, program)
     except SettingsError as error:
         fail(prog, *error.lines)
+    # Not a rule of the section: the settings of older runs may have both.
+    ppo = getattr(settings, "ppo", None)
+    if isinstance(ppo, PPOConfig) and ppo.ignored is not None:
+        fail(prog, ppo.ignored)
     return settings

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from inference_server.wire.prompt_options import NotBlank
 from trainer.config.base import Section
 
 ALL_LINEAR = "all-linear"
@@ -17,7 +18,7 @@ class PolicyConfig(Section):
 
     meant_before: ClassVar[Mapping[str, object]] = {"dtype": "float32"}
 
-    base_model: str = "models/tiny-base"
+    base_model: NotBlank = "models/tiny-base"
     """Folder or Hub id of the base model; the server must serve the same one."""
     adapter: Path | None = None
     """Folder of the adapter to start from (the SFT adapter); null starts from a fresh one."""

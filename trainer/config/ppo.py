@@ -113,6 +113,17 @@ class PPOConfig(Section):
     """Mean |trainer - server| logprob on tokens of one version above which the run stops: the server
     does not serve what was pushed. Null is 8 times the usual noise of the run's own versions."""
 
+    @property
+    def ignored(self) -> str | None:
+        """A line on a key that was given and that another one overrides; None where there is none."""
+        default = PPOConfig.model_fields["kl_horizon"].default
+        if self.kl_horizon_steps is None or self.kl_horizon == default:
+            return None
+        return (
+            f"ppo.kl_horizon: ppo.kl_horizon_steps = {self.kl_horizon_steps:g} counts instead; leave one of "
+            "them out"
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _horizon_in_completions(cls, given: Any) -> Any:

@@ -12,10 +12,10 @@ from trainer.config.base import Section
 
 def _is_address(url: str) -> str:
     """Refuse what no request can be sent to, and secrets, which would be kept in config.toml and shown."""
-    if "@" in url or "?" in url:
+    if any(mark in url for mark in "@?#"):
         raise ValueError(
-            "must be scheme, host, port and path alone, without a user name, a password or a query; give the key "
-            "in REGIME_W_API_KEY"
+            "must be scheme, host, port and path alone, without a user name, a password, a query or a "
+            "fragment; give the key in REGIME_W_API_KEY"
         )
     parts = urlsplit(url)  # Raises ValueError where the host's brackets do not match.
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():

@@ -7,13 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
 
-from inference_server.wire.prompt_options import Choices
+from inference_server.wire.prompt_options import Choices, NotBlank
 from regime_w import AnswerType, answer_type_of
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.choice import Choice, letter_of
 from regime_w.answer_types.math_process import LibraryMissing
 from regime_w.answer_types.number import NUMBER
-from trainer.config.base import NotBlank
 from trainer.config.data import RecordShape
 from trainer.errors import DataError
 

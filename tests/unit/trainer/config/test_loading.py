@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from inference_server.wire.settings_errors import got
+from inference_server.settings import read_settings
+from inference_server.wire.settings_errors import SettingsError, got
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from trainer.config.loading import load_config
 from trainer.config.sections import (
@@ -20,7 +21,9 @@ from trainer.config.sections import (
     SampleConfig,
     TrainConfig,
 )
+from trainer.io.kept_settings import as_toml
 
+ROOT = Path(__file__).resolve().parents[4]
 DEFAULT = PPOConfig().learning_rate
 SOURCES = {"flag": 3e-4, "environment": 2e-4, "file": 1e-4}
 """What each source says, strongest first."""
@@ -558,12 +561,137 @@ def test_a_variable_that_is_nearly_a_key_is_refused(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("variable", ["PORT", "API_KEY", "MODELS", "OUTPUT", "GSM8K_DIR", "IMAGE"])
-def test_variables_of_other_programs_are_left_alone(
-    variable: str, monkeypatch: pytest.MonkeyPatch
+VARIABLE = re.compile(rb"REGIME_W_([A-Z0-9_]*[A-Z0-9])")
+
+
+def test_variables_of_other_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the server, of other commands, and of whatever else the repository has."""
+    files = [
+        path
+        for folder in ("trainer", "inference_server", "regime_w", "deploy", "scripts", "docs", ".")
+        for path in (ROOT.glob("*") if folder == "." else (ROOT / folder).rglob("*"))
+        if path.is_file()
+        and path.suffix in ("", ".py", ".md", ".yml", ".sh", ".service", ".example")
+    ]
+    used = {name.decode() for path in files for name in VARIABLE.findall(path.read_bytes())}
+    assert {"API_KEY", "RUN__FOLDER", "SERVER__URL", "REAL_MODEL"} <= used
+    sections = {name for name in used if "__" in name} - {"SECTION__KEY"}
+    for name in {"PORT", "API_KEY", "MODELS", "OUTPUT", "GSM8K_DIR", *(used - sections)}:
+        if name != "SECTION__KEY":
+            monkeypatch.setenv(f"REGIME_W_{name}", "1")
+    assert load().policy == TrainConfig().policy
+
+
+@pytest.mark.parametrize("variable", ["NOPE", "IMAGE", "CONFIG", "RUN_"])
+def test_variables_that_no_part_knows_are_refused(
+    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(f"REGIME_W_{variable}", "1")
-    assert load().policy == TrainConfig().policy
+    assert_one_line_error(capsys, [], f"from REGIME_W_{variable}: unknown key")
+    with pytest.raises(SettingsError, match=f"from REGIME_W_{variable}: unknown key"):
+        read_settings(["--model", "x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[run]\nnum_steps = "5"\n', "run.num_steps: must be a number, without quotes (got '5')"),
+        ("[run]\nnum_steps = 5.0\n", "run.num_steps: must be a whole number (got 5.0)"),
+        ("[run]\nverbose = 1\n", "run.verbose: must be true or false (got 1)"),
+        ('[run]\nverbose = "true"\n', "run.verbose: must be true or false, without quotes"),
+        ('[ppo]\nstop_kl = "0.1"\n', "ppo.stop_kl: must be a number, without quotes"),
+        ("[run]\nfolder = 3\n", "run.folder: "),
+        ("[policy]\nbase_model = 3\n", "policy.base_model: "),
+        ('[reward]\nweights = ["1"]\n', "reward.weights: must be a number, without quotes"),
+        ('[serve]\nport = "80"\n', "serve.port: must be a number, without quotes (got '80')"),
+        ('[collect]\nlimit = "3"\n', "collect.limit: must be a number, without quotes (got '3')"),
+        (
+            '[[rollout.arms]]\nname = "a"\nsystem_prompt = ""\ntop_p = 1.0\ntemperature = "1"\n',
+            "rollout.arms.0.temperature",
+        ),
+    ],
+)
+def test_types_in_a_file_are_strict(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path, text)
+    assert_one_line_error(capsys, [*file], said, f"in {file[1]}")
+
+
+def test_flags_and_variables_are_texts_that_are_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REGIME_W_RUN__VERBOSE", "1")
+    file = config_file(tmp_path, '[ppo]\nlearning_rate = 1\ndual_clip = "null"\n')
+    config = load(*file, "--run.num_steps", "5")
+    assert (config.run.verbose, config.run.num_steps) == (True, 5)
+    assert (config.ppo.learning_rate, config.ppo.dual_clip) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("run.folder", "policy.base_model", "policy.adapter", "data.source", "run.metrics_host"),
+        *("data.evaluation_source", "ppo.critic_rollouts"),
+    ],
+)
+@pytest.mark.parametrize("source", ["flag", "file"])
+def test_an_empty_text_is_refused(
+    source: str, key: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section, _, name = key.partition(".")
+    given = [f"--{key}", ""]
+    if source == "file":
+        given = [*config_file(tmp_path, f'[{section}]\n{name} = ""\n')]
+    assert_one_line_error(capsys, given, f"{key}: must not be blank")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["--run.num_steps", "5", "--run.num-steps=6"], "--run.num_steps"),
+        (["--verbose", "--no-run.verbose"], "--run.verbose"),
+        (["--run.folder=a", "--run.folder", "b"], "--run.folder"),
+        (["--config", "demo", "--config=gsm8k_a100"], "--config"),
+    ],
+)
+def test_a_flag_that_is_given_twice_with_other_values_is_refused(
+    arguments: list[str], key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_one_line_error(capsys, arguments, f"{key}: given twice with different values")
+
+
+def test_a_flag_may_be_repeated_with_its_value_and_one_of_a_list_with_others() -> None:
+    assert load(
+        "--run.num_steps", "5", "--run.num-steps=5", "--verbose", "--run.verbose"
+    ).run.verbose
+    models = ["--models", "A=base", "--models", "B=policy"]
+    assert load_config(EvaluationConfig, models, prog="t").models == ("A=base", "B=policy")
+    with pytest.raises(SettingsError, match="--port: given twice"):
+        read_settings(["--model", "x", "--port", "1", "--port", "2"])
+    assert read_settings(["--model", "x", "--seed", "1", "--seed", "2"])[1][-1] == "2"  # vLLM's
+
+
+@pytest.mark.parametrize("source", ["flag", "file"])
+def test_a_horizon_that_another_key_overrides_is_refused(
+    source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = ["--ppo.kl_horizon", "50", "--ppo.kl_horizon_steps", "4"]
+    if source == "file":
+        both = [*config_file(tmp_path, "[ppo]\nkl_horizon = 50\nkl_horizon_steps = 4\n")]
+    said = "ppo.kl_horizon: ppo.kl_horizon_steps = 4 counts instead"
+    assert_one_line_error(capsys, both, said)
+    assert load("--ppo.kl_horizon", "50").ppo.kl_horizon_steps is None
+    assert load("--ppo.kl_horizon", "50", "--ppo.kl_horizon_steps", "null").ppo.kl_horizon == 50
+    # A run's own file has every key.
+    text = as_toml(TrainConfig(ppo=PPOConfig(kl_horizon_steps=4)))
+    assert load(*config_file(tmp_path, text)).ppo.kl_horizon_steps == 4
+
+
+def test_a_file_may_begin_with_the_mark_of_an_editor(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xef\xbb\xbf[run]\r\nnum_steps = 3\r\n")
+    assert load("--config", str(path)).run.num_steps == 3
 
 
 def test_a_key_at_the_top_and_in_its_table_is_refused(
@@ -580,6 +708,7 @@ def test_a_key_at_the_top_and_in_its_table_is_refused(
     [
         *("", "localhost:8000", "ftp://host", "http://"),
         "http://host:80a0",
+        *("http://h/#f", "http://h#", "http://h?", "http://h/p?a=1#f"),
         "http://[::1",
         "http://a\x01b",
     ],
