@@ -43,8 +43,8 @@ def read_metrics(run_folder: Path) -> list[Metrics]:
 
 
 def _read(path: Path) -> Iterator[tuple[bytes, Metrics]]:
-    """The lines of a file and their metrics; see `read_metrics`."""
-    lines = read_plain(path).splitlines(keepends=True)
+    """The lines of a file, if there is one, and their metrics; see `read_metrics`."""
+    lines = read_plain(path).splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
         row = metrics_row(line)
         if row is not None:
@@ -89,7 +89,7 @@ class Tracker:
     def _drop_after(self, first_step: int) -> None:
         """Keep one line of each step up to ``first_step``, in order."""
         kept, newest = [], None
-        for line, row in _read(self._path) if self._path.exists() else ():
+        for line, row in _read(self._path):
             if line.endswith(b"\n") and self.last_step < row["step"] <= first_step:
                 kept.append(line)
                 newest = row

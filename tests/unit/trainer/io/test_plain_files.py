@@ -97,7 +97,11 @@ def test_a_damaged_line_of_metrics_is_named_unless_it_is_the_last(
 ) -> None:
     path = tmp_path / METRICS_FILE
     path.write_bytes(b'{"step": 1, "a": 0.5}\n' + line + b'\n{"step": 2}\n')
-    for read in (read_metrics, lambda folder: Tracker(RunConfig(folder=folder), first_step=2)):
+    readers: list[Callable[[Path], object]] = [
+        read_metrics,
+        lambda folder: Tracker(RunConfig(folder=folder), first_step=2),
+    ]
+    for read in readers:
         with pytest.raises(DataError) as caught:
             read(tmp_path)
         assert str(caught.value) == f"{path}:2: no line of metrics; remove it"
