@@ -42,6 +42,8 @@ def _not_blank(text: str) -> str:
 
 NotBlank = Annotated[str, AfterValidator(_not_blank)]
 """A text with more in it than white space."""
+QuestionText = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
+"""A question of a request; the empty one is refused in words of its own."""
 
 
 def _check_length(choice: str) -> str:

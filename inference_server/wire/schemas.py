@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, Stri
 from inference_server.wire.adapters.references import VersionNumber
 from inference_server.wire.prompt_options import (
     Choices,
-    NotBlank,
     PromptFormat,
     PromptFormatChoice,
+    QuestionText,
     StopStrings,
 )
 from regime_w import ArmSpec
@@ -65,7 +65,7 @@ class Question(_Request):
     """One question; what follows it is read only if the request sets ``score``."""
 
     id: str = Field(min_length=1, max_length=256)
-    question: NotBlank = Field(min_length=1)
+    question: QuestionText
     gold: str | None = Field(default=None, max_length=65_536)
     # Left out where they say nothing: a server from before them refuses unknown fields.
     answer_type: AnswerTypeName = Field(default="number", exclude_if="number".__eq__)
@@ -76,7 +76,7 @@ class Question(_Request):
 class ArmsRequest(_Request):
     """Body of ``POST /v1/arms/generate``."""
 
-    questions: list[Question | Annotated[NotBlank, Field(min_length=1)]] = Field(
+    questions: list[Question | QuestionText] = Field(
         min_length=1, max_length=MAX_QUESTIONS, fail_fast=True
     )
     """Questions, or plain strings (which get the ids ``q0``, ``q1``, …)."""
