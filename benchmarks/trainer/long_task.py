@@ -80,6 +80,7 @@ def sft_adapter(model: Path, folder: Path) -> Path:
         config = SFTRunConfig(
             policy=PolicyConfig(base_model=str(model)),
             data=DataConfig(source=str(folder / "demonstrations.jsonl")),
+            prompt_format="plain",
             sft=SFTConfig(
                 num_examples=NUM_DEMONSTRATIONS,
                 num_epochs=6,
