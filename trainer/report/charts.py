@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from markupsafe import Markup
 
 _GRID = "rgba(128, 128, 128, 0.25)"
-_COLOURS = (
+COLOURS = (
     "#3b7dd8",
     "#e07b39",
     "#2f9e63",
@@ -21,6 +21,10 @@ _COLOURS = (
     "#8d8d8d",
 )
 """Readable on white and on black."""
+_NUMBERS = {"tickformat": ",.6~g", "hoverformat": ",.4~g"}
+"""Of d3-format: 12,000 and 4.8e-7, where plotly would write 12k and 480n."""
+ON_DEMAND = "on demand"
+"""A trace's ``meta`` where it is hidden until its chart's button is pressed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +38,15 @@ class RenderedChart:
     """Unique on the page."""
     figure: Markup
     """The figure that plotly.js draws, as JSON."""
+    on_demand: str | None = None
+    """Label of the button that shows the traces marked `ON_DEMAND`; None where there are none."""
 
 
 def axis(title: str | None = None, **layout: object) -> dict[str, object]:
     """Layout of an axis with the page's grid; ``layout`` adds to plotly's other settings of it."""
     named = {} if title is None else {"title": {"text": title}}
-    return {**named, "gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True, **layout}
+    looks = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
+    return {**named, **looks, **_NUMBERS, **layout}
 
 
 def error_bars(
@@ -59,17 +66,34 @@ def error_bars(
     }
 
 
-def render(figure: go.Figure, *, title: str, note: str, div_id: str) -> RenderedChart:
-    """A figure for the page, in the page's colours; ``div_id`` must be unique on the page."""
+def render(
+    figure: go.Figure, *, title: str, note: str, div_id: str, on_demand: str = ""
+) -> RenderedChart:
+    """A figure for the page, in the page's colours; ``div_id`` must be unique on the page.
+
+    Args:
+        figure: What to draw.
+        title: The chart's heading.
+        note: One sentence on what to look for.
+        div_id: See `RenderedChart`.
+        on_demand: Label of the button for the traces marked `ON_DEMAND`, if there are any.
+    """
+    hidden = any(trace.meta == ON_DEMAND for trace in figure.data)
     figure.update_layout(
         template="none",
         # The page's own colours show through, light or dark; its script sets the ink.
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
-        colorway=_COLOURS,
+        colorway=COLOURS,
         margin={"l": 55, "r": 20, "t": 10, "b": 40},
         showlegend=len(figure.data) > 1,
         legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
     )
     # plotly escapes <, > and / in what it embeds; a name cannot end the script.
-    return RenderedChart(title=title, note=note, div_id=div_id, figure=Markup(figure.to_json()))
+    return RenderedChart(
+        title=title,
+        note=note,
+        div_id=div_id,
+        figure=Markup(figure.to_json()),
+        on_demand=on_demand if hidden else None,
+    )

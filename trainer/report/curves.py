@@ -5,13 +5,17 @@ Enters: rows of ``metrics.jsonl``. Leaves: plotly figures.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 
 import plotly.graph_objects as go
 
-from trainer.report.charts import axis
+from trainer.report.charts import COLOURS, ON_DEMAND, axis, error_bars
 
 _MARKERS_UP_TO_STEPS = 50
 """A line through one point is invisible, so few points get markers; many markers would hide the line."""
+_WHOLE_STEPS_UP_TO = 10
+"""So few steps would get ticks between whole numbers."""
+_DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,14 @@ class CurveChart:
     """A second axis, whose curves are dashed."""
     stacked: bool = False
     """Whether the curves of the left axis add up."""
+    step: str = "step"
+    """The metric that says which step a row is about; rows without it are left out."""
+    interval: tuple[str, str] | None = None
+    """Metrics of the ends of the first curve's interval, drawn as error bars."""
+    by_family: bool = False
+    """Whether the metrics of arms are drawn as one curve a family, and the arms' on demand."""
+    members: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Metrics of the left axis to those behind them, with their names: hidden until they are asked for."""
 
     @property
     def metrics(self) -> set[str]:
@@ -54,25 +66,48 @@ def curve_figure(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> go.F
         rows: A step each, oldest first; each has ``step``.
     """
     figure = go.Figure()
-    steps = [row["step"] for row in rows]
+    rows = [row for row in rows if chart.step in row]
+    steps = [row[chart.step] for row in rows]
     names = {name for row in rows for name in row}
-    mode = "lines+markers" if len(rows) <= _MARKERS_UP_TO_STEPS else "lines"
+    colours = cycle(COLOURS)
     for side, y, dash in ((chart.left, "y", "solid"), (chart.right, "y2", "dash")):
         for metric, label in side.curves.items() if side else ():
-            if metric in names:
-                # A step without the value (it was not finite) leaves a gap.
+            if metric not in names:
+                continue
+            # A step without the value (it was not finite) leaves a gap.
+            colour, values = next(colours), [row.get(metric) for row in rows]
+            figure.add_scatter(
+                x=steps,
+                y=values,
+                name=label,
+                yaxis=y,
+                line=_line(chart, dash, colour, is_first=not figure.data),
+                stackgroup="phases" if chart.stacked else None,
+                error_y=None if figure.data else _interval(chart, rows),
+                **_joined(values),
+            )
+            for (member, name), style in zip(
+                chart.members.get(metric, {}).items(), cycle(_DASHES), strict=False
+            ):
+                values = [row.get(member) for row in rows]
                 figure.add_scatter(
                     x=steps,
-                    y=[row.get(metric) for row in rows],
-                    name=label,
-                    yaxis=y,
-                    mode=mode,
-                    line={"dash": dash},
-                    stackgroup="phases" if chart.stacked else None,
+                    y=values,
+                    name=name,
+                    line={"dash": style, "color": colour, "width": 1},
+                    marker={"size": 3},
+                    meta=ON_DEMAND,
+                    visible=False,
+                    **_joined(values),
                 )
     figure.update_layout(
         hovermode="x unified",
-        xaxis=axis("step", title_standoff=6, zeroline=False),
+        xaxis=axis(
+            "step",
+            title_standoff=6,
+            zeroline=False,
+            dtick=1 if steps and steps[-1] - steps[0] < _WHOLE_STEPS_UP_TO else None,
+        ),
         yaxis=_vertical(chart.left),
     )
     if chart.right is not None:
@@ -82,6 +117,37 @@ def curve_figure(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> go.F
             | {"overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"}
         )
     return figure
+
+
+def _line(chart: CurveChart, dash: str, colour: str, *, is_first: bool) -> dict[str, object]:
+    if chart.interval is not None and not is_first:
+        # It follows the first curve, which must be seen under it.
+        return {"dash": "dot", "color": colour, "width": 1}
+    return {"dash": dash, "color": colour, "width": 3 if chart.members else 2}
+
+
+def _joined(values: Sequence[float | None]) -> dict[str, object]:
+    """How the points of a curve are joined so that each is seen: a line through one point is not."""
+    around = [None, *values, None]
+    alone = [
+        around[i - 1] is None and around[i + 1] is None
+        for i in range(1, len(around) - 1)
+        if around[i] is not None
+    ]
+    with_markers = len(values) <= _MARKERS_UP_TO_STEPS or any(alone)
+    # What is measured every few steps is one curve, not points.
+    return {"mode": "lines+markers" if with_markers else "lines", "connectgaps": all(alone)}
+
+
+def _interval(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> dict[str, object] | None:
+    """Error bars of the chart's first curve, where every row has both ends."""
+    if chart.interval is None:
+        return None
+    metric, (low, high) = next(iter(chart.left.curves)), chart.interval
+    if not all({metric, low, high} <= set(row) for row in rows):
+        return None
+    columns = [[row[name] for row in rows] for name in (metric, low, high)]
+    return error_bars(*columns, thickness=1)
 
 
 def _vertical(side: Axis) -> dict[str, object]:

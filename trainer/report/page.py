@@ -1,6 +1,7 @@
-"""A run as one HTML file that needs no network: verdict, evaluation, curves, sample transcripts.
+"""A run as one HTML page that needs no network: verdict, evaluation, curves, sample transcripts.
 
-Enters: a run's folder. Leaves: ``report.html`` in it. All text of models and data is escaped.
+Enters: a run's folder. Leaves: ``report.html`` in it, or the text of the page that `trainer.report.watch`
+serves. All text of models and data is escaped.
 """
 
 import base64
@@ -20,13 +21,14 @@ from trainer.evaluation.tables import tables_of
 from trainer.io.jsonl import read_rows
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.run_charts import run_charts
-from trainer.report.run_record import read_run
+from trainer.report.run_record import RunRecord, read_run
 from trainer.report.verdict import Verdict, verdict_of
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow
+from trainer.run_state.journal_entries import ROLLOUTS_FOLDER
 
 REPORT_FILE = "report.html"
 
-_ROLLOUT_FILES = "rollouts/step-*.jsonl"
+_ROLLOUT_FILES = "step-*.jsonl"
 _QUESTIONS_PER_STEP = 2
 
 
@@ -63,6 +65,27 @@ def write_report(run_folder: Path) -> Report:
     """
     run = read_run(run_folder)
     verdict = verdict_of(run)
+    path = run_folder / REPORT_FILE
+    path.write_text(report_html(run, verdict), encoding="utf-8")
+    return Report(path=path, verdict=verdict)
+
+
+def live_html(run_folder: Path, state: str) -> str:
+    """The page of a run that goes on: it asks for ``state`` again and again, and for itself when that changed.
+
+    Args:
+        run_folder: The run's folder; its first step may not be finished.
+        state: What the page shows, as ``state`` will name it.
+
+    Raises:
+        UsageError: The folder does not exist.
+    """
+    run = read_run(run_folder, with_steps=False)
+    return report_html(run, verdict_of(run) if run.rows else None, state=state)
+
+
+def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = None) -> str:
+    """The page, which needs no network; with a ``state``, the live one, which needs its server alone."""
     # Set explicitly: jinja2's select_autoescape does not recognise the suffix .html.j2.
     environment = Environment(
         loader=PackageLoader("trainer.report"),
@@ -72,9 +95,10 @@ def write_report(run_folder: Path) -> Report:
         lstrip_blocks=True,
     )
     evaluation = run.evaluation
-    html = environment.get_template("report.html.j2").render(
-        name=run_folder.resolve().name,
-        last=run.rows[-1],
+    return environment.get_template("report.html.j2").render(
+        name=run.folder.resolve().name,
+        last=run.rows[-1] if run.rows else None,
+        num_steps=None if run.config is None else run.config.run.num_steps,
         config=run.config_text,
         verdict=verdict,
         has_evaluation=run.has_evaluation,
@@ -82,12 +106,10 @@ def write_report(run_folder: Path) -> Report:
         tables=() if evaluation is None else tables_of(evaluation),
         evaluation_charts=() if evaluation is None else evaluation_charts(evaluation),
         charts=run_charts(run.rows),
-        steps=_read_transcripts(run_folder),
-        plotly_js=Markup(_packed(get_plotlyjs())),
+        steps=_read_transcripts(run.folder),
+        state=state,
+        plotly_js="" if state is not None else Markup(_packed(get_plotlyjs())),
     )
-    path = run_folder / REPORT_FILE
-    path.write_text(html, encoding="utf-8")
-    return Report(path=path, verdict=verdict)
 
 
 def _packed(text: str) -> str:
@@ -97,7 +119,7 @@ def _packed(text: str) -> str:
 
 def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:
     """The first questions of the first, the middle and the last step."""
-    files = sorted(run_folder.glob(_ROLLOUT_FILES))
+    files = sorted((run_folder / ROLLOUTS_FOLDER).glob(_ROLLOUT_FILES))
     if not files:
         return []
     chosen = dict.fromkeys((0, (len(files) - 1) // 2, len(files) - 1))

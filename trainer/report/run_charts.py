@@ -4,12 +4,13 @@ Enters: the rows of ``metrics.jsonl``. Leaves: rendered charts. `trainer.console
 which metric is drawn in which chart.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from trainer.console.metric_catalog import curves
 from trainer.report.charts import RenderedChart, render
 from trainer.report.curves import Axis, CurveChart, curve_figure
+from trainer.report.families import by_family, family_means
 
 _PHASES = ("experience", "update")
 """Phases whose throughput is computed from their time; that of generation is measured."""
@@ -28,19 +29,23 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "arm_correct": CurveChart(
         title="Accuracy by arm",
-        note="Share of an arm's completions that are correct.",
+        note="Share of an arm's completions that are correct; the mean over the arms of a family.",
         left=Axis(title="share correct"),
+        by_family=True,
     ),
     "arm": CurveChart(
         title="Reward by arm",
-        note="Mean over an arm's completions.",
+        note="Mean over an arm's completions; the mean over the arms of a family.",
         left=Axis(title="reward"),
+        by_family=True,
     ),
     "eval": CurveChart(
         title="Held-out accuracy",
-        note="Greedy answers to questions that are never trained on, for runs that evaluate "
-        "themselves; shown at the step in which the evaluation finished.",
+        note="Greedy answers of the version after a step to questions that are never trained on, with "
+        "95% intervals; measured every run.evaluate_every steps.",
         left=Axis(title="share correct"),
+        step="eval/step",
+        interval=("eval/low", "eval/high"),
     ),
     "kl": CurveChart(
         title="KL to the reference",
@@ -98,8 +103,8 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "equal": CurveChart(
         title="Groups without variance",
-        note="Share of groups whose completions all have the same reward, and how many were "
-        "replaced.",
+        note="Share of groups whose completions all have the same reward, from which nothing is learnt; "
+        "of groups that are right in every arm, and wrong in every arm; and how many were replaced.",
         left=Axis(title="share of groups"),
         right=Axis(title="groups"),
     ),
@@ -119,25 +124,46 @@ def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
     Args:
         rows: A step each, oldest first; each has ``step``.
     """
-    rows = [{**row, **_throughput(row)} for row in rows]
+    rows = [{**row, **_throughput(row), **family_means(row)} for row in rows]
     keys = {key for row in rows for key in row}
+    zero = {key for key in keys if not any(row.get(key) for row in rows)}
     charts = [(name, _with_curves(name, keys)) for name in CHARTS]
-    return [
-        render(
-            curve_figure(chart, rows),
-            title=chart.title,
-            note=chart.note,
-            div_id=f"chart-run-{name}",
-        )
-        for name, chart in charts
-        if chart.metrics
-    ]
+    return [_rendered(name, chart, rows, zero) for name, chart in charts if chart.metrics]
 
 
-def _with_curves(name: str, keys: Iterable[str]) -> CurveChart:
+def _rendered(
+    name: str, chart: CurveChart, rows: Sequence[Mapping[str, float]], zero: Set[str]
+) -> RenderedChart:
+    """A chart without the curves that are 0 in every step, which would lie on its edge: the note names them."""
+    labels = {**chart.left.curves, **(chart.right.curves if chart.right else {})}
+    left_out = [label for key, label in labels.items() if key in zero]
+    if 0 < len(left_out) < len(labels):
+        left = replace(chart.left, curves=_without(chart.left.curves, zero))
+        right = chart.right and replace(chart.right, curves=_without(chart.right.curves, zero))
+        right = right if right and right.curves else None
+        note = f"{chart.note} 0 in every step: {', '.join(left_out)}."
+        chart = replace(chart, left=left, right=right, note=note)
+    return render(
+        curve_figure(chart, rows),
+        title=chart.title,
+        note=chart.note,
+        div_id=f"chart-run-{name}",
+        on_demand="Show each arm",
+    )
+
+
+def _without(curves: Mapping[str, str], left_out: Set[str]) -> dict[str, str]:
+    return {key: label for key, label in curves.items() if key not in left_out}
+
+
+def _with_curves(name: str, keys: Set[str]) -> CurveChart:
     """A chart with the curves of those metrics that the run has."""
     chart = CHARTS[name]
-    left = replace(chart.left, curves=curves(name, keys))
+    found = curves(name, keys)
+    if chart.by_family:
+        families, members = by_family(found)
+        return replace(chart, left=replace(chart.left, curves=families), members=members)
+    left = replace(chart.left, curves=found)
     if chart.right is None:
         return replace(chart, left=left)
     right = replace(chart.right, curves=curves(name, keys, right=True))

@@ -24,7 +24,7 @@ class RunRecord:
 
     folder: Path
     rows: list[Metrics]
-    """Metrics of each step, oldest first; at least one step."""
+    """Metrics of each step, oldest first; at least one step unless `read_run` was allowed none."""
     config_text: str | None
     """Content of ``config.toml``; None if there is none."""
     config: TrainConfig | None
@@ -75,16 +75,21 @@ class RunRecord:
         return Path(model.model).resolve() == adapter.resolve()
 
 
-def read_run(folder: Path) -> RunRecord:
+def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
     """Read what the run has recorded so far.
 
+    Args:
+        folder: The run's folder.
+        with_steps: Whether at least one step must be finished.
+
     Raises:
-        UsageError: The folder does not exist or has no metrics yet, or its metrics or settings are damaged.
+        UsageError: The folder does not exist, has no metrics yet although it must, or its metrics or
+            settings are damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
     rows = read_metrics(folder)
-    if not rows:
+    if with_steps and not rows:
         raise UsageError(
             f"no metrics in {folder / METRICS_FILE}; name a run with at least one finished step"
         )

@@ -34,8 +34,8 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
 
     Args:
         groups: The groups that train, over which all other metrics are.
-        asked: All requested groups, over which ``reward/correct`` and
-            ``rollout/zero_variance_groups`` are.
+        asked: All requested groups, over which ``reward/correct`` and the shares of groups that teach
+            nothing are.
     """
     arms = [arm for group in groups for arm in group.group.arms]
     rewards = [reward for group in groups for reward in group.earned] or [0.0]
@@ -59,6 +59,9 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
+    if judged := [group.scores.correct for group in asked if group.scores.correct]:
+        metrics["rollout/all_correct_groups"] = sum(map(all, judged)) / len(judged)
+        metrics["rollout/all_wrong_groups"] = sum(not any(of) for of in judged) / len(judged)
     for name in _SCORES:
         present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:

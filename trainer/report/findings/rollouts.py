@@ -37,13 +37,22 @@ def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
     correct = run.last_quarter("reward/correct")
     if share is None or correct is None or share <= _ZERO_VARIANCE:
         return None
-    solved = correct > _SOLVED
+    right = run.last_quarter("rollout/all_correct_groups")
+    wrong = run.last_quarter("rollout/all_wrong_groups")
+    evidence = f"{share:.0%} of the groups"
+    if right is None or wrong is None:  # a run from before they were counted
+        solved = correct > _SOLVED
+    else:
+        solved = right >= wrong
+        evidence += (
+            f": {right:.0%} of all groups are right in every arm, {wrong:.0%} wrong in every arm"
+        )
     on = config.rollout.dynamic_sampling
     dynamic_sampling = "" if on else "turn on rollout.dynamic_sampling; "
     return Finding(
         name="zero_variance",
         title=f"Most groups are {'solved' if solved else 'too hard'}: their completions all get the same reward",
-        evidence=f"{share:.0%} of the groups; {correct:.0%} of all completions are correct.",
+        evidence=f"{evidence}; {correct:.0%} of all completions are correct.",
         change=dynamic_sampling
         + (
             f"use harder questions in data.source, or set data.curriculum "

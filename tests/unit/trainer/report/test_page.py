@@ -265,6 +265,83 @@ def test_curves_without_data_are_left_out_and_gaps_stay_gaps(run: Path) -> None:
     assert any('"y":[0.5,null]' in script for script in page.scripts)
 
 
+def figures_of(page: Page) -> list[dict[str, Any]]:
+    """What plotly.js draws, in the order of the page."""
+    return [json.loads(script) for script in page.scripts if script.startswith('{"data"')]
+
+
+def traces_of(page: Page, name: str) -> list[dict[str, Any]]:
+    """The curves of the chart that has one of this name."""
+    (found,) = (f["data"] for f in figures_of(page) if name in [t["name"] for t in f["data"]])
+    return found
+
+
+def test_arms_are_drawn_by_family_and_each_on_demand(run: Path) -> None:
+    shares = {f"wolfram_{i}": 0.1 * i for i in range(4)} | {f"maudlin_{i}": 0.5 for i in range(4)}
+    rows = [
+        {"step": step, "arm/solo": 0.3} | {f"arm/{arm}": share for arm, share in shares.items()}
+        for step in (1, 2)
+    ]
+    write_lines(run / "metrics.jsonl", rows)
+    page = page_of(run)
+    traces = traces_of(page, "solo")
+    shown = {t["name"]: t["y"] for t in traces if t.get("visible") is not False}
+    assert shown == {
+        "maudlin, mean of 4 arms": [0.5, 0.5],
+        "wolfram, mean of 4 arms": pytest.approx([0.15, 0.15]),
+        "solo": [0.3, 0.3],
+    }
+    assert {t["name"] for t in traces if t.get("meta") == "on demand"} == set(shares)
+    assert "Show each arm: Reward by arm" in page.text
+    colours = {t["name"]: t["line"]["color"] for t in traces}
+    assert colours["wolfram_2"] == colours["wolfram, mean of 4 arms"] != colours["maudlin_2"]
+
+
+def test_a_curve_that_is_0_in_every_step_is_named_instead_of_drawn(run: Path) -> None:
+    page = page_of(run)
+    assert "share that hit the token limit. 0 in every step: truncated." in page.text
+    (chart,) = (f for f in figures_of(page) if f["data"][0]["name"] == "tokens")
+    assert len(chart["data"]) == 1
+    assert "yaxis2" not in chart["layout"]
+    write_lines(run / "metrics.jsonl", [{"step": 1, "rollout/truncated": 0.0}])
+    assert [t["y"] for t in traces_of(page_of(run), "truncated")] == [[0.0]]
+
+
+def test_held_out_accuracy_is_a_curve_of_the_steps_that_were_evaluated(run: Path) -> None:
+    found = {"eval/accuracy": 0.5, "eval/low": 0.4, "eval/high": 0.7, "eval/best_accuracy": 0.5}
+    rows = [metrics(step) for step in range(1, 80)]
+    rows += [metrics(80, **found, **{"eval/step": 70}), metrics(81)]
+    rows += [metrics(90, **found | {"eval/accuracy": 0.6}, **{"eval/step": 80})]
+    write_lines(run / "metrics.jsonl", rows)
+    accuracy, best = traces_of(page_of(run), "held-out accuracy")
+    assert (accuracy["x"], accuracy["y"]) == ([70, 80], [0.5, 0.6])
+    assert accuracy["error_y"]["array"] == pytest.approx([0.2, 0.1])
+    assert accuracy["error_y"]["arrayminus"] == pytest.approx([0.1, 0.2])
+    assert (best["name"], "error_y" in best) == ("best so far", False)
+    assert best["line"]["dash"] == "dot"  # where the newest is the best, both are seen
+
+
+def test_every_curve_can_be_seen_and_read(run: Path) -> None:
+    rows = [metrics(step) for step in range(1, 101)]
+    for row in rows[::10]:
+        row["sync/mismatch"] = 4.8e-7
+    rows[50]["ppo/entropy"] = float("nan")
+    rows[50] = {name: value for name, value in rows[50].items() if value == value}
+    write_lines(run / "metrics.jsonl", rows)
+    page = page_of(run)
+    rare, gap = traces_of(page, "proof of a push")[1], traces_of(page, "entropy")[0]
+    assert (rare["mode"], rare["connectgaps"]) == ("lines+markers", True)
+    assert (gap["mode"], gap["connectgaps"]) == ("lines", False)
+    axes = [f["layout"][name] for f in figures_of(page) for name in ("xaxis", "yaxis")]
+    assert {axis["tickformat"] for axis in axes} == {",.6~g"}  # 12,000 and 4.8e-7, not 12k and 480n
+
+
+def test_tables_can_be_scrolled_by_keyboard_and_have_names(run: Path) -> None:
+    write_evaluation(run, {"SFT": [False], "PPO": [True]})
+    html = write_report(run).path.read_text()
+    assert html.count('<div class="scroll" tabindex="0" role="region" aria-labelledby="table-') == 2
+
+
 def test_completions_without_a_judgement_or_an_answer_say_so(run: Path) -> None:
     rows = [
         group(1, answer=None, correct=None, finish_reason="length", sample=1)

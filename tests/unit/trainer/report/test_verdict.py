@@ -283,6 +283,27 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         ("57% of all completions are correct", "easier questions"),
     ),
     (
+        "zero_variance",
+        lambda step: {
+            "rollout/zero_variance_groups": 0.8,
+            "rollout/all_correct_groups": 0.6,
+            "rollout/all_wrong_groups": 0.1,
+        },
+        {},
+        ("60% of all groups are right in every arm, 10% wrong in every arm", "harder questions"),
+    ),
+    (
+        "zero_variance",
+        lambda step: {
+            "rollout/zero_variance_groups": 0.8,
+            "reward/correct": 0.75 + 0.01 * step,
+            "rollout/all_correct_groups": 0.1,
+            "rollout/all_wrong_groups": 0.6,
+        },
+        {},
+        ("10% of all groups are right in every arm, 60% wrong in every arm", "easier questions"),
+    ),
+    (
         "critic",
         lambda step: {"ppo/explained_variance": -9.0 if step == 15 else 0.02},
         {},

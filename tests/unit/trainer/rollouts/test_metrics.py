@@ -106,3 +106,15 @@ def test_without_golds_there_is_no_accuracy_by_arm() -> None:
     names = metrics_of(unjudged)
     assert not any(name.startswith("arm_correct/") for name in names)
     assert "reward/follows_correct" not in names
+
+
+def test_groups_that_are_right_or_wrong_in_every_arm_are_counted_apart() -> None:
+    config = RewardConfig()
+    found = metrics_of(
+        scored(RIGHT, RIGHT, config=config),
+        scored(WRONG, WRONG, config=config),
+        scored(WRONG, WRONG, config=config),
+        scored(RIGHT, WRONG, config=config),
+    )
+    assert found["rollout/all_correct_groups"] == 1 / 4
+    assert found["rollout/all_wrong_groups"] == 2 / 4

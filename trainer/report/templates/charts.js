@@ -1,0 +1,28 @@
+  // Charts use the page's colours, also after the colour scheme changes.
+  function colours() {
+    const page = getComputedStyle(document.body);
+    return {
+      font: { color: page.color, family: page.fontFamily },
+      hoverlabel: { bgcolor: page.backgroundColor, font: { color: page.color } },
+    };
+  }
+
+  // Draws a chart, or draws it again from what its script holds now; what was asked for stays shown.
+  function draw(chart) {
+    const figure = JSON.parse(chart.nextElementSibling.textContent);
+    const button = chart.parentElement.querySelector(".more");
+    if (button?.getAttribute("aria-pressed") === "true") {
+      for (const trace of figure.data) if (trace.meta === "on demand") trace.visible = true;
+    }
+    const layout = { ...figure.layout, ...colours(), uirevision: "kept" };
+    Plotly.react(chart, figure.data, layout, { displayModeBar: false, responsive: true });
+  }
+
+  const drawAll = () => document.querySelectorAll(".chart").forEach(draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  document.addEventListener("click", ({ target }) => {
+    const button = target.closest(".more");
+    if (!button) return;
+    button.setAttribute("aria-pressed", String(button.getAttribute("aria-pressed") !== "true"));
+    draw(button.parentElement.querySelector(".chart"));
+  });

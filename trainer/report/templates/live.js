@@ -1,0 +1,63 @@
+  const POLL_MS = 2000;
+  const part = (page, name) => page.getElementById(`part-${name}`);
+  const NAMES = ["progress", "verdict", "evaluation", "curves", "transcripts"];
+  const shown = Object.fromEntries(NAMES.map((name) => [name, part(document, name).innerHTML]));
+  let state = document.body.dataset.state;
+  drawAll();
+
+  const ids = (page) => [...page.querySelectorAll(".chart")].map((chart) => chart.id).join();
+
+  // What somebody reads, has opened or marked stays as it is until they leave it.
+  function isInUse(element) {
+    const marked = getSelection();
+    return element.contains(document.activeElement) || element.querySelector("details[open]")
+      || (!marked.isCollapsed && element.contains(marked.anchorNode));
+  }
+
+  function exchange(name, next) {
+    const old = part(document, name), source = next.innerHTML;
+    if (source === shown[name] || (name !== "curves" && isInUse(old))) return;
+    shown[name] = source;
+    if (name !== "curves" || ids(old) !== ids(next)) {
+      old.replaceWith(next);
+      next.querySelectorAll(".chart").forEach(draw);
+      return;
+    }
+    // The same charts are only drawn again: they keep their place, their focus and what was hidden.
+    for (const chart of old.querySelectorAll(".chart")) {
+      const figure = next.querySelector(`#${CSS.escape(chart.id)}`).parentElement;
+      chart.parentElement.querySelector("figcaption p").textContent = figure.querySelector("figcaption p").textContent;
+      chart.nextElementSibling.textContent = figure.querySelector("script").textContent;
+      draw(chart);
+    }
+  }
+
+  async function ask(path) {
+    const answer = await fetch(path, { cache: "no-store" });
+    if (!answer.ok) throw new Error((await answer.text()).trim());
+    return answer;
+  }
+
+  function ago(seconds) {
+    if (seconds < 90) return `${Math.round(seconds)} s`;
+    return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
+  }
+
+  async function poll() {
+    try {
+      const now = await (await ask("state")).json();
+      if (now.state !== state && !document.hidden) {
+        const next = new DOMParser().parseFromString(await (await ask(".")).text(), "text/html");
+        for (const name of NAMES) exchange(name, part(next, name));
+        state = next.body.dataset.state;
+      }
+      const age = now.age_s === null ? "" : ` The newest step ended ${ago(now.age_s)} ago.`;
+      document.getElementById("age").textContent = `Live.${age}`;
+      document.getElementById("lost").textContent = "";
+    } catch (error) {
+      const reason = error instanceof TypeError ? "regime-w watch has ended" : error.message;
+      document.getElementById("lost").textContent = `Not refreshed: ${reason}.`;
+    }
+    setTimeout(poll, POLL_MS);
+  }
+  poll();
