@@ -59,9 +59,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
-    if judged := [group.scores.correct for group in asked if group.scores.correct]:
-        metrics["rollout/all_correct_groups"] = sum(map(all, judged)) / len(judged)
-        metrics["rollout/all_wrong_groups"] = sum(not any(of) for of in judged) / len(judged)
+    metrics |= _unanimous(asked)
     for name in _SCORES:
         present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:
@@ -87,6 +85,17 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     if (follows := _correlation(groups)) is not None:
         metrics["reward/follows_correct"] = follows
     return metrics
+
+
+def _unanimous(asked: Sequence[ScoredGroup]) -> Metrics:
+    """Shares of the groups that are right, or wrong, in every completion."""
+    judged = [group.scores.correct for group in asked if group.scores.correct]
+    if not judged:
+        return {}
+    return {
+        "rollout/all_correct_groups": sum(map(all, judged)) / len(judged),
+        "rollout/all_wrong_groups": sum(not any(correct) for correct in judged) / len(judged),
+    }
 
 
 def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
