@@ -25,6 +25,7 @@ from trainer.config.sections import (
     TinyModelCommand,
     TrainCommand,
     TrainOfflineCommand,
+    WatchCommand,
 )
 from trainer.console.environment import prepare_environment
 from trainer.console.stop_signals import EndedBySignal, Stopped
@@ -81,6 +82,11 @@ COMMANDS = {
         ReportCommand,
         actions.report,
         "is RL helping? the verdict, and curves and transcripts as one HTML file",
+    ),
+    "watch": _Command(
+        WatchCommand,
+        actions.watch,
+        "a page of a running job, refreshed as steps are finished",
     ),
     "export": _Command(
         ExportCommand,

@@ -5,21 +5,17 @@ machine shows: any page can send requests to ``http://127.0.0.1:8000``, and a pa
 has pointed at 127.0.0.1 (DNS rebinding) is even of the same origin, and reads the answers.
 """
 
-import re
-
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from inference_server.errors import Forbidden
 from inference_server.http.auth import PLAYGROUND_PATH
 from inference_server.http.errors import refuse
-from inference_server.wire.serve_config import is_loopback
+from inference_server.wire.serve_config import names_loopback
 
 _WITH_A_KEY = "to allow it, set REGIME_W_API_KEY and send it as 'Authorization: Bearer KEY'"
 # "none" is an address that the user typed.
 _OWN_SITES = frozenset({"same-origin", "none"})
-_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9a-z.-]+))(?::([0-9]{1,5}))?")
-_MAX_PORT = 2**16 - 1
 
 
 class LoopbackGuard:
@@ -45,7 +41,7 @@ class LoopbackGuard:
 def _refusal(scope: Scope) -> Forbidden | None:
     headers = Headers(scope=scope)
     hosts = [host.lower() for host in headers.getlist("Host")]
-    if not all(map(_is_of_loopback, hosts)):
+    if not all(map(names_loopback, hosts)):
         return Forbidden(
             f"without a key only 127.0.0.1 and localhost are answered; {_WITH_A_KEY}", "Host"
         )
@@ -57,13 +53,3 @@ def _refusal(scope: Scope) -> Forbidden | None:
     if not set(headers.getlist("Sec-Fetch-Site")) <= _OWN_SITES:
         return Forbidden(f"a page of another site asks without a key; {_WITH_A_KEY}", "Origin")
     return None
-
-
-def _is_of_loopback(host: str) -> bool:
-    """Whether a ``Host`` header is a loopback name, an IPv6 address in brackets, with or without a port."""
-    found = _HOST.fullmatch(host)
-    if found is None or int(found[3] or 0) > _MAX_PORT:
-        return False
-    is_ipv6 = found[1] is not None
-    name = found[1] if is_ipv6 else found[2]
-    return is_loopback(name) and is_ipv6 == (":" in name)

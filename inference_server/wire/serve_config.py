@@ -17,6 +17,8 @@ VLLM_GPU_MEMORY_UTILIZATION = 0.92
 """What vLLM 0.32 takes of the GPU where ``gpu_memory_utilization`` is null."""
 
 
+_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9a-z.-]+))(?::([0-9]{1,5}))?")
+_MAX_PORT = 2**16 - 1
 _SENDABLE_KEY = re.compile(r"[!-~]([ -~]*[!-~])?")
 
 
@@ -105,3 +107,13 @@ def is_loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def names_loopback(authority: str) -> bool:
+    """Whether a ``Host`` header is a loopback name or address, IPv6 in brackets, with or without a port."""
+    found = _AUTHORITY.fullmatch(authority.lower())
+    if found is None or int(found[3] or 0) > _MAX_PORT:
+        return False
+    is_ipv6 = found[1] is not None
+    name = found[1] if is_ipv6 else found[2]
+    return is_loopback(name) and is_ipv6 == (":" in name)

@@ -5,25 +5,20 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 
+from tests.integration.browser import BROWSER, needs_browser
 from trainer.report.page import write_report
+from trainer.report.watch import Watch
 
 MADE_RUN = Path(__file__).parent.parent / "fixtures/verdict/kl_blow_up"
-BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-
 # The network log's name for a request that no page made.
 NO_ORIGIN = "not an origin"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        BROWSER is None, reason="no Chromium: apt-get install chromium-headless-shell"
-    ),
-]
+pytestmark = [pytest.mark.slow, needs_browser]
 
 PROBE = """
 <script>
@@ -42,7 +37,7 @@ PROBE = """
 """
 
 
-def browse(page: Path, width: int, folder: Path) -> tuple[str, str, list[str]]:
+def browse(page: str, width: int, folder: Path) -> tuple[str, str, list[str]]:
     """The page's DOM after its scripts ran, its console messages, and every URL that it asked for."""
     log = folder / "net.json"
     done = subprocess.run(
@@ -51,7 +46,7 @@ def browse(page: Path, width: int, folder: Path) -> tuple[str, str, list[str]]:
             *("--disable-background-networking", "--enable-logging=stderr"),
             *(f"--window-size={width},2000", "--virtual-time-budget=20000"),
             *(f"--log-net-log={log}", f"--user-data-dir={folder / 'profile'}", "--dump-dom"),
-            page.as_uri(),
+            page,
         ],
         capture_output=True,
         text=True,
@@ -91,7 +86,7 @@ def test_the_page_is_quiet_asks_for_nothing_and_fits(
 ) -> None:
     page = tmp_path / "report.html"
     page.write_text(report.read_text().replace("</body>", f"{PROBE}</body>"))
-    dom, console, urls = browse(page, width, tmp_path)
+    dom, console, urls = browse(page.as_uri(), width, tmp_path)
     assert console == ""
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
     title = re.search("<title>(.*)</title>", dom)
@@ -107,6 +102,32 @@ def test_the_page_is_quiet_asks_for_nothing_and_fits(
     assert "No, it hurts." in dom
 
 
+def test_a_live_page_shows_a_step_that_comes_while_it_is_open(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(MADE_RUN, run)
+    steps = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("")
+
+    class Growing(Watch):
+        def page(self) -> bytes:
+            page = super().page()
+            (run / "metrics.jsonl").write_text("".join(steps))
+            return page
+
+    with Growing(run, 0) as watch:
+        thread = Thread(target=watch.serve)
+        thread.start()
+        dom, console, urls = browse(watch.address, 400, tmp_path)
+        watch.stop()
+        thread.join()
+    assert console == ""
+    assert "Waiting for the first step" not in dom
+    assert "No, it hurts." in dom
+    assert dom.count("js-plotly-plot") == dom.count("<figure") >= 10
+    assert "The newest step ended" in dom
+    assert {url for url in urls if not url.startswith((watch.address, "data:"))} == set()
+
+
 def test_a_page_that_complains_and_asks_would_be_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text(
@@ -114,7 +135,7 @@ def test_a_page_that_complains_and_asks_would_be_noticed(tmp_path: Path) -> None
         'new WebSocket("ws://127.0.0.1:9/socket")</script>'
         '<img src="http://127.0.0.1:9/pixel.png"><iframe src="http://127.0.0.1:9/frame"></iframe>'
     )
-    _, console, urls = browse(page, 400, tmp_path)
+    _, console, urls = browse(page.as_uri(), 400, tmp_path)
     assert "broken" in console
     asked = {"http://127.0.0.1:9/fetched", "http://127.0.0.1:9/pixel.png"}
     asked |= {"http://127.0.0.1:9/frame", "ws://127.0.0.1:9/socket"}

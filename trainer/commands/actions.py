@@ -20,6 +20,7 @@ from trainer.config.sections import (
     TrainCommand,
     TrainConfig,
     TrainOfflineCommand,
+    WatchCommand,
 )
 from trainer.console.progress import step_lines
 from trainer.errors import UsageError
@@ -157,6 +158,18 @@ def report(command: ReportCommand) -> None:
     report = write_report(command.run)
     print_verdict(report.verdict, Console())
     print(report.path)
+
+
+def watch(command: WatchCommand) -> None:
+    """A live page of a run."""
+    from trainer.commands.early_checks import require_run
+
+    require_run(command.run)
+    from trainer.report.watch import Watch
+
+    with Watch(command.run, command.port) as page:
+        print(f"{command.run}: {page.address} (Ctrl-C ends the page, not the run)", flush=True)
+        page.serve()
 
 
 def export_policy(command: ExportCommand) -> None:

@@ -32,6 +32,7 @@ from trainer.config.tools import (
     ReportCommand,
     Role,
     TinyModelCommand,
+    WatchCommand,
 )
 from trainer.config.train import (
     OfflineConfig,
@@ -77,6 +78,7 @@ __all__ = [
     "TrainCommand",
     "TrainConfig",
     "TrainOfflineCommand",
+    "WatchCommand",
 ]
 
 SECTIONS: Mapping[str, type[BaseModel]] = {

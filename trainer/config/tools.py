@@ -51,6 +51,18 @@ class ReportCommand(CommandConfig):
     """The run's folder."""
 
 
+class WatchCommand(CommandConfig):
+    """Show a run that goes on, in a browser of this machine: the report, refreshed as steps are finished.
+
+    Ctrl-C ends it; the run does not notice. Over SSH, forward the port: ssh -L 8100:127.0.0.1:8100 HOST.
+    """
+
+    run: CliPositionalArg[Path]
+    """The run's folder; its first step need not be finished."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8100
+    """Port on 127.0.0.1; 0 takes a free one."""
+
+
 class ExportCommand(CommandConfig):
     """Hand a run's policy on with tokenizer, chat template and model card: to a folder, or to the Hub."""
 

@@ -28,6 +28,7 @@ POSITIONALS = {
     "replay": ["runs/x"],
     "report": ["runs/x"],
     "sample": ["What is 1 + 1?"],
+    "watch": ["runs/x"],
 }
 """Arguments that a command cannot do without."""
 

@@ -1,0 +1,182 @@
+"""A page of a run that goes on: its report, made anew when the run has recorded more.
+
+Enters: a run's folder, which is only read. Leaves: HTTP on 127.0.0.1, without a key: for programs and
+people of this machine. A page of another site that a browser of this machine shows cannot read the answers
+(they are of another origin), and one whose name was pointed at 127.0.0.1 is refused by its ``Host``.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Self
+
+from plotly.offline import get_plotlyjs
+
+from inference_server.wire.serve_config import names_loopback
+from trainer.console.tracking import METRICS_FILE
+from trainer.errors import TrainerError, UsageError
+from trainer.evaluation.results import EVALUATION_FILE
+from trainer.io.kept_settings import CONFIG_FILE
+from trainer.report.page import live_html
+from trainer.run_state.journal_entries import ROLLOUTS_FOLDER
+
+_HOST = "127.0.0.1"
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; "
+    "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+}
+_OLD = "max-age=86400, immutable"
+_NEW = "no-store"
+
+
+class Watch:
+    """Serves the page of a run, as a context manager.
+
+    Args:
+        run_folder: The run's folder; its first step may not be finished.
+        port: Port on 127.0.0.1; 0 takes a free one.
+
+    Raises:
+        UsageError: No run was begun in the folder, or the port cannot be listened on.
+    """
+
+    def __init__(self, run_folder: Path, port: int) -> None:
+        """See the class."""
+        self._folder = run_folder
+        self._lock = Lock()
+        self._made: tuple[str, bytes] | None = None
+        if not any((run_folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
+            raise UsageError(
+                f"no run was begun in {run_folder}; name the folder of run.folder, which has {CONFIG_FILE}"
+            )
+        try:
+            self._server = _Server((_HOST, port), self)
+        except OSError as error:
+            raise UsageError(f"port {port}: {error.strerror}; give another with --port") from error
+
+    def __enter__(self) -> Self:
+        """Nothing is to be opened: it listens already."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Stop listening."""
+        self._server.server_close()
+
+    @property
+    def address(self) -> str:
+        """Where the page is."""
+        return f"http://{_HOST}:{self._server.server_port}"
+
+    def serve(self) -> None:
+        """Answer until Ctrl-C, or until `stop`."""
+        with suppress(KeyboardInterrupt):
+            self._server.serve_forever()
+
+    def stop(self) -> None:
+        """End `serve`, which runs on another thread."""
+        self._server.shutdown()
+
+    def page(self) -> bytes:
+        """The page of what is recorded now, made once for each state."""
+        with self._lock:
+            state = self._state()
+            if self._made is None or self._made[0] != state:
+                self._made = state, live_html(self._folder, state).encode()
+            return self._made[1]
+
+    def state(self) -> bytes:
+        """What is recorded now, to compare with what a page shows, and seconds since the newest step."""
+        age_s = None
+        with suppress(FileNotFoundError):
+            age_s = max(0.0, time.time() - (self._folder / METRICS_FILE).stat().st_mtime)
+        return json.dumps({"state": self._state(), "age_s": age_s}).encode()
+
+    def _state(self) -> str:
+        """Another text as soon as a file that the page shows is another."""
+        found = []
+        for name in (METRICS_FILE, EVALUATION_FILE, CONFIG_FILE, ROLLOUTS_FOLDER):
+            with suppress(FileNotFoundError):
+                file = (self._folder / name).stat()
+                found.append(f"{name} {file.st_size} {file.st_mtime_ns}")
+        return ", ".join(found)
+
+
+@cache
+def _plotly() -> bytes:
+    return str(get_plotlyjs()).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # A second one on the port would get half of the requests.
+    allow_reuse_port = False
+
+    def __init__(self, address: tuple[str, int], watch: Watch) -> None:
+        self.watch = watch
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that left is no error."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 60
+    server: _Server
+
+    def do_GET(self) -> None:
+        if not all(map(names_loopback, self.headers.get_all("Host", []))):
+            self._answer(
+                HTTPStatus.FORBIDDEN,
+                "text/plain",
+                b"Host: only 127.0.0.1 and localhost are answered\n",
+            )
+            return
+        watch, path = self.server.watch, self.path.partition("?")[0]
+        routes: dict[str, tuple[str, Callable[[], bytes], str]] = {
+            "/": ("text/html", watch.page, _NEW),
+            "/state": ("application/json", watch.state, _NEW),
+            "/plotly.js": ("text/javascript", _plotly, _OLD),
+        }
+        if path not in routes:
+            self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"the page is at /\n")
+            return
+        kind, content, kept = routes[path]
+        try:
+            body = content()
+        except (TrainerError, OSError) as error:
+            self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{error}\n".encode())
+            return
+        self._answer(HTTPStatus.OK, kind, body, kept=kept)
+
+    def _answer(self, status: HTTPStatus, kind: str, body: bytes, *, kept: str = _NEW) -> None:
+        self.send_response(status)
+        headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))}
+        for name, value in (headers | {"Cache-Control": kept} | _HEADERS).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def version_string(self) -> str:
+        return "regime-w"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """No line for each request."""
