@@ -52,6 +52,7 @@ MISTAKES = {
     "trainer eval --models ['Base=base'] --data no.jsonl": "data source 'no.jsonl'",
     "trainer report no/such/run": "no/such/run",
     "trainer replay no/such/run --from 3": "no/such/run",
+    "trainer watch no/such/run": "no/such/run",
     "trainer replay x --verify --what-if ppo.kl_coef=1": "choose one",
     "trainer replay BASE --what-if ppo.kl_coeff=1": "did you mean ppo.kl_coef?",
     "trainer replay BASE --what-if ppo.kl_coef=much": "ppo.kl_coef: ",

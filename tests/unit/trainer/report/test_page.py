@@ -272,6 +272,7 @@ def figures_of(page: Page) -> list[dict[str, Any]]:
 
 def traces_of(page: Page, name: str) -> list[dict[str, Any]]:
     """The curves of the chart that has one of this name."""
+    found: list[dict[str, Any]]
     (found,) = (f["data"] for f in figures_of(page) if name in [t["name"] for t in f["data"]])
     return found
 
