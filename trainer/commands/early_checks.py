@@ -5,6 +5,7 @@ from pathlib import Path
 
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfig, TrainConfig
+from trainer.console.trackers import require_trackers
 from trainer.data.sources import require_source
 from trainer.errors import DataError, UsageError
 from trainer.export.target import require_target
@@ -93,6 +94,7 @@ def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:
     """Whether the run is new: one that was begun has its own settings and adapter."""
     require_base_model(config.policy.base_model)
     require_folder(config.run.folder, field="run.folder")
+    require_trackers(config.run.trackers)
     is_new = not (config.run.folder / CONFIG_FILE).exists()
     if is_new and config.policy.adapter is not None:
         require_adapter(config.policy.adapter)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,7 @@ from trainer.config.base import MAX_THREADS, Device, Section, Seed
 
 SHORT_FLAGS: Mapping[str, str] = {"verbose": "run.verbose"}
 """Flags without a section, and the keys that they stand for."""
+TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
 
 
 class RunConfig(Section):
@@ -43,6 +44,9 @@ class RunConfig(Section):
     verbose: bool = False
     """Every term in a step's line instead of those that fit 80 columns; `--verbose` for short. All metrics are
     in metrics.jsonl anyway."""
+    trackers: tuple[TrackerName, ...] = ("tensorboard",)
+    """Where the metrics go beside metrics.jsonl: `tensorboard`, `trackio`, `wandb`, `mlflow`; the last three are
+    extras of these names, and write into the run's folder unless variables of their own say otherwise."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
     """Port of the Prometheus endpoint with the newest step's metrics, /metrics; null opens none, 0 takes a
     free one."""

@@ -1,10 +1,9 @@
-"""What a run says about itself: a line a step on the terminal, metrics.jsonl, TensorBoard, a scrape."""
+"""What a run says about itself: a line a step on the terminal, metrics.jsonl, trackers, a scrape."""
 
 import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -12,13 +11,13 @@ from typing import Annotated, Self
 
 from pydantic import FiniteFloat, Strict, TypeAdapter, ValidationError
 from rich.console import Console
-from torch.utils.tensorboard import SummaryWriter
 
 from trainer.config.sections import RunConfig
 from trainer.console.metric_catalog import log_line
 from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.progress import bar
 from trainer.console.terminal import print_line
+from trainer.console.trackers import TrackerThread
 from trainer.errors import DataError
 from trainer.io.durable import append, write_file
 from trainer.io.paths import open_plain, read_plain
@@ -79,17 +78,25 @@ class Tracker:
         """The newest step with a line."""
         self.last_evaluated_step = 0
         """The newest step whose evaluation has a line."""
-        self._drop_after(first_step)
+        newest_before = self._drop_after(first_step)
         self._file = FileIO(self._path, "ab", opener=open_plain)
-        self._board = SummaryWriter(run.folder / "tensorboard", purge_step=first_step + 1)
         self._console = Console()
         self._progress = bar(self._console)
         self._task = self._progress.add_task("PPO", total=run.num_steps, completed=first_step)
+        self._trackers = {
+            # Only TensorBoard takes steps back; the others keep those that a killed run has left.
+            TrackerThread(name, run, first_step, self.say): 0
+            if name == "tensorboard"
+            else newest_before
+            for name in dict.fromkeys(run.trackers)
+        }
+        """With the step up to which each gets none."""
 
-    def _drop_after(self, first_step: int) -> None:
-        """Keep one line of each step up to ``first_step``, in order."""
-        kept, newest = [], None
+    def _drop_after(self, first_step: int) -> int:
+        """Keep one line of each step up to ``first_step``, in order; returns the newest step that had one."""
+        kept, newest, newest_before = [], None, 0
         for line, row in _read(self._path):
+            newest_before = max(newest_before, int(row["step"]))
             if line.endswith(b"\n") and self.last_step < row["step"] <= first_step:
                 kept.append(line)
                 newest = row
@@ -99,6 +106,7 @@ class Tracker:
         content = b"".join(kept)
         if self._path.exists() and content != read_plain(self._path):
             write_file(self._path, content)
+        return newest_before
 
     def _note(self, row: Metrics) -> None:
         self.last_step = int(row["step"])
@@ -119,9 +127,8 @@ class Tracker:
         self._progress.stop()
         self._endpoint.close()
         self._file.close()
-        # Closing writes what is pending; if that fails, an earlier error is the one to report.
-        with nullcontext() if error is None else suppress(OSError):
-            self._board.close()
+        for tracker in self._trackers:
+            tracker.close()
 
     @property
     def metrics_port(self) -> int | None:
@@ -140,8 +147,10 @@ class Tracker:
         append(self._file, json.dumps(finite).encode() + b"\n", wait=False)
         self._endpoint.show(finite)
         self._note(row)
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        measured = {name: value for name, value in finite.items() if name != "step"}
+        for tracker, left_out in self._trackers.items():
+            if step > left_out:
+                tracker.log(step, measured)
 
     def flush(self) -> None:
         """Wait until every line is on the disk."""

@@ -50,6 +50,7 @@ FREE_SETTINGS = (
     "run.num_threads",
     "run.device",
     "run.verbose",
+    "run.trackers",
     "run.metrics_port",
     "run.metrics_host",
 )

@@ -1,0 +1,189 @@
+"""What Trackio, W&B, MLflow and TensorBoard are asked; see `trainer.console.trackers`."""
+
+import os
+import time
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from inference_server.wire.digests import sha256_of_bytes
+from trainer.config.run import RunConfig
+
+_PROJECT = "regime-w"
+_CONFIG_FILE = "config.toml"
+_MAX_PARAMS = 100
+"""Of one request to MLflow."""
+_MAX_PARAM_CHARS = 500
+
+
+class TrackedRun(Protocol):
+    """A run as a tracker holds it; to make one loads the library."""
+
+    def begin(self) -> None:
+        """Begin the run, or go on with one that resumes."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a step's metrics, all finite."""
+
+    def close(self) -> None:
+        """Write what is pending."""
+
+
+class TensorBoard:
+    """Event files, in which steps that are done again replace those of before."""
+
+    def __init__(self, run: RunConfig, first_step: int):
+        """Load the library."""
+        # Torch takes seconds to import, and the names of trackers are checked before.
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
+
+        self._make = partial(SummaryWriter, run.folder / "tensorboard", purge_step=first_step + 1)
+
+    def begin(self) -> None:
+        """See `TrackedRun`."""
+        self._writer = self._make()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `TrackedRun`."""
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """See `TrackedRun`."""
+        self._writer.close()
+
+
+class Trackio:
+    """A run of the project regime-w, in a SQLite file."""
+
+    def __init__(self, run: RunConfig, first_step: int):
+        """Load the library."""
+        # The library reads it when it is imported.
+        os.environ.setdefault("TRACKIO_DIR", str(run.folder.resolve() / "trackio"))
+        import trackio  # noqa: PLC0415 - an optional dependency, like the two below
+
+        self._init, self._folder = trackio.init, run.folder
+
+    def begin(self) -> None:
+        """See `TrackedRun`."""
+        self._run = self._init(
+            project=_PROJECT,
+            name=_name(self._folder),
+            config=_settings(self._folder),
+            resume="allow",
+            auto_log_gpu=False,
+            auto_log_cpu=False,
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `TrackedRun`."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """See `TrackedRun`."""
+        self._run.finish()
+
+
+class WandB:
+    """A run of W&B, offline unless ``WANDB_MODE`` says otherwise; each start adds a folder to upload."""
+
+    def __init__(self, run: RunConfig, first_step: int):
+        """Load the library."""
+        import wandb  # noqa: PLC0415
+
+        self._wandb, self._folder = wandb, run.folder
+
+    def begin(self) -> None:
+        """See `TrackedRun`."""
+        mode = os.environ.get("WANDB_MODE", "offline")
+        self._run = self._wandb.init(
+            project=os.environ.get("WANDB_PROJECT", _PROJECT),
+            name=_name(self._folder),
+            id=_digest(self._folder),
+            dir=self._folder,
+            mode=mode,
+            resume=None if mode == "offline" else "allow",
+            config=_settings(self._folder),
+            settings=self._wandb.Settings(console="off", silent=True, x_disable_stats=True),
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `TrackedRun`."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """See `TrackedRun`."""
+        self._run.finish()
+
+
+class MLflow:
+    """A run of MLflow, in a SQLite file unless ``MLFLOW_TRACKING_URI`` says otherwise."""
+
+    def __init__(self, run: RunConfig, first_step: int):
+        """Load the library."""
+        from mlflow import MlflowClient  # noqa: PLC0415
+        from mlflow.entities import Metric, Param  # noqa: PLC0415
+
+        self._client_of, self._metric, self._param = MlflowClient, Metric, Param
+        self._folder = run.folder
+
+    def begin(self) -> None:
+        """See `TrackedRun`."""
+        local = f"sqlite:///{self._folder.resolve() / 'mlflow.db'}"
+        self._client = self._client_of(os.environ.get("MLFLOW_TRACKING_URI") or local)
+        found = self._client.get_experiment_by_name(_PROJECT)
+        experiment = (
+            self._client.create_experiment(_PROJECT) if found is None else found.experiment_id
+        )
+        known = self._client.search_runs([experiment], f"tags.run = '{_digest(self._folder)}'")
+        if known:
+            self._run_id = known[0].info.run_id
+            self._client.update_run(self._run_id, status="RUNNING")
+            return
+        created = self._client.create_run(
+            experiment, run_name=_name(self._folder), tags={"run": _digest(self._folder)}
+        )
+        self._run_id = created.info.run_id
+        params = [
+            self._param(key, str(value)[:_MAX_PARAM_CHARS])
+            for key, value in _settings(self._folder).items()
+        ]
+        for start in range(0, len(params), _MAX_PARAMS):
+            self._client.log_batch(self._run_id, params=params[start : start + _MAX_PARAMS])
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """See `TrackedRun`."""
+        now_ms = int(1000 * time.time())
+        self._client.log_batch(
+            self._run_id,
+            metrics=[self._metric(name, value, now_ms, step) for name, value in metrics.items()],
+        )
+
+    def close(self) -> None:
+        """See `TrackedRun`."""
+        self._client.set_terminated(self._run_id)
+
+
+def _digest(folder: Path) -> str:
+    """Tells runs of the same name apart, and finds a run again that resumes."""
+    return sha256_of_bytes(os.fsencode(folder.resolve()))[:16]
+
+
+def _name(folder: Path) -> str:
+    return f"{folder.resolve().name}-{_digest(folder)[:6]}"
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The run's settings, dotted keys to values; none where it keeps none."""
+    path = folder / _CONFIG_FILE
+    return dict(_flat(tomllib.loads(path.read_text(encoding="utf-8")))) if path.exists() else {}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

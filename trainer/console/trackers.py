@@ -1,0 +1,100 @@
+"""Experiment trackers beside metrics.jsonl: TensorBoard, and Trackio, W&B and MLflow where they are installed.
+
+They work offline, in the run's folder, unless variables of their own say otherwise. Each has a thread, so that a
+slow one delays no step; one that fails is said once, and the run goes on.
+"""
+
+import threading
+from collections.abc import Callable, Collection, Mapping
+from importlib.util import find_spec
+from queue import SimpleQueue
+
+from trainer.config.run import RunConfig, TrackerName
+from trainer.config.safe_text import safe_line, shortened
+from trainer.console.tracker_kinds import MLflow, TensorBoard, TrackedRun, Trackio, WandB
+from trainer.errors import UsageError
+
+_CLOSE_S = 60.0
+"""How long a run that ends waits for a tracker."""
+
+
+def require_trackers(names: Collection[TrackerName]) -> None:
+    """Refuse trackers whose library is not installed.
+
+    Raises:
+        UsageError: Names the extra that installs it.
+    """
+    for name in names:
+        if name != "tensorboard" and find_spec(name) is None:
+            raise UsageError(
+                f"run.trackers: {name} is not installed: pip install 'regime-w[{name}]', or leave it out"
+            )
+
+
+TRACKERS: dict[TrackerName, Callable[[RunConfig, int], TrackedRun]] = {
+    "tensorboard": TensorBoard,
+    "trackio": Trackio,
+    "wandb": WandB,
+    "mlflow": MLflow,
+}
+"""How each is made, with the newest step that is not done again."""
+
+
+class TrackerThread:
+    """Feeds one tracker; whatever it raises becomes one warning."""
+
+    def __init__(
+        self, name: TrackerName, run: RunConfig, first_step: int, say: Callable[[str], None]
+    ):
+        """Begin the run in the tracker; ``say`` gets the warning."""
+        self._name, self._say = name, say
+        self._has_failed = False
+        self._rows: SimpleQueue[tuple[int, Mapping[str, float]] | None] = SimpleQueue()
+        try:
+            # Here and not in the thread: a library takes seconds to load, and threads would load at once.
+            tracked = TRACKERS[name](run, first_step)
+        except (Exception, SystemExit) as error:
+            self._warn(error)
+            tracked = None
+        self._thread = threading.Thread(
+            target=self._follow, args=(tracked,), name=f"tracker {name}", daemon=True
+        )
+        self._thread.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a step, at some time."""
+        self._rows.put((step, metrics))
+
+    def close(self) -> None:
+        """Wait until the tracker has everything, for a while."""
+        self._rows.put(None)
+        self._thread.join(_CLOSE_S)
+        if self._thread.is_alive():
+            self._warn(f"did not finish within {_CLOSE_S:.0f} s")
+
+    def _follow(self, tracked: TrackedRun | None) -> None:
+        if tracked is None:
+            return
+        try:
+            tracked.begin()
+        except (Exception, SystemExit) as error:
+            self._warn(error)
+            return
+        while (row := self._rows.get()) is not None:
+            try:
+                tracked.log(*row)
+            except (Exception, SystemExit) as error:
+                self._warn(error)
+        try:
+            tracked.close()
+        except (Exception, SystemExit) as error:
+            self._warn(error)
+
+    def _warn(self, what: object) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            reason = shortened(safe_line(str(what))) or type(what).__name__
+            self._say(
+                f"warning: run.trackers: {self._name} fails and may lack steps ({reason}); the run goes on, and "
+                "metrics.jsonl has them all"
+            )
