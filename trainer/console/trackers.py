@@ -50,12 +50,12 @@ class TrackerThread:
         self._name, self._say = name, say
         self._has_failed = False
         self._rows: SimpleQueue[tuple[int, Mapping[str, float]] | None] = SimpleQueue()
+        tracked: TrackedRun | None = None
         try:
             # Here and not in the thread: a library takes seconds to load, and threads would load at once.
             tracked = TRACKERS[name](run, first_step)
         except (Exception, SystemExit) as error:
             self._warn(error)
-            tracked = None
         self._thread = threading.Thread(
             target=self._follow, args=(tracked,), name=f"tracker {name}", daemon=True
         )
