@@ -7,7 +7,7 @@ If a completion fails, the deadline passes or the caller is cancelled, the rest 
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from inference_server.wire.schemas import (
     Question,
     Usage,
 )
+from inference_server.wire.streams import StreamedCompletion
 from regime_w import ArmOutput, ArmSpec, answer_type_of, compute_regime_w_scores
 
 # Twice what an engine runs at once; it takes in, and aborts, many more at a cost that grows faster than
@@ -64,15 +65,20 @@ class ArmsRun:
     queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_QUEUED))
     """A place in it is a completion that the engine knows of."""
 
-    async def groups(self) -> AsyncGenerator[FinishedGroup, None]:
+    async def groups(
+        self, on_completion: Callable[[StreamedCompletion], None] | None = None
+    ) -> AsyncGenerator[FinishedGroup, None]:
         """Yields each group of the request as soon as it is finished. Close it to abort the rest.
+
+        Args:
+            on_completion: Called with each completion as soon as it is finished, before its group is.
 
         Raises:
             DeadlineExceeded: A group was not finished in time.
             UnusableCompletion: The engine returned a completion that must not be trained on.
             EngineDied: The engine is dead.
         """
-        tasks = [asyncio.create_task(self._run_group(plan)) for plan in self.plans]
+        tasks = [asyncio.create_task(self._run_group(plan, on_completion)) for plan in self.plans]
         try:
             for finished in asyncio.as_completed(tasks):
                 yield await finished
@@ -81,14 +87,31 @@ class ArmsRun:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run_group(self, plan: GroupPlan) -> FinishedGroup:
+    async def _run_group(
+        self, plan: GroupPlan, on_completion: Callable[[StreamedCompletion], None] | None
+    ) -> FinishedGroup:
         request, started = self.request, time.monotonic()
         version = self._resolve_policy()
+
+        async def run_sample(
+            arm: ArmSpec, sample: int, prompt: list[int], adapter: EngineAdapter | None
+        ) -> ArmCompletion:
+            completion = await self._run_sample(plan.question, arm, sample, prompt, adapter)
+            if on_completion is not None:
+                on_completion(
+                    StreamedCompletion.model_construct(
+                        id=plan.question.id,
+                        policy_version=version,
+                        completion=self._as_returned(completion),
+                    )
+                )
+            return completion
+
         try:
             async with asyncio.timeout_at(self.deadline):
                 with self.versions.lease(version) as adapter:
                     completions = await _gather(
-                        self._run_sample(plan.question, arm, sample, prompt, adapter)
+                        run_sample(arm, sample, prompt, adapter)
                         for arm, prompt in zip(self.arms, plan.prompts, strict=True)
                         for sample in range(request.samples_per_arm)
                     )
@@ -106,9 +129,7 @@ class ArmsRun:
             prompt_tokens=sum(len(completion.prompt_token_ids) for completion in completions),
             completion_tokens=sum(len(completion.token_ids) for completion in completions),
         )
-        if not request.return_tokens:
-            empty: dict[str, list[int]] = {"prompt_token_ids": [], "token_ids": [], "logprobs": []}
-            completions = [completion.model_copy(update=empty) for completion in completions]
+        completions = list(map(self._as_returned, completions))
         group = ArmGroup(
             id=plan.question.id,
             question=plan.question.question,
@@ -157,6 +178,13 @@ class ArmsRun:
             token_ids=list(completion.token_ids),
             logprobs=_shortest(completion.logprobs),
         )
+
+    def _as_returned(self, completion: ArmCompletion) -> ArmCompletion:
+        """Without tokens where the request wants none."""
+        if self.request.return_tokens:
+            return completion
+        empty: dict[str, list[int]] = {"prompt_token_ids": [], "token_ids": [], "logprobs": []}
+        return completion.model_copy(update=empty)
 
     def _resolve_policy(self) -> int | None:
         policy = self.request.policy

@@ -1,6 +1,7 @@
 """Our routes: they translate between HTTP and `Service` and contain no other logic."""
 
 import asyncio
+import json
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, aclosing
@@ -36,12 +37,16 @@ from inference_server.wire.schemas import (
     ServerStatus,
 )
 from inference_server.wire.streams import NDJSON
+from regime_w import build_all_arms
 
 # Logged for a request whose client has disconnected, as nginx does.
 _CLIENT_CLOSED_REQUEST = 499
 
 _PLAYGROUND = (
-    resources.files("inference_server.http").joinpath("playground.html").read_text("utf-8")
+    resources.files("inference_server.http")
+    .joinpath("playground.html")
+    .read_text("utf-8")
+    .replace("ARMS_OF_THE_SERVER", json.dumps([arm.name for arm in build_all_arms()]))
 )
 _PLAYGROUND_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -84,14 +89,19 @@ router = APIRouter(prefix="/v1", tags=["regime-w"], route_class=ErrorRoute)
     | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}}},
 )
 async def generate_arms(
-    body: ArmsRequest, request: Request, service: _Service, heartbeat_s: _Heartbeat = None
+    body: ArmsRequest,
+    request: Request,
+    service: _Service,
+    heartbeat_s: _Heartbeat = None,
+    completions: bool = False,
 ) -> Response:
     """Batched multi-arm generation; aborted if the client disconnects.
 
     With ``stream``, each group is sent as a line of NDJSON as soon as it is finished; the last line holds
-    the usage, or the error that ended the response. With ``heartbeat_s`` too, an empty line is sent every
-    so many seconds until the next group is finished, as long as the engine answers: a client needs no
-    deadline on the whole answer then, only one on the time since the last line.
+    the usage, or the error that ended the response. With ``completions`` too, each completion is sent as a
+    line of its own as soon as it is finished, ahead of the line of its group. With ``heartbeat_s`` too, an
+    empty line is sent every so many seconds while nothing is finished, as long as the engine answers: a
+    client needs no deadline on the whole answer then, only one on the time since the last line.
     """
     response = None
     async with AsyncExitStack() as stack:
@@ -103,6 +113,7 @@ async def generate_arms(
                 stack.pop_all(),
                 service.boot_id,
                 heartbeat_s=heartbeat_s,
+                with_completions=completions,
                 check_engine=service.check_engine,
             )
         if run is not None:

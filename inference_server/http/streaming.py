@@ -1,11 +1,14 @@
 """A streamed response: one line of NDJSON per finished group, and a last line with the usage.
 
+Where the client asked for completions, each is a line as well, as soon as it is finished.
+
 Where the client asked for heartbeats, an empty line is sent while no group is finished, as long as the
 engine answers. The client then needs no deadline on the whole answer, which a slow server may exceed, but
 only one on the time since the last line; and no proxy on the way sees an idle connection.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import Any
@@ -19,7 +22,7 @@ from inference_server.arms.run import ArmsRun, FinishedGroup
 from inference_server.errors import RequestError
 from inference_server.http.errors import error_body
 from inference_server.wire.schemas import ErrorResponse, Usage
-from inference_server.wire.streams import NDJSON, StreamEnd
+from inference_server.wire.streams import NDJSON, StreamedCompletion, StreamEnd
 
 # For the line that says that the deadline has passed.
 LAST_LINE_WITHIN_S = 5.0
@@ -35,6 +38,7 @@ class GroupStream(Response):
         admission: Closed when the response ends; the request then no longer counts as in flight.
         boot_id: Sent in the last line.
         heartbeat_s: Seconds between empty lines while nothing else is sent; None sends none.
+        with_completions: Whether each completion is a line too, ahead of its group.
         check_engine: Raises where the engine does not answer.
     """
 
@@ -47,6 +51,7 @@ class GroupStream(Response):
         boot_id: str,
         *,
         heartbeat_s: float | None,
+        with_completions: bool,
         check_engine: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
         """See the class."""
@@ -55,6 +60,9 @@ class GroupStream(Response):
         self._admission = admission
         self._boot_id = boot_id
         self._heartbeat_s = heartbeat_s
+        self._with_completions = with_completions
+        self._completions: deque[StreamedCompletion] = deque()
+        self._arrived = asyncio.Event()
         self._check_engine = check_engine
         # Otherwise nginx would hold lines back until it has some kilobytes of them.
         self.headers["X-Accel-Buffering"] = "no"
@@ -89,7 +97,7 @@ class GroupStream(Response):
     async def _send_groups(self, send: Send) -> StreamEnd | ErrorResponse:
         """Sends every group; returns the last line of the response."""
         versions, usages = [], []
-        groups = self._run.groups()
+        groups = self._run.groups(self._keep if self._with_completions else None)
         try:
             while (finished := await self._next_group(groups, send)) is not None:
                 versions.append(finished.group.policy_version)
@@ -108,16 +116,40 @@ class GroupStream(Response):
     async def _next_group(
         self, groups: AsyncGenerator[FinishedGroup, None], send: Send
     ) -> FinishedGroup | None:
-        """The next finished group, with heartbeats until then; None after the last."""
+        """The next finished group, with completions and heartbeats until then; None after the last."""
         group = asyncio.ensure_future(anext(groups, None))
         try:
             while not group.done():
-                await asyncio.wait((group,), timeout=self._heartbeat_s)
-                if not group.done() and await self._engine_answers_before(group):
+                if await self._something_finished(group):
+                    await self._send_completions(send)
+                elif await self._engine_answers_before(group):
                     await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+            await self._send_completions(send)
             return group.result()
         finally:
             await _cancel(group)
+
+    def _keep(self, completion: StreamedCompletion) -> None:
+        self._completions.append(completion)
+        self._arrived.set()
+
+    async def _something_finished(self, group: asyncio.Future[FinishedGroup | None]) -> bool:
+        """Waits for a group or a completion; false where the time for a heartbeat has come first."""
+        arrived = asyncio.ensure_future(self._arrived.wait())
+        try:
+            done, _ = await asyncio.wait(
+                (group, arrived),
+                timeout=self._heartbeat_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            return bool(done)
+        finally:
+            await _cancel(arrived)
+
+    async def _send_completions(self, send: Send) -> None:
+        self._arrived.clear()
+        while self._completions:
+            await _send_line(send, self._completions.popleft())
 
     async def _engine_answers_before(self, group: asyncio.Future[FinishedGroup | None]) -> bool:
         check = asyncio.ensure_future(self._check_engine())

@@ -113,11 +113,14 @@ async def test_the_page_does_what_it_offers_and_shows_in_no_frame(
     """Each request that the page's script makes, as a browser sends it."""
     page = await client.get("/", headers={"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"})
     assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
-    assert set(re.findall(r'call\("([^"]+)"', page.text)) == {"v1/status", "v1/arms/generate"}
+    assert set(re.findall(r'call\("([^"]+)"', page.text)) == {
+        "v1/status",
+        "v1/arms/generate?completions=true",
+    }
     headers = {"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}
     assert (await client.get("/v1/status", headers=headers)).status_code == 200
-    body = {"questions": ["1+1?"], "score": True, "return_tokens": False}
-    response = await client.post("/v1/arms/generate", json=body, headers=headers)
+    body = {"questions": ["1+1?"], "score": True, "return_tokens": False, "stream": True}
+    response = await client.post("/v1/arms/generate?completions=true", json=body, headers=headers)
     assert response.status_code == 200
     assert engine.samplings
 

@@ -12,7 +12,7 @@ from inference_server.engine import EngineAdapter, EngineCompletion, EngineDied,
 from inference_server.errors import EngineUnavailable
 from inference_server.service import Service
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, ArmsResponse, ErrorResponse
-from inference_server.wire.streams import StreamEnd
+from inference_server.wire.streams import StreamedCompletion, StreamEnd
 from tests.contract.client import Client, Connection
 from tests.contract.fake_engine import FakeEngine
 
@@ -89,6 +89,38 @@ async def test_a_compressed_line_can_be_read_as_soon_as_it_is_sent(
     assert ArmGroup.model_validate_json(line).id == "quick?"
     held_back.set()
     await connection.task
+
+
+async def test_completions_are_sent_before_their_group_where_they_are_asked_for(
+    app: FastAPI, client: Client, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.put_adapter(4)
+    release, generate = asyncio.Event(), engine.generate
+
+    async def hold_back(
+        prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+    ) -> EngineCompletion:
+        completion = await generate(prompt_token_ids, sampling, adapter)
+        if sampling.temperature > 0.3:
+            await release.wait()
+        return completion
+
+    monkeypatch.setattr(engine, "generate", hold_back)
+    asked = {"questions": QUESTIONS[:1], "stream": True, "score": True, "return_tokens": False}
+    connection = Connection(app, json.dumps(asked).encode(), query=b"completions=true")
+    await connection.until(lambda: connection.body.count(b"\n") == 4)
+    release.set()
+    await connection.task
+    *lines, group, end = connection.body.splitlines()
+    sent = [StreamedCompletion.model_validate_json(line) for line in lines]
+    assert [(one.id, one.policy_version) for one in sent] == [("a", 4)] * 8
+    assert {one.completion.temperature for one in sent[:4]} == {0.2, 0.3}
+    whole = ArmGroup.model_validate_json(group)
+    assert sorted((one.completion for one in sent), key=lambda arm: arm.arm) == sorted(
+        whole.arms, key=lambda arm: arm.arm
+    )
+    assert whole.arms[0].token_ids == []
+    assert StreamEnd.model_validate_json(end).policy_version == 4
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])
