@@ -1,6 +1,8 @@
 """The playground in a real browser, before the contract tests' engine: what a person does and then sees."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -162,7 +164,8 @@ def seen(
     try:
         found = site.found.get(timeout=WAIT_S)
     finally:
-        browser.terminate()
+        # The program may be a script that starts the browser as its child.
+        os.killpg(browser.pid, signal.SIGKILL)
         browser.wait()
         site.server.should_exit = True
         thread.join()
@@ -180,6 +183,7 @@ def _browser(address: str, width: int, folder: Path) -> "subprocess.Popen[bytes]
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
 
 
