@@ -156,7 +156,7 @@ def seen(
 ) -> dict[str, Any]:
     """What the page shows at each stage, in a window of this width."""
     folder = tmp_path_factory.mktemp("playground")
-    site = Site(Settings(model="fake/base", state_dir=folder / "state", max_loaded_versions=3))
+    site = Site(Settings(model="fake/base", state_dir=folder, max_loaded_versions=3))
     thread = threading.Thread(target=lambda: asyncio.run(site.serve()))
     thread.start()
     port = site.ports.get(timeout=WAIT_S)
