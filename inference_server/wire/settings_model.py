@@ -98,8 +98,8 @@ def mistaken_types(
         inner = None if field is None else field.annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             if isinstance(value, Mapping):
-                for below, reason, at_fault in mistaken_types(inner, value):
-                    yield f"{key}.{below}", reason, at_fault
+                for below, flaw, at_fault in mistaken_types(inner, value):
+                    yield f"{key}.{below}", flaw, at_fault
         elif field is not None:
             kinds = set(_kinds(inner))
             for each in _values(value):
