@@ -75,7 +75,7 @@ class RewardFunctions:
         """Score a group with Regime W, and reward each of its completions.
 
         Raises:
-            RewardFunctionError: A function failed twice.
+            RewardFunctionError: A function failed twice, or the rewards are too large.
         """
         scored, weight_of = score_group(record, group, config), self._config.weight_of
         if weight_of == {REGIME_W: 1.0}:
@@ -152,7 +152,10 @@ def changed_sources(recorded: Sequence[tuple[int, Mapping[str, str]]]) -> list[s
 
 
 def _columns(record: Record, group: ArmGroup) -> dict[str, Any]:
-    """The keyword arguments of a function: a list each, with one entry for each completion."""
+    """The keyword arguments of a function: a list each, with one entry for each completion.
+
+    A column of the data that has one of our names is left out.
+    """
     arms = group.arms
     of_question = {**record.columns, "question": record.question, "answer": record.gold}
     return {
