@@ -13,9 +13,12 @@ from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import ArmOutput, GroupScores, RewardConfig, RewardParts, reward_group, select_arms
 from trainer.config.rollout import REGIME_W
 from trainer.data.sources import Record
+from trainer.errors import RewardFunctionError
 from trainer.model.batch import Sample
 
 _SAME_REWARD = 1e-9
+_MAX_REWARD = 3.4e38
+"""The largest number of float32, in which the losses take rewards."""
 
 
 def as_sample(completion: ArmCompletion, *, version: int | None, reward: float = 0.0) -> Sample:
@@ -134,15 +137,19 @@ def with_functions(
         by_function: What each function gave each completion.
         weight_of: The functions' weights.
         config: Its ``selection`` says which completions train.
+
+    Raises:
+        RewardFunctionError: A reward, its product with the weight, or the sum is too large for float32.
     """
-    totals = [
-        [
-            weight_of[name] * gave
-            for name, gave in zip(by_function, given, strict=True)
-            if gave is not None
-        ]
-        for given in zip(*by_function.values(), strict=True)
-    ]
+    totals: list[list[float]] = []
+    for index, given in enumerate(zip(*by_function.values(), strict=True)):
+        completion = f"completion {index} of question {scored.record.id!r}"
+        gave = {name: r for name, r in zip(by_function, given, strict=True) if r is not None}
+        terms = {name: weight_of[name] * reward for name, reward in gave.items()}
+        for name, term in terms.items():
+            _check_size(name, completion, gave[name], term)
+        _check_size(" + ".join(terms), completion, math.fsum(terms.values()))
+        totals.append(list(terms.values()))
     rewards = tuple(math.fsum(terms) for terms in totals)
     unrewarded = frozenset(index for index, terms in enumerate(totals) if not terms)
     weight = weight_of.get(REGIME_W, 0.0)
@@ -157,6 +164,15 @@ def with_functions(
         by_function=by_function,
         unrewarded=unrewarded,
     )
+
+
+def _check_size(name: str, completion: str, *rewards: float) -> None:
+    for reward in rewards:
+        if not abs(reward) <= _MAX_REWARD:
+            raise RewardFunctionError(
+                f"reward.functions: {name}: a reward of {reward:g} for {completion} is too large for float32: "
+                "return smaller ones, or lower reward.weights, and start the same command again"
+            )
 
 
 def _trained(
