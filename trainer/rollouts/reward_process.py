@@ -2,11 +2,12 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
-import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
@@ -19,6 +20,10 @@ _LOAD_TIMEOUT_S = 300.0
 """For the imports of the functions, torch perhaps among them."""
 _GRACE_S = 30.0
 """How long after ``reward.timeout_s`` the process may take to end itself."""
+_POLL_MS = 100
+"""How often to look whether the process is still there while it does not answer."""
+_PART = 1 << 16
+"""Bytes to read at once."""
 
 
 class FunctionFailure(Exception):
@@ -59,6 +64,7 @@ class FunctionProcess:
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            bufsize=0,
             pass_fds=(descriptor,),
             # Ctrl-C is for the trainer, which finishes its step; and what the functions start ends with them.
             start_new_session=True,
@@ -66,6 +72,7 @@ class FunctionProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         self._stdin, self._stdout = process.stdin, process.stdout
+        os.set_blocking(self._stdin.fileno(), False)
 
     def loaded(self) -> dict[str, str]:
         """The digests of the sources, once all functions are loaded.
@@ -98,7 +105,14 @@ class FunctionProcess:
     @property
     def has_ended(self) -> bool:
         """Whether it can be called no more."""
-        return self._process.poll() is not None
+        if self._process.returncode is not None:
+            return True
+        # It stays to be waited for, so that its group keeps its number until `kill` ends what is left of it.
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        try:
+            return os.waitid(os.P_PID, self._process.pid, options) is not None
+        except ChildProcessError:  # `kill` has waited for it, in another thread.
+            return True
 
     def kill(self) -> None:
         """End the process, and all that the functions started; whoever waits for an answer gets a failure."""
@@ -110,23 +124,13 @@ class FunctionProcess:
     def close(self) -> None:
         """`kill` it where nobody waits for an answer."""
         self.kill()
-        with suppress(BrokenPipeError):
-            self._stdin.close()
+        self._stdin.close()
         self._stdout.close()
         self._dump.close()
 
     def _answer(self, limit_s: float, request: bytes = b"") -> dict[str, Any]:
-        timer = threading.Timer(limit_s, self.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            with suppress(BrokenPipeError):  # That no answer comes says why.
-                self._stdin.write(request)
-                self._stdin.flush()
-            line = self._stdout.readline()
-        finally:
-            timer.cancel()
-        if line.endswith(b"\n"):
+        line, newline, _ = self._exchanged(limit_s, request).partition(b"\n")
+        if newline:
             found: dict[str, Any] = json.loads(line)
             return found
         self.kill()
@@ -136,3 +140,34 @@ class FunctionProcess:
                 f"took longer than reward.timeout_s = {self._timeout_s:g} s", dump
             )
         raise FunctionFailure(f"its process ended with exit code {self._process.returncode}", "")
+
+    def _exchanged(self, limit_s: float, request: bytes) -> bytes:
+        """Write the request and read to the end of a line, of the process or of the time.
+
+        A pipe's end says nothing of the process: what a function forked holds both pipes open after it.
+        """
+        deadline = time.monotonic() + limit_s
+        stdin, stdout = self._stdin.fileno(), self._stdout.fileno()
+        unsent, answer = memoryview(request), bytearray()
+        poller = select.poll()
+        poller.register(stdout, select.POLLIN)
+        if unsent:
+            poller.register(stdin, select.POLLOUT)
+        while b"\n" not in answer:
+            # Asked before the pipes, so that what it wrote before its end is read.
+            is_over = self.has_ended or time.monotonic() > deadline
+            ready = [descriptor for descriptor, _ in poller.poll(0 if is_over else _POLL_MS)]
+            if stdin in ready:
+                try:
+                    unsent = unsent[os.write(stdin, unsent) :]
+                except BrokenPipeError:  # That no answer comes says why.
+                    unsent = unsent[:0]
+                if not unsent:
+                    poller.unregister(stdin)
+            if stdout in ready:
+                if not (part := os.read(stdout, _PART)):
+                    break
+                answer += part
+            elif is_over:
+                break
+        return bytes(answer)

@@ -16,12 +16,14 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 EXIT_OK = 0
+_NO_SEQUENCES = (str, bytes, bytearray, Mapping, Set)
+"""What can be iterated but gives no reward for each completion in order."""
 
 
 def source_of(function: str) -> Path | None:
@@ -34,16 +36,30 @@ def source_of(function: str) -> Path | None:
     target = function.rpartition(":")[0]
     if target.endswith(".py"):
         return Path(target) if Path(target).is_file() else None
-    places: list[str] | None = [os.getcwd(), *sys.path]
+    places: list[str] | None = None
     found, name = None, ""
     for part in target.split("."):
         name = f"{name}.{part}" if name else part
-        found = importlib.machinery.PathFinder.find_spec(name, places)
+        found = _spec(name, places)
         if found is None:
             return None
         places = list(found.submodule_search_locations or ())
     origin = None if found is None else found.origin
     return None if origin is None else Path(origin)
+
+
+def _spec(name: str, places: list[str] | None) -> importlib.machinery.ModuleSpec | None:
+    """What Python's finders, those of editable installs among them, find in a package's places.
+
+    `importlib.util.find_spec` would import the packages around a module.
+    """
+    for finder in sys.meta_path:
+        is_in_path = places is None and finder is importlib.machinery.PathFinder
+        found = finder.find_spec(name, [os.getcwd(), *sys.path] if is_in_path else places)
+        # Neither built in nor frozen, which have no file.
+        if found is not None and (found.has_location or found.submodule_search_locations):
+            return found
+    return None
 
 
 def source_sha256(function: str) -> str | None:
@@ -89,11 +105,16 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
     """What a function returns, as numbers.
 
     Raises:
+        TypeError: Its entries are not in the order of the completions.
         ValueError: It is not one finite number or None for each completion.
     """
     returned = function(**columns)
     if inspect.iscoroutine(returned):
         returned = asyncio.run(returned)
+    if isinstance(returned, _NO_SEQUENCES):
+        raise TypeError(
+            f"returned a {type(returned).__name__}: expected a list of a number or None for each completion"
+        )
     rewards = [None if reward is None else float(reward) for reward in returned]
     num_completions = len(columns["completions"])
     if len(rewards) != num_completions:
@@ -106,7 +127,11 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
 
 def _failure(error: BaseException) -> dict[str, str]:
     lines = traceback.format_exception(error)
-    return {"error": f"{type(error).__name__}: {error}", "traceback": "".join(lines)}
+    try:
+        said = str(error)
+    except BaseException:  # The function's own exception, whose text is its code, too.
+        said = "its text cannot be read"
+    return {"error": f"{type(error).__name__}: {said}", "traceback": "".join(lines)}
 
 
 def main() -> None:
@@ -132,7 +157,7 @@ def main() -> None:
     for function in functions:
         try:
             called.append(_loaded(function, modules))
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             answer({"function": function, **_failure(error)})
             return
     answer({"sources": {function: source_sha256(function) for function in functions}})
@@ -142,7 +167,7 @@ def main() -> None:
         faulthandler.dump_traceback_later(timeout_s, exit=True, file=dump)
         try:
             result: dict[str, object] = {"rewards": _rewards(called[index], columns)}
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             result = dict(_failure(error))
         finally:
             faulthandler.cancel_dump_traceback_later()

@@ -1,9 +1,14 @@
 """Reward functions of the user's: what they are called with, what their rewards become, and how they fail."""
 
 import json
+import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from trainer.errors import RewardFunctionError, UsageError
 from trainer.rollouts.groups import ScoredGroup, score_group
 from trainer.rollouts.metrics import group_metrics
 from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
+from trainer.rollouts.reward_worker import source_of
 from trainer.rollouts.rows import RolloutRow, rollout_row
 
 RECORD = RECORDS[2]
@@ -44,6 +50,9 @@ def scored(
     with RewardFunctions(config) as opened:
         return opened.score(record, GROUP, config)
 
+
+CHILD_S = 60
+"""How long a child lives that nobody ends."""
 
 REGIME_W = score_group(RECORD, GROUP, RewardSettings()).rewards
 
@@ -194,7 +203,18 @@ COUNT = "open(__file__ + '.calls', 'a').write('x'); "
         ("return [1, 2]", "returned 2 rewards for 3 completions", ""),
         ("return [1, 2, float('nan')]", "returned nan for completion 2", ""),
         ("return 3", "'int' object is not iterable", ""),
+        ("return dict.fromkeys(range(3))", "returned a dict: expected a list", ""),
+        ("return '123'", "returned a str: expected a list", ""),
+        ("return {1, 2, 3}", "returned a set: expected a list", ""),
         ("exit()", "SystemExit", "in reward"),
+        ("raise KeyboardInterrupt", "KeyboardInterrupt", "in reward"),
+        ("raise GeneratorExit", "GeneratorExit", "in reward"),
+        ("import asyncio; raise asyncio.CancelledError", "CancelledError", "in reward"),
+        (
+            "raise type('Mute', (Exception,), {'__str__': lambda self: 1 / 0})",
+            "Mute: its text cannot be read",
+            "in reward",
+        ),
         ("os._exit(7)", "its process ended with exit code 7", None),
         ("time.sleep(1e6)", "took longer than reward.timeout_s = 0.5 s", "in reward"),
         # Never lets go of the interpreter, so that no thread and no signal handler of Python's runs.
@@ -228,6 +248,53 @@ def test_a_failure_that_passes_costs_the_group_one_retry(
     assert [record.message.split(" reason")[0] for record in caplog.records] == [
         f"event=reward_function_fails function={name} question=r2"
     ]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [("os._exit(7)", "ended with exit code 7"), ("time.sleep(1e6)", "took longer than")],
+)
+def test_a_child_that_outlives_the_process_is_not_waited_for(
+    body: str, said: str, function: Callable[..., str], tmp_path: Path
+) -> None:
+    children, over = tmp_path / "children", tmp_path / "over"
+    # Forked, so that it holds the pipes, and in a session of its own, so that it is not ended with the process.
+    child = f"os.setsid(); time.sleep({CHILD_S}); open({str(over)!r}, 'w'); os._exit(0)"
+    name = function(
+        f"child = os.fork()\n    if not child:\n        {child}\n"
+        f"    open({str(children)!r}, 'a').write(f'{{child}} '); {body}"
+    )
+    try:
+        with pytest.raises(RewardFunctionError, match=said):
+            scored(name, timeout_s=0.5)
+        assert not over.exists()
+    finally:
+        for pid in children.read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("returned", "weights", "named", "said"),
+    [
+        (("[1, 1e308, 1]",), (), "mine0.py:reward", "1e+308"),
+        (("[1, 1e38, 1]",), (10.0,), "mine0.py:reward", "1e+39"),
+        (("[1, -3e38, 1]",) * 2, (), "mine1.py:reward", "-6e+38"),
+        (("[1, 1e308, 1]",) * 2, (), "mine0.py:reward", "1e+308"),
+    ],
+)
+def test_rewards_too_large_to_add_or_train_are_an_error_that_names_the_function(
+    returned: tuple[str, ...],
+    weights: tuple[float, ...],
+    named: str,
+    said: str,
+    function: Callable[..., str],
+) -> None:
+    names = [function(f"return {text}", f"mine{i}") for i, text in enumerate(returned)]
+    with pytest.raises(RewardFunctionError, match=r"^reward\.functions: ") as caught:
+        scored(*names, weights=weights)
+    assert named in str(caught.value)
+    assert f"a reward of {said} for completion 1 of question 'r2' is too large" in str(caught.value)
 
 
 def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_path: Path) -> None:
@@ -295,6 +362,31 @@ def test_a_shared_credit_can_be_compared_where_a_function_tells_completions_apar
     TrainConfig.model_validate({"reward": reward, "ppo": {"advantage": "grpo"}})
     with pytest.raises(ValidationError, match="rewards all of them alike"):
         TrainConfig.model_validate({"reward": {"credit": "shared"}, "ppo": {"advantage": "grpo"}})
+
+
+def test_a_module_of_an_editable_install_is_found_without_importing_its_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "src/editable_rewards"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError")
+    (package / "lengths.py").touch()
+
+    class Finder:
+        """As setuptools has them: at the end of `sys.meta_path`, with a map of the packages."""
+
+        @classmethod
+        def find_spec(cls, name: str, path: object = None, target: object = None) -> object:
+            if name != package.name:
+                return None
+            return spec_from_file_location(name, package / "__init__.py")
+
+    assert source_of("editable_rewards:reward") is None
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder])
+    assert source_of("editable_rewards:reward") == package / "__init__.py"
+    assert source_of("editable_rewards.lengths:reward") == package / "lengths.py"
+    assert source_of("editable_rewards.other:reward") is None
+    assert source_of("time:sleep") is None  # built in: there is no file
 
 
 # --- digests ------------------------------------------------------------------------------------------
