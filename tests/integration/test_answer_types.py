@@ -15,7 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SYMBOLS = [*"0123456789abcdefghijklmnop"]
 ROWS: dict[str, dict[str, object]] = {
     "number": {"answer": "7"},
-    "choice": {"answer": "E", "choices": SYMBOLS},
+    # By its index: the letter E alone is the text of another choice too, and refused.
+    "choice": {"answer": 4, "choices": SYMBOLS},
     "text": {"answer": "Mary Shelley"},
     "math": {"answer": "x^2"},
 }
