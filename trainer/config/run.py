@@ -33,8 +33,8 @@ class RunConfig(Section):
     """Held-out questions of an evaluation."""
     return_to_best: bool = False
     """Go back to the best evaluated step's policy, critic and optimizers where an evaluation finds that
-    accuracy has fallen: its 95 % interval lies below the best accuracy. Rollouts that were already asked
-    for are still trained on."""
+    accuracy has fallen: the 95 % interval of its difference from the best accuracy lies below 0. Rollouts
+    that were already asked for are still trained on."""
     seed: Seed = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None

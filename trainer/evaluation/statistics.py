@@ -6,7 +6,7 @@ are computed over questions. Every interval is a 95% interval, and every seed is
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
+from math import comb, hypot
 
 import numpy as np
 from scipy.stats import binomtest, kendalltau, rankdata
@@ -28,6 +28,19 @@ def wilson_interval(num_correct: int, num_questions: int) -> tuple[float, float]
     """
     interval = binomtest(num_correct, num_questions).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def difference_interval(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+    """The interval of p1 − p2 for two models, each a pair of correct answers and questions.
+
+    From both Wilson intervals, ``p1 − p2 − sqrt((p1 − l1)² + (u2 − p2)²)`` up to
+    ``p1 − p2 + sqrt((u1 − p1)² + (p2 − l2)²)`` (Newcombe 1998, Statistics in Medicine 17:873, method 10). It takes the
+    models for independent; of answers to the same questions it is wider than a paired interval.
+    """
+    (p1, l1, u1), (p2, l2, u2) = (
+        (num / of, *wilson_interval(num, of)) for num, of in (first, second)
+    )
+    return p1 - p2 - hypot(p1 - l1, u2 - p2), p1 - p2 + hypot(u1 - p1, p2 - l2)
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -174,9 +174,12 @@ class Training:
             learner = self.learner
             versions.publish(step, learner.roles, token_budget=learner.token_budget)
             clock.lap("publish")
+            is_last = step == self.config.num_steps
+            # One at a time: the one before makes room.
+            evaluated = evaluations.collect(wait=is_last)
             if evaluations.is_due(step):
                 evaluations.start(step, versions.newest)
-            evaluated = evaluations.collect(wait=step == self.config.num_steps)
+            evaluated |= evaluations.collect(wait=is_last)
         return {"version": versions.newest.version, **self.proofs.metrics, **evaluated}
 
     def _return_to_best(self) -> None:

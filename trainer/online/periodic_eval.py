@@ -18,7 +18,7 @@ from trainer.console.tracking import Metrics
 from trainer.data.context_limit import askable
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.evaluation.statistics import wilson_interval
+from trainer.evaluation.statistics import difference_interval, wilson_interval
 from trainer.online.sync_alternatives import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
@@ -159,7 +159,10 @@ class HeldOutEvaluations:
                 num_questions=len(self._records),
             )
             write_best(self._run.folder, best)
-        self._fallen_from = best if high < best.accuracy else None
+        # The best is an estimate too, and one of 100 % has an interval.
+        of_best = (round(best.accuracy * best.num_questions), best.num_questions)
+        _, gain = difference_interval((num_correct, len(self._records)), of_best)
+        self._fallen_from = best if gain < 0 else None
         return {
             "eval/accuracy": accuracy,
             "eval/low": low,
@@ -171,7 +174,10 @@ class HeldOutEvaluations:
         }
 
     def better_to_go_on_from(self) -> Best | None:
-        """The best evaluation, once for each newer one whose interval lies below it, with ``run.return_to_best``."""
+        """The best evaluation, once for each newer one that is worse, with ``run.return_to_best``.
+
+        Worse is an accuracy whose difference from the best has a 95% interval below 0.
+        """
         best, self._fallen_from = self._fallen_from, None
         return best if self._run.return_to_best else None
 

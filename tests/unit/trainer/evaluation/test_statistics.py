@@ -14,6 +14,7 @@ from trainer.evaluation.statistics import (
     auc,
     auc_interval,
     bootstrap_interval,
+    difference_interval,
     mcnemar_p_value,
     mean_interval,
     pass_at_k,
@@ -36,6 +37,23 @@ def test_wilson_interval_is_the_published_one(
     num_correct: int, num_questions: int, low: float, high: float
 ) -> None:
     assert wilson_interval(num_correct, num_questions) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        # Newcombe (1998), Statistics in Medicine 17:873, table II, method 10.
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((10, 10), (0, 10), 0.6075, 1.0),
+    ],
+)
+def test_the_interval_of_a_difference_is_the_published_one(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    assert difference_interval(first, second) == pytest.approx((low, high), abs=5e-5)
+    assert difference_interval(second, first) == pytest.approx((-high, -low), abs=5e-5)
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

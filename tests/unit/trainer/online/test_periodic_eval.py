@@ -63,7 +63,12 @@ class Run:
         config = TrainConfig(
             data=DataConfig(seed=5),
             rollout=RolloutConfig(max_tokens=17),
-            run=RunConfig(folder=folder, evaluate_every=2, num_evaluation_questions=4),
+            run=RunConfig(
+                folder=folder,
+                evaluate_every=2,
+                num_evaluation_questions=len(RECORDS),
+                return_to_best=True,
+            ),
         )
         self.evaluations = HeldOutEvaluations(
             versions_for(self.client, portal), config, STATUS, self.said.append
@@ -123,6 +128,18 @@ def test_the_best_of_a_run_outlives_it(run: Run, portal: BlockingPortal) -> None
     assert best is not None
     assert (best.step, best.version, best.adapter) == (4, 14, "adapters/policy-000014")
     assert resumed.evaluate(10, 4)["eval/best_step"] == 10
+
+
+@pytest.mark.parametrize(
+    ("best", "newer", "is_worse"), [(4, 3, False), (4, 2, False), (4, 0, True), (1, 0, False)]
+)
+def test_what_chance_explains_is_no_fall(best: int, newer: int, is_worse: bool, run: Run) -> None:
+    for step, num_right in ((2, best), (4, newer)):
+        assert run.evaluations.better_to_go_on_from() is None
+        run.evaluate(step, num_right)
+    returns_to = run.evaluations.better_to_go_on_from()
+    assert (returns_to is not None and returns_to.step == 2) == is_worse
+    assert run.evaluations.better_to_go_on_from() is None
 
 
 def test_an_evaluation_that_is_due_too_early_is_left_out_with_a_word(run: Run) -> None:

@@ -11,6 +11,7 @@ from trainer.config.sections import RunConfig, TrainConfig
 from trainer.console.tracking import Metrics, read_metrics
 from trainer.model.roles import PolicyRoles
 from trainer.online.periodic_eval import HeldOutEvaluations
+from trainer.online.sync_alternatives import Published
 from trainer.replay.verify import verify
 from trainer.run_state.checkpoint import checkpoint_folder
 from trainer.run_state.journal_entries import JournaledAdapter
@@ -119,6 +120,35 @@ def test_a_run_that_is_killed_at_the_return_resumes_from_there(
     assert adapters_of(killed.run.folder) == adapters_of(undisturbed.run.folder)
     steps = [[row["step"] for row in read_metrics(c.run.folder)] for c in (undisturbed, killed)]
     assert steps == [[1, 2, 3, 4, 5]] * 2
+
+
+def test_an_evaluation_that_takes_a_step_makes_room_for_the_next(
+    tiny_base: Path,
+    scorer: PolicyRoles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    start, collect = HeldOutEvaluations.start, HeldOutEvaluations.collect
+    just_started = False
+
+    def started(evaluations: HeldOutEvaluations, step: int, published: Published) -> None:
+        nonlocal just_started
+        just_started = True
+        start(evaluations, step, published)
+
+    def collected(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
+        nonlocal just_started
+        is_pending, just_started = just_started and not wait, False
+        return {} if is_pending else collect(evaluations, wait=True)
+
+    monkeypatch.setattr(HeldOutEvaluations, "start", started)
+    monkeypatch.setattr(HeldOutEvaluations, "collect", collected)
+    config = config_of(tiny_base, tmp_path, returns=False)
+    train(config, WorseAtOneVersion(scorer))
+    assert "is not finished" not in capsys.readouterr().out
+    steps = [row.get("eval/step") for row in read_metrics(config.run.folder)]
+    assert steps == [None, 1, 2, 3, 5]
 
 
 def test_a_checkpoint_that_is_damaged_is_not_gone_back_to(
