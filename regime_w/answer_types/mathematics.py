@@ -28,9 +28,11 @@ _UNICODE = str.maketrans(
     | dict(zip("π∞∪∩∈≤≥±×·∅√", (rf"\{name} " for name in _SYMBOLS.split()), strict=True))
 )
 _LATEX_TEXT = r"\\(?:text|math|mbox)(?:bf|rm|it|sf|normal)?"
+_SYMBOL_OF_UNIT = r"(?:[cmk]m|kg|ft|lbs?|oz|m[lL]|hrs?|mins?|mph)"
+# Behind a digit without a space between, other letters are factors.
 _UNIT = (
-    r"(?:[cmk]m|kg|ft|lbs?|oz|m[lL]|hrs?"
-    rf"|(?!{SCALE}|sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|inf|pi)[A-Za-z]{{3,}}(?:\s[A-Za-z]{{2,}}){{0,3}})"
+    rf"(?:\s*{_SYMBOL_OF_UNIT}|\s+(?!(?i:{SCALE})|sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|inf|pi)[A-Za-z]{{3,}})"
+    r"(?:\s[A-Za-z]{2,}){0,3}"
 )
 _CLEANING = tuple(
     (re.compile(pattern), replacement)
@@ -50,8 +52,10 @@ _CLEANING = tuple(
             ", ",
         ),
         (r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))|\\?%", ""),
+        (rf"(?<=[0-9])\s*{_LATEX_TEXT}\s*\{{\s*((?i:{SCALE})s?\b[^{{}}]*)\}}", r" \1 "),
+        (rf"(?<=[0-9])(\s+(?i:{SCALE})s?){_UNIT}\s*\Z", r"\1"),
         (
-            rf"(?:(?<=[^\s,(])\s*{_LATEX_TEXT}\s*\{{[^{{}}]*\}}|(?<=[0-9])\s*{_UNIT})(?:\^\{{?[23]\}}?)?\s*\Z",
+            rf"(?:(?<=[^\s,(])\s*{_LATEX_TEXT}\s*\{{[^{{}}]*\}}|(?<=[0-9]){_UNIT})(?:\^\{{?[23]\}}?)?\s*\Z",
             "",
         ),
         (rf"{_LATEX_TEXT}\s*\{{([^{{}}]*)\}}", r"\1"),
