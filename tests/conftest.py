@@ -1,5 +1,6 @@
 """What tests of several parts stand on: one tiny base model, and roles on it that all differ."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from inference_server.launch.launcher import ROOT_LOG_LEVEL_VARIABLE
 from inference_server.launch.server_process import ServerProcess, running_server
 from tests.rounding import default_dtype, in_float64
 from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
@@ -17,6 +19,8 @@ from trainer.model.roles import PolicyRoles, Role
 
 # As the command line does; a server that a test starts inherits it.
 prepare_environment()
+# As the server does, before a test imports vLLM: later tests of log lines may run in the same process.
+os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
 
 SERVER_FLAGS = ["--max-model-len", "256"]
 

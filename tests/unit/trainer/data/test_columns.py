@@ -90,7 +90,7 @@ def test_math_500_shaped_records_of_mathematics(
     monkeypatch.setattr(math_process, "LIBRARY", "json")  # whether it is there; nothing asks it
     row: dict[str, object] = {
         "problem": "?",
-        "solution": r"So $\boxed{\text{(C)}}$, or $\boxed{\frac12}$.",
+        "solution": r"Half of it: $\boxed{\frac12}$.",
         "answer": "0.5",
     }
     for column in ("solution", "answer"):
@@ -170,7 +170,7 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
 def test_a_record_that_its_shape_cannot_read_is_refused_with_its_line(
     shape: RecordShape, row: dict[str, object], complaint: str, tmp_path: Path
 ) -> None:
-    first = {**GOOD, "problem": "?", "solution": "1"}
+    first = {**GOOD, "problem": "?", "solution": "1", "options": ["x", "y"], "key": "A"}
     with pytest.raises(DataError) as caught:
         load(tmp_path, shape, first, row)
     assert f"{tmp_path / 'd.jsonl'}:2: " in str(caught.value)
