@@ -2,17 +2,16 @@
 
 import os
 import time
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.run import RunConfig
+from trainer.io.kept_settings import CONFIG_FILE, flat_settings, kept_tables
 
 _PROJECT = "regime-w"
-_CONFIG_FILE = "config.toml"
 _MAX_PARAMS = 100
 """Of one request to MLflow."""
 _MAX_PARAM_CHARS = 500
@@ -177,13 +176,7 @@ def _name(folder: Path) -> str:
 
 def _settings(folder: Path) -> dict[str, Any]:
     """The run's settings, dotted keys to values; none where it keeps none."""
-    path = folder / _CONFIG_FILE
-    return dict(_flat(tomllib.loads(path.read_text(encoding="utf-8")))) if path.exists() else {}
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+    try:
+        return flat_settings(kept_tables(folder / CONFIG_FILE))
+    except FileNotFoundError:
+        return {}

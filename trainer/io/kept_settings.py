@@ -46,7 +46,7 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
     plain = _plain(config)
     if path.exists():
         stored = kept_tables(path)
-        written, now = _flat(stored), _flat(plain)
+        written, now = flat_settings(stored), flat_settings(plain)
         # Of a file that this version cannot read as a whole, each missing key still has its default.
         before = _as_read(stored, config) or {**(_as_read({}, config) or {}), **written}
         changed = [
@@ -188,7 +188,7 @@ def _as_read(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any] | N
     try:
         kind = type(config)
         read = kind.read_kept if issubclass(kind, Section) else kind.model_validate
-        return _flat(_plain(read(stored)))
+        return flat_settings(_plain(read(stored)))
     except ValidationError:
         return None
 
@@ -206,12 +206,14 @@ def _plain(config: BaseModel) -> dict[str, Any]:
     return found
 
 
-def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values."""
+def flat_settings(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys to values, of tables in tables."""
     found: dict[str, Any] = {}
     for key, value in section.items():
         found |= (
-            _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+            flat_settings(value, f"{prefix}{key}.")
+            if isinstance(value, dict)
+            else {prefix + key: value}
         )
     return found
 
