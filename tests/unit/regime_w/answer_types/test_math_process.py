@@ -1,7 +1,9 @@
 """The process that compares mathematics: what bounds it, and that its end is no answer."""
 
+import gc
 import io
 import json
+import logging
 import os
 import resource
 import signal
@@ -24,9 +26,11 @@ def end(code: int) -> None:
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[int, int]]:
-    """What the worker limits, none of which happens to this process."""
+    """What the worker limits; nothing that it does to its own process happens to this one."""
     found: dict[int, tuple[int, int]] = {}
     monkeypatch.setattr(resource, "setrlimit", found.__setitem__)
+    monkeypatch.setattr(logging, "disable", lambda: None)
+    monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(sys, "setprofile", lambda budget: None)
     monkeypatch.setattr(os, "_exit", end)
     return found
