@@ -3,7 +3,8 @@
 Enters: rows of ``metrics.jsonl``. Leaves: plotly figures.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 
@@ -15,6 +16,8 @@ _MARKERS_UP_TO_STEPS = 50
 """A line through one point is invisible, so few points get markers; many markers would hide the line."""
 _WHOLE_STEPS_UP_TO = 10
 """So few steps would get ticks between whole numbers."""
+_TICKS_OF_A_DECADE = ((3, (1, 2, 5)), (5, (1, 3)))
+"""Up to so many decades of a logarithmic axis, and where each of them has a tick; beyond, at its start."""
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
@@ -108,12 +111,12 @@ def curve_figure(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> go.F
             zeroline=False,
             dtick=1 if steps and steps[-1] - steps[0] < _WHOLE_STEPS_UP_TO else None,
         ),
-        yaxis=_vertical(chart.left),
+        yaxis=_vertical(chart.left, rows),
     )
     if chart.right is not None:
         # Two grids would cross, so only the left axis has one.
         figure.update_layout(
-            yaxis2=_vertical(chart.right)
+            yaxis2=_vertical(chart.right, rows)
             | {"overlaying": "y", "side": "right", "showgrid": False, "tickmode": "auto"}
         )
     return figure
@@ -150,10 +153,24 @@ def _interval(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> dict[st
     return error_bars(*columns, thickness=1)
 
 
-def _vertical(side: Axis) -> dict[str, object]:
-    return axis(
-        side.title,
-        type="log" if side.log else "linear",
-        rangemode="normal" if side.log else "tozero",
-        range=side.limits,
-    )
+def _vertical(side: Axis, rows: Sequence[Mapping[str, float]]) -> dict[str, object]:
+    if side.log:
+        ticks = log_ticks(row[key] for row in rows for key in side.curves if key in row)
+        ends = [math.log10(tick) for tick in (ticks[0], ticks[-1])] if ticks else None
+        return axis(side.title, type="log", tickvals=ticks or None, range=ends, tickformat="~e")
+    return axis(side.title, type="linear", rangemode="tozero", range=side.limits)
+
+
+def log_ticks(values: Iterable[float]) -> list[float]:
+    """Ticks of a logarithmic axis around the positive values: plotly's own lie over each other within a decade."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return []
+    low, high = min(positive), max(positive)
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    each = next((each for most, each in _TICKS_OF_A_DECADE if last - first <= most), (1,))
+    # A decade more on both sides: logarithms are rounded.
+    ladder = [float(f"{digit}e{power}") for power in range(first - 1, last + 2) for digit in each]
+    begin = max(tick for tick in ladder if tick <= low)
+    end = min(tick for tick in ladder if tick >= high and tick > begin)
+    return [tick for tick in ladder if begin <= tick <= end]

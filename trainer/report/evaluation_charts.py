@@ -61,12 +61,14 @@ def _accuracies(evaluation: Evaluation) -> go.Figure:
             # Side by side, not on top of each other.
             orientation="h",
             marker={"size": 9},
+            # One at 0 is seen whole.
+            cliponaxis=False,
             error_x=_percent_bars(estimates),
         )
     figure.update_layout(
         xaxis=axis("% correct", zeroline=False),
         # The first model on top; labels are never read as numbers or dates.
-        yaxis=axis(type="category", autorange="reversed", zeroline=False),
+        yaxis=axis(type="category", autorange="reversed", zeroline=False, ticklabelstandoff=8),
         scattermode="group",
     )
     return figure
