@@ -22,7 +22,12 @@ class SettingsModel(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        # A command reads a few of the models that its program imports.
+        defer_build=True,
     )
 
     @model_validator(mode="before")

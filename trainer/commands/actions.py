@@ -22,7 +22,6 @@ from trainer.config.sections import (
     TrainOfflineCommand,
     WatchCommand,
 )
-from trainer.console.progress import step_lines
 from trainer.errors import UsageError
 from trainer.io.paths import require_folder
 
@@ -57,6 +56,7 @@ def fine_tune(config: SFTRunConfig) -> None:
 
     check_sft(config)
     from trainer.commands.sft import run_sft
+    from trainer.console.progress import step_lines
 
     with step_lines("sft") as on_step:
         folder = run_sft(config, on_step, print)
@@ -198,6 +198,7 @@ def make_tiny_model(command: TinyModelCommand) -> None:
     """The demo's base model."""
     require_folder(command.output, field="output")
     from trainer.commands.tiny_model import build_tiny_model
+    from trainer.console.progress import step_lines
 
     with step_lines("tiny-model") as on_step:
         folder = build_tiny_model(command.output, on_step=on_step)
