@@ -7,7 +7,9 @@ from typing import Any
 
 from inference_server.wire.hardware.prerequisites import installed_version
 from inference_server.wire.settings_sources import presets, program_name
+from regime_w import RewardConfig
 from trainer.commands import actions
+from trainer.commands.completion import FLAG, completion, flags_of
 from trainer.config.loading import fail, load_config
 from trainer.config.sections import (
     CollectConfig,
@@ -29,7 +31,7 @@ from trainer.config.sections import (
 )
 from trainer.console.environment import prepare_environment
 from trainer.console.stop_signals import EndedBySignal, Stopped
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, UsageError
 from trainer.io.paths import is_lasting, shown_path
 
 
@@ -123,6 +125,7 @@ def _usage(prog: str) -> str:
             *(f"  {name:<{width}}  {text}" for name, text in texts.items()),
             "",
             f"--config takes a TOML file, or one of {', '.join(presets())}",
+            f"{FLAG} bash or zsh prints the completion of commands and flags",
         ]
     )
 
@@ -141,6 +144,13 @@ def main() -> None:
         from regime_w.__main__ import main as score
 
         sys.exit(score([name, *arguments]))
+    if name == FLAG:
+        flags = {name: flags_of(command.config) for name, command in COMMANDS.items()}
+        try:
+            print(completion(flags | {_SCORE: flags_of(RewardConfig)}, arguments), end="")
+        except UsageError as error:
+            fail(program, error)
+        return
     if name not in COMMANDS:
         fail(program, f"unknown command {name!r}; one of {', '.join([*COMMANDS, _SCORE])}")
     _run(COMMANDS[name], arguments, f"{program} {name}")

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, timeout=120
+        [sys.executable, "-m", "trainer", *arguments], capture_output=True, text=True, timeout=400
     )
 
 
@@ -30,6 +30,7 @@ HELP = {
     "inference_server": ("usage: python -m inference_server",),
     "regime_w": ("usage: python -m regime_w",),
     "regime_w score": ("usage: python -m regime_w score",),
+    "trainer score": ("usage: python -m regime_w score",),
 }
 """Commands, and what their --help says."""
 MISTAKES = {

@@ -1,0 +1,98 @@
+"""Completion in a shell: a script with the commands, their flags, the server's flags and the presets."""
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal, get_args
+
+from pydantic import BaseModel
+from pydantic_settings import CliPositionalArg
+
+from inference_server.wire.serve_config import ServeConfig
+from inference_server.wire.settings_errors import known_keys
+from inference_server.wire.settings_sources import presets
+from trainer.config.run import SHORT_FLAGS
+from trainer.errors import UsageError
+
+Shell = Literal["bash", "zsh"]
+FLAG = "--print-completion"
+_POSITIONAL = get_args(CliPositionalArg[str])[1]
+
+# zsh runs the functions of bash; compinit twice would be slow.
+_ZSH = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\nautoload -Uz bashcompinit && bashcompinit\n"
+_BASH = """\
+{function}() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} words=""
+  COMPREPLY=()
+  if [[ ${{COMP_WORDS[COMP_CWORD-1]}} == --config ]]; then words="{presets}"
+{branches}
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+}}
+complete -o default -F {function} {program}
+"""
+_COMMANDS = """\
+  elif [[ $COMP_CWORD -eq 1 ]]; then words="{commands} --help --version"
+  elif [[ $word == -* ]]; then
+    case "${{COMP_WORDS[1]}}" in
+{cases}
+    esac\
+"""
+
+
+def completion(commands: Mapping[str, Iterable[str]], arguments: Sequence[str]) -> str:
+    """The script that ``--print-completion SHELL`` asks for: of ``regime-w`` and of ``regime-w-server``.
+
+    Args:
+        commands: The flags of each command.
+        arguments: The shell.
+
+    Raises:
+        UsageError: There is no completion for this shell.
+    """
+    if len(arguments) != 1 or arguments[0] not in get_args(Shell):
+        raise UsageError(f"{FLAG}: takes one of {', '.join(get_args(Shell))}")
+    cases = [f'      {name}) words="{" ".join(flags)}" ;;' for name, flags in commands.items()]
+    # Of the flags of vLLM's, which takes long to import, those that our settings name too.
+    server = ["--version", *flags_of(ServeConfig, without={"api_key"}, kebab_case=True)]
+    return "".join(
+        [
+            _ZSH if arguments[0] == "zsh" else "",
+            _script(
+                "regime-w", _COMMANDS.format(commands=" ".join(commands), cases="\n".join(cases))
+            ),
+            _script(
+                "regime-w-server",
+                f'  elif [[ $word == -* ]]; then words="{" ".join(server)}"',
+            ),
+        ]
+    )
+
+
+def _script(program: str, branches: str) -> str:
+    return _BASH.format(
+        function=re.sub(r"\W", "_", f"_{program}"),
+        program=program,
+        presets=" ".join(presets()),
+        branches=branches,
+    )
+
+
+def flags_of(
+    model: type[BaseModel], *, without: Collection[str] = (), kebab_case: bool = False
+) -> list[str]:
+    """Every flag of a program or command with these settings, as its help spells them.
+
+    Args:
+        model: The settings.
+        without: Keys that are no flags.
+        kebab_case: Whether the program spells them with ``-``.
+    """
+    keys = [*known_keys(model)]
+    tables = {key.rpartition(".")[0] for key in keys}
+    positional = {
+        name for name, field in model.model_fields.items() if _POSITIONAL in field.metadata
+    }
+    keys = [key for key in keys if key not in {*tables, *positional, *without}]
+    keys += [short for short, key in SHORT_FLAGS.items() if key in keys]
+    spelt = [key.replace("_", "-") if kebab_case else key for key in keys]
+    return ["--config", "--help", *(f"--{key}" for key in spelt)]
