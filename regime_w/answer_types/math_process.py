@@ -9,54 +9,80 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 LIBRARY = "math_verify"
 _PROGRAM = Path(__file__).with_name("math_worker.py")
 _NUM_STARTS = 2
+_REPLIES = {b"true\n": True, b"false\n": False}
 _NUM_KEPT = 4096
 """Answers that are remembered: the arms of a group give the same few."""
 
 
 class LibraryMissing(Exception):
-    """math-verify is not installed; the message says how to get it."""
+    """math-verify is not installed, or does not work; the message is one line that says how to get it."""
 
 
 def require_library() -> None:
-    """Look for math-verify without loading it.
+    """Let math-verify compare two expressions, once for a process of ours.
 
     Raises:
-        LibraryMissing: It is not there.
+        LibraryMissing: It is not there, or cannot.
     """
-    if importlib.util.find_spec(LIBRARY) is None:
-        raise LibraryMissing(
-            "the answer type math needs math-verify, which is not installed: pip install 'regime-w[math]', or set "
-            "another answer_type"
-        )
+    spec = importlib.util.find_spec(LIBRARY)
+    # Any folder of that name in the working directory is a package, without a file.
+    if spec is None or spec.origin is None:
+        raise _missing("is not installed")
+    try_library()
+
+
+@cache
+def try_library() -> None:
+    """Start the process that compares mathematics.
+
+    Raises:
+        LibraryMissing: It has no math-verify that works.
+    """
+    try:
+        _PROCESS.ask("x + 1", "1 + x")
+    except RuntimeError as error:
+        raise _missing(f"does not work here ({error})") from None
+
+
+def _missing(reason: str) -> LibraryMissing:
+    return LibraryMissing(
+        f"the answer type math needs math-verify, which {reason}: pip install 'regime-w[math]', or set another "
+        "answer_type"
+    )
 
 
 class MathProcess:
     """The process, started when it is first needed; several threads may ask it."""
 
     def __init__(self, program: Path = _PROGRAM) -> None:
-        """Keep what to start."""
+        """Keep what to start; objects of this class live as long as the program."""
         self._program = program
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        os.register_at_fork(after_in_child=self._leave_to_parent)
 
     def ask(self, answer: str, gold: str) -> bool:
         """Whether both can be read, and the answer equals the gold answer.
 
         Raises:
+            LibraryMissing: The process cannot use math-verify.
             RuntimeError: The process ends whenever it is asked.
         """
         request = json.dumps([answer, gold]).encode() + b"\n"
         with self._lock:
             for _ in range(_NUM_STARTS):
                 reply = self._reply(request)
+                if reply in _REPLIES:
+                    return _REPLIES[reply]
+                self._end()
                 if reply:
-                    return reply == b"true\n"
+                    raise _missing(f"does not work here ({json.loads(reply)})")
         raise RuntimeError(
             f"the process that compares mathematics ends at once; its errors are above: {self._program}"
         )
@@ -65,6 +91,18 @@ class MathProcess:
         """End the process; another is started when it is asked again."""
         with self._lock:
             self._end()
+
+    def _leave_to_parent(self) -> None:
+        """Forget, in a process that was forked, what its parent goes on with: replies would be mixed up."""
+        # The parent's may be held by a thread that is not here.
+        self._lock = threading.Lock()
+        process, self._process = self._process, None
+        if process is None:
+            return
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+        process.returncode = 0  # It is not this process's to wait for.
 
     def _reply(self, request: bytes) -> bytes:
         """A line; empty where the process has ended."""
@@ -99,6 +137,8 @@ def _started(program: Path) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-W", "ignore", str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        # A process that is forked while a request is written would write it again as it closes its copy of a buffer.
+        bufsize=0,
         # The order of a set's elements decides which of several simplifications is tried first.
         env={**os.environ, "PYTHONHASHSEED": "0"},
         # A Ctrl-C in the terminal is this process's to handle.

@@ -1,7 +1,8 @@
 """The program that compares mathematics with math-verify, for `regime_w.answer_types.mathematics`.
 
 It answers a line of JSON, a list of an answer and a gold answer, with another: whether both can be read and are
-equal. Computer algebra may take any time and memory (``9^{9^{9}}``), so
+equal; or, where math-verify does not work, a string that says why. Computer algebra may take any time and
+memory (``9^{9^{9}}``), so
 
 - a child answers each request, so that nothing depends on what was asked before, and a child that ends itself
   or is ended means "no";
@@ -20,6 +21,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from typing import Any
 
 _MAX_EVENTS = 2_000_000
@@ -126,13 +128,24 @@ def _exit_code(line: bytes) -> int:
         return _NO
 
 
+def _why_not_ready() -> str | None:
+    """Load what answers need; one line that says why it cannot be done, or None."""
+    try:
+        with redirect_stdout(sys.stderr):  # A package may say something as it is imported.
+            found = [are_equal(*sample) for sample in _SAMPLES]
+    except Exception as error:  # Whatever a broken package raises as it is imported.
+        return " ".join(f"{type(error).__name__}: {error}".split())
+    return None if found[0] else f"it does not find that {_SAMPLES[0][0]} is {_SAMPLES[0][1]}"
+
+
 def main() -> None:
-    """Answer until stdin ends."""
+    """Answer until stdin ends; if that cannot be done, with the reason as a string."""
     logging.disable()
     # A core dump for each text that takes too long would fill the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for sample in _SAMPLES:
-        are_equal(*sample)
+    if reason := _why_not_ready():
+        sys.stdout.write(f"{json.dumps(reason)}\n")
+        sys.exit(1)
     # A collection of garbage in a child would copy every page of what is loaded here.
     gc.freeze()
     for line in sys.stdin.buffer:

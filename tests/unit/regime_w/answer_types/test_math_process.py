@@ -8,12 +8,13 @@ import os
 import resource
 import signal
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
-from regime_w.answer_types import math_worker
-from regime_w.answer_types.math_process import MathProcess
+from regime_w.answer_types import math_process, math_worker
+from regime_w.answer_types.math_process import LibraryMissing, MathProcess, require_library
 
 
 class Ended(BaseException):
@@ -156,3 +157,113 @@ def test_an_interrupted_request_leaves_no_reply_to_the_next(tmp_path: Path) -> N
     finally:
         signal.signal(signal.SIGUSR1, before)
     assert process._process is None
+
+
+COMPARES_TEXTS = """
+import json, sys
+for line in sys.stdin:
+    answer, gold = json.loads(line)
+    print(json.dumps(answer == gold), flush=True)
+"""
+MAX_SECONDS = 60
+"""After which a forked process that hangs is ended."""
+
+
+def test_a_forked_process_has_a_process_of_its_own(tmp_path: Path) -> None:
+    process = MathProcess(program(tmp_path, COMPARES_TEXTS))
+    assert process.ask("x", "x")
+    first = process._process
+    assert first is not None
+    with process._lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that other threads may hold locks
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(MAX_SECONDS)
+            try:
+                is_left = process._process is None
+                is_answered = all(process.ask("x", "x") for _ in range(20))
+                process.end()
+                os._exit(0 if is_left and is_answered else 1)
+            finally:
+                os._exit(2)
+    assert not any(process.ask("x", "y") for _ in range(20))
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert process._process is first
+    assert process.ask("x", "x")
+    process.end()
+
+
+def test_what_is_left_to_the_parent_goes_on(tmp_path: Path) -> None:
+    process = MathProcess(program(tmp_path, COMPARES_TEXTS))
+    process._leave_to_parent()
+    assert process.ask("x", "x")
+    first, lock = process._process, process._lock
+    assert first is not None
+    process._leave_to_parent()
+    assert process._process is None
+    assert process._lock is not lock
+    assert os.waitpid(first.pid, 0) == (first.pid, 0)  # ended by the end of its input, not killed
+
+
+BROKEN = [
+    ("raise ImportError('no antlr4:\\nwrong\\nversion')", "ImportError: no antlr4: wrong version"),
+    ("import no_such_runtime", "ModuleNotFoundError: No module named 'no_such_runtime'"),
+    ("print('hello'); raise RuntimeError('old')", "RuntimeError: old"),
+    ("verify = None", "ImportError: cannot import name"),
+]
+
+
+@pytest.mark.parametrize(("source", "reason"), BROKEN)
+def test_a_library_that_cannot_be_imported_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, reason: str
+) -> None:
+    (tmp_path / "math_verify.py").write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(LibraryMissing, match=r"pip install 'regime-w\[math\]'") as caught:
+        MathProcess().ask("x", "y")
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_required_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(math_process, "LIBRARY", "json")  # which is there
+    math_process.try_library.cache_clear()
+    monkeypatch.setattr(math_process, "_PROCESS", MathProcess(program(tmp_path, "")))
+    with pytest.raises(LibraryMissing, match=r"does not work here \(the process .* ends at once"):
+        require_library()
+    working = MathProcess(program(tmp_path, "input(); print('true', flush=True)"))
+    monkeypatch.setattr(math_process, "_PROCESS", working)
+    require_library()
+    working.end()
+    monkeypatch.setattr(math_process, "_PROCESS", None)
+    require_library()
+    math_process.try_library.cache_clear()
+
+
+def test_a_folder_of_its_name_is_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_folder_of_mathematics").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(math_process, "LIBRARY", "a_folder_of_mathematics")
+    monkeypatch.setattr(math_process, "try_library", lambda: None)
+    with pytest.raises(LibraryMissing, match="is not installed"):
+        require_library()
+
+
+def test_a_worker_that_cannot_compare_says_why(
+    limits: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(math_worker, "are_equal", lambda answer, gold: False)
+    monkeypatch.setattr(sys, "stdout", replies := io.StringIO())
+    with pytest.raises(SystemExit):
+        math_worker.main()
+    assert json.loads(replies.getvalue()).startswith("it does not find that x^{2}+2x+1 is")
+
+    def fails(answer: str, gold: str) -> bool:
+        raise ImportError("two\nlines")
+
+    monkeypatch.setattr(math_worker, "are_equal", fails)
+    assert math_worker._why_not_ready() == "ImportError: two lines"

@@ -278,6 +278,7 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(LibraryMissing, match=r"pip install 'regime-w\[math\]'"):
         answer_type_of("math")
     monkeypatch.setattr(math_process, "LIBRARY", "json")
+    monkeypatch.setattr(math_process, "try_library", lambda: None)
     assert answer_type_of("math") == MATH
 
 

@@ -88,6 +88,7 @@ def test_math_500_shaped_records_of_mathematics(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(math_process, "LIBRARY", "json")  # whether it is there; nothing asks it
+    monkeypatch.setattr(math_process, "try_library", lambda: None)
     row: dict[str, object] = {
         "problem": "?",
         "solution": r"Half of it: $\boxed{\frac12}$.",
@@ -244,6 +245,7 @@ def test_examples_load_in_two_parts(
     example: str, answer_type: str, num_choices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(math_process, "LIBRARY", "json")
+    monkeypatch.setattr(math_process, "try_library", lambda: None)
     monkeypatch.setattr(mathematics, "are_equal", lambda answer, gold: True)
     examples = Path(__file__).resolve().parents[4] / "examples"
     data = DataConfig.read_kept(tomllib.loads((examples / f"{example}.toml").read_text())["data"])
