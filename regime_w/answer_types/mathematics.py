@@ -11,56 +11,17 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
+from regime_w.answer_types import equations
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.completions import completion_of
+from regime_w.answer_types.latex import cleaned, is_closed
 from regime_w.answer_types.math_process import are_equal
 from regime_w.answer_types.positions import only_line, stated_answer, states_gold
-from regime_w.answer_types.text import normalised
-from regime_w.numbers.markup import without_markup, without_thoughts
-from regime_w.numbers.numerals import NUMBER, SCALE, canonical, to_ascii, value_of
+from regime_w.answer_types.text import is_withdrawn, normalised
+from regime_w.numbers.markup import without_markup
+from regime_w.numbers.numerals import NUMBER, canonical, value_of
 from regime_w.numbers.statements import has_hedge
 
-_MAX_ROUNDS = 8
-"""Two rounds of cleaning do for all but odd texts."""
-
-_SYMBOLS = "pi infty cup cap in le ge pm times cdot emptyset sqrt"
-_UNICODE = str.maketrans(
-    {"²": "^2", "³": "^3", "ℝ": r"\mathbb{R}"}
-    | dict(zip("π∞∪∩∈≤≥±×·∅√", (rf"\{name} " for name in _SYMBOLS.split()), strict=True))
-)
-_LATEX_TEXT = r"\\(?:text|math|mbox)(?:bf|rm|it|sf|normal)?"
-_SYMBOL_OF_UNIT = r"(?:[cmk]m|kg|ft|lbs?|oz|m[lL]|hrs?|mins?|mph)"
-# Behind a digit without a space between, other letters are factors.
-_UNIT = (
-    rf"(?:\s*{_SYMBOL_OF_UNIT}|\s+(?!(?i:{SCALE})|sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|inf|pi)[A-Za-z]{{3,}})"
-    r"(?:\s[A-Za-z]{2,}){0,3}"
-)
-_CLEANING = tuple(
-    (re.compile(pattern), replacement)
-    for pattern, replacement in (
-        (r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", r"\1"),
-        (r"(?<=[0-9])(?:\{,\}|,?\s*\\!|\\,)\s*(?=[0-9]{3}(?![0-9]))", ""),
-        (r"\\?\$|(?<!\\)\\[()\[\]]|\\(?:left|right|displaystyle|limits)(?![A-Za-z])\.?|`", " "),
-        (r"(?<!\\)\\[!,;: ]|~|\\q?quad(?![A-Za-z])", " "),
-        (r"(?<=[\w)}])\*\*(?=[\w({\\-])", "^"),
-        (r"\*\*", " "),
-        (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
-        (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
-        (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
-        (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
-        (
-            rf"\s*,?\s*(?:{_LATEX_TEXT}\s*\{{\s*(?:or|and)\s*\}}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z]))\s*",
-            ", ",
-        ),
-        (r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))|\\?%", ""),
-        (rf"(?<=[0-9])\s*{_LATEX_TEXT}\s*\{{\s*((?i:{SCALE})s?\b[^{{}}]*)\}}", r" \1 "),
-        (rf"(?<=[0-9])(\s+(?i:{SCALE})s?){_UNIT}\s*\Z", r"\1"),
-        (
-            rf"(?:(?<=[^\s,(])\s*{_LATEX_TEXT}\s*\{{[^{{}}]*\}}|(?<=[0-9]){_UNIT})(?:\^\{{?[23]\}}?)?\s*\Z",
-            "",
-        ),
-        (rf"{_LATEX_TEXT}\s*\{{([^{{}}]*)\}}", r"\1"),
-    )
-)
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)\s*{NUMBER}", re.VERBOSE | re.IGNORECASE)
 # A numeral with its base is read as the words are: math-verify takes no notice of the base.
 _WORDS = re.compile(
@@ -88,10 +49,15 @@ class Mathematics:
     )
 
     def extract(self, text: str) -> str | None:
-        """The stated answer, or a completion that is one line of mathematics."""
-        text = without_thoughts(text)
+        """The stated answer, or a completion that is one line of mathematics; None where what follows takes it back."""
+        text = completion_of(text)
         stated = stated_answer(text)
-        return self.read(text if stated is None else stated.line)
+        if stated is None:
+            return self.read(text)
+        answer = self.read(stated.line)
+        if answer is None or stated.is_marked:
+            return answer
+        return None if is_withdrawn(stated.behind, normalised(stated.line)) else answer
 
     def read(self, answer: str) -> str | None:
         """The number in canonical form, the words, or the cleaned LaTeX; of prose, its only formula if it has one."""
@@ -108,52 +74,56 @@ class Mathematics:
         """As `read`, of a line or of what a solution states; None where math-verify cannot read it."""
         stated = stated_answer(text) if states_gold(text) else None
         gold = self.read(text if stated is None else stated.line)
-        if gold is None or _is_known(gold):
-            return gold
-        return gold if are_equal(gold, gold) else None
+        if gold is None:
+            return None
+        parts = equations.parts(gold) if equations.has_equation(gold) else [gold]
+        return gold if all(map(self._is_comparable, parts)) else None
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether math-verify finds ``a`` equal to the gold answer ``b``; numbers and words are compared exactly.
 
         A list without brackets equals a set, and a tuple of the same order; a set equals neither tuple nor interval.
+        What an equation equals, see `regime_w.answer_types.equations`.
         """
         if a is None or b is None or a == b:
             return a is not None and a == b
+        if equations.has_equation(a) or equations.has_equation(b):
+            return equations.say_the_same(a, b, self._are_equal_parts, are_equal)
         if (_number(a) and _number(b)) or _WORDS.fullmatch(a) or _WORDS.fullmatch(b):
             return False
-        if any(_SET.fullmatch(x) and _TUPLE_OR_INTERVAL.fullmatch(y) for x, y in ((a, b), (b, a))):
+        if any(_SET.fullmatch(x) and _is_tuple_or_interval(y) for x, y in ((a, b), (b, a))):
             return False
         return are_equal(a, b)
 
+    def _is_comparable(self, part: str) -> bool:
+        """Whether an answer or a part of it can be read by what would compare it."""
+        part = self.read(part) or ""
+        return _is_known(part) or are_equal(part, part)
+
+    def _are_equal_parts(self, a: str, b: str) -> bool:
+        """As `equal`, of what stands on the sides of equations."""
+        return self.equal(self.read(a), self.read(b))
+
 
 def _read(line: str) -> str | None:
-    cleaned = _cleaned(line)
-    number = _number(cleaned)
+    text = cleaned(line)
+    number = _number(text)
     if number is not None:
         return number
-    if _WORDS.fullmatch(cleaned):
-        return normalised(cleaned).replace("{", "").replace("}", "")
-    if re.search("[0-9A-Za-z]", cleaned) is None or _PROSE.search(cleaned):
+    if _WORDS.fullmatch(text):
+        return normalised(text).replace("{", "").replace("}", "")
+    if re.search("[0-9A-Za-z]", text) is None or _PROSE.search(text):
         return None
-    return only_line(cleaned) if _is_closed(cleaned) else None
+    return only_line(text) if _has_closed_braces(text) else None
+
+
+def _is_tuple_or_interval(answer: str) -> bool:
+    return _TUPLE_OR_INTERVAL.fullmatch(answer) is not None and is_closed(answer[1:-1])
 
 
 def _is_known(answer: str) -> bool:
     """Whether an answer that was read needs no computer algebra to be read."""
     return _number(answer) is not None or _WORDS.fullmatch(answer) is not None
-
-
-def _cleaned(text: str) -> str:
-    """LaTeX without delimiters, spacing, units, percent and degree signs; empty where cleaning has no end."""
-    for _ in range(_MAX_ROUNDS):
-        before = text
-        text = to_ascii(text).translate(_UNICODE)
-        for pattern, replacement in _CLEANING:
-            text = pattern.sub(replacement, text)
-        text = " ".join(text.split()).strip(" .,;:*_")
-        if text == before:
-            return text
-    return ""
 
 
 def _number(text: str) -> str | None:
@@ -165,7 +135,7 @@ def _number(text: str) -> str | None:
     return canonical(-value if found["sign"] == "-" else value)
 
 
-def _is_closed(text: str) -> bool:
+def _has_closed_braces(text: str) -> bool:
     depth = 0
     for char in text:
         depth += (char == "{") - (char == "}")

@@ -72,7 +72,7 @@ def _without_variants(text: str) -> str:
     return unicodedata.normalize("NFKC", text).replace("⁄", "/").casefold().translate(_SAME)
 
 
-def _is_withdrawn(behind: str, answer: str) -> bool:
+def is_withdrawn(behind: str, answer: str) -> bool:
     """Whether what follows a statement takes its answer back: "Wait, it's London.", "Paris is wrong."."""
     if is_withdrawal(behind):
         return True
@@ -105,7 +105,7 @@ class Text:
         if stated is None:
             return self.read(text)
         answer = self.read(stated.line)
-        if answer is None or (not stated.is_marked and _is_withdrawn(stated.behind, answer)):
+        if answer is None or (not stated.is_marked and is_withdrawn(stated.behind, answer)):
             return None
         return answer
 

@@ -75,6 +75,24 @@ EQUAL_HERE = [
     ("#### \\{\\}", "\\emptyset"),
     ("#### The value is $x^2$, as wanted", "x^2"),
     ("#### \\(x^2\\)", "x^2"),
+    ("#### x >= 5", "x \\ge 5"),
+    ("#### x != 5", "x \\neq 5"),
+    ("#### 0.\\dot{3}", "0.\\overline{3}"),
+    ("#### 1/3", "0.\\overline{3}"),
+    ("#### 0.333...", "\\frac{1}{3}"),
+    ("#### 0.1666\\ldots", "\\frac{1}{6}"),
+    ("#### -0.{\\overline{36}}", "-\\frac{4}{11}"),
+    ("#### 1.\\bar 6", "5/3"),
+    ("#### 0.1212…", "\\frac{4}{33}"),
+    ("#### 1", "0.\\overline{9}"),
+    ("#### sin x", "\\sin x"),
+    ("#### ln 2", "\\ln 2"),
+    ("#### All real numbers", "\\mathbb{R}"),
+    ("#### \\text{all reals}", "ℝ"),
+    ("~~#### 3~~ #### 7", "7"),
+    ("#### 7<|im_end|>#### 8", "7"),
+    ("The answer is $7$. So it is 7 indeed.", "7"),
+    ("#### 7\nActually, that was easy.", "7"),
 ]
 DIFFERENT_HERE = [
     ("#### 18", "19"),
@@ -105,6 +123,15 @@ DIFFERENT_HERE = [
     ("I do not know", "2"),
     ("One line.\nAnother with 2", "2"),
     ("End with '#### 2'", "2"),
+    ("The answer is 2. Actually, it is 3.", "2"),
+    ("$\\boxed{2}$, I mean 3", "2"),
+    ("\\boxed{x^2}. No, it is $x^3$.", "x^2"),
+    ("~~\\boxed{2}~~", "2"),
+    ("#### 0.333", "0.\\overline{3}"),
+    ("#### 0.33...", "\\frac{1}{3}"),
+    ("#### 0.3", "0.\\overline{3}"),
+    ("#### 0.\\overline{36}", "0.\\overline{3}"),
+    ("#### log", "exp"),
     ("#### " + "1+" * 300 + "1", "301"),
 ]
 # Compared by math-verify.
@@ -146,6 +173,13 @@ EQUAL = [
         "\\begin{pmatrix} 1 \\\\ \\frac{4}{2} \\end{pmatrix}",
     ),
     ("#### C", "\\text{(C)}"),
+    ("#### 2 cos(3x) + 1", "2\\cos 3x + 1"),
+    ("#### log_2 8", "3"),
+    ("#### arctan(1)", "\\frac{\\pi}{4}"),
+    ("#### all real numbers", "(-\\infty, \\infty)"),
+    ("#### all real numbers except x = 2", "(-\\infty, 2) \\cup (2, \\infty)"),
+    ("#### all real numbers except 2 and 3", "(-\\infty,2) \\cup (2,3) \\cup (3,\\infty)"),
+    ("#### \\{(4,3), (3,4)\\}", "(3,4), (4,3)"),
 ]
 DIFFERENT = [
     ("#### x-1", "x+1"),
@@ -181,6 +215,8 @@ DIFFERENT = [
     ("#### \\frac{1}{0}", "x"),
     ("#### -\\infty", "\\infty"),
     ("#### \\frac{", "x"),
+    ("#### sin x", "\\cos x"),
+    ("#### all real numbers except 2", "\\mathbb{R}"),
 ]
 HOSTILE = [
     "9^{9^{9^{9}}}",

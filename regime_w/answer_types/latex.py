@@ -1,0 +1,128 @@
+r"""One line of LaTeX as it is compared: without delimiters, spacing, units, percent and degree signs; and its parts.
+
+From a text of bounded length to one in which the same mathematics is more often written the same way:
+``0.333...`` is ``\frac{1}{3}``, ``sin x`` is ``\sin x`` and "all real numbers" are ``\mathbb{R}``.
+"""
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from regime_w.numbers.numerals import SCALE, to_ascii
+
+_MAX_ROUNDS = 8
+"""Two rounds of cleaning do for all but odd texts."""
+
+_SYMBOLS = "pi infty cup cap in le ge pm times cdot emptyset sqrt"
+_UNICODE = str.maketrans(
+    {"²": "^2", "³": "^3", "ℝ": r"\mathbb{R}"}
+    | dict(zip("π∞∪∩∈≤≥±×·∅√", (rf"\{name} " for name in _SYMBOLS.split()), strict=True))
+)
+_LATEX_TEXT = r"\\(?:text|math|mbox)(?:bf|rm|it|sf|normal)?"
+_SYMBOL_OF_UNIT = r"(?:[cmk]m|kg|ft|lbs?|oz|m[lL]|hrs?|mins?|mph)"
+# Behind a digit without a space between, other letters are factors.
+_UNIT = (
+    rf"(?:\s*{_SYMBOL_OF_UNIT}|\s+(?!(?i:{SCALE})|sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|inf|pi)[A-Za-z]{{3,}})"
+    r"(?:\s[A-Za-z]{2,}){0,3}"
+)
+_FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp"
+_PERIOD = r"\{?\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(?P<marked>[0-9]{1,20})\s*\}|(?P<digit>[0-9]))\s*\}?"
+# Once more than "0.33", or as two digits that come twice.
+_ELLIPSIS = r"(?:(?P<again>[0-9])(?P=again){2,}|(?P<block>[0-9]{2,9}?)(?P=block)+)(?:\.{2,}|…|\\[lc]?dots(?![A-Za-z]))"
+
+
+def _as_fraction(decimal: re.Match[str]) -> str:
+    """A decimal that repeats its last digits without end."""
+    period = next(filter(None, decimal.group("marked", "digit", "again", "block")))
+    whole, fixed = decimal["whole"] or "0", decimal["fixed"]
+    nines = 10 ** len(period) - 1
+    top = int(whole + fixed) * nines + int(period)
+    value = Fraction(top, nines * 10 ** len(fixed))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+_RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", r"\1"),
+    (r"(?<=[0-9])(?:\{,\}|,?\s*\\!|\\,)\s*(?=[0-9]{3}(?![0-9]))", ""),
+    (r"\\?\$|(?<!\\)\\[()\[\]]|\\(?:left|right|displaystyle|limits)(?![A-Za-z])\.?|`", " "),
+    (r"(?<!\\)\\[!,;: ]|~|\\q?quad(?![A-Za-z])", " "),
+    (r"(?<=[\w)}])\*\*(?=[\w({\\-])", "^"),
+    (r"\*\*", " "),
+    (r"<=", r"\\le "),
+    (r">=", r"\\ge "),
+    (r"\\not\s*=|(?<![0-9)}])!=", r"\\neq "),
+    (r":=|==", "="),
+    (
+        rf"(?<![0-9.,])(?P<whole>[0-9]{{0,20}})\.(?P<fixed>[0-9]{{0,20}}?)(?:{_PERIOD}|{_ELLIPSIS})",
+        _as_fraction,
+    ),
+    (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
+    (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
+    (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
+    (
+        rf"(?<![A-Za-z\\])({_FUNCTIONS})(?=\s*(?:[({{\\0-9^_]|[A-Za-z](?![A-Za-z])))",
+        r"\\\1 ",
+    ),
+    (r"(?<![A-Za-z\\])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
+    (
+        rf"\s*,?\s*(?:{_LATEX_TEXT}\s*\{{\s*(?:or|and)\s*\}}|(?<![A-Za-z\\])(?:or|and)(?![A-Za-z]))\s*",
+        ", ",
+    ),
+    (
+        r"\A(?i:(?:the\s+)?(?:set\s+of\s+)?(?:all|the)\s+real(?:s|\s+numbers))(?=\Z|\s+(?i:except|but)\b)",
+        r"\\mathbb{R}",
+    ),
+    (
+        r"\A(\\mathbb\{R\})\s+(?i:except|but)(?:\s+for)?\s+(?:[a-z]\s*=\s*)?([-+0-9/.]+(?:\s*,\s*[-+0-9/.]+)*)\s*\Z",
+        r"\1 \\setminus \\{\2\\}",
+    ),
+    (r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))|\\?%", ""),
+    (rf"(?<=[0-9])\s*{_LATEX_TEXT}\s*\{{\s*((?i:{SCALE})s?\b[^{{}}]*)\}}", r" \1 "),
+    (rf"(?<=[0-9])(\s+(?i:{SCALE})s?){_UNIT}\s*\Z", r"\1"),
+    (
+        rf"(?:(?<=[^\s,(])\s*{_LATEX_TEXT}\s*\{{[^{{}}]*\}}|(?<=[0-9]){_UNIT})(?:\^\{{?[23]\}}?)?\s*\Z",
+        "",
+    ),
+    (rf"{_LATEX_TEXT}\s*\{{([^{{}}]*)\}}", r"\1"),
+)
+_CLEANING = tuple((re.compile(pattern), replacement) for pattern, replacement in _RULES)
+
+_TOKEN = re.compile(
+    r"(?P<opening>\\begin(?![A-Za-z])|\\langle|\\\{|[(\[{])|(?P<closing>\\end(?![A-Za-z])|\\rangle|\\\}|[)\]}])"
+    r"|(?<=[0-9]),(?=[0-9]{3}(?![0-9]))|\\(?:[A-Za-z]+|.)|(?P<mark>[=,;])"
+)
+
+
+def cleaned(text: str) -> str:
+    """LaTeX without delimiters, spacing, units, percent and degree signs; empty where cleaning has no end."""
+    for _ in range(_MAX_ROUNDS):
+        before = text
+        text = to_ascii(text).translate(_UNICODE)
+        for pattern, replacement in _CLEANING:
+            text = pattern.sub(replacement, text)
+        text = " ".join(text.split()).strip(" .,;:*_")
+        if text == before:
+            return text
+    return ""
+
+
+def is_closed(text: str) -> bool:
+    """Whether no bracket of a text belongs to one outside of it; of whichever form, since ``[1,2)`` is an interval."""
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        depth += (token["opening"] is not None) - (token["closing"] is not None)
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def split(text: str, marks: str, *, has_groups: bool = True) -> list[str]:
+    """The parts of a text between marks outside of brackets; commas of thousands are none if it ``has_groups``."""
+    parts, start, depth = [], 0, 0
+    for token in _TOKEN.finditer(text):
+        depth += (token["opening"] is not None) - (token["closing"] is not None)
+        is_mark = token.group() in marks and (token["mark"] is not None or not has_groups)
+        if depth == 0 and is_mark:
+            parts.append(text[start : token.start()].strip())
+            start = token.end()
+    return [*parts, text[start:].strip()]
