@@ -1,5 +1,6 @@
 """The trainer's commands. Each is parsed first and imports torch after, so that --help is quick."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ def main() -> None:
         return
     if name not in COMMANDS:
         fail(program, f"unknown command {name!r}; one of {', '.join([*COMMANDS, _SCORE])}")
+    if name != "train" and os.environ.get("WORLD_SIZE", "1") != "1":
+        fail(program, f"{name} runs in one process: start it without torchrun, or unset WORLD_SIZE")
     _run(COMMANDS[name], arguments, f"{program} {name}")
 
 

@@ -12,6 +12,7 @@ TrainerError
 ├── NonFiniteError         a number or a gradient is NaN or infinite
 ├── OutOfMemoryError       a step does not fit into the GPU, not with half its micro-batches either
 ├── RewardFunctionError    a function of reward.functions raises, hangs or returns what is no reward
+├── RankLostError          another process of a job of several has ended
 ├── DiskFullError          there is no space left for the run's folder
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
@@ -85,6 +86,18 @@ class NonFiniteError(TrainerError):
 
 class RewardFunctionError(TrainerError):
     """A function of ``reward.functions`` cannot be used; where it raised or hung, a note has its traceback."""
+
+
+class RankLostError(TrainerError):
+    """Another process of the job has ended, or no longer does the same; what this one had learned is whole."""
+
+    exit_code = 3
+
+    def __init__(self, reason: str):
+        """Keep what the connection says."""
+        super().__init__(
+            f"another rank of this job has ended ({reason}); see its own output for why. The same command resumes"
+        )
 
 
 class DiskFullError(TrainerError):

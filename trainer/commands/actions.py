@@ -42,12 +42,18 @@ def train_online(command: TrainCommand) -> None:
     from trainer.console.terminal import CONSOLE_FILE, lasting_output
     from trainer.io.disk import raise_disk_full
     from trainer.online.setup import train
+    from trainer.ppo.followers import follow, leading
+    from trainer.ranks.process_group import joined_ranks
 
     folder = config.run.folder
-    with lasting_output(folder / CONSOLE_FILE), raise_disk_full(folder):
-        result = train(config, must_resume=command.resume)
-        if not result.stopped:
-            print(f"{folder} is finished: step {result.step}; raise run.num_steps for more")
+    with joined_ranks(config.run.device) as ranks:
+        if ranks.rank > 0:
+            follow(ranks)
+            return
+        with leading(ranks), lasting_output(folder / CONSOLE_FILE), raise_disk_full(folder):
+            result = train(config, must_resume=command.resume, ranks=ranks)
+            if not result.stopped:
+                print(f"{folder} is finished: step {result.step}; raise run.num_steps for more")
 
 
 def fine_tune(config: SFTRunConfig) -> None:

@@ -5,6 +5,7 @@ A `Sample` is one completion as PPO needs it. `micro_batches` builds prefix tree
 [B, C]; every completion token has the index of the state before it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant
+from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant, row_cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,11 @@ class MicroBatch:
         """Tokens of one forward pass, padding included."""
         return self.rows.token_ids.numel()
 
+    def cost(self, hidden_size: int) -> float:
+        """Of computing it; see `row_cost`."""
+        num_rows, width = self.rows.token_ids.shape
+        return num_rows * float(row_cost(np.array(width), hidden_size))
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
@@ -122,7 +128,12 @@ class _Run:
 
 
 def micro_batches(
-    samples: Sequence[Sample], *, token_budget: int, hidden_size: int, device: torch.device
+    samples: Sequence[Sample],
+    *,
+    token_budget: int,
+    hidden_size: int,
+    device: torch.device,
+    num_shards: int = 1,
 ) -> list[MicroBatch]:
     """Divide samples into micro-batches of at most ``token_budget`` tokens, padding included.
 
@@ -134,8 +145,15 @@ def micro_batches(
         token_budget: The most rows × width of a micro-batch.
         hidden_size: The model's; determines the costs.
         device: The device of the tensors.
+        num_shards: How many shards the micro-batches are for: each gets at least one where there are samples
+            enough, and none is larger than its share.
     """
-    runs = sorted(_runs(samples, token_budget, hidden_size), key=lambda run: -run.num_nodes)
+    runs = _runs(samples, token_budget, hidden_size)
+    if num_shards > 1:
+        share = math.ceil(sum(run.num_nodes for run in runs) / num_shards)
+        token_budget = min(token_budget, share)
+        runs = _runs(samples, token_budget, hidden_size)
+    runs.sort(key=lambda run: -run.num_nodes)
     packed = pack([run.num_nodes for run in runs], max_tokens=token_budget, hidden_size=hidden_size)
     return [_collate(samples, [[runs[i] for i in row] for row in rows], device) for rows in packed]
 

@@ -18,6 +18,7 @@ from trainer.errors import (
     CheckpointError,
     NonFiniteError,
     OutOfMemoryError,
+    RankLostError,
     RewardFunctionError,
     ServerError,
     SyncError,
@@ -46,6 +47,7 @@ _CHECKPOINTED = (
     SyncError,
     NonFiniteError,
     OutOfMemoryError,
+    RankLostError,
     RewardFunctionError,
 )
 """Errors that end a run between two steps, so that what is done can be saved."""
@@ -212,6 +214,7 @@ class Training:
             version=batch.version,
             learning_rate_scale=self.learner.learning_rate_scale(step),
             num_threads=torch.get_num_threads(),
+            num_ranks=self.learner.update.num_shards,
             cursor=questions.cursor,
             pending=questions.pending,
             solved=batch.solved,

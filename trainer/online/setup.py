@@ -20,10 +20,8 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
 from trainer.model.adapter import readable_adapter
-from trainer.model.device import compute_device, leave_memory_to_others
 from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
-from trainer.model.roles import PolicyRoles
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
@@ -35,7 +33,9 @@ from trainer.online.resume import (
     restore_versions,
 )
 from trainer.online.versions import Versions
+from trainer.ppo.followers import FollowerStart, make_learner
 from trainer.ppo.learner import Learner
+from trainer.ranks.process_group import Ranks
 from trainer.rollouts.groups import Score
 from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState, QuestionStream
@@ -69,6 +69,7 @@ def train(
     client: InferenceServer | None = None,
     score: Score | None = None,
     must_resume: bool = False,
+    ranks: Ranks | None = None,
 ) -> TrainResult:
     """Train online until ``run.num_steps`` are done or a signal asks to stop.
 
@@ -80,6 +81,7 @@ def train(
         client: The server; that of ``server.url`` where None.
         score: Turns a group of completions into rewards; ``reward.functions`` where None.
         must_resume: A new run is an error.
+        ranks: The processes that learn together, of which this is the first; None is this one alone.
 
     Raises:
         UsageError: The server does not fit the run, or the folder holds another run.
@@ -89,6 +91,7 @@ def train(
         JournalError: A step that has to be recomputed is damaged.
         NonFiniteError: A number is NaN or infinite; the step's rollouts are kept.
         RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
+        RankLostError: Another rank has ended; a checkpoint is written.
         Stopped: A signal asked to stop before the run was restored.
     """
     config = run_as_begun(config, print)
@@ -113,7 +116,13 @@ def train(
             plan_in_message(config),
             RewardFunctions(config.reward) as functions,
             _open_training(
-                config, server, functions, score or functions.score, journal, stop
+                config,
+                server,
+                functions,
+                score or functions.score,
+                journal,
+                stop,
+                ranks or Ranks(),
             ) as training,
         ):
             return training.run()
@@ -127,6 +136,7 @@ def _open_training(
     score: Score,
     journal: Journal,
     stop: StopRequest,
+    ranks: Ranks,
 ) -> Iterator[Training]:
     """The run, restored, with everything that its loop needs; all is closed with the block."""
     run, data = config.run, config.data
@@ -141,7 +151,7 @@ def _open_training(
         config = _in_one_dtype(config, status, lines)
         records = askable(records, config.policy.base_model, config.rollout, status, lines.append)
         with stop.waiting():
-            learner = _learner(config, status)
+            learner = _learner(config, status, ranks)
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
         size = learner.roles.vocab_size
         versions = Versions(requests, adapters, config, found=status, vocab_size=size)
@@ -211,17 +221,15 @@ def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -
     return config
 
 
-def _learner(config: TrainConfig, status: ServerStatus) -> Learner:
+def _learner(config: TrainConfig, status: ServerStatus, ranks: Ranks) -> Learner:
     """Roles and optimizers at the run's start; a new run gets its critic and its first checkpoint."""
     run = config.run
-    device = compute_device(run.device)
-    leave_memory_to_others(device)
-    roles = PolicyRoles(
-        start_of(config, run.folder),
-        device=device,
-        serve_dtype=getattr(torch, status.base_dtype),
+    serve_dtype = getattr(torch, status.base_dtype)
+    policy = start_of(config, run.folder)
+    learner = make_learner(
+        FollowerStart(config=config, policy=policy, serve_dtype=serve_dtype), ranks
     )
-    learner = Learner(config, roles)
+    roles = learner.roles
     if not checkpoint_folders(run.folder):
         keep_start(run.folder, roles)
         pretrain_critic(config, roles, print)

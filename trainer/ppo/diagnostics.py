@@ -67,7 +67,7 @@ class UpdateMetrics:
 
 @dataclass
 class UpdateSums:
-    """Sums over a step's micro-batches and mini-batches."""
+    """Sums over a step's micro-batches and mini-batches, or over a part of them."""
 
     policy_loss: float = 0.0
     value_loss: float = 0.0
@@ -84,6 +84,16 @@ class UpdateSums:
     critic_grad_norm: float = 0.0
     num_optimizer_steps: int = 0
     skipped_updates: int = 0
+
+    def add(self, part: "UpdateSums") -> None:
+        """Count a shard's micro-batches of a mini-batch; what a mini-batch has as a whole is counted elsewhere."""
+        self.policy_loss += part.policy_loss
+        self.value_loss += part.value_loss
+        self.approx_kl += part.approx_kl
+        self.logprob_lag += part.logprob_lag
+        self.clipped_tokens += part.clipped_tokens
+        self.dual_clipped_tokens += part.dual_clipped_tokens
+        self.clipped_values += part.clipped_values
 
 
 def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:

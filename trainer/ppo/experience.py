@@ -20,8 +20,10 @@ class Experience:
     """A micro-batch with everything that stays fixed during an update; tensors are [B, C]."""
 
     batch: MicroBatch
+    shard: int = 0
+    """The shard of the mini-batch that it belongs to; see `trainer.ranks.shards`."""
     nucleus_mask: tuple[Nucleus, ...]
-    """The proximal policy's, which all roles are normalised over."""
+    """The proximal policy's, which all roles are normalised over; empty where another rank computes the shard."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor
     reference_kl: Tensor

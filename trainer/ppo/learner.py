@@ -6,6 +6,8 @@ for bit.
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
 
 import torch
 
@@ -16,7 +18,9 @@ from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import MiniBatch
+from trainer.ppo.learner_state import fingerprint, learner_state, load_learner_state
 from trainer.ppo.update import PPOUpdate
+from trainer.ranks.process_group import Ranks
 
 
 def learning_rate_scale(config: PPOConfig, step: int, *, num_steps: int) -> float:
@@ -38,13 +42,34 @@ def learning_rate_scale(config: PPOConfig, step: int, *, num_steps: int) -> floa
     return 1.0 - (step - first) / (num_steps - first + 1)
 
 
-class Learner:
-    """A run's roles and optimizers."""
+@dataclass(frozen=True, kw_only=True)
+class ScoringCall:
+    """The arguments of `Learner.experience`, as the first rank sends them to the others."""
 
-    def __init__(self, config: TrainConfig, roles: PolicyRoles):
-        """Fresh optimizers on ``roles``."""
+    step: int
+    groups: Sequence[Sequence[Sample]]
+    proximal: AdapterState
+    token_budget: int
+    num_shards: int
+    num_threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningCall:
+    """The arguments of `Learner.learn`; every rank has the experience."""
+
+    step: int
+    learning_rate_scale: float
+
+
+class Learner:
+    """A run's roles and optimizers; on several ranks, one on each, which do the same."""
+
+    def __init__(self, config: TrainConfig, roles: PolicyRoles, ranks: Ranks | None = None):
+        """Fresh optimizers on ``roles``; ``ranks`` is this process alone where None."""
         self.roles = roles
-        self.update = PPOUpdate(roles, config.ppo)
+        self.ranks = ranks or Ranks()
+        self.update = PPOUpdate(roles, config.ppo, self.ranks)
         self.token_budget = config.ppo.token_budget
         """The most tokens of a micro-batch; halved by `step` where the GPU's memory does not suffice."""
         self.config = config
@@ -76,6 +101,7 @@ class Learner:
             RewardFunctionError: No completion has a reward, so that none is among the samples.
             OutOfMemoryError: The GPU's memory does not suffice, with micro-batches of half the size either;
                 the learner is as it was before the step.
+            RankLostError: Another rank has ended; the learner is as it was before the step.
         """
         was_announced = False
         groups = [group for group in groups if group]
@@ -121,17 +147,49 @@ class Learner:
             groups: The samples of each question.
             proximal: The served weights that generated them, for the proximal role.
         """
-        self.roles.load_adapter_state(Role.PROXIMAL, proximal)
-        return self.update.experience(
-            groups, seed=f"{self.config.run.seed}/{step}", token_budget=self.token_budget
+        self._tell(
+            ScoringCall(
+                step=step,
+                groups=groups,
+                proximal=proximal,
+                token_budget=self.token_budget,
+                num_shards=self.update.num_shards,
+                num_threads=torch.get_num_threads(),
+            )
         )
+        with self.ranks.together():
+            self._share_state()
+            self.roles.load_adapter_state(Role.PROXIMAL, proximal)
+            return self.update.experience(
+                groups, seed=f"{self.config.run.seed}/{step}", token_budget=self.token_budget
+            )
 
     def learn(
         self, step: int, mini_batches: Sequence[MiniBatch], *, learning_rate_scale: float
     ) -> UpdateMetrics:
         """Train critic and policy; see `PPOUpdate.step`."""
-        return self.update.step(
-            mini_batches,
-            train_policy=step > self.config.ppo.critic_warmup_steps,
-            learning_rate_scale=learning_rate_scale,
-        )
+        self._tell(LearningCall(step=step, learning_rate_scale=learning_rate_scale))
+        with self.ranks.together():
+            return self.update.step(
+                mini_batches,
+                train_policy=step > self.config.ppo.critic_warmup_steps,
+                learning_rate_scale=learning_rate_scale,
+            )
+
+    def _tell(self, call: ScoringCall | LearningCall) -> None:
+        """Let the other ranks make the same call."""
+        if self.ranks.rank == 0:
+            self.ranks.broadcast(call)
+
+    def _share_state(self) -> None:
+        """Give the first rank's state to all where one differs: at the start, and after a checkpoint was loaded."""
+        if self.ranks.size == 1:
+            return
+        found = self.ranks.gathered(lambda: fingerprint(self.roles, self.update))
+        if len(set(found)) > 1:
+            # As a file, which another rank reads without the first one's GPU.
+            file = BytesIO()
+            torch.save(learner_state(self.roles, self.update), file)
+            received = BytesIO(self.ranks.broadcast_bytes(file.getvalue()))
+            state = torch.load(received, map_location="cpu", weights_only=True)
+            load_learner_state(state, self.roles, self.update)

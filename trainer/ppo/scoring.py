@@ -18,9 +18,12 @@ from trainer.ppo.advantages import (
     token_rewards,
     whiten,
 )
+from trainer.ppo.exchange import of_all_ranks
 from trainer.ppo.experience import Experience, MiniBatch, flat, require_finite, unequal_groups
 from trainer.ppo.kl import kl_estimate
 from trainer.ppo.losses import importance_weights, sequence_mask
+from trainer.ranks.process_group import Ranks
+from trainer.ranks.shards import shards_by_cost
 
 
 @torch.no_grad()
@@ -32,6 +35,8 @@ def make_experience(
     kl_coef: float,
     seed: str,
     token_budget: int,
+    ranks: Ranks,
+    num_shards: int,
 ) -> list[MiniBatch]:
     """Compute a step's samples under proximal policy, reference and (with GAE) critic.
 
@@ -44,35 +49,50 @@ def make_experience(
         kl_coef: The coefficient of the KL penalty in this step.
         seed: Decides which questions share a mini-batch.
         token_budget: The most tokens of a micro-batch.
+        ranks: The processes that compute it; each has all of it in the end.
+        num_shards: Of a mini-batch.
 
     Raises:
         NonFiniteError: A number of the samples, or one made from them, is NaN or infinite.
+        RankLostError: A rank has ended.
     """
     if config.skip_zero_advantages and config.advantage != "gae" and kl_coef == 0:
         groups = unequal_groups(groups) or groups
     order = list(range(len(groups)))
     random.Random(seed).shuffle(order)
-    mini_batches: list[MiniBatch] = []
-    for start in range(0, len(order), config.questions_per_mini_batch):
-        chosen = order[start : start + config.questions_per_mini_batch]
-        samples = [sample for i in chosen for sample in groups[i]]
-        mini_batch = [
-            _experience(roles, config, batch, kl_coef=kl_coef)
-            for batch in micro_batches(
-                samples,
-                token_budget=token_budget,
-                hidden_size=roles.hidden_size,
-                device=roles.device,
-            )
-        ]
-        if config.advantage != "gae":
-            mini_batch = _with_group_advantages(
+    chosen = [
+        order[start : start + config.questions_per_mini_batch]
+        for start in range(0, len(order), config.questions_per_mini_batch)
+    ]
+    planned = [
+        micro_batches(
+            [sample for i in indices for sample in groups[i]],
+            token_budget=token_budget,
+            hidden_size=roles.hidden_size,
+            device=roles.device,
+            num_shards=num_shards,
+        )
+        for indices in chosen
+    ]
+    mini_batches = of_all_ranks(
+        planned,
+        partial(_experience, roles, config, kl_coef=kl_coef),
+        ranks,
+        [
+            shards_by_cost([batch.cost(roles.hidden_size) for batch in batches], num_shards)
+            for batches in planned
+        ],
+    )
+    if config.advantage != "gae":
+        mini_batches = [
+            _with_group_advantages(
                 mini_batch,
-                [len(groups[i]) for i in chosen],
+                [len(groups[i]) for i in indices],
                 estimator=config.advantage,
                 kl_coef=kl_coef,
             )
-        mini_batches.append(mini_batch)
+            for mini_batch, indices in zip(mini_batches, chosen, strict=True)
+        ]
     _check_finite(mini_batches)
     whitens = config.advantage == "gae" and config.whiten_advantages
     return _whitened(mini_batches) if whitens else mini_batches

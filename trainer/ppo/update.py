@@ -5,9 +5,7 @@ critic on its mini-batches. A step that fails leaves weights and optimizers as t
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -18,28 +16,34 @@ from trainer.errors import NonFiniteError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
-from trainer.ppo.experience import (
-    Experience,
-    MiniBatch,
-    has_signal,
-    require_finite,
-)
+from trainer.ppo.experience import Experience, MiniBatch, require_finite
 from trainer.ppo.kl import AdaptiveKL
-from trainer.ppo.losses import policy_loss, token_loss_weights, value_loss
+from trainer.ppo.loss_weights import LossWeights, loss_weights
+from trainer.ppo.losses import policy_loss, value_loss
+from trainer.ppo.optimizers import adamw, clip, parameters_of, set_learning_rate, undone_on_failure
 from trainer.ppo.scoring import make_experience
+from trainer.ranks.process_group import Ranks
+from trainer.ranks.shards import add_gradients, in_order, own_shards, taken_gradients
 
 
 class PPOUpdate:
     """Policy and critic optimizers with the KL controller; owns no weights."""
 
-    def __init__(self, roles: PolicyRoles, config: PPOConfig):
-        """One optimizer each for the policy's adapter and for the critic."""
+    def __init__(self, roles: PolicyRoles, config: PPOConfig, ranks: Ranks | None = None):
+        """One optimizer each for the policy's adapter and for the critic.
+
+        Args:
+            roles: What they train.
+            config: The update's settings.
+            ranks: The processes that do a step together; None is this one alone.
+        """
         self._roles = roles
         self._config = config
-        self.policy_optimizer = _optimizer(
-            roles.adapter_parameters(Role.POLICY), config.learning_rate
-        )
-        self.critic_optimizer = _optimizer(roles.critic_parameters(), config.critic_learning_rate)
+        self._ranks = ranks or Ranks()
+        self.num_shards = self._ranks.size
+        """Of a mini-batch; a step that is recomputed takes those of the run. See `trainer.ranks.shards`."""
+        self.policy_optimizer = adamw(roles.adapter_parameters(Role.POLICY), config.learning_rate)
+        self.critic_optimizer = adamw(roles.critic_parameters(), config.critic_learning_rate)
         self.kl = AdaptiveKL(
             coef=config.kl_coef,
             target=config.target_kl,
@@ -67,6 +71,8 @@ class PPOUpdate:
             kl_coef=self.kl.coef,
             seed=seed,
             token_budget=token_budget or self._config.token_budget,
+            ranks=self._ranks,
+            num_shards=self.num_shards,
         )
 
     def step(
@@ -92,13 +98,11 @@ class PPOUpdate:
         """
         config, sums, stopped = self._config, UpdateSums(), False
         train_policy = train_policy or not self._has_critic
-        with self._undone_on_failure():
-            for optimizer, learning_rate in (
-                (self.policy_optimizer, config.learning_rate),
-                (self.critic_optimizer, config.critic_learning_rate),
-            ):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate * learning_rate_scale
+        with undone_on_failure((self.policy_optimizer, self.critic_optimizer)):
+            set_learning_rate(self.policy_optimizer, config.learning_rate * learning_rate_scale)
+            set_learning_rate(
+                self.critic_optimizer, config.critic_learning_rate * learning_rate_scale
+            )
             for mini_batch in list(mini_batches) * config.num_epochs:
                 stopped = self._optimizer_step(mini_batch, sums, train_policy=train_policy)
                 if stopped:
@@ -118,44 +122,64 @@ class PPOUpdate:
         self, mini_batch: MiniBatch, sums: UpdateSums, *, train_policy: bool
     ) -> bool:
         """One step of both optimizers; True, and no step, if the policy has moved too far already."""
-        num_policy_tokens = num_value_tokens = 0
-        if train_policy:
-            num_policy_tokens = sum(int(e.policy_mask.sum()) for e in mini_batch)
-        if self._has_critic:
-            num_value_tokens = sum(int(e.loss_mask.sum()) for e in mini_batch)
-        reduction = self._config.loss_reduction
-        value_weights = token_loss_weights([e.loss_mask for e in mini_batch], reduction)
-        policy_weights = token_loss_weights([e.policy_mask for e in mini_batch], reduction)
-        is_skipped = (
-            num_policy_tokens > 0
-            and self._config.skip_zero_advantages
-            and not has_signal(mini_batch, self._config)
-        )
+        weights = loss_weights(mini_batch, self._config, train_policy=train_policy)
+        gradients: dict[int, list[Tensor | None]] = {}
+
+        def of_this_rank() -> dict[int, UpdateSums]:
+            found = {}
+            for shard in own_shards(self._ranks, self.num_shards):
+                found[shard] = self._backward(
+                    mini_batch, shard, weights, is_first=not sums.num_mini_batches
+                )
+                if self.num_shards > 1:
+                    gradients[shard] = taken_gradients(self._parameters)
+            return found
+
         approx_kl = 0.0
-        for i, e in enumerate(mini_batch):
-            if num_value_tokens:
-                self._backward_value(e, value_weights[i], sums)
-            if num_policy_tokens:
-                # Where it is skipped, too, for the metrics.
-                with torch.set_grad_enabled(not is_skipped):
-                    approx_kl += self._backward_policy(
-                        e, policy_weights[i], num_policy_tokens, sums
-                    )
+        for part in in_order(self._ranks.gathered(of_this_rank)):
+            sums.add(part)
+            approx_kl += part.approx_kl
         sums.num_mini_batches += 1
-        sums.num_policy_tokens += num_policy_tokens
-        sums.num_value_tokens += num_value_tokens
-        sums.approx_kl += approx_kl
-        approx_kl /= max(1, num_policy_tokens)
+        sums.num_policy_tokens += weights.num_policy_tokens
+        sums.num_value_tokens += weights.num_value_tokens
+        approx_kl /= max(1, weights.num_policy_tokens)
         sums.approx_kl_max = max(sums.approx_kl_max, approx_kl)
         if self._config.stop_kl is not None and approx_kl > self._config.stop_kl:
             return True
+        if self.num_shards > 1:
+            add_gradients(self._ranks, self.num_shards, self._parameters, gradients)
         critic_norm, policy_norm = self._apply_gradients()
-        sums.skipped_updates += int(is_skipped)
-        trains_policy = num_policy_tokens > 0 and not is_skipped
-        sums.num_optimizer_steps += int(num_value_tokens > 0 or trains_policy)
+        sums.skipped_updates += int(weights.is_skipped)
+        trains_policy = weights.num_policy_tokens > 0 and not weights.is_skipped
+        sums.num_optimizer_steps += int(weights.num_value_tokens > 0 or trains_policy)
         sums.critic_grad_norm += critic_norm
         sums.policy_grad_norm += policy_norm
         return False
+
+    @property
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*parameters_of(self.critic_optimizer), *parameters_of(self.policy_optimizer)]
+
+    def _backward(
+        self, mini_batch: MiniBatch, shard: int, weights: LossWeights, *, is_first: bool
+    ) -> UpdateSums:
+        """Add a shard's gradients to the critic's and the policy's; returns its sums of metrics."""
+        sums = UpdateSums()
+        for e, value_weights, policy_weights in zip(
+            mini_batch, weights.value, weights.policy, strict=True
+        ):
+            if e.shard != shard:
+                continue
+            if weights.num_value_tokens:
+                self._backward_value(e, value_weights, sums)
+            if weights.num_policy_tokens:
+                # Where it is skipped, too, for the metrics.
+                with torch.set_grad_enabled(not weights.is_skipped):
+                    logprobs = self._backward_policy(e, policy_weights, sums)
+                if is_first:
+                    moved = (logprobs - e.proximal_logprobs).abs()[e.policy_mask]
+                    sums.logprob_lag += float(moved.sum()) / weights.num_policy_tokens
+        return sums
 
     def _backward_value(self, e: Experience, loss_weights: Tensor, sums: UpdateSums) -> None:
         """Add a micro-batch's gradient to the critic's."""
@@ -169,15 +193,10 @@ class PPOUpdate:
         sums.value_loss += metrics.loss
         sums.clipped_values += metrics.clipped_tokens
 
-    def _backward_policy(
-        self, e: Experience, loss_weights: Tensor, num_tokens: int, sums: UpdateSums
-    ) -> float:
-        """Add a micro-batch's gradient to the policy's; returns its sum of approximate KL."""
+    def _backward_policy(self, e: Experience, loss_weights: Tensor, sums: UpdateSums) -> Tensor:
+        """Add a micro-batch's gradient to the policy's; returns the policy's logprobs, [B, C]."""
         logprobs = self._roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
         require_finite("the policy's logprobs", logprobs[e.policy_mask])
-        if not sums.num_mini_batches:
-            moved = (logprobs.detach() - e.proximal_logprobs).abs()[e.policy_mask]
-            sums.logprob_lag += float(moved.sum()) / num_tokens
         loss, metrics = policy_loss(
             logprobs,
             e.proximal_logprobs,
@@ -191,9 +210,10 @@ class PPOUpdate:
         if loss.requires_grad:
             loss.backward()
         sums.policy_loss += metrics.loss
+        sums.approx_kl += metrics.approx_kl
         sums.clipped_tokens += metrics.clipped_tokens
         sums.dual_clipped_tokens += metrics.dual_clipped_tokens
-        return metrics.approx_kl
+        return logprobs.detach()
 
     def _apply_gradients(self) -> tuple[float, float]:
         """Clip and apply both gradients; returns the norms before clipping.
@@ -201,7 +221,7 @@ class PPOUpdate:
         Parameters that no token trains have no gradient and stay unchanged, whatever their momentum.
         """
         optimizers = self.critic_optimizer, self.policy_optimizer
-        critic_norm, policy_norm = map(self._clip, optimizers)
+        critic_norm, policy_norm = (clip(o, self._config.max_grad_norm) for o in optimizers)
         if not math.isfinite(critic_norm + policy_norm):
             raise NonFiniteError(
                 f"the norms of the gradients are {critic_norm} (critic) and {policy_norm} (policy)"
@@ -210,41 +230,3 @@ class PPOUpdate:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return critic_norm, policy_norm
-
-    def _clip(self, optimizer: torch.optim.Optimizer) -> float:
-        return float(
-            torch.nn.utils.clip_grad_norm_(_parameters(optimizer), self._config.max_grad_norm)
-        )
-
-    @contextmanager
-    def _undone_on_failure(self) -> Iterator[None]:
-        """Restore weights and optimizers if the step fails after some of its mini-batches.
-
-        Costs a copy of the adapters and their moments, which are small beside the base.
-        """
-        saved = [
-            (optimizer, [p.detach().clone() for p in _parameters(optimizer)], state)
-            for optimizer in (self.policy_optimizer, self.critic_optimizer)
-            for state in [deepcopy(optimizer.state_dict())]
-        ]
-        try:
-            yield
-        except BaseException:
-            for optimizer, weights, state in saved:
-                with torch.no_grad():
-                    for parameter, weight in zip(_parameters(optimizer), weights, strict=True):
-                        parameter.copy_(weight)
-                optimizer.load_state_dict(state)
-            raise
-        finally:
-            for optimizer, _, _ in saved:
-                optimizer.zero_grad(set_to_none=True)
-
-
-def _optimizer(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW in one pass over all parameters: an adapter is many small tensors."""
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]

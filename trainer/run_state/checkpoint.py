@@ -15,7 +15,8 @@ from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.io.paths import read_plain
 from trainer.model.adapter import AdapterState
-from trainer.model.roles import PolicyRoles, Role
+from trainer.model.roles import PolicyRoles
+from trainer.ppo.learner_state import learner_state, load_learner_state
 from trainer.ppo.update import PPOUpdate
 from trainer.rollouts.questions import QuestionState
 from trainer.run_state.manifest import STATE_FILE, verify_checkpoint, write_manifest
@@ -136,13 +137,7 @@ def save_checkpoint(
     state = {
         "step": progress.step,
         "questions": progress.questions.model_dump(mode="json"),
-        "policy": roles.adapter_state(Role.POLICY),
-        "reference": roles.adapter_state(Role.REFERENCE),
-        "critic": roles.adapter_state(Role.CRITIC),
-        "value_head": roles.value_head.state_dict(),
-        "policy_optimizer": update.policy_optimizer.state_dict(),
-        "critic_optimizer": update.critic_optimizer.state_dict(),
-        "kl_coef": update.kl.coef,
+        **learner_state(roles, update),
         "served": dict(served or {}),
         "torch_rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -211,12 +206,7 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         questions = QuestionState.model_validate(state["questions"])
         progress = TrainProgress(step=state["step"], questions=questions)
-        for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
-            roles.load_adapter_state(role, state[role.value])
-        roles.value_head.load_state_dict(state["value_head"])
-        update.policy_optimizer.load_state_dict(state["policy_optimizer"])
-        update.critic_optimizer.load_state_dict(state["critic_optimizer"])
-        update.kl.coef = state["kl_coef"]
+        load_learner_state(state, roles, update)
         torch.set_rng_state(state["torch_rng"])
         if torch.cuda.device_count() == len(state["cuda_rng"]) > 0:
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -34,6 +34,8 @@ class JournaledStep(_Entry):
     learning_rate_scale: float
     num_threads: int
     """Of the trainer; sums round differently with another number."""
+    num_ranks: int = 1
+    """How many processes divided each mini-batch among them; sums round differently with another number."""
     cursor: int
     """Of the questions, like the next two; see `QuestionState`."""
     pending: tuple[PendingQuestions, ...]

@@ -75,7 +75,10 @@ def recompute(
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
         budget = token_budget or next((a.token_budget for a in journal.adapters_of(step)), None)
-        with _threads(entry.num_threads), _micro_batches(learner, budget):
+        with (
+            _threads(entry.num_threads),
+            _micro_batches(learner, budget, num_shards=entry.num_ranks),
+        ):
             ppo = learner.step(
                 step,
                 groups,
@@ -116,11 +119,14 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _micro_batches(learner: Learner, token_budget: int | None) -> Iterator[None]:
-    """Micro-batches of a step's size, then the learner's own again; None changes nothing."""
-    before = learner.token_budget
-    learner.token_budget = token_budget or before
+def _micro_batches(
+    learner: Learner, token_budget: int | None, *, num_shards: int
+) -> Iterator[None]:
+    """A step's micro-batches, then the learner's own again; without a budget, of the learner's."""
+    before = learner.token_budget, learner.update.num_shards
+    learner.token_budget = token_budget or learner.token_budget
+    learner.update.num_shards = num_shards
     try:
         yield
     finally:
-        learner.token_budget = before
+        learner.token_budget, learner.update.num_shards = before

@@ -1,0 +1,143 @@
+"""Steps on random completions, as one process or several do them; run as a program, this is one of several.
+
+``python steps.py BASE_MODEL FOLDER CASE…`` writes what the first rank has in the end into the folder.
+"""
+
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.errors import TrainerError
+from trainer.model.batch import Sample
+from trainer.model.roles import Role
+from trainer.ppo.followers import FollowerStart, follow, leading, make_learner
+from trainer.ppo.learner import Learner
+from trainer.ppo.learner_state import learner_state
+from trainer.ranks.process_group import Ranks, joined_ranks
+
+NUM_STEPS = 2
+_PPO: dict[str, Any] = {
+    "learning_rate": 1e-2,
+    "critic_learning_rate": 1e-2,
+    "questions_per_mini_batch": 3,
+    "critic_warmup_steps": 0,
+    "token_budget": 64,
+    "adaptive_kl": True,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "gae": {"advantage": "gae"},
+    "rloo": {"advantage": "rloo", "num_epochs": 2},
+    "grpo": {"advantage": "grpo", "kl_coef": 0.0, "skip_zero_advantages": True},
+    # Stops between two mini-batches of the second epoch.
+    "stop_kl": {"advantage": "gae", "num_epochs": 4, "stop_kl": 1e-3},
+    "masked": {"advantage": "gae", "sequence_mask": 2.0, "truncation": "mask"},
+}
+
+
+def make_groups(step: int) -> list[list[Sample]]:
+    """Five groups of completions of very different lengths, one group with equal rewards."""
+    rng = random.Random(step)
+    groups = []
+    for question in range(5):
+        prompt = tuple(rng.choices(range(500), k=rng.choice((3, 20))))
+        groups.append(
+            [
+                Sample(
+                    prompt_ids=prompt,
+                    completion_ids=tuple(rng.choices(range(500), k=length)),
+                    sampler_logprobs=tuple(rng.uniform(-7, -4) for _ in range(length)),
+                    temperature=(0.5, 1.0)[i % 2],
+                    top_p=(0.9, 1.0)[i % 2],
+                    reward=1.0 if question == 2 else rng.uniform(-0.5, 1.5),
+                    truncated=i == 3,
+                    version=0,
+                )
+                for i in range(4)
+                for length in [rng.choice((1, 4, 12))]
+            ]
+        )
+    return groups
+
+
+def start_of(base_model: str, case: str) -> FollowerStart:
+    """The start of a case."""
+    policy = PolicyConfig(base_model=base_model, lora_rank=4, lora_alpha=8)
+    config = TrainConfig.model_validate({"policy": policy, "ppo": {**_PPO, **CASES[case]}})
+    return FollowerStart(config=config, policy=policy, serve_dtype=torch.float32)
+
+
+def do_steps(learner: Learner) -> list[dict[str, float]]:
+    """Some steps, from weights that are random and all different; returns the metrics."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
+            for parameter in learner.roles.adapter_parameters(role):
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+                parameter.add_(0.1 * noise)
+    return [
+        learner.step(
+            step,
+            make_groups(step),
+            learner.roles.adapter_state(Role.POLICY),
+            learning_rate_scale=1.0,
+        ).to_json()
+        for step in range(1, NUM_STEPS + 1)
+    ]
+
+
+def lose_memory_once(rank: int) -> None:
+    """On the second rank, the first backward pass fails for want of memory."""
+    real, calls = torch.Tensor.backward, []
+
+    def backward(self: torch.Tensor, *arguments: object) -> None:
+        calls.append(self)
+        if rank == 1 and len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        real(self, *arguments)  # type: ignore[no-untyped-call]
+
+    torch.Tensor.backward = backward  # type: ignore[method-assign]
+
+
+def end_in_backward(rank: int) -> None:
+    """The second rank ends in the middle of a step."""
+    if rank == 1:
+        torch.Tensor.backward = lambda *_: os._exit(9)  # type: ignore[method-assign]
+
+
+def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:
+    """The first rank's part; an error is written down."""
+    with leading(ranks):
+        learner = make_learner(start_of(base_model, case), ranks)
+        found: dict[str, Any] = {}
+        try:
+            found["metrics"] = do_steps(learner)
+        except TrainerError as error:
+            found["error"] = repr(error)
+            found["num_updates"] = len(learner.update.critic_optimizer.state)
+        found["token_budget"] = learner.token_budget
+        torch.save({**learner_state(learner.roles, learner.update), **found}, folder / f"{case}.pt")
+
+
+def main(base_model: str, folder: Path, what: str, cases: list[str]) -> None:
+    """This process's part of the cases."""
+    torch.set_num_threads(1)
+    with joined_ranks("cpu") as ranks:
+        {"lose_memory": lose_memory_once, "end": end_in_backward}.get(what, lambda rank: None)(
+            ranks.rank
+        )
+        for case in cases:
+            # Weights that start otherwise on every rank.
+            torch.manual_seed(ranks.rank)
+            if ranks.rank > 0:
+                follow(ranks)
+            else:
+                lead(ranks, base_model, case, folder)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:])

@@ -1,0 +1,84 @@
+"""What a launcher's environment means, and one process as the only rank."""
+
+import pytest
+import torch
+
+from trainer.errors import NonFiniteError, RankLostError, UsageError
+from trainer.ranks.process_group import Ranks, joined_ranks
+
+NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("size", [None, "1"])
+def test_without_a_launcher_a_process_is_alone(
+    environment: pytest.MonkeyPatch, size: str | None
+) -> None:
+    if size is not None:
+        environment.setenv("WORLD_SIZE", size)
+    with joined_ranks("cpu") as ranks:
+        assert (ranks.rank, ranks.size) == (0, 1)
+        assert ranks.broadcast("told") == "told"
+        assert ranks.gathered(lambda: 3) == [3]
+        assert ranks.gather_tensor(torch.ones(2))[0].sum() == 2
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "two"}, "WORLD_SIZE is 'two', and must be a number"),
+        ({"WORLD_SIZE": "-2"}, "WORLD_SIZE is '-2', and must be a number"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', and must be a number from 1 on"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set, but RANK is not"),
+        ({"WORLD_SIZE": "2", "RANK": "²"}, "RANK is '²', and must be a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK is 2, but WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "2", "RANK": "1"}, "MASTER_ADDR is not"),
+    ],
+)
+def test_half_an_environment_is_refused(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    with pytest.raises(UsageError, match=message) as found, joined_ranks("cpu"):
+        pass
+    assert "start with torchrun or accelerate launch" in str(found.value)
+
+
+def test_a_process_needs_a_gpu_of_its_own(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(torch.cuda, "is_available", lambda: True)
+    environment.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in zip(NAMES, ("4", "2", "2", "127.0.0.1"), strict=True):
+        environment.setenv(name, value)
+    with (
+        pytest.raises(UsageError, match="process 2 of this machine has no GPU of its own, since"),
+        joined_ranks("auto"),
+    ):
+        pass
+
+
+def test_an_error_of_one_rank_alone_leaves_it_out_of_step() -> None:
+    ranks = Ranks(0, 2)
+    with pytest.raises(NonFiniteError), ranks.together():
+        raise NonFiniteError("every rank has the same numbers")
+    assert not ranks.is_lost
+    with pytest.raises(RankLostError, match="rank 0 alone is out of GPU memory"), ranks.together():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert ranks.is_lost
+    ranks = Ranks(0, 2)
+    with pytest.raises(ValueError, match="a bug"), ranks.together():
+        raise ValueError("a bug")
+    assert ranks.is_lost
+
+
+def test_alone_an_error_is_what_it_was() -> None:
+    ranks = Ranks()
+    with pytest.raises(torch.OutOfMemoryError), ranks.together():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert not ranks.is_lost

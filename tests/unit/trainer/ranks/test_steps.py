@@ -1,0 +1,145 @@
+"""Several processes do the step that one does: to rounding, and to the last bit of what one recomputes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.rounding import in_float64
+from tests.unit.trainer.ranks import steps
+from trainer.model.roles import PolicyRoles
+from trainer.ppo.followers import make_learner
+from trainer.ppo.learner import Learner
+from trainer.ppo.learner_state import learner_state
+from trainer.ranks.process_group import Ranks
+
+MakeRoles = Callable[..., PolicyRoles]
+State = dict[str, Any]
+CASES = [*((2, case) for case in steps.CASES), (3, "rloo")]
+
+
+@contextmanager
+def ranks_of(
+    size: int, base_model: Path, folder: Path, *cases: str, what: str = "steps"
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes of `steps`, as a launcher starts them; none outlives the block."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+    environment = {
+        **os.environ,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "WORLD_SIZE": str(size),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, steps.__file__, str(base_model), str(folder), what, *cases],
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def run_ranks(size: int, base_model: Path, folder: Path, *cases: str, what: str = "steps") -> None:
+    with ranks_of(size, base_model, folder, *cases, what=what) as processes:
+        for rank, process in enumerate(processes):
+            output, _ = process.communicate(timeout=300)
+            assert process.returncode == 0, f"rank {rank}: {output}"
+
+
+@pytest.fixture(scope="session")
+def of_ranks(
+    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int, str], State]:
+    """What the first of so many ranks has at the end of a case."""
+    folders: dict[int, Path] = {}
+
+    def state_of(size: int, case: str) -> State:
+        if size not in folders:
+            folders[size] = tmp_path_factory.mktemp(f"ranks-{size}")
+            cases = [case for of_size, case in CASES if of_size == size]
+            run_ranks(size, tiny_base, folders[size], *cases)
+        state: State = torch.load(folders[size] / f"{case}.pt", weights_only=True)
+        return state
+
+    return state_of
+
+
+def of_one_process(
+    base_model: Path, case: str, *, num_shards: int, token_budget: int | None = None
+) -> tuple[Learner, list[State]]:
+    torch.manual_seed(0)
+    learner = make_learner(steps.start_of(str(base_model), case), Ranks())
+    learner.update.num_shards = num_shards
+    learner.token_budget = token_budget or learner.token_budget
+    return learner, steps.do_steps(learner)
+
+
+def difference(a: State, b: State, role: str) -> float:
+    return max(float((a[role][name] - b[role][name]).abs().max()) for name in a[role])
+
+
+@pytest.mark.parametrize(
+    ("num_shards", "case"), [*((2, case) for case in steps.CASES), (3, "gae"), (7, "gae")]
+)
+def test_shards_add_up_to_the_whole_mini_batch(
+    num_shards: int, case: str, make_roles: MakeRoles
+) -> None:
+    with in_float64():
+        whole, divided = (make_roles(seed=1, dtype=torch.float64) for _ in range(2))
+        alone = Learner(steps.start_of("none", case).config, whole)
+        found = Learner(steps.start_of("none", case).config, divided)
+        found.update.num_shards = num_shards
+        for ours, theirs in zip(steps.do_steps(found), steps.do_steps(alone), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9, nan_ok=True)
+    for weight, other in zip(divided.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("size", "case"), CASES)
+def test_one_process_recomputes_to_the_bit_what_ranks_did(
+    size: int, case: str, of_ranks: Callable[[int, str], State], tiny_base: Path
+) -> None:
+    found = of_ranks(size, case)
+    learner, metrics = of_one_process(tiny_base, case, num_shards=size)
+    again = learner_state(learner.roles, learner.update)
+    for role in ("policy", "critic", "value_head"):
+        assert difference(found, again, role) == 0.0, role
+    assert repr(found["metrics"]) == repr(metrics)
+
+
+def test_a_rank_without_memory_lets_all_do_the_step_in_halves(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    run_ranks(2, tiny_base, tmp_path, "gae", what="lose_memory")
+    found = torch.load(tmp_path / "gae.pt", weights_only=True)
+    budget = steps.start_of("none", "gae").config.ppo.token_budget // 2
+    learner, _ = of_one_process(tiny_base, "gae", num_shards=2, token_budget=budget)
+    assert found["token_budget"] == budget
+    again = learner_state(learner.roles, learner.update)
+    assert difference(found, again, "policy") == 0.0
+
+
+def test_a_rank_that_ends_leaves_the_first_as_it_was(tiny_base: Path, tmp_path: Path) -> None:
+    with ranks_of(2, tiny_base, tmp_path, "gae", what="end") as (first, second):
+        assert second.wait(timeout=300) == 9
+        output, _ = first.communicate(timeout=300)
+    found = torch.load(tmp_path / "gae.pt", weights_only=True)
+    assert "RankLostError" in found["error"], output
+    assert found["num_updates"] == 0

@@ -1,0 +1,67 @@
+"""A step's experience, computed by several ranks and then known to all of them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from trainer.model.batch import MicroBatch
+from trainer.ppo.experience import Experience, MiniBatch
+from trainer.ranks.process_group import Ranks
+
+
+def of_all_ranks(
+    planned: Sequence[Sequence[MicroBatch]],
+    compute: Callable[[MicroBatch], Experience],
+    ranks: Ranks,
+    shards: Sequence[Sequence[int]],
+) -> list[MiniBatch]:
+    """The experience of every micro-batch, each computed by the rank that has its shard.
+
+    Args:
+        planned: The micro-batches of each mini-batch, the same on every rank.
+        compute: Makes a micro-batch's experience.
+        ranks: Of the job.
+        shards: The shard of each micro-batch.
+
+    Raises:
+        RankLostError: A rank has ended.
+        NonFiniteError, torch.OutOfMemoryError: ``compute`` raised it on a rank.
+    """
+    places = [(m, i) for m, batches in enumerate(planned) for i in range(len(batches))]
+    of_this_rank: dict[tuple[int, int], Experience] = {}
+
+    def part() -> dict[tuple[int, int], dict[str, Tensor | None]]:
+        for m, i in places:
+            if shards[m][i] % ranks.size == ranks.rank:
+                of_this_rank[m, i] = compute(planned[m][i])
+        if ranks.size == 1:
+            return {}
+        return {place: _to_send(experience) for place, experience in of_this_rank.items()}
+
+    received = {
+        place: tensors for found in ranks.gathered(part) for place, tensors in found.items()
+    }
+    mini_batches: list[MiniBatch] = [[] for _ in planned]
+    for m, i in places:
+        if (m, i) in of_this_rank:
+            experience = of_this_rank[m, i]
+        else:
+            batch = planned[m][i]
+            tensors: dict[str, Any] = {
+                name: None if tensor is None else tensor.to(batch.mask.device)
+                for name, tensor in received[m, i].items()
+            }
+            experience = Experience(batch=batch, nucleus_mask=(), **tensors)
+        mini_batches[m].append(replace(experience, shard=shards[m][i]))
+    return mini_batches
+
+
+def _to_send(experience: Experience) -> dict[str, Tensor | None]:
+    """What a rank has computed, on the CPU; all else the others have."""
+    computed = [
+        f.name for f in fields(Experience) if f.name not in ("batch", "shard", "nucleus_mask")
+    ]
+    tensors = {name: getattr(experience, name) for name in computed}
+    return {name: None if tensor is None else tensor.cpu() for name, tensor in tensors.items()}

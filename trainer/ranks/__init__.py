@@ -1,0 +1,1 @@
+"""Several processes that learn one step together, each with a device of its own."""

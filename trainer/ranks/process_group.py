@@ -1,0 +1,174 @@
+"""The processes of a job, as ``torchrun`` or ``accelerate launch`` starts them, and what they tell each other.
+
+Objects travel by gloo, over the CPU, and gradients by the device's own backend.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainer.config.sections import Device
+from trainer.errors import NonFiniteError, RankLostError, UsageError
+from trainer.model.device import compute_device
+
+_T = TypeVar("_T")
+_PATIENCE = timedelta(days=30)
+"""The others wait while the first rank waits for rollouts; a rank that ends closes its connections."""
+
+COMMON_ERRORS = (NonFiniteError, torch.OutOfMemoryError)
+"""Errors of a rank's part that all ranks raise together, and can go on after."""
+
+
+class Ranks:
+    """The processes of a job, or the only one; every method but the constructor is called by all in turn."""
+
+    def __init__(self, rank: int = 0, size: int = 1):
+        """Without arguments: a process of its own.
+
+        Args:
+            rank: This process's number, from 0 on; the first has the server, the run's folder and the console.
+            size: How many there are.
+        """
+        self.rank, self.size = rank, size
+        self.is_lost = False
+        """Whether the ranks no longer do the same, so that none can tell the others anything."""
+        self._common: Exception | None = None
+
+    def broadcast(self, message: object = None) -> object:
+        """The first rank's message, on every rank.
+
+        Raises:
+            RankLostError: A rank has ended.
+        """
+        box = [message]
+        if self.size > 1:
+            with self._others():
+                dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        return box[0]
+
+    def broadcast_bytes(self, message: bytes) -> bytes:
+        """As `broadcast`."""
+        received = self.broadcast(message)
+        assert isinstance(received, bytes)
+        return received
+
+    def gathered(self, part: Callable[[], _T]) -> list[_T]:
+        """What ``part`` returns on each rank, in order, on every rank.
+
+        Raises:
+            RankLostError: A rank has ended.
+            NonFiniteError, torch.OutOfMemoryError: ``part`` raised it on a rank; then every rank raises it.
+        """
+        if self.size == 1:
+            return [part()]
+        mine: tuple[_T | None, Exception | None]
+        try:
+            mine = part(), None
+        except COMMON_ERRORS as error:
+            mine = None, error.with_traceback(None)
+        parts: list[tuple[_T, Exception | None]] = [None] * self.size  # type: ignore[list-item]
+        with self._others():
+            dist.all_gather_object(parts, mine)
+        for _, failed in parts:
+            if failed is not None:
+                self._common = failed
+                raise failed
+        return [found for found, _ in parts]
+
+    def gather_tensor(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of equal shape that the ranks have, in order, on every rank.
+
+        Raises:
+            RankLostError: A rank has ended.
+        """
+        if self.size == 1:
+            return [tensor]
+        tensors = [torch.empty_like(tensor) for _ in range(self.size)]
+        with self._others():
+            dist.all_gather(tensors, tensor)
+        return tensors
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Around what all ranks do alike; an error of this rank alone leaves it out of step with the others.
+
+        Raises:
+            RankLostError: This rank alone has run out of memory.
+        """
+        try:
+            yield
+        except NonFiniteError:
+            # Of numbers that every rank has.
+            raise
+        except BaseException as error:
+            if self.size == 1 or error is self._common:
+                raise
+            self.is_lost = True
+            if isinstance(error, torch.OutOfMemoryError):
+                raise RankLostError(f"rank {self.rank} alone is out of GPU memory") from error
+            raise
+
+    @contextmanager
+    def _others(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            self.is_lost = True
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise RankLostError(reason) from error
+        except BaseException:
+            self.is_lost = True
+            raise
+
+
+@contextmanager
+def joined_ranks(device: Device) -> Iterator[Ranks]:
+    """Join the processes that a launcher has started beside this one; without a launcher, be the only one.
+
+    Args:
+        device: ``run.device``; each process of a machine takes the GPU of its local rank.
+
+    Raises:
+        UsageError: The launcher's environment is not whole, or this machine has fewer GPUs than processes.
+    """
+    size = _of_environment("WORLD_SIZE", "1", at_least=1)
+    if size == 1:
+        yield Ranks()
+        return
+    rank, local_rank = _of_environment("RANK"), _of_environment("LOCAL_RANK", "0")
+    if rank >= size:
+        raise UsageError(f"RANK is {rank}, but WORLD_SIZE is {size}: {_ADVICE}")
+    if "MASTER_ADDR" not in os.environ:
+        raise UsageError(f"WORLD_SIZE is set, but MASTER_ADDR is not: {_ADVICE}")
+    backend = "gloo"
+    if compute_device(device).type == "cuda":
+        if local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"process {local_rank} of this machine has no GPU of its own, since there are "
+                f"{torch.cuda.device_count()}: start at most as many processes (--nproc-per-node)"
+            )
+        torch.cuda.set_device(local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, rank=rank, world_size=size, timeout=_PATIENCE)
+    try:
+        yield Ranks(rank, size)
+    finally:
+        dist.destroy_process_group()
+
+
+_ADVICE = "start with torchrun or accelerate launch, or unset WORLD_SIZE for a single process"
+
+
+def _of_environment(name: str, default: str | None = None, *, at_least: int = 0) -> int:
+    text = os.environ.get(name, default)
+    if text is None:
+        raise UsageError(f"WORLD_SIZE is set, but {name} is not: {_ADVICE}")
+    if not (text.isascii() and text.isdigit() and int(text) >= at_least):
+        raise UsageError(f"{name} is {text!r}, and must be a number from {at_least} on: {_ADVICE}")
+    return int(text)
