@@ -127,9 +127,10 @@ def main(base_model: str, folder: Path, what: str, cases: list[str]) -> None:
     """This process's part of the cases."""
     torch.set_num_threads(1)
     with joined_ranks("cpu") as ranks:
-        {"lose_memory": lose_memory_once, "end": end_in_backward}.get(what, lambda rank: None)(
-            ranks.rank
-        )
+        if what == "lose_memory":
+            lose_memory_once(ranks.rank)
+        elif what == "end":
+            end_in_backward(ranks.rank)
         for case in cases:
             # Weights that start otherwise on every rank.
             torch.manual_seed(ranks.rank)
