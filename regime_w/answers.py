@@ -71,15 +71,18 @@ def extract_answer(text: str) -> str | None:
     Returns:
         The answer in the form of `regime_w.numbers.numerals.canonical`, or None if there is none.
     """
-    text = without_struck(without_thoughts(text))
-    # With a space behind it a hyphen may mark an item of a list; a minus sign does not.
-    text = to_ascii(_MINUS_SIGN.sub(r"\1-", text) if "−" in text else text)
-    if MARKER in text:
-        return _read_marked(text, read_line)
-    line = _explicit_answer(text)
-    if line is not None:
-        return read_line(line)
-    return (read_line(text) if _MINUS.match(text) else None) or read_last_number(text)
+    return _extracted(text)[0]
+
+
+def is_formatted(text: str) -> bool:
+    r"""Whether `extract_answer` takes the answer from a ``####`` or a box, and not from a sentence or a formula.
+
+    Example:
+        >>> is_formatted("#### 18"), is_formatted("#### Step 2: double it\nThe answer is 18.")
+        (True, False)
+    """
+    answer, is_formatted = _extracted(text)
+    return answer is not None and is_formatted
 
 
 def extract_gold(text: str) -> str | None:
@@ -100,7 +103,7 @@ def extract_gold(text: str) -> str | None:
     """
     text = to_ascii(text)
     if MARKER in text:
-        return _read_marked(text, read_gold_line)
+        return _read_marked(text, read_gold_line)[0]
     boxes = [*islice(BOX.finditer(text), _MAX_GOLD_BOXES + 1)]
     if boxes:
         golds = {read_gold_line(box) for box in {number_in_box(text, box) for box in boxes}}
@@ -114,26 +117,47 @@ def answers_agree(a: str | None, b: str | None) -> bool:
     return a is not None and a == b
 
 
-def _read_marked(text: str, read: Callable[[str], str | None]) -> str | None:
-    """The answer after the last ``####``; under a heading what is stated there, never the last number."""
+def _extracted(text: str) -> tuple[str | None, bool]:
+    """The answer of a completion, and whether it stands behind a ``####`` or in a box."""
+    text = without_struck(without_thoughts(text))
+    # With a space behind it a hyphen may mark an item of a list; a minus sign does not.
+    text = to_ascii(_MINUS_SIGN.sub(r"\1-", text) if "−" in text else text)
+    if MARKER in text:
+        return _read_marked(text, read_line)
+    line, is_boxed = _explicit_answer(text)
+    if line is not None:
+        return read_line(line), is_boxed
+    return (read_line(text) if _MINUS.match(text) else None) or read_last_number(text), False
+
+
+def _read_marked(text: str, read: Callable[[str], str | None]) -> tuple[str | None, bool]:
+    """The answer after the last ``####``; under a heading what is stated there, never the last number.
+
+    Returns:
+        With it, whether it is what the ``####`` or a box marks.
+    """
     marked = after_marker(text, HEADING)
-    answer = read(marked.line)
+    answer, is_marked = read(marked.line), True
     if answer is None and marked.is_final and read is read_line:
-        answer = read_sentence(marked.line)
+        answer, is_marked = read_sentence(marked.line), False
     if answer is None and marked.below:
-        line = _explicit_answer("\n".join(marked.below))
-        return None if line is None else read(line)
+        line, is_boxed = _explicit_answer("\n".join(marked.below))
+        return None if line is None else read(line), is_boxed
     if answer is None or read is read_gold_line:
-        return answer
+        return answer, is_marked
     behind = text[text.rindex(MARKER) :].partition(marked.line)[2]
-    return None if _is_withdrawn(answer, behind) else answer
+    return None if _is_withdrawn(answer, behind) else answer, is_marked
 
 
-def _explicit_answer(text: str) -> str | None:
-    """The text in the last box or element, or else what is stated; None where there is neither."""
+def _explicit_answer(text: str) -> tuple[str | None, bool]:
+    """The text in the last box or element, or else what is stated; None where there is neither.
+
+    Returns:
+        With it, whether there is a box or an element.
+    """
     found = [*deque(_BOX_OR_ELEMENT.finditer(text), maxlen=2)]
     if not found:
-        return _stated(text)
+        return _stated(text), False
     last = found[-1]
     if last.group().endswith("{"):
         boxes = [box for box in found if box.group().endswith("{")]
@@ -142,7 +166,7 @@ def _explicit_answer(text: str) -> str | None:
     else:
         line = text[last.end() : text.index("<", last.end())]
         end = text.index(">", last.end())
-    return "" if _is_withdrawn(read_line(line), text[end + 1 :]) else line
+    return "" if _is_withdrawn(read_line(line), text[end + 1 :]) else line, True
 
 
 def _stated(text: str) -> str | None:

@@ -36,6 +36,9 @@ class AnswerType(Protocol):
     def extract(self, text: str) -> str | None:
         """The answer of a completion without its prompt; None where it gives none."""
 
+    def is_formatted(self, text: str) -> bool:
+        """Whether `extract` takes the answer from a ``####``, a box or an element, and not from prose."""
+
     def read(self, answer: str) -> str | None:
         """An answer that stands alone, canonical or as written; None where it is none."""
 

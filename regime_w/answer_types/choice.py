@@ -23,6 +23,7 @@ from regime_w.answer_types.positions import (
     only_line,
     stated_answer,
     states_gold,
+    states_in_form,
 )
 from regime_w.answer_types.text import normalised
 from regime_w.numbers.markup import without_markup
@@ -102,6 +103,10 @@ class Choice:
         line, before = last_lines(text)
         letter = self._read_last(line)
         return None if letter is None or self._read_last(before) not in (None, letter) else letter
+
+    def is_formatted(self, text: str) -> bool:
+        """Whether `extract` takes the answer from a ``####``, a box or an element."""
+        return states_in_form(completion_of(text))
 
     def read(self, answer: str) -> str | None:
         """A letter, such as ``(b)``, a letter with a text, such as ``B. Paris``, or the text of one choice.

@@ -16,7 +16,7 @@ from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.completions import completion_of
 from regime_w.answer_types.latex import cleaned, is_closed
 from regime_w.answer_types.math_process import are_equal
-from regime_w.answer_types.positions import only_line, stated_answer, states_gold
+from regime_w.answer_types.positions import only_line, stated_answer, states_gold, states_in_form
 from regime_w.answer_types.text import is_withdrawn, normalised
 from regime_w.numbers.markup import without_markup
 from regime_w.numbers.numerals import NUMBER, canonical, value_of
@@ -58,6 +58,10 @@ class Mathematics:
         if answer is None or stated.is_marked:
             return answer
         return None if is_withdrawn(stated.behind, normalised(stated.line)) else answer
+
+    def is_formatted(self, text: str) -> bool:
+        """Whether `extract` takes the answer from a ``####``, a box or an element."""
+        return states_in_form(completion_of(text))
 
     def read(self, answer: str) -> str | None:
         """The number in canonical form, the words, or the cleaned LaTeX; of prose, its only formula if it has one."""

@@ -62,6 +62,8 @@ class Stated:
     """The beginning of what follows."""
     is_marked: bool = False
     """Whether it stands behind a ``####``, and what follows takes nothing back."""
+    is_formatted: bool = False
+    """Whether it stands behind a ``####``, in a box or in an element."""
     is_label: bool = False
     """Whether it stands behind "Option:" or "Choice:" alone, which may only name what is looked at."""
 
@@ -91,6 +93,12 @@ def last_lines(text: str) -> tuple[str | None, str | None]:
     return only_line(last), only_line(before)
 
 
+def states_in_form(text: str) -> bool:
+    """Whether `stated_answer` is one behind a ``####``, in a box or in an element."""
+    stated = stated_answer(text)
+    return stated is not None and stated.is_formatted
+
+
 def states_gold(text: str) -> bool:
     """Whether a gold answer has a place of its own in a solution: a ``####``, a box or an element."""
     return MARKER in text or _BOX.search(text) is not None
@@ -107,7 +115,8 @@ def _marked_answer(text: str, addition: re.Pattern[str] | None) -> Stated:
     start = text.rindex(MARKER)
     inner = _boxed_or_said(line, addition)
     stated = without_outer_marks(line, text, start) if inner is None else inner.line
-    return Stated(stated, text[start:].partition(line)[2][:_MAX_BEHIND], is_marked=True)
+    behind = text[start:].partition(line)[2][:_MAX_BEHIND]
+    return Stated(stated, behind, is_marked=True, is_formatted=True)
 
 
 def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
@@ -126,7 +135,7 @@ def _last_boxed(text: str) -> Stated | None:
         rival, other_end = _content(text, other)
         if _are_rivals(rival, text[other_end : last.start()], inner):
             return Stated("")
-    return Stated(inner, text[end : end + _MAX_BEHIND])
+    return Stated(inner, text[end : end + _MAX_BEHIND], is_formatted=True)
 
 
 def _is_claimed(text: str, box: re.Match[str]) -> bool:

@@ -12,6 +12,7 @@ from regime_w.answer_types.positions import (
     only_line,
     stated_answer,
     states_gold,
+    states_in_form,
 )
 from regime_w.numbers.denials import is_denied, is_withdrawal
 
@@ -108,6 +109,10 @@ class Text:
         if answer is None or (not stated.is_marked and is_withdrawn(stated.behind, answer)):
             return None
         return answer
+
+    def is_formatted(self, text: str) -> bool:
+        """Whether `extract` takes the answer from a ``####``, a box or an element."""
+        return states_in_form(completion_of(text))
 
     def read(self, answer: str) -> str | None:
         """The normalised answer; None where nothing is left of it."""

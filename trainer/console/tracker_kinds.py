@@ -1,6 +1,7 @@
 """What Trackio, W&B, MLflow and TensorBoard are asked; see `trainer.console.trackers`."""
 
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -9,7 +10,12 @@ from typing import Any, Protocol
 
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.run import RunConfig
+from trainer.io.durable import write_file
 from trainer.io.kept_settings import CONFIG_FILE, flat_settings, kept_tables
+from trainer.io.paths import read_plain
+
+TRACKER_ID_FILE = "tracker-id.txt"
+"""In a run's folder: what tells it apart in trackers."""
 
 _PROJECT = "regime-w"
 _MAX_PARAMS = 100
@@ -64,12 +70,13 @@ class Trackio:
         import trackio  # noqa: PLC0415 - an optional dependency, like the two below
 
         self._init, self._folder = trackio.init, run.folder
+        self._id = run_id(run.folder, is_new=first_step == 0)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
         self._run = self._init(
             project=_PROJECT,
-            name=_name(self._folder),
+            name=_name(self._folder, self._id),
             config=_settings(self._folder),
             resume="allow",
             auto_log_gpu=False,
@@ -93,14 +100,15 @@ class WandB:
         import wandb  # noqa: PLC0415
 
         self._wandb, self._folder = wandb, run.folder
+        self._id = run_id(run.folder, is_new=first_step == 0)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
         mode = os.environ.get("WANDB_MODE", "offline")
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", _PROJECT),
-            name=_name(self._folder),
-            id=_digest(self._folder),
+            name=_name(self._folder, self._id),
+            id=self._id,
             dir=self._folder,
             mode=mode,
             resume=None if mode == "offline" else "allow",
@@ -127,6 +135,7 @@ class MLflow:
 
         self._client_of, self._metric, self._param = MlflowClient, Metric, Param
         self._folder = run.folder
+        self._id = run_id(run.folder, is_new=first_step == 0)
 
     def begin(self) -> None:
         """See `TrackedRun`."""
@@ -136,13 +145,13 @@ class MLflow:
         experiment = (
             self._client.create_experiment(_PROJECT) if found is None else found.experiment_id
         )
-        known = self._client.search_runs([experiment], f"tags.run = '{_digest(self._folder)}'")
+        known = self._client.search_runs([experiment], f"tags.run = '{self._id}'")
         if known:
             self._run_id = known[0].info.run_id
             self._client.update_run(self._run_id, status="RUNNING")
             return
         created = self._client.create_run(
-            experiment, run_name=_name(self._folder), tags={"run": _digest(self._folder)}
+            experiment, run_name=_name(self._folder, self._id), tags={"run": self._id}
         )
         self._run_id = created.info.run_id
         params = [
@@ -165,13 +174,28 @@ class MLflow:
         self._client.set_terminated(self._run_id)
 
 
-def _digest(folder: Path) -> str:
-    """Tells runs of the same name apart, and finds a run again that resumes."""
-    return sha256_of_bytes(os.fsencode(folder.resolve()))[:16]
+def run_id(folder: Path, *, is_new: bool) -> str:
+    """Tells runs of the same name or folder apart, and finds a run again that resumes.
+
+    It is random, and kept in the run's folder. A run that has steps and no file was begun by an earlier version,
+    and keeps what that called it: the digest of its path.
+
+    Args:
+        folder: The run's, which exists.
+        is_new: Whether it has no step to go on from.
+    """
+    path = folder / TRACKER_ID_FILE
+    kept = read_plain(path).decode().strip() if path.exists() else ""
+    if kept:
+        return kept
+    of_path = sha256_of_bytes(os.fsencode(folder.resolve()))[:16]
+    made = secrets.token_hex(8) if is_new else of_path
+    write_file(path, f"{made}\n".encode())
+    return made
 
 
-def _name(folder: Path) -> str:
-    return f"{folder.resolve().name}-{_digest(folder)[:6]}"
+def _name(folder: Path, identity: str) -> str:
+    return f"{folder.resolve().name}-{identity[:6]}"
 
 
 def _settings(folder: Path) -> dict[str, Any]:

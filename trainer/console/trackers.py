@@ -6,13 +6,13 @@ slow one delays no step; one that fails is said once, and the run goes on.
 
 import threading
 from collections.abc import Callable, Collection, Mapping
-from importlib.util import find_spec
 from queue import SimpleQueue
 
 from trainer.config.run import RunConfig, TrackerName
 from trainer.config.safe_text import safe_line, shortened
 from trainer.console.tracker_kinds import MLflow, TensorBoard, TrackedRun, Trackio, WandB
 from trainer.errors import UsageError
+from trainer.io.installed import is_installed
 
 _CLOSE_S = 60.0
 """How long a run that ends waits for a tracker."""
@@ -25,7 +25,7 @@ def require_trackers(names: Collection[TrackerName]) -> None:
         UsageError: Names the extra that installs it.
     """
     for name in names:
-        if name != "tensorboard" and find_spec(name) is None:
+        if name != "tensorboard" and not is_installed(name):
             raise UsageError(
                 f"run.trackers: {name} is not installed: pip install 'regime-w[{name}]', or leave it out"
             )

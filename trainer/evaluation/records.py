@@ -14,8 +14,6 @@ from inference_server.wire.schemas import ArmGroup, FinishReason
 from regime_w import AnswerType, ArmOutput, compute_regime_w_scores
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.number import NUMBER
-from regime_w.answer_types.positions import states_gold
-from regime_w.numbers.markup import without_thoughts
 from trainer.data.sources import Record
 from trainer.errors import UsageError
 from trainer.io.jsonl import read_rows, write_jsonl
@@ -59,10 +57,13 @@ class Answer(EvaluationPart):
             truncated=truncated,
         )
 
-    @property
-    def strictly_correct(self) -> bool:
-        """Whether the right answer stands where it was asked for, after ``####`` or in a box, and not in prose."""
-        return self.correct and states_gold(without_thoughts(self.text))
+    def strictly_correct(self, answer_type: AnswerType) -> bool:
+        """Whether the answer is right, and it is what a ``####`` or a box states, and no sentence.
+
+        Args:
+            answer_type: Of the question; its choices need not be known.
+        """
+        return self.correct and answer_type.is_formatted(self.text)
 
 
 class ArmAnswer(Answer):

@@ -11,6 +11,7 @@ from typing import Literal, Self
 
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from regime_w.answer_types.answer_type import AnswerTypeName
+from regime_w.answer_types.named import answer_type_of
 from trainer.evaluation.arms_results import ArmsResult, CompletionStats, Estimate
 from trainer.evaluation.records import ArmsAnswer, EvaluationPart, QuestionAnswers
 from trainer.evaluation.statistics import bootstrap_interval, mcnemar_p_value
@@ -33,7 +34,7 @@ class ModelResult(EvaluationPart):
     accuracy: Estimate
     """Accuracy of the greedy answers, wherever the text gives them (lenient)."""
     strict: Estimate | None = None
-    """The same of answers after ``####`` or in a box alone; null in evaluations of before."""
+    """The same of answers that a ``####`` or a box states; null in evaluations of before."""
     completions: CompletionStats
     """Averages over the greedy completions."""
     arms: ArmsResult | None
@@ -44,12 +45,16 @@ class ModelResult(EvaluationPart):
         """Aggregate at least one question."""
         answers = [q.models[label] for q in questions]
         greedy = [answer.greedy for answer in answers]
+        strict = [
+            answer.strictly_correct(answer_type_of(question.answer_type))
+            for question, answer in zip(questions, greedy, strict=True)
+        ]
         arms = [answer.arms for answer in answers if answer.arms is not None]
         return cls(
             label=label,
             model=model,
             accuracy=Estimate.of([float(answer.correct) for answer in greedy]),
-            strict=Estimate.of([float(answer.strictly_correct) for answer in greedy]),
+            strict=Estimate.of(list(map(float, strict))),
             completions=CompletionStats.of(greedy),
             arms=ArmsResult.of(arms) if arms else None,
         )

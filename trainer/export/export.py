@@ -4,10 +4,13 @@ Enters: a run's folder. Leaves: a folder, or a commit to a repository of the Hub
 adapter, tokenizer, chat template and model card.
 """
 
+import errno
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import ExportCommand, TrainConfig
@@ -15,10 +18,10 @@ from trainer.errors import UsageError
 from trainer.export.card import Exported, model_card
 from trainer.export.hub import push, require_pushable
 from trainer.export.merged import save_merged
-from trainer.export.target import CARD_FILE, repository_of
+from trainer.export.target import CARD_FILE, repository_of, require_target
 from trainer.export.versions import RunVersion, choose_version, journal_digest
 from trainer.io.disk import raise_disk_full
-from trainer.io.durable import whole_folder
+from trainer.io.durable import fsync
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.model.base_files import load_tokenizer, require_base_model
 from trainer.report.run_record import RunRecord, read_run
@@ -48,8 +51,8 @@ def export(command: ExportCommand, say: Callable[[str], None]) -> str:
     repository = repository_of(command.to)
     if repository is None:
         folder = Path(command.to)
-        with raise_disk_full(folder.parent), whole_folder(folder) as unfinished:
-            _fill(unfinished, command, run, config, version)
+        with raise_disk_full(folder.parent), _new_folder(folder, force=command.force) as temporary:
+            _fill(temporary, command, run, config, version)
         return str(folder)
     require_pushable(repository, force=command.force)
     with TemporaryDirectory(prefix="regime-w-export-") as temporary:
@@ -62,6 +65,41 @@ def export(command: ExportCommand, say: Callable[[str], None]) -> str:
                 "loads the adapter needs the same one, or take --merged"
             )
         return push(folder, repository, private=command.private)
+
+
+@contextmanager
+def _new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
+    """An empty folder to fill within the block, which then gets its name; an error leaves nothing.
+
+    It is beside the one whose name it gets, under a name that nothing has. Nothing of the user's is removed but, by
+    ``force``, an earlier export.
+
+    Raises:
+        UsageError: By the end of the block there is something of that name that may not be replaced.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    outer = Path(mkdtemp(prefix=".export-", dir=folder.parent))
+    inner, replaced = outer / "new", outer / "replaced"
+    try:
+        inner.mkdir()
+        yield inner
+        for path in (*inner.rglob("*"), inner):
+            fsync(path)
+        require_target(str(folder), force=force)
+        if os.path.lexists(folder):
+            folder.rename(replaced)
+        try:
+            # A folder's name goes to another only where that is empty.
+            inner.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise UsageError(f"to: {folder} was made meanwhile; choose another folder") from None
+        fsync(folder.parent)
+    finally:
+        if replaced.exists() and not os.path.lexists(folder):
+            replaced.rename(folder)
+        shutil.rmtree(outer, ignore_errors=True)
 
 
 def _fill(

@@ -40,7 +40,7 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     """Make a folder's files the content of a repository, which is made where it is missing.
 
     Args:
-        folder: It holds no folders.
+        folder: Its files, and those of its folders, such as a tokenizer's further chat templates.
         repository: ``owner/name``; files of it that the folder lacks are removed by the same commit.
         private: Of a repository that is made.
 
@@ -53,7 +53,11 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
     with _hub_errors(repository):
         api = HfApi()
         url = str(api.create_repo(repository, private=private, exist_ok=True))
-        files = {path.name: path for path in sorted(folder.iterdir())}
+        files = {
+            path.relative_to(folder).as_posix(): path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
         others = _files_in(api, repository) - files.keys()
         api.create_commit(
             repository,

@@ -1,7 +1,6 @@
 """The frozen base that adapters are trained on, in full precision or in 4 bits, and what it attends to."""
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.io.durable import whole_folder
+from trainer.io.installed import is_installed
 from trainer.model.base_files import load_tokenizer, reading_base
 from trainer.model.batch import TokenRows
 from trainer.model.dtype import torch_dtype
@@ -47,7 +47,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             model = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=dtype)
         model = model.to(device)
     else:
-        if find_spec("bitsandbytes") is None:
+        if not is_installed("bitsandbytes"):
             raise UsageError(
                 f"policy.quantization = {config.quantization} needs bitsandbytes (for CUDA and CPU), "
                 "which is not installed: pip install bitsandbytes, or leave policy.quantization out"

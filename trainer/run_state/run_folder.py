@@ -13,6 +13,7 @@ import torch
 
 from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
+from trainer.console.tracker_kinds import TRACKER_ID_FILE
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
 from trainer.io.kept_settings import (
@@ -77,7 +78,9 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         if not has_begun:
-            (folder / CONFIG_FILE).unlink(missing_ok=True)
+            # What is left of a run whose checkpoints and journal were removed is not this one's.
+            for name in (CONFIG_FILE, TRACKER_ID_FILE):
+                (folder / name).unlink(missing_ok=True)
         keep_settings(folder / CONFIG_FILE, config, free=FREE_SETTINGS)
         for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
             remove_unfinished(folder / part)

@@ -1,19 +1,21 @@
 """Trackers beside metrics.jsonl: what the real ones hold, and what happens when one cannot be used."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.run import RunConfig, TrackerName
 from trainer.console import trackers
+from trainer.console.tracker_kinds import TRACKER_ID_FILE, run_id
 from trainer.console.trackers import require_trackers
 from trainer.console.tracking import Tracker, read_metrics
 from trainer.errors import UsageError
+from trainer.io.installed import is_installed
 
 Rows = dict[int, dict[str, float]]
 """A step's metrics by step."""
@@ -104,7 +106,7 @@ def test_a_run_with_all_trackers_offline_has_in_each_what_metrics_jsonl_has(
         "wandb": in_wandb,
     }
     for name in held_by:
-        if find_spec(name) is None:
+        if not is_installed(name):
             pytest.skip(f"{name} is not installed: pip install 'regime-w[{name}]'")
     for variable in ("TRACKIO_DIR", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI"):
         # What a tracker sets itself is taken back in the end.
@@ -121,6 +123,25 @@ def test_a_run_with_all_trackers_offline_has_in_each_what_metrics_jsonl_has(
     assert sorted(rows) == [1, 2, 3, 4, 5]
     for name, held in held_by.items():
         assert held(tmp_path) == rows, name
+
+
+# --- which run of the tracker it is ------------------------------------------------------------
+
+
+def test_a_run_that_resumes_keeps_its_id_and_a_new_one_in_the_same_folder_has_another(
+    tmp_path: Path,
+) -> None:
+    first = run_id(tmp_path, is_new=True)
+    assert run_id(tmp_path, is_new=False) == run_id(tmp_path, is_new=True) == first
+    (tmp_path / TRACKER_ID_FILE).unlink()
+    assert run_id(tmp_path, is_new=True) != first
+
+
+def test_a_run_of_an_earlier_version_goes_on_under_the_digest_of_its_path(tmp_path: Path) -> None:
+    wanted = sha256_of_bytes(os.fsencode(tmp_path.resolve()))[:16]
+    assert run_id(tmp_path, is_new=False) == wanted
+    moved = tmp_path.rename(tmp_path.with_name("moved"))
+    assert run_id(moved, is_new=False) == wanted
 
 
 # --- one that cannot be used ------------------------------------------------------------------
@@ -194,11 +215,11 @@ def test_no_tracker_is_a_choice_too(tmp_path: Path) -> None:
 def test_a_tracker_that_is_not_installed_is_refused_with_its_extra(
     name: TrackerName, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    installed: dict[str, ModuleSpec | None] = {}
-    monkeypatch.setattr(trackers, "find_spec", installed.get)
+    installed: set[str] = set()
+    monkeypatch.setattr(trackers, "is_installed", installed.__contains__)
     with pytest.raises(
         UsageError, match=rf"run\.trackers: {name} .* pip install 'regime-w\[{name}\]'"
     ):
         require_trackers(("tensorboard", name))
-    installed[name] = ModuleSpec(name, None)
+    installed.add(name)
     require_trackers(("tensorboard", name))

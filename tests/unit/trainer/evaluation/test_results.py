@@ -121,6 +121,20 @@ def test_an_answer_is_read_and_compared_exactly() -> None:
         ("#### b)", "choice", "B", True, True),
         ("Mary Shelley", "text", "Mary Shelley", True, False),
         ("\\boxed{Mary Shelley}", "text", "Mary Shelley", True, True),
+        # A marker or a box elsewhere in the text is not where the answer stands.
+        ("#### Step 2: add\nThe answer is 7.", "number", "7", True, False),
+        ("#### Final Answer\nMary sold 7 apples.", "number", "7", True, False),
+        ("#### Step 2: add\nSo \\boxed{7}.", "number", "7", True, True),
+        ("#### Answer\n7", "number", "7", True, True),
+        ("~~#### 8~~ The answer is 7.", "number", "7", True, False),
+        ("~~\\boxed{8}~~ It is 7", "number", "7", True, False),
+        ("#### Step 2: compare\nThe answer is B.", "choice", "B", True, False),
+        ("The answer is B.<|im_end|>#### A", "choice", "B", True, False),
+        ("~~#### A~~ The answer is B.", "choice", "B", True, False),
+        ("#### Step 1: look\nThe answer is Mary Shelley.", "text", "Mary Shelley", True, False),
+        ("The answer is x + 1.", "math", "x + 1", True, False),
+        ("#### Step 2: add\nThe answer is $x + 1$.", "math", "x + 1", True, False),
+        ("So \\boxed{x + 1}.", "math", "x + 1", True, True),
     ],
 )
 def test_an_answer_counts_strictly_where_it_stands_in_the_form_that_was_asked_for(
@@ -128,7 +142,7 @@ def test_an_answer_counts_strictly_where_it_stands_in_the_form_that_was_asked_fo
 ) -> None:
     answer_type = answer_type_of(kind)
     found = Answer.of(text, gold, num_tokens=1, truncated=False, answer_type=answer_type)
-    assert (found.correct, found.strictly_correct) == (correct, strict)
+    assert (found.correct, found.strictly_correct(answer_type)) == (correct, strict)
 
 
 def test_strict_accuracy_stands_beside_the_lenient_one_and_is_unknown_of_before() -> None:

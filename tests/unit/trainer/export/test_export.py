@@ -17,6 +17,7 @@ from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from tests.unit.chat_tokenizers import CHATML
 from trainer.cli import main
 from trainer.config.sections import ExportCommand, PolicyConfig
+from trainer.errors import UsageError
 from trainer.evaluation.results import Evaluation
 from trainer.export.card import Exported, model_card
 from trainer.export.export import export
@@ -326,6 +327,29 @@ def test_force_replaces_an_earlier_export_and_an_empty_folder(run: Path, tmp_pat
             main()
     assert (tmp_path / "x" / WEIGHTS).exists()
     assert not (tmp_path / "x/model.safetensors").exists()
+
+
+def test_folders_of_the_users_beside_the_target_stay_as_they_are(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.unfinished").mkdir()
+    (tmp_path / "x.unfinished/mine").touch()
+    exported(run, tmp_path / "x", adapter=True)
+    assert (tmp_path / "x.unfinished/mine").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"x", "x.unfinished"}
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_target_that_somebody_makes_meanwhile_is_not_replaced(
+    force: bool, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def made_meanwhile(about: Exported) -> str:
+        (tmp_path / "x").mkdir()
+        (tmp_path / "x/mine").touch()
+        return model_card(about)
+
+    monkeypatch.setattr("trainer.export.export.model_card", made_meanwhile)
+    with pytest.raises(UsageError, match="to: "):
+        exported(run, tmp_path / "x", adapter=True, force=force)
+    assert [path.name for path in tmp_path.rglob("*")] == ["x", "mine"]
 
 
 def test_an_export_that_fails_leaves_no_folder(

@@ -4,6 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from tests.unit.hub_stub import TOKEN, Hub, running_hub
 from trainer.errors import UsageError
@@ -41,6 +44,21 @@ def test_a_push_makes_the_repository_and_one_commit(private: bool, hub: Hub, fol
     assert hub.visibility["owner/model"] == ("private" if private else "public")
     assert hub.files["owner/model"] == {".gitattributes": b"", **FILES}
     assert hub.commits == [["header", "file", "lfsFile"]]
+
+
+def test_further_chat_templates_are_pushed_in_their_folder(hub: Hub, tmp_path: Path) -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    )
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(tmp_path)
+    assert any(path.is_dir() for path in tmp_path.iterdir())
+    push(tmp_path, "owner/model", private=True)
+    found = hub.files["owner/model"]
+    assert found["additional_chat_templates/tool_use.jinja"] == b"{{ tools }}"
+    assert found.keys() - {".gitattributes"} == {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()
+    }
 
 
 def test_files_of_others_are_replaced_only_by_force(hub: Hub, folder: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_dequantized_base_is_the_4_bit_one(dtype: str, tiny_base: Path, tmp_
 def test_without_bitsandbytes_4_bits_are_a_one_line_error(
     tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.model.base_model.find_spec", lambda name: None)
+    monkeypatch.setattr("trainer.model.base_model.is_installed", lambda name: False)
     policy = PolicyConfig(base_model=str(tiny_base), quantization="nf4")
     with pytest.raises(
         UsageError, match=r"policy\.quantization = nf4 needs bitsandbytes"
