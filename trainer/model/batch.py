@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant, row_cost
+from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +109,6 @@ class MicroBatch:
         """Tokens of one forward pass, padding included."""
         return self.rows.token_ids.numel()
 
-    def cost(self, hidden_size: int) -> float:
-        """Of computing it; see `row_cost`."""
-        num_rows, width = self.rows.token_ids.shape
-        return num_rows * float(row_cost(np.array(width), hidden_size))
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
@@ -145,8 +140,7 @@ def micro_batches(
         token_budget: The most rows × width of a micro-batch.
         hidden_size: The model's; determines the costs.
         device: The device of the tensors.
-        num_shards: How many shards the micro-batches are for: each gets at least one where there are samples
-            enough, and none is larger than its share.
+        num_shards: How many shards they are for; where there are samples enough, none is larger than a share.
     """
     runs = _runs(samples, token_budget, hidden_size)
     if num_shards > 1:

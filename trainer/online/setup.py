@@ -102,12 +102,7 @@ def train(
     config = with_kept_dtype(config)
     with open_run(config, must_resume=must_resume) as journal, stop_signals() as stop:
         if is_finished(config):
-            (*_, newest) = journal.past.adapters
-            return TrainResult(
-                step=newest.step,
-                stopped=False,
-                adapter=config.run.folder / ADAPTERS_FOLDER / adapter_name(newest.version),
-            )
+            return _finished(config, journal)
         if config.policy.adapter is not None and not checkpoint_folders(config.run.folder):
             # Before the server is waited for.
             readable_adapter(config.policy.adapter)
@@ -128,6 +123,13 @@ def train(
             return training.run()
 
 
+def _finished(config: TrainConfig, journal: Journal) -> TrainResult:
+    """The result of a run that has nothing left to do."""
+    (*_, newest) = journal.past.adapters
+    adapter = config.run.folder / ADAPTERS_FOLDER / adapter_name(newest.version)
+    return TrainResult(step=newest.step, stopped=False, adapter=adapter)
+
+
 @contextmanager
 def _open_training(
     config: TrainConfig,
@@ -141,8 +143,7 @@ def _open_training(
     """The run, restored, with everything that its loop needs; all is closed with the block."""
     run, data = config.run, config.data
     records = _training_records(data)
-    with ExitStack() as stack:
-        requests = stack.enter_context(open_requests(server))
+    with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
         check_server(status, config)

@@ -4,18 +4,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from trainer.model.batch import MicroBatch
+from trainer.model.prefix_tree import row_cost
 from trainer.ppo.experience import Experience, MiniBatch
 from trainer.ranks.process_group import Ranks
+from trainer.ranks.shards import shards_by_cost
 
 
 def of_all_ranks(
     planned: Sequence[Sequence[MicroBatch]],
     compute: Callable[[MicroBatch], Experience],
     ranks: Ranks,
-    shards: Sequence[Sequence[int]],
+    *,
+    num_shards: int,
+    hidden_size: int,
 ) -> list[MiniBatch]:
     """The experience of every micro-batch, each computed by the rank that has its shard.
 
@@ -23,12 +28,17 @@ def of_all_ranks(
         planned: The micro-batches of each mini-batch, the same on every rank.
         compute: Makes a micro-batch's experience.
         ranks: Of the job.
-        shards: The shard of each micro-batch.
+        num_shards: Of a mini-batch.
+        hidden_size: The model's; determines the costs by which micro-batches are divided.
 
     Raises:
         RankLostError: A rank has ended.
         NonFiniteError, torch.OutOfMemoryError: ``compute`` raised it on a rank.
     """
+    shards = [
+        shards_by_cost([_cost(batch, hidden_size) for batch in batches], num_shards)
+        for batches in planned
+    ]
     places = [(m, i) for m, batches in enumerate(planned) for i in range(len(batches))]
     of_this_rank: dict[tuple[int, int], Experience] = {}
 
@@ -56,6 +66,11 @@ def of_all_ranks(
             experience = Experience(batch=batch, nucleus_mask=(), **tensors)
         mini_batches[m].append(replace(experience, shard=shards[m][i]))
     return mini_batches
+
+
+def _cost(batch: MicroBatch, hidden_size: int) -> float:
+    num_rows, width = batch.rows.token_ids.shape
+    return num_rows * float(row_cost(np.array(width), hidden_size))
 
 
 def _to_send(experience: Experience) -> dict[str, Tensor | None]:

@@ -23,7 +23,6 @@ from trainer.ppo.experience import Experience, MiniBatch, flat, require_finite, 
 from trainer.ppo.kl import kl_estimate
 from trainer.ppo.losses import importance_weights, sequence_mask
 from trainer.ranks.process_group import Ranks
-from trainer.ranks.shards import shards_by_cost
 
 
 @torch.no_grad()
@@ -40,7 +39,7 @@ def make_experience(
 ) -> list[MiniBatch]:
     """Compute a step's samples under proximal policy, reference and (with GAE) critic.
 
-    With ``ppo.skip_zero_advantages``, groups that have nothing to teach are left out.
+    Groups that have nothing to teach are left out with ``ppo.skip_zero_advantages``.
 
     Args:
         roles: The proximal role must hold the version that generated the samples.
@@ -58,12 +57,7 @@ def make_experience(
     """
     if config.skip_zero_advantages and config.advantage != "gae" and kl_coef == 0:
         groups = unequal_groups(groups) or groups
-    order = list(range(len(groups)))
-    random.Random(seed).shuffle(order)
-    chosen = [
-        order[start : start + config.questions_per_mini_batch]
-        for start in range(0, len(order), config.questions_per_mini_batch)
-    ]
+    chosen = _shuffled(len(groups), config.questions_per_mini_batch, seed=seed)
     planned = [
         micro_batches(
             [sample for i in indices for sample in groups[i]],
@@ -78,24 +72,26 @@ def make_experience(
         planned,
         partial(_experience, roles, config, kl_coef=kl_coef),
         ranks,
-        [
-            shards_by_cost([batch.cost(roles.hidden_size) for batch in batches], num_shards)
-            for batches in planned
-        ],
+        num_shards=num_shards,
+        hidden_size=roles.hidden_size,
     )
     if config.advantage != "gae":
-        mini_batches = [
-            _with_group_advantages(
-                mini_batch,
-                [len(groups[i]) for i in indices],
-                estimator=config.advantage,
-                kl_coef=kl_coef,
-            )
-            for mini_batch, indices in zip(mini_batches, chosen, strict=True)
-        ]
+        with_advantages = partial(
+            _with_group_advantages, estimator=config.advantage, kl_coef=kl_coef
+        )
+        sizes = [[len(groups[i]) for i in indices] for indices in chosen]
+        mini_batches = list(map(with_advantages, mini_batches, sizes))
     _check_finite(mini_batches)
     whitens = config.advantage == "gae" and config.whiten_advantages
     return _whitened(mini_batches) if whitens else mini_batches
+
+
+def _shuffled(num_groups: int, num_per_mini_batch: int, *, seed: str) -> list[list[int]]:
+    """The indices of the groups of each mini-batch."""
+    order = list(range(num_groups))
+    random.Random(seed).shuffle(order)
+    starts = range(0, num_groups, num_per_mini_batch)
+    return [order[start : start + num_per_mini_batch] for start in starts]
 
 
 def _experience(
