@@ -136,6 +136,8 @@ DIFFERENT_HERE = [
 ]
 # Compared by math-verify.
 EQUAL = [
+    ("#### (-inf, 2) U (2, inf)", "(-\\infty, 2) \\cup (2, \\infty)"),
+    ("#### [0, infinity)", "[0, \\infty)"),
     ("#### 1+x", "x+1"),
     ("#### (x+1)^2", "x^2+2x+1"),
     ("#### x**2 - 1", "(x-1)(x+1)"),
