@@ -444,7 +444,9 @@ def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_pa
     folder = adapter(run_folder / "adapters" / "policy-000001")
     (run_folder / "config.toml").write_text(f'[data]\nsource = "{source}#train"\n')
     asked = config("Base=base", f"PPO={folder}", data=f"{source}#held_out")
-    assert all("none also in" in line for line in _contamination_lines(asked))
+    (line,) = _contamination_lines(asked)
+    assert line.startswith("contamination: ")
+    assert "worthless" not in line
     changes = {"train_data": str(source)} if explicit else {"data": str(source)}
     (line,) = _contamination_lines(asked.model_copy(update=changes))
     assert "which makes their accuracy worthless" in line
