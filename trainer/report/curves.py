@@ -156,8 +156,14 @@ def _interval(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> dict[st
 def _vertical(side: Axis, rows: Sequence[Mapping[str, float]]) -> dict[str, object]:
     if side.log:
         ticks = log_ticks(row[key] for row in rows for key in side.curves if key in row)
+        # plotly would write 0.000001 beside 5e-7.
+        text = [
+            f"{tick:g}" if tick >= 1e-3 else f"{tick:.0e}".replace("e-0", "e-") for tick in ticks
+        ]
         ends = [math.log10(tick) for tick in (ticks[0], ticks[-1])] if ticks else None
-        return axis(side.title, type="log", tickvals=ticks or None, range=ends, tickformat="~e")
+        return axis(
+            side.title, type="log", tickvals=ticks or None, ticktext=text or None, range=ends
+        )
     return axis(side.title, type="linear", rangemode="tozero", range=side.limits)
 
 

@@ -35,6 +35,9 @@ def test_a_logarithmic_axis_has_the_ticks_and_begins_and_ends_with_them() -> Non
     found = curve_figure(chart, [{"step": 1, "a": 2e-7}, {"step": 2}, {"step": 3, "a": 1e-6}])
     axis = found.layout.yaxis
     assert axis.tickvals == (2e-7, 5e-7, 1e-6)
+    assert axis.ticktext == ("2e-7", "5e-7", "1e-6")
     assert axis.range == pytest.approx((-6.69897, -6.0))
+    large = curve_figure(chart, [{"step": 1, "a": 5e-4}, {"step": 2, "a": 0.002}]).layout.yaxis
+    assert large.ticktext == ("5e-4", "0.001", "0.002")
     empty = curve_figure(chart, [{"step": 1, "a": 0.0}]).layout.yaxis
     assert (empty.range, empty.tickvals) == (None, None)

@@ -334,11 +334,7 @@ def test_every_curve_can_be_seen_and_read(run: Path) -> None:
     assert (rare["mode"], rare["connectgaps"]) == ("lines+markers", True)
     assert (gap["mode"], gap["connectgaps"]) == ("lines", False)
     axes = [f["layout"][name] for f in figures_of(page) for name in ("xaxis", "yaxis")]
-    # 12,000 and 4.8e-7, not 12k and 480n; 1e-6 and not 0.000001 where the axis is logarithmic.
-    assert {(axis.get("type") == "log", axis["tickformat"]) for axis in axes} == {
-        (False, ",.6~g"),
-        (True, "~e"),
-    }
+    assert {axis["tickformat"] for axis in axes} == {",.6~g"}  # 12,000 and 4.8e-7, not 12k and 480n
 
 
 def test_tables_can_be_scrolled_by_keyboard_and_have_names(run: Path) -> None:
