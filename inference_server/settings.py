@@ -51,6 +51,7 @@ OTHER_KEYS = (
     "force",
     "from",
     "gold",
+    "keep_serving",
     "limit",
     "max_tokens",
     "merged",

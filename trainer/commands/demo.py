@@ -3,29 +3,36 @@
 Needs neither network nor GPU; two CPU cores take about ten minutes. Ctrl-C ends the server too.
 """
 
+import os
+import signal
 import socket
+import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from inference_server.launch.server_process import ServerFailed, ServerProcess, free_port
 from inference_server.wire.hardware.prerequisites import lacks_of_server
 from inference_server.wire.settings_sources import presets
 from trainer.config.loading import load_config
-from trainer.config.sections import DemoCommand, SFTRunConfig, TrainConfig
+from trainer.config.sections import DemoCommand, ServerConfig, SFTRunConfig, TrainConfig
 from trainer.console.progress import step_lines
 from trainer.console.stop_signals import Stopped
+from trainer.console.terminal import print_line, wrapped
 from trainer.errors import ServerError, UsageError
 
 _CONFIG = ("--config", str(presets()["demo"]))
 _MODEL = Path("models/tiny-base")
+_QUESTION = "Ada has 12 pens and buys 7 more. How many pens does Ada have now?"
 
 console = Console(highlight=False)
 
 
 def run_demo(command: DemoCommand) -> None:
-    """Run every stage with a server that is stopped at the end.
+    """Run every stage with a server that is stopped at the end, or once a signal asks for it.
 
     Raises:
         UsageError: The server could not start on this machine.
@@ -35,6 +42,8 @@ def run_demo(command: DemoCommand) -> None:
     if lacks := "; ".join(map(str, lacks_of_server())):
         # Before the stages that come before the server's.
         raise UsageError(lacks)
+    # Ends the server too; by itself the signal would end this process alone.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     folder, port = free_run_folder(), usable_port(command.port)
     build_model()
@@ -57,6 +66,11 @@ def run_demo(command: DemoCommand) -> None:
         models = {"Base": "base", "SFT": str(sft), "PPO": str(ppo)}
         evaluate(config, models, command.num_questions)
         report(folder)
+        print_line(console, f"done in {(time.monotonic() - started) / 60:.1f} min; what next:")
+        for line in next_lines(folder, server.url, serving=command.keep_serving):
+            console.print(line, highlight=False, soft_wrap=True)
+        if command.keep_serving:
+            serve_until_stopped(server)
     except ServerFailed as error:
         what, _, log = str(error).partition("\n")
         failure = ServerError(f"{what}; the end of {server.log_path} is above")
@@ -67,7 +81,7 @@ def run_demo(command: DemoCommand) -> None:
         raise KeyboardInterrupt from None
     finally:
         server.stop()
-    console.print(f"done in {(time.monotonic() - started) / 60:.1f} min; the server is stopped")
+    console.print("the server is stopped")
 
 
 # What a stage imports takes seconds to load, so each imports it itself.
@@ -75,10 +89,10 @@ def run_demo(command: DemoCommand) -> None:
 
 def build_model() -> None:
     """Stage 1: the tiny base model, unless it is there already."""
-    stage(1, "tiny base model", f"{_MODEL}, trained from scratch once and kept")
+    stage(1, "tiny base model", f"{_MODEL}, from scratch in 3 to 8 minutes on two cores, and kept")
     from trainer.commands.tiny_model import build_tiny_model
 
-    with step_lines("tiny-model") as on_step:
+    with step_lines("tiny-model", console) as on_step:
         build_tiny_model(_MODEL, on_step=on_step)
 
 
@@ -91,8 +105,8 @@ def fine_tune(folder: Path) -> Path:
         [*_CONFIG, "--output", str(folder / "sft")],
         prog="demo",
     )
-    with step_lines("sft") as on_step:
-        run_sft(config, on_step, console.print)
+    with step_lines("sft", console) as on_step:
+        run_sft(config, on_step, lambda line: print_line(console, line))
     return config.output
 
 
@@ -100,8 +114,9 @@ def train_online(
     url: str, sft: Path, folder: Path, num_steps: int | None
 ) -> tuple[TrainConfig, Path]:
     """Stage 4: online PPO; returns its configuration and the newest adapter."""
-    stage(4, "online PPO", "generation of the next batch overlaps the update; meanwhile try:")
-    console.print(f"  {curl(url)}", soft_wrap=True)
+    stage(4, "online PPO", f"the next batch is generated meanwhile; {url} answers, as does")
+    for line in sample_lines(url):
+        console.print(line, highlight=False, soft_wrap=True)
     overrides = {
         "--server.url": url,
         "--policy.adapter": str(sft),
@@ -151,7 +166,50 @@ def report(folder: Path) -> None:
 
 def stage(number: int, name: str, what: str) -> None:
     """Print the stage that begins."""
-    console.print(f"[bold]\\[{number}/6] {name}[/]: {what}", soft_wrap=True)
+    head = f"[{number}/6] {name}"
+    line = Text(wrapped(console, f"{head}: {what}"))
+    line.stylize("bold", 0, len(head))
+    console.print(line, soft_wrap=True)
+
+
+def serve_until_stopped(server: ServerProcess) -> None:
+    """Leave the server running until Ctrl-C or SIGTERM.
+
+    Raises:
+        ServerFailed: It ended by itself.
+    """
+    print_line(console, f"{server.url} goes on answering until Ctrl-C")
+    with suppress(KeyboardInterrupt):
+        code = server.process.wait()
+        raise ServerFailed(f"the server ended with exit code {code}\n{server.log_tail()}")
+
+
+def next_lines(folder: Path, url: str, *, serving: bool) -> list[str]:
+    """What to do after the demo: commands in this folder, each with what it does."""
+    server = f"  {_program('regime-w-server')} --config demo --state-dir {folder / 'server'}"
+    served = "      serves what was trained, with a playground on http://127.0.0.1:8000"
+    open_url = [f"  {url} in a browser", "      is the playground of what was trained"]
+    return [
+        *(open_url if serving else [server, served]),
+        *sample_lines(url if serving else None),
+        f"      asks every arm{'' if serving else ', while the server runs'}",
+        f"  {_program('regime-w')} watch {folder}",
+        "      shows the report in a browser, also while a run goes on",
+    ]
+
+
+def sample_lines(url: str | None) -> list[str]:
+    """A command that asks the policy; ``url`` is left out where it is the default."""
+    is_default = url is None or url == ServerConfig().url
+    server = "" if is_default else f" --server.url {url}"
+    return [f"  {_program('regime-w')} sample{server} \\", f'    "{_QUESTION}"']
+
+
+def _program(name: str) -> str:
+    """A program of this installation, to be typed in this folder."""
+    path = Path(sys.executable).parent / name
+    shown = os.path.relpath(path)
+    return str(path) if shown.startswith("..") else shown
 
 
 def free_run_folder() -> Path:
@@ -172,9 +230,3 @@ def usable_port(port: int) -> int:
             console.print(f"port {port} is in use; taking {other}")
             return other
     return port
-
-
-def curl(url: str) -> str:
-    """A shell command that samples the policy while it trains."""
-    body = '{"questions": ["Ada has 12 pens and buys 7 more. How many pens does Ada have now?"]}'
-    return f"curl -s {url}/v1/arms/generate -H 'Content-Type: application/json' -d '{body}'"

@@ -26,6 +26,8 @@ class DemoCommand(CommandConfig):
     """Steps of PPO, instead of those of the preset `demo`."""
     num_questions: Annotated[int, Field(ge=1)] = 400
     """Held-out questions of the evaluation."""
+    keep_serving: bool = False
+    """Leave the server and its playground running at the end, until Ctrl-C."""
 
 
 class ReplayCommand(CommandConfig):

@@ -37,22 +37,36 @@ def bar(console: Console) -> Progress:
 
 
 @contextmanager
-def step_lines(name: str) -> Iterator[OnStep]:
-    """Show training steps."""
-    console = Console()
+def step_lines(name: str, console: Console | None = None) -> Iterator[OnStep]:
+    """Show training steps.
+
+    Args:
+        name: The work's name.
+        console: What else is printed meanwhile, where that is not by `print`: two would draw over each other.
+    """
+    console = console or Console()
     last_line = -_SECONDS_BETWEEN_LINES
+    began: tuple[int, float] | None = None
+    """The first step, which is not 1 where it resumes, and its time."""
     with bar(console) as progress:
         task = progress.add_task(name, total=None)
 
         def on_step(step: int, num_steps: int, loss: float) -> None:
-            nonlocal last_line
+            nonlocal last_line, began
             progress.update(
                 task, description=f"{name} loss {loss:.3f}", total=num_steps, completed=step
             )
-            due = time.monotonic() - last_line >= _SECONDS_BETWEEN_LINES
+            now = time.monotonic()
+            first, started = began = began or (step, now)
+            due = now - last_line >= _SECONDS_BETWEEN_LINES
             if not console.is_terminal and (due or step == num_steps):
-                last_line = time.monotonic()
-                console.print(f"{name} step {step}/{num_steps} loss {loss:.4f}", highlight=False)
+                last_line = now
+                left = ""
+                if step > first:
+                    left = f", {(now - started) / (step - first) * (num_steps - step):.0f} s left"
+                console.print(
+                    f"{name} step {step}/{num_steps} loss {loss:.4f}{left}", highlight=False
+                )
 
         yield on_step
 

@@ -56,10 +56,15 @@ class _Output(io.FileIO):
 
 def print_line(console: Console, line: str) -> None:
     """Print a line in which nothing is markup: broken between words on a terminal, and left whole in a log."""
-    if console.is_terminal:
-        # A path that is longer than the terminal stays one word, to be copied, which Rich would break.
-        line = textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(wrapped(console, line), markup=False, highlight=False, soft_wrap=True)
+
+
+def wrapped(console: Console, line: str) -> str:
+    """The line as `print_line` prints it."""
+    if not console.is_terminal:
+        return line
+    # A path that is longer than the terminal stays one word, to be copied, which Rich would break.
+    return textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
 
 
 @contextmanager

@@ -20,6 +20,8 @@ _MAX_HOLDERS = 16
 """The most training questions indexed for one sequence: of a phrase that thousands share a few are
 enough, and time stays linear."""
 _NUM_SHOWN = 3
+_MANY_NEAR = 0.1
+"""From this share of the evaluation questions on near copies are named: of texts made from templates some always are."""
 
 _SIGNS = str.maketrans(
     {**dict.fromkeys("−‐‑‒–", "-"), **dict.fromkeys("×·⋅∙", "*"), "÷": "/", "∕": "/", "⁄": "/"}
@@ -75,7 +77,10 @@ class Overlap:
     """(id, id in training) of near copies."""
 
     def line(self, training: str, evaluation: str) -> str:
-        """As one line of a log."""
+        """As one line of a log: short, unless something is wrong."""
+        if not self.exact and len(self.near) < _MANY_NEAR * self.num_questions:
+            near = f", {len(self.near)} nearly" if self.near else ""
+            return f"contamination: none of {self.num_questions} held-out questions is trained on{near}"
         text = f"contamination: of {self.num_questions} questions of {evaluation}, "
         text += f"{len(self.exact) or 'none'} also in {training}"
         if self.exact:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from trainer.data.contamination import data_lines, find_overlap, find_repeats, question_key
+from trainer.data.contamination import Overlap, data_lines, find_overlap, find_repeats, question_key
 from trainer.data.sources import Record
 
 COPY = (
@@ -79,6 +79,23 @@ def test_lines_say_what_was_compared_with_what() -> None:
         "contamination: of 2 questions of test.jsonl (held out), 1 also in train.jsonl (training) "
         "(r0 = r0), which makes their accuracy worthless; none nearly so"
     )
+
+
+@pytest.mark.parametrize(
+    ("num_near", "line"),
+    [
+        (0, "contamination: none of 40 held-out questions is trained on"),
+        (3, "contamination: none of 40 held-out questions is trained on, 3 nearly"),
+        (
+            4,
+            "contamination: of 40 questions of E, none also in T; 4 nearly so (one there has 50% of "
+            "their 5-word sequences: e ~ t, e ~ t, e ~ t, …)",
+        ),
+    ],
+)
+def test_near_copies_are_named_where_they_are_many(num_near: int, line: str) -> None:
+    overlap = Overlap(num_questions=40, exact=(), near=(("e", "t"),) * num_near)
+    assert overlap.line("T", "E") == line
 
 
 OPERATORS = [

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def test_ticks_enclose_the_values_and_leave_room_for_their_labels(values: list[f
     assert ticks == sorted(set(ticks))
     assert ticks[0] <= min(values) <= max(values) <= ticks[-1]
     assert 2 <= len(ticks) <= 20
-    assert all(after / before > 1.9 for before, after in zip(ticks, ticks[1:], strict=False))
+    assert all(after / before > 1.9 for before, after in pairwise(ticks))
 
 
 def test_a_logarithmic_axis_has_the_ticks_and_begins_and_ends_with_them() -> None:
