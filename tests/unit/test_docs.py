@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from inference_server.settings import read_settings
+from inference_server.wire.schemas import ArmsRequest
 from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 
@@ -32,13 +33,70 @@ def test_links_lead_to_files(page: Path) -> None:
     assert [each for each in files if not (page.parent / each).exists()] == []
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """Every command of ours in a block of shell, with the page that it stands in."""
+OTHERS = {
+    ".venv/bin/python examples/minimal_ppo.py": "tests/integration/test_minimal_ppo.py runs it",
+    ".venv/bin/python scripts/real_model.py": "tests/unit/test_real_model.py runs it",
+    "OPENAI_API_KEY=": "tests/integration/test_lm_eval.py runs it",
+    "curl -s http://127.0.0.1:8000/v1/": "tests/integration/test_http_surface.py asks these routes",
+    "curl -s localhost:8000/v1/": "tests/integration/test_http_surface.py asks these routes",
+    "make demo": "tests/integration/test_recipe.py runs its stages; all of it takes ten minutes",
+    "source <(regime-w ": "tests/unit/trainer/commands/test_completion.py runs the script",
+    # Not runnable here, and why. tests/unit/test_deploy.py checks the files that these read.
+    "MACHINE_ROLE=": "needs Docker",
+    "docker ": "needs Docker",
+    "git pull && docker": "needs Docker",
+    ". ./.env": "reads the key that the command before has written",
+    "cp .env.example .env": "writes into the clone",
+    "sed -i ": "writes the key into .env",
+    "curl -fsSL https://": "installs software from the network",
+    "sed 's#deb https://": "installs software from the network",
+    "sudo ": "changes the machine",
+    "ssh -L ": "needs a second machine",
+}
+"""How the other commands of the pages begin, and where they are run or why they are not."""
+
+
+def shell_lines() -> Iterator[tuple[str, str]]:
+    """Every command in a block of shell, with the page that it stands in."""
     for page in PAGES:
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
-                if TRAINER in line or SERVER in line:
-                    yield str(page.relative_to(ROOT)), line.strip()
+                if line.strip() and not line.lstrip().startswith("#"):
+                    yield str(page.relative_to(ROOT)), _as_module(line.strip())
+
+
+def _as_module(line: str) -> str:
+    """The programs are the modules."""
+    for program, module in (("regime-w", TRAINER), ("regime-w-server", SERVER)):
+        line = re.sub(rf"^(?:\.venv/bin/)?{program} ", f".venv/bin/python {module}", line)
+    return line
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """Every command of ours."""
+    for page, line in shell_lines():
+        if TRAINER in line or SERVER in line:
+            yield page, line
+
+
+def test_every_other_command_is_run_by_a_test_or_not_runnable_here() -> None:
+    others = {line for _, line in shell_lines()} - {line for _, line in commands()}
+    begins = {line: [start for start in OTHERS if line.startswith(start)] for line in others}
+    assert [line for line, found in begins.items() if not found] == []
+    assert {start for found in begins.values() for start in found} == set(OTHERS)
+    tests = [reason.split()[0] for reason in OTHERS.values() if reason.startswith("tests/")]
+    assert [test for test in tests if not (ROOT / test).is_file()] == []
+
+
+def test_bodies_of_the_pages_are_requests() -> None:
+    bodies = [
+        shlex.split(line)[shlex.split(line).index("-d") + 1]
+        for _, line in shell_lines()
+        if line.startswith("curl -s ") and "/v1/arms/generate" in line
+    ]
+    assert len(bodies) >= 3
+    for body in bodies:
+        assert ArmsRequest.model_validate_json(body).questions
 
 
 @pytest.mark.parametrize(("page", "line"), [*commands()])
