@@ -1,6 +1,5 @@
 import pytest
 
-from trainer.console import progress
 from trainer.console.progress import step_lines
 
 
@@ -8,7 +7,7 @@ def test_lines_in_a_log_say_how_long_it_still_takes(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 100.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("trainer.console.progress.time.monotonic", lambda: now)
     with step_lines("sft") as on_step:
         for step in (50, 51, 60, 100):  # resumed at 50
             on_step(step, 100, 0.5)
