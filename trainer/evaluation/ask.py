@@ -13,10 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from inference_server.wire.prompt_options import resolve_format
-from inference_server.wire.schemas import (
-    ServerStatus,
-    adapter_name,
-)
+from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
 from trainer.client.model_spec import uploaded
 from trainer.client.protocol import InferenceServer
@@ -31,7 +28,7 @@ from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 from trainer.evaluation.as_trained import as_trained
 from trainer.evaluation.ask_model import ask_model
-from trainer.evaluation.candidates import parse_candidates
+from trainer.evaluation.candidates import EvaluatedModel, parse_candidates
 from trainer.evaluation.records import (
     ModelAnswers,
     QuestionAnswers,
@@ -82,6 +79,7 @@ async def evaluate(
         for c in candidates
         if c.model.folder is None
     }
+    models = {c.label: EvaluatedModel.of(c.model, served.get(c.label), status) for c in candidates}
 
     answers: dict[str, list[ModelAnswers]] = {}
     num_answered, num_total = 0, len(candidates) * len(records)
@@ -98,11 +96,7 @@ async def evaluate(
                 num_answered += len(batch)
                 on_progress(num_answered, num_total)
 
-    names = {
-        c.label: _served_name(served[c.label], status) if c.label in served else str(c.model.folder)
-        for c in candidates
-    }
-    evaluation, questions = _result(config, status.base_model, names, records, answers)
+    evaluation, questions = _result(config, status.base_model, models, records, answers)
     if config.output is not None:
         write_answers(answers_path(config.output), questions)
         evaluation.write(config.output)
@@ -136,7 +130,7 @@ def _askable(
 def _result(
     config: EvaluationConfig,
     base_model: str,
-    names: Mapping[str, str],
+    models: Mapping[str, EvaluatedModel],
     records: Sequence[Record],
     answers: Mapping[str, Sequence[ModelAnswers]],
 ) -> tuple[Evaluation, list[QuestionAnswers]]:
@@ -145,7 +139,7 @@ def _result(
     Args:
         config: What was asked.
         base_model: The server's.
-        names: Label to the model's name on the server, or its folder, in the configured order.
+        models: Label to the model, in the configured order.
         records: The questions.
         answers: Label to the answers, in the order of the records.
     """
@@ -155,7 +149,7 @@ def _result(
             question=record.question,
             gold=record.gold,
             answer_type=record.answer_type.name,
-            models={label: answers[label][index] for label in names},
+            models={label: answers[label][index] for label in models},
         )
         for index, record in enumerate(records)
     ]
@@ -171,8 +165,8 @@ def _result(
         answer_type=config.data_answer_type,
         prompt_format="chat" if config.prompt_format == "chat" else "plain",
         stop=config.stop,
-        models=tuple(ModelResult.of(label, name, questions) for label, name in names.items()),
-        differences=compare_all(list(names), questions),
+        models=tuple(ModelResult.of(label, model, questions) for label, model in models.items()),
+        differences=compare_all(list(models), questions),
     )
     return evaluation, questions
 
@@ -235,7 +229,3 @@ def _require_writable(output: Path) -> None:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"output: {output.parent}: {error.strerror}") from None
-
-
-def _served_name(version: int | None, status: ServerStatus) -> str:
-    return status.base_model if version is None else adapter_name(version)

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from inference_server.wire.digests import sha256_of_file
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, ServerStatus, adapter_name
 from trainer.client.model_spec import ModelSpec
 from trainer.errors import UsageError
 
@@ -13,6 +16,33 @@ class Candidate:
 
     label: str
     model: ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedModel:
+    """What a candidate was, for the record."""
+
+    name: str
+    """The served model's name, or the adapter's folder."""
+    adapter_sha256: str | None
+    """Of its weights file, in hex; None for the base model."""
+
+    @classmethod
+    def of(cls, model: ModelSpec, served_version: int | None, status: ServerStatus) -> Self:
+        """Describe a model before it is asked.
+
+        Args:
+            model: What was named.
+            served_version: The version on the server; None for the base model and for a folder.
+            status: The server's, from which the version was taken.
+        """
+        if model.folder is not None:
+            sha256 = sha256_of_file(model.folder / ADAPTER_WEIGHTS_FILE)
+            return cls(name=str(model.folder), adapter_sha256=sha256)
+        if served_version is None:
+            return cls(name=status.base_model, adapter_sha256=None)
+        digests = {held.version: held.sha256 for held in status.versions}
+        return cls(name=adapter_name(served_version), adapter_sha256=digests.get(served_version))
 
 
 def parse_candidates(specs: Sequence[str]) -> list[Candidate]:

@@ -13,6 +13,7 @@ from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
 from trainer.evaluation.arms_results import ArmsResult, CompletionStats, Estimate
+from trainer.evaluation.candidates import EvaluatedModel
 from trainer.evaluation.records import ArmsAnswer, EvaluationPart, QuestionAnswers
 from trainer.evaluation.statistics import bootstrap_interval, mcnemar_p_value
 from trainer.io.durable import write_file
@@ -31,6 +32,8 @@ class ModelResult(EvaluationPart):
     label: str
     model: str
     """The served model's name, or the adapter folder."""
+    adapter_sha256: str | None = None
+    """Of the adapter's weights file, in hex; null for the base model, and in evaluations of before."""
     accuracy: Estimate
     """Accuracy of the greedy answers, wherever the text gives them (lenient)."""
     strict: Estimate | None = None
@@ -41,7 +44,7 @@ class ModelResult(EvaluationPart):
     """Null where the arms were not sampled."""
 
     @classmethod
-    def of(cls, label: str, model: str, questions: Sequence[QuestionAnswers]) -> Self:
+    def of(cls, label: str, model: EvaluatedModel, questions: Sequence[QuestionAnswers]) -> Self:
         """Aggregate at least one question."""
         answers = [q.models[label] for q in questions]
         greedy = [answer.greedy for answer in answers]
@@ -52,7 +55,8 @@ class ModelResult(EvaluationPart):
         arms = [answer.arms for answer in answers if answer.arms is not None]
         return cls(
             label=label,
-            model=model,
+            model=model.name,
+            adapter_sha256=model.adapter_sha256,
             accuracy=Estimate.of([float(answer.correct) for answer in greedy]),
             strict=Estimate.of(list(map(float, strict))),
             completions=CompletionStats.of(greedy),

@@ -4,6 +4,8 @@ Its figures are those of the run's ``evaluation.json``. Of absolute paths only t
 """
 
 import os
+import re
+import shlex
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,10 @@ from trainer.report.verdict import Outcome, verdict_of
 
 _SECTIONS = ("policy", "data", "rollout", "reward", "ppo", "offline")
 _RUN_KEYS = ("num_steps", "seed")
+
+_MARKUP = re.compile(r"[\\`*|]|\](?=[(\[])|(?<!\w)_|_(?!\w)")
+"""What Markdown would read as more than text: no underscore within a word, and no bracket but a link's."""
+_BACKTICKS = re.compile("`+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +60,15 @@ class Exported:
     def evaluated(self) -> ModelResult | None:
         """The evaluation of this very version; None where others were evaluated."""
         models = () if self.run.evaluation is None else self.run.evaluation.models
-        return next(
-            (m for m in reversed(models) if _is_version(m.model, self.version.folder)), None
-        )
+        return next((m for m in reversed(models) if _is_version(m, self.version)), None)
 
 
-def _is_version(model: str, folder: Path) -> bool:
-    """Whether an evaluation's name of a model, as a served one or as a folder, is a version's."""
-    path, run = Path(model), folder.resolve().parent.parent
+def _is_version(evaluated: ModelResult, version: RunVersion) -> bool:
+    """Whether an evaluation is of a version: by the digest of its weights, or else by its name."""
+    if evaluated.adapter_sha256 is not None:
+        return evaluated.adapter_sha256 == version.sha256
+    folder = version.folder
+    path, run = Path(evaluated.model), folder.resolve().parent.parent
     return path.name == folder.name and (
         len(path.parts) == 1 or path.resolve().parent.parent.name == run.name
     )
@@ -77,7 +84,7 @@ def model_card(exported: Exported) -> str:
     is_chat = config.rollout.prompt_format == "chat"
     base = config.policy.base_model
     folder = base_folder(base)
-    # Nothing is escaped: the text is Markdown, and what others wrote stands in code or in `_cell`.
+    # Nothing is escaped by itself: the text is Markdown. What others wrote goes through `_plain` or `_code`.
     environment = Environment(
         loader=PackageLoader("trainer.export"),
         undefined=StrictUndefined,
@@ -85,17 +92,19 @@ def model_card(exported: Exported) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters |= {"code": _code, "shell": shlex.quote}
     return environment.get_template("card.md.j2").render(
         metadata=_metadata(exported).to_yaml(),
-        title=_cell(run.folder.resolve().name),
+        title=_plain(run.folder.resolve().name),
         exported=exported,
         base=_public(base),
+        source=_public(config.data.source),
         base_name=exported.base_on_hub or f"./{Path(base).name}",
         fingerprint=None if folder is None else fingerprint(folder),
         verdict=verdict if verdict.outcome is not Outcome.UNMEASURED else None,
-        evidence=_cell(verdict.evidence),
+        evidence=_plain(verdict.evidence),
         trained=None if run.compared is None else run.compared[1],
-        summary=None if evaluation is None else _cell(_public_summary(evaluation)),
+        summary=None if evaluation is None else _plain(_public_summary(evaluation)),
         tables=[] if evaluation is None else list(map(_markdown, tables_of(evaluation))),
         arm=arm,
         is_chat=is_chat,
@@ -175,10 +184,17 @@ def _public_summary(evaluation: Evaluation) -> str:
 
 def _markdown(table: TextTable) -> str:
     rows = [table.headings, ("---",) * len(table.headings), *table.rows]
-    lines = ["| " + " | ".join(map(_cell, row)) + " |" for row in rows]
-    return "\n".join([f"{_cell(table.caption)}:", "", *lines])
+    lines = ["| " + " | ".join(map(_plain, row)) + " |" for row in rows]
+    return "\n".join([f"{_plain(table.caption)}:", "", *lines])
 
 
-def _cell(text: str) -> str:
-    """One line in which nothing ends a cell of a table, and no tag begins."""
-    return safe_line(text).replace("|", "\\|").replace("<", "&lt;")
+def _plain(text: str) -> str:
+    """One line of Markdown that shows just this text: no tag, link, emphasis or end of a cell in it."""
+    return _MARKUP.sub(r"\\\g<0>", safe_line(text)).replace("<", "&lt;")
+
+
+def _code(text: str) -> str:
+    """A span of code, which no backtick in the text ends."""
+    line = safe_line(text)
+    fence = "`" * (1 + max(map(len, _BACKTICKS.findall(line)), default=0))
+    return f"`{line}`" if len(fence) == 1 else f"{fence} {line} {fence}"

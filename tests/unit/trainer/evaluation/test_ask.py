@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import stamina
 
+from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import (
     AdapterInfo,
     ArmCompletion,
@@ -197,6 +198,11 @@ async def test_models_are_counted_and_compared_on_the_same_questions(tmp_path: P
     server = FakeServer({BASE: 2, "policy-000003": 9, "policy-000007": 5}, active=3)
     sft = adapter(tmp_path / "sft")
     found = await run(server, config("Base=base", f"SFT={sft}", "PPO=policy"))
+    assert [m.adapter_sha256 for m in found.models] == [
+        None,
+        sha256_of_bytes(b""),
+        info(3).sha256,
+    ]
     assert [(m.label, m.accuracy.value) for m in found.models] == [
         ("Base", 0.2),
         ("SFT", 0.5),

@@ -17,6 +17,7 @@ from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
 from trainer.evaluation.arms_results import ArmsResult
 from trainer.evaluation.calibration import Calibration
+from trainer.evaluation.candidates import EvaluatedModel
 from trainer.evaluation.records import (
     Answer,
     ArmsAnswer,
@@ -92,7 +93,10 @@ def evaluation(asked: Sequence[QuestionAnswers]) -> Evaluation:
         samples_per_arm=0,
         seed=0,
         max_tokens=64,
-        models=tuple(ModelResult.of(label, label.lower(), asked) for label in labels),
+        models=tuple(
+            ModelResult.of(label, EvaluatedModel(name=label.lower(), adapter_sha256=None), asked)
+            for label in labels
+        ),
         differences=compare_all(labels, asked),
     )
 

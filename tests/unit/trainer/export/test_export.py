@@ -1,6 +1,7 @@
 """What an export holds: weights that compute the policy, and a card with the evaluation's figures."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -237,6 +238,38 @@ def test_a_version_that_was_not_evaluated_does_not_take_anothers_figures(
     card = ModelCard.load(exported(run, tmp_path / "x", adapter=True, step=20) / "README.md")
     assert "These very weights are not among the evaluated" in card.text
     assert card.data.eval_results is None
+
+
+def test_an_evaluation_is_of_the_weights_whose_digest_it_has(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "improves"))
+    evaluation = Evaluation.read(copy / "evaluation.json")
+    digests = {20: "", 24: "0" * 64}
+    for step, version in ((20, 23), (24, 24)):
+        digests[step] = sha256_of_file(copy / f"adapters/policy-{version:06d}" / WEIGHTS)
+    # The name is that of the newest version, which has been trained on since: the weights are others.
+    start, trained = evaluation.models
+    trained = trained.model_copy(update={"adapter_sha256": digests[20]})
+    evaluation.model_copy(update={"models": (start, trained)}).write(copy / "evaluation.json")
+    other = ModelCard.load(exported(copy, tmp_path / "24", adapter=True, step=24) / "README.md")
+    same = ModelCard.load(exported(copy, tmp_path / "20", adapter=True, step=20) / "README.md")
+    assert "These very weights are not among the evaluated" in other.text
+    assert other.data.eval_results is None
+    assert "these weights are its `PPO`" in same.text
+
+
+def test_names_of_others_are_shown_as_they_are_and_end_nothing(run: Path, tmp_path: Path) -> None:
+    name = "a *b* [c](http:d) `e` | <f> _g_"
+    copy = Path(shutil.copytree(run, tmp_path / name))
+    evaluation = (copy / "evaluation.json").read_text()
+    (copy / "evaluation.json").write_text(evaluation.replace('"PPO"', json.dumps(name)))
+    to = tmp_path / "it's here"
+    text = (exported(copy, to, adapter=True) / "README.md").read_text()
+    escaped = r"a \*b\* [c\](http:d) \`e\` \| &lt;f> \_g\_"
+    assert f"\n# {escaped}\n" in text
+    assert f"\n| {escaped} | " in text
+    assert f"the verdict is of `` {name} ``" in text
+    command = next(line for line in text.splitlines() if "vllm serve" in line)
+    assert shlex.split(command)[-1] == f"policy={to.name}"
 
 
 def test_without_an_evaluation_the_card_says_that_nothing_was_measured(

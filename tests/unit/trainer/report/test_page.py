@@ -10,6 +10,7 @@ import pytest
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from trainer.data.sources import Record
 from trainer.errors import UsageError
+from trainer.evaluation.candidates import EvaluatedModel
 from trainer.evaluation.records import Answer, ArmsAnswer, ModelAnswers, QuestionAnswers
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all
 from trainer.report.page import write_report
@@ -181,7 +182,10 @@ def write_evaluation(run: Path, models: dict[str, list[bool]], *, with_arms: boo
         samples_per_arm=int(with_arms),
         seed=0,
         max_tokens=64,
-        models=tuple(ModelResult.of(label, label, questions) for label in models),
+        models=tuple(
+            ModelResult.of(label, EvaluatedModel(name=label, adapter_sha256=None), questions)
+            for label in models
+        ),
         differences=compare_all(list(models), questions),
     ).write(run / "evaluation.json")
 
