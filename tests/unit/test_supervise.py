@@ -1,7 +1,10 @@
 """deploy/supervise.sh, which starts a service again in its container."""
 
+import os
 import signal
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -11,15 +14,32 @@ from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy/supervise.sh"
 
+Start = Callable[..., "subprocess.Popen[str]"]
 
-def supervised(command: str, *, restart_s: int = 0) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        ["sh", str(SCRIPT), "sh", "-c", command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={"PATH": "/usr/bin:/bin", "RESTART_S": str(restart_s)},
-    )
+
+@pytest.fixture
+def supervised() -> Iterator[Start]:
+    """Starts a command under the script; what still runs after the test is killed."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(command: str, *, restart_s: int = 0) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            ["sh", str(SCRIPT), "sh", "-c", command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "RESTART_S": str(restart_s)},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with process:
+            process.kill()
 
 
 def is_running(pid: int) -> bool:
@@ -41,7 +61,7 @@ def is_running(pid: int) -> bool:
     ],
 )
 def test_what_passes_is_started_again_and_what_needs_a_mend_is_not(
-    codes: list[int], num_starts: int, said: str, tmp_path: Path
+    codes: list[int], num_starts: int, said: str, tmp_path: Path, supervised: Start
 ) -> None:
     left = tmp_path / "codes"
     left.write_text("".join(f"{code}\n" for code in codes))
@@ -52,7 +72,7 @@ def test_what_passes_is_started_again_and_what_needs_a_mend_is_not(
     assert said in err
 
 
-def test_a_stop_waits_for_the_command_to_end_by_itself() -> None:
+def test_a_stop_waits_for_the_command_to_end_by_itself(supervised: Start) -> None:
     process = supervised(
         'trap "sleep 0.3; echo checkpoint; exit 0" TERM; echo up; while :; do sleep 0.05; done'
     )
@@ -63,7 +83,7 @@ def test_a_stop_waits_for_the_command_to_end_by_itself() -> None:
     assert (process.returncode, out) == (0, "checkpoint\n")
 
 
-def test_a_stop_between_two_starts_ends_it() -> None:
+def test_a_stop_between_two_starts_ends_it(supervised: Start) -> None:
     process = supervised("exit 1", restart_s=100_000)
     assert process.stderr is not None
     assert "started again in" in process.stderr.readline()
@@ -72,7 +92,7 @@ def test_a_stop_between_two_starts_ends_it() -> None:
     assert process.returncode == 1
 
 
-def test_what_a_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+def test_what_a_command_leaves_behind_is_ended(tmp_path: Path, supervised: Start) -> None:
     number = tmp_path / "pid"
     process = supervised(f'sleep 100000 >/dev/null 2>&1 & echo $! > "{number}"; exit 2')
     process.communicate(timeout=300)
