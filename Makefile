@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
+# Images often set this. Without bytecode each of the processes that these targets start would compile
+# PyTorch, Transformers and vLLM again, which doubles the time of its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: install demo unit test coverage lint types docs constraints clean help
 
 help:  ## list the targets

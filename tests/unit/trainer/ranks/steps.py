@@ -37,6 +37,8 @@ CASES: dict[str, dict[str, Any]] = {
     "stop_kl": {"advantage": "gae", "num_epochs": 4, "stop_kl": 1e-3},
     "masked": {"advantage": "gae", "sequence_mask": 2.0, "truncation": "mask"},
 }
+LOSES_MEMORY, ENDS = "loses memory", "ends"
+"""What happens to the second rank in further cases, which are otherwise `gae`."""
 
 
 def make_groups(step: int) -> list[list[Sample]]:
@@ -67,7 +69,9 @@ def make_groups(step: int) -> list[list[Sample]]:
 def start_of(base_model: str, case: str) -> FollowerStart:
     """The start of a case."""
     policy = PolicyConfig(base_model=base_model, lora_rank=4, lora_alpha=8)
-    config = TrainConfig.model_validate({"policy": policy, "ppo": {**_PPO, **CASES[case]}})
+    config = TrainConfig.model_validate(
+        {"policy": policy, "ppo": {**_PPO, **CASES.get(case, CASES["gae"])}}
+    )
     return FollowerStart(config=config, policy=policy, serve_dtype=torch.float32)
 
 
@@ -90,23 +94,23 @@ def do_steps(learner: Learner) -> list[dict[str, float]]:
     ]
 
 
-def lose_memory_once(rank: int) -> None:
-    """On the second rank, the first backward pass fails for want of memory."""
-    real, calls = torch.Tensor.backward, []
+def lose_memory_once() -> None:
+    """The next backward pass of this process fails for want of memory."""
+    real = torch.Tensor.backward
 
     def backward(self: torch.Tensor, *arguments: object) -> None:
-        calls.append(self)
-        if rank == 1 and len(calls) == 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        real(self, *arguments)  # type: ignore[no-untyped-call]
+        torch.Tensor.backward = real  # type: ignore[method-assign]
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
     torch.Tensor.backward = backward  # type: ignore[method-assign]
 
 
-def end_in_backward(rank: int) -> None:
-    """The second rank ends in the middle of a step."""
-    if rank == 1:
-        torch.Tensor.backward = lambda *_: os._exit(9)  # type: ignore[method-assign]
+def end_in_backward() -> None:
+    """This process ends in the middle of a step."""
+    torch.Tensor.backward = lambda *_: os._exit(9)  # type: ignore[method-assign]
+
+
+_FAULTS = {LOSES_MEMORY: lose_memory_once, ENDS: end_in_backward}
 
 
 def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:
@@ -123,22 +127,19 @@ def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:
         torch.save({**learner_state(learner.roles, learner.update), **found}, folder / f"{case}.pt")
 
 
-def main(base_model: str, folder: Path, what: str, cases: list[str]) -> None:
+def main(base_model: str, folder: Path, cases: list[str]) -> None:
     """This process's part of the cases."""
     torch.set_num_threads(1)
     with joined_ranks("cpu") as ranks:
-        if what == "lose_memory":
-            lose_memory_once(ranks.rank)
-        elif what == "end":
-            end_in_backward(ranks.rank)
         for case in cases:
             # Weights that start otherwise on every rank.
             torch.manual_seed(ranks.rank)
-            if ranks.rank > 0:
-                follow(ranks)
-            else:
+            if ranks.rank == 0:
                 lead(ranks, base_model, case, folder)
+                continue
+            _FAULTS.get(case, lambda: None)()
+            follow(ranks)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

@@ -22,31 +22,29 @@ from trainer.ranks.process_group import Ranks
 
 MakeRoles = Callable[..., PolicyRoles]
 State = dict[str, Any]
-CASES = [*((2, case) for case in steps.CASES), (3, "rloo")]
+SIZE = 2
 
 
 @contextmanager
-def ranks_of(
-    size: int, base_model: Path, folder: Path, *cases: str, what: str = "steps"
-) -> Iterator[list[subprocess.Popen[str]]]:
+def ranks_of(base_model: Path, folder: Path, *cases: str) -> Iterator[list[subprocess.Popen[str]]]:
     """Processes of `steps`, as a launcher starts them; none outlives the block."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     environment = {
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(store.port),
-        "WORLD_SIZE": str(size),
+        "WORLD_SIZE": str(SIZE),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, steps.__file__, str(base_model), str(folder), what, *cases],
+            [sys.executable, steps.__file__, str(base_model), str(folder), *cases],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for rank in range(size)
+        for rank in range(SIZE)
     ]
     try:
         yield processes
@@ -56,29 +54,17 @@ def ranks_of(
             process.communicate()
 
 
-def run_ranks(size: int, base_model: Path, folder: Path, *cases: str, what: str = "steps") -> None:
-    with ranks_of(size, base_model, folder, *cases, what=what) as processes:
-        for rank, process in enumerate(processes):
-            output, _ = process.communicate(timeout=300)
-            assert process.returncode == 0, f"rank {rank}: {output}"
-
-
-@pytest.fixture(scope="session")
-def of_ranks(
-    tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[int, str], State]:
-    """What the first of so many ranks has at the end of a case."""
-    folders: dict[int, Path] = {}
-
-    def state_of(size: int, case: str) -> State:
-        if size not in folders:
-            folders[size] = tmp_path_factory.mktemp(f"ranks-{size}")
-            cases = [case for of_size, case in CASES if of_size == size]
-            run_ranks(size, tiny_base, folders[size], *cases)
-        state: State = torch.load(folders[size] / f"{case}.pt", weights_only=True)
-        return state
-
-    return state_of
+@pytest.fixture(scope="module")
+def of_ranks(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, State]:
+    """What the first of two ranks has at the end of each case; the second has ended in the last one."""
+    folder = tmp_path_factory.mktemp("ranks")
+    # One start for all: most of the time goes into imports.
+    cases = [*steps.CASES, steps.LOSES_MEMORY, steps.ENDS]
+    with ranks_of(tiny_base, folder, *cases) as (first, second):
+        assert second.wait(timeout=500) == 9, second.communicate()
+        output, _ = first.communicate(timeout=300)
+    assert first.returncode == 0, output
+    return {case: torch.load(folder / f"{case}.pt", weights_only=True) for case in cases}
 
 
 def of_one_process(
@@ -112,12 +98,12 @@ def test_shards_add_up_to_the_whole_mini_batch(
         torch.testing.assert_close(weight, other, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("size", "case"), CASES)
+@pytest.mark.parametrize("case", steps.CASES)
 def test_one_process_recomputes_to_the_bit_what_ranks_did(
-    size: int, case: str, of_ranks: Callable[[int, str], State], tiny_base: Path
+    case: str, of_ranks: dict[str, State], tiny_base: Path
 ) -> None:
-    found = of_ranks(size, case)
-    learner, metrics = of_one_process(tiny_base, case, num_shards=size)
+    found = of_ranks[case]
+    learner, metrics = of_one_process(tiny_base, case, num_shards=SIZE)
     again = learner_state(learner.roles, learner.update)
     for role in ("policy", "critic", "value_head"):
         assert difference(found, again, role) == 0.0, role
@@ -125,21 +111,17 @@ def test_one_process_recomputes_to_the_bit_what_ranks_did(
 
 
 def test_a_rank_without_memory_lets_all_do_the_step_in_halves(
-    tiny_base: Path, tmp_path: Path
+    of_ranks: dict[str, State], tiny_base: Path
 ) -> None:
-    run_ranks(2, tiny_base, tmp_path, "gae", what="lose_memory")
-    found = torch.load(tmp_path / "gae.pt", weights_only=True)
+    found = of_ranks[steps.LOSES_MEMORY]
     budget = steps.start_of("none", "gae").config.ppo.token_budget // 2
-    learner, _ = of_one_process(tiny_base, "gae", num_shards=2, token_budget=budget)
+    learner, _ = of_one_process(tiny_base, "gae", num_shards=SIZE, token_budget=budget)
     assert found["token_budget"] == budget
     again = learner_state(learner.roles, learner.update)
     assert difference(found, again, "policy") == 0.0
 
 
-def test_a_rank_that_ends_leaves_the_first_as_it_was(tiny_base: Path, tmp_path: Path) -> None:
-    with ranks_of(2, tiny_base, tmp_path, "gae", what="end") as (first, second):
-        assert second.wait(timeout=300) == 9
-        output, _ = first.communicate(timeout=300)
-    found = torch.load(tmp_path / "gae.pt", weights_only=True)
-    assert "RankLostError" in found["error"], output
+def test_a_rank_that_ends_leaves_the_first_as_it_was(of_ranks: dict[str, State]) -> None:
+    found = of_ranks[steps.ENDS]
+    assert "RankLostError" in found["error"]
     assert found["num_updates"] == 0
