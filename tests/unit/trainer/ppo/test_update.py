@@ -269,13 +269,12 @@ def test_the_seed_alone_decides_which_questions_share_a_mini_batch(make_roles: M
 # --- the gradient ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("token_budget", [1, 10, 20])
 @pytest.mark.parametrize(
     ("advantage", "reduction"),
     [("gae", "token_mean"), ("gae", "sequence_mean"), ("grpo", "sequence_mean")],
 )
 def test_no_token_budget_changes_the_gradients(
-    advantage: str, reduction: str, token_budget: int, make_roles: MakeRoles
+    advantage: str, reduction: str, make_roles: MakeRoles
 ) -> None:
     def step(budget: int, dtype: torch.dtype) -> tuple[dict[str, State], UpdateMetrics]:
         """The gradients of one step, and its metrics."""
@@ -291,12 +290,13 @@ def test_no_token_budget_changes_the_gradients(
             return moved(before, snapshot(roles)), metrics
 
     exact, exact_metrics = step(10**9, torch.float64)
-    exact_split, _ = step(token_budget, torch.float64)
     parts = ("policy", "critic", "head") if advantage == "gae" else ("policy",)
-    for part in parts:
-        assert size_of(exact[part]) > 1e-2
-        assert farthest(exact[part], exact_split[part]) < norm_rounding(exact[part])
-    for budget in (10**9, token_budget):
+    assert all(size_of(exact[part]) > 1e-2 for part in parts)
+    for budget in (1, 10):
+        exact_split, _ = step(budget, torch.float64)
+        for part in parts:
+            assert farthest(exact[part], exact_split[part]) < norm_rounding(exact[part])
+    for budget in (10**9, 1, 10):
         found, metrics = step(budget, torch.float32)
         for part in parts:
             assert farthest(exact[part], found[part]) < gradient_rounding(exact[part])
