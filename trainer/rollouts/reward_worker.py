@@ -108,6 +108,8 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
         TypeError: Its entries are not in the order of the completions.
         ValueError: It is not one finite number or None for each completion.
     """
+    num_completions = len(columns["completions"])
+    # The lists are this call's own, read from its request: what the function does to them reaches nobody.
     returned = function(**columns)
     if inspect.iscoroutine(returned):
         returned = asyncio.run(returned)
@@ -116,7 +118,6 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
             f"returned a {type(returned).__name__}: expected a list of a number or None for each completion"
         )
     rewards = [None if reward is None else float(reward) for reward in returned]
-    num_completions = len(columns["completions"])
     if len(rewards) != num_completions:
         raise ValueError(f"returned {len(rewards)} rewards for {num_completions} completions")
     for index, reward in enumerate(rewards):

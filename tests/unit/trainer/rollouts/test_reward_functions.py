@@ -160,6 +160,23 @@ def test_a_function_gets_the_lists_that_trl_passes(
     assert again.record.columns == {"level": 4, "tags": ["sum", None]}
 
 
+@pytest.mark.parametrize("change", ["append('more')", "pop()", "clear()"])
+def test_what_a_function_does_to_its_lists_reaches_nobody(
+    change: str, function: Callable[..., str]
+) -> None:
+    names = [
+        function(
+            f"for each in (completions, *columns.values()): each.{change}\n    return [1] * 3"
+        ),
+        function("return [len(completions)] * 3", "other"),
+    ]
+    found = scored(*names)
+    assert list(found.by_function.values()) == [[1, 1, 1], [3, 3, 3]]
+    name = function(f"completions.{change}; return [1] * len(completions)")
+    with pytest.raises(RewardFunctionError, match="rewards for 3 completions"):
+        scored(name)
+
+
 @pytest.mark.parametrize("kind", ["file", "module", "coroutine"])
 def test_a_function_is_found_in_a_file_or_a_module_and_may_be_a_coroutine(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
