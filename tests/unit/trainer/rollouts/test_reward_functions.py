@@ -2,6 +2,7 @@
 
 import json
 import os
+import py_compile
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import ArmGroup, FinishReason
 from tests.unit.groups import RECORDS, group_of
 from trainer.config.sections import RewardSettings, TrainConfig
@@ -424,6 +426,25 @@ def test_a_changed_source_is_told_with_its_digests(
     assert f"SHA-256 {before[name][:12]} from step 1, {'0' * 12} from step 5, " in line
     (tmp_path / "mine.py").unlink()
     assert "not to be found now" in changed_sources([(1, before)])[0]
+
+
+@pytest.mark.parametrize("name", ["{folder}/mine.py:reward", "package_of_mine.mine:reward"])
+def test_the_code_that_runs_is_that_of_the_digest_whatever_was_compiled_before(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "package_of_mine"
+    folder.mkdir()
+    path = folder / "mine.py"
+    path.write_text("def reward(**columns):\n    return [1] * 3\n")
+    py_compile.compile(str(path), doraise=True)
+    was = path.stat()
+    path.write_text(path.read_text().replace("1", "2"))
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    config = RewardSettings(functions=(name.format(folder=folder),))
+    with RewardFunctions(config) as opened:
+        assert opened.score(RECORD, GROUP, config).rewards == (2, 2, 2)
+        assert list(opened.sources.values()) == [sha256_of_bytes(path.read_bytes())]
 
 
 def test_a_source_that_changes_in_the_middle_of_a_run_stops_it(
