@@ -256,6 +256,23 @@ def test_a_function_that_fails_is_called_once_more_and_then_ends_the_run_with_it
     assert all(noted in note and "mine.py" in note for note in notes if noted)
 
 
+def test_the_text_of_a_functions_error_is_bounded_and_reaches_no_terminal_raw(
+    function: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = function("raise ValueError('\\x1b[31mred\\x07 ' + 'x' * 5_000_000)")
+    with pytest.raises(RewardFunctionError) as caught:
+        scored(name)
+    (note,) = caught.value.__notes__
+    (record,) = caplog.records
+    shown = (str(caught.value), record.message, note)
+    assert all(r"\x1b[31mred\x07 xxx" in text and "\x1b" not in text for text in shown)
+    assert max(map(len, shown[:2])) < 1_000
+    assert len(note) < 21_000
+    assert note.startswith("Traceback")
+    assert "in reward" in note
+    assert note.endswith("x\n")
+
+
 @pytest.mark.parametrize("first", ["raise ValueError", "time.sleep(1e6)", "os._exit(7)"])
 def test_a_failure_that_passes_costs_the_group_one_retry(
     first: str, function: Callable[..., str], caplog: pytest.LogCaptureFixture
