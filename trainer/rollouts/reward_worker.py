@@ -144,6 +144,8 @@ def _loaded(function: str, modules: dict[Path, ModuleType]) -> Callable[..., Any
             loader.exec_module(modules[path])
         module = modules[path]
     found: Callable[..., Any] = getattr(module, name)
+    if not callable(found):
+        raise TypeError(f"{name} is of type {type(found).__name__}: expected a function")
     return found
 
 

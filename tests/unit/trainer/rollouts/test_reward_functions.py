@@ -360,6 +360,11 @@ def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_pat
         ("nowhere.py:reward", UsageError, "there is no file nowhere.py"),
         ("nowhere.at_all:reward", UsageError, "there is no module nowhere.at_all"),
         ("{folder}/mine.py:rewards", RewardFunctionError, "has no attribute 'rewards'"),
+        (
+            "{folder}/constant.py:CONST",
+            RewardFunctionError,
+            "CONST is of type int: expected a func",
+        ),
         ("{folder}/raises.py:reward", RewardFunctionError, "ModuleNotFoundError: No module named"),
         ("{folder}/ends.py:reward", RewardFunctionError, "exit code 3"),
     ],
@@ -368,6 +373,7 @@ def test_what_cannot_be_loaded_is_an_error_before_the_run_begins(
     name: str, error: type[Exception], said: str, function: Callable[..., str], tmp_path: Path
 ) -> None:
     function("return [0] * 3")
+    (tmp_path / "constant.py").write_text("CONST = 1\n")
     (tmp_path / "raises.py").write_text("import no_such_module_of_mine\n")
     (tmp_path / "ends.py").write_text("import os\nos._exit(3)\n")
     with pytest.raises(error, match=r"^reward\.functions: ") as caught:
