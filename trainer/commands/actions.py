@@ -183,9 +183,11 @@ def export_policy(command: ExportCommand) -> None:
     from trainer.commands.early_checks import check_export
 
     check_export(command)
+    from trainer.console.stop_signals import sigterm_as_interrupt
     from trainer.export.export import export
 
-    print(f"exported to {export(command, print)}")
+    with sigterm_as_interrupt():
+        print(f"exported to {export(command, print)}")
 
 
 def dequantize(command: DequantizeCommand) -> None:

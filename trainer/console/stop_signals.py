@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 
 class EndedBySignal(KeyboardInterrupt):
-    """A second signal ends the command."""
+    """A signal ends the command at once."""
 
     def __init__(self, number: int):
         """``number`` is the signal's."""
@@ -119,6 +119,24 @@ def stop_signals() -> Iterator[StopRequest]:
         watcher.join()
         os.close(reading)
         os.close(writing)
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does, so that what it began is cleared away; of the main thread.
+
+    Raises:
+        EndedBySignal: SIGTERM arrived.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise EndedBySignal(number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _watch(stop: StopRequest, reading: int) -> None:

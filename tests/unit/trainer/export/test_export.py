@@ -1,8 +1,10 @@
 """What an export holds: weights that compute the policy, and a card with the evaluation's figures."""
 
 import json
+import os
 import shlex
 import shutil
+import signal
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -444,4 +446,29 @@ def test_an_export_that_fails_leaves_no_folder(
     monkeypatch.setattr("trainer.export.export.model_card", fails)
     with pytest.raises(RuntimeError, match="no card"):
         exported(run, tmp_path / "x", adapter=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_sigterm_ends_leaves_no_folder(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ended(about: Exported) -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return model_card(about)
+
+    monkeypatch.setattr("trainer.export.export.model_card", ended)
+    command = ["trainer", "export", str(run), "--adapter", "--to", str(tmp_path / "x")]
+    monkeypatch.setattr("sys.argv", command)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert caught.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "python -m trainer export: interrupted\n"
     assert list(tmp_path.iterdir()) == []
