@@ -8,7 +8,7 @@ from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfi
 from trainer.console.trackers import require_trackers
 from trainer.data.sources import require_source
 from trainer.errors import DataError, UsageError
-from trainer.export.target import require_target
+from trainer.export.target import require_outside_versions, require_target
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.paths import require_folder, shown_path
 from trainer.model.base_files import require_adapter, require_base_model
@@ -77,6 +77,7 @@ def check_export(command: ExportCommand) -> None:
     if command.adapter and command.dtype is not None:
         raise UsageError("--dtype is for --merged; an adapter is written as it was served")
     require_target(command.to, force=command.force)
+    require_outside_versions(command.to, command.run)
 
 
 def require_output(output: Path) -> None:

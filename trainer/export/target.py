@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainer.errors import UsageError
 from trainer.io.paths import require_folder, shown_path
+from trainer.io.version_names import ADAPTERS_FOLDER
 
 CARD_FILE = "README.md"
 """The model card."""
@@ -18,14 +19,14 @@ _HEAD_CHARS = 4_096
 
 
 def repository_of(to: str) -> str | None:
-    """``owner/name`` of ``hub:owner/name``; None where ``to`` is a folder.
+    """``owner/name`` of ``hub:owner/name``, whatever the prefix's case; None where ``to`` is a folder.
 
     Raises:
         UsageError: It is no name of a repository.
     """
-    if not to.startswith(_HUB):
+    prefix, name = to[: len(_HUB)], to[len(_HUB) :]
+    if prefix.lower() != _HUB:
         return None
-    name = to.removeprefix(_HUB)
     if not _REPOSITORY.fullmatch(name):
         raise UsageError(f"to: {shown_path(to)}: a repository of the Hub is hub:owner/name")
     return name
@@ -54,6 +55,24 @@ def require_target(to: str, *, force: bool) -> None:
     if folder.is_symlink() or not (_is_export(folder) or not any(folder.iterdir())):
         raise UsageError(
             f"to: {shown_path(to)} is no earlier export, and --force replaces nothing else; choose another folder"
+        )
+
+
+def require_outside_versions(to: str, run: Path) -> None:
+    """Refuse a folder among a run's versions, where it would be taken for one, or removed like one.
+
+    Args:
+        to: A folder that `require_target` has accepted, or ``hub:owner/name``.
+        run: The folder of the run that is exported.
+
+    Raises:
+        UsageError: It is in the run's ``adapters/``.
+    """
+    versions = run / ADAPTERS_FOLDER
+    if repository_of(to) is None and Path(to).resolve().is_relative_to(versions.resolve()):
+        raise UsageError(
+            f"to: {shown_path(to)} is in {shown_path(versions)}, which is for the run's versions alone; choose another "
+            "folder"
         )
 
 

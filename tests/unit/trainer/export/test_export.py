@@ -28,6 +28,7 @@ from trainer.evaluation.results import Evaluation
 from trainer.export.card import Exported, model_card
 from trainer.export.export import export
 from trainer.export.merged import merged_model
+from trainer.export.target import repository_of
 from trainer.export.versions import RunVersion, choose_version
 from trainer.model.adapter import attach_adapter
 from trainer.model.roles import PolicyRoles
@@ -348,6 +349,11 @@ def test_only_a_versions_own_folder_is_taken_for_it(run: Path, tmp_path: Path) -
     assert ModelSpec.parse(str(copy), field="model").folder == newer
 
 
+@pytest.mark.parametrize("to", ["hub:owner/name", "Hub:owner/name", "HUB:owner/name"])
+def test_the_prefix_of_the_hub_is_known_in_any_case(to: str) -> None:
+    assert repository_of(to) == "owner/name"
+
+
 # --- what is refused --------------------------------------------------------------------------
 
 REFUSED = {
@@ -362,6 +368,10 @@ REFUSED = {
     "EMPTY --to NEW --adapter": "no metrics in ",
     "RUN --to EMPTY --adapter": "exists already",
     "RUN --to RUN --adapter --force": "is no earlier export",
+    "RUN --to ADAPTERS/policy-000025 --adapter": "which is for the run's versions alone",
+    "RUN --to ADAPTERS/new/x --merged": "which is for the run's versions alone",
+    "RUN --to RUN/checkpoints/../adapters/x --adapter": "which is for the run's versions alone",
+    "RUN --to Hub:name --adapter": "hub:owner/name",
     "RUN --to hub:name --adapter": "hub:owner/name",
     "RUN --to hub:a/b/c --adapter": "hub:owner/name",
     "RUN --to hub:../b --adapter": "hub:owner/name",
@@ -379,7 +389,7 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folders = {name: tmp_path / name.lower() for name in ("NEW", "EMPTY", "DAMAGED", "BASELESS")}
-    folders["RUN"] = run
+    folders |= {"RUN": run, "ADAPTERS": run / "adapters"}
     folders["EMPTY"].mkdir()
     for name in {"DAMAGED", "BASELESS"} & set(arguments.split()):
         shutil.copytree(run, folders[name])
@@ -392,7 +402,10 @@ def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(
         lines = config.read_text().splitlines()
         lines[1] = 'base_model = "/no/such/base"'
         config.write_text("\n".join(lines))
-    words = [str(folders.get(word, word)) for word in arguments.split()]
+    words = []
+    for word in arguments.split():
+        first, *rest = word.split("/")
+        words.append(str(Path(folders[first], *rest)) if first in folders else word)
     monkeypatch.setattr("sys.argv", ["trainer", "export", *words])
     with pytest.raises(SystemExit) as caught:
         main()
