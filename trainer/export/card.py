@@ -37,6 +37,7 @@ _PATHS = (
     ("data", "source"),
     ("data", "evaluation_source"),
     ("reward", "functions"),
+    ("ppo", "critic_rollouts"),
     ("offline", "rollouts"),
 )
 """The settings of these sections that name files, each with its section."""

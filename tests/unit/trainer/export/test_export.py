@@ -246,6 +246,7 @@ def test_the_folders_of_a_machine_are_cut_from_settings_that_name_files_and_from
     tables["policy"]["adapter"] = "../../home/bob/secret/sft"
     tables["data"]["source"] = "~bob/secret/x.jsonl#train"
     tables["data"]["evaluation_source"] = "data/held_out.jsonl"
+    tables["ppo"]["critic_rollouts"] = "/secret/rollouts.jsonl"
     functions = ["regime_w", "../../home/bob/secret/r.py:f", "/secret/s.py:g", "pkg.t:h"]
     tables["reward"]["functions"] = functions
     prompt = "/no_think Solve it as a/b, ../ or ~"
