@@ -13,17 +13,31 @@ from regime_w.numbers.numerals import SCALE, to_ascii
 _MAX_ROUNDS = 8
 """Two rounds of cleaning do for all but odd texts."""
 
-_SYMBOLS = "pi infty cup cap in le ge pm times cdot emptyset sqrt"
+_SYMBOLS = "infty cup cap in le ge pm times cdot emptyset"
+_GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
 _UNICODE = str.maketrans(
-    {"²": "^2", "³": "^3", "ℝ": r"\mathbb{R}"}
-    | dict(zip("π∞∪∩∈≤≥±×·∅√", (rf"\{name} " for name in _SYMBOLS.split()), strict=True))
+    {"ℝ": r"\mathbb{R}"}
+    | dict(zip("∞∪∩∈≤≥±×·∅", (rf"\{name} " for name in _SYMBOLS.split()), strict=True))
+    | dict(zip("αβγδεζηθικλμνξπρστφχψω", (rf"\{name} " for name in _GREEK.split()), strict=True))
 )
+_RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "₀₁₂₃₄₅₆₇₈₉₊₋ₙ"
+_PLAIN = str.maketrans(_RAISED + _LOWERED, 2 * "0123456789+-n")
 _LATEX_TEXT = r"\\(?:text|math|mbox)(?:bf|rm|it|sf|normal)?"
 _SYMBOL_OF_UNIT = r"(?:[cmk]m|kg|ft|lbs?|oz|m[lL]|hrs?|mins?|mph)"
+# Words behind a number that are part of it.
+_NO_UNIT = (
+    rf"(?i:{SCALE})|sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|inf|choose|factorial|squared|cubed|times|plus|minus|over"
+    r"|(?i:dozen|gross|score|base|half|halves|(?:third|fourth|quarter|fifth|sixth|seventh|eighth|ninth|tenth)s?)\b"
+    rf"|(?:{_GREEK.replace(' ', '|')})(?![A-Za-z])|[xyz]{{2,}}\b"
+)
 # Behind a digit without a space between, other letters are factors.
 _UNIT = (
-    rf"(?:\s*{_SYMBOL_OF_UNIT}|\s+(?!(?i:{SCALE})|sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|inf|pi)[A-Za-z]{{3,}})"
+    rf"(?:\s*{_SYMBOL_OF_UNIT}|\s+(?!{_NO_UNIT})[A-Za-z]{{3,}})"
     r"(?:\s[A-Za-z]{2,}){0,3}"
+)
+# A single letter in upright type is one of few units; bold ones are vectors.
+_TEXT_OF_UNIT = (
+    r"\\(?:text|mbox|mathrm|mathit|textrm|textit)\s*\{\s*(?:[mgshLlNJWVKCAF]|[^{}]{2,})\s*\}"
 )
 _FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp"
 _PERIOD = r"\{?\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(?P<marked>[0-9]{1,20})\s*\}|(?P<digit>[0-9]))\s*\}?"
@@ -41,6 +55,12 @@ def _as_fraction(decimal: re.Match[str]) -> str:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
+def _as_script(found: re.Match[str]) -> str:
+    """Raised or lowered Unicode characters as LaTeX."""
+    text = found.group()
+    return rf"{'^' if text[0] in _RAISED else '_'}{{{text.translate(_PLAIN)}}}"
+
+
 _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", r"\1"),
     (r"(?<=[0-9])(?:\{,\}|,?\s*\\!|\\,)\s*(?=[0-9]{3}(?![0-9]))", ""),
@@ -48,6 +68,17 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(?<!\\)\\[!,;: ]|~|\\q?quad(?![A-Za-z])", " "),
     (r"(?<=[\w)}])\*\*(?=[\w({\\-])", "^"),
     (r"\*\*", " "),
+    (rf"[{_RAISED}]+|[{_LOWERED}]+", _as_script),
+    (r"\^\s*([-+]\s*(?:[0-9]+|[A-Za-z]))", r"^{\1}"),
+    (r"√\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))", r"\\sqrt{\1\2}"),
+    (r"√", r"\\sqrt "),
+    (r"\\langle(?![A-Za-z])", "("),
+    (r"\\rangle(?![A-Za-z])", ")"),
+    # math-verify adds what stands side by side as in a mixed number.
+    (
+        r"(?:(?<=[0-9])(?<![_^][0-9])(?<![_^][0-9]{2})|(?<=\)))\s*(?=\((?:[^(),]|\([^(),]*\))*\))",
+        r" \\cdot ",
+    ),
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
     (r"\\not\s*=|(?<![0-9)}])!=", r"\\neq "),
@@ -78,15 +109,19 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         r"\A(\\mathbb\{R\})\s+(?i:except|but)(?:\s+for)?\s+(?:[a-z]\s*=\s*)?([-+0-9/.]+(?:\s*,\s*[-+0-9/.]+)*)\s*\Z",
         r"\1 \\setminus \\{\2\\}",
     ),
-    (r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))|\\?%", ""),
+    (
+        r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))(?!\s*[0-9])|\\?%",
+        "",
+    ),
     (rf"(?<=[0-9])\s*{_LATEX_TEXT}\s*\{{\s*((?i:{SCALE})s?\b[^{{}}]*)\}}", r" \1 "),
     (rf"(?<=[0-9])(\s+(?i:{SCALE})s?){_UNIT}\s*\Z", r"\1"),
     (
-        rf"(?:(?<=[^\s,(])\s*{_LATEX_TEXT}\s*\{{[^{{}}]*\}}|(?<=[0-9]){_UNIT})(?:\^\{{?[23]\}}?)?\s*\Z",
+        rf"(?:(?:(?<=[0-9}})])|(?<=\\pi))\s*{_TEXT_OF_UNIT}|(?<=[0-9]){_UNIT})(?:\^\{{?[23]\}}?)?\s*\Z",
         "",
     ),
     (rf"{_LATEX_TEXT}\s*\{{([^{{}}]*)\}}", r"\1"),
 )
+_EDGE = re.compile(r"\A(?:[ ,;:*_]|\.(?![0-9])|=(?!=))+")
 _CLEANING = tuple((re.compile(pattern), replacement) for pattern, replacement in _RULES)
 
 _TOKEN = re.compile(
@@ -102,7 +137,8 @@ def cleaned(text: str) -> str:
         text = to_ascii(text).translate(_UNICODE)
         for pattern, replacement in _CLEANING:
             text = pattern.sub(replacement, text)
-        text = " ".join(text.split()).strip(" .,;:*_")
+        # A point before a digit belongs to it.
+        text = _EDGE.sub("", " ".join(text.split())).rstrip(" .,;:*_")
         if text == before:
             return text
     return ""

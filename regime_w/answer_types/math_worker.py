@@ -34,7 +34,7 @@ _MAX_BITS = 2**15
 """Of a number that an expression may stand for."""
 _MAX_DOUBLINGS = 64
 # math-verify evaluates these as it reads them; what may be large in them is told by its text.
-_EVALUATED = re.compile(r"binom|choose|gcd|lcm|det|vmatrix|rank|\|\s*_")
+_EVALUATED = re.compile(r"binom|choose|Gamma|gcd|lcm|det|vmatrix|rank|\|\s*_")
 _LARGE = re.compile(
     r"[0-9]{4}|!|\^\s*(?:\(|\{[^{}]*[\^({]|\{?\s*-?[0-9]{3})|(?:\^\s*\{?\s*-?[0-9].*?){3}"
 )
@@ -72,11 +72,24 @@ def are_equal(answer: str, gold: str) -> bool:
 
 def _parsed(latex: str) -> Any:
     """The text as an object of SymPy, not evaluated; None where math-verify cannot read it."""
+    from latex2sympy2_extended import NormalizationConfig  # noqa: PLC0415
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse  # noqa: PLC0415
 
     if _EVALUATED.search(latex) and _LARGE.search(latex):
         return None
-    kinds = (LatexExtractionConfig(boxed_match_priority=-1), ExprExtractionConfig())
+    # Units are gone already; to the library, factors such as t and ab are some.
+    normalization = NormalizationConfig(
+        basic_latex=True,
+        units=False,
+        malformed_operators=True,
+        nits=True,
+        boxed="none",
+        equations=False,
+    )
+    latex_config = LatexExtractionConfig(
+        boxed_match_priority=-1, normalization_config=normalization
+    )
+    kinds = (latex_config, ExprExtractionConfig())
     # math-verify's own time-outs are signals of seconds.
     found = parse(f"${latex}$", kinds, fallback_mode="no_fallback", parsing_timeout=None)
     return found[0] if found else None

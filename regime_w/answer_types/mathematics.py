@@ -8,6 +8,7 @@ no known answer reaches. A run's journal keeps rewards, so that replaying it com
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,12 +26,17 @@ from regime_w.numbers.statements import has_hedge
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)\s*{NUMBER}", re.VERBOSE | re.IGNORECASE)
 # A numeral with its base is read as the words are: math-verify takes no notice of the base.
 _WORDS = re.compile(
-    r"[A-Za-z]{3,}|[A-Za-z]{2,}(?:[ -][A-Za-z]+){1,2}|[0-9A-Fa-f]+_(?:\{[0-9]+\}|[0-9]+)"
+    r"[A-Za-z]{3,}|[A-Za-z]{2,}(?:[ -][A-Za-z]+){1,2}|[0-9A-Fa-f]+_(?:\{[0-9]+\}|[0-9]+|[a-z]{3,})"
 )
 # Two words in a row, which are neither a command nor a product of letters.
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
+# Points, segments and single letters, of which math-verify takes no notice of case and order.
+_NAME = re.compile(r"[A-Z]{2,}|[A-Za-z]")
+_NUMBERS_APART = re.compile(r"[0-9]+(?: [0-9]+)+")
 _FORMULA = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)")
 _NO_UNION = r"(?:(?!\\cup|\\cap|\\setminus).)*"
+_MAX_COMPARED = 16
+"""Pairs of equations that are compared for one answer: more than systems of four have."""
 _SET = re.compile(rf"\\\{{{_NO_UNION}\\\}}")
 _TUPLE_OR_INTERVAL = re.compile(rf"[(\[]{_NO_UNION},{_NO_UNION}[)\]]")
 
@@ -65,7 +71,8 @@ class Mathematics:
 
     def read(self, answer: str) -> str | None:
         """The number in canonical form, the words, or the cleaned LaTeX; of prose, its only formula if it has one."""
-        line = only_line(answer)
+        # A matrix may be written over several lines.
+        line = only_line(" ".join(answer.split()) if r"\begin{" in answer else answer)
         if line is None or "?" in line:
             return None
         found = _read(line)
@@ -92,8 +99,10 @@ class Mathematics:
         if a is None or b is None or a == b:
             return a is not None and a == b
         if equations.has_equation(a) or equations.has_equation(b):
-            return equations.say_the_same(a, b, self._are_equal_parts, are_equal)
+            return equations.say_the_same(a, b, self._are_equal_parts, _at_most(_MAX_COMPARED))
         if (_number(a) and _number(b)) or _WORDS.fullmatch(a) or _WORDS.fullmatch(b):
+            return False
+        if _NAME.fullmatch(a) and _NAME.fullmatch(b):
             return False
         if any(_SET.fullmatch(x) and _is_tuple_or_interval(y) for x, y in ((a, b), (b, a))):
             return False
@@ -109,6 +118,12 @@ class Mathematics:
         return self.equal(self.read(a), self.read(b))
 
 
+def _at_most(num_compared: int) -> Callable[[str, str], bool]:
+    """What math-verify says of so many pairs of texts; no other pair is equal."""
+    left = iter(range(num_compared))
+    return lambda a, b: next(left, None) is not None and are_equal(a, b)
+
+
 def _read(line: str) -> str | None:
     text = cleaned(line)
     number = _number(text)
@@ -116,6 +131,8 @@ def _read(line: str) -> str | None:
         return number
     if _WORDS.fullmatch(text):
         return normalised(text).replace("{", "").replace("}", "")
+    if _NUMBERS_APART.fullmatch(text):
+        return None
     if re.search("[0-9A-Za-z]", text) is None or _PROSE.search(text):
         return None
     return only_line(text) if _has_closed_braces(text) else None
