@@ -1,9 +1,8 @@
 """Several servers as one: who is asked, what is asked elsewhere, and who comes back with what."""
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,11 @@ PROMPT = GreedyPrompt(system_prompt="", prompt_format="plain", max_tokens=4)
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(membership, "TICK_S", 0.01)
     monkeypatch.setattr(dispatch, "_LEAST_LATE_S", 0.05)
     monkeypatch.setattr(pushes, "_LEAST_S", 0.05)
-    yield
 
 
 def servers_named(names: str, **settings: Any) -> list[RatedServer]:
@@ -59,7 +57,7 @@ async def ask_all(pool: ServerPool, numbers: range, version: int | None = 1) -> 
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    while not holds():
+    while not holds():  # noqa: ASYNC110
         await asyncio.sleep(0.005)
 
 
