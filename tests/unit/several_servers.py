@@ -158,7 +158,9 @@ class RatedServer(ServerStub):
             async with self._free:
                 until_s = time.monotonic() + self.seconds
                 while self.hangs or time.monotonic() < until_s:
-                    await asyncio.sleep(0.01 if self.hangs else max(0.0, until_s - time.monotonic()))
+                    await asyncio.sleep(
+                        0.01 if self.hangs else max(0.0, until_s - time.monotonic())
+                    )
                     self._require_up()
             if boot != self.boot:
                 raise ServerUnreachableError(f"{self.name}: the connection broke")

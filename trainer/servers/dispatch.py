@@ -6,6 +6,7 @@ is asked of a second one: the first answer counts, the other request is cancelle
 """
 
 import asyncio
+import math
 import statistics
 import time
 from collections import deque
@@ -55,13 +56,7 @@ class Dispatcher:
         versions: GivenVersions,
         left: Callable[[Member, str], None],
     ):
-        """Nothing is sent before the first `ask`.
-
-        Args:
-            members: All of them; those that are up are asked.
-            versions: Are given to a member that lacks the one it is asked.
-            left: Is told of a member that gave no good answer, and why.
-        """
+        """Nothing is sent before the first `ask`; ``left`` is told who gave no good answer, and why."""
         self.num_asked_again = 0
         """Requests that were late and asked of a second server."""
         self._members = members
@@ -146,11 +141,12 @@ class Dispatcher:
         most = _LEAST_AGAIN + int(_SHARE_AGAIN * len(self._in_flight))
         # The oldest come first.
         for job in list(self._in_flight):
-            if num_again >= most:
-                return
             if job.since_s > before_s or len(job.tasks) > 1 or job.only is not None:
                 continue
-            if second := self._quickest(job):
+            (first,) = job.tasks
+            second = self._quickest(job)
+            # Beyond a few, only for a server that has much less to do is it worth the work.
+            if second and (num_again < most or second.num_groups <= first.num_groups // 2):
                 self._start(job, second)
                 self.num_asked_again += 1
                 num_again += 1
@@ -169,20 +165,23 @@ class Dispatcher:
             free = [m for m in free if job.version in m.digests] or free
         if not free:
             return None
-        known = [m.seconds_a_group for m in free if m.seconds_a_group is not None]
-        usual = statistics.fmean(known) if known else 1.0
-
-        def expected_s(member: Member) -> float:
-            num_before = member.num_groups + member.num_others
-            return (num_before + job.size) * (member.seconds_a_group or usual)
-
-        return min(free, key=expected_s)
+        now_s = time.monotonic()
+        rates = [(member, member.seconds_a_group(now_s)) for member in free]
+        known = [seconds for _, seconds in rates if seconds is not None]
+        usual_s = statistics.fmean(known) if known else 1.0
+        quickest, least_s = free[0], math.inf
+        for member, seconds in rates:
+            num_groups = member.num_groups + member.num_others + job.size
+            expected_s = num_groups * (usual_s if seconds is None else seconds)
+            if expected_s < least_s:
+                quickest, least_s = member, expected_s
+        return quickest
 
     def _start(self, job: _Job, member: Member) -> None:
         if not job.tasks:
             job.since_s = time.monotonic()
         self._in_flight[job] = None
-        member.num_groups += job.size
+        member.note_sent(job.size)
         job.tasks[member] = asyncio.create_task(self._send(job, member))
 
     async def _send(self, job: _Job, member: Member) -> None:
@@ -203,9 +202,8 @@ class Dispatcher:
                 # What it serves is known once it has been given the versions again.
                 self._left(member, f"it was restarted: boot id {boot_id}, before {member.boot_id}")
             elif not job.result.done():
-                seconds = time.monotonic() - started_s
-                member.note_answer(seconds / job.size)
-                self._took_s.append(seconds)
+                member.note_answer(job.size)
+                self._took_s.append(time.monotonic() - started_s)
                 job.result.set_result((answer, member))
 
     def _is_given_again(self, job: _Job, member: Member) -> bool:

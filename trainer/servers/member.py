@@ -1,6 +1,7 @@
 """One server of a pool: whether it is asked, what it has been given, and how busy it is."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from inference_server.wire.schemas import AdapterInfo, ServerStatus
 from trainer.client.protocol import InferenceServer
 from trainer.errors import SyncError
 
-_NEWEST_SHARE = 0.2
-"""Of the newest group's time in the average of a server's times."""
+_KEPT = 0.97
+"""Of the weight of earlier answers with each new one, so that some 30 decide how quick a server is."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -31,8 +32,11 @@ class Member:
     """In flight from here."""
     num_others: int = 0
     """Groups in flight of other clients, by its newest status."""
-    seconds_a_group: float | None = None
-    """By the groups that it answered, as if it worked on one at a time; None before the first."""
+    busy_s: float = 0.0
+    """How long it had work for the newest `num_answered`, both weighted by age."""
+    num_answered: float = 0.0
+    event_s: float = 0.0
+    """When it last answered, or got work after it had none, on the monotonic clock."""
     why: str = "not asked yet"
     """Why it is not up."""
     since_s: float = 0.0
@@ -53,16 +57,32 @@ class Member:
     def note_boot(self, status: ServerStatus) -> None:
         """Forget what an earlier boot was given; what this one lists is compared when it is given."""
         if status.boot_id != self.boot_id:
-            self.boot_id, self.digests, self.seconds_a_group = status.boot_id, {}, None
+            self.boot_id, self.digests = status.boot_id, {}
+            self.busy_s = self.num_answered = 0.0
         self.active = status.active_version
         self.note_status(status)
 
-    def note_answer(self, seconds: float) -> None:
-        """Keep how long a group took that is still counted in `num_groups`."""
-        newest, before = seconds / max(1, self.num_groups), self.seconds_a_group
-        self.seconds_a_group = (
-            newest if before is None else before + _NEWEST_SHARE * (newest - before)
-        )
+    def note_sent(self, size: int) -> None:
+        """Count groups as in flight."""
+        if not self.num_groups:
+            self.event_s = time.monotonic()
+        self.num_groups += size
+
+    def note_answer(self, size: int) -> None:
+        """Learn from an answer how quick it is, while its groups still count as in flight."""
+        now_s = time.monotonic()
+        self.busy_s = _KEPT * self.busy_s + now_s - self.event_s
+        self.num_answered = _KEPT * self.num_answered + size
+        self.event_s = now_s
+
+    def seconds_a_group(self, now_s: float) -> float | None:
+        """From one answered group to the next while it has work; None before there is anything to go by.
+
+        A server that has not answered for a while is at most so quick as if all came now.
+        """
+        silent = (now_s - self.event_s) / self.num_groups if self.num_groups else 0.0
+        known = self.busy_s / self.num_answered if self.num_answered else None
+        return known if known is None or known > silent else silent
 
 
 class GivenVersions:
