@@ -179,13 +179,15 @@ class Proofs:
 
     def _require_listed(self, published: Published, origin: Origin | None) -> None:
         requests, version = self._versions.requests, published.version
-        if origin is None or self._pool is None:
-            held = requests.call(partial(self._versions.info, version))
-        elif (server := self._pool.only(*origin)) is None:
+        try:
+            server = self._only(origin)
+            ask = self._versions.info if server is None else server.adapter
+            held = requests.call(ask, version)
+        except ServerUnreachableError:
+            if origin is None:
+                raise
             # It acknowledged the digest when it was given the version, and can be asked no more.
             return
-        else:
-            held = requests.call(server.adapter, version)
         if held.sha256 != published.sha256 or held.active < published.activated:
             state = "active" if held.active else "not active"
             raise SyncError(

@@ -139,15 +139,18 @@ class Dispatcher:
         before_s = time.monotonic() - late_s
         num_again = sum(len(job.tasks) > 1 for job in self._in_flight)
         most = _LEAST_AGAIN + int(_SHARE_AGAIN * len(self._in_flight))
+        least = min((member.num_groups for member in self._members if member.is_up), default=0)
         # The oldest come first.
         for job in list(self._in_flight):
             if job.since_s > before_s or len(job.tasks) > 1 or job.only is not None:
                 continue
             (first,) = job.tasks
-            second = self._quickest(job)
-            # Beyond a few, only for a server that has much less to do is it worth the work.
-            if second and (num_again < most or second.num_groups <= first.num_groups // 2):
+            # Beyond a few, it is worth the work only on a server that has much less to do.
+            if num_again >= most and least > first.num_groups // 2:
+                return
+            if second := self._quickest(job):
                 self._start(job, second)
+                least = min(member.num_groups for member in self._members if member.is_up)
                 self.num_asked_again += 1
                 num_again += 1
 

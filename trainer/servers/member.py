@@ -7,8 +7,9 @@ from pathlib import Path
 
 from inference_server.wire.schemas import AdapterInfo, ServerStatus
 from trainer.client.protocol import InferenceServer
-from trainer.errors import SyncError
+from trainer.errors import ServerRejectedError, SyncError
 
+_NOT_FOUND = 404
 _KEPT = 0.97
 """Of the weight of earlier answers with each new one, so that some 30 decide how quick a server is."""
 
@@ -140,3 +141,20 @@ class GivenVersions:
             if info.active:
                 member.active = version
             return info
+
+    async def listed(self, member: Member, version: int) -> AdapterInfo:
+        """A version as a member holds it, which is given it where it does not hold it yet, or has lost it.
+
+        Raises:
+            SyncError: As `give`.
+            ServerError: As `InferenceServer.adapter`.
+        """
+        await self.give(member, version)
+        try:
+            return await member.client.adapter(version)
+        except ServerRejectedError as error:
+            if error.status != _NOT_FOUND:
+                raise
+        member.digests.pop(version, None)
+        await self.give(member, version)
+        return await member.client.adapter(version)

@@ -86,7 +86,7 @@ class ServerPool:
         """One of the servers alone, to prove what it serves; None once it has left or was restarted."""
         for member in self._membership.up:
             if (member.name, member.boot_id) == (name, boot_id):
-                return OneOfSeveral(self, member)
+                return OneOfSeveral(self, member, self._versions)
         return None
 
     async def status(self) -> ServerStatus:
@@ -219,9 +219,10 @@ class ServerPool:
 class OneOfSeveral:
     """One server of a pool, for what only it can answer, as long as it is not restarted."""
 
-    def __init__(self, pool: ServerPool, member: Member):
+    def __init__(self, pool: ServerPool, member: Member, versions: GivenVersions):
         """Made by `ServerPool.only`."""
-        self._pool, self._member, self._boot_id = pool, member, member.boot_id
+        self._pool, self._member, self._versions = pool, member, versions
+        self._boot_id = member.boot_id
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         """The groups of a request, of this server.
@@ -237,7 +238,7 @@ class OneOfSeveral:
     async def adapter(self, version: int) -> AdapterInfo:
         """A version as this server holds it."""
         self._require_there()
-        return await self._member.client.adapter(version)
+        return await self._versions.listed(self._member, version)
 
     def _require_there(self) -> None:
         if not self._member.is_up or self._member.boot_id != self._boot_id:

@@ -185,6 +185,22 @@ async def test_a_slow_push_holds_nobody_up_and_its_server_is_asked_afterwards(
         assert slow.answered
 
 
+async def test_a_proof_waits_for_the_push_and_gives_again_what_was_lost(tmp_path: Path) -> None:
+    quick, slow = servers_named("ab")
+    slow.push_seconds = 0.3
+    async with pool_of([quick, slow]) as pool:
+        await pool.push_adapter(1, write_version(tmp_path))
+        only = pool.only(*pool.origins[1])
+        assert only is not None
+        assert 1 not in slow.held
+        assert (await only.adapter(1)).active
+        slow.held.clear()
+        assert (await only.adapter(1)).active
+        assert slow.log == ["push 1", "push 1"]
+        with pytest.raises(ServerRejectedError, match="version 7 is not loaded"):
+            await only.adapter(7)
+
+
 async def test_a_version_that_a_server_has_lost_is_given_again(tmp_path: Path) -> None:
     (server, other) = servers_named("ab")
     async with pool_of([server, other]) as pool:

@@ -1,5 +1,6 @@
 """A whole run against several servers in memory, one of which dies and comes back."""
 
+import hashlib
 import json
 import logging
 from collections import Counter
@@ -7,11 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
+from inference_server.wire.schemas import (
+    ADAPTER_WEIGHTS_FILE,
+    AdapterInfo,
+    ArmsRequest,
+    ArmsResponse,
+    ServerStatus,
+)
 from tests.unit.memory_server import MemoryServer, ServerState
 from tests.unit.runs_in_memory import run_config, server_roles, write_questions
 from trainer.console.tracking import read_metrics
 from trainer.errors import ServerUnreachableError, SyncError
+from trainer.model.adapter import read_adapter
 from trainer.model.roles import PolicyRoles
 from trainer.online.proofs import Proofs
 from trainer.online.setup import train
@@ -163,3 +171,31 @@ def test_a_server_that_serves_the_version_before_stops_the_run_by_name(
     pool = ServerPool({f"http://{s.name}:1": s for s in servers}, give_up_after_s=60.0)
     with pytest.raises(SyncError, match=r"^http://b:1: "):
         train(config, client=pool)
+
+
+def test_a_server_that_dies_after_its_groups_is_not_waited_for(
+    tiny_base: Path, scorer: PolicyRoles, tmp_path: Path
+) -> None:
+    class ListsNothing(Mortal):
+        async def adapter(self, version: int) -> AdapterInfo:
+            raise ServerUnreachableError("down")
+
+        async def push_adapter(
+            self, version: int, folder: Path, *, activate: bool = True
+        ) -> AdapterInfo:
+            self.state.weights[version] = read_adapter(folder)
+            sha256 = hashlib.sha256((folder / ADAPTER_WEIGHTS_FILE).read_bytes()).hexdigest()
+            self.state.digests[version], self.state.active = sha256, version
+            return await MemoryServer.adapter(self, version)
+
+    config = run_config(
+        tiny_base,
+        tmp_path / "run",
+        write_questions(tmp_path / "seven.jsonl"),
+        rollout={"questions_per_step": 4, "dynamic_sampling": False},
+        run={"num_steps": 2, "evaluate_every": None},
+    )
+    servers = [Mortal(scorer, "a"), ListsNothing(scorer, "b")]
+    pool = ServerPool({f"http://{s.name}:1": s for s in servers}, give_up_after_s=60.0)
+    assert train(config, client=pool).step == 2
+    assert servers[1].num_made > 0
