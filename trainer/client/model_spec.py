@@ -5,7 +5,6 @@ adapter). Leaves: the version to ask for.
 """
 
 import os
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -22,9 +21,9 @@ from inference_server.wire.schemas import (
 from trainer.client.protocol import InferenceServer
 from trainer.errors import ServerError, ServerRejectedError, UsageError
 from trainer.io.paths import shown_path
+from trainer.io.version_names import version_folders, version_of_name
 
 _BASE, _POLICY = "base", "policy"
-_VERSION_NAME = re.compile(r"policy-([0-9]{6,})")
 
 _CONFLICT, _NOT_FOUND = 409, 404
 _IDLE_WITHIN_S = 10.0
@@ -47,11 +46,11 @@ class ModelSpec:
         Raises:
             UsageError: It is neither the name of a served model nor an adapter folder.
         """
-        if what in (_BASE, _POLICY) or _VERSION_NAME.fullmatch(what):
+        if what in (_BASE, _POLICY) or version_of_name(what) is not None:
             return cls(what=what, folder=None)
         folder = Path(what)
         # A run's folder stands for its newest adapter.
-        folder = max(folder.glob("adapters/policy-*[0-9]"), default=folder)
+        *_, folder = (folder, *version_folders(folder).values())
         for name in (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE):
             if not os.path.isfile(folder / name):
                 raise UsageError(

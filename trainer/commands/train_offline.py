@@ -20,6 +20,7 @@ from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.doctor.memory import plan_in_message
 from trainer.errors import RewardFunctionError
+from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.batch import Sample
 from trainer.model.device import compute_device
 from trainer.model.dtype import collected_line, settled_as_kept, torch_dtype
@@ -40,7 +41,6 @@ from trainer.run_state.checkpoint import (
 )
 from trainer.run_state.run_adapters import save_adapter
 from trainer.run_state.run_folder import (
-    ADAPTERS_FOLDER,
     open_run,
     run_as_begun,
     with_kept_dtype,

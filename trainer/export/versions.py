@@ -7,10 +7,10 @@ from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
+from trainer.io.version_names import ADAPTERS_FOLDER, version_folders
 from trainer.run_state.checkpoint import read_best
 from trainer.run_state.journal_entries import JOURNAL_FILE
 from trainer.run_state.journal_reader import JournalReader
-from trainer.run_state.run_folder import ADAPTERS_FOLDER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
     """
     journaled = {adapter.version: adapter for adapter in JournalReader(run).adapters}
     folders = {
-        int(path.name.rpartition("-")[2]): path
-        for path in (run / ADAPTERS_FOLDER).glob("policy-*[0-9]")
+        version: path
+        for version, path in version_folders(run).items()
         if (path / ADAPTER_WEIGHTS_FILE).is_file()
     }
     # Without a server there is no journal, and a version's number is its step.

@@ -162,7 +162,9 @@ class HeldOutEvaluations:
         # The best is an estimate too, and one of 100 % has an interval.
         of_best = (round(best.accuracy * best.num_questions), best.num_questions)
         _, gain = difference_interval((num_correct, len(self._records)), of_best)
-        self._fallen_from = best if gain < 0 else None
+        # One that was started before the last return is about weights that the run has left already.
+        counts = self._versions.adapters.is_since_return(version)
+        self._fallen_from = best if gain < 0 and counts else None
         return {
             "eval/accuracy": accuracy,
             "eval/low": low,
@@ -176,7 +178,8 @@ class HeldOutEvaluations:
     def better_to_go_on_from(self) -> Best | None:
         """The best evaluation, once for each newer one that is worse, with ``run.return_to_best``.
 
-        Worse is an accuracy whose difference from the best has a 95% interval below 0.
+        Worse is an accuracy whose difference from the best has a 95% interval below 0. Versions from before the
+        last return do not count.
         """
         best, self._fallen_from = self._fallen_from, None
         return best if self._run.return_to_best else None

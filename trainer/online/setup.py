@@ -18,6 +18,7 @@ from trainer.data.context_limit import askable
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
+from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
@@ -48,7 +49,6 @@ from trainer.run_state.checkpoint import (
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_adapters import RunAdapters
 from trainer.run_state.run_folder import (
-    ADAPTERS_FOLDER,
     is_finished,
     keep_start,
     open_run,

@@ -15,12 +15,12 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.console.tracking import METRICS_FILE
 from trainer.errors import JournalError
 from trainer.io.kept_settings import read_run_config
+from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.roles import Role
 from trainer.replay.restored_run import Replay, Say, open_replay
 from trainer.run_state.journal_entries import JOURNAL_FILE, JournaledAdapter
 from trainer.run_state.recompute import RecomputedStep, recompute
-from trainer.run_state.run_folder import ADAPTERS_FOLDER
 
 _DIGITS = 12
 """Digits of a digest to show."""

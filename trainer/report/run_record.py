@@ -1,7 +1,6 @@
 """A run's folder as the report reads it: metrics, configuration, evaluation."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,7 @@ from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.kept_settings import CONFIG_FILE, kept_tables
-
-_VERSION_NAME = re.compile(r"policy-[0-9]{6,}")
+from trainer.io.version_names import version_of_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +61,7 @@ class RunRecord:
 
     def _is_trained(self, model: ModelResult) -> bool:
         path = Path(model.model)
-        is_version = _VERSION_NAME.fullmatch(path.name) is not None
-        return is_version or path.resolve() == self.folder.resolve()
+        return version_of_name(path.name) is not None or path.resolve() == self.folder.resolve()
 
     def _is_start(self, model: ModelResult) -> bool:
         if self.config is None or self.evaluation is None:

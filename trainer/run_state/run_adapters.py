@@ -39,6 +39,7 @@ class RunAdapters:
         }
         """Those whose folders exist, or were about to when the run was killed."""
         self._returns = {a.step: a.returned_to for a in past if a.returned_to is not None}
+        self._last_return = max((a.version for a in past if a.returned_to is not None), default=-1)
 
     def folder_of(self, version: int) -> Path:
         """Where a version's adapter is."""
@@ -77,6 +78,10 @@ class RunAdapters:
     def returned_to(self) -> set[int]:
         """The steps that the run went back to, whose checkpoints the steps after that start from."""
         return set(self._returns.values())
+
+    def is_since_return(self, version: int) -> bool:
+        """Whether a version is that of the last return or a newer one; so is every version where there was none."""
+        return version >= self._last_return
 
     def return_to(self, earlier: int, *, after: int) -> None:
         """What is written after a step from now on is the policy of an earlier one."""
@@ -125,6 +130,8 @@ class RunAdapters:
             )
             self._journal.write_adapter(adapter)
             self._adapters[version] = adapter
+            if adapter.returned_to is not None:
+                self._last_return = version
         folder = self.folder_of(adapter.version)
         exported.rename(unfinished(folder))
         finish_folder(folder)

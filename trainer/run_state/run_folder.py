@@ -26,13 +26,13 @@ from trainer.io.kept_settings import (
     kept_prompt_format,
 )
 from trainer.io.paths import require_folder
+from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import ROLLOUTS_FOLDER
 from trainer.run_state.journal_reader import JournalReader
 
-ADAPTERS_FOLDER = "adapters"
 START_FOLDER = "start"
 
 _Config = TypeVar("_Config", TrainConfig, OfflineRunConfig)

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from tests.unit.chat_tokenizers import CHATML
 from trainer.cli import main
+from trainer.client.model_spec import ModelSpec
 from trainer.config.sections import ExportCommand, PolicyConfig
 from trainer.errors import UsageError
 from trainer.evaluation.results import Evaluation
@@ -294,6 +295,27 @@ def test_the_newest_the_best_or_the_one_of_a_step_is_chosen(run: Path, tmp_path:
     assert choose_version(copy, step=None, best=True).folder.name == "policy-000023"
     (copy / "journal.jsonl").unlink()  # As train-offline leaves a run.
     assert choose_version(copy, step=23, best=False).step == 23
+
+
+def test_only_a_versions_own_folder_is_taken_for_it(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    newest = copy / "adapters/policy-000024"
+    for name in (
+        "policy-000024-backup2",
+        "policy-old-24",
+        "policy-99",
+        "policy-0000025",
+        "policy-²²²²²²",
+    ):
+        shutil.copytree(newest, copy / "adapters" / name)
+    assert choose_version(copy, step=None, best=False).folder == newest
+    assert ModelSpec.parse(str(copy), field="model").folder == newest
+    # By their numbers, not by their letters.
+    shutil.copytree(newest, copy / "adapters/policy-1000000")
+    newer = Path(shutil.copytree(newest, copy / "adapters/policy-999999")).with_name(
+        "policy-1000000"
+    )
+    assert ModelSpec.parse(str(copy), field="model").folder == newer
 
 
 # --- what is refused --------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from trainer.errors import ServerError, ServerRejectedError
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.sync_alternatives import Published
 from trainer.run_state.checkpoint import read_best
+from trainer.run_state.journal import Journal
+from trainer.run_state.run_adapters import RunAdapters
 
 RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=4, seed=5)
 
@@ -70,8 +72,10 @@ class Run:
                 return_to_best=True,
             ),
         )
+        with Journal(folder) as journal:
+            adapters = RunAdapters(folder / "adapters", journal)
         self.evaluations = HeldOutEvaluations(
-            versions_for(self.client, portal), config, STATUS, self.said.append
+            versions_for(self.client, portal, adapters), config, STATUS, self.said.append
         )
 
     def start(self, step: int) -> None:

@@ -33,6 +33,23 @@ class WorseAtOneVersion(MemoryServer):
         return [TextCompletion(text=text, num_tokens=2, truncated=False) for _ in questions]
 
 
+class WorseAtTwoVersions(MemoryServer):
+    """Answers held-out questions right, but with two versions; one pushed at ``killed_at`` takes the trainer along."""
+
+    killed_at: int | None = None
+
+    async def complete(
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
+    ) -> list[TextCompletion]:
+        text = "#### 2" if version in (FALLEN, FALLEN + 1) else "#### 1"
+        return [TextCompletion(text=text, num_tokens=2, truncated=False) for _ in questions]
+
+    async def push_adapter(self, version: int, folder: Path, *, activate: bool = True) -> object:  # type: ignore[override]
+        if version == self.killed_at:
+            raise RuntimeError("killed")
+        return await super().push_adapter(version, folder, activate=activate)
+
+
 class DiesAtTheReturn(WorseAtOneVersion):
     """Takes the trainer with it when the version of the return is pushed."""
 
@@ -53,13 +70,32 @@ def evaluations_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeldOutEvaluations, "collect", at_once)
 
 
+def make_evaluations_take_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation is there when the next step ends, or when it is waited for."""
+    start, collect = HeldOutEvaluations.start, HeldOutEvaluations.collect
+    just_started = False
+
+    def started(evaluations: HeldOutEvaluations, step: int, published: Published) -> None:
+        nonlocal just_started
+        just_started = True
+        start(evaluations, step, published)
+
+    def collected(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
+        nonlocal just_started
+        is_pending, just_started = just_started and not wait, False
+        return {} if is_pending else collect(evaluations, wait=True)
+
+    monkeypatch.setattr(HeldOutEvaluations, "start", started)
+    monkeypatch.setattr(HeldOutEvaluations, "collect", collected)
+
+
 @pytest.fixture(scope="module")
 def scorer(tiny_base: Path) -> PolicyRoles:
     return server_roles(tiny_base)
 
 
 def config_of(
-    base: Path, tmp_path: Path, *, name: str = "run", returns: bool = True
+    base: Path, tmp_path: Path, *, name: str = "run", returns: bool = True, num_steps: int = 5
 ) -> TrainConfig:
     questions = write_questions(tmp_path / "seven.jsonl")
     return run_config(
@@ -68,7 +104,7 @@ def config_of(
         questions,
         data={"evaluation_source": str(questions)},
         run={
-            "num_steps": 5,
+            "num_steps": num_steps,
             "evaluate_every": 1,
             "num_evaluation_questions": 7,
             "return_to_best": returns,
@@ -129,26 +165,38 @@ def test_an_evaluation_that_takes_a_step_makes_room_for_the_next(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    start, collect = HeldOutEvaluations.start, HeldOutEvaluations.collect
-    just_started = False
-
-    def started(evaluations: HeldOutEvaluations, step: int, published: Published) -> None:
-        nonlocal just_started
-        just_started = True
-        start(evaluations, step, published)
-
-    def collected(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
-        nonlocal just_started
-        is_pending, just_started = just_started and not wait, False
-        return {} if is_pending else collect(evaluations, wait=True)
-
-    monkeypatch.setattr(HeldOutEvaluations, "start", started)
-    monkeypatch.setattr(HeldOutEvaluations, "collect", collected)
+    make_evaluations_take_a_step(monkeypatch)
     config = config_of(tiny_base, tmp_path, returns=False)
     train(config, WorseAtOneVersion(scorer))
     assert "is not finished" not in capsys.readouterr().out
     steps = [row.get("eval/step") for row in read_metrics(config.run.folder)]
     assert steps == [None, 1, 2, 3, 5]
+
+
+def test_an_evaluation_from_before_the_return_causes_no_other_return(
+    tiny_base: Path, scorer: PolicyRoles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_evaluations_take_a_step(monkeypatch)
+    configs = [config_of(tiny_base, tmp_path, name=name, num_steps=6) for name in ("a", "b")]
+    undisturbed, killed = configs
+    train(undisturbed, WorseAtTwoVersions(scorer))
+    adapters = adapters_of(undisturbed.run.folder)
+    # FALLEN is known one step later, when the version of that step is being evaluated already.
+    returned = FALLEN + 2
+    assert {v: a.returned_to for v, a in adapters.items() if a.returned_to} == {returned: BEST}
+    said: list[str] = []
+    for from_step in (0, returned):
+        folder = undisturbed.run.folder
+        assert verify(folder, from_step=from_step, stop_at_first=False, say=said.append), said
+
+    server = WorseAtTwoVersions(scorer)
+    server.killed_at = returned + 1
+    with pytest.raises(RuntimeError, match="killed"):
+        train(killed, server)
+    again = WorseAtTwoVersions(scorer)
+    again.state = server.copy_of_state()
+    assert train(killed, again).step == 6
+    assert adapters_of(killed.run.folder) == adapters
 
 
 def test_a_checkpoint_that_is_damaged_is_not_gone_back_to(

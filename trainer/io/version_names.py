@@ -1,0 +1,26 @@
+"""The names of a run's versions on its disk: ``adapters/policy-000012``, and nothing else that begins so."""
+
+import re
+from pathlib import Path
+
+from inference_server.wire.schemas import adapter_name
+
+ADAPTERS_FOLDER = "adapters"
+"""The folder of a run's versions within the run's."""
+
+_NAME = re.compile(r"policy-([0-9]{6,})")
+
+
+def version_of_name(name: str) -> int | None:
+    """The version that a name is of; None where it is the name of none, such as ``policy-000012-backup2``."""
+    found = _NAME.fullmatch(name)
+    # `policy-0000012` holds a number too, but is not the name of any version.
+    if found is None or adapter_name(version := int(found[1])) != name:
+        return None
+    return version
+
+
+def version_folders(run: Path) -> dict[int, Path]:
+    """The folders of the versions in a run's folder, oldest first; none where there is no such folder."""
+    found = {version_of_name(path.name): path for path in (run / ADAPTERS_FOLDER).glob("policy-*")}
+    return {version: found[version] for version in sorted(v for v in found if v is not None)}
