@@ -1,6 +1,7 @@
 """The model card of an export: base, data, prompt, verdict with its intervals, settings and digests.
 
-Its figures are those of the run's ``evaluation.json``. Of absolute paths only the name is shown.
+Its figures are those of the run's ``evaluation.json``. Of paths out of the working
+directory only the name is shown.
 """
 
 import os
@@ -30,6 +31,15 @@ from trainer.report.verdict import Outcome, verdict_of
 
 _SECTIONS = ("policy", "data", "rollout", "reward", "ppo", "offline")
 _RUN_KEYS = ("num_steps", "seed")
+_PATHS = (
+    ("policy", "base_model"),
+    ("policy", "adapter"),
+    ("data", "source"),
+    ("data", "evaluation_source"),
+    ("reward", "functions"),
+    ("offline", "rollouts"),
+)
+"""The settings of these sections that name files, each with its section."""
 
 _MARKUP = re.compile(r"[\\`*|]|\](?=[(\[])|(?<!\w)_|_(?!\w)")
 """What Markdown would read as more than text: no underscore within a word, and no bracket but a link's."""
@@ -164,18 +174,29 @@ def _settings(config_text: str) -> str:
     found = tomllib.loads(config_text)
     kept = {name: found[name] for name in _SECTIONS if name in found}
     run = {key: found["run"][key] for key in _RUN_KEYS if key in found.get("run", {})}
-    return tomli_w.dumps(_public({**kept, "run": run}))
+    return tomli_w.dumps(_public_settings({**kept, "run": run}))
 
 
-def _public(value: Any) -> Any:
-    """Settings in which absolute paths are names: a card says nothing about a machine's folders."""
-    if isinstance(value, dict):
-        return {key: _public(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_public(each) for each in value]
-    if isinstance(value, str) and value.startswith(("/", "~/")):
-        return Path(value).name
-    return value
+def _public_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which those that name files are `_public`; no text of another kind is taken for a path."""
+    found = {name: dict(section) for name, section in settings.items()}
+    for name, key in _PATHS:
+        value = found.get(name, {}).get(key)
+        if isinstance(value, list):
+            found[name][key] = list(map(_public, value))
+        elif value is not None:
+            found[name][key] = _public(value)
+    return found
+
+
+def _public(path: str) -> str:
+    """A path, a model, a source or a function as others may see it: nothing about a machine's folders.
+
+    What lies below the working directory is shown whole, as an id of the Hub is.
+    """
+    found = Path(path)
+    is_elsewhere = found.is_absolute() or path.startswith("~") or ".." in found.parts
+    return found.name if is_elsewhere else path
 
 
 def _public_summary(evaluation: Evaluation) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from trainer.config.safe_text import safe_line, safe_text, shortened
 from trainer.errors import RewardFunctionError
 
 _LOAD_TIMEOUT_S = 300.0
@@ -22,6 +23,8 @@ _GRACE_S = 30.0
 """How long after ``reward.timeout_s`` the process may take to end itself."""
 _POLL_MS = 100
 """How often to look whether the process is still there while it does not answer."""
+_TRACEBACK_CHARS = 20_000
+"""How much of a function's traceback is shown."""
 _PART = 1 << 16
 """Bytes to read at once."""
 
@@ -37,7 +40,7 @@ class FunctionFailure(Exception):
     @property
     def line(self) -> str:
         """Why, in one line."""
-        return " ".join(str(self).split())
+        return shortened(safe_line(str(self)))
 
     def as_error(self, what: str) -> RewardFunctionError:
         """The error that ends a command, with the traceback as its note."""
@@ -45,8 +48,17 @@ class FunctionFailure(Exception):
             f"reward.functions: {what}: {self.line}; mend it and start the same command again"
         )
         if self._traceback:
-            error.add_note(self._traceback)
+            error.add_note(_bounded(self._traceback))
         return error
+
+
+def _bounded(traceback: str) -> str:
+    """A traceback as a terminal may show it: its first and last frames, where the function's own text is long."""
+    text, half = safe_text(traceback), _TRACEBACK_CHARS // 2
+    num_left_out = len(text) - 2 * half
+    if num_left_out <= 0:
+        return text
+    return f"{text[:half]}\n… {num_left_out} characters are left out …\n{text[-half:]}"
 
 
 class FunctionProcess:

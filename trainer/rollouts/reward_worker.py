@@ -7,6 +7,7 @@ suffices, so it starts at once.
 import asyncio
 import faulthandler
 import hashlib
+import importlib.abc
 import importlib.machinery
 import importlib.util
 import inspect
@@ -16,9 +17,9 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 EXIT_OK = 0
@@ -81,6 +82,50 @@ class _Output(io.FileIO):
             return len(data)
 
 
+class _FromSource(importlib.machinery.SourceFileLoader):
+    """Compiles a module from the bytes whose digest it keeps.
+
+    A file in ``__pycache__`` counts as current where size and time of change agree, which says nothing of the code.
+    """
+
+    digests: dict[Path, str] = {}  # noqa: RUF012 - of the whole process
+    """SHA-256 of each source that was run, in hex."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """The module's code."""
+        data = self.get_data(self.path)
+        self.digests[Path(self.path).resolve()] = hashlib.sha256(data).hexdigest()
+        code: CodeType = self.source_to_code(data, self.path)
+        return code
+
+
+class _FromSourceFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of the functions as Python does, to load them by `_FromSource`; others are Python's."""
+
+    def __init__(self, names: Set[str]):
+        """Of the modules."""
+        self._names = names
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
+    ) -> importlib.machinery.ModuleSpec | None:
+        """What the other finders find."""
+        if fullname not in self._names:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = next(filter(None, (o.find_spec(fullname, path, target) for o in others)), None)
+        if found is not None and type(found.loader) is importlib.machinery.SourceFileLoader:
+            found.loader = _FromSource(found.loader.name, found.loader.path)
+        return found
+
+
+def _sha256_of_run(function: str) -> str | None:
+    """The digest of the source that was run; of one that was loaded before, or is no source, that of the file."""
+    path = source_of(function)
+    ran = None if path is None else _FromSource.digests.get(path.resolve())
+    return source_sha256(function) if ran is None else ran
+
+
 def _loaded(function: str, modules: dict[Path, ModuleType]) -> Callable[..., Any]:
     target, _, name = function.rpartition(":")
     if not target.endswith(".py"):
@@ -89,15 +134,18 @@ def _loaded(function: str, modules: dict[Path, ModuleType]) -> Callable[..., Any
         path = Path(target).resolve()
         if path not in modules:
             # Under a name that hides no other module.
-            spec = importlib.util.spec_from_file_location(f"reward_function_{path.stem}", path)
+            name_of_module = f"reward_function_{path.stem}"
+            loader = _FromSource(name_of_module, str(path))
+            spec = importlib.util.spec_from_file_location(name_of_module, path, loader=loader)
             assert spec is not None
-            assert spec.loader is not None
             modules[path] = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
             # As of a script: what lies beside it can be imported.
             sys.path.insert(0, str(path.parent))
-            spec.loader.exec_module(modules[path])
+            loader.exec_module(modules[path])
         module = modules[path]
     found: Callable[..., Any] = getattr(module, name)
+    if not callable(found):
+        raise TypeError(f"{name} is of type {type(found).__name__}: expected a function")
     return found
 
 
@@ -108,6 +156,8 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
         TypeError: Its entries are not in the order of the completions.
         ValueError: It is not one finite number or None for each completion.
     """
+    num_completions = len(columns["completions"])
+    # The lists are this call's own, read from its request: what the function does to them reaches nobody.
     returned = function(**columns)
     if inspect.iscoroutine(returned):
         returned = asyncio.run(returned)
@@ -116,7 +166,6 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
             f"returned a {type(returned).__name__}: expected a list of a number or None for each completion"
         )
     rewards = [None if reward is None else float(reward) for reward in returned]
-    num_completions = len(columns["completions"])
     if len(rewards) != num_completions:
         raise ValueError(f"returned {len(rewards)} rewards for {num_completions} completions")
     for index, reward in enumerate(rewards):
@@ -154,13 +203,14 @@ def main() -> None:
 
     modules: dict[Path, ModuleType] = {}
     called = []
+    sys.meta_path.insert(0, _FromSourceFinder({name.rpartition(":")[0] for name in functions}))
     for function in functions:
         try:
             called.append(_loaded(function, modules))
         except BaseException as error:
             answer({"function": function, **_failure(error)})
             return
-    answer({"sources": {function: source_sha256(function) for function in functions}})
+    answer({"sources": {function: _sha256_of_run(function) for function in functions}})
     for line in requests:
         index, columns = json.loads(line)
         # A thread in C ends the process: a function that never lets go of the interpreter cannot prevent it.

@@ -3,11 +3,13 @@
 import json
 import shlex
 import shutil
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 from huggingface_hub import ModelCard
 from peft import PeftModel
@@ -231,6 +233,32 @@ def test_the_card_has_the_digests_the_prompt_and_the_settings(
     assert "base_model:" not in text
     assert str(tiny_base.parent) not in text
     assert "127.0.0.1" not in text
+
+
+def test_the_folders_of_a_machine_are_cut_from_settings_that_name_files_and_from_no_other(
+    run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    tables = tomllib.loads((copy / "config.toml").read_text())
+    tables["policy"]["adapter"] = "../../home/bob/secret/sft"
+    tables["data"]["source"] = "~bob/secret/x.jsonl#train"
+    tables["data"]["evaluation_source"] = "data/held_out.jsonl"
+    functions = ["regime_w", "../../home/bob/secret/r.py:f", "/secret/s.py:g", "pkg.t:h"]
+    tables["reward"]["functions"] = functions
+    prompt = "/no_think Solve it as a/b, ../ or ~"
+    arm = {"name": "slash", "system_prompt": prompt, "temperature": 1.0, "top_p": 1.0}
+    tables["rollout"] |= {"stop": ["/answer"], "arms": [arm]}
+    (copy / "config.toml").write_text(tomli_w.dumps(tables))
+    text = (exported(copy, tmp_path / "x", adapter=True) / "README.md").read_text()
+    assert "secret" not in text
+    settings = text.partition("Settings:\n")[2]
+    found = tomllib.loads("\n".join(line.removeprefix("    ") for line in settings.splitlines()))
+    assert found["policy"]["adapter"] == "sft"
+    assert found["data"]["source"] == "x.jsonl#train"
+    assert found["data"]["evaluation_source"] == "data/held_out.jsonl"
+    assert found["reward"]["functions"] == ["regime_w", "r.py:f", "s.py:g", "pkg.t:h"]
+    assert found["rollout"]["stop"] == ["/answer"]
+    assert found["rollout"]["arms"] == [arm]
 
 
 def test_a_version_that_was_not_evaluated_does_not_take_anothers_figures(

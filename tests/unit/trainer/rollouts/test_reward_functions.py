@@ -2,6 +2,7 @@
 
 import json
 import os
+import py_compile
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import ArmGroup, FinishReason
 from tests.unit.groups import RECORDS, group_of
 from trainer.config.sections import RewardSettings, TrainConfig
@@ -160,6 +162,23 @@ def test_a_function_gets_the_lists_that_trl_passes(
     assert again.record.columns == {"level": 4, "tags": ["sum", None]}
 
 
+@pytest.mark.parametrize("change", ["append('more')", "pop()", "clear()"])
+def test_what_a_function_does_to_its_lists_reaches_nobody(
+    change: str, function: Callable[..., str]
+) -> None:
+    names = [
+        function(
+            f"for each in (completions, *columns.values()): each.{change}\n    return [1] * 3"
+        ),
+        function("return [len(completions)] * 3", "other"),
+    ]
+    found = scored(*names)
+    assert list(found.by_function.values()) == [[1, 1, 1], [3, 3, 3]]
+    name = function(f"completions.{change}; return [1] * len(completions)")
+    with pytest.raises(RewardFunctionError, match="rewards for 3 completions"):
+        scored(name)
+
+
 @pytest.mark.parametrize("kind", ["file", "module", "coroutine"])
 def test_a_function_is_found_in_a_file_or_a_module_and_may_be_a_coroutine(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -235,6 +254,23 @@ def test_a_function_that_fails_is_called_once_more_and_then_ends_the_run_with_it
     notes = getattr(caught.value, "__notes__", [])
     assert len(notes) == (noted is not None)
     assert all(noted in note and "mine.py" in note for note in notes if noted)
+
+
+def test_the_text_of_a_functions_error_is_bounded_and_reaches_no_terminal_raw(
+    function: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    name = function("raise ValueError('\\x1b[31mred\\x07 ' + 'x' * 5_000_000)")
+    with pytest.raises(RewardFunctionError) as caught:
+        scored(name)
+    (note,) = caught.value.__notes__
+    (record,) = caplog.records
+    shown = (str(caught.value), record.message, note)
+    assert all(r"\x1b[31mred\x07 xxx" in text and "\x1b" not in text for text in shown)
+    assert max(map(len, shown[:2])) < 1_000
+    assert len(note) < 21_000
+    assert note.startswith("Traceback")
+    assert "in reward" in note
+    assert note.endswith("x\n")
 
 
 @pytest.mark.parametrize("first", ["raise ValueError", "time.sleep(1e6)", "os._exit(7)"])
@@ -324,6 +360,11 @@ def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_pat
         ("nowhere.py:reward", UsageError, "there is no file nowhere.py"),
         ("nowhere.at_all:reward", UsageError, "there is no module nowhere.at_all"),
         ("{folder}/mine.py:rewards", RewardFunctionError, "has no attribute 'rewards'"),
+        (
+            "{folder}/constant.py:CONST",
+            RewardFunctionError,
+            "CONST is of type int: expected a func",
+        ),
         ("{folder}/raises.py:reward", RewardFunctionError, "ModuleNotFoundError: No module named"),
         ("{folder}/ends.py:reward", RewardFunctionError, "exit code 3"),
     ],
@@ -332,6 +373,7 @@ def test_what_cannot_be_loaded_is_an_error_before_the_run_begins(
     name: str, error: type[Exception], said: str, function: Callable[..., str], tmp_path: Path
 ) -> None:
     function("return [0] * 3")
+    (tmp_path / "constant.py").write_text("CONST = 1\n")
     (tmp_path / "raises.py").write_text("import no_such_module_of_mine\n")
     (tmp_path / "ends.py").write_text("import os\nos._exit(3)\n")
     with pytest.raises(error, match=r"^reward\.functions: ") as caught:
@@ -407,6 +449,25 @@ def test_a_changed_source_is_told_with_its_digests(
     assert f"SHA-256 {before[name][:12]} from step 1, {'0' * 12} from step 5, " in line
     (tmp_path / "mine.py").unlink()
     assert "not to be found now" in changed_sources([(1, before)])[0]
+
+
+@pytest.mark.parametrize("name", ["{folder}/mine.py:reward", "package_of_mine.mine:reward"])
+def test_the_code_that_runs_is_that_of_the_digest_whatever_was_compiled_before(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "package_of_mine"
+    folder.mkdir()
+    path = folder / "mine.py"
+    path.write_text("def reward(**columns):\n    return [1] * 3\n")
+    py_compile.compile(str(path), doraise=True)
+    was = path.stat()
+    path.write_text(path.read_text().replace("1", "2"))
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    config = RewardSettings(functions=(name.format(folder=folder),))
+    with RewardFunctions(config) as opened:
+        assert opened.score(RECORD, GROUP, config).rewards == (2, 2, 2)
+        assert list(opened.sources.values()) == [sha256_of_bytes(path.read_bytes())]
 
 
 def test_a_source_that_changes_in_the_middle_of_a_run_stops_it(
