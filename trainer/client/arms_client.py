@@ -43,9 +43,21 @@ _BYTES_OF_A_TOKEN = 256
 class ArmsClient:
     """A connection to one server over HTTP; see `trainer.client.protocol.InferenceServer`."""
 
-    def __init__(self, config: ServerConfig, transport: httpx.AsyncBaseTransport | None = None):
-        """Nothing is sent before the first call; ``transport`` is the network where None."""
-        self._http = RetryingHTTP(config, transport)
+    def __init__(
+        self,
+        config: ServerConfig,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        logs_outages: bool = True,
+    ):
+        """Nothing is sent before the first call.
+
+        Args:
+            config: Where the server is, its key and the deadlines.
+            transport: What carries the requests; the network where None.
+            logs_outages: Whether a server that fails gets log lines from here.
+        """
+        self._http = RetryingHTTP(config, transport, logs_outages=logs_outages)
         self._url = config.url
         self._push_by_path = config.push_by_path
         self._heartbeat_s = max(_MIN_HEARTBEAT_S, min(_HEARTBEAT_S, config.request_timeout_s / 4))

@@ -16,7 +16,7 @@ from inference_server.wire.schemas import (
     Priority,
     Question,
 )
-from trainer.client.protocol import InferenceServer
+from trainer.client.protocol import GroupServer
 from trainer.client.retries import Patience
 from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
@@ -57,7 +57,7 @@ def group_request(
     )
 
 
-async def ask_groups(server: InferenceServer, request: ArmsRequest) -> tuple[list[ArmGroup], str]:
+async def ask_groups(server: GroupServer, request: ArmsRequest) -> tuple[list[ArmGroup], str]:
     """The groups of a request, and the boot id of the server that generated them.
 
     Raises:

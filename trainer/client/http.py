@@ -64,17 +64,24 @@ _TRANSIENT = (
 class RetryingHTTP:
     """Connections to one server; close them with `aclose`."""
 
-    def __init__(self, config: ServerConfig, transport: httpx.AsyncBaseTransport | None = None):
+    def __init__(
+        self,
+        config: ServerConfig,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        logs_outages: bool = True,
+    ):
         """Nothing is sent before the first request.
 
         Args:
             config: Where the server is, its key and the deadlines.
             transport: What carries the requests; the network where None.
+            logs_outages: Whether a server that fails gets log lines from here.
         """
         self._url = config.url
         self._give_up_after_s = config.give_up_after_s
         self._timeout_s = config.request_timeout_s
-        self._outage = Outage(config.give_up_after_s)
+        self._outage = Outage(config.give_up_after_s, is_logged=logs_outages)
         # Others can grow without a limit before they are measured.
         headers = {"Accept-Encoding": ACCEPTED_ENCODINGS}
         host = httpx.URL(config.url).host

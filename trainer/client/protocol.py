@@ -30,6 +30,13 @@ class GreedyPrompt:
     stop: StopStrings = ()
 
 
+class GroupServer(Protocol):
+    """What generates groups: a server, or one of several."""
+
+    async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        """A group of arms for each question of a request, in order."""
+
+
 class InferenceServer(Protocol):
     """One server, used as an async context manager.
 

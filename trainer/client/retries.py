@@ -39,9 +39,10 @@ class Patience:
 class Outage:
     """Logs when a server begins to fail and why, every half minute that it still does, and when it is over."""
 
-    def __init__(self, give_up_after_s: float):
-        """``give_up_after_s`` only appears in the log lines."""
+    def __init__(self, give_up_after_s: float, *, is_logged: bool = True):
+        """``give_up_after_s`` only appears in the log lines, which are left out unless ``is_logged``."""
         self._give_up_after_s = give_up_after_s
+        self._level = logging.WARNING if is_logged else logging.DEBUG
         self._since_s: float | None = None
         self._logged_s = -math.inf
         self._num_failures = 0
@@ -54,7 +55,8 @@ class Outage:
         self._num_failures += 1
         if now_s - self._logged_s >= _SECONDS_BETWEEN_LINES:
             self._logged_s = now_s
-            _log.warning(
+            _log.log(
+                self._level,
                 'event=server_fails path=%s reason="%s" for_s=%.1f give_up_after_s=%g',
                 *(path, reason, now_s - self._since_s, self._give_up_after_s),
             )
@@ -62,7 +64,8 @@ class Outage:
     def over(self) -> None:
         """Note that a request had a good answer."""
         if self._since_s is not None:
-            _log.warning(
+            _log.log(
+                self._level,
                 "event=server_answers after_s=%.1f failures=%d",
                 *(time.monotonic() - self._since_s, self._num_failures),
             )

@@ -4,7 +4,7 @@ import os
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from inference_server.wire.serve_config import ApiKey
 from trainer.config.base import Section
@@ -24,15 +24,24 @@ def _is_address(url: str) -> str:
     return url
 
 
+_DEFAULT_URL = "http://127.0.0.1:8000"
+_MAX_SERVERS = 64
+
 PATIENCE_S = 4.0
 """How long a command that somebody waits for asks a server that cannot be reached."""
+
+
+_Address = Annotated[str, AfterValidator(_is_address)]
 
 
 class ServerConfig(Section):
     """How to reach the inference server."""
 
-    url: Annotated[str, AfterValidator(_is_address)] = "http://127.0.0.1:8000"
+    url: _Address = _DEFAULT_URL
     """Base URL of the server; without user name and password, which is what api_key is for."""
+    urls: Annotated[tuple[_Address, ...], Field(max_length=_MAX_SERVERS)] = ()
+    """Base URLs of several servers of the same model, in place of url: `train` asks them all, each for a part of
+    every step's groups, and goes on without those that are away. Other commands ask the first."""
     api_key: ApiKey | None = Field(
         validate_default=True,
         default_factory=lambda: (
@@ -53,6 +62,18 @@ class ServerConfig(Section):
     push_by_path: bool = False
     """Send the server the path of an adapter instead of uploading it; needs a volume that both see under
     one path, and the server's --adapter-root."""
+
+    @model_validator(mode="after")
+    def _url_or_urls(self) -> Self:
+        if not self.urls:
+            return self
+        if len({url.rstrip("/") for url in self.urls}) < len(self.urls):
+            raise ValueError("urls names a server twice; name each once")
+        if self.url not in (_DEFAULT_URL, self.urls[0]):
+            raise ValueError("url and urls are both given; give one of the two")
+        # What asks one server asks the first.
+        object.__setattr__(self, "url", self.urls[0])
+        return self
 
     def while_somebody_waits(self) -> Self:
         """The same for a command at a terminal: a server that is not there is given up after seconds."""

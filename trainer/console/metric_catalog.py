@@ -105,6 +105,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("sync/unprovable", "Explanations, such as the version before, that fit the server no worse than what was pushed"),
     Metric("sync/version", "Version that was proven"),
     # Rollouts
+    Metric("servers/groups/*", "Groups of the step that this one of several servers made"),
+    Metric("servers/up", "How many of several servers are asked"),
+    Metric("servers/left", "How often one of several servers has left since the trainer's start"),
+    Metric("servers/asked_again", "Requests that were late and asked of a second server, since the trainer's start"),
     Metric("rollout/lag", "How many versions old the rollouts are", "lag", "staleness", True, panel="Staleness", log="lag {:.0f}"),
     Metric("rollout/completion_tokens_mean", "Mean tokens of a completion", "tokens", "completions", panel="Length of completions"),
     Metric("rollout/truncated", "Share of completions that hit the token limit", "truncated", "completions", True, panel="Clipping and truncation"),

@@ -5,6 +5,7 @@ and trains, so that nothing unproven trains. A version without rollouts (of a ru
 again when a run resumes) is asked a probe: the beginnings of answers to several training questions.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -16,14 +17,17 @@ from regime_w import ArmSpec
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
-from trainer.errors import SyncError
+from trainer.errors import ServerUnreachableError, SyncError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
+from trainer.online.proof_samples import samples_of, scored_samples
 from trainer.online.sync_alternatives import ComputedExplanations, Published
 from trainer.online.sync_check import SyncCheck
 from trainer.online.versions import Versions
 from trainer.ppo.experience import MiniBatch
-from trainer.rollouts.groups import RolloutBatch, as_sample
+from trainer.rollouts.groups import RolloutBatch
+from trainer.servers.origins import Origin, by_origin
+from trainer.servers.pool import OneOfSeveral, ServerPool
 
 _SCORED_TOKENS = 8192
 """Of a step's completions, at most: enough to know the noise to a few per cent."""
@@ -35,6 +39,8 @@ _PROBE_TOKENS = 16
 _TIMES_MORE = 2
 """How many times as many questions decide once a version is suspected."""
 _PROBE_SEED = 0
+
+_log = logging.getLogger(__name__)
 
 
 class Proofs:
@@ -67,8 +73,10 @@ class Proofs:
         self._num_questions = max(_FEWEST_QUESTIONS, -(-_PROBE_COMPLETIONS // len(self._arms)))
         """Of a probe."""
         self._questions = [record.question for record in records]
+        server = versions.requests.server
+        self._pool = server if isinstance(server, ServerPool) else None
         self._check = SyncCheck(config, server_dtype=server_dtype, past=past)
-        self._proven: set[int] = set()
+        self._proven: set[tuple[int, Origin | None]] = set()
 
     def prove_rollouts(
         self, batch: RolloutBatch, mini_batches: Sequence[MiniBatch], roles: PolicyRoles
@@ -84,22 +92,35 @@ class Proofs:
             SyncError: The server does not serve what was pushed, or sampled in another way than asked.
         """
         published = self._published(batch.version)
-        self._require_listed(published)
-        groups = [group.group for group in batch.groups]
-        self._require_sampled_as_asked(batch.version, groups)
-        samples, pushed = _scored(mini_batches, max_tokens=_SCORED_TOKENS)
-        self._prove(published, samples, roles, pushed=pushed)
+        for origin, groups in by_origin(batch.groups).items():
+            self._require_listed(published, origin)
+            self._require_sampled_as_asked(batch.version, [group.group for group in groups])
+            its_own = None if origin is None else {s for group in groups for s in group.samples}
+            samples, pushed = scored_samples(mini_batches, its_own, max_tokens=_SCORED_TOKENS)
+            # Of one of several servers, all completions may be among those that teach nothing.
+            if samples or origin is None:
+                self._prove(published, samples, roles, pushed=pushed, origin=origin)
 
     def prove(self, published: Published, roles: PolicyRoles) -> None:
         """Prove a version by a probe, unless its rollouts have; overwrites the proximal role.
 
+        Of several servers each is asked one; those that leave meanwhile have nothing to prove.
+
         Raises:
             SyncError: As `prove_rollouts`.
         """
-        if published.version not in self._proven:
-            self._require_listed(published)
-            samples = self._probe(published.version, 0, self._num_questions)
-            self._prove(published, samples, roles)
+        origins = [None] if self._pool is None else self._pool.origins
+        for origin in origins:
+            if (published.version, origin) in self._proven:
+                continue
+            try:
+                self._require_listed(published, origin)
+                samples = self._probe(published.version, 0, self._num_questions, origin)
+                self._prove(published, samples, roles, origin=origin)
+            except ServerUnreachableError as error:
+                if origin is None:
+                    raise
+                _log.warning('event=not_proven server=%s reason="%s"', origin.server, error)
 
     def _prove(
         self,
@@ -108,21 +129,27 @@ class Proofs:
         roles: PolicyRoles,
         *,
         pushed: Sequence[Tensor] | None = None,
+        origin: Origin | None = None,
     ) -> None:
         version = published.version
-        num_questions = self._num_questions
-        outcome = self._check.prove(
-            samples,
-            ComputedExplanations(
-                roles=roles,
-                published=published,
-                earlier=partial(self._earlier, version),
-            ),
-            pushed=pushed,
-            ask_more=lambda: self._probe(version, num_questions, _TIMES_MORE * num_questions),
-        )
-        self.metrics = outcome.metrics
-        self._proven.add(version)
+        first, count = self._num_questions, _TIMES_MORE * self._num_questions
+        try:
+            outcome = self._check.prove(
+                samples,
+                ComputedExplanations(
+                    roles=roles,
+                    published=published,
+                    earlier=partial(self._earlier, version),
+                ),
+                pushed=pushed,
+                ask_more=lambda: self._probe(version, first, count, origin),
+            )
+        except SyncError as error:
+            if origin is None:
+                raise
+            raise SyncError(f"{origin.server}: {error}") from None
+        self.metrics = {**outcome.metrics, **({} if self._pool is None else self._pool.metrics)}
+        self._proven.add((version, origin))
 
     def _earlier(self, version: int) -> Iterator[Published]:
         return map(self._published, self._versions.adapters.before(version))
@@ -136,9 +163,31 @@ class Proofs:
             activated=False,
         )
 
-    def _require_listed(self, published: Published) -> None:
+    def _only(self, origin: Origin | None) -> OneOfSeveral | None:
+        """The one of several servers that has to answer; None where there is one server.
+
+        Raises:
+            ServerUnreachableError: It has left, or was restarted.
+        """
+        if origin is None or self._pool is None:
+            return None
+        if (server := self._pool.only(*origin)) is None:
+            raise ServerUnreachableError(
+                f"{origin.server} has left before it has proven what it serves; the same command resumes"
+            )
+        return server
+
+    def _require_listed(self, published: Published, origin: Origin | None) -> None:
         requests, version = self._versions.requests, published.version
-        held = requests.call(partial(self._versions.info, version))
+        try:
+            server = self._only(origin)
+            ask = self._versions.info if server is None else server.adapter
+            held = requests.call(ask, version)
+        except ServerUnreachableError:
+            if origin is None:
+                raise
+            # It acknowledged the digest when it was given the version, and can be asked no more.
+            return
         if held.sha256 != published.sha256 or held.active < published.activated:
             state = "active" if held.active else "not active"
             raise SyncError(
@@ -157,8 +206,11 @@ class Proofs:
                     f"{arm.temperature:g} and {arm.top_p:g}"
                 )
 
-    def _probe(self, version: int, first: int, num_questions: int) -> list[Sample]:
+    def _probe(
+        self, version: int, first: int, num_questions: int, origin: Origin | None
+    ) -> list[Sample]:
         """The beginnings of all arms' answers to some training questions."""
+        server = self._only(origin)
         asked: list[Future[tuple[ArmGroup, int]]] = []
         for number in range(first, first + num_questions):
             request = ArmsRequest(
@@ -175,28 +227,7 @@ class Proofs:
                 policy=version,
                 priority=Priority.AD_HOC,
             )
-            asked.append(self._versions.requests.start(self._versions.group, request))
+            asked.append(self._versions.requests.start(self._versions.group, request, server))
         groups = [future.result()[0] for future in asked]
         self._require_sampled_as_asked(version, groups)
-        return _samples(groups)
-
-
-def _scored(
-    mini_batches: Sequence[MiniBatch], *, max_tokens: int
-) -> tuple[list[Sample], list[Tensor]]:
-    """A step's completions up to ``max_tokens``, and their logprobs under the proximal policy, [C] each."""
-    samples: list[Sample] = []
-    logprobs: list[Tensor] = []
-    num_tokens = 0
-    for e in (e for mini_batch in mini_batches for e in mini_batch):
-        if num_tokens >= max_tokens:
-            break
-        rows = zip(e.proximal_logprobs.float().cpu(), e.batch.mask.cpu(), strict=True)
-        samples += e.batch.samples
-        logprobs += [row[mask] for row, mask in rows]
-        num_tokens += int(e.batch.mask.sum())
-    return samples, logprobs
-
-
-def _samples(groups: Sequence[ArmGroup]) -> list[Sample]:
-    return [as_sample(arm, version=group.policy_version) for group in groups for arm in group.arms]
+        return samples_of(groups)

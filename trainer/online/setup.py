@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 from inference_server.wire.schemas import ServerStatus, adapter_name
-from trainer.client.arms_client import ArmsClient
 from trainer.client.compatibility import check_base, check_server
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
@@ -61,6 +60,7 @@ from trainer.run_state.run_folder import (
     with_policy,
     with_prompt_format,
 )
+from trainer.servers.connect import connection
 
 
 def train(
@@ -78,7 +78,7 @@ def train(
 
     Args:
         config: The whole run.
-        client: The server; that of ``server.url`` where None.
+        client: The server; that of ``server.url``, or those of ``server.urls``, where None.
         score: Turns a group of completions into rewards; ``reward.functions`` where None.
         must_resume: A new run is an error.
         ranks: The processes that learn together, of which this is the first; None is this one alone.
@@ -106,7 +106,7 @@ def train(
         if config.policy.adapter is not None and not checkpoint_folders(config.run.folder):
             # Before the server is waited for.
             readable_adapter(config.policy.adapter)
-        server = client or ArmsClient(config.server)
+        server = client or connection(config.server)
         with (
             plan_in_message(config),
             RewardFunctions(config.reward) as functions,

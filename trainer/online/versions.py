@@ -11,14 +11,9 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TypeVar
 
-from inference_server.wire.schemas import (
-    AdapterInfo,
-    ArmGroup,
-    ArmsRequest,
-    ServerStatus,
-)
+from inference_server.wire.schemas import AdapterInfo, ArmGroup, ArmsRequest, ServerStatus
 from trainer.client.ask_groups import LostError, ask_again, ask_groups
-from trainer.client.protocol import GreedyPrompt, TextCompletion
+from trainer.client.protocol import GreedyPrompt, GroupServer, TextCompletion
 from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
 from trainer.errors import ServerRejectedError, SyncError
@@ -133,8 +128,12 @@ class Versions:
                 self._active = version
             return info
 
-    async def group(self, request: ArmsRequest) -> tuple[ArmGroup, int]:
+    async def group(
+        self, request: ArmsRequest, server: GroupServer | None = None
+    ) -> tuple[ArmGroup, int]:
         """The whole group of a one-question request of a version, and how often it was lost before.
+
+        ``server`` is the one of several that has to make it.
 
         Raises:
             ServerError: The group is of another version than the one asked for, or never came.
@@ -146,7 +145,7 @@ class Versions:
             raise TypeError(f"policy must be a version number, got {version!r}")
 
         async def ask() -> ArmGroup:
-            (group,), boot_id = await ask_groups(self._server, request)
+            (group,), boot_id = await ask_groups(server or self._server, request)
             if boot_id != self._boot_id:
                 # The number is right; the group counts once the weights under it are known to be ours.
                 await self._restore(version)

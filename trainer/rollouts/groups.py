@@ -35,6 +35,15 @@ def as_sample(completion: ArmCompletion, *, version: int | None, reward: float =
     )
 
 
+class ServedGroup(ArmGroup):
+    """A group that one of several servers made."""
+
+    server: str
+    """URL of the server."""
+    server_boot_id: str
+    """Of the server when it answered."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoredGroup:
     """One question's completions with their scores and rewards."""

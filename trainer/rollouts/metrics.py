@@ -2,12 +2,14 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from inference_server.wire.schemas import FinishReason
 from trainer.config.rollout import short_name
 from trainer.console.tracking import Metrics
-from trainer.rollouts.groups import RolloutBatch, ScoredGroup
+from trainer.rollouts.groups import RolloutBatch, ScoredGroup, ServedGroup
 
 _SCORES = ("s_end", "s_path", "s_cf", "s_wm", "within_family_agreement", "cross_family_agreement")
 _NO_VARIANCE = 1e-9
@@ -23,7 +25,14 @@ def rollout_metrics(batch: RolloutBatch) -> Metrics:
         "rollout/num_dropped_groups": batch.num_dropped_groups,
         "rollout/num_replaced_groups": len(batch.replaced),
         "rollout/tokens_per_s": num_generated / batch.generate_s,
+        **{f"servers/groups/{name}": count for name, count in _by_server(asked).items()},
     }
+
+
+def _by_server(asked: Sequence[ScoredGroup]) -> Counter[str]:
+    """How many groups each of several servers made, by host and port; empty where there is one server."""
+    served = [scored.group for scored in asked if isinstance(scored.group, ServedGroup)]
+    return Counter(sorted(urlsplit(group.server).netloc for group in served))
 
 
 def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -> Metrics:

@@ -24,7 +24,7 @@ from trainer.config.rollout import MAX_LOGPROB
 from trainer.data.columns import usable_type
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
-from trainer.rollouts.groups import Score, ScoredGroup, as_sample, score_group
+from trainer.rollouts.groups import Score, ScoredGroup, ServedGroup, as_sample, score_group
 
 
 def rollout_row(
@@ -51,6 +51,7 @@ def rollout_row(
         **({"stop": group.stop} if group.stop else {}),
         **({"columns": scored.record.columns} if scored.record.columns else {}),
         **({} if dtype is None else {"dtype": dtype}),
+        **({"server": group.server} if isinstance(group, ServedGroup) else {}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
         "reward": sum(scored.rewards) / len(scored.rewards),
         "arm_outputs": [

@@ -434,6 +434,21 @@ def test_a_url_with_a_password_says_where_the_key_belongs(
     assert load("--server.url", "https://host:8000/policy").server.url == "https://host:8000/policy"
 
 
+def test_several_urls_stand_in_place_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    urls = '["http://a:8000", "http://b:8000"]'
+    server = load("--server.urls", urls).server
+    # What asks one server asks the first.
+    assert (server.urls, server.url) == (("http://a:8000", "http://b:8000"), "http://a:8000")
+    again = load("--server.urls", urls, "--server.url", "http://a:8000").server
+    assert again.urls == server.urls
+    both = ["--server.urls", urls, "--server.url", "http://c:1"]
+    assert_one_line_error(capsys, both, "server", "give one of the two")
+    twice = ["--server.urls", '["http://a:1", "http://a:1/"]']
+    assert_one_line_error(capsys, twice, "server", "names a server twice")
+    secret = ["--server.urls", f'["http://me:{SECRET}@a:1"]']
+    assert_one_line_error(capsys, secret, "server.urls", "REGIME_W_API_KEY")
+
+
 @pytest.mark.parametrize("command", [TrainConfig, EvaluationConfig, CollectConfig])
 def test_every_variable_that_does_not_parse_is_named(
     command: type[CommandConfig],

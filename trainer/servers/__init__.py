@@ -1,0 +1,1 @@
+"""Several inference servers as one: who is asked, who has left, and what each has been given."""

@@ -1,0 +1,68 @@
+"""Do the servers of a pool serve the same? And what they can do together, as one status."""
+
+from collections.abc import Sequence
+
+from inference_server.wire.schemas import Limits, ServerStatus
+from trainer.errors import UsageError
+from trainer.servers.member import Member
+
+_AGREED = ("base_dtype", "has_chat_template")
+
+
+def require_agreement(member: Member, status: ServerStatus, other: Member) -> None:
+    """Refuse a server that would answer otherwise than another of the pool.
+
+    Args:
+        member: The server.
+        status: Its own.
+        other: One that is asked.
+
+    Raises:
+        UsageError: Names both servers and the field.
+    """
+    theirs = other.found
+    if theirs is None:
+        return
+    pairs = [(name, getattr(status, name), getattr(theirs, name)) for name in _AGREED]
+    # A path may differ between two machines; what is in it may not.
+    both = status.base_fingerprint is not None and theirs.base_fingerprint is not None
+    base = "base_fingerprint" if both else "base_model"
+    pairs.append((base, getattr(status, base), getattr(theirs, base)))
+    name = "max_model_len_tokens"
+    pairs.append((f"limits.{name}", getattr(status.limits, name), getattr(theirs.limits, name)))
+    for field, ours, others in pairs:
+        if ours != others and None not in (ours, others):
+            raise UsageError(
+                f"the servers of server.urls differ: {field} is {ours} at {member.name} and {others} at "
+                f"{other.name}; serve the same on all of them"
+            )
+
+
+def together(statuses: Sequence[ServerStatus], boot_id: str, next_version: int) -> ServerStatus:
+    """Servers as one: what each of them can, and the versions that all of them hold.
+
+    Args:
+        statuses: Of all servers that are asked, at least one.
+        boot_id: The pool's own.
+        next_version: Free on servers that are away, too.
+    """
+    first = statuses[0]
+    held = [{(info.version, info.sha256) for info in status.versions} for status in statuses]
+    by_all = set.intersection(*held)
+    actives = {status.active_version for status in statuses}
+    limits = {
+        name: min(values)
+        for name in Limits.model_fields
+        if (values := [v for s in statuses if (v := getattr(s.limits, name)) is not None])
+    }
+    return first.model_copy(
+        update={
+            "boot_id": boot_id,
+            "active_version": actives.pop() if len(actives) == 1 else None,
+            "next_version": max(next_version, *(status.next_version for status in statuses)),
+            "versions": [i for i in first.versions if (i.version, i.sha256) in by_all],
+            "groups_in_flight": sum(status.groups_in_flight for status in statuses),
+            "requests_in_flight": sum(status.requests_in_flight for status in statuses),
+            "limits": Limits.model_validate(limits),
+        }
+    )

@@ -1,0 +1,160 @@
+"""One server of a pool: whether it is asked, what it has been given, and how busy it is."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from inference_server.wire.schemas import AdapterInfo, ServerStatus
+from trainer.client.protocol import InferenceServer
+from trainer.errors import ServerRejectedError, SyncError
+
+_NOT_FOUND = 404
+_KEPT = 0.97
+"""Of the weight of earlier answers with each new one, so that some 30 decide how quick a server is."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Member:
+    """A server and what is known of it; only used on the thread of the requests."""
+
+    name: str
+    """Its URL."""
+    client: InferenceServer
+    is_up: bool = False
+    """Whether it is asked: it answers, agrees with the others, and holds the versions in use."""
+    found: ServerStatus | None = None
+    """Its newest status."""
+    boot_id: str = ""
+    digests: dict[int, str] = field(default_factory=dict)
+    """SHA-256 of each version that this boot of the server has acknowledged."""
+    active: int | None = None
+    num_groups: int = 0
+    """In flight from here."""
+    num_others: int = 0
+    """Groups in flight of other clients, by its newest status."""
+    busy_s: float = 0.0
+    """How long it had work for the newest `num_answered`, both weighted by age."""
+    num_answered: float = 0.0
+    event_s: float = 0.0
+    """When it last answered, or got work after it had none, on the monotonic clock."""
+    why: str = "not asked yet"
+    """Why it is not up."""
+    since_s: float = 0.0
+    """When it left, on the monotonic clock."""
+    changes: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One push or activation at a time."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it takes one more group."""
+        return self.found is not None and self.num_groups < self.found.limits.max_groups_in_flight
+
+    def note_status(self, status: ServerStatus) -> None:
+        """Keep a status; the groups of it that are not ours are others'."""
+        self.found = status
+        self.num_others = max(0, status.groups_in_flight - self.num_groups)
+
+    def note_boot(self, status: ServerStatus) -> None:
+        """Forget what an earlier boot was given; what this one lists is compared when it is given."""
+        if status.boot_id != self.boot_id:
+            self.boot_id, self.digests = status.boot_id, {}
+            self.busy_s = self.num_answered = 0.0
+        self.active = status.active_version
+        self.note_status(status)
+
+    def note_sent(self, size: int) -> None:
+        """Count groups as in flight."""
+        if not self.num_groups:
+            self.event_s = time.monotonic()
+        self.num_groups += size
+
+    def note_answer(self, size: int) -> None:
+        """Learn from an answer how quick it is, while its groups still count as in flight."""
+        now_s = time.monotonic()
+        self.busy_s = _KEPT * self.busy_s + now_s - self.event_s
+        self.num_answered = _KEPT * self.num_answered + size
+        self.event_s = now_s
+
+    def seconds_a_group(self, now_s: float) -> float | None:
+        """From one answered group to the next while it has work; None before there is anything to go by.
+
+        A server that has not answered for a while is at most so quick as if all came now.
+        """
+        silent = (now_s - self.event_s) / self.num_groups if self.num_groups else 0.0
+        known = self.busy_s / self.num_answered if self.num_answered else None
+        return known if known is None or known > silent else silent
+
+
+class GivenVersions:
+    """The versions that a pool was given, and gives to its members."""
+
+    def __init__(self) -> None:
+        """Nothing was given yet."""
+        self.active: int | None = None
+        self.folders: dict[int, Path] = {}
+        self._digests: dict[int, str] = {}
+
+    def note(self, version: int, folder: Path, *, activate: bool) -> None:
+        """A version is to be given to every member."""
+        self.folders[version] = folder
+        if activate:
+            self.active = version
+
+    def forget(self, version: int, *, active: int | None) -> None:
+        """Its number is another run's; ``active`` is the version before it."""
+        self.folders.pop(version, None)
+        self._digests.pop(version, None)
+        self.active = active
+
+    async def give(
+        self, member: Member, version: int, *, again: bool = False
+    ) -> AdapterInfo | None:
+        """Make a member hold a version, and serve it as ``policy`` where it is the active one.
+
+        Args:
+            member: The server.
+            version: One that was noted; for others nothing is done.
+            again: Whether to push what the member holds already, which changes nothing there.
+
+        Returns:
+            What the server acknowledged; None where nothing was pushed.
+
+        Raises:
+            SyncError: It acknowledges other weights than another member did.
+            ServerError: As `InferenceServer.push_adapter`.
+            OSError: The version's files are gone.
+        """
+        async with member.changes:
+            folder, is_active = self.folders.get(version), version == self.active
+            is_held = version in member.digests and (not is_active or member.active == version)
+            if folder is None or (is_held and not again):
+                return None
+            info = await member.client.push_adapter(version, folder, activate=is_active)
+            ours = self._digests.setdefault(version, info.sha256)
+            if (info.version, info.sha256) != (version, ours):
+                raise SyncError(
+                    f"{member.name} acknowledges version {info.version} with digest {info.sha256}; "
+                    f"another server acknowledged version {version} with digest {ours}"
+                )
+            member.digests[version] = info.sha256
+            if info.active:
+                member.active = version
+            return info
+
+    async def listed(self, member: Member, version: int) -> AdapterInfo:
+        """A version as a member holds it, which is given it where it does not hold it yet, or has lost it.
+
+        Raises:
+            SyncError: As `give`.
+            ServerError: As `InferenceServer.adapter`.
+        """
+        await self.give(member, version)
+        try:
+            return await member.client.adapter(version)
+        except ServerRejectedError as error:
+            if error.status != _NOT_FOUND:
+                raise
+        member.digests.pop(version, None)
+        await self.give(member, version)
+        return await member.client.adapter(version)

@@ -1,0 +1,209 @@
+"""Which servers of a pool are asked: who leaves and why, and how it comes back.
+
+A server comes (and comes back) once it answers, serves the same as the others, and has acknowledged the versions in
+use. Its own rollouts then prove them, before any of them trains (`trainer.online.proofs`).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from trainer.errors import ServerError, ServerUnreachableError, TrainerError
+from trainer.servers.agreement import require_agreement
+from trainer.servers.dispatch import Dispatcher
+from trainer.servers.member import GivenVersions, Member
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
+"""Before a server that is away is tried again, twice as long each time."""
+TICK_S = 0.25
+"""How often what is late is looked for."""
+_TICKS_A_STATUS = 20
+
+_log = logging.getLogger(__name__)
+
+
+class Membership:
+    """Owns who is up; everything runs on the loop of the requests."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        versions: GivenVersions,
+        dispatcher: Dispatcher,
+        *,
+        give_up_after_s: float,
+    ):
+        """Nobody is up before `start`."""
+        self.num_left = 0
+        self._members = members
+        self._versions = versions
+        self._dispatcher = dispatcher
+        self._give_up_after_s = give_up_after_s
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._asking: set[Member] = set()
+        self._untried = len(members)
+        self._unfit: TrainerError | None = None
+        self._settled = asyncio.Event()
+        self._none_since_s = 0.0
+
+    @property
+    def up(self) -> list[Member]:
+        """The servers that are asked."""
+        return [member for member in self._members if member.is_up]
+
+    def start(self) -> None:
+        """Begin to ask all servers what they are."""
+        self._none_since_s = time.monotonic()
+        for member in self._members:
+            member.since_s = self._none_since_s
+            self.keep(asyncio.create_task(self._come(member)))
+        self.keep(asyncio.create_task(self._watch()))
+
+    async def stop(self) -> None:
+        """End what runs beside the requests."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def keep(self, task: "asyncio.Task[Any]") -> None:
+        """Let a task run beside the requests, until it ends or the pool does."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def wait(self) -> list[Member]:
+        """The servers that are up, once every one was tried and one is.
+
+        Raises:
+            TrainerError: At the start, a server does not fit.
+            ServerUnreachableError: None is up, for too long.
+        """
+        await self._settled.wait()
+        if self._unfit is not None:
+            raise self._unfit
+        if up := self.up:
+            return up
+        raise self._given_up()
+
+    def leave(self, member: Member, why: str) -> None:
+        """A server gave no good answer: it is asked no more until it is back, and others do its work."""
+        if not member.is_up:
+            return
+        member.is_up, member.why, member.since_s = False, why, time.monotonic()
+        self.num_left += 1
+        num_requests = self._dispatcher.requeue(member)
+        left = len(self.up)
+        _log.warning(
+            'event=server_left server=%s reason="%s" asked_elsewhere=%d servers_left=%d',
+            *(member.name, why, num_requests, left),
+        )
+        if not left:
+            self._none_since_s = member.since_s
+        self._look()
+        self.keep(asyncio.create_task(self._come(member)))
+
+    async def _come(self, member: Member) -> None:
+        """Try a server until it is up, ever more seldom."""
+        wait_s, is_first = FIRST_WAIT_S, not member.boot_id
+        while not member.is_up:
+            if not is_first:
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            try:
+                await self._join(member)
+            except (TrainerError, OSError) as error:
+                self._note_why(member, error, is_first=is_first)
+            if is_first:
+                is_first = False
+                self._untried -= 1
+                self._look()
+
+    def _note_why(self, member: Member, error: Exception, *, is_first: bool) -> None:
+        why = str(error)
+        away = isinstance(error, ServerUnreachableError)
+        if is_first and not away and isinstance(error, TrainerError):
+            # Before anything is trained, what does not fit is the user's to mend.
+            self._unfit = self._unfit or error
+        elif is_first or not (away or why == member.why):
+            # Once for each reason, not for each try; that a server is still away is no news.
+            _log.warning('event=server_not_asked server=%s reason="%s"', member.name, why)
+        member.why = why
+
+    async def _join(self, member: Member) -> None:
+        status = await member.client.status()
+        for other in self._members:
+            if other is not member and other.boot_id:
+                require_agreement(member, status, other)
+                break
+        was, away_s = member.boot_id, time.monotonic() - member.since_s
+        member.note_boot(status)
+        given: list[int] = []
+        # More may come into use while these are given.
+        while missing := sorted(self._in_use() - member.digests.keys()):
+            for version in missing:
+                await self._versions.give(member, version)
+                given.append(version)
+        if (active := self._versions.active) is not None and member.active != active:
+            await self._versions.give(member, active)
+        member.is_up = True
+        if was:
+            _log.warning(
+                "event=server_back server=%s after_s=%.1f boot_id=%s was=%s given=%s",
+                *(member.name, away_s, member.boot_id, was, ",".join(map(str, given)) or "none"),
+            )
+        elif not self._untried:
+            _log.warning("event=server_joined server=%s after_s=%.1f", member.name, away_s)
+        self._look()
+        self._dispatcher.schedule()
+
+    def _in_use(self) -> set[int]:
+        asked = self._dispatcher.versions_asked | {self._versions.active or 0}
+        return asked & self._versions.folders.keys()
+
+    def _look(self) -> None:
+        """Let those go on who wait for a server, or let them wait."""
+        if not self._untried and (self.up or self._unfit is not None or self._is_over()):
+            self._settled.set()
+        else:
+            self._settled.clear()
+
+    def _is_over(self) -> bool:
+        return not self.up and time.monotonic() - self._none_since_s >= self._give_up_after_s
+
+    def _given_up(self) -> ServerUnreachableError:
+        why = "; ".join(f"{member.name}: {member.why}" for member in self._members)
+        return ServerUnreachableError(
+            f"none of the {len(self._members)} servers of server.urls can be asked for "
+            f"{self._give_up_after_s:g} s: {why}"
+        )
+
+    async def _watch(self) -> None:
+        """Look for what is late, for newer statuses, and for the end of patience."""
+        tick = 0
+        while True:
+            await asyncio.sleep(TICK_S)
+            tick += 1
+            self._dispatcher.ask_late_again()
+            if self._is_over():
+                self._dispatcher.fail_all(self._given_up())
+            self._look()
+            if tick % _TICKS_A_STATUS == 0:
+                for member in self.up:
+                    if member not in self._asking:
+                        self.keep(asyncio.create_task(self._refresh(member)))
+
+    async def _refresh(self, member: Member) -> None:
+        self._asking.add(member)
+        try:
+            status = await member.client.status()
+        except ServerError as error:
+            self.leave(member, str(error))
+        else:
+            if status.boot_id == member.boot_id:
+                member.note_status(status)
+            else:
+                self.leave(member, f"it was restarted: boot id {status.boot_id}")
+        finally:
+            self._asking.discard(member)

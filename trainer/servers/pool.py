@@ -1,0 +1,245 @@
+"""Several inference servers that stand where one does: `ServerPool` is an `InferenceServer`.
+
+Every server is given every version, and each group is asked of one of them. The pool has one boot id of its own:
+a server that restarts leaves, and comes back with the versions in use, without a word to who asks. A group says
+who made it (`ServedGroup`), so that each server's own rollouts prove what it serves.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
+from trainer.client.protocol import GreedyPrompt, InferenceServer, TextCompletion
+from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, TrainerError
+from trainer.rollouts.groups import ServedGroup
+from trainer.servers.agreement import together
+from trainer.servers.dispatch import Dispatcher
+from trainer.servers.member import GivenVersions, Member
+from trainer.servers.membership import Membership
+from trainer.servers.origins import Origin
+from trainer.servers.pushes import first_pushes
+
+_BOOT_ID = "several"
+_QUESTIONS_A_PIECE = 8
+"""Of greedy answers: small enough to be spread over the servers."""
+
+_T = TypeVar("_T")
+
+
+class ServerPool:
+    """Servers that are asked together; see `trainer.client.protocol.InferenceServer`."""
+
+    def __init__(self, clients: Mapping[str, InferenceServer], *, give_up_after_s: float):
+        """Nothing is sent before the block is entered.
+
+        Args:
+            clients: Of the servers, by URL; each gives up within about a second.
+            give_up_after_s: How long to go on where no server is there.
+        """
+        self._members = [Member(name=name, client=client) for name, client in clients.items()]
+        self._versions = GivenVersions()
+        self._stack = AsyncExitStack()
+        self._dispatcher = Dispatcher(
+            self._members, self._versions, lambda member, why: self._membership.leave(member, why)
+        )
+        self._membership = Membership(
+            self._members, self._versions, self._dispatcher, give_up_after_s=give_up_after_s
+        )
+
+    async def __aenter__(self) -> Self:
+        """Open the connections and begin to ask the servers what they are."""
+        for member in self._members:
+            member.client = await self._stack.enter_async_context(member.client)
+        self._membership.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections; what is in flight is aborted."""
+        await self._membership.stop()
+        await self._stack.aclose()
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """How many servers are asked, how often one has left, and how many requests went to a second one."""
+        return {
+            "servers/up": len(self._membership.up),
+            "servers/left": self._membership.num_left,
+            "servers/asked_again": self._dispatcher.num_asked_again,
+        }
+
+    @property
+    def origins(self) -> list[Origin]:
+        """The servers that are asked."""
+        return [Origin(member.name, member.boot_id) for member in self._membership.up]
+
+    def only(self, name: str, boot_id: str) -> "OneOfSeveral | None":
+        """One of the servers alone, to prove what it serves; None once it has left or was restarted."""
+        for member in self._membership.up:
+            if (member.name, member.boot_id) == (name, boot_id):
+                return OneOfSeveral(self, member, self._versions)
+        return None
+
+    async def status(self) -> ServerStatus:
+        """What the servers are together and which versions all of them hold.
+
+        Raises:
+            UsageError: At the start of a run, two of them differ.
+        """
+        while True:
+            members = await self._membership.wait()
+            answers = await asyncio.gather(*(self._try(m, m.client.status) for m in members))
+            statuses: list[ServerStatus] = []
+            for member, status in zip(members, answers, strict=True):
+                if status is not None:
+                    member.note_status(status)
+                    statuses.append(status)
+            if statuses:
+                found = [m.found.next_version for m in self._members if m.found is not None]
+                return together(statuses, _BOOT_ID, max(found))
+
+    async def generate(self, request: ArmsRequest, *, only: Member | None = None) -> ArmsResponse:
+        """A group of arms for each question of a request, of one server."""
+
+        async def send(client: InferenceServer) -> tuple[ArmsResponse, str]:
+            response = await client.generate(request)
+            return response, response.boot_id
+
+        version = request.policy if isinstance(request.policy, int) else None
+        await self._membership.wait()
+        response, member = await self._dispatcher.ask(
+            version, len(request.questions), send, is_first=only is not None, only=only
+        )
+        served = {"server": member.name, "server_boot_id": response.boot_id}
+        groups = [
+            ServedGroup.model_construct(
+                _fields_set=group.model_fields_set | served.keys(), **{**dict(group), **served}
+            )
+            for group in response.groups
+        ]
+        return response.model_copy(update={"boot_id": _BOOT_ID, "groups": groups})
+
+    async def complete(
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
+    ) -> list[TextCompletion]:
+        """Greedy answers of a version, or of the base model where None, in order."""
+
+        async def piece(part: list[str]) -> list[TextCompletion]:
+            async def send(client: InferenceServer) -> tuple[list[TextCompletion], None]:
+                return await client.complete(version, part, prompt), None
+
+            # Ahead of the rollouts, as in a server's own queue.
+            answers, _ = await self._dispatcher.ask(version, len(part), send, is_first=True)
+            return answers
+
+        await self._membership.wait()
+        starts = range(0, len(questions), _QUESTIONS_A_PIECE)
+        parts = [piece(questions[start : start + _QUESTIONS_A_PIECE]) for start in starts]
+        return [answer for answers in await asyncio.gather(*parts) for answer in answers]
+
+    async def push_adapter(
+        self, version: int, folder: Path, *, activate: bool = True
+    ) -> AdapterInfo:
+        """Give every server a version; a slow one is given it while the others are asked already."""
+        await self._membership.wait()
+        before = self._versions.active
+        self._versions.note(version, folder, activate=activate)
+        while True:
+            members = await self._membership.wait()
+            late = asyncio.Event()
+            pushes = [asyncio.create_task(self._push(member, version, late)) for member in members]
+            try:
+                infos = await first_pushes(pushes)
+            except ServerRejectedError:
+                self._versions.forget(version, active=before)
+                raise
+            finally:
+                late.set()
+                for push in pushes:
+                    self._membership.keep(push)
+            if infos:
+                return infos[0]
+
+    async def _push(self, member: Member, version: int, late: asyncio.Event) -> AdapterInfo | None:
+        """Give a member a version; an error that nobody waits for any more makes it leave."""
+        try:
+            return await self._versions.give(member, version, again=True)
+        except (TrainerError, OSError) as error:
+            is_away = isinstance(error, ServerError) and not isinstance(error, ServerRejectedError)
+            if not is_away and not late.is_set():
+                raise
+            self._membership.leave(member, str(error))
+            return None
+
+    async def adapter(self, version: int) -> AdapterInfo:
+        """A version as the servers hold it; a server that lists another digest has the word."""
+        while True:
+            members = await self._membership.wait()
+            holding = [m for m in members if version in m.digests] or members
+            answers = await asyncio.gather(
+                *(self._try(m, partial(m.client.adapter, version)) for m in holding)
+            )
+            infos = [info for info in answers if info is not None]
+            if infos:
+                digest = infos[0].sha256
+                return next((info for info in infos if info.sha256 != digest), infos[0])
+
+    async def activate_adapter(self, version: int) -> AdapterInfo:
+        """Make ``policy`` name a version that the servers hold, newer or older."""
+        folder = self._versions.folders[version]
+        return await self.push_adapter(version, folder)
+
+    async def delete_adapter(self, version: int) -> None:
+        """Remove a version that is neither active nor in use."""
+        for member in await self._membership.wait():
+            member.digests.pop(version, None)
+            await self._try(member, partial(member.client.delete_adapter, version))
+        self._versions.folders.pop(version, None)
+
+    async def _try(self, member: Member, call: Callable[[], Awaitable[_T]]) -> _T | None:
+        """What a call returns; None where the member had no good answer, and leaves."""
+        try:
+            return await call()
+        except ServerRejectedError:
+            raise
+        except ServerError as error:
+            self._membership.leave(member, str(error))
+            return None
+
+
+class OneOfSeveral:
+    """One server of a pool, for what only it can answer, as long as it is not restarted."""
+
+    def __init__(self, pool: ServerPool, member: Member, versions: GivenVersions):
+        """Made by `ServerPool.only`."""
+        self._pool, self._member, self._versions = pool, member, versions
+        self._boot_id = member.boot_id
+
+    async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        """The groups of a request, of this server.
+
+        Raises:
+            ServerUnreachableError: It has left the pool, or was restarted.
+        """
+        self._require_there()
+        response = await self._pool.generate(request, only=self._member)
+        self._require_there()
+        return response
+
+    async def adapter(self, version: int) -> AdapterInfo:
+        """A version as this server holds it."""
+        self._require_there()
+        return await self._versions.listed(self._member, version)
+
+    def _require_there(self) -> None:
+        if not self._member.is_up or self._member.boot_id != self._boot_id:
+            raise ServerUnreachableError(f"{self._member.name} has left: {self._member.why}")
