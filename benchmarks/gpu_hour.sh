@@ -13,6 +13,7 @@
 # PYTHON      the interpreter [.venv/bin/python]
 # LIMIT_S     seconds after which a part is ended [590]
 # STEP_FLAGS  flags of gpu_step [--shapes 1.5b]; to try it without a GPU: --device cpu --shapes tiny --budgets 512
+# WHOLE_FLAGS flags of the trainer in part "whole", such as --ppo.token_budget 8192 []
 # PORT        of the servers [8123]
 # shellcheck disable=SC2329  # parts are called by their names
 set -u
@@ -21,10 +22,12 @@ OUT=${OUT:-runs/gpu_hour}
 PYTHON=${PYTHON:-.venv/bin/python}
 LIMIT_S=${LIMIT_S:-590}
 STEP_FLAGS=${STEP_FLAGS:---shapes 1.5b}
+WHOLE_FLAGS=${WHOLE_FLAGS:-}
 PORT=${PORT:-8123}
 TINY=models/tiny-base
 SMOLLM2=models/smollm2-135m-instruct
-PARTS="doctor server contract demo smollm2 step restart memory pair"
+RANDOM_1_5B=models/random-1.5b
+PARTS="doctor server contract demo smollm2 step whole restart memory pair"
 
 # --- what the parts do, each in a process of its own -------------------------------------------------
 
@@ -36,6 +39,7 @@ say() {
     demo) echo "make demo without the installation" ;;
     smollm2) echo "SFT and ten PPO steps of SmolLM2, if $SMOLLM2 is there (scripts/real_model.py)" ;;
     step) echo "an optimizer step at the 1.5B preset's shape (benchmarks.trainer.gpu_step); again for what is left" ;;
+    whole) echo "six whole steps at the 1.5B preset's shape, random weights, the server killed with -9 in the third" ;;
     restart) echo "the server killed with -9 in the middle of a run, and started again" ;;
     memory) echo "tests of a step on a GPU, out of memory among them (pytest -m gpu)" ;;
     pair) echo "tests of server and trainer on one GPU (pytest -m gpu)" ;;
@@ -78,6 +82,28 @@ part_step() {
   "$PYTHON" -m benchmarks.trainer.gpu_step $STEP_FLAGS --results "$OUT/gpu_step.jsonl" --limit_s "$((LIMIT_S - 30))"
 }
 
+part_whole() {
+  [ -n "$HAS_GPU" ] || { echo "skipped: no GPU"; return 0; }
+  config="--config deploy/configs/gsm8k_a100.toml" run=$WORK/run
+  "$PYTHON" -m benchmarks.random_model --shape 1.5b --output "$RANDOM_1_5B" --device cuda || return
+  # shellcheck disable=SC2086
+  share="" start_server "$RANDOM_1_5B" $config && answers || return
+  # shellcheck disable=SC2086
+  "$PYTHON" -m trainer train $config --policy.base_model "$RANDOM_1_5B" --server.url "http://127.0.0.1:$PORT" \
+    --data.source word-problems --data.evaluation_source word-problems --rollout.prompt_format plain \
+    --rollout.max_tokens 256 --rollout.max_staleness 0 --ppo.critic_warmup_steps 0 $WHOLE_FLAGS \
+    --run.folder "$run" --run.num_steps 6 --verbose &
+  trainer=$!
+  wait_for_steps 2 || return
+  sleep 6
+  kill -s KILL -- "-$server"
+  echo "server killed after $(wc -l <"$run/metrics.jsonl") steps"
+  # shellcheck disable=SC2086
+  share="" start_server "$RANDOM_1_5B" $config && answers && wait "$trainer" || return
+  echo "the run went on to $(wc -l <"$run/metrics.jsonl") steps"
+  cp "$run/metrics.jsonl" "$OUT/whole.jsonl"
+}
+
 part_restart() {
   config="--config deploy/configs/demo.toml" run=$WORK/run
   # shellcheck disable=SC2086
@@ -85,10 +111,7 @@ part_restart() {
   # shellcheck disable=SC2086
   "$PYTHON" -m trainer train $config --server.url "http://127.0.0.1:$PORT" --run.folder "$run" &
   trainer=$!
-  until [ "$(wc -l <"$run/metrics.jsonl" 2>/dev/null || echo 0)" -ge 3 ]; do
-    kill -0 "$trainer" || return
-    sleep 0.2
-  done
+  wait_for_steps 3 || return
   kill -s KILL -- "-$server"
   echo "server killed after $(wc -l <"$run/metrics.jsonl") steps"
   # shellcheck disable=SC2086
@@ -104,18 +127,26 @@ part_pair() {
   "$PYTHON" -m pytest -q -m gpu tests/gpu/test_pair.py
 }
 
+# Waits until a run has so many steps; fails where it ended before.
+wait_for_steps() {
+  until [ "$(wc -l <"$run/metrics.jsonl" 2>/dev/null || echo 0)" -ge "$1" ]; do
+    kill -0 "$trainer" || return
+    sleep 0.2
+  done
+}
+
 tiny_model() {
   [ -d "$TINY" ] || "$PYTHON" -m trainer tiny-model --output "$TINY"
 }
 
-# Starts a server with its state in the part's folder; its process group is $server.
+# Starts a server with its state in the part's folder; its process group is $server. The variable "share"
+# replaces the flag that leaves a trainer room on the GPU.
 start_server() {
   model=$1
   shift
-  share=""
-  [ -z "$HAS_GPU" ] || share="--gpu-memory-utilization 0.4"
+  [ -z "$HAS_GPU" ] || : "${share="--gpu-memory-utilization 0.4"}"
   # shellcheck disable=SC2086
-  setsid "$PYTHON" -m inference_server --model "$model" --port "$PORT" --state-dir "$WORK/state" $share "$@" \
+  setsid "$PYTHON" -m inference_server --model "$model" --port "$PORT" --state-dir "$WORK/state" ${share-} "$@" \
     >>"$WORK/server.log" 2>&1 &
   server=$!
   echo "$server" >>"$WORK/groups"
@@ -172,7 +203,7 @@ esac
 cd "$(dirname "$0")/.." || exit 2
 HAS_GPU=$(nvidia-smi -L 2>/dev/null)
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-export OUT PYTHON LIMIT_S STEP_FLAGS PORT PYTHONPATH
+export OUT PYTHON LIMIT_S STEP_FLAGS WHOLE_FLAGS PORT PYTHONPATH
 if [ "${1:-}" = --do ]; then
   set -x
   "part_$2"

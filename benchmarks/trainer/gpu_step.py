@@ -31,8 +31,9 @@ from rich.table import Table
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from transformers import AutoModelForCausalLM, PretrainedConfig, Qwen2Config
+from transformers import PretrainedConfig, Qwen2Config
 
+from benchmarks.random_model import random_base
 from tests.unit.model_shapes import PRESETS, random_groups
 from trainer.config.loading import load_config
 from trainer.config.sections import ServeConfig, TrainConfig
@@ -81,9 +82,6 @@ DENSE_BF16 = {
     "RTX 4090": 165e12,
 }
 """FLOP/s in bfloat16 without sparsity, by NVIDIA's data sheets; the first name that occurs in the card's counts."""
-SHARPNESS = 8.0
-"""Weight of the last norm. With 1, random weights give nearly uniform distributions, whose nuclei are thousands
-of tokens; with it they are as small as a trained model's."""
 _GIB = 2**30
 _NOT_TENSORS = ("CUDA context", "fragmentation")
 _NOT_A_KERNEL = ("Memcpy", "Memset")
@@ -308,13 +306,9 @@ def configuration(part: Part, base: str) -> TrainConfig:
 
 def random_roles(config: TrainConfig, shape: PretrainedConfig, device: torch.device) -> PolicyRoles:
     """Roles on a base with random weights, and adapters that differ a little."""
-    torch.manual_seed(0)
 
     def load_base(*_: object) -> Any:
-        with device:
-            base = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
-        torch.nn.init.constant_(base.model.norm.weight, SHARPNESS)
-        return base.requires_grad_(False)
+        return random_base(shape, device)
 
     with patch("trainer.model.roles.load_base", load_base):
         roles = PolicyRoles(config.policy, device=device, serve_dtype=torch.bfloat16)
