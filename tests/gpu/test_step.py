@@ -48,9 +48,8 @@ def make_learner(base: Path, device: torch.device, dtype: str) -> Learner:
     ppo = {"token_budget": BUDGET, "critic_warmup_steps": 0, "questions_per_mini_batch": 64}
     roles = PolicyRoles(policy, device=device, serve_dtype=torch.bfloat16)
     torch.manual_seed(0)
-    start = {
-        n: t + 0.02 * torch.randn(t.shape) for n, t in roles.adapter_state(Role.POLICY).items()
-    }
+    # Nothing of PEFT's own start, which is drawn from whatever the seed was before.
+    start = {n: 0.05 * torch.randn(t.shape) for n, t in roles.adapter_state(Role.POLICY).items()}
     for role in Role:
         roles.load_adapter_state(role, start)
     return Learner(TrainConfig.model_validate({"ppo": ppo}), roles)

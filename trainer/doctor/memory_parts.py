@@ -115,7 +115,8 @@ def trainer_parts(
     yield Part(name="AdamW's moments", num_bytes=2 * trained, settings="policy.lora_rank")
     # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
     yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
-    logits = 2 * min(CHUNK_LOGITS, rows.num_tokens * shape.vocab_size) * FLOAT32
+    most = CHUNK_LOGITS["cuda" if on_gpu else "cpu"]
+    logits = 2 * min(most, rows.num_tokens * shape.vocab_size) * FLOAT32
     is_fused = not policy.autocast and policy.quantization is None
     if is_fused:
         # A pass's copies of one adapter, and their gradients until all are there.

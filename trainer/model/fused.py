@@ -1,7 +1,7 @@
 """Parts of a decoder layer with their gradients, in few operations each.
 
-On a GPU PyTorch has a kernel for the norm; the others, and the norm on a CPU, are made of the fewest
-operations that there are, which save no more than they need for the backward pass.
+On a GPU each is a kernel: PyTorch's for the norm, `trainer.model.gpu_kernels` for the others. On a CPU they are
+made of the fewest operations that there are. They save no more than they need for the backward pass.
 """
 
 import math
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu
+
+from trainer.model import gpu_kernels
 
 
 class RMSNorm:
@@ -75,6 +77,9 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         """[T, I] from [T, 2·I]."""
         ctx.save_for_backward(gate_up)
+        if gate_up.is_cuda:
+            product: Tensor = gpu_kernels.swiglu(gate_up)
+            return product
         gate, up = gate_up.chunk(2, dim=-1)
         return silu(gate).mul_(up)
 
@@ -82,6 +87,9 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         """[T, 2·I], both halves written in place."""
         (gate_up,) = ctx.saved_tensors
+        if gate_up.is_cuda:
+            gradient: Tensor = gpu_kernels.swiglu_gradient(gate_up, grad)
+            return gradient
         gate, up = gate_up.chunk(2, dim=-1)
         both = torch.empty_like(gate_up)
         of_gate, of_up = both.chunk(2, dim=-1)
@@ -127,6 +135,11 @@ class _Heads(torch.autograd.Function):
         ctx.together = values is None
         if values is None:
             heads, values = heads.split([num_q + num_k, num_k], dim=2)
+        if heads.is_cuda:
+            rows = heads.shape[:2]
+            flat = (x.flatten(0, 1) for x in (heads, values, cos, sin))
+            q, k, v = gpu_kernels.rotate_heads(*flat, num_q)
+            return tuple(x.unflatten(0, rows).transpose(1, 2) for x in (q, k, v))
         rotated = (heads * cos).addcmul_(_halves_swapped(heads), sin)
         q, k = rotated.split([num_q, num_k], dim=2)
         if num_q > num_k:
@@ -141,6 +154,15 @@ class _Heads(torch.autograd.Function):
         """A rotation's gradient is rotated back; that of a repeated head is the sum of its copies'."""
         (num_q, num_k), (cos, sin) = ctx.num_heads, ctx.rotation
         num_rows, _, width, head_dim = of_q.shape
+        if of_q.is_cuda:
+            flat = (x.transpose(1, 2).flatten(0, 1) for x in (of_q, of_k, of_v))
+            angles = (x.flatten(0, 1) for x in (cos, sin))
+            grad = gpu_kernels.rotate_heads_gradient(*flat, *angles, num_k)
+            grad = grad.unflatten(0, (num_rows, width))
+            if ctx.together:
+                return grad, None, None, None, None
+            of_heads, of_values = grad.split([num_q + num_k, num_k], dim=2)
+            return of_heads, of_values, None, None, None
         num_values = num_k if ctx.together else 0
         grad = of_q.new_empty((num_rows, width, num_q + num_k + num_values, head_dim))
         rotated, values = grad.split([num_q + num_k, num_values], dim=2)

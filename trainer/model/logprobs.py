@@ -19,9 +19,9 @@ from torch.utils.checkpoint import checkpoint
 from trainer.model.batch import SampledTokens
 from trainer.model.head import float32_logits, float32_product, is_plain
 
-CHUNK_LOGITS = 2**25
-"""The most logits in memory at once (128 MiB): those of 223 tokens at a vocabulary of 150k, which is
-enough for an efficient matrix product."""
+CHUNK_LOGITS = {"cpu": 2**25, "cuda": 2**26}
+"""The most logits in memory at once, by the kind of device. On a CPU 128 MiB: those of 223 tokens at a vocabulary
+of 150k, which is enough for an efficient matrix product; a GPU would wait for the many launches between."""
 
 _NUM_PARTS = 16
 """A chunk of whole distributions is processed in this many parts, to keep temporaries small."""
@@ -121,7 +121,8 @@ def sampled_logprobs(
         sampled: N tokens.
         nucleus_mask: The nuclei to normalise over where top_p < 1; None finds them from ``hidden``.
     """
-    size, restricted = max(1, CHUNK_LOGITS // head.out_features), sampled.num_restricted
+    most = CHUNK_LOGITS["cuda" if hidden.is_cuda else "cpu"]
+    size, restricted = max(1, most // head.out_features), sampled.num_restricted
     starts = [*range(0, restricted, size), *range(restricted, len(hidden), size)]
     chunks = [slice(*bounds) for bounds in pairwise([*starts, len(hidden)])]
     sizes = [chunk.stop - chunk.start for chunk in chunks]

@@ -45,7 +45,7 @@ def test_a_step_on_a_gpu_is_as_planned(name: str, recomputed: bool, tmp_path: Pa
         shape for shape in float32 if math.prod(shape) // inner in num_tokens and shape[-1] == inner
     }
     largest = max(len(shape) and shape[-1] == VOCABULARY and shape[0] for shape, _ in step.made)
-    assert 0 < largest <= CHUNK_LOGITS // VOCABULARY
+    assert 0 < largest <= CHUNK_LOGITS["cuda"] // VOCABULARY
 
     rows = max((batch.rows.token_ids for batch in step.batches), key=lambda ids: ids.numel())
     plan = plan_memory(

@@ -151,7 +151,7 @@ def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
 
     gradients = []
     for chunk_tokens in (7, 40, 1000):
-        monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", chunk_tokens * vocabulary)
+        monkeypatch.setitem(logprobs_module.CHUNK_LOGITS, "cpu", chunk_tokens * vocabulary)
         with torch.no_grad():
             nucleus_mask = sampled_logprobs(hidden, head, sampled, None).nucleus_mask
         states = hidden.clone().requires_grad_()
@@ -204,7 +204,7 @@ def test_logits_of_a_half_precision_head_are_not_rounded_to_its_dtype(
 
     monkeypatch.setattr(head_module, "_CAST_WEIGHTS", 48 * width)
     for chunk_tokens in (7, 1000):
-        monkeypatch.setattr(logprobs_module, "CHUNK_LOGITS", chunk_tokens * vocabulary)
+        monkeypatch.setitem(logprobs_module.CHUNK_LOGITS, "cpu", chunk_tokens * vocabulary)
         states = hidden.clone().requires_grad_()
         scores = sampled_logprobs(states, head, sampled, None)
         # Rounded to bfloat16, logits of this size would be off by 0.03.
