@@ -5,13 +5,19 @@ made of the fewest operations that there are. They save no more than they need f
 """
 
 import math
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu
 
-from trainer.model import gpu_kernels
+
+@cache
+def _gpu_kernels() -> Any:
+    """`trainer.model.gpu_kernels`, whose Triton comes with PyTorch's builds for a GPU only."""
+    return import_module("trainer.model.gpu_kernels")
 
 
 class RMSNorm:
@@ -78,7 +84,7 @@ class _SwiGLU(torch.autograd.Function):
         """[T, I] from [T, 2·I]."""
         ctx.save_for_backward(gate_up)
         if gate_up.is_cuda:
-            product: Tensor = gpu_kernels.swiglu(gate_up)
+            product: Tensor = _gpu_kernels().swiglu(gate_up)
             return product
         gate, up = gate_up.chunk(2, dim=-1)
         return silu(gate).mul_(up)
@@ -88,7 +94,7 @@ class _SwiGLU(torch.autograd.Function):
         """[T, 2·I], both halves written in place."""
         (gate_up,) = ctx.saved_tensors
         if gate_up.is_cuda:
-            gradient: Tensor = gpu_kernels.swiglu_gradient(gate_up, grad)
+            gradient: Tensor = _gpu_kernels().swiglu_gradient(gate_up, grad)
             return gradient
         gate, up = gate_up.chunk(2, dim=-1)
         both = torch.empty_like(gate_up)
@@ -136,10 +142,10 @@ class _Heads(torch.autograd.Function):
         if values is None:
             heads, values = heads.split([num_q + num_k, num_k], dim=2)
         if heads.is_cuda:
-            rows = heads.shape[:2]
-            flat = (x.flatten(0, 1) for x in (heads, values, cos, sin))
-            q, k, v = gpu_kernels.rotate_heads(*flat, num_q)
-            return tuple(x.unflatten(0, rows).transpose(1, 2) for x in (q, k, v))
+            turned: tuple[Tensor, Tensor, Tensor] = _gpu_kernels().rotate_heads(
+                heads, values, cos, sin, num_q
+            )
+            return turned
         rotated = (heads * cos).addcmul_(_halves_swapped(heads), sin)
         q, k = rotated.split([num_q, num_k], dim=2)
         if num_q > num_k:
@@ -155,14 +161,10 @@ class _Heads(torch.autograd.Function):
         (num_q, num_k), (cos, sin) = ctx.num_heads, ctx.rotation
         num_rows, _, width, head_dim = of_q.shape
         if of_q.is_cuda:
-            flat = (x.transpose(1, 2).flatten(0, 1) for x in (of_q, of_k, of_v))
-            angles = (x.flatten(0, 1) for x in (cos, sin))
-            grad = gpu_kernels.rotate_heads_gradient(*flat, *angles, num_k)
-            grad = grad.unflatten(0, (num_rows, width))
+            both = _gpu_kernels().rotate_heads_gradient(of_q, of_k, of_v, cos, sin, num_k)
             if ctx.together:
-                return grad, None, None, None, None
-            of_heads, of_values = grad.split([num_q + num_k, num_k], dim=2)
-            return of_heads, of_values, None, None, None
+                return both, None, None, None, None
+            return *both.split([num_q + num_k, num_k], dim=2), None, None, None
         num_values = num_k if ctx.together else 0
         grad = of_q.new_empty((num_rows, width, num_q + num_k + num_values, head_dim))
         rotated, values = grad.split([num_q + num_k, num_values], dim=2)

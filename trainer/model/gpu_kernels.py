@@ -1,139 +1,231 @@
-"""Elementwise parts of a decoder layer on a GPU, each of them one kernel, which torch.compile makes.
+"""Elementwise parts of a decoder layer on a GPU as Triton kernels, each one pass over its inputs and outputs.
 
-To PyTorch each is a single operation (`torch.library.custom_op`): checkpointing, profilers and traces without
-data see its inputs and outputs only. The number of tokens is symbolic, so that rows of other widths compile
-nothing again. On a CPU `trainer.model.fused` computes the same.
+PyTorch's own operations on halves of a tensor take 3 to 5 times as long, since they do not read or write such
+views in whole vectors; the same functions compiled by torch.compile took as long to be called as to run.
+Numbers are float32 in between and rounded once, at the end. `trainer.model.fused` has the same for a CPU.
 """
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
-import torch
+import triton
+import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import silu
+
+_BLOCK = 1024
+"""Columns that a program of `swiglu` works on."""
 
 
-@torch.library.custom_op("regime_w::swiglu", mutates_args=(), device_types="cuda")
 def swiglu(gate_up: Tensor) -> Tensor:
     """[T, I] ``silu(gate) · up`` from [T, 2·I], the two side by side."""
-    out: Tensor = _compiled(swiglu_of)(gate_up)
+    num_tokens, width = len(gate_up), gate_up.shape[1] // 2
+    out = gate_up.new_empty((num_tokens, width))
+    grid = (num_tokens, triton.cdiv(width, _BLOCK))
+    _swiglu_kernel[grid](gate_up, out, width, gate_up.stride(0), BLOCK=_BLOCK)
     return out
 
 
-@swiglu.register_fake
-def _(gate_up: Tensor) -> Tensor:
-    return gate_up.new_empty((len(gate_up), gate_up.shape[1] // 2))
-
-
-@torch.library.custom_op("regime_w::swiglu_gradient", mutates_args=(), device_types="cuda")
 def swiglu_gradient(gate_up: Tensor, grad: Tensor) -> Tensor:
-    """[T, 2·I] the gradient of `swiglu`'s input from that of its output, [T, I]."""
-    out: Tensor = _compiled(swiglu_gradient_of)(gate_up, grad)
+    """[T, 2·I] the gradient of `swiglu`'s input, from that of its output [T, I]."""
+    num_tokens, width = grad.shape
+    out = gate_up.new_empty(gate_up.shape)
+    grid = (num_tokens, triton.cdiv(width, _BLOCK))
+    _swiglu_gradient_kernel[grid](
+        gate_up, grad, out, width, gate_up.stride(0), grad.stride(0), BLOCK=_BLOCK
+    )
     return out
 
 
-@swiglu_gradient.register_fake
-def _(gate_up: Tensor, grad: Tensor) -> Tensor:
-    return gate_up.new_empty(gate_up.shape)
-
-
-@torch.library.custom_op("regime_w::rotate_heads", mutates_args=(), device_types="cuda")
 def rotate_heads(
     heads: Tensor, values: Tensor, cos: Tensor, sin: Tensor, num_q: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each [T, heads of queries, D].
+    """Queries, keys and values, each [R, heads of queries, W, D]: rotated, and keys and values repeated.
 
     Args:
-        heads: [T, heads, D] of queries, then of keys.
-        values: [T, heads of keys, D]
-        cos: [T, 1, D] the same number in both halves.
-        sin: [T, 1, D] the same numbers, in the first half times -1.
+        heads: [R, W, heads, D] of queries, then of keys.
+        values: [R, W, heads of keys, D]
+        cos: [R, W, 1, D] the same number in both halves.
+        sin: [R, W, 1, D] the same numbers, in the first half times -1.
         num_q: How many heads are of queries.
     """
-    q, k, v = _compiled(rotated_heads)(heads, values, cos, sin, num_q)
+    num_rows, width, num_k, head_dim = values.shape
+    outs = [values.new_empty((num_rows, width, num_q, head_dim)) for _ in range(3)]
+    _rotate_kernel[(num_rows * width,)](
+        *(heads, values, cos, sin, *outs),
+        *(heads.stride(1), values.stride(1), cos.stride(1)),
+        NUM_Q=num_q,
+        NUM_K=num_k,
+        HALF=head_dim // 2,
+        **_padded(num_q + num_k, num_k, head_dim // 2),
+    )
+    q, k, v = (out.transpose(1, 2) for out in outs)
     return q, k, v
 
 
-@rotate_heads.register_fake
-def _(
-    heads: Tensor, values: Tensor, cos: Tensor, sin: Tensor, num_q: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    num_tokens, _, head_dim = heads.shape
-    q, k, v = (heads.new_empty((num_tokens, num_q, head_dim)) for _ in range(3))
-    return q, k, v
-
-
-@torch.library.custom_op("regime_w::rotate_heads_gradient", mutates_args=(), device_types="cuda")
 def rotate_heads_gradient(
     of_q: Tensor, of_k: Tensor, of_v: Tensor, cos: Tensor, sin: Tensor, num_k: int
 ) -> Tensor:
-    """[T, heads of queries, keys and values, D] the gradient of `rotate_heads`' inputs, side by side.
+    """[R, W, heads of queries, keys and values, D] the gradient of `rotate_heads`' inputs, side by side.
+
+    That of a head which was repeated is the sum of its copies'.
 
     Args:
-        of_q, of_k, of_v: Each [T, heads of queries, D].
+        of_q, of_k, of_v: Each [R, heads of queries, W, D].
         cos, sin: As there.
         num_k: How many heads are of keys.
     """
-    out: Tensor = _compiled(rotated_heads_gradient)(of_q, of_k, of_v, cos, sin, num_k)
+    num_rows, num_q, width, head_dim = of_q.shape
+    out = of_q.new_empty((num_rows, width, num_q + 2 * num_k, head_dim))
+    strides = [x.stride(i) for x in (of_q, of_k, of_v) for i in range(3)]
+    _rotate_gradient_kernel[(num_rows * width,)](
+        *(of_q, of_k, of_v, cos, sin, out, width, *strides, cos.stride(1)),
+        NUM_Q=num_q,
+        NUM_K=num_k,
+        HALF=head_dim // 2,
+        **_padded(num_q, num_k, head_dim // 2),
+    )
     return out
 
 
-@rotate_heads_gradient.register_fake
-def _(of_q: Tensor, of_k: Tensor, of_v: Tensor, cos: Tensor, sin: Tensor, num_k: int) -> Tensor:
-    num_tokens, num_q, head_dim = of_q.shape
-    return of_q.new_empty((num_tokens, num_q + 2 * num_k, head_dim))
+def _padded(num_heads: int, num_k: int, half: int) -> dict[str, int]:
+    """Sizes of a program's blocks, which are powers of two."""
+    sizes = {"HEADS": num_heads, "KEYS": num_k, "COLUMNS": half}
+    return {name: triton.next_power_of_2(size) for name, size in sizes.items()}
 
 
-# --- what is compiled --------------------------------------------------------------------------------
+@triton.jit
+def _swiglu_kernel(gate_up, out, width, stride, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(gate_up + row * stride + column, mask=inside).to(tl.float32)
+    up = tl.load(gate_up + row * stride + width + column, mask=inside).to(tl.float32)
+    tl.store(out + row * width + column, gate / (1 + tl.exp(-gate)) * up, mask=inside)
 
 
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compiled when it is first called: importing the compiler takes seconds."""
-    compiled: Callable[..., Any] = torch.compile(function, dynamic=True, fullgraph=True)
-    return compiled
+@triton.jit
+def _swiglu_gradient_kernel(gate_up, grad, out, width, stride, grad_stride, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    gate = tl.load(gate_up + row * stride + column, mask=inside).to(tl.float32)
+    up = tl.load(gate_up + row * stride + width + column, mask=inside).to(tl.float32)
+    of_out = tl.load(grad + row * grad_stride + column, mask=inside).to(tl.float32)
+    sigmoid = 1 / (1 + tl.exp(-gate))
+    start = out + row * 2 * width + column
+    of_gate = of_out * up * sigmoid * (1 + gate * (1 - sigmoid))
+    tl.store(start, of_gate, mask=inside)
+    tl.store(start + width, of_out * gate * sigmoid, mask=inside)
 
 
-def swiglu_of(gate_up: Tensor) -> Tensor:
-    """See `swiglu`."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return silu(gate) * up
+@triton.jit
+def _rotate_kernel(
+    heads,
+    values,
+    cos,
+    sin,
+    q,
+    k,
+    v,
+    heads_stride,
+    values_stride,
+    angle_stride,
+    NUM_Q: tl.constexpr,
+    NUM_K: tl.constexpr,
+    HALF: tl.constexpr,
+    HEADS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A program is a token: all its heads."""
+    token = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, COLUMNS)
+    is_column = column < HALF
+    # The halves of cos are equal, and the second half of sin has its sign.
+    turn = token * angle_stride + column
+    c = tl.load(cos + turn, mask=is_column).to(tl.float32)[None, :]
+    s = tl.load(sin + HALF + turn, mask=is_column).to(tl.float32)[None, :]
+    start = token * NUM_Q * 2 * HALF + column[None, :]
+
+    head = tl.arange(0, HEADS)[:, None]
+    inside = (head < NUM_Q + NUM_K) & is_column[None, :]
+    source = heads + token * heads_stride + head * 2 * HALF + column[None, :]
+    low = tl.load(source, mask=inside).to(tl.float32)
+    high = tl.load(source + HALF, mask=inside).to(tl.float32)
+    turned_low, turned_high = low * c - high * s, high * c + low * s
+    is_q, is_k = inside & (head < NUM_Q), inside & (head >= NUM_Q)
+    tl.store(q + start + head * 2 * HALF, turned_low, mask=is_q)
+    tl.store(q + start + head * 2 * HALF + HALF, turned_high, mask=is_q)
+
+    key = tl.arange(0, KEYS)[:, None]
+    is_key = (key < NUM_K) & is_column[None, :]
+    of_value = values + token * values_stride + key * 2 * HALF + column[None, :]
+    value_low = tl.load(of_value, mask=is_key)
+    value_high = tl.load(of_value + HALF, mask=is_key)
+    for copy in tl.static_range(NUM_Q // NUM_K):
+        target = k + start + ((head - NUM_Q) * (NUM_Q // NUM_K) + copy) * 2 * HALF
+        tl.store(target, turned_low, mask=is_k)
+        tl.store(target + HALF, turned_high, mask=is_k)
+        target = v + start + (key * (NUM_Q // NUM_K) + copy) * 2 * HALF
+        tl.store(target, value_low, mask=is_key)
+        tl.store(target + HALF, value_high, mask=is_key)
 
 
-def swiglu_gradient_of(gate_up: Tensor, grad: Tensor) -> Tensor:
-    """See `swiglu_gradient`: float32 at least, rounded at the end."""
-    gate, up = (_wide(t) for t in gate_up.chunk(2, dim=-1))
-    sigmoid, wide = gate.sigmoid(), _wide(grad)
-    of_gate = wide * up * sigmoid * (1 + gate * (1 - sigmoid))
-    return torch.cat([of_gate, wide * gate * sigmoid], dim=-1).to(grad.dtype)
+@triton.jit
+def _rotate_gradient_kernel(
+    of_q,
+    of_k,
+    of_v,
+    cos,
+    sin,
+    out,
+    width,
+    q_row,
+    q_head,
+    q_token,
+    k_row,
+    k_head,
+    k_token,
+    v_row,
+    v_head,
+    v_token,
+    angle_stride,
+    NUM_Q: tl.constexpr,
+    NUM_K: tl.constexpr,
+    HALF: tl.constexpr,
+    HEADS: tl.constexpr,
+    KEYS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """A program is a token: all its heads, turned back."""
+    token = tl.program_id(0).to(tl.int64)
+    row, place = token // width, token % width
+    column = tl.arange(0, COLUMNS)
+    is_column = column < HALF
+    turn = token * angle_stride + column
+    c = tl.load(cos + turn, mask=is_column).to(tl.float32)[None, :]
+    s = tl.load(sin + HALF + turn, mask=is_column).to(tl.float32)[None, :]
+    start = out + token * (NUM_Q + 2 * NUM_K) * 2 * HALF + column[None, :]
 
+    head = tl.arange(0, HEADS)[:, None]
+    inside = (head < NUM_Q) & is_column[None, :]
+    source = of_q + row * q_row + place * q_token + head * q_head + column[None, :]
+    low = tl.load(source, mask=inside).to(tl.float32)
+    high = tl.load(source + HALF, mask=inside).to(tl.float32)
+    tl.store(start + head * 2 * HALF, low * c + high * s, mask=inside)
+    tl.store(start + head * 2 * HALF + HALF, high * c - low * s, mask=inside)
 
-def rotated_heads(
-    heads: Tensor, values: Tensor, cos: Tensor, sin: Tensor, num_q: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See `rotate_heads`."""
-    times = num_q // values.shape[1]
-    rotated = (_wide(heads) * cos + _wide(_halves_swapped(heads)) * sin).to(heads.dtype)
-    q, k = rotated[:, :num_q], rotated[:, num_q:]
-    repeated_k, repeated_v = (x.repeat_interleave(times, dim=1) for x in (k, values))
-    return q.clone(), repeated_k, repeated_v
-
-
-def rotated_heads_gradient(
-    of_q: Tensor, of_k: Tensor, of_v: Tensor, cos: Tensor, sin: Tensor, num_k: int
-) -> Tensor:
-    """See `rotate_heads_gradient`: that of a repeated head is the sum of its copies'."""
-    of_k, of_v = (_wide(x).unflatten(1, (num_k, -1)).sum(dim=2) for x in (of_k, of_v))
-    rotated = torch.cat([_wide(of_q), of_k], dim=1)
-    rotated = rotated * cos - _halves_swapped(rotated) * sin
-    return torch.cat([rotated, of_v], dim=1).to(of_q.dtype)
-
-
-def _halves_swapped(x: Tensor) -> Tensor:
-    low, high = x.chunk(2, dim=-1)
-    return torch.cat([high, low], dim=-1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    key = tl.arange(0, KEYS)[:, None]
+    is_key = (key < NUM_K) & is_column[None, :]
+    low = tl.full((KEYS, COLUMNS), 0.0, tl.float32)
+    high, value_low, value_high = low, low, low
+    for copy in tl.static_range(NUM_Q // NUM_K):
+        repeated = key * (NUM_Q // NUM_K) + copy
+        source = of_k + row * k_row + place * k_token + repeated * k_head + column[None, :]
+        low += tl.load(source, mask=is_key, other=0.0).to(tl.float32)
+        high += tl.load(source + HALF, mask=is_key, other=0.0).to(tl.float32)
+        source = of_v + row * v_row + place * v_token + repeated * v_head + column[None, :]
+        value_low += tl.load(source, mask=is_key, other=0.0).to(tl.float32)
+        value_high += tl.load(source + HALF, mask=is_key, other=0.0).to(tl.float32)
+    target = start + (NUM_Q + key) * 2 * HALF
+    tl.store(target, low * c + high * s, mask=is_key)
+    tl.store(target + HALF, high * c - low * s, mask=is_key)
+    tl.store(target + NUM_K * 2 * HALF, value_low, mask=is_key)
+    tl.store(target + NUM_K * 2 * HALF + HALF, value_high, mask=is_key)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.config.sections import GroupEstimator
 
@@ -99,19 +99,35 @@ def generalized_advantages(
         gamma: Discount.
         lam: GAE's λ, of all completions or [B] of each.
     """
-    num_tokens = rewards.shape[1]
-    last = mask.sum(dim=1) - 1
-    next_value = torch.zeros_like(bootstrap_values)
-    next_advantage = torch.zeros_like(bootstrap_values)
-    columns: list[Tensor] = []
-    for t in reversed(range(num_tokens)):
-        after = torch.where(last == t, bootstrap_values, next_value)
-        delta = rewards[:, t] + gamma * after - values[:, t]
-        next_advantage = torch.where(mask[:, t], delta + gamma * lam * next_advantage, 0.0)
-        next_value = torch.where(mask[:, t], values[:, t], 0.0)
-        columns.append(next_advantage)
-    advantages = torch.stack(columns[::-1], dim=1)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    is_last = steps == mask.sum(dim=1, keepdim=True) - 1
+    after = torch.where(
+        is_last, bootstrap_values.unsqueeze(1), _later(torch.where(mask, values, 0.0), 1)
+    )
+    errors = torch.where(mask, rewards + gamma * after - values, 0.0)
+    if isinstance(lam, Tensor):
+        lam = lam.unsqueeze(1)
+    advantages = _discounted_sums(errors, gamma * lam * mask.to(errors.dtype))
     return Advantages(advantages=advantages, returns=torch.where(mask, advantages + values, 0.0))
+
+
+def _discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
+    """[B, T] ``s_t = terms_t + factors_t · s_{t+1}`` in log T passes over all tokens (Hillis and Steele 1986).
+
+    One token after the other would be a handful of launches each, for which a GPU waits.
+    """
+    distance = 1
+    while distance < terms.shape[1]:
+        # So far each is the sum of the first `distance` terms, and the product of as many factors.
+        terms = terms + factors * _later(terms, distance)
+        factors = factors * _later(factors, distance)
+        distance *= 2
+    return terms
+
+
+def _later(numbers: Tensor, distance: int) -> Tensor:
+    """[B, T] the number so many tokens later, zero after the end."""
+    return nn.functional.pad(numbers[:, distance:], (0, min(distance, numbers.shape[1])))
 
 
 def length_adaptive_lambda(mask: Tensor, *, alpha: float) -> Tensor:

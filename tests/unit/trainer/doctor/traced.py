@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,6 +128,27 @@ def _rms_norm(x: Tensor, *_: object) -> Tensor:
     return out
 
 
+def _rotate_heads(
+    heads: Tensor, values: Tensor, cos: Tensor, sin: Tensor, num_q: int
+) -> tuple[Tensor, ...]:
+    size = (*values.shape[:2], num_q, values.shape[-1])
+    return tuple(values.new_empty(size).transpose(1, 2) for _ in range(3))
+
+
+def _rotate_heads_gradient(of_q: Tensor, *others: Any) -> Tensor:
+    num_rows, num_q, width, head_dim = of_q.shape
+    return of_q.new_empty((num_rows, width, num_q + 2 * others[-1], head_dim))
+
+
+_GPU_KERNELS = SimpleNamespace(
+    swiglu=lambda both: both.new_empty((len(both), both.shape[1] // 2)),
+    swiglu_gradient=lambda both, _: torch.empty_like(both),
+    rotate_heads=_rotate_heads,
+    rotate_heads_gradient=_rotate_heads_gradient,
+)
+"""`trainer.model.gpu_kernels` without data: what they allocate."""
+
+
 def _float32_product(states: Tensor, weight: Tensor) -> Tensor:
     """What `trainer.model.head` does on a GPU; PyTorch has no such product on `meta`."""
     assert states.dtype == weight.dtype
@@ -149,6 +171,7 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
         for module in ("torch.nn.functional", "trainer.model.decoder_layer"):
             patch.setattr(f"{module}.scaled_dot_product_attention", _attention)
         patch.setattr("trainer.model.fused.rms_norm", _rms_norm)
+        patch.setattr("trainer.model.fused._gpu_kernels", lambda: _GPU_KERNELS)
         # Not an attribute of torch.optim, which deletes it.
         optimizer = sys.modules[torch.optim.Optimizer.__module__]
         patch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
