@@ -31,7 +31,7 @@ from trainer.config.sections import PolicyConfig, PPOConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.model.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_batches
-from trainer.model.logprobs import Nucleus
+from trainer.model.nuclei import Nucleus
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo import experience as trainer_experience
 from trainer.ppo.experience import MiniBatch

@@ -46,8 +46,6 @@ def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[
     names = {flag.partition("=")[0].replace("_", "-") for flag in given}
     if not any(name.startswith(tuple(_GRAPH_FLAGS)) for name in names if name.startswith("-")):
         args.cudagraph_capture_sizes = gpu.capture_sizes(args.max_num_seqs)
-        # Or each graph is captured twice, with and without adapters, and rollouts always have one.
-        args.compilation_config.cudagraph_specialize_lora = False
     if settings.gpu_memory_utilization is not None:
         _size_kv_cache(args, settings, names)
 

@@ -115,8 +115,7 @@ def trainer_parts(
     yield Part(name="AdamW's moments", num_bytes=2 * trained, settings="policy.lora_rank")
     # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
     yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
-    most = CHUNK_LOGITS["cuda" if on_gpu else "cpu"]
-    logits = 2 * min(most, rows.num_tokens * shape.vocab_size) * FLOAT32
+    chunk = min(CHUNK_LOGITS["cuda" if on_gpu else "cpu"], rows.num_tokens * shape.vocab_size)
     is_fused = not policy.autocast and policy.quantization is None
     if is_fused:
         # A pass's copies of one adapter, and their gradients until all are there.
@@ -131,7 +130,7 @@ def trainer_parts(
         rows,
         (_fused_layer_bytes if is_fused else layer_bytes)(shape, policy, rows.width),
         policy,
-        logits_bytes=logits,
+        logits_bytes=2 * chunk * FLOAT32,
         budget="ppo.token_budget",
         on_gpu=on_gpu,
     )
@@ -213,7 +212,7 @@ def _dtype_bytes(policy: PolicyConfig) -> int:
 def _fused_layer_bytes(
     shape: ModelShape, policy: PolicyConfig, row_width: int
 ) -> tuple[float, float]:
-    """The same of `trainer.model.decoder_layer`, whose mask all layers share."""
+    """The same of `trainer.model.decoder.layer`, whose mask all layers share."""
     inner, is_grouped = shape.intermediate_size, shape.kv_size < shape.attention_size
     layer = (
         4 * shape.hidden_size  # both norms' inputs and outputs

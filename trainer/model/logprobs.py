@@ -9,7 +9,7 @@ rows of the head.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.model.batch import SampledTokens
 from trainer.model.head import float32_logits, float32_product, is_plain
+from trainer.model.nuclei import Nucleus, find_nuclei
 
 CHUNK_LOGITS = {"cpu": 2**25, "cuda": 2**26}
 """The most logits in memory at once, by the kind of device. On a CPU 128 MiB: those of 223 tokens at a vocabulary
@@ -25,26 +26,6 @@ of 150k, which is enough for an efficient matrix product; a GPU would wait for t
 
 _NUM_PARTS = 16
 """A chunk of whole distributions is processed in this many parts, to keep temporaries small."""
-
-FIRST_GUESS = 8
-"""How many of the most likely tokens are tried first; most nuclei are smaller."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Nucleus:
-    """The tokens that top-p sampling kept for each of n sampled tokens: M in all, ragged."""
-
-    token_ids: Tensor
-    """[M] int32: the n sampled tokens, then the other tokens of each, one after the other."""
-    num_others: Tensor
-    """[n] how many tokens are kept besides the sampled one."""
-
-    @property
-    def rows(self) -> Tensor:
-        """[M] index of the sampled token (of the n) that each token was kept for."""
-        rows = torch.arange(len(self.num_others), device=self.num_others.device)
-        num_others = len(self.token_ids) - len(rows)
-        return torch.cat([rows, rows.repeat_interleave(self.num_others, output_size=num_others)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +60,7 @@ class SampledLogprobs:
     entropy: Tensor
     """[N] in nats, no gradient."""
     nucleus_mask: tuple[Nucleus, ...]
-    """The nuclei of each chunk of tokens with top_p < 1."""
-
-
-def nucleus(probabilities: Tensor, top_p: Tensor, sampled: Tensor) -> Nucleus:
-    """The tokens that top-p sampling keeps, by vLLM's rule.
-
-    The smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is always
-    kept: rounding may leave it out, but it was sampled.
-
-    Args:
-        probabilities: [n, V] after temperature.
-        top_p: [n]
-        sampled: [n] ids of the sampled tokens.
-    """
-    vocabulary = probabilities.shape[-1]
-    width = min(FIRST_GUESS, vocabulary)
-    while True:
-        mass, token_ids = probabilities.topk(width, dim=-1)
-        kept = mass.cumsum(dim=-1) - mass < top_p.unsqueeze(-1)
-        if width == vocabulary or not kept[:, -1].any():
-            break
-        width = min(8 * width, vocabulary)
-    kept &= token_ids != sampled.unsqueeze(-1)
-    return Nucleus(
-        token_ids=torch.cat([sampled, token_ids[kept]]).int(), num_others=kept.sum(dim=-1)
-    )
+    """Of tokens with top_p < 1, one after the other, together at least those of a chunk."""
 
 
 def sampled_logprobs(
@@ -123,45 +79,34 @@ def sampled_logprobs(
     """
     most = CHUNK_LOGITS["cuda" if hidden.is_cuda else "cpu"]
     size, restricted = max(1, most // head.out_features), sampled.num_restricted
-    starts = [*range(0, restricted, size), *range(restricted, len(hidden), size)]
-    chunks = [slice(*bounds) for bounds in pairwise([*starts, len(hidden)])]
+    if nucleus_mask is None:
+        nucleus_mask = find_nuclei(
+            hidden[:restricted], head, sampled, size=size, most_numbers=most // 2
+        )
+    bounds = [0, *accumulate(len(kept.num_others) for kept in nucleus_mask)]
+    bounds += [*range(restricted, len(hidden), size)][1:]
+    chunks = [slice(*both) for both in pairwise([*bounds, len(hidden)]) if both[0] < both[1]]
     sizes = [chunk.stop - chunk.start for chunk in chunks]
     # Several chunks would not fit in memory together, so backward computes each again.
     several = len(chunks) > 1
     parts: list[tuple[Tensor, Tensor]] = []
-    nuclei: list[Nucleus] = []
-    for chunk, states in zip(chunks, torch.split(hidden, sizes), strict=True):
+    for i, (chunk, states) in enumerate(zip(chunks, torch.split(hidden, sizes), strict=True)):
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
-        if chunk.start >= restricted:
-            if several and is_plain(head):
-                parts.append(
-                    _RecomputedLogprobs.apply(  # type: ignore[no-untyped-call]
-                        states, head.weight, temperature, token_ids
-                    )
+        if chunk.start < restricted:
+            compute = partial(_nucleus_logprobs, head, states, temperature, nucleus_mask[i])
+        elif several and is_plain(head):
+            parts.append(
+                _RecomputedLogprobs.apply(  # type: ignore[no-untyped-call]
+                    states, head.weight, temperature, token_ids
                 )
-                continue
-            compute = partial(_whole_logprobs, head, states, temperature, token_ids)
-        else:
-            nuclei.append(
-                # Not bound to a name, or two chunks of probabilities would be in memory at once.
-                nucleus(_probabilities(head, states, temperature), sampled.top_p[chunk], token_ids)
-                if nucleus_mask is None
-                else nucleus_mask[len(nuclei)]
             )
-            compute = partial(_nucleus_logprobs, head, states, temperature, nuclei[-1])
+            continue
+        else:
+            compute = partial(_whole_logprobs, head, states, temperature, token_ids)
         recompute = several and torch.is_grad_enabled()
         parts.append(checkpoint(compute, use_reentrant=False) if recompute else compute())
     logprobs, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
-    return SampledLogprobs(logprobs=logprobs, entropy=entropy, nucleus_mask=tuple(nuclei))
-
-
-@torch.no_grad()
-def _probabilities(head: nn.Linear, states: Tensor, temperature: Tensor) -> Tensor:
-    """[n, V], computed in place: this takes the most memory of a pass."""
-    logits = float32_logits(head, states).div_(temperature.unsqueeze(-1))
-    logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
-    probabilities: Tensor = logits.div_(logits.sum(dim=-1, keepdim=True))
-    return probabilities
+    return SampledLogprobs(logprobs=logprobs, entropy=entropy, nucleus_mask=tuple(nucleus_mask))
 
 
 def _whole_logprobs(

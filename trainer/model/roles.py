@@ -29,10 +29,11 @@ from trainer.model.adapter import (
 )
 from trainer.model.base_model import attention_of, load_base
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
-from trainer.model.decoder_layer import decoder_of
+from trainer.model.decoder.layer import decoder_of
 from trainer.model.device import set_product_precision
 from trainer.model.head import scalars
-from trainer.model.logprobs import AS_ASKED, Nucleus, Sampling, sampled_logprobs
+from trainer.model.logprobs import AS_ASKED, Sampling, sampled_logprobs
+from trainer.model.nuclei import Nucleus
 
 
 class Role(StrEnum):

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
 from trainer.model.batch import MicroBatch, Sample
-from trainer.model.logprobs import Nucleus
+from trainer.model.nuclei import Nucleus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,6 @@ def arguments(model: Path, **changes: object) -> Namespace:
         "quantization": None,
         "kv_cache_dtype": "auto",
         "kv_cache_memory_bytes": None,
-        "compilation_config": Namespace(cudagraph_specialize_lora=True),
         "cudagraph_capture_sizes": None,
         "gpu_memory_utilization": 0.45,
         "max_model_len": 4096,
@@ -57,7 +56,6 @@ def test_the_cache_is_what_the_doctors_plan_says(served: Path) -> None:
     assert args.kv_cache_memory_bytes == int(plan.kv_cache_bytes)
     assert plan.kv_tokens > 900_000
     assert args.cudagraph_capture_sizes[-1] == 512
-    assert not args.compilation_config.cudagraph_specialize_lora
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,6 @@ def test_graphs_that_the_user_chooses_stay(given: list[str], served: Path) -> No
     args = arguments(served)
     settle_on_gpu(args, Settings(model=str(served)), given)
     assert args.cudagraph_capture_sizes is None
-    assert args.compilation_config.cudagraph_specialize_lora
     assert args.kv_cache_memory_bytes is None
 
 

@@ -146,7 +146,7 @@ _GPU_KERNELS = SimpleNamespace(
     rotate_heads=_rotate_heads,
     rotate_heads_gradient=_rotate_heads_gradient,
 )
-"""`trainer.model.gpu_kernels` without data: what they allocate."""
+"""`trainer.model.decoder.gpu_kernels` without data: what they allocate."""
 
 
 def _float32_product(states: Tensor, weight: Tensor) -> Tensor:
@@ -168,10 +168,10 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
         patch.setattr("trainer.model.roles.load_base", load_base)
         patch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor.device == DEVICE))
         patch.setattr("torch.autocast", lambda *_, **__: nullcontext())
-        for module in ("torch.nn.functional", "trainer.model.decoder_layer"):
+        for module in ("torch.nn.functional", "trainer.model.decoder.layer"):
             patch.setattr(f"{module}.scaled_dot_product_attention", _attention)
-        patch.setattr("trainer.model.fused.rms_norm", _rms_norm)
-        patch.setattr("trainer.model.fused._gpu_kernels", lambda: _GPU_KERNELS)
+        patch.setattr("trainer.model.decoder.fused.rms_norm", _rms_norm)
+        patch.setattr("trainer.model.decoder.fused._gpu_kernels", lambda: _GPU_KERNELS)
         # Not an attribute of torch.optim, which deletes it.
         optimizer = sys.modules[torch.optim.Optimizer.__module__]
         patch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])

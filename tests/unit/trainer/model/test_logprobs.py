@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from trainer.model import head as head_module
 from trainer.model import logprobs as logprobs_module
 from trainer.model.batch import SampledTokens
-from trainer.model.logprobs import FIRST_GUESS, Nucleus, nucleus, sampled_logprobs
+from trainer.model.logprobs import sampled_logprobs
+from trainer.model.nuclei import FIRST_GUESS, Nucleus, find_nuclei, nucleus
 
 
 def kept_ids(kept: Nucleus, row: int) -> list[int]:
@@ -175,6 +176,24 @@ def test_scores_and_gradients_are_those_of_all_logits_whatever_the_chunk(
         by_hand = i * (rows[sampled.token_ids[i]] - mean) / sampled.temperature[i]
         for gradient in gradients:
             torch.testing.assert_close(gradient[i].double(), by_hand, atol=2e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("most_numbers", "num_together"), [(10**6, 1), (1, 8)])
+def test_small_nuclei_are_found_in_chunks_and_kept_together(
+    most_numbers: int, num_together: int
+) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(8, 200, bias=False).requires_grad_(False)
+    sampled, hidden = make_sampled(40, 23, 200), torch.randn(23, 8)
+    (at_once,) = find_nuclei(hidden, head, sampled, size=40, most_numbers=10**6)
+    found = find_nuclei(hidden, head, sampled, size=3, most_numbers=most_numbers)
+    assert len(found) == num_together
+    by_token = [
+        kept.token_ids.split([len(kept.num_others), kept.num_others.sum()]) for kept in found
+    ]
+    for i, both in enumerate(at_once.token_ids.split([23, len(at_once.token_ids) - 23])):
+        assert torch.equal(torch.cat([part[i] for part in by_token]), both)
+    assert torch.equal(torch.cat([kept.num_others for kept in found]), at_once.num_others)
 
 
 def test_a_token_that_was_certain_has_logprob_zero() -> None:

@@ -21,7 +21,7 @@ HEAD_DIM = 10  # no power of two
 def kernels() -> Any:
     if DEVICE == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
-    return import_module("trainer.model.gpu_kernels")
+    return import_module("trainer.model.decoder.gpu_kernels")
 
 
 def is_rounded(found: Tensor, wanted: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """Parts of a decoder layer with their gradients, in few operations each.
 
-On a GPU each is a kernel: PyTorch's for the norm, `trainer.model.gpu_kernels` for the others. On a CPU they are
+On a GPU each is a kernel: PyTorch's for the norm, `trainer.model.decoder.gpu_kernels` for the others. On a CPU they are
 made of the fewest operations that there are. They save no more than they need for the backward pass.
 """
 
@@ -16,8 +16,8 @@ from torch.nn.functional import rms_norm, silu
 
 @cache
 def _gpu_kernels() -> Any:
-    """`trainer.model.gpu_kernels`, whose Triton comes with PyTorch's builds for a GPU only."""
-    return import_module("trainer.model.gpu_kernels")
+    """`trainer.model.decoder.gpu_kernels`, whose Triton comes with PyTorch's builds for a GPU only."""
+    return import_module("trainer.model.decoder.gpu_kernels")
 
 
 class RMSNorm:

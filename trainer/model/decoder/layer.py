@@ -21,8 +21,8 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from trainer.model.fused import RMSNorm, attention_heads, swiglu
-from trainer.model.lora_products import Adapter, AdapterCopies, SharedInput, shared_input
+from trainer.model.decoder.fused import RMSNorm, attention_heads, swiglu
+from trainer.model.decoder.lora_products import Adapter, AdapterCopies, SharedInput, shared_input
 
 _KNOWN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 """Layers whose arithmetic is `_layer`'s."""

@@ -1,0 +1,1 @@
+"""A Llama-like decoder with LoRA adapters, in few operations."""
