@@ -33,7 +33,7 @@ from trainer.data.word_problems import Split
 from trainer.model.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_batches
 from trainer.model.nuclei import Nucleus
 from trainer.model.roles import PolicyRoles, Role
-from trainer.ppo import experience as trainer_experience
+from trainer.ppo import scoring as trainer_scoring
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.update import PPOUpdate
 
@@ -121,7 +121,7 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
 
 
 def with_padding(update: PPOUpdate, groups: Groups) -> list[MiniBatch]:
-    with patch.object(trainer_experience, "micro_batches", padded_micro_batches):
+    with patch.object(trainer_scoring, "micro_batches", padded_micro_batches):
         return update.experience(groups, seed="0")
 
 
@@ -170,16 +170,8 @@ def hidden(body: torch.nn.Module, rows: TokenRows) -> Tensor:
     return states
 
 
-class PaddedRows(TokenRows):
-    """A sample a row: plain causal attention, as padding on the right allows."""
-
-    @property
-    def attention_mask(self) -> None:  # type: ignore[override]
-        return None
-
-
 def padded_micro_batches(
-    samples: Sequence[Sample], *, token_budget: int, hidden_size: int, device: torch.device
+    samples: Sequence[Sample], *, token_budget: int, device: torch.device, **_: int
 ) -> list[MicroBatch]:
     """Rows sorted by length and padded on the right; nothing is shared."""
     ordered = sorted(samples, key=lambda s: len(s.prompt_ids) + len(s.completion_ids))
@@ -209,7 +201,7 @@ def padded_batch(rows: list[Sample], device: torch.device) -> MicroBatch:
     sampler_logprobs = torch.zeros(mask.shape)
     sampler_logprobs[mask] = torch.tensor([x for row in rows for x in row.sampler_logprobs])
     return MicroBatch(
-        rows=PaddedRows(
+        rows=TokenRows(
             token_ids=token_ids,
             position_ids=torch.arange(token_ids.shape[1]).expand_as(token_ids),
             subtree_ends=torch.full_like(token_ids, token_ids.shape[1]),
