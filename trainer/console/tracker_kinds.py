@@ -1,6 +1,7 @@
 """What Trackio, W&B, MLflow and TensorBoard are asked; see `trainer.console.trackers`."""
 
 import os
+import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.run import RunConfig
+from trainer.errors import UsageError
 from trainer.io.durable import write_file
 from trainer.io.kept_settings import CONFIG_FILE, flat_settings, kept_tables
 from trainer.io.paths import read_plain
@@ -17,6 +19,7 @@ from trainer.io.paths import read_plain
 TRACKER_ID_FILE = "tracker-id.txt"
 """In a run's folder: what tells it apart in trackers."""
 
+_RUN_ID = re.compile(r"[0-9a-f]{16}")
 _PROJECT = "regime-w"
 _MAX_PARAMS = 100
 """Of one request to MLflow."""
@@ -183,11 +186,18 @@ def run_id(folder: Path, *, is_new: bool) -> str:
     Args:
         folder: The run's, which exists.
         is_new: Whether it has no step to go on from.
+
+    Raises:
+        UsageError: The file holds something else.
     """
     path = folder / TRACKER_ID_FILE
-    kept = read_plain(path).decode().strip() if path.exists() else ""
-    if kept:
+    kept = read_plain(path).decode(errors="replace").strip() if path.exists() else ""
+    if _RUN_ID.fullmatch(kept):
         return kept
+    if kept:
+        raise UsageError(
+            f"{path}: damaged; remove it, and trackers take what follows for another run"
+        )
     of_path = sha256_of_bytes(os.fsencode(folder.resolve()))[:16]
     made = secrets.token_hex(8) if is_new else of_path
     write_file(path, f"{made}\n".encode())

@@ -144,6 +144,13 @@ def test_a_run_of_an_earlier_version_goes_on_under_the_digest_of_its_path(tmp_pa
     assert run_id(moved, is_new=False) == wanted
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"../other\n", b"0123456789abcde"])
+def test_a_damaged_id_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / TRACKER_ID_FILE).write_bytes(content)
+    with pytest.raises(UsageError, match=r"tracker-id\.txt: damaged; remove it"):
+        run_id(tmp_path, is_new=False)
+
+
 # --- one that cannot be used ------------------------------------------------------------------
 
 
