@@ -34,7 +34,8 @@ class RunConfig(Section):
     return_to_best: bool = False
     """Go back to the best evaluated step's policy, critic and optimizers where an evaluation finds that
     accuracy has fallen: the 95 % interval of its difference from the best accuracy lies below 0. Rollouts
-    that were already asked for are still trained on."""
+    that were already asked for are still trained on. After the last step nothing returns:
+    `export --best` takes the best version."""
     seed: Seed = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None

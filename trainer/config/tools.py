@@ -77,7 +77,7 @@ class ExportCommand(CommandConfig):
     adapter: bool = False
     """Write the adapter alone, for PEFT and vLLM."""
     step: Annotated[int, Field(ge=0)] | None = None
-    """Take the version after this step; null takes the newest."""
+    """Take the version after this step, or the one that the run returned to there; null takes the newest."""
     best: bool = False
     """Take the version with the best evaluation of run.evaluate_every."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
