@@ -90,7 +90,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\varnothing(?![A-Za-z])|\\\{\s*\\\}", r"\\emptyset "),
     (r"(?<![A-Za-z\\])pi(?![A-Za-z])", r"\\pi "),
-    (r"(?<![A-Za-z\\])inf(?:ty|inity)?(?![A-Za-z])", r"\\infty "),
+    (r"(?<![A-Za-z\\])(?i:inf(?:ty|inity)?)(?![A-Za-z])", r"\\infty "),
     (r"(?<=[)\]}])\s*U\s*(?=[(\[\\])", r" \\cup "),
     (
         rf"(?<![A-Za-z\\])({_FUNCTIONS})(?=\s*(?:[({{\\0-9^_]|[A-Za-z](?![A-Za-z])))",

@@ -130,7 +130,9 @@ def _read(line: str) -> str | None:
     if number is not None:
         return number
     if _WORDS.fullmatch(text):
-        return normalised(text).replace("{", "").replace("}", "")
+        words = normalised(text).replace("{", "").replace("}", "")
+        # In small letters "Pi Pi" is notation, and no longer words.
+        return words if _WORDS.fullmatch(cleaned(words)) else _read(words)
     if _NUMBERS_APART.fullmatch(text):
         return None
     if re.search("[0-9A-Za-z]", text) is None or _PROSE.search(text):

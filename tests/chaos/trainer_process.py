@@ -76,8 +76,10 @@ class TrainerProcess:
         return [line for line in lines if line.startswith(f"event={name} ")]
 
     def rows(self) -> list[dict[str, float]]:
+        """Of the metrics, those that are whole: the run may be writing the next one."""
         path = self.run / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def groups(self) -> list[dict[str, Any]]:
         """Every group of every step's rollouts."""

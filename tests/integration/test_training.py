@@ -78,8 +78,10 @@ def run_trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def metrics_of(run: Path) -> list[dict[str, float]]:
+    """The rows that are whole: a run may be writing the next one."""
     path = run / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def status_of(server: ServerProcess) -> ServerStatus:

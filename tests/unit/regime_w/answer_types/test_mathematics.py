@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regime_w import ArmOutput, answer_type_of, compute_regime_w_scores, reward_group
@@ -138,6 +138,8 @@ DIFFERENT_HERE = [
 EQUAL = [
     ("#### (-inf, 2) U (2, inf)", "(-\\infty, 2) \\cup (2, \\infty)"),
     ("#### [0, infinity)", "[0, \\infty)"),
+    ("#### (-Infinity, 2)", "(-\\infty, 2)"),
+    ("#### INF", "\\infty"),
     ("#### 1+x", "x+1"),
     ("#### (x+1)^2", "x^2+2x+1"),
     ("#### x**2 - 1", "(x-1)(x+1)"),
@@ -358,6 +360,9 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES | st.text(max_size=6), max_size=30).map("".join))
+@example("INF")
+@example("Pi Pi")
+@example("And")
 def test_no_text_is_an_error_and_what_is_read_stays(text: str) -> None:
     for found in (MATH.extract(text), MATH.read(text)):
         if found is not None:
