@@ -52,7 +52,8 @@ part_doctor() {
 }
 
 part_server() {
-  tiny_model && start_server "$TINY" --config deploy/configs/demo.toml && answers &&
+  # shellcheck disable=SC2086
+  tiny_model && start_server "$TINY" $SHARE --config deploy/configs/demo.toml && answers &&
     "$PYTHON" -m trainer sample "Ada has 12 pens and buys 7 more. How many?" --server.url "http://127.0.0.1:$PORT" --gold 19
 }
 
@@ -72,7 +73,7 @@ part_smollm2() {
   config="--config examples/smollm2.toml"
   # shellcheck disable=SC2086
   "$PYTHON" -m trainer sft $config --output "$WORK/sft" &&
-    start_server "$SMOLLM2" $config && answers &&
+    start_server "$SMOLLM2" $SHARE $config && answers &&
     "$PYTHON" -m trainer train $config --server.url "http://127.0.0.1:$PORT" --policy.adapter "$WORK/sft" \
       --run.folder "$WORK/run" --run.num_steps 10
 }
@@ -87,7 +88,7 @@ part_whole() {
   config="--config deploy/configs/gsm8k_a100.toml" run=$WORK/run
   "$PYTHON" -m benchmarks.random_model --shape 1.5b --output "$RANDOM_1_5B" --device cuda || return
   # shellcheck disable=SC2086
-  share="" start_server "$RANDOM_1_5B" $config && answers || return
+  start_server "$RANDOM_1_5B" $config && answers || return
   # Rounding moves the sharp logits of random weights by more than a real model's.
   # shellcheck disable=SC2086
   "$PYTHON" -m trainer train $config --policy.base_model "$RANDOM_1_5B" --server.url "http://127.0.0.1:$PORT" \
@@ -96,29 +97,20 @@ part_whole() {
     --ppo.max_logprob_mismatch 0.5 $WHOLE_FLAGS \
     --run.folder "$run" --run.num_steps 6 --verbose &
   trainer=$!
-  wait_for_steps 2 || return
-  sleep 6
-  kill -s KILL -- "-$server"
-  echo "server killed after $(wc -l <"$run/metrics.jsonl") steps"
+  # Some seconds into the third step.
   # shellcheck disable=SC2086
-  share="" start_server "$RANDOM_1_5B" $config && answers && wait "$trainer" || return
-  echo "the run went on to $(wc -l <"$run/metrics.jsonl") steps"
-  cp "$run/metrics.jsonl" "$OUT/whole.jsonl"
+  wait_for_steps 2 && sleep 6 && survives_a_kill "$RANDOM_1_5B" $config && cp "$run/metrics.jsonl" "$OUT/whole.jsonl"
 }
 
 part_restart() {
   config="--config deploy/configs/demo.toml" run=$WORK/run
   # shellcheck disable=SC2086
-  tiny_model && start_server "$TINY" $config && answers || return
+  tiny_model && start_server "$TINY" $SHARE $config && answers || return
   # shellcheck disable=SC2086
   "$PYTHON" -m trainer train $config --server.url "http://127.0.0.1:$PORT" --run.folder "$run" &
   trainer=$!
-  wait_for_steps 3 || return
-  kill -s KILL -- "-$server"
-  echo "server killed after $(wc -l <"$run/metrics.jsonl") steps"
   # shellcheck disable=SC2086
-  start_server "$TINY" $config && answers && wait "$trainer" &&
-    echo "the run went on to $(wc -l <"$run/metrics.jsonl") steps"
+  wait_for_steps 3 && survives_a_kill "$TINY" $SHARE $config
 }
 
 part_memory() {
@@ -139,18 +131,23 @@ wait_for_steps() {
   set -x
 }
 
+# Kills the server of a run with -9, starts it again with these arguments, and waits for the end of the run.
+survives_a_kill() {
+  kill -s KILL -- "-$server"
+  echo "server killed after $(wc -l <"$run/metrics.jsonl") steps"
+  start_server "$@" && answers && wait "$trainer" &&
+    echo "the run went on to $(wc -l <"$run/metrics.jsonl") steps"
+}
+
 tiny_model() {
   [ -d "$TINY" ] || "$PYTHON" -m trainer tiny-model --output "$TINY"
 }
 
-# Starts a server with its state in the part's folder; its process group is $server. The variable "share"
-# replaces the flag that leaves a trainer room on the GPU.
+# Starts a server with its state in the part's folder; its process group is $server.
 start_server() {
   model=$1
   shift
-  [ -z "$HAS_GPU" ] || : "${share="--gpu-memory-utilization 0.4"}"
-  # shellcheck disable=SC2086
-  setsid "$PYTHON" -m inference_server --model "$model" --port "$PORT" --state-dir "$WORK/state" ${share-} "$@" \
+  setsid "$PYTHON" -m inference_server --model "$model" --port "$PORT" --state-dir "$WORK/state" "$@" \
     >>"$WORK/server.log" 2>&1 &
   server=$!
   echo "$server" >>"$WORK/groups"
@@ -206,6 +203,8 @@ case ${1:-} in
 esac
 cd "$(dirname "$0")/.." || exit 2
 HAS_GPU=$(nvidia-smi -L 2>/dev/null)
+# Leaves a trainer room on the GPU, whatever the configuration's share is.
+SHARE=${HAS_GPU:+--gpu-memory-utilization 0.4}
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export OUT PYTHON LIMIT_S STEP_FLAGS WHOLE_FLAGS PORT PYTHONPATH
 if [ "${1:-}" = --do ]; then

@@ -84,7 +84,7 @@ def sampled_logprobs(
             hidden[:restricted], head, sampled, size=size, most_numbers=most // 2
         )
     bounds = [0, *accumulate(len(kept.num_others) for kept in nucleus_mask)]
-    bounds += [*range(restricted, len(hidden), size)][1:]
+    bounds += range(restricted + size, len(hidden), size)
     chunks = [slice(*both) for both in pairwise([*bounds, len(hidden)]) if both[0] < both[1]]
     sizes = [chunk.stop - chunk.start for chunk in chunks]
     # Several chunks would not fit in memory together, so backward computes each again.

@@ -63,8 +63,7 @@ def token_rewards(
         [B, T], zero on padding.
     """
     penalty = torch.where(mask, -kl_coef * kl, 0.0)
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    earns = (steps == mask.sum(dim=1, keepdim=True) - 1) & terminal.unsqueeze(1)
+    earns = _is_last(mask) & terminal.unsqueeze(1)
     return torch.where(earns, penalty + rewards.unsqueeze(1), penalty)
 
 
@@ -99,11 +98,8 @@ def generalized_advantages(
         gamma: Discount.
         lam: GAE's λ, of all completions or [B] of each.
     """
-    steps = torch.arange(mask.shape[1], device=mask.device)
-    is_last = steps == mask.sum(dim=1, keepdim=True) - 1
-    after = torch.where(
-        is_last, bootstrap_values.unsqueeze(1), _later(torch.where(mask, values, 0.0), 1)
-    )
+    next_values = _later(torch.where(mask, values, 0.0), 1)
+    after = torch.where(_is_last(mask), bootstrap_values.unsqueeze(1), next_values)
     errors = torch.where(mask, rewards + gamma * after - values, 0.0)
     if isinstance(lam, Tensor):
         lam = lam.unsqueeze(1)
@@ -127,7 +123,13 @@ def _discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
 
 def _later(numbers: Tensor, distance: int) -> Tensor:
     """[B, T] the number so many tokens later, zero after the end."""
-    return nn.functional.pad(numbers[:, distance:], (0, min(distance, numbers.shape[1])))
+    return nn.functional.pad(numbers[:, distance:], (0, distance))
+
+
+def _is_last(mask: Tensor) -> Tensor:
+    """[B, T] bool, true on each completion's last token."""
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    return steps == mask.sum(dim=1, keepdim=True) - 1
 
 
 def length_adaptive_lambda(mask: Tensor, *, alpha: float) -> Tensor:
