@@ -40,9 +40,22 @@ _ALONE = re.compile(
 )
 _WITH_TEXT = re.compile(
     rf"{_KIND}(?:[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<bare>[A-Za-z])"
-    r"(?:(?P<item>\s*\)|(?=\s+\([^()]*\)[\s.]*\Z))|\s*[.:\]]|\s+[-–—=]))"
+    r"(?:(?P<item>\s*\)|(?=\s+\([^()]*\)[\s.]*\Z))|\s*[.:\]]|\s+[-–—=]|,(?=\s)))"
     r"\s*[.:–—-]?\s*(?P<text>.+)",
     re.IGNORECASE,
+)
+_TEXT_FIRST = re.compile(
+    r"(?P<text>[^()\[\]]+[^()\[\]\s])\s*[(\[]\s*(?P<letter>[A-Za-z])\s*[)\]][\s.]*"
+)
+_LEAD_IN = re.compile(
+    r"(?:(?:so|thus|therefore|hence|finally|clearly|overall|in\s(?:conclusion|summary|short))\b[,:]?\s+){0,2}"
+    r"(?:(?:I|we)(?:['’]d|\swould|\swill|['’]ll)?\s(?:choose|pick|select|go\swith)\s)?",
+    re.IGNORECASE,
+)
+"""Begins a last line that gives a choice and nothing else: "Therefore, B is the correct answer."."""
+_NOT_ANOTHER = re.compile(
+    r",?\s+(?:and\s|but\s)?(?:not|rather\sthan|instead\sof)\s(?:(?:option|choice)\s)?"
+    r"[(\[]?(?P<other>[A-Z])[)\]]?[\s.]*\Z"
 )
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
 # "A'" is another thing than "A".
@@ -139,8 +152,9 @@ class Choice:
 
     def _read_last(self, line: str | None) -> str | None:
         """Reads a line that no word announces as the answer."""
+        line = line and _LEAD_IN.sub("", line, count=1)
         # Alone, I is a pronoun where no choices are known.
-        if line is None or (not self.choices and line.strip(" .!,*") == "I"):
+        if not line or (not self.choices and line.strip(" .!,*") == "I"):
             return None
         return self._read(line, may_explain=False)
 
@@ -164,6 +178,7 @@ class Choice:
         if line is None or _PRIMED.match(line) or "~~" in line:
             return None
         line = without_markup(line.translate(_QUOTES)).strip(" $")
+        line = _without_another(line)
         head, reason = without_reason(line) if may_explain else (line, "")
         alone = _ALONE.fullmatch(head)
         letter = alone and self._letter(alone["letter"])
@@ -172,8 +187,8 @@ class Choice:
         named = self._named(line)
         if len(named) == 1:
             return named[0]
-        found = _WITH_TEXT.fullmatch(line)
-        letter = found and self._letter(found["bracketed"] or found["bare"])
+        found = _WITH_TEXT.fullmatch(line) or _TEXT_FIRST.fullmatch(line)
+        letter = found and self._letter(_name_in(found))
         if not found or letter is None:
             return None
         named = self._named(found["text"])
@@ -181,7 +196,7 @@ class Choice:
             return letter if letter in named else None
         # Of unknown choices "B) London" gives one, "E. coli" does not.
         is_unknown = not self.choices
-        is_item = is_unknown and (found["bracketed"] or found["item"] is not None)
+        is_item = is_unknown and _is_item(found)
         if not (may_explain or is_item):
             return None
         may_say_false = is_unknown and may_explain
@@ -201,6 +216,24 @@ class Choice:
 
     def _names(self) -> Names:
         return _names_of(self.choices)
+
+
+def _without_another(line: str) -> str:
+    """A line without another letter that it denies at its end: "B and not C" is "B"."""
+    denied = _NOT_ANOTHER.search(line)
+    return line if denied is None else line[: denied.start()]
+
+
+def _name_in(found: re.Match[str]) -> str:
+    """The letter of a match of `_WITH_TEXT` or `_TEXT_FIRST`."""
+    groups = found.groupdict()
+    return str(groups.get("letter") or groups["bracketed"] or groups["bare"])
+
+
+def _is_item(found: re.Match[str]) -> bool:
+    """Whether a letter stands before its text as that of an item of a list does: "B) London"."""
+    groups = found.groupdict()
+    return groups.get("bracketed") is not None or groups.get("item") is not None
 
 
 @lru_cache(maxsize=16)

@@ -5,9 +5,11 @@ From a text of bounded length to one in which the same mathematics is more often
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
 
+from regime_w.answer_types.inequalities import joined
 from regime_w.numbers.numerals import SCALE, to_ascii
 
 _MAX_ROUNDS = 8
@@ -39,6 +41,8 @@ _UNIT = (
 _TEXT_OF_UNIT = (
     r"\\(?:text|mbox|mathrm|mathit|textrm|textit)\s*\{\s*(?:[mgshLlNJWVKCAF]|[^{}]{2,})\s*\}"
 )
+_DEGREES = r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))"
+_TRIGONOMETRIC = "sin|cos|tan|cot|sec|csc"
 _FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp"
 _PERIOD = r"\{?\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(?P<marked>[0-9]{1,20})\s*\}|(?P<digit>[0-9]))\s*\}?"
 # Once more than "0.33", or as two digits that come twice.
@@ -55,11 +59,18 @@ def _as_fraction(decimal: re.Match[str]) -> str:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
+def _as_factor(found: re.Match[str]) -> str:
+    """A fraction of Unicode before a factor: "½x" is half of x, and "1/2x" may be read otherwise."""
+    return rf"\frac{{{unicodedata.normalize('NFKC', found.group()).replace('⁄', '}{')}}}"
+
+
 def _as_script(found: re.Match[str]) -> str:
     """Raised or lowered Unicode characters as LaTeX."""
     text = found.group()
     return rf"{'^' if text[0] in _RAISED else '_'}{{{text.translate(_PLAIN)}}}"
 
+
+_FRACTION_BEFORE_FACTOR = re.compile(r"(?<![0-9])[¼-¾⅐-⅞](?=\s?(?:[A-Za-z(\\]|√))")
 
 _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", r"\1"),
@@ -74,6 +85,8 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"√", r"\\sqrt "),
     (r"\\langle(?![A-Za-z])", "("),
     (r"\\rangle(?![A-Za-z])", ")"),
+    (r"\(?\s*\\?[bp]?mod(?![A-Za-z])\s*(?:\{([^{}]*)\}|([0-9A-Za-z]+))\s*\)?", r"\\pmod{\1\2}"),
+    (r"\A[A-Za-z]\s*(?:\\equiv|≡)\s*(?=.*\\pmod)", ""),
     # math-verify adds what stands side by side as in a mixed number.
     (
         r"(?:(?<=[0-9])(?<![_^][0-9])(?<![_^][0-9]{2})|(?<=\)))\s*(?=\((?:[^(),]|\([^(),]*\))*\))",
@@ -82,6 +95,15 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"<=", r"\\le "),
     (r">=", r"\\ge "),
     (r"\\not\s*=|(?<![0-9)}])!=", r"\\neq "),
+    (
+        r"\A.*[<>|:].*\Z|\A.*\\(?:[lg]eq?|[lg]t)(?![A-Za-z]).*\Z",
+        lambda found: joined(found.group().strip()),
+    ),
+    (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
+    (
+        rf"\\?({_TRIGONOMETRIC})(\s*\^\s*(?:[0-9]|\{{[0-9]\}}))?\s*[({{]?\s*([0-9]+(?:\.[0-9]+)?)\s*{_DEGREES}\s*[)}}]?",
+        r"\\\1\2(\\frac{\3\\pi}{180})",
+    ),
     (r":=|==", "="),
     (
         rf"(?<![0-9.,])(?P<whole>[0-9]{{0,20}})\.(?P<fixed>[0-9]{{0,20}}?)(?:{_PERIOD}|{_ELLIPSIS})",
@@ -110,7 +132,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         r"\1 \\setminus \\{\2\\}",
     ),
     (
-        r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))(?!\s*[0-9])|\\?%",
+        rf"{_DEGREES}(?!\s*[0-9])|\\?%",
         "",
     ),
     (rf"(?<=[0-9])\s*{_LATEX_TEXT}\s*\{{\s*((?i:{SCALE})s?\b[^{{}}]*)\}}", r" \1 "),
@@ -134,6 +156,7 @@ def cleaned(text: str) -> str:
     """LaTeX without delimiters, spacing, units, percent and degree signs; empty where cleaning has no end."""
     for _ in range(_MAX_ROUNDS):
         before = text
+        text = _FRACTION_BEFORE_FACTOR.sub(_as_factor, text)
         text = to_ascii(text).translate(_UNICODE)
         for pattern, replacement in _CLEANING:
             text = pattern.sub(replacement, text)

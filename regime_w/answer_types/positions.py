@@ -9,9 +9,16 @@ the answer was A".
 import re
 from dataclasses import dataclass
 
+from regime_w.answer_types.announcements import (
+    ANSWER_IS,
+    clause_start,
+    field_value,
+    is_stated,
+    without_contrast,
+)
 from regime_w.answer_types.sentences import first_sentence, without_outer_marks
-from regime_w.numbers.blocks import BOX, NUMBERED_HEADING, closing_brace, first_block
-from regime_w.numbers.denials import denial, has_correction, is_denied, is_supposed, says_instead
+from regime_w.numbers.blocks import BOX, WORK_HEADING, closing_brace, first_block
+from regime_w.numbers.denials import denial, has_correction, is_denied, says_instead
 from regime_w.numbers.marker import MARKER, after_marker
 from regime_w.numbers.markup import without_markup
 from regime_w.numbers.statements import has_hedge, last_match
@@ -22,32 +29,9 @@ MAX_ANSWER_CHARS = 400
 _MAX_BEHIND = 160
 """The most characters behind a statement that are looked at."""
 
-_ANSWER_IS = re.compile(
-    r"""
-    (?:\b|(?<=_)) (?:answer|(?P<label>option|choice))\b [*_ ]{0,3} (?:is|was|would\ be|:|=) [*_: ]{0,4}
-    (?:\n[ \t]{0,8}){0,3}
-  | (?<![^\n]) (?: [#*_ ]{0,8} (?:the\ )?final[ _]answer | (?:\#{1,6}|\*\*|__)\ ?(?:the\ )?answer )
-    [*_: ]{0,8} \n\s{0,8}               # a heading
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
 _BOX = re.compile(
     rf"{BOX.pattern}|<answer>(?=[^<]{{0,{MAX_ANSWER_CHARS}}}</answer>)", re.IGNORECASE
 )
-_CLAUSE_END = re.compile(
-    r"[.!?,;:\n>|—–][*_\"'`$)\]}]*|\s-\s|\b(?:so|thus|therefore|hence|then|but|means)\b",
-    re.IGNORECASE,
-)
-_MAX_CLAUSE = 100
-_SUBJECT = re.compile(
-    r"""
-    (?: .*\b(?:the|my|our|your|its|choose|pick|select)\b )? [\W\d_]*+
-    (?: (?:final|correct|right|best|better|true|only|actual|proper|valid|accurate|appropriate|suitable|single|most
-        |likely|plausible|probable|remaining|chosen|selected|short|multiple|choice|answer) [\W_]+ ){0,4}
-    """,
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
-)
-"""What stands before "answer" in a clause that states it: "the incorrect option" or "one choice" is another."""
 _VERB = re.compile(r"(?:is|was)", re.IGNORECASE)
 _WORD = re.compile(r"\w+")
 
@@ -106,7 +90,7 @@ def states_gold(text: str) -> bool:
 
 def _marked_answer(text: str, addition: re.Pattern[str] | None) -> Stated:
     """What stands after the last ``####``; under a heading what is stated there."""
-    marked = after_marker(text, NUMBERED_HEADING)
+    marked = after_marker(text, WORK_HEADING)
     if marked.below and not marked.line:
         return _boxed_or_said("\n".join([marked.heading, *marked.below]), addition) or Stated("")
     line = (marked.line or marked.heading).strip()
@@ -140,14 +124,14 @@ def _last_boxed(text: str) -> Stated | None:
 
 def _is_claimed(text: str, box: re.Match[str]) -> bool:
     """Whether what stands around a box lets it state an answer."""
-    clause = text[_clause_start(text, box.start()) : box.start()]
-    said = last_match(_ANSWER_IS, clause)
+    clause = text[clause_start(text, box.start()) : box.start()]
+    said = last_match(ANSWER_IS, clause)
     _, end = _content(text, box)
     behind = text[end : end + _MAX_BEHIND].lstrip(" $")
     is_wrong = _VERB.match(behind) and is_denied("", behind)
     if is_wrong or is_denied(clause, ""):
         return False
-    return not said or _is_stated(clause[: said.start()])
+    return not said or is_stated(clause[: said.start()])
 
 
 def _content(text: str, box: re.Match[str]) -> tuple[str, int]:
@@ -173,15 +157,17 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
     """The sentence after the last "answer is" that states one; empty where a later one denies it, or all do."""
     denials: list[str] = []
     end = len(text)
-    for found in reversed([*_ANSWER_IS.finditer(text)]):
-        start, clause = found.end(), _clause_start(text, found.start())
+    for found in reversed([*ANSWER_IS.finditer(text)]):
+        start, clause = found.end(), clause_start(text, found.start())
         before = text[clause : found.start()]
-        if _is_stated(before):
+        if is_stated(before):
             # "The answer is B. The incorrect option is A."
             window = text[start : min(end, start + MAX_ANSWER_CHARS)]
+            if found["quote"]:
+                return Stated(field_value(window))
             line = _first_line(window, is_below="\n" in found.group())
             sentence, rest = first_sentence(line)
-            sentence = without_outer_marks(sentence, text, start)
+            sentence = without_contrast(without_outer_marks(sentence, text, start))
             if not denial(sentence):
                 if any(_is_contradicted(sentence, denied) for denied in denials):
                     return Stated("")
@@ -213,18 +199,6 @@ def _without_addition(sentence: str, addition: re.Pattern[str] | None) -> str:
         if added and not has_hedge(sentence[added.start() :])
         else sentence
     )
-
-
-def _clause_start(text: str, end: int) -> int:
-    """Where the clause begins that goes on at ``end``."""
-    start = max(0, end - _MAX_CLAUSE)
-    before = last_match(_CLAUSE_END, text[start:end])
-    return start if before is None else start + before.end()
-
-
-def _is_stated(clause: str) -> bool:
-    """Whether what stands before "answer is" in its clause lets it state one."""
-    return _SUBJECT.fullmatch(clause) is not None and not is_supposed(clause)
 
 
 def _is_contradicted(said: str, denied: str) -> bool:

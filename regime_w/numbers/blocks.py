@@ -23,6 +23,19 @@ NUMBERED_HEADING = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 """Matches a heading with a number: "Step 2", "2. Count", "3 steps to the answer"."""
+_WORK = (
+    r"reasoning|explanations?|explain|verif(?:y|ication)|check(?:ing)?|double[- ]check|work(?:ing)?|steps?|calculations?"
+    r"|notes?|analysis|thinking|thoughts?|thought\ process|justification|rationale|summary|discussion|derivation"
+    r"|proof|breakdown|approach|method|evaluation|(?:process\ of\ )?elimination|let(?:['’]s|\ us|\ me)\ (?:think|check|verify)"
+)
+WORK_HEADING = re.compile(
+    rf"""{NUMBERED_HEADING.pattern}
+  | [\s*_]*+ (?:(?:my|our|the|detailed|short|brief|full|final|quick|step[- ]by[- ]step)\s++){{0,2}} (?:{_WORK})
+    (?:\s++(?:and|&)\s++(?:{_WORK}))? (?:\s++step[- ]by[- ]step)? [\s*_:.]*+
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Matches a heading of work, for answers that may be words: numbered, or one of few words: "Verification"."""
 HEADING = re.compile(rf"[^0-9]+|{NUMBERED_HEADING.pattern}", re.VERBOSE | re.IGNORECASE)
 """Matches a heading; a line with a number that may be an answer is none."""
 ANSWER_HEADING = re.compile(

@@ -9,6 +9,27 @@ POINTS = Choice(("North", "South", "East", "West"))
 OPEN = Choice()
 
 ANNOUNCED = [
+    ("Therefore, B is the correct answer.", "B"),
+    ("It rains.\nSo, in conclusion: (B) is my answer.", "B"),
+    ("I would choose B.", "B"),
+    ("Hence I pick option B.", "B"),
+    ("So I", None),
+    ("Therefore B and C.", None),
+    # Another letter that is denied.
+    ("The answer is B and not C.", "B"),
+    ("The answer is B, not (C).", "B"),
+    ("#### B rather than option A", "B"),
+    ("A and B, not C", None),
+    # With its text.
+    ("The answer is London (B).", "B"),
+    ("#### London [b].", "B"),
+    ("The answer is B, London.", "B"),
+    ("B, London", "B"),
+    ("B, Paris", None),
+    ("The answer is B, Paris.", None),
+    ("The answer is Paris (B).", None),
+    ("The answer is B, C.", None),
+    ("The answer is B, or C.", None),
     ("B is the answer.", "B"),
     ("**B** is the answer!", "B"),
     ("(B) is my final answer", "B"),

@@ -15,6 +15,20 @@ needs_library = pytest.mark.skipif(
 MATH = Mathematics()
 
 EQUAL = [
+    (r"x<-1 or x>2", r"(-\infty,-1)\cup(2,\infty)"),
+    (r"x \le 0 \text{ or } x \ge 3", r"(-\infty,0]\cup[3,\infty)"),
+    (r"\{x | x>2\}", r"(2,\infty)"),
+    (r"\{x \mid 0 \leq x < 3\}", "[0,3)"),
+    (r"x \equiv 3 \pmod 7", r"3 \pmod{7}"),
+    ("x ≡ 3 (mod 7)", r"x\equiv 3\pmod{7}"),
+    (r"\cos 60^\circ", "0.5"),
+    ("sin(30°)", r"\frac12"),
+    (r"\tan^2 60^{\circ}", "3"),
+    (r"2\sin 45^\circ", r"\sqrt2"),
+    ("½x", r"\frac{x}{2}"),
+    ("½√3", r"\frac{\sqrt3}{2}"),
+    ("1½", r"\frac32"),
+    (r"y^{\prime}", "y'"),
     ("a^2+2ab", "2ab+a^2"),
     ("5s+2", "2+5s"),
     (r"\frac{a}{b}c", r"\frac{ac}{b}"),
@@ -76,6 +90,13 @@ EQUAL = [
     ("5^{12}(1-2x)", r"5^{12}-2x\cdot5^{12}"),
 ]
 DIFFERENT = [
+    (r"x<-1 or x>2", r"(-1,2)"),
+    (r"\{x | x>2\}", r"[2,\infty)"),
+    (r"x \equiv 3 \pmod 7", r"4 \pmod{7}"),
+    (r"\cos 60^\circ", r"\cos 60"),
+    ("½x", r"\frac{1}{2x}"),
+    ("y'", "y"),
+    ("2y' = x", "2y = x"),
     ("5", "5t"),
     ("5", "5m"),
     ("4", "4ab"),

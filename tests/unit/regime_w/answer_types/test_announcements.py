@@ -1,0 +1,86 @@
+"""What announces an answer of any type: headings, fields of JSON, adverbs, and what is denied before it."""
+
+import pytest
+
+from regime_w.answer_types.announcements import field_value
+from regime_w.answer_types.answer_type import AnswerType
+from regime_w.answer_types.choice import Choice
+from regime_w.answer_types.mathematics import Mathematics
+from regime_w.answer_types.text import Text
+
+TYPES: list[tuple[AnswerType, str, str]] = [
+    (Choice(), "B", "C"),
+    (Choice(("London", "Paris")), "B", "A"),
+    (Text(), "Paris", "London"),
+    (Mathematics(), "x+1", "x+2"),
+]
+STATED = [
+    # Under a heading of work it is stated, or not at all.
+    "#### Reasoning\nWe compare. The answer is {}.",
+    "#### Step-by-step reasoning:\nWe compare. The answer is {}.",
+    "#### **Verification**\nIt holds: \\boxed{{{}}}",
+    "#### Let us think\nThe answer is {}",
+    "The answer is {other}.\n#### Check and verification\nNo. The answer is {}.",
+    "#### Reasoning\nWe compare.\n#### {}",
+    "#### So the answer is {}",
+    # Adverbs.
+    "The answer is clearly {}.",
+    "The answer is therefore {}.",
+    "The answer is, as said, {other}. So the answer is definitely: {}.",
+    # Denied first.
+    "The answer is not {other} but {}.",
+    "The answer is not {other}, but rather {}.",
+    # Fields.
+    '{{"answer": "{}"}}',
+    "{{'answer': '{}'}}",
+    '{{"reasoning": "The answer is {other}.", "final_answer": "{}"}}',
+    '```json\n{{\n  "answer": "{}",\n  "sure": true\n}}\n```',
+    '{{"answer": {}}}',
+]
+NOT_STATED = [
+    "#### Verify\nLooks right.",
+    "The answer is {}.\n\n#### Verification\nLooks right.",
+    "#### Explanation\n{}",
+    "#### {}\n\n#### Note\nThis was easy.",
+    "The answer is not {} but it may be {other}.",
+    '{{"answer": ""}}',
+    '{{"answer": }}',
+    "The answer is definitely not {}.",
+]
+
+
+@pytest.mark.parametrize("text", STATED)
+@pytest.mark.parametrize(("kind", "answer", "other"), TYPES)
+def test_an_announced_answer_is_found(text: str, kind: AnswerType, answer: str, other: str) -> None:
+    assert kind.extract(text.format(answer, other=other)) == kind.read(answer)
+
+
+@pytest.mark.parametrize("text", NOT_STATED)
+@pytest.mark.parametrize(("kind", "answer", "other"), TYPES)
+def test_what_announces_none_gives_none(
+    text: str, kind: AnswerType, answer: str, other: str
+) -> None:
+    assert kind.extract(text.format(answer, other=other)) is None
+
+
+@pytest.mark.parametrize("word", ["Reasoning", "Proof", "Verify"])
+def test_a_word_with_nothing_below_is_no_heading(word: str) -> None:
+    assert Text().extract(f"We look.\n#### {word}") == word.lower()
+    assert Choice((word, "Other")).extract(f"We look.\n#### {word}") == "A"
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ('"B"}', "B"),
+        ('"a \\"b\\" c", "d"', 'a \\"b\\" c'),
+        (r'"\\frac{1}{2}"', r"\frac{1}{2}"),
+        ("'B'", "B"),
+        ("B, C", "B"),
+        ("7}", "7"),
+        ('"open', ""),
+        ("", ""),
+    ],
+)
+def test_a_field_holds_what_its_quotation_marks_enclose(line: str, value: str) -> None:
+    assert field_value(line) == value
