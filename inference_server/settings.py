@@ -50,6 +50,7 @@ OTHER_KEYS = (
     "evaluation",
     "force",
     "from",
+    "from_scratch",
     "gold",
     "keep_serving",
     "limit",

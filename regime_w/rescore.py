@@ -14,8 +14,8 @@ from pathlib import Path
 import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from regime_w.algebra.math_process import LibraryMissing
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.math_process import LibraryMissing
 from regime_w.answer_types.named import answer_type_of
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig

@@ -107,7 +107,7 @@ COMMANDS = {
         "whether a run can start here: versions, GPU, memory plan, files, server",
     ),
     "tiny-model": _Command(
-        TinyModelCommand, actions.make_tiny_model, "train the demo's base model from scratch"
+        TinyModelCommand, actions.make_tiny_model, "write the demo's base model"
     ),
 }
 """Every command by name."""

@@ -11,7 +11,7 @@ from inference_server.errors import InvalidRequest
 from inference_server.settings import Settings
 from inference_server.wire.schemas import MAX_ARMS, ArmsRequest, Question
 from regime_w import ArmSpec, answer_type_of, build_all_arms
-from regime_w.answer_types.math_process import LibraryMissing
+from regime_w.algebra.math_process import LibraryMissing
 
 # vLLM silently raises lower temperatures to this one, and would not sample as requested.
 MIN_TEMPERATURE = 0.01

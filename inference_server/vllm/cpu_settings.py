@@ -34,6 +34,9 @@ def cpu_environment(hidden_size: int | None) -> dict[str, str]:
     leaves nothing for the HTTP server. vLLM separates them because it sets up the worker's threads through
     the worker's environment; here the environment is set before either starts.
 
+    Nothing is compiled: with ``--enforce-eager`` vLLM would still compile a line of its sampler, at the first
+    request, which takes seconds and a C++ compiler and fails where the installation's path has a space.
+
     Args:
         hidden_size: Hidden size of the model; None if its configuration does not state it.
     """
@@ -42,4 +45,4 @@ def cpu_environment(hidden_size: int | None) -> dict[str, str]:
     else:
         last_core = (os.cpu_count() or 1) - 1
         threads = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{last_core}", "GOMP_SPINCOUNT": "10000"}
-    return {**threads, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    return {**threads, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from regime_w.answer_types import equations
+from regime_w.algebra import equations
+from regime_w.algebra.latex import cleaned, is_closed
+from regime_w.algebra.math_process import are_equal
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.completions import completion_of
-from regime_w.answer_types.latex import cleaned, is_closed
-from regime_w.answer_types.math_process import are_equal
 from regime_w.answer_types.positions import only_line, stated_answer, states_gold, states_in_form
 from regime_w.answer_types.text import is_withdrawn, normalised
 from regime_w.numbers.markup import without_markup
@@ -94,7 +94,7 @@ class Mathematics:
         """Whether math-verify finds ``a`` equal to the gold answer ``b``; numbers and words are compared exactly.
 
         A list without brackets equals a set, and a tuple of the same order; a set equals neither tuple nor interval.
-        What an equation equals, see `regime_w.answer_types.equations`.
+        What an equation equals, see `regime_w.algebra.equations`.
         """
         if a is None or b is None or a == b:
             return a is not None and a == b

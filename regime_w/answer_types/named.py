@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from regime_w.algebra.math_process import require_library
 from regime_w.answer_types.answer_type import AnswerType, AnswerTypeName
 from regime_w.answer_types.choice import Choice
-from regime_w.answer_types.math_process import require_library
 from regime_w.answer_types.mathematics import Mathematics
 from regime_w.answer_types.number import NUMBER
 from regime_w.answer_types.text import Text

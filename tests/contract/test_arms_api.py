@@ -13,7 +13,7 @@ from inference_server.engine import EngineAdapter, EngineCompletion, Sampling
 from inference_server.service import Service
 from inference_server.wire.schemas import ArmsResponse, ErrorResponse
 from regime_w import build_all_arms, build_prompt
-from regime_w.answer_types import math_process
+from regime_w.algebra import math_process
 from tests.contract.client import Client, Connection
 from tests.contract.fake_engine import FakeEngine
 

@@ -28,7 +28,8 @@ from tests.integration.saboteur import (
     TellsTheTemperatureThatItDoubles,
     sabotaged,
 )
-from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
+from trainer.commands.tiny_model import build_tiny_model
+from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.config.sections import TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split

@@ -209,5 +209,7 @@ def make_tiny_model(command: TinyModelCommand) -> None:
     from trainer.console.progress import step_lines
 
     with step_lines("tiny-model") as on_step:
-        folder = build_tiny_model(command.output, on_step=on_step)
+        folder = build_tiny_model(
+            command.output, on_step=on_step, from_scratch=command.from_scratch
+        )
     print(f"tiny base model in {folder}")

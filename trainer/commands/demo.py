@@ -1,6 +1,6 @@
 """The whole path on a tiny model: base, SFT, real vLLM server, online PPO, evaluation, report.
 
-Needs neither network nor GPU; two CPU cores take about ten minutes. Ctrl-C ends the server too.
+Needs neither network nor GPU; two CPU cores take two to five minutes. Ctrl-C ends the server too.
 """
 
 import os
@@ -89,7 +89,7 @@ def run_demo(command: DemoCommand) -> None:
 
 def build_model() -> None:
     """Stage 1: the tiny base model, unless it is there already."""
-    stage(1, "tiny base model", f"{_MODEL}, from scratch in 3 to 8 minutes on two cores, and kept")
+    stage(1, "tiny base model", f"{_MODEL}, from the weights that come with this project")
     from trainer.commands.tiny_model import build_tiny_model
 
     with step_lines("tiny-model", console) as on_step:

@@ -1,139 +1,72 @@
-"""The tiny base model: a Qwen2 of about a million parameters, trained from scratch.
-
-The same settings give the same weights on the same machine with the same number of threads. Its
-tokenizer and its corpus are in `trainer.data.tiny_corpus`.
-"""
+"""The folder of the tiny base model, made in seconds from the weights that come with this project or trained anew."""
 
 import json
-import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from inference_server.wire.digests import sha256_of_bytes
-from trainer.data import tiny_corpus, word_problems
-from trainer.data.tiny_corpus import batches, train_tokenizer
+from trainer.commands.tiny_pretraining import TinyModelRecipe, pretrain, untrained_model
+from trainer.data.tiny_corpus import train_tokenizer
+from trainer.data.tiny_weights import load_tiny_weights
 from trainer.io.durable import finish_folder, new_folder
 from trainer.model.base_model import hide_progress_bars
 
 _MANIFEST = "tiny_model.json"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TinyModelRecipe:
-    """All settings that determine the weights of the tiny base model."""
-
-    vocab_size: int = 512
-    hidden_size: int = 128
-    num_layers: int = 4
-    num_heads: int = 4
-    max_position_embeddings: int = 512
-    num_steps: int = 600
-    batch_size: int = 48
-    """Word problems in a step."""
-    num_drills: int = 16
-    """Rows of bare equations beside them, from which arithmetic is learnt faster."""
-    learning_rate: float = 3e-3
-    seed: int = 0
-
-    def digest(self) -> str:
-        """Identifies the recipe and the code behind it, so that an outdated model is rebuilt."""
-        files = (__file__, tiny_corpus.__file__, word_problems.__file__)
-        settings = json.dumps(asdict(self), sort_keys=True).encode()
-        return sha256_of_bytes(settings + b"".join(Path(file).read_bytes() for file in files))
-
-
-def untrained_model(recipe: TinyModelRecipe, tokenizer: Qwen2Tokenizer) -> Qwen2ForCausalLM:
-    """The architecture with random weights."""
-    torch.manual_seed(recipe.seed)
-    config = Qwen2Config(
-        vocab_size=recipe.vocab_size,
-        hidden_size=recipe.hidden_size,
-        intermediate_size=recipe.hidden_size * 4,
-        num_hidden_layers=recipe.num_layers,
-        num_attention_heads=recipe.num_heads,
-        num_key_value_heads=recipe.num_heads,
-        max_position_embeddings=recipe.max_position_embeddings,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        initializer_range=0.04,
-        dtype="float32",
-    )
-    return Qwen2ForCausalLM(config)
-
-
-def _pretrain(
-    model: Qwen2ForCausalLM,
-    tokenizer: Qwen2Tokenizer,
-    recipe: TinyModelRecipe,
-    on_step: Callable[[int, int, float], None],
-) -> None:
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
-    )
-    warmup = 50
-
-    def schedule(step: int) -> float:
-        progress = max(0.0, (step - warmup) / max(1, recipe.num_steps - warmup))
-        return min(1.0, (step + 1) / warmup) * (
-            0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
-        )
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-    rows = batches(
-        tokenizer,
-        num_problems=recipe.batch_size,
-        num_drills=recipe.num_drills,
-        seed=recipe.seed,
-    )
-    model.train()
-    for step in range(recipe.num_steps):
-        input_ids, labels = next(rows)
-        # Padding is on the right and the attention causal, so real tokens never see it.
-        loss = model(input_ids=input_ids, labels=labels, use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        on_step(step + 1, recipe.num_steps, loss.item())
-
-
 def build_tiny_model(
     folder: Path,
     recipe: TinyModelRecipe | None = None,
     on_step: Callable[[int, int, float], None] = lambda step, total, loss: None,
+    *,
+    from_scratch: bool = False,
 ) -> Path:
-    """Train the tiny base model into ``folder``, unless it is already there.
+    """Write the tiny base model to ``folder``, unless it is already there.
 
     Args:
         folder: Where ``config.json``, weights and tokenizer go; replaced whole if out of date.
         recipe: Its settings; ``num_steps=0`` leaves the weights random, for tests.
-        on_step: Called after every step with step, number of steps and loss.
+        on_step: Called after every step of training with step, number of steps and loss; never where the
+            weights that come with this project are of the same recipe.
+        from_scratch: Train it even then, and even if it is already there.
 
     Returns:
         The folder, loadable by Transformers and by vLLM.
     """
     hide_progress_bars()
     recipe = recipe or TinyModelRecipe()
+    digest = recipe.digest()
     manifest = folder / _MANIFEST
-    if manifest.is_file() and json.loads(manifest.read_text()).get("digest") == recipe.digest():
+    is_current = manifest.is_file() and json.loads(manifest.read_text()).get("digest") == digest
+    if is_current and not from_scratch:
         return folder
-    tokenizer = train_tokenizer(
-        vocab_size=recipe.vocab_size, max_length_tokens=recipe.max_position_embeddings
-    )
-    model = untrained_model(recipe, tokenizer)
-    _pretrain(model, tokenizer, recipe, on_step)
+    tokenizer, model, is_trained = _model(recipe, on_step, from_scratch=from_scratch)
     unfinished = new_folder(folder)
     model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     (unfinished / _MANIFEST).write_text(
-        json.dumps({"digest": recipe.digest(), "recipe": asdict(recipe)}, indent=2)
+        json.dumps(
+            {"digest": digest, "trained_here": is_trained, "recipe": asdict(recipe)}, indent=2
+        )
     )
     finish_folder(folder)
     return folder
+
+
+def _model(
+    recipe: TinyModelRecipe, on_step: Callable[[int, int, float], None], *, from_scratch: bool
+) -> tuple[Qwen2Tokenizer, Qwen2ForCausalLM, bool]:
+    """Tokenizer and model of a recipe, and whether it was trained here."""
+    tokenizer = train_tokenizer(
+        vocab_size=recipe.vocab_size, max_length_tokens=recipe.max_position_embeddings
+    )
+    model = untrained_model(recipe, tokenizer)
+    weights = None if from_scratch else load_tiny_weights(recipe.digest())
+    if weights is None:
+        pretrain(model, tokenizer, recipe, on_step)
+    else:
+        # The head is the embedding's weights.
+        model.load_state_dict(weights, strict=False)
+    return tokenizer, model, weights is None

@@ -9,9 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from inference_server.wire.prompt_options import Choices, NotBlank
 from regime_w import AnswerType, answer_type_of
+from regime_w.algebra.math_process import LibraryMissing
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.choice import Choice, letter_of
-from regime_w.answer_types.math_process import LibraryMissing
 from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
 from trainer.errors import DataError

@@ -10,7 +10,7 @@ import zstandard
 
 from regime_w import ArmOutput, RewardConfig, arm_rewards
 from regime_w.__main__ import main
-from regime_w.answer_types import math_process
+from regime_w.algebra import math_process
 from regime_w.rescore import NUM_SHOWN, RescoreError, report, rescore_file
 
 QUESTION = "Ada has 12 pens and buys 7 more. How many has she?"

@@ -7,8 +7,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regime_w import ArmOutput, answer_type_of, compute_regime_w_scores, reward_group
-from regime_w.answer_types import math_process
-from regime_w.answer_types.math_process import LIBRARY, LibraryMissing
+from regime_w.algebra import math_process
+from regime_w.algebra.math_process import LIBRARY, LibraryMissing
 from regime_w.answer_types.mathematics import Mathematics
 
 MATH = Mathematics()

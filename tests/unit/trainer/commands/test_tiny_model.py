@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
 from regime_w import ArmSpec, build_all_arms, build_prompt
-from trainer.commands.tiny_model import TinyModelRecipe, build_tiny_model
+from trainer.commands.tiny_model import build_tiny_model
+from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.data.tiny_corpus import EOS_TOKEN, PAD_TOKEN, bare_prompt, train_tokenizer
+from trainer.data.tiny_weights import load_tiny_weights
 from trainer.data.word_problems import Split, Style, word_problems
 
 SMALL = TinyModelRecipe(
@@ -196,3 +198,41 @@ def test_every_setting_of_the_recipe_is_in_its_digest() -> None:
     digests = {recipe.digest() for recipe in [TinyModelRecipe(), *changed]}
     assert len(digests) == len(changed) + 1
     assert TinyModelRecipe().digest() in digests
+
+
+def test_the_weights_that_come_with_the_project_are_of_its_recipe() -> None:
+    assert load_tiny_weights(TinyModelRecipe().digest()) is not None, (
+        "the recipe, the corpus or the word problems have changed: run what scripts/ship_tiny_model.py says"
+    )
+    assert load_tiny_weights("of another recipe") is None
+
+
+@pytest.mark.slow
+def test_the_weights_that_come_with_the_project_have_learnt_to_calculate(tmp_path: Path) -> None:
+    steps: list[tuple[int, int, float]] = []
+    folder = build_tiny_model(tmp_path / "model", on_step=lambda *step: steps.append(step))
+    assert steps == []
+    assert not json.loads((folder / "tiny_model.json").read_text())["trained_here"]
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    num_right = 0
+    for left, right in [(17, 16), (12, 7), (29, 27), (3, 18), (20, 9), (14, 15), (31, 12), (24, 8)]:
+        prompt = tokenizer(f"{left}+{right}=", return_tensors="pt")["input_ids"]
+        completion = model.generate(prompt, max_new_tokens=2, do_sample=False)[0, prompt.shape[1] :]
+        num_right += tokenizer.decode(completion) == str(left + right)
+    assert num_right >= 6
+
+
+@pytest.mark.slow
+def test_a_model_from_scratch_is_trained_although_weights_come_with_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "trainer.commands.tiny_model.load_tiny_weights", lambda digest: pytest.fail("loaded")
+    )
+    folder = tmp_path / "model"
+    steps: list[tuple[int, int, float]] = []
+    for _ in range(2):
+        build_tiny_model(folder, SMALL, lambda *step: steps.append(step), from_scratch=True)
+    assert [step for step, *_ in steps] == [1, 2, 1, 2]
+    assert json.loads((folder / "tiny_model.json").read_text())["trained_here"]

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from regime_w import answer_type_of
-from regime_w.answer_types import math_process, mathematics
+from regime_w.algebra import math_process
+from regime_w.answer_types import mathematics
 from regime_w.answer_types.mathematics import Mathematics
 from trainer.config.data import DataConfig, RecordShape
 from trainer.config.sections import EvaluationConfig, SampleConfig

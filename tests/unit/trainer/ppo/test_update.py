@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.rounding import in_float64, rounding_bound
-from trainer.commands.tiny_model import TinyModelRecipe
+from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
 from trainer.model.batch import MicroBatch, Sample, micro_batches

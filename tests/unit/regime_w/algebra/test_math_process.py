@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from regime_w.answer_types import math_process, math_worker
-from regime_w.answer_types.math_process import LibraryMissing, MathProcess, require_library
+from regime_w.algebra import math_process, math_worker
+from regime_w.algebra.math_process import LibraryMissing, MathProcess, require_library
 
 
 class Ended(BaseException):

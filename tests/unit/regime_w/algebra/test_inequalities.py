@@ -2,7 +2,7 @@ r"""Inequalities that are joined by "or" are unions, and sets of them are what s
 
 import pytest
 
-from regime_w.answer_types.inequalities import joined
+from regime_w.algebra.inequalities import joined
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
+from regime_w.algebra.math_process import LIBRARY
 from regime_w.answer_types import mathematics
-from regime_w.answer_types.math_process import LIBRARY
 from regime_w.answer_types.mathematics import Mathematics
 
 needs_library = pytest.mark.skipif(

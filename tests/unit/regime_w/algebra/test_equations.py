@@ -4,8 +4,8 @@ import importlib.util
 
 import pytest
 
-from regime_w.answer_types.equations import parts, say_the_same
-from regime_w.answer_types.math_process import LIBRARY
+from regime_w.algebra.equations import parts, say_the_same
+from regime_w.algebra.math_process import LIBRARY
 from regime_w.answer_types.mathematics import Mathematics
 
 MATH = Mathematics()

@@ -1,4 +1,4 @@
-"""The process that compares mathematics, as this one handles it; see `regime_w.answer_types.math_worker`."""
+"""The process that compares mathematics, as this one handles it; see `regime_w.algebra.math_worker`."""
 
 import atexit
 import importlib.util

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from fractions import Fraction
 
-from regime_w.answer_types.inequalities import joined
+from regime_w.algebra.inequalities import joined
 from regime_w.numbers.numerals import SCALE, to_ascii
 
 _MAX_ROUNDS = 8

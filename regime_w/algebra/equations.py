@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from regime_w.answer_types.latex import is_closed, split
+from regime_w.algebra.latex import is_closed, split
 
 _Equal = Callable[[str, str], bool]
 
