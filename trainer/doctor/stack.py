@@ -23,8 +23,9 @@ def check_machine(installed: Installed = installed_version) -> Iterator[CheckRes
     if not any(map(installed, EXTRAS)):
         return
     found = [bad("machine", lack.what, lack.fix) for lack in lacks_of_server(installed)]
-    found += [note("machine", lack.what, lack.fix) for lack in lacks_of_compiling()]
-    yield from found or [ok("machine", "a C++ compiler, and the libraries of vLLM")]
+    if installed("vllm"):
+        found += [note("machine", lack.what, lack.fix) for lack in lacks_of_compiling()]
+    yield from found or [ok("machine", "what vLLM needs beside Python's packages")]
 
 
 def check_versions(installed: Installed = installed_version) -> Iterator[CheckResult]:

@@ -39,10 +39,10 @@ def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
         for key, value in settings.items():
             if key in given:
                 continue
-            if key in taken and taken[key] != value:
+            if key in taken and not _asks_alike(taken[key], value, config):
                 raise UsageError(
-                    f"{key}: {sources[key]} was trained with {_shown(taken[key])} and {source} with "
-                    f"{_shown(value)}; say with --{key} how to ask both"
+                    f"{key}: {sources[key]} was trained with {_shown(taken[key], sampling=True)} and {source} with "
+                    f"{_shown(value, sampling=True)}; say with --{key} how to ask both"
                 )
             taken[key], sources[key] = value, source
     changed = {key: value for key, value in taken.items() if value != getattr(config, key)}
@@ -72,7 +72,24 @@ def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
     return None
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(repr(part) if isinstance(part, str) else part.name for part in value)
-    return str(value)
+def _asks_alike(first: Any, second: Any, config: EvaluationConfig) -> bool:
+    """Whether two values ask models the same; greedy answers know no temperature and no top_p."""
+    if config.samples_per_arm or not isinstance(first, tuple):
+        return bool(first == second)
+    prompts = [[getattr(arm, "system_prompt", arm) for arm in value] for value in (first, second)]
+    names = [[getattr(arm, "name", arm) for arm in value] for value in (first, second)]
+    return prompts[0] == prompts[1] and names[0] == names[1]
+
+
+def _shown(value: Any, *, sampling: bool = False) -> str:
+    """A value as a message has it; arms by their names, and with their ``sampling`` where only that may differ."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return ", ".join(
+        repr(part)
+        if isinstance(part, str)
+        else f"{part.name} (temperature {part.temperature:g}, top_p {part.top_p:g})"
+        if sampling
+        else part.name
+        for part in value
+    )

