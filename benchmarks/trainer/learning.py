@@ -36,16 +36,27 @@ from trainer.rollouts.groups import Score, ScoredGroup, score_group
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
 RANDOM_REWARD = "random reward"
-DEFAULT = "per_arm, gae (default)"
+DEFAULT = "exploring, rloo (the demo)"
+RECIPE_ARMS = ("--rollout.arms", "recipe")
+CRITIC = (
+    *("--ppo.advantage", "gae", "--ppo.critic_learning_rate", "5e-3"),
+    *("--ppo.critic_warmup_steps", "0", "--ppo.value_clip", "1.0"),
+)
+"""The demo's settings of a critic until 2026-11-27; figures from before are of these with the recipe's arms."""
 ROWS: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
+    "exploring, gae": CRITIC,
+    "exploring, grpo": ("--ppo.advantage", "grpo"),
+    "per_arm, gae": (*RECIPE_ARMS, *CRITIC),
     "shared, random arm (recipe)": (
+        *RECIPE_ARMS,
+        *CRITIC,
         *("--reward.credit", "shared", "--reward.selection", "random"),
         *("--reward.formulas", "original"),
     ),
-    "difference, gae": ("--reward.credit", "difference"),
-    "per_arm, rloo": ("--ppo.advantage", "rloo"),
-    "per_arm, grpo": ("--ppo.advantage", "grpo"),
+    "difference, gae": (*RECIPE_ARMS, *CRITIC, "--reward.credit", "difference"),
+    "per_arm, rloo": RECIPE_ARMS,
+    "per_arm, grpo": (*RECIPE_ARMS, "--ppo.advantage", "grpo"),
     RANDOM_REWARD: (),
 }
 POINTS_TO_GAIN = 20

@@ -43,8 +43,11 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 
 PRETRAINED = "gae, λ 1, critic pretrained"
-CRITIC = ("--ppo.critic_learning_rate", "3e-4")
-"""At the demo's 5e-3 a step moves all values by half a reward, and the critic becomes a constant."""
+CRITIC = (
+    *("--ppo.advantage", "gae", "--ppo.critic_learning_rate", "3e-4"),
+    *("--ppo.critic_warmup_steps", "0", "--ppo.value_clip", "1.0"),
+)
+"""At 5e-3 a step moves all values by half a reward, and the critic becomes a constant."""
 ROWS: dict[str, tuple[str, ...]] = {
     PRETRAINED: ("--ppo.gae_lambda", "1", *CRITIC),
     "gae, λ 1, critic cold": ("--ppo.gae_lambda", "1", *CRITIC),

@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 from rich.console import Console
 
+from benchmarks.trainer.learning import CRITIC, RECIPE_ARMS
 from inference_server.launch.server_process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig, reward_group
 from regime_w.credits import RewardParts
@@ -124,6 +125,9 @@ def train_run(name: str, folder: Path, url: str, sft: Path, model: Path) -> None
         [
             *("--config", str(DEMO), "--policy.base_model", str(model), "--server.url", url),
             *("--policy.adapter", str(sft), "--run.folder", str(folder)),
+            # What is told of a critic needs one, and of solved groups the recipe's temperatures.
+            *RECIPE_ARMS,
+            *CRITIC,
             *settings_of(name, folder.parent),
         ],
         prog="verdict_runs",

@@ -7,6 +7,7 @@ defines them), the help texts of the Prometheus endpoint, and the Grafana dashbo
 line, chart or panel.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -158,7 +159,10 @@ def log_line(row: Mapping[str, float], *, verbose: bool) -> str:
     return " ".join(
         metric.log.format(row[metric.key])
         for metric in METRICS
-        if metric.log and metric.key in row and (verbose or metric.is_brief)
+        if metric.log
+        # What has no value, such as a critic's metric where there is no critic, is NaN or missing.
+        and not math.isnan(row.get(metric.key, math.nan))
+        and (verbose or metric.is_brief)
     )
 
 
