@@ -18,7 +18,7 @@ _OR = re.compile(
 )
 _SET = re.compile(
     r"\\?\{\s*(?P<name>[a-z])\s*(?:\\in\s*\\(?:mathbb|mathbf)\s*\{?R\}?|\\in\s*\\R)?\s*(?:\\mid(?![A-Za-z])|[|:])\s*"
-    r"(?P<condition>(?:(?!\\?[{}]).){1,200}?)\s*\\?\}"
+    r"(?P<condition>.{1,200}?)\s*\\?\}"
 )
 
 
@@ -28,12 +28,13 @@ def joined(text: str) -> str:
     Any other line is returned as it is.
     """
     found = _SET.fullmatch(text)
-    if found and re.search(rf"{_OPERATOR}", found["condition"]):
-        text = found["condition"]
-    parts = _OR.split(text)
-    intervals = [_interval(part.strip()) for part in parts] if len(parts) > 1 else []
-    if None in intervals or len({name for name, _ in filter(None, intervals)}) != 1:
+    condition = found["condition"] if found else text
+    intervals = [_interval(part.strip()) for part in _OR.split(condition)]
+    names = {interval[0] if interval else None for interval in intervals}
+    if None in names or len(names) > 1 or (found and found["name"] not in names):
         return text
+    if len(intervals) == 1:
+        return condition
     return r" \cup ".join(interval for _, interval in filter(None, intervals))
 
 

@@ -28,6 +28,9 @@ _LATEX_TEXT = r"\\(?:text|math|mbox)(?:bf|rm|it|sf|normal)?"
 _SYMBOL_OF_UNIT = r"(?:[cmk]m|kg|ft|lbs?|oz|m[lL]|hrs?|mins?|mph)"
 # Words behind a number that are part of it.
 _NO_UNIT = (
+    r"(?:or|is|if|not|maybe|perhaps|wrong|incorrect|less|fewer|more|greater|below|above|under|divided|multiplied|remainder|out"
+    r"|root|power|raised|to the|doubled|tripled|halved|imaginary|negative|repeating|recurring|percent\s(?:less|more)"
+    r"|degrees\s(?:below|under)|twelfths?|elevenths?)\b|"
     rf"(?i:{SCALE})|sqrt|sin|cos|tan|cot|sec|csc|log|exp|mod|inf|choose|factorial|squared|cubed|times|plus|minus|over"
     r"|(?i:dozen|gross|score|base|half|halves|(?:third|fourth|quarter|fifth|sixth|seventh|eighth|ninth|tenth)s?)\b"
     rf"|(?:{_GREEK.replace(' ', '|')})(?![A-Za-z])|[xyz]{{2,}}\b"
@@ -38,11 +41,11 @@ _UNIT = (
     r"(?:\s[A-Za-z]{2,}){0,3}"
 )
 # A single letter in upright type is one of few units; bold ones are vectors.
-_TEXT_OF_UNIT = (
-    r"\\(?:text|mbox|mathrm|mathit|textrm|textit)\s*\{\s*(?:[mgshLlNJWVKCAF]|[^{}]{2,})\s*\}"
-)
-_DEGREES = r"(?:\^\s*\{?\s*\\circ\s*\}?|°|\\degree(?![A-Za-z]))"
+_TEXT_OF_UNIT = rf"\\(?:text|mbox|mathrm|mathit|textrm|textit)\s*\{{\s*(?:[mgshLlNJWVKCAF]|(?!\s*(?:,|{_NO_UNIT}))[^{{}}]{{2,}})\s*\}}"
+_DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|°|\\degree(?![A-Za-z]))"
 _TRIGONOMETRIC = "sin|cos|tan|cot|sec|csc"
+_IN_DEGREES = rf"(-?[0-9]+(?:\.[0-9]+)?)\s*{_DEGREES}"
+_MODULUS = r"(?:\{([^{}]*)\}|([0-9A-Za-z]+))"
 _FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp"
 _PERIOD = r"\{?\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(?P<marked>[0-9]{1,20})\s*\}|(?P<digit>[0-9]))\s*\}?"
 # Once more than "0.33", or as two digits that come twice.
@@ -59,6 +62,12 @@ def _as_fraction(decimal: re.Match[str]) -> str:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
+def _in_radians(found: re.Match[str]) -> str:
+    """A trigonometric function of a number of degrees."""
+    degrees = next(filter(None, found.groups()[2:]))
+    return rf"\{found['name']}{found['power'] or ''}(\frac{{{degrees}\pi}}{{180}})"
+
+
 def _as_factor(found: re.Match[str]) -> str:
     """A fraction of Unicode before a factor: "½x" is half of x, and "1/2x" may be read otherwise."""
     return rf"\frac{{{unicodedata.normalize('NFKC', found.group()).replace('⁄', '}{')}}}"
@@ -70,7 +79,7 @@ def _as_script(found: re.Match[str]) -> str:
     return rf"{'^' if text[0] in _RAISED else '_'}{{{text.translate(_PLAIN)}}}"
 
 
-_FRACTION_BEFORE_FACTOR = re.compile(r"(?<![0-9])[¼-¾⅐-⅞](?=\s?(?:[A-Za-z(\\]|√))")
+_FRACTION_BEFORE_FACTOR = re.compile(r"(?<![0-9^_])(?<![0-9]\s)[¼-¾⅐-⅞](?=\s?(?:[A-Za-zα-ω(\\]|√))")
 
 _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\\(?:boxed|fbox)\s*\{([^{}]*)\}", r"\1"),
@@ -85,7 +94,10 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"√", r"\\sqrt "),
     (r"\\langle(?![A-Za-z])", "("),
     (r"\\rangle(?![A-Za-z])", ")"),
-    (r"\(?\s*\\?[bp]?mod(?![A-Za-z])\s*(?:\{([^{}]*)\}|([0-9A-Za-z]+))\s*\)?", r"\\pmod{\1\2}"),
+    (
+        rf"\(\s*\\?mod(?![A-Za-z])\s*{_MODULUS}\s*\)|\\p?mod(?![A-Za-z])\s*{_MODULUS}",
+        lambda found: rf"\pmod{{{next(filter(None, found.groups()), '')}}}",
+    ),
     (r"\A[A-Za-z]\s*(?:\\equiv|≡)\s*(?=.*\\pmod)", ""),
     # math-verify adds what stands side by side as in a mixed number.
     (
@@ -101,8 +113,9 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     ),
     (r"\^\s*\{?\s*\\prime\s*\}?", "'"),
     (
-        rf"\\?({_TRIGONOMETRIC})(\s*\^\s*(?:[0-9]|\{{[0-9]\}}))?\s*[({{]?\s*([0-9]+(?:\.[0-9]+)?)\s*{_DEGREES}\s*[)}}]?",
-        r"\\\1\2(\\frac{\3\\pi}{180})",
+        rf"(?:\\|(?<![A-Za-z\\]))(?P<name>{_TRIGONOMETRIC})(?P<power>\s*\^\s*(?:[0-9]|\{{[0-9]\}}))?\s*"
+        rf"(?:\(\s*{_IN_DEGREES}\s*\)|\{{\s*{_IN_DEGREES}\s*\}}|{_IN_DEGREES}(?!\s*[0-9]))",
+        _in_radians,
     ),
     (r":=|==", "="),
     (
@@ -143,6 +156,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     ),
     (rf"{_LATEX_TEXT}\s*\{{([^{{}}]*)\}}", r"\1"),
 )
+_SPACES = re.compile(r"\s{2,}")
 _EDGE = re.compile(r"\A(?:[ ,;:*_]|\.(?![0-9])|=(?!=))+")
 _CLEANING = tuple((re.compile(pattern), replacement) for pattern, replacement in _RULES)
 
@@ -159,7 +173,8 @@ def cleaned(text: str) -> str:
         text = _FRACTION_BEFORE_FACTOR.sub(_as_factor, text)
         text = to_ascii(text).translate(_UNICODE)
         for pattern, replacement in _CLEANING:
-            text = pattern.sub(replacement, text)
+            # Patterns with several runs of white space take long on a long run.
+            text = _SPACES.sub(" ", pattern.sub(replacement, text))
         # A point before a digit belongs to it.
         text = _EDGE.sub("", " ".join(text.split())).rstrip(" .,;:*_")
         if text == before:

@@ -10,7 +10,8 @@ from regime_w.numbers.statements import last_match
 
 _ADVERB = (
     r"(?-i:clearly|definitely|obviously|certainly|simply|indeed|surely|undoubtedly|therefore|thus|hence|then)"
-    r"\b,?[*_: ]{1,4}"
+    # Not "clearly stated in the text".
+    r"\b,?[*_: ]{1,4}(?-i:(?![a-z]{2})|(?=not\b))"
 )
 ANSWER_IS = re.compile(
     rf"""
@@ -18,7 +19,8 @@ ANSWER_IS = re.compile(
     (?:{_ADVERB}){{0,2}} (?:\n[ \t]{{0,8}}){{0,3}}
   | (?<![^\n]) (?: [#*_ ]{{0,8}} (?:the\ )?final[ _]answer | (?:\#{{1,6}}|\*\*|__)\ ?(?:the\ )?answer )
     [*_: ]{{0,8}} \n\s{{0,8}}               # a heading
-  | (?P<quote>["'])(?:final[_ ]?)?answer(?P=quote) \s{{0,4}}:\s{{0,4}}    # a field of JSON
+  # A field of JSON, of an object or a line of its own.
+  | (?:(?<=\{{)|(?<=\{{[ \n])|(?<=,)|(?<=[, \n][ \n])) (?P<quote>["'])(?:final[_ ]?)?answer(?P=quote) \s{{0,4}}:\s{{0,4}}
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -27,6 +29,8 @@ _CLAUSE_END = re.compile(
     re.IGNORECASE,
 )
 _MAX_CLAUSE = 100
+_MAX_FIELD = 2000
+"""The most characters of an object before its answer, and of the rest of it, that are looked at."""
 _SUBJECT = re.compile(
     r"""
     (?: .*\b(?:the|my|our|your|its|choose|pick|select)\b )? [\W\d_]*+
@@ -36,12 +40,19 @@ _SUBJECT = re.compile(
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
 """What stands before "answer" in a clause that states it: "the incorrect option" or "one choice" is another."""
-_FIELD_VALUE = re.compile(r"\"((?:[^\"\\\n]|\\.)*)\"|'((?:[^'\\\n]|\\.)*)'|([^\"'\s,}][^,}\n]*)")
-# "not only A but also B" gives both.
+_FIELD_VALUE = re.compile(
+    r"(?:\"(?P<double>(?:[^\"\\\n]|\\.)*)\"|'(?P<single>(?:[^'\\\n]|\\.)*)'|(?P<number>-?[0-9]+(?:\.[0-9]+)?))"
+    r"\s{0,8}(?:,\s{0,40}(?=[\"'][^\"'\n]{1,40}[\"']\s{0,4}:)|\}|\Z)"
+)
+# Of an object that judges its own answer, none is taken.
+_JUDGED = re.compile(
+    r"[\"'][a-z_ ]{0,20}(?:correct|wrong|right|valid)[a-z_ ]{0,20}[\"']\s*:", re.IGNORECASE
+)
+_BEFORE_OBJECT = re.compile(r"(?:\A|\n)[ \t]{0,8}(?:```(?:json)?\s{0,4})?\Z")
+# A letter, a name, a number or a term, but no predicate: "not clear but", "not only A but also".
+_THING = r"(?:[(\[]?[A-Za-z][)\]]?(?![\w'’])|[A-Z][\w'-]*(?:\s[A-Z][\w'-]*){0,3}|[-$\\0-9(A-Za-z](?=[^\s,;!?]*[0-9+*/^=$\\])[^\s,;!?\n]{0,60})"
 _NOT_BUT = re.compile(
-    r"not\s+(?!only\b|just\b|merely\b|simply\b)[^,;.!?\n]{1,80},?\s+but\s+(?:rather\s+|instead\s+)?"
-    r"(?!(?:also|it|that|this|we|i|the\s+answer)\b)(?=\S)",
-    re.IGNORECASE,
+    rf"not\s+(?:option\s|choice\s)?{_THING},?\s+but\s+(?:rather\s+|instead\s+)?(?=(?:option\s|choice\s)?{_THING}[\s.*)\]]*\Z)"
 )
 
 
@@ -57,10 +68,26 @@ def is_stated(clause: str) -> bool:
     return _SUBJECT.fullmatch(clause) is not None and not is_supposed(clause)
 
 
-def field_value(line: str) -> str:
-    """What a field of JSON holds, without its quotation marks; empty where it has no such value."""
-    found = _FIELD_VALUE.match(line)
-    return "" if found is None else found[found.lastindex or 0].replace("\\\\", "\\").strip()
+def field_value(text: str, start: int) -> tuple[str, str]:
+    """What a field of JSON holds, without its quotation marks, and what follows its object.
+
+    Empty where it is no string or number, where its object stands within a line of prose, or judges the answer.
+
+    Args:
+        text: That has the field.
+        start: Of the field's value.
+    """
+    window = text[start : start + _MAX_FIELD]
+    found = _FIELD_VALUE.match(window)
+    opening = text.rfind("{", max(0, start - _MAX_FIELD), start)
+    closing = window.find("}", found.end() - 1) if found else -1
+    end = len(window) if closing < 0 else closing + 1
+    whole = text[max(0, opening) : start + end]
+    before = text[max(0, opening - _MAX_CLAUSE) : max(0, opening)]
+    if found is None or opening < 0 or _JUDGED.search(whole) or not _BEFORE_OBJECT.search(before):
+        return "", ""
+    value = found["double"] or found["single"] or found["number"] or ""
+    return value.replace("\\\\", "\\").strip(), window[end:].lstrip(" `\n")
 
 
 def without_contrast(sentence: str) -> str:

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.completions import completion_of
+from regime_w.answer_types.conclusions import conclusion_of, without_another
 from regime_w.answer_types.contradictions import (
     Names,
     gives_another,
@@ -40,22 +41,17 @@ _ALONE = re.compile(
 )
 _WITH_TEXT = re.compile(
     rf"{_KIND}(?:[(\[]\s*(?P<bracketed>[A-Za-z])\s*[)\]]|(?P<bare>[A-Za-z])"
-    r"(?:(?P<item>\s*\)|(?=\s+\([^()]*\)[\s.]*\Z))|\s*[.:\]]|\s+[-–—=]|,(?=\s)))"
+    r"(?:(?P<item>\s*\)|(?=\s+\([^()]*\)[\s.]*\Z))|\s*[.:\]]|\s+[-–—=]))"
     r"\s*[.:–—-]?\s*(?P<text>.+)",
     re.IGNORECASE,
 )
-_TEXT_FIRST = re.compile(
-    r"(?P<text>[^()\[\]]+[^()\[\]\s])\s*[(\[]\s*(?P<letter>[A-Za-z])\s*[)\]][\s.]*"
+_BESIDE_ITS_TEXT = (
+    re.compile(r"(?P<text>[^()\[\]]+[^()\[\]\s])\s*[(\[]\s*(?P<letter>[A-Za-z])\s*[)\]][\s.]*"),
+    re.compile(rf"{_KIND}[(\[]?(?P<letter>[A-Za-z])[)\]]?,\s+(?P<text>.+)", re.IGNORECASE),
 )
-_LEAD_IN = re.compile(
-    r"(?:(?:so|thus|therefore|hence|finally|clearly|overall|in\s(?:conclusion|summary|short))\b[,:]?\s+){0,2}"
-    r"(?:(?:I|we)(?:['’]d|\swould|\swill|['’]ll)?\s(?:choose|pick|select|go\swith)\s)?",
-    re.IGNORECASE,
-)
-"""Begins a last line that gives a choice and nothing else: "Therefore, B is the correct answer."."""
-_NOT_ANOTHER = re.compile(
-    r",?\s+(?:and\s|but\s)?(?:not|rather\sthan|instead\sof)\s(?:(?:option|choice)\s)?"
-    r"[(\[]?(?P<other>[A-Z])[)\]]?[\s.]*\Z"
+"""A letter beside the text of its choice: "Rome (B)", "B, Rome"."""
+_LETTERS_ALONE = re.compile(
+    r"[\s,;&/]*(?:(?:and|or)\s+)?[(\[]?[A-Za-z][)\]]?(?:[\s,;&/]+(?:(?:and|or)\s+)?[(\[]?[A-Za-z][)\]]?)*[\s.]*"
 )
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
 # "A'" is another thing than "A".
@@ -152,11 +148,15 @@ class Choice:
 
     def _read_last(self, line: str | None) -> str | None:
         """Reads a line that no word announces as the answer."""
-        line = line and _LEAD_IN.sub("", line, count=1)
-        # Alone, I is a pronoun where no choices are known.
-        if not line or (not self.choices and line.strip(" .!,*") == "I"):
+        if line is None:
             return None
-        return self._read(line, may_explain=False)
+        # Alone, I is a pronoun where no choices are known.
+        if not self.choices and line.strip(" .!,*") == "I":
+            return None
+        conclusion, is_choice = conclusion_of(line)
+        if not is_choice and not self._named(conclusion):
+            return None
+        return self._read(conclusion, may_explain=False)
 
     def _goes_on(self, stated: Stated, letter: str) -> bool:
         """Whether the next choice follows in the next line, in the same form: a list of choices is no answer."""
@@ -178,7 +178,10 @@ class Choice:
         if line is None or _PRIMED.match(line) or "~~" in line:
             return None
         line = without_markup(line.translate(_QUOTES)).strip(" $")
-        line = _without_another(line)
+        whole = [] if _ALONE.fullmatch(line) else self._named(line)
+        if len(whole) == 1:
+            return whole[0]
+        line = without_another(line)
         head, reason = without_reason(line) if may_explain else (line, "")
         alone = _ALONE.fullmatch(head)
         letter = alone and self._letter(alone["letter"])
@@ -187,8 +190,12 @@ class Choice:
         named = self._named(line)
         if len(named) == 1:
             return named[0]
-        found = _WITH_TEXT.fullmatch(line) or _TEXT_FIRST.fullmatch(line)
-        letter = found and self._letter(_name_in(found))
+        for beside in filter(None, (pattern.fullmatch(line) for pattern in _BESIDE_ITS_TEXT)):
+            letter = self._letter(beside["letter"])
+            if letter and self._named(beside["text"]) == [letter]:
+                return letter
+        found = _WITH_TEXT.fullmatch(line)
+        letter = found and self._letter(found["bracketed"] or found["bare"])
         if not found or letter is None:
             return None
         named = self._named(found["text"])
@@ -196,8 +203,8 @@ class Choice:
             return letter if letter in named else None
         # Of unknown choices "B) London" gives one, "E. coli" does not.
         is_unknown = not self.choices
-        is_item = is_unknown and _is_item(found)
-        if not (may_explain or is_item):
+        is_item = is_unknown and (found["bracketed"] or found["item"] is not None)
+        if not (may_explain or is_item) or _LETTERS_ALONE.fullmatch(found["text"]):
             return None
         may_say_false = is_unknown and may_explain
         doubted = is_doubted(found["text"], letter, self._names(), may_say_false=may_say_false)
@@ -216,24 +223,6 @@ class Choice:
 
     def _names(self) -> Names:
         return _names_of(self.choices)
-
-
-def _without_another(line: str) -> str:
-    """A line without another letter that it denies at its end: "B and not C" is "B"."""
-    denied = _NOT_ANOTHER.search(line)
-    return line if denied is None else line[: denied.start()]
-
-
-def _name_in(found: re.Match[str]) -> str:
-    """The letter of a match of `_WITH_TEXT` or `_TEXT_FIRST`."""
-    groups = found.groupdict()
-    return str(groups.get("letter") or groups["bracketed"] or groups["bare"])
-
-
-def _is_item(found: re.Match[str]) -> bool:
-    """Whether a letter stands before its text as that of an item of a list does: "B) London"."""
-    groups = found.groupdict()
-    return groups.get("bracketed") is not None or groups.get("item") is not None
 
 
 @lru_cache(maxsize=16)

@@ -41,6 +41,20 @@ _SET = re.compile(rf"\\\{{{_NO_UNION}\\\}}")
 _TUPLE_OR_INTERVAL = re.compile(rf"[(\[]{_NO_UNION},{_NO_UNION}[)\]]")
 
 
+_PRIMED = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('+)")
+_UNNOTICED = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"\\(?:bmod|equiv|approx|sim|to|neg|nleq|ngeq|rightarrow)(?![A-Za-z])",
+        r"\\pmod\{[^{}]*\}",
+        r"\^\s?\{?\s?(?:T|\\top|\\intercal)(?![A-Za-z])",
+        r"\\frac\s?\{\s?(?:d|\\partial)[^{}]*\}\s?\{\s?(?:d|\\partial)[^{}]*\}",
+    )
+)
+"""Signs that do not count for math-verify: relations, a modulus, a transpose, and of what by what a derivative is."""
+_RELATION_FIRST = re.compile(r"[<>≈~]|\\(?:[lg]eq?|[lg]t|neq?|approx|sim|n[lg]eq)(?![A-Za-z])")
+
+
 @dataclass(frozen=True, slots=True)
 class Mathematics:
     """An expression, set, interval, tuple or equation, a number, or a word or three."""
@@ -125,8 +139,17 @@ def _at_most(num_compared: int) -> Callable[[str, str], bool]:
 
 
 def _verify(a: str, b: str) -> bool:
-    """What math-verify says of two texts with as many primes, of which it takes no notice."""
-    return a.count("'") == b.count("'") and are_equal(a, b)
+    """What math-verify says of two texts that are alike in all of which it takes no notice."""
+    if any(pattern.findall(a) != pattern.findall(b) for pattern in _UNNOTICED):
+        return False
+    # Not so many derivatives, but of the same: u'v is not uv'.
+    first, second = (_PRIMED.sub(_as_symbol, text) for text in (a, b))
+    return are_equal(first, second)
+
+
+def _as_symbol(found: re.Match[str]) -> str:
+    """A letter with primes as one symbol."""
+    return rf"{found[1]}_{{{'p' * len(found[2])}}}"
 
 
 def _read(line: str) -> str | None:
@@ -141,6 +164,8 @@ def _read(line: str) -> str | None:
     if _NUMBERS_APART.fullmatch(text):
         return None
     if re.search("[0-9A-Za-z]", text) is None or _PROSE.search(text):
+        return None
+    if _RELATION_FIRST.match(text):
         return None
     return only_line(text) if _has_closed_braces(text) else None
 

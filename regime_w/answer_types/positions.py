@@ -164,7 +164,8 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
             # "The answer is B. The incorrect option is A."
             window = text[start : min(end, start + MAX_ANSWER_CHARS)]
             if found["quote"]:
-                return Stated(field_value(window))
+                value, behind = field_value(text, start)
+                return Stated(value, behind[:_MAX_BEHIND])
             line = _first_line(window, is_below="\n" in found.group())
             sentence, rest = first_sentence(line)
             sentence = without_contrast(without_outer_marks(sentence, text, start))

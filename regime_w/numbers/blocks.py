@@ -26,7 +26,7 @@ NUMBERED_HEADING = re.compile(
 _WORK = (
     r"reasoning|explanations?|explain|verif(?:y|ication)|check(?:ing)?|double[- ]check|work(?:ing)?|steps?|calculations?"
     r"|notes?|analysis|thinking|thoughts?|thought\ process|justification|rationale|summary|discussion|derivation"
-    r"|proof|breakdown|approach|method|evaluation|(?:process\ of\ )?elimination|let(?:['’]s|\ us|\ me)\ (?:think|check|verify)"
+    r"|proof|references|sources|background|introduction|context|key\ points|understanding(?:\ the\ (?:problem|question))?|breakdown|approach|method|evaluation|(?:process\ of\ )?elimination|let(?:['’]s|\ us|\ me)\ (?:think|check|verify)"
 )
 WORK_HEADING = re.compile(
     rf"""{NUMBERED_HEADING.pattern}

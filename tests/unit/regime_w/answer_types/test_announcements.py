@@ -35,7 +35,7 @@ STATED = [
     "{{'answer': '{}'}}",
     '{{"reasoning": "The answer is {other}.", "final_answer": "{}"}}',
     '```json\n{{\n  "answer": "{}",\n  "sure": true\n}}\n```',
-    '{{"answer": {}}}',
+    '{{"steps": ["one", "two"], "answer": "{}", "sure": true}}',
 ]
 NOT_STATED = [
     "#### Verify\nLooks right.",
@@ -43,6 +43,16 @@ NOT_STATED = [
     "#### Explanation\n{}",
     "#### {}\n\n#### Note\nThis was easy.",
     "The answer is not {} but it may be {other}.",
+    '{{"answer": {}}}',
+    '{{"answer": ["{}", "{other}"]}}',
+    '{{"answer": "{}", "{other}"}}',
+    '{{"answer": "{}" or "{other}"}}',
+    '{{"answer": "{}", "is_correct": false}}',
+    '{{"answer": "{}", "correct_answer": "{other}"}}',
+    '{{"answer": "{}"}}\nWait, that is wrong. It is {other}.',
+    'I write it so:\nFor example {{"answer": "{}"}}',
+    "The answer is not clear but {}",
+    "The answer is not certain, but {}.",
     '{{"answer": ""}}',
     '{{"answer": }}',
     "The answer is definitely not {}.",
@@ -70,17 +80,25 @@ def test_a_word_with_nothing_below_is_no_heading(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "value"),
+    ("text", "value"),
     [
-        ('"B"}', "B"),
-        ('"a \\"b\\" c", "d"', 'a \\"b\\" c'),
-        (r'"\\frac{1}{2}"', r"\frac{1}{2}"),
-        ("'B'", "B"),
-        ("B, C", "B"),
-        ("7}", "7"),
-        ('"open', ""),
-        ("", ""),
+        ('{"answer": "B"}', ("B", "")),
+        ('{"answer": "B"}\nSo it is.', ("B", "So it is.")),
+        ('{"answer": "a \\"b\\" c", "d": "e"}', ('a \\"b\\" c', "")),
+        (r'{"answer": "\\frac{1}{2}"}', (r"\frac{1}{2}", "")),
+        ("{'answer': 'B'}", ("B", "")),
+        ('{"answer": 7}', ("7", "")),
+        ('{"answer": 7, "sure": true}', ("7", "")),
+        ('{"answer": 1,000}', ("", "")),
+        ('{"answer": [1, 2]}', ("", "")),
+        ('{"answer": "open', ("", "")),
+        ('"answer": "B"', ("", "")),
     ],
 )
-def test_a_field_holds_what_its_quotation_marks_enclose(line: str, value: str) -> None:
-    assert field_value(line) == value
+def test_a_field_holds_a_string_or_a_number(text: str, value: tuple[str, str]) -> None:
+    assert field_value(text, text.index(":") + 2) == value
+
+
+def test_an_adverb_before_a_predicate_announces_no_answer() -> None:
+    assert Text().extract("The answer is clearly stated in it.") == "clearly stated in it"
+    assert Text().extract("The answer is clearly Paris.") == "paris"

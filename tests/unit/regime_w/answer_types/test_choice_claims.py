@@ -29,6 +29,19 @@ ANNOUNCED = [
     ("The answer is B, Paris.", None),
     ("The answer is Paris (B).", None),
     ("The answer is B, C.", None),
+    ("The answer is b, c", None),
+    ("#### b, c, d", None),
+    ("The answer is b) and c)", None),
+    ("\\boxed{b - c}", None),
+    ("#### B, all of them", None),
+    ("The answer is B, a trap.", None),
+    ("The answer is anything except London (B).", None),
+    ("The answer is the letter after (B).", None),
+    # What may go on.
+    ("So A", None),
+    ("Therefore, a", None),
+    ("So I pick a.", None),
+    ("So B.", "B"),
     ("The answer is B, or C.", None),
     ("B is the answer.", "B"),
     ("**B** is the answer!", "B"),
@@ -164,6 +177,18 @@ SEVERAL = [
     ("Option: B) London", "B"),
     ("The correct choice: A) the capital", "A"),
 ]
+
+
+def test_a_choice_that_is_a_sentence_of_letters_is_itself() -> None:
+    kind = Choice(("A and B", "A and not B", "B and not A", "A, not B"))
+    assert kind.extract("The answer is A and not B.") == "B"
+    assert kind.extract("#### B and not A") == "C"
+    assert kind.extract("The answer is A, not B.") == "D"
+
+
+@pytest.mark.parametrize("line", ["Hence x is true", "Therefore P must be true", "In summary, x"])
+def test_a_conclusion_about_a_variable_is_no_choice(line: str) -> None:
+    assert OPEN.extract(line) is None
 
 
 @pytest.mark.parametrize(("text", "letter"), ANNOUNCED)
