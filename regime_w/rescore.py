@@ -4,10 +4,9 @@ The files are JSONL, plain, .gz or .zst, as the trainer or the recipe's collecto
 """
 
 import gzip
-import io
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
 from regime_w.reward import GroupReward, reward_group
 
+_CHUNK_BYTES = 2**16
 NUM_SHOWN = 10
 """How many of the groups with the largest changes are listed."""
 
@@ -92,9 +92,28 @@ def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
         case ".gz":
             return gzip.open(path)
         case ".zst":
-            return io.BufferedReader(zstandard.open(path, "rb"))
+            return closing(_zstd_lines(path))
         case _:
             return path.open("rb")
+
+
+def _zstd_lines(path: Path) -> Generator[bytes, None, None]:
+    """The lines of a file of zstd frames.
+
+    Raises:
+        EOFError: Its last frame is cut off, of which zstandard's own readers say nothing.
+    """
+    pending, frame = b"", None
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            while chunk:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                *lines, pending = (pending + frame.decompress(chunk)).split(b"\n")
+                yield from lines
+                chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    if frame is not None:
+        raise EOFError
+    yield pending
 
 
 def _parse(line: bytes, where: str) -> _RowToRescore:

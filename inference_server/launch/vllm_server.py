@@ -35,6 +35,7 @@ from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
 from inference_server.vllm.gpu_launch import settle_on_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
+from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import (
     KV_CACHE_VARIABLE,
@@ -43,6 +44,7 @@ from inference_server.wire.hardware.cpu import (
     kv_bytes_per_token,
     machine_memory_bytes,
 )
+from inference_server.wire.hub_models import why_not_on_hub
 from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"
@@ -70,6 +72,10 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         validate_parsed_serve_args(args)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"vllm: {str(error).splitlines()[0]}") from error
+    if base_folder(args.model, args.revision) is None and (reason := why_not_on_hub(args.model)):
+        raise SettingsError(
+            f"--model {args.model}: neither a folder nor in the Hub's cache, and {reason}"
+        )
     try:
         config, _ = transformers.PretrainedConfig.get_config_dict(
             args.model, revision=args.revision
@@ -117,7 +123,10 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
     listens; then those of `Shutdown` take over.
     """
     decorate_logs("APIServer", skip_if_decorated=True)
-    listen_address, listening_socket = setup_server(args, reuse_port=False)
+    try:
+        listen_address, listening_socket = setup_server(args, reuse_port=False)
+    except OSError as error:
+        raise SettingsError(f"--port {args.port}: {error.strerror}; give another") from error
     shutdown = Shutdown(settings.drain_timeout_s)
     setattr(args, SHUTDOWN_ATTRIBUTE, shutdown)
     with (

@@ -10,6 +10,7 @@ from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 from trainer.commands.tiny_pretraining import TinyModelRecipe, pretrain, untrained_model
 from trainer.data.tiny_corpus import train_tokenizer
 from trainer.data.tiny_weights import load_tiny_weights
+from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder
 from trainer.model.base_model import hide_progress_bars
 
@@ -34,14 +35,21 @@ def build_tiny_model(
 
     Returns:
         The folder, loadable by Transformers and by vLLM.
+
+    Raises:
+        UsageError: The folder holds something else, or the weights that come with this project are damaged.
     """
     hide_progress_bars()
-    recipe = recipe or TinyModelRecipe()
+    folder, recipe = folder.absolute(), recipe or TinyModelRecipe()
     digest = recipe.digest()
     manifest = folder / _MANIFEST
     is_current = manifest.is_file() and json.loads(manifest.read_text()).get("digest") == digest
     if is_current and not from_scratch:
         return folder
+    if folder.is_dir() and any(folder.iterdir()) and not manifest.is_file():
+        raise UsageError(
+            f"output {folder}: has files that are not the tiny model's; name another folder"
+        )
     tokenizer, model, is_trained = _model(recipe, on_step, from_scratch=from_scratch)
     unfinished = new_folder(folder)
     model.save_pretrained(unfinished)

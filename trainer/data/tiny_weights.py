@@ -6,12 +6,18 @@ They are those of `trainer.commands.tiny_pretraining`, rounded to bfloat16. ``sc
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from inference_server.wire.digests import sha256_of_bytes
+from trainer.errors import UsageError
 
 TINY_WEIGHTS = Path(__file__).parent / "tiny_base.safetensors"
 """The weights; its metadata has the digest of the recipe."""
 _DIGEST = "recipe_digest"
+
+
+_SHA256 = "weights_sha256"
 
 
 def load_tiny_weights(digest: str) -> dict[str, torch.Tensor] | None:
@@ -19,11 +25,21 @@ def load_tiny_weights(digest: str) -> dict[str, torch.Tensor] | None:
 
     Args:
         digest: Of the recipe.
+
+    Raises:
+        UsageError: The file is missing or damaged.
     """
-    with safe_open(TINY_WEIGHTS, framework="pt") as file:
-        if file.metadata()[_DIGEST] != digest:
-            return None
-        return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no dict
+    try:
+        with safe_open(TINY_WEIGHTS, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (OSError, SafetensorError) as error:
+        raise UsageError(f"{_damaged()} ({' '.join(str(error).split())})") from None
+    if metadata.get(_DIGEST) != digest:
+        return None
+    if metadata.get(_SHA256) != _sha256(weights):
+        raise UsageError(_damaged())
+    return {name: weight.float() for name, weight in weights.items()}
 
 
 def save_tiny_weights(weights: dict[str, torch.Tensor], digest: str) -> None:
@@ -34,4 +50,18 @@ def save_tiny_weights(weights: dict[str, torch.Tensor], digest: str) -> None:
         digest: Of their recipe.
     """
     rounded = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
-    save_file(rounded, TINY_WEIGHTS, metadata={_DIGEST: digest})
+    save_file(rounded, TINY_WEIGHTS, metadata={_DIGEST: digest, _SHA256: _sha256(rounded)})
+
+
+def _sha256(weights: dict[str, torch.Tensor]) -> str:
+    parts = (
+        weights[name].contiguous().view(torch.uint8).numpy().tobytes() for name in sorted(weights)
+    )
+    return sha256_of_bytes(b"".join(parts))
+
+
+def _damaged() -> str:
+    return (
+        f"{TINY_WEIGHTS} is damaged: restore it by git checkout or another installation, or train the model with "
+        "tiny-model --from_scratch"
+    )

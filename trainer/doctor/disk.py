@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.hub_models import why_not_on_hub
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
@@ -25,8 +26,8 @@ def check_model_files(base_model: str) -> Iterator[CheckResult]:
     folder = base_folder(base_model)
     if folder is None:
         text = f"{base_model} is neither a folder nor in the Hub's cache"
-        if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-            yield bad("model", text, "policy.base_model, or HF_HUB_OFFLINE=0")
+        if reason := why_not_on_hub(base_model):
+            yield bad("model", f"{text}, and {reason}", "policy.base_model")
         else:
             yield note("model", f"{text}: the first start downloads it")
         return

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from trainer.config.sections import DoctorConfig
 from trainer.console.learning_rate_advice import low_learning_rate
@@ -36,18 +37,21 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         *check_machine(installed),
         *check_versions(installed),
         *check_device(config, installed=installed),
-        *check_model_files(config.model),
     ]
+    model_files = [*check_model_files(config.model)]
+    results += model_files
     if config.role != "server":
         lines = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
         results += [note("learning rate", line, "ppo.learning_rate") for line in lines]
+    is_nowhere = base_folder(config.model) is None and model_files[0].status is CheckStatus.BAD
     try:
-        shape = read_shape(config.model, config.policy.target_modules)
+        # What the Hub does not give it would be asked for again and again.
+        shape = None if is_nowhere else read_shape(config.model, config.policy.target_modules)
     except (OSError, ValueError) as error:
         text = f"no plan without the model's configuration: {first_line(error)}"
         results.append(bad("memory", text, "policy.base_model"))
     else:
-        results += _check_room(shape, config, console)
+        results += [] if shape is None else _check_room(shape, config, console)
     if config.ask_server and config.role != "server":
         results += ask_server(config)
     console.print(results_table(results))

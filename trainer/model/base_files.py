@@ -15,13 +15,13 @@ from inference_server.wire.adapters.adapter_config import (
     read_config,
 )
 from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.hub_models import why_not_on_hub
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.disk import is_disk_full
 
 _FIELD = "policy.base_model"
-_HUB_TIMEOUT_S = 10.0
 _PROBE = "What is 6 times 7?"
 """A text of which every tokenizer of a language model makes tokens."""
 
@@ -62,20 +62,8 @@ def _require_whole_weights(folder: str) -> None:
 
 
 def _require_on_hub(base_model: str, shown: str) -> None:
-    # They take longer to import than most commands need to fail.
-    from huggingface_hub import HfApi  # noqa: PLC0415
-    from huggingface_hub.constants import HF_HUB_OFFLINE  # noqa: PLC0415
-
-    what = f"{_FIELD} {shown}: neither a folder nor in the Hub's cache"
-    if HF_HUB_OFFLINE:
-        raise UsageError(f"{what}, and HF_HUB_OFFLINE is set; download it first, or name a folder")
-    try:
-        HfApi().model_info(base_model, timeout=_HUB_TIMEOUT_S)
-    except Exception as error:  # Which types there are depends on the library's version.
-        raise UsageError(
-            f"{what}, and the Hub does not give it ({one_line(error)}); name a folder, or download it "
-            "where there is a network"
-        ) from None
+    if reason := why_not_on_hub(base_model):
+        raise UsageError(f"{_FIELD} {shown}: neither a folder nor in the Hub's cache, and {reason}")
 
 
 def require_adapter(folder: Path) -> None:

@@ -85,6 +85,25 @@ def test_compressed_files_are_read_and_damaged_ones_named(
         list(rescore_file(path, ORIGINAL))
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 2**16])
+def test_zstd_frames_are_read_and_a_torn_one_is_named(
+    chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("regime_w.rescore._CHUNK_BYTES", chunk_bytes)
+    line = json.dumps(row(["#### 4"] * 8)).encode() + b"\n"
+    frames = [
+        zstandard.compress(line),
+        zstandard.compress(line + line),
+        zstandard.compress(line[:-1]),
+    ]
+    path = tmp_path / "rollouts.jsonl.zst"
+    path.write_bytes(b"".join(frames))
+    assert len([*rescore_file(path, ORIGINAL)]) == 4
+    path.write_bytes(b"".join(frames)[:-1])
+    with pytest.raises(RescoreError, match="truncated"):
+        [*rescore_file(path, ORIGINAL)]
+
+
 def test_an_empty_file_has_no_groups(tmp_path: Path) -> None:
     assert report(list(rescore_file(write(tmp_path / "r.jsonl", []), ORIGINAL))) == "no groups"
 

@@ -17,8 +17,9 @@ from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.commands.tiny_model import build_tiny_model
 from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.data.tiny_corpus import EOS_TOKEN, PAD_TOKEN, bare_prompt, train_tokenizer
-from trainer.data.tiny_weights import load_tiny_weights
+from trainer.data.tiny_weights import TINY_WEIGHTS, load_tiny_weights
 from trainer.data.word_problems import Split, Style, word_problems
+from trainer.errors import UsageError
 
 SMALL = TinyModelRecipe(
     hidden_size=16, num_layers=1, num_heads=2, num_steps=2, batch_size=2, num_drills=1
@@ -174,15 +175,33 @@ def test_an_up_to_date_model_is_left_alone_and_a_stale_one_replaced(tmp_path: Pa
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 32
 
 
-@pytest.mark.parametrize(
-    "files", [[], ["tiny_model.json"]], ids=["no manifest", "another revision"]
-)
-def test_a_model_that_no_manifest_vouches_for_is_built_again(
-    files: list[str], tmp_path: Path
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "thesis.txt"
+    mine.touch()
+    with pytest.raises(UsageError, match=r"output .*not the tiny model's"):
+        build_tiny_model(tmp_path, replace(SMALL, num_steps=0))
+    assert mine.exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "no safetensors", "inverted"])
+def test_damaged_weights_are_named(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    copy = tmp_path / "copy.safetensors"
+    whole = TINY_WEIGHTS.read_bytes()
+    inverted = whole[:-1000] + bytes(byte ^ 0xFF for byte in whole[-1000:])
+    damaged = {"cut": whole[:1000], "no safetensors": b"version https", "inverted": inverted}
+    if damage in damaged:
+        copy.write_bytes(damaged[damage])
+    monkeypatch.setattr("trainer.data.tiny_weights.TINY_WEIGHTS", copy)
+    with pytest.raises(UsageError, match=r"copy\.safetensors is damaged: .*--from_scratch"):
+        load_tiny_weights(TinyModelRecipe().digest())
+
+
+def test_a_model_of_another_revision_is_built_again(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    for name in [*files, "mark"]:
+    for name in ("tiny_model.json", "mark"):
         (folder / name).write_text('{"digest": "of another revision"}')
     recipe = replace(SMALL, num_steps=0)
     build_tiny_model(folder, recipe)
