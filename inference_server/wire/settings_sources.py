@@ -6,6 +6,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
+from inspect import cleandoc
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,11 @@ def _as_settings(
         if name not in without
     }
     return create_model(
-        model.__name__, __base__=BaseSettings, __doc__=f"{model.__doc__}{doc}", **fields, **more
+        model.__name__,
+        __base__=BaseSettings,
+        __doc__=f"{cleandoc(model.__doc__ or '')}{doc}",
+        **fields,
+        **more,
     )
 
 

@@ -114,7 +114,11 @@ def train_online(
     url: str, sft: Path, folder: Path, num_steps: int | None
 ) -> tuple[TrainConfig, Path]:
     """Stage 4: online PPO; returns its configuration and the newest adapter."""
-    stage(4, "online PPO", f"the next batch is generated meanwhile; {url} answers, as does")
+    stage(
+        4,
+        "online PPO",
+        f"the next batch is generated meanwhile; what is trained is on {url}, or asked by",
+    )
     for line in sample_lines(url):
         console.print(line, highlight=False, soft_wrap=True)
     overrides = {

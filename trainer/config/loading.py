@@ -17,7 +17,7 @@ from trainer.config.sections import SECTIONS
 _Config = TypeVar("_Config", bound=CommandConfig)
 
 _DESCRIPTION = (
-    " --config FILE reads the same keys from TOML; REGIME_W_SECTION__KEY from the environment."
+    "\n\n--config FILE reads the same keys from TOML; REGIME_W_SECTION__KEY from the environment."
 )
 
 
