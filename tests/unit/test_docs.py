@@ -39,8 +39,10 @@ OTHERS = {
     "OPENAI_API_KEY=": "tests/integration/test_lm_eval.py runs it",
     "curl -s http://127.0.0.1:8000/v1/": "tests/integration/test_http_surface.py asks these routes",
     "curl -s localhost:8000/v1/": "tests/integration/test_http_surface.py asks these routes",
-    "make demo": "tests/integration/test_recipe.py runs its stages; all of it takes ten minutes",
+    "make demo": "tests/integration/test_recipe.py runs its stages; all of it takes three minutes",
     "source <(regime-w ": "tests/unit/trainer/commands/test_completion.py runs the script",
+    "RUN_NAME=": "tests/unit/test_launchers.py runs the script",
+    "sbatch --nodes=3": "tests/unit/test_launchers.py runs the script",
     # Not runnable here, and why. tests/unit/test_deploy.py checks the files that these read.
     "MACHINE_ROLE=": "needs Docker",
     "docker ": "needs Docker",
@@ -50,6 +52,7 @@ OTHERS = {
     "sed -i ": "writes the key into .env",
     "curl -fsSL https://": "installs software from the network",
     "sed 's#deb https://": "installs software from the network",
+    "kubectl ": "needs a cluster",
     "sudo ": "changes the machine",
     "ssh -L ": "needs a second machine",
 }
