@@ -35,7 +35,7 @@ from inference_server.settings import Settings
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
 from inference_server.vllm.gpu_launch import settle_on_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
-from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import (
     KV_CACHE_VARIABLE,
@@ -44,7 +44,6 @@ from inference_server.wire.hardware.cpu import (
     kv_bytes_per_token,
     machine_memory_bytes,
 )
-from inference_server.wire.hub_models import why_not_on_hub
 from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"

@@ -1,4 +1,4 @@
-"""The base model's files: where they are on this machine, and a fingerprint to compare machines by.
+"""The base model's files: where they are, on this machine or the Hub, and a fingerprint to compare machines by.
 
 Loads neither torch nor vllm.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+_HUB_TIMEOUT_S = 10.0
 _CONFIG_FILE = "config.json"
 _SAMPLE_BYTES = 2**20
 
@@ -28,6 +29,28 @@ def base_folder(model: str, revision: str | None = None) -> Path | None:
     except ValueError:  # not a Hub id
         return None
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def why_not_on_hub(model: str) -> str | None:
+    """Why a model that is not on this machine cannot be had, in a few words; None where the Hub has it.
+
+    Downloads by themselves retry for the better part of a minute before they say so.
+
+    Args:
+        model: A Hub id.
+    """
+    # They take longer to import than most commands need to fail.
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.constants import HF_HUB_OFFLINE  # noqa: PLC0415
+
+    if HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set; download it first, or name a folder"
+    try:
+        HfApi().model_info(model, timeout=_HUB_TIMEOUT_S)
+    except Exception as error:  # Which types there are depends on the library's version.
+        reason = " ".join(str(error).split())
+        return f"the Hub does not give it ({reason}); name a folder, or download it where there is a network"
+    return None
 
 
 def fingerprint(folder: Path) -> str:

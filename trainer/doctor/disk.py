@@ -6,8 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from inference_server.wire.base_fingerprint import base_folder, fingerprint
-from inference_server.wire.hub_models import why_not_on_hub
+from inference_server.wire.base_fingerprint import base_folder, fingerprint, why_not_on_hub
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text

@@ -14,8 +14,7 @@ from inference_server.wire.adapters.adapter_config import (
     parsed_config,
     read_config,
 )
-from inference_server.wire.base_fingerprint import base_folder
-from inference_server.wire.hub_models import why_not_on_hub
+from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
