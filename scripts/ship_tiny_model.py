@@ -2,7 +2,7 @@
 
 Whenever the recipe, the corpus or the word problems change (a unit test says so):
 
-    .venv/bin/python -m trainer tiny-model --from-scratch --output models/tiny-new
+    .venv/bin/python -m trainer tiny-model --from_scratch --output models/tiny-new
     PYTHONPATH=. .venv/bin/python scripts/ship_tiny_model.py models/tiny-new
 """
 
@@ -16,10 +16,10 @@ from trainer.data.tiny_weights import TINY_WEIGHTS, save_tiny_weights
 
 
 def main(folder: Path) -> None:
-    """Take the weights of a folder that ``tiny-model --from-scratch`` wrote."""
+    """Take the weights of a folder that ``tiny-model --from_scratch`` wrote."""
     manifest = json.loads((folder / "tiny_model.json").read_text())
     if not manifest["trained_here"]:
-        sys.exit(f"{folder} was not trained here: give --from-scratch to tiny-model")
+        sys.exit(f"{folder} was not trained here: give --from_scratch to tiny-model")
     save_tiny_weights(load_file(folder / "model.safetensors"), manifest["digest"])
     print(f"{TINY_WEIGHTS}: {TINY_WEIGHTS.stat().st_size / 1e6:.1f} MB")
 

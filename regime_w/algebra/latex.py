@@ -79,6 +79,7 @@ def _as_script(found: re.Match[str]) -> str:
     return rf"{'^' if text[0] in _RAISED else '_'}{{{text.translate(_PLAIN)}}}"
 
 
+# Applied first: in ASCII "½" is "1/2".
 _FRACTION_BEFORE_FACTOR = re.compile(r"(?<![0-9^_])(?<![0-9]\s)[¼-¾⅐-⅞](?=\s?(?:[A-Za-zα-ω(\\]|√))")
 
 _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (

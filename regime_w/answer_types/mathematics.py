@@ -39,8 +39,6 @@ _MAX_COMPARED = 16
 """Pairs of equations that are compared for one answer: more than systems of four have."""
 _SET = re.compile(rf"\\\{{{_NO_UNION}\\\}}")
 _TUPLE_OR_INTERVAL = re.compile(rf"[(\[]{_NO_UNION},{_NO_UNION}[)\]]")
-
-
 _PRIMED = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('+)")
 _UNNOTICED = tuple(
     re.compile(pattern)

@@ -13,10 +13,8 @@ from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import UsageError
 
 TINY_WEIGHTS = Path(__file__).parent / "tiny_base.safetensors"
-"""The weights; its metadata has the digest of the recipe."""
+"""The weights; its metadata has the digests of the recipe and of the weights."""
 _DIGEST = "recipe_digest"
-
-
 _SHA256 = "weights_sha256"
 
 

@@ -39,7 +39,7 @@ def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
         for key, value in settings.items():
             if key in given:
                 continue
-            if key in taken and not _asks_alike(taken[key], value, config):
+            if key in taken and not _asks_alike(key, taken[key], value, config):
                 raise UsageError(
                     f"{key}: {sources[key]} was trained with {_shown(taken[key], sampling=True)} and {source} with "
                     f"{_shown(value, sampling=True)}; say with --{key} how to ask both"
@@ -72,13 +72,12 @@ def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
     return None
 
 
-def _asks_alike(first: Any, second: Any, config: EvaluationConfig) -> bool:
-    """Whether two values ask models the same; greedy answers know no temperature and no top_p."""
-    if config.samples_per_arm or not isinstance(first, tuple):
+def _asks_alike(key: str, first: Any, second: Any, config: EvaluationConfig) -> bool:
+    """Whether two values of a key ask models the same; greedy answers know no temperature and no top_p."""
+    if key != "arms" or config.samples_per_arm:
         return bool(first == second)
-    prompts = [[getattr(arm, "system_prompt", arm) for arm in value] for value in (first, second)]
-    names = [[getattr(arm, "name", arm) for arm in value] for value in (first, second)]
-    return prompts[0] == prompts[1] and names[0] == names[1]
+    prompts = [[(arm.name, arm.system_prompt) for arm in arms] for arms in (first, second)]
+    return prompts[0] == prompts[1]
 
 
 def _shown(value: Any, *, sampling: bool = False) -> str:

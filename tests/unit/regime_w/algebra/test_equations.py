@@ -1,18 +1,12 @@
 """Equations in answers: what an assignment says, and that no other equation is its right side."""
 
-import importlib.util
-
 import pytest
 
 from regime_w.algebra.equations import parts, say_the_same
-from regime_w.algebra.math_process import LIBRARY
 from regime_w.answer_types.mathematics import Mathematics
+from tests.unit.math_library import needs_library
 
 MATH = Mathematics()
-needs_library = pytest.mark.skipif(
-    importlib.util.find_spec(LIBRARY) is None, reason="needs the extra math"
-)
-
 # Either may be the gold answer.
 EQUAL = [
     ("x = 3", "3"),

@@ -1,16 +1,10 @@
 """Notation of mathematics: products, units, type faces, Unicode and signs that read as what they mean."""
 
-import importlib.util
-
 import pytest
 
-from regime_w.algebra.math_process import LIBRARY
 from regime_w.answer_types import mathematics
 from regime_w.answer_types.mathematics import Mathematics
-
-needs_library = pytest.mark.skipif(
-    importlib.util.find_spec(LIBRARY) is None, reason="needs the extra math"
-)
+from tests.unit.math_library import needs_library
 
 MATH = Mathematics()
 

@@ -1,21 +1,16 @@
 """Mathematics: what is found equal, and what must not be."""
 
-import importlib.util
-
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from regime_w import ArmOutput, answer_type_of, compute_regime_w_scores, reward_group
 from regime_w.algebra import math_process
-from regime_w.algebra.math_process import LIBRARY, LibraryMissing
+from regime_w.algebra.math_process import LibraryMissing
 from regime_w.answer_types.mathematics import Mathematics
+from tests.unit.math_library import needs_library
 
 MATH = Mathematics()
-needs_library = pytest.mark.skipif(
-    importlib.util.find_spec(LIBRARY) is None, reason="needs the extra math"
-)
-
 # Completion, gold answer: compared without math-verify.
 EQUAL_HERE = [
     ("#### 18", "18"),
