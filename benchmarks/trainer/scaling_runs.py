@@ -1,0 +1,217 @@
+"""Steps of the demo with 1 and 2 trainer ranks and 1 and 2 servers, for `benchmarks.trainer.scaling check`.
+
+Every row is a run of deploy/configs/demo.toml from one SFT adapter with seconds of each phase, rows in turns within a
+round, on the same servers. Medians of the middle steps of every run go to a JSON file. A rank and a server take a core
+each: where a row has more of them at work at once than the machine has cores, it says so in `crowded`.
+
+    python -m benchmarks.trainer.scaling_runs --output runs/scaling/measured.json
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.trainer.learning import CONFIG
+from inference_server.launch.server_process import running_server
+from trainer.config.loading import load_config
+from trainer.config.sections import SFTRunConfig, TrainConfig
+from trainer.console.environment import prepare_environment
+from trainer.console.tracking import read_metrics
+
+ROWS = ((1, 1, 0), (1, 2, 0), (2, 1, 0), (1, 1, 1), (1, 2, 1))
+"""Servers, ranks, `rollout.max_staleness`."""
+CPU_ROWS = ROWS[:2]
+WARM_UP_STEPS = 3
+PHASES = ("wait", "experience", "prove", "journal", "update", "publish", "step")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument(
+        "--model", type=Path, default=Path("models/tiny-base"), help="[%(default)s]"
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="[%(default)s]")
+    parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
+    parser.add_argument("--steps", type=int, default=12, help="of a run [%(default)s]")
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="phases in CPU seconds of the first rank, on a machine with other work; 1 and 2 ranks only",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/scaling/measured.json"))
+    arguments = parser.parse_args()
+    prepare_environment()
+    folder: Path = arguments.folder
+    sft = demo_start(arguments.model, folder / "sft")
+    flags = ["--max-model-len", "512", "--state-dir"]
+    rows = CPU_ROWS if arguments.cpu_time else ROWS
+    program = "benchmarks.trainer.cpu_clock" if arguments.cpu_time else "trainer"
+    with contextlib.ExitStack() as stack:
+        urls = [
+            stack.enter_context(
+                running_server(
+                    model=arguments.model,
+                    log_path=folder / f"server-{number}.log",
+                    flags=[*flags, str(folder / f"state-{number}")],
+                )
+            ).url
+            for number in range(max(servers for servers, _, _ in rows))
+        ]
+        rounds: list[dict[str, dict[str, float]]] = []
+        train((1, 1, 0), urls, sft, folder / "warm-up", WARM_UP_STEPS + 1, program)
+        for number in range(arguments.rounds):
+            rounds.append({})
+            for row in rows:
+                run = folder / f"round-{number}" / name_of(row)
+                train(row, urls, sft, run, arguments.steps, program)
+                rounds[-1][name_of(row)] = medians(run)
+                print(number, name_of(row), rounds[-1][name_of(row)], flush=True)
+            arguments.output.write_text(
+                json.dumps(measured(rounds, folder, rows, sft), indent=1) + "\n"
+            )
+
+
+def name_of(row: tuple[int, int, int]) -> str:
+    servers, ranks, staleness = row
+    return f"servers={servers},ranks={ranks},staleness={staleness}"
+
+
+def demo_start(model: Path, folder: Path) -> Path:
+    """The demo's base and SFT adapter, made where they are not there yet."""
+    if not (model / "config.json").is_file():
+        from trainer.commands.tiny_model import build_tiny_model
+
+        build_tiny_model(model, on_step=lambda *_: None)
+    if not (folder / "adapter_config.json").is_file():
+        from trainer.commands.sft import run_sft
+
+        words = ["--config", str(CONFIG), "--policy.base_model", str(model)]
+        config = load_config(
+            SFTRunConfig,
+            [*words, "--output", str(folder)],
+            prog="benchmarks/trainer/scaling_runs.py",
+        )
+        run_sft(config, lambda *_: None, lambda _: None)
+    return folder
+
+
+def train(
+    row: tuple[int, int, int], urls: list[str], sft: Path, run: Path, steps: int, program: str
+) -> None:
+    """Train as a user does: one process, or several that torchrun starts."""
+    servers, ranks, staleness = row
+    shutil.rmtree(run, ignore_errors=True)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    launcher = ["-m", program]
+    if ranks > 1:
+        distributed = ["-m", "torch.distributed.run", "--standalone"]
+        launcher = [*distributed, "--nproc-per-node", str(ranks), *launcher]
+    settings = {
+        "--policy.adapter": sft,
+        "--server.urls": json.dumps(urls[:servers]),
+        "--rollout.max_staleness": staleness,
+        "--run.folder": run,
+        "--run.num_steps": steps,
+        "--run.checkpoint_every": steps,
+    }
+    words = [str(word) for pair in settings.items() for word in pair]
+    with run.with_suffix(".log").open("w") as log:
+        subprocess.run(
+            [sys.executable, *launcher, "train", "--config", str(CONFIG), *words],
+            check=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+
+def medians(run: Path) -> dict[str, float]:
+    """Seconds of each phase, without the first steps, which load, and the last, which asks for nothing."""
+    rows = read_metrics(run)[WARM_UP_STEPS:-1]
+    names = [f"time/{phase}_s" for phase in PHASES]
+    return {name: round(statistics.median(row[name] for row in rows), 4) for name in names}
+
+
+def measured(
+    rounds: list[dict[str, dict[str, float]]],
+    folder: Path,
+    kinds: Sequence[tuple[int, int, int]],
+    sft: Path,
+) -> Mapping[str, object]:
+    """What `benchmarks.trainer.scaling` reads."""
+    cores = len(os.sched_getaffinity(0))
+    rows = {}
+    for servers, ranks, staleness in kinds:
+        name = name_of((servers, ranks, staleness))
+        working = max(servers, ranks) if staleness == 0 else servers + ranks
+        steps_s = [each[name]["time/step_s"] for each in rounds]
+        rows[name] = {
+            "servers": servers,
+            "ranks": ranks,
+            "staleness": staleness,
+            "crowded": working > cores,
+            **{
+                key: round(statistics.median(each[name][key] for each in rounds), 4)
+                for key in rounds[0][name]
+            },
+            "lowest_step_s": min(steps_s),
+            "highest_step_s": max(steps_s),
+        }
+    groups, prompt_tokens = completions(folder / "round-0" / name_of(kinds[0]))
+    return {
+        "cores": cores,
+        "token_budget": load_config(
+            TrainConfig, ["--config", str(CONFIG)], prog=""
+        ).ppo.token_budget,
+        "optimizer_s": optimizer_s(sft),
+        "prompt_tokens": prompt_tokens,
+        "rows": rows,
+        "lengths": groups,
+    }
+
+
+def optimizer_s(sft: Path) -> float:
+    """CPU seconds of AdamW's step on an adapter: what every rank does alike."""
+    torch.set_num_threads(1)
+    parameters = [
+        torch.nn.Parameter(tensor.float())
+        for tensor in load_file(sft / "adapter_model.safetensors").values()
+    ]
+    optimizer = torch.optim.AdamW(parameters)
+    times = []
+    for _ in range(30):
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        started_s = time.process_time()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        times.append(time.process_time() - started_s)
+    return round(statistics.median(times), 5)
+
+
+def completions(run: Path) -> tuple[list[list[int]], int]:
+    """Tokens of the completions of each group of the middle steps, and the mean of a prompt."""
+    found, prompts = [], []
+    for path in sorted((run / "rollouts").glob("*.jsonl"))[WARM_UP_STEPS:-1]:
+        for line in path.read_text().splitlines():
+            arms = json.loads(line)["arm_outputs"]
+            found.append([len(arm["token_ids"]) for arm in arms])
+            prompts += [len(arm["prompt_token_ids"]) for arm in arms]
+    return found, round(statistics.fmean(prompts))
+
+
+if __name__ == "__main__":
+    main()
