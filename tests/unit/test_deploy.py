@@ -36,6 +36,7 @@ COMPOSE_FILES = (
     "docker-compose.override.yml",
     "deploy/compose.cpu.yml",
     "deploy/compose.monitoring.yml",
+    "deploy/compose.two_gpus.yml",
 )
 STACKS = {
     "gpu": ("docker-compose.yml", "docker-compose.override.yml"),
@@ -162,6 +163,9 @@ def used() -> dict[str, set[str]]:
             line for line in (ROOT / path).read_text().splitlines() if not line.startswith("#")
         )
         for match in _VARIABLE.finditer(text):
+            if match[1] == "COMPOSE_PROJECT_NAME":
+                # Compose's own.
+                continue
             default = match[3] if match[2] == "-" else None
             found.setdefault(match[1], set()).update(() if default is None else (default,))
     return found

@@ -43,6 +43,9 @@ OTHERS = {
     "source <(regime-w ": "tests/unit/trainer/commands/test_completion.py runs the script",
     "RUN_NAME=": "tests/unit/test_launchers.py runs the script",
     "sbatch --nodes=3": "tests/unit/test_launchers.py runs the script",
+    "SERVERS=": "tests/unit/test_two_gpus.py runs the containers' scripts",
+    "sky launch ": "tests/unit/test_skypilot.py runs the script",
+    "python -m benchmarks.trainer.scaling ": "tests/unit/benchmarks/test_scaling.py runs it",
     # Not runnable here, and why. tests/unit/test_deploy.py checks the files that these read.
     "MACHINE_ROLE=": "needs Docker",
     "docker ": "needs Docker",
@@ -52,6 +55,7 @@ OTHERS = {
     "sed -i ": "writes the key into .env",
     "curl -fsSL https://": "installs software from the network",
     "sed 's#deb https://": "installs software from the network",
+    "export REGIME_W_API_KEY=": "makes the key that the command after it takes",
     "kubectl ": "needs a cluster",
     "sudo ": "changes the machine",
     "ssh -L ": "needs a second machine",

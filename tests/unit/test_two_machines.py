@@ -1,4 +1,4 @@
-"""The recipes of deploy/README.md for two machines and for two GPUs, to the letter."""
+"""The recipe of deploy/README.md for two machines, to the letter."""
 
 import re
 import shlex
@@ -53,15 +53,14 @@ def environment(service: str, variables: dict[str, str]) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("recipe", ["Two machines", "Two GPUs"])
-def test_a_recipe_starts_one_service_on_each_side(recipe: str) -> None:
-    parts = [words_of(line) for line in lines(recipe)]
+def test_the_recipe_starts_one_service_on_each_side() -> None:
+    parts = [words_of(line) for line in lines("Two machines")]
     assert [(service, variables["MACHINE_ROLE"]) for variables, service, _ in parts] == [
         ("inference", "server"),
         ("trainer", "trainer"),
     ]
     # The second command starts or replaces no server.
-    assert "--no-deps" in lines(recipe)[1]
+    assert "--no-deps" in lines("Two machines")[1]
 
 
 def test_the_address_that_the_server_opens_is_the_one_that_the_trainer_asks() -> None:
@@ -69,12 +68,7 @@ def test_the_address_that_the_server_opens_is_the_one_that_the_trainer_asks() ->
     assert trainer["SERVER_URL"] == f"http://{server['BIND_ADDRESS']}:8000"
 
 
-def test_two_gpus_are_not_the_same_one() -> None:
-    server, trainer = (words_of(line)[0] for line in lines("Two GPUs"))
-    assert server["GPU_ID"] != trainer["GPU_ID"]
-
-
-@pytest.mark.parametrize("line", [*lines("Two machines"), *lines("Two GPUs")])
+@pytest.mark.parametrize("line", lines("Two machines"))
 def test_the_doctor_lets_each_machine_start(
     line: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
