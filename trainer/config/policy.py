@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from inference_server.wire.prompt_options import NotBlank
 from trainer.config.base import Section
@@ -50,6 +50,19 @@ class PolicyConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass instead of keeping them: less memory, more
     time."""
+
+    shard_base: bool = False
+    """With several trainer ranks, each keeps only its part of every layer of the frozen base (FSDP2), and gathers a
+    layer's weights while it computes with them: for bases that do not fit. Embeddings and head stay whole."""
+
+    @model_validator(mode="after")
+    def _shards_whole_numbers(self) -> Self:
+        if self.shard_base and self.quantization is not None:
+            raise ValueError(
+                f"policy.shard_base divides a base in full precision, not one in {self.quantization}: leave "
+                "policy.quantization or policy.shard_base out"
+            )
+        return self
 
     @field_validator("target_modules")
     @classmethod

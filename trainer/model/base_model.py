@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
 from trainer.config.sections import PolicyConfig
@@ -17,6 +18,7 @@ from trainer.io.installed import is_installed
 from trainer.model.base_files import load_tokenizer, reading_base
 from trainer.model.batch import TokenRows
 from trainer.model.dtype import torch_dtype
+from trainer.model.sharded_base import is_divided, load_sharded
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 """Transformers' names in ``layer_types``, and of the masks that models with both take."""
@@ -42,7 +44,9 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
     """
     hide_progress_bars()
     dtype = torch_dtype(config, device)
-    if config.quantization is None:
+    if config.shard_base and is_divided():
+        model = load_sharded(config.base_model, dtype, device)
+    elif config.quantization is None:
         with reading_base(config.base_model):
             model = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=dtype)
         model = model.to(device)
@@ -77,6 +81,15 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             "lm_head, which the trainer computes with"
         )
     return model.requires_grad_(False)
+
+
+def recompute_activations(base: Any) -> None:
+    """Let the layers recompute their activations in the backward pass instead of keeping them."""
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    # Layers recompute only in training mode; their submodules stay in evaluation mode.
+    for module in base.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,6 @@ import torch
 from peft import get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import PolicyConfig
@@ -27,13 +26,14 @@ from trainer.model.adapter import (
     fuse_additions,
     serialized,
 )
-from trainer.model.base_model import attention_of, load_base
+from trainer.model.base_model import attention_of, load_base, recompute_activations
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
 from trainer.model.decoder.layer import decoder_of
 from trainer.model.device import set_product_precision
 from trainer.model.head import scalars
 from trainer.model.logprobs import AS_ASKED, Sampling, sampled_logprobs
 from trainer.model.nuclei import Nucleus
+from trainer.model.sharded_base import SharedPasses, is_divided
 
 
 class Role(StrEnum):
@@ -74,6 +74,9 @@ class PolicyRoles(nn.Module):
         super().__init__()
         self.device, self.serve_dtype = device, serve_dtype
         base = load_base(config, device)
+        is_shared = config.shard_base and is_divided()
+        self.shared_passes = SharedPasses(base.model, device) if is_shared else None
+        """Where the base is divided among ranks, whose passes are then those of all."""
         set_product_precision(device, base.dtype)
         self._attention = attention_of(base.config, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
@@ -102,15 +105,12 @@ class PolicyRoles(nn.Module):
         half = torch.float16 if config.dtype == "float16" else torch.bfloat16
         self._autocast = torch.autocast(device.type, half, enabled=config.autocast)
         if config.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
-            # Layers recompute only in training mode; their submodules stay in evaluation mode.
-            for module in base.modules():
-                if isinstance(module, GradientCheckpointingLayer):
-                    module.training = True
-        # Autocast chooses a dtype for each operation of PyTorch's; ours have the base's, and one mask.
+            recompute_activations(base)
+        # Autocast chooses a dtype for each operation of PyTorch's; ours have the base's, and one mask. FSDP
+        # gathers a layer's weights when its module is called, and a run that it is on replays to the bit without.
         self._decoder = (
             None
-            if config.autocast or self._attention.window is not None
+            if config.autocast or config.shard_base or self._attention.window is not None
             else decoder_of(base.model, checkpointing=config.gradient_checkpointing)
         )
 
@@ -165,6 +165,8 @@ class PolicyRoles(nn.Module):
     def _hidden_states(self, role: Role, rows: TokenRows) -> Tensor:
         """[R · W, H] last hidden states, row after row."""
         self.activate(role)
+        if self.shared_passes is not None:
+            self.shared_passes.announce(torch.is_grad_enabled())
         if self._decoder is not None:
             return self._decoder(role, rows.token_ids, rows.position_ids, rows.attention_mask)
         with self._autocast:

@@ -79,6 +79,8 @@ class UpdateSums:
     clipped_values: int = 0
     num_policy_tokens: int = 0
     num_value_tokens: int = 0
+    num_not_finite: int = 0
+    """Logprobs of the policy."""
     num_mini_batches: int = 0
     policy_grad_norm: float = 0.0
     critic_grad_norm: float = 0.0
@@ -94,6 +96,7 @@ class UpdateSums:
         self.clipped_tokens += part.clipped_tokens
         self.dual_clipped_tokens += part.dual_clipped_tokens
         self.clipped_values += part.clipped_values
+        self.num_not_finite += part.num_not_finite
 
 
 def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:

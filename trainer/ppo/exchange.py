@@ -11,13 +11,14 @@ from trainer.model.batch import MicroBatch
 from trainer.model.prefix_tree import row_cost
 from trainer.ppo.experience import Experience, MiniBatch
 from trainer.ranks.process_group import Ranks
-from trainer.ranks.shards import shards_by_cost
+from trainer.ranks.shards import fewer_than_most, shards_by_cost
 
 
 def of_all_ranks(
     planned: Sequence[Sequence[MicroBatch]],
     compute: Callable[[MicroBatch], Experience],
     ranks: Ranks,
+    pass_for_others: Callable[[], None] | None,
     *,
     num_shards: int,
     hidden_size: int,
@@ -28,6 +29,7 @@ def of_all_ranks(
         planned: The micro-batches of each mini-batch, the same on every rank.
         compute: Makes a micro-batch's experience.
         ranks: Of the job.
+        pass_for_others: Does the passes of one micro-batch for its sake, where the ranks share them.
         num_shards: Of a mini-batch.
         hidden_size: The model's; determines the costs by which micro-batches are divided.
 
@@ -41,11 +43,15 @@ def of_all_ranks(
     ]
     places = [(m, i) for m, batches in enumerate(planned) for i in range(len(batches))]
     of_this_rank: dict[tuple[int, int], Experience] = {}
+    num_fewer = fewer_than_most(ranks, [shards[m][i] for m, i in places])
 
     def part() -> dict[tuple[int, int], dict[str, Tensor | None]]:
         for m, i in places:
             if shards[m][i] % ranks.size == ranks.rank:
                 of_this_rank[m, i] = compute(planned[m][i])
+        if pass_for_others is not None:
+            for _ in range(num_fewer):
+                pass_for_others()
         if ranks.size == 1:
             return {}
         return {place: _to_send(experience) for place, experience in of_this_rank.items()}

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -35,7 +36,22 @@ def make_learner(start: FollowerStart, ranks: Ranks) -> Learner:
     device = compute_device(start.config.run.device)
     leave_memory_to_others(device)
     roles = PolicyRoles(start.policy, device=device, serve_dtype=start.serve_dtype)
+    ranks.share_passes = roles.shared_passes is not None
+    if roles.shared_passes is not None and ranks.rank == 0:
+        roles.shared_passes.announce = partial(_announce_pass, ranks)
     return Learner(start.config, roles, ranks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassCall:
+    """A pass that the first rank does by itself, which the others have to be in."""
+
+    with_gradient: bool
+
+
+def _announce_pass(ranks: Ranks, with_gradient: bool) -> None:
+    if not ranks.are_together:
+        ranks.broadcast(PassCall(with_gradient=with_gradient))
 
 
 @contextmanager
@@ -79,4 +95,7 @@ def follow(ranks: Ranks) -> None:
                     learner.learn(
                         call.step, mini_batches, learning_rate_scale=call.learning_rate_scale
                     )
+                elif isinstance(call, PassCall):
+                    assert learner.roles.shared_passes is not None
+                    learner.roles.shared_passes.of_one_token(with_gradient=call.with_gradient)
     ranks.gathered(lambda: None)

@@ -1,7 +1,7 @@
 """Scoring a step's samples: their logprobs under proximal policy and reference, values and advantages."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -72,6 +72,7 @@ def make_experience(
         planned,
         partial(_experience, roles, config, kl_coef=kl_coef),
         ranks,
+        _passes_for_others(roles, config),
         num_shards=num_shards,
         hidden_size=roles.hidden_size,
     )
@@ -129,6 +130,19 @@ def _experience(
         loss_mask=mask,
         policy_mask=policy_mask,
     )
+
+
+def _passes_for_others(roles: PolicyRoles, config: PPOConfig) -> Callable[[], None] | None:
+    """The passes of `_experience` where they are those of all ranks."""
+    passes = roles.shared_passes
+    if passes is None:
+        return None
+
+    def of_one_micro_batch() -> None:
+        for _ in range(3 if config.advantage == "gae" else 2):
+            passes.of_one_token(with_gradient=False)
+
+    return of_one_micro_batch
 
 
 def _with_critic(

@@ -16,14 +16,20 @@ from trainer.errors import NonFiniteError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
-from trainer.ppo.experience import Experience, MiniBatch, require_finite
+from trainer.ppo.experience import Experience, MiniBatch
 from trainer.ppo.kl import AdaptiveKL
 from trainer.ppo.loss_weights import LossWeights, loss_weights
 from trainer.ppo.losses import policy_loss, value_loss
 from trainer.ppo.optimizers import adamw, clip, parameters_of, set_learning_rate, undone_on_failure
 from trainer.ppo.scoring import make_experience
 from trainer.ranks.process_group import Ranks
-from trainer.ranks.shards import add_gradients, in_order, own_shards, taken_gradients
+from trainer.ranks.shards import (
+    add_gradients,
+    fewer_than_most,
+    in_order,
+    own_shards,
+    taken_gradients,
+)
 
 
 class PPOUpdate:
@@ -50,10 +56,6 @@ class PPOUpdate:
             horizon=config.kl_horizon,
             horizon_steps=config.kl_horizon_steps,
         )
-
-    @property
-    def _has_critic(self) -> bool:
-        return self._config.advantage == "gae"
 
     def experience(
         self, groups: Sequence[Sequence[Sample]], *, seed: str, token_budget: int | None = None
@@ -97,7 +99,7 @@ class PPOUpdate:
                 were before the step, even if earlier mini-batches had changed them.
         """
         config, sums, stopped = self._config, UpdateSums(), False
-        train_policy = train_policy or not self._has_critic
+        train_policy = train_policy or config.advantage != "gae"
         with undone_on_failure((self.policy_optimizer, self.critic_optimizer)):
             set_learning_rate(self.policy_optimizer, config.learning_rate * learning_rate_scale)
             set_learning_rate(
@@ -133,12 +135,18 @@ class PPOUpdate:
                 )
                 if self.num_shards > 1:
                     gradients[shard] = taken_gradients(self._parameters)
+            self._passes_for_others(mini_batch, weights)
             return found
 
         approx_kl = 0.0
         for part in in_order(self._ranks.gathered(of_this_rank)):
             sums.add(part)
             approx_kl += part.approx_kl
+        if sums.num_not_finite:
+            # Only now, since every rank counts on the others' passes.
+            raise NonFiniteError(
+                f"the policy's logprobs: {sums.num_not_finite} of {weights.num_policy_tokens} are not finite"
+            )
         sums.num_mini_batches += 1
         sums.num_policy_tokens += weights.num_policy_tokens
         sums.num_value_tokens += weights.num_value_tokens
@@ -155,6 +163,16 @@ class PPOUpdate:
         sums.critic_grad_norm += critic_norm
         sums.policy_grad_norm += policy_norm
         return False
+
+    def _passes_for_others(self, mini_batch: MiniBatch, weights: LossWeights) -> None:
+        """The passes of `_backward` for ranks with more micro-batches, where passes are those of all ranks."""
+        if (passes := self._roles.shared_passes) is None:
+            return
+        for _ in range(fewer_than_most(self._ranks, [e.shard for e in mini_batch])):
+            if weights.num_value_tokens:
+                passes.of_one_token(with_gradient=True)
+            if weights.num_policy_tokens:
+                passes.of_one_token(with_gradient=not weights.is_skipped)
 
     @property
     def _parameters(self) -> list[nn.Parameter]:
@@ -196,7 +214,7 @@ class PPOUpdate:
     def _backward_policy(self, e: Experience, loss_weights: Tensor, sums: UpdateSums) -> Tensor:
         """Add a micro-batch's gradient to the policy's; returns the policy's logprobs, [B, C]."""
         logprobs = self._roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
-        require_finite("the policy's logprobs", logprobs[e.policy_mask])
+        sums.num_not_finite += int((~logprobs[e.policy_mask].isfinite()).sum())
         loss, metrics = policy_loss(
             logprobs,
             e.proximal_logprobs,

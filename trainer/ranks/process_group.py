@@ -38,6 +38,10 @@ class Ranks:
         self.rank, self.size = rank, size
         self.is_lost = False
         """Whether the ranks no longer do the same, so that none can tell the others anything."""
+        self.are_together = False
+        """Whether all ranks do the same at this moment, without being told."""
+        self.share_passes = False
+        """Whether a pass through the base is one of all ranks, so that none can leave its part undone."""
         self._common: Exception | None = None
 
     def broadcast(self, message: object = None) -> object:
@@ -71,6 +75,8 @@ class Ranks:
         try:
             mine = part(), None
         except COMMON_ERRORS as error:
+            if self.share_passes and isinstance(error, torch.OutOfMemoryError):
+                raise
             mine = None, error.with_traceback(None)
         parts: list[tuple[_T, Exception | None]] = [None] * self.size  # type: ignore[list-item]
         with self._others():
@@ -101,6 +107,7 @@ class Ranks:
         Raises:
             RankLostError: This rank alone has run out of memory.
         """
+        self.are_together = True
         try:
             yield
         except NonFiniteError:
@@ -112,7 +119,11 @@ class Ranks:
             self.is_lost = True
             if isinstance(error, torch.OutOfMemoryError):
                 raise RankLostError(f"rank {self.rank} alone is out of GPU memory") from error
+            if self.share_passes and isinstance(error, RuntimeError):
+                raise RankLostError(_first_line(error)) from error
             raise
+        finally:
+            self.are_together = False
 
     @contextmanager
     def _others(self) -> Iterator[None]:
@@ -120,11 +131,14 @@ class Ranks:
             yield
         except RuntimeError as error:
             self.is_lost = True
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise RankLostError(reason) from error
+            raise RankLostError(_first_line(error)) from error
         except BaseException:
             self.is_lost = True
             raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @contextmanager

@@ -39,6 +39,19 @@ def own_shards(ranks: Ranks, num_shards: int) -> range:
     return range(ranks.rank, num_shards, ranks.size)
 
 
+def fewer_than_most(ranks: Ranks, shards: Sequence[int]) -> int:
+    """How many micro-batches this rank has less than the one that has most.
+
+    Args:
+        ranks: Of the job.
+        shards: Of each micro-batch.
+    """
+    counts = [0] * ranks.size
+    for shard in shards:
+        counts[shard % ranks.size] += 1
+    return max(counts) - counts[ranks.rank]
+
+
 def taken_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
     """The gradients, which the parameters then no longer have."""
     gradients = [parameter.grad for parameter in parameters]

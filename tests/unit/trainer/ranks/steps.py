@@ -37,8 +37,26 @@ CASES: dict[str, dict[str, Any]] = {
     "stop_kl": {"advantage": "gae", "num_epochs": 4, "stop_kl": 1e-3},
     "masked": {"advantage": "gae", "sequence_mask": 2.0, "truncation": "mask"},
 }
+SHARDED: dict[str, dict[str, Any]] = {
+    "sharded": {"advantage": "gae"},
+    "sharded, recomputed": {"advantage": "gae", "token_budget": 32},
+    # A question has equal rewards: a mini-batch of it alone leaves the policy as it is.
+    "sharded, rloo": {
+        "advantage": "rloo",
+        "kl_coef": 0.0,
+        "questions_per_mini_batch": 1,
+        "skip_zero_advantages": False,
+    },
+}
+"""Cases with a base that is divided among the ranks, at the default learning rates."""
+_DEFAULT_RATES = {"learning_rate": 5e-5, "critic_learning_rate": 5e-5}
 LOSES_MEMORY, ENDS = "loses memory", "ends"
 """What happens to the second rank in further cases, which are otherwise `gae`."""
+NOT_FINITE, SHARDED_LOSES_MEMORY = "sharded, not finite", "sharded, loses memory"
+_SHARDED_FAULTS: dict[str, dict[str, Any]] = {
+    NOT_FINITE: {"advantage": "gae", "learning_rate": 1e30},
+    SHARDED_LOSES_MEMORY: {"advantage": "gae"},
+}
 
 
 def make_groups(step: int) -> list[list[Sample]]:
@@ -68,10 +86,18 @@ def make_groups(step: int) -> list[list[Sample]]:
 
 def start_of(base_model: str, case: str) -> FollowerStart:
     """The start of a case."""
-    policy = PolicyConfig(base_model=base_model, lora_rank=4, lora_alpha=8)
-    config = TrainConfig.model_validate(
-        {"policy": policy, "ppo": {**_PPO, **CASES.get(case, CASES["gae"])}}
+    sharded = {**SHARDED, **_SHARDED_FAULTS}
+    policy = PolicyConfig(
+        base_model=base_model,
+        lora_rank=4,
+        lora_alpha=8,
+        shard_base=case in sharded,
+        gradient_checkpointing=case.endswith("recomputed"),
     )
+    ppo = CASES.get(case, CASES["gae"])
+    if case in sharded:
+        ppo = {**_DEFAULT_RATES, **sharded[case]}
+    config = TrainConfig.model_validate({"policy": policy, "ppo": {**_PPO, **ppo}})
     return FollowerStart(config=config, policy=policy, serve_dtype=torch.float32)
 
 
@@ -110,7 +136,11 @@ def end_in_backward() -> None:
     torch.Tensor.backward = lambda *_: os._exit(9)  # type: ignore[method-assign]
 
 
-_FAULTS = {LOSES_MEMORY: lose_memory_once, ENDS: end_in_backward}
+_FAULTS = {
+    LOSES_MEMORY: lose_memory_once,
+    SHARDED_LOSES_MEMORY: lose_memory_once,
+    ENDS: end_in_backward,
+}
 
 
 def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:

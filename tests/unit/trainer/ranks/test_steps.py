@@ -51,7 +51,8 @@ def ranks_of(base_model: Path, folder: Path, *cases: str) -> Iterator[list[subpr
     finally:
         for process in processes:
             process.kill()
-            process.communicate()
+            with process:
+                pass
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +60,10 @@ def of_ranks(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """What the first of two ranks has at the end of each case; the second has ended in the last one."""
     folder = tmp_path_factory.mktemp("ranks")
     # One start for all: most of the time goes into imports.
-    cases = [*steps.CASES, steps.LOSES_MEMORY, steps.ENDS]
+    cases = [steps.NOT_FINITE, *steps.SHARDED, *steps.CASES, steps.LOSES_MEMORY, steps.ENDS]
     with ranks_of(tiny_base, folder, *cases) as (first, second):
-        assert second.wait(timeout=500) == 9, second.communicate()
+        output, _ = second.communicate(timeout=500)
+        assert second.returncode == 9, output
         output, _ = first.communicate(timeout=300)
     assert first.returncode == 0, output
     return {case: torch.load(folder / f"{case}.pt", weights_only=True) for case in cases}
@@ -108,6 +110,40 @@ def test_one_process_recomputes_to_the_bit_what_ranks_did(
     for role in ("policy", "critic", "value_head"):
         assert difference(found, again, role) == 0.0, role
     assert repr(found["metrics"]) == repr(metrics)
+
+
+@pytest.mark.parametrize("case", steps.SHARDED)
+def test_ranks_with_parts_of_the_base_do_what_one_with_all_of_it_does(
+    case: str, of_ranks: dict[str, State], tiny_base: Path
+) -> None:
+    found = of_ranks[case]
+    learner, metrics = of_one_process(tiny_base, case, num_shards=SIZE)
+    again = learner_state(learner.roles, learner.update)
+    for role in ("policy", "critic", "value_head"):
+        assert difference(found, again, role) <= 1e-6, role
+    for ours, theirs in zip(found["metrics"], metrics, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5, nan_ok=True)
+
+
+def test_ranks_that_share_passes_are_in_step_after_numbers_that_are_not_finite(
+    of_ranks: dict[str, State],
+) -> None:
+    # The cases after it have done their steps.
+    assert "NonFiniteError" in of_ranks[steps.NOT_FINITE]["error"]
+    assert of_ranks[steps.NOT_FINITE]["num_updates"] == 0
+
+
+def test_a_rank_without_memory_ends_a_job_whose_ranks_share_passes(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    case = steps.SHARDED_LOSES_MEMORY
+    with ranks_of(tiny_base, tmp_path, case) as (first, second):
+        output, _ = second.communicate(timeout=300)
+        assert "has ended (rank 1 alone is out of GPU memory)" in output
+        first.communicate(timeout=300)
+    found = torch.load(tmp_path / f"{case}.pt", weights_only=True)
+    assert "RankLostError" in found["error"]
+    assert found["num_updates"] == 0
 
 
 def test_a_rank_without_memory_lets_all_do_the_step_in_halves(
