@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from benchmarks.trainer.learning import (
     NUM_STEPS,
     POINTS_TO_GAIN,
     benchmark_server,
+    correct_answers,
     curve_path,
-    evaluate_adapters,
     evaluate_row,
     sft_adapter,
     train_row,
@@ -37,9 +37,11 @@ from benchmarks.trainer.learning import (
     write_curve,
 )
 from benchmarks.trainer.learning_curves import Curve, table
+from benchmarks.trainer.learning_tasks import BUILT_IN, TASKS, Task
 from inference_server.launch.server_process import free_port
 from inference_server.vllm.cpu_settings import cpu_environment
 from trainer.console.environment import prepare_environment
+from trainer.data.sources import Record
 
 GRPO = "TRL GRPOTrainer"
 ASYNC = "TRL AsyncGRPOTrainer"
@@ -59,7 +61,8 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/trl"), help="[%(default)s]")
-    parser.add_argument("--sft", type=Path, default=Path("runs/learning/sft"), help="[%(default)s]")
+    parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
+    parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
@@ -69,7 +72,8 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_environment()
     folder: Path = arguments.folder
-    sft = sft_adapter(arguments.model, arguments.sft)
+    task = TASKS[arguments.task]
+    sft = sft_adapter(arguments.model, arguments.sft or folder / "sft", task)
     rows = [DEFAULT, *(PEERS[peer] for peer in arguments.peers)]
     wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
@@ -78,15 +82,17 @@ def main() -> None:
             for seed, row in missing:
                 into = curve_path(folder, seed, row).parent
                 if row == DEFAULT:
-                    train_row(row, seed, arguments.model, sft, url, arguments.steps, into / "run")
+                    run = into / "run"
+                    train_row(row, seed, arguments.model, sft, url, arguments.steps, run, task)
                 else:
                     train_peer(row, seed, sft, arguments, into)
+            records = task.held_out(arguments.questions)
             for seed, row in missing:
                 path = curve_path(folder, seed, row)
                 if row == DEFAULT:
-                    evaluate_row(row, seed, url, arguments.questions, path)
+                    evaluate_row(row, seed, url, records, task, path)
                 else:
-                    evaluate_peer(row, seed, sft, url, arguments.questions, path)
+                    evaluate_peer(row, seed, sft, url, records, task, path)
     curves = {key: Curve.read(curve_path(folder, *key)) for key in wanted}
     print(table(list(curves.values()), rows, points_to_gain=POINTS_TO_GAIN))
     for row in rows[1:]:
@@ -120,6 +126,7 @@ def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, fo
         "--steps": arguments.steps,
         "--learning-rate": arguments.learning_rate,
         "--temperature": arguments.temperature,
+        "--task": arguments.task,
         "--threads": num_threads,
     }
     if peer == "async":
@@ -130,12 +137,15 @@ def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, fo
         run_process(peer, options, folder)
 
 
-def evaluate_peer(row: str, seed: int, sft: Path, url: str, num_questions: int, path: Path) -> None:
+def evaluate_peer(
+    row: str, seed: int, sft: Path, url: str, records: Sequence[Record], task: Task, path: Path
+) -> None:
     """Evaluate what a peer kept after each step, and write the curve."""
     folder = path.parent
     seconds = [0.0, *json.loads((folder / TIMES_FILE).read_text())["seconds"]]
     adapters = [sft, *sorted(folder.glob("step-??????"))]
-    write_curve(row, seed, seconds, evaluate_adapters(adapters, url, num_questions), path)
+    correct = correct_answers(adapters, url, records, max_tokens=task.max_tokens)
+    write_curve(row, seed, seconds, correct, path)
 
 
 def run_process(peer: str, options: dict[str, object], folder: Path) -> None:

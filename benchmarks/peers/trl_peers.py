@@ -14,12 +14,12 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from benchmarks.trainer.learning_tasks import TASKS
 from regime_w.trl import regime_w_reward
 
 GENERATIONS = 8
 QUESTIONS_PER_STEP = 16
 UPDATES_PER_STEP = 4
-MAX_TOKENS = 40
 TIMES_FILE = "times.json"
 
 _reward = regime_w_reward()
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
+    parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--temperature", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--url", help="of the vLLM server, for async")
@@ -109,7 +110,7 @@ def shared_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "per_device_train_batch_size": QUESTIONS_PER_STEP * GENERATIONS // UPDATES_PER_STEP,
         "gradient_accumulation_steps": 1,
         "num_generations": GENERATIONS,
-        "max_completion_length": MAX_TOKENS,
+        "max_completion_length": TASKS[arguments.task].max_tokens,
         "temperature": arguments.temperature,
         "learning_rate": arguments.learning_rate,
         "lr_scheduler_type": "linear",
@@ -128,11 +129,12 @@ def questions(arguments: argparse.Namespace, *, as_chat: bool) -> Any:
     from datasets import Dataset
 
     from regime_w import build_all_arms, build_prompt
-    from trainer.data.word_problems import Split, word_problems
+    from trainer.data.word_problems import Split
 
     system_prompt = build_all_arms()[0].system_prompt
     problems = islice(
-        word_problems(Split.TRAIN, seed=arguments.seed), QUESTIONS_PER_STEP * arguments.steps
+        TASKS[arguments.task].problems(Split.TRAIN, arguments.seed),
+        QUESTIONS_PER_STEP * arguments.steps,
     )
     return Dataset.from_list(
         [

@@ -13,16 +13,16 @@ are not repeated, so the whole can be measured in parts:
 import argparse
 import asyncio
 import contextlib
-import json
 import random
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate, islice
+from itertools import accumulate
 from pathlib import Path
 
 from benchmarks.trainer.learning_curves import Curve, Point, plot, table
+from benchmarks.trainer.learning_tasks import BUILT_IN, TASKS, Task
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer, extract_gold
@@ -30,8 +30,7 @@ from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
 from trainer.console.tracking import read_metrics
-from trainer.data.sources import Record, load_records
-from trainer.data.word_problems import Split, Style, word_problems
+from trainer.data.sources import Record
 from trainer.rollouts.groups import Score, ScoredGroup, score_group
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
@@ -60,10 +59,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     RANDOM_REWARD: (),
 }
 POINTS_TO_GAIN = 20
-NUM_DEMONSTRATIONS = 2_000
-SKIPPED_SHARE = {"+": 0.35, "-": 0.70, "*": 0.70, "/": 0.70}
-MAX_TOKENS = 40
 NUM_STEPS = 12
+QUESTIONS_PER_STEP = 16
 WARM_UP_STEPS = 2
 
 
@@ -73,6 +70,7 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
+    parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="[all]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
@@ -81,16 +79,18 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_environment()
     folder: Path = arguments.folder
-    sft = sft_adapter(arguments.model, folder / "sft")
+    task = TASKS[arguments.task]
+    sft = sft_adapter(arguments.model, folder / "sft", task)
     wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
         with benchmark_server(arguments.model, folder) as url:
             warm_up(arguments.model, sft, url)
             for seed, row in missing:
                 run_folder = curve_path(folder, seed, row).parent / "run"
-                train_row(row, seed, arguments.model, sft, url, arguments.steps, run_folder)
+                train_row(row, seed, arguments.model, sft, url, arguments.steps, run_folder, task)
+            records = task.held_out(arguments.questions)
             for seed, row in missing:
-                evaluate_row(row, seed, url, arguments.questions, curve_path(folder, seed, row))
+                evaluate_row(row, seed, url, records, task, curve_path(folder, seed, row))
     curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
     print(table(curves, arguments.rows, points_to_gain=POINTS_TO_GAIN))
     picture: Path = arguments.plot or folder / "learning.svg"
@@ -102,29 +102,18 @@ def curve_path(folder: Path, seed: int, row: str) -> Path:
     return folder / f"{name}-{seed}" / "curve.json"
 
 
-def sft_adapter(model: Path, folder: Path) -> Path:
-    """The start of every run, made where it is not there yet.
-
-    The demo's demonstrations, but as careless about products as about differences: a gain of 20
-    points on the demo's own start ends where the base's arithmetic does.
-    """
+def sft_adapter(model: Path, folder: Path, task: Task = TASKS[BUILT_IN]) -> Path:
+    """The start of every run, made where it is not there yet."""
     if not (folder / "adapter_config.json").is_file():
         from trainer.commands.sft import run_sft
 
-        rng = random.Random("careless")
-        rows = []
-        for problem in islice(word_problems(Split.TRAIN, seed=1), NUM_DEMONSTRATIONS):
-            skips = len(problem.steps) > 1 and rng.random() < SKIPPED_SHARE[problem.steps[1].op]
-            style = Style.SKIPPED_STEP if skips else Style.FULL
-            rows.append({"question": problem.question, "answer": problem.solution(style)})
-        folder.mkdir(parents=True, exist_ok=True)
         source = folder / "demonstrations.jsonl"
-        source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        task.write_demonstrations(source)
         config = SFTRunConfig(
             policy=PolicyConfig(base_model=str(model)),
             data=DataConfig(source=str(source)),
             sft=SFTConfig(
-                num_examples=NUM_DEMONSTRATIONS, learning_rate=2e-3, num_evaluation_examples=0
+                num_examples=task.num_demonstrations, learning_rate=2e-3, num_evaluation_examples=0
             ),
             output=folder,
         )
@@ -144,13 +133,25 @@ def benchmark_server(model: Path, folder: Path) -> Iterator[str]:
 
 
 def demo_config(
-    model: Path, sft: Path, url: str, folder: Path, *, seed: int, num_steps: int, row: str
+    model: Path,
+    sft: Path,
+    url: str,
+    folder: Path,
+    *,
+    seed: int,
+    num_steps: int,
+    row: str,
+    task: Task = TASKS[BUILT_IN],
 ) -> TrainConfig:
     overrides = {
         "--policy.base_model": model,
         "--policy.adapter": sft,
         "--server.url": url,
+        "--data.source": task.source(
+            folder.parent, seed=seed, num_questions=QUESTIONS_PER_STEP * num_steps
+        ),
         "--data.seed": seed,
+        "--rollout.max_tokens": task.max_tokens,
         "--rollout.seed": seed,
         "--run.seed": seed,
         "--run.folder": folder,
@@ -193,22 +194,34 @@ def warm_up(model: Path, sft: Path, url: str) -> None:
 
 
 def train_row(
-    row: str, seed: int, model: Path, sft: Path, url: str, num_steps: int, folder: Path
+    row: str,
+    seed: int,
+    model: Path,
+    sft: Path,
+    url: str,
+    num_steps: int,
+    folder: Path,
+    task: Task = TASKS[BUILT_IN],
 ) -> None:
     """Train one row for one seed, unless that was done; what was cut short starts anew."""
     if len(read_metrics(folder)) == num_steps:
         return
     shutil.rmtree(folder, ignore_errors=True)
-    config = demo_config(model, sft, url, folder, seed=seed, num_steps=num_steps, row=row)
+    config = demo_config(
+        model, sft, url, folder, seed=seed, num_steps=num_steps, row=row, task=task
+    )
     train_quietly(config, score_at_random if row == RANDOM_REWARD else score_group)
 
 
-def evaluate_row(row: str, seed: int, url: str, num_questions: int, path: Path) -> None:
+def evaluate_row(
+    row: str, seed: int, url: str, records: Sequence[Record], task: Task, path: Path
+) -> None:
     """Evaluate every version of a trained run, and write the curve."""
     folder = path.parent / "run"
     seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
     adapters = sorted((folder / "adapters").glob("policy-??????"))
-    write_curve(row, seed, seconds, evaluate_adapters(adapters, url, num_questions), path)
+    correct = correct_answers(adapters, url, records, max_tokens=task.max_tokens)
+    write_curve(row, seed, seconds, correct, path)
 
 
 def write_curve(
@@ -222,12 +235,6 @@ def write_curve(
     curve.write(path)
     shown = " ".join(f"{p.seconds:.1f}s:{100 * p.accuracy:.1f}" for p in curve.points)
     print(f"{row}, seed {seed}: {shown}", flush=True)
-
-
-def evaluate_adapters(adapters: Sequence[Path], url: str, num_questions: int) -> list[str]:
-    """`correct_answers` to the built-in task's held-out questions."""
-    records = load_records("word-problems", Split.HELD_OUT, num_records=num_questions)
-    return correct_answers(adapters, url, records, max_tokens=MAX_TOKENS)
 
 
 def correct_answers(

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.trainer.learning import MAX_TOKENS, benchmark_server, sft_adapter
+from benchmarks.trainer.learning import benchmark_server, sft_adapter
+from benchmarks.trainer.learning_tasks import BUILT_IN, TASKS
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import PolicyConfig, ServerConfig
@@ -72,7 +73,7 @@ async def sample(url: str, adapter: Path, num_questions: int) -> list[ArmGroup]:
         response = await client.generate(
             ArmsRequest(
                 questions=[Question(id=r.id, question=r.question) for r in records],
-                max_tokens=MAX_TOKENS,
+                max_tokens=TASKS[BUILT_IN].max_tokens,
                 seed=0,
                 policy=0,
                 priority=Priority.ROLLOUT,
