@@ -116,7 +116,7 @@ def trainer_parts(
     # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
     yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
     chunk = min(CHUNK_LOGITS["cuda" if on_gpu else "cpu"], rows.num_tokens * shape.vocab_size)
-    is_fused = not policy.autocast and policy.quantization is None
+    is_fused = not (policy.autocast or policy.quantization or policy.shard_base)
     if is_fused:
         # A pass's copies of one adapter, and their gradients until all are there.
         numbers = policy.lora_rank * shape.adapter_parameters_per_rank

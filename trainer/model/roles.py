@@ -33,7 +33,7 @@ from trainer.model.device import set_product_precision
 from trainer.model.head import scalars
 from trainer.model.logprobs import AS_ASKED, Sampling, sampled_logprobs
 from trainer.model.nuclei import Nucleus
-from trainer.model.sharded_base import SharedPasses, is_divided
+from trainer.model.sharded_base import shared_passes
 
 
 class Role(StrEnum):
@@ -74,8 +74,7 @@ class PolicyRoles(nn.Module):
         super().__init__()
         self.device, self.serve_dtype = device, serve_dtype
         base = load_base(config, device)
-        is_shared = config.shard_base and is_divided()
-        self.shared_passes = SharedPasses(base.model, device) if is_shared else None
+        self.shared_passes = shared_passes(base.model, device, shard_base=config.shard_base)
         """Where the base is divided among ranks, whose passes are then those of all."""
         set_product_precision(device, base.dtype)
         self._attention = attention_of(base.config, config.base_model)

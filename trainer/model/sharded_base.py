@@ -103,3 +103,8 @@ class SharedPasses:
             )[0]
         if with_gradient:
             hidden.sum().backward(inputs=[embedding])
+
+
+def shared_passes(decoder: Any, device: torch.device, *, shard_base: bool) -> SharedPasses | None:
+    """The passes of a base as it was loaded; None where each rank, or the only one, has all of it."""
+    return SharedPasses(decoder, device) if shard_base and is_divided() else None
