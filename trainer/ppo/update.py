@@ -16,7 +16,7 @@ from trainer.errors import NonFiniteError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
-from trainer.ppo.experience import Experience, MiniBatch
+from trainer.ppo.experience import Experience, MiniBatch, num_not_finite
 from trainer.ppo.kl import AdaptiveKL
 from trainer.ppo.loss_weights import LossWeights, loss_weights
 from trainer.ppo.losses import policy_loss, value_loss
@@ -214,7 +214,7 @@ class PPOUpdate:
     def _backward_policy(self, e: Experience, loss_weights: Tensor, sums: UpdateSums) -> Tensor:
         """Add a micro-batch's gradient to the policy's; returns the policy's logprobs, [B, C]."""
         logprobs = self._roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
-        sums.num_not_finite += int((~logprobs[e.policy_mask].isfinite()).sum())
+        sums.num_not_finite += num_not_finite(logprobs[e.policy_mask])
         loss, metrics = policy_loss(
             logprobs,
             e.proximal_logprobs,
