@@ -23,8 +23,8 @@ demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, rep
 unit: install  ## tests without a server and without training, in a minute or so
 	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick -n auto --maxprocesses 4 $(ARGS)
 
-test: install  ## every test, real vLLM servers included; two at a time, each file in one process
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: install  ## every test, real vLLM servers included; three at a time, since they wait for servers, each file in one process
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 coverage: install  ## line and branch coverage of regime_w, which must be whole
 	$(BIN)/python -m pytest -q tests/unit/regime_w --cov=regime_w --cov-branch --cov-report=term-missing --cov-fail-under=100
