@@ -18,7 +18,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from trainer.model.prefix_tree import cut, pack, row_cost
+from trainer.model.prefix_tree import cut, pack, row_cost, shard_budget
 from trainer.ranks.shards import shards_by_cost
 
 
@@ -253,7 +253,7 @@ def shard_costs(workload: Workload, groups: Sequence[Sequence[int]], ranks: int)
 
     nodes = trees()
     if ranks > 1:
-        budget = min(budget, math.ceil(sum(nodes) / ranks))
+        budget = shard_budget(nodes, budget, ranks)
         nodes = trees()
     costs = [
         len(rows)

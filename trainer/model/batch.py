@@ -5,7 +5,6 @@ A `Sample` is one completion as PPO needs it. `micro_batches` builds prefix tree
 [B, C]; every completion token has the index of the state before it.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant
+from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant, shard_budget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,8 +143,7 @@ def micro_batches(
     """
     runs = _runs(samples, token_budget, hidden_size)
     if num_shards > 1:
-        share = math.ceil(sum(run.num_nodes for run in runs) / num_shards)
-        token_budget = min(token_budget, share)
+        token_budget = shard_budget([run.num_nodes for run in runs], token_budget, num_shards)
         runs = _runs(samples, token_budget, hidden_size)
     runs.sort(key=lambda run: -run.num_nodes)
     packed = pack([run.num_nodes for run in runs], max_tokens=token_budget, hidden_size=hidden_size)

@@ -5,7 +5,8 @@ end of its subtree, gives the attention mask: token ``i`` attends to ``j`` if ``
 same holds for trees that are laid side by side.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from heapq import heapreplace
 
@@ -150,6 +151,17 @@ def arrange(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> Layou
         if width == sizes[0]:
             break  # More rows would be no narrower.
     return Layout(rows=best, cost=float(lowest))
+
+
+def shard_budget(sizes: Iterable[int], max_tokens: int, num_shards: int) -> int:
+    """The most tokens of a micro-batch where micro-batches are divided into shards: no more than a share.
+
+    Args:
+        sizes: Number of nodes of each tree.
+        max_tokens: The most tokens of any micro-batch.
+        num_shards: At least 1.
+    """
+    return min(max_tokens, math.ceil(sum(sizes) / num_shards))
 
 
 def pack(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> list[list[list[int]]]:
