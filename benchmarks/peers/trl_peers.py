@@ -14,11 +14,10 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer.learning_tasks import TASKS
+from benchmarks.trainer.learning_tasks import QUESTIONS_PER_STEP, TASKS
 from regime_w.trl import regime_w_reward
 
 GENERATIONS = 8
-QUESTIONS_PER_STEP = 16
 UPDATES_PER_STEP = 4
 TIMES_FILE = "times.json"
 

@@ -22,7 +22,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from benchmarks.trainer.learning_curves import Curve, Point, plot, table
-from benchmarks.trainer.learning_tasks import BUILT_IN, TASKS, Task
+from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer, extract_gold
@@ -60,7 +60,6 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 POINTS_TO_GAIN = 20
 NUM_STEPS = 12
-QUESTIONS_PER_STEP = 16
 WARM_UP_STEPS = 2
 
 

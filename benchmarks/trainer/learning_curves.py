@@ -14,6 +14,8 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from benchmarks.markdown import markdown_table
+
 NUM_RESAMPLES = 10_000
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#7f7f7f", "#17becf", "#8c564b")
 
@@ -153,11 +155,9 @@ def table(curves: Sequence[Curve], rows: Sequence[str], *, points_to_gain: float
         "final accuracy",
         "gain over SFT, points [95%]",
     )
-    lines = [heads, ("---",) * len(heads)]
-    for row in rows:
-        if runs := [curve for curve in curves if curve.row == row]:
-            lines.append(Summary.of(runs, points_to_gain=points_to_gain).cells)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    of_rows = ([curve for curve in curves if curve.row == row] for row in rows)
+    lines = [Summary.of(runs, points_to_gain=points_to_gain).cells for runs in of_rows if runs]
+    return markdown_table(heads, lines)
 
 
 def plot(curves: Sequence[Curve], rows: Sequence[str], *, points_to_gain: float) -> str:

@@ -4,7 +4,6 @@ Demonstrations stop before a later step as often as its operation says, and answ
 adapter trained on them can do the arithmetic, and answers wrongly where it stops.
 """
 
-import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,8 +23,11 @@ from trainer.data.word_problems import (
     split_of,
     word_problems,
 )
+from trainer.io.jsonl import write_jsonl
 
 BUILT_IN = "word-problems"
+QUESTIONS_PER_STEP = 16
+"""Of deploy/configs/demo.toml, and of the trainers beside it."""
 # The built-in task's sentences, which the tiny base knows.
 STARTS = {
     "+": "{n} has {a} {t} and buys {b} more.",
@@ -70,7 +72,10 @@ class Task:
         problems = islice(
             self.problems(Split.TRAIN, self.demonstration_seed), self.num_demonstrations
         )
-        _write(path, ((p.question, self.demonstration(p, rng)) for p in problems))
+        write_jsonl(
+            path,
+            [{"question": p.question, "answer": self.demonstration(p, rng)} for p in problems],
+        )
 
     def source(self, folder: Path, *, seed: int, num_questions: int) -> str:
         """``data.source`` of a run: a file with its questions, where they are not built in."""
@@ -78,7 +83,7 @@ class Task:
             return BUILT_IN
         path = folder / f"{self.name}-{seed}.jsonl"
         problems = islice(self.problems(Split.TRAIN, seed), num_questions)
-        _write(path, ((p.question, p.answer) for p in problems))
+        write_jsonl(path, [problem.record() for problem in problems])
         return str(path)
 
     def held_out(self, num_questions: int) -> Sequence[Record]:
@@ -120,12 +125,6 @@ def _draw(rng: random.Random) -> Problem | None:
     return Problem(
         question=" ".join(text), steps=tuple(steps), thing=words["t"], has_distractor=False
     )
-
-
-def _write(path: Path, rows: Iterator[tuple[str, str]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (json.dumps({"question": question, "answer": answer}) for question, answer in rows)
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
 
 
 TASKS = {

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from benchmarks.markdown import markdown_table
 from benchmarks.trainer.learning import (
     CONFIG,
     benchmark_server,
@@ -216,7 +217,7 @@ def table(runs: Sequence[tuple[str, Curve]], folder: Path) -> str:
         "final accuracy",
         "start",
     )
-    lines = [heads, ("---",) * len(heads)]
+    lines = []
     for row in ROWS:
         curves = [curve for name, curve in runs if name == row]
         if not curves:
@@ -245,7 +246,7 @@ def table(runs: Sequence[tuple[str, Curve]], folder: Path) -> str:
                 spread([100 * c.points[0].accuracy for c in curves], "{:.1f}"),
             )
         )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return markdown_table(heads, lines)
 
 
 def spread(numbers: Sequence[float], form: str) -> str:

@@ -3,13 +3,14 @@
 The sentences and the form of a solution are those of the built-in word problems, which the tiny base knows.
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.trainer.learning_tasks import FOLLOW_UPS, STARTS
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig
 from trainer.data.word_problems import NAMES, THINGS
+from trainer.io.jsonl import write_jsonl
 
 NUM_SUMS = 12
 SKIPPED_SHARE = 0.7
@@ -20,8 +21,6 @@ NUM_ROWS = {
     "critic": 400,
     "held_out": 400,
 }
-STARTS = {"+": "{n} has {a} {t} and buys {b} more.", "-": "{n} has {a} {t} and loses {b}."}
-FOLLOW_UPS = {"+": "Later {n} finds another {b}.", "-": "Later {b} of them get lost."}
 
 
 def problems(seed: str) -> Iterator[dict[str, str]]:
@@ -35,7 +34,7 @@ def problems(seed: str) -> Iterator[dict[str, str]]:
             op, amount = rng.choice("+-"), rng.randint(2, 9)
             if not 10 <= (number + amount if op == "+" else number - amount) <= 60:
                 op = "-" if op == "+" else "+"
-            template = FOLLOW_UPS[op] if i else STARTS[op]
+            template = FOLLOW_UPS[op][1] if i else STARTS[op]
             text.append(template.format(n=name, t=thing, a=number, b=amount))
             sums.append((op, amount))
             if not i:
@@ -63,12 +62,12 @@ def write_task(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random("careless")
     for name, num_rows in NUM_ROWS.items():
-        lines = []
+        rows = []
         for problem, _ in zip(problems(name), range(num_rows), strict=False):
             skips = name == "demonstrations" and rng.random() < SKIPPED_SHARE
             answer = problem["careless" if skips else "answer"]
-            lines.append(json.dumps({"question": problem["question"], "answer": answer}) + "\n")
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+            rows.append({"question": problem["question"], "answer": answer})
+        write_jsonl(folder / f"{name}.jsonl", rows)
 
 
 def sft_adapter(model: Path, folder: Path) -> Path:

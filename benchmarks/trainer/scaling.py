@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import markdown_table
 from benchmarks.trainer.learning_curves import COLOURS
 from benchmarks.trainer.scaling_cases import (
     CARDS_A_SERVER,
@@ -100,7 +101,7 @@ def grid(name: str) -> str:
             found = outcome(name, servers, ranks, 1)
             cells.append(f"{seconds(found.step_s)}, {found.server_idle:.0%} idle")
         rows.append([str(ranks), *cells])
-    return markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def divisions(name: str) -> dict[int, tuple[int, int]]:
@@ -142,7 +143,7 @@ def splits(name: str) -> str:
         rows.append(
             [str(cards), f"{servers} + {ranks}", *map(seconds, times), f"{whole:.0%}", pays]
         )
-    return markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def assumption() -> str:
@@ -156,7 +157,7 @@ def assumption() -> str:
         ]
         for fixed_s in FIXED_TIMES_S
     ]
-    return markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def pushes() -> str:
@@ -170,7 +171,7 @@ def pushes() -> str:
             needed = 8 * size * servers / (0.05 * quickest_s) / 1e9
             times = [f"{size * servers / rate:.2f} s" for rate in LINKS_BYTES_A_S.values()]
             rows.append([name, f"{size / 1e6:.0f} MB", str(servers), *times, f"{needed:.2g} Gb/s"])
-    return markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def checked(measured: Mapping[str, Any]) -> str:
@@ -209,16 +210,11 @@ def checked(measured: Mapping[str, Any]) -> str:
                 remark,
             ]
         )
-    return markdown(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def seconds(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def picture() -> str:

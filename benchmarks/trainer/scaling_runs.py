@@ -28,6 +28,7 @@ from trainer.config.loading import load_config
 from trainer.config.sections import SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
 from trainer.console.tracking import read_metrics
+from trainer.io.jsonl import read_lines
 
 ROWS = ((1, 1, 0), (1, 2, 0), (2, 1, 0), (1, 1, 1), (1, 2, 1))
 """Servers, ranks, `rollout.max_staleness`."""
@@ -206,7 +207,7 @@ def completions(run: Path) -> tuple[list[list[int]], int]:
     """Tokens of the completions of each group of the middle steps, and the mean of a prompt."""
     found, prompts = [], []
     for path in sorted((run / "rollouts").glob("*.jsonl"))[WARM_UP_STEPS:-1]:
-        for line in path.read_text().splitlines():
+        for _, line in read_lines(path):
             arms = json.loads(line)["arm_outputs"]
             found.append([len(arm["token_ids"]) for arm in arms])
             prompts += [len(arm["prompt_token_ids"]) for arm in arms]
