@@ -43,14 +43,13 @@ def of_all_ranks(
     ]
     places = [(m, i) for m, batches in enumerate(planned) for i in range(len(batches))]
     of_this_rank: dict[tuple[int, int], Experience] = {}
-    num_fewer = fewer_than_most(ranks, [shards[m][i] for m, i in places])
 
     def part() -> dict[tuple[int, int], dict[str, Tensor | None]]:
         for m, i in places:
             if shards[m][i] % ranks.size == ranks.rank:
                 of_this_rank[m, i] = compute(planned[m][i])
         if pass_for_others is not None:
-            for _ in range(num_fewer):
+            for _ in range(fewer_than_most(ranks, [shards[m][i] for m, i in places])):
                 pass_for_others()
         if ranks.size == 1:
             return {}

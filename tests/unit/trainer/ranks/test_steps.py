@@ -79,6 +79,12 @@ def of_one_process(
     return learner, steps.do_steps(learner)
 
 
+def recomputed(base_model: Path, case: str) -> tuple[State, list[State]]:
+    """What one process has after the steps of two ranks, and its metrics."""
+    learner, metrics = of_one_process(base_model, case, num_shards=SIZE)
+    return learner_state(learner.roles, learner.update), metrics
+
+
 def difference(a: State, b: State, role: str) -> float:
     return max(float((a[role][name] - b[role][name]).abs().max()) for name in a[role])
 
@@ -105,8 +111,7 @@ def test_one_process_recomputes_to_the_bit_what_ranks_did(
     case: str, of_ranks: dict[str, State], tiny_base: Path
 ) -> None:
     found = of_ranks[case]
-    learner, metrics = of_one_process(tiny_base, case, num_shards=SIZE)
-    again = learner_state(learner.roles, learner.update)
+    again, metrics = recomputed(tiny_base, case)
     for role in ("policy", "critic", "value_head"):
         assert difference(found, again, role) == 0.0, role
     assert repr(found["metrics"]) == repr(metrics)
@@ -117,8 +122,7 @@ def test_ranks_with_parts_of_the_base_do_what_one_with_all_of_it_does(
     case: str, of_ranks: dict[str, State], tiny_base: Path
 ) -> None:
     found = of_ranks[case]
-    learner, metrics = of_one_process(tiny_base, case, num_shards=SIZE)
-    again = learner_state(learner.roles, learner.update)
+    again, metrics = recomputed(tiny_base, case)
     for role in ("policy", "critic", "value_head"):
         assert difference(found, again, role) <= 1e-6, role
     for ours, theirs in zip(found["metrics"], metrics, strict=True):
