@@ -14,6 +14,7 @@ import torch.distributed as dist
 from huggingface_hub import snapshot_download
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -62,7 +63,12 @@ def load_sharded(base_model: str, dtype: torch.dtype, device: torch.device) -> A
                 f"policy.shard_base: the files of {base_model} have no tensor called {missing[0]}, so they cannot "
                 "be read in parts; leave policy.shard_base out"
             )
-        state_dict_loader.load(tensors, storage_reader=reader)
+        try:
+            state_dict_loader.load(tensors, storage_reader=reader)
+        except CheckpointException as error:
+            # No `Exception` of Python's; it has what happened on each rank.
+            reason, _ = next(iter(error.failures.values()))
+            raise ValueError(str(reason)) from error
     model.tie_weights()
     # What no file has is computed from the configuration: the angles of the rotary embedding.
     with torch.device(device):

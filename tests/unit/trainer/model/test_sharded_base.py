@@ -1,0 +1,60 @@
+"""What a base that cannot be divided says; `tests/unit/trainer/ranks` computes with one that can."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from trainer.config.sections import PolicyConfig
+from trainer.errors import UsageError
+from trainer.model.sharded_base import is_divided, load_sharded
+
+WEIGHTS = "model.safetensors"
+DAMAGED = "model.layers.0.mlp.gate_proj.weight"
+
+
+@pytest.fixture
+def only_rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def base(tiny_base: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_base, tmp_path / "base"))
+
+
+def load(base: Path) -> object:
+    return load_sharded(str(base), torch.float32, torch.device("cpu"))
+
+
+def test_a_lone_process_has_all_of_its_base() -> None:
+    assert not is_divided()
+
+
+def test_a_tensor_that_no_file_has_is_named(base: Path, only_rank: None) -> None:
+    tensors = load_file(base / WEIGHTS)
+    del tensors[DAMAGED]
+    save_file(tensors, base / WEIGHTS)
+    with pytest.raises(UsageError, match=f"no tensor called {DAMAGED}, so .*; leave policy"):
+        load(base)
+
+
+def test_a_tensor_of_another_shape_is_one_line(base: Path, only_rank: None) -> None:
+    tensors = load_file(base / WEIGHTS)
+    tensors[DAMAGED] = tensors[DAMAGED][:, :-1].contiguous()
+    save_file(tensors, base / WEIGHTS)
+    with pytest.raises(UsageError, match=r"policy\.base_model .*its files cannot be read") as found:
+        load(base)
+    assert "\n" not in str(found.value)
+
+
+def test_four_bits_are_not_divided() -> None:
+    with pytest.raises(ValidationError, match=r"leave policy\.quantization or policy"):
+        PolicyConfig(quantization="nf4", shard_base=True)
