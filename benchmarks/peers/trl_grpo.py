@@ -26,7 +26,6 @@ from benchmarks.peers.trl_peers import TIMES_FILE
 from benchmarks.trainer.learning import (
     DEFAULT,
     NUM_STEPS,
-    POINTS_TO_GAIN,
     benchmark_server,
     correct_answers,
     curve_path,
@@ -36,7 +35,7 @@ from benchmarks.trainer.learning import (
     warm_up,
     write_curve,
 )
-from benchmarks.trainer.learning_curves import Curve, table
+from benchmarks.trainer.learning_curves import SHARES, Curve, late_median, plot, table, to_win
 from benchmarks.trainer.learning_tasks import BUILT_IN, TASKS, Task
 from inference_server.launch.server_process import free_port
 from inference_server.vllm.cpu_settings import cpu_environment
@@ -94,15 +93,20 @@ def main() -> None:
                 else:
                     evaluate_peer(row, seed, sft, url, records, task, path)
     curves = {key: Curve.read(curve_path(folder, *key)) for key in wanted}
-    print(table(list(curves.values()), rows, points_to_gain=POINTS_TO_GAIN))
+    print(table(list(curves.values()), rows))
+    picture: Path = folder / "learning.svg"
+    picture.write_text(plot(list(curves.values()), rows))
+    points = to_win(list(curves.values()))
     for row in rows[1:]:
-        steps, times = [], []
-        for seed in arguments.seeds:
-            ours, theirs = curves[seed, DEFAULT], curves[seed, row]
-            target = ours.points[0].accuracy + POINTS_TO_GAIN / 100
-            steps.append(ours.step_s / theirs.step_s)
-            times.append(ours.time_to(target) / theirs.time_to(target))
-        print(f"ours / {row}: a step {spread(steps)}, time to +{POINTS_TO_GAIN} {spread(times)}")
+        pairs = [(curves[seed, DEFAULT], curves[seed, row]) for seed in arguments.seeds]
+        parts = [f"a step {spread([ours.step_s / theirs.step_s for ours, theirs in pairs])}"]
+        for share in SHARES:
+            times = [
+                [c.time_to_share(share, points) for c in side] for side in zip(*pairs, strict=True)
+            ]
+            ours_s, theirs_s = map(late_median, times)
+            parts.append(f"median time to {100 * share:.0f} % {ours_s / theirs_s:.2f}")
+        print(f"ours / {row}: {', '.join(parts)}")
 
 
 def spread(ratios: list[float]) -> str:

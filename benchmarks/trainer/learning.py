@@ -58,7 +58,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     "per_arm, grpo": (*RECIPE_ARMS, "--ppo.advantage", "grpo"),
     RANDOM_REWARD: (),
 }
-POINTS_TO_GAIN = 20
 NUM_STEPS = 12
 WARM_UP_STEPS = 2
 
@@ -91,9 +90,9 @@ def main() -> None:
             for seed, row in missing:
                 evaluate_row(row, seed, url, records, task, curve_path(folder, seed, row))
     curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
-    print(table(curves, arguments.rows, points_to_gain=POINTS_TO_GAIN))
+    print(table(curves, arguments.rows))
     picture: Path = arguments.plot or folder / "learning.svg"
-    picture.write_text(plot(curves, arguments.rows, points_to_gain=POINTS_TO_GAIN))
+    picture.write_text(plot(curves, arguments.rows))
 
 
 def curve_path(folder: Path, seed: int, row: str) -> Path:

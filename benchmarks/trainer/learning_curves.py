@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from benchmarks.markdown import markdown_table
 
 NUM_RESAMPLES = 10_000
+SHARES = (0.5, 0.9)
+"""Of what can be won: the times until there are what a table compares."""
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#7f7f7f", "#17becf", "#8c564b")
 
 
@@ -75,6 +77,19 @@ class Curve(BaseModel):
             before = point
         return math.inf
 
+    def time_to_share(self, share: float, to_win: float) -> float:
+        """`time_to` a share of what can be won over the start."""
+        return self.time_to(self.points[0].accuracy + share * to_win)
+
+
+def to_win(curves: Sequence[Curve]) -> float:
+    """What a comparison's runs show can be won over their start: the best row's median of last versions less it."""
+    rows = {curve.row: [c for c in curves if c.row == curve.row] for curve in curves}
+    return max(
+        statistics.median(run.points[-1].accuracy - run.points[0].accuracy for run in runs)
+        for runs in rows.values()
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -82,8 +97,8 @@ class Summary:
 
     row: str
     step_s: float
-    times_s: tuple[float, ...]
-    """Seconds to the target of each run, lowest first; infinite where it was not reached."""
+    times_s: tuple[tuple[float, ...], ...]
+    """For each of `SHARES` the seconds that each run took, lowest first; infinite where it was not reached."""
     final_accuracy: float
     gain: float
     """Of the last versions over the start, in points."""
@@ -91,21 +106,21 @@ class Summary:
     gain_high: float
 
     @classmethod
-    def of(cls, curves: Sequence[Curve], *, points_to_gain: float) -> Self:
+    def of(cls, curves: Sequence[Curve], *, to_win: float) -> Self:
         """Sum up the runs of one row.
 
         Args:
             curves: At least one.
-            points_to_gain: Over the start; the time to there is measured.
+            to_win: Accuracy over the start; the times to `SHARES` of it are measured.
         """
         starts = np.array([_bits(curve.points[0]) for curve in curves])
         ends = np.array([_bits(curve.points[-1]) for curve in curves])
         low, high = gain_interval(ends - starts)
-        times = (c.time_to(c.points[0].accuracy + points_to_gain / 100) for c in curves)
+        times = (sorted(c.time_to_share(share, to_win) for c in curves) for share in SHARES)
         return cls(
             row=curves[0].row,
             step_s=statistics.median(curve.step_s for curve in curves),
-            times_s=tuple(sorted(times)),
+            times_s=tuple(map(tuple, times)),
             final_accuracy=float(ends.mean()),
             gain=100 * float((ends - starts).mean()),
             gain_low=100 * low,
@@ -113,20 +128,22 @@ class Summary:
         )
 
     @property
-    def median_time_s(self) -> float:
-        """The middle one (of an even number the later), so that it is a run's and may be infinite."""
-        return self.times_s[len(self.times_s) // 2]
-
-    @property
     def cells(self) -> tuple[str, ...]:
-        spread = f"({_seconds(self.times_s[0])} to {_seconds(self.times_s[-1])})"
         return (
             self.row,
             f"{self.step_s:.2f}",
-            f"{_seconds(self.median_time_s)} {spread}",
+            *(
+                f"{_seconds(late_median(t))} ({_seconds(t[0])} to {_seconds(t[-1])})"
+                for t in self.times_s
+            ),
             f"{100 * self.final_accuracy:.1f} %",
             f"{self.gain:+.1f} [{self.gain_low:+.1f}, {self.gain_high:+.1f}]",
         )
+
+
+def late_median(times_s: Sequence[float]) -> float:
+    """The middle one (of an even number the later), so that it is a run's and may be infinite."""
+    return sorted(times_s)[len(times_s) // 2]
 
 
 def gain_interval(gains: np.ndarray) -> tuple[float, float]:
@@ -146,21 +163,22 @@ def gain_interval(gains: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def table(curves: Sequence[Curve], rows: Sequence[str], *, points_to_gain: float) -> str:
+def table(curves: Sequence[Curve], rows: Sequence[str]) -> str:
     """A Markdown table with a line for each row that has runs."""
+    points = to_win(curves)
     heads = (
         "",
         "s a step",
-        f"seconds to +{points_to_gain:g} points (lowest to highest)",
+        *(f"seconds to {_points(share, points)} (lowest to highest)" for share in SHARES),
         "final accuracy",
         "gain over SFT, points [95%]",
     )
     of_rows = ([curve for curve in curves if curve.row == row] for row in rows)
-    lines = [Summary.of(runs, points_to_gain=points_to_gain).cells for runs in of_rows if runs]
+    lines = [Summary.of(runs, to_win=points).cells for runs in of_rows if runs]
     return markdown_table(heads, lines)
 
 
-def plot(curves: Sequence[Curve], rows: Sequence[str], *, points_to_gain: float) -> str:
+def plot(curves: Sequence[Curve], rows: Sequence[str]) -> str:
     """An SVG: a thin line for each run, a thick one for the mean of a row's runs."""
     width, height, left, top, right, bottom = 760, 440, 56, 20, 250, 46
     longest_s = max(curve.points[-1].seconds for curve in curves)
@@ -193,10 +211,13 @@ def plot(curves: Sequence[Curve], rows: Sequence[str], *, points_to_gain: float)
     x, y = place(longest_s / 2, lowest).split(",")
     parts.append(text(f"{x},{float(y) + 34}", "seconds of training", "middle"))
     sft = statistics.mean(curve.points[0].accuracy for curve in curves)
-    target = sft + points_to_gain / 100
-    parts.append(line([(0, target), (longest_s, target)], 'stroke="#999" stroke-dasharray="4 4"'))
-    x, y = place(longest_s, target).split(",")
-    parts.append(text(f"{x},{float(y) - 5}", f"SFT + {points_to_gain:g} points", "end"))
+    for share in SHARES:
+        target = sft + share * to_win(curves)
+        parts.append(
+            line([(0, target), (longest_s, target)], 'stroke="#999" stroke-dasharray="4 4"')
+        )
+        x, y = place(longest_s, target).split(",")
+        parts.append(text(f"{x},{float(y) - 5}", f"SFT {_points(share, to_win(curves))}", "end"))
     for number, row in enumerate(row for row in rows if any(c.row == row for c in curves)):
         runs, colour = [c for c in curves if c.row == row], COLOURS[number % len(COLOURS)]
         for run in runs:
@@ -217,6 +238,10 @@ def plot(curves: Sequence[Curve], rows: Sequence[str], *, points_to_gain: float)
 
 def _bits(point: Point) -> list[int]:
     return [int(bit) for bit in point.correct]
+
+
+def _points(share: float, to_win: float) -> str:
+    return f"+{100 * share * to_win:.0f} points, {100 * share:.0f} % of what can be won"
 
 
 def _seconds(seconds: float) -> str:

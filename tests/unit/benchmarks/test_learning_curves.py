@@ -64,13 +64,27 @@ def test_summary_of_runs_of_which_one_never_arrives(curves: ModuleType) -> None:
         curve(curves, (0, 0.0, 50), (2, 3.0, 70)),
         curve(curves, (0, 0.0, 50), (2, 4.0, 50)),
     ]
-    summary = curves.Summary.of(runs, points_to_gain=20)
-    assert summary.times_s == pytest.approx((1.0, 3.0, math.inf))
-    assert summary.median_time_s == 3.0
+    assert curves.to_win(runs) == pytest.approx(0.2)
+    summary = curves.Summary.of(runs, to_win=0.2)
+    half, most = summary.times_s
+    assert half == pytest.approx((0.5, 1.5, math.inf))
+    assert most == pytest.approx((0.9, 2.7, math.inf))
+    assert curves.late_median(most) == pytest.approx(2.7)
     assert summary.final_accuracy == pytest.approx(0.7)
     assert summary.gain == pytest.approx(20.0)
     assert summary.gain_low < 20 < summary.gain_high
-    assert "never" in curves.table(runs, ["ours"], points_to_gain=20)
+    assert "+18 points, 90 % of what can be won" in (text := curves.table(runs, ["ours"]))
+    assert "never" in text
+
+
+def test_the_best_row_says_what_can_be_won(curves: ModuleType) -> None:
+    runs = [
+        curve(curves, (0, 0.0, 40), (2, 2.0, 95), row="one lucky run of three"),
+        curve(curves, (0, 0.0, 40), (2, 2.0, 60), row="one lucky run of three"),
+        curve(curves, (0, 0.0, 40), (2, 2.0, 50), row="one lucky run of three"),
+        curve(curves, (0, 0.0, 40), (2, 2.0, 90), row="ours"),
+    ]
+    assert curves.to_win(runs) == pytest.approx(0.5)
 
 
 def test_interval_covers_chance_in_questions_and_runs(curves: ModuleType) -> None:
@@ -99,10 +113,10 @@ def test_plot_is_xml_with_a_line_for_every_run_and_mean(curves: ModuleType) -> N
         for row in ("a < b", "c")
         for seconds in (4.0, 5.0)
     ]
-    root = ElementTree.fromstring(curves.plot(runs, ["a < b", "c"], points_to_gain=20))
+    root = ElementTree.fromstring(curves.plot(runs, ["a < b", "c"]))
     lines = root.findall("{http://www.w3.org/2000/svg}polyline")
     widths = [line.get("stroke-width") for line in lines]
     assert widths.count("0.8") == 4
     assert widths.count("2.5") == 2
     names = [text.text for text in root.findall("{http://www.w3.org/2000/svg}text")]
-    assert {"a < b", "c", "SFT + 20 points"} <= set(names)
+    assert {"a < b", "c", "SFT +10 points, 50 % of what can be won"} <= set(names)
