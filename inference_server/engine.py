@@ -44,6 +44,8 @@ class EngineTraits:
     max_lora_rank: int
     max_loaded_adapters: int
     """Most adapters that the engine holds; beyond it drops the least recently used one."""
+    num_replicas: int = 1
+    """Copies of the model that run side by side; each holds the adapters itself."""
     lora_dtype: str
     """The dtype to which adapter weights are rounded, by its name in torch, e.g. ``bfloat16``."""
     has_chat_template: bool
@@ -112,16 +114,20 @@ class Engine(Protocol):
         ...
 
     async def generate(
-        self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+        self,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        adapter: EngineAdapter | None,
+        replica: int | None = None,
     ) -> EngineCompletion:
-        """Generates one completion; cancelling the call aborts it in the engine."""
+        """Generates one completion, on the replica named; cancelling the call aborts it in the engine."""
         ...
 
     async def load(self, adapter: EngineAdapter) -> None:
-        """Loads an adapter.
+        """Loads an adapter, on every replica.
 
         Raises:
-            AdapterRejected: The engine cannot use it; nothing changed.
+            AdapterRejected: A replica cannot use it; nothing changed.
         """
         ...
 
@@ -130,7 +136,7 @@ class Engine(Protocol):
         ...
 
     async def loaded_ids(self) -> set[int]:
-        """Asks the engine for the ``lora_id`` of every adapter that it holds."""
+        """Asks for the ``lora_id`` of every adapter that all replicas hold."""
         ...
 
     def num_requests(self, adapter: EngineAdapter | None = None) -> int:

@@ -45,7 +45,8 @@ class Service:
         if settings.state_dir is None:
             raise ValueError("settings.state_dir must be set")
         # The first completion compiles kernels for seconds; do it before the server reports healthy.
-        await engine.generate([0], _WARM_UP, None)
+        replicas = range(engine.traits.num_replicas)
+        await asyncio.gather(*(engine.generate([0], _WARM_UP, None, each) for each in replicas))
         folder = AdapterFolder(settings.state_dir, settings.max_adapter_bytes)
         versions = LoadedVersions(engine, folder, settings.max_loaded_versions)
         adapters = AdapterRegistry(versions, folder, engine.traits)
@@ -95,6 +96,7 @@ class Service:
             base_fingerprint=traits.base_fingerprint,
             base_dtype=traits.lora_dtype,
             has_chat_template=traits.has_chat_template,
+            num_replicas=traits.num_replicas,
             active_version=adapters.active_version,
             next_version=self.adapters.next_version,
             versions=adapters.adapters,

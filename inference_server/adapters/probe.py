@@ -1,5 +1,6 @@
 """The first question to a loaded adapter, before anybody else can reach it."""
 
+import asyncio
 import math
 
 from inference_server.engine import AdapterRejected, Engine, EngineAdapter, Sampling
@@ -13,13 +14,18 @@ PROBE = Sampling(temperature=0.0, top_p=1.0, max_tokens=1, seed=None)
 
 
 async def require_finite(engine: Engine, adapter: EngineAdapter) -> None:
-    """Has a loaded adapter generate one token.
+    """Has a loaded adapter generate one token, on every replica.
 
     Raises:
-        AdapterRejected: The token's logprob is not finite.
-        EngineUnavailable: The engine aborted the completion.
+        AdapterRejected: A token's logprob is not finite.
+        EngineUnavailable: The engine aborted a completion.
     """
-    completion = await engine.generate(list(_PROMPT_TOKEN_IDS), PROBE, adapter)
+    replicas = range(engine.traits.num_replicas)
+    await asyncio.gather(*(_require_finite_on(engine, adapter, replica) for replica in replicas))
+
+
+async def _require_finite_on(engine: Engine, adapter: EngineAdapter, replica: int) -> None:
+    completion = await engine.generate(list(_PROMPT_TOKEN_IDS), PROBE, adapter, replica)
     if completion.finish_reason is FinishReason.ABORT:
         raise EngineUnavailable(f"the engine aborted the first completion of {adapter.name}")
     if not all(map(math.isfinite, completion.logprobs)):

@@ -20,12 +20,8 @@ from inference_server.adapters.validation import validate_adapter
 from inference_server.adapters.versions import AdapterIdentity, LoadedVersions
 from inference_server.engine import AdapterRejected, EngineDied, EngineTraits
 from inference_server.errors import Conflict, InvalidAdapter
-from inference_server.wire.schemas import (
-    ADAPTER_CONFIG_FILE,
-    ADAPTER_WEIGHTS_FILE,
-    AdapterInfo,
-    AdapterList,
-)
+from inference_server.wire.adapters.infos import AdapterInfo, AdapterList
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 # Unloading blocks the engine: give the client that pushed a version time to get its first tokens.
 _TIDY_AFTER_S = 0.2

@@ -16,7 +16,8 @@ from inference_server.adapters.storage import AdapterFolder, StagedAdapter
 from inference_server.engine import Engine, EngineAdapter
 from inference_server.errors import Busy, NotFound
 from inference_server.wire.adapters.adapter_config import AdapterConfig
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, AdapterInfo, adapter_name
+from inference_server.wire.adapters.infos import AdapterInfo
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 
 POLICY_ALIAS = "policy"
 

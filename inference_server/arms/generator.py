@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.prompts import plan_groups
+from inference_server.arms.replicas import Replicas
 from inference_server.arms.request import (
     check_characters,
     check_counts,
@@ -45,6 +46,7 @@ class ArmsGenerator:
         self._versions = versions
         self._settings = settings
         self._metrics = metrics
+        self._replicas = Replicas(engine.traits.num_replicas)
         self._num_groups_in_flight = dict.fromkeys(Priority, 0)
 
     @property
@@ -63,6 +65,7 @@ class ArmsGenerator:
             DeadlineExceeded: The prompts were not tokenized in time.
         """
         check_counts(request, self._settings)
+        self._replicas.check(request.replica)
         arms = resolve_arms(request.arms)
         questions = resolve_questions(request)
         check_characters(questions, arms, self._engine.traits.max_model_len_tokens)
@@ -91,6 +94,7 @@ class ArmsGenerator:
                 arms=arms,
                 engine=self._engine,
                 versions=self._versions,
+                replicas=self._replicas,
                 metrics=self._metrics,
                 deadline=deadline,
             )

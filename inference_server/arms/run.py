@@ -15,7 +15,9 @@ import numpy as np
 
 from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.prompts import GroupPlan
+from inference_server.arms.replicas import Replicas
 from inference_server.arms.request import sample_seed
+from inference_server.arms.scores import score_group
 from inference_server.engine import Engine, EngineAdapter, EngineCompletion, Sampling
 from inference_server.errors import DeadlineExceeded, UnusableCompletion
 from inference_server.metrics import ServerMetrics
@@ -24,12 +26,11 @@ from inference_server.wire.schemas import (
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
-    GroupScoresBody,
     Question,
     Usage,
 )
 from inference_server.wire.streams import StreamedCompletion
-from regime_w import ArmOutput, ArmSpec, answer_type_of, compute_regime_w_scores
+from regime_w import ArmSpec
 
 # Twice what an engine runs at once; it takes in, and aborts, many more at a cost that grows faster than
 # their number, and answers nothing meanwhile.
@@ -49,6 +50,15 @@ class FinishedGroup:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _ServedBy:
+    """What generates the completions of one group."""
+
+    adapter: EngineAdapter | None
+    """None is the base."""
+    replica: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ArmsRun:
     """One admitted request; made by `ArmsGenerator.open`."""
 
@@ -59,6 +69,7 @@ class ArmsRun:
     arms: Sequence[ArmSpec]
     engine: Engine
     versions: LoadedVersions
+    replicas: Replicas
     metrics: ServerMetrics
     deadline: float
     """On the event loop's clock, in seconds."""
@@ -93,10 +104,12 @@ class ArmsRun:
         request, started = self.request, time.monotonic()
         version = self._resolve_policy()
 
+        num_completions = len(self.arms) * request.samples_per_arm
+
         async def run_sample(
-            arm: ArmSpec, sample: int, prompt: list[int], adapter: EngineAdapter | None
+            arm: ArmSpec, sample: int, prompt: list[int], served_by: _ServedBy
         ) -> ArmCompletion:
-            completion = await self._run_sample(plan.question, arm, sample, prompt, adapter)
+            completion = await self._run_sample(plan.question, arm, sample, prompt, served_by)
             if on_completion is not None:
                 on_completion(
                     StreamedCompletion.model_construct(
@@ -109,9 +122,13 @@ class ArmsRun:
 
         try:
             async with asyncio.timeout_at(self.deadline):
-                with self.versions.lease(version) as adapter:
+                with (
+                    self.versions.lease(version) as adapter,
+                    self.replicas.lease(request.replica, num_completions) as replica,
+                ):
+                    served_by = _ServedBy(adapter=adapter, replica=replica)
                     completions = await _gather(
-                        run_sample(arm, sample, prompt, adapter)
+                        run_sample(arm, sample, prompt, served_by)
                         for arm, prompt in zip(self.arms, plan.prompts, strict=True)
                         for sample in range(request.samples_per_arm)
                     )
@@ -123,7 +140,7 @@ class ArmsRun:
             ) from error
         scores = None
         if request.score:
-            scores = await asyncio.to_thread(_score, plan.question, completions)
+            scores = await asyncio.to_thread(score_group, plan.question, completions)
         self.metrics.count_group(completions, time.monotonic() - started)
         usage = Usage(
             prompt_tokens=sum(len(completion.prompt_token_ids) for completion in completions),
@@ -135,6 +152,7 @@ class ArmsRun:
             question=plan.question.question,
             policy_version=version,
             arms=completions,
+            replica=replica,
             prompt_format=self.prompt_format,
             stop=request.stop,
             scores=scores,
@@ -147,7 +165,7 @@ class ArmsRun:
         arm: ArmSpec,
         sample: int,
         prompt_token_ids: list[int],
-        adapter: EngineAdapter | None,
+        served_by: _ServedBy,
     ) -> ArmCompletion:
         request, seed = self.request, None
         if request.seed is not None and not request.greedy:
@@ -163,7 +181,9 @@ class ArmsRun:
             priority=request.priority,
         )
         async with self.queue:
-            completion = await self.engine.generate(prompt_token_ids, sampling, adapter)
+            completion = await self.engine.generate(
+                prompt_token_ids, sampling, served_by.adapter, served_by.replica
+            )
         _check_usable(completion, question.id, arm.name)
         # Without validation: the lists are the engine's own, and long.
         return ArmCompletion.model_construct(
@@ -209,23 +229,6 @@ def _check_usable(completion: EngineCompletion, question_id: str, arm_name: str)
         raise UnusableCompletion(
             f"question {question_id!r}, arm {arm_name!r}: the engine returned {reason}"
         )
-
-
-def _score(question: Question, completions: Sequence[ArmCompletion]) -> GroupScoresBody:
-    answer_type = answer_type_of(question.answer_type, question.choices)
-    outputs = [ArmOutput.from_text(each.arm, each.text, answer_type) for each in completions]
-    scores = compute_regime_w_scores(
-        question.question, outputs, question.gold, answer_type=answer_type
-    )
-    return GroupScoresBody(
-        s_end=scores.s_end,
-        s_path=scores.s_path,
-        s_cf=scores.s_cf,
-        s_wm=scores.s_wm,
-        answers=list(scores.answers),
-        consensus=scores.consensus,
-        correct=None if scores.correct is None else list(scores.correct),
-    )
 
 
 async def _gather(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -27,15 +27,9 @@ from inference_server.http.streaming import GroupStream, disconnected, newest, t
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
 from inference_server.settings import Settings
+from inference_server.wire.adapters.infos import AdapterInfo, AdapterList
 from inference_server.wire.adapters.references import NUM_VERSIONS
-from inference_server.wire.schemas import (
-    AdapterInfo,
-    AdapterList,
-    ArmsRequest,
-    ArmsResponse,
-    ErrorResponse,
-    ServerStatus,
-)
+from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ErrorResponse, ServerStatus
 from inference_server.wire.streams import NDJSON
 from regime_w import build_all_arms
 

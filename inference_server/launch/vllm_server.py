@@ -1,6 +1,7 @@
 """Runs vLLM's OpenAI server with the settings that rollouts need."""
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         # The Hub's own message does not always name the model.
         raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
     if on_cpu:
-        _set_defaults(cpu_environment(config.get("hidden_size")))
+        _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=_num_workers(args)))
         _size_kv_cache(args, config)
     else:
         _set_defaults(gpu.ENVIRONMENT)
@@ -110,8 +111,15 @@ def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
         max_model_len=length,
         max_num_seqs=args.max_num_seqs,
         # Of a machine in use, half of what is left: vLLM does not start with more than there is.
-        memory_bytes=min(machine_memory_bytes(), 2 * available_memory_bytes()),
+        memory_bytes=min(machine_memory_bytes(), 2 * available_memory_bytes())
+        // _num_workers(args),
     )
+
+
+def _num_workers(args: argparse.Namespace) -> int:
+    """Processes that hold a part of the model or a replica, on this machine."""
+    parallel = (args.tensor_parallel_size, args.pipeline_parallel_size, args.data_parallel_size)
+    return math.prod(map(int, parallel))
 
 
 async def _serve(args: argparse.Namespace, settings: Settings) -> None:

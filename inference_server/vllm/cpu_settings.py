@@ -22,7 +22,7 @@ CPU_FLAGS: Mapping[str, str | None] = {
 _THREADS_PAY_FROM_HIDDEN_SIZE = 256
 
 
-def cpu_environment(hidden_size: int | None) -> dict[str, str]:
+def cpu_environment(hidden_size: int | None, *, num_workers: int = 1) -> dict[str, str]:
     """Environment variables for vLLM's worker.
 
     Waking a second thread costs about 70 µs per operation, more than an operation of a tiny model takes, so
@@ -39,10 +39,18 @@ def cpu_environment(hidden_size: int | None) -> dict[str, str]:
 
     Args:
         hidden_size: Hidden size of the model; None if its configuration does not state it.
+        num_workers: Processes that hold a part or a replica of the model; they share the cores.
     """
     if hidden_size is not None and hidden_size < _THREADS_PAY_FROM_HIDDEN_SIZE:
         threads = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
     else:
-        last_core = (os.cpu_count() or 1) - 1
-        threads = {"VLLM_CPU_OMP_THREADS_BIND": f"0-{last_core}", "GOMP_SPINCOUNT": "10000"}
+        cores = _shared(os.cpu_count() or 1, num_workers)
+        threads = {"VLLM_CPU_OMP_THREADS_BIND": cores, "GOMP_SPINCOUNT": "10000"}
     return {**threads, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1"}
+
+
+def _shared(num_cores: int, num_workers: int) -> str:
+    """The cores of each worker, as vLLM reads them: neighbours, as many for each as there are."""
+    each = max(1, num_cores // num_workers)
+    firsts = [number * each % num_cores for number in range(num_workers)]
+    return "|".join(f"{first}-{first + each - 1}" for first in firsts)

@@ -1,7 +1,7 @@
 """vLLM behind the `Engine` protocol.
 
-Written against vLLM 0.32. Uses ``AsyncLLM``'s public methods only, except that requests in flight are
-counted in its output processor, the one place that sees the requests of every route.
+Written against vLLM 0.32. Uses ``AsyncLLM``'s public methods only, except that its output processor, which sees
+every route's requests, counts them, and its core's client asks every replica for its adapters.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
-import tokenizers
 from transformers import AutoTokenizer
 from vllm.exceptions import RetryableRequestError
 from vllm.inputs.engine import tokens_input
@@ -27,6 +26,7 @@ from inference_server.engine import (
     EngineTraits,
     Sampling,
 )
+from inference_server.vllm.decoding import decode
 from inference_server.vllm.traits import engine_traits
 from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.prompt_options import PromptFormat
@@ -83,9 +83,13 @@ class VllmEngine:
         return await asyncio.to_thread(self._renderer.prompts, prompts, prompt_format)
 
     async def generate(
-        self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+        self,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        adapter: EngineAdapter | None,
+        replica: int | None = None,
     ) -> EngineCompletion:
-        """Generates one completion; cancelling the call aborts it in the engine."""
+        """Generates one completion, on the replica named; cancelling the call aborts it in the engine."""
         params = self._sampling_params(sampling)
         try:
             outputs = [
@@ -96,6 +100,7 @@ class VllmEngine:
                     f"arms-{uuid.uuid4().hex}",
                     lora_request=None if adapter is None else _lora_request(adapter),
                     priority=_PRIORITIES[sampling.priority] if self._has_priorities else 0,
+                    data_parallel_rank=replica,
                 )
             ]
         except RetryableRequestError as error:  # of the guarded client
@@ -114,7 +119,7 @@ class VllmEngine:
                 output.stop_reason, str
             )
             text_ids = token_ids[:-1] if by_token else token_ids
-            text = _decode(self._tokenizer, prompt_token_ids, text_ids)
+            text = decode(self._tokenizer, prompt_token_ids, text_ids)
         return EngineCompletion(
             text=text,
             token_ids=token_ids,
@@ -147,27 +152,41 @@ class VllmEngine:
         )
 
     async def load(self, adapter: EngineAdapter) -> None:
-        """Loads an adapter and checks that the engine holds it.
+        """Loads an adapter, on every replica, and checks that they hold it.
 
         Raises:
-            AdapterRejected: The engine cannot use it; nothing changed.
+            AdapterRejected: A replica cannot use it; nothing changed.
         """
         try:
-            is_held = await self._answer(self._client.add_lora(_lora_request(adapter)))
+            are_held = await self._answer(self._of_all("add_lora", _lora_request(adapter)))
         except EngineDied:
             raise
         except Exception as error:  # vLLM's utility calls raise every refusal as a bare Exception
+            await self._drop_from_others(adapter)
             raise AdapterRejected(str(error)) from error
-        if not is_held:
+        if not all(are_held):
+            await self._drop_from_others(adapter)
             raise AdapterRejected(f"the engine did not keep {adapter.name}")
+
+    async def _drop_from_others(self, adapter: EngineAdapter) -> None:
+        """Unloads what one replica has refused from those that took it."""
+        if self._traits.num_replicas > 1:
+            await self.unload(adapter)
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Unloads an adapter."""
-        await self._answer(self._client.remove_lora(adapter.lora_id))
+        await self._answer(self._of_all("remove_lora", adapter.lora_id))
 
     async def loaded_ids(self) -> set[int]:
-        """Asks the engine for the ``lora_id`` of every adapter that it holds."""
-        return set(await self._answer(self._client.list_loras()))
+        """Asks for the ``lora_id`` of every adapter that all replicas hold."""
+        return set.intersection(*map(set, await self._answer(self._of_all("list_loras"))))
+
+    def _of_all(self, method: str, *arguments: object) -> Awaitable[list[Any]]:
+        """Calls each replica; vLLM's own methods return the answer of the first alone."""
+        answers: Awaitable[list[Any]] = self._client.engine_core.call_utility_all_async(
+            method, *arguments
+        )
+        return answers
 
     async def _answer(self, call: Awaitable[_T]) -> _T:
         """Awaits a call other than a completion; vLLM itself never ends these if the engine is dead.
@@ -229,19 +248,3 @@ def _lora_request(adapter: EngineAdapter) -> Any:
     return LoRARequest(
         lora_name=adapter.name, lora_int_id=adapter.lora_id, lora_path=str(adapter.path)
     )
-
-
-def _decode(tokenizer: Any, prompt_token_ids: Sequence[int], token_ids: Sequence[int]) -> str:
-    """The text of a completion, as vLLM's own routes return it.
-
-    A token's text depends on the tokens before it (a leading space, a character split over tokens), so
-    the stream starts with the prompt.
-    """
-    stream = tokenizers.decoders.DecodeStream(ids=list(prompt_token_ids), skip_special_tokens=True)
-    backend = tokenizer._tokenizer
-    try:
-        return "".join(stream.step(backend, token_id) or "" for token_id in token_ids)
-    # The stream raises bare Exceptions on bytes that are not UTF-8 and ids outside the vocabulary.
-    except Exception:
-        text: str = tokenizer.decode(list(token_ids), skip_special_tokens=True)
-        return text

@@ -31,6 +31,7 @@ def engine_traits(vllm_config: Any, *, has_chat_template: bool) -> EngineTraits:
         max_model_len_tokens=model_config.max_model_len,
         max_lora_rank=lora_config.max_lora_rank,
         max_loaded_adapters=lora_config.max_cpu_loras,
+        num_replicas=vllm_config.parallel_config.data_parallel_size,
         lora_dtype=str(lora_config.lora_dtype).removeprefix("torch."),
         has_chat_template=has_chat_template,
         linear_shapes=_linear_shapes(model_config.hf_config),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.adapters.references import VersionNumber
 from inference_server.wire.prompt_options import (
     Choices,
@@ -23,6 +24,10 @@ MAX_QUESTIONS = 4096
 MAX_ARMS = 64
 TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
 _Count = Annotated[StrictInt, Field(ge=1, lt=2**63)]
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 def adapter_name(version: int) -> str:
@@ -99,6 +104,8 @@ class ArmsRequest(_Request):
     stream: StrictBool = False
     """Whether to send each group when it is finished, as a line of NDJSON."""
     priority: Priority = Priority.AD_HOC
+    replica: StrictInt | None = Field(default=None, ge=0, exclude_if=_is_none)
+    """Which of `ServerStatus.num_replicas` answers, from 0; null is for each group the one with the least to do."""
     timeout_s: StrictFloat | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time limit for the whole request, in seconds; null, or more than the server's limit, uses that."""
 
@@ -151,6 +158,8 @@ class ArmGroup(_Response):
     question: str
     policy_version: int | None
     arms: list[ArmCompletion]
+    replica: int | None = Field(default=None, exclude_if=_is_none)
+    """Which of the server's several replicas generated it."""
     prompt_format: PromptFormat | None = None
     """How its prompts were rendered; None from an older server."""
     stop: StopStrings = ()
@@ -172,28 +181,6 @@ class ArmsResponse(_Response):
     boot_id: str
     groups: list[ArmGroup]
     usage: Usage
-
-
-class AdapterInfo(_Response):
-    """One adapter version that the server holds."""
-
-    version: int
-    name: str
-    sha256: str
-    rank: int
-    size_bytes: int
-    active: bool
-    num_leases: int
-    """Requests in flight on this version, which keep it loaded."""
-    created_at: float
-    """Unix time of the upload, in seconds."""
-
-
-class AdapterList(_Response):
-    """Body of ``GET /v1/adapters``."""
-
-    active_version: int | None
-    adapters: list[AdapterInfo]
 
 
 class Limits(_Response):
@@ -225,6 +212,8 @@ class ServerStatus(_Response):
     """The dtype to which the engine rounds adapter weights, e.g. ``float32``."""
     has_chat_template: bool | None = None
     """Whether it can render ``chat`` prompts; None from an older server."""
+    num_replicas: int = 1
+    """Copies of the model that answer side by side, each of which holds the versions itself (data parallelism)."""
     active_version: int | None
     next_version: int
     """The lowest number above all that were ever used: free for the next upload."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -61,6 +62,11 @@ class FakeEngine:
         self.hangs = False
         self.dead = False
         self.samplings: list[Sampling] = []
+        self.replicas: list[int | None] = []
+        """Of each sampling, the replica asked."""
+        self.probed: list[int | None] = []
+        self.spoilt_replica: int | None = None
+        """Its first completion of an adapter has a logprob that is not finite."""
         self.open = asyncio.Event()
         """Completions finish only while it is set."""
         self.open.set()
@@ -73,6 +79,9 @@ class FakeEngine:
 
     def _num_in_flight(self, name: str | None) -> int:
         return self.in_flight.total() if name is None else self.in_flight[name]
+
+    def has_replicas(self, num_replicas: int) -> None:
+        self.traits = replace(self.traits, num_replicas=num_replicas)
 
     def has_template(self) -> None:
         self.traits = replace(self.traits, has_chat_template=True)
@@ -90,7 +99,11 @@ class FakeEngine:
         return [list(text.encode()) for text in texts]
 
     async def generate(
-        self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+        self,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        adapter: EngineAdapter | None,
+        replica: int | None = None,
     ) -> EngineCompletion:
         if self.dead:
             raise EngineDied("it was killed")
@@ -98,8 +111,12 @@ class FakeEngine:
             assert adapter is not None
             assert adapter.lora_id in self.loaded
             assert adapter not in self.served.values(), "served before it was tried"
+            self.probed.append(replica)
+            if replica == self.spoilt_replica:
+                return replace(self.first_completion, logprobs=[math.nan])
             return self.first_completion
         self.samplings.append(sampling)
+        self.replicas.append(replica)
         name = "" if adapter is None else adapter.name
         if adapter is not None:
             assert adapter.lora_id in self.loaded

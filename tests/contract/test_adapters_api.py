@@ -10,7 +10,8 @@ from safetensors.torch import save
 
 from inference_server import service as service_module
 from inference_server.settings import Settings
-from inference_server.wire.schemas import AdapterInfo, AdapterList, ErrorResponse, ServerStatus
+from inference_server.wire.adapters.infos import AdapterInfo, AdapterList
+from inference_server.wire.schemas import ErrorResponse, ServerStatus
 from tests.contract.client import Client, adapter_config, adapter_weights
 from tests.contract.fake_engine import FakeEngine
 

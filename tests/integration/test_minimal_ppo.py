@@ -15,7 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from inference_server.launch.server_process import ServerProcess, free_port, running_server
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, AdapterList, adapter_name
+from inference_server.wire.adapters.infos import AdapterList
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.commands.tiny_model import build_tiny_model
 from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.data.word_problems import Split, word_problems

@@ -97,9 +97,13 @@ class SlowWhenWarm(FakeEngine):
         self.release = asyncio.Event()
 
     async def generate(
-        self, prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+        self,
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        adapter: EngineAdapter | None,
+        replica: int | None = None,
     ) -> EngineCompletion:
-        completion = await super().generate(prompt_token_ids, sampling, adapter)
+        completion = await super().generate(prompt_token_ids, sampling, adapter, replica)
         if sampling.temperature > 0.3:
             await self.release.wait()
         return completion

@@ -10,9 +10,9 @@ from typing import Self
 
 import torch
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
-    AdapterInfo,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,

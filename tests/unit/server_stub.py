@@ -4,7 +4,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
+from inference_server.wire.adapters.infos import AdapterInfo
+from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ServerStatus
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 
 

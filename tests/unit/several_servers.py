@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
-    AdapterInfo,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,

@@ -9,12 +9,12 @@ from typing import Any, Self
 import httpx
 from pydantic import ValidationError
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.adapters.references import AdapterPath
 from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
     ADAPTER_WEIGHTS_FILE,
-    AdapterInfo,
     ArmsRequest,
     ArmsResponse,
     FinishReason,

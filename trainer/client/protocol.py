@@ -5,8 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
-from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
+from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ServerStatus
 
 
 @dataclass(frozen=True, kw_only=True)

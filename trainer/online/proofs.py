@@ -26,7 +26,7 @@ from trainer.online.sync_check import SyncCheck
 from trainer.online.versions import Versions
 from trainer.ppo.experience import MiniBatch
 from trainer.rollouts.groups import RolloutBatch
-from trainer.servers.origins import Origin, by_origin
+from trainer.servers.origins import THE_SERVER, Origin, by_origin, replicas_of
 from trainer.servers.pool import OneOfSeveral, ServerPool
 
 _SCORED_TOKENS = 8192
@@ -76,7 +76,7 @@ class Proofs:
         server = versions.requests.server
         self._pool = server if isinstance(server, ServerPool) else None
         self._check = SyncCheck(config, server_dtype=server_dtype, past=past)
-        self._proven: set[tuple[int, Origin | None]] = set()
+        self._proven: set[tuple[int, Origin]] = set()
 
     def prove_rollouts(
         self, batch: RolloutBatch, mini_batches: Sequence[MiniBatch], roles: PolicyRoles
@@ -95,22 +95,23 @@ class Proofs:
         for origin, groups in by_origin(batch.groups).items():
             self._require_listed(published, origin)
             self._require_sampled_as_asked(batch.version, [group.group for group in groups])
-            its_own = None if origin is None else {s for group in groups for s in group.samples}
+            is_whole = origin == THE_SERVER
+            its_own = None if is_whole else {s for group in groups for s in group.samples}
             samples, pushed = scored_samples(mini_batches, its_own, max_tokens=_SCORED_TOKENS)
-            # Of one of several servers, all completions may be among those that teach nothing.
-            if samples or origin is None:
+            # Of one of several, all completions may be among those that teach nothing.
+            if samples or is_whole:
                 self._prove(published, samples, roles, pushed=pushed, origin=origin)
 
     def prove(self, published: Published, roles: PolicyRoles) -> None:
         """Prove a version by a probe, unless its rollouts have; overwrites the proximal role.
 
-        Of several servers each is asked one; those that leave meanwhile have nothing to prove.
+        Of several servers each is asked one, and each replica of a server; servers that leave meanwhile have
+        nothing to prove.
 
         Raises:
             SyncError: As `prove_rollouts`.
         """
-        origins = [None] if self._pool is None else self._pool.origins
-        for origin in origins:
+        for origin in self._origins():
             if (published.version, origin) in self._proven:
                 continue
             try:
@@ -118,7 +119,7 @@ class Proofs:
                 samples = self._probe(published.version, 0, self._num_questions, origin)
                 self._prove(published, samples, roles, origin=origin)
             except ServerUnreachableError as error:
-                if origin is None:
+                if origin.server is None:
                     raise
                 _log.warning('event=not_proven server=%s reason="%s"', origin.server, error)
 
@@ -128,8 +129,8 @@ class Proofs:
         samples: Sequence[Sample],
         roles: PolicyRoles,
         *,
+        origin: Origin,
         pushed: Sequence[Tensor] | None = None,
-        origin: Origin | None = None,
     ) -> None:
         version = published.version
         first, count = self._num_questions, _TIMES_MORE * self._num_questions
@@ -145,11 +146,17 @@ class Proofs:
                 ask_more=lambda: self._probe(version, first, count, origin),
             )
         except SyncError as error:
-            if origin is None:
+            if origin == THE_SERVER:
                 raise
-            raise SyncError(f"{origin.server}: {error}") from None
+            raise SyncError(f"{origin.label}: {error}") from None
         self.metrics = {**outcome.metrics, **({} if self._pool is None else self._pool.metrics)}
         self._proven.add((version, origin))
+
+    def _origins(self) -> list[Origin]:
+        if self._pool is not None:
+            return self._pool.origins
+        requests = self._versions.requests
+        return replicas_of(THE_SERVER, requests.call(requests.server.status).num_replicas)
 
     def _earlier(self, version: int) -> Iterator[Published]:
         return map(self._published, self._versions.adapters.before(version))
@@ -163,28 +170,28 @@ class Proofs:
             activated=False,
         )
 
-    def _only(self, origin: Origin | None) -> OneOfSeveral | None:
+    def _only(self, origin: Origin) -> OneOfSeveral | None:
         """The one of several servers that has to answer; None where there is one server.
 
         Raises:
             ServerUnreachableError: It has left, or was restarted.
         """
-        if origin is None or self._pool is None:
+        if self._pool is None:
             return None
-        if (server := self._pool.only(*origin)) is None:
+        if (server := self._pool.only(origin)) is None:
             raise ServerUnreachableError(
                 f"{origin.server} has left before it has proven what it serves; the same command resumes"
             )
         return server
 
-    def _require_listed(self, published: Published, origin: Origin | None) -> None:
+    def _require_listed(self, published: Published, origin: Origin) -> None:
         requests, version = self._versions.requests, published.version
         try:
             server = self._only(origin)
             ask = self._versions.info if server is None else server.adapter
             held = requests.call(ask, version)
         except ServerUnreachableError:
-            if origin is None:
+            if origin.server is None:
                 raise
             # It acknowledged the digest when it was given the version, and can be asked no more.
             return
@@ -206,9 +213,7 @@ class Proofs:
                     f"{arm.temperature:g} and {arm.top_p:g}"
                 )
 
-    def _probe(
-        self, version: int, first: int, num_questions: int, origin: Origin | None
-    ) -> list[Sample]:
+    def _probe(self, version: int, first: int, num_questions: int, origin: Origin) -> list[Sample]:
         """The beginnings of all arms' answers to some training questions."""
         server = self._only(origin)
         asked: list[Future[tuple[ArmGroup, int]]] = []
@@ -225,6 +230,7 @@ class Proofs:
                 max_tokens=self._num_tokens,
                 seed=_PROBE_SEED,
                 policy=version,
+                replica=origin.replica,
                 priority=Priority.AD_HOC,
             )
             asked.append(self._versions.requests.start(self._versions.group, request, server))

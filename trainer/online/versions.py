@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TypeVar
 
-from inference_server.wire.schemas import AdapterInfo, ArmGroup, ArmsRequest, ServerStatus
+from inference_server.wire.adapters.infos import AdapterInfo
+from inference_server.wire.schemas import ArmGroup, ArmsRequest, ServerStatus
 from trainer.client.ask_groups import LostError, ask_again, ask_groups
 from trainer.client.protocol import GreedyPrompt, GroupServer, TextCompletion
 from trainer.client.request_thread import RequestThread

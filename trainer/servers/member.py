@@ -5,7 +5,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from inference_server.wire.schemas import AdapterInfo, ServerStatus
+from inference_server.wire.adapters.infos import AdapterInfo
+from inference_server.wire.schemas import ServerStatus
 from trainer.client.protocol import InferenceServer
 from trainer.errors import ServerRejectedError, SyncError
 
@@ -49,6 +50,11 @@ class Member:
     def has_room(self) -> bool:
         """Whether it takes one more group."""
         return self.found is not None and self.num_groups < self.found.limits.max_groups_in_flight
+
+    @property
+    def num_replicas(self) -> int:
+        """Copies of the model in it."""
+        return 1 if self.found is None else self.found.num_replicas
 
     def note_status(self, status: ServerStatus) -> None:
         """Keep a status; the groups of it that are not ours are others'."""

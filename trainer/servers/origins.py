@@ -1,4 +1,4 @@
-"""Which of several servers made which groups."""
+"""Which of several servers, or of the replicas of one, made which groups."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,20 +7,40 @@ from trainer.rollouts.groups import ScoredGroup, ServedGroup
 
 
 class Origin(NamedTuple):
-    """A server between two of its starts: what it has proven holds no longer."""
+    """One copy of the model that answers by itself, and so has to prove itself what it serves."""
 
-    server: str
-    """Its URL."""
-    boot_id: str
+    server: str | None = None
+    """Its URL; None where there is one server."""
+    boot_id: str | None = None
+    """Of one of several servers: what it has proven holds no longer once it is restarted."""
+    replica: int | None = None
+    """Of a server that has several (data parallelism)."""
+
+    @property
+    def label(self) -> str:
+        """How messages name it; empty where there is one server without replicas."""
+        replica = "" if self.replica is None else f"replica {self.replica}"
+        return ", ".join(filter(None, (self.server, replica)))
 
 
-def by_origin(groups: Sequence[ScoredGroup]) -> dict[Origin | None, list[ScoredGroup]]:
-    """The groups of each server, in order; under None where there is one server."""
-    found: dict[Origin | None, list[ScoredGroup]] = {}
+THE_SERVER = Origin()
+"""One server without replicas."""
+
+
+def by_origin(groups: Sequence[ScoredGroup]) -> dict[Origin, list[ScoredGroup]]:
+    """The groups of each origin, in order."""
+    found: dict[Origin, list[ScoredGroup]] = {}
     for scored in groups:
         group = scored.group
-        origin = None
+        origin = Origin(replica=group.replica)
         if isinstance(group, ServedGroup):
-            origin = Origin(group.server, group.server_boot_id)
+            origin = Origin(group.server, group.server_boot_id, group.replica)
         found.setdefault(origin, []).append(scored)
     return found
+
+
+def replicas_of(origin: Origin, num_replicas: int) -> list[Origin]:
+    """A server's replicas; the server itself where it has one."""
+    if num_replicas == 1:
+        return [origin]
+    return [origin._replace(replica=replica) for replica in range(num_replicas)]

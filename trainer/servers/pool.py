@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from inference_server.wire.schemas import AdapterInfo, ArmsRequest, ArmsResponse, ServerStatus
+from inference_server.wire.adapters.infos import AdapterInfo
+from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ServerStatus
 from trainer.client.protocol import GreedyPrompt, InferenceServer, TextCompletion
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, TrainerError
 from trainer.rollouts.groups import ServedGroup
@@ -21,7 +22,7 @@ from trainer.servers.agreement import together
 from trainer.servers.dispatch import Dispatcher
 from trainer.servers.member import GivenVersions, Member
 from trainer.servers.membership import Membership
-from trainer.servers.origins import Origin
+from trainer.servers.origins import Origin, replicas_of
 from trainer.servers.pushes import first_pushes
 
 _BOOT_ID = "several"
@@ -79,13 +80,17 @@ class ServerPool:
 
     @property
     def origins(self) -> list[Origin]:
-        """The servers that are asked."""
-        return [Origin(member.name, member.boot_id) for member in self._membership.up]
+        """The servers that are asked, with each of their replicas."""
+        return [
+            origin
+            for member in self._membership.up
+            for origin in replicas_of(Origin(member.name, member.boot_id), member.num_replicas)
+        ]
 
-    def only(self, name: str, boot_id: str) -> "OneOfSeveral | None":
+    def only(self, origin: Origin) -> "OneOfSeveral | None":
         """One of the servers alone, to prove what it serves; None once it has left or was restarted."""
         for member in self._membership.up:
-            if (member.name, member.boot_id) == (name, boot_id):
+            if (member.name, member.boot_id) == (origin.server, origin.boot_id):
                 return OneOfSeveral(self, member, self._versions)
         return None
 

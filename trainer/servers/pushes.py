@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Collection
 
-from inference_server.wire.schemas import AdapterInfo
+from inference_server.wire.adapters.infos import AdapterInfo
 
 _TIMES_FIRST = 2.0
 """How many times as long as the quickest push the others are waited for."""

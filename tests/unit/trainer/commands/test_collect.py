@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
-    AdapterInfo,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import stamina
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import (
-    AdapterInfo,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,

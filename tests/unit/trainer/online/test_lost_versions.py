@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import stamina
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
-    AdapterInfo,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,

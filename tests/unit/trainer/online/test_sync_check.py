@@ -11,8 +11,8 @@ import pytest
 import torch
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
-    AdapterInfo,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
@@ -20,11 +20,12 @@ from inference_server.wire.schemas import (
     FinishReason,
     Priority,
     Question,
+    ServerStatus,
     Usage,
 )
 from regime_w import ArmSpec
 from tests.unit.server_stub import ServerStub
-from tests.unit.versions_in_memory import versions_for
+from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
@@ -41,6 +42,7 @@ ARMS = tuple(
     ArmSpec(name=f"arm_{i}", system_prompt="a", temperature=0.4 + i / 5, top_p=0.9 + i % 2 / 10)
     for i in range(8)
 )
+NUM_TOKENS = 8
 RECORDS = [Record(id=str(i), question=f"{i} + 1?", gold="#### 1") for i in range(100)]
 
 
@@ -51,12 +53,18 @@ class FakeServer(ServerStub):
         self.roles = roles
         self.held: dict[int, Published] = {}
         self.serves: Callable[[int], int] = lambda asked: asked
+        self.serves_on: dict[int | None, int] = {}
+        """The version that a replica serves whatever is asked of it."""
         self.samples_as: Callable[[Sample], Sample] = lambda sample: sample
         self.b_factor = 1.0
         self.answers: Callable[[list[float]], list[float]] = lambda logprobs: logprobs
         """Changes the logprobs of a completion."""
         self.info: dict[str, Any] = {}
         self.requests: list[ArmsRequest] = []
+        self.num_replicas = 1
+
+    async def status(self) -> ServerStatus:
+        return STATUS.model_copy(update={"num_replicas": self.num_replicas})
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         self.requests.append(request)
@@ -68,7 +76,8 @@ class FakeServer(ServerStub):
             for arm in request.arms or ()
             if isinstance(arm, ArmSpec)
         ]
-        state = read_adapter(self.held[self.serves(request.policy)].folder)
+        served = self.serves_on.get(request.replica, self.serves(request.policy))
+        state = read_adapter(self.held[served].folder)
         scaled = {n: t * self.b_factor if ".lora_B." in n else t for n, t in state.items()}
         self.roles.load_adapter_state(Role.PROXIMAL, scaled)
         found = self.roles.sample_logprobs(
@@ -188,7 +197,7 @@ def make_proofs(
 ) -> Proofs:
     config = TrainConfig(
         policy=PolicyConfig(),
-        rollout=RolloutConfig(arms=ARMS),
+        rollout=RolloutConfig(arms=ARMS, max_tokens=NUM_TOKENS),
         ppo=PPOConfig.model_validate(ppo),
     )
     adapters = cast(RunAdapters, FakeAdapters(server.held))
@@ -227,7 +236,7 @@ def test_an_honest_server_passes_version_after_version(
     # Several questions, and no alarm that would have asked for more.
     assert len(server.requests) == 3 * 8
     request = server.requests[0]
-    assert (request.policy, request.arms, request.max_tokens) == (3, list(ARMS), 16)
+    assert (request.policy, request.arms, request.max_tokens) == (3, list(ARMS), NUM_TOKENS)
     assert request.priority is Priority.AD_HOC
     assert request.seed is not None
 
@@ -282,6 +291,20 @@ def test_the_version_before_is_caught_where_the_noise_does_not_hide_it(
         r.questions for r in server.requests[16:24]
     ]
     assert len(server.requests) == 8 + 8 + 16
+
+
+def test_each_replica_proves_what_it_serves(
+    server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
+) -> None:
+    proofs = make_proofs(server, portal)
+    server.num_replicas = 2
+    proofs.prove(push(server, roles, tmp_path, 3), roles)
+    assert [request.replica for request in server.requests] == [0] * 8 + [1] * 8
+    move(roles, by=0.01)
+    published = push(server, roles, tmp_path, 4)
+    server.serves_on = {1: 3}
+    with pytest.raises(SyncError, match=r"^replica 1: version 4 fails.*fit version 3: "):
+        proofs.prove(published, roles)
 
 
 def double_b(server: FakeServer) -> None:

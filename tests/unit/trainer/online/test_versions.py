@@ -13,8 +13,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
-    AdapterInfo,
     ArmsRequest,
     ArmsResponse,
     FinishReason,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from inference_server.wire.schemas import AdapterInfo
+from inference_server.wire.adapters.infos import AdapterInfo
 from tests.unit.several_servers import RatedServer, group_request_of, write_version
 from trainer.client.protocol import GreedyPrompt
 from trainer.errors import (
@@ -190,7 +190,7 @@ async def test_a_proof_waits_for_the_push_and_gives_again_what_was_lost(tmp_path
     slow.push_seconds = 0.3
     async with pool_of([quick, slow]) as pool:
         await pool.push_adapter(1, write_version(tmp_path))
-        only = pool.only(*pool.origins[1])
+        only = pool.only(pool.origins[1])
         assert only is not None
         assert 1 not in slow.held
         assert (await only.adapter(1)).active
@@ -345,7 +345,7 @@ async def test_one_alone_is_asked_for_its_proof_until_it_leaves(tmp_path: Path) 
     async with pool_of(servers) as pool:
         await pool.push_adapter(1, write_version(tmp_path))
         origin = pool.origins[1]
-        only = pool.only(*origin)
+        only = pool.only(origin)
         assert only is not None
         for number in range(5):
             (group,) = (await only.generate(group_request_of(number))).groups
@@ -355,10 +355,10 @@ async def test_one_alone_is_asked_for_its_proof_until_it_leaves(tmp_path: Path) 
         servers[1].is_down = True
         with pytest.raises(ServerUnreachableError, match="http://b:1 has left"):
             await only.generate(group_request_of(9))
-        assert pool.only(*origin) is None
+        assert pool.only(origin) is None
         servers[1].restart()
         await until(lambda: len(pool.origins) == 2)
-        assert pool.only(*origin) is None
+        assert pool.only(origin) is None
         with pytest.raises(ServerUnreachableError):
             await only.generate(group_request_of(9))
 

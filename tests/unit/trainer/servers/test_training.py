@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
     ADAPTER_WEIGHTS_FILE,
-    AdapterInfo,
     ArmsRequest,
     ArmsResponse,
     ServerStatus,
@@ -105,7 +105,7 @@ def test_a_run_over_three_servers_asks_every_question_once_and_replays(
 
     def noted(self: Proofs, published: Published, *args: object, **options: object) -> None:
         real(self, published, *args, **options)  # type: ignore[arg-type]
-        proven.update((version, origin.boot_id) for version, origin in self._proven if origin)
+        proven.update((v, origin.boot_id) for v, origin in self._proven if origin.boot_id)
 
     monkeypatch.setattr(Proofs, "_prove", noted)
     trained: list[tuple[str, int, str]] = []

@@ -1,0 +1,24 @@
+"""The Regime W scores that a request may ask for with its groups."""
+
+from collections.abc import Sequence
+
+from inference_server.wire.schemas import ArmCompletion, GroupScoresBody, Question
+from regime_w import ArmOutput, answer_type_of, compute_regime_w_scores
+
+
+def score_group(question: Question, completions: Sequence[ArmCompletion]) -> GroupScoresBody:
+    """Scores the completions of one question; its gold answer must have been checked."""
+    answer_type = answer_type_of(question.answer_type, question.choices)
+    outputs = [ArmOutput.from_text(each.arm, each.text, answer_type) for each in completions]
+    scores = compute_regime_w_scores(
+        question.question, outputs, question.gold, answer_type=answer_type
+    )
+    return GroupScoresBody(
+        s_end=scores.s_end,
+        s_path=scores.s_path,
+        s_cf=scores.s_cf,
+        s_wm=scores.s_wm,
+        answers=list(scores.answers),
+        consensus=scores.consensus,
+        correct=None if scores.correct is None else list(scores.correct),
+    )
