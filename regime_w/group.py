@@ -70,6 +70,9 @@ class GroupScores:
     """Whether each arm is correct; None without a gold answer that can be read."""
     arm_paths: tuple[float, ...] | None
     """Path score of each arm, whose mean is `s_path`; None under the original formulas, and where it abstains."""
+    num_correct_paths: int | None
+    """How many different ways lead to the answer: sets of results of true equations, among the correct arms that show
+    any. None without a gold answer that can be read, and without paths."""
     consensus: str | None
     """The most frequent answer, the earliest if tied; None if no arm answered."""
     within_family_agreement: float | None
@@ -186,6 +189,7 @@ def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig
         answers=answers,
         correct=_correct(arms),
         arm_paths=arm_paths,
+        num_correct_paths=_num_correct_paths(arms),
         consensus=counts.most_common(1)[0][0] if counts else None,
         within_family_agreement=within,
         cross_family_agreement=across,
@@ -206,6 +210,12 @@ def combine(
 def _correct(arms: Sequence[ReadArm]) -> tuple[bool, ...] | None:
     flags = tuple(arm.is_correct for arm in arms if arm.is_correct is not None)
     return flags if len(flags) == len(arms) else None
+
+
+def _num_correct_paths(arms: Sequence[ReadArm]) -> int | None:
+    if not arms or any(arm.is_correct is None or arm.path is None for arm in arms):
+        return None
+    return len({a.path.results for a in arms if a.is_correct and a.path and a.path.results})
 
 
 def _cross_check(arms: Sequence[ReadArm]) -> CrossCheck:

@@ -68,7 +68,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
-    metrics |= _unanimous(asked)
+    metrics |= _variety(asked)
     for name in _SCORES:
         present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:
@@ -96,12 +96,15 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     return metrics
 
 
-def _unanimous(asked: Sequence[ScoredGroup]) -> Metrics:
-    """Shares of the groups that are right, or wrong, in every completion."""
+def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
+    """In how many completions the groups are right, and in how many ways."""
     judged = [group.scores.correct for group in asked if group.scores.correct]
     if not judged:
         return {}
+    ways = [w for group in asked if (w := group.scores.num_correct_paths) is not None]
     return {
+        **({"scores/correct_paths": statistics.fmean(ways)} if ways else {}),
+        "reward/any_correct": sum(map(any, judged)) / len(judged),
         "rollout/all_correct_groups": sum(map(all, judged)) / len(judged),
         "rollout/all_wrong_groups": sum(not any(correct) for correct in judged) / len(judged),
     }

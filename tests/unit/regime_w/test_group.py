@@ -355,3 +355,28 @@ def test_random_selection_takes_every_arm_in_its_time_and_repeats_with_its_seed(
 def test_reasoning_and_words_come_from_their_own_fields() -> None:
     arm = replace(outputs([RIGHT], ["solo"])[0], full_text="word " * 500)
     assert arm_rewards(QUESTION, [arm], GOLD) == pytest.approx((1.7 - 0.1,))
+
+
+@pytest.mark.parametrize(
+    ("texts", "gold", "expected"),
+    [
+        ([RIGHT, RIGHT], GOLD, 1),
+        ([RIGHT, ROUTE], GOLD, 2),
+        ([RIGHT, WRONG], GOLD, 1),
+        ([RIGHT, "#### 15"], GOLD, 1),  # shows no equations
+        (["#### 15", WRONG], GOLD, 0),
+        ([RIGHT, ROUTE], None, None),
+        ([], GOLD, None),
+    ],
+)
+def test_different_ways_to_the_answer_are_counted(
+    texts: list[str], gold: str | None, expected: int | None
+) -> None:
+    found = reward_group(outputs(texts, NAMES[: len(texts)]), gold, config=RewardConfig())
+    assert found.scores.num_correct_paths == expected
+
+
+def test_the_original_formulas_know_no_ways() -> None:
+    config = RewardConfig(formulas="original")
+    found = reward_group(outputs([RIGHT, ROUTE], NAMES[:2]), GOLD, config=config)
+    assert found.scores.num_correct_paths is None

@@ -118,3 +118,13 @@ def test_groups_that_are_right_or_wrong_in_every_arm_are_counted_apart() -> None
     )
     assert found["rollout/all_correct_groups"] == 1 / 4
     assert found["rollout/all_wrong_groups"] == 2 / 4
+    assert found["reward/any_correct"] == 2 / 4
+
+
+def test_ways_to_the_answer_are_counted_in_each_group() -> None:
+    config = RewardConfig()
+    found = metrics_of(
+        scored(RIGHT, RIGHT, config=config),  # the same twice
+        scored(WRONG, WRONG, config=config),
+    )
+    assert found["scores/correct_paths"] == 1 / 2
