@@ -35,7 +35,7 @@ from trainer.rollouts.groups import Score, ScoredGroup, score_group
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
 RANDOM_REWARD = "random reward"
-DEFAULT = "exploring, rloo (the demo)"
+DEFAULT = "exploring, grpo (the demo)"
 RECIPE_ARMS = ("--rollout.arms", "recipe")
 CRITIC = (
     *("--ppo.advantage", "gae", "--ppo.critic_learning_rate", "5e-3"),
@@ -45,7 +45,8 @@ CRITIC = (
 ROWS: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
     "exploring, gae": CRITIC,
-    "exploring, grpo": ("--ppo.advantage", "grpo"),
+    "exploring, rloo": ("--ppo.advantage", "rloo"),
+    "one version behind": ("--rollout.max_staleness", "1", "--run.num_threads", "1"),
     "per_arm, gae": (*RECIPE_ARMS, *CRITIC),
     "shared, random arm (recipe)": (
         *RECIPE_ARMS,
@@ -54,8 +55,8 @@ ROWS: dict[str, tuple[str, ...]] = {
         *("--reward.formulas", "original"),
     ),
     "difference, gae": (*RECIPE_ARMS, *CRITIC, "--reward.credit", "difference"),
-    "per_arm, rloo": RECIPE_ARMS,
-    "per_arm, grpo": (*RECIPE_ARMS, "--ppo.advantage", "grpo"),
+    "per_arm, rloo": (*RECIPE_ARMS, "--ppo.advantage", "rloo"),
+    "per_arm, grpo": RECIPE_ARMS,
     RANDOM_REWARD: (),
 }
 NUM_STEPS = 12

@@ -124,6 +124,8 @@ def train(
         "--policy.adapter": sft,
         "--server.urls": json.dumps(urls[:servers]),
         "--rollout.max_staleness": staleness,
+        # Beside servers and other ranks.
+        "--run.num_threads": 1,
         "--run.folder": run,
         "--run.num_steps": steps,
         "--run.checkpoint_every": steps,
