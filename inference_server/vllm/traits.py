@@ -31,11 +31,18 @@ def engine_traits(vllm_config: Any, *, has_chat_template: bool) -> EngineTraits:
         max_model_len_tokens=model_config.max_model_len,
         max_lora_rank=lora_config.max_lora_rank,
         max_loaded_adapters=lora_config.max_cpu_loras,
-        num_replicas=vllm_config.parallel_config.data_parallel_size,
+        num_replicas=_num_replicas(vllm_config.parallel_config),
         lora_dtype=str(lora_config.lora_dtype).removeprefix("torch."),
         has_chat_template=has_chat_template,
         linear_shapes=_linear_shapes(model_config.hf_config),
     )
+
+
+def _num_replicas(parallel: Any) -> int:
+    """The replicas that requests may name, as vLLM's ``InputProcessor`` counts them."""
+    local: int = parallel.data_parallel_size_local
+    everywhere: int = parallel.data_parallel_size
+    return local if parallel.local_engines_only else everywhere
 
 
 def _linear_shapes(hf_config: Any) -> Mapping[str, LinearShape]:

@@ -52,6 +52,7 @@ def rollout_row(
         **({"columns": scored.record.columns} if scored.record.columns else {}),
         **({} if dtype is None else {"dtype": dtype}),
         **({"server": group.server} if isinstance(group, ServedGroup) else {}),
+        **({} if group.replica is None else {"replica": group.replica}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
         "reward": sum(scored.rewards) / len(scored.rewards),
         "arm_outputs": [
