@@ -11,6 +11,7 @@ from inference_server.adapters.registry import AdapterRegistry
 from inference_server.adapters.storage import AdapterFolder
 from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.generator import ArmsGenerator
+from inference_server.concurrency import gather_or_cancel
 from inference_server.engine import Engine, EngineDied, Sampling
 from inference_server.errors import EngineUnavailable
 from inference_server.metrics import ServerMetrics
@@ -45,8 +46,9 @@ class Service:
         if settings.state_dir is None:
             raise ValueError("settings.state_dir must be set")
         # The first completion compiles kernels for seconds; do it before the server reports healthy.
-        replicas = range(engine.traits.num_replicas)
-        await asyncio.gather(*(engine.generate([0], _WARM_UP, None, each) for each in replicas))
+        await gather_or_cancel(
+            engine.generate([0], _WARM_UP, None, each) for each in range(engine.traits.num_replicas)
+        )
         folder = AdapterFolder(settings.state_dir, settings.max_adapter_bytes)
         versions = LoadedVersions(engine, folder, settings.max_loaded_versions)
         adapters = AdapterRegistry(versions, folder, engine.traits)

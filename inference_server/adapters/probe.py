@@ -1,8 +1,8 @@
 """The first question to a loaded adapter, before anybody else can reach it."""
 
-import asyncio
 import math
 
+from inference_server.concurrency import gather_or_cancel
 from inference_server.engine import AdapterRejected, Engine, EngineAdapter, Sampling
 from inference_server.errors import EngineUnavailable
 from inference_server.wire.schemas import FinishReason
@@ -20,8 +20,11 @@ async def require_finite(engine: Engine, adapter: EngineAdapter) -> None:
         AdapterRejected: A token's logprob is not finite.
         EngineUnavailable: The engine aborted a completion.
     """
-    replicas = range(engine.traits.num_replicas)
-    await asyncio.gather(*(_require_finite_on(engine, adapter, replica) for replica in replicas))
+    # None may be on its way when the adapter is unloaded: the engine would load it again for it.
+    await gather_or_cancel(
+        _require_finite_on(engine, adapter, replica)
+        for replica in range(engine.traits.num_replicas)
+    )
 
 
 async def _require_finite_on(engine: Engine, adapter: EngineAdapter, replica: int) -> None:

@@ -7,9 +7,8 @@ If a completion fails, the deadline passes or the caller is cancelled, the rest 
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from inference_server.arms.prompts import GroupPlan
 from inference_server.arms.replicas import Replicas
 from inference_server.arms.request import sample_seed
 from inference_server.arms.scores import score_group
+from inference_server.concurrency import gather_or_cancel
 from inference_server.engine import Engine, EngineAdapter, EngineCompletion, Sampling
 from inference_server.errors import DeadlineExceeded, UnusableCompletion
 from inference_server.metrics import ServerMetrics
@@ -35,8 +35,6 @@ from regime_w import ArmSpec
 # Twice what an engine runs at once; it takes in, and aborts, many more at a cost that grows faster than
 # their number, and answers nothing meanwhile.
 _MAX_QUEUED = 1024
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +125,7 @@ class ArmsRun:
                     self.replicas.lease(request.replica, num_completions) as replica,
                 ):
                     served_by = _ServedBy(adapter=adapter, replica=replica)
-                    completions = await _gather(
+                    completions = await gather_or_cancel(
                         run_sample(arm, sample, prompt, served_by)
                         for arm, prompt in zip(self.arms, plan.prompts, strict=True)
                         for sample in range(request.samples_per_arm)
@@ -229,13 +227,3 @@ def _check_usable(completion: EngineCompletion, question_id: str, arm_name: str)
         raise UnusableCompletion(
             f"question {question_id!r}, arm {arm_name!r}: the engine returned {reason}"
         )
-
-
-async def _gather(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
-    """Runs calls concurrently; the first failure cancels the others and is raised as itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures
-    return [task.result() for task in tasks]

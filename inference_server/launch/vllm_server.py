@@ -84,6 +84,8 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         # The Hub's own message does not always name the model.
         raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
     if on_cpu:
+        if args.fully_sharded_loras:
+            raise SettingsError("--fully-sharded-loras: works on a GPU alone; leave it out")
         _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=_num_workers(args)))
         _size_kv_cache(args, config)
     else:
@@ -119,7 +121,8 @@ def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
 def _num_workers(args: argparse.Namespace) -> int:
     """Processes that hold a part of the model or a replica, on this machine."""
     parallel = (args.tensor_parallel_size, args.pipeline_parallel_size, args.data_parallel_size)
-    return math.prod(map(int, parallel))
+    # What is no number of workers vLLM refuses later.
+    return max(1, math.prod(map(int, parallel)))
 
 
 async def _serve(args: argparse.Namespace, settings: Settings) -> None:

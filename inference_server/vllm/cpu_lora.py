@@ -20,7 +20,7 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from inference_server.vllm import cpu_top_p, kv_cache, phases
+from inference_server.vllm import cpu_top_p, kv_cache, phases, worker_replies
 
 
 def register() -> None:
@@ -30,6 +30,7 @@ def register() -> None:
     """
     phases.follow()
     kv_cache.install()
+    worker_replies.install()
     if current_platform.is_cpu():
         path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
@@ -67,8 +68,8 @@ class _Pairs:
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is untyped here
     """Adds the LoRA products to the layers' outputs, for all adapters of a batch at once.
 
-    Replaces only the methods that the layers of a model on one device call; the sharded layers of tensor
-    parallelism keep using vLLM's own kernels.
+    Replaces the methods that a model's layers call, also those of a worker's part under tensor parallelism;
+    not those of ``--fully-sharded-loras``, which the launcher refuses on a CPU.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from transformers import AutoTokenizer
@@ -37,8 +38,8 @@ from inference_server.wire.schemas import FinishReason, Priority
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 _POLL_S = 0.5
-
 _T = TypeVar("_T")
+_log = logging.getLogger(__name__)
 
 # Lower is scheduled sooner; requests of the OpenAI routes have 0 by default.
 _PRIORITIES = {Priority.AD_HOC: 0, Priority.ROLLOUT: 1}
@@ -62,7 +63,7 @@ class VllmEngine:
         self._detokenizes = uses_fast_detokenizer(self._tokenizer)
         self._renderer = _renderer(self._tokenizer, client.vllm_config.model_config)
         if line := self._renderer.unusable_template:
-            logging.getLogger(__name__).warning(line)
+            _log.warning(line)
         self._traits = engine_traits(
             client.vllm_config, has_chat_template=self._renderer.has_chat_template
         )
@@ -159,22 +160,21 @@ class VllmEngine:
         """
         try:
             are_held = await self._answer(self._of_all("add_lora", _lora_request(adapter)))
+            if not all(are_held):
+                raise AdapterRejected(f"the engine did not keep {adapter.name}")
         except EngineDied:
             raise
         except Exception as error:  # vLLM's utility calls raise every refusal as a bare Exception
-            await self._drop_from_others(adapter)
+            await self._drop(adapter)
             raise AdapterRejected(str(error)) from error
-        if not all(are_held):
-            await self._drop_from_others(adapter)
-            raise AdapterRejected(f"the engine did not keep {adapter.name}")
 
-    async def _drop_from_others(self, adapter: EngineAdapter) -> None:
-        """Unloads what one replica has refused from those that took it."""
-        if self._traits.num_replicas > 1:
+    async def _drop(self, adapter: EngineAdapter) -> None:
+        """Unloads what a replica or a worker has refused from those that took it."""
+        with suppress(Exception):  # the reason is raised, and a dead engine found by the next call
             await self.unload(adapter)
 
     async def unload(self, adapter: EngineAdapter) -> None:
-        """Unloads an adapter."""
+        """Unloads it."""
         await self._answer(self._of_all("remove_lora", adapter.lora_id))
 
     async def loaded_ids(self) -> set[int]:

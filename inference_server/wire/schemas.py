@@ -22,6 +22,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
+MAX_REPLICAS = 1024
 TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
 _Count = Annotated[StrictInt, Field(ge=1, lt=2**63)]
 
@@ -104,7 +105,7 @@ class ArmsRequest(_Request):
     stream: StrictBool = False
     """Whether to send each group when it is finished, as a line of NDJSON."""
     priority: Priority = Priority.AD_HOC
-    replica: StrictInt | None = Field(default=None, ge=0, exclude_if=_is_none)
+    replica: StrictInt | None = Field(default=None, ge=0, lt=MAX_REPLICAS, exclude_if=_is_none)
     """Which of `ServerStatus.num_replicas` answers, from 0; null is for each group the one with the least to do."""
     timeout_s: StrictFloat | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time limit for the whole request, in seconds; null, or more than the server's limit, uses that."""
@@ -212,7 +213,7 @@ class ServerStatus(_Response):
     """The dtype to which the engine rounds adapter weights, e.g. ``float32``."""
     has_chat_template: bool | None = None
     """Whether it can render ``chat`` prompts; None from an older server."""
-    num_replicas: int = 1
+    num_replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
     """Copies of the model that answer side by side, each of which holds the versions itself (data parallelism)."""
     active_version: int | None
     next_version: int

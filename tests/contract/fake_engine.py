@@ -65,6 +65,11 @@ class FakeEngine:
         self.replicas: list[int | None] = []
         """Of each sampling, the replica asked."""
         self.probed: list[int | None] = []
+        self.num_probes = 0
+        """In flight."""
+        self.probes_end = asyncio.Event()
+        """Probes of all other replicas than the spoilt one end only while it is set."""
+        self.probes_end.set()
         self.spoilt_replica: int | None = None
         """Its first completion of an adapter has a logprob that is not finite."""
         self.open = asyncio.Event()
@@ -114,6 +119,11 @@ class FakeEngine:
             self.probed.append(replica)
             if replica == self.spoilt_replica:
                 return replace(self.first_completion, logprobs=[math.nan])
+            self.num_probes += 1
+            try:
+                await self.probes_end.wait()
+            finally:
+                self.num_probes -= 1
             return self.first_completion
         self.samplings.append(sampling)
         self.replicas.append(replica)
@@ -152,6 +162,7 @@ class FakeEngine:
         self.loaded[adapter.lora_id] = adapter
 
     async def unload(self, adapter: EngineAdapter) -> None:
+        assert not self.num_probes, "a probe would have it loaded again"
         del self.loaded[adapter.lora_id]
 
     async def loaded_ids(self) -> set[int]:

@@ -341,7 +341,10 @@ async def test_one_failure_aborts_the_rest_of_the_request(
     generate = engine.generate
 
     async def fail_on_the_third(
-        prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        adapter: EngineAdapter | None,
+        replica: int | None = None,
     ) -> EngineCompletion:
         nonlocal calls
         calls += 1

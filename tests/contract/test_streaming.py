@@ -46,7 +46,10 @@ def held_back(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> asyncio.Ev
     generate = engine.generate
 
     async def hold_back(
-        prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        adapter: EngineAdapter | None,
+        replica: int | None = None,
     ) -> EngineCompletion:
         completion = await generate(prompt_token_ids, sampling, adapter)
         if b"slow?" in bytes(prompt_token_ids):
@@ -98,7 +101,10 @@ async def test_completions_are_sent_before_their_group_where_they_are_asked_for(
     release, generate = asyncio.Event(), engine.generate
 
     async def hold_back(
-        prompt_token_ids: list[int], sampling: Sampling, adapter: EngineAdapter | None
+        prompt_token_ids: list[int],
+        sampling: Sampling,
+        adapter: EngineAdapter | None,
+        replica: int | None = None,
     ) -> EngineCompletion:
         completion = await generate(prompt_token_ids, sampling, adapter)
         if sampling.temperature > 0.3:

@@ -34,6 +34,8 @@ def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:
 def _flaw_in_group(request: ArmsRequest, question: Question, group: ArmGroup) -> str | None:
     if (group.id, group.question) != (question.id, question.question):
         return f"it is not of question {question.id!r}"
+    if request.replica is not None and group.replica not in (request.replica, None):
+        return f"replica {group.replica} made it, and {request.replica} was asked"
     names = (
         [arm.name for arm in build_all_arms()]
         if request.arms is None

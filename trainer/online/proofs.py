@@ -65,7 +65,7 @@ class Proofs:
             past: Metrics of the run's earlier steps.
         """
         self.metrics: Metrics = {}
-        """Of the newest proof, under ``sync/`` names."""
+        """Of the newest version's proofs, of several the worst, under ``sync/`` names."""
         self._versions = versions
         self._arms: tuple[ArmSpec, ...] = config.rollout.arms
         self._prompt_format = config.rollout.prompt_format
@@ -92,10 +92,11 @@ class Proofs:
             SyncError: The server does not serve what was pushed, or sampled in another way than asked.
         """
         published = self._published(batch.version)
-        for origin, groups in by_origin(batch.groups).items():
+        origins = by_origin(batch.groups)
+        for origin, groups in origins.items():
             self._require_listed(published, origin)
             self._require_sampled_as_asked(batch.version, [group.group for group in groups])
-            is_whole = origin == THE_SERVER
+            is_whole = list(origins) == [THE_SERVER]
             its_own = None if is_whole else {s for group in groups for s in group.samples}
             samples, pushed = scored_samples(mini_batches, its_own, max_tokens=_SCORED_TOKENS)
             # Of one of several, all completions may be among those that teach nothing.
@@ -144,12 +145,18 @@ class Proofs:
                 ),
                 pushed=pushed,
                 ask_more=lambda: self._probe(version, first, count, origin),
+                origin=origin,
             )
         except SyncError as error:
             if origin == THE_SERVER:
                 raise
             raise SyncError(f"{origin.label}: {error}") from None
-        self.metrics = {**outcome.metrics, **({} if self._pool is None else self._pool.metrics)}
+        worst = outcome.metrics
+        if self.metrics.get("sync/version") == version:
+            worst = {
+                name: max(value, self.metrics.get(name, value)) for name, value in worst.items()
+            }
+        self.metrics = {**worst, **({} if self._pool is None else self._pool.metrics)}
         self._proven.add((version, origin))
 
     def _origins(self) -> list[Origin]:

@@ -11,7 +11,7 @@ above its usual, and now and then. `trainer.online.proofs` decides which complet
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
@@ -26,6 +26,7 @@ from trainer.online.logprob_mismatch import Mismatch
 from trainer.online.sync_alternatives import PUSHED, Explanations, chosen_samples
 from trainer.online.sync_evidence import DistinctTokens
 from trainer.online.sync_outcome import SyncOutcome, judge
+from trainer.servers.origins import THE_SERVER, Origin
 
 MAX_TOKENS = 2048
 """Of a forward pass of the check; the largest part of them are prompts."""
@@ -65,8 +66,11 @@ class SyncCheck:
         self._limit = config.ppo.max_logprob_mismatch
         usual_noise = [row["sync/noise"] for row in past if "sync/noise" in row]
         self._usual_noise = deque(usual_noise, maxlen=_NUM_USUAL)
-        self._num_tokens = 0
-        """Completion tokens since alternatives were last computed."""
+        self._num_past = len(usual_noise)
+        self._first: set[int] = set()
+        """Versions proven since the start, up to the number for which alternatives are always computed."""
+        self._num_tokens: Counter[Origin] = Counter()
+        """Completion tokens of each origin since alternatives were last computed for it."""
 
     def prove(
         self,
@@ -75,6 +79,7 @@ class SyncCheck:
         *,
         pushed: Sequence[Tensor] | None = None,
         ask_more: Callable[[], Sequence[Sample]],
+        origin: Origin = THE_SERVER,
     ) -> SyncOutcome:
         """Return if a version is what was pushed.
 
@@ -87,27 +92,36 @@ class SyncCheck:
             pushed: The trainer's logprobs of the samples with what was pushed, [C] each, where they are known
                 already; without them the alternatives are always computed.
             ask_more: Asks the server for completions of other questions.
+            origin: Which of several servers or replicas made the samples.
 
         Raises:
             SyncError: Mismatch and likely cause.
         """
         if pushed is None:
             outcome = self._compared(samples, explanations, ask_more)
+            self._num_tokens[origin] = 0
         else:
             outcome = judge(explanations.version, samples, {PUSHED: pushed})
-            self._num_tokens += sum(len(sample.completion_ids) for sample in samples)
-            if self._is_doubted(outcome) or self._num_tokens >= _TOKENS_BETWEEN:
+            self._num_tokens[origin] += sum(len(sample.completion_ids) for sample in samples)
+            if self._is_doubted(outcome) or self._num_tokens[origin] >= _TOKENS_BETWEEN:
                 z = self._compared(samples, explanations, ask_more).z
                 outcome = replace(outcome, z=z)
+                self._num_tokens[origin] = 0
         self._usual_noise.append(outcome.noise.per_logit)
+        if len(self._first) < _NUM_FIRST:
+            self._first.add(outcome.version)
         return outcome
 
     def _is_doubted(self, outcome: SyncOutcome) -> bool:
         """Whether the noise does not rule out that the server serves something else."""
-        if len(self._usual_noise) < _NUM_FIRST or self._too_noisy(outcome):
+        if self._num_before(outcome.version) < _NUM_FIRST or self._too_noisy(outcome):
             return True
         limit = max(_UNDOUBTED, _TIMES_DOUBTED * self._noise_before)
         return not outcome.noise.per_logit <= limit
+
+    def _num_before(self, version: int) -> int:
+        """How many other versions were proven before, as far as that matters; each by one server or several."""
+        return self._num_past + len(self._first - {version})
 
     def _compared(
         self,
@@ -116,10 +130,9 @@ class SyncCheck:
         ask_more: Callable[[], Sequence[Sample]],
     ) -> SyncOutcome:
         """What was pushed against the alternatives."""
-        self._num_tokens = 0
         version = explanations.version
         # What is wrong from the start would be taken for the run's usual noise.
-        is_first = not self._usual_noise
+        is_first = not self._num_before(version)
         chosen = chosen_samples(samples, max_tokens=MAX_TOKENS)
         explained = explanations.usual(chosen)
         outcome = judge(version, chosen, explained)

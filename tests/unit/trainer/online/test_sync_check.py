@@ -55,6 +55,8 @@ class FakeServer(ServerStub):
         self.serves: Callable[[int], int] = lambda asked: asked
         self.serves_on: dict[int | None, int] = {}
         """The version that a replica serves whatever is asked of it."""
+        self.noise_on: dict[int | None, float] = {}
+        """What a replica adds to every logprob."""
         self.samples_as: Callable[[Sample], Sample] = lambda sample: sample
         self.b_factor = 1.0
         self.answers: Callable[[list[float]], list[float]] = lambda logprobs: logprobs
@@ -94,7 +96,7 @@ class FakeServer(ServerStub):
                 seed=None,
                 prompt_token_ids=list(sample.prompt_ids),
                 token_ids=list(sample.completion_ids),
-                logprobs=self.answers(logprobs.tolist()),
+                logprobs=self.answers((logprobs - self.noise_on.get(request.replica, 0)).tolist()),
             )
             for spec, sample, logprobs in zip(ARMS, samples, found, strict=True)
         ]
@@ -305,6 +307,38 @@ def test_each_replica_proves_what_it_serves(
     server.serves_on = {1: 3}
     with pytest.raises(SyncError, match=r"^replica 1: version 4 fails.*fit version 3: "):
         proofs.prove(published, roles)
+
+
+def test_first_versions_are_compared_for_every_replica(
+    server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
+) -> None:
+    proofs = make_proofs(server, portal)
+    server.num_replicas = 4
+    proofs.prove(push(server, roles, tmp_path, 0), roles)
+    found = []
+    for version in (1, 2, 3):
+        move(roles, by=0.01)
+        proofs.prove(push(server, roles, tmp_path, version), roles)
+        found.append(len(proofs._check._first))
+    # Twelve proofs are of three versions, of which each replica's is compared.
+    assert found == [2, 3, 3]
+    assert proofs._check._num_before(2) == 2
+    assert proofs._check._num_before(3) == 3
+
+
+def test_metrics_are_of_the_worst_replica(
+    server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
+) -> None:
+    proofs = make_proofs(server, portal)
+    server.num_replicas = 2
+    server.noise_on = {0: 1e-4}
+    published = push(server, roles, tmp_path, 3)
+    proofs.prove(published, roles)
+    assert proofs.metrics["sync/mismatch"] == pytest.approx(1e-4, rel=1e-2)
+    server.noise_on = {}
+    move(roles, by=0.01)
+    proofs.prove(push(server, roles, tmp_path, 4), roles)
+    assert proofs.metrics["sync/mismatch"] < 1e-5
 
 
 def double_b(server: FakeServer) -> None:
