@@ -12,8 +12,8 @@ from hypothesis import settings
 from inference_server.launch.launcher import ROOT_LOG_LEVEL_VARIABLE
 from inference_server.launch.server_process import ServerProcess, running_server
 from tests.rounding import default_dtype, in_float64
-from tests.tiny import TINY
 from trainer.commands.tiny_model import build_tiny_model
+from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.config.sections import PolicyConfig
 from trainer.console.environment import prepare_environment
 from trainer.model.roles import PolicyRoles, Role
@@ -63,7 +63,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the tiny base model with random weights; tests only read it."""
-    return build_tiny_model(tmp_path_factory.mktemp("models") / "base", TINY)
+    return build_tiny_model(
+        tmp_path_factory.mktemp("models") / "base", TinyModelRecipe(num_steps=0)
+    )
 
 
 @pytest.fixture(scope="session")

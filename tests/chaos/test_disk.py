@@ -1,5 +1,6 @@
 """A disk of 64 MiB that is full: the run says so and stops, nothing is torn, and it goes on once there is space."""
 
+import errno
 import logging
 import os
 import random
@@ -44,10 +45,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def fill(disk: Path, *, left_bytes: int) -> Path:
     """A file that leaves so much of the disk free."""
     ballast = disk / "ballast"
-    stats = os.statvfs(disk)
     with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, stats.f_bavail * stats.f_frsize - left_bytes)
-    return ballast
+        while True:
+            stats = os.statvfs(disk)
+            size = stats.f_bavail * stats.f_frsize - left_bytes
+            if size <= 0:
+                return ballast
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise
+                os.ftruncate(file.fileno(), 0)  # the trainer has written meanwhile
+            else:
+                return ballast
 
 
 def test_a_full_disk_stops_the_run_whole_and_space_lets_it_go_on(

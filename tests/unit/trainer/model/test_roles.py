@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.rounding import in_float64, rounding_bound
+from tests.tiny import TINY
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.model.adapter import read_adapter
@@ -81,7 +82,7 @@ class Merged:
                 path = name.removeprefix("base_model.model.").replace(".lora_A", "")
                 weights[path].data += 8 / 4 * b @ a
                 num_merged += 1
-        assert num_merged == 4 * 7  # layers × modules
+        assert num_merged == TINY.num_layers * 7  # modules
 
     @torch.no_grad()
     def logits(self, sample: Sample) -> Array:
@@ -454,7 +455,7 @@ def test_the_roles_share_a_frozen_base_and_nothing_else(tiny_base: Path) -> None
     by_role = [{id(p) for p in roles.adapter_parameters(role)} for role in Role]
     adapters = set().union(*by_role)
     assert (
-        sum(map(len, by_role)) == len(adapters) == 4 * 2 * 4 * 7
+        sum(map(len, by_role)) == len(adapters) == 4 * 2 * TINY.num_layers * 7
     )  # roles, A and B, layers, modules
     head = {id(p) for p in roles.value_head.parameters()}
     assert {id(p) for p in roles.critic_parameters()} == by_role[
