@@ -47,7 +47,7 @@ class Explained:
                 top_p=1.0,
                 reward=float(number),
                 truncated=True,
-                version=1,
+                version=self.version,
             )
             for number, served in enumerate(trainer[self.serves])
         ]
@@ -87,8 +87,8 @@ def proven(check: SyncCheck, explained: Explained) -> dict[str, float]:
 def test_the_first_versions_are_compared_and_then_the_noise_vouches_for_them() -> None:
     check = make_check()
     compared = []
-    for _ in range(6):
-        explained = Explained()
+    for version in range(1, 7):
+        explained = Explained(version=version)
         metrics = proven(check, explained)
         compared.append(bool(explained.compared))
         assert ("sync/worst_z" in metrics) == ("sync/unprovable" in metrics) == compared[-1]
