@@ -15,7 +15,7 @@ from regime_w.arms import (
     named_arms,
 )
 from regime_w.config import RewardConfig
-from regime_w.counterfactual import Counterfactual
+from regime_w.counterfactual.reexecution import Counterfactual
 from regime_w.credits import RewardParts
 from regime_w.group import CounterfactualGroup, GroupScores
 from regime_w.reward import (

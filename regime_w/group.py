@@ -13,7 +13,7 @@ from regime_w.answer_types.answer_type import AnswerType, merged
 from regime_w.answer_types.number import NUMBER
 from regime_w.arms import ArmOutput, family_of, read_arm_outputs
 from regime_w.config import Formulas, RewardConfig
-from regime_w.counterfactual import Counterfactual
+from regime_w.counterfactual.reexecution import Counterfactual
 from regime_w.cross_check import CrossCheck, cross_check, settings_of
 from regime_w.numbers.numerals import canonical
 from regime_w.reasoning import ReasoningPath, path_scores, read_path

@@ -18,6 +18,7 @@ from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
+from regime_w.counterfactual.pairs import OtherQuestion
 from regime_w.reward import GroupReward, reward_group
 
 _CHUNK_BYTES = 2**16
@@ -46,6 +47,7 @@ class _RowToRescore(BaseModel):
     gold_answer: str | None
     answer_type: AnswerTypeName = "number"
     choices: tuple[str, ...] = ()
+    counterfactual: OtherQuestion | None = None
     arm_outputs: list[_ArmToRescore] = Field(min_length=1)
     reward: float
 
@@ -80,7 +82,7 @@ def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
         with _open(path) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _rescore(_parse(line, f"{path}:{number}"), config)
+                    yield _rescore(line, f"{path}:{number}", config)
     except OSError as error:
         raise RescoreError(f"{path}: {error.strerror or error}") from error
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
@@ -125,7 +127,8 @@ def _parse(line: bytes, where: str) -> _RowToRescore:
         raise RescoreError(f"{where}: {field}: {first['msg']}") from None
 
 
-def _rescore(stored: _RowToRescore, config: RewardConfig) -> Rescored:
+def _rescore(line: bytes, where: str, config: RewardConfig) -> Rescored:
+    stored = _parse(line, where)
     try:
         answer_type = answer_type_of(stored.answer_type, stored.choices)
     except LibraryMissing as error:
@@ -133,7 +136,19 @@ def _rescore(stored: _RowToRescore, config: RewardConfig) -> Rescored:
     outputs = [
         ArmOutput.from_text(arm.arm_name, arm.full_text, answer_type) for arm in stored.arm_outputs
     ]
-    result = reward_group(outputs, stored.gold_answer, config=config, answer_type=answer_type)
+    other = stored.counterfactual
+    try:
+        result = reward_group(
+            outputs,
+            stored.gold_answer,
+            counterfactual=None
+            if other is None
+            else other.group([arm.arm_name for arm in stored.arm_outputs]),
+            config=config,
+            answer_type=answer_type,
+        )
+    except ValueError as error:
+        raise RescoreError(f"{where}: {error}") from None
     return Rescored(stored=stored, result=result)
 
 

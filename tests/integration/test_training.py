@@ -241,6 +241,7 @@ def test_evaluates_while_it_trains_and_keeps_the_best(
         "run.num_evaluation_questions": "8",
         "run.checkpoint_every": "9",
         "run.num_checkpoints": "1",
+        "data.counterfactual": "0.5",
     }
     train(train_config(server.url, tiny_base, tmp_path, **options))
     rows = metrics_of(tmp_path)
@@ -250,6 +251,11 @@ def test_evaluates_while_it_trains_and_keeps_the_best(
         assert row["eval/step"] <= row["step"]
         assert row["eval/version"] == rows[int(row["eval/step"]) - 1]["version"]
         assert row["eval/accuracy"] == row["eval/best_accuracy"] == 0  # it is a random model
+    for step in range(1, 6):
+        text = (tmp_path / f"rollouts/step-{step:06d}.jsonl").read_text()
+        first, second = map(json.loads, text.splitlines())
+        assert (first["id"] + "~", first["id"]) == (second["id"], second["counterfactual"]["id"])
+        assert second["counterfactual"]["question"] == first["question"] != second["question"]
     best = read_best(tmp_path)
     assert best is not None
     assert (best.step, best.num_questions) == (2, 8)

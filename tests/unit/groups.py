@@ -1,5 +1,7 @@
 """Groups of completions, made up: which arm is right, and how each ended."""
 
+from collections.abc import Sequence
+
 from inference_server.wire.schemas import (
     ArmCompletion,
     ArmGroup,
@@ -27,15 +29,22 @@ def completion(arm: str, text: str, finish_reason: FinishReason) -> ArmCompletio
     )
 
 
-def group_of(record: Record, version: int | None, *reasons: FinishReason) -> ArmGroup:
-    """One arm for each reason; the first is right, the others are not."""
-    texts = [record.gold, *["#### 1000"] * (len(reasons) - 1)]
+def group_of(
+    record: Record,
+    version: int | None,
+    *reasons: FinishReason,
+    wrong: str = "#### 1000",
+    names: Sequence[str] = (),
+) -> ArmGroup:
+    """One arm for each reason; the first is right, the others say what is ``wrong``."""
+    texts = [record.gold, *[wrong] * (len(reasons) - 1)]
+    names = names or [f"arm_{i}" for i in range(len(reasons))]
     return ArmGroup(
         id=record.id,
         question=record.question,
         policy_version=version,
         arms=[
-            completion(f"arm_{i}", text, reason)
-            for i, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+            completion(name, text, reason)
+            for name, text, reason in zip(names, texts, reasons, strict=True)
         ],
     )

@@ -75,6 +75,10 @@ class DataConfig(Section):
     """How many times in a row all arms must solve a question before it is asked less often: in every
     second epoch, then in every fourth, then in every eighth, until one of them fails. Null asks every
     question equally often."""
+    counterfactual: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
+    """Share of a step's questions that are counterfactuals: another question of the step with one number
+    changed, and its answer worked out again. s_cf then compares the answers to both. Needs answers with
+    GSM8K's annotated steps (<<3*4=12>>), as the built-in sources have them."""
 
     @model_validator(mode="after")
     def _shape_is_possible(self) -> Self:

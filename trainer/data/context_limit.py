@@ -69,6 +69,11 @@ def drop_overlong(
     return [record for record in records if record.id not in too_long]
 
 
+def fits(record: Record, base_model: str, rollout: RolloutConfig, status: ServerStatus) -> bool:
+    """Whether `drop_overlong` leaves a question in."""
+    return bool(drop_overlong([record], base_model, rollout, status, lambda _: None))
+
+
 def askable(
     records: Sequence[Record],
     base_model: str,

@@ -51,6 +51,8 @@ class Record:
     answer_type: AnswerType = NUMBER
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The record's other columns as JSON values, for reward functions."""
+    counterfactual_of: str | None = None
+    """Id of the question from which this one differs in one number; None for a question of the source."""
 
     def is_answered_by(self, text: str) -> bool:
         """Whether a completion gives the right answer."""

@@ -13,13 +13,21 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig
+from regime_w.counterfactual.pairs import OtherQuestion
 from trainer.client.ask_groups import group_request
 from trainer.config.sections import RolloutConfig
 from trainer.console.timing import BusyTime
 from trainer.data.sources import Record
 from trainer.online.versions import Versions
-from trainer.rollouts.groups import RolloutBatch, Score, ScoredGroup, score_group
+from trainer.rollouts.groups import (
+    RolloutBatch,
+    Score,
+    ScoredGroup,
+    as_other,
+    score_group,
+)
 from trainer.rollouts.questions import QuestionBatch, QuestionStream
 
 _SPARES_PER_QUESTION = 2
@@ -105,20 +113,19 @@ class RolloutPipeline:
     async def _generate(self, questions: QuestionBatch) -> RolloutBatch:
         started, tally = time.monotonic(), _Tally()
 
-        async def ask_all(records: Sequence[Record]) -> list[ScoredGroup]:
+        async def ask_all(pairs: Sequence[tuple[Record, Record | None]]) -> list[ScoredGroup]:
             """Ask for each question's group on its own, so that one failure costs one group."""
-            return await asyncio.gather(
-                *(self._generate_group(record, questions, tally) for record in records)
-            )
+            asked = (self._generate_pair(*pair, questions, tally) for pair in pairs)
+            return [group for pair in await asyncio.gather(*asked) for group in pair]
 
-        groups = await ask_all(questions.records)
+        groups = await ask_all(questions.pairs)
         replaced: list[ScoredGroup] = []
         # In rounds, not group by group: which spare goes where must not depend on who answers first.
         spares = iter(questions.spares)
         while drawn := list(
             zip((i for i, group in enumerate(groups) if group.zero_variance), spares, strict=False)
         ):
-            fresh = await ask_all([record for _, record in drawn])
+            fresh = await ask_all([(record, None) for _, record in drawn])
             for (index, _), group in zip(drawn, fresh, strict=True):
                 replaced.append(groups[index])
                 groups[index] = group
@@ -131,9 +138,24 @@ class RolloutPipeline:
             num_dropped_groups=tally.num_dropped,
         )
 
+    async def _generate_pair(
+        self, record: Record, counterfactual: Record | None, questions: QuestionBatch, tally: _Tally
+    ) -> list[ScoredGroup]:
+        """The group of a question, or those of a question and its counterfactual, scored together."""
+        if counterfactual is None:
+            group = await self._generate_group(record, questions, tally)
+            return [await self._scored(record, group, None, tally)]
+        both = record, counterfactual
+        groups = await asyncio.gather(*(self._generate_group(r, questions, tally) for r in both))
+        first, second = map(as_other, both, groups)
+        return [
+            await self._scored(record, groups[0], second, tally),
+            await self._scored(counterfactual, groups[1], first, tally),
+        ]
+
     async def _generate_group(
         self, record: Record, questions: QuestionBatch, tally: _Tally
-    ) -> ScoredGroup:
+    ) -> ArmGroup:
         seed = self._rollout.seed
         # The salt gives a question other seeds in another epoch.
         salted = None if seed is None else (seed * 1_000_003 + questions.salt) % 2**63
@@ -141,10 +163,14 @@ class RolloutPipeline:
         with self.server_busy:
             group, num_lost = await self._versions.group(request)
         tally.num_dropped += num_lost
+        return group
 
+    async def _scored(
+        self, record: Record, group: ArmGroup, other: OtherQuestion | None, tally: _Tally
+    ) -> ScoredGroup:
         def score() -> ScoredGroup:
             started = time.monotonic()
-            scored = self._score(record, group, self._reward)
+            scored = self._score(record, group, self._reward, other)
             tally.score_s += time.monotonic() - started
             return scored
 

@@ -13,7 +13,8 @@ from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.proofs import Proofs
 from trainer.online.versions import Versions
 from trainer.ppo.learner import Learner
-from trainer.rollouts.questions import Curriculum, QuestionState
+from trainer.rollouts.curriculum import Curriculum
+from trainer.rollouts.questions import QuestionState
 from trainer.run_state.checkpoint import (
     TrainProgress,
     load_checkpoint,

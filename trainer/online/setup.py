@@ -1,6 +1,6 @@
 """Online PPO from a configuration: opens what a run needs, restores the run, and starts the loop."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -9,12 +9,13 @@ from inference_server.wire.schemas import ServerStatus, adapter_name
 from trainer.client.compatibility import check_base, check_server
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
-from trainer.config.sections import DataConfig, TrainConfig
+from trainer.config.sections import TrainConfig
 from trainer.console.learning_rate_advice import low_learning_rate
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker, read_metrics
 from trainer.data.contamination import data_lines
 from trainer.data.context_limit import askable
+from trainer.data.counterfactuals import Counterfactuals, askable_counterfactuals
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
@@ -142,7 +143,9 @@ def _open_training(
 ) -> Iterator[Training]:
     """The run, restored, with everything that its loop needs; all is closed with the block."""
     run, data = config.run, config.data
-    records = _training_records(data)
+    records = load_records(
+        data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed, shape=data.shape
+    )
     with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
@@ -167,6 +170,9 @@ def _open_training(
             past=read_metrics(run.folder),
         )
         lines += data_lines(data.source, records, data.evaluation_source, evaluations.records)
+        counterfactuals = askable_counterfactuals(
+            config, records, evaluations.records, status, lines
+        )
         for line in lines:
             tracker.say(line)
         restored = restore(config, journal, learner, tracker.say)
@@ -174,9 +180,7 @@ def _open_training(
             progress = restore_versions(restored.progress, learner, versions, proofs, tracker.say)
         complete_metrics(restored, versions.newest.version, tracker)
         restart_evaluation(progress.step, versions, evaluations, tracker)
-        questions = QuestionStream(
-            records, seed=data.seed, rest_after=data.curriculum, state=progress.questions
-        )
+        questions = _questions(config, records, counterfactuals, progress)
         pipeline = RolloutPipeline(versions, questions, config.rollout, config.reward, score)
         yield Training(
             config=run,
@@ -193,13 +197,21 @@ def _open_training(
         )
 
 
-def _training_records(data: DataConfig) -> list[Record]:
-    return load_records(
-        data.source,
-        Split.TRAIN,
-        num_records=data.num_questions,
+def _questions(
+    config: TrainConfig,
+    records: Sequence[Record],
+    counterfactuals: Counterfactuals,
+    progress: TrainProgress,
+) -> QuestionStream:
+    """The questions that come after the steps done."""
+    data = config.data
+    return QuestionStream(
+        records,
         seed=data.seed,
-        shape=data.shape,
+        rest_after=data.curriculum,
+        state=progress.questions,
+        counterfactuals=counterfactuals,
+        counterfactual_share=data.counterfactual,
     )
 
 
@@ -207,8 +219,7 @@ def _advice(config: TrainConfig, journal: Journal) -> list[str]:
     """Lines about settings that may not be meant, and about changed reward functions."""
     advice = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
     advice += prompt_format_advice(config)
-    lines = [f"warning: {line}" for line in advice]
-    return [*lines, *changed_sources(journal.past.reward_sources)]
+    return [*(f"warning: {line}" for line in advice), *changed_sources(journal.past.reward_sources)]
 
 
 def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:

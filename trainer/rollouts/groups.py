@@ -10,7 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
-from regime_w import ArmOutput, GroupScores, RewardConfig, RewardParts, reward_group, select_arms
+from regime_w import (
+    ArmOutput,
+    GroupScores,
+    RewardConfig,
+    RewardParts,
+    reward_group,
+    select_arms,
+)
+from regime_w.counterfactual.pairs import OtherQuestion
 from trainer.config.rollout import REGIME_W
 from trainer.data.sources import Record
 from trainer.errors import RewardFunctionError
@@ -32,6 +40,16 @@ def as_sample(completion: ArmCompletion, *, version: int | None, reward: float =
         reward=reward,
         truncated=completion.finish_reason is FinishReason.LENGTH,
         version=version,
+    )
+
+
+def as_other(record: Record, group: ArmGroup) -> OtherQuestion:
+    """A question of a counterfactual pair and its answers, to score the group of the other beside."""
+    return OtherQuestion(
+        id=record.id,
+        question=record.question,
+        gold_answer=record.gold,
+        answers=tuple(record.answer_type.extract(arm.text) for arm in group.arms),
     )
 
 
@@ -61,6 +79,8 @@ class ScoredGroup:
     """What each of ``reward.functions`` gave each completion, unweighted; empty where Regime W is alone."""
     unrewarded: frozenset[int] = frozenset()
     """Indices of the completions to which none of the functions gave a reward; they do not train."""
+    other: OtherQuestion | None = None
+    """Of a counterfactual pair, with which s_cf compares."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -114,15 +134,31 @@ class RolloutBatch:
 
     @property
     def solved(self) -> dict[str, bool]:
-        """For the id of each question that was asked: whether every completion is right."""
-        return {group.record.id: group.solved for group in (*self.replaced, *self.groups)}
+        """For the id of each question of the data that was asked: whether every completion is right."""
+        asked = (*self.replaced, *self.groups)
+        return {g.record.id: g.solved for g in asked if g.record.counterfactual_of is None}
 
 
-def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:
-    """Score a group with Regime W and reward each of its completions."""
+def score_group(
+    record: Record, group: ArmGroup, config: RewardConfig, other: OtherQuestion | None = None
+) -> ScoredGroup:
+    """Score a group with Regime W and reward each of its completions.
+
+    Args:
+        record: The question.
+        group: Its completions.
+        config: The reward.
+        other: The other question of a counterfactual pair, which the same arms answered.
+    """
     answer_type = record.answer_type
     outputs = [ArmOutput.from_text(arm.arm, arm.text, answer_type) for arm in group.arms]
-    result = reward_group(outputs, record.gold, config=config, answer_type=answer_type)
+    result = reward_group(
+        outputs,
+        record.gold,
+        counterfactual=None if other is None else other.group([arm.arm for arm in group.arms]),
+        config=config,
+        answer_type=answer_type,
+    )
     return ScoredGroup(
         record=record,
         group=group,
@@ -130,6 +166,7 @@ def score_group(record: Record, group: ArmGroup, config: RewardConfig) -> Scored
         rewards=result.rewards,
         parts=result.parts,
         trained=_trained(record, group, config, result.rewards),
+        other=other,
     )
 
 
@@ -201,5 +238,5 @@ def _trained(
     return tuple(indices[place] for place in chosen)
 
 
-Score = Callable[[Record, ArmGroup, RewardConfig], ScoredGroup]
+Score = Callable[[Record, ArmGroup, RewardConfig, OtherQuestion | None], ScoredGroup]
 """What turns a group into rewards: `score_group`, or a function in its place."""

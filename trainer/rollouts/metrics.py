@@ -68,7 +68,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
-    metrics |= _variety(asked)
+    metrics |= _variety(asked) | _of_pairs(groups)
     for name in _SCORES:
         present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:
@@ -108,6 +108,17 @@ def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
         "rollout/all_correct_groups": sum(map(all, judged)) / len(judged),
         "rollout/all_wrong_groups": sum(not any(correct) for correct in judged) / len(judged),
     }
+
+
+def _of_pairs(groups: Sequence[ScoredGroup]) -> Metrics:
+    """In how many completions an arm is right on a question and on its counterfactual."""
+    both = [
+        here and there
+        for group in groups
+        if group.other is not None and group.scores.correct
+        for here, there in zip(group.scores.correct, group.other.correct, strict=True)
+    ]
+    return {"scores/correct_on_both": sum(both) / len(both)} if both else {}
 
 
 def _correlation(groups: Sequence[ScoredGroup]) -> float | None:

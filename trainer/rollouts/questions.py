@@ -5,7 +5,6 @@ to resume; questions that were asked but not trained on are asked again.
 """
 
 import random
-import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +12,10 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.data.counterfactuals import Counterfactuals
 from trainer.data.sources import Record
 from trainer.errors import DataError
-
-_MAX_REST_DOUBLINGS = 3
-"""A solved question is asked in at least every eighth epoch, because policies forget."""
+from trainer.rollouts.curriculum import Curriculum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +29,17 @@ class QuestionBatch:
     """Differs between any two batches of a run; makes seeds differ between epochs."""
     version: int
     """The version of the policy that generates."""
+
+    @property
+    def pairs(self) -> list[tuple[Record, Record | None]]:
+        """Each question, with its counterfactual where that follows it."""
+        pairs: list[tuple[Record, Record | None]] = []
+        for record in self.records:
+            if pairs and record.counterfactual_of == pairs[-1][0].id:
+                pairs[-1] = (pairs[-1][0], record)
+            else:
+                pairs.append((record, None))
+        return pairs
 
 
 class PendingQuestions(BaseModel):
@@ -71,36 +80,6 @@ class QuestionState(BaseModel):
         return self.model_copy(update={"pending": pending})
 
 
-class Curriculum:
-    """Skips questions that all completions solve, for longer the more often in a row.
-
-    After ``rest_after`` times in a row a question is asked in every second epoch, after one more
-    time in every fourth, then in every eighth. After one failure it is asked in every epoch again.
-    """
-
-    def __init__(self, rest_after: int | None, streaks: Mapping[str, int]):
-        """With ``rest_after`` None every question is asked in every epoch."""
-        self._rest_after = rest_after
-        self.streaks = dict(streaks)
-
-    def record(self, solved: Mapping[str, bool]) -> None:
-        """Note outcomes: by question id, whether all completions were right."""
-        for question_id, all_right in solved.items():
-            if all_right and self._rest_after is not None:
-                self.streaks[question_id] = self.streaks.get(question_id, 0) + 1
-            else:
-                self.streaks.pop(question_id, None)
-
-    def is_due(self, question_id: str, epoch: int) -> bool:
-        """Whether the question is asked in an epoch."""
-        if self._rest_after is None:
-            return True
-        num_doublings = self.streaks.get(question_id, 0) - self._rest_after + 1
-        period = 1 << min(max(0, num_doublings), _MAX_REST_DOUBLINGS)
-        # The checksum spreads resting questions over the epochs.
-        return (zlib.crc32(question_id.encode()) + epoch) % period == 0
-
-
 class QuestionStream:
     """Hands out the questions of each step, epoch after shuffled epoch."""
 
@@ -111,6 +90,8 @@ class QuestionStream:
         seed: int,
         rest_after: int | None = None,
         state: QuestionState | None = None,
+        counterfactuals: Counterfactuals | None = None,
+        counterfactual_share: float = 0.0,
     ):
         """Start from the beginning, or from a ``state``.
 
@@ -119,6 +100,9 @@ class QuestionStream:
             seed: Seeds the shuffles and the spares.
             rest_after: See `Curriculum`.
             state: The state of an earlier stream.
+            counterfactuals: Of the records.
+            counterfactual_share: The share of a step's questions that are counterfactuals, each behind its
+                question; where too few questions of a step have one, they are fewer.
 
         Raises:
             DataError: The state asks for a question that is not among the records.
@@ -132,7 +116,11 @@ class QuestionStream:
         self._epoch = -1
         self._again = deque(state.pending)
         self._by_id = {record.id: record for record in records}
-        self._require_records()
+        self._counterfactuals = counterfactuals or Counterfactuals(records)
+        self._counterfactual_share = counterfactual_share
+        for batch in self._again:
+            for name in (*batch.records, *batch.spares):
+                self._record(name)
         self._open: list[QuestionBatch] = []
 
     @property
@@ -170,9 +158,17 @@ class QuestionStream:
         self._curriculum.record(solved)
 
     def _draw(self, count: int, version: int, num_spares: int) -> QuestionBatch:
-        records = tuple(self._next() for _ in range(count))
+        records: list[Record] = []
+        num_pairs = round(self._counterfactual_share * count)
+        while len(records) < count:
+            records.append(self._next())
+            if num_pairs and len(records) < count:
+                counterfactual = self._counterfactuals.of(records[-1])
+                if counterfactual is not None:
+                    records.append(counterfactual)
+                    num_pairs -= 1
         return QuestionBatch(
-            records=records,
+            records=tuple(records),
             spares=self._spares(records, num_spares),
             salt=self._cursor,
             version=version,
@@ -203,21 +199,20 @@ class QuestionStream:
 
     def _find(self, pending: PendingQuestions, version: int) -> QuestionBatch:
         return QuestionBatch(
-            records=tuple(self._by_id[name] for name in pending.records),
-            spares=tuple(self._by_id[name] for name in pending.spares),
+            records=tuple(map(self._record, pending.records)),
+            spares=tuple(map(self._record, pending.spares)),
             salt=pending.salt,
             version=version if pending.version is None else pending.version,
         )
 
-    def _require_records(self) -> None:
-        for batch in self._again:
-            for name in (*batch.records, *batch.spares):
-                if name not in self._by_id:
-                    raise DataError(
-                        f"the checkpoint asks question {name!r} again, which the data does not "
-                        "have; resume with the data.source, data.num_questions and data.seed of "
-                        "the run"
-                    )
+    def _record(self, name: str) -> Record:
+        found = self._by_id.get(name) or self._counterfactuals.find(name)
+        if found is None:
+            raise DataError(
+                f"the checkpoint asks question {name!r} again, which the data does not have; resume with the "
+                "data.source, data.num_questions and data.seed of the run"
+            )
+        return found
 
 
 def _by_ids(batch: QuestionBatch) -> PendingQuestions:

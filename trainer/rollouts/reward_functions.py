@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig
+from regime_w.counterfactual.pairs import OtherQuestion
 from trainer.config.rollout import REGIME_W, RewardSettings
 from trainer.data.sources import Record
 from trainer.errors import RewardFunctionError, UsageError
@@ -71,13 +72,20 @@ class RewardFunctions:
             if self._worker is not None:
                 self._worker.close()
 
-    def score(self, record: Record, group: ArmGroup, config: RewardConfig) -> ScoredGroup:
+    def score(
+        self,
+        record: Record,
+        group: ArmGroup,
+        config: RewardConfig,
+        other: OtherQuestion | None = None,
+    ) -> ScoredGroup:
         """Score a group with Regime W, and reward each of its completions.
 
         Raises:
             RewardFunctionError: A function failed twice, or the rewards are too large.
         """
-        scored, weight_of = score_group(record, group, config), self._config.weight_of
+        scored = score_group(record, group, config, other)
+        weight_of = self._config.weight_of
         if weight_of == {REGIME_W: 1.0}:
             return scored
         columns = _columns(record, group)

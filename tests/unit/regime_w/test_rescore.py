@@ -49,6 +49,38 @@ def test_under_the_same_configuration_nothing_changes(tmp_path: Path) -> None:
     assert "largest" not in text
 
 
+PAIR = {"id": "o", "question": "12 - 7?", "gold_answer": "#### 5", "answers": ["5", "19"]}
+
+
+def test_a_row_of_a_pair_is_scored_with_what_the_other_question_was_answered(
+    tmp_path: Path,
+) -> None:
+    names = ["wolfram_0", "maudlin_0"]
+    outputs = [ArmOutput.from_text(name, TEXTS[0]) for name in names]
+    stored = row([TEXTS[0]] * 2, counterfactual=PAIR)
+    arms = [{"arm_name": o.arm_name, "full_text": o.full_text, "answer": o.answer} for o in outputs]
+    path = write(tmp_path / "r.jsonl", [stored | {"arm_outputs": arms}])
+    (found,) = rescore_file(path, RewardConfig())
+    # Right on both questions and right on the first alone: two of the four contexts agree.
+    assert found.result.scores.s_cf == pytest.approx((2 / 4 + 0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("pair", "fields", "fragment"),
+    [
+        (PAIR | {"answers": ["5"]}, {}, "counterfactual: 1 answers of 2 arms"),
+        (PAIR | {"gold_answer": "no"}, {}, "counterfactual.gold_answer"),
+        (PAIR, {"answer_type": "text"}, "counterfactual: answers must be numbers, not text"),
+    ],
+)
+def test_a_pair_that_cannot_be_is_named_with_its_line(
+    pair: dict[str, object], fields: dict[str, object], fragment: str, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "r.jsonl", [row(TEXTS), row(TEXTS) | fields | {"counterfactual": pair}])
+    with pytest.raises(RescoreError, match=f"r.jsonl:2: .*{fragment}"):
+        list(rescore_file(path, RewardConfig()))
+
+
 def test_under_another_one_what_changes_is_shown(tmp_path: Path) -> None:
     rows = [row(TEXTS, id=f"q{i}") for i in range(NUM_SHOWN + 1)]
     rows.append(row([TEXTS[1]], id="wrong"))

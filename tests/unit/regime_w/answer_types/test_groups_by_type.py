@@ -11,7 +11,7 @@ from regime_w import (
     reward_group,
 )
 from regime_w.answer_types.answer_type import AnswerType
-from regime_w.counterfactual import with_suffix
+from regime_w.counterfactual.reexecution import with_suffix
 
 CHOICE = answer_type_of("choice", ["Paris", "London", "Rome"])
 TEXT = answer_type_of("text")

@@ -17,11 +17,14 @@ from inference_server.wire.schemas import (
     Question,
     Usage,
 )
-from regime_w import ArmSpec
+from regime_w import ArmSpec, RewardConfig
+from regime_w.counterfactual.pairs import OtherQuestion
 from tests.unit.groups import RECORDS, REWARD, group_of
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import versions_for
 from trainer.config.sections import RolloutConfig
+from trainer.data.counterfactuals import Counterfactuals
+from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
 from trainer.online.pipeline import RolloutPipeline
 from trainer.rollouts.groups import RolloutBatch
@@ -40,6 +43,10 @@ class FakeClient(ServerStub):
         """Questions that both arms solve, in the same words."""
         self.serves: Callable[[int], int | None] = lambda asked: asked
         self.fails_on: set[str] = set()
+        self.records = {record.id: record for record in RECORDS}
+        self.others_answer = "#### 1000"
+        """What the second arm says."""
+        self.arms = ("arm_0", "arm_1")
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         self.requests.append(request)
@@ -48,13 +55,13 @@ class FakeClient(ServerStub):
         assert isinstance(request.policy, int)
         if question.id in self.fails_on:
             raise ServerUnreachableError("gone")
-        record = next(record for record in RECORDS if record.id == question.id)
+        record = self.records[question.id]
         reasons = [FinishReason.STOP, FinishReason.LENGTH]
         if self.aborts[record.id]:
             self.aborts[record.id] -= 1
             reasons[1] = FinishReason.ABORT
         version = self.serves(request.policy)
-        group = group_of(record, version, *reasons)
+        group = group_of(record, version, *reasons, wrong=self.others_answer, names=self.arms)
         if record.id in self.all_right:
             arms = [arm.model_copy(update={"text": record.gold}) for arm in group.arms]
             group = group.model_copy(update={"arms": arms})
@@ -83,9 +90,14 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 def make_pipeline(
-    client: FakeClient, portal: BlockingPortal, stream: QuestionStream, **rollout: object
+    client: FakeClient,
+    portal: BlockingPortal,
+    stream: QuestionStream,
+    reward: RewardConfig = REWARD,
+    /,
+    **rollout: object,
 ) -> RolloutPipeline:
-    return RolloutPipeline(versions_for(client, portal), stream, RolloutConfig(**rollout), REWARD)
+    return RolloutPipeline(versions_for(client, portal), stream, RolloutConfig(**rollout), reward)
 
 
 def next_batch(pipeline: RolloutPipeline, *, version: int, num_needed: int) -> RolloutBatch:
@@ -220,6 +232,55 @@ def test_what_all_arms_solve_again_and_again_is_asked_less_often(portal: Blockin
         next_batch(pipeline, version=version, num_needed=1)
     asked = Counter(question for question, _ in client.asked())
     assert asked["r1"] <= 4 < 9 <= min(asked[name] for name in ("r0", "r2", "r3"))
+
+
+# --- counterfactuals -----------------------------------------------------------------------------
+
+
+def test_a_pair_is_asked_of_the_same_version_and_scored_together(portal: BlockingPortal) -> None:
+    """The first arm answers both right, the second repeats the answer to the first question."""
+    client = FakeClient()
+    record = Record(id="q", question="What is 3 + 20?", gold="<<3+20=23>>23\n#### 23")
+    made = Counterfactuals([record]).of(record)
+    assert made is not None
+    client.records = {"q": record, made.id: made}
+    client.others_answer = "#### 23"
+    client.arms = ("wolfram_0", "maudlin_0")
+    stream = QuestionStream([record], seed=0, counterfactual_share=0.5)
+    pipeline = make_pipeline(
+        client, portal, stream, RewardConfig(), questions_per_step=2, max_staleness=0
+    )
+    first, second = next_batch(pipeline, version=3, num_needed=1).groups
+    assert client.asked() == [("q", 3), ("q~", 3)]
+    assert (first.record, second.record) == (record, made)
+    assert (first.scores.correct, second.scores.correct) == ((True, True), (True, False))
+    # Of the four contexts the two with the second arm on the counterfactual disagree: (2 / 4 + 0) / 2.
+    assert first.scores.s_cf == second.scores.s_cf == pytest.approx(0.25)
+    assert first.other == OtherQuestion(
+        id="q~", question="What is 4 + 20?", gold_answer="#### 24", answers=("24", "23")
+    )
+    assert second.other == OtherQuestion(
+        id="q", question=record.question, gold_answer=record.gold, answers=("23", "23")
+    )
+
+
+def test_what_replaces_a_group_without_variance_is_no_pair(portal: BlockingPortal) -> None:
+    client = FakeClient()
+    records = [
+        Record(id=f"q{i}", question=f"What is {i} + 4?", gold=f"<<{i}+4={i + 4}>>\n#### {i + 4}")
+        for i in range(2, 6)
+    ]
+    made = [c for record in records if (c := Counterfactuals(records).of(record))]
+    client.records = {record.id: record for record in (*records, *made)}
+    client.all_right = set(client.records)
+    stream = QuestionStream(records, seed=0, counterfactual_share=0.5)
+    pipeline = make_pipeline(
+        client, portal, stream, questions_per_step=2, dynamic_sampling=True, max_staleness=0
+    )
+    batch = next_batch(pipeline, version=3, num_needed=1)
+    assert [group.record.counterfactual_of is None for group in batch.replaced[:2]] == [True, False]
+    assert all(group.other is None for group in batch.groups)
+    assert set(batch.solved) <= {record.id for record in records}
 
 
 # --- requests ----------------------------------------------------------------------------------

@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import FinishReason
-from regime_w import answer_type_of
+from regime_w import RewardConfig, answer_type_of
+from regime_w.counterfactual.pairs import OtherQuestion
 from tests.unit.groups import RECORDS, REWARD, group_of
 from trainer.data.sources import Record
 from trainer.rollouts.files import format_of_file
@@ -114,3 +116,40 @@ def test_a_row_keeps_the_type_of_the_answer_and_is_scored_by_it() -> None:
     assert stored.scored(REWARD).scores == scored.scores
     numbers = rollout_row(score_group(RECORDS[2], group, REWARD))
     assert not {"answer_type", "choices"} & numbers.keys()
+
+
+def test_a_row_keeps_what_its_pair_answered_and_is_scored_with_it() -> None:
+    record = RECORDS[2]
+    arms = ("wolfram_0", "maudlin_0")
+    group = group_of(record, 12, FinishReason.STOP, FinishReason.STOP, wrong="#### 3", names=arms)
+    other = OtherQuestion(id="o", question="1 + 1?", gold_answer="#### 2", answers=("2", None))
+    paired = score_group(record, group, RewardConfig(), other)
+    alone = score_group(record, group, RewardConfig())
+    # Two of the four contexts agree, which with a minus at either of them is the least that there can be.
+    assert alone.scores.s_cf == 1
+    assert paired.scores.s_cf == pytest.approx((2 / 4 + 0) / 2)
+    assert other.correct == (True, False)
+    row = json.loads(json.dumps(rollout_row(paired)))
+    stored = RolloutRow.model_validate(row)
+    again = stored.scored(RewardConfig())
+    assert (again.scores, again.rewards) == (paired.scores, paired.rewards)
+    assert "counterfactual" not in rollout_row(alone)
+
+
+@pytest.mark.parametrize(
+    ("change", "fragment"),
+    [
+        ({"answers": ["2"]}, "counterfactual.answers: 1 for 2 arm_outputs"),
+        ({"gold_answer": "none"}, "gold_answer"),
+        ({"gold": "2"}, "gold"),
+    ],
+)
+def test_a_row_with_a_pair_that_cannot_be_is_refused(
+    change: dict[str, object], fragment: str
+) -> None:
+    group = group_of(RECORDS[2], 12, FinishReason.STOP, FinishReason.STOP)
+    row = rollout_row(score_group(RECORDS[2], group, REWARD))
+    pair = {"id": "o", "question": "1 + 1?", "gold_answer": "#### 2", "answers": ["2", None]}
+    RolloutRow.model_validate(row | {"counterfactual": pair})
+    with pytest.raises(ValidationError, match=fragment):
+        RolloutRow.model_validate(row | {"counterfactual": pair | change})

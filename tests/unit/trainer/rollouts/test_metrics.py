@@ -6,6 +6,7 @@ import pytest
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig
+from regime_w.counterfactual.pairs import OtherQuestion
 from trainer.data.sources import Record
 from trainer.rollouts.groups import RolloutBatch, ScoredGroup, score_group
 from trainer.rollouts.metrics import rollout_metrics
@@ -128,3 +129,14 @@ def test_ways_to_the_answer_are_counted_in_each_group() -> None:
         scored(WRONG, WRONG, config=config),
     )
     assert found["scores/correct_paths"] == 1 / 2
+
+
+def test_arms_that_are_right_on_a_question_and_on_its_counterfactual_are_counted() -> None:
+    other = OtherQuestion(
+        id="o", question="3 + 5?", gold_answer="#### 8", answers=("8", "8", "7", None)
+    )
+    group = scored(RIGHT, WRONG, RIGHT, RIGHT, config=RewardConfig()).group
+    paired = score_group(RECORD, group, RewardConfig(), other)
+    alone = scored(RIGHT, RIGHT, RIGHT, RIGHT, config=RewardConfig())
+    assert metrics_of(paired, alone)["scores/correct_on_both"] == 1 / 4
+    assert "scores/correct_on_both" not in metrics_of(alone)

@@ -6,11 +6,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.data.counterfactuals import Counterfactuals
 from trainer.data.sources import Record
 from trainer.errors import DataError
-from trainer.rollouts.questions import Curriculum, QuestionBatch, QuestionState, QuestionStream
+from trainer.rollouts.curriculum import Curriculum
+from trainer.rollouts.questions import QuestionBatch, QuestionState, QuestionStream
 
-RECORDS = [Record(id=str(i), question=f"q{i}", gold="#### 1") for i in range(40)]
+# Only those of an even number can have a counterfactual.
+RECORDS = [
+    Record(
+        id=str(i),
+        question=f"What is {i + 2} + 100?",
+        gold=f"<<{i + 2}+100={i + 102}>>#### {i + 102}",
+    )
+    if i % 2 == 0
+    else Record(id=str(i), question=f"q{i}", gold="#### 1")
+    for i in range(40)
+]
 
 
 def ids(stream: QuestionStream, count: int) -> list[str]:
@@ -47,7 +59,8 @@ def play(
         while len(in_flight) <= num_ahead:
             in_flight.append(stream.take(3, num_spares=4, version=first_version + step))
         batch = in_flight.pop(0)
-        stream.done(batch, {r.id: int(r.id) % 2 == 0 for r in batch.records})
+        asked = [record.id for record in batch.records if record.counterfactual_of is None]
+        stream.done(batch, {name: int(name) % 2 == 0 for name in asked})
         trained.append(batch)
     return trained
 
@@ -57,12 +70,19 @@ def play(
     num_ahead=st.integers(0, 3),
     rest_after=st.none() | st.integers(1, 2),
     killed_after=st.integers(0, 9),
+    share=st.sampled_from([0.0, 0.25, 0.5]),
 )
 def test_a_killed_run_asks_again_what_it_had_not_trained_on_and_then_goes_on(
-    num_records: int, num_ahead: int, rest_after: int | None, killed_after: int
+    num_records: int, num_ahead: int, rest_after: int | None, killed_after: int, share: float
 ) -> None:
     def start(state: QuestionState | None = None) -> QuestionStream:
-        return QuestionStream(RECORDS[:num_records], seed=3, rest_after=rest_after, state=state)
+        return QuestionStream(
+            RECORDS[:num_records],
+            seed=3,
+            rest_after=rest_after,
+            state=state,
+            counterfactual_share=share,
+        )
 
     stream = start()
     before = play(stream, killed_after, num_ahead=num_ahead)
@@ -120,6 +140,34 @@ def test_what_was_asked_of_a_version_that_is_lost_is_asked_of_another() -> None:
     again = [resumed.take(2, version=9) for _ in range(3)]
     assert [batch.version for batch in again] == [5, 9, 9]
     assert [batch.records for batch in again] == [batch.records for batch in before]
+
+
+# --- counterfactuals ---------------------------------------------------------------------------------
+
+
+@given(
+    count=st.integers(1, 12),
+    num_records=st.integers(1, 40),
+    share=st.floats(0, 0.5),
+    seed=st.integers(0, 3),
+)
+def test_a_share_of_a_steps_questions_are_counterfactuals_behind_their_question(
+    count: int, num_records: int, share: float, seed: int
+) -> None:
+    stream = QuestionStream(RECORDS[:num_records], seed=seed, counterfactual_share=share)
+    batch = stream.take(count, version=0)
+    assert len(batch.records) == count
+    made = [record for record in batch.records if record.counterfactual_of]
+    # The last question of a step leaves no room for one.
+    questions = [record for record in batch.records[:-1] if not record.counterfactual_of]
+    able = [record for record in questions if Counterfactuals(RECORDS).of(record)]
+    assert len(made) == min(round(share * count), len(able))
+    assert stream.state.cursor == count - len(made)
+    pairs = [(question, other) for question, other in batch.pairs if other is not None]
+    assert [other for _, other in pairs] == made
+    assert all(other.counterfactual_of == question.id for question, other in pairs)
+    flat = [r for pair in batch.pairs for r in pair if r is not None]
+    assert flat == list(batch.records)
 
 
 # --- the curriculum --------------------------------------------------------------------------------

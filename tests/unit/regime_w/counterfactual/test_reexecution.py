@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regime_w import extract_answer
-from regime_w.counterfactual import MAX_STEPS, Counterfactual, reexecuted, with_suffix
+from regime_w.counterfactual.reexecution import MAX_STEPS, Counterfactual, reexecuted, with_suffix
 
 GSM8K = os.environ.get("REGIME_W_GSM8K_DIR")
 
@@ -47,6 +47,26 @@ def test_one_number_is_changed_and_the_answer_computed_again(
     question: str, solution: str, old: str, new: str, gold: str
 ) -> None:
     found = reexecuted(question, solution)
+    expected = question.replace(old, new, 1)
+    assert found == Counterfactual(question=expected, gold=gold, offset=None, change=(old, new))
+
+
+# (question, solution, number before, number after, new answer)
+NEAREST = [
+    (PENS, PENS_SOLUTION, "12", "13", "11"),
+    ("Bo has 5 cats and 8 dogs.", "<<5+8=13>>13\n#### 13", "5", "6", "14"),
+    ("Of 300 eggs 60% are brown, of 300 others none.", "<<.6*300=180>>180\n#### 180", "60", "61", "183"),
+    ("Bo halves 9 apples 2 times.", "<<9+2=11>>11\n#### 11", "9", "10", "12"),
+    # 10 is nearer to 5 than 40 to 20.
+    ("Of 20 pens Bo takes 25% away.", "<<20*25*.01=5>>5\n<<20-5=15>>15\n#### 15", "25", "30", "14"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("question", "solution", "old", "new", "gold"), NEAREST)
+def test_the_nearest_change_of_all_numbers_comes_first_where_that_is_asked(
+    question: str, solution: str, old: str, new: str, gold: str
+) -> None:
+    found = reexecuted(question, solution, nearest_first=True)
     expected = question.replace(old, new, 1)
     assert found == Counterfactual(question=expected, gold=gold, offset=None, change=(old, new))
 

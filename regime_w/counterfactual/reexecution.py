@@ -84,7 +84,9 @@ def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | 
     )
 
 
-def reexecuted(question: str, solution: str) -> Counterfactual | None:
+def reexecuted(
+    question: str, solution: str, *, nearest_first: bool = False
+) -> Counterfactual | None:
     """Changes one number of a question and computes its solution again.
 
     Numbers are tried in the order of the text, each multiplied by 2 and 3, increased by 1, 2, 5 and
@@ -94,6 +96,8 @@ def reexecuted(question: str, solution: str) -> Counterfactual | None:
     Args:
         question: The question.
         solution: Its solution, annotated, with ``#### answer`` at the end.
+        nearest_first: Try the changes of all numbers from the smallest to the largest difference of the two
+            instead, so that the new question is about as hard as the old one.
 
     Returns:
         The new question, or None where no number can be changed safely.
@@ -110,25 +114,29 @@ def reexecuted(question: str, solution: str) -> Counterfactual | None:
         return None
     numerals, values = _numerals(text)
     in_words = word_numbers_in(question) | constants_in(f"{question} {solution}")
+    changes: list[tuple[_Numeral, Fraction, frozenset[Fraction]]] = []
     for numeral in numerals:
         others = Counter(values)
         others[numeral.value] -= 1
         fixed = in_words | {value for value, count in others.items() if count}
         fixed |= {value / 100 for value in fixed if value <= 100} if "%" in text else set()
-        for value in _changes(numeral):
-            changed = [(numeral.value, value)]
-            if numeral.is_percentage:
-                changed.append((numeral.value / 100, value / 100))
-            answer = _reexecute(steps, _Sources(tuple(changed), fixed))
-            new_gold = None if answer is None else canonical(answer)
-            if new_gold is not None and new_gold != gold:
-                new_text = _write(value, like=numeral.text)
-                return Counterfactual(
-                    question=question[: numeral.start] + new_text + question[numeral.end :],
-                    gold=new_gold,
-                    offset=None,
-                    change=(numeral.text, new_text),
-                )
+        changes += [(numeral, value, fixed) for value in _changes(numeral)]
+    if nearest_first:
+        changes.sort(key=lambda change: abs(change[1] - change[0].value))
+    for numeral, value, fixed in changes:
+        changed = [(numeral.value, value)]
+        if numeral.is_percentage:
+            changed.append((numeral.value / 100, value / 100))
+        answer = _reexecute(steps, _Sources(tuple(changed), fixed))
+        new_gold = None if answer is None else canonical(answer)
+        if new_gold is not None and new_gold != gold:
+            new_text = _write(value, like=numeral.text)
+            return Counterfactual(
+                question=question[: numeral.start] + new_text + question[numeral.end :],
+                gold=new_gold,
+                offset=None,
+                change=(numeral.text, new_text),
+            )
     return None
 
 
@@ -159,7 +167,7 @@ def _numerals(question: str) -> tuple[list[_Numeral], list[Fraction]]:
         is_percentage = after[:1] == "%"
         if (
             value > 1
-            and value not in _YEARS
+            and not (value.denominator == 1 and value.numerator in _YEARS)
             # At 50 % the part that is taken and the part that is left are indistinguishable.
             and not (is_percentage and value == 50)
             and not _BOUND_BEFORE.search(before)
