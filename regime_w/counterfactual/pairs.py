@@ -36,7 +36,8 @@ class OtherQuestion(BaseModel):
     @property
     def correct(self) -> tuple[bool, ...]:
         """Whether each arm's answer is right."""
-        return tuple(NUMBER.equal(answer, self.gold) for answer in self.answers)
+        read = (None if answer is None else NUMBER.read(answer) for answer in self.answers)
+        return tuple(NUMBER.equal(answer, self.gold) for answer in read)
 
     def group(self, arm_names: Sequence[str]) -> CounterfactualGroup:
         """What the cross-check compares the arms with.
