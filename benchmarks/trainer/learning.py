@@ -140,10 +140,10 @@ def demo_config(
     *,
     seed: int,
     num_steps: int,
-    row: str,
+    overrides: Sequence[str] = (),
     task: Task = TASKS[BUILT_IN],
 ) -> TrainConfig:
-    overrides = {
+    given = {
         "--policy.base_model": model,
         "--policy.adapter": sft,
         "--server.url": url,
@@ -159,10 +159,10 @@ def demo_config(
         # A checkpoint is no part of learning; the last step writes one.
         "--run.checkpoint_every": num_steps,
     }
-    words = [str(word) for pair in overrides.items() for word in pair]
+    words = [str(word) for pair in given.items() for word in pair]
     return load_config(
         TrainConfig,
-        ["--config", str(CONFIG), *words, *ROWS[row]],
+        ["--config", str(CONFIG), *words, *overrides],
         prog="benchmarks/trainer/learning.py",
     )
 
@@ -188,7 +188,6 @@ def warm_up(model: Path, sft: Path, url: str) -> None:
                 Path(folder) / "run",
                 seed=99,
                 num_steps=WARM_UP_STEPS,
-                row=DEFAULT,
             )
         )
 
@@ -208,7 +207,7 @@ def train_row(
         return
     shutil.rmtree(folder, ignore_errors=True)
     config = demo_config(
-        model, sft, url, folder, seed=seed, num_steps=num_steps, row=row, task=task
+        model, sft, url, folder, seed=seed, num_steps=num_steps, overrides=ROWS[row], task=task
     )
     train_quietly(config, score_at_random if row == RANDOM_REWARD else score_group)
 

@@ -1,0 +1,206 @@
+"""What the coherence reward, counterfactual pairs, families and temperatures do; see benchmarks/README.md.
+
+Rows are runs of deploy/configs/demo.toml on the three-step task with a setting or two changed, all from one SFT
+adapter, for some seeds. Of each run's last version the exploring arms are sampled once for every held-out question:
+the share of right completions, the questions that one arm of eight solves (pass@8), how many different ways lead to
+their answers, and the accuracy at temperature 0. Runs that are there already are not repeated.
+"""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from benchmarks.markdown import markdown_table
+from benchmarks.trainer.learning import (
+    benchmark_server,
+    correct_answers,
+    demo_config,
+    score_at_random,
+    sft_adapter,
+    train_quietly,
+)
+from benchmarks.trainer.learning_curves import gain_interval
+from benchmarks.trainer.learning_tasks import TASKS, Task
+from regime_w import ArmSpec, RewardConfig, build_exploring_arms
+from trainer.config.sections import RolloutConfig, ServerConfig
+from trainer.console.environment import prepare_environment
+from trainer.console.tracking import read_metrics
+from trainer.data.sources import Record
+from trainer.rollouts.groups import score_group
+
+NO_COHERENCE = ("--reward.coherence_weight", "0")
+COUNTERFACTUAL = ("--data.counterfactual", "0.25")
+DEFAULT = "the demo: coherence 0.7"
+RANDOM_REWARD = "random reward"
+
+
+def _arms(*arms: ArmSpec, samples: int) -> tuple[str, ...]:
+    specs = json.dumps([arm.model_dump() for arm in arms])
+    return ("--rollout.arms", specs, "--rollout.samples_per_arm", str(samples))
+
+
+_EXPLORING = build_exploring_arms()
+_WARM = [arm.model_copy(update={"temperature": 1.0}) for arm in _EXPLORING]
+ROWS: Mapping[str, tuple[str, ...]] = {
+    DEFAULT: (),
+    "coherence 0": NO_COHERENCE,
+    "counterfactual pairs": COUNTERFACTUAL,
+    "counterfactual pairs, coherence 0": (*COUNTERFACTUAL, *NO_COHERENCE),
+    "all arms at T = 1": _arms(*_WARM, samples=1),
+    "one family": _arms(*_EXPLORING[:4], samples=2),
+    "one family, coherence 0": (*_arms(*_EXPLORING[:4], samples=2), *NO_COHERENCE),
+    "one arm at T = 1, coherence 0": (*_arms(_WARM[0], samples=8), *NO_COHERENCE),
+    "the recipe's arms": ("--rollout.arms", "recipe"),
+    "the recipe's arms, coherence 0": ("--rollout.arms", "recipe", *NO_COHERENCE),
+    RANDOM_REWARD: (),
+}
+NUM_STEPS = 12
+_NUM_AT_ONCE = 32
+
+
+class LastVersion(BaseModel):
+    """How a run's last version answers the held-out questions; an entry for each question."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    greedy: tuple[int, ...]
+    """1 where the first arm's prompt is answered right at temperature 0."""
+    num_right: tuple[int, ...]
+    """Of the eight exploring arms."""
+    num_ways: tuple[int, ...]
+    """Different ways to the answer among the right ones (`GroupScores.num_correct_paths`)."""
+    s_end: tuple[float, ...]
+    """Agreement of the arms."""
+
+
+METRICS: Mapping[str, Callable[[LastVersion], np.ndarray]] = {
+    "greedy, %": lambda found: 100 * np.array(found.greedy),
+    "of samples, %": lambda found: 100 * np.array(found.num_right) / len(_EXPLORING),
+    "pass@8, %": lambda found: 100 * (np.array(found.num_right) > 0),
+    "ways to the answer": lambda found: np.array(found.num_ways, float),
+    "agreement": lambda found: np.array(found.s_end),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/coherence"), help="[%(default)s]")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="[all]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--questions", type=int, default=300, help="held out [%(default)s]")
+    arguments = parser.parse_args()
+    prepare_environment()
+    folder: Path = arguments.folder
+    task = TASKS["three-steps"]
+    sft = sft_adapter(arguments.model, folder / "sft", task)
+    wanted = [(row, seed) for seed in arguments.seeds for row in arguments.rows]
+    missing = [key for key in wanted if not _path(folder, *key).is_file()]
+    if missing or not (folder / "start.json").is_file():
+        records = task.held_out(arguments.questions)
+        with benchmark_server(arguments.model, folder) as url:
+            _keep(last_version(sft, url, records, task), folder / "start.json")
+            for row, seed in missing:
+                path = _path(folder, row, seed)
+                adapter = _trained(row, seed, arguments.model, sft, url, path.parent / "run", task)
+                _keep(last_version(adapter, url, records, task), path)
+                print(f"{row}, seed {seed}: {_shown(_read(path))}", flush=True)
+    start = _read(folder / "start.json")
+    found = {row: [_read(_path(folder, row, s)) for s in arguments.seeds] for row in arguments.rows}
+    print(table(start, found))
+
+
+def _path(folder: Path, row: str, seed: int) -> Path:
+    name = "-".join("".join(c if c.isalnum() else " " for c in row).split())
+    return folder / f"{name}-{seed}" / "last.json"
+
+
+def _keep(found: LastVersion, path: Path) -> None:
+    path.write_text(found.model_dump_json() + "\n", encoding="utf-8")
+
+
+def _read(path: Path) -> LastVersion:
+    return LastVersion.model_validate_json(path.read_bytes())
+
+
+def _trained(
+    row: str, seed: int, model: Path, sft: Path, url: str, folder: Path, task: Task
+) -> Path:
+    """The last adapter of a row's run, trained where that is not done."""
+    if len(read_metrics(folder)) < NUM_STEPS:
+        config = demo_config(
+            *(model, sft, url, folder),
+            seed=seed,
+            num_steps=NUM_STEPS,
+            overrides=ROWS[row],
+            task=task,
+        )
+        train_quietly(config, score_at_random if row == RANDOM_REWARD else score_group)
+    return sorted((folder / "adapters").glob("policy-??????"))[-1]
+
+
+def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task) -> LastVersion:
+    """Samples the exploring arms for every question, and answers it at temperature 0."""
+    from trainer.client.arms_client import ArmsClient
+    from trainer.client.ask_groups import group_request
+    from trainer.client.model_spec import uploaded
+
+    rollout = RolloutConfig(
+        arms=_EXPLORING, max_tokens=task.max_tokens, prompt_format="plain", seed=1
+    )
+
+    async def ask() -> list[tuple[int, int, float]]:
+        places = asyncio.Semaphore(_NUM_AT_ONCE)
+        async with (
+            ArmsClient(ServerConfig(url=url)) as client,
+            uploaded(client, adapter) as version,
+        ):
+
+            async def of(record: Record) -> tuple[int, int, float]:
+                async with places:
+                    request = group_request(record, rollout, version=version, seed=1)
+                    (group,) = (await client.generate(request)).groups
+                scores = score_group(record, group, RewardConfig()).scores
+                return sum(scores.correct or ()), scores.num_correct_paths or 0, scores.s_end or 0.0
+
+            return await asyncio.gather(*map(of, records))
+
+    num_right, num_ways, s_end = zip(*asyncio.run(ask()), strict=True)
+    (greedy,) = correct_answers([adapter], url, records, max_tokens=task.max_tokens)
+    return LastVersion(
+        greedy=tuple(map(int, greedy)), num_right=num_right, num_ways=num_ways, s_end=s_end
+    )
+
+
+def _shown(found: LastVersion) -> str:
+    return ", ".join(f"{name} {of(found).mean():.2f}" for name, of in METRICS.items())
+
+
+def table(start: LastVersion, found: Mapping[str, Sequence[LastVersion]]) -> str:
+    """Means, with the difference from the first row and its interval: runs and questions drawn again."""
+    (first, *_) = found
+
+    def cell(row: str, name: str) -> str:
+        values = np.array([METRICS[name](version) for version in found[row]])
+        shown = f"{values.mean():.2f}" if values.max() < 10 else f"{values.mean():.1f}"
+        if row == first:
+            return shown
+        differences = values - np.array([METRICS[name](version) for version in found[first]])
+        low, high = gain_interval(differences)
+        digits = 2 if values.max() < 10 else 1
+        return f"{shown} ({differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}])"
+
+    begin = [f"{METRICS[name](start).mean():.2f}" for name in METRICS]
+    rows = [(row, *(cell(row, name) for name in METRICS)) for row in found]
+    return markdown_table(("", *METRICS), [("SFT", *begin), *rows])
+
+
+if __name__ == "__main__":
+    main()
