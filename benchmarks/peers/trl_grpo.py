@@ -26,6 +26,7 @@ from benchmarks.peers.trl_peers import TIMES_FILE
 from benchmarks.trainer.learning import (
     DEFAULT,
     NUM_STEPS,
+    ROWS,
     benchmark_server,
     correct_answers,
     curve_path,
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/trl"), help="[%(default)s]")
     parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
     parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")
+    parser.add_argument("--ours", choices=ROWS, default=DEFAULT, help="[%(default)s]")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
@@ -73,14 +75,15 @@ def main() -> None:
     folder: Path = arguments.folder
     task = TASKS[arguments.task]
     sft = sft_adapter(arguments.model, arguments.sft or folder / "sft", task)
-    rows = [DEFAULT, *(PEERS[peer] for peer in arguments.peers)]
+    ours: str = arguments.ours
+    rows = [ours, *(PEERS[peer] for peer in arguments.peers)]
     wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
         with benchmark_server(arguments.model, folder) as url:
             warm_up(arguments.model, sft, url)
             for seed, row in missing:
                 into = curve_path(folder, seed, row).parent
-                if row == DEFAULT:
+                if row == ours:
                     run = into / "run"
                     train_row(row, seed, arguments.model, sft, url, arguments.steps, run, task)
                 else:
@@ -88,7 +91,7 @@ def main() -> None:
             records = task.held_out(arguments.questions)
             for seed, row in missing:
                 path = curve_path(folder, seed, row)
-                if row == DEFAULT:
+                if row == ours:
                     evaluate_row(row, seed, url, records, task, path)
                 else:
                     evaluate_peer(row, seed, sft, url, records, task, path)
@@ -98,7 +101,7 @@ def main() -> None:
     picture.write_text(plot(list(curves.values()), rows))
     points = to_win(list(curves.values()))
     for row in rows[1:]:
-        pairs = [(curves[seed, DEFAULT], curves[seed, row]) for seed in arguments.seeds]
+        pairs = [(curves[seed, ours], curves[seed, row]) for seed in arguments.seeds]
         parts = [f"a step {spread([ours.step_s / theirs.step_s for ours, theirs in pairs])}"]
         for share in SHARES:
             times = [

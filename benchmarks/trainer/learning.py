@@ -48,6 +48,11 @@ ROWS: dict[str, tuple[str, ...]] = {
     "exploring, gae": CRITIC,
     "exploring, rloo": ("--ppo.advantage", "rloo"),
     "one version behind": ("--rollout.max_staleness", "1", "--run.num_threads", "1"),
+    "rate 2.5e-4": ("--ppo.learning_rate", "2.5e-4"),
+    "rate 1e-3": ("--ppo.learning_rate", "1e-3"),
+    "rate 2e-3": ("--ppo.learning_rate", "2e-3"),
+    "mini-batches of 2 questions": ("--ppo.questions_per_mini_batch", "2"),
+    "no KL": ("--ppo.kl_coef", "0"),
     "per_arm, gae": (*RECIPE_ARMS, *CRITIC),
     "shared, random arm (recipe)": (
         *RECIPE_ARMS,
