@@ -35,6 +35,7 @@ from trainer.rollouts.groups import score_group
 
 NO_COHERENCE = ("--reward.coherence_weight", "0")
 COUNTERFACTUAL = ("--data.counterfactual", "0.25")
+RLOO = ("--ppo.advantage", "rloo")
 DEFAULT = "the demo: coherence 0.7"
 RANDOM_REWARD = "random reward"
 
@@ -53,10 +54,12 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "counterfactual pairs, coherence 0": (*COUNTERFACTUAL, *NO_COHERENCE),
     "all arms at T = 1": _arms(*_WARM, samples=1),
     "one family": _arms(*_EXPLORING[:4], samples=2),
-    "one family, coherence 0": (*_arms(*_EXPLORING[:4], samples=2), *NO_COHERENCE),
     "one arm at T = 1, coherence 0": (*_arms(_WARM[0], samples=8), *NO_COHERENCE),
     "the recipe's arms": ("--rollout.arms", "recipe"),
-    "the recipe's arms, coherence 0": ("--rollout.arms", "recipe", *NO_COHERENCE),
+    # Whose advantages are not divided by the group's standard deviation.
+    "RLOO": RLOO,
+    "RLOO, coherence 0": (*RLOO, *NO_COHERENCE),
+    "RLOO, counterfactual pairs": (*RLOO, *COUNTERFACTUAL),
     RANDOM_REWARD: (),
 }
 NUM_STEPS = 12
