@@ -200,7 +200,8 @@ def table(start: LastVersion, found: Mapping[str, Sequence[LastVersion]]) -> str
         digits = 2 if values.max() < 10 else 1
         return f"{shown} ({differences.mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}])"
 
-    begin = [f"{METRICS[name](start).mean():.2f}" for name in METRICS]
+    at_start = (METRICS[name](start).mean() for name in METRICS)
+    begin = [f"{mean:.2f}" if mean < 10 else f"{mean:.1f}" for mean in at_start]
     rows = [(row, *(cell(row, name) for name in METRICS)) for row in found]
     return markdown_table(("", *METRICS), [("SFT", *begin), *rows])
 
