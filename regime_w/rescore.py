@@ -18,7 +18,7 @@ from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from regime_w.reward import GroupReward, reward_group
 
 _CHUNK_BYTES = 2**16
@@ -47,7 +47,7 @@ class _RowToRescore(BaseModel):
     gold_answer: str | None
     answer_type: AnswerTypeName = "number"
     choices: tuple[str, ...] = ()
-    counterfactual: OtherQuestion | None = None
+    counterfactual: PairedQuestion | None = None
     arm_outputs: list[_ArmToRescore] = Field(min_length=1)
     reward: float
 
@@ -124,7 +124,9 @@ def _parse(line: bytes, where: str) -> _RowToRescore:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "line"
-        raise RescoreError(f"{where}: {field}: {first['msg']}") from None
+        raise RescoreError(
+            f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}"
+        ) from None
 
 
 def _rescore(line: bytes, where: str, config: RewardConfig) -> Rescored:

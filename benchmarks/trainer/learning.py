@@ -26,7 +26,7 @@ from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASK
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer, extract_gold
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
@@ -274,12 +274,12 @@ def correct_answers(
 
 
 def score_at_random(
-    record: Record, group: ArmGroup, config: RewardConfig, other: OtherQuestion | None = None
+    record: Record, group: ArmGroup, config: RewardConfig, paired: PairedQuestion | None = None
 ) -> ScoredGroup:
     """A group whose rewards have nothing to do with what it says."""
     rng = random.Random(f"{record.id}/{group.policy_version}")
     rewards = tuple(rng.choice((config.wrong_base, config.correct_bonus)) for _ in group.arms)
-    return replace(score_group(record, group, config, other), rewards=rewards)
+    return replace(score_group(record, group, config, paired), rewards=rewards)
 
 
 if __name__ == "__main__":

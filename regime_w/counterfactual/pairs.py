@@ -10,12 +10,12 @@ from regime_w.counterfactual.reexecution import Counterfactual
 from regime_w.group import CounterfactualGroup
 
 
-class OtherQuestion(BaseModel):
+class PairedQuestion(BaseModel):
     """The other question of a counterfactual pair, and how the same arms answered it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    id: str
+    id: str = Field(min_length=1)
     question: str = Field(min_length=1)
     gold_answer: str
     answers: tuple[str | None, ...]

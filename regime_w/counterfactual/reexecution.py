@@ -8,30 +8,32 @@ is made.
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 
 from regime_w.answers import extract_gold
-from regime_w.numbers.arithmetic import NUMBER, Exact, evaluate
+from regime_w.counterfactual.steps import Sources, annotated_steps, literals_of, reexecute
+from regime_w.numbers.arithmetic import NUMBER
 from regime_w.numbers.number_words import constants_in, word_numbers_in
 from regime_w.numbers.numerals import canonical, to_ascii
-
-MAX_STEPS = 40
-"""Longer solutions are not re-executed."""
 
 MAX_NUMERALS = 50
 """Further numbers of a question are not changed."""
 _MAX_CHARS = 20
 """Longer numbers are not quantities."""
 
-_ANNOTATION = re.compile(r"<<([^<>=\n]{1,100})=([^<>=\n]{1,40})>>")
 _NUMBER = re.compile(NUMBER)
 # A number next to these is not changed: it is part of a word, fraction, date, clock time or exponent.
 _BOUND_BEFORE = re.compile(r"[\w.,/:^#-]\Z")
 _BOUND_AFTER = re.compile(r"[\w/:^]|[.,]\d|-\d| ?/| ?(?:am|pm|a\.m|p\.m|o'clock)\b", re.IGNORECASE)
 _YEARS = range(1800, 2101)
+_KNOWN_AFTER = re.compile(
+    r"-[a-z]| (?:legs|wheels|sides)\b| (?:days|hours|months) (?:a|per|each|every|in a) ",
+    re.IGNORECASE,
+)
+"""Behind a number that is what it is: 4-wheel drive, 7 days a week."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,12 +60,6 @@ class _Numeral:
     is_percentage: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _SolutionStep:
-    expression: str
-    result: Exact
-
-
 def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | None:
     """Adds a last step to any question: its answer moves by ``offset``.
 
@@ -84,9 +80,7 @@ def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | 
     )
 
 
-def reexecuted(
-    question: str, solution: str, *, nearest_first: bool = False
-) -> Counterfactual | None:
+def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counterfactual | None:
     """Changes one number of a question and computes its solution again.
 
     Numbers are tried in the order of the text, each multiplied by 2 and 3, increased by 1, 2, 5 and
@@ -96,14 +90,16 @@ def reexecuted(
     Args:
         question: The question.
         solution: Its solution, annotated, with ``#### answer`` at the end.
-        nearest_first: Try the changes of all numbers from the smallest to the largest difference of the two
-            instead, so that the new question is about as hard as the old one.
+        careful: For training. A number is only changed if the steps use it once, if it is no percentage beside
+            another, and if it counts no days or hours of a week or day: knowledge of the world, or another
+            sentence, may fix what it was. And the smallest change of any number comes first, so that the new
+            question is about as hard as the old one.
 
     Returns:
         The new question, or None where no number can be changed safely.
     """
     text = to_ascii(question)
-    steps = _steps(solution)
+    steps = annotated_steps(solution)
     gold = extract_gold(solution)
     if (
         not steps
@@ -121,13 +117,14 @@ def reexecuted(
         fixed = in_words | {value for value, count in others.items() if count}
         fixed |= {value / 100 for value in fixed if value <= 100} if "%" in text else set()
         changes += [(numeral, value, fixed) for value in _changes(numeral)]
-    if nearest_first:
+    if careful:
+        changes = [change for change in changes if _stands_alone(change[0], text, solution)]
         changes.sort(key=lambda change: abs(change[1] - change[0].value))
     for numeral, value, fixed in changes:
         changed = [(numeral.value, value)]
         if numeral.is_percentage:
             changed.append((numeral.value / 100, value / 100))
-        answer = _reexecute(steps, _Sources(tuple(changed), fixed))
+        answer = reexecute(steps, Sources(tuple(changed), fixed))
         new_gold = None if answer is None else canonical(answer)
         if new_gold is not None and new_gold != gold:
             new_text = _write(value, like=numeral.text)
@@ -140,17 +137,15 @@ def reexecuted(
     return None
 
 
-def _steps(solution: str) -> list[_SolutionStep]:
-    """The annotated steps; empty if one is false or cannot be read."""
-    steps: list[_SolutionStep] = []
-    for match in _ANNOTATION.finditer(to_ascii(solution)):
-        result = evaluate(match[2])
-        # A lone number ("<<8=8>>") was worked out in words.
-        in_words = _NUMBER.fullmatch(match[1].strip())
-        if in_words or result is None or evaluate(match[1]) != result or len(steps) == MAX_STEPS:
-            return []
-        steps.append(_SolutionStep(match[1], result))
-    return steps
+def _stands_alone(numeral: _Numeral, question: str, solution: str) -> bool:
+    """Whether nothing else in question and solution seems to depend on a number."""
+    used = literals_of(solution)
+    num_uses = sum(literal in (numeral.value, numeral.value / 100) for literal in used.in_steps)
+    if num_uses != 1 or numeral.value in used.in_words:
+        return False
+    if numeral.is_percentage and question.count("%") > 1:
+        return False
+    return not _KNOWN_AFTER.match(question, numeral.end)
 
 
 def _numerals(question: str) -> tuple[list[_Numeral], list[Fraction]]:
@@ -187,51 +182,6 @@ def _changes(numeral: _Numeral) -> Iterator[Fraction]:
         is_writable = (changed * 10 ** _num_decimals(numeral.text)).denominator == 1
         if changed > 1 and is_writable and (largest is None or changed <= largest):
             yield changed
-
-
-@dataclass(frozen=True, slots=True)
-class _Sources:
-    """The numbers that a literal of a step may come from."""
-
-    changed: tuple[tuple[Fraction, Fraction], ...]
-    """(old, new) value of the changed number; of a percentage also its hundredth."""
-    fixed: frozenset[Fraction]
-    """All unchanged numbers of the text."""
-
-
-def _reexecute(steps: Sequence[_SolutionStep], sources: _Sources) -> Exact | None:
-    """The new result of the last step; None if a literal's source is ambiguous."""
-    results: list[tuple[Exact, Exact]] = []
-    for step in steps:
-        expression = _substituted(step.expression, sources, results)
-        new = None if expression is None else evaluate(expression)
-        if new is None or (new.denominator == 1) < (step.result.denominator == 1):
-            return None
-        if new < 0 or (new == 0) > (step.result == 0):
-            return None
-        results.append((step.result, new))
-    return results[-1][1]
-
-
-def _substituted(
-    expression: str, sources: _Sources, results: Sequence[tuple[Exact, Exact]]
-) -> str | None:
-    """The expression with every literal's new value; None if a literal has no source, or several."""
-    parts: list[str] = []
-    position = 0
-    for match in _NUMBER.finditer(expression):
-        literal = Fraction(match.group().replace(",", ""))
-        new_values = {new for old, new in (*sources.changed, *results) if old == literal}
-        if literal in sources.fixed:
-            new_values.add(literal)
-        # A fraction may be written as a percentage or as a decimal.
-        new_values |= {Fraction(new, 100) for old, new in results if old == literal * 100}
-        if len(new_values) != 1:
-            return None
-        (new_value,) = new_values
-        parts += [expression[position : match.start()], f"({new_value})"]
-        position = match.end()
-    return "".join([*parts, expression[position:]])
 
 
 def _num_decimals(number: str) -> int:

@@ -23,28 +23,41 @@ _WORDS: dict[str, tuple[Fraction, ...]] = {
     "million": (Fraction(1_000_000),),
     "dozen": (Fraction(12),),
     "score": (Fraction(20),),
-    **dict.fromkeys(("twice", "double", "couple", "pair", "both", "twin"), (Fraction(2),)),
-    **dict.fromkeys(("triple", "thrice", "triplet"), (Fraction(3),)),
-    **dict.fromkeys(("quadruple", "quarterly"), (Fraction(4),)),
+    **dict.fromkeys(
+        ("twice", "double", "doubled", "doubling", "couple", "pair", "both", "twin"), (Fraction(2),)
+    ),
+    **dict.fromkeys(("triple", "tripled", "thrice", "triplet"), (Fraction(3),)),
+    **dict.fromkeys(("quadruple", "quadrupled", "quarterly"), (Fraction(4),)),
     **dict.fromkeys(("half", "halve", "halved"), (Fraction(2), Fraction(1, 2))),
     **dict.fromkeys(("quarter", "fourth"), (Fraction(4), Fraction(1, 4))),
     **{
         word: (Fraction(value), Fraction(1, value))
-        for value, word in {3: "third", 5: "fifth", 6: "sixth", 8: "eighth", 10: "tenth"}.items()
+        for value, word in {
+            3: "third",
+            5: "fifth",
+            6: "sixth",
+            8: "eighth",
+            10: "tenth",
+            12: "twelfth",
+        }.items()
     },
 }
 
 _UNITS: dict[str, tuple[int, ...]] = {
     "second": (60,),
     "minute": (60,),
-    "hour": (60, 24),
+    **dict.fromkeys(("hour", "hourly"), (60, 24)),
     "day": (24, 7, 30, 365),
-    "daily": (7, 30, 365),
-    "week": (7, 52, 4),
+    **dict.fromkeys(("daily", "nightly"), (7, 30, 365)),
+    **dict.fromkeys(("week", "weekly"), (7, 52, 4)),
+    "fortnight": (14, 2),
+    "biweekly": (2, 26),
     "weekend": (2,),
-    "month": (12, 4, 30),
-    "year": (12, 52, 365),
-    "annual": (12, 52, 365),
+    **dict.fromkeys(("weekday", "weeknight", "workday", "workweek"), (5, 2)),
+    **dict.fromkeys(("monday", "tuesday", "wednesday", "thursday", "friday"), (2, 3, 4, 5)),
+    **dict.fromkeys(("saturday", "sunday"), (2, 7)),
+    **dict.fromkeys(("month", "monthly"), (12, 4, 30)),
+    **dict.fromkeys(("year", "yearly", "annual", "annually"), (12, 52, 365)),
     "decade": (10,),
     "century": (100,),
     "foot": (12, 3),
@@ -60,6 +73,7 @@ _UNITS: dict[str, tuple[int, ...]] = {
     "kilometer": (1000,),
     "gram": (1000,),
     "meter": (100, 1000),
+    "centimeter": (100,),
     "liter": (1000,),
     "percent": (100,),
     "cent": (100,),
@@ -69,7 +83,13 @@ _UNITS: dict[str, tuple[int, ...]] = {
     "quarter": (25,),
     "square": (4,),
     "triangle": (3,),
+    **{
+        shape: (sides,)
+        for sides, shape in enumerate(("pentagon", "hexagon", "heptagon", "octagon"), 5)
+    },
     "average": (2,),
+    **dict.fromkeys(("leg", "paw", "wheel", "tire"), (2, 4)),
+    **dict.fromkeys(("back", "trip", "pattern"), (2,)),
 }
 
 _WORD = re.compile(r"[A-Za-z]+|[%$]")

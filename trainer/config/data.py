@@ -76,13 +76,19 @@ class DataConfig(Section):
     second epoch, then in every fourth, then in every eighth, until one of them fails. Null asks every
     question equally often."""
     counterfactual: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
-    """Share of a step's questions that are counterfactuals: another question of the step with one number
-    changed, and its answer worked out again. s_cf then compares the answers to both. Needs answers with
-    GSM8K's annotated steps (<<3*4=12>>), as the built-in sources have them."""
+    """For `train`: share of the questions, at most 0.5, that are counterfactuals: another question of the step
+    with one number changed, and its answer worked out again. s_cf then compares the answers to both (under
+    reward.formulas = cross_checked). Needs answers with GSM8K's annotated steps (<<3*4=12>>), as the built-in
+    sources have them; where few questions have them, the share is less. What data.evaluation_source holds out is
+    never made."""
 
     @model_validator(mode="after")
     def _shape_is_possible(self) -> Self:
         _ = self.shape
+        if self.counterfactual and self.answer_type != "number":
+            raise ValueError(
+                f"counterfactual is for answer_type = number, not {self.answer_type}: leave it out"
+            )
         return self
 
     @property

@@ -61,7 +61,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("scores/s_cf", "Cross-check of the families of a group, 0 to 1", "cross-check (s_cf)", "correct", panel="Scores"),
     Metric("scores/s_wm", "Coherence of a group: weighted mean of the three scores, 0 to 1", "coherence (s_wm)", "correct", panel="Scores"),
     Metric("scores/correct_paths", "Different ways to the answer in a group: sets of results of true equations among its correct completions"),
-    Metric("scores/correct_on_both", "Share of the arms that are right both on a question and on its counterfactual (data.counterfactual)"),
+    Metric("scores/correct_on_both", "Share of the completions that are right both on a question and on its counterfactual (data.counterfactual), of all pairs that were asked"),
     Metric("scores/within_family_agreement", "Share of pairs of arms of one family that agree"),
     Metric("scores/cross_family_agreement", "Share of pairs of arms of two families that agree"),
     Metric("scores/chsh_max", "Mean over groups of the largest CHSH value; never rewarded"),

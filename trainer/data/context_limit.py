@@ -3,7 +3,8 @@
 The server refuses them, and one overlong question in a dataset should not end a run of days.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 
 from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.prompt_frames import Prompt
@@ -40,38 +41,41 @@ def drop_overlong(
         say: Gets a line if questions are dropped.
         max_tokens_key: What the length of completions is called where it is set.
     """
-    limit = status.limits.max_model_len_tokens
-    arms = rollout.arms
-    system_prompts = dict.fromkeys(arm.system_prompt for arm in arms)
-    room = limit - rollout.max_tokens
-    further = _TOKENS_AT_THE_ENDS if rollout.prompt_format == "plain" else _TOKENS_OF_A_TEMPLATE
-    longest = max(map(len, (system_prompt.encode() for system_prompt in system_prompts)))
-    room_for_question = room - further - longest - len(build_prompt("", ""))
-    # Only the few prompts with many bytes have to be tokenized.
-    long = [record for record in records if len(record.question.encode()) > room_for_question]
-    if not long or base_folder(base_model) is None:
-        return list(records)
-    renderer = load_renderer(base_model)
-    prompt_format = renderer.resolve(rollout.prompt_format)
-    too_long = {
-        record.id
-        for record in long
-        if max(map(len, renderer.prompts(_prompts(record, system_prompts), prompt_format))) > room
-    }
+    fits = context_check(base_model, rollout, status)
+    too_long = {record.id for record in records if not fits(record)}
     if not too_long:
         return list(records)
     first = next(record.id for record in records if record.id in too_long)
+    limit = status.limits.max_model_len_tokens
     say(
         f"data: {len(too_long)} of {len(records)} questions left out, {first} for one: their prompts "
-        f"are longer than {room} tokens, the context of {limit} less {max_tokens_key} "
+        f"are longer than {limit - rollout.max_tokens} tokens, the context of {limit} less {max_tokens_key} "
         f"{rollout.max_tokens}"
     )
     return [record for record in records if record.id not in too_long]
 
 
-def fits(record: Record, base_model: str, rollout: RolloutConfig, status: ServerStatus) -> bool:
-    """Whether `drop_overlong` leaves a question in."""
-    return bool(drop_overlong([record], base_model, rollout, status, lambda _: None))
+def context_check(
+    base_model: str, rollout: RolloutConfig, status: ServerStatus
+) -> Callable[[Record], bool]:
+    """What says of a question if `drop_overlong` leaves it in; it loads the tokenizer once, if at all."""
+    system_prompts = dict.fromkeys(arm.system_prompt for arm in rollout.arms)
+    room = status.limits.max_model_len_tokens - rollout.max_tokens
+    further = _TOKENS_AT_THE_ENDS if rollout.prompt_format == "plain" else _TOKENS_OF_A_TEMPLATE
+    longest = max(map(len, (system_prompt.encode() for system_prompt in system_prompts)))
+    room_for_question = room - further - longest - len(build_prompt("", ""))
+    load = cache(lambda: load_renderer(base_model))
+
+    def fits(record: Record) -> bool:
+        # Only the few prompts with many bytes have to be tokenized.
+        if len(record.question.encode()) <= room_for_question or base_folder(base_model) is None:
+            return True
+        renderer = load()
+        prompt_format = renderer.resolve(rollout.prompt_format)
+        prompts = [Prompt(system_prompt=s, question=record.question) for s in system_prompts]
+        return max(map(len, renderer.prompts(prompts, prompt_format))) <= room
+
+    return fits
 
 
 def askable(
@@ -97,7 +101,3 @@ def askable(
     for line in said:
         say(line)
     return fitting
-
-
-def _prompts(record: Record, system_prompts: Iterable[str]) -> list[Prompt]:
-    return [Prompt(system_prompt=system, question=record.question) for system in system_prompts]

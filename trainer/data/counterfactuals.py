@@ -1,19 +1,21 @@
-"""Counterfactual questions: one number changed, the answer worked out again by the same steps.
+"""Counterfactual questions of a run: one number changed, the answer worked out again by the same steps.
 
 What changes them is `regime_w.counterfactual`, which needs answers with GSM8K's annotated steps.
 """
 
+import re
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import islice
 
 from inference_server.wire.schemas import ServerStatus
 from regime_w.answer_types.number import NUMBER
-from regime_w.counterfactual.reexecution import reexecuted
-from trainer.config.sections import TrainConfig
+from regime_w.counterfactual import reexecuted
+from trainer.config.rollout import REGIME_W
+from trainer.config.sections import DataConfig, TrainConfig
 from trainer.data.contamination import question_key
-from trainer.data.context_limit import fits
-from trainer.data.sources import Record, normalised
+from trainer.data.context_limit import context_check
+from trainer.data.sources import GENERATED, Record, load_records, normalised, require_source
 from trainer.data.word_problems import Split, split_of
 from trainer.errors import DataError
 
@@ -21,6 +23,7 @@ _MARK = "~"
 """Ends the id of a counterfactual, which begins with the id of its question."""
 _NUM_TRIED = 1_000
 """Questions that are looked at before a run begins."""
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 class Counterfactuals:
@@ -29,47 +32,26 @@ class Counterfactuals:
     def __init__(
         self,
         records: Sequence[Record],
-        evaluation: Sequence[Record] = (),
-        *,
-        is_askable: Callable[[Record], bool] = lambda record: True,
+        is_usable: Callable[[Record], bool] = lambda counterfactual: True,
     ):
         """Nothing is made yet.
 
         Args:
             records: All questions.
-            evaluation: Questions that nothing may be trained on.
-            is_askable: Whether the server takes a question.
+            is_usable: Whether a counterfactual may be asked.
         """
         self._by_id = {record.id: record for record in records}
-        self._held_out = {question_key(record.question) for record in evaluation}
-        self._is_askable = is_askable
+        self._is_usable = is_usable
 
     def of(self, record: Record) -> Record | None:
-        """The counterfactual of a question, with the question's other columns; None where it has none.
-
-        It belongs to the same part of a source (``#train`` or ``#held_out``) as its question, and is no question
-        of the evaluation.
-        """
-        if record.answer_type != NUMBER:
-            return None
-        changed = reexecuted(record.question, record.gold, nearest_first=True)
-        if changed is None or _parts(changed.question) != _parts(record.question):
-            return None
-        counterfactual = replace(
-            record,
-            id=record.id + _MARK,
-            question=changed.question,
-            gold=f"#### {changed.gold}",
-            counterfactual_of=record.id,
-        )
-        if question_key(changed.question) in self._held_out or not self._is_askable(counterfactual):
-            return None
-        return counterfactual
+        """The counterfactual of a question; None where it has none that may be asked."""
+        made = _counterfactual(record)
+        return made if made is not None and self._is_usable(made) else None
 
     def find(self, name: str) -> Record | None:
-        """The counterfactual with an id; None where there is none such."""
+        """The counterfactual with an id, which was asked before; None where there is none such."""
         record = self._by_id.get(name.removesuffix(_MARK)) if name.endswith(_MARK) else None
-        return None if record is None else self.of(record)
+        return None if record is None else _counterfactual(record)
 
     def require_some(self, source: str) -> str:
         """A line on how many questions have one, by the first of them.
@@ -89,35 +71,83 @@ class Counterfactuals:
 
 
 def askable_counterfactuals(
-    config: TrainConfig,
-    records: Sequence[Record],
-    evaluation: Sequence[Record] | None,
-    status: ServerStatus,
-    lines: list[str],
+    config: TrainConfig, records: Sequence[Record], status: ServerStatus, lines: list[str]
 ) -> Counterfactuals:
-    """Those of a run's questions that its server takes.
+    """Those that a run's server takes and that are not held out.
 
     Args:
         config: The run.
         records: Its questions.
-        evaluation: Its held-out questions, if it has any.
         status: The server's, with its limits.
         lines: Gets one on how many there are, where ``data.counterfactual`` asks for some.
 
     Raises:
-        DataError: The run asks for some, and there are none.
+        DataError: The run asks for some, and there are none, a step has no room for a pair, or reward functions
+            of the user's would be given another question's columns.
     """
-    policy, rollout = config.policy, config.rollout
+    data, rollout, functions = config.data, config.rollout, config.reward.functions
+    if not data.counterfactual:
+        return Counterfactuals(records)
+    if rollout.questions_per_step < 2:
+        raise DataError(
+            "data.counterfactual: rollout.questions_per_step = 1 has no room for a pair"
+        )
+    if set(functions) != {REGIME_W} and any(record.columns for record in records):
+        raise DataError(
+            "data.counterfactual: the columns of the data that reward.functions are given would be another "
+            "question's; leave the setting, the functions or the columns out"
+        )
+    fits = context_check(config.policy.base_model, rollout, status)
+    is_held_out = _held_out(data)
     counterfactuals = Counterfactuals(
-        records,
-        evaluation or (),
-        is_askable=lambda record: fits(record, policy.base_model, rollout, status),
+        records, lambda counterfactual: fits(counterfactual) and not is_held_out(counterfactual)
     )
-    if config.data.counterfactual:
-        lines.append(counterfactuals.require_some(config.data.source))
+    lines.append(counterfactuals.require_some(data.source))
+    if config.reward.formulas == "original":
+        lines.append(
+            "warning: data.counterfactual: s_cf is always 0.5 under reward.formulas = original"
+        )
     return counterfactuals
 
 
-def _parts(question: str) -> tuple[Split, Split]:
-    """The parts that a question is of: in the generator, and in a file or Hub dataset."""
-    return split_of(question), split_of(normalised(question))
+def _counterfactual(record: Record) -> Record | None:
+    changed = None
+    if record.answer_type == NUMBER:
+        changed = reexecuted(record.question, record.gold, careful=True)
+    if changed is None:
+        return None
+    return Record(
+        id=record.id + _MARK,
+        question=changed.question,
+        gold=f"#### {changed.gold}",
+        counterfactual_of=record.id,
+    )
+
+
+def _held_out(data: DataConfig) -> Callable[[Record], bool]:
+    """Whether a question is one of the evaluation source, all of it, or in another part than the run's."""
+    source, part = require_source(data.source)
+    part_of = split_of if source in GENERATED else lambda question: split_of(normalised(question))
+    evaluation, evaluation_part = require_source(data.evaluation_source)
+    generated = (evaluation_part or Split.HELD_OUT) if evaluation in GENERATED else None
+    asked: set[str] = set()
+    if generated is None:
+        held_out = load_records(
+            data.evaluation_source, Split.HELD_OUT, num_records=sys.maxsize, shape=data.shape
+        )
+        asked = {_key(record.question) for record in held_out}
+
+    def is_held_out(record: Record) -> bool:
+        question = record.question
+        return (
+            split_of(question) is generated
+            or (part is not None and part_of(question) is not part)
+            or _key(question) in asked
+        )
+
+    return is_held_out
+
+
+def _key(question: str) -> str:
+    """`question_key` of a question whose numbers have no commas."""
+    return question_key(_THOUSANDS.sub("", question))

@@ -15,7 +15,6 @@ from typing import Self
 
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig
-from regime_w.counterfactual.pairs import OtherQuestion
 from trainer.client.ask_groups import group_request
 from trainer.config.sections import RolloutConfig
 from trainer.console.timing import BusyTime
@@ -25,7 +24,7 @@ from trainer.rollouts.groups import (
     RolloutBatch,
     Score,
     ScoredGroup,
-    as_other,
+    as_paired,
     score_group,
 )
 from trainer.rollouts.questions import QuestionBatch, QuestionStream
@@ -146,11 +145,11 @@ class RolloutPipeline:
             group = await self._generate_group(record, questions, tally)
             return [await self._scored(record, group, None, tally)]
         both = record, counterfactual
-        groups = await asyncio.gather(*(self._generate_group(r, questions, tally) for r in both))
-        first, second = map(as_other, both, groups)
+        asked = (self._generate_group(each, questions, tally) for each in both)
+        first, second = zip(both, await asyncio.gather(*asked), strict=True)
         return [
-            await self._scored(record, groups[0], second, tally),
-            await self._scored(counterfactual, groups[1], first, tally),
+            await self._scored(*first, second, tally),
+            await self._scored(*second, first, tally),
         ]
 
     async def _generate_group(
@@ -166,10 +165,15 @@ class RolloutPipeline:
         return group
 
     async def _scored(
-        self, record: Record, group: ArmGroup, other: OtherQuestion | None, tally: _Tally
+        self,
+        record: Record,
+        group: ArmGroup,
+        paired: tuple[Record, ArmGroup] | None,
+        tally: _Tally,
     ) -> ScoredGroup:
         def score() -> ScoredGroup:
             started = time.monotonic()
+            other = None if paired is None else as_paired(*paired, beside=group)
             scored = self._score(record, group, self._reward, other)
             tally.score_s += time.monotonic() - started
             return scored

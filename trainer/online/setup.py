@@ -163,16 +163,10 @@ def _open_training(
         tracker = stack.enter_context(Tracker(run, first_step=steps_done))
         evaluations = stack.enter_context(HeldOutEvaluations(versions, config, status, tracker.say))
         proofs = Proofs(
-            versions,
-            config,
-            records,
-            server_dtype=status.base_dtype,
-            past=read_metrics(run.folder),
+            versions, config, records, server_dtype=status.base_dtype, past=read_metrics(run.folder)
         )
         lines += data_lines(data.source, records, data.evaluation_source, evaluations.records)
-        counterfactuals = askable_counterfactuals(
-            config, records, evaluations.records, status, lines
-        )
+        counterfactuals = askable_counterfactuals(config, records, status, lines)
         for line in lines:
             tracker.say(line)
         restored = restore(config, journal, learner, tracker.say)

@@ -18,7 +18,7 @@ from regime_w import (
     reward_group,
     select_arms,
 )
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.rollout import REGIME_W
 from trainer.data.sources import Record
 from trainer.errors import RewardFunctionError
@@ -43,13 +43,16 @@ def as_sample(completion: ArmCompletion, *, version: int | None, reward: float =
     )
 
 
-def as_other(record: Record, group: ArmGroup) -> OtherQuestion:
-    """A question of a counterfactual pair and its answers, to score the group of the other beside."""
-    return OtherQuestion(
+def as_paired(record: Record, group: ArmGroup, beside: ArmGroup) -> PairedQuestion:
+    """A question of a counterfactual pair and its answers, in the order of the group that is scored beside it."""
+    texts = {(arm.arm, arm.sample): arm.text for arm in group.arms}
+    return PairedQuestion(
         id=record.id,
         question=record.question,
         gold_answer=record.gold,
-        answers=tuple(record.answer_type.extract(arm.text) for arm in group.arms),
+        answers=tuple(
+            record.answer_type.extract(texts[arm.arm, arm.sample]) for arm in beside.arms
+        ),
     )
 
 
@@ -79,7 +82,7 @@ class ScoredGroup:
     """What each of ``reward.functions`` gave each completion, unweighted; empty where Regime W is alone."""
     unrewarded: frozenset[int] = frozenset()
     """Indices of the completions to which none of the functions gave a reward; they do not train."""
-    other: OtherQuestion | None = None
+    paired: PairedQuestion | None = None
     """Of a counterfactual pair, with which s_cf compares."""
 
     @property
@@ -140,7 +143,7 @@ class RolloutBatch:
 
 
 def score_group(
-    record: Record, group: ArmGroup, config: RewardConfig, other: OtherQuestion | None = None
+    record: Record, group: ArmGroup, config: RewardConfig, paired: PairedQuestion | None = None
 ) -> ScoredGroup:
     """Score a group with Regime W and reward each of its completions.
 
@@ -148,14 +151,14 @@ def score_group(
         record: The question.
         group: Its completions.
         config: The reward.
-        other: The other question of a counterfactual pair, which the same arms answered.
+        paired: The other question of a counterfactual pair, which the same arms answered.
     """
     answer_type = record.answer_type
     outputs = [ArmOutput.from_text(arm.arm, arm.text, answer_type) for arm in group.arms]
     result = reward_group(
         outputs,
         record.gold,
-        counterfactual=None if other is None else other.group([arm.arm for arm in group.arms]),
+        counterfactual=None if paired is None else paired.group([arm.arm for arm in group.arms]),
         config=config,
         answer_type=answer_type,
     )
@@ -166,7 +169,7 @@ def score_group(
         rewards=result.rewards,
         parts=result.parts,
         trained=_trained(record, group, config, result.rewards),
-        other=other,
+        paired=paired,
     )
 
 
@@ -238,5 +241,5 @@ def _trained(
     return tuple(indices[place] for place in chosen)
 
 
-Score = Callable[[Record, ArmGroup, RewardConfig, OtherQuestion | None], ScoredGroup]
+Score = Callable[[Record, ArmGroup, RewardConfig, PairedQuestion | None], ScoredGroup]
 """What turns a group into rewards: `score_group`, or a function in its place."""

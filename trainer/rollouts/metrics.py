@@ -68,7 +68,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
-    metrics |= _variety(asked) | _of_pairs(groups)
+    metrics |= _variety(asked) | _of_pairs(asked)
     for name in _SCORES:
         present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:
@@ -110,13 +110,13 @@ def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
     }
 
 
-def _of_pairs(groups: Sequence[ScoredGroup]) -> Metrics:
-    """In how many completions an arm is right on a question and on its counterfactual."""
+def _of_pairs(asked: Sequence[ScoredGroup]) -> Metrics:
+    """How many completions are right both on a question and on its counterfactual; each pair counts once."""
     both = [
         here and there
-        for group in groups
-        if group.other is not None and group.scores.correct
-        for here, there in zip(group.scores.correct, group.other.correct, strict=True)
+        for group in asked
+        if group.paired and group.scores.correct and group.record.counterfactual_of
+        for here, there in zip(group.scores.correct, group.paired.correct, strict=True)
     ]
     return {"scores/correct_on_both": sum(both) / len(both)} if both else {}
 

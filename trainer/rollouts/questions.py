@@ -4,6 +4,7 @@ From records and the outcome of their groups to the questions of each step. A `Q
 to resume; questions that were asked but not trained on are asked again.
 """
 
+import math
 import random
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -100,8 +101,8 @@ class QuestionStream:
             seed: Seeds the shuffles and the spares.
             rest_after: See `Curriculum`.
             state: The state of an earlier stream.
-            counterfactuals: Of the records.
-            counterfactual_share: The share of a step's questions that are counterfactuals, each behind its
+            counterfactuals: Of the records; there are none without it.
+            counterfactual_share: The share of the questions that are counterfactuals, each behind its
                 question; where too few questions of a step have one, they are fewer.
 
         Raises:
@@ -116,7 +117,7 @@ class QuestionStream:
         self._epoch = -1
         self._again = deque(state.pending)
         self._by_id = {record.id: record for record in records}
-        self._counterfactuals = counterfactuals or Counterfactuals(records)
+        self._counterfactuals = counterfactuals or Counterfactuals(())
         self._counterfactual_share = counterfactual_share
         for batch in self._again:
             for name in (*batch.records, *batch.spares):
@@ -159,7 +160,9 @@ class QuestionStream:
 
     def _draw(self, count: int, version: int, num_spares: int) -> QuestionBatch:
         records: list[Record] = []
-        num_pairs = round(self._counterfactual_share * count)
+        # What is left of a question is one as often as its size says, so that the share holds over a run.
+        rounding = random.Random(f"{self._seed}/counterfactuals/{self._cursor}").random()
+        num_pairs = math.floor(self._counterfactual_share * count + rounding)
         while len(records) < count:
             records.append(self._next())
             if num_pairs and len(records) < count:

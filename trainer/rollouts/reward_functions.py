@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.rollout import REGIME_W, RewardSettings
 from trainer.data.sources import Record
 from trainer.errors import RewardFunctionError, UsageError
@@ -77,14 +77,14 @@ class RewardFunctions:
         record: Record,
         group: ArmGroup,
         config: RewardConfig,
-        other: OtherQuestion | None = None,
+        paired: PairedQuestion | None = None,
     ) -> ScoredGroup:
         """Score a group with Regime W, and reward each of its completions.
 
         Raises:
             RewardFunctionError: A function failed twice, or the rewards are too large.
         """
-        scored = score_group(record, group, config, other)
+        scored = score_group(record, group, config, paired)
         weight_of = self._config.weight_of
         if weight_of == {REGIME_W: 1.0}:
             return scored

@@ -20,7 +20,7 @@ from inference_server.wire.schemas import (
 from regime_w import RewardConfig
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.number import NUMBER
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.rollout import MAX_LOGPROB
 from trainer.data.columns import usable_type
 from trainer.data.sources import Record
@@ -57,7 +57,7 @@ def rollout_row(
         **({} if group.prompt_format is None else {"prompt_format": group.prompt_format}),
         **({"stop": group.stop} if group.stop else {}),
         **({"columns": scored.record.columns} if scored.record.columns else {}),
-        **({} if scored.other is None else {"counterfactual": scored.other.model_dump()}),
+        **({} if scored.paired is None else {"counterfactual": scored.paired.model_dump()}),
         **({} if dtype is None else {"dtype": dtype}),
         **({"server": group.server} if isinstance(group, ServedGroup) else {}),
         **({} if group.replica is None else {"replica": group.replica}),
@@ -159,16 +159,16 @@ class RolloutRow(_RowPart):
     """None in rows from before there was another than plain."""
     stop: StopStrings = ()
     columns: dict[str, Any] = {}
-    counterfactual: OtherQuestion | None = None
+    counterfactual: PairedQuestion | None = None
     dtype: str | None = None
     """What the server computed in; None in a run's rows, and in rows from before it was written."""
     arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _pair_is_of_the_same_arms(self) -> Self:
-        if (other := self.counterfactual) and len(other.answers) != len(self.arm_outputs):
+        if (paired := self.counterfactual) and len(paired.answers) != len(self.arm_outputs):
             raise ValueError(
-                f"counterfactual.answers: {len(other.answers)} for {len(self.arm_outputs)} arm_outputs"
+                f"counterfactual.answers: {len(paired.answers)} for {len(self.arm_outputs)} arm_outputs"
             )
         if self.counterfactual and self.answer_type != NUMBER.name:
             raise ValueError(f"counterfactual: needs answer_type number, not {self.answer_type}")

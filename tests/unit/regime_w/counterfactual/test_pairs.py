@@ -2,9 +2,9 @@
 
 import pytest
 
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 
-OTHER = OtherQuestion(
+OTHER = PairedQuestion(
     id="o",
     question="3 + 5?",
     gold_answer="3+5=<<3+5=8>>8\n#### 8",

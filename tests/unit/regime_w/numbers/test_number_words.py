@@ -89,8 +89,15 @@ UNITS = [
     ("quarters", {25}),
     ("a square, a triangle", {4, 3}),
     ("on average", {2}),
+    ("every weekday", {5, 2}),
+    ("from Monday to Friday", {2, 3, 4, 5}),
+    ("Saturday and Sunday", {2, 7}),
+    ("hexagons", {6}),
+    ("legs of a dog", {2, 4}),
+    ("to work and back", {2}),
     ("weeks and dozens", {7, 52, 4}),
-    ("weekly", set()),
+    ("weekly", {7, 52, 4}),
+    ("a fortnight", {14, 2}),
     ("€5", set()),
 ]
 

@@ -18,7 +18,7 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from regime_w import ArmSpec, RewardConfig
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from tests.unit.groups import RECORDS, REWARD, group_of
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import versions_for
@@ -44,7 +44,7 @@ class FakeClient(ServerStub):
         self.serves: Callable[[int], int | None] = lambda asked: asked
         self.fails_on: set[str] = set()
         self.records = {record.id: record for record in RECORDS}
-        self.others_answer = "#### 1000"
+        self.paireds_answer = "#### 1000"
         """What the second arm says."""
         self.arms = ("arm_0", "arm_1")
 
@@ -61,7 +61,7 @@ class FakeClient(ServerStub):
             self.aborts[record.id] -= 1
             reasons[1] = FinishReason.ABORT
         version = self.serves(request.policy)
-        group = group_of(record, version, *reasons, wrong=self.others_answer, names=self.arms)
+        group = group_of(record, version, *reasons, wrong=self.paireds_answer, names=self.arms)
         if record.id in self.all_right:
             arms = [arm.model_copy(update={"text": record.gold}) for arm in group.arms]
             group = group.model_copy(update={"arms": arms})
@@ -244,9 +244,11 @@ def test_a_pair_is_asked_of_the_same_version_and_scored_together(portal: Blockin
     made = Counterfactuals([record]).of(record)
     assert made is not None
     client.records = {"q": record, made.id: made}
-    client.others_answer = "#### 23"
+    client.paireds_answer = "#### 23"
     client.arms = ("wolfram_0", "maudlin_0")
-    stream = QuestionStream([record], seed=0, counterfactual_share=0.5)
+    stream = QuestionStream(
+        [record], seed=0, counterfactuals=Counterfactuals([record]), counterfactual_share=0.5
+    )
     pipeline = make_pipeline(
         client, portal, stream, RewardConfig(), questions_per_step=2, max_staleness=0
     )
@@ -256,10 +258,10 @@ def test_a_pair_is_asked_of_the_same_version_and_scored_together(portal: Blockin
     assert (first.scores.correct, second.scores.correct) == ((True, True), (True, False))
     # Of the four contexts the two with the second arm on the counterfactual disagree: (2 / 4 + 0) / 2.
     assert first.scores.s_cf == second.scores.s_cf == pytest.approx(0.25)
-    assert first.other == OtherQuestion(
+    assert first.paired == PairedQuestion(
         id="q~", question="What is 4 + 20?", gold_answer="#### 24", answers=("24", "23")
     )
-    assert second.other == OtherQuestion(
+    assert second.paired == PairedQuestion(
         id="q", question=record.question, gold_answer=record.gold, answers=("23", "23")
     )
 
@@ -273,13 +275,15 @@ def test_what_replaces_a_group_without_variance_is_no_pair(portal: BlockingPorta
     made = [c for record in records if (c := Counterfactuals(records).of(record))]
     client.records = {record.id: record for record in (*records, *made)}
     client.all_right = set(client.records)
-    stream = QuestionStream(records, seed=0, counterfactual_share=0.5)
+    stream = QuestionStream(
+        records, seed=0, counterfactuals=Counterfactuals(records), counterfactual_share=0.5
+    )
     pipeline = make_pipeline(
         client, portal, stream, questions_per_step=2, dynamic_sampling=True, max_staleness=0
     )
     batch = next_batch(pipeline, version=3, num_needed=1)
     assert [group.record.counterfactual_of is None for group in batch.replaced[:2]] == [True, False]
-    assert all(group.other is None for group in batch.groups)
+    assert all(group.paired is None for group in batch.groups)
     assert set(batch.solved) <= {record.id for record in records}
 
 

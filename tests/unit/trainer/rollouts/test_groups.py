@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import FinishReason
 from regime_w import RewardConfig, answer_type_of
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from tests.unit.groups import RECORDS, REWARD, group_of
 from trainer.data.sources import Record
 from trainer.rollouts.files import format_of_file
@@ -122,7 +122,7 @@ def test_a_row_keeps_what_its_pair_answered_and_is_scored_with_it() -> None:
     record = RECORDS[2]
     arms = ("wolfram_0", "maudlin_0")
     group = group_of(record, 12, FinishReason.STOP, FinishReason.STOP, wrong="#### 3", names=arms)
-    other = OtherQuestion(id="o", question="1 + 1?", gold_answer="#### 2", answers=("2", None))
+    other = PairedQuestion(id="o", question="1 + 1?", gold_answer="#### 2", answers=("2", None))
     paired = score_group(record, group, RewardConfig(), other)
     alone = score_group(record, group, RewardConfig())
     # Two of the four contexts agree, which with a minus at either of them is the least that there can be.

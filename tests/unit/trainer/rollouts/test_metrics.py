@@ -1,12 +1,13 @@
 """What a step's line says of its rollouts, computed by hand."""
 
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig
-from regime_w.counterfactual.pairs import OtherQuestion
+from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.data.sources import Record
 from trainer.rollouts.groups import RolloutBatch, ScoredGroup, score_group
 from trainer.rollouts.metrics import rollout_metrics
@@ -131,12 +132,13 @@ def test_ways_to_the_answer_are_counted_in_each_group() -> None:
     assert found["scores/correct_paths"] == 1 / 2
 
 
-def test_arms_that_are_right_on_a_question_and_on_its_counterfactual_are_counted() -> None:
-    other = OtherQuestion(
+def test_completions_right_on_a_question_and_on_its_counterfactual_are_counted_once() -> None:
+    other = PairedQuestion(
         id="o", question="3 + 5?", gold_answer="#### 8", answers=("8", "8", "7", None)
     )
     group = scored(RIGHT, WRONG, RIGHT, RIGHT, config=RewardConfig()).group
-    paired = score_group(RECORD, group, RewardConfig(), other)
+    first = score_group(RECORD, group, RewardConfig(), other)
+    counterfactual = replace(first, record=replace(RECORD, id="q~", counterfactual_of="q"))
     alone = scored(RIGHT, RIGHT, RIGHT, RIGHT, config=RewardConfig())
-    assert metrics_of(paired, alone)["scores/correct_on_both"] == 1 / 4
+    assert metrics_of(first, counterfactual, alone)["scores/correct_on_both"] == 1 / 4
     assert "scores/correct_on_both" not in metrics_of(alone)

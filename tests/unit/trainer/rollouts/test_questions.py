@@ -1,5 +1,6 @@
 """Which questions come next: shuffles, rests and spares that resume exactly."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -81,6 +82,7 @@ def test_a_killed_run_asks_again_what_it_had_not_trained_on_and_then_goes_on(
             seed=3,
             rest_after=rest_after,
             state=state,
+            counterfactuals=Counterfactuals(RECORDS),
             counterfactual_share=share,
         )
 
@@ -154,20 +156,37 @@ def test_what_was_asked_of_a_version_that_is_lost_is_asked_of_another() -> None:
 def test_a_share_of_a_steps_questions_are_counterfactuals_behind_their_question(
     count: int, num_records: int, share: float, seed: int
 ) -> None:
-    stream = QuestionStream(RECORDS[:num_records], seed=seed, counterfactual_share=share)
+    stream = QuestionStream(
+        RECORDS[:num_records],
+        seed=seed,
+        counterfactuals=Counterfactuals(RECORDS[:num_records]),
+        counterfactual_share=share,
+    )
     batch = stream.take(count, version=0)
     assert len(batch.records) == count
     made = [record for record in batch.records if record.counterfactual_of]
     # The last question of a step leaves no room for one.
     questions = [record for record in batch.records[:-1] if not record.counterfactual_of]
     able = [record for record in questions if Counterfactuals(RECORDS).of(record)]
-    assert len(made) == min(round(share * count), len(able))
+    least, most = math.floor(share * count), math.ceil(share * count)
+    assert min(least, len(able)) <= len(made) <= min(most, len(able))
     assert stream.state.cursor == count - len(made)
     pairs = [(question, other) for question, other in batch.pairs if other is not None]
     assert [other for _, other in pairs] == made
     assert all(other.counterfactual_of == question.id for question, other in pairs)
     flat = [r for pair in batch.pairs for r in pair if r is not None]
     assert flat == list(batch.records)
+
+
+def test_a_share_holds_over_a_run_of_small_steps() -> None:
+    records = [record for record in RECORDS if Counterfactuals(RECORDS).of(record)]
+    stream = QuestionStream(
+        records, seed=0, counterfactuals=Counterfactuals(records), counterfactual_share=0.1
+    )
+    batches = [stream.take(3, version=0) for _ in range(1000)]
+    made = sum(r.counterfactual_of is not None for batch in batches for r in batch.records)
+    # 3000 * 0.1, and four standard deviations of a coin of 0.3 in 1000 throws.
+    assert made == pytest.approx(300, abs=4 * math.sqrt(1000 * 0.3 * 0.7))
 
 
 # --- the curriculum --------------------------------------------------------------------------------
