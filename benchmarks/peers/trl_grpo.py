@@ -80,10 +80,11 @@ def main() -> None:
     wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
         with benchmark_server(arguments.model, folder) as url:
-            warm_up(arguments.model, sft, url)
             for seed, row in missing:
                 into = curve_path(folder, seed, row).parent
                 if row == ours:
+                    # Each time: while the others train, the system takes the pages of this process away.
+                    warm_up(arguments.model, sft, url)
                     run = into / "run"
                     train_row(row, seed, arguments.model, sft, url, arguments.steps, run, task)
                 else:
