@@ -359,6 +359,20 @@ def test_completions_without_a_judgement_or_an_answer_say_so(run: Path) -> None:
         assert shown in text
 
 
+def test_a_pair_of_questions_is_shown_with_what_the_other_one_was_answered(run: Path) -> None:
+    row = group(1)
+    arms = len(row["arm_outputs"])
+    pair = {"id": "q~", "question": f"2 + 3? {ATTACK}", "gold_answer": "#### 5"}
+    for answer, judged in (("5", "✓ correct"), ("6", "✗ wrong"), (None, "✗ wrong")):
+        paired = row | {"counterfactual": pair | {"answers": [answer] * arms}}
+        write_lines(run / "rollouts/step-000001.jsonl", [paired])
+        page = page_of(run)
+        assert "Scored in a pair with another question2 + 3?" in page.text
+        assert page.text.count(f"pair's other question{judged}") == arms
+    write_lines(run / "rollouts/step-000001.jsonl", [row])
+    assert "pair's other" not in page_of(run).text
+
+
 def test_a_broken_evaluation_is_named_and_stops_nothing(run: Path) -> None:
     (run / "evaluation.json").write_text('{"models"')
     page = page_of(run)
