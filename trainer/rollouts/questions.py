@@ -160,7 +160,7 @@ class QuestionStream:
 
     def _draw(self, count: int, version: int, num_spares: int) -> QuestionBatch:
         records: list[Record] = []
-        # What is left of a question is one as often as its size says, so that the share holds over a run.
+        # A part of a question is rounded up as often as it is large, so that the share holds over a run.
         rounding = random.Random(f"{self._seed}/counterfactuals/{self._cursor}").random()
         num_pairs = math.floor(self._counterfactual_share * count + rounding)
         while len(records) < count:
