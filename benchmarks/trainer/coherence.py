@@ -17,8 +17,11 @@ from pydantic import BaseModel, ConfigDict
 
 from benchmarks.markdown import markdown_table
 from benchmarks.trainer.learning import (
+    NUM_STEPS,
+    RANDOM_REWARD,
     benchmark_server,
     correct_answers,
+    curve_path,
     demo_config,
     score_at_random,
     sft_adapter,
@@ -37,7 +40,6 @@ NO_COHERENCE = ("--reward.coherence_weight", "0")
 COUNTERFACTUAL = ("--data.counterfactual", "0.25")
 RLOO = ("--ppo.advantage", "rloo")
 DEFAULT = "the demo: coherence 0.7"
-RANDOM_REWARD = "random reward"
 
 
 def _arms(*arms: ArmSpec, samples: int) -> tuple[str, ...]:
@@ -62,7 +64,6 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "RLOO, counterfactual pairs": (*RLOO, *COUNTERFACTUAL),
     RANDOM_REWARD: (),
 }
-NUM_STEPS = 12
 _NUM_AT_ONCE = 32
 
 
@@ -109,7 +110,8 @@ def main() -> None:
     if missing or not (folder / "start.json").is_file():
         records = task.held_out(arguments.questions)
         with benchmark_server(arguments.model, folder) as url:
-            _keep(last_version(sft, url, records, task), folder / "start.json")
+            if not (folder / "start.json").is_file():
+                _keep(last_version(sft, url, records, task), folder / "start.json")
             for row, seed in missing:
                 path = _path(folder, row, seed)
                 adapter = _trained(row, seed, arguments.model, sft, url, path.parent / "run", task)
@@ -121,8 +123,7 @@ def main() -> None:
 
 
 def _path(folder: Path, row: str, seed: int) -> Path:
-    name = "-".join("".join(c if c.isalnum() else " " for c in row).split())
-    return folder / f"{name}-{seed}" / "last.json"
+    return curve_path(folder, seed, row).with_name("last.json")
 
 
 def _keep(found: LastVersion, path: Path) -> None:
@@ -152,7 +153,7 @@ def _trained(
 def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task) -> LastVersion:
     """Samples the exploring arms for every question, and answers it at temperature 0."""
     from trainer.client.arms_client import ArmsClient
-    from trainer.client.ask_groups import group_request
+    from trainer.client.ask_groups import ask_groups, group_request
     from trainer.client.model_spec import uploaded
 
     rollout = RolloutConfig(
@@ -169,7 +170,7 @@ def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task)
             async def of(record: Record) -> tuple[int, int, float]:
                 async with places:
                     request = group_request(record, rollout, version=version, seed=1)
-                    (group,) = (await client.generate(request)).groups
+                    (group,), _ = await ask_groups(client, request)
                 scores = score_group(record, group, RewardConfig()).scores
                 return sum(scores.correct or ()), scores.num_correct_paths or 0, scores.s_end or 0.0
 

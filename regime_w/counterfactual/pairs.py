@@ -36,8 +36,9 @@ class PairedQuestion(BaseModel):
     @property
     def correct(self) -> tuple[bool, ...]:
         """Whether each arm's answer is right."""
+        gold = self.gold
         read = (None if answer is None else NUMBER.read(answer) for answer in self.answers)
-        return tuple(NUMBER.equal(answer, self.gold) for answer in read)
+        return tuple(NUMBER.equal(answer, gold) for answer in read)
 
     def group(self, arm_names: Sequence[str]) -> CounterfactualGroup:
         """What the cross-check compares the arms with.

@@ -14,7 +14,14 @@ from fractions import Fraction
 from itertools import islice
 
 from regime_w.answers import extract_gold
-from regime_w.counterfactual.steps import Sources, annotated_steps, literals_of, reexecute
+from regime_w.counterfactual.steps import (
+    Literals,
+    Sources,
+    annotated_steps,
+    literals_of,
+    reexecute,
+    value_of,
+)
 from regime_w.numbers.arithmetic import NUMBER
 from regime_w.numbers.number_words import constants_in, word_numbers_in
 from regime_w.numbers.numerals import canonical, to_ascii
@@ -109,6 +116,9 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
     ):
         return None
     numerals, values = _numerals(text)
+    if careful:
+        used = literals_of(solution)
+        numerals = [numeral for numeral in numerals if _stands_alone(numeral, text, used)]
     in_words = word_numbers_in(question) | constants_in(f"{question} {solution}")
     changes: list[tuple[_Numeral, Fraction, frozenset[Fraction]]] = []
     for numeral in numerals:
@@ -118,7 +128,6 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
         fixed |= {value / 100 for value in fixed if value <= 100} if "%" in text else set()
         changes += [(numeral, value, fixed) for value in _changes(numeral)]
     if careful:
-        changes = [change for change in changes if _stands_alone(change[0], text, solution)]
         changes.sort(key=lambda change: abs(change[1] - change[0].value))
     for numeral, value, fixed in changes:
         changed = [(numeral.value, value)]
@@ -137,9 +146,8 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
     return None
 
 
-def _stands_alone(numeral: _Numeral, question: str, solution: str) -> bool:
+def _stands_alone(numeral: _Numeral, question: str, used: Literals) -> bool:
     """Whether nothing else in question and solution seems to depend on a number."""
-    used = literals_of(solution)
     num_uses = sum(literal in (numeral.value, numeral.value / 100) for literal in used.in_steps)
     if num_uses != 1 or numeral.value in used.in_words:
         return False
@@ -155,7 +163,7 @@ def _numerals(question: str) -> tuple[list[_Numeral], list[Fraction]]:
     for match in islice(_NUMBER.finditer(question), MAX_NUMERALS):
         if len(match.group()) > _MAX_CHARS:
             continue
-        value = Fraction(match.group().replace(",", ""))
+        value = value_of(match.group())
         before = question[max(0, match.start() - 1) : match.start()]
         after = question[match.end() : match.end() + 10]
         values.append(value)

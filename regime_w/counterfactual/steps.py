@@ -55,12 +55,13 @@ def literals_of(solution: str) -> Literals:
     found = (match.group() for each in expressions for match in _NUMBER.finditer(each))
     beside = _RESULT.finditer(_ANNOTATION.sub("#", text))
     return Literals(
-        in_steps=tuple(map(_value, found)),
-        in_words=frozenset(_value(match[1]) for match in beside),
+        in_steps=tuple(map(value_of, found)),
+        in_words=frozenset(value_of(match[1]) for match in beside),
     )
 
 
-def _value(number: str) -> Fraction:
+def value_of(number: str) -> Fraction:
+    """The value of a number as it is written, with or without commas."""
     return Fraction(number.replace(",", ""))
 
 
@@ -95,7 +96,7 @@ def _substituted(
     parts: list[str] = []
     position = 0
     for match in _NUMBER.finditer(expression):
-        literal = _value(match.group())
+        literal = value_of(match.group())
         new_values = {new for old, new in (*sources.changed, *results) if old == literal}
         if literal in sources.fixed:
             new_values.add(literal)

@@ -8,6 +8,7 @@ from functools import cache
 
 from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.prompt_frames import Prompt
+from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ServerStatus
 from regime_w import build_prompt
 from trainer.config.sections import RolloutConfig
@@ -64,16 +65,18 @@ def context_check(
     further = _TOKENS_AT_THE_ENDS if rollout.prompt_format == "plain" else _TOKENS_OF_A_TEMPLATE
     longest = max(map(len, (system_prompt.encode() for system_prompt in system_prompts)))
     room_for_question = room - further - longest - len(build_prompt("", ""))
-    load = cache(lambda: load_renderer(base_model))
+
+    @cache
+    def renderer() -> PromptRenderer | None:
+        return None if base_folder(base_model) is None else load_renderer(base_model)
 
     def fits(record: Record) -> bool:
         # Only the few prompts with many bytes have to be tokenized.
-        if len(record.question.encode()) <= room_for_question or base_folder(base_model) is None:
+        if len(record.question.encode()) <= room_for_question or (found := renderer()) is None:
             return True
-        renderer = load()
-        prompt_format = renderer.resolve(rollout.prompt_format)
+        prompt_format = found.resolve(rollout.prompt_format)
         prompts = [Prompt(system_prompt=s, question=record.question) for s in system_prompts]
-        return max(map(len, renderer.prompts(prompts, prompt_format))) <= room
+        return max(map(len, found.prompts(prompts, prompt_format))) <= room
 
     return fits
 

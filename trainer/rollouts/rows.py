@@ -25,13 +25,7 @@ from trainer.config.rollout import MAX_LOGPROB
 from trainer.data.columns import usable_type
 from trainer.data.sources import Record
 from trainer.model.batch import Sample
-from trainer.rollouts.groups import (
-    Score,
-    ScoredGroup,
-    ServedGroup,
-    as_sample,
-    score_group,
-)
+from trainer.rollouts.groups import Score, ScoredGroup, ServedGroup, as_sample, score_group
 
 
 def rollout_row(

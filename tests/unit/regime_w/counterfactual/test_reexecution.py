@@ -43,16 +43,7 @@ CHANGED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("question", "solution", "old", "new", "gold"), CHANGED)
-def test_one_number_is_changed_and_the_answer_computed_again(
-    question: str, solution: str, old: str, new: str, gold: str
-) -> None:
-    found = reexecuted(question, solution)
-    expected = question.replace(old, new, 1)
-    assert found == Counterfactual(question=expected, gold=gold, offset=None, change=(old, new))
-
-
-# (question, solution, number before, number after, new answer)
+# The same where the nearest change of all numbers comes first.
 NEAREST = [
     (PENS, PENS_SOLUTION, "12", "13", "11"),
     ("Bo has 5 cats and 8 dogs.", "<<5+8=13>>13\n#### 13", "5", "6", "14"),
@@ -63,11 +54,14 @@ NEAREST = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("question", "solution", "old", "new", "gold"), NEAREST)
-def test_a_careful_change_is_the_nearest_of_all_numbers(
-    question: str, solution: str, old: str, new: str, gold: str
+@pytest.mark.parametrize(
+    ("careful", "question", "solution", "old", "new", "gold"),
+    [*((False, *case) for case in CHANGED), *((True, *case) for case in NEAREST)],
+)
+def test_one_number_is_changed_and_the_answer_computed_again(
+    careful: bool, question: str, solution: str, old: str, new: str, gold: str
 ) -> None:
-    found = reexecuted(question, solution, careful=True)
+    found = reexecuted(question, solution, careful=careful)
     expected = question.replace(old, new, 1)
     assert found == Counterfactual(question=expected, gold=gold, offset=None, change=(old, new))
 

@@ -44,7 +44,7 @@ class FakeClient(ServerStub):
         self.serves: Callable[[int], int | None] = lambda asked: asked
         self.fails_on: set[str] = set()
         self.records = {record.id: record for record in RECORDS}
-        self.paireds_answer = "#### 1000"
+        self.others_answer = "#### 1000"
         """What the second arm says."""
         self.arms = ("arm_0", "arm_1")
 
@@ -61,7 +61,7 @@ class FakeClient(ServerStub):
             self.aborts[record.id] -= 1
             reasons[1] = FinishReason.ABORT
         version = self.serves(request.policy)
-        group = group_of(record, version, *reasons, wrong=self.paireds_answer, names=self.arms)
+        group = group_of(record, version, *reasons, wrong=self.others_answer, names=self.arms)
         if record.id in self.all_right:
             arms = [arm.model_copy(update={"text": record.gold}) for arm in group.arms]
             group = group.model_copy(update={"arms": arms})
@@ -244,7 +244,7 @@ def test_a_pair_is_asked_of_the_same_version_and_scored_together(portal: Blockin
     made = Counterfactuals([record]).of(record)
     assert made is not None
     client.records = {"q": record, made.id: made}
-    client.paireds_answer = "#### 23"
+    client.others_answer = "#### 23"
     client.arms = ("wolfram_0", "maudlin_0")
     stream = QuestionStream(
         [record], seed=0, counterfactuals=Counterfactuals([record]), counterfactual_share=0.5
