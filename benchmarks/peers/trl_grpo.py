@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import httpx
@@ -31,17 +32,21 @@ from benchmarks.trainer.learning import (
     correct_answers,
     curve_path,
     evaluate_row,
+    greedy_prompt,
     sft_adapter,
     train_row,
     warm_up,
     write_curve,
 )
 from benchmarks.trainer.learning_curves import SHARES, Curve, late_median, plot, table, to_win
-from benchmarks.trainer.learning_tasks import BUILT_IN, TASKS, Task
+from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import free_port
 from inference_server.vllm.cpu_settings import cpu_environment
+from regime_w import build_all_arms
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import Record
+from trainer.data.word_problems import Split
+from trainer.io.jsonl import write_jsonl
 
 GRPO = "TRL GRPOTrainer"
 ASYNC = "TRL AsyncGRPOTrainer"
@@ -126,6 +131,10 @@ def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, fo
     peer = next(name for name, label in PEERS.items() if label == row)
     # A process that generates and trains has both cores; beside a server, as ours, one.
     num_threads = len(os.sched_getaffinity(0)) if peer == "grpo" else 1
+    task = TASKS[arguments.task]
+    problems = task.problems(Split.TRAIN, seed)
+    asked = [p.record() for p in islice(problems, QUESTIONS_PER_STEP * arguments.steps)]
+    write_jsonl(folder / "questions.jsonl", asked)
     options = {
         "--model": arguments.model,
         "--sft": sft,
@@ -134,7 +143,10 @@ def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, fo
         "--steps": arguments.steps,
         "--learning-rate": arguments.learning_rate,
         "--temperature": arguments.temperature,
-        "--task": arguments.task,
+        "--questions": folder / "questions.jsonl",
+        "--system-prompt": build_all_arms()[0].system_prompt,
+        "--prompt-format": "plain",
+        "--max-tokens": task.max_tokens,
         "--threads": num_threads,
     }
     if peer == "async":
@@ -152,7 +164,7 @@ def evaluate_peer(
     folder = path.parent
     seconds = [0.0, *json.loads((folder / TIMES_FILE).read_text())["seconds"]]
     adapters = [sft, *sorted(folder.glob("step-??????"))]
-    correct = correct_answers(adapters, url, records, max_tokens=task.max_tokens)
+    correct = correct_answers(adapters, url, records, greedy_prompt(task.max_tokens))
     write_curve(row, seed, seconds, correct, path)
 
 

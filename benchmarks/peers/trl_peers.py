@@ -1,4 +1,4 @@
-"""TRL's own trainers on our task, each in a process of its own; run by benchmarks/peers/trl_grpo.py.
+"""TRL's own trainers on our tasks, each in a process of its own; run by trl_grpo.py and trl_real_model.py.
 
 A step is what it is for us: 128 completions by one policy, four optimizer steps of 32 completions. TRL samples eight
 completions of one prompt, the first arm's, at one temperature. An adapter is kept after every step; the clock
@@ -10,12 +10,13 @@ import json
 import os
 import re
 import time
-from itertools import islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer.learning_tasks import QUESTIONS_PER_STEP, TASKS
+from benchmarks.trainer.learning_tasks import QUESTIONS_PER_STEP
 from regime_w.trl import regime_w_reward
+from trainer.io.jsonl import read_lines
 
 GENERATIONS = 8
 UPDATES_PER_STEP = 4
@@ -40,7 +41,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
-    parser.add_argument("--task", choices=TASKS, required=True)
+    parser.add_argument("--questions", type=Path, required=True, help="of all steps, as JSON Lines")
+    parser.add_argument("--system-prompt", required=True)
+    parser.add_argument("--prompt-format", choices=("plain", "chat"), required=True)
+    parser.add_argument("--max-tokens", type=int, required=True)
     parser.add_argument("--temperature", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--url", help="of the vLLM server, for async")
@@ -65,7 +69,7 @@ def train_grpo(arguments: argparse.Namespace) -> None:
             use_cpu=True,
         ),
         reward_funcs=regime_w,
-        train_dataset=questions(arguments, as_chat=False),
+        train_dataset=questions(arguments, as_chat=arguments.prompt_format == "chat"),
         processing_class=AutoTokenizer.from_pretrained(arguments.model),
     )
     train(trainer, arguments)
@@ -109,7 +113,7 @@ def shared_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "per_device_train_batch_size": QUESTIONS_PER_STEP * GENERATIONS // UPDATES_PER_STEP,
         "gradient_accumulation_steps": 1,
         "num_generations": GENERATIONS,
-        "max_completion_length": TASKS[arguments.task].max_tokens,
+        "max_completion_length": arguments.max_tokens,
         "temperature": arguments.temperature,
         "learning_rate": arguments.learning_rate,
         "lr_scheduler_type": "linear",
@@ -127,27 +131,22 @@ def shared_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 def questions(arguments: argparse.Namespace, *, as_chat: bool) -> Any:
     from datasets import Dataset
 
-    from regime_w import build_all_arms, build_prompt
-    from trainer.data.word_problems import Split
+    from regime_w import build_prompt
 
-    system_prompt = build_all_arms()[0].system_prompt
-    problems = islice(
-        TASKS[arguments.task].problems(Split.TRAIN, arguments.seed),
-        QUESTIONS_PER_STEP * arguments.steps,
-    )
+    system_prompt = arguments.system_prompt
     return Dataset.from_list(
         [
             {
                 "prompt": [
                     {"role": "system", "content": system_prompt},
-                    {"role": "user", "content": problem.question},
+                    {"role": "user", "content": record["question"]},
                 ]
                 if as_chat
-                else build_prompt(system_prompt, problem.question),
-                "question": problem.question,
-                "answer": problem.answer,
+                else build_prompt(system_prompt, record["question"]),
+                "question": record["question"],
+                "answer": record["answer"],
             }
-            for problem in problems
+            for record in (json.loads(line) for _, line in read_lines(arguments.questions))
         ]
     )
 

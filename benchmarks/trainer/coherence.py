@@ -23,6 +23,7 @@ from benchmarks.trainer.learning import (
     correct_answers,
     curve_path,
     demo_config,
+    greedy_prompt,
     score_at_random,
     sft_adapter,
     train_quietly,
@@ -177,7 +178,7 @@ def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task)
             return await asyncio.gather(*map(of, records))
 
     num_right, num_ways, s_end = zip(*asyncio.run(ask()), strict=True)
-    (greedy,) = correct_answers([adapter], url, records, max_tokens=task.max_tokens)
+    (greedy,) = correct_answers([adapter], url, records, greedy_prompt(task.max_tokens))
     return LastVersion(
         greedy=tuple(map(int, greedy)), num_right=num_right, num_ways=num_ways, s_end=s_end
     )

@@ -27,6 +27,7 @@ from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer, extract_gold
 from regime_w.counterfactual.pairs import PairedQuestion
+from trainer.client.protocol import GreedyPrompt
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
@@ -224,7 +225,7 @@ def evaluate_row(
     folder = path.parent / "run"
     seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
     adapters = sorted((folder / "adapters").glob("policy-??????"))
-    correct = correct_answers(adapters, url, records, max_tokens=task.max_tokens)
+    correct = correct_answers(adapters, url, records, greedy_prompt(task.max_tokens))
     write_curve(row, seed, seconds, correct, path)
 
 
@@ -241,21 +242,24 @@ def write_curve(
     print(f"{row}, seed {seed}: {shown}", flush=True)
 
 
-def correct_answers(
-    adapters: Sequence[Path], url: str, records: Sequence[Record], *, max_tokens: int
-) -> list[str]:
-    """For each adapter a 1 for each question that it answers greedily, a 0 for each other one."""
-    from trainer.client.arms_client import ArmsClient
-    from trainer.client.model_spec import uploaded
-    from trainer.client.protocol import GreedyPrompt
-    from trainer.config.sections import ServerConfig
-
-    questions = [record.question for record in records]
-    prompt = GreedyPrompt(
+def greedy_prompt(max_tokens: int) -> GreedyPrompt:
+    """How the tasks of the tiny model are asked in an evaluation."""
+    return GreedyPrompt(
         system_prompt=build_all_arms()[0].system_prompt,
         prompt_format="plain",
         max_tokens=max_tokens,
     )
+
+
+def correct_answers(
+    adapters: Sequence[Path], url: str, records: Sequence[Record], prompt: GreedyPrompt
+) -> list[str]:
+    """For each adapter a 1 for each question that it answers greedily, a 0 for each other one."""
+    from trainer.client.arms_client import ArmsClient
+    from trainer.client.model_spec import uploaded
+    from trainer.config.sections import ServerConfig
+
+    questions = [record.question for record in records]
 
     async def ask() -> list[str]:
         found = []

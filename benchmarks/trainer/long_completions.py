@@ -25,6 +25,7 @@ from benchmarks.trainer.learning import (
     benchmark_server,
     correct_answers,
     curve_path,
+    greedy_prompt,
     train_quietly,
 )
 from benchmarks.trainer.learning_curves import Curve, Point
@@ -96,7 +97,7 @@ def main() -> None:
                 url=url,
                 num_steps=arguments.steps,
                 held_out=held_out,
-                start=correct_answers([sft], url, held_out, max_tokens=MAX_TOKENS)[0],
+                start=correct_answers([sft], url, held_out, greedy_prompt(MAX_TOKENS))[0],
             )
             for seed, row in missing:
                 bench.measure(row, seed)
@@ -158,7 +159,7 @@ class Bench:
         steps = [*range(0, self.num_steps, EVALUATE_EVERY), self.num_steps]
         adapters = sorted((run / "adapters").glob("policy-??????"))
         trained = [adapters[step] for step in steps[1:]]
-        correct = correct_answers(trained, self.url, self.held_out, max_tokens=MAX_TOKENS)
+        correct = correct_answers(trained, self.url, self.held_out, greedy_prompt(MAX_TOKENS))
         points = (
             Point(step=step, seconds=seconds[step], correct=bits)
             for step, bits in zip(steps, (self.start, *correct), strict=True)

@@ -1,0 +1,198 @@
+"""Our trainer beside TRL's GRPOTrainer on SmolLM2-135M-Instruct: accuracy against wall time.
+
+Both begin with one SFT adapter and have the same reward, completions a step, rate, temperature and time: a short
+run of each says how many steps fit, since the rate falls to zero over them. They take turns, a seed at a time, each
+with the machine for itself. Ours is `examples/smollm2.toml`; TRL asks its first arm's prompt. What is there already
+is not measured again.
+
+    python -m scripts.real_model
+    python -m benchmarks.peers.trl_real_model --minutes 30 --seeds 1 2
+"""
+
+import argparse
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+
+from benchmarks.peers.trl_grpo import GRPO, run_process
+from benchmarks.peers.trl_peers import TIMES_FILE
+from benchmarks.trainer.learning import correct_answers, curve_path
+from benchmarks.trainer.learning_curves import Curve, Point, plot, table
+from benchmarks.trainer.real_model_runs import CONFIG, call, served
+from trainer.client.protocol import GreedyPrompt
+from trainer.config.loading import load_config
+from trainer.config.sections import TrainConfig
+from trainer.console.environment import prepare_environment
+from trainer.console.tracking import read_metrics
+from trainer.data.sources import Record, load_records
+from trainer.data.word_problems import Split
+from trainer.io.jsonl import write_jsonl
+
+OURS = "examples/smollm2.toml"
+PILOT_SEED = 99
+PILOT = {OURS: (4, 3), GRPO: (2, 2)}
+"""Steps of a short run, and which of them counts: the first ones load everything, and in its last one ours
+generates nothing ahead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runs:
+    """What all runs have in common."""
+
+    folder: Path
+    config: TrainConfig
+    sft: Path
+    url: str
+
+    def seconds(self, row: str, seed: int, num_steps: int) -> list[float]:
+        """Train, unless that was done.
+
+        Returns:
+            When each step was over, in seconds from the start.
+        """
+        folder = curve_path(self.folder, seed, row).parent
+        if row == OURS:
+            if len(read_metrics(folder / "run")) != num_steps:
+                shutil.rmtree(folder, ignore_errors=True)
+                self._train_ours(folder, seed, num_steps)
+            return list(accumulate(step["time/step_s"] for step in read_metrics(folder / "run")))
+        if not (folder / TIMES_FILE).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            self._train_peer(folder, seed, num_steps)
+        seconds: list[float] = json.loads((folder / TIMES_FILE).read_text())["seconds"]
+        return seconds
+
+    def adapters(self, row: str, seed: int) -> list[Path]:
+        """The version after each step."""
+        folder = curve_path(self.folder, seed, row).parent
+        if row == OURS:
+            return sorted((folder / "run/adapters").glob("policy-??????"))[1:]
+        return sorted(folder.glob("step-??????"))
+
+    def _train_ours(self, folder: Path, seed: int, num_steps: int) -> None:
+        settings = {
+            "--config": CONFIG,
+            "--policy.adapter": self.sft,
+            "--server.url": self.url,
+            "--data.seed": seed,
+            "--rollout.seed": seed,
+            "--run.seed": seed,
+            "--run.folder": folder / "run",
+            "--run.num_steps": num_steps,
+            "--run.num_adapters": num_steps + 1,
+            # A checkpoint is no part of learning; the last step writes one.
+            "--run.checkpoint_every": num_steps,
+        }
+        call(folder / "train.log", "train", *(word for pair in settings.items() for word in pair))
+
+    def _train_peer(self, folder: Path, seed: int, num_steps: int) -> None:
+        config = self.config
+        records = load_records(
+            config.data.source,
+            Split.TRAIN,
+            num_records=num_steps * config.rollout.questions_per_step,
+            seed=seed,
+        )
+        questions = folder / "questions.jsonl"
+        write_jsonl(questions, [{"question": r.question, "answer": r.gold} for r in records])
+        arm = config.rollout.arms[0]
+        options = {
+            "--model": config.policy.base_model,
+            "--sft": self.sft,
+            "--folder": folder,
+            "--seed": seed,
+            "--steps": num_steps,
+            "--learning-rate": config.ppo.learning_rate,
+            "--temperature": arm.temperature,
+            "--questions": questions,
+            "--system-prompt": arm.system_prompt,
+            "--prompt-format": config.rollout.prompt_format,
+            "--max-tokens": config.rollout.max_tokens,
+            "--threads": len(os.sched_getaffinity(0)),
+        }
+        run_process("grpo", options, folder)
+
+    def evaluated(
+        self, row: str, seed: int, seconds: Sequence[float], records: Sequence[Record], every: int
+    ) -> Curve:
+        """The SFT adapter, ``every`` versions evenly apart and the last one, asked greedily."""
+        num_steps = len(seconds)
+        steps = [math.ceil(num_steps * i / every) for i in range(1, every + 1)]
+        adapters = self.adapters(row, seed)
+        rollout = self.config.rollout
+        prompt = GreedyPrompt(
+            system_prompt=rollout.arms[0].system_prompt,
+            prompt_format=rollout.prompt_format,
+            max_tokens=rollout.max_tokens,
+        )
+        asked = [self.sft, *(adapters[step - 1] for step in steps)]
+        points = (
+            Point(step=step, seconds=at_s, correct=correct)
+            for step, at_s, correct in zip(
+                [0, *steps],
+                [0.0, *(seconds[step - 1] for step in steps)],
+                correct_answers(asked, self.url, records, prompt),
+                strict=True,
+            )
+        )
+        return Curve(row=row, seed=seed, points=tuple(points))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+    )
+    parser.add_argument("--folder", type=Path, default=Path("runs/trl_real_model"))
+    parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of a run [%(default)s]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
+    parser.add_argument("--versions", type=int, default=3, help="evaluated of a run [%(default)s]")
+    arguments = parser.parse_args()
+    prepare_environment()
+    folder: Path = arguments.folder
+    sft = arguments.sft or folder / "sft"
+    if not (sft / "adapter_config.json").is_file():
+        call(folder / "sft.log", "sft", "--config", CONFIG, "--output", sft)
+    config = load_config(
+        TrainConfig, ["--config", str(CONFIG), "--policy.adapter", str(sft)], prog="trl_real_model"
+    )
+    wanted = [(seed, row) for seed in arguments.seeds for row in (OURS, GRPO)]
+    with served(None, CONFIG, folder) as url:
+        runs = Runs(folder=folder, config=config, sft=sft, url=url)
+        steps = num_steps(runs, arguments.minutes)
+        seconds = {(s, row): runs.seconds(row, s, steps[row]) for s, row in wanted}
+        records = load_records(
+            config.data.source, Split.HELD_OUT, num_records=arguments.questions, seed=0
+        )
+        for seed, row in wanted:
+            if not (path := curve_path(folder, seed, row)).is_file():
+                at_s = seconds[seed, row]
+                runs.evaluated(row, seed, at_s, records, arguments.versions).write(path)
+    curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
+    for curve in curves:
+        shown = " ".join(f"{p.seconds / 60:.1f}:{100 * p.accuracy:.1f}" for p in curve.points)
+        print(f"{curve.row}, seed {curve.seed}, {curve.points[-1].step} steps, minutes:%: {shown}")
+    print(table(curves, [OURS, GRPO]))
+    (folder / "learning.svg").write_text(plot(curves, [OURS, GRPO]))
+
+
+def num_steps(runs: Runs, minutes: float) -> Mapping[str, int]:
+    """How many steps of each trainer fit, by a step of a short run of it."""
+    found = {}
+    for row, (pilot_steps, step) in PILOT.items():
+        seconds = runs.seconds(row, PILOT_SEED, pilot_steps)
+        step_s = seconds[step - 1] - seconds[step - 2]
+        found[row] = max(1, round(60 * minutes / step_s))
+        print(f"{row}: {step_s:.1f} s a step, {found[row]} steps", flush=True)
+    return found
+
+
+if __name__ == "__main__":
+    main()
