@@ -6,11 +6,18 @@ Measured: 1.5B on one H200 (benchmarks/README.md, "A step on a GPU", a whole ste
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer.scaling_model import Case, Decoder, Trainer, Workload, scaled_to
+from benchmarks.trainer.scaling_model import (
+    Case,
+    Decoder,
+    Trainer,
+    Workload,
+    scaled_to,
+    usual_work,
+)
 
 # One H200: the peak of its memory, and a rate of products that is 40 % of its dense peak in bfloat16.
 MEMORY_BYTES_A_S = 4.8e12
@@ -141,28 +148,42 @@ def gpu_case(name: str, *, fixed_s: float = FIXED_S) -> Case:
 CPU_SEQUENCES_OF_FIXED = 31.0
 """For how many sequences a step of decoding takes twice as long as for none: 7.5, 14, 35 and 55 ms for 8, 32, 128 and 256
 sequences (benchmarks/README.md, "The server", tokens/s with 1, 4, 16 and 64 groups in flight)."""
+MINI_BATCHES = 4
 ONE_RANK = "servers=1,ranks=1,staleness=0"
+SMALL_PASSES = f"{ONE_RANK},small passes"
+"""The same with micro-batches as small as those that two ranks have: what a pass takes however small it is."""
 
 
 def cpu_case(measured: Mapping[str, Any]) -> Case:
-    """The demo, fed with the phases of one server and one rank, one after the other.
+    """The demo, fed with the phases of one server and one rank, one after the other, at two token budgets.
 
     Args:
         measured: What `benchmarks.trainer.scaling_runs` has written.
     """
-    row = measured["rows"][ONE_RANK]
+    row, small = measured["rows"][ONE_RANK], measured["rows"][SMALL_PASSES]
     workload = Workload(
         questions=16,
-        per_mini_batch=4,
+        per_mini_batch=16 // MINI_BATCHES,
         prompt_tokens=measured["prompt_tokens"],
         mean_tokens=0.0,
         spread=0.0,
         max_tokens=40,
-        token_budget=measured["token_budget"],
+        token_budget=row["token_budget"],
         hidden_size=128,
         measured=tuple(tuple(group) for group in measured["lengths"]),
     )
     decoder = Decoder(fixed_s=CPU_SEQUENCES_OF_FIXED, per_sequence_s=1.0)
+    usual = usual_work(workload)
+    divided = usual_work(replace(workload, token_budget=small["token_budget"]))
+    together_s = MINI_BATCHES * measured["optimizer_s"]
+
+    def pass_s(usual_s: float, divided_s: float) -> float:
+        """The same seconds a cost, and a pass, explain both."""
+        found = (divided_s * usual.cost - usual_s * divided.cost) / (
+            divided.passes * usual.cost - usual.passes * divided.cost
+        )
+        return max(0.0, found)
+
     return Case(
         name="demo",
         decoder=scaled_to(decoder, workload, row["time/wait_s"]),
@@ -170,6 +191,10 @@ def cpu_case(measured: Mapping[str, Any]) -> Case:
         trainer=Trainer(
             experience_s=row["time/experience_s"],
             update_s=row["time/update_s"],
+            experience_pass_s=pass_s(row["time/experience_s"], small["time/experience_s"]),
+            update_pass_s=pass_s(
+                row["time/update_s"] - together_s, small["time/update_s"] - together_s
+            ),
             optimizer_s=measured["optimizer_s"],
             publish_s=row["time/publish_s"],
             prove_s=row["time/prove_s"],

@@ -15,6 +15,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -81,6 +82,10 @@ class Trainer:
     """On one rank; the ranks divide it, but for `optimizer_s`."""
     optimizer_s: float = 0.0
     """Of the update: the optimizer's step of a mini-batch and all else that every rank does alike."""
+    experience_pass_s: float = 0.0
+    """Of the experience: what a micro-batch takes however small it is."""
+    update_pass_s: float = 0.0
+    """Of the update, likewise."""
     publish_s: float = 0.0
     """With one server, its bytes' time included."""
     prove_s: float = 0.0
@@ -235,8 +240,25 @@ def scaled_to(decoder: Decoder, workload: Workload, measured_s: float) -> Decode
     )
 
 
-def shard_costs(workload: Workload, groups: Sequence[Sequence[int]], ranks: int) -> list[float]:
-    """The cost of each rank's part of a mini-batch, in units of a token without attention.
+class Work(NamedTuple):
+    """What a rank computes."""
+
+    cost: float
+    """Of its tokens, in units of a token without attention."""
+    passes: float
+    """Micro-batches."""
+
+    def seconds(self, per_cost_s: float, pass_s: float) -> float:
+        return self.cost * per_cost_s + self.passes * pass_s
+
+
+def added(parts: Sequence[Work]) -> Work:
+    """Several mini-batches of a rank."""
+    return Work(*map(sum, zip(*parts, strict=True)))
+
+
+def shards_of(workload: Workload, groups: Sequence[Sequence[int]], ranks: int) -> list[Work]:
+    """Each rank's part of a mini-batch.
 
     A group's completions share its prompt and nothing else, and groups share nothing.
     """
@@ -264,42 +286,50 @@ def shard_costs(workload: Workload, groups: Sequence[Sequence[int]], ranks: int)
         )
         for rows in pack(nodes, max_tokens=budget, hidden_size=workload.hidden_size)
     ]
-    totals = [0.0] * ranks
+    totals = [Work(0.0, 0)] * ranks
     for cost, shard in zip(costs, shards_by_cost(costs, ranks), strict=True):
-        totals[shard] += cost
+        totals[shard] = added([totals[shard], Work(cost, 1)])
     return totals
 
 
 @lru_cache(maxsize=4096)
-def _costs(workload: Workload, number: int, ranks: int) -> list[list[float]]:
+def _work(workload: Workload, number: int, ranks: int) -> list[list[Work]]:
     """What each rank has of each mini-batch of a step."""
     groups, size = workload.batch(number), workload.per_mini_batch
     parts = (groups[i : i + size] for i in range(0, len(groups), size))
-    return [shard_costs(workload, part, ranks) for part in parts]
+    return [shards_of(workload, part, ranks) for part in parts]
 
 
 @lru_cache(maxsize=64)
-def usual_cost(workload: Workload) -> float:
-    """The cost of a step on one rank, mean of eight."""
-    return statistics.fmean(
-        sum(shard for (shard,) in _costs(workload, number, 1)) for number in range(8)
-    )
+def usual_work(workload: Workload) -> Work:
+    """A step on one rank, mean of eight."""
+    steps = [added([shard for (shard,) in _work(workload, number, 1)]) for number in range(8)]
+    return Work(*map(statistics.fmean, zip(*steps, strict=True)))
 
 
 def training(case: Case, number: int, ranks: int) -> tuple[float, float, float]:
     """Seconds of a step's experience and of its update, and how well the ranks share them."""
-    t, parts = case.trainer, _costs(case.workload, number, ranks)
-    usual = usual_cost(case.workload)
-    # Experience is computed over all mini-batches before the ranks meet.
-    experience = max(map(sum, zip(*parts, strict=True))) / usual
-    update = sum(map(max, parts)) / usual
+    t, parts = case.trainer, _work(case.workload, number, ranks)
+    usual = usual_work(case.workload)
     together_s = len(parts) * t.optimizer_s
     gathered_s = len(parts) * t.gradient_bytes * (ranks - 1) / t.rank_bytes_a_s
     sent_s = t.step_bytes / t.step_bytes_a_s if ranks > 1 else 0.0
+
+    def seconds(shard: Work, usual_s: float, pass_s: float) -> float:
+        return shard.seconds((usual_s - usual.passes * pass_s) / usual.cost, pass_s)
+
+    # Experience is computed over all mini-batches before the ranks meet.
+    of_ranks = map(added, zip(*parts, strict=True))
+    experience_s = [seconds(rank, t.experience_s, t.experience_pass_s) for rank in of_ranks]
+    update_s = [
+        [seconds(shard, t.update_s - together_s, t.update_pass_s) for shard in part]
+        for part in parts
+    ]
+    slowest_s = sum(map(max, update_s))
     return (
-        t.experience_s * experience + sent_s,
-        (t.update_s - together_s) * update + together_s + gathered_s,
-        sum(map(sum, parts)) / ranks / sum(map(max, parts)),
+        max(experience_s) + sent_s,
+        slowest_s + together_s + gathered_s,
+        sum(map(sum, update_s)) / ranks / slowest_s if slowest_s else 1.0,
     )
 
 

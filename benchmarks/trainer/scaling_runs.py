@@ -18,11 +18,13 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
 
 from benchmarks.trainer.learning import CONFIG
+from benchmarks.trainer.scaling_cases import ONE_RANK, SMALL_PASSES
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import SFTRunConfig, TrainConfig
@@ -30,9 +32,30 @@ from trainer.console.environment import prepare_environment
 from trainer.console.tracking import read_metrics
 from trainer.io.jsonl import read_lines
 
-ROWS = ((1, 1, 0), (1, 2, 0), (2, 1, 0), (1, 1, 1), (1, 2, 1))
-"""Servers, ranks, `rollout.max_staleness`."""
-CPU_ROWS = ROWS[:2]
+
+class Row(NamedTuple):
+    """A kind of run."""
+
+    servers: int
+    ranks: int
+    staleness: int
+    """`rollout.max_staleness`."""
+    token_budget: int | None = None
+    """`ppo.token_budget`; None leaves the demo's."""
+
+    @property
+    def name(self) -> str:
+        if self.token_budget is not None:
+            return SMALL_PASSES
+        return f"servers={self.servers},ranks={self.ranks},staleness={self.staleness}"
+
+
+# Half of a mini-batch of the demo, as two ranks divide it.
+ROWS = (
+    *(Row(1, 1, 0), Row(1, 1, 0, token_budget=350)),
+    *(Row(1, 2, 0), Row(2, 1, 0), Row(1, 1, 1), Row(1, 2, 1)),
+)
+CPU_ROWS = ROWS[:3]
 WARM_UP_STEPS = 3
 PHASES = ("wait", "experience", "prove", "journal", "update", "publish", "step")
 
@@ -69,25 +92,20 @@ def main() -> None:
                     flags=[*flags, str(folder / f"state-{number}")],
                 )
             ).url
-            for number in range(max(servers for servers, _, _ in rows))
+            for number in range(max(row.servers for row in rows))
         ]
         rounds: list[dict[str, dict[str, float]]] = []
-        train((1, 1, 0), urls, sft, folder / "warm-up", WARM_UP_STEPS + 1, program)
+        train(ROWS[0], urls, sft, folder / "warm-up", WARM_UP_STEPS + 1, program)
         for number in range(arguments.rounds):
             rounds.append({})
             for row in rows:
-                run = folder / f"round-{number}" / name_of(row)
+                run = folder / f"round-{number}" / row.name
                 train(row, urls, sft, run, arguments.steps, program)
-                rounds[-1][name_of(row)] = medians(run)
-                print(number, name_of(row), rounds[-1][name_of(row)], flush=True)
+                rounds[-1][row.name] = medians(run)
+                print(number, row.name, rounds[-1][row.name], flush=True)
             arguments.output.write_text(
                 json.dumps(measured(rounds, folder, rows, sft), indent=1) + "\n"
             )
-
-
-def name_of(row: tuple[int, int, int]) -> str:
-    servers, ranks, staleness = row
-    return f"servers={servers},ranks={ranks},staleness={staleness}"
 
 
 def demo_start(model: Path, folder: Path) -> Path:
@@ -109,21 +127,19 @@ def demo_start(model: Path, folder: Path) -> Path:
     return folder
 
 
-def train(
-    row: tuple[int, int, int], urls: list[str], sft: Path, run: Path, steps: int, program: str
-) -> None:
+def train(row: Row, urls: list[str], sft: Path, run: Path, steps: int, program: str) -> None:
     """Train as a user does: one process, or several that torchrun starts."""
-    servers, ranks, staleness = row
     shutil.rmtree(run, ignore_errors=True)
     run.parent.mkdir(parents=True, exist_ok=True)
     launcher = ["-m", program]
-    if ranks > 1:
+    if row.ranks > 1:
         distributed = ["-m", "torch.distributed.run", "--standalone"]
-        launcher = [*distributed, "--nproc-per-node", str(ranks), *launcher]
+        launcher = [*distributed, "--nproc-per-node", str(row.ranks), *launcher]
     settings = {
         "--policy.adapter": sft,
-        "--server.urls": json.dumps(urls[:servers]),
-        "--rollout.max_staleness": staleness,
+        "--server.urls": json.dumps(urls[: row.servers]),
+        "--rollout.max_staleness": row.staleness,
+        "--ppo.token_budget": row.token_budget or demo_budget(),
         # Beside servers and other ranks.
         "--run.num_threads": 1,
         "--run.folder": run,
@@ -151,39 +167,41 @@ def medians(run: Path) -> dict[str, float]:
 def measured(
     rounds: list[dict[str, dict[str, float]]],
     folder: Path,
-    kinds: Sequence[tuple[int, int, int]],
+    kinds: Sequence[Row],
     sft: Path,
 ) -> Mapping[str, object]:
     """What `benchmarks.trainer.scaling` reads."""
     cores = len(os.sched_getaffinity(0))
     rows = {}
-    for servers, ranks, staleness in kinds:
-        name = name_of((servers, ranks, staleness))
+    for kind in kinds:
+        servers, ranks, staleness, token_budget = kind
         working = max(servers, ranks) if staleness == 0 else servers + ranks
-        steps_s = [each[name]["time/step_s"] for each in rounds]
-        rows[name] = {
+        steps_s = [each[kind.name]["time/step_s"] for each in rounds]
+        rows[kind.name] = {
             "servers": servers,
             "ranks": ranks,
             "staleness": staleness,
+            "token_budget": token_budget or demo_budget(),
             "crowded": working > cores,
             **{
-                key: round(statistics.median(each[name][key] for each in rounds), 4)
-                for key in rounds[0][name]
+                key: round(statistics.median(each[kind.name][key] for each in rounds), 4)
+                for key in rounds[0][kind.name]
             },
             "lowest_step_s": min(steps_s),
             "highest_step_s": max(steps_s),
         }
-    groups, prompt_tokens = completions(folder / "round-0" / name_of(kinds[0]))
+    groups, prompt_tokens = completions(folder / "round-0" / ONE_RANK)
     return {
         "cores": cores,
-        "token_budget": load_config(
-            TrainConfig, ["--config", str(CONFIG)], prog=""
-        ).ppo.token_budget,
         "optimizer_s": optimizer_s(sft),
         "prompt_tokens": prompt_tokens,
         "rows": rows,
         "lengths": groups,
     }
+
+
+def demo_budget() -> int:
+    return load_config(TrainConfig, ["--config", str(CONFIG)], prog="").ppo.token_budget
 
 
 def optimizer_s(sft: Path) -> float:

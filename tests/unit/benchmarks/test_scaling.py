@@ -8,7 +8,13 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks.trainer import scaling
-from benchmarks.trainer.scaling_cases import SHAPES, gpu_case
+from benchmarks.trainer.scaling_cases import (
+    ONE_RANK,
+    SHAPES,
+    SMALL_PASSES,
+    cpu_case,
+    gpu_case,
+)
 from benchmarks.trainer.scaling_model import (
     Case,
     Decoder,
@@ -16,8 +22,9 @@ from benchmarks.trainer.scaling_model import (
     Trainer,
     Workload,
     generation_s,
-    shard_costs,
+    shards_of,
     simulate,
+    usual_work,
 )
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -133,9 +140,47 @@ def test_with_many_ranks_what_is_not_divided_bounds() -> None:
 def test_ranks_divide_equal_groups_equally(ranks: int) -> None:
     workload = case().workload
     groups = workload.batch(0)[:8]
-    costs = shard_costs(workload, groups, ranks)
+    costs = [shard.cost for shard in shards_of(workload, groups, ranks)]
     assert costs == pytest.approx([costs[0]] * ranks)
-    assert sum(costs) == pytest.approx(shard_costs(workload, groups, 1)[0], rel=0.05)
+    assert sum(costs) == pytest.approx(shards_of(workload, groups, 1)[0].cost, rel=0.05)
+
+
+def test_what_a_pass_takes_however_small_it_is_is_not_divided() -> None:
+    of = case()
+    one_a_rank = replace(of.workload, token_budget=100_000)
+    trainer = Trainer(
+        experience_s=6.0, update_s=4.0, experience_pass_s=1.0, update_pass_s=0.5, optimizer_s=0.5
+    )
+    alone, two = (
+        run(replace(of, workload=one_a_rank, trainer=trainer), ranks=ranks).train_s
+        for ranks in (1, 2)
+    )
+    assert alone == pytest.approx(6.0 + 4.0)
+    # Two mini-batches, a pass each: 2 s of the experience, and of the update 1 s of passes and 1 s of the optimizer.
+    assert two == pytest.approx(2.0 + 4.0 / 2 + 2.0 + 2.0 / 2, rel=0.02)
+
+
+def test_two_token_budgets_tell_what_a_pass_takes() -> None:
+    lengths = [[20] * 8, [30] * 8]
+    measured = {
+        "prompt_tokens": 40,
+        "lengths": lengths,
+        "optimizer_s": 0.01,
+        "rows": {
+            ONE_RANK: {"token_budget": 8_192},
+            SMALL_PASSES: {"token_budget": 350},
+        },
+    }
+    phases = ("wait", "experience", "update", "publish", "prove", "journal")
+    for row in measured["rows"].values():  # type: ignore[attr-defined]
+        row.update({f"time/{phase}_s": 1.0 for phase in phases})
+    workload = cpu_case(measured).workload
+    for row in measured["rows"].values():  # type: ignore[attr-defined]
+        cost, passes = usual_work(replace(workload, token_budget=row["token_budget"]))
+        row["time/experience_s"] = 1e-4 * cost + 0.02 * passes
+        row["time/update_s"] = 2e-4 * cost + 0.03 * passes + 4 * 0.01
+    found = cpu_case(measured).trainer
+    assert (found.experience_pass_s, found.update_pass_s) == pytest.approx((0.02, 0.03))
 
 
 def test_links() -> None:
