@@ -23,6 +23,10 @@ from inference_server.settings import Settings
 from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import ArmsRequest, Priority
 
+# Twice what a replica runs at once; it takes in, and aborts, many more at a cost that grows faster than
+# their number, and answers nothing meanwhile.
+_MAX_QUEUED = 1024
+
 
 class ArmsGenerator:
     """Admits arms requests.
@@ -97,6 +101,7 @@ class ArmsGenerator:
                 replicas=self._replicas,
                 metrics=self._metrics,
                 deadline=deadline,
+                queue=asyncio.Semaphore(_MAX_QUEUED * self._engine.traits.num_replicas),
             )
 
     @contextmanager

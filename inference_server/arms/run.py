@@ -8,7 +8,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,10 +31,6 @@ from inference_server.wire.schemas import (
 )
 from inference_server.wire.streams import StreamedCompletion
 from regime_w import ArmSpec
-
-# Twice what an engine runs at once; it takes in, and aborts, many more at a cost that grows faster than
-# their number, and answers nothing meanwhile.
-_MAX_QUEUED = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,7 +67,7 @@ class ArmsRun:
     metrics: ServerMetrics
     deadline: float
     """On the event loop's clock, in seconds."""
-    queue: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_QUEUED))
+    queue: asyncio.Semaphore
     """A place in it is a completion that the engine knows of."""
 
     async def groups(

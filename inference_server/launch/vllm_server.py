@@ -101,7 +101,12 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
 def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
     """Sizes the cache of a CPU by model and machine, unless the user did; vLLM would take half the memory."""
     bytes_per_number = 4 if args.dtype in ("float32", "float") else 2
-    per_token = kv_bytes_per_token(config, bytes_per_number=bytes_per_number)
+    per_token = kv_bytes_per_token(
+        config,
+        bytes_per_number=bytes_per_number,
+        # What is no number of workers vLLM refuses later.
+        tensor_parallel_size=max(1, args.tensor_parallel_size),
+    )
     length = args.max_model_len or config.get("max_position_embeddings")
     if args.kv_cache_memory_bytes is not None or os.environ.get(KV_CACHE_VARIABLE):
         return
@@ -121,7 +126,6 @@ def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
 def _num_workers(args: argparse.Namespace) -> int:
     """Processes that hold a part of the model or a replica, on this machine."""
     parallel = (args.tensor_parallel_size, args.pipeline_parallel_size, args.data_parallel_size)
-    # What is no number of workers vLLM refuses later.
     return max(1, math.prod(map(int, parallel)))
 
 

@@ -23,11 +23,13 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.parametrize("shard_base", ["false", "true"])
 def test_a_lost_rank_ends_the_run_and_any_number_goes_on(
-    server: ServerProcess, tiny_base: Path, tmp_path: Path
+    server: ServerProcess, tiny_base: Path, tmp_path: Path, shard_base: str
 ) -> None:
     run = tmp_path / "run"
     options = {
+        "policy.shard_base": shard_base,
         "run.checkpoint_every": "9",
         "rollout.max_tokens": "24",
         "ppo.questions_per_mini_batch": "2",

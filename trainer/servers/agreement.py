@@ -61,6 +61,7 @@ def together(statuses: Sequence[ServerStatus], boot_id: str, next_version: int) 
             "active_version": actives.pop() if len(actives) == 1 else None,
             "next_version": max(next_version, *(status.next_version for status in statuses)),
             "versions": [i for i in first.versions if (i.version, i.sha256) in by_all],
+            "num_replicas": sum(status.num_replicas for status in statuses),
             "groups_in_flight": sum(status.groups_in_flight for status in statuses),
             "requests_in_flight": sum(status.requests_in_flight for status in statuses),
             "limits": Limits.model_validate(limits),

@@ -45,12 +45,16 @@ def available_memory_bytes() -> float:
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 
-def kv_bytes_per_token(config: Mapping[str, Any], *, bytes_per_number: int) -> int | None:
+def kv_bytes_per_token(
+    config: Mapping[str, Any], *, bytes_per_number: int, tensor_parallel_size: int = 1
+) -> int | None:
     """Size of one token's keys and values in all layers; None where a model's configuration does not say.
 
     Args:
         config: The content of its config.json.
         bytes_per_number: Of the dtype that the cache is kept in.
+        tensor_parallel_size: Workers that divide the heads, each of which keeps one at least; the size is of
+            one worker.
     """
     try:
         layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
@@ -58,7 +62,8 @@ def kv_bytes_per_token(config: Mapping[str, Any], *, bytes_per_number: int) -> i
         kv_heads = config.get("num_key_value_heads") or heads
     except (KeyError, TypeError, ValueError):
         return None
-    return 2 * layers * int(kv_heads) * int(head_size) * bytes_per_number
+    heads_of_one = max(1, int(kv_heads) // tensor_parallel_size)
+    return 2 * layers * heads_of_one * int(head_size) * bytes_per_number
 
 
 def cpu_kv_cache_bytes(

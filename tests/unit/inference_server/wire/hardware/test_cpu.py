@@ -38,6 +38,17 @@ def test_a_tokens_keys_and_values_by_the_models_configuration(
 
 
 @pytest.mark.parametrize(
+    ("workers", "kv_heads", "of_one"), [(1, 8, 8), (2, 8, 4), (4, 8, 2), (4, 2, 1), (2, 3, 1)]
+)
+def test_workers_that_divide_a_model_keep_the_keys_of_their_heads(
+    workers: int, kv_heads: int, of_one: int
+) -> None:
+    config = SMOLLM2 | {"num_key_value_heads": kv_heads}
+    found = kv_bytes_per_token(config, bytes_per_number=4, tensor_parallel_size=workers)
+    assert found == 2 * 30 * of_one * 64 * 4
+
+
+@pytest.mark.parametrize(
     ("per_token", "length", "memory_gib", "expected_bytes"),
     [
         # A tiny model: all 256 sequences at once.
