@@ -17,7 +17,7 @@ from regime_w import ArmSpec
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
-from trainer.errors import ServerUnreachableError, SyncError
+from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.online.proof_samples import samples_of, scored_samples
@@ -106,8 +106,7 @@ class Proofs:
     def prove(self, published: Published, roles: PolicyRoles) -> None:
         """Prove a version by a probe, unless its rollouts have; overwrites the proximal role.
 
-        Of several servers each is asked one, and each replica of a server; servers that leave meanwhile have
-        nothing to prove.
+        Each of several servers is asked one, and each replica; those that leave meanwhile have nothing to prove.
 
         Raises:
             SyncError: As `prove_rollouts`.
@@ -123,6 +122,11 @@ class Proofs:
                 if origin.server is None:
                     raise
                 _log.warning('event=not_proven server=%s reason="%s"', origin.server, error)
+            except ServerRejectedError as error:
+                # A server that was restarted meanwhile may have fewer.
+                if error.param != "replica" or origin in self._origins():
+                    raise
+                return self.prove(published, roles)
 
     def _prove(
         self,

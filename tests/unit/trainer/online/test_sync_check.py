@@ -29,7 +29,7 @@ from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
-from trainer.errors import SyncError
+from trainer.errors import ServerRejectedError, SyncError
 from trainer.model.adapter import read_adapter
 from trainer.model.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
@@ -64,11 +64,14 @@ class FakeServer(ServerStub):
         self.info: dict[str, Any] = {}
         self.requests: list[ArmsRequest] = []
         self.num_replicas = 1
+        self.restarts_with: int | None = None
+        """Replicas, once one is asked that is then not there."""
 
     async def status(self) -> ServerStatus:
         return STATUS.model_copy(update={"num_replicas": self.num_replicas})
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
+        self._require_replica(request.replica or 0)
         self.requests.append(request)
         (question,) = request.questions
         assert isinstance(question, Question)
@@ -108,6 +111,12 @@ class FakeServer(ServerStub):
             ],
             usage=Usage(prompt_tokens=0, completion_tokens=0),
         )
+
+    def _require_replica(self, replica: int) -> None:
+        if self.restarts_with is not None and replica >= self.restarts_with:
+            self.num_replicas = self.restarts_with
+        if replica >= self.num_replicas:
+            raise ServerRejectedError(422, f"replica {replica}", "replica")
 
     def _sample(self, question: str, arm: ArmSpec, request: ArmsRequest) -> Sample:
         prompt, rng = random.Random(question), random.Random(f"{question}/{arm.name}")
@@ -307,6 +316,21 @@ def test_each_replica_proves_what_it_serves(
     server.serves_on = {1: 3}
     with pytest.raises(SyncError, match=r"^replica 1: version 4 fails.*fit version 3: "):
         proofs.prove(published, roles)
+
+
+def test_a_server_that_was_restarted_with_fewer_replicas_proves_what_it_has(
+    server: FakeServer, roles: PolicyRoles, portal: BlockingPortal, tmp_path: Path
+) -> None:
+    proofs = make_proofs(server, portal)
+    server.num_replicas = 3
+    published = push(server, roles, tmp_path, 3)
+    server.restarts_with = 2
+    proofs.prove(published, roles)
+    assert [request.replica for request in server.requests] == [*[0] * 8, *[1] * 8]
+    server.num_replicas, server.restarts_with = 3, 1
+    move(roles, by=0.01)
+    proofs.prove(push(server, roles, tmp_path, 4), roles)
+    assert [request.replica for request in server.requests[16:]] == [*[0] * 8, *[None] * 8]
 
 
 def test_first_versions_are_compared_for_every_replica(
