@@ -112,6 +112,10 @@ SECTIONS = (
             Query("rate(regime_w_rejects_total[1m])", "{{type}}"),
             Query("rate(regime_w_completions_total[1m])", "completions: {{finish_reason}}"))),
     )),
+    PanelGroup("Several servers", width=12, panels=(
+        Panel("Groups by server", description="Of the newest step. Empty where there is one server, as is the next.", min=0),
+        Panel("Servers asked", min=0),
+    )),
 )
 # fmt: on
 """The dashboard from top to bottom."""
