@@ -1,11 +1,13 @@
 #!/bin/sh
-# Runs a service in its container as systemd does by the units of deploy/systemd: again after a crash
-# and after what passes (exit code 3), as often as it takes; never after exit code 2, which needs a mend.
+# Runs a service as systemd does by the units of deploy/systemd: again after a crash and after what
+# passes (exit code 3), as often as it takes; never after exit code 2, which needs a mend.
 #
 #   supervise.sh COMMAND [ARGUMENT …]
 #
 # Docker's restart policies know no exit codes: without a bound they would repeat code 2 for ever, and
 # with one a run of days would stay down after its fifth crash. RESTART_S: whole seconds in between [10].
+# STOPPED_CODE: the exit code where a signal ended a command that then exits with 0 [0]; Kubernetes takes 0 for a
+# finished job.
 set -u
 
 stopping=
@@ -23,11 +25,19 @@ while [ -z "$stopping" ]; do
     wait "$child"
     code=$?
   done
+  if [ -n "$stopping" ]; then
+    # It may have ended before the second wait; 127 says that an earlier one has told its code.
+    wait "$child"
+    last=$?
+    [ "$last" = 127 ] || code=$last
+  fi
   kill -s KILL -- "-$child" 2>/dev/null
   case $code in
-    0) exit 0 ;;
+    0)
+      [ -z "$stopping" ] || exit "${STOPPED_CODE:-0}"
+      exit 0 ;;
     2)
-      echo "supervise: exit code 2, which Docker tries five times in all: mend what is said above, then docker compose up -d" >&2
+      echo "supervise: exit code 2: mend what is said above and start it again (Docker tries five times in all)" >&2
       exit 2 ;;
   esac
   if [ -z "$stopping" ]; then

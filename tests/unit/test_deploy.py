@@ -605,13 +605,12 @@ def test_a_panel_shows_its_own_metrics_and_no_others() -> None:
 
 def test_prometheus_scrapes_both_services_where_they_answer() -> None:
     config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-    targets = {
-        job["job_name"]: job["static_configs"][0]["targets"] for job in config["scrape_configs"]
-    }
+    inference, trainer = config["scrape_configs"]
+    # A name of DNS, since there may be several servers.
+    assert inference["dns_sd_configs"] == [{"names": ["inference"], "type": "A", "port": 8000}]
     port = services("monitored")["trainer"]["environment"]["REGIME_W_RUN__METRICS_PORT"]
-    assert targets == {"inference": ["inference:8000"], "trainer": [f"trainer:{port}"]}
+    assert trainer["static_configs"] == [{"targets": [f"trainer:{port}"]}]
     (script,) = services("monitored")["prometheus"]["entrypoint"][2:]
-    (inference,) = [job for job in config["scrape_configs"] if job["job_name"] == "inference"]
     assert f">{inference['authorization']['credentials_file']}" in script
 
 

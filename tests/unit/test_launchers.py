@@ -3,7 +3,7 @@
 import os
 import shlex
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,13 @@ def commands(container: dict[str, Any]) -> list[list[str]]:
     script = container["command"][-1]
     for name, value in values.items():
         script = script.replace(f'"${name}"', value)
-    lines = [shlex.split(line.removeprefix("exec ")) for line in script.splitlines()]
-    return [words for words in lines if words[:2] == ["python3", "-m"]]
+    found = []
+    for line in script.splitlines():
+        line = line.removeprefix("exec ").removeprefix("sh /opt/regime-w/supervise.sh ")
+        words = shlex.split(line.removesuffix(" || exit 2"))
+        if words[:2] == ["python3", "-m"]:
+            found.append(words)
+    return found
 
 
 @pytest.mark.parametrize("version", ["1.31", "1.37"])
@@ -102,63 +107,97 @@ def test_containers_write_where_volumes_are() -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Path:
-    """A clone with an interpreter, and a PATH on which SLURM's programs note what they are asked for."""
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/python").symlink_to(sys.executable)
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "scontrol").write_text("#!/bin/sh\nfor node in $3; do echo $node; done\n")
-    (programs / "srun").write_text(
-        "#!/bin/bash\n"
-        f'note() {{ echo "$1" >> {shlex.quote(str(tmp_path / "calls"))}; }}\n'
-        'case "$*" in *inference_server*) note "$*"; exec sleep 300 ;; esac\n'
-        f"trap 'kill $sleeping 2>/dev/null; note stopped; exit 0' TERM\n"
-        'note "$*"\n'
-        f'until [ "$(grep -c inference_server {shlex.quote(str(tmp_path / "calls"))})" = $NUM_SERVERS ]; do sleep 0.05; done\n'
-        'if [ -n "${GO_ON:-}" ]; then sleep 300 & sleeping=$!; wait $sleeping; fi\n'
-        "exit ${TRAINER_CODE:-0}\n"
-    )
-    for program in programs.iterdir():
-        program.chmod(0o755)
+    """A clone whose interpreter notes its node and what it is asked for, and a PATH with fakes of SLURM's programs."""
+    for name in (".venv/bin", "bin", "deploy"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "deploy/supervise.sh").write_text((ROOT / "deploy/supervise.sh").read_text())
+    fakes = {
+        "bin/scontrol": "for node in $3; do echo $node; done\n",
+        "bin/srun": (
+            "for word; do\n"
+            '  case "$word" in --nodelist=*) export NODE="${word#*=}" ;; --*) ;; *) break ;; esac\n'
+            "  shift\n"
+            "done\n"
+            'exec "$@"\n'
+        ),
+        ".venv/bin/python": (
+            'note() { echo "$NODE $1" >> calls; }\n'
+            'case "$*" in\n'
+            '  *" doctor "*"--role server"*) note "$*"; exit ${SERVER_DOCTOR:-0} ;;\n'
+            '  *" doctor "*) note "$*"; exit 0 ;;\n'
+            '  *inference_server*) note "$*"; exec sleep 300 ;;\n'
+            "esac\n"
+            "trap 'kill $sleeping 2>/dev/null; note stopped; exit 0' TERM\n"
+            'until [ "$(grep -c inference_server calls)" = $NUM_SERVERS ]; do sleep 0.05; done\n'
+            'note "$*"\n'
+            'if [ -n "${GO_ON:-}" ]; then sleep 300 & sleeping=$!; wait $sleeping; fi\n'
+            "code=$(head -n 1 codes 2>/dev/null || echo 0); sed -i 1d codes\n"
+            "exit $code\n"
+        ),
+    }
+    for name, script in fakes.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}")
+        (tmp_path / name).chmod(0o755)
     return tmp_path
 
 
-def submitted(cluster: Path, nodes: str, **variables: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PATH": f"{cluster / 'bin'}:{os.environ['PATH']}", **variables}
+def submitted(
+    cluster: Path, nodes: str, *, codes: Sequence[int] = (0,), **variables: str
+) -> subprocess.Popen[str]:
+    """The script, with the trainer's exit codes, one a start."""
+    (cluster / "codes").write_text("".join(f"{code}\n" for code in codes))
     return subprocess.Popen(
         ["bash", str(SBATCH)],
         cwd=cluster,
         env={
-            **environment,
+            **os.environ,
+            "PATH": f"{cluster / 'bin'}:{os.environ['PATH']}",
             "SLURM_JOB_NODELIST": nodes,
+            "SLURM_JOB_ID": "40007",
             "NUM_SERVERS": str(len(nodes.split()) - 1),
+            "CHECK_S": "0.05",
+            "RESTART_S": "0",
+            **variables,
         },
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-@pytest.mark.parametrize("code", [0, 2, 3])
-def test_a_slurm_job_is_a_trainer_and_a_server_on_each_other_node(code: int, cluster: Path) -> None:
-    job = submitted(cluster, "n1 n2 n3", TRAINER_CODE=str(code), RUN_NAME="mine")
-    job.communicate(timeout=60)
-    assert job.returncode == code
-    calls = sorted((cluster / "calls").read_text().splitlines(), key=lambda call: "trainer" in call)
-    *servers, trainer = (shlex.split(call.replace('"', "'\"'")) for call in calls)
-    assert sorted(words[2] for words in servers) == ["--nodelist=n2", "--nodelist=n3"]
-    for words in servers:
-        _, unknown = read_settings(after_module(words))
-        assert unknown == []
-    assert "--nodelist=n1" in trainer
-    config = load_config(TrainConfig, after_module(trainer)[1:], prog="t")
-    assert list(config.server.urls) == ["http://n2:8000", "http://n3:8000"]
-    assert str(config.run.folder) == "runs/mine/run"
+def calls_of(cluster: Path, kind: str) -> list[list[str]]:
+    """Node and words of what was started of a kind, in the order of the nodes."""
+    calls = [call for call in (cluster / "calls").read_text().splitlines() if f" {kind} " in call]
+    return sorted(shlex.split(call.replace('"', "'\"'")) for call in calls)
 
 
 def after_module(words: list[str]) -> list[str]:
     """The arguments of a Python module, its configuration read from the repository."""
     found = words[words.index("-m") + 2 :]
     return [word.replace("deploy/", f"{ROOT}/deploy/") for word in found]
+
+
+@pytest.mark.parametrize(("codes", "num_starts"), [([0], 1), ([2], 1), ([3, 137, 0], 3)])
+def test_a_slurm_job_is_a_trainer_and_a_server_on_each_other_node(
+    codes: list[int], num_starts: int, cluster: Path
+) -> None:
+    job = submitted(cluster, "n1 n2 n3", codes=codes, RUN_NAME="mine")
+    job.communicate(timeout=60)
+    assert job.returncode == codes[-1]
+    doctors = calls_of(cluster, "doctor")
+    roles = [load_config(DoctorConfig, after_module(each)[1:], prog="t").role for each in doctors]
+    assert [each[0] for each in doctors] == ["n1", "n2", "n3"]
+    assert roles == ["trainer", "server", "server"]
+    servers = calls_of(cluster, "inference_server")
+    assert [each[0] for each in servers] == ["n2", "n3"]
+    for words in servers:
+        settings, unknown = read_settings(after_module(words))
+        # Of the job's number.
+        assert (settings.host, settings.port, unknown) == ("0.0.0.0", 20_007, [])
+    trainers = calls_of(cluster, "train")
+    assert [each[0] for each in trainers] == ["n1"] * num_starts
+    config = load_config(TrainConfig, after_module(trainers[0])[1:], prog="t")
+    assert list(config.server.urls) == ["http://n2:20007", "http://n3:20007"]
+    assert str(config.run.folder) == "runs/mine/run"
 
 
 def test_a_slurm_job_whose_time_is_over_lets_the_trainer_end(cluster: Path) -> None:
@@ -168,7 +207,13 @@ def test_a_slurm_job_whose_time_is_over_lets_the_trainer_end(cluster: Path) -> N
     job.terminate()
     job.communicate(timeout=60)
     assert job.returncode == 0
-    assert (cluster / "calls").read_text().splitlines()[-1] == "stopped"
+    assert (cluster / "calls").read_text().splitlines()[-1] == "n1 stopped"
+
+
+def test_a_slurm_job_ends_once_no_server_is_left(cluster: Path) -> None:
+    job = submitted(cluster, "n1 n2 n3", SERVER_DOCTOR="1")
+    assert "no server is left" in job.communicate(timeout=60)[1]
+    assert job.returncode == 2
 
 
 def test_a_slurm_job_of_one_node_is_refused(cluster: Path) -> None:

@@ -178,6 +178,14 @@ def test_a_server_ends_once_the_trainer_has_gone(tmp_path: Path) -> None:
     assert "inference_server" in json.dumps(node.commands())
 
 
+def test_a_server_whose_trainer_never_comes_ends_as_well(tmp_path: Path) -> None:
+    node = Node(tmp_path, server_lasts=True)
+    # Nothing listens on this address of the loopback network.
+    job = node.start(1, "127.0.0.9\n127.0.0.2", CHECK_S="0.05", START_CHECKS="3")
+    job.communicate(timeout=60)
+    assert job.returncode == 0
+
+
 def test_a_single_node_is_refused(tmp_path: Path) -> None:
     job = Node(tmp_path).start(0, "10.0.0.1")
     assert "give --num-nodes 2 or more" in job.communicate(timeout=60)[1]

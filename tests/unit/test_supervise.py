@@ -22,13 +22,13 @@ def supervised() -> Iterator[Start]:
     """Starts a command under the script; what still runs after the test is killed."""
     started: list[subprocess.Popen[str]] = []
 
-    def start(command: str, *, restart_s: int = 0) -> subprocess.Popen[str]:
+    def start(command: str, *, restart_s: int = 0, **more: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             ["sh", str(SCRIPT), "sh", "-c", command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={"PATH": "/usr/bin:/bin", "RESTART_S": str(restart_s)},
+            env={"PATH": "/usr/bin:/bin", "RESTART_S": str(restart_s), **more},
             start_new_session=True,
         )
         started.append(process)
@@ -54,7 +54,7 @@ def is_running(pid: int) -> bool:
     ("codes", "num_starts", "said"),
     [
         ([0], 1, ""),
-        ([2], 1, "exit code 2, which Docker tries five times in all: mend what is said above"),
+        ([2], 1, "exit code 2: mend what is said above and start it again"),
         ([1, 0], 2, "exit code 1; started again"),
         ([3, 137, 2, 0], 3, "exit code 2"),
         ([*[3] * 8, 0], 9, "exit code 3; started again"),
@@ -72,15 +72,26 @@ def test_what_passes_is_started_again_and_what_needs_a_mend_is_not(
     assert said in err
 
 
-def test_a_stop_waits_for_the_command_to_end_by_itself(supervised: Start) -> None:
+@pytest.mark.parametrize("takes_s", [0, 0.3])
+@pytest.mark.parametrize(("more", "code"), [({}, 0), ({"STOPPED_CODE": "143"}, 143)])
+def test_a_stop_waits_for_the_command_to_end_by_itself(
+    takes_s: float, more: dict[str, str], code: int, supervised: Start
+) -> None:
     process = supervised(
-        'trap "sleep 0.3; echo checkpoint; exit 0" TERM; echo up; while :; do sleep 0.05; done'
+        f'trap "sleep {takes_s}; echo checkpoint; exit 0" TERM; echo up; while :; do sleep 0.05; done',
+        **more,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
-    assert (process.returncode, out) == (0, "checkpoint\n")
+    assert (process.returncode, out) == (code, "checkpoint\n")
+
+
+def test_a_finished_command_is_no_stopped_one(supervised: Start) -> None:
+    process = supervised("exit 0", STOPPED_CODE="143")
+    process.communicate(timeout=300)
+    assert process.returncode == 0
 
 
 def test_a_stop_between_two_starts_ends_it(supervised: Start) -> None:
