@@ -47,6 +47,11 @@ class RatedServer(ServerStub):
         self.num_in_flight = 0
         self.num_others = 0
         self.push_seconds = 0.0
+        self.pushes_end = asyncio.Event()
+        """Pushes end only while it is set."""
+        self.pushes_end.set()
+        self.is_silent = False
+        """It takes what is asked of its state, and never answers."""
         self.refusal: Exception | None = None
         self._free = asyncio.Semaphore(self.places)
 
@@ -64,8 +69,13 @@ class RatedServer(ServerStub):
         if self.is_down:
             raise ServerUnreachableError(f"{self.name} is down")
 
-    async def status(self) -> ServerStatus:
+    async def _require_answer(self) -> None:
         self._require_up()
+        if self.is_silent:
+            await asyncio.Event().wait()
+
+    async def status(self) -> ServerStatus:
+        await self._require_answer()
         limits = dict.fromkeys(Limits.model_fields, 64)
         status = ServerStatus(
             boot_id=self.boot_id,
@@ -101,6 +111,7 @@ class RatedServer(ServerStub):
     ) -> AdapterInfo:
         self._require_up()
         await asyncio.sleep(self.push_seconds)
+        await self.pushes_end.wait()
         self.log.append(f"push {version}")
         if self.refusal is not None:
             raise self.refusal
@@ -111,7 +122,7 @@ class RatedServer(ServerStub):
         return self._info(version)
 
     async def adapter(self, version: int) -> AdapterInfo:
-        self._require_up()
+        await self._require_answer()
         return self._info(version)
 
     async def delete_adapter(self, version: int) -> None:

@@ -49,15 +49,12 @@ class ArmsClient:
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         logs_outages: bool = True,
+        full_for_s: float | None = None,
     ):
-        """Nothing is sent before the first call.
-
-        Args:
-            config: Where the server is, its key and the deadlines.
-            transport: What carries the requests; the network where None.
-            logs_outages: Whether a server that fails gets log lines from here.
-        """
-        self._http = RetryingHTTP(config, transport, logs_outages=logs_outages)
+        """Nothing is sent before the first call; for the arguments see `RetryingHTTP`."""
+        self._http = RetryingHTTP(
+            config, transport, logs_outages=logs_outages, full_for_s=full_for_s
+        )
         self._url = config.url
         self._push_by_path = config.push_by_path
         self._heartbeat_s = max(_MIN_HEARTBEAT_S, min(_HEARTBEAT_S, config.request_timeout_s / 4))

@@ -70,6 +70,7 @@ class RetryingHTTP:
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         logs_outages: bool = True,
+        full_for_s: float | None = None,
     ):
         """Nothing is sent before the first request.
 
@@ -77,9 +78,11 @@ class RetryingHTTP:
             config: Where the server is, its key and the deadlines.
             transport: What carries the requests; the network where None.
             logs_outages: Whether a server that fails gets log lines from here.
+            full_for_s: For how long one that takes no more requests is tried; ``give_up_after_s`` where None.
         """
         self._url = config.url
         self._give_up_after_s = config.give_up_after_s
+        self._full_for_s = config.give_up_after_s if full_for_s is None else full_for_s
         self._timeout_s = config.request_timeout_s
         self._outage = Outage(config.give_up_after_s, is_logged=logs_outages)
         # Others can grow without a limit before they are measured.
@@ -189,13 +192,15 @@ class RetryingHTTP:
             ) from error
 
     def _attempts(self, path: str) -> AsyncIterator[stamina.Attempt]:
-        patience = Patience(self._give_up_after_s)
+        for_failing, for_full = Patience(self._give_up_after_s), Patience(self._full_for_s)
 
         def wait_before_retry(error: Exception) -> bool | float:
             """Whether a request may be sent again, or after how many seconds the server wants it."""
             if not isinstance(error, _TRANSIENT):
                 return False
-            if not isinstance(error, _FullError):
+            is_full = isinstance(error, _FullError)
+            patience = for_full if is_full else for_failing
+            if not is_full:
                 self._outage.failed(path, self._reason(error))
             if not patience.lasts():
                 return False

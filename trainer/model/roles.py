@@ -33,7 +33,7 @@ from trainer.model.device import set_product_precision
 from trainer.model.head import scalars
 from trainer.model.logprobs import AS_ASKED, Sampling, sampled_logprobs
 from trainer.model.nuclei import Nucleus
-from trainer.model.sharded_base import shared_passes
+from trainer.model.sharded_base import announced_pass, shared_passes
 
 
 class Role(StrEnum):
@@ -164,11 +164,9 @@ class PolicyRoles(nn.Module):
     def _hidden_states(self, role: Role, rows: TokenRows) -> Tensor:
         """[R · W, H] last hidden states, row after row."""
         self.activate(role)
-        if self.shared_passes is not None:
-            self.shared_passes.announce(torch.is_grad_enabled())
         if self._decoder is not None:
             return self._decoder(role, rows.token_ids, rows.position_ids, rows.attention_mask)
-        with self._autocast:
+        with announced_pass(self.shared_passes), self._autocast:
             hidden: Tensor = self.model.get_base_model().model(
                 input_ids=rows.token_ids,
                 position_ids=rows.position_ids,

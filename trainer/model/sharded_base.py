@@ -5,7 +5,8 @@ passes in the same order: one that has nothing to compute does a pass of one tok
 head stay whole on each rank, and adapters are no part of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,8 @@ class SharedPasses:
         self._decoder, self._device = decoder, device
         self.announce: Callable[[bool], None] = lambda with_gradient: None
         """Called before each pass, with whether one backward pass follows."""
+        self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What each pass is in, which has to know who leaves it early."""
 
     def of_one_token(self, *, with_gradient: bool) -> None:
         """A pass for the sake of ranks that have something to compute; leaves no gradient in any parameter.
@@ -109,6 +112,20 @@ class SharedPasses:
             )[0]
         if with_gradient:
             hidden.sum().backward(inputs=[embedding])
+
+
+@contextmanager
+def announced_pass(passes: SharedPasses | None) -> Iterator[None]:
+    """A forward pass; where it is one of all ranks, they are told of it."""
+    if passes is not None:
+        passes.announce(torch.is_grad_enabled())
+    with guarded(passes):
+        yield
+
+
+def guarded(passes: SharedPasses | None) -> AbstractContextManager[None]:
+    """Around a forward and its backward pass that are not part of a step."""
+    return nullcontext() if passes is None else passes.guard()
 
 
 def shared_passes(decoder: Any, device: torch.device, *, shard_base: bool) -> SharedPasses | None:

@@ -15,6 +15,7 @@ from trainer.config.sections import PPOConfig
 from trainer.errors import DataError
 from trainer.model.batch import MicroBatch, Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
+from trainer.model.sharded_base import guarded
 from trainer.ppo.advantages import generalized_advantages, token_rewards
 from trainer.ppo.diagnostics import explained_variance
 from trainer.ppo.experience import require_finite
@@ -135,10 +136,11 @@ def _fit_mini_batch(
     batches = _batches(roles, config, samples)
     weights = token_loss_weights([batch.mask for batch in batches], config.loss_reduction)
     for batch, loss_weights in zip(batches, weights, strict=True):
-        values = roles.values(batch)[:, :-1]
         returns = _returns(batch, gamma=config.gamma)
-        loss, _ = value_loss(values, values.detach(), returns, loss_weights, clip=None)
-        loss.backward()
+        with guarded(roles.shared_passes):
+            values = roles.values(batch)[:, :-1]
+            loss, _ = value_loss(values, values.detach(), returns, loss_weights, clip=None)
+            loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(roles.critic_parameters(), config.max_grad_norm)
     require_finite("the norm of the critic's gradient", norm)
     optimizer.step()

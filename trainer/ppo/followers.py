@@ -13,8 +13,10 @@ from functools import partial
 import torch
 
 from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.errors import RankLostError
 from trainer.model.device import compute_device, leave_memory_to_others
 from trainer.model.roles import PolicyRoles
+from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner import Learner, LearningCall, ScoringCall
 from trainer.ranks.process_group import COMMON_ERRORS, Ranks
 
@@ -35,10 +37,13 @@ def make_learner(start: FollowerStart, ranks: Ranks) -> Learner:
         ranks.broadcast(start)
     device = compute_device(start.config.run.device)
     leave_memory_to_others(device)
-    roles = PolicyRoles(start.policy, device=device, serve_dtype=start.serve_dtype)
+    with ranks.to_its_end():
+        roles = PolicyRoles(start.policy, device=device, serve_dtype=start.serve_dtype)
     ranks.share_passes = roles.shared_passes is not None
-    if roles.shared_passes is not None and ranks.rank == 0:
-        roles.shared_passes.announce = partial(_announce_pass, ranks)
+    if roles.shared_passes is not None:
+        roles.shared_passes.guard = ranks.in_pass
+        if ranks.rank == 0:
+            roles.shared_passes.announce = partial(_announce_pass, ranks)
     return Learner(start.config, roles, ranks)
 
 
@@ -59,14 +64,21 @@ def leading(ranks: Ranks) -> Iterator[None]:
     """In the first rank, around all that it does: at the end the others end, too.
 
     Raises:
-        RankLostError: A rank has ended before.
+        RankLostError: A rank has ended before, and nothing else has failed.
     """
     try:
         yield
-    finally:
-        if not ranks.is_lost:
-            ranks.broadcast(None)
-            ranks.gathered(lambda: None)
+    except BaseException:
+        with suppress(RankLostError):
+            _let_end(ranks)
+        raise
+    _let_end(ranks)
+
+
+def _let_end(ranks: Ranks) -> None:
+    if not ranks.is_lost:
+        ranks.broadcast(None)
+        ranks.gathered(lambda: None)
 
 
 def follow(ranks: Ranks) -> None:
@@ -82,20 +94,24 @@ def follow(ranks: Ranks) -> None:
     start = ranks.broadcast()
     if isinstance(start, FollowerStart):
         learner = make_learner(start, ranks)
-        mini_batches = []
+        mini_batches: list[MiniBatch] = []
         while (call := ranks.broadcast()) is not None:
+            if isinstance(call, PassCall):
+                assert learner.roles.shared_passes is not None
+                with ranks.in_pass():
+                    learner.roles.shared_passes.of_one_token(with_gradient=call.with_gradient)
+                continue
             # Every rank has the same of these errors, and the first decides how to go on.
             with suppress(*COMMON_ERRORS):
                 if isinstance(call, ScoringCall):
                     torch.set_num_threads(call.num_threads)
                     learner.token_budget = call.token_budget
                     learner.update.num_shards = call.num_shards
+                    # The last step's would lie beside this one's.
+                    mini_batches = []
                     mini_batches = learner.experience(call.step, call.groups, call.proximal)
                 elif isinstance(call, LearningCall):
                     learner.learn(
                         call.step, mini_batches, learning_rate_scale=call.learning_rate_scale
                     )
-                elif isinstance(call, PassCall):
-                    assert learner.roles.shared_passes is not None
-                    learner.roles.shared_passes.of_one_token(with_gradient=call.with_gradient)
     ranks.gathered(lambda: None)

@@ -25,6 +25,7 @@ from trainer.ppo.scoring import make_experience
 from trainer.ranks.process_group import Ranks
 from trainer.ranks.shards import (
     add_gradients,
+    are_divided,
     fewer_than_most,
     in_order,
     own_shards,
@@ -95,8 +96,7 @@ class PPOUpdate:
             learning_rate_scale: Factor on both learning rates in this step.
 
         Raises:
-            NonFiniteError: A number or a gradient is not finite. Weights and optimizers are as they
-                were before the step, even if earlier mini-batches had changed them.
+            NonFiniteError: A number or a gradient is not finite; weights and optimizers are as before the step.
         """
         config, sums, stopped = self._config, UpdateSums(), False
         train_policy = train_policy or config.advantage != "gae"
@@ -133,7 +133,7 @@ class PPOUpdate:
                 found[shard] = self._backward(
                     mini_batch, shard, weights, is_first=not sums.num_mini_batches
                 )
-                if self.num_shards > 1:
+                if are_divided(self._ranks, self.num_shards):
                     gradients[shard] = taken_gradients(self._parameters)
             self._passes_for_others(mini_batch, weights)
             return found
@@ -154,7 +154,7 @@ class PPOUpdate:
         sums.approx_kl_max = max(sums.approx_kl_max, approx_kl)
         if self._config.stop_kl is not None and approx_kl > self._config.stop_kl:
             return True
-        if self.num_shards > 1:
+        if are_divided(self._ranks, self.num_shards):
             add_gradients(self._ranks, self.num_shards, self._parameters, gradients)
         critic_norm, policy_norm = self._apply_gradients()
         sums.skipped_updates += int(weights.is_skipped)

@@ -20,6 +20,8 @@ from trainer.model.device import compute_device
 _T = TypeVar("_T")
 _PATIENCE = timedelta(days=30)
 """The others wait while the first rank waits for rollouts; a rank that ends closes its connections."""
+_PASS_WITHIN = timedelta(minutes=30)
+"""Of the device's own backend, which only waits while others compute: NCCL does not notice that a process has ended."""
 
 COMMON_ERRORS = (NonFiniteError, torch.OutOfMemoryError)
 """Errors of a rank's part that all ranks raise together, and can go on after."""
@@ -28,14 +30,16 @@ COMMON_ERRORS = (NonFiniteError, torch.OutOfMemoryError)
 class Ranks:
     """The processes of a job, or the only one; every method but the constructor is called by all in turn."""
 
-    def __init__(self, rank: int = 0, size: int = 1):
+    def __init__(self, rank: int = 0, size: int = 1, objects: dist.ProcessGroup | None = None):
         """Without arguments: a process of its own.
 
         Args:
             rank: This process's number, from 0 on; the first has the server, the run's folder and the console.
             size: How many there are.
+            objects: By which objects travel; the default group where None.
         """
         self.rank, self.size = rank, size
+        self._objects = objects
         self.is_lost = False
         """Whether the ranks no longer do the same, so that none can tell the others anything."""
         self.are_together = False
@@ -53,7 +57,9 @@ class Ranks:
         box = [message]
         if self.size > 1:
             with self._others():
-                dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+                dist.broadcast_object_list(
+                    box, src=0, group=self._objects, device=torch.device("cpu")
+                )
         return box[0]
 
     def broadcast_bytes(self, message: bytes) -> bytes:
@@ -80,12 +86,16 @@ class Ranks:
             mine = None, error.with_traceback(None)
         parts: list[tuple[_T, Exception | None]] = [None] * self.size  # type: ignore[list-item]
         with self._others():
-            dist.all_gather_object(parts, mine)
-        for _, failed in parts:
-            if failed is not None:
-                self._common = failed
-                raise failed
-        return [found for found, _ in parts]
+            dist.all_gather_object(parts, mine, group=self._objects)
+        failed = next((error for _, error in parts if error is not None), None)
+        if failed is None:
+            return [found for found, _ in parts]
+        self._common = failed
+        try:
+            raise failed
+        finally:
+            # Its traceback has this frame, which would keep it and all that the failed work had allocated.
+            del failed, parts, mine
 
     def gather_tensor(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of equal shape that the ranks have, in order, on every rank.
@@ -114,16 +124,48 @@ class Ranks:
             # Of numbers that every rank has.
             raise
         except BaseException as error:
-            if self.size == 1 or error is self._common:
+            common, self._common = self._common, None
+            if self.size == 1 or error is common:
                 raise
-            self.is_lost = True
-            if isinstance(error, torch.OutOfMemoryError):
-                raise RankLostError(f"rank {self.rank} alone is out of GPU memory") from error
-            if self.share_passes and isinstance(error, RuntimeError):
-                raise RankLostError(_first_line(error)) from error
-            raise
+            if (found := self._out_of_step(error)) is error:
+                raise
+            raise found from error
         finally:
             self.are_together = False
+
+    @contextmanager
+    def in_pass(self) -> Iterator[None]:
+        """Around a pass of all ranks that the first one does for itself: who leaves it early is out of step.
+
+        Raises:
+            RankLostError: This rank has run out of memory, or another one has ended.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if self.size == 1 or self.are_together:
+                raise
+            if (found := self._out_of_step(error)) is error:
+                raise
+            raise found from error
+
+    @contextmanager
+    def to_its_end(self) -> Iterator[None]:
+        """Around what all ranks do once, and none goes on without."""
+        try:
+            yield
+        except BaseException:
+            self.is_lost = self.size > 1
+            raise
+
+    def _out_of_step(self, error: BaseException) -> BaseException:
+        """What an error of this rank alone is to its callers."""
+        self.is_lost = True
+        if isinstance(error, torch.OutOfMemoryError):
+            return RankLostError(f"rank {self.rank} alone is out of GPU memory")
+        if self.share_passes and isinstance(error, RuntimeError):
+            return RankLostError(_first_line(error))
+        return error
 
     @contextmanager
     def _others(self) -> Iterator[None]:
@@ -169,9 +211,9 @@ def joined_ranks(device: Device) -> Iterator[Ranks]:
             )
         torch.cuda.set_device(local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=_PATIENCE)
+    dist.init_process_group(backend, rank=rank, world_size=size, timeout=_PASS_WITHIN)
     try:
-        yield Ranks(rank, size)
+        yield Ranks(rank, size, dist.new_group(backend="gloo", timeout=_PATIENCE))
     finally:
         dist.destroy_process_group()
 

@@ -39,6 +39,11 @@ def own_shards(ranks: Ranks, num_shards: int) -> range:
     return range(ranks.rank, num_shards, ranks.size)
 
 
+def are_divided(ranks: Ranks, num_shards: int) -> bool:
+    """Whether the gradients of a mini-batch have to be added, or given to ranks that computed none."""
+    return max(ranks.size, num_shards) > 1
+
+
 def fewer_than_most(ranks: Ranks, shards: Sequence[int]) -> int:
     """How many micro-batches this rank has less than the one that has most.
 

@@ -6,7 +6,7 @@ from trainer.config.sections import ServerConfig
 from trainer.servers.pool import ServerPool
 
 _PATIENCE_S = 1.0
-"""After which one of several servers is left for the others, which is cheap: it comes back as easily."""
+"""After which one of several servers that fails is left for the others, which is cheap: it comes back as easily."""
 
 
 def connection(config: ServerConfig) -> InferenceServer:
@@ -18,6 +18,8 @@ def connection(config: ServerConfig) -> InferenceServer:
         url: ArmsClient(
             config.model_copy(update={"url": url, "urls": (), "give_up_after_s": patience_s}),
             logs_outages=False,
+            # It works, so nothing that it has in flight need be asked elsewhere.
+            full_for_s=config.give_up_after_s,
         )
         for url in config.urls
     }

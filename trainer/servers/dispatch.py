@@ -162,7 +162,7 @@ class Dispatcher:
     def _quickest(self, job: _Job) -> Member | None:
         """Who is expected to answer first of those that may be asked."""
         able: Iterable[Member] = self._members if job.only is None else [job.only]
-        free = [m for m in able if m.is_up and m.has_room and m not in job.tasks]
+        free = [m for m in able if m.is_up and m.has_room(job.size) and m not in job.tasks]
         if len(free) > 1 and job.version is not None:
             # A server that is still being given a version is not waited for.
             free = [m for m in free if job.version in m.digests] or free

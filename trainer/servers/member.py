@@ -2,17 +2,24 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ServerStatus
 from trainer.client.protocol import InferenceServer
-from trainer.errors import ServerRejectedError, SyncError
+from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
 
 _NOT_FOUND = 404
+LOOKED_WITHIN_S = 30.0
+"""How long a server may take to say what it is or holds; one that hangs would take ``server.request_timeout_s``."""
 _KEPT = 0.97
 """Of the weight of earlier answers with each new one, so that some 30 decide how quick a server is."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -46,10 +53,12 @@ class Member:
     changes: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One push or activation at a time."""
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it takes one more group."""
-        return self.found is not None and self.num_groups < self.found.limits.max_groups_in_flight
+    def has_room(self, size: int) -> bool:
+        """Whether it takes so many more groups, as far as ours go; an idle one is asked whatever its limit is."""
+        if self.found is None:
+            return False
+        most = self.found.limits.max_groups_in_flight
+        return not self.num_groups or self.num_groups + size <= most
 
     @property
     def num_replicas(self) -> int:
@@ -114,7 +123,12 @@ class GivenVersions:
         self.active = active
 
     async def give(
-        self, member: Member, version: int, *, again: bool = False
+        self,
+        member: Member,
+        version: int,
+        *,
+        again: bool = False,
+        is_wanted: Callable[[], bool] = lambda: True,
     ) -> AdapterInfo | None:
         """Make a member hold a version, and serve it as ``policy`` where it is the active one.
 
@@ -122,6 +136,7 @@ class GivenVersions:
             member: The server.
             version: One that was noted; for others nothing is done.
             again: Whether to push what the member holds already, which changes nothing there.
+            is_wanted: Whether to push it still, once the pushes before it are done.
 
         Returns:
             What the server acknowledged; None where nothing was pushed.
@@ -134,7 +149,7 @@ class GivenVersions:
         async with member.changes:
             folder, is_active = self.folders.get(version), version == self.active
             is_held = version in member.digests and (not is_active or member.active == version)
-            if folder is None or (is_held and not again):
+            if folder is None or (is_held and not again) or not is_wanted():
                 return None
             info = await member.client.push_adapter(version, folder, activate=is_active)
             ours = self._digests.setdefault(version, info.sha256)
@@ -157,10 +172,23 @@ class GivenVersions:
         """
         await self.give(member, version)
         try:
-            return await member.client.adapter(version)
+            return await looked(partial(member.client.adapter, version))
         except ServerRejectedError as error:
             if error.status != _NOT_FOUND:
                 raise
         member.digests.pop(version, None)
         await self.give(member, version)
-        return await member.client.adapter(version)
+        return await looked(partial(member.client.adapter, version))
+
+
+async def looked(call: Callable[[], Awaitable[_T]]) -> _T:
+    """What a call returns that only looks something up, which takes no server long.
+
+    Raises:
+        ServerUnreachableError: No answer came.
+    """
+    try:
+        async with asyncio.timeout(LOOKED_WITHIN_S):
+            return await call()
+    except TimeoutError:
+        raise ServerUnreachableError(f"no answer within {LOOKED_WITHIN_S:g} s") from None

@@ -7,19 +7,22 @@ use. Its own rollouts then prove them, before any of them trains (`trainer.onlin
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
+from inference_server.wire.schemas import ServerStatus
 from trainer.errors import ServerError, ServerUnreachableError, TrainerError
 from trainer.servers.agreement import require_agreement
 from trainer.servers.dispatch import Dispatcher
-from trainer.servers.member import GivenVersions, Member
+from trainer.servers.member import GivenVersions, Member, looked
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Before a server that is away is tried again, twice as long each time."""
 TICK_S = 0.25
 """How often what is late is looked for."""
 _TICKS_A_STATUS = 20
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger(__name__)
 
@@ -72,6 +75,26 @@ class Membership:
         """Let a task run beside the requests, until it ends or the pool does."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def started(self, work: Iterable[Coroutine[Any, Any, _T]]) -> "list[asyncio.Task[_T]]":
+        """Tasks that run as with `keep`."""
+        tasks = [asyncio.create_task(each) for each in work]
+        for task in tasks:
+            self.keep(task)
+        return tasks
+
+    async def refresh(self, member: Member) -> ServerStatus | None:
+        """The status of a server that is up, as of now; None where it has left."""
+        try:
+            status = await looked(member.client.status)
+        except ServerError as error:
+            self.leave(member, str(error))
+            return None
+        if status.boot_id != member.boot_id:
+            self.leave(member, f"it was restarted: boot id {status.boot_id}")
+            return None
+        member.note_status(status)
+        return status
 
     async def wait(self) -> list[Member]:
         """The servers that are up, once every one was tried and one is.
@@ -132,7 +155,7 @@ class Membership:
         member.why = why
 
     async def _join(self, member: Member) -> None:
-        status = await member.client.status()
+        status = await looked(member.client.status)
         for other in self._members:
             if other is not member and other.boot_id:
                 require_agreement(member, status, other)
@@ -141,7 +164,7 @@ class Membership:
         member.note_boot(status)
         given: list[int] = []
         # More may come into use while these are given.
-        while missing := sorted(self._in_use() - member.digests.keys()):
+        while missing := sorted(self.in_use() - member.digests.keys()):
             for version in missing:
                 await self._versions.give(member, version)
                 given.append(version)
@@ -158,7 +181,8 @@ class Membership:
         self._look()
         self._dispatcher.schedule()
 
-    def _in_use(self) -> set[int]:
+    def in_use(self) -> set[int]:
+        """The versions that every server needs: the active one, and those of requests."""
         asked = self._dispatcher.versions_asked | {self._versions.active or 0}
         return asked & self._versions.folders.keys()
 
@@ -192,18 +216,11 @@ class Membership:
             if tick % _TICKS_A_STATUS == 0:
                 for member in self.up:
                     if member not in self._asking:
-                        self.keep(asyncio.create_task(self._refresh(member)))
+                        self.keep(asyncio.create_task(self._refresh_once(member)))
 
-    async def _refresh(self, member: Member) -> None:
+    async def _refresh_once(self, member: Member) -> None:
         self._asking.add(member)
         try:
-            status = await member.client.status()
-        except ServerError as error:
-            self.leave(member, str(error))
-        else:
-            if status.boot_id == member.boot_id:
-                member.note_status(status)
-            else:
-                self.leave(member, f"it was restarted: boot id {status.boot_id}")
+            await self.refresh(member)
         finally:
             self._asking.discard(member)

@@ -20,10 +20,10 @@ from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableEr
 from trainer.rollouts.groups import ServedGroup
 from trainer.servers.agreement import together
 from trainer.servers.dispatch import Dispatcher
-from trainer.servers.member import GivenVersions, Member
+from trainer.servers.first_answers import first_answers
+from trainer.servers.member import GivenVersions, Member, looked
 from trainer.servers.membership import Membership
 from trainer.servers.origins import Origin, replicas_of
-from trainer.servers.pushes import first_pushes
 
 _BOOT_ID = "several"
 _QUESTIONS_A_PIECE = 8
@@ -102,15 +102,12 @@ class ServerPool:
         """
         while True:
             members = await self._membership.wait()
-            answers = await asyncio.gather(*(self._try(m, m.client.status) for m in members))
-            statuses: list[ServerStatus] = []
-            for member, status in zip(members, answers, strict=True):
-                if status is not None:
-                    member.note_status(status)
-                    statuses.append(status)
-            if statuses:
-                found = [m.found.next_version for m in self._members if m.found is not None]
-                return together(statuses, _BOOT_ID, max(found))
+            asked = map(self._membership.refresh, members)
+            if await first_answers(self._membership.started(asked)):
+                found = [m.found for m in self._members if m.found is not None]
+                # Of one that is late, what it said last.
+                up = [m.found for m in members if m.is_up and m.found is not None]
+                return together(up, _BOOT_ID, max(status.next_version for status in found))
 
     async def generate(self, request: ArmsRequest, *, only: Member | None = None) -> ArmsResponse:
         """A group of arms for each question of a request, of one server."""
@@ -161,23 +158,25 @@ class ServerPool:
         while True:
             members = await self._membership.wait()
             late = asyncio.Event()
-            pushes = [asyncio.create_task(self._push(member, version, late)) for member in members]
+            pushes = (self._push(member, version, late) for member in members)
             try:
-                infos = await first_pushes(pushes)
+                infos = await first_answers(self._membership.started(pushes))
             except ServerRejectedError:
                 self._versions.forget(version, active=before)
                 raise
             finally:
                 late.set()
-                for push in pushes:
-                    self._membership.keep(push)
             if infos:
                 return infos[0]
 
     async def _push(self, member: Member, version: int, late: asyncio.Event) -> AdapterInfo | None:
         """Give a member a version; an error that nobody waits for any more makes it leave."""
+
+        def is_wanted() -> bool:
+            return not late.is_set() or version in self._membership.in_use()
+
         try:
-            return await self._versions.give(member, version, again=True)
+            return await self._versions.give(member, version, again=True, is_wanted=is_wanted)
         except (TrainerError, OSError) as error:
             is_away = isinstance(error, ServerError) and not isinstance(error, ServerRejectedError)
             if not is_away and not late.is_set():
@@ -213,7 +212,7 @@ class ServerPool:
     async def _try(self, member: Member, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """What a call returns; None where the member had no good answer, and leaves."""
         try:
-            return await call()
+            return await looked(call)
         except ServerRejectedError:
             raise
         except ServerError as error:

@@ -441,6 +441,22 @@ async def test_an_outage_is_told_once_with_its_cause_and_its_end(
     assert re.fullmatch(r"event=server_answers after_s=\d+\.\d failures=2", answers)
 
 
+async def test_one_of_several_is_waited_for_while_it_is_full_and_not_while_it_fails() -> None:
+    full = [httpx.Response(429)] * 3
+    config = ServerConfig(url=URL, give_up_after_s=0)
+    for failure, num_requests in ((httpx.Response(429), 6), (httpx.Response(503), 4)):
+        server = Server(*full, failure, failure, httpx.Response(200, json=STATUS))
+        transport = httpx.MockTransport(server)
+        client = ArmsClient(config, transport, full_for_s=60.0)
+        with stamina.set_testing(True, attempts=9):
+            if failure.status_code == 429:
+                await client.status()
+            else:
+                with pytest.raises(ServerUnreachableError, match="503"):
+                    await client.status()
+        assert len(server.requests) == num_requests
+
+
 async def test_a_full_server_is_no_outage(
     connect: Connect, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -50,6 +50,8 @@ SHARDED: dict[str, dict[str, Any]] = {
 }
 """Cases with a base that is divided among the ranks, at the default learning rates."""
 _DEFAULT_RATES = {"learning_rate": 5e-5, "critic_learning_rate": 5e-5}
+ONE_SHARD = "one shard"
+"""Steps of a run that had one rank, done again by two."""
 LOSES_MEMORY, ENDS = "loses memory", "ends"
 """What happens to the second rank in further cases, which are otherwise `gae`."""
 NOT_FINITE, SHARDED_LOSES_MEMORY = "sharded, not finite", "sharded, loses memory"
@@ -143,10 +145,26 @@ _FAULTS = {
 }
 
 
+def count_states(ranks: Ranks) -> list[None]:
+    """An item for each time that the first rank gives its state to the others."""
+    sent: list[None] = []
+    send = ranks.broadcast_bytes
+
+    def broadcast_bytes(message: bytes) -> bytes:
+        sent.append(None)
+        return send(message)
+
+    ranks.broadcast_bytes = broadcast_bytes  # type: ignore[method-assign]
+    return sent
+
+
 def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:
     """The first rank's part; an error is written down."""
     with leading(ranks):
         learner = make_learner(start_of(base_model, case), ranks)
+        if case == ONE_SHARD:
+            learner.update.num_shards = 1
+        num_states = count_states(ranks)
         found: dict[str, Any] = {}
         try:
             found["metrics"] = do_steps(learner)
@@ -154,6 +172,7 @@ def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:
             found["error"] = repr(error)
             found["num_updates"] = len(learner.update.critic_optimizer.state)
         found["token_budget"] = learner.token_budget
+        found["num_states"] = len(num_states)
         torch.save({**learner_state(learner.roles, learner.update), **found}, folder / f"{case}.pt")
 
 

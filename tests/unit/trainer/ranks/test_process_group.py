@@ -1,9 +1,16 @@
 """What a launcher's environment means, and one process as the only rank."""
 
+import gc
+import pickle
+import weakref
+from contextlib import suppress
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from trainer.errors import NonFiniteError, RankLostError, UsageError
+from trainer.ppo.followers import leading
 from trainer.ranks.process_group import Ranks, joined_ranks
 
 NAMES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")
@@ -81,4 +88,71 @@ def test_alone_an_error_is_what_it_was() -> None:
     ranks = Ranks()
     with pytest.raises(torch.OutOfMemoryError), ranks.together():
         raise torch.OutOfMemoryError("CUDA out of memory")
+    assert not ranks.is_lost
+
+
+def test_who_leaves_a_pass_of_all_ranks_is_out_of_step() -> None:
+    ranks = Ranks(0, 2)
+    ranks.share_passes = True
+    with pytest.raises(RankLostError, match="closed by peer"), ranks.in_pass():
+        raise RuntimeError("Connection closed by peer [127.0.0.1]\nof gloo")
+    assert ranks.is_lost
+    ranks = Ranks(0, 2)
+    with pytest.raises(RankLostError, match="rank 0 alone is out of GPU memory"), ranks.in_pass():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    ranks = Ranks(0, 2)
+    with pytest.raises(KeyboardInterrupt), ranks.in_pass():
+        raise KeyboardInterrupt
+    assert ranks.is_lost
+
+
+def test_within_a_step_a_pass_is_the_steps() -> None:
+    ranks = Ranks(0, 2)
+    with pytest.raises(NonFiniteError), ranks.together(), ranks.in_pass():
+        raise NonFiniteError("every rank has the same numbers")
+    assert not ranks.is_lost
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_what_fails_before_the_first_step_is_told_as_what_it_is(size: int) -> None:
+    ranks = Ranks(0, size)
+    with (
+        pytest.raises(UsageError, match="no tensor called"),
+        leading(ranks),
+        ranks.to_its_end(),
+    ):
+        raise UsageError("no tensor called x")
+    assert ranks.is_lost == (size > 1)
+
+
+class Allocated:
+    """What a failed work had allocated."""
+
+
+def test_an_error_of_all_ranks_keeps_nothing_of_what_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def all_gather_object(parts: list[object], mine: object, group: object) -> None:
+        parts[:] = [pickle.loads(pickle.dumps(mine))] * 2
+
+    monkeypatch.setattr(dist, "all_gather_object", all_gather_object)
+    ranks, left = Ranks(0, 2), list[weakref.ref[Allocated]]()
+
+    def work() -> None:
+        allocated = Allocated()
+        left.append(weakref.ref(allocated))
+
+        def part() -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        with ranks.together():
+            ranks.gathered(part)
+
+    gc.disable()
+    try:
+        with suppress(torch.OutOfMemoryError):
+            work()
+        assert left[0]() is None
+    finally:
+        gc.enable()
     assert not ranks.is_lost

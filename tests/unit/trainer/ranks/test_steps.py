@@ -60,7 +60,8 @@ def of_ranks(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """What the first of two ranks has at the end of each case; the second has ended in the last one."""
     folder = tmp_path_factory.mktemp("ranks")
     # One start for all: most of the time goes into imports.
-    cases = [steps.NOT_FINITE, *steps.SHARDED, *steps.CASES, steps.LOSES_MEMORY, steps.ENDS]
+    cases = [steps.NOT_FINITE, *steps.SHARDED, *steps.CASES, steps.ONE_SHARD]
+    cases += [steps.LOSES_MEMORY, steps.ENDS]
     with ranks_of(tiny_base, folder, *cases) as (first, second):
         output, _ = second.communicate(timeout=500)
         assert second.returncode == 9, output
@@ -115,6 +116,15 @@ def test_one_process_recomputes_to_the_bit_what_ranks_did(
     for role in ("policy", "critic", "value_head"):
         assert difference(found, again, role) == 0.0, role
     assert repr(found["metrics"]) == repr(metrics)
+
+
+def test_all_ranks_move_in_a_step_of_one_shard(of_ranks: dict[str, State], tiny_base: Path) -> None:
+    found = of_ranks[steps.ONE_SHARD]
+    learner, _ = of_one_process(tiny_base, "gae", num_shards=1)
+    again = learner_state(learner.roles, learner.update)
+    assert difference(found, again, "policy") == 0.0
+    # At the start; what moved on one rank alone would have to be given to the others.
+    assert found["num_states"] == 1
 
 
 @pytest.mark.parametrize("case", steps.SHARDED)

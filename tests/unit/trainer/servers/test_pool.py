@@ -20,7 +20,7 @@ from trainer.errors import (
     UsageError,
 )
 from trainer.rollouts.groups import ServedGroup
-from trainer.servers import dispatch, membership, pushes
+from trainer.servers import dispatch, first_answers, member, membership
 from trainer.servers.pool import ServerPool
 
 PROMPT = GreedyPrompt(system_prompt="", prompt_format="plain", max_tokens=4)
@@ -31,7 +31,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(membership, "TICK_S", 0.01)
     monkeypatch.setattr(dispatch, "_LEAST_LATE_S", 0.05)
-    monkeypatch.setattr(pushes, "_LEAST_S", 0.05)
+    monkeypatch.setattr(first_answers, "_LEAST_S", 0.05)
 
 
 def servers_named(names: str, **settings: Any) -> list[RatedServer]:
@@ -105,6 +105,20 @@ async def test_no_server_is_sent_more_than_it_takes() -> None:
             await asyncio.sleep(0)
         await asked
     assert most == 2
+
+
+async def test_pieces_of_an_evaluation_count_with_all_their_questions() -> None:
+    servers = servers_named("ab", seconds=0.01, limit_change={"max_groups_in_flight": 12})
+    most = 0
+    async with pool_of(servers) as pool:
+        questions = [str(number) for number in range(80)]
+        asked = asyncio.create_task(pool.complete(None, questions, PROMPT))
+        while not asked.done():
+            most = max(most, *(server.num_in_flight for server in servers))
+            await asyncio.sleep(0)
+        await asked
+    # Eight questions each, one request of which is in flight here.
+    assert most == 1
 
 
 async def test_a_dead_servers_groups_are_asked_elsewhere_and_it_comes_back(
@@ -183,6 +197,44 @@ async def test_a_slow_push_holds_nobody_up_and_its_server_is_asked_afterwards(
         await until(lambda: 1 in slow.held)
         await ask_all(pool, range(8, 24))
         assert slow.answered
+
+
+async def test_pushes_that_nobody_needs_any_more_are_left_out(tmp_path: Path) -> None:
+    quick, slow = servers_named("ab")
+    slow.pushes_end.clear()
+    async with pool_of([quick, slow]) as pool:
+        for version in range(1, 6):
+            await pool.push_adapter(version, write_version(tmp_path / f"{version}", f"{version}"))
+        assert len(await ask_all(pool, range(8), 5)) == 8
+        slow.pushes_end.set()
+        await until(lambda: slow.active == 5)
+        assert slow.log == ["push 1", "push 5"]
+        assert pool.metrics["servers/up"] == 2
+
+
+async def test_a_server_that_hangs_holds_up_no_publication_and_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "LOOKED_WITHIN_S", 0.05)
+    servers = servers_named("ab", seconds=0.01)
+    hanging = servers[1]
+    async with pool_of(servers) as pool:
+        await pool.push_adapter(1, write_version(tmp_path))
+        only = pool.only(pool.origins[1])
+        assert only is not None
+        hanging.is_silent = hanging.hangs = True
+        hanging.pushes_end.clear()
+        asked = asyncio.create_task(ask_all(pool, range(24)))
+        assert (await pool.status()).next_version == 2
+        await pool.push_adapter(2, write_version(tmp_path / "2", "two"))
+        with pytest.raises(ServerUnreachableError, match=r"no answer within 0\.05 s|has left"):
+            await only.adapter(1)
+        assert len(await asked) == 24
+        await until(lambda: pool.metrics["servers/up"] == 1)
+        hanging.is_silent = hanging.hangs = False
+        hanging.pushes_end.set()
+        await until(lambda: pool.metrics["servers/up"] == 2)
+        assert hanging.active == 2
 
 
 async def test_a_proof_waits_for_the_push_and_gives_again_what_was_lost(tmp_path: Path) -> None:

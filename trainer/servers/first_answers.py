@@ -1,0 +1,37 @@
+"""What is asked of all servers of a pool at once does not wait for one that hangs."""
+
+import asyncio
+import math
+import time
+from collections.abc import Collection
+from typing import TypeVar
+
+_TIMES_FIRST = 2.0
+"""How many times as long as for the quickest answer the others are waited for."""
+_LEAST_S = 1.0
+
+_T = TypeVar("_T")
+
+
+async def first_answers(asked: Collection["asyncio.Task[_T | None]"]) -> list[_T]:
+    """What ended soon after the first answer; the others go on.
+
+    Args:
+        asked: A task a server; None is no answer.
+
+    Raises:
+        Exception: What a task raised that was waited for.
+    """
+    pending, answers = set(asked), list[_T]()
+    started_s, deadline_s = time.monotonic(), math.inf
+    left_s: float | None = None
+    while pending and (left_s is None or left_s > 0):
+        done, pending = await asyncio.wait(
+            pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        answers += [answer for task in done if (answer := task.result()) is not None]
+        now_s = time.monotonic()
+        if answers and deadline_s == math.inf:
+            deadline_s = now_s + max(_LEAST_S, _TIMES_FIRST * (now_s - started_s))
+        left_s = None if deadline_s == math.inf else deadline_s - now_s
+    return answers
