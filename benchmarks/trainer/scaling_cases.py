@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.trainer.scaling_model import (
+    FAMILIES,
     Case,
     Decoder,
     Trainer,
@@ -98,7 +99,8 @@ def computed_decoder(shape: Shape, cards: int) -> Decoder:
         per_sequence_s=of_small.per_sequence_s
         + 2 * more / FLOP_A_S
         + more_cache / MEMORY_BYTES_A_S,
-        prefill_s=8 * PROMPT_TOKENS * 2 * more / FLOP_A_S,
+        # The arms of a family share theirs in the server's cache.
+        prefill_s=FAMILIES * PROMPT_TOKENS * 2 * more / FLOP_A_S,
         max_sequences=256,
     )
 

@@ -22,6 +22,9 @@ import numpy as np
 from trainer.model.prefix_tree import cut, pack, row_cost, shard_budget
 from trainer.ranks.shards import shards_by_cost
 
+FAMILIES = 2
+"""Of arms, each with a system prompt of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
@@ -260,11 +263,17 @@ def added(parts: Sequence[Work]) -> Work:
 def shards_of(workload: Workload, groups: Sequence[Sequence[int]], ranks: int) -> list[Work]:
     """Each rank's part of a mini-batch.
 
-    A group's completions share its prompt and nothing else, and groups share nothing.
+    The completions of each of a group's two families share its prompt and nothing else, and groups share nothing.
     """
     prompt = workload.prompt_tokens
     lengths = np.array([prompt + length for group in groups for length in group])
-    shared = np.array([prompt * (i > 0) for group in groups for i in range(len(group))])
+    shared = np.array(
+        [
+            prompt * (i % max(1, len(group) // FAMILIES) > 0)
+            for group in groups
+            for i in range(len(group))
+        ]
+    )
     budget = workload.token_budget
 
     def trees() -> list[int]:
