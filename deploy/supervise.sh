@@ -6,12 +6,12 @@
 #
 # Docker's restart policies know no exit codes: without a bound they would repeat code 2 for ever, and
 # with one a run of days would stay down after its fifth crash. RESTART_S: whole seconds in between [10].
-# STOPPED_CODE: the exit code where a signal ended a command that then exits with 0 [0]; Kubernetes takes 0 for a
+# STOPPED_CODE: what to exit with where a signal stopped the command and it ended with 0 [0]; to Kubernetes 0 is a
 # finished job.
 set -u
 
-stopping=
-trap 'stopping=1; kill -TERM "$child" 2>/dev/null' TERM INT
+stopping= child=
+trap 'stopping=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
 while [ -z "$stopping" ]; do
   # A session of its own, so that what the command leaves behind can be ended with it.
   setsid "$@" &
@@ -37,7 +37,7 @@ while [ -z "$stopping" ]; do
       [ -z "$stopping" ] || exit "${STOPPED_CODE:-0}"
       exit 0 ;;
     2)
-      echo "supervise: exit code 2: mend what is said above and start it again (Docker tries five times in all)" >&2
+      echo "supervise: exit code 2: mend what is said above and start it again" >&2
       exit 2 ;;
   esac
   if [ -z "$stopping" ]; then

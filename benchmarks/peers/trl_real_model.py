@@ -61,12 +61,11 @@ class Runs:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._train_ours(folder, seed, num_steps)
             return list(accumulate(step["time/step_s"] for step in read_metrics(folder / "run")))
-        if not (folder / TIMES_FILE).is_file():
+        if len(_times(folder)) != num_steps:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             self._train_peer(folder, seed, num_steps)
-        seconds: list[float] = json.loads((folder / TIMES_FILE).read_text())["seconds"]
-        return seconds
+        return _times(folder)
 
     def adapters(self, row: str, seed: int) -> list[Path]:
         """The version after each step."""
@@ -142,6 +141,12 @@ class Runs:
             )
         )
         return Curve(row=row, seed=seed, points=tuple(points))
+
+
+def _times(folder: Path) -> list[float]:
+    """When each step of a peer was over; empty where it has not ended."""
+    path = folder / TIMES_FILE
+    return list(json.loads(path.read_text())["seconds"]) if path.is_file() else []
 
 
 def main() -> None:

@@ -51,7 +51,8 @@ class RatedServer(ServerStub):
         """Pushes end only while it is set."""
         self.pushes_end.set()
         self.is_silent = False
-        """It takes what is asked of its state, and never answers."""
+        """It takes what is asked of its state, and does not answer before `answers_end`, and then with an error."""
+        self.answers_end = asyncio.Event()
         self.refusal: Exception | None = None
         self._free = asyncio.Semaphore(self.places)
 
@@ -72,7 +73,8 @@ class RatedServer(ServerStub):
     async def _require_answer(self) -> None:
         self._require_up()
         if self.is_silent:
-            await asyncio.Event().wait()
+            await self.answers_end.wait()
+            raise ServerUnreachableError(f"{self.name} answered too late")
 
     async def status(self) -> ServerStatus:
         await self._require_answer()

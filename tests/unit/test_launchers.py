@@ -43,7 +43,7 @@ def commands(container: dict[str, Any]) -> list[list[str]]:
     found = []
     for line in script.splitlines():
         line = line.removeprefix("exec ").removeprefix("sh /opt/regime-w/supervise.sh ")
-        words = shlex.split(line.removesuffix(" || exit 2"))
+        words = shlex.split(line.partition(" || ")[0])
         if words[:2] == ["python3", "-m"]:
             found.append(words)
     return found
@@ -192,11 +192,11 @@ def test_a_slurm_job_is_a_trainer_and_a_server_on_each_other_node(
     for words in servers:
         settings, unknown = read_settings(after_module(words))
         # Of the job's number.
-        assert (settings.host, settings.port, unknown) == ("0.0.0.0", 20_007, [])
+        assert (settings.host, settings.port, unknown) == ("0.0.0.0", 24_007, [])
     trainers = calls_of(cluster, "train")
     assert [each[0] for each in trainers] == ["n1"] * num_starts
     config = load_config(TrainConfig, after_module(trainers[0])[1:], prog="t")
-    assert list(config.server.urls) == ["http://n2:20007", "http://n3:20007"]
+    assert list(config.server.urls) == ["http://n2:24007", "http://n3:24007"]
     assert str(config.run.folder) == "runs/mine/run"
 
 

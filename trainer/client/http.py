@@ -78,7 +78,7 @@ class RetryingHTTP:
             config: Where the server is, its key and the deadlines.
             transport: What carries the requests; the network where None.
             logs_outages: Whether a server that fails gets log lines from here.
-            full_for_s: For how long one that takes no more requests is tried; ``give_up_after_s`` where None.
+            full_for_s: How long to keep trying a server that answers 429 (full); ``give_up_after_s`` where None.
         """
         self._url = config.url
         self._give_up_after_s = config.give_up_after_s
@@ -214,11 +214,14 @@ class RetryingHTTP:
             return f"no progress within server.request_timeout_s = {self._timeout_s:g}"
         return str(error) or type(error).__name__
 
+    def _tried_s(self, error: Exception) -> float:
+        return self._full_for_s if isinstance(error, _FullError) else self._give_up_after_s
+
     def _given_up(self, path: str, error: Exception) -> ServerError:
         if isinstance(error, InvalidAnswerError):
             return ServerError(f"{error}; is it a Regime W server?")
         return ServerUnreachableError(
-            f"no answer from {self._url}{path} within {self._give_up_after_s:g} s: "
+            f"no answer from {self._url}{path} within {self._tried_s(error):g} s: "
             f"{self._reason(error)}; is the server up, and is server.url right?"
         )
 

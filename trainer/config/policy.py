@@ -1,6 +1,5 @@
 """The base model and the adapter on it."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
@@ -12,8 +11,6 @@ from trainer.config.base import Section
 
 ALL_LINEAR = "all-linear"
 """PEFT's word for every linear layer but the head."""
-_LAYER = re.compile(r"(^|\.)\d+(\.|$)")
-"""A layer's number in the name of a module."""
 
 
 class PolicyConfig(Section):
@@ -64,13 +61,6 @@ class PolicyConfig(Section):
             raise ValueError(
                 f"policy.shard_base divides a base in full precision, not one in {self.quantization}: leave "
                 "policy.quantization or policy.shard_base out"
-            )
-        # Ranks that have nothing to compute do passes through all layers; the others' would end at the
-        # first adapted one.
-        of_one_layer = [target for target in self.target_modules if _LAYER.search(target)]
-        if self.shard_base and of_one_layer:
-            raise ValueError(
-                f"policy.shard_base needs adapters on all layers: policy.target_modules has {of_one_layer[0]}"
             )
         return self
 

@@ -94,6 +94,18 @@ class SharedPasses:
         self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
         """What each pass is in, which has to know who leaves it early."""
 
+    def require_adapter(self) -> None:
+        """Refuse adapters that leave the first layer out, at which the passes of ranks would not all end.
+
+        Raises:
+            UsageError: The first layer has none.
+        """
+        if not any("lora_" in name for name, _ in self._decoder.layers[0].named_parameters()):
+            raise UsageError(
+                "policy.shard_base needs an adapter on the first layer: see policy.target_modules, or the "
+                "layers of policy.adapter"
+            )
+
     def of_one_token(self, *, with_gradient: bool) -> None:
         """A pass for the sake of ranks that have something to compute; leaves no gradient in any parameter.
 
@@ -117,9 +129,9 @@ class SharedPasses:
 @contextmanager
 def announced_pass(passes: SharedPasses | None) -> Iterator[None]:
     """A forward pass; where it is one of all ranks, they are told of it."""
-    if passes is not None:
-        passes.announce(torch.is_grad_enabled())
     with guarded(passes):
+        if passes is not None:
+            passes.announce(torch.is_grad_enabled())
         yield
 
 

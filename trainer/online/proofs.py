@@ -26,8 +26,9 @@ from trainer.online.sync_check import SyncCheck
 from trainer.online.versions import Versions
 from trainer.ppo.experience import MiniBatch
 from trainer.rollouts.groups import RolloutBatch
+from trainer.servers.one_of_several import OneOfSeveral
 from trainer.servers.origins import THE_SERVER, Origin, by_origin, replicas_of
-from trainer.servers.pool import OneOfSeveral, ServerPool
+from trainer.servers.pool import ServerPool
 
 _SCORED_TOKENS = 8192
 """Of a step's completions, at most: enough to know the noise to a few per cent."""
@@ -157,9 +158,7 @@ class Proofs:
             raise SyncError(f"{origin.label}: {error}") from None
         worst = outcome.metrics
         if self.metrics.get("sync/version") == version:
-            worst = {
-                name: max(value, self.metrics.get(name, value)) for name, value in worst.items()
-            }
+            worst = {key: max(value, self.metrics.get(key, value)) for key, value in worst.items()}
         self.metrics = {**worst, **({} if self._pool is None else self._pool.metrics)}
         self._proven.add((version, origin))
 

@@ -39,6 +39,8 @@ def make_learner(start: FollowerStart, ranks: Ranks) -> Learner:
     leave_memory_to_others(device)
     with ranks.to_its_end():
         roles = PolicyRoles(start.policy, device=device, serve_dtype=start.serve_dtype)
+        if roles.shared_passes is not None:
+            roles.shared_passes.require_adapter()
     ranks.share_passes = roles.shared_passes is not None
     if roles.shared_passes is not None:
         roles.shared_passes.guard = ranks.in_pass

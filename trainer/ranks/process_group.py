@@ -135,7 +135,7 @@ class Ranks:
 
     @contextmanager
     def in_pass(self) -> Iterator[None]:
-        """Around a pass of all ranks that the first one does for itself: who leaves it early is out of step.
+        """Around a pass that the first rank needs and all have to do; one that leaves it by an error is out of step.
 
         Raises:
             RankLostError: This rank has run out of memory, or another one has ended.
@@ -162,8 +162,10 @@ class Ranks:
         """What an error of this rank alone is to its callers."""
         self.is_lost = True
         if isinstance(error, torch.OutOfMemoryError):
-            return RankLostError(f"rank {self.rank} alone is out of GPU memory")
-        if self.share_passes and isinstance(error, RuntimeError):
+            return RankLostError(
+                f"rank {self.rank} alone is out of GPU memory: lower ppo.token_budget"
+            )
+        if self.share_passes and isinstance(error, RuntimeError) and _is_of_connection(error):
             return RankLostError(_first_line(error))
         return error
 
@@ -177,6 +179,11 @@ class Ranks:
         except BaseException:
             self.is_lost = True
             raise
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Whether a collective within a pass has failed; gloo's errors have no type, but its path in their text."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,6 +7,8 @@ from trainer.servers.pool import ServerPool
 
 _PATIENCE_S = 1.0
 """After which one of several servers that fails is left for the others, which is cheap: it comes back as easily."""
+_FULL_FOR_S = 60.0
+"""After which it is left where it takes no more requests (429): it works, so what it does need not be done elsewhere."""
 
 
 def connection(config: ServerConfig) -> InferenceServer:
@@ -18,8 +20,7 @@ def connection(config: ServerConfig) -> InferenceServer:
         url: ArmsClient(
             config.model_copy(update={"url": url, "urls": (), "give_up_after_s": patience_s}),
             logs_outages=False,
-            # It works, so nothing that it has in flight need be asked elsewhere.
-            full_for_s=config.give_up_after_s,
+            full_for_s=min(config.give_up_after_s, _FULL_FOR_S),
         )
         for url in config.urls
     }

@@ -146,10 +146,13 @@ class GivenVersions:
             ServerError: As `InferenceServer.push_adapter`.
             OSError: The version's files are gone.
         """
+        # What it holds needs no wait for the pushes that it is given.
+        if self._is_held(member, version) and not again:
+            return None
         async with member.changes:
             folder, is_active = self.folders.get(version), version == self.active
-            is_held = version in member.digests and (not is_active or member.active == version)
-            if folder is None or (is_held and not again) or not is_wanted():
+            is_done = self._is_held(member, version) and not again
+            if folder is None or is_done or not is_wanted():
                 return None
             info = await member.client.push_adapter(version, folder, activate=is_active)
             ours = self._digests.setdefault(version, info.sha256)
@@ -162,6 +165,11 @@ class GivenVersions:
             if info.active:
                 member.active = version
             return info
+
+    def _is_held(self, member: Member, version: int) -> bool:
+        """Whether the member has acknowledged it, as ``policy`` where it is the active one."""
+        is_named = version != self.active or member.active == version
+        return version in member.digests and is_named
 
     async def listed(self, member: Member, version: int) -> AdapterInfo:
         """A version as a member holds it, which is given it where it does not hold it yet, or has lost it.

@@ -85,16 +85,20 @@ class Membership:
 
     async def refresh(self, member: Member) -> ServerStatus | None:
         """The status of a server that is up, as of now; None where it has left."""
+        since_s = member.since_s
         try:
             status = await looked(member.client.status)
         except ServerError as error:
-            self.leave(member, str(error))
-            return None
-        if status.boot_id != member.boot_id:
-            self.leave(member, f"it was restarted: boot id {status.boot_id}")
-            return None
-        member.note_status(status)
-        return status
+            why = str(error)
+        else:
+            if status.boot_id == member.boot_id:
+                member.note_status(status)
+                return status
+            why = f"it was restarted: boot id {status.boot_id}"
+        # It may have left and be back by now.
+        if member.since_s == since_s:
+            self.leave(member, why)
+        return None
 
     async def wait(self) -> list[Member]:
         """The servers that are up, once every one was tried and one is.

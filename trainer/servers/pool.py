@@ -16,13 +16,14 @@ from typing import Self, TypeVar
 from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ServerStatus
 from trainer.client.protocol import GreedyPrompt, InferenceServer, TextCompletion
-from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, TrainerError
+from trainer.errors import ServerError, ServerRejectedError, TrainerError
 from trainer.rollouts.groups import ServedGroup
 from trainer.servers.agreement import together
 from trainer.servers.dispatch import Dispatcher
 from trainer.servers.first_answers import first_answers
 from trainer.servers.member import GivenVersions, Member, looked
 from trainer.servers.membership import Membership
+from trainer.servers.one_of_several import OneOfSeveral
 from trainer.servers.origins import Origin, replicas_of
 
 _BOOT_ID = "several"
@@ -87,11 +88,11 @@ class ServerPool:
             for origin in replicas_of(Origin(member.name, member.boot_id), member.num_replicas)
         ]
 
-    def only(self, origin: Origin) -> "OneOfSeveral | None":
+    def only(self, origin: Origin) -> OneOfSeveral | None:
         """One of the servers alone, to prove what it serves; None once it has left or was restarted."""
         for member in self._membership.up:
             if (member.name, member.boot_id) == (origin.server, origin.boot_id):
-                return OneOfSeveral(self, member, self._versions)
+                return OneOfSeveral(member, self._versions, partial(self.generate, only=member))
         return None
 
     async def status(self) -> ServerStatus:
@@ -102,11 +103,10 @@ class ServerPool:
         """
         while True:
             members = await self._membership.wait()
-            asked = map(self._membership.refresh, members)
-            if await first_answers(self._membership.started(asked)):
+            await first_answers(self._membership.started(map(self._membership.refresh, members)))
+            # Of one that is late, what it said last.
+            if up := [m.found for m in members if m.is_up and m.found is not None]:
                 found = [m.found for m in self._members if m.found is not None]
-                # Of one that is late, what it said last.
-                up = [m.found for m in members if m.is_up and m.found is not None]
                 return together(up, _BOOT_ID, max(status.next_version for status in found))
 
     async def generate(self, request: ArmsRequest, *, only: Member | None = None) -> ArmsResponse:
@@ -218,32 +218,3 @@ class ServerPool:
         except ServerError as error:
             self._membership.leave(member, str(error))
             return None
-
-
-class OneOfSeveral:
-    """One server of a pool, for what only it can answer, as long as it is not restarted."""
-
-    def __init__(self, pool: ServerPool, member: Member, versions: GivenVersions):
-        """Made by `ServerPool.only`."""
-        self._pool, self._member, self._versions = pool, member, versions
-        self._boot_id = member.boot_id
-
-    async def generate(self, request: ArmsRequest) -> ArmsResponse:
-        """The groups of a request, of this server.
-
-        Raises:
-            ServerUnreachableError: It has left the pool, or was restarted.
-        """
-        self._require_there()
-        response = await self._pool.generate(request, only=self._member)
-        self._require_there()
-        return response
-
-    async def adapter(self, version: int) -> AdapterInfo:
-        """A version as this server holds it."""
-        self._require_there()
-        return await self._versions.listed(self._member, version)
-
-    def _require_there(self) -> None:
-        if not self._member.is_up or self._member.boot_id != self._boot_id:
-            raise ServerUnreachableError(f"{self._member.name} has left: {self._member.why}")

@@ -95,7 +95,12 @@ def test_who_leaves_a_pass_of_all_ranks_is_out_of_step() -> None:
     ranks = Ranks(0, 2)
     ranks.share_passes = True
     with pytest.raises(RankLostError, match="closed by peer"), ranks.in_pass():
-        raise RuntimeError("Connection closed by peer [127.0.0.1]\nof gloo")
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer\nand more")
+    assert ranks.is_lost
+    ranks = Ranks(0, 2)
+    ranks.share_passes = True
+    with pytest.raises(RuntimeError, match="shapes"), ranks.in_pass():
+        raise RuntimeError("shapes cannot be multiplied")
     assert ranks.is_lost
     ranks = Ranks(0, 2)
     with pytest.raises(RankLostError, match="rank 0 alone is out of GPU memory"), ranks.in_pass():

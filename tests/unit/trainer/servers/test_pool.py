@@ -215,26 +215,50 @@ async def test_pushes_that_nobody_needs_any_more_are_left_out(tmp_path: Path) ->
 async def test_a_server_that_hangs_holds_up_no_publication_and_leaves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(member, "LOOKED_WITHIN_S", 0.05)
     servers = servers_named("ab", seconds=0.01)
     hanging = servers[1]
     async with pool_of(servers) as pool:
         await pool.push_adapter(1, write_version(tmp_path))
         only = pool.only(pool.origins[1])
         assert only is not None
-        hanging.is_silent = hanging.hangs = True
         hanging.pushes_end.clear()
-        asked = asyncio.create_task(ask_all(pool, range(24)))
-        assert (await pool.status()).next_version == 2
         await pool.push_adapter(2, write_version(tmp_path / "2", "two"))
-        with pytest.raises(ServerUnreachableError, match=r"no answer within 0\.05 s|has left"):
-            await only.adapter(1)
+        # What it holds already is not behind the push that hangs.
+        assert (await only.adapter(1)).version == 1
+        hanging.is_silent = hanging.hangs = True
+        asked = asyncio.create_task(ask_all(pool, range(24)))
+        assert (await pool.status()).next_version == 3
+        waiting = asyncio.create_task(only.adapter(2))
+        await asyncio.sleep(0)
+        monkeypatch.setattr(member, "LOOKED_WITHIN_S", 0.05)
+        with pytest.raises(ServerUnreachableError, match="has left: no answer within"):
+            await waiting
+        assert pool.metrics["servers/up"] == 1
         assert len(await asked) == 24
-        await until(lambda: pool.metrics["servers/up"] == 1)
         hanging.is_silent = hanging.hangs = False
         hanging.pushes_end.set()
         await until(lambda: pool.metrics["servers/up"] == 2)
         assert hanging.active == 2
+
+
+async def test_a_status_that_comes_too_late_throws_nobody_out(tmp_path: Path) -> None:
+    servers = servers_named("ab")
+    late = servers[1]
+    async with pool_of(servers) as pool:
+        await pool.push_adapter(1, write_version(tmp_path))
+        late.is_silent = True
+        await pool.status()
+        # It leaves and is back before its status of then fails.
+        late.is_down = True
+        await ask_all(pool, range(8))
+        await until(lambda: pool.metrics["servers/up"] == 1)
+        late.is_silent = late.is_down = False
+        await until(lambda: pool.metrics["servers/up"] == 2)
+        late.answers_end.set()
+        await asyncio.sleep(0)
+        await ask_all(pool, range(8, 16))
+        assert pool.metrics["servers/up"] == 2
+        assert pool.metrics["servers/left"] == 1
 
 
 async def test_a_proof_waits_for_the_push_and_gives_again_what_was_lost(tmp_path: Path) -> None:
