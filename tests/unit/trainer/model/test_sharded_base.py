@@ -2,17 +2,20 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from peft import LoraConfig, get_peft_model
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.sharded_base import is_divided, load_sharded
+from trainer.model.sharded_base import SharedPasses, is_divided, load_sharded
 
 WEIGHTS = "model.safetensors"
 DAMAGED = "model.layers.0.mlp.gate_proj.weight"
@@ -58,3 +61,21 @@ def test_a_tensor_of_another_shape_is_one_line(base: Path, only_rank: None) -> N
 def test_four_bits_are_not_divided() -> None:
     with pytest.raises(ValidationError, match=r"leave policy\.quantization or policy"):
         PolicyConfig(quantization="nf4", shard_base=True)
+
+
+@pytest.mark.parametrize(
+    ("targets", "is_refused"),
+    [(["q_proj"], False), (["layers.0.mlp.up_proj"], False), (["layers.1.mlp.up_proj"], True)],
+)
+def test_adapters_begin_at_the_first_layer(
+    targets: list[str], is_refused: bool, tiny_base: Path
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    get_peft_model(base, LoraConfig(target_modules=targets))
+    passes = SharedPasses(base.model, torch.device("cpu"))
+    with (
+        pytest.raises(UsageError, match="on the first layer: see policy")
+        if is_refused
+        else nullcontext()
+    ):
+        passes.require_adapter()
