@@ -23,20 +23,20 @@ def wait_for_step(run: Path, step: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("shard_base", ["false", "true"])
+@pytest.mark.parametrize("flags", [[], ["--policy.shard_base"]])
 def test_a_lost_rank_ends_the_run_and_any_number_goes_on(
-    server: ServerProcess, tiny_base: Path, tmp_path: Path, shard_base: str
+    server: ServerProcess, tiny_base: Path, tmp_path: Path, flags: list[str]
 ) -> None:
     run = tmp_path / "run"
     options = {
-        "policy.shard_base": shard_base,
         "run.checkpoint_every": "9",
         "rollout.max_tokens": "24",
         "ppo.questions_per_mini_batch": "2",
     }
 
     def command(num_steps: int) -> list[str]:
-        return train_command(server, tiny_base, run, **options, **{"run.num_steps": str(num_steps)})
+        settings = {**options, "run.num_steps": str(num_steps)}
+        return [*train_command(server, tiny_base, run, **settings), *flags]
 
     # As torchrun starts them, which would itself stop the first rank once the second has ended.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
