@@ -47,6 +47,10 @@ CRITIC = (
 ROWS: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
     "exploring, gae": CRITIC,
+    "exploring, gae, λ 1": (*CRITIC, "--ppo.gae_lambda", "1"),
+    "exploring, gae, critic at 1e-3": (*CRITIC, "--ppo.critic_learning_rate", "1e-3"),
+    "exploring, gae, two epochs": (*CRITIC, "--ppo.num_epochs", "2"),
+    "exploring, gae, critic alone at first": (*CRITIC, "--ppo.critic_warmup_steps", "2"),
     "exploring, rloo": ("--ppo.advantage", "rloo"),
     "one version behind": ("--rollout.max_staleness", "1", "--run.num_threads", "1"),
     "rate 2.5e-4": ("--ppo.learning_rate", "2.5e-4"),

@@ -230,7 +230,7 @@ class Dispatcher:
 
     def _drop(self, job: _Job, member: Member, *, cancel: bool = True) -> None:
         task = job.tasks.pop(member)
-        member.num_groups -= job.size
+        member.note_ended(job.size)
         if cancel and task is not asyncio.current_task():
             task.cancel()
 

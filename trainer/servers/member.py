@@ -91,6 +91,13 @@ class Member:
         self.num_answered = _KEPT * self.num_answered + size
         self.event_s = now_s
 
+    def note_ended(self, size: int) -> None:
+        """Groups are no longer in flight; the time spent on those that another server answered counts, too."""
+        now_s = time.monotonic()
+        self.busy_s += now_s - self.event_s
+        self.event_s = now_s
+        self.num_groups -= size
+
     def seconds_a_group(self, now_s: float) -> float | None:
         """From one answered group to the next while it has work; None before there is anything to go by.
 
