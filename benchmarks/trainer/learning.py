@@ -39,18 +39,25 @@ CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
 RANDOM_REWARD = "random reward"
 DEFAULT = "exploring, grpo (the demo)"
 RECIPE_ARMS = ("--rollout.arms", "recipe")
-CRITIC = (
-    *("--ppo.advantage", "gae", "--ppo.critic_learning_rate", "5e-3"),
-    *("--ppo.critic_warmup_steps", "0", "--ppo.value_clip", "1.0"),
-)
+
+
+def with_critic(*, learning_rate: str = "5e-3", warmup_steps: int = 0) -> tuple[str, ...]:
+    """Flags of a run with GAE."""
+    return (
+        *("--ppo.advantage", "gae", "--ppo.critic_learning_rate", learning_rate),
+        *("--ppo.critic_warmup_steps", str(warmup_steps), "--ppo.value_clip", "1.0"),
+    )
+
+
+CRITIC = with_critic()
 """The demo's settings of a critic until 2026-11-27; figures from before are of these with the recipe's arms."""
 ROWS: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
     "exploring, gae": CRITIC,
     "exploring, gae, λ 1": (*CRITIC, "--ppo.gae_lambda", "1"),
-    "exploring, gae, critic at 1e-3": (*CRITIC, "--ppo.critic_learning_rate", "1e-3"),
+    "exploring, gae, critic at 1e-3": with_critic(learning_rate="1e-3"),
     "exploring, gae, two epochs": (*CRITIC, "--ppo.num_epochs", "2"),
-    "exploring, gae, critic alone at first": (*CRITIC, "--ppo.critic_warmup_steps", "2"),
+    "exploring, gae, critic alone at first": with_critic(warmup_steps=2),
     "exploring, rloo": ("--ppo.advantage", "rloo"),
     "one version behind": ("--rollout.max_staleness", "1", "--run.num_threads", "1"),
     "rate 2.5e-4": ("--ppo.learning_rate", "2.5e-4"),
