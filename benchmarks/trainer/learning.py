@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
     parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), help="[all]")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
     parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")

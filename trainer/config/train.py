@@ -52,6 +52,8 @@ class TrainConfig(CommandConfig):
                 clash = f"reward.selection = {reward.selection} lets only one of them train"
             elif reward.credit == "shared" and reward.is_regime_w:
                 clash = "reward.credit = shared rewards all of them alike"
+            elif len(self.rollout.arms) * self.rollout.samples_per_arm == 1:
+                clash = "rollout.arms and rollout.samples_per_arm ask for a single one"
             else:
                 return self
             raise ValueError(

@@ -516,6 +516,16 @@ def test_advantages_over_groups_need_completions_that_differ(
     assert load("--ppo.advantage", advantage).reward.selection == "all"
 
 
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_a_single_completion_has_nothing_to_be_compared_with(
+    advantage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["--ppo.advantage", advantage, "--rollout.arms", '["wolfram_0"]']
+    assert_one_line_error(capsys, one, f"ppo.advantage = {advantage}", "rollout.samples_per_arm")
+    assert load(*one, "--rollout.samples_per_arm", "2").rollout.samples_per_arm == 2
+    assert load(*one[2:]).ppo.advantage == "gae"
+
+
 def test_a_file_that_is_no_text_names_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
