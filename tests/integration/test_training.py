@@ -403,12 +403,15 @@ def test_every_metric_of_the_dashboards_is_scraped(
     server: ServerProcess, tiny_base: Path, tmp_path: Path
 ) -> None:
     metrics_port = free_port()
+    # By two names, so that there are metrics of several servers as well.
+    urls = [server.url, server.url.replace("127.0.0.1", "localhost")]
     running = subprocess.Popen(
         train_command(
             server,
             tiny_base,
             tmp_path / "run",
             **{
+                "server.urls": json.dumps(urls),
                 "run.num_steps": "1000",
                 "run.evaluate_every": "1",
                 "run.num_evaluation_questions": "2",
