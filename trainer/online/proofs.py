@@ -190,7 +190,7 @@ class Proofs:
             return None
         if (server := self._pool.only(origin)) is None:
             raise ServerUnreachableError(
-                f"{origin.server} has left before it has proven what it serves; the same command resumes"
+                f"{origin.server} has left before it has proven what it serves"
             )
         return server
 
