@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,16 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+async def most_in_flight(servers: list[RatedServer], work: Coroutine[Any, Any, object]) -> int:
+    """The most requests that a server works on at once until the work is done."""
+    most, asked = 0, asyncio.create_task(work)
+    while not asked.done():
+        most = max(most, *(server.num_in_flight for server in servers))
+        await asyncio.sleep(0)
+    await asked
+    return most
+
+
 async def test_every_server_is_given_a_version_and_each_makes_a_part(tmp_path: Path) -> None:
     servers = servers_named("abc", seconds=0.01)
     async with pool_of(servers) as pool:
@@ -97,26 +107,16 @@ async def test_a_request_goes_to_the_server_with_the_least_to_do(tmp_path: Path)
 
 async def test_no_server_is_sent_more_than_it_takes() -> None:
     servers = servers_named("ab", seconds=0.01, limit_change={"max_groups_in_flight": 2})
-    most = 0
     async with pool_of(servers) as pool:
-        asked = asyncio.create_task(ask_all(pool, range(20), None))
-        while not asked.done():
-            most = max(most, *(server.num_in_flight for server in servers))
-            await asyncio.sleep(0)
-        await asked
+        most = await most_in_flight(servers, ask_all(pool, range(20), None))
     assert most == 2
 
 
 async def test_pieces_of_an_evaluation_count_with_all_their_questions() -> None:
     servers = servers_named("ab", seconds=0.01, limit_change={"max_groups_in_flight": 12})
-    most = 0
+    questions = [str(number) for number in range(80)]
     async with pool_of(servers) as pool:
-        questions = [str(number) for number in range(80)]
-        asked = asyncio.create_task(pool.complete(None, questions, PROMPT))
-        while not asked.done():
-            most = max(most, *(server.num_in_flight for server in servers))
-            await asyncio.sleep(0)
-        await asked
+        most = await most_in_flight(servers, pool.complete(None, questions, PROMPT))
     # Eight questions each, one request of which is in flight here.
     assert most == 1
 
