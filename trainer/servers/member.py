@@ -187,16 +187,16 @@ class GivenVersions:
         """
         await self.give(member, version)
         try:
-            return await looked(partial(member.client.adapter, version))
+            return await looked_up(partial(member.client.adapter, version))
         except ServerRejectedError as error:
             if error.status != _NOT_FOUND:
                 raise
         member.digests.pop(version, None)
         await self.give(member, version)
-        return await looked(partial(member.client.adapter, version))
+        return await looked_up(partial(member.client.adapter, version))
 
 
-async def looked(call: Callable[[], Awaitable[_T]]) -> _T:
+async def looked_up(call: Callable[[], Awaitable[_T]]) -> _T:
     """What a call returns that only looks something up, which takes no server long.
 
     Raises:

@@ -14,7 +14,7 @@ from inference_server.wire.schemas import ServerStatus
 from trainer.errors import ServerError, ServerUnreachableError, TrainerError
 from trainer.servers.agreement import require_agreement
 from trainer.servers.dispatch import Dispatcher
-from trainer.servers.member import GivenVersions, Member, looked
+from trainer.servers.member import GivenVersions, Member, looked_up
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """Before a server that is away is tried again, twice as long each time."""
@@ -87,7 +87,7 @@ class Membership:
         """The status of a server that is up, as of now; None where it has left."""
         since_s = member.since_s
         try:
-            status = await looked(member.client.status)
+            status = await looked_up(member.client.status)
         except ServerError as error:
             why = str(error)
         else:
@@ -159,7 +159,7 @@ class Membership:
         member.why = why
 
     async def _join(self, member: Member) -> None:
-        status = await looked(member.client.status)
+        status = await looked_up(member.client.status)
         for other in self._members:
             if other is not member and other.boot_id:
                 require_agreement(member, status, other)

@@ -21,7 +21,7 @@ from trainer.rollouts.groups import ServedGroup
 from trainer.servers.agreement import together
 from trainer.servers.dispatch import Dispatcher
 from trainer.servers.first_answers import first_answers
-from trainer.servers.member import GivenVersions, Member, looked
+from trainer.servers.member import GivenVersions, Member, looked_up
 from trainer.servers.membership import Membership
 from trainer.servers.one_of_several import OneOfSeveral
 from trainer.servers.origins import Origin, replicas_of
@@ -212,7 +212,7 @@ class ServerPool:
     async def _try(self, member: Member, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """What a call returns; None where the member had no good answer, and leaves."""
         try:
-            return await looked(call)
+            return await looked_up(call)
         except ServerRejectedError:
             raise
         except ServerError as error:
