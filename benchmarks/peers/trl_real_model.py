@@ -5,7 +5,7 @@ run of each says how many steps fit, since the rate falls to zero over them. The
 with the machine for itself. Ours is `examples/smollm2.toml`; TRL asks its first arm's prompt. What is there already
 is not measured again.
 
-    python -m scripts.real_model
+    python scripts/real_model.py
     python -m benchmarks.peers.trl_real_model --minutes 30 --seeds 1 2
 """
 
@@ -118,11 +118,11 @@ class Runs:
         run_process("grpo", options, folder)
 
     def evaluated(
-        self, row: str, seed: int, seconds: Sequence[float], records: Sequence[Record], every: int
+        self, row: str, seed: int, seconds: Sequence[float], records: Sequence[Record], count: int
     ) -> Curve:
-        """The SFT adapter, ``every`` versions evenly apart and the last one, asked greedily."""
+        """The SFT adapter and ``count`` versions evenly apart, of which the last is one, asked greedily."""
         num_steps = len(seconds)
-        steps = [math.ceil(num_steps * i / every) for i in range(1, every + 1)]
+        steps = [math.ceil(num_steps * i / count) for i in range(1, count + 1)]
         adapters = self.adapters(row, seed)
         rollout = self.config.rollout
         prompt = GreedyPrompt(
