@@ -197,7 +197,9 @@ def error_lines(
         key = ".".join(map(str, location))
         if problem["type"] == "extra_forbidden":
             in_table = key if source is None or source.table is None else f"{source.table}.{key}"
-            reason = f"unknown key{suggestion(in_table, keys)}"
+            is_in_list = any(isinstance(part, int) for part in location)
+            # The known keys are not those of a list's entries.
+            reason = "unknown key" if is_in_list else f"unknown key{suggestion(in_table, keys)}"
         else:
             is_table = problem["type"] in ("model_type", "dict_type")
             reason = "must be a table" if is_table else problem["msg"].removeprefix("Value error, ")

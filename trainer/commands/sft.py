@@ -28,7 +28,7 @@ from trainer.commands.early_checks import require_output
 from trainer.commands.sft_examples import longest_tokens, sft_examples, within_context
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
-from trainer.console.learning_rate_advice import low_learning_rate
+from trainer.console.advice import low_learning_rate
 from trainer.console.progress import OnStep
 from trainer.console.tracking import METRICS_FILE, metrics_row
 from trainer.data.contamination import data_lines

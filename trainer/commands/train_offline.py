@@ -14,7 +14,7 @@ import torch
 
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
-from trainer.console.learning_rate_advice import low_learning_rate
+from trainer.console.advice import ppo_advice
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
@@ -91,8 +91,8 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             Tracker(run, first_step=progress.step) as tracker,
             RewardFunctions(config.reward) as functions,
         ):
-            low = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
-            for line in (*lines, *(f"warning: {line}" for line in low)):
+            advice = ppo_advice(config.ppo, num_steps)
+            for line in (*lines, *(f"warning: {line}" for line in advice)):
                 tracker.say(line)
             _say_what_is_in_the_file(config, rollouts, num_steps, tracker.say)
             if progress.step:

@@ -7,19 +7,25 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from inference_server.wire.settings_model import SettingsModel
-from regime_w import ArmSpec, RewardConfig, build_all_arms, named_arms
+from regime_w import ArmSpec, RewardConfig, build_all_arms
+from regime_w.arms import ARM_SETS, named_arms
 from trainer.config.base import Section, Seed
 
 
 def _by_name(arms: object) -> object:
-    """Arms in place of names, and the recipe's in place of none."""
+    """Arms in place of names, and the recipe's in place of null."""
     # A flag's null is read as a list of one.
-    if not arms or arms == [None]:
+    if arms is None or arms == [None]:
         return build_all_arms()
     if isinstance(arms, str):
         arms = [arms]
-    if not isinstance(arms, list | tuple):
-        return arms
+    if isinstance(arms, Mapping):
+        raise ValueError("must be a list: write [[rollout.arms]], in two brackets, for each arm")
+    if not isinstance(arms, list | tuple) or not arms:
+        raise ValueError(
+            f"must be a set of arms ({', '.join(ARM_SETS)}) or a list of arms, by name or as tables; left "
+            "out, it is the recipe's eight"
+        )
     resolved: list[object] = []
     for arm in arms:
         resolved += named_arms(arm) if isinstance(arm, str) else [arm]
@@ -30,7 +36,10 @@ def _names_are_unique(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
     names = [arm.name for arm in arms]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"two arms have the name {repeated[0]!r}; give each a name of its own")
+        raise ValueError(
+            f"two arms have the name {repeated[0]!r} (every set has the recipe's names, so that a list can take "
+            "one set alone); give each a name of its own"
+        )
     return arms
 
 
@@ -45,7 +54,7 @@ Arms = Annotated[
     # Not written to a run's config.toml, where a missing key has always meant the eight.
     Field(exclude_if=_is_recipe),
 ]
-"""Arms to ask: never empty, since null and an empty list are read as the eight of Regime W."""
+"""Arms to ask: never empty, and null is read as the eight of Regime W."""
 
 MAX_LOGPROB = 1e-3
 """Nats by which rounding can lift the logprob of a certain token above 0."""

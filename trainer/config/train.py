@@ -44,6 +44,15 @@ class TrainConfig(CommandConfig):
         return self
 
     @model_validator(mode="after")
+    def _pairs_have_room(self) -> Self:
+        if self.data.counterfactual and self.rollout.questions_per_step == 1:
+            raise ValueError(
+                "data.counterfactual puts a question and its counterfactual in one step, for which "
+                "rollout.questions_per_step = 1 has no room"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
         """Without differences within a group, rloo and grpo would silently train on nothing."""
         if self.ppo.advantage != "gae":

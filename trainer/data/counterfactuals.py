@@ -11,7 +11,6 @@ from itertools import islice
 from inference_server.wire.schemas import ServerStatus
 from regime_w.answer_types.number import NUMBER
 from regime_w.counterfactual import reexecuted
-from trainer.config.rollout import REGIME_W
 from trainer.config.sections import DataConfig, TrainConfig
 from trainer.data.contamination import question_key
 from trainer.data.context_limit import context_check
@@ -70,6 +69,27 @@ class Counterfactuals:
         return f"data: {num_found} of the first {len(tried)} questions have a counterfactual"
 
 
+def check_counterfactuals(config: TrainConfig, records: Sequence[Record]) -> None:
+    """What needs no server, before a run waits for one.
+
+    Args:
+        config: The run.
+        records: Its questions.
+
+    Raises:
+        DataError: ``data.counterfactual`` asks for some, and no question has one, or reward functions of the user's
+            would be given another question's columns.
+    """
+    if not config.data.counterfactual:
+        return
+    if not config.reward.is_regime_w and any(record.columns for record in records):
+        raise DataError(
+            "data.counterfactual: the columns of the data that reward.functions are given would be another "
+            "question's; leave the setting, the functions or the columns out"
+        )
+    Counterfactuals(records).require_some(config.data.source)
+
+
 def askable_counterfactuals(
     config: TrainConfig, records: Sequence[Record], status: ServerStatus, lines: list[str]
 ) -> Counterfactuals:
@@ -82,22 +102,12 @@ def askable_counterfactuals(
         lines: Gets one on how many there are, where ``data.counterfactual`` asks for some.
 
     Raises:
-        DataError: The run asks for some, and there are none, a step has no room for a pair, or reward functions
-            of the user's would be given another question's columns.
+        DataError: The run asks for some, and there are none.
     """
-    data, rollout, functions = config.data, config.rollout, config.reward.functions
+    data = config.data
     if not data.counterfactual:
         return Counterfactuals(records)
-    if rollout.questions_per_step < 2:
-        raise DataError(
-            "data.counterfactual: rollout.questions_per_step = 1 has no room for a pair"
-        )
-    if set(functions) != {REGIME_W} and any(record.columns for record in records):
-        raise DataError(
-            "data.counterfactual: the columns of the data that reward.functions are given would be another "
-            "question's; leave the setting, the functions or the columns out"
-        )
-    fits = context_check(config.policy.base_model, rollout, status)
+    fits = context_check(config.policy.base_model, config.rollout, status)
     is_held_out = _held_out(data)
     counterfactuals = Counterfactuals(
         records, lambda counterfactual: fits(counterfactual) and not is_held_out(counterfactual)

@@ -10,7 +10,7 @@ from rich.table import Table
 from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from trainer.config.sections import DoctorConfig
-from trainer.console.learning_rate_advice import low_learning_rate
+from trainer.console.advice import low_learning_rate
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.memory import check_memory, check_server_flags

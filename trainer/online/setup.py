@@ -10,12 +10,16 @@ from trainer.client.compatibility import check_base, check_server
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
 from trainer.config.sections import TrainConfig
-from trainer.console.learning_rate_advice import low_learning_rate
+from trainer.console.advice import ppo_advice
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker, read_metrics
 from trainer.data.contamination import data_lines
 from trainer.data.context_limit import askable
-from trainer.data.counterfactuals import Counterfactuals, askable_counterfactuals
+from trainer.data.counterfactuals import (
+    Counterfactuals,
+    askable_counterfactuals,
+    check_counterfactuals,
+)
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
@@ -146,6 +150,7 @@ def _open_training(
     records = load_records(
         data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed, shape=data.shape
     )
+    check_counterfactuals(config, records)
     with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
@@ -211,8 +216,7 @@ def _questions(
 
 def _advice(config: TrainConfig, journal: Journal) -> list[str]:
     """Lines about settings that may not be meant, and about changed reward functions."""
-    advice = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
-    advice += prompt_format_advice(config)
+    advice = ppo_advice(config.ppo, config.run.num_steps) + prompt_format_advice(config)
     return [*(f"warning: {line}" for line in advice), *changed_sources(journal.past.reward_sources)]
 
 

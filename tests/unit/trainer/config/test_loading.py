@@ -83,7 +83,6 @@ def test_sources_are_merged_key_by_key(tmp_path: Path, monkeypatch: pytest.Monke
         (["--ppo.learning-rate=1e-3"], "ppo", "learning_rate", 1e-3),
         (["--no-ppo.adaptive-kl"], "ppo", "adaptive_kl", False),
         (["--rollout.arms", "None"], "rollout", "arms", build_all_arms()),
-        (["--rollout.arms", "[]"], "rollout", "arms", build_all_arms()),
         (["--rollout.dynamic-sampling"], "rollout", "dynamic_sampling", True),
         (["--rollout.refill_zero_variance"], "rollout", "dynamic_sampling", True),
         (["--no-rollout.refill_zero_variance"], "rollout", "dynamic_sampling", False),
@@ -153,15 +152,26 @@ def test_a_named_set_and_an_arm_of_ones_own(tmp_path: Path) -> None:
     assert [arm.name for arm in config.rollout.arms][-2:] == ["maudlin_3", "solo"]
 
 
-def test_an_unknown_arm_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = config_file(tmp_path, '[rollout]\narms = ["wolfram_9"]\n')
-    assert_one_line_error(capsys, [*file], "rollout.arms: unknown arm 'wolfram_9'", file[1])
+_ARM = 'name = "solo", system_prompt = "", temperature = 0.7, top_p = 1.0'
 
 
-def test_arms_of_one_name_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arm = '{name = "solo", system_prompt = "", temperature = 0.7, top_p = 1.0}'
-    file = config_file(tmp_path, f"[rollout]\narms = [{arm}, {arm}]\n")
-    assert_one_line_error(capsys, [*file], "rollout.arms: two arms have the name 'solo'", file[1])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ('["wolfram_9"]', "rollout.arms: unknown arm 'wolfram_9'"),
+        (f"[{{{_ARM}}}, {{{_ARM}}}]", "rollout.arms: two arms have the name 'solo'"),
+        ('["recipe", "exploring"]', "a list can take one set alone"),
+        ("[]", "rollout.arms: must be a set of arms (recipe, exploring) or a list of arms"),
+        ("3", "rollout.arms: must be a set of arms (recipe, exploring) or a list of arms"),
+        (f"{{{_ARM}}}", "rollout.arms: must be a list: write [[rollout.arms]]"),
+        (f"[{{{_ARM}, stop = 3}}]", "rollout.arms.0.stop: unknown key, in"),
+    ],
+)
+def test_arms_that_cannot_be_asked_are_refused(
+    given: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = config_file(tmp_path, f"[rollout]\narms = {given}\n")
+    assert_one_line_error(capsys, [*file], expected, file[1])
 
 
 def test_an_empty_variable_counts_as_not_set(

@@ -8,7 +8,11 @@ from pydantic import ValidationError
 
 from tests.unit.versions_in_memory import STATUS
 from trainer.config.sections import DataConfig, TrainConfig
-from trainer.data.counterfactuals import Counterfactuals, askable_counterfactuals
+from trainer.data.counterfactuals import (
+    Counterfactuals,
+    askable_counterfactuals,
+    check_counterfactuals,
+)
 from trainer.data.sources import Record, load_records, normalised
 from trainer.data.word_problems import Split, split_of
 from trainer.errors import DataError
@@ -107,21 +111,22 @@ def test_a_counterfactual_is_found_by_its_id_whatever_is_held_out_since() -> Non
 def test_a_source_without_annotated_steps_has_none(gold: str) -> None:
     records = [Record(id="q", question="Ada has 3 pens and buys 4. How many?", gold=gold)]
     with pytest.raises(DataError, match="annotated steps"):
-        askable_counterfactuals(run(), records, STATUS, [])
+        check_counterfactuals(run(), records)
+    check_counterfactuals(TrainConfig(), records)
 
 
 def test_a_step_of_one_question_has_no_room_for_a_pair() -> None:
-    with pytest.raises(DataError, match=r"rollout\.questions_per_step = 1"):
-        made_of(run(rollout={"questions_per_step": 1}), RECORDS)
+    with pytest.raises(ValidationError, match=r"rollout\.questions_per_step = 1"):
+        run(rollout={"questions_per_step": 1})
 
 
 def test_columns_of_another_question_are_not_given_to_reward_functions() -> None:
     records = [Record(id="q", question="5 + 7?", gold="<<5+7=12>>#### 12", columns={"final": 12})]
     config = run(reward={"functions": ["regime_w", "mine.py:reward"]})
     with pytest.raises(DataError, match=r"reward\.functions"):
-        made_of(config, records)
-    assert made_of(run(), records)
-    assert made_of(config, [Record(id="q", question="5 + 7?", gold=records[0].gold)])
+        check_counterfactuals(config, records)
+    check_counterfactuals(run(), records)
+    check_counterfactuals(config, [Record(id="q", question="5 + 7?", gold=records[0].gold)])
 
 
 def test_other_answers_than_numbers_are_refused_at_once() -> None:

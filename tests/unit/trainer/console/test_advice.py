@@ -1,9 +1,9 @@
-"""Which learning rates are called low."""
+"""What is said about settings that may not be meant."""
 
 import pytest
 
 from trainer.config.sections import PPOConfig, SFTConfig
-from trainer.console.learning_rate_advice import low_learning_rate
+from trainer.console.advice import low_learning_rate, ppo_advice
 
 
 @pytest.mark.parametrize("rate", [1e-5, 2e-5, 5e-4])
@@ -22,3 +22,17 @@ def test_the_default_rates_are_not_low_and_the_original_recipes_is() -> None:
     assert not low_learning_rate("ppo.learning_rate", PPOConfig().learning_rate)
     assert not low_learning_rate("sft.learning_rate", SFTConfig().learning_rate)
     assert low_learning_rate("ppo.learning_rate", 5e-6)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "warmup_steps", "num_steps", "is_said"),
+    [("gae", 2, 2, True), ("gae", 3, 2, True), ("gae", 1, 2, False), ("rloo", 3, 2, False)],
+)
+def test_a_run_that_trains_the_critic_alone_is_named(
+    advantage: str, warmup_steps: int, num_steps: int, is_said: bool
+) -> None:
+    given = {"advantage": advantage, "critic_warmup_steps": warmup_steps}
+    lines = ppo_advice(PPOConfig.model_validate(given), num_steps)
+    assert bool(lines) == is_said
+    if is_said:
+        assert f"ppo.critic_warmup_steps = {warmup_steps} " in lines[0]
