@@ -3,9 +3,11 @@
 Base, SFT adapter, training questions, reward, optimizer steps and completions a step are the same; see
 benchmarks/peers/trl_peers.py for what TRL cannot do alike. The trainers take turns, a seed at a time, each with the machine
 for itself: our server idles while TRL trains. Versions of all are evaluated afterwards on our server. What is
-there already is not measured again.
+there already is not measured again. Several rates, temperatures and rows of ours are compared in one table, so that what
+can be won is the same for all.
 
     python -m benchmarks.peers.trl_grpo --seeds 0 1 2
+    python -m benchmarks.peers.trl_grpo --peers grpo --learning-rates 2.5e-4 5e-4 1e-3 --temperatures 0.8 1 1.2
 """
 
 import argparse
@@ -18,7 +20,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 
 import httpx
@@ -28,6 +31,7 @@ from benchmarks.trainer.learning import (
     DEFAULT,
     NUM_STEPS,
     ROWS,
+    WARM_UP_STEPS,
     benchmark_server,
     correct_answers,
     curve_path,
@@ -60,6 +64,20 @@ VLLM_FLAGS = (
 VLLM_START_TIMEOUT_S = 300.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """One of TRL's trainers with its settings."""
+
+    trainer: str
+    """Of `PEERS`."""
+    learning_rate: float
+    temperature: float
+
+    @property
+    def row(self) -> str:
+        return f"{PEERS[self.trainer]}, rate {self.learning_rate:g}, T {self.temperature:g}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], allow_abbrev=False
@@ -68,69 +86,83 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/trl"), help="[%(default)s]")
     parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
     parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")
-    parser.add_argument("--ours", choices=ROWS, default=DEFAULT, help="[%(default)s]")
+    parser.add_argument("--ours", nargs="+", choices=ROWS, default=[DEFAULT], metavar="ROW")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
     parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="TRL's [%(default)s]")
-    parser.add_argument("--temperature", type=float, default=1.0, help="TRL's [%(default)s]")
+    parser.add_argument(
+        "--learning-rates", type=float, nargs="+", default=[5e-4], help="TRL's %(default)s"
+    )
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[1.0], help="TRL's %(default)s"
+    )
     arguments = parser.parse_args()
     prepare_environment()
     folder: Path = arguments.folder
     task = TASKS[arguments.task]
     sft = sft_adapter(arguments.model, arguments.sft or folder / "sft", task)
-    ours: str = arguments.ours
-    rows = [ours, *(PEERS[peer] for peer in arguments.peers)]
+    settings = product(arguments.peers, arguments.learning_rates, arguments.temperatures)
+    peers = [Peer(trainer=name, learning_rate=rate, temperature=t) for name, rate, t in settings]
+    of_row = {peer.row: peer for peer in peers}
+    rows = [*arguments.ours, *of_row]
     wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
         with benchmark_server(arguments.model, folder) as url:
             for seed, row in missing:
                 into = curve_path(folder, seed, row).parent
-                if row == ours:
+                if row in of_row:
+                    train_peer(of_row[row], seed, sft, arguments, into)
+                else:
                     # Each time: while the others train, the system takes the pages of this process away.
                     warm_up(arguments.model, sft, url)
                     run = into / "run"
                     train_row(row, seed, arguments.model, sft, url, arguments.steps, run, task)
-                else:
-                    train_peer(row, seed, sft, arguments, into)
             records = task.held_out(arguments.questions)
             for seed, row in missing:
                 path = curve_path(folder, seed, row)
-                if row == ours:
-                    evaluate_row(row, seed, url, records, task, path)
-                else:
+                if row in of_row:
                     evaluate_peer(row, seed, sft, url, records, task, path)
-    curves = {key: Curve.read(curve_path(folder, *key)) for key in wanted}
-    print(table(list(curves.values()), rows))
-    picture: Path = folder / "learning.svg"
-    picture.write_text(plot(list(curves.values()), rows))
-    points = to_win(list(curves.values()))
-    for row in rows[1:]:
-        pairs = [(curves[seed, ours], curves[seed, row]) for seed in arguments.seeds]
-        parts = [f"a step {spread([ours.step_s / theirs.step_s for ours, theirs in pairs])}"]
-        for share in SHARES:
-            times = [
-                [c.time_to_share(share, points) for c in side] for side in zip(*pairs, strict=True)
-            ]
-            ours_s, theirs_s = map(late_median, times)
-            parts.append(f"median time to {100 * share:.0f} % {ours_s / theirs_s:.2f}")
-        print(f"ours / {row}: {', '.join(parts)}")
+                else:
+                    evaluate_row(row, seed, url, records, task, path)
+    curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
+    print(table(curves, rows))
+    (folder / "learning.svg").write_text(plot(curves, rows))
+    for row in of_row:
+        print(compared(curves, arguments.ours[0], row))
+
+
+def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
+    """What of a peer's time ours takes: a step, seed by seed, and the medians of the times to what can be won."""
+    sides = [sorted_by_seed(curves, row) for row in (ours, theirs)]
+    parts = [f"a step {spread([a.step_s / b.step_s for a, b in zip(*sides, strict=True)])}"]
+    points = to_win(curves)
+    for share in SHARES:
+        ours_s, theirs_s = (
+            late_median([curve.time_to_share(share, points) for curve in side]) for side in sides
+        )
+        parts.append(f"median time to {100 * share:.0f} % {ours_s / theirs_s:.2f}")
+    return f"{ours} / {theirs}: {', '.join(parts)}"
+
+
+def sorted_by_seed(curves: Sequence[Curve], row: str) -> list[Curve]:
+    return sorted((curve for curve in curves if curve.row == row), key=lambda curve: curve.seed)
 
 
 def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, folder: Path) -> None:
+def train_peer(
+    peer: Peer, seed: int, sft: Path, arguments: argparse.Namespace, folder: Path
+) -> None:
     """Train one of TRL's trainers in a process of its own, unless that was done."""
     if (folder / TIMES_FILE).is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    peer = next(name for name, label in PEERS.items() if label == row)
     # A process that generates and trains has both cores; beside a server, as ours, one.
-    num_threads = len(os.sched_getaffinity(0)) if peer == "grpo" else 1
+    num_threads = len(os.sched_getaffinity(0)) if peer.trainer == "grpo" else 1
     task = TASKS[arguments.task]
     problems = task.problems(Split.TRAIN, seed)
     asked = [p.record() for p in islice(problems, QUESTIONS_PER_STEP * arguments.steps)]
@@ -141,20 +173,21 @@ def train_peer(row: str, seed: int, sft: Path, arguments: argparse.Namespace, fo
         "--folder": folder,
         "--seed": seed,
         "--steps": arguments.steps,
-        "--learning-rate": arguments.learning_rate,
-        "--temperature": arguments.temperature,
+        "--learning-rate": peer.learning_rate,
+        "--temperature": peer.temperature,
         "--questions": folder / "questions.jsonl",
         "--system-prompt": build_all_arms()[0].system_prompt,
         "--prompt-format": "plain",
         "--max-tokens": task.max_tokens,
         "--threads": num_threads,
+        "--warm-up-steps": WARM_UP_STEPS,
     }
-    if peer == "async":
+    if peer.trainer == "async":
         # Adapters are named alike in every run, and vLLM's prefix cache knows them by name.
         with vllm_server(arguments.model, folder) as vllm_url:
-            run_process(peer, {**options, "--url": vllm_url}, folder)
+            run_process("async", {**options, "--url": vllm_url}, folder)
     else:
-        run_process(peer, options, folder)
+        run_process("grpo", options, folder)
 
 
 def evaluate_peer(

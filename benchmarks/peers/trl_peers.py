@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import re
+import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -47,6 +48,9 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, required=True)
     parser.add_argument("--temperature", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument(
+        "--warm-up-steps", type=int, default=0, help="of grpo, before the run that counts"
+    )
     parser.add_argument("--url", help="of the vLLM server, for async")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -60,19 +64,23 @@ def train_grpo(arguments: argparse.Namespace) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(arguments.threads)
-    base = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
-    trainer = GRPOTrainer(
-        model=PeftModel.from_pretrained(base, arguments.sft, is_trainable=True),
-        args=GRPOConfig(
-            **shared_settings(arguments),
-            steps_per_generation=UPDATES_PER_STEP,
-            use_cpu=True,
-        ),
-        reward_funcs=regime_w,
-        train_dataset=questions(arguments, as_chat=arguments.prompt_format == "chat"),
-        processing_class=AutoTokenizer.from_pretrained(arguments.model),
-    )
-    train(trainer, arguments)
+
+    def made(settings: dict[str, Any]) -> Any:
+        base = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
+        return GRPOTrainer(
+            model=PeftModel.from_pretrained(base, arguments.sft, is_trainable=True),
+            args=GRPOConfig(**settings, steps_per_generation=UPDATES_PER_STEP, use_cpu=True),
+            reward_funcs=regime_w,
+            train_dataset=questions(arguments, as_chat=arguments.prompt_format == "chat"),
+            processing_class=AutoTokenizer.from_pretrained(arguments.model),
+        )
+
+    settings = shared_settings(arguments)
+    if arguments.warm_up_steps:
+        max_steps = arguments.warm_up_steps * UPDATES_PER_STEP
+        with tempfile.TemporaryDirectory() as folder:
+            made({**settings, "max_steps": max_steps, "output_dir": folder}).train()
+    train(made(settings), arguments)
 
 
 def train_async(arguments: argparse.Namespace) -> None:

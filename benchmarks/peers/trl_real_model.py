@@ -1,12 +1,14 @@
 """Our trainer beside TRL's GRPOTrainer on SmolLM2-135M-Instruct: accuracy against wall time.
 
-Both begin with one SFT adapter and have the same reward, completions a step, rate, temperature and time: a short
-run of each says how many steps fit, since the rate falls to zero over them. They take turns, a seed at a time, each
-with the machine for itself. Ours is `examples/smollm2.toml`; TRL asks its first arm's prompt. What is there already
-is not measured again.
+Both begin with one SFT adapter and have the same reward, completions a step, temperature and, unless other rates
+are asked for, learning rate. A short run of each says how many steps fit into the time, since the rate falls to zero
+over them; steps become quicker than the first ones, so that giving them by number comes closer to it. The trainers take
+turns, a seed at a time, each with the machine for itself. Ours is `examples/smollm2.toml`; TRL asks its first arm's
+prompt. What is there already is not measured again.
 
     python scripts/real_model.py
-    python -m benchmarks.peers.trl_real_model --minutes 30 --seeds 1 2
+    python -m benchmarks.peers.trl_real_model --trainers trl --seeds 3 --steps 1 8 --learning-rates 2e-4 4e-4 1e-3
+    python -m benchmarks.peers.trl_real_model --seeds 1 2 --minutes 30
 """
 
 import argparse
@@ -14,12 +16,12 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from benchmarks.peers.trl_grpo import GRPO, run_process
+from benchmarks.peers.trl_grpo import Peer, run_process
 from benchmarks.peers.trl_peers import TIMES_FILE
 from benchmarks.trainer.learning import correct_answers, curve_path
 from benchmarks.trainer.learning_curves import Curve, Point, plot, table
@@ -35,7 +37,7 @@ from trainer.io.jsonl import write_jsonl
 
 OURS = "examples/smollm2.toml"
 PILOT_SEED = 99
-PILOT = {OURS: (4, 3), GRPO: (2, 2)}
+PILOT_OF_OURS, PILOT_OF_PEER = (4, 3), (2, 2)
 """Steps of a short run, and which of them counts: the first ones load everything, and in its last one ours
 generates nothing ahead."""
 
@@ -49,14 +51,14 @@ class Runs:
     sft: Path
     url: str
 
-    def seconds(self, row: str, seed: int, num_steps: int) -> list[float]:
-        """Train, unless that was done.
+    def seconds(self, row: Peer | None, seed: int, num_steps: int) -> list[float]:
+        """Train, unless that was done; no peer is ours.
 
         Returns:
             When each step was over, in seconds from the start.
         """
-        folder = curve_path(self.folder, seed, row).parent
-        if row == OURS:
+        folder = curve_path(self.folder, seed, name_of(row)).parent
+        if row is None:
             if len(read_metrics(folder / "run")) != num_steps:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._train_ours(folder, seed, num_steps)
@@ -64,13 +66,13 @@ class Runs:
         if len(_times(folder)) != num_steps:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            self._train_peer(folder, seed, num_steps)
+            self._train_peer(row, folder, seed, num_steps)
         return _times(folder)
 
-    def adapters(self, row: str, seed: int) -> list[Path]:
+    def adapters(self, row: Peer | None, seed: int) -> list[Path]:
         """The version after each step."""
-        folder = curve_path(self.folder, seed, row).parent
-        if row == OURS:
+        folder = curve_path(self.folder, seed, name_of(row)).parent
+        if row is None:
             return sorted((folder / "run/adapters").glob("policy-??????"))[1:]
         return sorted(folder.glob("step-??????"))
 
@@ -90,7 +92,7 @@ class Runs:
         }
         call(folder / "train.log", "train", *(word for pair in settings.items() for word in pair))
 
-    def _train_peer(self, folder: Path, seed: int, num_steps: int) -> None:
+    def _train_peer(self, peer: Peer, folder: Path, seed: int, num_steps: int) -> None:
         config = self.config
         records = load_records(
             config.data.source,
@@ -107,22 +109,27 @@ class Runs:
             "--folder": folder,
             "--seed": seed,
             "--steps": num_steps,
-            "--learning-rate": config.ppo.learning_rate,
-            "--temperature": arm.temperature,
+            "--learning-rate": peer.learning_rate,
+            "--temperature": peer.temperature,
             "--questions": questions,
             "--system-prompt": arm.system_prompt,
             "--prompt-format": config.rollout.prompt_format,
             "--max-tokens": config.rollout.max_tokens,
             "--threads": len(os.sched_getaffinity(0)),
         }
-        run_process("grpo", options, folder)
+        run_process(peer.trainer, options, folder)
 
     def evaluated(
-        self, row: str, seed: int, seconds: Sequence[float], records: Sequence[Record], count: int
+        self,
+        row: Peer | None,
+        seed: int,
+        seconds: Sequence[float],
+        records: Sequence[Record],
+        count: int,
     ) -> Curve:
         """The SFT adapter and ``count`` versions evenly apart, of which the last is one, asked greedily."""
         num_steps = len(seconds)
-        steps = [math.ceil(num_steps * i / count) for i in range(1, count + 1)]
+        steps = sorted({math.ceil(num_steps * i / count) for i in range(1, count + 1)})
         adapters = self.adapters(row, seed)
         rollout = self.config.rollout
         prompt = GreedyPrompt(
@@ -140,7 +147,11 @@ class Runs:
                 strict=True,
             )
         )
-        return Curve(row=row, seed=seed, points=tuple(points))
+        return Curve(row=name_of(row), seed=seed, points=tuple(points))
+
+
+def name_of(row: Peer | None) -> str:
+    return OURS if row is None else row.row
 
 
 def _times(folder: Path) -> list[float]:
@@ -155,7 +166,12 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/trl_real_model"))
     parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")
+    parser.add_argument("--trainers", nargs="+", choices=("ours", "trl"), default=["ours", "trl"])
     parser.add_argument("--minutes", type=float, default=30.0, help="of a run [%(default)s]")
+    parser.add_argument(
+        "--steps", type=int, nargs=2, metavar=("OURS", "TRL"), help="of a run, instead of minutes"
+    )
+    parser.add_argument("--learning-rates", type=float, nargs="+", help="TRL's [ours]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
     parser.add_argument("--versions", type=int, default=3, help="evaluated of a run [%(default)s]")
@@ -168,34 +184,47 @@ def main() -> None:
     config = load_config(
         TrainConfig, ["--config", str(CONFIG), "--policy.adapter", str(sft)], prog="trl_real_model"
     )
-    wanted = [(seed, row) for seed in arguments.seeds for row in (OURS, GRPO)]
+    peers = [
+        Peer(trainer="grpo", learning_rate=rate, temperature=config.rollout.arms[0].temperature)
+        for rate in arguments.learning_rates or [config.ppo.learning_rate]
+    ]
+    rows = [
+        *([None] if "ours" in arguments.trainers else []),
+        *(peers if "trl" in arguments.trainers else []),
+    ]
+    wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     with served(None, CONFIG, folder) as url:
         runs = Runs(folder=folder, config=config, sft=sft, url=url)
-        steps = num_steps(runs, arguments.minutes)
+        steps = {
+            row: arguments.steps[row is not None]
+            if arguments.steps
+            else num_steps(runs, row, arguments.minutes)
+            for row in rows
+        }
         seconds = {(s, row): runs.seconds(row, s, steps[row]) for s, row in wanted}
         records = load_records(
             config.data.source, Split.HELD_OUT, num_records=arguments.questions, seed=0
         )
         for seed, row in wanted:
-            if not (path := curve_path(folder, seed, row)).is_file():
+            if not (path := curve_path(folder, seed, name_of(row))).is_file():
                 at_s = seconds[seed, row]
                 runs.evaluated(row, seed, at_s, records, arguments.versions).write(path)
-    curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
+    curves = [Curve.read(curve_path(folder, seed, name_of(row))) for seed, row in wanted]
     for curve in curves:
         shown = " ".join(f"{p.seconds / 60:.1f}:{100 * p.accuracy:.1f}" for p in curve.points)
         print(f"{curve.row}, seed {curve.seed}, {curve.points[-1].step} steps, minutes:%: {shown}")
-    print(table(curves, [OURS, GRPO]))
-    (folder / "learning.svg").write_text(plot(curves, [OURS, GRPO]))
+    names = [name_of(row) for row in rows]
+    print(table(curves, names))
+    (folder / "learning.svg").write_text(plot(curves, names))
 
 
-def num_steps(runs: Runs, minutes: float) -> Mapping[str, int]:
-    """How many steps of each trainer fit, by a step of a short run of it."""
-    found = {}
-    for row, (pilot_steps, step) in PILOT.items():
-        seconds = runs.seconds(row, PILOT_SEED, pilot_steps)
-        step_s = seconds[step - 1] - seconds[step - 2]
-        found[row] = max(1, round(60 * minutes / step_s))
-        print(f"{row}: {step_s:.1f} s a step, {found[row]} steps", flush=True)
+def num_steps(runs: Runs, row: Peer | None, minutes: float) -> int:
+    """How many steps of a trainer fit, by a step of a short run of it."""
+    pilot_steps, step = PILOT_OF_OURS if row is None else PILOT_OF_PEER
+    seconds = runs.seconds(row, PILOT_SEED, pilot_steps)
+    step_s = seconds[step - 1] - seconds[step - 2]
+    found = max(1, round(60 * minutes / step_s))
+    print(f"{name_of(row)}: {step_s:.1f} s a step, {found} steps", flush=True)
     return found
 
 

@@ -59,6 +59,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "exploring, gae, two epochs": (*CRITIC, "--ppo.num_epochs", "2"),
     "exploring, gae, critic alone at first": with_critic(warmup_steps=2),
     "exploring, rloo": ("--ppo.advantage", "rloo"),
+    "dynamic sampling": ("--rollout.dynamic_sampling",),
     "one version behind": ("--rollout.max_staleness", "1", "--run.num_threads", "1"),
     "rate 2.5e-4": ("--ppo.learning_rate", "2.5e-4"),
     "rate 1e-3": ("--ppo.learning_rate", "1e-3"),
