@@ -65,6 +65,13 @@ ROWS: dict[str, tuple[str, ...]] = {
     "rate 1e-3": ("--ppo.learning_rate", "1e-3"),
     "rate 2e-3": ("--ppo.learning_rate", "2e-3"),
     "mini-batches of 2 questions": ("--ppo.questions_per_mini_batch", "2"),
+    "mini-batches of 3 questions": ("--ppo.questions_per_mini_batch", "3"),
+    "mini-batches of 3 questions, no KL": (
+        *("--ppo.questions_per_mini_batch", "3", "--ppo.kl_coef", "0"),
+    ),
+    "mini-batches of 3 questions, exploring, gae": (
+        *("--ppo.questions_per_mini_batch", "3", *CRITIC),
+    ),
     "no KL": ("--ppo.kl_coef", "0"),
     "per_arm, gae": (*RECIPE_ARMS, *CRITIC),
     "shared, random arm (recipe)": (
