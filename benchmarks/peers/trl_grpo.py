@@ -133,8 +133,14 @@ def main() -> None:
 
 
 def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
-    """What of a peer's time ours takes: a step, seed by seed, and the medians of the times to what can be won."""
-    sides = [sorted_by_seed(curves, row) for row in (ours, theirs)]
+    """The share of a peer's time that ours takes: of a step by seed, and of the median times to what can be won.
+
+    Args:
+        curves: Of both, in the same order of seeds.
+        ours: The row of ours.
+        theirs: The peer's.
+    """
+    sides = [[curve for curve in curves if curve.row == row] for row in (ours, theirs)]
     parts = [f"a step {spread([a.step_s / b.step_s for a, b in zip(*sides, strict=True)])}"]
     points = to_win(curves)
     for share in SHARES:
@@ -143,10 +149,6 @@ def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
         )
         parts.append(f"median time to {100 * share:.0f} % {ours_s / theirs_s:.2f}")
     return f"{ours} / {theirs}: {', '.join(parts)}"
-
-
-def sorted_by_seed(curves: Sequence[Curve], row: str) -> list[Curve]:
-    return sorted((curve for curve in curves if curve.row == row), key=lambda curve: curve.seed)
 
 
 def spread(ratios: list[float]) -> str:

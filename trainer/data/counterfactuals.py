@@ -52,21 +52,28 @@ class Counterfactuals:
         record = self._by_id.get(name.removesuffix(_MARK)) if name.endswith(_MARK) else None
         return None if record is None else _counterfactual(record)
 
-    def require_some(self, source: str) -> str:
-        """A line on how many questions have one, by the first of them.
+    def require_some(self, source: str) -> None:
+        """Stop a run that asks for what its questions do not have.
 
         Raises:
-            DataError: None of these has one.
+            DataError: None of the first questions has one.
         """
-        tried = list(islice(self._by_id.values(), _NUM_TRIED))
-        num_found = sum(self.of(record) is not None for record in tried)
-        if not num_found:
+        if not any(self.of(record) for record in self._tried):
             raise DataError(
-                f"data.counterfactual: none of the first {len(tried)} questions of {source} has a "
+                f"data.counterfactual: none of the first {len(self._tried)} questions of {source} has a "
                 "counterfactual: that needs answers with GSM8K's annotated steps, such as <<3*4=12>>; leave "
                 "the setting out, or use such a source"
             )
-        return f"data: {num_found} of the first {len(tried)} questions have a counterfactual"
+
+    @property
+    def line(self) -> str:
+        """How many of the first questions have one."""
+        num_found = sum(self.of(record) is not None for record in self._tried)
+        return f"data: {num_found} of the first {len(self._tried)} questions have a counterfactual"
+
+    @property
+    def _tried(self) -> list[Record]:
+        return list(islice(self._by_id.values(), _NUM_TRIED))
 
 
 def check_counterfactuals(config: TrainConfig, records: Sequence[Record]) -> None:
@@ -112,7 +119,8 @@ def askable_counterfactuals(
     counterfactuals = Counterfactuals(
         records, lambda counterfactual: fits(counterfactual) and not is_held_out(counterfactual)
     )
-    lines.append(counterfactuals.require_some(data.source))
+    counterfactuals.require_some(data.source)
+    lines.append(counterfactuals.line)
     if config.reward.formulas == "original":
         lines.append(
             "warning: data.counterfactual: s_cf is always 0.5 under reward.formulas = original"
