@@ -88,11 +88,24 @@ def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = Fals
     return meant.replace("_", "-") if kebab_case else meant
 
 
-def unknown_flags(unknown: Sequence[str], model: type[BaseModel]) -> list[str]:
-    """One line for each flag that there is not, or one for a surplus argument."""
+def unknown_flags(
+    unknown: Sequence[str], model: type[BaseModel], other_keys: Collection[str] = ()
+) -> list[str]:
+    """One line for each flag that there is not, or one for a surplus argument.
+
+    Args:
+        unknown: The arguments that no flag of the model takes.
+        model: The program's settings.
+        other_keys: Keys of other programs, which this one does not read.
+    """
     flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
     keys = set(known_keys(model))
-    lines = [f"{flag}: unknown flag{flag_suggestion(flag, keys)}" for flag in flags]
+    lines = [
+        f"{flag}: a setting of other commands, of no use to this one; leave it out"
+        if flag[2:].replace("-", "_") in other_keys
+        else f"{flag}: unknown flag{flag_suggestion(flag, keys)}"
+        for flag in flags
+    ]
     return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
 
 

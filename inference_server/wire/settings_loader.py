@@ -70,7 +70,7 @@ def load_settings(
     ]
     if lines:
         raise SettingsError(*lines)
-    lines = [] if program.allow_unknown_flags else unknown_flags(unknown, model)
+    lines = [] if program.allow_unknown_flags else unknown_flags(unknown, model, keys)
     lines += unknown_variables(variables(), keys, program.other_keys)
     tables = {}
     for name, values in _merged(others).items():

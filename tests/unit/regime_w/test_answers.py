@@ -445,7 +445,7 @@ def test_a_hostile_line_ends(unit: str, end: str) -> None:
         extract_answer("#### " + (unit * 300)[:299] + end)
 
 
-@pytest.mark.skipif("REGIME_W_GSM8K_DIR" not in os.environ, reason="needs REGIME_W_GSM8K_DIR")
+@pytest.mark.skipif(not os.environ.get("REGIME_W_GSM8K_DIR"), reason="needs REGIME_W_GSM8K_DIR")
 @pytest.mark.parametrize(("split", "num_questions"), [("train", 7473), ("test", 1319)])
 def test_reads_every_gold_answer_of_gsm8k(split: str, num_questions: int) -> None:
     path = Path(os.environ["REGIME_W_GSM8K_DIR"], f"{split}.jsonl")
@@ -474,7 +474,7 @@ def test_a_number_is_itself_in_every_form(number: int) -> None:
         assert extract_answer(f"So it is.\n#### {surface}") == str(number), surface
 
 
-@pytest.mark.skipif("REGIME_W_GSM8K_DIR" not in os.environ, reason="needs REGIME_W_GSM8K_DIR")
+@pytest.mark.skipif(not os.environ.get("REGIME_W_GSM8K_DIR"), reason="needs REGIME_W_GSM8K_DIR")
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_gold_of_gsm8k_is_itself_in_every_form(split: str) -> None:
     path = Path(os.environ["REGIME_W_GSM8K_DIR"], f"{split}.jsonl")

@@ -202,7 +202,7 @@ def records(name: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-@pytest.mark.skipif(GSM8K is None, reason="needs REGIME_W_GSM8K_DIR")
+@pytest.mark.skipif(not GSM8K, reason="needs REGIME_W_GSM8K_DIR")
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_half_of_gsm8k_is_reexecuted_and_python_agrees(name: str) -> None:
     counts: Counter[str] = Counter()
@@ -229,7 +229,7 @@ def test_half_of_gsm8k_is_reexecuted_and_python_agrees(name: str) -> None:
     assert counts["pairs"] >= 0.5 * counts["all"]
 
 
-@pytest.mark.skipif(GSM8K is None, reason="needs REGIME_W_GSM8K_DIR")
+@pytest.mark.skipif(not GSM8K, reason="needs REGIME_W_GSM8K_DIR")
 def test_every_record_takes_a_suffix() -> None:
     for record in records("train") + records("test"):
         found = with_suffix(record["question"], record["answer"])

@@ -206,7 +206,7 @@ def test_truth_is_arithmetics(a: int, b: int, operator: str, error: int) -> None
         assert equation.result == stated
 
 
-@pytest.mark.skipif(GSM8K is None, reason="needs REGIME_W_GSM8K_DIR")
+@pytest.mark.skipif(not GSM8K, reason="needs REGIME_W_GSM8K_DIR")
 def test_gold_solutions_parse_as_true_and_earn_their_path() -> None:
     text = (Path(str(GSM8K)) / "train.jsonl").read_text(encoding="utf-8")
     num_equations = num_true = num_high = num_paths = 0

@@ -493,6 +493,7 @@ def test_every_variable_that_does_not_parse_is_named(
             ["--learning_rate: unknown flag; did you mean --ppo.learning_rate?"],
         ),
         (["--num-epochs", "1"], ["--num-epochs: unknown flag; did you mean --ppo.num_epochs?"]),
+        (["--sft.num-examples=9"], ["--sft.num-examples: a setting of other commands"]),
         (["--ppo.learning_rate", "fast"], ["ppo.learning_rate", "fast"]),
         (["--ppo.learning_rate"], ["ppo.learning_rate"]),
         (["--run.num_steps", "0"], ["run.num_steps", "greater than or equal to 1"]),
