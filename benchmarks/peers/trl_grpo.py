@@ -12,6 +12,7 @@ can be won is the same for all.
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -27,6 +28,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.peers.trl_peers import TIMES_FILE
+from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import (
     DEFAULT,
     NUM_STEPS,
@@ -99,7 +101,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     prepare_environment()
-    folder: Path = arguments.folder
+    folder = folder_of_runs(parser, arguments, "model", "task", "sft", "steps", "questions")
     task = TASKS[arguments.task]
     sft = sft_adapter(arguments.model, arguments.sft or folder / "sft", task)
     settings = product(arguments.peers, arguments.learning_rates, arguments.temperatures)
@@ -147,7 +149,9 @@ def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
         ours_s, theirs_s = (
             late_median([curve.time_to_share(share, points) for curve in side]) for side in sides
         )
-        parts.append(f"median time to {100 * share:.0f} % {ours_s / theirs_s:.2f}")
+        never = [name for name, s in (("ours", ours_s), ("theirs", theirs_s)) if math.isinf(s)]
+        ratio = f"never by {' and '.join(never)}" if never else f"{ours_s / theirs_s:.2f}"
+        parts.append(f"median time to {100 * share:.0f} % {ratio}")
     return f"{ours} / {theirs}: {', '.join(parts)}"
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from benchmarks.peers.trl_grpo import Peer, run_process
 from benchmarks.peers.trl_peers import TIMES_FILE
+from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import correct_answers, curve_path
 from benchmarks.trainer.learning_curves import Curve, Point, plot, table
 from benchmarks.trainer.real_model_runs import CONFIG, call, served
@@ -177,7 +178,7 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=3, help="evaluated of a run [%(default)s]")
     arguments = parser.parse_args()
     prepare_environment()
-    folder: Path = arguments.folder
+    folder = folder_of_runs(parser, arguments, "sft", "questions", "versions")
     sft = arguments.sft or folder / "sft"
     if not (sft / "adapter_config.json").is_file():
         call(folder / "sft.log", "sft", "--config", CONFIG, "--output", sft)
@@ -206,8 +207,8 @@ def main() -> None:
             config.data.source, Split.HELD_OUT, num_records=arguments.questions, seed=0
         )
         for seed, row in wanted:
-            if not (path := curve_path(folder, seed, name_of(row))).is_file():
-                at_s = seconds[seed, row]
+            at_s, path = seconds[seed, row], curve_path(folder, seed, name_of(row))
+            if not path.is_file() or Curve.read(path).points[-1].step != len(at_s):
                 runs.evaluated(row, seed, at_s, records, arguments.versions).write(path)
     curves = [Curve.read(curve_path(folder, seed, name_of(row))) for seed, row in wanted]
     for curve in curves:

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.markdown import markdown_table
+from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import (
     NUM_STEPS,
     RANDOM_REWARD,
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=300, help="held out [%(default)s]")
     arguments = parser.parse_args()
     prepare_environment()
-    folder: Path = arguments.folder
+    folder = folder_of_runs(parser, arguments, "model", "questions")
     task = TASKS["three-steps"]
     sft = sft_adapter(arguments.model, folder / "sft", task)
     wanted = [(row, seed) for seed in arguments.seeds for row in arguments.rows]

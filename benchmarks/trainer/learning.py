@@ -21,6 +21,7 @@ from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 
+from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning_curves import Curve, Point, plot, table
 from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import running_server
@@ -103,7 +104,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="where the picture goes [FOLDER/learning.svg]")
     arguments = parser.parse_args()
     prepare_environment()
-    folder: Path = arguments.folder
+    folder = folder_of_runs(parser, arguments, "model", "task", "steps", "questions")
     task = TASKS[arguments.task]
     sft = sft_adapter(arguments.model, folder / "sft", task)
     wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]

@@ -20,6 +20,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from benchmarks.markdown import markdown_table
+from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import (
     CONFIG,
     benchmark_server,
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
     arguments = parser.parse_args()
     prepare_environment()
-    folder: Path = arguments.folder
+    folder = folder_of_runs(parser, arguments, "model", "steps", "questions")
     write_task(folder)
     sft = sft_adapter(arguments.model, folder)
     wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]
