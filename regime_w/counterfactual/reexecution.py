@@ -8,7 +8,7 @@ is made.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -37,10 +37,10 @@ _BOUND_BEFORE = re.compile(r"[\w.,/:^#-]\Z")
 _BOUND_AFTER = re.compile(r"[\w/:^]|[.,]\d|-\d| ?/| ?(?:am|pm|a\.m|p\.m|o'clock)\b", re.IGNORECASE)
 _YEARS = range(1800, 2101)
 _KNOWN_AFTER = re.compile(
-    r"-[a-z]| (?:legs|wheels|sides)\b| (?:days|hours|months) (?:a|per|each|every|in a) ",
+    r"-[a-z]| (?:legs|wheels|sides)\b| (?:days|hours|months) (?:a|per|each|every|in a) | of (?:them|us|you)\b",
     re.IGNORECASE,
 )
-"""Behind a number that is what it is: 4-wheel drive, 7 days a week."""
+"""Behind a number that is what it is: 4-wheel drive, 7 days a week, the 3 of them, whose names stand there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +98,10 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
         question: The question.
         solution: Its solution, annotated, with ``#### answer`` at the end.
         careful: For training. A number is only changed if the steps use it once, if it is no percentage beside
-            another, and if it counts no days or hours of a week or day: knowledge of the world, or another
-            sentence, may fix what it was. And the smallest change of any number comes first, so that the new
-            question is about as hard as the old one.
+            another, if it counts no days or hours of a week or day, and if it is no sum, difference, product or
+            quotient of two others of the question: knowledge of the world, or another sentence, may fix
+            what it was. And the smallest change of any number comes first, so that the new question is about as
+            hard as the old one.
 
     Returns:
         The new question, or None where no number can be changed safely.
@@ -116,10 +117,16 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
     ):
         return None
     numerals, values = _numerals(text)
+    in_words = word_numbers_in(question) | constants_in(f"{question} {solution}")
     if careful:
         used = literals_of(solution)
-        numerals = [numeral for numeral in numerals if _stands_alone(numeral, text, used)]
-    in_words = word_numbers_in(question) | constants_in(f"{question} {solution}")
+        # As a word 1 is always there: "a" and "each" may stand for it.
+        known = {*values, *(word_numbers_in(question) - {1})}
+        numerals = [
+            numeral
+            for numeral in numerals
+            if _stands_alone(numeral, text, used) and not _follows(numeral.value, known)
+        ]
     changes: list[tuple[_Numeral, Fraction, frozenset[Fraction]]] = []
     for numeral in numerals:
         others = Counter(values)
@@ -154,6 +161,15 @@ def _stands_alone(numeral: _Numeral, question: str, used: Literals) -> bool:
     if numeral.is_percentage and question.count("%") > 1:
         return False
     return not _KNOWN_AFTER.match(question, numeral.end)
+
+
+def _follows(value: Fraction, known: Set[Fraction]) -> bool:
+    """Whether a number is the sum, difference, product or quotient of two others: 3 and 4 apples, 7 in total."""
+    others = known - {value, 0}
+    return any(
+        {value - other, value + other, value / other, value * other} & (others - {other})
+        for other in others
+    )
 
 
 def _numerals(question: str) -> tuple[list[_Numeral], list[Fraction]]:

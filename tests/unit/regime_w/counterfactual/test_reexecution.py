@@ -74,6 +74,10 @@ CARELESS = {
     "days of a week": ("He works 6 days a week.", "<<6*9=54>>54\n#### 54", {"6"}),
     "a kind of car": ("A 4-wheel drive.", "<<4*9=36>>36\n#### 36", {"4"}),
     "worked out in words": ("A team of 10 plays 5 games.", "10/2 = 5\n<<5*9=45>>\n#### 45", {"5"}),
+    "a sum in another sentence": ("Bo has 3 cats and 4 dogs, 7 in all, for 8 days.", "<<3+4=7>>7\n<<7*8=56>>56\n#### 56", {"3", "4", "7"}),
+    "what is left of a whole": ("Of 10 balls 4 are red, the other six not; 3 go.", "<<10-3=7>>7\n#### 7", {"10", "4"}),
+    "a product of others": ("2.5 boxes of 8, that is 20 eggs, at 11.", "<<20*11=220>>220\n#### 220", {"20"}),
+    "people by name": ("The 3 of them, An, Bo and Cy, pay 5 each.", "<<3*5=15>>15\n#### 15", {"3"}),
     "weekdays": ("He works 5 hours on weekdays.", "<<5*9=45>>45\n#### 45", {"5"}),
 }  # fmt: skip
 
