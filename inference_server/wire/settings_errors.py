@@ -1,6 +1,7 @@
 """What is said of a setting that cannot be used: where it was given, and the key that may be meant."""
 
 import difflib
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -179,6 +180,15 @@ def got(key: str, value: object) -> str:
     names = re.sub(r"[-_]", "", key.lower()).split(".")
     is_secret = names[-1] in ("server", "serve") or any(map(_SECRET.search, names))
     return f" (got {_shown(value)})" if is_plain and not is_secret else ""
+
+
+def not_json(key: str, value: str) -> str:
+    """What is wrong with a text where JSON is needed, and how a list of a section has it."""
+    section, _, last = key.rpartition(".")
+    shown = "" if value.startswith(("{", "[")) else got(last, value)
+    return f"must be JSON{shown}" + (
+        f"; a list of it is {json.dumps([value])}" if section and shown else ""
+    )
 
 
 def _shown(value: object) -> str:

@@ -26,8 +26,8 @@ from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_toml
 from inference_server.wire.settings_errors import (
     SettingsError,
     Source,
-    got,
     known_keys,
+    not_json,
     repeated_flags,
 )
 from inference_server.wire.settings_model import takes_json
@@ -132,9 +132,9 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
                 source()
             except (SourceError, RecursionError):
                 key = name[len(PREFIX) :].replace(_NESTED, ".")
-                last = key.rpartition(".")[2]
-                shown = "" if (value or "").startswith(("{", "[")) else got(last, value)
-                raise SettingsError(f"{key}, from {name.upper()}: must be JSON{shown}") from None
+                raise SettingsError(
+                    f"{key}, from {name.upper()}: {not_json(key, value or '')}"
+                ) from None
         raise
 
 

@@ -768,6 +768,15 @@ def test_a_variable_of_many_levels_is_one_line(
     assert_one_line_error(capsys, [], "REGIME_W_ROLLOUT__ARMS", "must be JSON")
 
 
+def test_a_list_as_a_variable_is_told_how_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("REGIME_W_ROLLOUT__ARMS", "exploring")
+    assert_one_line_error(capsys, [], "(got 'exploring'); a list of it is [\"exploring\"]")
+    monkeypatch.setenv("REGIME_W_ROLLOUT__ARMS", '["exploring"]')
+    assert load_config(TrainConfig, [], prog="t").rollout.arms[0].temperature == 0.6
+
+
 def test_a_short_flag_stands_for_its_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert load_config(TrainConfig, ["--verbose"], prog="t").run.verbose
     assert not load_config(TrainConfig, ["--no-verbose"], prog="t").run.verbose
