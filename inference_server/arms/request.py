@@ -9,12 +9,10 @@ from collections.abc import Iterable, Sequence
 
 from inference_server.errors import InvalidRequest
 from inference_server.settings import Settings
-from inference_server.wire.schemas import MAX_ARMS, ArmsRequest, Question
+from inference_server.wire.schemas import MAX_ARMS, MIN_TEMPERATURE, ArmsRequest, Question
 from regime_w import ArmSpec, answer_type_of, build_all_arms
 from regime_w.algebra.math_process import LibraryMissing
 
-# vLLM silently raises lower temperatures to this one, and would not sample as requested.
-MIN_TEMPERATURE = 0.01
 # Of one prompt, for each token of the context: no text has tokens of this length on average, and the
 # tokenizer alone would need seconds for texts that are far too long.
 MAX_CHARS_PER_TOKEN = 16

@@ -22,6 +22,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
+MIN_TEMPERATURE = 0.01  # of an arm: vLLM raises lower ones to it, and would not sample as asked
 MAX_REPLICAS = 1024
 TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
 _Count = Annotated[StrictInt, Field(ge=1, lt=2**63)]

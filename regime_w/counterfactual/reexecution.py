@@ -122,11 +122,7 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
         used = literals_of(solution)
         # As a word 1 is always there: "a" and "each" may stand for it.
         known = {*values, *(word_numbers_in(question) - {1})}
-        numerals = [
-            numeral
-            for numeral in numerals
-            if _stands_alone(numeral, text, used) and not _follows(numeral.value, known)
-        ]
+        numerals = [numeral for numeral in numerals if _stands_alone(numeral, text, used, known)]
     changes: list[tuple[_Numeral, Fraction, frozenset[Fraction]]] = []
     for numeral in numerals:
         others = Counter(values)
@@ -153,12 +149,21 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
     return None
 
 
-def _stands_alone(numeral: _Numeral, question: str, used: Literals) -> bool:
-    """Whether nothing else in question and solution seems to depend on a number."""
+def _stands_alone(numeral: _Numeral, question: str, used: Literals, known: Set[Fraction]) -> bool:
+    """Whether nothing else in question and solution seems to depend on a number.
+
+    Args:
+        numeral: The number.
+        question: As ASCII.
+        used: The numbers of the solution.
+        known: Those of the question, this one among them.
+    """
     num_uses = sum(literal in (numeral.value, numeral.value / 100) for literal in used.in_steps)
     if num_uses != 1 or numeral.value in used.in_words:
         return False
     if numeral.is_percentage and question.count("%") > 1:
+        return False
+    if _follows(numeral.value, known):
         return False
     return not _KNOWN_AFTER.match(question, numeral.end)
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
+from inference_server.wire.schemas import MAX_ARMS, MIN_TEMPERATURE
 from inference_server.wire.settings_model import SettingsModel
 from regime_w import ArmSpec, RewardConfig, build_all_arms
 from regime_w.arms import ARM_SETS, named_arms
@@ -32,14 +33,22 @@ def _by_name(arms: object) -> object:
     return resolved
 
 
-def _names_are_unique(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
+def _as_the_server_takes_them(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
     names = [arm.name for arm in arms]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(
-            f"two arms have the name {repeated[0]!r} (every set has the recipe's names, so that a list can take "
-            "one set alone); give each a name of its own"
+            f"two arms have the name {repeated[0]!r}; give each a name of its own (those of a set are the "
+            "recipe's eight)"
         )
+    if len(arms) > MAX_ARMS:
+        raise ValueError(f"{len(arms)} arms; the server takes {MAX_ARMS}")
+    for arm in arms:
+        if arm.temperature < MIN_TEMPERATURE:
+            raise ValueError(
+                f"temperature {arm.temperature} of arm {arm.name!r} is under {MIN_TEMPERATURE}, which is the "
+                "least that vLLM samples at"
+            )
     return arms
 
 
@@ -50,7 +59,7 @@ def _is_recipe(arms: object) -> bool:
 Arms = Annotated[
     tuple[ArmSpec, ...],
     BeforeValidator(_by_name),
-    AfterValidator(_names_are_unique),
+    AfterValidator(_as_the_server_takes_them),
     # Not written to a run's config.toml, where a missing key has always meant the eight.
     Field(exclude_if=_is_recipe),
 ]

@@ -22,7 +22,9 @@ def opened(tmp_path: Path) -> Open:
 
     def open_folder(**settings: object) -> Path:
         arguments = argparse.Namespace(folder=tmp_path / "runs", **settings)
-        found: Path = module.folder_of_runs(argparse.ArgumentParser("b"), arguments, *settings)
+        found: Path = module.folder_of_runs(
+            argparse.ArgumentParser("b", allow_abbrev=False), arguments, *settings
+        )
         return found
 
     return open_folder

@@ -160,7 +160,12 @@ _ARM = 'name = "solo", system_prompt = "", temperature = 0.7, top_p = 1.0'
     [
         ('["wolfram_9"]', "rollout.arms: unknown arm 'wolfram_9'"),
         (f"[{{{_ARM}}}, {{{_ARM}}}]", "rollout.arms: two arms have the name 'solo'"),
-        ('["recipe", "exploring"]', "a list can take one set alone"),
+        ('["recipe", "exploring"]', "(those of a set are the recipe's eight)"),
+        (f"[{{{_ARM.replace('0.7', '0.005')}}}]", "temperature 0.005 of arm 'solo' is under 0.01"),
+        (
+            "[" + ", ".join(f"{{{_ARM.replace('solo', f'solo_{i}')}}}" for i in range(65)) + "]",
+            "65 arms; the server takes 64",
+        ),
         ("[]", "rollout.arms: must be a set of arms (recipe, exploring) or a list of arms"),
         ("3", "rollout.arms: must be a set of arms (recipe, exploring) or a list of arms"),
         (f"{{{_ARM}}}", "rollout.arms: must be a list: write [[rollout.arms]]"),
