@@ -117,7 +117,7 @@ def train_online(
     stage(
         4,
         "online PPO",
-        f"the next batch is generated meanwhile; what is trained is on {url}, or asked by",
+        f"what is trained is on {url}, or asked by",
     )
     for line in sample_lines(url):
         console.print(line, highlight=False, soft_wrap=True)

@@ -39,7 +39,8 @@ class RunConfig(Section):
     seed: Seed = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
-    """CPU threads of the trainer; one is best beside a server on the same machine."""
+    """CPU threads of the trainer. One is best where a server on the same CPUs generates meanwhile; all of them
+    where the two take turns (`rollout.max_staleness` 0)."""
     device: Device = "auto"
     """Where the trainer computes."""
     verbose: bool = False

@@ -48,19 +48,20 @@ def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
             f": {right:.0%} of all groups are right in every arm, {wrong:.0%} wrong in every arm"
         )
     on = config.rollout.dynamic_sampling
-    dynamic_sampling = "" if on else "turn on rollout.dynamic_sampling; "
+    # It wins what it costs where generation is cheap beside an update.
+    dynamic_sampling = "" if on else " Or turn on rollout.dynamic_sampling, which generates more."
     return Finding(
         name="zero_variance",
         title=f"Most groups are {'solved' if solved else 'too hard'}: their completions all get the same reward",
         evidence=f"{evidence}; {correct:.0%} of all completions are correct.",
-        change=dynamic_sampling
-        + (
+        change=(
             f"use harder questions in data.source, or set data.curriculum "
             f"({'unset' if config.data.curriculum is None else config.data.curriculum}) to 1."
             if solved
             else f"use easier questions, raise rollout.samples_per_arm ({config.rollout.samples_per_arm}), or "
             "improve the SFT first."
-        ),
+        )
+        + dynamic_sampling,
     )
 
 

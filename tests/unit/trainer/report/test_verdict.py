@@ -274,7 +274,7 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "zero_variance",
         lambda step: {"rollout/zero_variance_groups": 0.8, "reward/correct": 0.8 + 0.01 * step},
         {},
-        ("80% of the groups", "harder questions", "turn on rollout.dynamic_sampling"),
+        ("80% of the groups", "harder questions", "Or turn on rollout.dynamic_sampling"),
     ),
     (
         "zero_variance",
