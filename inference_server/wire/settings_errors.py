@@ -99,14 +99,16 @@ def unknown_flags(
         model: The program's settings.
         other_keys: Keys of other programs, which this one does not read.
     """
-    flags = [argument.partition("=")[0] for argument in unknown if argument.startswith("--")]
     keys = set(known_keys(model))
-    lines = [
-        f"{flag}: a setting of other commands, of no use to this one; leave it out"
-        if flag[2:].replace("-", "_") in other_keys
-        else f"{flag}: unknown flag{flag_suggestion(flag, keys)}"
-        for flag in flags
-    ]
+    lines = []
+    for flag in (a.partition("=")[0] for a in unknown if a.startswith("--")):
+        key = flag[2:].replace("-", "_")
+        if key not in other_keys:
+            lines.append(f"{flag}: unknown flag{flag_suggestion(flag, keys)}")
+            continue
+        own = key.rpartition(".")[2]
+        advice = f"here it is --{own}" if own in keys else "of no use to this one; leave it out"
+        lines.append(f"{flag}: a setting of other commands; {advice}")
     return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
 
 

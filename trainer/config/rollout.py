@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_validator
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from inference_server.wire.schemas import MAX_ARMS, MIN_TEMPERATURE
@@ -11,6 +11,8 @@ from inference_server.wire.settings_model import SettingsModel
 from regime_w import ArmSpec, RewardConfig, build_all_arms
 from regime_w.arms import ARM_SETS, named_arms
 from trainer.config.base import Section, Seed
+
+_OWN_ARMS = TypeAdapter(dict[int, ArmSpec])
 
 
 def _by_name(arms: object) -> object:
@@ -27,10 +29,13 @@ def _by_name(arms: object) -> object:
             f"must be a set of arms ({', '.join(ARM_SETS)}) or a list of arms, by name or as tables; left "
             "out, it is the recipe's eight"
         )
-    resolved: list[object] = []
-    for arm in arms:
-        resolved += named_arms(arm) if isinstance(arm, str) else [arm]
-    return resolved
+    # By their place in the list as it was given, which an error names: a set stands for several.
+    own = _OWN_ARMS.validate_python({i: a for i, a in enumerate(arms) if not isinstance(a, str)})
+    return [
+        spec
+        for i, arm in enumerate(arms)
+        for spec in (named_arms(arm) if isinstance(arm, str) else [own[i]])
+    ]
 
 
 def _as_the_server_takes_them(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:

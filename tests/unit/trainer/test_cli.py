@@ -37,6 +37,8 @@ MISTAKES = {
     "trainer trian": "unknown command 'trian'",
     "trainer train --ppo.lerning_rate 1": "lerning_rate",
     "trainer train --hos 0.0.0.0": "--hos: unknown flag",
+    "trainer sample --rollout.arms recipe": "--rollout.arms: a setting of other commands; here it is --arms",
+    "trainer collect --policy.base_model x": "--policy.base_model: a setting of other commands; of no use",
     "trainer train --ppo.learning_rate -1": "ppo.learning_rate",
     "trainer train --config missing.toml": "missing.toml",
     "trainer train --policy.base_model ./no/such/model": "no/such/model",

@@ -170,6 +170,7 @@ _ARM = 'name = "solo", system_prompt = "", temperature = 0.7, top_p = 1.0'
         ("3", "rollout.arms: must be a set of arms (recipe, exploring) or a list of arms"),
         (f"{{{_ARM}}}", "rollout.arms: must be a list: write [[rollout.arms]]"),
         (f"[{{{_ARM}, stop = 3}}]", "rollout.arms.0.stop: unknown key, in"),
+        (f'["exploring", {{{_ARM}, stop = 3}}]', "rollout.arms.1.stop: unknown key, in"),
     ],
 )
 def test_arms_that_cannot_be_asked_are_refused(
