@@ -49,10 +49,10 @@ def set_product_precision(device: torch.device, dtype: torch.dtype) -> None:
 def gathered(values: Tensor, indices: Tensor) -> Tensor:
     """``values[indices]`` with a gradient that is the same to the last bit every time.
 
-    On a CPU several threads add the gradient of plain indexing in whatever order they come to it where an index
-    is there twice, as that of a prompt's last state is for each of its completions: the digests of a run
-    could not be recomputed. An embedding's gradient is added in the order of the indices, and in an
-    eighth of the time for 4,000 of 2,048 states of width 576.
+    Indices repeat: a prompt's last state is the one before the first token of each of its completions. On a CPU
+    the backward pass of plain indexing adds such gradients by several threads in no fixed order, so a run's
+    digests could not be recomputed. That of an embedding adds them in the order of the indices, and is
+    faster (`benchmarks/README.md`, "A PPO step").
 
     Args:
         values: [S, H] or [S].

@@ -48,7 +48,7 @@ def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
             f": {right:.0%} of all groups are right in every arm, {wrong:.0%} wrong in every arm"
         )
     on = config.rollout.dynamic_sampling
-    # It wins what it costs where generation is cheap beside an update.
+    # Last, since every replaced question is generated twice.
     dynamic_sampling = "" if on else " Or turn on rollout.dynamic_sampling, which generates more."
     return Finding(
         name="zero_variance",
