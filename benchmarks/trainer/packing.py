@@ -3,7 +3,7 @@
     python -m benchmarks.trainer.packing
 
 Rows are computed against themselves whole, as a dense mask does: 4 · H · W² operations a layer and row of
-width W. Before: micro-batches filled to ``ppo.token_budget``. After: `trainer.model.prefix_tree.pack`. Alone:
+width W. Before: micro-batches filled to ``ppo.token_budget``. After: `trainer.model.batches.prefix_tree.pack`. Alone:
 each tree in a row of its own, the least that a dense mask can do.
 """
 
@@ -21,7 +21,9 @@ from regime_w import build_all_arms
 from tests.unit.model_shapes import PRESETS
 from trainer.config.loading import load_config
 from trainer.config.sections import TrainConfig
-from trainer.model.prefix_tree import arrange, common_prefixes, cut, pack, plant
+from trainer.model.batches.packing import cut
+from trainer.model.batches.prefix_tree import common_prefixes, plant
+from trainer.model.batches.rows import arrange, pack
 
 CONFIGS = Path(__file__).parents[2] / "deploy/configs"
 PROMPT_TOKENS = (50, 77)

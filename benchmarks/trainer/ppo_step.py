@@ -30,7 +30,7 @@ from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.config.sections import PolicyConfig, PPOConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.model.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_batches
+from trainer.model.batches.batch import MicroBatch, Sample, SampledTokens, TokenRows, micro_batches
 from trainer.model.nuclei import Nucleus
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo import scoring as trainer_scoring

@@ -3,7 +3,7 @@
 Events are those of `trainer/online/loop.py` and `pipeline.py`: a batch is asked as a whole once `max_staleness` allows, each
 group of the server with the fewest groups; a version is learned, pushed to all servers, and only then the next batch is
 asked. A decoding server gives every sequence a token in `fixed_s + n * per_sequence_s`, so that a batch's last
-long completions keep it waiting. Ranks divide a mini-batch as `trainer.model.prefix_tree` and
+long completions keep it waiting. Ranks divide a mini-batch as `trainer.model.batches.prefix_tree` and
 `trainer.ranks.shards` do. Everything is drawn with a seed: the same case gives the same times.
 """
 
@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.model.prefix_tree import cut, pack, row_cost, shard_budget
+from trainer.model.batches.packing import cut, shard_budget
+from trainer.model.batches.rows import pack, row_cost
 from trainer.ranks.shards import shards_by_cost
 
 FAMILIES = 2

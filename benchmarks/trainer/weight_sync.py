@@ -35,7 +35,7 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.io.kept_settings import read_run_config
 from trainer.model.adapter import AdapterState, read_adapter, serialized
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.sync_alternatives import ComputedExplanations, Published
 from trainer.rollouts.groups import as_sample

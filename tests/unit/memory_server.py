@@ -28,7 +28,7 @@ from regime_w import ArmSpec
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.errors import ServerRejectedError
 from trainer.model.adapter import AdapterState, read_adapter
-from trainer.model.batch import Sample, micro_batches
+from trainer.model.batches.batch import Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
 
 NUM_TOKENS = 5

@@ -5,7 +5,7 @@ import random
 from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
 
 from regime_w import build_all_arms
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 
 VOCABULARY = 151_936
 

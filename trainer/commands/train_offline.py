@@ -21,7 +21,7 @@ from trainer.console.tracking import Metrics, Tracker
 from trainer.doctor.memory import plan_in_message
 from trainer.errors import RewardFunctionError
 from trainer.io.version_names import ADAPTERS_FOLDER
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
 from trainer.model.dtype import collected_line, settled_as_kept, torch_dtype
 from trainer.model.roles import PolicyRoles, Role

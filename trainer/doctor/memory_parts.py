@@ -45,7 +45,7 @@ _FRAGMENTATION = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Size of a micro-batch; see `trainer.model.batch`."""
+    """Size of a micro-batch; see `trainer.model.batches.batch`."""
 
     num_tokens: int
     """Rows × width."""

@@ -1,5 +1,6 @@
 """LoRA adapters: their tensors, how training starts from one, and a faster forward pass."""
 
+import json
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.policy import ALL_LINEAR, is_all_linear
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
@@ -32,6 +33,15 @@ def serialized(state: AdapterState) -> bytes:
     """The content of an adapter's weights file."""
     data: bytes = save(state, metadata={"format": "pt"})
     return data
+
+
+def write_adapter(folder: Path, state: AdapterState, settings: LoraConfig) -> None:
+    """Write an adapter into an existing folder, in the same bytes each time."""
+    (folder / ADAPTER_WEIGHTS_FILE).write_bytes(serialized(state))
+    named: dict[str, Any] = {**settings.to_dict(), "inference_mode": True}
+    # PEFT keeps the names of modules as a set, which has no order.
+    text = json.dumps(named, indent=2, sort_keys=True, default=sorted)
+    (folder / ADAPTER_CONFIG_FILE).write_text(text)
 
 
 def fresh_lora(config: PolicyConfig) -> LoraConfig:

@@ -1,12 +1,10 @@
-"""The frozen base that adapters are trained on, in full precision or in 4 bits, and what it attends to."""
+"""The frozen base that adapters are trained on, in full precision or in 4 bits."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
@@ -16,14 +14,8 @@ from trainer.errors import UsageError
 from trainer.io.durable import whole_folder
 from trainer.io.installed import is_installed
 from trainer.model.base_files import load_tokenizer, reading_base
-from trainer.model.batch import TokenRows
 from trainer.model.dtype import torch_dtype
 from trainer.model.sharded_base import is_divided, load_sharded
-
-_FULL, _SLIDING = "full_attention", "sliding_attention"
-"""Transformers' names in ``layer_types``, and of the masks that models with both take."""
-_CAPPED = ("attn_logit_softcapping", "final_logit_softcapping", "logit_scale", "logits_scaling")
-"""Settings of models that change scores or logits in ways that the trainer does not compute."""
 
 
 def hide_progress_bars() -> None:
@@ -90,57 +82,6 @@ def recompute_activations(base: Any) -> None:
     for module in base.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attention:
-    """What the layers of a base model attend to.
-
-    In a prefix tree the tokens before a token are its ancestors, and an ancestor's distance is the difference of
-    the positions: a sliding window is a mask, too.
-    """
-
-    window: int | None
-    """Tokens that a layer with a sliding window attends to, its own included; None where no layer has one."""
-    is_mixed: bool = False
-    """Whether other layers attend to everything before."""
-
-    def masks(self, rows: TokenRows) -> Tensor | dict[str, Tensor]:
-        """[R, 1, W, W] bool of each kind of layer, as the models of Transformers take them."""
-        if self.window is None:
-            return rows.attention_mask
-        windowed = rows.windowed_mask(self.window)
-        return {_FULL: rows.attention_mask, _SLIDING: windowed} if self.is_mixed else windowed
-
-
-def attention_of(config: Any, base_model: str) -> Attention:
-    """What a base model's layers attend to.
-
-    Args:
-        config: The model's, of Transformers, once it is loaded.
-        base_model: Its name, for errors.
-
-    Raises:
-        UsageError: It has layers that are not attention over the tokens before, or scales its logits.
-    """
-    name = f"policy.base_model {base_model}"
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if others := kinds - {_FULL, _SLIDING}:
-        raise UsageError(
-            f"{name}: {min(others)} layers; prefix trees need full attention or sliding windows"
-        )
-    for setting in _CAPPED:
-        if (value := getattr(config, setting, None)) not in (None, 1.0):
-            raise UsageError(f"{name}: {setting} = {value}, which the trainer does not compute")
-    if config._attn_implementation != "sdpa":
-        raise UsageError(
-            f"{name}: its attention is {config._attn_implementation!r}; prefix trees need 'sdpa', which this "
-            "model does not have"
-        )
-    window = getattr(config, "sliding_window", None)
-    if window is None or kinds == {_FULL}:
-        return Attention(window=None)
-    return Attention(window=window, is_mixed=_FULL in kinds)
 
 
 def save_dequantized(config: PolicyConfig, output: Path, device: torch.device) -> None:

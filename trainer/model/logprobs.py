@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from trainer.model.batch import SampledTokens
+from trainer.model.batches.batch import SampledTokens
 from trainer.model.head import float32_logits, float32_product, is_plain
 from trainer.model.nuclei import Nucleus, find_nuclei
 

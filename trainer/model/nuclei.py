@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer.model.batch import SampledTokens
+from trainer.model.batches.batch import SampledTokens
 from trainer.model.head import float32_logits, is_plain
 
 FIRST_GUESS = 8

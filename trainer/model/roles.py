@@ -5,29 +5,27 @@ role holds a published version's weights, rounded to the server's dtype, so that
 logprobs with exactly the weights that generated the tokens.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
-from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import PolicyConfig
 from trainer.model.adapter import (
     AdapterState,
     attach_adapter,
     flaw_in_state,
     fuse_additions,
-    serialized,
+    write_adapter,
 )
-from trainer.model.base_model import attention_of, load_base, recompute_activations
-from trainer.model.batch import MicroBatch, Sample, TokenRows, micro_batches
+from trainer.model.attention import Attention, attention_of
+from trainer.model.base_model import load_base, recompute_activations
+from trainer.model.batches.batch import MicroBatch, Sample, TokenRows, micro_batches
 from trainer.model.decoder.layer import decoder_of
 from trainer.model.device import gathered, set_product_precision
 from trainer.model.head import scalars
@@ -68,7 +66,7 @@ class PolicyRoles(nn.Module):
             serve_dtype: The dtype to which the server rounds adapters.
 
         Raises:
-            UsageError: The base cannot be read or has layers that trees cannot be computed with, or the
+            UsageError: The base cannot be read or computes in a way that the trainer does not, or the
                 starting adapter cannot be used; see `attention_of` and `attach_adapter`.
         """
         super().__init__()
@@ -77,7 +75,7 @@ class PolicyRoles(nn.Module):
         self.shared_passes = shared_passes(base.model, device, shard_base=config.shard_base)
         """Where the base is divided among ranks, whose passes are then those of all."""
         set_product_precision(device, base.dtype)
-        self._attention = attention_of(base.config, config.base_model)
+        self._attention = attention_of(base, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
         self.vocab_size = int(base.get_input_embeddings().num_embeddings)
         self.model = attach_adapter(base, config, Role.POLICY)
@@ -109,7 +107,7 @@ class PolicyRoles(nn.Module):
         # gathers a layer's weights when its module is called, and a run that it is on replays to the bit without.
         self._decoder = (
             None
-            if config.autocast or config.shard_base or self._attention.window is not None
+            if config.autocast or config.shard_base or self._attention != Attention()
             else decoder_of(base.model, checkpointing=config.gradient_checkpointing)
         )
 
@@ -146,12 +144,8 @@ class PolicyRoles(nn.Module):
 
     def export_policy(self, folder: Path, dtype: torch.dtype | None = None) -> None:
         """Write the rounded policy as a PEFT adapter into an existing folder."""
-        (folder / ADAPTER_WEIGHTS_FILE).write_bytes(serialized(self.rounded_policy(dtype)))
-        settings: dict[str, Any] = self.model.peft_config[Role.POLICY].to_dict()
-        settings["inference_mode"] = True
-        (folder / ADAPTER_CONFIG_FILE).write_text(
-            json.dumps(settings, indent=2, sort_keys=True, default=sorted)
-        )
+        settings = self.model.peft_config[Role.POLICY]
+        write_adapter(folder, self.rounded_policy(dtype), settings)
 
     def activate(self, role: Role) -> None:
         """Let the model compute with this role's adapter.
@@ -168,12 +162,22 @@ class PolicyRoles(nn.Module):
             return self._decoder(role, rows.token_ids, rows.position_ids, rows.attention_mask)
         with announced_pass(self.shared_passes), self._autocast:
             hidden: Tensor = self.model.get_base_model().model(
-                input_ids=rows.token_ids,
-                position_ids=rows.position_ids,
-                attention_mask=self._attention.masks(rows),
-                use_cache=False,
+                input_ids=rows.token_ids, **self._attention.inputs(rows), use_cache=False
             )[0]
         return hidden.flatten(0, 1)
+
+    def micro_batches(
+        self, samples: Sequence[Sample], *, token_budget: int, num_shards: int = 1
+    ) -> list[MicroBatch]:
+        """Samples laid out for this base; see `trainer.model.batches.batch.micro_batches`."""
+        return micro_batches(
+            samples,
+            token_budget=token_budget,
+            hidden_size=self.hidden_size,
+            device=self.device,
+            num_shards=num_shards,
+            shares_prefixes=self._attention.shares_prefixes,
+        )
 
     def token_logprobs(
         self, role: Role, batch: MicroBatch, nucleus_mask: Sequence[Nucleus] | None = None
@@ -225,9 +229,7 @@ class PolicyRoles(nn.Module):
         """
         found: list[dict[int, Tensor]] = [{} for _ in samplings]
         head = self.model.get_base_model().lm_head
-        for batch in micro_batches(
-            samples, token_budget=token_budget, hidden_size=self.hidden_size, device=self.device
-        ):
+        for batch in self.micro_batches(samples, token_budget=token_budget):
             hidden = self._hidden_states(role, batch.rows)[batch.sampled.states]
             mask = batch.mask.cpu()
             for by_sample, sampling in zip(found, samplings, strict=True):

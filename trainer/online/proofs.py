@@ -18,7 +18,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
 from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.online.proof_samples import samples_of, scored_samples
 from trainer.online.sync_alternatives import ComputedExplanations, Published

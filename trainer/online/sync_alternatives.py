@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.adapter import read_adapter
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.logprobs import AS_ASKED, Sampling
 from trainer.model.roles import PolicyRoles, Role
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.errors import SyncError
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.online.logprob_mismatch import Mismatch
 from trainer.online.sync_alternatives import PUSHED, Explanations, chosen_samples
 from trainer.online.sync_evidence import DistinctTokens

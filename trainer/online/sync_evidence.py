@@ -22,7 +22,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 
 _FLOOR_NATS = 2e-6
 """Differences that float32 logits leave on any token, divided by its temperature."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from trainer.console.tracking import Metrics
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.online.logprob_mismatch import Mismatch
 from trainer.online.sync_alternatives import PUSHED
 from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import DataError
-from trainer.model.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batches.batch import MicroBatch, Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.model.sharded_base import guarded
 from trainer.ppo.advantages import generalized_advantages, token_rewards
@@ -112,15 +112,6 @@ def _finished(group: Group) -> list[Sample]:
     ]
 
 
-def _batches(roles: PolicyRoles, config: PPOConfig, samples: Group) -> list[MicroBatch]:
-    return micro_batches(
-        samples,
-        token_budget=config.token_budget,
-        hidden_size=roles.hidden_size,
-        device=roles.device,
-    )
-
-
 def _returns(batch: MicroBatch, *, gamma: float) -> Tensor:
     """[B, C] each token's discounted reward: GAE's returns of λ = 1, whatever the values."""
     zero = torch.zeros_like(batch.sampler_logprobs)
@@ -133,7 +124,7 @@ def _returns(batch: MicroBatch, *, gamma: float) -> Tensor:
 def _fit_mini_batch(
     roles: PolicyRoles, config: PPOConfig, optimizer: torch.optim.Optimizer, samples: Group
 ) -> None:
-    batches = _batches(roles, config, samples)
+    batches = roles.micro_batches(samples, token_budget=config.token_budget)
     weights = token_loss_weights([batch.mask for batch in batches], config.loss_reduction)
     for batch, loss_weights in zip(batches, weights, strict=True):
         returns = _returns(batch, gamma=config.gamma)
@@ -153,7 +144,8 @@ def _held_out_variance(roles: PolicyRoles, config: PPOConfig, groups: Sequence[G
     values, returns = [], []
     for start in range(0, len(groups), config.questions_per_mini_batch):
         chosen = groups[start : start + config.questions_per_mini_batch]
-        for batch in _batches(roles, config, [sample for group in chosen for sample in group]):
+        samples = [sample for group in chosen for sample in group]
+        for batch in roles.micro_batches(samples, token_budget=config.token_budget):
             values.append(roles.values(batch)[:, :-1][batch.mask])
             returns.append(_returns(batch, gamma=config.gamma)[batch.mask])
     require_finite("the critic's values", torch.cat(values))

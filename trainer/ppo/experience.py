@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
-from trainer.model.batch import MicroBatch, Sample
+from trainer.model.batches.batch import MicroBatch, Sample
 from trainer.model.nuclei import Nucleus
 
 

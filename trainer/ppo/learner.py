@@ -14,7 +14,7 @@ import torch
 from trainer.config.sections import PPOConfig, TrainConfig
 from trainer.errors import OutOfMemoryError, RewardFunctionError
 from trainer.model.adapter import AdapterState
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import MiniBatch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.config.sections import GroupEstimator, PPOConfig
-from trainer.model.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batches.batch import MicroBatch, Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.advantages import (
     generalized_advantages,
@@ -59,11 +59,9 @@ def make_experience(
         groups = unequal_groups(groups) or groups
     chosen = _shuffled(len(groups), config.questions_per_mini_batch, seed=seed)
     planned = [
-        micro_batches(
+        roles.micro_batches(
             [sample for i in indices for sample in groups[i]],
             token_budget=token_budget,
-            hidden_size=roles.hidden_size,
-            device=roles.device,
             num_shards=num_shards,
         )
         for indices in chosen

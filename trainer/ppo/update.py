@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
 from trainer.ppo.experience import Experience, MiniBatch, num_not_finite

@@ -13,7 +13,7 @@ from inference_server.wire.digests import sha256_of_file
 from trainer.config.sections import OfflineRunConfig, TrainConfig
 from trainer.errors import DataError
 from trainer.io.durable import write_file
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.critic_fit import fit_critic
 from trainer.rollouts.files import open_rollouts

@@ -24,7 +24,7 @@ from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.rollout import MAX_LOGPROB
 from trainer.data.columns import usable_type
 from trainer.data.sources import Record
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.rollouts.groups import Score, ScoredGroup, ServedGroup, as_sample, score_group
 
 

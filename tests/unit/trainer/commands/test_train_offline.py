@@ -19,7 +19,7 @@ from trainer.config.sections import OfflineRunConfig, PolicyConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError, RewardFunctionError, UsageError
 from trainer.model.base_model import load_base
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.rollouts.groups import as_sample, score_group
 from trainer.rollouts.rows import rollout_row

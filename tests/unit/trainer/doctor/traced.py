@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from trainer.config.sections import PolicyConfig, PPOConfig
-from trainer.model.batch import MicroBatch, Sample
+from trainer.model.batches.batch import MicroBatch, Sample
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.update import PPOUpdate
 

@@ -1,9 +1,10 @@
-"""Layers with sliding windows in prefix trees: the numbers of each sequence by itself."""
+"""Layers with sliding windows in prefix trees, and layers that carry a state: the numbers of each sequence by itself."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,22 +13,26 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    FalconH1Config,
     Gemma2Config,
     Gemma3TextConfig,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     Olmo3Config,
+    OlmoHybridConfig,
     Phi3Config,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
 )
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.base_model import attention_of
-from trainer.model.batch import Sample, micro_batches
+from trainer.model.attention import Attention, attention_of
+from trainer.model.batches.batch import Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
 
 CPU = torch.device("cpu")
@@ -60,8 +65,23 @@ WINDOWED: dict[str, Config] = {
     "phi3": partial(Phi3Config, sliding_window=WINDOW),
 }
 
+DELTA_NET: dict[str, Any] = {
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "layer_types": ["linear_attention", "full_attention"],
+}
+STATEFUL: dict[str, Config] = {
+    "lfm2": partial(
+        Lfm2Config, block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention"]
+    ),
+    "qwen3.5": partial(Qwen3_5TextConfig, **DELTA_NET),
+    "olmo-hybrid": partial(OlmoHybridConfig, **DELTA_NET),
+}
 
-def roles_of(folder: Path, config: Config) -> PolicyRoles:
+
+def roles_of(folder: Path, config: Config, **settings: Any) -> PolicyRoles:
     """Random weights, a random policy."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config(**SHAPE)).save_pretrained(folder)
@@ -71,6 +91,7 @@ def roles_of(folder: Path, config: Config) -> PolicyRoles:
         lora_alpha=4,
         target_modules=("all-linear",),
         dtype="float32",
+        **settings,
     )
     roles = PolicyRoles(policy, device=CPU, serve_dtype=torch.float32)
     state = roles.adapter_state(Role.POLICY)
@@ -126,6 +147,37 @@ def test_trees_give_the_numbers_of_each_sequence_by_itself(kind: str, tmp_path: 
     assert float((without[0] - alone[0]).abs().max()) > 100 * ROUNDING
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", STATEFUL)
+def test_layers_with_a_state_compute_a_row_for_each_sequence(
+    kind: str, checkpointing: bool, tmp_path: Path
+) -> None:
+    roles = roles_of(tmp_path, STATEFUL[kind], gradient_checkpointing=checkpointing)
+    parameters = roles.adapter_parameters(Role.POLICY)
+    by_itself = [logprobs_alone(roles, one) for one in SAMPLES]
+    gradients = torch.autograd.grad(torch.cat(by_itself).sum(), parameters)
+    alone = [logprobs.detach() for logprobs in by_itself]
+    for token_budget in (10, 30, 200):
+        batches = roles.micro_batches(SAMPLES, token_budget=token_budget)
+        assert sum(len(batch.rows.token_ids) for batch in batches) == len(SAMPLES)
+        found = [roles.token_logprobs(Role.POLICY, batch) for batch in batches]
+        total = torch.stack([of_batch.logprobs.sum() for of_batch in found]).sum()
+        for gradient, expected in zip(
+            torch.autograd.grad(total, parameters), gradients, strict=True
+        ):
+            torch.testing.assert_close(gradient, expected, atol=10 * ROUNDING, rtol=ROUNDING)
+        by_sample = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=token_budget)
+        for logprobs, exact in zip(by_sample, alone, strict=True):
+            torch.testing.assert_close(logprobs, exact, atol=ROUNDING, rtol=0)
+    # In a tree, a sequence would take the state of its neighbour.
+    roles._attention = Attention()
+    in_trees = roles.sample_logprobs(Role.POLICY, SAMPLES, token_budget=200)
+    differences = [
+        float((tree - exact).abs().max()) for tree, exact in zip(in_trees, alone, strict=True)
+    ]
+    assert max(differences) > 100 * ROUNDING
+
+
 def test_the_window_is_seen_where_it_is_shorter_than_the_row() -> None:
     (batch,) = micro_batches(SAMPLES, token_budget=200, hidden_size=32, device=CPU)
     rows = batch.rows
@@ -136,12 +188,17 @@ def test_the_window_is_seen_where_it_is_shorter_than_the_row() -> None:
     assert not (narrow & ~rows.attention_mask).any()
 
 
+def loaded(config: PreTrainedConfig) -> Any:
+    """As much of a model as decides what its layers see."""
+    return SimpleNamespace(config=config, _is_stateful=False)
+
+
 @pytest.mark.parametrize(
     ("config", "setting", "complaint"),
     [
         (Gemma2Config, {}, "attn_logit_softcapping = 50.0"),
-        (LlamaConfig, {"layer_types": ["linear_attention", "full_attention"]}, "linear_attention"),
         (LlamaConfig, {"logits_scaling": 8.0}, "logits_scaling = 8.0"),
+        (FalconH1Config, {"lm_head_multiplier": 0.04}, "lm_head_multiplier = 0.04"),
         (LlamaConfig, {"attn_implementation": "eager"}, "its attention is 'eager'"),
     ],
 )
@@ -152,13 +209,13 @@ def test_what_trees_cannot_compute_is_refused_by_name(
     if made._attn_implementation is None:
         made._attn_implementation = "sdpa"
     with pytest.raises(UsageError, match=complaint):
-        attention_of(made, "some/model")
+        attention_of(loaded(made), "some/model")
 
 
 def test_a_window_that_no_layer_has_is_none() -> None:
     config = AutoConfig.for_model("qwen2", **SHAPE, sliding_window=WINDOW)
     config.sliding_window, config._attn_implementation = WINDOW, "sdpa"
-    assert attention_of(config, "some/model").window is None
+    assert attention_of(loaded(config), "some/model") == Attention()
 
 
 def test_a_base_of_other_modules_is_refused_by_name(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from trainer.config.sections import PolicyConfig, PPOConfig
 from trainer.errors import UsageError
 from trainer.model import base_model
 from trainer.model.base_model import hide_progress_bars, load_base, save_dequantized
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
 

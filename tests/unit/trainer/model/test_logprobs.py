@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainer.model import head as head_module
 from trainer.model import logprobs as logprobs_module
-from trainer.model.batch import SampledTokens
+from trainer.model.batches.batch import SampledTokens
 from trainer.model.logprobs import sampled_logprobs
 from trainer.model.nuclei import FIRST_GUESS, Nucleus, find_nuclei, nucleus
 

@@ -31,7 +31,7 @@ from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.model.adapter import read_adapter
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.online.proofs import Proofs
 from trainer.online.sync_alternatives import Published

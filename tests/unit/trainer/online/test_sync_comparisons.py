@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.config.sections import TrainConfig
 from trainer.errors import SyncError
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.online.sync_alternatives import PUSHED
 from trainer.online.sync_check import SyncCheck
 

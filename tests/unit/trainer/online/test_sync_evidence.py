@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.model.batch import Sample
+from trainer.model.batches.batch import Sample
 from trainer.online.sync_alternatives import chosen_samples
 from trainer.online.sync_evidence import DistinctTokens, evidence, noise, self_normalized
 

@@ -10,7 +10,7 @@ import torch
 
 from trainer.config.sections import PPOConfig
 from trainer.errors import DataError
-from trainer.model.batch import Sample, micro_batches
+from trainer.model.batches.batch import Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.critic_fit import CriticFit, fit_critic
 

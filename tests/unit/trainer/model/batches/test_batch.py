@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.model.batch import MicroBatch, Sample, micro_batches
+from trainer.model.batches.batch import MicroBatch, Sample, micro_batches
 
 CPU = torch.device("cpu")
 
@@ -61,11 +61,17 @@ def assert_row_is_sample(batch: MicroBatch, i: int, sample: Sample) -> None:
     assert states[length:] == [last] * (padding + 1)
 
 
-@given(st.lists(samples(), min_size=1, max_size=10), st.integers(1, 120))
+@given(st.lists(samples(), min_size=1, max_size=10), st.integers(1, 120), st.booleans())
 def test_micro_batches_hold_every_sample_once_within_the_budget(
-    rows: list[Sample], token_budget: int
+    rows: list[Sample], token_budget: int, shares_prefixes: bool
 ) -> None:
-    batches = micro_batches(rows, token_budget=token_budget, hidden_size=128, device=CPU)
+    batches = micro_batches(
+        rows,
+        token_budget=token_budget,
+        hidden_size=128,
+        device=CPU,
+        shares_prefixes=shares_prefixes,
+    )
 
     assert sorted(i for batch in batches for i in batch.indices) == list(range(len(rows)))
     for batch in batches:

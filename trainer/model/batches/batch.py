@@ -1,7 +1,7 @@
 """Completions as tensors: micro-batches that compute each shared prefix once, under a token budget.
 
-A `Sample` is one completion as PPO needs it. `micro_batches` builds prefix trees from samples
-(`trainer.model.prefix_tree`) and lays them side by side in rows of equal width. Tensors of completions are
+A `Sample` is one completion as PPO needs it. `micro_batches` lays their prefix trees side by side
+in rows of equal width (`trainer.model.batches.packing`). Tensors of completions are
 [B, C]; every completion token has the index of the state before it.
 """
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.model.prefix_tree import PrefixTree, common_prefixes, cut, pack, plant, shard_budget
+from trainer.model.batches.packing import PlacedTree, packed_trees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,18 +109,6 @@ class MicroBatch:
         return self.rows.token_ids.numel()
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Run:
-    """Samples that share a tree, in the order of its paths."""
-
-    indices: tuple[int, ...]
-    tree: PrefixTree
-
-    @property
-    def num_nodes(self) -> int:
-        return len(self.tree.tokens)
-
-
 def micro_batches(
     samples: Sequence[Sample],
     *,
@@ -128,48 +116,33 @@ def micro_batches(
     hidden_size: int,
     device: torch.device,
     num_shards: int = 1,
+    shares_prefixes: bool = True,
 ) -> list[MicroBatch]:
     """Divide samples into micro-batches of at most ``token_budget`` tokens, padding included.
 
-    Samples are divided into trees, and these laid out in rows, at the lowest computing cost. A sample
-    longer than the budget gets a micro-batch of its own, shared only with samples that add no tokens.
-
     Args:
         samples: The completions.
-        token_budget: The most rows × width of a micro-batch.
+        token_budget: The most rows × width of a micro-batch; see `packed_trees`.
         hidden_size: The model's; determines the costs.
         device: The device of the tensors.
-        num_shards: How many shards they are for; where there are samples enough, none is larger than a share.
+        num_shards: How many shards they are for; see `packed_trees`.
+        shares_prefixes: See `trainer.model.attention.Attention`.
     """
-    runs = _runs(samples, token_budget, hidden_size)
-    if num_shards > 1:
-        token_budget = shard_budget([run.num_nodes for run in runs], token_budget, num_shards)
-        runs = _runs(samples, token_budget, hidden_size)
-    runs.sort(key=lambda run: -run.num_nodes)
-    packed = pack([run.num_nodes for run in runs], max_tokens=token_budget, hidden_size=hidden_size)
-    return [_collate(samples, [[runs[i] for i in row] for row in rows], device) for rows in packed]
-
-
-def _runs(samples: Sequence[Sample], token_budget: int, hidden_size: int) -> list[_Run]:
-    """The samples divided into trees of at most ``token_budget`` nodes."""
-    if not samples:
-        return []
-    ids = [sample.state_ids for sample in samples]
-    order = sorted(range(len(samples)), key=ids.__getitem__)
-    sequences = [np.array(ids[i], dtype=np.int64) for i in order]
-    shared = common_prefixes(sequences)
-    lengths = np.array([len(sequence) for sequence in sequences])
-    return [
-        _Run(indices=tuple(order[run]), tree=plant(sequences[run], shared[run]))
-        for run in cut(lengths, shared, max_nodes=token_budget, hidden_size=hidden_size)
-    ]
+    packed = packed_trees(
+        [sample.state_ids for sample in samples],
+        max_tokens=token_budget,
+        hidden_size=hidden_size,
+        num_shards=num_shards,
+        shares_prefixes=shares_prefixes,
+    )
+    return [_collate(samples, rows, device) for rows in packed]
 
 
 def _collate(
-    samples: Sequence[Sample], rows: Sequence[Sequence[_Run]], device: torch.device
+    samples: Sequence[Sample], rows: Sequence[Sequence[PlacedTree]], device: torch.device
 ) -> MicroBatch:
-    """Runs in rows as tensors on ``device``."""
-    width = max(sum(run.num_nodes for run in row) for row in rows)
+    """Trees in rows as tensors on ``device``."""
+    width = max(sum(placed.num_nodes for placed in row) for row in rows)
     token_ids = np.zeros((len(rows), width), dtype=np.int64)
     position_ids = np.zeros_like(token_ids)
     subtree_ends = np.tile(np.arange(1, width + 1), (len(rows), 1))
@@ -177,14 +150,14 @@ def _collate(
     paths: list[NDArray[np.int64]] = []
     for i, row in enumerate(rows):
         start = 0
-        for run in row:
-            span = (i, slice(start, start + run.num_nodes))
-            token_ids[span] = run.tree.tokens
-            position_ids[span] = run.tree.depths
-            subtree_ends[span] = run.tree.ends + start
-            indices += run.indices
-            paths += [i * width + start + path for path in run.tree.paths]
-            start += run.num_nodes
+        for placed in row:
+            span = (i, slice(start, start + placed.num_nodes))
+            token_ids[span] = placed.tree.tokens
+            position_ids[span] = placed.tree.depths
+            subtree_ends[span] = placed.tree.ends + start
+            indices += placed.indices
+            paths += [i * width + start + path for path in placed.tree.paths]
+            start += placed.num_nodes
 
     chosen = [samples[i] for i in indices]
     lengths = np.array([len(sample.completion_ids) for sample in chosen])

@@ -1,72 +1,13 @@
-"""Prefix trees against the plain set of prefixes, and cuts against all other cuts."""
-
-from itertools import pairwise
+"""Rows of micro-batches: every tree once, within the budget, and at no higher cost than the plain ways."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.model.prefix_tree import arrange, common_prefixes, cut, pack, plant, row_cost
+from trainer.model.batches.rows import arrange, pack, pack_apart, row_cost
 
 HIDDEN_SIZE = 128
-# Few tokens, so that much is shared.
-SEQUENCES = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=10)
-
-
-def arrays(sequences: list[list[int]]) -> list[np.ndarray]:
-    return [np.array(sequence, dtype=np.int64) for sequence in sorted(sequences)]
-
-
-@given(SEQUENCES)
-def test_a_node_is_a_distinct_prefix_and_sees_its_own_prefixes(sequences: list[list[int]]) -> None:
-    ordered = arrays(sequences)
-    tree = plant(ordered, common_prefixes(ordered))
-
-    prefixes = {tuple(s[: n + 1]) for s in sequences for n in range(len(s))}
-    assert len(tree.tokens) == len(prefixes)
-    for sequence, path in zip(ordered, tree.paths, strict=True):
-        assert tree.tokens[path].tolist() == sequence.tolist()
-        assert tree.depths[path].tolist() == list(range(len(sequence)))
-        for node in path:
-            seen = [j for j in range(len(tree.tokens)) if j <= node < tree.ends[j]]
-            assert seen == path[: tree.depths[node] + 1].tolist()
-
-
-@given(SEQUENCES)
-def test_common_prefixes_are_those_of_neighbours(sequences: list[list[int]]) -> None:
-    ordered = arrays(sequences)
-    expected = [0]
-    for one, other in pairwise(ordered):
-        n = 0
-        while n < min(len(one), len(other)) and one[n] == other[n]:
-            n += 1
-        expected.append(n)
-    assert common_prefixes(ordered).tolist() == expected
-
-
-@given(SEQUENCES, st.integers(1, 20), st.sampled_from([1, 40]))
-def test_no_other_cut_is_cheaper(sequences: list[list[int]], max_nodes: int, stretch: int) -> None:
-    # Stretched, so that the attention within a run is dear too.
-    ordered = arrays([[t for t in s for _ in range(stretch)] for s in sequences])
-    max_nodes *= stretch
-    shared = common_prefixes(ordered)
-
-    def cost(start: int, stop: int) -> float:
-        nodes = len(plant(ordered[start:stop], shared[start:stop]).tokens)
-        if nodes > max_nodes and stop - start > 1:
-            return float("inf")
-        return float(row_cost(np.array([nodes]), HIDDEN_SIZE).sum())
-
-    runs = cut(
-        np.array([len(s) for s in ordered]), shared, max_nodes=max_nodes, hidden_size=HIDDEN_SIZE
-    )
-
-    assert [i for run in runs for i in range(run.start, run.stop)] == list(range(len(ordered)))
-    best = [0.0]
-    for stop in range(1, len(ordered) + 1):
-        best.append(min(best[start] + cost(start, stop) for start in range(stop)))
-    assert sum(cost(run.start, run.stop) for run in runs) == pytest.approx(best[-1])
 
 
 @given(
@@ -152,3 +93,14 @@ def test_some_more_micro_batches_spare_attention_that_full_ones_would_compute() 
 
 def test_nothing_makes_no_micro_batch() -> None:
     assert pack([], max_tokens=10, hidden_size=HIDDEN_SIZE) == []
+    assert pack_apart([], max_tokens=10) == []
+
+
+def test_trees_apart_fill_the_budget_by_the_widest_of_a_micro_batch() -> None:
+    assert pack_apart([7, 5, 5, 4, 2, 2, 1], max_tokens=10) == [
+        [[0]],
+        [[1], [2]],
+        [[3], [4]],
+        [[5], [6]],
+    ]
+    assert pack_apart([30, 3, 3, 3], max_tokens=9) == [[[0]], [[1], [2], [3]]]

@@ -1,0 +1,1 @@
+"""Completions as prefix trees in rows, and the micro-batches that these make up."""
