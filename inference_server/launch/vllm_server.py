@@ -1,12 +1,11 @@
 """Runs vLLM's OpenAI server with the settings that rollouts need."""
 
 import argparse
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import transformers
 import uvloop
@@ -33,22 +32,15 @@ from inference_server.launch.plugin import (
 from inference_server.launch.shutdown import Shutdown
 from inference_server.launch.starting import Starting
 from inference_server.settings import Settings
+from inference_server.vllm.cpu_launch import num_workers, settle_on_cpu
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
 from inference_server.vllm.gpu_launch import settle_on_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
 from inference_server.wire.hardware import gpu
-from inference_server.wire.hardware.cpu import (
-    KV_CACHE_VARIABLE,
-    available_memory_bytes,
-    cpu_kv_cache_bytes,
-    kv_bytes_per_token,
-    machine_memory_bytes,
-)
 from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"
-_KV_CACHE_GIB_OF_UNKNOWN_MODEL = "1"
 
 
 def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
@@ -84,10 +76,8 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         # The Hub's own message does not always name the model.
         raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
     if on_cpu:
-        if args.fully_sharded_loras:
-            raise SettingsError("--fully-sharded-loras: works on a GPU alone; leave it out")
-        _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=_num_workers(args)))
-        _size_kv_cache(args, config)
+        settle_on_cpu(args, config, vllm_flags)
+        _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=num_workers(args)))
     else:
         _set_defaults(gpu.ENVIRONMENT)
         settle_on_gpu(args, settings, vllm_flags)
@@ -96,37 +86,6 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     except ValidationError as error:
         # Engine arguments that are valid alone but contradict each other or the model.
         raise SettingsError(f"vllm: {error.errors()[0]['msg']}") from error
-
-
-def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
-    """Sizes the cache of a CPU by model and machine, unless the user did; vLLM would take half the memory."""
-    bytes_per_number = 4 if args.dtype in ("float32", "float") else 2
-    per_token = kv_bytes_per_token(
-        config,
-        bytes_per_number=bytes_per_number,
-        # What is no number of workers vLLM refuses later.
-        tensor_parallel_size=max(1, args.tensor_parallel_size),
-    )
-    length = args.max_model_len or config.get("max_position_embeddings")
-    if args.kv_cache_memory_bytes is not None or os.environ.get(KV_CACHE_VARIABLE):
-        return
-    if per_token is None or not isinstance(length, int) or length < 1:
-        os.environ[KV_CACHE_VARIABLE] = _KV_CACHE_GIB_OF_UNKNOWN_MODEL
-        return
-    args.kv_cache_memory_bytes = cpu_kv_cache_bytes(
-        bytes_per_token=per_token,
-        max_model_len=length,
-        max_num_seqs=args.max_num_seqs,
-        # Of a machine in use, half of what is left: vLLM does not start with more than there is.
-        memory_bytes=min(machine_memory_bytes(), 2 * available_memory_bytes())
-        // _num_workers(args),
-    )
-
-
-def _num_workers(args: argparse.Namespace) -> int:
-    """Processes that hold a part of the model or a replica, on this machine."""
-    parallel = (args.tensor_parallel_size, args.pipeline_parallel_size, args.data_parallel_size)
-    return max(1, math.prod(map(int, parallel)))
 
 
 async def _serve(args: argparse.Namespace, settings: Settings) -> None:

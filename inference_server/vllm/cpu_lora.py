@@ -20,7 +20,7 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from inference_server.vllm import cpu_top_p, kv_cache, phases, worker_replies
+from inference_server.vllm import cpu_rotary, cpu_top_p, kv_cache, phases, worker_replies
 
 
 def register() -> None:
@@ -34,6 +34,7 @@ def register() -> None:
     if current_platform.is_cpu():
         path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"
         type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
+        cpu_rotary.install()
         cpu_top_p.install()
 
 

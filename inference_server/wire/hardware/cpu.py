@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from inference_server.wire.hardware.layers import num_attention_layers
+
 CPU_MAX_NUM_SEQS = 256
 """Sequences that run at a time on a CPU: twice vLLM's default for a server, since a step costs little more
 with twice as many."""
@@ -48,7 +50,7 @@ def available_memory_bytes() -> float:
 def kv_bytes_per_token(
     config: Mapping[str, Any], *, bytes_per_number: int, tensor_parallel_size: int = 1
 ) -> int | None:
-    """Size of one token's keys and values in all layers; None where a model's configuration does not say.
+    """Size of one token's keys and values in all layers that keep them; None where a configuration does not say.
 
     Args:
         config: The content of its config.json.
@@ -57,18 +59,19 @@ def kv_bytes_per_token(
             one worker.
     """
     try:
-        layers, heads = int(config["num_hidden_layers"]), int(config["num_attention_heads"])
+        num_layers, heads = num_attention_layers(config), int(config["num_attention_heads"])
         head_size = config.get("head_dim") or config["hidden_size"] // heads
         kv_heads = config.get("num_key_value_heads") or heads
     except (KeyError, TypeError, ValueError):
         return None
     heads_of_one = max(1, int(kv_heads) // tensor_parallel_size)
-    return 2 * layers * heads_of_one * int(head_size) * bytes_per_number
+    return 2 * num_layers * heads_of_one * int(head_size) * bytes_per_number
 
 
 def cpu_kv_cache_bytes(
     *,
     bytes_per_token: int,
+    state_bytes: int = 0,
     max_model_len: int,
     memory_bytes: float,
     max_num_seqs: int = CPU_MAX_NUM_SEQS,
@@ -80,6 +83,7 @@ def cpu_kv_cache_bytes(
 
     Args:
         bytes_per_token: See `kv_bytes_per_token`.
+        state_bytes: See `inference_server.wire.hardware.layers.state_bytes_per_sequence`.
         max_model_len: Longest prompt and completion together, in tokens.
         memory_bytes: Of the machine.
         max_num_seqs: Most sequences that run at a time.
@@ -88,5 +92,5 @@ def cpu_kv_cache_bytes(
     given = environment.get(KV_CACHE_VARIABLE, "")
     if given.isdigit():
         return int(given) * _GIB
-    longest = (max_model_len + 2 * _BLOCK_TOKENS) * bytes_per_token
+    longest = (max_model_len + 2 * _BLOCK_TOKENS) * bytes_per_token + state_bytes
     return max(longest, min(max_num_seqs * longest, int(_LARGEST_SHARE * memory_bytes)))

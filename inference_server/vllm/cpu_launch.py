@@ -1,0 +1,76 @@
+"""What is settled on a CPU once vLLM has parsed its flags: what the model's layers need, how large a cache."""
+
+import argparse
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from inference_server.wire.hardware import layers
+from inference_server.wire.hardware.cpu import (
+    KV_CACHE_VARIABLE,
+    available_memory_bytes,
+    cpu_kv_cache_bytes,
+    kv_bytes_per_token,
+    machine_memory_bytes,
+)
+from inference_server.wire.settings_errors import SettingsError
+
+_KV_CACHE_GIB_OF_UNKNOWN_MODEL = "1"
+
+
+def settle_on_cpu(
+    args: argparse.Namespace, config: Mapping[str, Any], given: Sequence[str]
+) -> None:
+    """Refuse what a CPU cannot serve, and set dtype, prefix caching and key-value cache unless the user did.
+
+    Args:
+        args: vLLM's, parsed; changed in place.
+        config: The content of the model's config.json.
+        given: The user's flags.
+
+    Raises:
+        SettingsError: A flag works on a GPU alone.
+    """
+    if args.fully_sharded_loras:
+        raise SettingsError("--fully-sharded-loras: works on a GPU alone; leave it out")
+    names = {flag.partition("=")[0].replace("_", "-") for flag in given}
+    if layers.carries_state(config):
+        if not {"--enable-prefix-caching", "--no-enable-prefix-caching"} & names:
+            # States are cached at the ends of chunks, and chunks with a seed end the engine: see `CPU_FLAGS`.
+            args.enable_prefix_caching = False
+        if layers.DELTA_NET in layers.layer_types(config) and "--dtype" not in names:
+            # The only dtype of vLLM's CPU kernels of the delta rule.
+            args.dtype = "bfloat16"
+    _size_kv_cache(args, config)
+
+
+def num_workers(args: argparse.Namespace) -> int:
+    """Processes that hold a part of the model or a replica, on this machine."""
+    parallel = (args.tensor_parallel_size, args.pipeline_parallel_size, args.data_parallel_size)
+    return max(1, math.prod(map(int, parallel)))
+
+
+def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
+    """Sizes the cache by model and machine, unless the user did; vLLM would take half the memory."""
+    bytes_per_number = 4 if args.dtype in ("float32", "float") else 2
+    per_token = kv_bytes_per_token(
+        config,
+        bytes_per_number=bytes_per_number,
+        # What is no number of workers vLLM refuses later.
+        tensor_parallel_size=max(1, args.tensor_parallel_size),
+    )
+    length = args.max_model_len or config.get("max_position_embeddings")
+    if args.kv_cache_memory_bytes is not None or os.environ.get(KV_CACHE_VARIABLE):
+        return
+    if per_token is None or not isinstance(length, int) or length < 1:
+        os.environ[KV_CACHE_VARIABLE] = _KV_CACHE_GIB_OF_UNKNOWN_MODEL
+        return
+    args.kv_cache_memory_bytes = cpu_kv_cache_bytes(
+        bytes_per_token=per_token,
+        state_bytes=layers.state_bytes_per_sequence(config, bytes_per_number=bytes_per_number),
+        max_model_len=length,
+        max_num_seqs=args.max_num_seqs,
+        # Of a machine in use, half of what is left: vLLM does not start with more than there is.
+        memory_bytes=min(machine_memory_bytes(), 2 * available_memory_bytes()) // num_workers(args),
+    )

@@ -1,0 +1,70 @@
+"""What a model's layers keep of a sequence: keys and values of each token, or one state of a fixed size.
+
+Read from the content of its config.json, as server and doctor find it. Sizes are in bytes. Loads neither torch
+nor vllm.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+DELTA_NET, CONVOLUTION = "linear_attention", "conv"
+"""Transformers' names, in ``layer_types``, of layers with a state whose size is known here: the gated delta rule
+(Qwen3.5, Qwen3-Next, OLMo Hybrid) and short convolutions (LFM2)."""
+_ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_FLOAT32 = 4
+"""Of a number of a state of linear attention, whatever the model's dtype."""
+
+
+def layer_types(config: Mapping[str, Any]) -> list[str]:
+    """The kind of each layer; empty where a configuration does not list them: then all are attention, or unknown."""
+    kinds = config.get("layer_types")
+    return list(map(str, kinds)) if isinstance(kinds, list) else []
+
+
+def carries_state(config: Mapping[str, Any]) -> bool:
+    """Whether a layer keeps a state of the tokens before instead of their keys and values."""
+    return any(kind not in _ATTENTION for kind in layer_types(config))
+
+
+def num_attention_layers(config: Mapping[str, Any]) -> int:
+    """How many layers keep keys and values.
+
+    Raises:
+        KeyError: The configuration does not say how many layers there are.
+    """
+    if not carries_state(config):
+        return int(config["num_hidden_layers"])
+    return sum(kind in _ATTENTION for kind in layer_types(config))
+
+
+def state_bytes_per_sequence(config: Mapping[str, Any], *, bytes_per_number: int) -> int:
+    """Size of one sequence's states in all layers; kinds that are not known here count as nothing.
+
+    Args:
+        config: The content of a model's config.json.
+        bytes_per_number: Of the dtype that it computes in.
+    """
+    kinds = layer_types(config)
+    of_a_layer = {
+        DELTA_NET: _delta_net_bytes(config, bytes_per_number),
+        CONVOLUTION: _number(config, "hidden_size")
+        * (_number(config, "conv_L_cache") - 1)
+        * bytes_per_number,
+    }
+    return sum(max(0, of_a_layer.get(kind, 0)) for kind in kinds)
+
+
+def _delta_net_bytes(config: Mapping[str, Any], bytes_per_number: int) -> int:
+    """A matrix for each value head, and the last inputs of the convolution before."""
+    key_size, value_size = (_number(config, f"linear_{side}_head_dim") for side in ("key", "value"))
+    num_keys, num_values = (
+        _number(config, f"linear_num_{side}_heads") for side in ("key", "value")
+    )
+    channels = 2 * num_keys * key_size + num_values * value_size
+    taps = _number(config, "linear_conv_kernel_dim") - 1
+    return num_values * key_size * value_size * _FLOAT32 + channels * taps * bytes_per_number
+
+
+def _number(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    return value if isinstance(value, int) else 0
