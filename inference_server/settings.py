@@ -35,6 +35,7 @@ OTHER_KEYS = (
     "arm",
     "arms",
     "ask_server",
+    "base_model",
     "baseline",
     "batch_size",
     "best",

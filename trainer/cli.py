@@ -25,6 +25,7 @@ from trainer.config.sections import (
     ReportCommand,
     SampleConfig,
     SFTRunConfig,
+    TextModelCommand,
     TinyModelCommand,
     TrainCommand,
     TrainOfflineCommand,
@@ -100,6 +101,11 @@ COMMANDS = {
         DequantizeCommand,
         actions.dequantize,
         "the base model that a 4-bit policy stands for, to serve it",
+    ),
+    "text-model": _Command(
+        TextModelCommand,
+        actions.write_text_model,
+        "the language model of a model of text and images, to serve and train it",
     ),
     "doctor": _Command(
         DoctorConfig,

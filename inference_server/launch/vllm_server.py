@@ -38,6 +38,7 @@ from inference_server.vllm.gpu_launch import settle_on_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
 from inference_server.wire.hardware import gpu
+from inference_server.wire.hardware.model_config import why_not_text_alone
 from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"
@@ -75,6 +76,8 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     except (OSError, TypeError, ValueError) as error:
         # The Hub's own message does not always name the model.
         raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
+    if (reason := why_not_text_alone(config, args.model)) is not None:
+        raise SettingsError(f"--model {args.model}: {reason}")
     if on_cpu:
         settle_on_cpu(args, config, vllm_flags)
         _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=num_workers(args)))

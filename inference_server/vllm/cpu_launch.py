@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inference_server.wire.hardware import layers
+from inference_server.wire.hardware import model_config
 from inference_server.wire.hardware.cpu import (
     KV_CACHE_VARIABLE,
     available_memory_bytes,
@@ -35,11 +35,11 @@ def settle_on_cpu(
     if args.fully_sharded_loras:
         raise SettingsError("--fully-sharded-loras: works on a GPU alone; leave it out")
     names = {flag.partition("=")[0].replace("_", "-") for flag in given}
-    if layers.carries_state(config):
+    if model_config.carries_state(config):
         if not {"--enable-prefix-caching", "--no-enable-prefix-caching"} & names:
             # States are cached at the ends of chunks, and chunks with a seed end the engine: see `CPU_FLAGS`.
             args.enable_prefix_caching = False
-        if layers.DELTA_NET in layers.layer_types(config) and "--dtype" not in names:
+        if model_config.DELTA_NET in model_config.layer_types(config) and "--dtype" not in names:
             # The only dtype of vLLM's CPU kernels of the delta rule.
             args.dtype = "bfloat16"
     _size_kv_cache(args, config)
@@ -68,7 +68,9 @@ def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
         return
     args.kv_cache_memory_bytes = cpu_kv_cache_bytes(
         bytes_per_token=per_token,
-        state_bytes=layers.state_bytes_per_sequence(config, bytes_per_number=bytes_per_number),
+        state_bytes=model_config.state_bytes_per_sequence(
+            config, bytes_per_number=bytes_per_number
+        ),
         max_model_len=length,
         max_num_seqs=args.max_num_seqs,
         # Of a machine in use, half of what is left: vLLM does not start with more than there is.

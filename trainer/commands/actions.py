@@ -16,6 +16,7 @@ from trainer.config.sections import (
     ReportCommand,
     SampleConfig,
     SFTRunConfig,
+    TextModelCommand,
     TinyModelCommand,
     TrainCommand,
     TrainConfig,
@@ -200,6 +201,18 @@ def dequantize(command: DequantizeCommand) -> None:
 
     save_dequantized(command.policy, command.output, compute_device("auto"))
     print(f"base model in {command.output}")
+
+
+def write_text_model(command: TextModelCommand) -> None:
+    """The language model of a model of text and images."""
+    require_folder(command.output, field="output")
+    from trainer.model.base_files import require_model
+
+    require_model(command.base_model)
+    from trainer.model.base_model import save_language_model
+
+    save_language_model(command.base_model, command.output)
+    print(f"language model in {command.output}")
 
 
 def make_tiny_model(command: TinyModelCommand) -> None:

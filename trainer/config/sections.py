@@ -31,6 +31,7 @@ from trainer.config.tools import (
     ReplayCommand,
     ReportCommand,
     Role,
+    TextModelCommand,
     TinyModelCommand,
     WatchCommand,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "Section",
     "ServeConfig",
     "ServerConfig",
+    "TextModelCommand",
     "TinyModelCommand",
     "TrainCommand",
     "TrainConfig",

@@ -99,6 +99,15 @@ class DequantizeCommand(CommandConfig):
     """Folder of the new model, which must not exist yet; serve.model of the file by default."""
 
 
+class TextModelCommand(CommandConfig):
+    """Write the language model of a model of text and images alone (Qwen3.5, Gemma 3), to serve and train it."""
+
+    base_model: CliPositionalArg[NotBlank]
+    """A folder, or an id of the Hub."""
+    output: Path = Path("models/text-model")
+    """Folder of the new model, which must not exist yet."""
+
+
 Role = Literal["both", "server", "trainer"]
 """Which of the two services a machine runs."""
 

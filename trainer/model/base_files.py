@@ -1,5 +1,6 @@
 """The files of a base model and of a starting adapter: what is wrong with them is one line that names the setting."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from inference_server.wire.adapters.adapter_config import (
     read_config,
 )
 from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
+from inference_server.wire.hardware.model_config import why_not_text_alone
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
@@ -26,7 +28,17 @@ _PROBE = "What is 6 times 7?"
 
 
 def require_base_model(base_model: str) -> None:
-    """Fail early, and without a long silence, on a base model that is neither on this machine nor on the Hub.
+    """Fail early, and without a long silence, on a base model that cannot be had, or takes more than text.
+
+    Raises:
+        UsageError: See `require_model` and `require_text_alone`.
+    """
+    require_model(base_model)
+    require_text_alone(base_model)
+
+
+def require_model(base_model: str) -> None:
+    """Fail early on a model that is neither on this machine nor on the Hub.
 
     Raises:
         UsageError: It is a folder without ``config.json`` or with truncated weights, a path that does not
@@ -43,6 +55,22 @@ def require_base_model(base_model: str) -> None:
         _require_whole_weights(base_model)
     elif base_folder(base_model) is None:
         _require_on_hub(base_model, shown)
+
+
+def require_text_alone(base_model: str) -> None:
+    """Refuse a model of text and images: the server's layers would have other names than the trainer's.
+
+    Raises:
+        UsageError: It is one, and how to write its language model alone.
+    """
+    if (folder := base_folder(base_model)) is None:
+        return
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return  # Whoever loads it says what is wrong.
+    if (reason := why_not_text_alone(config, shortened(base_model))) is not None:
+        raise UsageError(f"{_FIELD} {shortened(base_model)}: {reason}")
 
 
 def _require_whole_weights(folder: str) -> None:

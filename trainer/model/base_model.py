@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
@@ -13,7 +13,7 @@ from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.io.durable import whole_folder
 from trainer.io.installed import is_installed
-from trainer.model.base_files import load_tokenizer, reading_base
+from trainer.model.base_files import load_tokenizer, reading_base, require_text_alone
 from trainer.model.dtype import torch_dtype
 from trainer.model.sharded_base import is_divided, load_sharded
 
@@ -67,6 +67,8 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             if isinstance(module, Linear4bit):
                 # Otherwise evaluation mode computes in bfloat16, whatever the dtype.
                 module.support_avx512bf16_for_cpu = False
+    # Of an id of the Hub the files may have come with the weights.
+    require_text_alone(config.base_model)
     if not (hasattr(model, "model") and hasattr(model, "lm_head")):
         raise UsageError(
             f"policy.base_model {config.base_model}: {type(model).__name__} has no modules called model and "
@@ -82,6 +84,30 @@ def recompute_activations(base: Any) -> None:
     for module in base.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+
+
+def save_language_model(base_model: str, output: Path) -> None:
+    """Write the language model of a model of text and images alone, in the dtype in which it came.
+
+    Raises:
+        UsageError: ``output`` exists, or the files cannot be read or have not all of its weights.
+    """
+    if output.exists():
+        raise UsageError(f"output: {output} exists already")
+    hide_progress_bars()
+    with reading_base(base_model):
+        config = AutoConfig.from_pretrained(base_model).get_text_config()
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            base_model, config=config, dtype="auto", output_loading_info=True
+        )
+    if missing := sorted(loaded["missing_keys"]):
+        raise UsageError(
+            f"base_model {base_model}: {type(model).__name__} misses {len(missing)} weights in its files, such as "
+            f"{missing[0]}"
+        )
+    with whole_folder(output) as folder:
+        model.save_pretrained(folder)
+        load_tokenizer(base_model).save_pretrained(folder)
 
 
 def save_dequantized(config: PolicyConfig, output: Path, device: torch.device) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from inference_server.wire.hardware.layers import num_attention_layers
+from inference_server.wire.hardware.model_config import num_attention_layers
 
 CPU_MAX_NUM_SEQS = 256
 """Sequences that run at a time on a CPU: twice vLLM's default for a server, since a step costs little more
@@ -83,7 +83,7 @@ def cpu_kv_cache_bytes(
 
     Args:
         bytes_per_token: See `kv_bytes_per_token`.
-        state_bytes: See `inference_server.wire.hardware.layers.state_bytes_per_sequence`.
+        state_bytes: See `inference_server.wire.hardware.model_config.state_bytes_per_sequence`.
         max_model_len: Longest prompt and completion together, in tokens.
         memory_bytes: Of the machine.
         max_num_seqs: Most sequences that run at a time.

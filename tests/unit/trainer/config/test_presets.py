@@ -29,6 +29,7 @@ POSITIONALS = {
     "replay": ["runs/x"],
     "report": ["runs/x"],
     "sample": ["What is 1 + 1?"],
+    "text-model": ["models/x"],
     "watch": ["runs/x"],
 }
 """Arguments that a command cannot do without."""

@@ -4,12 +4,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 from transformers.utils.logging import is_progress_bar_enabled
 
 from trainer.config.sections import PolicyConfig, PPOConfig
 from trainer.errors import UsageError
 from trainer.model import base_model
-from trainer.model.base_model import hide_progress_bars, load_base, save_dequantized
+from trainer.model.base_files import load_tokenizer, require_base_model
+from trainer.model.base_model import (
+    hide_progress_bars,
+    load_base,
+    save_dequantized,
+    save_language_model,
+)
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
@@ -102,3 +110,50 @@ def test_a_policy_on_4_bits_is_the_one_on_the_served_weights_and_learns(
     )
     found = torch.stack(on_served.sample_logprobs(Role.POLICY, samples, token_budget=99)).sum(dim=1)
     torch.testing.assert_close(found, after, atol=1e-5, rtol=0)
+
+
+def test_the_language_model_of_a_model_of_text_and_images_is_written_alone(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    whole, alone = tmp_path / "whole", tmp_path / "alone"
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+    config = Qwen3_5Config(
+        text_config={
+            "vocab_size": len(load_tokenizer(str(tiny_base))),
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "pad_token_id": 0,
+        },
+        vision_config={"depth": 1, "num_position_embeddings": 16, **sizes},
+    )
+    model = Qwen3_5ForConditionalGeneration(config)
+    model.save_pretrained(whole)
+    load_tokenizer(str(tiny_base)).save_pretrained(whole)
+    policy = PolicyConfig(base_model=str(whole))
+    with pytest.raises(UsageError, match=r"Qwen3_5ForConditionalGeneration .* text-model"):
+        load_base(policy, CPU)
+    with pytest.raises(UsageError, match=r"more than text"):
+        require_base_model(str(whole))
+
+    save_language_model(str(whole), alone)
+    require_base_model(str(alone))
+    base = load_base(policy.model_copy(update={"base_model": str(alone)}), CPU)
+    ids = torch.arange(40).view(2, 20)
+    assert torch.equal(base(ids).logits, model.eval()(ids).logits)
+    with pytest.raises(UsageError, match="exists already"):
+        save_language_model(str(whole), alone)
+
+    (whole / "model.safetensors").unlink()
+    kept = {
+        n: t for n, t in model.state_dict().items() if "norm" not in n and n != "lm_head.weight"
+    }
+    save_file({n: t.contiguous() for n, t in kept.items()}, whole / "model.safetensors")
+    with pytest.raises(UsageError, match=r"misses \d+ weights in its files"):
+        save_language_model(str(whole), tmp_path / "other")
+    assert not (tmp_path / "other").exists()

@@ -1,6 +1,6 @@
-"""What a model's layers keep of a sequence: keys and values of each token, or one state of a fixed size.
+"""What a model's config.json says of how it is served: whether it takes text alone, and what its layers keep.
 
-Read from the content of its config.json, as server and doctor find it. Sizes are in bytes. Loads neither torch
+A layer keeps keys and values of each token, or one state of a sequence. Sizes are in bytes. Loads neither torch
 nor vllm.
 """
 
@@ -13,6 +13,25 @@ DELTA_NET, CONVOLUTION = "linear_attention", "conv"
 _ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 _FLOAT32 = 4
 """Of a number of a state of linear attention, whatever the model's dtype."""
+
+
+def why_not_text_alone(config: Mapping[str, Any], name: str) -> str | None:
+    """Why a model of text and images cannot be a policy's base; None for a model of text alone.
+
+    Transformers loads its language model, and vLLM the whole, whose layers have other names: no adapter of the
+    one fits the other.
+
+    Args:
+        config: The content of a model's config.json.
+        name: The model's folder or Hub id.
+    """
+    if not isinstance(config, Mapping) or not isinstance(config.get("text_config"), Mapping):
+        return None
+    kind = next(iter(config.get("architectures") or ()), config.get("model_type"))
+    return (
+        f"{kind} takes more than text; write its language model alone with `python -m trainer text-model "
+        f"{name} --output DIR`, and name DIR instead"
+    )
 
 
 def layer_types(config: Mapping[str, Any]) -> list[str]:
