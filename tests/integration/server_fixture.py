@@ -1,13 +1,18 @@
 """A real server on a random tiny model, for tests that need one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
 
 from inference_server.launch import server_process as process
 from inference_server.launch.server_process import ServerProcess
@@ -33,8 +38,13 @@ def running_server(
         yield server
 
 
-def save_random_model(folder: Path, *, chat_template: str | None = None) -> Path:
-    """A Qwen2 of some 100,000 random parameters and a byte-level tokenizer.
+def save_random_model(
+    folder: Path,
+    *,
+    chat_template: str | None = None,
+    kind: Callable[..., PreTrainedConfig] = Qwen2Config,
+) -> Path:
+    """A model of some 100,000 random parameters, a Qwen2 or of another kind, and a byte-level tokenizer.
 
     With a template it has the tokens of `CHAT_TOKENS`, beside its EOS.
     """
@@ -58,7 +68,7 @@ def save_random_model(folder: Path, *, chat_template: str | None = None) -> Path
     )
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(
-        Qwen2Config(
+        kind(
             vocab_size=len(fast),
             hidden_size=64,
             intermediate_size=128,

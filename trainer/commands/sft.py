@@ -38,6 +38,7 @@ from trainer.io.durable import write_file
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
 from trainer.io.paths import read_plain
 from trainer.model.adapter import fresh_lora, require_targets
+from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import base_limits, load_tokenizer
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
@@ -45,7 +46,6 @@ from trainer.model.dtype import settled_as_kept
 from trainer.model.prompts import renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
-
 _TRAINER_STATE_FILE = "trainer_state.json"
 
 
@@ -121,6 +121,8 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     score_completions_only()
     base = load_base(config.policy, device)
     require_targets(base, config.policy)
+    if config.sft.packing:
+        require_shared_rows(base, config.policy.base_model)
     trainer = SFTTrainer(
         model=base,
         args=_trl_config(

@@ -1,8 +1,6 @@
 """What server and trainer each allocate, part by part. Sizes are in bytes.
 
-Weights and adapters follow from the model's shape. What a backward pass keeps is a formula of the
-layers' shape, derived from what PyTorch keeps of Qwen2 and Llama layers with adapters on every linear
-layer; tests compare it with the allocator.
+Weights and adapters follow from the model's shape; `trainer.doctor.layer_memory` has what a backward pass keeps.
 """
 
 from collections.abc import Iterator
@@ -11,13 +9,17 @@ from dataclasses import dataclass
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_BATCHED_TOKENS, CPU_MAX_NUM_SEQS
 from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
+from trainer.doctor.layer_memory import (
+    BFLOAT16,
+    FLOAT32,
+    LayerBytes,
+    dtype_bytes,
+    fused_layer_bytes,
+    layer_bytes,
+)
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
 from trainer.model.logprobs import CHUNK_LOGITS
-
-FLOAT32 = 4
-"""Bytes of a number."""
-_BFLOAT16 = 2
 
 # Bytes a weight: four bits, and the scales: 8 bits for each 64 weights, 32 bits for each 256 scales.
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -36,6 +38,7 @@ _SERVER_SETTINGS = {
     "weights": "the model",
     "LoRA slots": "serve.max_loaded_versions, serve.max_lora_rank",
     "a batch's activations": "--max-num-batched-tokens, serve.max_num_seqs",
+    "sequences' states": "serve.max_num_seqs",
     "CUDA graphs": "--cudagraph-capture-sizes, --enforce-eager",
 }
 """What decides each of the server's parts."""
@@ -64,7 +67,7 @@ class Part:
 
 def kv_bytes_per_token(shape: ModelShape, *, on_gpu: bool) -> int:
     """Size of one token's keys and values in all layers of the server's cache."""
-    return 2 * shape.num_layers * shape.kv_size * (_BFLOAT16 if on_gpu else FLOAT32)
+    return 2 * shape.num_attention_layers * shape.kv_size * (BFLOAT16 if on_gpu else FLOAT32)
 
 
 def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iterator[Part]:
@@ -93,6 +96,9 @@ def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iter
             "a batch's activations": _HEAP * batch,
             "process": _SERVER_PROCESS,
         }
+    if shape.state_bytes:
+        num_sequences = serve.max_num_seqs or (gpu.MAX_NUM_SEQS if on_gpu else CPU_MAX_NUM_SEQS)
+        parts["sequences' states"] = num_sequences * shape.state_bytes
     for name, num_bytes in parts.items():
         yield Part(name=name, num_bytes=num_bytes, settings=_SERVER_SETTINGS.get(name, ""))
 
@@ -116,19 +122,19 @@ def trainer_parts(
     # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
     yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
     chunk = min(CHUNK_LOGITS["cuda" if on_gpu else "cpu"], rows.num_tokens * shape.vocab_size)
-    is_fused = not (policy.autocast or policy.quantization or policy.shard_base)
+    is_fused = shape.is_fused and not (policy.autocast or policy.quantization or policy.shard_base)
     if is_fused:
         # A pass's copies of one adapter, and their gradients until all are there.
         numbers = policy.lora_rank * shape.adapter_parameters_per_rank
         yield Part(
             name="an adapter as it is computed with",
-            num_bytes=2 * numbers * _dtype_bytes(policy),
+            num_bytes=2 * numbers * dtype_bytes(policy),
             settings="policy.lora_rank",
         )
     yield from activation_parts(
         shape,
         rows,
-        (_fused_layer_bytes if is_fused else layer_bytes)(shape, policy, rows.width),
+        (fused_layer_bytes if is_fused else layer_bytes)(shape, policy, rows.width),
         policy,
         logits_bytes=2 * chunk * FLOAT32,
         budget="ppo.token_budget",
@@ -139,7 +145,7 @@ def trainer_parts(
 
 def weight_parts(shape: ModelShape, policy: PolicyConfig) -> Iterator[Part]:
     """The frozen base."""
-    size = _dtype_bytes(policy)
+    size = dtype_bytes(policy)
     in_four_bits = shape.num_linear_parameters if policy.quantization == "nf4" else 0
     yield Part(
         name="weights",
@@ -153,7 +159,7 @@ def weight_parts(shape: ModelShape, policy: PolicyConfig) -> Iterator[Part]:
 def activation_parts(
     shape: ModelShape,
     rows: Rows,
-    of_a_layer: tuple[float, float],
+    of_layers: LayerBytes,
     policy: PolicyConfig,
     *,
     logits_bytes: float,
@@ -165,19 +171,19 @@ def activation_parts(
     Args:
         shape: The base model's.
         rows: The micro-batch.
-        of_a_layer: Bytes a token, see `layer_bytes`.
+        of_layers: What its layers keep.
         policy: How it computes.
         logits_bytes: The most that logits and their gradients take at a time.
         budget: The setting that decides the size of ``rows``.
         on_gpu: Whether PyTorch's caching allocator holds them.
     """
-    layer, in_flight = of_a_layer
+    in_flight = of_layers.in_flight
     if policy.gradient_checkpointing:
         # The inputs of all layers, and what one layer keeps while it is recomputed.
-        kept: float = (shape.num_layers + 1) * shape.hidden_size * _dtype_bytes(policy)
-        in_flight += layer
+        kept: float = (shape.num_layers + 1) * shape.hidden_size * dtype_bytes(policy)
+        in_flight += of_layers.largest
     else:
-        kept = shape.num_layers * layer
+        kept = of_layers.together
     activations = rows.num_tokens * kept
     yield Part(
         name="activations",
@@ -202,49 +208,3 @@ def planned_policy(policy: PolicyConfig, *, on_gpu: bool) -> PolicyConfig:
     if policy.dtype != "auto":
         return policy
     return policy.model_copy(update={"dtype": "bfloat16" if on_gpu else "float32"})
-
-
-def _dtype_bytes(policy: PolicyConfig) -> int:
-    """Bytes of a number of the base."""
-    return FLOAT32 if policy.dtype == "float32" else _BFLOAT16
-
-
-def _fused_layer_bytes(
-    shape: ModelShape, policy: PolicyConfig, row_width: int
-) -> tuple[float, float]:
-    """The same of `trainer.model.decoder.layer`, whose mask all layers share."""
-    inner, is_grouped = shape.intermediate_size, shape.kv_size < shape.attention_size
-    layer = (
-        4 * shape.hidden_size  # both norms' inputs and outputs
-        + 4 * shape.attention_size  # queries, keys, values and the output of attention
-        + is_grouped * shape.kv_size  # keys before they are repeated, in a tensor with the queries
-        + 3 * inner  # gate and up, and their product
-        + 7 * policy.lora_rank
-    )
-    size = _dtype_bytes(policy)
-    return layer * size, (3 * inner + row_width) * size
-
-
-def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> tuple[float, float]:
-    """Bytes a token that one of Transformers' and PEFT's layers keeps, and that the pass needs in addition."""
-    size = _dtype_bytes(policy)
-    # Autocast computes matrix products in bfloat16 whatever the dtype of the weights.
-    product = _BFLOAT16 if policy.autocast else size
-    hidden, inner, attention = shape.hidden_size, shape.intermediate_size, shape.attention_size
-    if size == product == FLOAT32:
-        # Modules with the same input share it.
-        adapter_inputs = (2 * hidden + inner) * FLOAT32
-    else:
-        # PEFT casts the input for each module; autocast casts that again, and keeps the second copy.
-        adapter_inputs = (5 * hidden + attention + inner) * (
-            product if policy.autocast else FLOAT32
-        )
-    layer = (
-        2 * hidden * FLOAT32  # both norms' inputs
-        + adapter_inputs
-        + 4 * attention * product  # queries, keys, values and the output of attention
-        + 3 * inner * product  # gate, its SiLU, and up
-        + 7 * policy.lora_rank * product
-        + row_width * product  # the attention mask of each layer
-    )
-    return layer, 2 * inner * product

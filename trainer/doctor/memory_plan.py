@@ -107,7 +107,9 @@ def plan_memory(
     if role != "trainer":
         server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
     if role != "server":
-        trainer = tuple(trainer_parts(shape, config, rows or _longest_rows(config), on_gpu=on_gpu))
+        trainer = tuple(
+            trainer_parts(shape, config, rows or _longest_rows(shape, config), on_gpu=on_gpu)
+        )
     longest = PROMPT_TOKENS + config.rollout.max_tokens
     num_arms = len(config.rollout.arms) if server else 0
     share = 0.0
@@ -136,18 +138,21 @@ def planned_trainer_bytes(shape: ModelShape, config: TrainConfig, *, token_budge
     """The trainer's peak on a GPU with micro-batches of at most ``token_budget`` tokens."""
     ppo = config.ppo.model_copy(update={"token_budget": token_budget})
     config = config.model_copy(update={"ppo": ppo})
-    parts = trainer_parts(shape, config, _longest_rows(config), on_gpu=True)
+    parts = trainer_parts(shape, config, _longest_rows(shape, config), on_gpu=True)
     return sum(part.num_bytes for part in parts)
 
 
-def _longest_rows(config: TrainConfig) -> Rows:
-    """A micro-batch of the longest prefix trees: all of a mini-batch, or as many as the budget allows.
+def _longest_rows(shape: ModelShape, config: TrainConfig) -> Rows:
+    """A micro-batch of the longest trees: all of a mini-batch, or as many as the budget allows.
 
-    A tree is one prompt with the completions of all arms that share it.
+    A tree is one prompt with the completions of all arms that share it, or with one completion.
     """
     prompts = Counter(arm.system_prompt for arm in config.rollout.arms)
-    num_completions = max(prompts.values()) * config.rollout.samples_per_arm
+    num_samples = config.rollout.samples_per_arm
+    num_completions = 1 if shape.carries_state else max(prompts.values()) * num_samples
+    num_trees = config.ppo.questions_per_mini_batch * (
+        prompts.total() * num_samples if shape.carries_state else len(prompts)
+    )
     budget = config.ppo.token_budget
     width = min(budget, PROMPT_TOKENS + num_completions * config.rollout.max_tokens)
-    num_trees = config.ppo.questions_per_mini_batch * len(prompts)
     return Rows(num_tokens=min(budget, num_trees * width), width=width)

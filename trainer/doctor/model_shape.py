@@ -4,13 +4,25 @@ They are counted on the model itself, built without weights.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from inference_server.wire.hardware.gpu import ServedModel
+from inference_server.wire.hardware.model_config import (
+    DELTA_NET,
+    DeltaNet,
+    layer_types,
+    num_attention_layers,
+    state_bytes_per_sequence,
+    why_not_text_alone,
+)
 from trainer.config.policy import is_all_linear
+from trainer.errors import UsageError
+from trainer.model.attention import Attention, attention_of
+from trainer.model.decoder.layer import KNOWN_LAYERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +30,19 @@ class ModelShape:
     """Sizes and parameter counts of a base model."""
 
     num_layers: int
+    num_attention_layers: int
+    """Those that keep keys and values of each token; the others carry a state."""
+    num_delta_layers: int
+    """Those whose state follows the gated delta rule."""
+    delta_num_heads: int
+    delta_value_size: int
+    """Number of such a layer's heads × the size of their values."""
+    delta_channels: int
+    """Of the convolution before its queries, keys and values."""
+    state_bytes: int
+    """Size of one sequence's states in all layers."""
+    is_fused: bool
+    """Whether `trainer.model.decoder` computes its layers."""
     hidden_size: int
     intermediate_size: int
     attention_size: int
@@ -36,6 +61,11 @@ class ModelShape:
     """Parameters of an adapter of rank 1 on the configured modules."""
     slot_parameters_per_rank: int
     """Parameters of an adapter of rank 1 on all modules for which vLLM allocates slots."""
+
+    @property
+    def carries_state(self) -> bool:
+        """Whether a layer carries a state, so that each row of a micro-batch holds one sequence."""
+        return self.num_attention_layers < self.num_layers
 
     @property
     def served(self) -> ServedModel:
@@ -58,9 +88,13 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
 
     Raises:
         OSError: The configuration was not found.
-        ValueError: Its architecture is unknown, or names its sizes and layers in a way of its own.
+        ValueError: Its architecture is unknown, takes more than text, or names its sizes and layers in a way of
+            its own.
     """
     config = AutoConfig.from_pretrained(base_model)
+    written = config.to_dict()
+    if (reason := why_not_text_alone(written, base_model)) is not None:
+        raise ValueError(reason)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     in_layers = {
@@ -79,8 +113,16 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     ]
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    delta = DeltaNet.of(written)
     return ModelShape(
         num_layers=config.num_hidden_layers,
+        num_attention_layers=num_attention_layers(written),
+        num_delta_layers=layer_types(written).count(DELTA_NET) if delta.channels else 0,
+        delta_num_heads=delta.num_values,
+        delta_value_size=delta.num_values * delta.value_size,
+        delta_channels=delta.channels,
+        state_bytes=state_bytes_per_sequence(written, bytes_per_number=2),
+        is_fused=_is_fused(model, base_model),
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         attention_size=heads * head_size,
@@ -93,3 +135,11 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         adapter_parameters_per_rank=sum(m.in_features + m.out_features for m in targets),
         slot_parameters_per_rank=sum(m.in_features + m.out_features for m in in_layers.values()),
     )
+
+
+def _is_fused(model: Any, base_model: str) -> bool:
+    try:
+        sees_all = attention_of(model, base_model) == Attention()
+    except UsageError:
+        return False
+    return sees_all and all(isinstance(layer, KNOWN_LAYERS) for layer in model.model.layers)

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Sequence
 
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.device import Card
+from trainer.doctor.layer_memory import FLOAT32, layer_bytes
 from trainer.doctor.memory_parts import (
-    FLOAT32,
     Part,
     Rows,
     activation_parts,
-    layer_bytes,
     planned_policy,
     process_part,
     weight_parts,

@@ -75,3 +75,20 @@ def attention_of(model: Any, base_model: str) -> Attention:
     if window is None or kinds == {_FULL}:
         return Attention()
     return Attention(window=window, is_mixed=_FULL in kinds)
+
+
+def require_shared_rows(model: Any, base_model: str) -> None:
+    """Refuse ``sft.packing`` where the state of one demonstration would reach the next one in its row.
+
+    Args:
+        model: Transformers' model, once it is loaded.
+        base_model: Its name, for errors.
+
+    Raises:
+        UsageError: The model has layers that carry a state.
+    """
+    if not attention_of(model, base_model).shares_prefixes:
+        raise UsageError(
+            f"sft.packing: layers of {base_model} carry a state from token to token, which would reach the next "
+            "demonstration in a row; leave it out"
+        )

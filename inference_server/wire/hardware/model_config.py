@@ -5,7 +5,8 @@ nor vllm.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 DELTA_NET, CONVOLUTION = "linear_attention", "conv"
 """Transformers' names, in ``layer_types``, of layers with a state whose size is known here: the gated delta rule
@@ -13,6 +14,39 @@ DELTA_NET, CONVOLUTION = "linear_attention", "conv"
 _ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 _FLOAT32 = 4
 """Of a number of a state of linear attention, whatever the model's dtype."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeltaNet:
+    """Sizes of a layer with the gated delta rule; zeros where a model has none."""
+
+    num_keys: int
+    key_size: int
+    num_values: int
+    value_size: int
+    taps: int
+    """Tokens that the convolution before queries, keys and values reads."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Read from the content of a model's config.json."""
+        return cls(
+            num_keys=_number(config, "linear_num_key_heads"),
+            key_size=_number(config, "linear_key_head_dim"),
+            num_values=_number(config, "linear_num_value_heads"),
+            value_size=_number(config, "linear_value_head_dim"),
+            taps=_number(config, "linear_conv_kernel_dim"),
+        )
+
+    @property
+    def channels(self) -> int:
+        """Of the convolution."""
+        return 2 * self.num_keys * self.key_size + self.num_values * self.value_size
+
+    def state_bytes(self, bytes_per_number: int) -> int:
+        """Size of a sequence's state: a matrix for each value head, and the convolution's last inputs."""
+        matrices = self.num_values * self.key_size * self.value_size * _FLOAT32
+        return matrices + self.channels * max(0, self.taps - 1) * bytes_per_number
 
 
 def why_not_text_alone(config: Mapping[str, Any], name: str) -> str | None:
@@ -65,23 +99,12 @@ def state_bytes_per_sequence(config: Mapping[str, Any], *, bytes_per_number: int
     """
     kinds = layer_types(config)
     of_a_layer = {
-        DELTA_NET: _delta_net_bytes(config, bytes_per_number),
+        DELTA_NET: DeltaNet.of(config).state_bytes(bytes_per_number),
         CONVOLUTION: _number(config, "hidden_size")
         * (_number(config, "conv_L_cache") - 1)
         * bytes_per_number,
     }
     return sum(max(0, of_a_layer.get(kind, 0)) for kind in kinds)
-
-
-def _delta_net_bytes(config: Mapping[str, Any], bytes_per_number: int) -> int:
-    """A matrix for each value head, and the last inputs of the convolution before."""
-    key_size, value_size = (_number(config, f"linear_{side}_head_dim") for side in ("key", "value"))
-    num_keys, num_values = (
-        _number(config, f"linear_num_{side}_heads") for side in ("key", "value")
-    )
-    channels = 2 * num_keys * key_size + num_values * value_size
-    taps = _number(config, "linear_conv_kernel_dim") - 1
-    return num_values * key_size * value_size * _FLOAT32 + channels * taps * bytes_per_number
 
 
 def _number(config: Mapping[str, Any], name: str) -> int:

@@ -24,7 +24,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from trainer.model.decoder.fused import RMSNorm, attention_heads, swiglu
 from trainer.model.decoder.lora_products import Adapter, AdapterCopies, SharedInput, shared_input
 
-_KNOWN = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
+KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 """Layers whose arithmetic is `_layer`'s."""
 
 _MASK_ALIGNMENT = 16
@@ -123,7 +123,7 @@ def decoder_of(body: Any, *, checkpointing: bool) -> Decoder | None:
 
 
 def _layer(layer: Any) -> _Layer | None:
-    if type(layer) not in _KNOWN:
+    if type(layer) not in KNOWN_LAYERS:
         return None
     attention, mlp = layer.self_attn, layer.mlp
     norms = [layer.input_layernorm, layer.post_attention_layernorm]

@@ -4,13 +4,22 @@ import gc
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
-from transformers import LlamaConfig, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Lfm2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3_5TextConfig,
+)
 
 from regime_w import build_all_arms
 from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B
@@ -83,8 +92,8 @@ def samples(num_questions: int, num_tokens: int) -> list[list[Sample]]:
     return groups
 
 
-def saved(folder: Path, **changes: int) -> str:
-    sizes: dict[str, float] = {
+def saved(folder: Path, kind: Callable[..., PreTrainedConfig], **changes: int) -> str:
+    sizes: dict[str, Any] = {
         "vocab_size": 512,
         "hidden_size": 128,
         "intermediate_size": 512,
@@ -94,30 +103,53 @@ def saved(folder: Path, **changes: int) -> str:
         # Large enough for a policy that is as sure of its tokens as a trained one.
         "initializer_range": 0.2,
     }
-    Qwen2ForCausalLM(Qwen2Config(**(sizes | changes))).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(kind(**(sizes | changes))).save_pretrained(folder)
     return str(folder)
 
 
-FLOAT32, BFLOAT16 = {"dtype": "float32"}, {"dtype": "bfloat16"}
+FLOAT32: dict[str, object] = {"dtype": "float32"}
+BFLOAT16: dict[str, object] = {"dtype": "bfloat16"}
+ALL_LINEAR: dict[str, object] = {"target_modules": ["all-linear"]}
 GROUPED = {"num_key_value_heads": 1, "intermediate_size": 1024, "num_hidden_layers": 6}
+DELTA_RULE = partial(
+    Qwen3_5TextConfig,
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=32,
+    linear_value_head_dim=32,
+    head_dim=32,
+    layer_types=["linear_attention"] * 3 + ["full_attention"],
+)
+CONVOLUTION = partial(
+    Lfm2Config,
+    block_auto_adjust_ff_dim=False,
+    layer_types=["conv", "conv", "full_attention", "conv"],
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("shape", "policy"),
+    ("kind", "shape", "policy"),
     [
-        ({}, FLOAT32),
-        ({}, BFLOAT16),
-        ({}, {**BFLOAT16, "autocast": True}),
-        ({}, {**FLOAT32, "gradient_checkpointing": True}),
-        (GROUPED, FLOAT32),
-        (GROUPED, {**BFLOAT16, "gradient_checkpointing": True}),
+        (Qwen2Config, {}, FLOAT32),
+        (Qwen2Config, {}, BFLOAT16),
+        (Qwen2Config, {}, {**BFLOAT16, "autocast": True}),
+        (Qwen2Config, {}, {**FLOAT32, "gradient_checkpointing": True}),
+        (Qwen2Config, GROUPED, FLOAT32),
+        (Qwen2Config, GROUPED, {**BFLOAT16, "gradient_checkpointing": True}),
+        (DELTA_RULE, {}, FLOAT32 | ALL_LINEAR),
+        (DELTA_RULE, {}, BFLOAT16 | ALL_LINEAR),
+        (CONVOLUTION, {}, FLOAT32 | ALL_LINEAR),
+        (CONVOLUTION, {}, BFLOAT16 | ALL_LINEAR),
     ],
 )
 def test_the_trainers_plan_is_what_the_allocator_says(
-    shape: dict[str, int], policy: dict[str, object], tmp_path: Path
+    kind: Callable[..., PreTrainedConfig],
+    shape: dict[str, int],
+    policy: dict[str, object],
+    tmp_path: Path,
 ) -> None:
-    base = saved(tmp_path, **shape)
+    base = saved(tmp_path, kind, **shape)
     config = TrainConfig(policy=PolicyConfig.model_validate({"base_model": base, **policy}))
     roles = PolicyRoles(config.policy, device=CPU, serve_dtype=torch.float32)
     update = PPOUpdate(roles, config.ppo)
@@ -176,6 +208,19 @@ def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
     assert plan.trainer_share_bytes == pytest.approx(0.55 * 80 * GIB)
     # Two numbers a layer and key-value head, 2 bytes each.
     assert plan.kv_bytes_per_token == 131_072
+
+
+def test_a_model_with_states_needs_room_for_one_of_each_sequence(tmp_path: Path) -> None:
+    base = saved(tmp_path, DELTA_RULE)
+    shape = read_shape(base, PolicyConfig().target_modules)
+    assert (shape.num_attention_layers, shape.num_delta_layers) == (1, 3)
+    # Four heads' matrices in float32, and three inputs of 2 · 64 + 128 channels.
+    assert shape.state_bytes == 3 * (4 * 32 * 32 * 4 + 3 * 256 * 2)
+    plan = plan_memory(shape, TrainConfig(), SERVE, card_bytes=80 * GIB, on_gpu=True)
+    (states,) = [part for part in plan.server if part.name == "sequences' states"]
+    assert states.num_bytes == 512 * shape.state_bytes
+    assert plan.kv_bytes_per_token == 2 * 1 * 4 * 32 * 2
+    assert not shape.is_fused
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ from transformers import (
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.attention import Attention, attention_of
+from trainer.model.attention import Attention, attention_of, require_shared_rows
 from trainer.model.batches.batch import Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
 
@@ -225,3 +225,11 @@ def test_a_base_of_other_modules_is_refused_by_name(tmp_path: Path) -> None:
     )
     with pytest.raises(UsageError, match="GPTNeoXForCausalLM has no modules called model"):
         PolicyRoles(PolicyConfig(base_model=str(tmp_path)), device=CPU, serve_dtype=torch.float32)
+
+
+def test_demonstrations_are_not_packed_where_a_state_would_reach_the_next() -> None:
+    config = STATEFUL["lfm2"](**SHAPE)
+    with pytest.raises(UsageError, match=r"sft\.packing: layers of some/model carry a state"):
+        require_shared_rows(loaded(config), "some/model")
+    plain = LlamaConfig(**SHAPE, attn_implementation="sdpa")
+    require_shared_rows(loaded(plain), "some/model")

@@ -1,0 +1,96 @@
+"""What a config.json says of layers and modalities, by hand-counted models."""
+
+from typing import Any
+
+import pytest
+
+from inference_server.wire.hardware.cpu import cpu_kv_cache_bytes, kv_bytes_per_token
+from inference_server.wire.hardware.model_config import (
+    carries_state,
+    num_attention_layers,
+    state_bytes_per_sequence,
+    why_not_text_alone,
+)
+
+QWEN3_5_2B: dict[str, Any] = {
+    "num_hidden_layers": 24,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "head_dim": 256,
+    "hidden_size": 2048,
+    "layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 6,
+    "linear_num_key_heads": 16,
+    "linear_num_value_heads": 16,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
+    "linear_conv_kernel_dim": 4,
+}
+LFM2: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "hidden_size": 1024,
+    "layer_types": ["conv", "full_attention", "conv"],
+    "conv_L_cache": 3,
+}
+GEMMA: dict[str, Any] = {
+    "num_hidden_layers": 2,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "attention", "carries", "state"),
+    [
+        # 16 matrices of 128 x 128 in float32, and three inputs of 3 x 2048 channels in 16 bits.
+        (QWEN3_5_2B, 6, True, 18 * (16 * 128 * 128 * 4 + 3 * 6144 * 2)),
+        (LFM2, 1, True, 2 * 1024 * 2 * 2),
+        (GEMMA, 2, False, 0),
+        ({"num_hidden_layers": 2}, 2, False, 0),
+        ({"num_hidden_layers": 2, "layer_types": None}, 2, False, 0),
+        ({"num_hidden_layers": 2, "layer_types": ["mamba", {}]}, 0, True, 0),
+    ],
+)
+def test_layers_keep_keys_and_values_or_a_state(
+    config: dict[str, Any], attention: int, carries: bool, state: int
+) -> None:
+    assert num_attention_layers(config) == attention
+    assert carries_state(config) == carries
+    assert state_bytes_per_sequence(config, bytes_per_number=2) == state
+
+
+def test_the_cache_has_room_for_the_states_of_all_sequences() -> None:
+    per_token = kv_bytes_per_token(LFM2, bytes_per_number=4)
+    assert per_token == 2 * 1 * 8 * 64 * 4
+    state = state_bytes_per_sequence(LFM2, bytes_per_number=4)
+    found = cpu_kv_cache_bytes(
+        bytes_per_token=per_token,
+        state_bytes=state,
+        max_model_len=512,
+        max_num_seqs=3,
+        memory_bytes=2**40,
+        environment={},
+    )
+    assert found == 3 * (576 * per_token + state)
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"text_config": {}, "architectures": ["SomeForConditionalGeneration"]}, "SomeForC"),
+        ({"text_config": {}, "architectures": None, "model_type": "some"}, "some takes"),
+        ({"text_config": {}}, "takes more than text"),
+    ],
+)
+def test_a_model_of_more_than_text_is_told_how_to_write_its_language_model(
+    config: dict[str, Any], named: str
+) -> None:
+    reason = why_not_text_alone(config, "owner/some")
+    assert reason is not None
+    assert named in reason
+    assert "text-model owner/some --output DIR" in reason
+
+
+@pytest.mark.parametrize("config", [{}, {"text_config": None}, LFM2])
+def test_a_model_of_text_alone_has_no_reason(config: dict[str, Any]) -> None:
+    assert why_not_text_alone(config, "owner/some") is None
