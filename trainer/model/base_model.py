@@ -5,7 +5,12 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 
@@ -90,21 +95,32 @@ def save_language_model(base_model: str, output: Path) -> None:
     """Write the language model of a model of text and images alone, in the dtype in which it came.
 
     Raises:
-        UsageError: ``output`` exists, or the files cannot be read or have not all of its weights.
+        UsageError: ``output`` exists, it is a model of text alone, or its files cannot be read or lack weights.
     """
     if output.exists():
         raise UsageError(f"output: {output} exists already")
     hide_progress_bars()
     with reading_base(base_model):
-        config = AutoConfig.from_pretrained(base_model).get_text_config()
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            base_model, config=config, dtype="auto", output_loading_info=True
+        config = AutoConfig.from_pretrained(base_model)
+    if config.get_text_config() is config:
+        raise UsageError(
+            f"base_model {base_model}: {config.model_type} takes text alone; use it as it is"
+        )
+    with reading_base(base_model):
+        whole, loaded = AutoModelForImageTextToText.from_pretrained(
+            base_model, dtype="auto", output_loading_info=True
         )
     if missing := sorted(loaded["missing_keys"]):
         raise UsageError(
-            f"base_model {base_model}: {type(model).__name__} misses {len(missing)} weights in its files, such as "
+            f"base_model {base_model}: its files lack {len(missing)} weights of {type(whole).__name__}, such as "
             f"{missing[0]}"
         )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config.get_text_config(), dtype=whole.dtype)
+    model.model.load_state_dict(whole.get_decoder().state_dict(), assign=True)
+    model.lm_head.load_state_dict(whole.get_output_embeddings().state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = whole.generation_config
     with whole_folder(output) as folder:
         model.save_pretrained(folder)
         load_tokenizer(base_model).save_pretrained(folder)

@@ -1,11 +1,19 @@
 """The base in 4 bits: the same weights on both sides, and a policy that trains on it."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    PreTrainedConfig,
+    Qwen3_5Config,
+)
 from transformers.utils.logging import is_progress_bar_enabled
 
 from trainer.config.sections import PolicyConfig, PPOConfig
@@ -23,6 +31,7 @@ from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.update import PPOUpdate
 
 CPU = torch.device("cpu")
+WEIGHTS = "model.safetensors"
 
 
 @pytest.mark.parametrize("shows_downloads", [True, False])
@@ -112,48 +121,68 @@ def test_a_policy_on_4_bits_is_the_one_on_the_served_weights_and_learns(
     torch.testing.assert_close(found, after, atol=1e-5, rtol=0)
 
 
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "pad_token_id": 0,
+}
+VISION: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32}
+
+
+def qwen3_5(vocab_size: int) -> Qwen3_5Config:
+    layers = ["linear_attention", "full_attention"]
+    vision = {"depth": 1, "num_heads": 2, "out_hidden_size": 32, "num_position_embeddings": 16}
+    return Qwen3_5Config(
+        text_config={**TEXT, "vocab_size": vocab_size, "layer_types": layers},
+        vision_config={**VISION, **vision},
+    )
+
+
+def gemma3(vocab_size: int) -> Gemma3Config:
+    """Its embeddings and output layer are one matrix."""
+    vision = {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    return Gemma3Config(
+        text_config={**TEXT, "vocab_size": vocab_size},
+        vision_config={**VISION, **vision},
+        image_token_index=vocab_size - 1,
+    )
+
+
+@pytest.mark.parametrize("config", [qwen3_5, gemma3])
 def test_the_language_model_of_a_model_of_text_and_images_is_written_alone(
-    tiny_base: Path, tmp_path: Path
+    config: Callable[[int], PreTrainedConfig], tiny_base: Path, tmp_path: Path
 ) -> None:
     whole, alone = tmp_path / "whole", tmp_path / "alone"
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
-    config = Qwen3_5Config(
-        text_config={
-            "vocab_size": len(load_tokenizer(str(tiny_base))),
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 16,
-            "layer_types": ["linear_attention", "full_attention"],
-            "pad_token_id": 0,
-        },
-        vision_config={"depth": 1, "num_position_embeddings": 16, **sizes},
-    )
-    model = Qwen3_5ForConditionalGeneration(config)
+    tokenizer = load_tokenizer(str(tiny_base))
+    model = AutoModelForImageTextToText.from_config(config(len(tokenizer)), dtype=torch.bfloat16)
     model.save_pretrained(whole)
-    load_tokenizer(str(tiny_base)).save_pretrained(whole)
+    tokenizer.save_pretrained(whole)
     policy = PolicyConfig(base_model=str(whole))
-    with pytest.raises(UsageError, match=r"Qwen3_5ForConditionalGeneration .* text-model"):
+    with pytest.raises(UsageError, match=r"ForConditionalGeneration takes more .* text-model"):
         load_base(policy, CPU)
-    with pytest.raises(UsageError, match=r"more than text"):
+    with pytest.raises(UsageError, match=r"takes more than text"):
         require_base_model(str(whole))
 
     save_language_model(str(whole), alone)
     require_base_model(str(alone))
-    base = load_base(policy.model_copy(update={"base_model": str(alone)}), CPU)
+    # As it came: an auto dtype is float32 on a CPU.
+    updated = {"base_model": str(alone), "dtype": "bfloat16"}
+    base = load_base(policy.model_copy(update=updated), CPU)
+    assert json.loads((alone / "config.json").read_text())["dtype"] == "bfloat16"
     ids = torch.arange(40).view(2, 20)
     assert torch.equal(base(ids).logits, model.eval()(ids).logits)
     with pytest.raises(UsageError, match="exists already"):
         save_language_model(str(whole), alone)
+    with pytest.raises(UsageError, match="takes text alone"):
+        save_language_model(str(alone), tmp_path / "again")
 
-    (whole / "model.safetensors").unlink()
-    kept = {
-        n: t for n, t in model.state_dict().items() if "norm" not in n and n != "lm_head.weight"
-    }
-    save_file({n: t.contiguous() for n, t in kept.items()}, whole / "model.safetensors")
-    with pytest.raises(UsageError, match=r"misses \d+ weights in its files"):
-        save_language_model(str(whole), tmp_path / "other")
-    assert not (tmp_path / "other").exists()
+    kept = {name: t for name, t in load_file(whole / WEIGHTS).items() if "q_proj" not in name}
+    save_file(kept, whole / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(UsageError, match=r"its files lack \d+ weights of .*q_proj"):
+        save_language_model(str(whole), tmp_path / "again")
+    assert not (tmp_path / "again").exists()
