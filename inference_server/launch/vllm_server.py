@@ -42,6 +42,10 @@ from inference_server.wire.hardware.model_config import why_not_text_alone
 from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"
+_NO_GPU = (
+    "vLLM's build for a GPU finds none: nvidia-smi must list one here (in a container: the NVIDIA container toolkit "
+    "and docker-compose.override.yml); on a machine without one, EXTRA=cpu make install in a new .venv"
+)
 
 
 def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
@@ -52,9 +56,11 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         vllm_flags: Flags of ``vllm serve`` given by the user; they override ours.
 
     Raises:
-        SettingsError: vLLM rejects its flags, or the model's configuration cannot be found.
+        SettingsError: vLLM finds no device or rejects its flags, or the model cannot be found or served.
         EngineDied: The engine died, which ends the server.
     """
+    if current_platform.is_unspecified():
+        raise SettingsError(_NO_GPU)
     on_cpu = current_platform.is_cpu()
     _set_environment()
     cli_env_setup()

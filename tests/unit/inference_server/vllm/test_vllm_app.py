@@ -31,6 +31,22 @@ def vllm_server(monkeypatch: pytest.MonkeyPatch) -> Any:
     return vllm_server
 
 
+@pytest.fixture
+def with_device(vllm_server: Any) -> None:
+    if vllm_server.current_platform.is_unspecified():
+        pytest.skip("vLLM's build for a GPU, without one, cannot parse its flags")
+
+
+def test_a_build_for_a_gpu_without_one_is_a_one_line_error(
+    vllm_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(vllm_server.current_platform), "is_unspecified", lambda self: True)
+    with pytest.raises(SettingsError, match="build for a GPU finds none: nvidia-smi") as caught:
+        vllm_server.serve(SETTINGS, [])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("with_device")
 async def test_every_route_is_ours_or_a_named_one_of_vllms(vllm_server: Any) -> None:
     """A route that a newer vLLM adds is not there, whenever it is attached."""
     from vllm.entrypoints.launchers.app import build_app
@@ -50,6 +66,7 @@ async def test_every_route_is_ours_or_a_named_one_of_vllms(vllm_server: Any) -> 
         assert (await client.get("/version")).status_code == 200
 
 
+@pytest.mark.usefixtures("with_device")
 @pytest.mark.parametrize("flag", ["--hos=0.0.0.0", "--por=1", "--api-ke=x"])
 def test_no_flag_may_be_abbreviated(vllm_server: Any, flag: str) -> None:
     """An abbreviation would pass by the checks of the flag that it stands for."""
