@@ -27,7 +27,7 @@ PORT=${PORT:-8123}
 TINY=models/tiny-base
 SMOLLM2=models/smollm2-135m-instruct
 RANDOM_1_5B=models/random-1.5b
-PARTS="doctor server contract demo smollm2 step whole restart memory pair"
+PARTS="doctor server contract demo smollm2 step generate whole restart memory pair"
 
 # --- what the parts do, each in a process of its own -------------------------------------------------
 
@@ -39,6 +39,7 @@ say() {
     demo) echo "make demo without the installation" ;;
     smollm2) echo "SFT and ten PPO steps of SmolLM2, if $SMOLLM2 is there (scripts/real_model.py)" ;;
     step) echo "an optimizer step at the 1.5B preset's shape (benchmarks.trainer.gpu_step); again for what is left" ;;
+    generate) echo "what generation at that shape is made of, beside LLM.generate (benchmarks.server.generation_parts)" ;;
     whole) echo "six whole steps at the 1.5B preset's shape, random weights, the server killed with -9 in the third" ;;
     restart) echo "the server killed with -9 in the middle of a run, and started again" ;;
     memory) echo "tests of a step on a GPU, out of memory among them (pytest -m gpu)" ;;
@@ -83,10 +84,15 @@ part_step() {
   "$PYTHON" -m benchmarks.trainer.gpu_step $STEP_FLAGS --results "$OUT/gpu_step.jsonl" --limit_s "$((LIMIT_S - 30))"
 }
 
+part_generate() {
+  [ -n "$HAS_GPU" ] || { echo "skipped: no GPU"; return 0; }
+  random_model && "$PYTHON" -m benchmarks.server.generation_parts --model "$RANDOM_1_5B"
+}
+
 part_whole() {
   [ -n "$HAS_GPU" ] || { echo "skipped: no GPU"; return 0; }
   config="--config deploy/configs/gsm8k_a100.toml" run=$WORK/run
-  "$PYTHON" -m benchmarks.random_model --shape 1.5b --output "$RANDOM_1_5B" --device cuda || return
+  random_model || return
   # shellcheck disable=SC2086
   start_server "$RANDOM_1_5B" $config && answers || return
   # Rounding moves the sharp logits of random weights by more than a real model's.
@@ -137,6 +143,10 @@ survives_a_kill() {
   echo "server killed after $(wc -l <"$run/metrics.jsonl") steps"
   start_server "$@" && answers && wait "$trainer" &&
     echo "the run went on to $(wc -l <"$run/metrics.jsonl") steps"
+}
+
+random_model() {
+  "$PYTHON" -m benchmarks.random_model --shape 1.5b --output "$RANDOM_1_5B" --device cuda
 }
 
 tiny_model() {

@@ -44,10 +44,19 @@ class OfflineEngine:
         self._connection = connection
 
     def generate(
-        self, prompts: Sequence[Prompt], *, max_tokens: int, adapter: Path | None
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int,
+        adapter: Path | None,
+        logprobs: bool = True,
+        ignore_eos: bool = False,
     ) -> Timing:
-        """Generates all prompts in one call, with logprobs, as rollouts need them."""
-        self._connection.send((list(prompts), max_tokens, adapter))
+        """Generates all prompts in one call, with logprobs unless told otherwise, as rollouts need them.
+
+        With ``ignore_eos`` every completion has ``max_tokens`` tokens.
+        """
+        self._connection.send((list(prompts), max_tokens, adapter, logprobs, ignore_eos))
         answer: Timing = self._connection.recv()
         return answer
 
@@ -98,7 +107,7 @@ def _serve(
     connection.send("ready")
     while True:
         try:
-            prompts, max_tokens, adapter = connection.recv()
+            prompts, max_tokens, adapter, logprobs, ignore_eos = connection.recv()
         except EOFError:
             return
         params = [
@@ -107,8 +116,11 @@ def _serve(
                 top_p=p.top_p,
                 seed=p.seed,
                 max_tokens=max_tokens,
-                logprobs=0,
+                ignore_eos=ignore_eos,
+                logprobs=0 if logprobs else None,
                 flat_logprobs=True,
+                # As the server asks: the text is made once, at the end.
+                detokenize=False,
             )
             for p in prompts
         ]
