@@ -4,8 +4,9 @@ import argparse
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import transformers
 import uvloop
@@ -75,13 +76,7 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
         raise SettingsError(
             f"--model {args.model}: neither a folder nor in the Hub's cache, and {reason}"
         )
-    try:
-        config, _ = transformers.PretrainedConfig.get_config_dict(
-            args.model, revision=args.revision
-        )
-    except (OSError, TypeError, ValueError) as error:
-        # The Hub's own message does not always name the model.
-        raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
+    config = _model_config(args)
     if (reason := why_not_text_alone(config, args.model)) is not None:
         raise SettingsError(f"--model {args.model}: {reason}")
     if on_cpu:
@@ -95,6 +90,25 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     except ValidationError as error:
         # Engine arguments that are valid alone but contradict each other or the model.
         raise SettingsError(f"vllm: {error.errors()[0]['msg']}") from error
+
+
+def _model_config(args: argparse.Namespace) -> dict[str, Any]:
+    """The content of the model's config.json, completed by Transformers where it knows the architecture.
+
+    Raises:
+        SettingsError: It cannot be found or read.
+    """
+    try:
+        config: dict[str, Any]
+        config, _ = transformers.PretrainedConfig.get_config_dict(
+            args.model, revision=args.revision
+        )
+        with suppress(ValueError, KeyError):  # an architecture that vLLM alone knows
+            config |= transformers.AutoConfig.for_model(**config).to_dict()
+    except (OSError, TypeError, ValueError) as error:
+        # The Hub's own message does not always name the model.
+        raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
+    return config
 
 
 async def _serve(args: argparse.Namespace, settings: Settings) -> None:

@@ -108,6 +108,8 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     """
     output = config.output
     require_output(output)
+    if config.sft.packing:
+        require_shared_rows(config.policy.base_model)
     tokenizer = load_tokenizer(config.policy.base_model)
     renderer = renderer_of(tokenizer, config.policy.base_model)
     device = compute_device(config.device)
@@ -121,8 +123,6 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     score_completions_only()
     base = load_base(config.policy, device)
     require_targets(base, config.policy)
-    if config.sft.packing:
-        require_shared_rows(base, config.policy.base_model)
     trainer = SFTTrainer(
         model=base,
         args=_trl_config(

@@ -1,7 +1,7 @@
 """Whether a run can start on this machine, and which settings to change where it cannot."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -91,11 +91,22 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
     )
     console.print(plan_table(plan, sft))
     return [
+        *_check_layers(shape, config),
         *check_memory(plan, shape, config, card),
         *server,
         check_sft(sft, config, card),
         *check_disk(shape, config),
     ]
+
+
+def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
+    """Whether a fresh adapter and the rows of SFT suit the model's layers."""
+    if config.policy.adapter is None and shape.missing_modules:
+        text = f"no layer has a module called {', '.join(shape.missing_modules)}"
+        yield bad("adapter", text, 'policy.target_modules, such as ["all-linear"]')
+    if config.sft.packing and shape.carries_state:
+        text = "a demonstration's state would reach the next one in its row"
+        yield bad("SFT's rows", text, "leave sft.packing out")
 
 
 def first_line(error: Exception) -> str:

@@ -3,6 +3,7 @@
 They are counted on the model itself, built without weights.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from inference_server.wire.hardware.model_config import (
 )
 from trainer.config.policy import is_all_linear
 from trainer.errors import UsageError
-from trainer.model.attention import Attention, attention_of
+from trainer.model.attention import Attention, attention_of, carries_state
 from trainer.model.decoder.layer import KNOWN_LAYERS
 
 
@@ -39,6 +40,8 @@ class ModelShape:
     """Number of such a layer's heads × the size of their values."""
     delta_channels: int
     """Of the convolution before its queries, keys and values."""
+    carries_state: bool
+    """Whether a layer carries a state, so that each row of a micro-batch holds one sequence."""
     state_bytes: int
     """Size of one sequence's states in all layers."""
     is_fused: bool
@@ -57,15 +60,12 @@ class ModelShape:
     """Those in the layers' matrices, which QLoRA keeps in four bits."""
     largest_matrix: int
     """Parameters of the largest of these matrices."""
+    missing_modules: tuple[str, ...]
+    """The configured modules that no layer has."""
     adapter_parameters_per_rank: int
     """Parameters of an adapter of rank 1 on the configured modules."""
     slot_parameters_per_rank: int
     """Parameters of an adapter of rank 1 on all modules for which vLLM allocates slots."""
-
-    @property
-    def carries_state(self) -> bool:
-        """Whether a layer carries a state, so that each row of a micro-batch holds one sequence."""
-        return self.num_attention_layers < self.num_layers
 
     @property
     def served(self) -> ServedModel:
@@ -107,6 +107,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     sizes = ("num_attention_heads", "intermediate_size", "num_key_value_heads")
     if unnamed := [size for size in sizes if getattr(config, size, None) is None]:
         raise ValueError(f"{config.model_type}: its configuration has no {unnamed[0]}")
+    names = {name.rpartition(".")[2] for name in in_layers}
     takes_all = is_all_linear(target_modules)
     targets = [
         m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
@@ -116,15 +117,16 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     delta = DeltaNet.of(written)
     return ModelShape(
         num_layers=config.num_hidden_layers,
-        num_attention_layers=num_attention_layers(written),
+        num_attention_layers=num_attention_layers(written, config.num_hidden_layers),
         num_delta_layers=layer_types(written).count(DELTA_NET) if delta.channels else 0,
         delta_num_heads=delta.num_values,
         delta_value_size=delta.num_values * delta.value_size,
         delta_channels=delta.channels,
+        carries_state=carries_state(model),
         state_bytes=state_bytes_per_sequence(written, bytes_per_number=2),
         is_fused=_is_fused(model, base_model),
         hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
+        intermediate_size=_inner_size(in_layers, config.intermediate_size),
         attention_size=heads * head_size,
         kv_size=config.num_key_value_heads * head_size,
         vocab_size=config.vocab_size,
@@ -132,9 +134,16 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_linear_parameters=sum(module.weight.numel() for module in in_layers.values()),
         largest_matrix=max(module.weight.numel() for module in in_layers.values()),
+        missing_modules=() if takes_all else tuple(sorted(set(target_modules) - names)),
         adapter_parameters_per_rank=sum(m.in_features + m.out_features for m in targets),
         slot_parameters_per_rank=sum(m.in_features + m.out_features for m in in_layers.values()),
     )
+
+
+def _inner_size(in_layers: Mapping[str, nn.Linear], named: int) -> int:
+    """Width of the layers' MLP: LFM2's is another one than its configuration names."""
+    found = [m.out_features for name, m in in_layers.items() if name.endswith((".up_proj", ".w1"))]
+    return found[0] if found else named
 
 
 def _is_fused(model: Any, base_model: str) -> bool:

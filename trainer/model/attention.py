@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainer.errors import UsageError
+from trainer.model.base_files import reading_base
 from trainer.model.batches.batch import TokenRows
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -63,32 +66,39 @@ def attention_of(model: Any, base_model: str) -> Attention:
     for setting in _CAPPED:
         if (value := getattr(config, setting, None)) not in (None, 1.0):
             raise UsageError(f"{name}: {setting} = {value}, which the trainer does not compute")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds - {_FULL, _SLIDING} or model._is_stateful:
+    if carries_state(model):
         return Attention(shares_prefixes=False)
     if config._attn_implementation != "sdpa":
         raise UsageError(
             f"{name}: its attention is {config._attn_implementation!r}; prefix trees need 'sdpa', which this "
             "model does not have"
         )
+    kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None)
     if window is None or kinds == {_FULL}:
         return Attention()
     return Attention(window=window, is_mixed=_FULL in kinds)
 
 
-def require_shared_rows(model: Any, base_model: str) -> None:
+def require_shared_rows(base_model: str) -> None:
     """Refuse ``sft.packing`` where the state of one demonstration would reach the next one in its row.
 
     Args:
-        model: Transformers' model, once it is loaded.
-        base_model: Its name, for errors.
+        base_model: A folder or a Hub id; only its configuration is read.
 
     Raises:
-        UsageError: The model has layers that carry a state.
+        UsageError: The model has layers that carry a state, or its configuration cannot be read.
     """
-    if not attention_of(model, base_model).shares_prefixes:
+    with reading_base(base_model), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_model))
+    if carries_state(model):
         raise UsageError(
             f"sft.packing: layers of {base_model} carry a state from token to token, which would reach the next "
             "demonstration in a row; leave it out"
         )
+
+
+def carries_state(model: Any) -> bool:
+    """Whether layers of a model carry a state, or see the tokens before in another way than by a tree's mask."""
+    kinds = set(getattr(model.config, "layer_types", None) or ())
+    return bool(kinds - {_FULL, _SLIDING}) or model._is_stateful

@@ -18,7 +18,7 @@ from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.io.durable import whole_folder
 from trainer.io.installed import is_installed
-from trainer.model.base_files import load_tokenizer, reading_base, require_text_alone
+from trainer.model.base_files import load_tokenizer, one_line, reading_base, require_text_alone
 from trainer.model.dtype import torch_dtype
 from trainer.model.sharded_base import is_divided, load_sharded
 
@@ -40,12 +40,16 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             ``policy.quantization`` is set and bitsandbytes is not installed.
     """
     hide_progress_bars()
+    require_text_alone(config.base_model)
     dtype = torch_dtype(config, device)
     if config.shard_base and is_divided():
         model = load_sharded(config.base_model, dtype, device)
     elif config.quantization is None:
         with reading_base(config.base_model):
-            model = AutoModelForCausalLM.from_pretrained(config.base_model, dtype=dtype)
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                config.base_model, dtype=dtype, output_loading_info=True
+            )
+        _require_all_weights(config.base_model, model, loaded)
         model = model.to(device)
     else:
         if not is_installed("bitsandbytes"):
@@ -72,7 +76,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             if isinstance(module, Linear4bit):
                 # Otherwise evaluation mode computes in bfloat16, whatever the dtype.
                 module.support_avx512bf16_for_cpu = False
-    # Of an id of the Hub the files may have come with the weights.
+    # Of an id of the Hub the files may have come just now.
     require_text_alone(config.base_model)
     if not (hasattr(model, "model") and hasattr(model, "lm_head")):
         raise UsageError(
@@ -80,6 +84,15 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             "lm_head, which the trainer computes with"
         )
     return model.requires_grad_(False)
+
+
+def _require_all_weights(base_model: str, model: Any, loaded: dict[str, Any]) -> None:
+    """Refuse files without some of a model's weights, which Transformers would draw at random."""
+    if missing := sorted(loaded["missing_keys"]):
+        raise UsageError(
+            f"policy.base_model {base_model}: its files lack {len(missing)} weights of {type(model).__name__}, such "
+            f"as {missing[0]}; download or copy the model again"
+        )
 
 
 def recompute_activations(base: Any) -> None:
@@ -95,7 +108,8 @@ def save_language_model(base_model: str, output: Path) -> None:
     """Write the language model of a model of text and images alone, in the dtype in which it came.
 
     Raises:
-        UsageError: ``output`` exists, it is a model of text alone, or its files cannot be read or lack weights.
+        UsageError: ``output`` exists, it is a model of text alone, its files cannot be read or lack weights, or
+            Transformers has no class for its language model.
     """
     if output.exists():
         raise UsageError(f"output: {output} exists already")
@@ -110,15 +124,21 @@ def save_language_model(base_model: str, output: Path) -> None:
         whole, loaded = AutoModelForImageTextToText.from_pretrained(
             base_model, dtype="auto", output_loading_info=True
         )
-    if missing := sorted(loaded["missing_keys"]):
+    _require_all_weights(base_model, whole, loaded)
+    text_config = config.get_text_config()
+    head = whole.get_output_embeddings()
+    # The two parts of a configuration may contradict each other, and the whole model's is the one that holds.
+    text_config.tie_word_embeddings = head.weight is whole.get_input_embeddings().weight
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(text_config, dtype=whole.dtype)
+        model.model.load_state_dict(whole.get_decoder().state_dict(), assign=True)
+        model.lm_head.load_state_dict(head.state_dict(), assign=True)
+    except (ValueError, RuntimeError, AttributeError) as error:
         raise UsageError(
-            f"base_model {base_model}: its files lack {len(missing)} weights of {type(whole).__name__}, such as "
-            f"{missing[0]}"
-        )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config.get_text_config(), dtype=whole.dtype)
-    model.model.load_state_dict(whole.get_decoder().state_dict(), assign=True)
-    model.lm_head.load_state_dict(whole.get_output_embeddings().state_dict(), assign=True)
+            f"base_model {base_model}: Transformers has no class for the language model of {type(whole).__name__} "
+            f"alone ({one_line(error)})"
+        ) from error
     model.tie_weights()
     model.generation_config = whole.generation_config
     with whole_folder(output) as folder:

@@ -59,7 +59,8 @@ def kv_bytes_per_token(
             one worker.
     """
     try:
-        num_layers, heads = num_attention_layers(config), int(config["num_attention_heads"])
+        num_layers = num_attention_layers(config, int(config["num_hidden_layers"]))
+        heads = int(config["num_attention_heads"])
         head_size = config.get("head_dim") or config["hidden_size"] // heads
         kv_heads = config.get("num_key_value_heads") or heads
     except (KeyError, TypeError, ValueError):

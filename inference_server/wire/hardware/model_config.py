@@ -61,10 +61,9 @@ def why_not_text_alone(config: Mapping[str, Any], name: str) -> str | None:
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("text_config"), Mapping):
         return None
-    kind = next(iter(config.get("architectures") or ()), config.get("model_type"))
     return (
-        f"{kind} takes more than text; write its language model alone with `python -m trainer text-model "
-        f"{name} --output DIR`, and name DIR instead"
+        f"a model of more than text ({config.get('model_type')}); `python -m trainer text-model {name} --output DIR` "
+        "writes its language model alone, where Transformers has a class for it: name DIR then"
     )
 
 
@@ -79,15 +78,9 @@ def carries_state(config: Mapping[str, Any]) -> bool:
     return any(kind not in _ATTENTION for kind in layer_types(config))
 
 
-def num_attention_layers(config: Mapping[str, Any]) -> int:
-    """How many layers keep keys and values.
-
-    Raises:
-        KeyError: The configuration does not say how many layers there are.
-    """
-    if not carries_state(config):
-        return int(config["num_hidden_layers"])
-    return sum(kind in _ATTENTION for kind in layer_types(config))
+def num_attention_layers(config: Mapping[str, Any], num_layers: int) -> int:
+    """How many of a model's layers keep keys and values."""
+    return num_layers - sum(kind not in _ATTENTION for kind in layer_types(config))
 
 
 def state_bytes_per_sequence(config: Mapping[str, Any], *, bytes_per_number: int) -> int:

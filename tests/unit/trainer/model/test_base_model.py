@@ -1,7 +1,9 @@
 """The base in 4 bits: the same weights on both sides, and a policy that trains on it."""
 
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +154,18 @@ def gemma3(vocab_size: int) -> Gemma3Config:
     )
 
 
-@pytest.mark.parametrize("config", [qwen3_5, gemma3])
+def contradictory(vocab_size: int, *, tied: bool) -> Qwen3_5Config:
+    """Its text part says the opposite of the whole of whether embeddings and output layer are one matrix."""
+    config = qwen3_5(vocab_size)
+    config.tie_word_embeddings, config.text_config.tie_word_embeddings = tied, not tied
+    return config
+
+
+@pytest.mark.parametrize(
+    "config",
+    [qwen3_5, gemma3, partial(contradictory, tied=True), partial(contradictory, tied=False)],
+    ids=["qwen3.5", "gemma3", "tied", "not tied"],
+)
 def test_the_language_model_of_a_model_of_text_and_images_is_written_alone(
     config: Callable[[int], PreTrainedConfig], tiny_base: Path, tmp_path: Path
 ) -> None:
@@ -163,9 +176,9 @@ def test_the_language_model_of_a_model_of_text_and_images_is_written_alone(
     model.save_pretrained(whole)
     tokenizer.save_pretrained(whole)
     policy = PolicyConfig(base_model=str(whole))
-    with pytest.raises(UsageError, match=r"ForConditionalGeneration takes more .* text-model"):
+    with pytest.raises(UsageError, match=r"a model of more than text .* text-model"):
         load_base(policy, CPU)
-    with pytest.raises(UsageError, match=r"takes more than text"):
+    with pytest.raises(UsageError, match=r"a model of more than text"):
         require_base_model(str(whole))
 
     save_language_model(str(whole), alone)
@@ -186,3 +199,33 @@ def test_the_language_model_of_a_model_of_text_and_images_is_written_alone(
     with pytest.raises(UsageError, match=r"its files lack \d+ weights of .*q_proj"):
         save_language_model(str(whole), tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+def test_a_language_model_without_a_class_of_its_own_is_one_line(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(str(tiny_base))
+    AutoModelForImageTextToText.from_config(qwen3_5(len(tokenizer))).save_pretrained(tmp_path / "a")
+    tokenizer.save_pretrained(tmp_path / "a")
+
+    def unknown(*_: object, **__: object) -> None:
+        raise ValueError("Unrecognized configuration class\nof which there are many")
+
+    monkeypatch.setattr(f"{base_model.__name__}.AutoModelForCausalLM.from_config", unknown)
+    with pytest.raises(UsageError, match="no class for the language model of Qwen3_5F") as caught:
+        save_language_model(str(tmp_path / "a"), tmp_path / "b")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_base_that_lacks_weights_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """Transformers would draw them at random, and say so in a table."""
+    shutil.copytree(tiny_base, tmp_path / "base")
+    kept = load_file(tmp_path / "base" / WEIGHTS)
+    kept.pop("model.layers.0.mlp.up_proj.weight")
+    save_file(kept, tmp_path / "base" / WEIGHTS, metadata={"format": "pt"})
+    policy = PolicyConfig(base_model=str(tmp_path / "base"))
+    with pytest.raises(
+        UsageError, match=r"its files lack 1 weights of Qwen2.*layers\.0\.mlp\.up_proj"
+    ):
+        load_base(policy, CPU)
