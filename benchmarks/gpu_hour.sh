@@ -40,7 +40,7 @@ say() {
     smollm2) echo "SFT and ten PPO steps of SmolLM2, if $SMOLLM2 is there (scripts/real_model.py)" ;;
     step) echo "an optimizer step at the 1.5B preset's shape (benchmarks.trainer.gpu_step); again for what is left" ;;
     generate) echo "what generation at that shape is made of, beside LLM.generate (benchmarks.server.generation_parts)" ;;
-    whole) echo "six whole steps at the 1.5B preset's shape, random weights, the server killed with -9 in the third" ;;
+    whole) echo "three whole steps at the 1.5B preset's shape, random weights" ;;
     restart) echo "the server killed with -9 in the middle of a run, and started again" ;;
     memory) echo "tests of a step on a GPU, out of memory among them (pytest -m gpu)" ;;
     pair) echo "tests of server and trainer on one GPU (pytest -m gpu)" ;;
@@ -101,11 +101,7 @@ part_whole() {
     --data.source word-problems --data.evaluation_source word-problems --rollout.prompt_format plain \
     --rollout.max_tokens 256 --rollout.max_staleness 0 --ppo.critic_warmup_steps 0 \
     --ppo.max_logprob_mismatch 0.5 $WHOLE_FLAGS \
-    --run.folder "$run" --run.num_steps 6 --verbose &
-  trainer=$!
-  # Some seconds into the third step.
-  # shellcheck disable=SC2086
-  wait_for_steps 2 && sleep 6 && survives_a_kill "$RANDOM_1_5B" $config && cp "$run/metrics.jsonl" "$OUT/whole.jsonl"
+    --run.folder "$run" --run.num_steps 3 --verbose && cp "$run/metrics.jsonl" "$OUT/whole.jsonl"
 }
 
 part_restart() {

@@ -1,7 +1,7 @@
-"""Calls that run side by side and end together."""
+"""Calls that run side by side and end together, and calls that many share."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -15,3 +15,20 @@ async def gather_or_cancel(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from failures
     return [task.result() for task in tasks]
+
+
+class SharedCall:
+    """A call that runs once at a time: who asks meanwhile gets its result."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """The result of the call that runs, or of a new one; a caller that is cancelled ends it for no other."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(call())
+            # Where all callers have gone, nobody else would look at its error.
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        result: _T = await asyncio.shield(self._task)
+        return result

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 from prometheus_client import CollectorRegistry
@@ -11,7 +11,7 @@ from inference_server.adapters.registry import AdapterRegistry
 from inference_server.adapters.storage import AdapterFolder
 from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.generator import ArmsGenerator
-from inference_server.concurrency import gather_or_cancel
+from inference_server.concurrency import SharedCall, gather_or_cancel
 from inference_server.engine import Engine, EngineDied, Sampling
 from inference_server.errors import EngineUnavailable
 from inference_server.metrics import ServerMetrics
@@ -33,6 +33,7 @@ class Service:
     adapters: AdapterRegistry
     generator: ArmsGenerator
     metrics: ServerMetrics
+    _engine_check: SharedCall = field(default_factory=SharedCall)
 
     @classmethod
     async def start(cls, engine: Engine, settings: Settings, registry: CollectorRegistry) -> Self:
@@ -69,11 +70,14 @@ class Service:
         )
 
     async def check_engine(self) -> None:
-        """Asks the engine's own loop, which detects a dead or hung engine.
+        """Asks the engine's own loop, which detects a dead or hung engine; all who ask at a time ask it once.
 
         Raises:
             EngineUnavailable: It is dead or does not answer.
         """
+        await self._engine_check.run(self._ask_engine)
+
+    async def _ask_engine(self) -> None:
         try:
             async with asyncio.timeout(ENGINE_ANSWERS_WITHIN_S):
                 await self.engine.loaded_ids()

@@ -1,7 +1,7 @@
 """What is settled on a GPU once vLLM has parsed its flags: which CUDA graphs, how large a cache, what is refused."""
 
 import argparse
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import structlog
@@ -16,6 +16,8 @@ from inference_server.wire.hardware.gpu import ServedModel
 from inference_server.wire.settings_errors import SettingsError
 
 _HALF = 2
+_LEEWAY = 0.95
+"""Of the server's share, that must be free when it starts."""
 _log = structlog.get_logger()
 _GRAPH_FLAGS = frozenset(
     {
@@ -46,16 +48,16 @@ def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[
     names = {flag.partition("=")[0].replace("_", "-") for flag in given}
     if not any(name.startswith(tuple(_GRAPH_FLAGS)) for name in names if name.startswith("-")):
         args.cudagraph_capture_sizes = gpu.capture_sizes(args.max_num_seqs)
-    if settings.gpu_memory_utilization is not None:
-        _size_kv_cache(args, settings, names)
+    is_given = settings.gpu_memory_utilization is not None or "--gpu-memory-utilization" in names
+    if is_given and gpu.KV_CACHE_FLAG not in names:
+        _size_kv_cache(args, settings)
 
 
-def _size_kv_cache(args: argparse.Namespace, settings: Settings, names: Collection[str]) -> None:
-    if {"--gpu-memory-utilization", gpu.KV_CACHE_FLAG} & set(names):
-        return
+def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
     config = transformers.AutoConfig.from_pretrained(args.model, revision=args.revision)
     per_token = kv_bytes_per_token(config.to_dict(), bytes_per_number=_HALF)
-    if not _is_plain(args, config) or per_token is None:
+    sizes = (getattr(config, name, None) for name in ("hidden_size", "intermediate_size"))
+    if not _is_plain(args, config) or per_token is None or None in sizes:
         return
     parts = gpu.memory_parts(
         _counted(config),
@@ -69,6 +71,9 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings, names: Collecti
     if left < per_token * (args.max_model_len or config.max_position_embeddings):
         return  # vLLM says what is missing.
     args.kv_cache_memory_bytes = left
+    # Only a check of vLLM's start still reads it, which would refuse a server that comes back beside a trainer that
+    # has grown by some of what the plan has for graphs and the context.
+    args.gpu_memory_utilization *= _LEEWAY
     _log.info("kv_cache", bytes=left, tokens=left // per_token)
 
 

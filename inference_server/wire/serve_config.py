@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from inference_server.wire.schemas import MAX_QUESTIONS
 from inference_server.wire.settings_model import SettingsModel
 
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""vLLM 0.32's ``MaxLoRARanks``."""
 VLLM_GPU_MEMORY_UTILIZATION = 0.92
 """What vLLM 0.32 takes of the GPU where ``gpu_memory_utilization`` is null."""
 
@@ -78,10 +80,18 @@ class ServeConfig(SettingsModel):
     max_model_len: int | None = Field(default=None, ge=1)
     """Longest prompt and completion together, in tokens; the model's own limit where null."""
     max_lora_rank: int = Field(default=16, ge=1)
-    """Largest rank of an adapter."""
+    """Largest rank of an adapter: 1, 8, 16, 32, 64, 128, 256, 320 or 512; adapters of lower ranks are served too."""
     max_num_seqs: int | None = Field(default=None, ge=1)
     """Most sequences (completions) that run at a time: a step's all where the cache holds them. 512 on a
     GPU and 256 on a CPU where null."""
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _a_rank_of_vllms(cls, rank: int) -> int:
+        if rank not in _LORA_RANKS:
+            above = next((known for known in _LORA_RANKS if known > rank), _LORA_RANKS[-1])
+            raise ValueError(f"must be one of {', '.join(map(str, _LORA_RANKS))}; give {above}")
+        return rank
 
     @model_validator(mode="after")
     def _one_request_fits(self) -> Self:

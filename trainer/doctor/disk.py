@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint, why_not_on_hub
 from trainer.config.sections import DoctorConfig
+from trainer.doctor.memory_plan import PROMPT_TOKENS
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
 
@@ -18,6 +19,9 @@ _REQUIRED_FILES = {
     "weights": _WEIGHT_FILES,
 }
 """What a model's folder must hold, and the patterns of files of which one is enough."""
+
+# A completion's names and scores; a token id in JSON; id, logprob and text, which stands there twice, of a token.
+_COMPLETION_BYTES, _ID_BYTES, _TOKEN_BYTES = 500, 7, 27
 
 
 def check_model_files(base_model: str) -> Iterator[CheckResult]:
@@ -55,18 +59,34 @@ def _missing_shards(folder: Path) -> list[str]:
 
 
 def check_disk(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
-    """Room for the checkpoints and adapters of the whole run."""
-    folder = config.run.folder.absolute()
+    """Room for checkpoints and adapters, without which the run ends, and for the rollouts of all its steps."""
+    run = config.run
+    folder = run.folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     adapter = config.policy.lora_rank * shape.adapter_parameters_per_rank * 4
     # A checkpoint holds policy, reference, critic and two moments of each trained adapter: 7. One
-    # more checkpoint exists while it is written.
-    needed = (config.run.num_checkpoints + 2) * 7 * adapter + config.run.num_steps * adapter
-    text = f"{size_text(free)} free in {existing}, at most {size_text(needed)} needed"
+    # more checkpoint exists while it is written, and the first and the best stay.
+    checkpoints = (run.num_checkpoints + 3) * 7 * adapter
+    needed = checkpoints + (min(run.num_steps, run.num_adapters) + 2) * adapter
+    rollouts = run.num_steps * _step_bytes(config)
+    text = (
+        f"{size_text(free)} free in {existing}, {size_text(needed)} for checkpoints and adapters, at most "
+        f"{size_text(rollouts)} for the rollouts of {run.num_steps:,} steps, which all stay"
+    )
     if not os.access(existing, os.W_OK):
         yield bad("disk", f"{existing} is not writable", "run.folder, or the owner of the volume")
     elif free < needed:
-        yield bad("disk", text, "run.num_checkpoints, run.folder")
+        yield bad("disk", text, "run.num_checkpoints, run.num_adapters, run.folder")
+    elif free < needed + rollouts:
+        yield note("disk", text, "run.num_steps, or a larger disk for run.folder")
     else:
         yield ok("disk", text)
+
+
+def _step_bytes(config: DoctorConfig) -> int:
+    """A step's lines of ``rollouts/`` with completions of the longest length."""
+    rollout = config.rollout
+    num_completions = rollout.questions_per_step * len(rollout.arms) * rollout.samples_per_arm
+    one = _COMPLETION_BYTES + _ID_BYTES * PROMPT_TOKENS + _TOKEN_BYTES * rollout.max_tokens
+    return num_completions * one

@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+from transformers import GPT2Config
 
 from tests.unit.model_shapes import QWEN2_1_5B
 
@@ -56,13 +57,35 @@ def test_the_cache_is_what_the_doctors_plan_says(served: Path) -> None:
     assert args.kv_cache_memory_bytes == int(plan.kv_cache_bytes)
     assert plan.kv_tokens > 900_000
     assert args.cudagraph_capture_sizes[-1] == 512
+    # What must be free when it starts, beside a trainer that runs.
+    assert args.gpu_memory_utilization == pytest.approx(0.95 * 0.45)
+
+
+def test_the_share_is_one_thing_as_a_flag_and_as_a_setting(served: Path) -> None:
+    from inference_server.settings import Settings
+    from inference_server.vllm.gpu_launch import settle_on_gpu
+
+    by_flag, by_setting = arguments(served), arguments(served)
+    settle_on_gpu(by_flag, Settings(model=str(served)), ["--gpu-memory-utilization", "0.45"])
+    settle_on_gpu(by_setting, Settings(model=str(served), gpu_memory_utilization=0.45), [])
+    assert by_flag.kv_cache_memory_bytes == by_setting.kv_cache_memory_bytes > 0
+    assert by_flag.gpu_memory_utilization == by_setting.gpu_memory_utilization
+
+
+def test_a_model_that_names_its_sizes_otherwise_is_left_to_vllm(served: Path) -> None:
+    from inference_server.settings import Settings
+    from inference_server.vllm.gpu_launch import settle_on_gpu
+
+    GPT2Config().save_pretrained(served)
+    args = arguments(served, max_model_len=None)
+    settle_on_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), [])
+    assert args.kv_cache_memory_bytes is None
 
 
 @pytest.mark.parametrize(
     ("given", "changes"),
     [
         (["--kv-cache-memory-bytes=5"], {"kv_cache_memory_bytes": 5}),
-        (["--gpu-memory-utilization", "0.9"], {"gpu_memory_utilization": 0.9}),
         (["--quantization=fp8"], {"quantization": "fp8"}),
         (["--kv-cache-dtype=fp8"], {"kv_cache_dtype": "fp8"}),
         # No room for one sequence, which vLLM says better.
