@@ -6,6 +6,7 @@ namespace.
 
 import asyncio
 from argparse import Namespace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,6 +19,7 @@ from starlette.datastructures import State
 from inference_server.http.routes import attach_routes
 from inference_server.http.vllm_routes import VLLM_ROUTES, keep_routes
 from inference_server.launch.starting import playground_url
+from inference_server.launch.watchdog import end_if_hung, kill_processes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
@@ -59,6 +61,9 @@ class RegimeWPlugin:
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.
         self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))
+        self._watch = asyncio.create_task(
+            end_if_hung(engine, partial(kill_processes, engine_client))
+        )
         # From here on connections wait for the server, which is about to listen.
         getattr(args, STARTING_ATTRIBUTE).stop()
         _log.info("ready", playground=playground_url(args.host, args.port, bool(args.ssl_certfile)))

@@ -28,11 +28,17 @@ def kl_estimate(logprobs: Tensor, other_logprobs: Tensor, estimator: KLEstimator
     return (-difference).clamp(max=MAX_LOG_RATIO).exp() - 1 + difference
 
 
+HIGHEST_FACTOR = 20.0
+"""How many times its start the adaptive coefficient grows to at the most."""
+
+
 @dataclass
 class AdaptiveKL:
     """Proportional control of the KL coefficient towards a target (Ziegler et al. 2019, §2.2).
 
-    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``.
+    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. It stays below
+    `HIGHEST_FACTOR` times its start: towards a target that is out of reach it would grow without end, until the
+    penalty outweighs every reward.
     """
 
     coef: float
@@ -42,10 +48,14 @@ class AdaptiveKL:
     horizon_steps: float | None = None
     """About how many steps it takes: 1/K of the paper, whose K is 0.1."""
 
+    def __post_init__(self) -> None:
+        """Keep where the coefficient starts."""
+        self._highest = HIGHEST_FACTOR * self.coef
+
     def update(self, kl: float, num_completions: int) -> None:
         """Adjust the coefficient after a step whose mean KL per completion was ``kl`` nats."""
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
         share = num_completions / self.horizon
         if self.horizon_steps is not None:
             share = 1.0 / self.horizon_steps
-        self.coef *= 1.0 + error * min(1.0, share)
+        self.coef = min(self.coef * (1.0 + error * min(1.0, share)), self._highest)

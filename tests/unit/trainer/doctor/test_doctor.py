@@ -299,7 +299,9 @@ def test_a_disk_that_is_too_small(
     shape = read_shape(str(model), config.policy.target_modules)
     assert only(check_disk(shape, config)).status is CheckStatus.OK
     # Room for checkpoints and adapters, and not for the rollouts of 100 steps.
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 5 * 10**7))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, 5 * 10**7)
+    )
     result = only(check_disk(shape, config))
     assert result.status is CheckStatus.NOTE
     assert "the rollouts of 100 steps, which all stay" in result.text

@@ -128,6 +128,15 @@ def test_by_default_twice_the_target_doubles_the_coefficient_in_some_tens_of_ste
     assert num_steps == 36  # ln 2 / ln 1.02
 
 
+def test_towards_a_target_out_of_reach_it_grows_to_twenty_times_its_start() -> None:
+    controller = AdaptiveKL(coef=0.05, target=0.1, horizon=10_000, horizon_steps=10.0)
+    for _ in range(1000):
+        controller.update(3.0, 512)
+    assert controller.coef == pytest.approx(1.0)
+    controller.update(0.0, 512)
+    assert controller.coef == pytest.approx(0.98)
+
+
 @pytest.mark.parametrize(
     ("given", "steps"),
     [

@@ -1,0 +1,53 @@
+"""Ends the engine of a server that hangs, so that the server exits and its supervisor starts it again.
+
+``/health`` says that an engine hangs, but of supervisors only Kubernetes acts on it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from inference_server.engine import Engine, EngineDied
+
+PAUSE_S = 30.0
+HUNG_AFTER_S = 300.0
+"""The engine answers between two steps; no step takes nearly as long, on a CPU neither."""
+
+_log = structlog.get_logger()
+
+
+async def end_if_hung(
+    engine: Engine,
+    kill: Callable[[], None],
+    *,
+    pause_s: float = PAUSE_S,
+    hung_after_s: float = HUNG_AFTER_S,
+) -> None:
+    """Asks the engine again and again, until it is dead or has not answered for so long that it is killed.
+
+    Args:
+        engine: A running engine.
+        kill: Kills it; the server then ends as after a crash.
+        pause_s: Between an answer and the next question.
+        hung_after_s: How long a question may take.
+    """
+    while True:
+        await asyncio.sleep(pause_s)
+        try:
+            async with asyncio.timeout(hung_after_s):
+                await engine.loaded_ids()
+        except TimeoutError:
+            _log.error("engine_hung", no_answer_for_s=hung_after_s, now="it is killed")
+            kill()
+            return
+        except EngineDied:
+            return
+
+
+def kill_processes(client: Any) -> None:
+    """Kills the processes of vLLM's engine, also those that are stopped."""
+    manager = client.engine_core.resources.engine_manager
+    for process in getattr(manager, "processes", ()):
+        process.kill()
