@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 import transformers
 import uvloop
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from vllm.entrypoints.launchers.api_server.entry import run_server_worker
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
@@ -105,7 +106,7 @@ def _model_config(args: argparse.Namespace) -> dict[str, Any]:
         )
         with suppress(ValueError, KeyError):  # an architecture that vLLM alone knows
             config |= transformers.AutoConfig.for_model(**config).to_dict()
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, StrictDataclassError) as error:
         # The Hub's own message does not always name the model.
         raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
     return config

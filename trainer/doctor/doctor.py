@@ -21,6 +21,7 @@ from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_tex
 from trainer.doctor.server import ask_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
 from trainer.doctor.stack import check_machine, check_versions
+from trainer.errors import UsageError
 
 _LOG_WIDTH = 140
 
@@ -47,7 +48,7 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     try:
         # What the Hub does not give it would be asked for again and again.
         shape = None if is_nowhere else read_shape(config.model, config.policy.target_modules)
-    except (OSError, ValueError) as error:
+    except (UsageError, ValueError) as error:
         text = f"no plan without the model's configuration: {first_line(error)}"
         results.append(bad("memory", text, "policy.base_model"))
     else:
@@ -106,7 +107,7 @@ def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResu
         yield bad("adapter", text, 'policy.target_modules, such as ["all-linear"]')
     if config.sft.packing and shape.carries_state:
         text = "a demonstration's state would reach the next one in its row"
-        yield bad("SFT's rows", text, "leave sft.packing out")
+        yield note("SFT's rows", text, "leave sft.packing out")
 
 
 def first_line(error: Exception) -> str:

@@ -13,7 +13,7 @@ from trainer.doctor.memory_advice import advise
 from trainer.doctor.memory_plan import MemoryPlan, planned_trainer_bytes
 from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
-from trainer.errors import OutOfMemoryError
+from trainer.errors import OutOfMemoryError, UsageError
 
 
 def check_memory(
@@ -113,7 +113,7 @@ def plan_in_message(config: TrainConfig) -> Iterator[None]:
         yield
     except OutOfMemoryError as error:
         plan = ""
-        with suppress(OSError, ValueError, AttributeError):
+        with suppress(UsageError, ValueError, AttributeError):
             policy = config.policy
             shape = read_shape(policy.base_model, policy.target_modules)
             planned = planned_trainer_bytes(shape, config, token_budget=error.token_budget)

@@ -23,6 +23,7 @@ from inference_server.wire.hardware.model_config import (
 from trainer.config.policy import is_all_linear
 from trainer.errors import UsageError
 from trainer.model.attention import Attention, attention_of, carries_state
+from trainer.model.base_files import reading_base
 from trainer.model.decoder.layer import KNOWN_LAYERS
 
 
@@ -87,11 +88,12 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         target_modules: Names of the modules that get adapters.
 
     Raises:
-        OSError: The configuration was not found.
+        UsageError: The configuration was not found, or cannot be read.
         ValueError: Its architecture is unknown, takes more than text, or names its sizes and layers in a way of
             its own.
     """
-    config = AutoConfig.from_pretrained(base_model)
+    with reading_base(base_model):
+        config = AutoConfig.from_pretrained(base_model)
     written = config.to_dict()
     if (reason := why_not_text_alone(written, base_model)) is not None:
         raise ValueError(reason)

@@ -165,6 +165,7 @@ def reading_base(base_model: str) -> Iterator[None]:
     """
     # Not at the top: the command line checks a folder before it imports torch.
     import torch  # noqa: PLC0415
+    from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415
     from safetensors import SafetensorError  # noqa: PLC0415
 
     try:
@@ -173,7 +174,7 @@ def reading_base(base_model: str) -> Iterator[None]:
         raise
     except (
         *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, EOFError),
-        SafetensorError,
+        *(SafetensorError, StrictDataclassError),
     ) as error:
         if is_disk_full(error):
             raise

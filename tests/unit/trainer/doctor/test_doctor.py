@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from transformers import BloomConfig, GPT2Config, GPTNeoXConfig, OPTConfig, PreTrainedConfig
+from transformers import (
+    BloomConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    Lfm2Config,
+    OPTConfig,
+    PreTrainedConfig,
+)
 
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
@@ -18,6 +25,7 @@ from trainer.config.sections import (
     RolloutConfig,
     RunConfig,
     ServeConfig,
+    SFTConfig,
 )
 from trainer.doctor.device import Card, check_device
 from trainer.doctor.disk import check_disk, check_model_files
@@ -380,3 +388,40 @@ def test_a_model_without_a_configuration_has_no_plan(
 ) -> None:
     assert not run_doctor(config_of(tmp_path))
     assert "no plan without the model" in capsys.readouterr().out
+
+
+def doctors_text(config: DoctorConfig, capsys: pytest.CaptureFixture[str]) -> str:
+    run_doctor(config)
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_what_a_model_with_states_needs_is_said_before_the_run_says_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = tmp_path / "base"
+    Lfm2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        layer_types=["conv", "full_attention"],
+    ).save_pretrained(base)
+    policy, sft = PolicyConfig(base_model=str(base)), SFTConfig(packing=True)
+    text = doctors_text(DoctorConfig(ask_server=False, policy=policy, sft=sft), capsys)
+    # The table breaks its lines.
+    assert all(name in text for name in ("no layer has a module", "down_proj", "all-linear"))
+    assert "leave sft.packing out" in text
+    assert "sequences' states" in text
+
+
+@pytest.mark.parametrize("content", ['{"model_type": "lfm2", "layer_types": ["conv", null]}', "{"])
+def test_a_configuration_that_cannot_be_read_is_one_row(
+    content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    policy = PolicyConfig(base_model=str(tmp_path))
+    text = doctors_text(DoctorConfig(ask_server=False, policy=policy), capsys)
+    assert "no plan without the model's" in text
+    assert "verdict: a run would fail" in text
