@@ -10,6 +10,14 @@ _MARGIN = 0.02
 """Part of a GPU's memory for what PyTorch does not count: libraries' workspaces, and a context that grows."""
 
 
+_OUT_OF_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
+"""In messages of errors that have no class of their own."""
+
+
 def compute_device(device: Device) -> torch.device:
     """The device for a configuration's ``run.device``.
 
@@ -74,3 +82,11 @@ def leave_memory_to_others(device: torch.device) -> None:
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
         torch.cuda.set_per_process_memory_fraction(max(0.0, free / total - _MARGIN))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a GPU's memory did not suffice, also for what CUDA's libraries allocate beside PyTorch's allocator."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(words in text for words in _OUT_OF_MEMORY)

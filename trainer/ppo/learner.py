@@ -5,7 +5,6 @@ for bit.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -15,6 +14,7 @@ from trainer.config.sections import PPOConfig, TrainConfig
 from trainer.errors import OutOfMemoryError, RewardFunctionError
 from trainer.model.adapter import AdapterState
 from trainer.model.batches.batch import Sample
+from trainer.model.device import is_out_of_memory
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.experience import MiniBatch
@@ -126,15 +126,20 @@ class Learner:
         Raises:
             OutOfMemoryError: Half the size does not fit either.
         """
-        with suppress(torch.OutOfMemoryError):
+        try:
             return work()
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
         # Here the error is gone, and with its traceback what the failed work had allocated.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.token_budget = max(1, self.token_budget // 2)
         try:
             return work()
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise OutOfMemoryError(self.token_budget) from None
 
     def experience(

@@ -50,14 +50,19 @@ def make_learner(make_roles: MakeRoles, token_budget: int, advantage: str = "gae
     return Learner(TrainConfig.model_validate({"ppo": ppo}), make_roles(seed=0))
 
 
-def run_out(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
+def run_out(
+    monkeypatch: pytest.MonkeyPatch,
+    *calls: int,
+    error: type[RuntimeError] = torch.OutOfMemoryError,
+    text: str = "CUDA out of memory",
+) -> None:
     """Let backward passes, counted from 1, fail as PyTorch does where memory runs out."""
     real, passes = torch.Tensor.backward, []
 
     def backward(self: torch.Tensor, *arguments: object) -> None:
         passes.append(self)
         if len(passes) in calls:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error(text)
         real(self, *arguments)  # type: ignore[no-untyped-call]
 
     monkeypatch.setattr(torch.Tensor, "backward", backward)
@@ -112,5 +117,26 @@ def test_other_errors_are_not_tried_again(
         torch.Tensor, "backward", lambda *_: (_ for _ in ()).throw(RuntimeError("no kernel"))
     )
     with pytest.raises(RuntimeError, match="no kernel"):
+        learn(learner)
+    assert learner.token_budget == BUDGET
+
+
+def test_what_a_library_of_cudas_could_not_allocate_is_done_in_halves_too(
+    make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = learn(make_learner(make_roles, BUDGET // 2))
+    learner = make_learner(make_roles, BUDGET)
+    text = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+    run_out(monkeypatch, 1, error=RuntimeError, text=text)
+    assert learn(learner) == expected
+    assert learner.token_budget == BUDGET // 2
+
+
+def test_another_error_of_the_runtime_is_raised_as_it_is(
+    make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_learner(make_roles, BUDGET)
+    run_out(monkeypatch, 1, error=RuntimeError, text="a device-side assert")
+    with pytest.raises(RuntimeError, match="device-side assert"):
         learn(learner)
     assert learner.token_budget == BUDGET
