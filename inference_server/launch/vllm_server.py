@@ -104,7 +104,8 @@ def _model_config(args: argparse.Namespace) -> dict[str, Any]:
         config, _ = transformers.PretrainedConfig.get_config_dict(
             args.model, revision=args.revision
         )
-        with suppress(ValueError, KeyError):  # an architecture that vLLM alone knows
+        # An architecture that vLLM alone knows, or a file that names none.
+        with suppress(ValueError, KeyError, TypeError):
             config |= transformers.AutoConfig.for_model(**config).to_dict()
     except (OSError, TypeError, ValueError, StrictDataclassError) as error:
         # The Hub's own message does not always name the model.

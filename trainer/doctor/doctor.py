@@ -103,7 +103,7 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
 def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
     """Whether a fresh adapter and the rows of SFT suit the model's layers."""
     if config.policy.adapter is None and shape.missing_modules:
-        text = f"no layer has a module called {', '.join(shape.missing_modules)}"
+        text = f"no layer has a module called {', '.join(sorted(shape.missing_modules))}"
         yield bad("adapter", text, 'policy.target_modules, such as ["all-linear"]')
     if config.sft.packing and shape.carries_state:
         text = "a demonstration's state would reach the next one in its row"

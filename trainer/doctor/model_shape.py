@@ -22,6 +22,7 @@ from inference_server.wire.hardware.model_config import (
 )
 from trainer.config.policy import is_all_linear
 from trainer.errors import UsageError
+from trainer.model.adapter import missing_targets
 from trainer.model.attention import Attention, attention_of, carries_state
 from trainer.model.base_files import reading_base
 from trainer.model.decoder.layer import KNOWN_LAYERS
@@ -62,7 +63,7 @@ class ModelShape:
     largest_matrix: int
     """Parameters of the largest of these matrices."""
     missing_modules: tuple[str, ...]
-    """The configured modules that no layer has."""
+    """The configured modules that the model does not have."""
     adapter_parameters_per_rank: int
     """Parameters of an adapter of rank 1 on the configured modules."""
     slot_parameters_per_rank: int
@@ -109,7 +110,6 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     sizes = ("num_attention_heads", "intermediate_size", "num_key_value_heads")
     if unnamed := [size for size in sizes if getattr(config, size, None) is None]:
         raise ValueError(f"{config.model_type}: its configuration has no {unnamed[0]}")
-    names = {name.rpartition(".")[2] for name in in_layers}
     takes_all = is_all_linear(target_modules)
     targets = [
         m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
@@ -136,7 +136,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_linear_parameters=sum(module.weight.numel() for module in in_layers.values()),
         largest_matrix=max(module.weight.numel() for module in in_layers.values()),
-        missing_modules=() if takes_all else tuple(sorted(set(target_modules) - names)),
+        missing_modules=tuple(missing_targets(model, target_modules)),
         adapter_parameters_per_rank=sum(m.in_features + m.out_features for m in targets),
         slot_parameters_per_rank=sum(m.in_features + m.out_features for m in in_layers.values()),
     )

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +59,31 @@ def fresh_lora(config: PolicyConfig) -> LoraConfig:
     )
 
 
+def missing_targets(base: Any, target_modules: Sequence[str]) -> list[str]:
+    """Those of ``policy.target_modules`` that are no module of a base, by its name or the end of it."""
+    if is_all_linear(tuple(target_modules)):
+        return []
+    every = [name for name, _ in base.named_modules()]
+    return [
+        target
+        for target in target_modules
+        if not any(name == target or name.endswith(f".{target}") for name in every)
+    ]
+
+
 def require_targets(base: Any, config: PolicyConfig) -> None:
     """Refuse modules that the base does not have.
 
     Raises:
         UsageError: Names one, and those that there are.
     """
-    if is_all_linear(config.target_modules):
-        return
-    there_are = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, nn.Linear)}
-    every = [name for name, _ in base.named_modules()]
-    for target in config.target_modules:
-        if not any(name == target or name.endswith(f".{target}") for name in every):
-            raise UsageError(
-                f"policy.target_modules: {target!r} is no module of {config.base_model}; it has "
-                f"{', '.join(sorted(there_are))}, or take {ALL_LINEAR} alone"
-            )
+    if missing := missing_targets(base, config.target_modules):
+        modules = base.named_modules()
+        there_are = {n.rpartition(".")[2] for n, m in modules if isinstance(m, nn.Linear)}
+        raise UsageError(
+            f"policy.target_modules: {missing[0]!r} is no module of {config.base_model}; it has "
+            f"{', '.join(sorted(there_are))}, or take {ALL_LINEAR} alone"
+        )
 
 
 def readable_adapter(folder: Path) -> AdapterState:

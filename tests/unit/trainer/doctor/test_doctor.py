@@ -416,6 +416,11 @@ def test_what_a_model_with_states_needs_is_said_before_the_run_says_it(
     assert "sequences' states" in text
 
 
+def test_a_module_may_be_named_by_the_end_of_its_name(model: Path) -> None:
+    shape = read_shape(str(model), ("self_attn.q_proj", "mlp.up", "no_proj"))
+    assert shape.missing_modules == ("mlp.up", "no_proj")
+
+
 @pytest.mark.parametrize("content", ['{"model_type": "lfm2", "layer_types": ["conv", null]}', "{"])
 def test_a_configuration_that_cannot_be_read_is_one_row(
     content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
