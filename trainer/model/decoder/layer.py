@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
@@ -23,6 +22,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from trainer.model.decoder.fused import RMSNorm, attention_heads, swiglu
 from trainer.model.decoder.lora_products import Adapter, AdapterCopies, SharedInput, shared_input
+from trainer.model.decoder.row_attention import row_attention
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 """Layers whose arithmetic is `_layer`'s."""
@@ -183,7 +183,7 @@ def _hidden(
         heads, values = heads.split([sum(num_heads), layer.num_key_heads], dim=2)
         heads = layer.head_norm(heads)
     q, k, v = attention_heads(heads, values, shared.cos, shared.sin, num_heads)
-    attended = scaled_dot_product_attention(q, k, v, attn_mask=shared.mask, scale=layer.scale)
+    attended = row_attention(q, k, v, shared.mask, layer.scale)
     hidden = layer.o(attended.transpose(1, 2).reshape(len(hidden), -1), adapters[1], hidden)
     gate_up = layer.gate_up(layer.before_mlp(hidden), adapters[2])
     return layer.down(swiglu(gate_up), adapters[3], hidden)

@@ -168,7 +168,7 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
         patch.setattr("trainer.model.roles.load_base", load_base)
         patch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor.device == DEVICE))
         patch.setattr("torch.autocast", lambda *_, **__: nullcontext())
-        for module in ("torch.nn.functional", "trainer.model.decoder.layer"):
+        for module in ("torch.nn.functional", "trainer.model.decoder.row_attention"):
             patch.setattr(f"{module}.scaled_dot_product_attention", _attention)
         patch.setattr("trainer.model.decoder.fused.rms_norm", _rms_norm)
         patch.setattr("trainer.model.decoder.fused._gpu_kernels", lambda: _GPU_KERNELS)
