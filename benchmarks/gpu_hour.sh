@@ -13,7 +13,7 @@
 # PYTHON      the interpreter [.venv/bin/python]
 # LIMIT_S     seconds after which a part is ended [590]
 # STEP_FLAGS  flags of gpu_step [--shapes 1.5b]; to try it without a GPU: --device cpu --shapes tiny --budgets 512
-# WHOLE_FLAGS flags of the trainer in part "whole", such as --ppo.token_budget 8192 []
+# WHOLE_FLAGS flags of the trainer in parts "whole", "overlap" and "mps", such as --ppo.token_budget 8192 []
 # PORT        of the servers [8123]
 # shellcheck disable=SC2329  # parts are called by their names
 set -u
@@ -27,7 +27,7 @@ PORT=${PORT:-8123}
 TINY=models/tiny-base
 SMOLLM2=models/smollm2-135m-instruct
 RANDOM_1_5B=models/random-1.5b
-PARTS="doctor server contract demo smollm2 step generate whole restart memory pair"
+PARTS="doctor server contract demo smollm2 step generate whole overlap mps restart memory pair"
 
 # --- what the parts do, each in a process of its own -------------------------------------------------
 
@@ -40,7 +40,9 @@ say() {
     smollm2) echo "SFT and ten PPO steps of SmolLM2, if $SMOLLM2 is there (scripts/real_model.py)" ;;
     step) echo "an optimizer step at the 1.5B preset's shape (benchmarks.trainer.gpu_step); again for what is left" ;;
     generate) echo "what generation at that shape is made of, beside LLM.generate (benchmarks.server.generation_parts)" ;;
-    whole) echo "three whole steps at the 1.5B preset's shape, random weights" ;;
+    whole) echo "three whole steps at the 1.5B preset's shape, random weights, server and trainer by turns" ;;
+    overlap) echo "five such steps with generation beside the update (rollout.max_staleness 1)" ;;
+    mps) echo "the same under NVIDIA's MPS, if nvidia-cuda-mps-control is there" ;;
     restart) echo "the server killed with -9 in the middle of a run, and started again" ;;
     memory) echo "tests of a step on a GPU, out of memory among them (pytest -m gpu)" ;;
     pair) echo "tests of server and trainer on one GPU (pytest -m gpu)" ;;
@@ -90,6 +92,27 @@ part_generate() {
 }
 
 part_whole() {
+  whole_steps 0 3
+}
+
+part_overlap() {
+  whole_steps 1 5
+}
+
+part_mps() {
+  command -v nvidia-cuda-mps-control >/dev/null || { echo "skipped: there is no nvidia-cuda-mps-control"; return 0; }
+  mkdir "$WORK/mps" && in_mps nvidia-cuda-mps-control -d || return
+  in_mps whole_steps 1 5
+}
+
+# Runs a command whose GPU work, and its children's, goes through the part's MPS server.
+in_mps() {
+  folder=$(realpath "$WORK/mps")
+  CUDA_MPS_PIPE_DIRECTORY=$folder CUDA_MPS_LOG_DIRECTORY=$folder "$@"
+}
+
+# Steps at the 1.5B preset's shape with a server of their own: rollout.max_staleness, how many.
+whole_steps() {
   [ -n "$HAS_GPU" ] || { echo "skipped: no GPU"; return 0; }
   config="--config deploy/configs/gsm8k_a100.toml" run=$WORK/run
   random_model || return
@@ -99,9 +122,9 @@ part_whole() {
   # shellcheck disable=SC2086
   "$PYTHON" -m trainer train $config --policy.base_model "$RANDOM_1_5B" --server.url "http://127.0.0.1:$PORT" \
     --data.source word-problems --data.evaluation_source word-problems --rollout.prompt_format plain \
-    --rollout.max_tokens 256 --rollout.max_staleness 0 --ppo.critic_warmup_steps 0 \
+    --rollout.max_tokens 256 --rollout.max_staleness "$1" --ppo.critic_warmup_steps 0 \
     --ppo.max_logprob_mismatch 0.5 $WHOLE_FLAGS \
-    --run.folder "$run" --run.num_steps 3 --verbose && cp "$run/metrics.jsonl" "$OUT/whole.jsonl"
+    --run.folder "$run" --run.num_steps "$2" --verbose && cp "$run/metrics.jsonl" "$OUT/$PART.jsonl"
 }
 
 part_restart() {
@@ -178,6 +201,11 @@ end_servers() {
   rm "$WORK/groups"
 }
 
+end_mps() {
+  [ -d "$WORK/mps" ] || return 0
+  echo quit | in_mps nvidia-cuda-mps-control
+}
+
 # --- running them ------------------------------------------------------------------------------------
 
 # Runs one part, and prints its line.
@@ -190,6 +218,7 @@ run_part() {
   timeout --kill-after=20 "$LIMIT_S" "$PWD/benchmarks/gpu_hour.sh" --do "$part" >>"$log" 2>&1
   code=$?
   end_servers
+  end_mps
   took_s=$((SECONDS - started))
   case $code in 0) word=passed ;; 124 | 137) word="ended after $LIMIT_S s" ;; *) word=FAILED ;; esac
   if [ "$code" = 0 ] && grep -q "^skipped: " "$log"; then word=skipped; fi
@@ -214,8 +243,9 @@ SHARE=${HAS_GPU:+--gpu-memory-utilization 0.4}
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export OUT PYTHON LIMIT_S STEP_FLAGS WHOLE_FLAGS PORT PYTHONPATH
 if [ "${1:-}" = --do ]; then
+  PART=$2
   set -x
-  "part_$2"
+  "part_$PART"
   exit
 fi
 for part in "$@"; do
