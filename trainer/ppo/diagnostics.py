@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.ppo.experience import MiniBatch, flat
+from trainer.ppo.losses import PolicyMetrics, ValueMetrics, total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +74,8 @@ class UpdateSums:
     value_loss: float = 0.0
     approx_kl: float = 0.0
     approx_kl_max: float = 0.0
+    moved: float = 0.0
+    """|current - proximal| logprob, summed over tokens."""
     logprob_lag: float = 0.0
     clipped_tokens: int = 0
     dual_clipped_tokens: int = 0
@@ -87,16 +90,37 @@ class UpdateSums:
     num_optimizer_steps: int = 0
     skipped_updates: int = 0
 
+    def add_losses(self, policy: Sequence[PolicyMetrics], value: Sequence[ValueMetrics]) -> None:
+        """Count micro-batches, in their order."""
+        for of_policy in _numbers(policy):
+            self.policy_loss += of_policy["loss"]
+            self.approx_kl += of_policy["approx_kl"]
+            self.clipped_tokens += int(of_policy["clipped_tokens"])
+            self.dual_clipped_tokens += int(of_policy["dual_clipped_tokens"])
+            self.moved += of_policy["moved"]
+            self.num_not_finite += int(of_policy["num_not_finite"])
+        for of_value in _numbers(value):
+            self.value_loss += of_value["loss"]
+            self.clipped_values += int(of_value["clipped_tokens"])
+
     def add(self, part: "UpdateSums") -> None:
         """Count a shard's micro-batches of a mini-batch; what a mini-batch has as a whole is counted elsewhere."""
         self.policy_loss += part.policy_loss
         self.value_loss += part.value_loss
         self.approx_kl += part.approx_kl
-        self.logprob_lag += part.logprob_lag
+        self.moved += part.moved
         self.clipped_tokens += part.clipped_tokens
         self.dual_clipped_tokens += part.dual_clipped_tokens
         self.clipped_values += part.clipped_values
         self.num_not_finite += part.num_not_finite
+
+
+def _numbers(metrics: Sequence[PolicyMetrics | ValueMetrics]) -> list[dict[str, float]]:
+    """The fields of each as numbers; the host waits for the device once."""
+    if not metrics:
+        return []
+    rows = torch.stack([torch.stack([t.double() for t in vars(m).values()]) for m in metrics])
+    return [dict(zip(vars(metrics[0]), row, strict=True)) for row in rows.tolist()]
 
 
 def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:
@@ -114,9 +138,7 @@ def update_metrics(
     weights, advantages = flat(mini_batches, "importance_weights"), flat(mini_batches, "advantages")
     mismatch = logprob_mismatches(mini_batches)
     num_completions = sum(len(e.batch.indices) for e in everything)
-    num_masked = sum(
-        int((e.loss_mask.any(dim=1) & ~e.policy_mask.any(dim=1)).sum()) for e in everything
-    )
+    num_masked = total([e.loss_mask.any(dim=1) & ~e.policy_mask.any(dim=1) for e in everything])
     num_mini_batches = max(1, sums.num_mini_batches)
     num_steps = max(1, sums.num_optimizer_steps)
     num_policy_tokens = max(1, sums.num_policy_tokens)

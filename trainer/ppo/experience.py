@@ -62,7 +62,8 @@ def has_signal(mini_batch: MiniBatch, config: PPOConfig) -> bool:
     """Whether a mini-batch has an advantage that is not zero, up to rounding, on a token of the policy."""
     is_whitened = config.advantage == "gae" and config.whiten_advantages
     floor = _WHITENED_ROUNDING if is_whitened else _ROUNDING
-    return any(bool((e.advantages[e.policy_mask].abs() > floor).any()) for e in mini_batch)
+    found = [((e.advantages.abs() > floor) & e.policy_mask).any() for e in mini_batch]
+    return bool(torch.stack(found).any())
 
 
 def flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainer.config.sections import PPOConfig
 from trainer.ppo.experience import MiniBatch, has_signal
-from trainer.ppo.losses import token_loss_weights
+from trainer.ppo.losses import token_loss_weights, total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ def loss_weights(mini_batch: MiniBatch, config: PPOConfig, *, train_policy: bool
     """
     num_policy_tokens = num_value_tokens = 0
     if train_policy:
-        num_policy_tokens = sum(int(e.policy_mask.sum()) for e in mini_batch)
+        num_policy_tokens = total([e.policy_mask for e in mini_batch])
     if config.advantage == "gae":
-        num_value_tokens = sum(int(e.loss_mask.sum()) for e in mini_batch)
+        num_value_tokens = total([e.loss_mask for e in mini_batch])
     return LossWeights(
         policy=token_loss_weights([e.policy_mask for e in mini_batch], config.loss_reduction),
         value=token_loss_weights([e.loss_mask for e in mini_batch], config.loss_reduction),

@@ -23,23 +23,32 @@ from trainer.ppo.kl import MAX_LOG_RATIO, kl_estimate
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetrics:
-    """Metrics of one micro-batch's policy loss."""
+    """Metrics of one micro-batch's policy loss: scalars on its device, for which nobody waits before the backward pass."""
 
-    loss: float
+    loss: Tensor
     """Its part of the mini-batch's loss."""
-    clipped_tokens: int
-    dual_clipped_tokens: int
-    approx_kl: float
+    clipped_tokens: Tensor
+    dual_clipped_tokens: Tensor
+    approx_kl: Tensor
     """Estimator k3 of KL(proximal ‖ current), summed over tokens."""
+    moved: Tensor
+    """|current - proximal| logprob, summed over tokens."""
+    num_not_finite: Tensor
+    """Current logprobs that are NaN or infinite."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValueMetrics:
-    """Metrics of one micro-batch's value loss."""
+    """Metrics of one micro-batch's value loss; scalars as `PolicyMetrics` are."""
 
-    loss: float
+    loss: Tensor
     """Its part of the mini-batch's loss."""
-    clipped_tokens: int
+    clipped_tokens: Tensor
+
+
+def total(counts: Sequence[Tensor]) -> int:
+    """The sum of all numbers; the host waits for the device once."""
+    return int(torch.stack([c.sum() for c in counts]).sum()) if counts else 0
 
 
 def token_loss_weights(masks: Sequence[Tensor], reduction: LossReduction) -> list[Tensor]:
@@ -59,9 +68,9 @@ def token_loss_weights(masks: Sequence[Tensor], reduction: LossReduction) -> lis
     """
     lengths = [mask.sum(dim=1, keepdim=True) for mask in masks]
     if reduction == "token_mean":
-        num_tokens = max(1, sum(int(n.sum()) for n in lengths))
+        num_tokens = max(1, total(lengths))
         return [mask.double() / num_tokens for mask in masks]
-    num_completions = max(1, sum(int((n > 0).sum()) for n in lengths))
+    num_completions = max(1, total([n > 0 for n in lengths]))
     return [
         mask.double() / (n.clamp(min=1) * num_completions)
         for mask, n in zip(masks, lengths, strict=True)
@@ -135,19 +144,21 @@ def policy_loss(
     unclipped = ratio * advantages
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
     objective = torch.minimum(unclipped, clipped)
-    dual_clipped_tokens = 0
+    dual_clipped = torch.zeros_like(mask)
     if dual_clip is not None:
         bound = torch.where(advantages < 0, dual_clip * advantages, -torch.inf)
-        dual_clipped_tokens = int((objective < bound).sum())
+        dual_clipped = objective < bound
         objective = torch.maximum(objective, bound)
     loss = -(loss_weights * importance_weights * objective).sum()
     with torch.no_grad():
         kl = kl_estimate(torch.zeros_like(log_ratio), log_ratio, "k3")
         metrics = PolicyMetrics(
-            loss=float(loss),
-            clipped_tokens=int((clipped < unclipped).sum()),
-            dual_clipped_tokens=dual_clipped_tokens,
-            approx_kl=float(kl.sum()),
+            loss=loss.detach(),
+            clipped_tokens=(clipped < unclipped).sum(),
+            dual_clipped_tokens=dual_clipped.sum(),
+            approx_kl=kl.sum(),
+            moved=log_ratio.abs().sum(),
+            num_not_finite=(mask & ~current_logprobs.isfinite()).sum(),
         )
     return loss, metrics
 
@@ -175,13 +186,13 @@ def value_loss(
     mask = loss_weights > 0
     error = torch.where(mask, values - returns, 0.0)
     squared = error**2
-    clipped_tokens = 0
+    clipped = torch.zeros_like(mask)
     if clip is not None:
         moved = torch.where(mask, values - old_values, 0.0)
         limited = torch.where(mask, old_values - returns, 0.0) + moved.clamp(-clip, clip)
         # Within the limit the error itself is kept, or rounding would count as clipping.
         limited_squared = torch.where(moved.abs() > clip, limited, error) ** 2
-        clipped_tokens = int((limited_squared > squared).sum())
+        clipped = limited_squared > squared
         squared = torch.maximum(squared, limited_squared)
     loss = 0.5 * (loss_weights * squared).sum()
-    return loss, ValueMetrics(loss=float(loss.detach()), clipped_tokens=clipped_tokens)
+    return loss, ValueMetrics(loss=loss.detach(), clipped_tokens=clipped.sum())

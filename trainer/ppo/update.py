@@ -16,10 +16,10 @@ from trainer.errors import NonFiniteError
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
-from trainer.ppo.experience import Experience, MiniBatch, num_not_finite
+from trainer.ppo.experience import Experience, MiniBatch
 from trainer.ppo.kl import AdaptiveKL
 from trainer.ppo.loss_weights import LossWeights, loss_weights
-from trainer.ppo.losses import policy_loss, value_loss
+from trainer.ppo.losses import PolicyMetrics, ValueMetrics, policy_loss, value_loss
 from trainer.ppo.optimizers import adamw, clip, parameters_of, set_learning_rate, undone_on_failure
 from trainer.ppo.scoring import make_experience
 from trainer.ranks.process_group import Ranks
@@ -128,29 +128,29 @@ class PPOUpdate:
         gradients: dict[int, list[Tensor | None]] = {}
 
         def of_this_rank() -> dict[int, UpdateSums]:
-            found = {}
+            parts = {}
             for shard in own_shards(self._ranks, self.num_shards):
-                found[shard] = self._backward(
-                    mini_batch, shard, weights, is_first=not sums.num_mini_batches
-                )
+                parts[shard] = self._backward(mini_batch, shard, weights)
                 if are_divided(self._ranks, self.num_shards):
                     gradients[shard] = taken_gradients(self._parameters)
             self._passes_for_others(mini_batch, weights)
-            return found
+            return parts
 
-        approx_kl = 0.0
+        found = UpdateSums()
         for part in in_order(self._ranks.gathered(of_this_rank)):
-            sums.add(part)
-            approx_kl += part.approx_kl
+            found.add(part)
+        sums.add(found)
         if sums.num_not_finite:
             # Only now, since every rank counts on the others' passes.
             raise NonFiniteError(
                 f"the policy's logprobs: {sums.num_not_finite} of {weights.num_policy_tokens} are not finite"
             )
+        if not sums.num_mini_batches:
+            sums.logprob_lag = found.moved / max(1, weights.num_policy_tokens)
         sums.num_mini_batches += 1
         sums.num_policy_tokens += weights.num_policy_tokens
         sums.num_value_tokens += weights.num_value_tokens
-        approx_kl /= max(1, weights.num_policy_tokens)
+        approx_kl = found.approx_kl / max(1, weights.num_policy_tokens)
         sums.approx_kl_max = max(sums.approx_kl_max, approx_kl)
         if self._config.stop_kl is not None and approx_kl > self._config.stop_kl:
             return True
@@ -178,45 +178,40 @@ class PPOUpdate:
     def _parameters(self) -> list[nn.Parameter]:
         return [*parameters_of(self.critic_optimizer), *parameters_of(self.policy_optimizer)]
 
-    def _backward(
-        self, mini_batch: MiniBatch, shard: int, weights: LossWeights, *, is_first: bool
-    ) -> UpdateSums:
+    def _backward(self, mini_batch: MiniBatch, shard: int, weights: LossWeights) -> UpdateSums:
         """Add a shard's gradients to the critic's and the policy's; returns its sums of metrics."""
-        sums = UpdateSums()
+        of_policy, of_value = [], []
         for e, value_weights, policy_weights in zip(
             mini_batch, weights.value, weights.policy, strict=True
         ):
             if e.shard != shard:
                 continue
-            if weights.num_value_tokens:
-                self._backward_value(e, value_weights, sums)
+            if weights.num_value_tokens and e.values is not None and e.returns is not None:
+                of_value.append(self._backward_value(e, e.values, e.returns, value_weights))
             if weights.num_policy_tokens:
                 # Where it is skipped, too, for the metrics.
                 with torch.set_grad_enabled(not weights.is_skipped):
-                    logprobs = self._backward_policy(e, policy_weights, sums)
-                if is_first:
-                    moved = (logprobs - e.proximal_logprobs).abs()[e.policy_mask]
-                    sums.logprob_lag += float(moved.sum()) / weights.num_policy_tokens
+                    of_policy.append(self._backward_policy(e, policy_weights))
+        sums = UpdateSums()
+        # Only now, since the host would wait for the device after every pass.
+        sums.add_losses(of_policy, of_value)
         return sums
 
-    def _backward_value(self, e: Experience, loss_weights: Tensor, sums: UpdateSums) -> None:
+    def _backward_value(
+        self, e: Experience, old_values: Tensor, returns: Tensor, loss_weights: Tensor
+    ) -> ValueMetrics:
         """Add a micro-batch's gradient to the critic's."""
-        if e.values is None or e.returns is None:
-            return
         values = self._roles.values(e.batch)[:, :-1]
         loss, metrics = value_loss(
-            values, e.values, e.returns, loss_weights, clip=self._config.value_clip
+            values, old_values, returns, loss_weights, clip=self._config.value_clip
         )
         loss.backward()
-        sums.value_loss += metrics.loss
-        sums.clipped_values += metrics.clipped_tokens
+        return metrics
 
-    def _backward_policy(self, e: Experience, loss_weights: Tensor, sums: UpdateSums) -> Tensor:
-        """Add a micro-batch's gradient to the policy's; returns the policy's logprobs, [B, C]."""
-        logprobs = self._roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs
-        sums.num_not_finite += num_not_finite(logprobs[e.policy_mask])
+    def _backward_policy(self, e: Experience, loss_weights: Tensor) -> PolicyMetrics:
+        """Add a micro-batch's gradient to the policy's."""
         loss, metrics = policy_loss(
-            logprobs,
+            self._roles.token_logprobs(Role.POLICY, e.batch, e.nucleus_mask).logprobs,
             e.proximal_logprobs,
             e.advantages,
             e.importance_weights,
@@ -227,11 +222,7 @@ class PPOUpdate:
         )
         if loss.requires_grad:
             loss.backward()
-        sums.policy_loss += metrics.loss
-        sums.approx_kl += metrics.approx_kl
-        sums.clipped_tokens += metrics.clipped_tokens
-        sums.dual_clipped_tokens += metrics.dual_clipped_tokens
-        return logprobs.detach()
+        return metrics
 
     def _apply_gradients(self) -> tuple[float, float]:
         """Clip and apply both gradients; returns the norms before clipping.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, Qwen2Config
 
 from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B, VOCABULARY, random_groups
 from tests.unit.trainer.doctor.traced import traced_step
@@ -58,3 +58,25 @@ def test_a_step_on_a_gpu_is_as_planned(name: str, recomputed: bool, tmp_path: Pa
     )
     planned = sum(part.num_bytes for part in plan.trainer if part.name not in NOT_TENSORS)
     assert planned == pytest.approx(step.peak_bytes, rel=0.1)
+
+
+def test_an_update_waits_as_often_whatever_its_micro_batches(tmp_path: Path) -> None:
+    # The GPU would have nothing to do between two of them.
+    config = Qwen2Config(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4
+    )
+    config.save_pretrained(tmp_path)
+    policy = PolicyConfig(base_model=str(tmp_path), dtype="bfloat16")
+    groups = random_groups(4, prompt_tokens=60, completion_tokens=256)
+    steps = [
+        traced_step(
+            config,
+            policy,
+            PPOConfig(token_budget=budget, questions_per_mini_batch=2, critic_warmup_steps=0),
+            groups,
+        )
+        for budget in (2048, 16_384)
+    ]
+    num_batches, num_waits = zip(*((len(s.batches), s.num_waits) for s in steps), strict=True)
+    assert num_batches[0] > num_batches[1]
+    assert num_waits[0] == num_waits[1]

@@ -32,8 +32,8 @@ _COPIES = (_ATEN.copy_.default, _ATEN._to_copy.default)
 class Trace(TorchDispatchMode):
     """Sums the storages that are alive, and refuses operations on tensors of two devices.
 
-    What depends on data is answered: a number is 1, a truth false, and a mask selects everything, which
-    is the most that it can.
+    What depends on data is answered: a number is 1, a truth false, a tensor that is read whole is zeros, and a mask
+    selects everything, which is the most that it can.
     """
 
     def __init__(self) -> None:
@@ -41,6 +41,8 @@ class Trace(TorchDispatchMode):
         self.live_bytes = self.peak_bytes = 0
         self.made: set[tuple[tuple[int, ...], torch.dtype]] = set()
         """Shape and dtype of every tensor that was made."""
+        self.num_waits = 0
+        """How often the host read a number from the device; selections by masks, which wait too, are not counted."""
         self._seen: set[int] = set()
 
     def hold(self, tensor: Tensor) -> None:
@@ -65,11 +67,13 @@ class Trace(TorchDispatchMode):
         given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         on_device = any(t.device == DEVICE for t in given)
         if func is _ATEN._local_scalar_dense.default and on_device:
+            self.num_waits += 1
             return _answer(args[0].dtype)
         mixed = len({t.device for t in given if t.dim()}) > 1
         assert not mixed or func in _COPIES, f"{func} on two devices"
         if func is _ATEN._to_copy.default and on_device and kwargs.get("device") == CPU:
-            return torch.empty(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+            self.num_waits += 1
+            return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
         if func is _ATEN.index.Tensor and on_device and _is_mask(args[1]):
             (mask,) = args[1]
             out = args[0].new_empty((mask.numel(), *args[0].shape[mask.dim() :]))
@@ -179,7 +183,6 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
             patch.setattr(f"trainer.model.{module}.float32_product", _float32_product)
         # Every count is 1 here, of what is not finite too.
         patch.setattr("trainer.ppo.scoring.require_finite", lambda *_: None)
-        patch.setattr("trainer.ppo.update.num_not_finite", lambda _: 0)
         yield
 
 
@@ -191,6 +194,8 @@ class TracedStep:
     made: set[tuple[tuple[int, ...], torch.dtype]]
     weights: set[tuple[int, ...]]
     """Shapes of the frozen base's matrices."""
+    num_waits: int
+    """Of the update for the device; see `Trace`."""
     peak_bytes: int
     """The most that was alive at once; the optimizers have their moments from a step before."""
 
@@ -219,10 +224,12 @@ def traced_step(
         trace.made.clear()
         trace.peak_bytes = trace.live_bytes
         mini_batches = update.experience(groups, seed="0")
+        trace.num_waits = 0
         update.step(mini_batches, train_policy=True)
         return TracedStep(
             batches=[e.batch for m in mini_batches for e in m],
             made=trace.made,
             weights={shape for shape in weights if len(shape) == 2 and 1 not in shape},
+            num_waits=trace.num_waits,
             peak_bytes=trace.peak_bytes,
         )
