@@ -95,8 +95,8 @@ class PPOConfig(Section):
     """Schulman's estimator of a token's KL. k1 penalises the KL itself; k2 and k3 have less variance, but
     as a reward their gradient is not the KL's."""
     adaptive_kl: bool = True
-    """Adapt the coefficient so that the KL of a completion stays near target_kl; it grows to at most twenty
-    times kl_coef."""
+    """Adapt the coefficient so that the KL of a completion stays near target_kl; it stays between
+    a twentieth of kl_coef and twenty times it."""
     target_kl: Annotated[float, Field(gt=0)] = 0.1
     """KL to the reference, in nats per completion, that the adaptive coefficient aims at."""
     kl_horizon_steps: Annotated[float, Field(ge=1)] | None = 10.0

@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer, LoraVariant
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
@@ -24,8 +24,11 @@ AdapterState = dict[str, Tensor]
 
 
 def read_adapter(folder: Path) -> AdapterState:
-    """The tensors of an adapter's folder."""
-    state: AdapterState = load_file(folder / ADAPTER_WEIGHTS_FILE)
+    """The tensors of an adapter's folder.
+
+    From the bytes: ``load_file`` leaves two objects a tensor behind, every step (safetensors 0.8, PyTorch 2.13).
+    """
+    state: AdapterState = load((folder / ADAPTER_WEIGHTS_FILE).read_bytes())
     return state
 
 
@@ -161,7 +164,9 @@ def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
 def _tensors(folder: Path, where: str) -> AdapterState:
     try:
         return read_adapter(folder)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
+        raise UsageError(f"{where}: {ADAPTER_WEIGHTS_FILE}: {error.strerror}") from None
+    except SafetensorError as error:
         raise UsageError(f"{where}: {ADAPTER_WEIGHTS_FILE}: {one_line(error)}") from None
 
 

@@ -28,17 +28,18 @@ def kl_estimate(logprobs: Tensor, other_logprobs: Tensor, estimator: KLEstimator
     return (-difference).clamp(max=MAX_LOG_RATIO).exp() - 1 + difference
 
 
-HIGHEST_FACTOR = 20.0
-"""How many times its start the adaptive coefficient grows to at the most."""
+MAX_FACTOR = 20.0
+"""How many times its start the adaptive coefficient grows to at the most, and what part of it is left at the least."""
 
 
 @dataclass
 class AdaptiveKL:
     """Proportional control of the KL coefficient towards a target (Ziegler et al. 2019, §2.2).
 
-    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. It stays below
-    `HIGHEST_FACTOR` times its start: towards a target that is out of reach it would grow without end, until the
-    penalty outweighs every reward.
+    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. It stays within
+    `MAX_FACTOR` times its start and that part of it: above a target that is out of reach it would grow without end,
+    until the penalty outweighs every reward, and below one it would shrink to nothing, and take as many steps to
+    come back as it was below.
     """
 
     coef: float
@@ -50,7 +51,7 @@ class AdaptiveKL:
 
     def __post_init__(self) -> None:
         """Keep where the coefficient starts."""
-        self._highest = HIGHEST_FACTOR * self.coef
+        self._lowest, self._highest = self.coef / MAX_FACTOR, self.coef * MAX_FACTOR
 
     def update(self, kl: float, num_completions: int) -> None:
         """Adjust the coefficient after a step whose mean KL per completion was ``kl`` nats."""
@@ -58,4 +59,5 @@ class AdaptiveKL:
         share = num_completions / self.horizon
         if self.horizon_steps is not None:
             share = 1.0 / self.horizon_steps
-        self.coef = min(self.coef * (1.0 + error * min(1.0, share)), self._highest)
+        coef = self.coef * (1.0 + error * min(1.0, share))
+        self.coef = min(max(coef, self._lowest), self._highest)

@@ -137,6 +137,18 @@ def test_towards_a_target_out_of_reach_it_grows_to_twenty_times_its_start() -> N
     assert controller.coef == pytest.approx(0.98)
 
 
+def test_below_its_target_it_shrinks_to_a_twentieth_and_comes_back() -> None:
+    controller = AdaptiveKL(coef=0.05, target=6.0, horizon=10_000, horizon_steps=10.0)
+    for _ in range(20_000):
+        controller.update(0.5, 512)
+    assert controller.coef == pytest.approx(0.0025)
+    num_steps = 0
+    while controller.coef < 0.05:
+        controller.update(12.0, 512)
+        num_steps += 1
+    assert num_steps == 152  # ln 20 / ln 1.02
+
+
 @pytest.mark.parametrize(
     ("given", "steps"),
     [
