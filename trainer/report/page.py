@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from trainer.errors import DataError
 from trainer.evaluation.tables import tables_of
+from trainer.io.durable import write_file
 from trainer.io.jsonl import read_rows
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.run_charts import run_charts
@@ -66,7 +67,7 @@ def write_report(run_folder: Path) -> Report:
     run = read_run(run_folder)
     verdict = verdict_of(run)
     path = run_folder / REPORT_FILE
-    path.write_text(report_html(run, verdict), encoding="utf-8")
+    write_file(path, report_html(run, verdict).encode())
     return Report(path=path, verdict=verdict)
 
 

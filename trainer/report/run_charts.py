@@ -11,7 +11,10 @@ from trainer.console.metric_catalog import curves
 from trainer.report.charts import RenderedChart, render
 from trainer.report.curves import Axis, CurveChart, curve_figure
 from trainer.report.families import by_family, family_means
+from trainer.report.thinning import thinned
 
+_MOST_POINTS = 1000
+"""Of a curve over all steps: more cannot be told apart, and 20,000 in each made a page of 29 MB."""
 _PHASES = ("experience", "update")
 """Phases whose throughput is computed from their time; that of generation is measured."""
 
@@ -124,11 +127,26 @@ def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
     Args:
         rows: A step each, oldest first; each has ``step``.
     """
-    rows = [{**row, **_throughput(row), **family_means(row)} for row in rows]
-    keys = {key for row in rows for key in row}
-    zero = {key for key in keys if not any(row.get(key) for row in rows)}
-    charts = [(name, _with_curves(name, keys)) for name in CHARTS]
-    return [_rendered(name, chart, rows, zero) for name, chart in charts if chart.metrics]
+    points: list[Mapping[str, float]] = [
+        {**row, **_throughput(row), **family_means(row)} for row in thinned(rows, _MOST_POINTS)
+    ]
+    keys = {key for row in points for key in row}
+    zero = {key for key in keys if not any(row.get(key) for row in points)}
+    rendered = []
+    for name in CHARTS:
+        chart, of = _with_curves(name, keys), points
+        if not chart.metrics:
+            continue
+        if chart.step != "step":
+            # What is measured every few steps, with its interval, stays as it was measured.
+            of = list(rows)
+        elif len(points) < len(rows):
+            num_steps = len(rows) / len(points)
+            chart = replace(
+                chart, note=f"{chart.note} A point is the mean of {num_steps:.3g} steps."
+            )
+        rendered.append(_rendered(name, chart, of, zero))
+    return rendered
 
 
 def _rendered(

@@ -1,0 +1,48 @@
+"""A long run's metrics as few points, by hand."""
+
+import pytest
+
+from trainer.report.run_charts import run_charts
+from trainer.report.thinning import thinned
+
+ROWS = [
+    {"step": 1.0, "reward/mean": 1.0, "ppo/approx_kl_max": 4.0},
+    {"step": 2.0, "reward/mean": 2.0, "ppo/approx_kl_max": 9.0, "eval/accuracy": 0.5},
+    {"step": 3.0, "reward/mean": 6.0, "ppo/approx_kl_max": 5.0},
+    {"step": 4.0, "reward/mean": 8.0},
+]
+
+
+@pytest.mark.parametrize(
+    ("most", "steps", "rewards"),
+    [
+        (9, [1, 2, 3, 4], [1, 2, 6, 8]),
+        (4, [1, 2, 3, 4], [1, 2, 6, 8]),
+        (3, [1, 2, 4], [1, 2, 7]),
+        (2, [2, 4], [1.5, 7]),
+        (1, [4], [4.25]),
+    ],
+)
+def test_steps_together_are_their_mean(most: int, steps: list[int], rewards: list[float]) -> None:
+    found = thinned(ROWS, most)
+    assert [row["step"] for row in found] == steps
+    assert [row["reward/mean"] for row in found] == rewards
+
+
+def test_maxima_stay_and_a_metric_of_some_steps_is_theirs() -> None:
+    first, second = thinned(ROWS, 2)
+    assert (first["ppo/approx_kl_max"], second["ppo/approx_kl_max"]) == (9, 5)
+    assert first["eval/accuracy"] == 0.5
+    assert "eval/accuracy" not in second
+
+
+def test_a_long_run_says_so_and_keeps_every_evaluation() -> None:
+    rows = [{"step": step, "reward/mean": 1.0 + step % 2} for step in range(1, 2501)]
+    rows[99] |= {"eval/step": 100, "eval/accuracy": 0.125}
+    charts = {chart.title: chart for chart in run_charts(rows)}
+    reward, evaluation = charts["Reward and its parts"], charts["Held-out accuracy"]
+    assert "A point is the mean of 2.5 steps." in reward.note
+    assert "A point" not in evaluation.note
+    assert "0.125" in evaluation.figure
+    (short,) = run_charts(rows[:50])
+    assert "A point" not in short.note
