@@ -1,7 +1,7 @@
 """Estimates, intervals and tests over questions. Pure functions; each names its source.
 
 The unit is always the question: completions of the same question are not independent, so intervals
-are computed over questions. Every interval is a 95% interval, and every seed is fixed.
+are computed over questions. Every interval is a 95% interval unless it says otherwise, and every seed is fixed.
 """
 
 from collections.abc import Sequence
@@ -20,17 +20,21 @@ _SEED = 0
 _TAIL = (1 - CONFIDENCE) / 2
 
 
-def wilson_interval(num_correct: int, num_questions: int) -> tuple[float, float]:
+def wilson_interval(
+    num_correct: int, num_questions: int, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """The score interval of a proportion p = num_correct / n.
 
-    ``(p + z²/2n ± z sqrt(p(1 − p)/n + z²/4n²)) / (1 + z²/n)`` with z = 1.96 (Wilson 1927). Unlike
+    ``(p + z²/2n ± z sqrt(p(1 − p)/n + z²/4n²)) / (1 + z²/n)`` with z = 1.96 at 95% (Wilson 1927). Unlike
     ``p ± z·se`` it stays within [0, 1] and has a width at 0 and at n correct answers.
     """
-    interval = binomtest(num_correct, num_questions).proportion_ci(CONFIDENCE, method="wilson")
+    interval = binomtest(num_correct, num_questions).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def difference_interval(first: tuple[int, int], second: tuple[int, int]) -> tuple[float, float]:
+def difference_interval(
+    first: tuple[int, int], second: tuple[int, int], confidence: float = CONFIDENCE
+) -> tuple[float, float]:
     """The interval of p1 − p2 for two models, each a pair of correct answers and questions.
 
     From both Wilson intervals, ``p1 − p2 − sqrt((p1 − l1)² + (u2 − p2)²)`` up to
@@ -38,7 +42,7 @@ def difference_interval(first: tuple[int, int], second: tuple[int, int]) -> tupl
     models for independent; of answers to the same questions it is wider than a paired interval.
     """
     (p1, l1, u1), (p2, l2, u2) = (
-        (num / of, *wilson_interval(num, of)) for num, of in (first, second)
+        (num / of, *wilson_interval(num, of, confidence)) for num, of in (first, second)
     )
     return p1 - p2 - hypot(p1 - l1, u2 - p2), p1 - p2 + hypot(u1 - p1, p2 - l2)
 

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from math import comb
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +19,7 @@ from trainer.console.tracking import Metrics
 from trainer.data.context_limit import askable
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.evaluation.statistics import difference_interval, wilson_interval
+from trainer.evaluation.statistics import CONFIDENCE, difference_interval, wilson_interval
 from trainer.online.sync_alternatives import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
@@ -161,7 +162,7 @@ class HeldOutEvaluations:
             write_best(self._run.folder, best)
         # The best is an estimate too, and one of 100 % has an interval.
         of_best = (round(best.accuracy * best.num_questions), best.num_questions)
-        _, gain = difference_interval((num_correct, len(self._records)), of_best)
+        _, gain = difference_interval((num_correct, len(self._records)), of_best, self._confidence)
         # One that was started before the last return is about weights that the run has left already.
         counts = self._versions.adapters.is_since_return(version)
         self._fallen_from = best if gain < 0 and counts else None
@@ -178,11 +179,22 @@ class HeldOutEvaluations:
     def better_to_go_on_from(self) -> Best | None:
         """The best evaluation, once for each newer one that is worse, with ``run.return_to_best``.
 
-        Worse is an accuracy whose difference from the best has a 95% interval below 0. Versions from before the
-        last return do not count.
+        Worse is an accuracy whose difference from the best has an interval below 0 (`_confidence`). Versions from
+        before the last return do not count.
         """
         best, self._fallen_from = self._fallen_from, None
         return best if self._run.return_to_best else None
+
+    @property
+    def _confidence(self) -> float:
+        """Of each comparison with the best, so that all of a run's have 95% together.
+
+        The best is the largest of many numbers and so the luckiest, which makes it a comparison of every two
+        evaluations (Bonferroni's correction). With 95% in each, a run whose accuracy does not change would
+        return in up to half of its evaluations.
+        """
+        num_evaluations = self._run.num_steps // (self._run.evaluate_every or 1)
+        return 1 - (1 - CONFIDENCE) / max(1, comb(num_evaluations, 2))
 
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers right."""

@@ -57,7 +57,7 @@ def portal() -> Iterator[BlockingPortal]:
 class Run:
     """A run that is evaluated every second step."""
 
-    def __init__(self, folder: Path, portal: BlockingPortal) -> None:
+    def __init__(self, folder: Path, portal: BlockingPortal, num_steps: int = 4) -> None:
         self.folder = folder
         self.portal = portal
         self.client = portal.call(FakeClient)
@@ -67,6 +67,7 @@ class Run:
             rollout=RolloutConfig(max_tokens=17),
             run=RunConfig(
                 folder=folder,
+                num_steps=num_steps,
                 evaluate_every=2,
                 num_evaluation_questions=len(RECORDS),
                 return_to_best=True,
@@ -143,6 +144,16 @@ def test_what_chance_explains_is_no_fall(best: int, newer: int, is_worse: bool, 
         run.evaluate(step, num_right)
     returns_to = run.evaluations.better_to_go_on_from()
     assert (returns_to is not None and returns_to.step == 2) == is_worse
+    assert run.evaluations.better_to_go_on_from() is None
+
+
+def test_of_many_evaluations_the_luckiest_is_far_ahead(
+    tmp_path: Path, portal: BlockingPortal
+) -> None:
+    # The fall that counts where two are compared is luck in a run of fifty.
+    run = Run(tmp_path, portal, num_steps=100)
+    for step, num_right in ((2, 4), (4, 0)):
+        run.evaluate(step, num_right)
     assert run.evaluations.better_to_go_on_from() is None
 
 
