@@ -6,7 +6,7 @@ trainer. How many batches it runs ahead is the staleness that PPO accepts.
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +31,10 @@ from trainer.rollouts.questions import QuestionBatch, QuestionStream
 
 _SPARES_PER_QUESTION = 2
 """Bounds dynamic sampling: a policy that solves everything must not request forever."""
+
+
+_SALTS_OF_A_RUN = 2**40
+"""More than the salts of any run."""
 
 
 @dataclass(kw_only=True)
@@ -114,7 +118,11 @@ class RolloutPipeline:
 
         async def ask_all(pairs: Sequence[tuple[Record, Record | None]]) -> list[ScoredGroup]:
             """Ask for each question's group on its own, so that one failure costs one group."""
-            asked = (self._generate_pair(*pair, questions, tally) for pair in pairs)
+            times = _times_before([record.id for record, _ in pairs])
+            asked = (
+                self._generate_pair(*pair, questions, nth, tally)
+                for pair, nth in zip(pairs, times, strict=True)
+            )
             return [group for pair in await asyncio.gather(*asked) for group in pair]
 
         groups = await ask_all(questions.pairs)
@@ -138,14 +146,19 @@ class RolloutPipeline:
         )
 
     async def _generate_pair(
-        self, record: Record, counterfactual: Record | None, questions: QuestionBatch, tally: _Tally
+        self,
+        record: Record,
+        counterfactual: Record | None,
+        questions: QuestionBatch,
+        nth: int,
+        tally: _Tally,
     ) -> list[ScoredGroup]:
         """The group of a question, or those of a question and its counterfactual, scored together."""
         if counterfactual is None:
-            group = await self._generate_group(record, questions, tally)
+            group = await self._generate_group(record, questions, nth, tally)
             return [await self._scored(record, group, None, tally)]
         both = record, counterfactual
-        asked = (self._generate_group(each, questions, tally) for each in both)
+        asked = (self._generate_group(each, questions, nth, tally) for each in both)
         first, second = zip(both, await asyncio.gather(*asked), strict=True)
         return [
             await self._scored(*first, second, tally),
@@ -153,11 +166,12 @@ class RolloutPipeline:
         ]
 
     async def _generate_group(
-        self, record: Record, questions: QuestionBatch, tally: _Tally
+        self, record: Record, questions: QuestionBatch, nth: int, tally: _Tally
     ) -> ArmGroup:
         seed = self._rollout.seed
-        # The salt gives a question other seeds in another epoch.
-        salted = None if seed is None else (seed * 1_000_003 + questions.salt) % 2**63
+        # The salt gives a question other seeds in another epoch, ``nth`` where one ends within the batch.
+        salt = questions.salt + nth * _SALTS_OF_A_RUN
+        salted = None if seed is None else (seed * 1_000_003 + salt) % 2**63
         request = group_request(record, self._rollout, version=questions.version, seed=salted)
         with self.server_busy:
             group, num_lost = await self._versions.group(request)
@@ -179,3 +193,13 @@ class RolloutPipeline:
             return scored
 
         return await asyncio.get_running_loop().run_in_executor(self._scoring, score)
+
+
+def _times_before(ids: Sequence[str]) -> list[int]:
+    """How many times each one stands before in the list."""
+    counted: Counter[str] = Counter()
+    found = []
+    for name in ids:
+        found.append(counted[name])
+        counted[name] += 1
+    return found

@@ -320,17 +320,20 @@ def test_a_request_is_one_question_of_one_version_without_its_answer(
     assert client.requests[0].return_tokens
 
 
-def test_a_question_gets_another_seed_in_another_epoch(portal: BlockingPortal) -> None:
+@pytest.mark.parametrize(("questions_per_step", "num_steps"), [(2, 3), (3, 2), (6, 1)])
+def test_a_question_gets_another_seed_in_another_epoch(
+    questions_per_step: int, num_steps: int, portal: BlockingPortal
+) -> None:
     client = FakeClient()
     pipeline = make_pipeline(
         client,
         portal,
         QuestionStream(RECORDS[:2], seed=0),
-        questions_per_step=2,
+        questions_per_step=questions_per_step,
         max_staleness=0,
         seed=3,
     )
-    for step in range(3):
+    for step in range(num_steps):
         next_batch(pipeline, version=step, num_needed=10)
     for record in RECORDS[:2]:
         seeds = [r.seed for r in client.requests if asked_id(r) == record.id]
