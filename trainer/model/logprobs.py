@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from trainer.model.batches.batch import SampledTokens
+from trainer.model.device import gathered
 from trainer.model.head import float32_logits, float32_product, is_plain
 from trainer.model.nuclei import Nucleus, find_nuclei
 
@@ -181,5 +182,5 @@ def _kept_logits(head: nn.Linear, states: Tensor, rows: Tensor, token_ids: Tenso
     if is_plain(head):
         weight = head.weight
         if len(rows) * weight.shape[1] <= len(states) * weight.shape[0]:
-            return (states[rows].float() * weight[token_ids].float()).sum(dim=-1)
+            return (gathered(states, rows).float() * weight[token_ids].float()).sum(dim=-1)
     return float32_logits(head, states)[rows, token_ids]

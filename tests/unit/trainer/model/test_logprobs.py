@@ -1,6 +1,7 @@
 """Scores of sampled tokens against all logits in float64, and nuclei against vLLM's own steps."""
 
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -234,3 +235,30 @@ def test_logits_of_a_half_precision_head_are_not_rounded_to_its_dtype(
             chosen = logits.log_softmax(dim=-1).gather(-1, sampled.token_ids.unsqueeze(-1))
             (by_hand,) = torch.autograd.grad(chosen.sum(), exact, retain_graph=True)
             torch.testing.assert_close(gradient.double(), by_hand, atol=0.1, rtol=0.02)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_the_gradient_over_nuclei_is_the_same_every_time() -> None:
+    # A state is there once for every token of its nucleus; plain indexing gave 20 gradients in 20 passes.
+    num_tokens, width, vocabulary = 2000, 64, 1024
+    torch.manual_seed(0)
+    head = nn.Linear(width, vocabulary, bias=False).requires_grad_(False)
+    nn.init.normal_(head.weight, std=0.5)
+    states = torch.randn(num_tokens, width)
+    sampled = make_sampled(num_tokens, num_tokens, vocabulary)
+    nuclei = sampled_logprobs(states, head, sampled, None).nucleus_mask
+    found = set()
+    for _ in range(20):
+        hidden = states.clone().requires_grad_()
+        sampled_logprobs(hidden, head, sampled, nuclei).logprobs.sum().backward()
+        assert hidden.grad is not None
+        found.add(hidden.grad.numpy().tobytes())
+    assert len(found) == 1
