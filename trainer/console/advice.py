@@ -3,6 +3,8 @@
 from trainer.config.ppo import PPOConfig
 
 _LOW = 1e-5
+_LITTLE = 1e-2
+"""The share of a reward below which a token hardly learns from it."""
 
 
 def low_learning_rate(key: str, learning_rate: float) -> list[str]:
@@ -20,18 +22,26 @@ def low_learning_rate(key: str, learning_rate: float) -> list[str]:
     ]
 
 
-def ppo_advice(ppo: PPOConfig, num_steps: int) -> list[str]:
-    """A line for each: LoRA hardly learns at the rate, no step trains the policy.
+def ppo_advice(ppo: PPOConfig, *, num_steps: int, max_tokens: int) -> list[str]:
+    """A line for each: LoRA hardly learns at the rate, rewards hardly reach a completion's start, no step trains the policy.
 
     Args:
         ppo: A run's settings.
         num_steps: Steps of the whole run.
+        max_tokens: ``rollout.max_tokens``.
     """
     lines = low_learning_rate("ppo.learning_rate", ppo.learning_rate)
-    if ppo.advantage != "gae" or ppo.critic_warmup_steps < num_steps:
+    if ppo.advantage != "gae":
         return lines
-    return [
-        *lines,
-        f"ppo.critic_warmup_steps = {ppo.critic_warmup_steps} trains the critic alone, and the run has "
-        f"{num_steps}: the policy stays as it is; set it lower, or run more steps",
-    ]
+    left = ppo.gae_lambda ** (max_tokens - 1)
+    if ppo.length_adaptive_alpha is None and left < _LITTLE:
+        lines.append(
+            f"ppo.gae_lambda = {ppo.gae_lambda:g} is low for rollout.max_tokens = {max_tokens}: {left:.0e} of a "
+            "reward at the end reaches the first token; take 1, or ppo.length_adaptive_alpha = 0.05"
+        )
+    if ppo.critic_warmup_steps >= num_steps:
+        lines.append(
+            f"ppo.critic_warmup_steps = {ppo.critic_warmup_steps} trains the critic alone, and the run has "
+            f"{num_steps}: the policy stays as it is; set it lower, or run more steps"
+        )
+    return lines

@@ -32,7 +32,27 @@ def test_a_run_that_trains_the_critic_alone_is_named(
     advantage: str, warmup_steps: int, num_steps: int, is_said: bool
 ) -> None:
     given = {"advantage": advantage, "critic_warmup_steps": warmup_steps}
-    lines = ppo_advice(PPOConfig.model_validate(given), num_steps)
+    lines = ppo_advice(PPOConfig.model_validate(given), num_steps=num_steps, max_tokens=40)
     assert bool(lines) == is_said
     if is_said:
         assert f"ppo.critic_warmup_steps = {warmup_steps} " in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "max_tokens", "is_said"),
+    [
+        ({}, 90, False),
+        ({}, 91, True),
+        ({"gae_lambda": 1.0}, 4096, False),
+        ({"gae_lambda": 0.99}, 256, False),
+        ({"gae_lambda": 0.0}, 256, True),
+        ({"length_adaptive_alpha": 0.05}, 256, False),
+        ({"advantage": "grpo"}, 256, False),
+    ],
+)
+def test_a_lambda_that_lets_no_reward_reach_the_start_is_named(
+    given: dict[str, object], max_tokens: int, is_said: bool
+) -> None:
+    config = PPOConfig.model_validate(given)
+    lines = ppo_advice(config, num_steps=10**6, max_tokens=max_tokens)
+    assert [line.partition(" = ")[0] for line in lines] == ["ppo.gae_lambda"] * is_said
