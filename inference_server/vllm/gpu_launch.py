@@ -41,7 +41,7 @@ def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[
         given: The user's flags.
 
     Raises:
-        SettingsError: The dtype cannot be served with LoRA.
+        SettingsError: The dtype cannot be served with LoRA, or the cache would not hold one sequence.
     """
     if (reason := gpu.refusal(args.dtype)) is not None:
         raise SettingsError(reason)
@@ -68,8 +68,14 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
     )
     card = current_platform.get_device_total_memory()
     left = int(args.gpu_memory_utilization * card - sum(parts.values()))
-    if left < per_token * (args.max_model_len or config.max_position_embeddings):
-        return  # vLLM says what is missing.
+    length = args.max_model_len or config.max_position_embeddings
+    if left < per_token * length:
+        # vLLM would say so after a minute, and end in a way that looks like a crash.
+        raise SettingsError(
+            f"serve.gpu_memory_utilization {args.gpu_memory_utilization:g} leaves a cache of "
+            f"{max(0, left) // per_token:,} tokens, and one sequence of serve.max_model_len takes {length:,}: "
+            "lower serve.max_model_len, or raise the share"
+        )
     args.kv_cache_memory_bytes = left
     # Only a check of vLLM's start still reads it, which would refuse a server that comes back beside a trainer that
     # has grown by some of what the plan has for graphs and the context.

@@ -136,6 +136,8 @@ def plan_table(plan: MemoryPlan, sft: Sequence[Part]) -> Table:
     if plan.trainer:
         table.add_row("trainer", size_text(plan.trainer_bytes), "", style="bold")
         _add_parts(table, plan.trainer)
+    if plan.margin_bytes:
+        table.add_row("kept free by the trainer", size_text(plan.margin_bytes), "")
     left = plan.card_bytes - plan.total_bytes
     table.add_row("left over", size_text(left), "", style="bold" if left >= 0 else "bold red")
     if sft:

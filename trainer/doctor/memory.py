@@ -32,8 +32,8 @@ def check_memory(
         yield bad(
             "memory, server",
             f"needs {size_text(plan.server_bytes)} before the key-value cache, of {share}: the cache "
-            f"would hold {plan.kv_tokens:,} tokens, and the arms of one question need "
-            f"{plan.kv_tokens_needed:,}",
+            f"would hold {plan.kv_tokens:,} tokens, and the arms of one question or a sequence of "
+            f"serve.max_model_len need {plan.kv_tokens_needed:,}",
             advice,
         )
     needed, left = size_text(plan.trainer_bytes), size_text(plan.trainer_share_bytes)

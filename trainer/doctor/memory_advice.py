@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS
 from trainer.config.sections import Role, ServeConfig, TrainConfig
-from trainer.doctor.memory_plan import MemoryPlan, plan_memory
+from trainer.doctor.memory_plan import PROMPT_TOKENS, MemoryPlan, plan_memory
 from trainer.doctor.model_shape import ModelShape
 
 _MAX_SERVER_SHARE = 0.92
 """Largest ``serve.gpu_memory_utilization`` to advise."""
 _MIN_TOKEN_BUDGET = 1024
 """Smallest ``ppo.token_budget`` to advise."""
+_MIN_MODEL_LEN = 4096
+"""Smallest ``serve.max_model_len`` to advise."""
 _MIN_NUM_SEQS = 64
 """Smallest ``serve.max_num_seqs`` to advise."""
 
@@ -81,7 +83,8 @@ def advise(
 
 def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
     """The largest share of the server that leaves room for the trainer; empty where the plan fits."""
-    share = math.floor(100 * (1 - plan.trainer_bytes / plan.card_bytes)) / 100
+    others = plan.trainer_bytes + plan.margin_bytes
+    share = math.floor(100 * (1 - others / plan.card_bytes)) / 100
     share = min(share, _MAX_SERVER_SHARE)
     if plan.fits or not plan.server or share <= 0:
         return {}
@@ -93,6 +96,9 @@ def _cheapest_first(
 ) -> Iterator[tuple[str, Setting]]:
     """Changes of settings by what they cost: nothing, then time, then precision."""
     policy = config.policy
+    longest = max(_MIN_MODEL_LEN, 2 * (PROMPT_TOKENS + config.rollout.max_tokens))
+    if on_gpu and (serve.max_model_len is None or serve.max_model_len > longest):
+        yield "serve.max_model_len", longest
     if on_gpu and policy.dtype == "float32":
         yield "policy.dtype", "bfloat16"
     if not policy.gradient_checkpointing:

@@ -14,6 +14,7 @@ from trainer.doctor.memory_parts import (
     trainer_parts,
 )
 from trainer.doctor.model_shape import ModelShape
+from trainer.model.device import MARGIN
 
 PROMPT_TOKENS = 256
 """An arm's prompt with a question of GSM8K; nearly all are shorter."""
@@ -32,7 +33,8 @@ class MemoryPlan:
     """What the server may allocate; on a CPU what it allocates."""
     kv_bytes_per_token: int
     kv_tokens_needed: int
-    """Tokens of all arms of one question at their longest; 0 without a server."""
+    """Tokens of all arms of one question at their longest, and of the longest sequence, which vLLM asks for; 0
+    without a server."""
     on_gpu: bool
 
     @property
@@ -56,18 +58,23 @@ class MemoryPlan:
         return max(0, round(self.kv_cache_bytes / self.kv_bytes_per_token))
 
     @property
+    def margin_bytes(self) -> float:
+        """What the trainer keeps free on a GPU (`trainer.model.device.leave_memory_to_others`)."""
+        return MARGIN * self.card_bytes if self.on_gpu and self.trainer else 0.0
+
+    @property
     def trainer_share_bytes(self) -> float:
-        """What the server leaves for the trainer."""
-        return self.card_bytes - self.server_share_bytes
+        """What the server and the margin leave for the trainer."""
+        return self.card_bytes - self.server_share_bytes - self.margin_bytes
 
     @property
     def total_bytes(self) -> float:
-        """The server's share and the trainer's parts."""
-        return self.server_share_bytes + self.trainer_bytes
+        """The server's share, the trainer's parts and the margin."""
+        return self.server_share_bytes + self.trainer_bytes + self.margin_bytes
 
     @property
     def server_fits(self) -> bool:
-        """Whether the cache holds all arms of one question."""
+        """Whether the cache holds all arms of one question, and the longest sequence."""
         return self.kv_tokens >= self.kv_tokens_needed
 
     @property
@@ -111,8 +118,11 @@ def plan_memory(
             trainer_parts(shape, config, rows or _longest_rows(shape, config), on_gpu=on_gpu)
         )
     longest = PROMPT_TOKENS + config.rollout.max_tokens
-    num_arms = len(config.rollout.arms) if server else 0
-    share = 0.0
+    share, needed = 0.0, 0
+    if server:
+        needed = len(config.rollout.arms) * min(serve.max_model_len or longest, longest)
+    if server and on_gpu:
+        needed = max(needed, serve.max_model_len or shape.max_position_tokens)
     per_token = kv_bytes_per_token(shape, on_gpu=on_gpu)
     if server and on_gpu:
         share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
@@ -129,7 +139,7 @@ def plan_memory(
         card_bytes=card_bytes,
         server_share_bytes=share,
         kv_bytes_per_token=per_token,
-        kv_tokens_needed=num_arms * min(serve.max_model_len or longest, longest),
+        kv_tokens_needed=needed,
         on_gpu=on_gpu,
     )
 

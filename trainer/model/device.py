@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from trainer.config.sections import Device
 from trainer.errors import UsageError
 
-_MARGIN = 0.02
+MARGIN = 0.02
 """Part of a GPU's memory for what PyTorch does not count: libraries' workspaces, and a context that grows."""
 
 
@@ -81,7 +81,7 @@ def leave_memory_to_others(device: torch.device) -> None:
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
-        torch.cuda.set_per_process_memory_fraction(max(0.0, free / total - _MARGIN))
+        torch.cuda.set_per_process_memory_fraction(max(0.0, free / total - MARGIN))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -88,8 +88,6 @@ def test_a_model_that_names_its_sizes_otherwise_is_left_to_vllm(served: Path) ->
         (["--kv-cache-memory-bytes=5"], {"kv_cache_memory_bytes": 5}),
         (["--quantization=fp8"], {"quantization": "fp8"}),
         (["--kv-cache-dtype=fp8"], {"kv_cache_dtype": "fp8"}),
-        # No room for one sequence, which vLLM says better.
-        ([], {"gpu_memory_utilization": 0.05}),
     ],
 )
 def test_what_the_user_gives_or_the_plan_does_not_know_is_left_to_vllm(
@@ -101,6 +99,26 @@ def test_what_the_user_gives_or_the_plan_does_not_know_is_left_to_vllm(
     args = arguments(served, **changes)
     settle_on_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), given)
     assert args.kv_cache_memory_bytes == changes.get("kv_cache_memory_bytes")
+
+
+@pytest.mark.parametrize(
+    ("changes", "leaves"),
+    [
+        ({"gpu_memory_utilization": 0.05}, "a cache of 0 tokens"),
+        ({"max_model_len": 2**21}, "2,097,152"),
+    ],
+)
+def test_a_cache_without_room_for_one_sequence_is_refused(
+    changes: dict[str, object], leaves: str, served: Path
+) -> None:
+    from inference_server.settings import Settings
+    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.wire.settings_errors import SettingsError
+
+    settings = Settings(model=str(served), gpu_memory_utilization=0.45)
+    with pytest.raises(SettingsError, match=r"lower serve\.max_model_len") as refused:
+        settle_on_gpu(arguments(served, **changes), settings, [])
+    assert leaves in str(refused.value)
 
 
 @pytest.mark.parametrize(

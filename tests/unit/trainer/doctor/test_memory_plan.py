@@ -4,6 +4,7 @@ import gc
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -205,7 +206,8 @@ def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
     assert all(part.num_bytes > 0 for part in (*plan.server, *plan.trainer))
     server = sum(part.num_bytes for part in plan.server)
     assert server + plan.kv_cache_bytes == pytest.approx(0.45 * 80 * GIB)
-    assert plan.trainer_share_bytes == pytest.approx(0.55 * 80 * GIB)
+    # Two of the 55 % are kept free.
+    assert plan.trainer_share_bytes == pytest.approx(0.53 * 80 * GIB)
     # Two numbers a layer and key-value head, 2 bytes each.
     assert plan.kv_bytes_per_token == 131_072
 
@@ -255,19 +257,13 @@ def test_presets_fit_their_card(path: Path, eight_b: ModelShape, tmp_path: Path)
 @pytest.mark.parametrize(
     ("preset", "card_gib", "changes", "tokens"),
     [
-        (
-            "gsm8k_a100_8b",
-            40,
-            ["--ppo.token_budget", "4096", "--serve.gpu_memory_utilization", "0.48"],
-            "6,390",
-        ),
-        ("gsm8k_a100_8b", 80, [], "128,724"),
-        ("gsm8k_a100_8b_qlora", 40, ["--serve.gpu_memory_utilization", "0.64"], "52,994"),
-        ("gsm8k_a100_8b_qlora", 80, [], "128,724"),
+        ("gsm8k_a100_8b", 79.2, [], "126,103"),
+        ("gsm8k_a100_8b_qlora", 39.4, ["--serve.gpu_memory_utilization", "0.61"], "41,590"),
+        ("gsm8k_a100_8b_qlora", 79.2, [], "126,103"),
     ],
 )
 def test_the_guides_table_of_what_fits_is_the_plan(
-    preset: str, card_gib: int, changes: list[str], tokens: str, tmp_path: Path
+    preset: str, card_gib: float, changes: list[str], tokens: str, tmp_path: Path
 ) -> None:
     QWEN3_8B.save_pretrained(tmp_path)
     config = load_config(
@@ -279,6 +275,17 @@ def test_the_guides_table_of_what_fits_is_the_plan(
     assert f"{plan.kv_tokens:,}" == tokens
     assert f"{tokens} tokens" in GUIDE or f"({tokens})" in GUIDE
     assert f"**{plan.trainer_bytes / GIB:.1f}**" in GUIDE
+
+
+def test_a_cache_must_hold_a_whole_sequence(eight_b: ModelShape) -> None:
+    # Llama 3.1's 131,072 tokens, for which vLLM wants room before it starts.
+    shape = replace(eight_b, max_position_tokens=131_072)
+    config = TrainConfig(policy=PolicyConfig(dtype="bfloat16", gradient_checkpointing=True))
+    serve = ServeConfig(gpu_memory_utilization=0.45)
+    plan = plan_memory(shape, config, serve, card_bytes=48 * GIB, on_gpu=True)
+    assert plan.kv_tokens_needed == 131_072 > plan.kv_tokens
+    changes = advise(shape, config, serve, card_bytes=48 * GIB, on_gpu=True)
+    assert changes == ("serve.max_model_len = 4096",)
 
 
 def test_nothing_is_advised_where_all_is_well_or_nothing_helps(eight_b: ModelShape) -> None:
