@@ -94,7 +94,7 @@ class ChatFrames:
 
 
 def chat_frames(tokenizer: Any) -> ChatFrames:
-    """The frames of a tokenizer's chat template.
+    """The frames of a tokenizer's chat template, of answers without thoughts before them where it lets one choose.
 
     Args:
         tokenizer: One of Transformers'.
@@ -105,8 +105,9 @@ def chat_frames(tokenizer: Any) -> ChatFrames:
 
     def render(*messages: tuple[str, str], prompts: bool = True) -> str:
         turns = [{"role": role, "content": content} for role, content in messages]
+        # Only templates of models that think unless told otherwise, such as Qwen3's, read the last one.
         rendered: str = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=prompts
+            turns, tokenize=False, add_generation_prompt=prompts, enable_thinking=False
         )
         return rendered
 

@@ -56,7 +56,7 @@ _CLEANING = _compiled(
 _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 
 
-_END_OF_THOUGHTS = "</think>"
+_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
 
 STRUCK = "⌧"
 """Stands for a number that is struck out and that no other follows."""
@@ -69,8 +69,8 @@ _NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
 
 
 def without_thoughts(text: str) -> str:
-    """What a reasoning model says once it has thought; a text without a closed ``<think>`` is as it was."""
-    return text.rpartition(_END_OF_THOUGHTS)[2]
+    """What a reasoning model says beside its thoughts: nothing, where it is cut off before they end."""
+    return text.rpartition(_END_OF_THOUGHTS)[2].partition(_THOUGHTS)[0]
 
 
 def without_struck(text: str) -> str:

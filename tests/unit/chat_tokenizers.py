@@ -39,6 +39,10 @@ _QWEN = (
     "{% if messages[0].role != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}" + CHATML
 )
+_THINKING = (
+    CHATML.removesuffix("{% endif %}")
+    + "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
 _ZEPHYR_WITHOUT_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'user' %}<|user|>\n{{ m.content }}</s>\n"
     "{% elif m.role == 'assistant' %}<|assistant|>\n{{ m.content }}</s>\n{% endif %}{% endfor %}"
@@ -112,6 +116,13 @@ FAMILIES = {
         special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
         end_of_turn="<|im_end|>",
         eos="<|im_end|>",
+    ),
+    "qwen_3": Family(
+        template=_THINKING,
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        end_of_turn="<|im_end|>",
+        eos="<|im_end|>",
+        markup=("<think>", "</think>"),
     ),
     "no_system_role": Family(
         template=_ZEPHYR_WITHOUT_SYSTEM,

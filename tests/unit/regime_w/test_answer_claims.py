@@ -296,7 +296,12 @@ def test_long_texts_of_claims_end(unit: str) -> None:
         ("<think>the answer is 20</think>18", "18"),
         ("#### 20\n</think>\n#### 18", "18"),
         ("<think>It is 20.</think>", None),
-        ("<think>It is 20.", "20"),
+        # Cut off within a thought.
+        ("<think>It is 20.", None),
+        ("<think>9 * 2 = 18. Wait, let me double check whether", None),
+        ("<think>\n#### 18\nHm, or", None),
+        ("#### 18\n<think>Was that right? 20", "18"),
+        ("<think>\n\n</think>\n\n#### 18", "18"),
     ],
 )
 def test_what_was_only_thought_is_no_answer(text: str, answer: str | None) -> None:

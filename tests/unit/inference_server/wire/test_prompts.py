@@ -44,7 +44,7 @@ def template_ids(name: str, system_prompt: str, question: str) -> list[int]:
     elif system_prompt:
         messages[0]["content"] = f"{system_prompt}\n\n{question}"
     ids: list[int] = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, return_dict=False
+        messages, add_generation_prompt=True, return_dict=False, enable_thinking=False
     )
     return ids
 
