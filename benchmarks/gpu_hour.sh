@@ -51,7 +51,9 @@ say() {
 }
 
 part_doctor() {
-  "$PYTHON" -m trainer doctor --config deploy/configs/gsm8k_a100.toml --no-ask_server
+  [ -z "$HAS_GPU" ] || random_model || return
+  "$PYTHON" -m trainer doctor --config deploy/configs/gsm8k_a100.toml --no-ask_server \
+    ${HAS_GPU:+--policy.base_model "$RANDOM_1_5B"}
 }
 
 part_server() {
@@ -100,6 +102,7 @@ part_overlap() {
 }
 
 part_mps() {
+  [ -n "$HAS_GPU" ] || { echo "skipped: no GPU"; return 0; }
   command -v nvidia-cuda-mps-control >/dev/null || { echo "skipped: there is no nvidia-cuda-mps-control"; return 0; }
   mkdir "$WORK/mps" && in_mps nvidia-cuda-mps-control -d || return
   in_mps whole_steps 1 5
@@ -203,7 +206,7 @@ end_servers() {
 
 end_mps() {
   [ -d "$WORK/mps" ] || return 0
-  echo quit | in_mps nvidia-cuda-mps-control
+  echo quit | in_mps timeout 20 nvidia-cuda-mps-control >>"$WORK/mps/quit.log" 2>&1
 }
 
 # --- running them ------------------------------------------------------------------------------------
@@ -215,7 +218,9 @@ run_part() {
   export WORK
   started=$SECONDS
   { echo "# $part: $(say "$part")"; date; } >"$log"
-  timeout --kill-after=20 "$LIMIT_S" "$PWD/benchmarks/gpu_hour.sh" --do "$part" >>"$log" 2>&1
+  timeout --kill-after=20 "$LIMIT_S" "$PWD/benchmarks/gpu_hour.sh" --do "$part" >>"$log" 2>&1 &
+  RUNNING=$!
+  wait "$RUNNING"
   code=$?
   end_servers
   end_mps
@@ -248,6 +253,8 @@ if [ "${1:-}" = --do ]; then
   "part_$PART"
   exit
 fi
+WORK=
+trap '[ -z "$WORK" ] || { kill "$RUNNING"; wait "$RUNNING"; end_servers; end_mps; }; exit 130' INT TERM
 for part in "$@"; do
   say "$part" >/dev/null || { echo "gpu_hour: no part $part; --list names them" >&2; exit 2; }
 done

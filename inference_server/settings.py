@@ -72,6 +72,7 @@ OTHER_KEYS = (
     "rollouts",
     "samples_per_arm",
     "seed",
+    "starts",
     "step",
     "stop",
     "to",

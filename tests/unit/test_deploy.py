@@ -144,6 +144,9 @@ def test_the_doctor_of_a_container_asks_no_server() -> None:
     doctors = [words for _, words in commands() if words[:2] == ["trainer", "doctor"]]
     assert doctors
     assert all("--no-ask_server" in words for words in doctors)
+    # Beside a server that is up, of which it does not know, there must be room for the trainer alone.
+    starting = {words[words.index("--starts") + 1] for words in doctors if "--starts" in words}
+    assert starting == {"trainer"}
 
 
 # --- variables -----------------------------------------------------------------------------------

@@ -125,6 +125,9 @@ class DoctorConfig(TrainConfig):
     on two machines and each has its card to itself."""
     ask_server: bool = True
     """Ask the server too; turn it off before the server is started. The role `server` asks none."""
+    starts: Literal["server", "trainer"] | None = None
+    """Which of the two is about to start, for which there must be room beside what uses the card now. Null is
+    the server, or with `ask_server` the trainer."""
     card_gib: Annotated[float, Field(gt=0)] | None = None
     """Plan for a GPU of this many GiB instead of the hardware found."""
 

@@ -49,10 +49,10 @@ def check_memory(
 def _taken_by_others(plan: MemoryPlan, config: DoctorConfig, card: Card) -> CheckResult | None:
     """What is wrong where the service that is about to start does not fit beside what runs on the card now.
 
-    Before the server is asked for, that is the server: a trainer that waits for it may be running. Else it is
-    the trainer, beside the server.
+    Unless it is said (``starts``), that is the server before the server is asked for: a trainer that waits for it
+    may be running. Else it is the trainer, beside the server.
     """
-    role = "trainer" if config.ask_server else "server"
+    role = config.starts or ("trainer" if config.ask_server else "server")
     if config.role != "both":
         role = config.role
     needed = plan.trainer_bytes if role == "trainer" else plan.server_share_bytes

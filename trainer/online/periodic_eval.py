@@ -24,6 +24,9 @@ from trainer.online.sync_alternatives import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
 
+_HIGHEST_CONFIDENCE = 1 - 1e-12
+"""An interval of more has no ends in float64."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _PendingEvaluation:
@@ -194,7 +197,7 @@ class HeldOutEvaluations:
         return in up to half of its evaluations.
         """
         num_evaluations = self._run.num_steps // (self._run.evaluate_every or 1)
-        return 1 - (1 - CONFIDENCE) / max(1, comb(num_evaluations, 2))
+        return min(1 - (1 - CONFIDENCE) / max(1, comb(num_evaluations, 2)), _HIGHEST_CONFIDENCE)
 
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers right."""

@@ -36,10 +36,10 @@ MAX_FACTOR = 20.0
 class AdaptiveKL:
     """Proportional control of the KL coefficient towards a target (Ziegler et al. 2019, §2.2).
 
-    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. It stays within
-    `MAX_FACTOR` times its start and that part of it: above a target that is out of reach it would grow without end,
-    until the penalty outweighs every reward, and below one it would shrink to nothing, and take as many steps to
-    come back as it was below.
+    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. It stays between
+    its start divided by `MAX_FACTOR` and its start times it. A KL that stays above the target would let it grow until
+    the penalty outweighs every reward; one that stays below would let it shrink to nothing, and then it would take
+    as many steps to come back.
     """
 
     coef: float

@@ -4,6 +4,7 @@ Enters: the rows of ``metrics.jsonl``. Leaves: rendered charts. `trainer.console
 which metric is drawn in which chart.
 """
 
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ from trainer.report.families import by_family, family_means
 from trainer.report.thinning import thinned
 
 _MOST_POINTS = 1000
-"""Of a curve over all steps: more cannot be told apart, and 20,000 in each made a page of 29 MB."""
+"""Of a curve over all steps: more cannot be told apart, and 20,000 in each made a page of 27 MB."""
 _PHASES = ("experience", "update")
 """Phases whose throughput is computed from their time; that of generation is measured."""
 
@@ -141,10 +142,9 @@ def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
             # What is measured every few steps, with its interval, stays as it was measured.
             of = list(rows)
         elif len(points) < len(rows):
-            num_steps = len(rows) / len(points)
-            chart = replace(
-                chart, note=f"{chart.note} A point is the mean of {num_steps:.3g} steps."
-            )
+            num_steps = math.ceil(len(rows) / len(points))
+            note = f"{chart.note} A point is the mean of up to {num_steps} steps."
+            chart = replace(chart, note=note)
         rendered.append(_rendered(name, chart, of, zero))
     return rendered
 

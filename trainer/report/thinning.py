@@ -8,14 +8,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-_MAX_SUFFIX = "_max"
-"""Ends the names of metrics that are a step's largest number."""
-
 
 def thinned(rows: Sequence[Mapping[str, float]], most: int) -> list[Mapping[str, float]]:
-    """At most so many rows: the means of as many steps each, or the largest of what is a maximum.
+    """At most so many rows, each the mean of some steps; its ``step`` is their last.
 
-    A metric that only some of the steps have is the mean of those. The step is the last of them.
+    A metric that only some of the steps have is the mean of those.
 
     Args:
         rows: A step each, oldest first.
@@ -33,6 +30,6 @@ def _together(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
         for key, value in row.items():
             found[key].append(value)
     return {
-        key: max(values) if key == "step" or key.endswith(_MAX_SUFFIX) else statistics.fmean(values)
+        key: values[-1] if key == "step" else statistics.fmean(values)
         for key, values in found.items()
     }

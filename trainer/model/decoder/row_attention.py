@@ -12,6 +12,8 @@ _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 _BLOCK = 192
 """Queries that are computed together; PyTorch's kernel divides so many among its threads in steps of 64, fewer
 of them in steps of 32, which take longer."""
+_LEAST = 128
+"""A last block of fewer queries would cost more than it spares, and belongs to the one before."""
 
 
 def row_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
@@ -28,7 +30,7 @@ def row_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -
         mask: [R, 1, W, W] added to the scores; minus infinity above the diagonal.
         scale: Of the products of queries and keys.
     """
-    if q.device.type != "cpu" or q.shape[2] <= _BLOCK:
+    if q.device.type != "cpu" or q.shape[2] < _BLOCK + _LEAST:
         return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     out: Tensor = _InBlocks.apply(q, k, v, mask, scale)  # type: ignore[no-untyped-call]
     return out
@@ -80,5 +82,6 @@ class _InBlocks(torch.autograd.Function):
 
 def _blocks(width: int) -> list[tuple[slice, slice]]:
     """Each block of queries with its keys."""
-    ends = [min(start + _BLOCK, width) for start in range(0, width, _BLOCK)]
-    return [(slice(i * _BLOCK, end), slice(end)) for i, end in enumerate(ends)]
+    starts = range(0, max(1, width - _LEAST + 1), _BLOCK)
+    ends = [*starts[1:], width]
+    return [(slice(*block), slice(block[1])) for block in zip(starts, ends, strict=True)]

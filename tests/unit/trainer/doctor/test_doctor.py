@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterable
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -254,24 +255,28 @@ def test_memory_that_is_too_small_names_the_settings_to_change(model: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("used_gib", "ask_server", "said"),
+    ("used_gib", "given", "said"),
     [
         # The server's share of 40 GiB is 18, the tiny trainer's plan 1.
-        (0, False, None),
+        (0, {"ask_server": False}, None),
         # A trainer beside which the server starts again.
-        (10, False, None),
-        (21.9, False, None),
-        (22.1, False, "17.90 GiB are free, and the server needs 18.00 GiB"),
+        (10, {"ask_server": False}, None),
+        (21.9, {"ask_server": False}, None),
+        (22.1, {"ask_server": False}, "17.90 GiB are free, and the server needs 18.00 GiB"),
+        # A trainer whose server is up, as in a container that does not ask it.
+        (22.1, {"ask_server": False, "starts": "trainer"}, None),
+        (39.9, {"ask_server": False, "starts": "trainer"}, "and the trainer needs"),
+        (22.1, {"ask_server": True, "starts": "server"}, "and the server needs 18.00 GiB"),
         # The server itself, and with it another process.
-        (18, True, None),
-        (38, True, None),
-        (39.9, True, "and the trainer needs"),
+        (18, {"ask_server": True}, None),
+        (38, {"ask_server": True}, None),
+        (39.9, {"ask_server": True}, "and the trainer needs"),
     ],
 )
 def test_each_service_needs_its_own_share_of_what_is_free(
-    used_gib: float, ask_server: bool, said: str | None, model: Path
+    used_gib: float, given: dict[str, Any], said: str | None, model: Path
 ) -> None:
-    config = config_of(model, ask_server=ask_server)
+    config = config_of(model, **given)
     shape = read_shape(str(model), config.policy.target_modules)
     plan = plan_memory(shape, config, config.serve, card_bytes=40 * GIB, on_gpu=True)
     card = Card(on_gpu=True, memory_bytes=40 * GIB, used_bytes=used_gib * GIB)

@@ -6,9 +6,9 @@ from trainer.report.run_charts import run_charts
 from trainer.report.thinning import thinned
 
 ROWS = [
-    {"step": 1.0, "reward/mean": 1.0, "ppo/approx_kl_max": 4.0},
-    {"step": 2.0, "reward/mean": 2.0, "ppo/approx_kl_max": 9.0, "eval/accuracy": 0.5},
-    {"step": 3.0, "reward/mean": 6.0, "ppo/approx_kl_max": 5.0},
+    {"step": 1.0, "reward/mean": 1.0, "ppo/entropy": 4.0},
+    {"step": 2.0, "reward/mean": 2.0, "ppo/entropy": 9.0, "eval/accuracy": 0.5},
+    {"step": 3.0, "reward/mean": 6.0},
     {"step": 4.0, "reward/mean": 8.0},
 ]
 
@@ -29,20 +29,23 @@ def test_steps_together_are_their_mean(most: int, steps: list[int], rewards: lis
     assert [row["reward/mean"] for row in found] == rewards
 
 
-def test_maxima_stay_and_a_metric_of_some_steps_is_theirs() -> None:
+def test_a_metric_that_some_steps_have_is_theirs() -> None:
     first, second = thinned(ROWS, 2)
-    assert (first["ppo/approx_kl_max"], second["ppo/approx_kl_max"]) == (9, 5)
-    assert first["eval/accuracy"] == 0.5
-    assert "eval/accuracy" not in second
+    assert (first["ppo/entropy"], first["eval/accuracy"]) == (6.5, 0.5)
+    assert second.keys() == {"step", "reward/mean"}
 
 
 def test_a_long_run_says_so_and_keeps_every_evaluation() -> None:
     rows = [{"step": step, "reward/mean": 1.0 + step % 2} for step in range(1, 2501)]
-    rows[99] |= {"eval/step": 100, "eval/accuracy": 0.125}
+    rows[98] |= {"eval/step": 99, "eval/accuracy": 0.125}
+    rows[99] |= {"eval/step": 100, "eval/accuracy": 0.375}
     charts = {chart.title: chart for chart in run_charts(rows)}
     reward, evaluation = charts["Reward and its parts"], charts["Held-out accuracy"]
-    assert "A point is the mean of 2.5 steps." in reward.note
+    assert "A point is the mean of up to 3 steps." in reward.note
     assert "A point" not in evaluation.note
     assert "0.125" in evaluation.figure
+    assert "0.375" in evaluation.figure
+    (of_1001, *_) = run_charts(rows[:1001])
+    assert "A point is the mean of up to 2 steps." in of_1001.note
     (short,) = run_charts(rows[:50])
     assert "A point" not in short.note
