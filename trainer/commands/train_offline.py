@@ -91,9 +91,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             Tracker(run, first_step=progress.step) as tracker,
             RewardFunctions(config.reward) as functions,
         ):
-            advice = ppo_advice(
-                config.ppo, num_steps=num_steps, max_tokens=config.rollout.max_tokens
-            )
+            advice = ppo_advice(config.ppo, config.rollout.max_tokens, num_steps)
             for line in (*lines, *(f"warning: {line}" for line in advice)):
                 tracker.say(line)
             _say_what_is_in_the_file(config, rollouts, num_steps, tracker.say)

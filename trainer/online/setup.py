@@ -216,9 +216,8 @@ def _questions(
 
 def _advice(config: TrainConfig, journal: Journal) -> list[str]:
     """Lines about settings that may not be meant, and about changed reward functions."""
-    advice = ppo_advice(
-        config.ppo, num_steps=config.run.num_steps, max_tokens=config.rollout.max_tokens
-    ) + prompt_format_advice(config)
+    advice = ppo_advice(config.ppo, config.rollout.max_tokens, config.run.num_steps)
+    advice += prompt_format_advice(config)
     return [*(f"warning: {line}" for line in advice), *changed_sources(journal.past.reward_sources)]
 
 
