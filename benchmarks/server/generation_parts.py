@@ -2,8 +2,8 @@
 
     python -m benchmarks.server.generation_parts --model models/random-1.5b --questions 64 --max-tokens 256
 
-Each row adds one thing to the row before: logprobs, seeds, the arms' temperatures and top-p, an adapter, and then
-`POST /v1/arms/generate`. The last row is the whole with logits in the model's dtype instead of float32. Every
+Each row adds one thing to the row before: logprobs, seeds, the arms' temperatures and top-p, an adapter. Then comes
+the whole with logits in the model's dtype instead of float32, and at last `POST /v1/arms/generate`. Every
 completion of an offline row has ``--max-tokens`` tokens, and ``ms a step`` is the time of one token of all of them;
 the server's end at EOS, which a model with random weights hardly ever samples.
 Rows are printed as they are measured, so that a run that is cut short has said something.
@@ -64,9 +64,9 @@ def main() -> int:
         adapter = save_adapter(arguments.model, Path(folder) / "adapter", 0)
         with engine(arguments, "float32") as offline:
             offline_rows(offline, adapter, arguments)
-        served(adapter, Path(folder), arguments)
         with engine(arguments, "model") as offline:
             whole(offline, "all, logits in the model's dtype", adapter, arguments)
+        served(adapter, Path(folder), arguments)
     return 0
 
 
