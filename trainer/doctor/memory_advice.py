@@ -67,7 +67,8 @@ def advise(
 
     tried: dict[str, Setting] = {}
     changes = balanced(tried)
-    for setting, value in _cheapest_first(config, serve, on_gpu=on_gpu):
+    options = _cheapest_first(config, serve, shape.max_position_tokens, on_gpu=on_gpu)
+    for setting, value in options:
         if plan_with(changes).fits:
             break
         tried[setting] = value
@@ -92,12 +93,12 @@ def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
 
 
 def _cheapest_first(
-    config: TrainConfig, serve: ServeConfig, *, on_gpu: bool
+    config: TrainConfig, serve: ServeConfig, max_position_tokens: int, *, on_gpu: bool
 ) -> Iterator[tuple[str, Setting]]:
     """Changes of settings by what they cost: nothing, then time, then precision."""
     policy = config.policy
     longest = max(_MIN_MODEL_LEN, 2 * (PROMPT_TOKENS + config.rollout.max_tokens))
-    if on_gpu and (serve.max_model_len is None or serve.max_model_len > longest):
+    if on_gpu and (serve.max_model_len or max_position_tokens) > longest:
         yield "serve.max_model_len", longest
     if on_gpu and policy.dtype == "float32":
         yield "policy.dtype", "bfloat16"

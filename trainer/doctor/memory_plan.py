@@ -120,9 +120,8 @@ def plan_memory(
     longest = PROMPT_TOKENS + config.rollout.max_tokens
     share, needed = 0.0, 0
     if server:
-        needed = len(config.rollout.arms) * min(serve.max_model_len or longest, longest)
-    if server and on_gpu:
-        needed = max(needed, serve.max_model_len or shape.max_position_tokens)
+        whole = serve.max_model_len or shape.max_position_tokens if on_gpu else 0
+        needed = max(whole, len(config.rollout.arms) * min(serve.max_model_len or longest, longest))
     per_token = kv_bytes_per_token(shape, on_gpu=on_gpu)
     if server and on_gpu:
         share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
