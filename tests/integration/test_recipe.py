@@ -131,6 +131,8 @@ def test_ppo_from_the_file_ends_in_an_adapter_that_is_served(
         *("train-offline", "--policy.base_model", tiny_base, "--policy.adapter", sft),
         *("--rollouts", rollouts, "--limit", 16, "--run.folder", folder, "--run.num_threads", 1),
         *("--ppo.learning_rate", "1e-3", "--ppo.critic_warmup_steps", 0),
+        # As they were collected; a reward would hardly reach the first of 256 tokens, which is warned of.
+        *("--rollout.max_tokens", 24),
     )
     assert f"adapter in {folder / 'adapters/policy-000002'}" in printed
     assert "warning" not in printed
