@@ -55,7 +55,8 @@ def _taken_by_others(plan: MemoryPlan, config: DoctorConfig, card: Card) -> Chec
     role = config.starts or ("trainer" if config.ask_server else "server")
     if config.role != "both":
         role = config.role
-    needed = plan.trainer_bytes if role == "trainer" else plan.server_share_bytes
+    of_trainer = plan.trainer_bytes + plan.margin_bytes
+    needed = of_trainer if role == "trainer" else plan.server_share_bytes
     free = card.memory_bytes - card.used_bytes
     if not card.used_bytes or free >= needed:
         return None
