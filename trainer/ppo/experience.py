@@ -71,12 +71,7 @@ def flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:
     return torch.cat([getattr(e, field)[e.batch.mask] for m in mini_batches for e in m])
 
 
-def num_not_finite(numbers: Tensor) -> int:
-    """How many are NaN or infinite."""
-    return int((~numbers.isfinite()).sum())
-
-
 def require_finite(what: str, numbers: Tensor) -> None:
     """Raise a `NonFiniteError` that names ``what`` if a number is NaN or infinite."""
-    if num_bad := num_not_finite(numbers):
+    if num_bad := int((~numbers.isfinite()).sum()):
         raise NonFiniteError(f"{what}: {num_bad} of {numbers.numel()} are not finite")

@@ -20,8 +20,8 @@ def row_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -
     """[R, heads, W, D] of queries, keys and values of that shape.
 
     A node of a tree attends to none that comes after it. On a CPU long rows are computed in blocks of queries,
-    each with the keys up to its end, which leaves out nearly half of the products; the kernel computes all that
-    a mask takes away.
+    each with the keys up to its end, which leaves out up to half of the products; the kernel computes all that a
+    mask takes away.
 
     Args:
         q: [R, heads, W, D]

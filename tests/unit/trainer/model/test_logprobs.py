@@ -1,7 +1,6 @@
 """Scores of sampled tokens against all logits in float64, and nuclei against vLLM's own steps."""
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from tests.threads import torch_threads
 from trainer.model import head as head_module
 from trainer.model import logprobs as logprobs_module
 from trainer.model.batches.batch import SampledTokens
@@ -237,15 +237,6 @@ def test_logits_of_a_half_precision_head_are_not_rounded_to_its_dtype(
             torch.testing.assert_close(gradient.double(), by_hand, atol=0.1, rtol=0.02)
 
 
-@pytest.fixture
-def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("four_threads")
 def test_the_gradient_over_nuclei_is_the_same_every_time() -> None:
     # A state is there once for every token of its nucleus; plain indexing gave 20 gradients in 20 passes.
     num_tokens, width, vocabulary = 2000, 64, 1024
@@ -256,9 +247,10 @@ def test_the_gradient_over_nuclei_is_the_same_every_time() -> None:
     sampled = make_sampled(num_tokens, num_tokens, vocabulary)
     nuclei = sampled_logprobs(states, head, sampled, None).nucleus_mask
     found = set()
-    for _ in range(20):
-        hidden = states.clone().requires_grad_()
-        sampled_logprobs(hidden, head, sampled, nuclei).logprobs.sum().backward()
-        assert hidden.grad is not None
-        found.add(hidden.grad.numpy().tobytes())
+    with torch_threads(4):
+        for _ in range(20):
+            hidden = states.clone().requires_grad_()
+            sampled_logprobs(hidden, head, sampled, nuclei).logprobs.sum().backward()
+            assert hidden.grad is not None
+            found.add(hidden.grad.numpy().tobytes())
     assert len(found) == 1

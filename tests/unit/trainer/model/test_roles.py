@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.rounding import in_float64, rounding_bound
+from tests.threads import torch_threads
 from tests.tiny import TINY
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
@@ -566,15 +567,6 @@ def test_a_state_that_does_not_fit_is_refused(
         roles.load_adapter_state(Role.CRITIC, state)
 
 
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
 def test_gradients_of_two_threads_are_the_same_every_time(make_roles: MakeRoles) -> None:
     """So many completions of one prompt that both threads have a part of its last state's gradient."""
     roles = make_roles()
@@ -595,10 +587,11 @@ def test_gradients_of_two_threads_are_the_same_every_time(make_roles: MakeRoles)
     assert len(batch.sampled.states) * roles.hidden_size > 2**15
     roles.activate(Role.POLICY)
     found = set()
-    for _ in range(10):
-        logprobs = roles.token_logprobs(Role.POLICY, batch).logprobs
-        gradients = torch.autograd.grad(
-            logprobs.square().sum(), roles.adapter_parameters(Role.POLICY)
-        )
-        found.add(b"".join(gradient.numpy().tobytes() for gradient in gradients))
+    with torch_threads(2):
+        for _ in range(10):
+            logprobs = roles.token_logprobs(Role.POLICY, batch).logprobs
+            gradients = torch.autograd.grad(
+                logprobs.square().sum(), roles.adapter_parameters(Role.POLICY)
+            )
+            found.add(b"".join(gradient.numpy().tobytes() for gradient in gradients))
     assert len(found) == 1
