@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -36,6 +37,27 @@ def running_server(
         environment={"REGIME_W_API_KEY": api_key or ""},
     ) as server:
         yield server
+
+
+def engine_process(server: ServerProcess) -> psutil.Process:
+    """The process in which vLLM's engine computes."""
+    (engine,) = [
+        child
+        for child in psutil.Process(server.process.pid).children(recursive=True)
+        if "EngineCore" in " ".join(child.cmdline())
+    ]
+    return engine
+
+
+@contextmanager
+def paused_engine(server: ServerProcess) -> Iterator[None]:
+    """Its engine computes nothing within the block: what is asked of it stays in flight."""
+    engine = engine_process(server)
+    engine.suspend()
+    try:
+        yield
+    finally:
+        engine.resume()
 
 
 def save_random_model(

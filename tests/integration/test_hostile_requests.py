@@ -18,6 +18,7 @@ from inference_server.launch.server_process import ServerProcess
 from inference_server.wire.schemas import ServerStatus
 from tests.integration.hostile_requests import LARGE, Stalled, kinds
 from tests.integration.server_fixture import (
+    engine_process,
     running_server,
     save_random_adapter,
     save_random_model,
@@ -150,15 +151,11 @@ def asking_health(server: ServerProcess) -> Iterator[list[float]]:
 
 def stop_the_engine_under_a_request(server: ServerProcess) -> None:
     """A completion that the engine does not end is 503, not half an answer."""
-    body = {"model": "base", "prompt": "?", "max_tokens": 900, "n": 16, "ignore_eos": True}
-    (engine,) = [
-        child
-        for child in psutil.Process(server.process.pid).children(recursive=True)
-        if "EngineCore" in " ".join(child.cmdline())
-    ]
+    # A minute's work and more, so that it has not ended by itself before the first look.
+    body = {"model": "base", "prompt": ["?"] * 64, "max_tokens": 900, "n": 16, "ignore_eos": True}
     with ThreadPoolExecutor(1) as thread:
         asking = thread.submit(httpx.post, f"{server.url}/v1/completions", json=body, timeout=120)
-        wait_until(lambda: status_of(server).requests_in_flight == 16)
-        engine.terminate()
+        wait_until(lambda: status_of(server).requests_in_flight > 0)
+        engine_process(server).terminate()
         response = asking.result()
     assert response.status_code == 503, response.text

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from inference_server.launch.server_process import ServerProcess
 from inference_server.wire.schemas import ArmsResponse, ServerStatus
 from tests.integration.server_fixture import (
+    engine_process,
+    paused_engine,
     running_server,
     save_random_adapter,
     save_random_model,
@@ -91,9 +92,10 @@ def restarted(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         answers: list[ArmsResponse] = []
         body = {**LONG, "questions": ["drained"], "max_tokens": 200}
         client = threading.Thread(target=lambda: answers.append(generate(server, **body)))
-        client.start()
-        wait_until(lambda: status_of(server).requests_in_flight > 0)
-        server.process.terminate()
+        with paused_engine(server):
+            client.start()
+            wait_until(lambda: metric(server, "regime_w_groups_in_flight") > 0)
+            server.process.terminate()
         client.join(60)
         exit_code = server.process.wait(60)
     with running_server(model_dir, state) as server:
@@ -119,12 +121,12 @@ def test_a_server_comes_back_with_its_versions(restarted: Restarted) -> None:
 
 
 def test_a_client_that_leaves_stops_its_requests(restarted: Restarted) -> None:
-    server, body = restarted.server, {**LONG, "questions": ["a", "b"], "stream": True}
+    # A minute's work and more, so that it has not ended by itself before the first look.
+    server, body = restarted.server, {**LONG, "questions": ["?"] * 64, "stream": True}
     with httpx.stream("POST", f"{server.url}/v1/arms/generate", json=body, timeout=60) as reply:
         assert reply.status_code == 200
-        # Not == 32: some may have ended before the first look.
-        wait_until(lambda: running_in_the_engine(server) > 0)
-    wait_until(lambda: running_in_the_engine(server) == 0)
+        wait_until(lambda: metric(server, "vllm:num_requests_running") > 0)
+    wait_until(lambda: metric(server, "vllm:num_requests_running") == 0)
     wait_until(lambda: status_of(server).requests_in_flight == 0)
     assert status_of(server).groups_in_flight == 0
 
@@ -132,21 +134,16 @@ def test_a_client_that_leaves_stops_its_requests(restarted: Restarted) -> None:
 def test_a_server_ends_with_its_engine(restarted: Restarted) -> None:
     """The last test: the server is gone afterwards."""
     server = restarted.server
-    (engine,) = [
-        child
-        for child in psutil.Process(server.process.pid).children(recursive=True)
-        if "EngineCore" in " ".join(child.cmdline())
-    ]
-    engine.kill()
+    engine_process(server).kill()
     wait_until(lambda: not is_healthy(server))
     assert server.process.wait(60) == 1, server.log_tail()
     assert "the engine ended by itself" in server.log_path.read_text()
 
 
-def running_in_the_engine(server: ServerProcess) -> float:
-    """vLLM's own count, from the scheduler."""
-    metrics = httpx.get(f"{server.url}/metrics", timeout=60).text
-    lines = [line for line in metrics.splitlines() if line.startswith("vllm:num_requests_running")]
+def metric(server: ServerProcess, name: str) -> float:
+    """Its value in ``GET /metrics``, the sum over its labels; the engine need not answer for it."""
+    text = httpx.get(f"{server.url}/metrics", timeout=60).text
+    lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
