@@ -22,13 +22,10 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
 from trainer.model.decoder.fused import RMSNorm, attention_heads, swiglu
 from trainer.model.decoder.lora_products import Adapter, AdapterCopies, SharedInput, shared_input
-from trainer.model.decoder.row_attention import row_attention
+from trainer.model.decoder.row_attention import QueryBlock, query_blocks, row_attention
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 """Layers whose arithmetic is `_layer`'s."""
-
-_MASK_ALIGNMENT = 16
-"""Rows of a mask begin at multiples of it, or memory-efficient attention copies the mask in every layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +36,7 @@ class _Pass:
     """[R, W, 1, D]"""
     sin: Tensor
     """[R, W, 1, D], the first half negated: see `attention_heads`."""
-    mask: Tensor
-    """[R, 1, W, W] zero where a query attends to a key, else minus infinity; in the model's dtype."""
+    blocks: tuple[QueryBlock, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +92,7 @@ class Decoder:
         shared = _Pass(
             cos=cos,
             sin=torch.cat([-low, high], dim=-1),
-            mask=_added(attention_mask, embedded.dtype),
+            blocks=query_blocks(attention_mask, embedded.dtype),
         )
         hidden: Tensor = embedded.flatten(0, 1)
         for i, layer in enumerate(self._layers):
@@ -183,15 +179,7 @@ def _hidden(
         heads, values = heads.split([sum(num_heads), layer.num_key_heads], dim=2)
         heads = layer.head_norm(heads)
     q, k, v = attention_heads(heads, values, shared.cos, shared.sin, num_heads)
-    attended = row_attention(q, k, v, shared.mask, layer.scale)
+    attended = row_attention(q, k, v, shared.blocks, layer.scale)
     hidden = layer.o(attended.transpose(1, 2).reshape(len(hidden), -1), adapters[1], hidden)
     gate_up = layer.gate_up(layer.before_mlp(hidden), adapters[2])
     return layer.down(swiglu(gate_up), adapters[3], hidden)
-
-
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """The mask as numbers to add to scores, once for all layers; a bool mask is converted in each."""
-    width = mask.shape[-1]
-    aligned = -(-width // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
-    added = torch.zeros((*mask.shape[:-1], aligned), dtype=dtype, device=mask.device)[..., :width]
-    return added.masked_fill_(~mask, -torch.inf)

@@ -1,38 +1,74 @@
 """Attention within rows of prefix trees."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
-_BLOCK = 192
-"""Queries that are computed together; PyTorch's kernel divides so many among its threads in steps of 64, fewer
-of them in steps of 32, which take longer."""
-_LEAST = 128
+_BLOCK = 96
+"""Queries that are computed together; PyTorch's kernel divides so many among its threads in steps of 32."""
+_LEAST = 64
 """A last block of fewer queries would cost more than it spares, and belongs to the one before."""
+_MASK_ALIGNMENT = 16
+"""Rows of a mask begin at multiples of it, or memory-efficient attention copies the mask in every layer."""
 
 
-def row_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+@dataclass(frozen=True, kw_only=True)
+class QueryBlock:
+    """Queries that stand side by side, and the keys that any of them attends to."""
+
+    queries: slice
+    keys: tuple[slice, ...]
+    """Keys that stand side by side, from left to right."""
+    mask: Tensor
+    """[R, 1, queries, keys] zero where a query attends to a key, else minus infinity; to be added to scores."""
+
+
+def query_blocks(attends: Tensor, dtype: torch.dtype) -> tuple[QueryBlock, ...]:
+    """The blocks in which the attention of a pass's rows is computed, one on a GPU and for short rows.
+
+    PyTorch's kernel for a CPU computes all that a mask takes away. In blocks, what no query of a block attends to
+    is left out in all rows: the tokens after it, and most of other branches and trees.
+
+    Args:
+        attends: [R, 1, W, W] bool, whether a query attends to a key.
+        dtype: The scores'.
+    """
+    width = attends.shape[-1]
+    starts = range(0, max(1, width - _LEAST + 1), _BLOCK) if attends.device.type == "cpu" else [0]
+    if len(starts) == 1:
+        every = slice(0, width)
+        return (QueryBlock(queries=every, keys=(every,), mask=_added(attends, dtype)),)
+    blocks = []
+    for start, end in zip(starts, [*starts[1:], width], strict=True):
+        of_block = attends[:, :, start:end]
+        keys = _runs(of_block.any(dim=2).flatten(0, 1).any(dim=0))
+        mask = _added(_taken(of_block, keys, dim=3), dtype)
+        blocks.append(QueryBlock(queries=slice(start, end), keys=keys, mask=mask))
+    return tuple(blocks)
+
+
+def row_attention(
+    q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], scale: float
+) -> Tensor:
     """[R, heads, W, D] of queries, keys and values of that shape.
-
-    A node of a tree attends to none that comes after it. On a CPU long rows are computed in blocks of queries,
-    each with the keys up to its end, which leaves out up to half of the products; the kernel computes all that a
-    mask takes away.
 
     Args:
         q: [R, heads, W, D]
         k: [R, heads, W, D]
         v: [R, heads, W, D]
-        mask: [R, 1, W, W] added to the scores; minus infinity above the diagonal.
+        blocks: See `query_blocks`.
         scale: Of the products of queries and keys.
     """
-    if q.device.type != "cpu" or q.shape[2] < _BLOCK + _LEAST:
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-    out: Tensor = _InBlocks.apply(q, k, v, mask, scale)  # type: ignore[no-untyped-call]
+    if len(blocks) == 1:
+        return scaled_dot_product_attention(q, k, v, attn_mask=blocks[0].mask, scale=scale)
+    out: Tensor = _InBlocks.apply(q, k, v, blocks, scale)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -40,48 +76,67 @@ class _InBlocks(torch.autograd.Function):
     """See `row_attention`."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], scale: float
+    ) -> Tensor:
         """Each block's softmax is over all of its keys, so that nothing is put together afterwards."""
         out = torch.empty_like(q)
         log_sums = []
-        for block, keys in _blocks(q.shape[2]):
-            out[:, :, block], log_sum = _FORWARD(
-                q[:, :, block],
-                k[:, :, keys],
-                v[:, :, keys],
-                attn_mask=mask[:, :, block, keys],
+        for block in blocks:
+            out[:, :, block.queries], log_sum = _FORWARD(
+                q[:, :, block.queries],
+                _taken(k, block.keys, dim=2),
+                _taken(v, block.keys, dim=2),
+                attn_mask=block.mask,
                 scale=scale,
             )
             log_sums.append(log_sum)
-        ctx.scale = scale
-        ctx.save_for_backward(q, k, v, mask, out, *log_sums)
+        ctx.blocks, ctx.scale = blocks, scale
+        ctx.save_for_backward(q, k, v, out, *log_sums)
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of queries, keys and values; the last block's are of all keys, the others' are added."""
-        q, k, v, mask, out, *log_sums = ctx.saved_tensors
-        of_q, of_k, of_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (block, keys), log_sum in zip(_blocks(q.shape[2]), log_sums, strict=True):
-            of_q[:, :, block], of_keys, of_values = _BACKWARD(
-                grad[:, :, block],
-                q[:, :, block],
-                k[:, :, keys],
-                v[:, :, keys],
-                out[:, :, block],
+        """Gradients of queries, keys and values; those of a key are the sum over the blocks that attend to it."""
+        q, k, v, out, *log_sums = ctx.saved_tensors
+        of_q = torch.empty_like(q)
+        # Sums of many blocks, which bfloat16 would round each time.
+        dtype = torch.promote_types(k.dtype, torch.float32)
+        of_k, of_v = (torch.zeros_like(x, dtype=dtype) for x in (k, v))
+        for block, log_sum in zip(ctx.blocks, log_sums, strict=True):
+            of_q[:, :, block.queries], of_keys, of_values = _BACKWARD(
+                grad[:, :, block.queries],
+                q[:, :, block.queries],
+                _taken(k, block.keys, dim=2),
+                _taken(v, block.keys, dim=2),
+                out[:, :, block.queries],
                 log_sum,
                 0.0,
                 False,
-                attn_mask=mask[:, :, block, keys],
+                attn_mask=block.mask,
                 scale=ctx.scale,
             )
-            of_k[:, :, keys] += of_keys
-            of_v[:, :, keys] += of_values
-        return of_q, of_k, of_v, None, None
+            sizes = [run.stop - run.start for run in block.keys]
+            for whole, part in ((of_k, of_keys), (of_v, of_values)):
+                for run, gradients in zip(block.keys, part.split(sizes, dim=2), strict=True):
+                    whole[:, :, run] += gradients
+        return of_q, of_k.to(k.dtype), of_v.to(v.dtype), None, None
 
 
-def _blocks(width: int) -> list[tuple[slice, slice]]:
-    """Each block of queries with its keys."""
-    starts = range(0, max(1, width - _LEAST + 1), _BLOCK)
-    ends = [*starts[1:], width]
-    return [(slice(*block), slice(block[1])) for block in zip(starts, ends, strict=True)]
+def _runs(taken: Tensor) -> tuple[slice, ...]:
+    """The slices of a [W] bool in which it is true."""
+    bounds = pad(taken.int(), (1, 1)).diff().nonzero().flatten().tolist()
+    return tuple(slice(*bound) for bound in zip(bounds[::2], bounds[1::2], strict=True))
+
+
+def _taken(whole: Tensor, runs: Sequence[slice], *, dim: int) -> Tensor:
+    parts = [whole.narrow(dim, run.start, run.stop - run.start) for run in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
+
+
+def _added(attends: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask as numbers to add to scores, once for all layers; a bool mask is converted in each."""
+    width = attends.shape[-1]
+    aligned = -(-width // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
+    added = torch.zeros((*attends.shape[:-1], aligned), dtype=dtype, device=attends.device)
+    return added[..., :width].masked_fill_(~attends, -torch.inf)
