@@ -9,7 +9,7 @@ TrainerError
 ├── CheckpointError        a checkpoint that cannot be resumed from
 ├── JournalError           a step of the journal that cannot be done again
 ├── SyncError              the server serves something else than was pushed
-├── NonFiniteError         a number or a gradient is NaN or infinite
+├── NonFiniteError         a number or a gradient is NaN or infinite (code 3 the first time in a step)
 ├── OutOfMemoryError       a step does not fit into the GPU, not with half its micro-batches either
 ├── RewardFunctionError    a function of reward.functions raises, hangs or returns what is no reward
 ├── RankLostError          another process of a job of several has ended
@@ -75,12 +75,21 @@ class OutOfMemoryError(TrainerError):
 class NonFiniteError(TrainerError):
     """A number is NaN or infinite; weights and optimizers are as they were before the step."""
 
-    def __init__(self, what: str, *, kept_in: Path | None = None):
-        """Say what it is, that nothing was lost, and where the step's rollouts are."""
-        kept = (
-            "" if kept_in is None else f"; its rollouts and the policy before it are in {kept_in}"
-        )
-        super().__init__(f"{what}; weights and optimizers are as they were before the step{kept}")
+    def __init__(self, what: str, *, kept_in: Path | None = None, may_pass: bool = False):
+        """Say what it is, that nothing was lost, and where the step's rollouts are.
+
+        Args:
+            what: Which numbers.
+            kept_in: Folder of the step's rollouts.
+            may_pass: The step has not failed before, so that the same command is worth another try.
+        """
+        message = f"{what}; weights and optimizers are as they were before the step"
+        if kept_in is not None:
+            message += f"; its rollouts and the policy before it are in {kept_in}"
+        if may_pass:
+            message += "; the same command asks its questions once more"
+            self.exit_code = 3
+        super().__init__(message)
         self.what = what
 
 

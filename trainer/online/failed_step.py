@@ -32,12 +32,14 @@ def keep_failed_step(
         journal: Forgets the step if it has it already, so that the next start asks its questions again.
 
     Raises:
-        NonFiniteError: With the folder in its message.
+        NonFiniteError: With the folder in its message, and exit code 3 unless the step has failed before: a fault of
+            the hardware passes, a policy that has diverged fails again.
     """
     try:
         yield
     except NonFiniteError as error:
         folder = run_folder / FAILED_FOLDER / f"step-{step:06d}"
+        has_failed_before = folder.exists()
         unfinished = new_folder(folder)
         (unfinished / "rollouts.jsonl").write_bytes(rollout_lines(groups, step))
         (unfinished / "error.txt").write_text(f"{error.what}\n", encoding="utf-8")
@@ -46,4 +48,6 @@ def keep_failed_step(
         finish_folder(folder)
         if journal.last_step == step:
             journal.take_back(step)
-        raise NonFiniteError(f"step {step}: {error.what}", kept_in=folder) from error
+        raise NonFiniteError(
+            f"step {step}: {error.what}", kept_in=folder, may_pass=not has_failed_before
+        ) from error

@@ -71,11 +71,12 @@ def restore(
                 f"step {entry.step:>4} recomputed from the journal"
                 + "".join(f"; version {a.version} differs when recomputed here" for a in changed)
             )
-    except NonFiniteError:
+    except NonFiniteError as error:
+        if progress.step + 1 != past.last_step:
+            raise
         # The run was killed before it met the error itself.
-        if progress.step + 1 == past.last_step:
-            journal.take_back(past.last_step)
-        raise
+        journal.take_back(past.last_step)
+        raise NonFiniteError(f"step {past.last_step}: {error.what}", may_pass=True) from error
     return Restored(progress=progress, rows=rows)
 
 

@@ -48,10 +48,14 @@ def test_the_batch_is_kept_and_the_run_resumes_from_before_it(
             raise NonFiniteError("the norms of the gradients are nan (critic) and 1.0 (policy)")
         return real(self, step, *arguments, **options)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Learner, method, failing)
-        with pytest.raises(NonFiniteError) as caught:
-            train()
+    # The second time no supervisor tries it again.
+    for exit_code, advice in ((3, "the same command asks its questions once more"), (2, "")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Learner, method, failing)
+            with pytest.raises(NonFiniteError) as caught:
+                train()
+        assert caught.value.exit_code == exit_code
+        assert str(caught.value).endswith(advice or "failed/step-000003")
     kept = run / f"failed/step-{FAILS_AT:06d}"
     message = str(caught.value)
     assert message.startswith(f"step {FAILS_AT}: the norms of the gradients are nan")
@@ -99,8 +103,11 @@ def test_a_step_whose_failure_a_kill_has_hidden_is_found_by_the_next_start(
     for learn, error in ((killed, MemoryError), (failing, NonFiniteError)):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Learner, "learn", learn)
-            with pytest.raises(error):
+            with pytest.raises(error) as caught:
                 train()
+    assert isinstance(caught.value, NonFiniteError)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).startswith(f"step {FAILS_AT}: a number is nan")
     assert JournalReader(run).last_step == FAILS_AT - 1
     assert train().step == NUM_STEPS
 
