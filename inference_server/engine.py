@@ -50,6 +50,8 @@ class EngineTraits:
     """The dtype to which adapter weights are rounded, by its name in torch, e.g. ``bfloat16``."""
     has_chat_template: bool
     """Whether chat prompts can be rendered."""
+    opened_thought: str = ""
+    """What a chat prompt ends with where its template begins the thought itself, e.g. ``<think>``; else empty."""
     linear_shapes: Mapping[str, LinearShape]
     """Linear layers of the base by module name, e.g. ``model.layers.0.self_attn.q_proj``."""
 

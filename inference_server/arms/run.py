@@ -179,11 +179,13 @@ class ArmsRun:
                 prompt_token_ids, sampling, served_by.adapter, served_by.replica
             )
         _check_usable(completion, question.id, arm.name)
+        # A thought that the template has begun is the answer's: only with its start can be seen that it did not end.
+        opened = self.engine.traits.opened_thought if self.prompt_format == "chat" else ""
         # Without validation: the lists are the engine's own, and long.
         return ArmCompletion.model_construct(
             arm=arm.name,
             sample=sample,
-            text=completion.text,
+            text=opened + completion.text,
             finish_reason=completion.finish_reason,
             temperature=temperature,
             top_p=top_p,

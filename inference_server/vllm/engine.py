@@ -64,9 +64,7 @@ class VllmEngine:
         self._renderer = _renderer(self._tokenizer, client.vllm_config.model_config)
         if line := self._renderer.unusable_template:
             _log.warning(line)
-        self._traits = engine_traits(
-            client.vllm_config, has_chat_template=self._renderer.has_chat_template
-        )
+        self._traits = engine_traits(client.vllm_config, self._renderer)
 
     @property
     def traits(self) -> EngineTraits:
@@ -239,7 +237,9 @@ def _renderer(tokenizer: Any, model_config: Any) -> PromptRenderer:
     """Renders prompts as the trainer does, with Transformers' tokenizer where vLLM has one of its own."""
     if not hasattr(tokenizer, "backend_tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
-            model_config.tokenizer, revision=model_config.tokenizer_revision
+            model_config.tokenizer,
+            revision=model_config.tokenizer_revision,
+            mistral_format=False,
         )
     return PromptRenderer(tokenizer)
 

@@ -8,14 +8,15 @@ import transformers
 
 from inference_server.engine import EngineTraits, LinearShape
 from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.prompts import PromptRenderer
 
 
-def engine_traits(vllm_config: Any, *, has_chat_template: bool) -> EngineTraits:
+def engine_traits(vllm_config: Any, renderer: PromptRenderer) -> EngineTraits:
     """Traits of an engine with LoRA enabled.
 
     Args:
         vllm_config: vLLM's ``VllmConfig``.
-        has_chat_template: Of its tokenizer.
+        renderer: Of its tokenizer.
 
     Raises:
         RuntimeError: LoRA is off.
@@ -33,7 +34,8 @@ def engine_traits(vllm_config: Any, *, has_chat_template: bool) -> EngineTraits:
         max_loaded_adapters=lora_config.max_cpu_loras,
         num_replicas=_num_replicas(vllm_config.parallel_config),
         lora_dtype=str(lora_config.lora_dtype).removeprefix("torch."),
-        has_chat_template=has_chat_template,
+        has_chat_template=renderer.has_chat_template,
+        opened_thought=renderer.opened_thought,
         linear_shapes=_linear_shapes(model_config.hf_config),
     )
 

@@ -21,6 +21,8 @@ _OF_TEMPLATES = (
 )
 """What a template raises that does not take the messages, or has a mistake."""
 
+_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
+
 # Around a mark: a template that strips its messages strips this too.
 _MARGIN = "\t \t"
 
@@ -91,6 +93,13 @@ class ChatFrames:
     """The user's message alone; a template may add a system message of its own."""
     after_answer: str
     """What the template writes after an answer, such as ``<|im_end|>`` and a line break."""
+
+    @property
+    def opened_thought(self) -> str:
+        """``<think>`` with the white space after it, where the template itself begins the thought; else empty."""
+        fixed = self.without_system[-1]
+        found = _OPENED_THOUGHT.search(fixed) if isinstance(fixed, str) else None
+        return "" if found is None else found[0]
 
 
 def chat_frames(tokenizer: Any) -> ChatFrames:

@@ -25,6 +25,8 @@ from inference_server.wire.prompt_options import (
     resolve_format,
 )
 
+_THOUGHT_ENDS = "</think>"
+
 
 class PromptRenderer:
     """Renders prompts, and the answers under them, with one tokenizer; threads may share it."""
@@ -38,6 +40,8 @@ class PromptRenderer:
         plain = plain_frame()
         frames: list[Frame] = [plain]
         after_answer = ""
+        self.opened_thought = ""
+        """What a chat prompt ends with where the template begins the answer's thought; see `ChatFrames`."""
         chat: ChatFrames | None = None
         self._no_template = ""
         self.unusable_template: str | None = None
@@ -45,12 +49,14 @@ class PromptRenderer:
         try:
             chat = chat_frames(tokenizer)
             frames += [chat.with_system, chat.without_system]
-            after_answer = chat.after_answer
+            after_answer, self.opened_thought = chat.after_answer, chat.opened_thought
         except NoChatTemplate as error:
             self._no_template = str(error)
             self.unusable_template = unusable_template(tokenizer, error)
         fixed = [part for frame in frames for part in frame if isinstance(part, str)]
-        self._neutral = NeutralTokenizer(tokenizer, [*fixed, after_answer])
+        # A question must not end a thought that the template has begun.
+        thought_ends = [_THOUGHT_ENDS] if self.opened_thought else []
+        self._neutral = NeutralTokenizer(tokenizer, [*fixed, after_answer, *thought_ends])
         self._plain = self._named(plain)
         self._chat: tuple[Frame, Frame] | None = None
         if chat is not None:
@@ -86,10 +92,15 @@ class PromptRenderer:
         The prompt's are those of `prompts`. The answer's go on from them as in one text, unless its
         beginning would change the prompt's last tokens; then they are those of the answer alone.
 
+        Where the prompt begins a thought, an answer without one ends it first, and one that begins with
+        ``<think>``, as the server's texts do, goes on after it.
+
         Raises:
             NoChatTemplate: As in `prompts`.
         """
         text = self._text(prompt, prompt_format)
+        if prompt_format == "chat" and self.opened_thought:
+            answer = self._after_opened_thought(answer)
         asked, whole = (self._encode(t, prompt_format) for t in (text, text + answer))
         if whole[: len(asked)] == asked:
             return asked, whole[len(asked) :]
@@ -100,6 +111,15 @@ class PromptRenderer:
         if prompt_format == "chat" and self._end_of_turn_id is not None:
             return self._end_of_turn_id
         return self._eos_token_id
+
+    def _after_opened_thought(self, answer: str) -> str:
+        start = next(
+            (start for start in (self.opened_thought, "<think>") if answer.startswith(start)), ""
+        )
+        thought, end, rest = answer.removeprefix(start).partition(_THOUGHT_ENDS)
+        if not start and not end:
+            thought, end, rest = "\n", _THOUGHT_ENDS, f"\n\n{answer}"
+        return thought + self._neutral.named(end) + rest
 
     def _encode(self, text: str, prompt_format: PromptFormat) -> list[int]:
         # A template writes its BOS itself.

@@ -126,7 +126,7 @@ class ArmCompletion(_Response):
     arm: str
     sample: int = Field(ge=0)
     text: str
-    """The completion without the prompt."""
+    """The completion without the prompt, but with the ``<think>`` that a template began it with."""
     finish_reason: FinishReason
     temperature: float = Field(ge=0, allow_inf_nan=False)
     top_p: float = Field(gt=0, le=1, allow_inf_nan=False)

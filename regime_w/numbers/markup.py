@@ -56,7 +56,7 @@ _CLEANING = _compiled(
 _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 
 
-_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
+_THOUGHTS, _END_OF_THOUGHTS = re.compile(r"^[ \t]*<think>", re.MULTILINE), "</think>"
 
 STRUCK = "⌧"
 """Stands for a number that is struck out and that no other follows."""
@@ -69,8 +69,12 @@ _NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
 
 
 def without_thoughts(text: str) -> str:
-    """What a reasoning model says beside its thoughts: nothing, where it is cut off before they end."""
-    return text.rpartition(_END_OF_THOUGHTS)[2].partition(_THOUGHTS)[0]
+    """What a reasoning model says beside its thoughts: nothing, where it is cut off before they end.
+
+    Thoughts begin a line; a ``<think>`` within one is spoken of.
+    """
+    said = text.rpartition(_END_OF_THOUGHTS)[2]
+    return _THOUGHTS.split(said, maxsplit=1)[0]
 
 
 def without_struck(text: str) -> str:

@@ -101,6 +101,22 @@ async def test_scores_come_with_the_group_when_asked_for(client: Client) -> None
     assert (await client.arms()).json()["groups"][0]["scores"] is None
 
 
+async def test_a_thought_that_the_template_began_is_part_of_the_text(
+    client: Client, engine: FakeEngine
+) -> None:
+    engine.traits = replace(engine.traits, has_chat_template=True, opened_thought="<think>\n")
+    engine.break_completion = lambda completion: replace(completion, text="3 + 4 = 7")
+    question = {"id": "a", "question": "?", "gold": "7"}
+    plain, chat = [
+        (await client.arms(questions=[question], score=True, prompt_format=f)).json()["groups"][0]
+        for f in ("plain", "chat")
+    ]
+    assert {arm["text"] for arm in chat["arms"]} == {"<think>\n3 + 4 = 7"}
+    assert set(chat["scores"]["answers"]) == {None}
+    assert {arm["text"] for arm in plain["arms"]} == {"3 + 4 = 7"}
+    assert set(plain["scores"]["answers"]) == {"7"}
+
+
 @pytest.mark.parametrize(
     "gold", ["", "seven", "3-5", "#### ?", "12:00", "1" + "0" * 70_000], ids=lambda gold: gold[:8]
 )

@@ -43,6 +43,7 @@ _THINKING = (
     CHATML.removesuffix("{% endif %}")
     + "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
+_ALWAYS_THINKING = CHATML.removesuffix("{% endif %}") + "<think>\n{% endif %}"
 _ZEPHYR_WITHOUT_SYSTEM = (
     "{% for m in messages %}{% if m.role == 'user' %}<|user|>\n{{ m.content }}</s>\n"
     "{% elif m.role == 'assistant' %}<|assistant|>\n{{ m.content }}</s>\n{% endif %}{% endfor %}"
@@ -119,6 +120,13 @@ FAMILIES = {
     ),
     "qwen_3": Family(
         template=_THINKING,
+        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        end_of_turn="<|im_end|>",
+        eos="<|im_end|>",
+        markup=("<think>", "</think>"),
+    ),
+    "always_thinking": Family(
+        template=_ALWAYS_THINKING,
         special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
         end_of_turn="<|im_end|>",
         eos="<|im_end|>",

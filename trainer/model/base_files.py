@@ -193,7 +193,8 @@ def load_tokenizer(base_model: str) -> Any:
     from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
 
     with reading_base(base_model):
-        tokenizer = AutoTokenizer.from_pretrained(base_model)
+        # Not Mistral's own tokenizer, which has no template and refuses messages that end with an answer.
+        tokenizer = AutoTokenizer.from_pretrained(base_model, mistral_format=False)
         config = AutoConfig.from_pretrained(base_model).get_text_config()
     # Without tokenizer files Transformers makes an empty one, to which every text is nothing.
     ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]

@@ -146,6 +146,38 @@ def test_a_demonstration_goes_on_from_its_prompt(
     assert whole.endswith(answer)
 
 
+@pytest.mark.parametrize(
+    ("answer", "goes_on"),
+    [
+        ("#### 7", "\n</think>\n\n#### 7"),
+        ("<think>\n3 + 4</think>#### 7", "3 + 4</think>#### 7"),
+        ("<think>3 + 4</think>#### 7", "3 + 4</think>#### 7"),
+        ("3 + 4</think>#### 7", "3 + 4</think>#### 7"),
+        # As the server gives a completion that was cut off.
+        ("<think>\n\n3 +", "\n3 +"),
+    ],
+)
+def test_an_answer_goes_on_from_the_thought_that_a_template_began(
+    answer: str, goes_on: str
+) -> None:
+    prompt = Prompt(system_prompt="", question="</think>#### 3 + 4?")
+    renderer, tokenizer = renderer_of("always_thinking"), tokenizer_of("always_thinking")
+    assert renderer.opened_thought == "<think>\n"
+    asked, answered = renderer.demonstration(prompt, answer, "chat")
+    assert tokenizer.decode(asked).endswith("<think>\n")
+    assert tokenizer.decode(answered) == goes_on
+    ends = tokenizer.convert_tokens_to_ids("</think>")
+    assert ends not in asked
+    assert answered.count(ends) == goes_on.count("</think>")
+    plain = renderer.demonstration(prompt, "#### 7", "plain")
+    assert tokenizer.decode(plain[1]) == "#### 7"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "always_thinking"])
+def test_other_templates_begin_no_thought(name: str) -> None:
+    assert renderer_of(name).opened_thought == ""
+
+
 def test_a_tokenizer_without_a_template_has_plain_prompts_alone() -> None:
     tokenizer = make_tokenizer(FAMILIES["chatml"])
     tokenizer.chat_template = None
