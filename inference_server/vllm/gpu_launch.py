@@ -13,11 +13,10 @@ from inference_server.settings import Settings
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import kv_bytes_per_token
 from inference_server.wire.hardware.gpu import ServedModel
+from inference_server.wire.hardware.model_config import SlidingLayers
 from inference_server.wire.settings_errors import SettingsError
 
 _HALF = 2
-_LEEWAY = 0.95
-"""Of the server's share, that must be free when it starts."""
 _log = structlog.get_logger()
 _GRAPH_FLAGS = frozenset(
     {
@@ -69,17 +68,19 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
     card = current_platform.get_device_total_memory()
     left = int(args.gpu_memory_utilization * card - sum(parts.values()))
     length = args.max_model_len or config.max_position_embeddings
-    if left < per_token * length:
+    needed = SlidingLayers.of(config.to_dict()).cached_tokens(
+        length, max_num_batched_tokens=args.max_num_batched_tokens
+    )
+    if left < per_token * needed:
         # vLLM would say so after a minute, and end in a way that looks like a crash.
         raise SettingsError(
             f"serve.gpu_memory_utilization {args.gpu_memory_utilization:g} leaves a cache of "
-            f"{max(0, left) // per_token:,} tokens, and one sequence of serve.max_model_len takes {length:,}: "
+            f"{max(0, left) // per_token:,} tokens, and one sequence of serve.max_model_len takes {needed:,}: "
             "lower serve.max_model_len, or raise the share"
         )
     args.kv_cache_memory_bytes = left
-    # Only a check of vLLM's start still reads it, which would refuse a server that comes back beside a trainer that
-    # has grown by some of what the plan has for graphs and the context.
-    args.gpu_memory_utilization *= _LEEWAY
+    # Only a check of vLLM's start still reads it.
+    args.gpu_memory_utilization *= gpu.START_SHARE
     _log.info("kv_cache", bytes=left, tokens=left // per_token)
 
 

@@ -77,7 +77,9 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
         on_gpu=card.on_gpu,
         role=config.role,
     )
-    server = check_server_flags(config, on_gpu=card.on_gpu) if plan.server else ()
+    server = list(_check_context(shape, config))
+    if plan.server:
+        server += check_server_flags(config, on_gpu=card.on_gpu)
     if not plan.trainer:
         console.print(plan_table(plan, ()))
         return [*check_memory(plan, shape, config, card), *server]
@@ -98,6 +100,18 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
         check_sft(sft, config, card),
         *check_disk(shape, config),
     ]
+
+
+def _check_context(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
+    """Whether the server would take the context's length, and a completion fits in it beside its prompt."""
+    longest, asked = shape.max_position_tokens, config.serve.max_model_len
+    if asked is not None and asked > longest:
+        text = f"serve.max_model_len is {asked:,}, and the model takes {longest:,} tokens"
+        yield bad("context", text, f"serve.max_model_len = {longest}")
+    elif config.rollout.max_tokens >= (context := asked or longest):
+        text = f"rollout.max_tokens is {config.rollout.max_tokens:,}, of a context of {context:,} tokens"
+        setting = "rollout.max_tokens" if context == longest else "serve.max_model_len"
+        yield bad("context", f"{text}: no room for a prompt", setting)
 
 
 def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:

@@ -56,7 +56,10 @@ def _taken_by_others(plan: MemoryPlan, config: DoctorConfig, card: Card) -> Chec
     if config.role != "both":
         role = config.role
     of_trainer = plan.trainer_bytes + plan.margin_bytes
-    needed = of_trainer if role == "trainer" else plan.server_share_bytes
+    of_server = plan.server_share_bytes
+    if config.serve.gpu_memory_utilization is not None:
+        of_server *= gpu.START_SHARE
+    needed = of_trainer if role == "trainer" else of_server
     free = card.memory_bytes - card.used_bytes
     if not card.used_bytes or free >= needed:
         return None

@@ -98,6 +98,7 @@ def _cheapest_first(
     """Changes of settings by what they cost: nothing, then time, then precision."""
     policy = config.policy
     longest = max(_MIN_MODEL_LEN, 2 * (PROMPT_TOKENS + config.rollout.max_tokens))
+    longest = min(longest, max_position_tokens)
     if on_gpu and (serve.max_model_len or max_position_tokens) > longest:
         yield "serve.max_model_len", longest
     if on_gpu and policy.dtype == "float32":

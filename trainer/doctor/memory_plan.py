@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
+from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
 from trainer.config.sections import Role, ServeConfig, TrainConfig
@@ -120,7 +121,12 @@ def plan_memory(
     longest = PROMPT_TOKENS + config.rollout.max_tokens
     share, needed = 0.0, 0
     if server:
-        whole = serve.max_model_len or shape.max_position_tokens if on_gpu else 0
+        whole = 0
+        if on_gpu:
+            whole = shape.sliding_layers.cached_tokens(
+                serve.max_model_len or shape.max_position_tokens,
+                max_num_batched_tokens=gpu.MAX_BATCHED_TOKENS,
+            )
         needed = max(whole, len(config.rollout.arms) * min(serve.max_model_len or longest, longest))
     per_token = kv_bytes_per_token(shape, on_gpu=on_gpu)
     if server and on_gpu:

@@ -15,6 +15,7 @@ from inference_server.wire.hardware.gpu import ServedModel
 from inference_server.wire.hardware.model_config import (
     DELTA_NET,
     DeltaNet,
+    SlidingLayers,
     layer_types,
     num_attention_layers,
     state_bytes_per_sequence,
@@ -35,6 +36,7 @@ class ModelShape:
     num_layers: int
     num_attention_layers: int
     """Those that keep keys and values of each token; the others carry a state."""
+    sliding_layers: SlidingLayers
     num_delta_layers: int
     """Those whose state follows the gated delta rule."""
     delta_num_heads: int
@@ -120,6 +122,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     return ModelShape(
         num_layers=config.num_hidden_layers,
         num_attention_layers=num_attention_layers(written, config.num_hidden_layers),
+        sliding_layers=SlidingLayers.of(written),
         num_delta_layers=layer_types(written).count(DELTA_NET) if delta.channels else 0,
         delta_num_heads=delta.num_values,
         delta_value_size=delta.num_values * delta.value_size,

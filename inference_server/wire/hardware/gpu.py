@@ -41,6 +41,11 @@ class ServedModel:
     vocab_size: int
 
 
+START_SHARE = 0.95
+"""Of the share of the card that a server was given, what must be free when it starts: it may come back beside a
+trainer that has grown by some of what the plan has for graphs and the context."""
+
+
 def capture_sizes(max_num_seqs: int) -> list[int]:
     """Numbers of sequences that CUDA graphs are captured for, up to ``max_num_seqs``.
 

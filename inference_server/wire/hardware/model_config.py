@@ -4,6 +4,7 @@ A layer keeps keys and values of each token, or one state of a sequence. Sizes a
 nor vllm.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,7 +12,8 @@ from typing import Any, Self
 DELTA_NET, CONVOLUTION = "linear_attention", "conv"
 """Transformers' names, in ``layer_types``, of layers with a state whose size is known here: the gated delta rule
 (Qwen3.5, Qwen3-Next, OLMo Hybrid) and short convolutions (LFM2)."""
-_ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+_SLIDING = "sliding_attention"
+_ATTENTION = frozenset({"full_attention", _SLIDING, "chunked_attention"})
 _FLOAT32 = 4
 """Of a number of a state of linear attention, whatever the model's dtype."""
 
@@ -81,6 +83,34 @@ def carries_state(config: Mapping[str, Any]) -> bool:
 def num_attention_layers(config: Mapping[str, Any], num_layers: int) -> int:
     """How many of a model's layers keep keys and values."""
     return num_layers - sum(kind not in _ATTENTION for kind in layer_types(config))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingLayers:
+    """Layers whose cache drops the tokens before a window; of zeros where a model has none."""
+
+    share: float
+    """Of the layers that keep keys and values."""
+    window_tokens: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self:
+        """Read from the content of a model's config.json."""
+        kinds, window = layer_types(config), _number(config, "sliding_window")
+        if not window or config.get("use_sliding_window") is False:
+            return cls(share=0.0, window_tokens=0)
+        kept = [kind for kind in kinds if kind in _ATTENTION]
+        # Without a list of kinds, as Mistral's, all layers have the window.
+        share = kept.count(_SLIDING) / max(1, len(kept)) if kinds else 1.0
+        return cls(share=share, window_tokens=window)
+
+    def cached_tokens(self, length: int, *, max_num_batched_tokens: int) -> int:
+        """Room that vLLM asks for before it starts, in tokens of all layers, for a sequence of ``length`` tokens.
+
+        A layer with a window keeps it, and the tokens of one pass.
+        """
+        kept = min(length, self.window_tokens - 1 + max_num_batched_tokens)
+        return math.ceil((1 - self.share) * length + self.share * kept)
 
 
 def state_bytes_per_sequence(config: Mapping[str, Any], *, bytes_per_number: int) -> int:

@@ -257,16 +257,17 @@ def test_memory_that_is_too_small_names_the_settings_to_change(model: Path) -> N
 @pytest.mark.parametrize(
     ("used_gib", "given", "said"),
     [
-        # The server's share of 40 GiB is 18, the tiny trainer's plan 1.
+        # The server's share of 40 GiB is 18, of which 95 % must be free; the tiny trainer's plan is 1.
         (0, {"ask_server": False}, None),
         # A trainer beside which the server starts again.
         (10, {"ask_server": False}, None),
         (21.9, {"ask_server": False}, None),
-        (22.1, {"ask_server": False}, "17.90 GiB are free, and the server needs 18.00 GiB"),
+        (22.8, {"ask_server": False}, None),
+        (23, {"ask_server": False}, "17.00 GiB are free, and the server needs 17.10 GiB"),
         # A trainer whose server is up, as in a container that does not ask it.
-        (22.1, {"ask_server": False, "starts": "trainer"}, None),
+        (23, {"ask_server": False, "starts": "trainer"}, None),
         (39.9, {"ask_server": False, "starts": "trainer"}, "and the trainer needs"),
-        (22.1, {"ask_server": True, "starts": "server"}, "and the server needs 18.00 GiB"),
+        (23, {"ask_server": True, "starts": "server"}, "and the server needs 17.10 GiB"),
         # The server itself, and with it another process.
         (18, {"ask_server": True}, None),
         (38, {"ask_server": True}, None),
@@ -398,6 +399,29 @@ def test_a_model_without_a_configuration_has_no_plan(
 def doctors_text(config: DoctorConfig, capsys: pytest.CaptureFixture[str]) -> str:
     run_doctor(config)
     return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("serve", "max_tokens", "said"),
+    [
+        ({}, 128, None),
+        ({"max_model_len": 512}, 511, None),
+        ({"max_model_len": 513}, 128, "serve.max_model_len is 513, and the model takes 512 tokens"),
+        ({"max_model_len": 128}, 128, "rollout.max_tokens is 128, of a context of 128 tokens"),
+        ({}, 512, "rollout.max_tokens is 512, of a context of 512 tokens"),
+    ],
+)
+def test_a_context_that_the_model_does_not_have_or_a_completion_fills_is_bad(
+    serve: dict[str, int],
+    max_tokens: int,
+    said: str | None,
+    model: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rollout = RolloutConfig(max_tokens=max_tokens)
+    text = doctors_text(config_of(model, serve=ServeConfig(**serve), rollout=rollout), capsys)
+    assert ("context" in text.split()) is (said is not None)
+    assert said is None or said in text
 
 
 def test_what_a_model_with_states_needs_is_said_before_the_run_says_it(

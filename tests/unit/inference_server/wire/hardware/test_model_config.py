@@ -1,11 +1,13 @@
 """What a config.json says of layers and modalities, by hand-counted models."""
 
+import math
 from typing import Any
 
 import pytest
 
 from inference_server.wire.hardware.cpu import cpu_kv_cache_bytes, kv_bytes_per_token
 from inference_server.wire.hardware.model_config import (
+    SlidingLayers,
     carries_state,
     num_attention_layers,
     state_bytes_per_sequence,
@@ -84,3 +86,23 @@ def test_a_model_of_more_than_text_is_told_how_to_write_its_language_model() -> 
 @pytest.mark.parametrize("config", [{}, {"text_config": None}, LFM2])
 def test_a_model_of_text_alone_has_no_reason(config: dict[str, Any]) -> None:
     assert why_not_text_alone(config, "owner/some") is None
+
+
+@pytest.mark.parametrize(
+    ("config", "length", "cached"),
+    [
+        # A layer of two keeps the window of 512 and a pass of 1,024 tokens.
+        ({**GEMMA, "sliding_window": 512}, 4096, (4096 + 511 + 1024) / 2),
+        ({**GEMMA, "sliding_window": 512}, 1000, 1000),
+        ({**GEMMA, "sliding_window": None}, 4096, 4096),
+        ({**GEMMA, "sliding_window": 512, "use_sliding_window": False}, 4096, 4096),
+        ({"num_hidden_layers": 2, "sliding_window": 512}, 4096, 511 + 1024),
+        ({**LFM2, "sliding_window": 512}, 4096, 4096),
+        ({}, 4096, 4096),
+    ],
+)
+def test_a_layer_with_a_window_keeps_it_and_a_pass(
+    config: dict[str, Any], length: int, cached: float
+) -> None:
+    layers = SlidingLayers.of(config)
+    assert layers.cached_tokens(length, max_num_batched_tokens=1024) == math.ceil(cached)
