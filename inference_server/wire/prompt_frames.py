@@ -21,6 +21,10 @@ _OF_TEMPLATES = (
 )
 """What a template raises that does not take the messages, or has a mistake."""
 
+TEMPLATE_VARIABLES: Mapping[str, Any] = {"enable_thinking": False}
+"""What every chat prompt is rendered with; only templates of models that think unless told otherwise, such as
+Qwen3's, read it."""
+
 _OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 # Around a mark: a template that strips its messages strips this too.
@@ -114,9 +118,8 @@ def chat_frames(tokenizer: Any) -> ChatFrames:
 
     def render(*messages: tuple[str, str], prompts: bool = True) -> str:
         turns = [{"role": role, "content": content} for role, content in messages]
-        # Only templates of models that think unless told otherwise, such as Qwen3's, read the last one.
         rendered: str = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=prompts, enable_thinking=False
+            turns, tokenize=False, add_generation_prompt=prompts, **TEMPLATE_VARIABLES
         )
         return rendered
 

@@ -20,7 +20,7 @@ from tests.integration.server_fixture import (
     save_random_adapter,
     save_random_model,
 )
-from tests.unit.chat_tokenizers import CHATML, FAMILIES, make_tokenizer
+from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import EvaluationConfig, ServerConfig
 from trainer.evaluation.ask import evaluate
@@ -40,8 +40,9 @@ def run(server: ServerProcess, config: EvaluationConfig) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A chat model whose turns end with another token than EOS."""
-    return save_random_model(tmp_path_factory.mktemp("model") / "base", chat_template=CHATML)
+    """A chat model whose turns end with another token than EOS, and which thinks unless told otherwise."""
+    template = FAMILIES["qwen_3"].template
+    return save_random_model(tmp_path_factory.mktemp("model") / "base", chat_template=template)
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,21 @@ def test_greedy_answers_stop_there_too(server: ServerProcess) -> None:
     assert short.finish_reason is FinishReason.STOP
     assert short.token_ids == arm.token_ids[: len(short.token_ids)]
     assert len(short.token_ids) < len(arm.token_ids)
+
+
+def test_openais_chat_route_asks_as_the_arms_do(server: ServerProcess) -> None:
+    (group,) = groups(server, questions=["1+1?"], arms=["wolfram_0"], max_tokens=1)
+    system_prompt = build_all_arms()[0].system_prompt
+    messages = [
+        {"role": "system", "content": system_prompt},
+        {"role": "user", "content": "1+1?"},
+    ]
+    body = {"model": "base", "messages": messages, "max_tokens": 1, "return_token_ids": True}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=60)
+    assert response.json()["prompt_token_ids"] == group.arms[0].prompt_token_ids
+    thinking = {**body, "chat_template_kwargs": {"enable_thinking": True}}
+    response = httpx.post(f"{server.url}/v1/chat/completions", json=thinking, timeout=60)
+    assert len(response.json()["prompt_token_ids"]) < len(group.arms[0].prompt_token_ids)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
