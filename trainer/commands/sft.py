@@ -25,10 +25,9 @@ from trl import SFTTrainer
 
 from inference_server.wire.prompts import PromptRenderer
 from trainer.commands.early_checks import require_output
-from trainer.commands.sft_examples import longest_tokens, sft_examples, within_context
+from trainer.commands.sft_examples import longest_tokens, sft_advice, sft_examples, within_context
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
-from trainer.console.advice import sft_advice
 from trainer.console.progress import OnStep
 from trainer.console.tracking import METRICS_FILE, metrics_row
 from trainer.data.contamination import data_lines
@@ -196,7 +195,7 @@ def _load_data(
             seed=data.seed,
             shape=data.shape,
         )
-    advice = sft_advice(sft.learning_rate, [record.gold for record in training])
+    advice = sft_advice(sft.learning_rate, training)
     lines = data_lines(data.source, training, data.evaluation_source, held_out)
     for line in (*(f"warning: {each}" for each in advice), *lines):
         say(line)

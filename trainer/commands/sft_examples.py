@@ -1,4 +1,4 @@
-"""The demonstrations of supervised fine-tuning as token ids.
+"""The demonstrations of supervised fine-tuning: what is said of them, and their token ids.
 
 They are rendered by the code that renders the server's prompts, so TRL renders nothing.
 """
@@ -13,10 +13,13 @@ from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec
+from trainer.console.advice import low_learning_rate
 from trainer.data.sources import Record
 from trainer.errors import DataError
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
+_LONGEST_BARE_ANSWER = 40
+"""In characters."""
 
 
 def sft_examples(
@@ -79,3 +82,28 @@ def within_context(examples: Dataset, context_tokens: int, say: Callable[[str], 
 def longest_tokens(*examples: Dataset | None) -> int:
     """Tokens of the longest row of any of the data sets."""
     return max(len(row["input_ids"]) for rows in examples if rows for row in rows)
+
+
+def sft_advice(learning_rate: float, demonstrations: Sequence[Record]) -> list[str]:
+    """A line for each: LoRA hardly learns at the rate, most demonstrations are an answer without a solution.
+
+    Args:
+        learning_rate: ``sft.learning_rate``.
+        demonstrations: To train on.
+    """
+    lines = low_learning_rate("sft.learning_rate", learning_rate)
+    num_bare = sum(map(_is_answer_alone, demonstrations))
+    if 2 * num_bare > len(demonstrations):
+        lines.append(
+            f"{num_bare} of {len(demonstrations)} demonstrations are an answer alone, and SFT teaches to answer without "
+            "steps: leave SFT out, which an instruct model does not need, or give solutions that end in '#### 18'"
+        )
+    return lines
+
+
+def _is_answer_alone(demonstration: Record) -> bool:
+    """Whether it has no solution, as far as can be seen: one short line, and for numbers no equation."""
+    solution, _, answer = demonstration.gold.rpartition("####")
+    if solution.strip() or "\n" in answer.strip() or len(answer) > _LONGEST_BARE_ANSWER:
+        return False
+    return not (demonstration.answer_type.is_numeric and "=" in answer)

@@ -1,11 +1,8 @@
 """What a command says about settings that may not be meant."""
 
-from collections.abc import Sequence
-
 from trainer.config.ppo import PPOConfig
 
 _LOW = 1e-5
-_WORDS_OF_A_BARE_ANSWER = 3
 _LITTLE = 1e-2
 """The share of a reward below which a token hardly learns from it."""
 
@@ -23,23 +20,6 @@ def low_learning_rate(key: str, learning_rate: float) -> list[str]:
         f"{key} = {learning_rate:g} is low: LoRA learns at about 10 × the rate of full fine-tuning; "
         f"take {_LOW:g} or more"
     ]
-
-
-def sft_advice(learning_rate: float, golds: Sequence[str]) -> list[str]:
-    """A line for each: LoRA hardly learns at the rate, most demonstrations are an answer without a solution.
-
-    Args:
-        learning_rate: ``sft.learning_rate``.
-        golds: The demonstrations' answers, as the data has them.
-    """
-    lines = low_learning_rate("sft.learning_rate", learning_rate)
-    num_bare = sum(len(gold.split()) <= _WORDS_OF_A_BARE_ANSWER for gold in golds)
-    if 2 * num_bare > len(golds):
-        lines.append(
-            f"{num_bare} of {len(golds)} demonstrations are an answer alone, and SFT teaches to answer without "
-            "steps: leave SFT out, which an instruct model does not need, or give solutions that end in '#### 18'"
-        )
-    return lines
 
 
 def ppo_advice(ppo: PPOConfig, max_tokens: int, num_steps: int) -> list[str]:

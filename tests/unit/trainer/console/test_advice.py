@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.config.sections import PPOConfig, SFTConfig
-from trainer.console.advice import low_learning_rate, ppo_advice, sft_advice
+from trainer.console.advice import low_learning_rate, ppo_advice
 
 
 @pytest.mark.parametrize("rate", [1e-5, 2e-5, 5e-4])
@@ -56,19 +56,3 @@ def test_a_lambda_that_lets_no_reward_reach_the_start_is_named(
     config = PPOConfig.model_validate(given)
     lines = ppo_advice(config, max_tokens, 10**6)
     assert [line.partition(" = ")[0] for line in lines] == ["ppo.gae_lambda"] * is_said
-
-
-@pytest.mark.parametrize(
-    ("golds", "is_said"),
-    [
-        (["18", "$1,018.00", "12 dollars"], True),
-        (["18", "B", "She sells 9 eggs for 2 dollars each.\n#### 18"], True),
-        (["18", "She sells 9 eggs for 2 dollars each.\n#### 18"], False),
-        (["9 * 2 = 18\n#### 18"], False),
-        ([], False),
-    ],
-)
-def test_demonstrations_without_solutions_are_named(golds: list[str], is_said: bool) -> None:
-    lines = sft_advice(1e-4, golds)
-    assert bool(lines) == is_said
-    assert not is_said or lines[0].startswith(f"{sum(len(g) < 12 for g in golds)} of {len(golds)} ")
