@@ -1,0 +1,170 @@
+"""One part: experience and update of a mini-batch with random weights, and the doctor's plan for the same."""
+
+import statistics
+import tempfile
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.nn.attention import sdpa_kernel
+from transformers import PretrainedConfig
+
+from benchmarks.random_model import random_base
+from benchmarks.trainer.gpu_step.counters import GIB, Memory, counted, device_name, on_gpu, timed
+from benchmarks.trainer.gpu_step.part import ATTENTIONS, SHAPES, Part
+from tests.unit.model_shapes import random_groups
+from trainer.config.loading import load_config
+from trainer.config.sections import ServeConfig, TrainConfig
+from trainer.doctor.memory_parts import Rows
+from trainer.doctor.memory_plan import plan_memory
+from trainer.doctor.model_shape import read_shape
+from trainer.model.roles import PolicyRoles, Role
+from trainer.ppo.experience import MiniBatch
+from trainer.ppo.update import PPOUpdate
+
+CONFIGS = Path(__file__).parents[3] / "deploy/configs"
+PROMPT_TOKENS, COMPLETION_TOKENS = 60, 256
+DENSE_BF16 = {
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "A10": 125e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+}
+"""FLOP/s in bfloat16 without sparsity, by NVIDIA's data sheets; the first name that occurs in the card's counts."""
+_NOT_TENSORS = ("CUDA context", "fragmentation")
+
+
+def attempt(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
+    """`measure`, or why it cannot be done."""
+    try:
+        return {"status": "done", **measure(part, device, rounds)}
+    except torch.OutOfMemoryError as error:
+        return {"status": "out of memory", "error": str(error).splitlines()[0]}
+    except RuntimeError as error:
+        if "No available kernel" not in str(error):
+            raise
+        return {"status": "refused", "error": str(error).splitlines()[0]}
+
+
+def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
+    """Experience and update of one mini-batch, which is an optimizer step."""
+    _, shape = SHAPES[part.shape]
+    with tempfile.TemporaryDirectory() as folder, kernel(part.attention):
+        shape.save_pretrained(folder)
+        config = configuration(part, folder)
+        memory = Memory(device)
+        roles = random_roles(config, shape, device)
+        loaded = memory.phase()
+        update = PPOUpdate(roles, config.ppo)
+        groups = random_groups(
+            config.ppo.questions_per_mini_batch,
+            prompt_tokens=PROMPT_TOKENS,
+            completion_tokens=8 if part.shape == "tiny" else COMPLETION_TOKENS,
+            vocabulary=shape.vocab_size,
+        )
+
+        def experience() -> list[MiniBatch]:
+            return update.experience(groups, seed="0")
+
+        mini_batches = experience()
+
+        def step() -> None:
+            update.step(mini_batches, train_policy=True)
+
+        step()  # makes the optimizers' moments and warms up
+        memory.phase()
+        seconds: dict[str, list[float]] = {"experience": [], "update": []}
+        peaks: dict[str, list[float]] = {"experience": [], "update": []}
+        for _ in range(rounds):
+            for name, work in (("experience", experience), ("update", step)):
+                seconds[name].append(timed(work, device))
+                peaks[name].append(memory.phase())
+        medians = {name: statistics.median(times) for name, times in seconds.items()}
+        flops, operations = counted(step)
+        busy_s, launches = on_gpu(step, device)
+        rows = max(
+            (e.batch.rows.token_ids for m in mini_batches for e in m), key=lambda ids: ids.numel()
+        )
+        peak = DENSE_BF16.get(next((n for n in DENSE_BF16 if n in device_name(device.type)), ""))
+        return {
+            "completion_tokens": sum(len(s.completion_ids) for group in groups for s in group),
+            "micro_batches": sum(map(len, mini_batches)),
+            "experience_s": medians["experience"],
+            "update_s": medians["update"],
+            "experience_flop": counted(experience)[0],
+            "update_flop": flops,
+            "mfu": flops / medians["update"] / peak if peak else None,
+            "operations": operations,
+            "launches": launches,
+            "busy": busy_s / medians["update"] if busy_s is not None else None,
+            "loaded_gib": loaded,
+            "experience_gib": max(peaks["experience"]),
+            "update_gib": max(peaks["update"]),
+            "reserved_gib": memory.reserved,
+            **planned(config, folder, Rows(num_tokens=rows.numel(), width=rows.shape[1])),
+        }
+
+
+def configuration(part: Part, base: str) -> TrainConfig:
+    """The preset's, with the part's settings."""
+    preset, _ = SHAPES[part.shape]
+    path = CONFIGS / f"{preset}.toml"
+    config = load_config(TrainConfig, ["--config", str(path)], prog="gpu_step")
+    policy = config.policy.model_copy(
+        update={
+            "base_model": base,
+            "dtype": "bfloat16",
+            "gradient_checkpointing": part.checkpointing,
+        }
+    )
+    ppo = config.ppo.model_copy(update={"token_budget": part.budget})
+    return config.model_copy(update={"policy": policy, "ppo": ppo})
+
+
+def random_roles(config: TrainConfig, shape: PretrainedConfig, device: torch.device) -> PolicyRoles:
+    """Roles on a base with random weights, and adapters that differ a little."""
+
+    def load_base(*_: object) -> Any:
+        return random_base(shape, device)
+
+    with patch("trainer.model.roles.load_base", load_base):
+        roles = PolicyRoles(config.policy, device=device, serve_dtype=torch.bfloat16)
+    with torch.no_grad():
+        for role in Role:
+            for parameter in roles.adapter_parameters(role):
+                parameter.add_(1e-3 * torch.randn_like(parameter))
+    return roles
+
+
+def kernel(attention: str) -> AbstractContextManager[None]:
+    """A block in which attention is computed by that kernel alone, or refused."""
+    backend = ATTENTIONS[attention]
+    return nullcontext() if backend is None else sdpa_kernel([backend])
+
+
+def planned(config: TrainConfig, folder: str, rows: Rows) -> dict[str, float]:
+    """What the doctor's plan has for the same micro-batch, in GiB, without the CUDA context.
+
+    Loaded are the weights and adapters; the optimizers' parts and activations come with the update. The
+    plan has no figure of its own for experience, which keeps no activations.
+    """
+    plan = plan_memory(
+        read_shape(folder, config.policy.target_modules),
+        config,
+        ServeConfig(),
+        card_bytes=80 * GIB,
+        on_gpu=True,
+        rows=rows,
+        role="trainer",
+    )
+    sizes = {p.name: p.num_bytes / GIB for p in plan.trainer if p.name not in _NOT_TENSORS}
+    loaded = sum(size for name, size in sizes.items() if name == "weights" or "adapters" in name)
+    return {"planned_loaded_gib": loaded, "planned_update_gib": sum(sizes.values())}
