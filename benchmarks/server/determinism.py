@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.server.throughput import FLAGS, fresh_questions, save_adapter
+from benchmarks.server.workload import FLAGS, fresh_questions, save_adapter
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmsRequest, Question
 from trainer.client.arms_client import ArmsClient

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.server.offline_engine import OfflineEngine, Prompt, Timing, offline_engine
-from benchmarks.server.throughput import (
+from benchmarks.server.workload import (
     OFFLINE,
     RANK,
     ask_arms,

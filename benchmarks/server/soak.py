@@ -13,7 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from benchmarks.server.throughput import FLAGS, fresh_questions, save_adapter
+from benchmarks.server.workload import FLAGS, fresh_questions, save_adapter
 from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient

@@ -1,0 +1,156 @@
+"""How long a push takes, by turns with vLLM's own route, and what pushing costs generation."""
+
+import asyncio
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import httpx
+
+from benchmarks.server.workload import ARMS, FLAGS, QUESTIONS, RANK, ask_arms, post, spread
+from inference_server.launch.server_process import ServerProcess, free_port
+from inference_server.vllm.cpu_settings import CPU_LORA_PLUGIN
+from inference_server.wire.schemas import ArmsRequest
+from regime_w import build_prompt
+from trainer.client.arms_client import ArmsClient
+from trainer.config.sections import ServerConfig
+from trainer.data.sources import Record
+
+PAUSE_S = 0.6
+"""Between pushes: no trainer's step is shorter, and what a push displaces has left by then."""
+
+
+async def pushes(
+    server: ServerProcess,
+    vllm_url: str,
+    adapters: Sequence[Path],
+    folder: Path,
+    arguments: Namespace,
+) -> None:
+    """From the push to the first token of the new version, by turns: ours, and vLLM's own route.
+
+    A trainer writes the adapter first, and names its folder or uploads it.
+    """
+    seconds: dict[str, list[float]] = {"upload": [], "path": [], "vllm": []}
+    arm = ARMS[0]
+    prompt = build_prompt(arm.system_prompt, "2+2?")
+    async with (
+        ArmsClient(ServerConfig(url=server.url)) as uploads,
+        ArmsClient(ServerConfig(url=server.url, push_by_path=True)) as paths,
+        httpx.AsyncClient(base_url=vllm_url, timeout=60) as vllm,
+    ):
+        versions = iter(range((await uploads.status()).next_version, 10**6))
+        for turn in range(4 * arguments.rounds):
+            for kind, client in (("upload", uploads), ("path", paths)):
+                version = next(versions)
+                await asyncio.sleep(PAUSE_S)
+                started = time.perf_counter()
+                copy_adapter(adapters[turn % 2], folder / f"{kind}-{turn}")
+                await client.push_adapter(version, folder / f"{kind}-{turn}")
+                await client.generate(
+                    ArmsRequest(questions=["2+2?"], arms=[arm], max_tokens=1, policy=version)
+                )
+                seconds[kind].append(time.perf_counter() - started)
+            name = f"push-{turn}"
+            await asyncio.sleep(PAUSE_S)
+            started = time.perf_counter()
+            copy_adapter(adapters[turn % 2], folder / name)
+            await post(vllm, "/v1/load_lora_adapter", lora_name=name, lora_path=str(folder / name))
+            await post(vllm, "/v1/completions", model=name, prompt=prompt, max_tokens=1)
+            seconds["vllm"].append(time.perf_counter() - started)
+            if turn >= 2:
+                await post(vllm, "/v1/unload_lora_adapter", lora_name=f"push-{turn - 2}")
+    print("\nwrite and push to first token, s  median  spread")
+    for kind, title in (
+        ("upload", "PUT /v1/adapters, upload"),
+        ("path", "PUT /v1/adapters, path"),
+        ("vllm", "vLLM's /v1/load_lora_adapter"),
+    ):
+        ratios = [one / other for one, other in zip(seconds[kind], seconds["vllm"], strict=True)]
+        print(
+            f"{title:33} {statistics.median(seconds[kind]):.3f}  {spread(seconds[kind])}  "
+            f"ratio {statistics.median(ratios):.2f}"
+        )
+
+
+async def dip(
+    server: ServerProcess,
+    adapters: Sequence[Path],
+    questions: Iterator[Record],
+    arguments: Namespace,
+) -> None:
+    """Throughput with a push a second against throughput without, by turns."""
+    ratios, disturbed, undisturbed = [], [], []
+    async with ArmsClient(ServerConfig(url=server.url)) as client:
+        versions = iter(range((await client.status()).next_version, 10**6))
+
+        async def push_every_second() -> None:
+            while True:
+                version = next(versions)
+                await asyncio.gather(
+                    client.push_adapter(version, adapters[version % 2]), asyncio.sleep(1)
+                )
+
+        async def measure() -> float:
+            records = [next(questions) for _ in range(4 * QUESTIONS)]
+            timing, _ = await ask_arms(client, records, QUESTIONS, arguments.max_tokens, {})
+            return timing.tokens_per_s
+
+        await measure()
+        for _ in range(arguments.rounds):
+            undisturbed.append(await measure())
+            pusher = asyncio.create_task(push_every_second())
+            disturbed.append(await measure())
+            pusher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await pusher
+            ratios.append(disturbed[-1] / undisturbed[-1])
+    print("\ntokens/s, 64 questions in flight  median  spread")
+    print(
+        f"no push                           {statistics.median(undisturbed):6.0f}  {spread(undisturbed)}"
+    )
+    print(
+        f"a push every second               {statistics.median(disturbed):6.0f}  {spread(disturbed)}"
+    )
+    print(f"ratio                             {statistics.median(ratios):.2f}  {spread(ratios)}")
+
+
+def copy_adapter(source: Path, target: Path) -> None:
+    """Writes an adapter where the other server finds it; neither server waits for the disk."""
+    target.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (target / name).write_bytes((source / name).read_bytes())
+
+
+@contextlib.contextmanager
+def vllm_server(model: Path, log_path: Path, cpu: Mapping[str, str]) -> Iterator[str]:
+    """vLLM's own server with our kernels and settings, and its route that loads adapters."""
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
+    command += ["--model", str(model), "--port", str(port), "--enable-lora", *FLAGS]
+    command += ["--max-lora-rank", str(RANK), "--max-loras", "4", "--max-cpu-loras", "4"]
+    command += ["--dtype", "float32", "--enforce-eager", "--block-size", "32"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "8192"]
+    environment = {
+        **os.environ,
+        **cpu,
+        # The endpoint plugin refuses to run outside our launcher; only the kernels are wanted here.
+        "VLLM_PLUGINS": CPU_LORA_PLUGIN,
+        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
+    }
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    server = ServerProcess(url=f"http://127.0.0.1:{port}", process=process, log_path=log_path)
+    try:
+        server.wait_until_healthy()
+        yield server.url
+    finally:
+        server.stop()
