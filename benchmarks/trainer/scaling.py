@@ -9,33 +9,15 @@ of `benchmarks.trainer.scaling_runs`.
 """
 
 import argparse
-import math
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import markdown_table
-from benchmarks.trainer.learning_curves import COLOURS
-from benchmarks.trainer.scaling_cases import (
-    CARDS_A_SERVER,
-    ONE_RANK,
-    SHAPES,
-    SMALL_PASSES,
-    cpu_case,
-    gpu_case,
-    read_measured,
-)
-from benchmarks.trainer.scaling_model import Outcome, simulate
-
-COUNTS = (1, 2, 4, 8)
-STALENESSES = (0, 1, 2)
-PAYS = 0.5
-"""More cards pay while they save at least this share of what perfect division among them would."""
-STEPS = 12
-FIXED_TIMES_S = (0.004, 0.008, 0.016)
-PUSHED_TO = (1, 4, 16)
-LINKS_BYTES_A_S = {"1 Gb/s": 0.125e9, "10 Gb/s": 1.25e9, "100 Gb/s": 12.5e9}
+from benchmarks.trainer.scaling_cases import ONE_RANK, SHAPES, SMALL_PASSES, cpu_case, read_measured
+from benchmarks.trainer.scaling_model import simulate
+from benchmarks.trainer.scaling_picture import picture
+from benchmarks.trainer.scaling_tables import all_tables, outcome
 
 
 def main() -> None:
@@ -71,108 +53,6 @@ def _positive(text: str) -> int:
     if not 1 <= value <= 64:
         raise argparse.ArgumentTypeError(f"{text} is not from 1 to 64")
     return value
-
-
-@lru_cache(maxsize=1024)
-def outcome(
-    name: str, servers: int, ranks: int, staleness: int, fixed_s: float | None = None
-) -> Outcome:
-    """A simulated run of a model on GPUs."""
-    case = gpu_case(name) if fixed_s is None else gpu_case(name, fixed_s=fixed_s)
-    return simulate(case, servers=servers, ranks=ranks, staleness=staleness, steps=STEPS)
-
-
-def all_tables() -> dict[str, str]:
-    """Every table by its heading, as docs/scaling.md has them."""
-    return {
-        **{f"{name}: seconds a step": grid(name) for name in SHAPES},
-        **{f"{name}: the best division of so many cards": splits(name) for name in SHAPES},
-        "What an assumption does": assumption(),
-        "A push": pushes(),
-    }
-
-
-def grid(name: str) -> str:
-    """Servers against ranks at staleness 1, with the side that waits."""
-    heads = ["ranks \\ servers", *map(str, COUNTS)]
-    rows = []
-    for ranks in COUNTS:
-        cells = []
-        for servers in COUNTS:
-            found = outcome(name, servers, ranks, 1)
-            cells.append(f"{seconds(found.step_s)}, {found.server_idle:.0%} idle")
-        rows.append([str(ranks), *cells])
-    return markdown_table(heads, rows)
-
-
-def divisions(name: str) -> dict[int, tuple[int, int]]:
-    """For each number of cards, the servers and ranks with the quickest step at staleness 1."""
-    best: dict[int, tuple[int, int]] = {}
-    for servers in COUNTS:
-        for ranks in COUNTS:
-            cards = servers * CARDS_A_SERVER[name] + ranks
-            quickest = best.setdefault(cards, (servers, ranks))
-            if outcome(name, servers, ranks, 1).step_s < outcome(name, *quickest, 1).step_s:
-                best[cards] = servers, ranks
-    # More cards that are no quicker are not worth a line.
-    kept: dict[int, tuple[int, int]] = {}
-    for cards in sorted(best):
-        last_s = min((outcome(name, *split, 1).step_s for split in kept.values()), default=math.inf)
-        if outcome(name, *best[cards], 1).step_s < 0.98 * last_s:
-            kept[cards] = best[cards]
-    return kept
-
-
-def splits(name: str) -> str:
-    """The quickest division of each number of cards, and what the next cards bring."""
-    heads = [
-        *("cards", "servers + ranks"),
-        *(f"staleness {staleness}" for staleness in STALENESSES),
-        *("of perfect division", "more cards pay"),
-    ]
-    rows, last = [], None
-    for cards, (servers, ranks) in divisions(name).items():
-        times = [outcome(name, servers, ranks, staleness).step_s for staleness in STALENESSES]
-        if last is None:
-            last = first = (cards, times[1])
-            pays = ""
-        else:
-            saved, ideal = 1 - times[1] / last[1], 1 - last[0] / cards
-            pays = f"{'yes' if saved >= PAYS * ideal else 'no'}: −{saved:.0%} for +{cards / last[0] - 1:.0%}"
-            last = (cards, times[1])
-        whole = first[0] * first[1] / (cards * times[1])
-        rows.append(
-            [str(cards), f"{servers} + {ranks}", *map(seconds, times), f"{whole:.0%}", pays]
-        )
-    return markdown_table(heads, rows)
-
-
-def assumption() -> str:
-    """How the unmeasured part of a token's time changes the figures of 1.5B at staleness 1."""
-    divided = [(1, 1), (2, 2), (4, 4), (8, 8)]
-    heads = ["fixed part of a token's step at 1.5B", *(f"{s} + {r}" for s, r in divided)]
-    rows = [
-        [
-            f"{1000 * fixed_s:.0f} of 38 ms",
-            *(seconds(outcome("1.5B", s, r, 1, fixed_s).step_s) for s, r in divided),
-        ]
-        for fixed_s in FIXED_TIMES_S
-    ]
-    return markdown_table(heads, rows)
-
-
-def pushes() -> str:
-    """Bytes of a push and the time that a link takes for them."""
-    heads = ["model", "a push", "servers", *LINKS_BYTES_A_S, "link for 5 % of the quickest step"]
-    rows = []
-    for name in SHAPES:
-        size = gpu_case(name).trainer.adapter_bytes
-        quickest_s = min(outcome(name, *split, 1).step_s for split in divisions(name).values())
-        for servers in PUSHED_TO:
-            needed = 8 * size * servers / (0.05 * quickest_s) / 1e9
-            times = [f"{size * servers / rate:.2f} s" for rate in LINKS_BYTES_A_S.values()]
-            rows.append([name, f"{size / 1e6:.0f} MB", str(servers), *times, f"{needed:.2g} Gb/s"])
-    return markdown_table(heads, rows)
 
 
 def checked(measured: Mapping[str, Any]) -> str:
@@ -214,54 +94,6 @@ def checked(measured: Mapping[str, Any]) -> str:
             ]
         )
     return markdown_table(heads, rows)
-
-
-def seconds(value: float) -> str:
-    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
-
-
-def picture() -> str:
-    """An SVG: how many times quicker than the smallest division of cards, both axes logarithmic."""
-    width, height, left, top, right, bottom = 640, 420, 56, 20, 120, 46
-    curves = {}
-    for name in SHAPES:
-        points = [
-            (cards, outcome(name, *split, 1).step_s) for cards, split in divisions(name).items()
-        ]
-        curves[name] = [(cards / points[0][0], points[0][1] / step_s) for cards, step_s in points]
-    most = 2.0 ** math.ceil(math.log2(max(x for curve in curves.values() for x, _ in curve)))
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (width - left - right) * math.log(x) / math.log(most)
-        up = (height - top - bottom) * math.log(y) / math.log(most)
-        return round(left + across, 1), round(height - bottom - up, 1)
-
-    def line(points: Sequence[tuple[float, float]], style: str) -> str:
-        words = " ".join(f"{x},{y}" for x, y in (place(*point) for point in points))
-        return f'<polyline fill="none" {style} points="{words}"/>'
-
-    def text(x: float, y: float, words: str, anchor: str = "middle") -> str:
-        return f'<text x="{x}" y="{y}" text-anchor="{anchor}">{words}</text>'
-
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        line([(1, 1), (most, most)], 'stroke="#999" stroke-dasharray="4 4"'),
-    ]
-    for power in range(round(math.log2(most)) + 1):
-        times = 2.0**power
-        parts.append(line([(1, times), (most, times)], 'stroke="#ddd"'))
-        x, y = place(1, times)
-        parts.append(text(x - 6, y + 4, f"{times:g} ×", "end"))
-        x, y = place(times, 1)
-        parts.append(text(x, y + 16, f"{times:g} ×"))
-    x, y = place(math.sqrt(most), 1)
-    parts.append(text(x, y + 34, "cards, over one server and one rank"))
-    for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
-        parts.append(line(curve, f'stroke="{colour}" stroke-width="2.5"'))
-        x, y = place(*curve[-1])
-        parts.append(text(x + 6, y + 4, name, "start"))
-    return "\n".join([*parts, "</svg>\n"])
 
 
 if __name__ == "__main__":

@@ -10,15 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer.scaling_model import (
-    FAMILIES,
-    Case,
-    Decoder,
-    Trainer,
-    Workload,
-    scaled_to,
-    usual_work,
-)
+from benchmarks.trainer.scaling_model import Case
+from benchmarks.trainer.scaling_ranks import FAMILIES, Trainer, usual_work
+from benchmarks.trainer.scaling_servers import Decoder, scaled_to
+from benchmarks.trainer.scaling_workload import Workload
 
 # One H200: the peak of its memory, and a rate of products that is 40 % of its dense peak in bfloat16.
 MEMORY_BYTES_A_S = 4.8e12

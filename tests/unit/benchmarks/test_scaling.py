@@ -15,17 +15,12 @@ from benchmarks.trainer.scaling_cases import (
     cpu_case,
     gpu_case,
 )
-from benchmarks.trainer.scaling_model import (
-    Case,
-    Decoder,
-    Outcome,
-    Trainer,
-    Workload,
-    generation_s,
-    shards_of,
-    simulate,
-    usual_work,
-)
+from benchmarks.trainer.scaling_model import Case, Outcome, simulate
+from benchmarks.trainer.scaling_picture import picture
+from benchmarks.trainer.scaling_ranks import Trainer, shards_of, usual_work
+from benchmarks.trainer.scaling_servers import Decoder, generation_s
+from benchmarks.trainer.scaling_tables import all_tables
+from benchmarks.trainer.scaling_workload import Workload
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/scaling.md"
@@ -236,16 +231,12 @@ def test_the_pages_command(
 @pytest.mark.slow
 def test_the_page_has_what_the_program_prints() -> None:
     page = PAGE.read_text()
-    missing = [
-        name for name, table in scaling.all_tables().items() if f"{name}\n\n{table}\n" not in page
-    ]
+    missing = [name for name, table in all_tables().items() if f"{name}\n\n{table}\n" not in page]
     assert missing == [], (
         "python -m benchmarks.trainer.scaling tables --plot docs/images/scaling.svg"
     )
-    assert (ROOT / "docs/images/scaling.svg").read_text() == scaling.picture()
-    lines = ElementTree.fromstring(scaling.picture()).findall(
-        "{http://www.w3.org/2000/svg}polyline"
-    )
+    assert (ROOT / "docs/images/scaling.svg").read_text() == picture()
+    lines = ElementTree.fromstring(picture()).findall("{http://www.w3.org/2000/svg}polyline")
     assert len([line for line in lines if line.get("stroke-width") == "2.5"]) == len(SHAPES)
 
 
