@@ -30,21 +30,22 @@ import httpx
 from benchmarks.peers.trl_peers import TIMES_FILE
 from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import (
-    DEFAULT,
     NUM_STEPS,
-    ROWS,
     WARM_UP_STEPS,
     benchmark_server,
+    sft_adapter,
+    train_row,
+    warm_up,
+)
+from benchmarks.trainer.learning_curves import SHARES, Curve, late_median, plot, table, to_win
+from benchmarks.trainer.learning_evaluation import (
     correct_answers,
     curve_path,
     evaluate_row,
     greedy_prompt,
-    sft_adapter,
-    train_row,
-    warm_up,
     write_curve,
 )
-from benchmarks.trainer.learning_curves import SHARES, Curve, late_median, plot, table, to_win
+from benchmarks.trainer.learning_rows import DEFAULT, ROWS
 from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import free_port
 from inference_server.vllm.cpu_settings import cpu_environment

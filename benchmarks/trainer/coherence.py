@@ -19,17 +19,15 @@ from benchmarks.markdown import markdown_table
 from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import (
     NUM_STEPS,
-    RANDOM_REWARD,
     benchmark_server,
-    correct_answers,
-    curve_path,
     demo_config,
-    greedy_prompt,
     score_at_random,
     sft_adapter,
     train_quietly,
 )
 from benchmarks.trainer.learning_curves import gain_interval
+from benchmarks.trainer.learning_evaluation import correct_answers, curve_path, greedy_prompt
+from benchmarks.trainer.learning_rows import RANDOM_REWARD
 from benchmarks.trainer.learning_tasks import TASKS, Task
 from regime_w import ArmSpec, RewardConfig, build_exploring_arms
 from trainer.config.sections import RolloutConfig, ServerConfig

@@ -11,24 +11,23 @@ are not repeated, so the whole can be measured in parts:
 """
 
 import argparse
-import asyncio
 import contextlib
 import random
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import accumulate
 from pathlib import Path
 
 from benchmarks.trainer.kept_runs import folder_of_runs
-from benchmarks.trainer.learning_curves import Curve, Point, plot, table
+from benchmarks.trainer.learning_curves import Curve, plot, table
+from benchmarks.trainer.learning_evaluation import curve_path, evaluate_row
+from benchmarks.trainer.learning_rows import RANDOM_REWARD, ROWS
 from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup
-from regime_w import RewardConfig, answers_agree, build_all_arms, extract_answer, extract_gold
+from regime_w import RewardConfig
 from regime_w.counterfactual.pairs import PairedQuestion
-from trainer.client.protocol import GreedyPrompt
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
@@ -37,55 +36,6 @@ from trainer.data.sources import Record
 from trainer.rollouts.groups import Score, ScoredGroup, score_group
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
-RANDOM_REWARD = "random reward"
-DEFAULT = "exploring, grpo (the demo)"
-RECIPE_ARMS = ("--rollout.arms", "recipe")
-
-
-def with_critic(*, learning_rate: str = "5e-3", warmup_steps: int = 0) -> tuple[str, ...]:
-    """Flags of a run with GAE."""
-    return (
-        *("--ppo.advantage", "gae", "--ppo.critic_learning_rate", learning_rate),
-        *("--ppo.critic_warmup_steps", str(warmup_steps), "--ppo.value_clip", "1.0"),
-    )
-
-
-CRITIC = with_critic()
-"""The demo's settings of a critic until 2026-11-27; figures from before are of these with the recipe's arms."""
-ROWS: dict[str, tuple[str, ...]] = {
-    DEFAULT: (),
-    "exploring, gae": CRITIC,
-    "exploring, gae, λ 1": (*CRITIC, "--ppo.gae_lambda", "1"),
-    "exploring, gae, critic at 1e-3": with_critic(learning_rate="1e-3"),
-    "exploring, gae, two epochs": (*CRITIC, "--ppo.num_epochs", "2"),
-    "exploring, gae, critic alone at first": with_critic(warmup_steps=2),
-    "exploring, rloo": ("--ppo.advantage", "rloo"),
-    "dynamic sampling": ("--rollout.dynamic_sampling",),
-    "one version behind": ("--rollout.max_staleness", "1", "--run.num_threads", "1"),
-    "rate 2.5e-4": ("--ppo.learning_rate", "2.5e-4"),
-    "rate 1e-3": ("--ppo.learning_rate", "1e-3"),
-    "rate 2e-3": ("--ppo.learning_rate", "2e-3"),
-    "mini-batches of 2 questions": ("--ppo.questions_per_mini_batch", "2"),
-    "mini-batches of 3 questions": ("--ppo.questions_per_mini_batch", "3"),
-    "mini-batches of 3 questions, no KL": (
-        *("--ppo.questions_per_mini_batch", "3", "--ppo.kl_coef", "0"),
-    ),
-    "mini-batches of 3 questions, exploring, gae": (
-        *("--ppo.questions_per_mini_batch", "3", *CRITIC),
-    ),
-    "no KL": ("--ppo.kl_coef", "0"),
-    "per_arm, gae": (*RECIPE_ARMS, *CRITIC),
-    "shared, random arm (recipe)": (
-        *RECIPE_ARMS,
-        *CRITIC,
-        *("--reward.credit", "shared", "--reward.selection", "random"),
-        *("--reward.formulas", "original"),
-    ),
-    "difference, gae": (*RECIPE_ARMS, *CRITIC, "--reward.credit", "difference"),
-    "per_arm, rloo": (*RECIPE_ARMS, "--ppo.advantage", "rloo"),
-    "per_arm, grpo": RECIPE_ARMS,
-    RANDOM_REWARD: (),
-}
 NUM_STEPS = 12
 WARM_UP_STEPS = 2
 
@@ -121,11 +71,6 @@ def main() -> None:
     print(table(curves, arguments.rows))
     picture: Path = arguments.plot or folder / "learning.svg"
     picture.write_text(plot(curves, arguments.rows))
-
-
-def curve_path(folder: Path, seed: int, row: str) -> Path:
-    name = "".join(c if c.isalnum() else "-" for c in row).strip("-")
-    return folder / f"{name}-{seed}" / "curve.json"
 
 
 def sft_adapter(model: Path, folder: Path, task: Task = TASKS[BUILT_IN]) -> Path:
@@ -236,65 +181,6 @@ def train_row(
         model, sft, url, folder, seed=seed, num_steps=num_steps, overrides=ROWS[row], task=task
     )
     train_quietly(config, score_at_random if row == RANDOM_REWARD else score_group)
-
-
-def evaluate_row(
-    row: str, seed: int, url: str, records: Sequence[Record], task: Task, path: Path
-) -> None:
-    """Evaluate every version of a trained run, and write the curve."""
-    folder = path.parent / "run"
-    seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
-    adapters = sorted((folder / "adapters").glob("policy-??????"))
-    correct = correct_answers(adapters, url, records, greedy_prompt(task.max_tokens))
-    write_curve(row, seed, seconds, correct, path)
-
-
-def write_curve(
-    row: str, seed: int, seconds: Sequence[float], correct: Sequence[str], path: Path
-) -> None:
-    points = (
-        Point(step=step, seconds=at_s, correct=bits)
-        for step, (at_s, bits) in enumerate(zip(seconds, correct, strict=True))
-    )
-    curve = Curve(row=row, seed=seed, points=tuple(points))
-    curve.write(path)
-    shown = " ".join(f"{p.seconds:.1f}s:{100 * p.accuracy:.1f}" for p in curve.points)
-    print(f"{row}, seed {seed}: {shown}", flush=True)
-
-
-def greedy_prompt(max_tokens: int) -> GreedyPrompt:
-    """How the tasks of the tiny model are asked in an evaluation."""
-    return GreedyPrompt(
-        system_prompt=build_all_arms()[0].system_prompt,
-        prompt_format="plain",
-        max_tokens=max_tokens,
-    )
-
-
-def correct_answers(
-    adapters: Sequence[Path], url: str, records: Sequence[Record], prompt: GreedyPrompt
-) -> list[str]:
-    """For each adapter a 1 for each question that it answers greedily, a 0 for each other one."""
-    from trainer.client.arms_client import ArmsClient
-    from trainer.client.model_spec import uploaded
-    from trainer.config.sections import ServerConfig
-
-    questions = [record.question for record in records]
-
-    async def ask() -> list[str]:
-        found = []
-        async with ArmsClient(ServerConfig(url=url)) as client:
-            for adapter in adapters:
-                async with uploaded(client, adapter) as version:
-                    completions = await client.complete(version, questions, prompt)
-                correct = (
-                    answers_agree(extract_answer(completion.text), extract_gold(record.gold))
-                    for completion, record in zip(completions, records, strict=True)
-                )
-                found.append("".join(str(int(c)) for c in correct))
-        return found
-
-    return asyncio.run(ask())
 
 
 def score_at_random(

@@ -21,15 +21,9 @@ from pathlib import Path
 
 from benchmarks.markdown import markdown_table
 from benchmarks.trainer.kept_runs import folder_of_runs
-from benchmarks.trainer.learning import (
-    CONFIG,
-    benchmark_server,
-    correct_answers,
-    curve_path,
-    greedy_prompt,
-    train_quietly,
-)
+from benchmarks.trainer.learning import CONFIG, benchmark_server, train_quietly
 from benchmarks.trainer.learning_curves import Curve, Point
+from benchmarks.trainer.learning_evaluation import correct_answers, curve_path, greedy_prompt
 from benchmarks.trainer.long_task import sft_adapter, write_task
 from regime_w import build_all_arms
 from trainer.config.loading import load_config

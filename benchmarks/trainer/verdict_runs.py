@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from benchmarks.trainer.learning import CRITIC, RECIPE_ARMS
+from benchmarks.trainer.learning_rows import CRITIC, RECIPE_ARMS
 from inference_server.launch.server_process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig, reward_group
 from regime_w.credits import RewardParts

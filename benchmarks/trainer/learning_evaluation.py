@@ -1,0 +1,77 @@
+"""The held-out answers of a run's versions, asked greedily once the run is over."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from benchmarks.trainer.learning_curves import Curve, Point
+from benchmarks.trainer.learning_tasks import Task
+from regime_w import answers_agree, build_all_arms, extract_answer, extract_gold
+from trainer.client.protocol import GreedyPrompt
+from trainer.console.tracking import read_metrics
+from trainer.data.sources import Record
+
+
+def curve_path(folder: Path, seed: int, row: str) -> Path:
+    name = "".join(c if c.isalnum() else "-" for c in row).strip("-")
+    return folder / f"{name}-{seed}" / "curve.json"
+
+
+def evaluate_row(
+    row: str, seed: int, url: str, records: Sequence[Record], task: Task, path: Path
+) -> None:
+    """Evaluate every version of a trained run, and write the curve."""
+    folder = path.parent / "run"
+    seconds = [0.0, *accumulate(metrics["time/step_s"] for metrics in read_metrics(folder))]
+    adapters = sorted((folder / "adapters").glob("policy-??????"))
+    correct = correct_answers(adapters, url, records, greedy_prompt(task.max_tokens))
+    write_curve(row, seed, seconds, correct, path)
+
+
+def write_curve(
+    row: str, seed: int, seconds: Sequence[float], correct: Sequence[str], path: Path
+) -> None:
+    points = (
+        Point(step=step, seconds=at_s, correct=bits)
+        for step, (at_s, bits) in enumerate(zip(seconds, correct, strict=True))
+    )
+    curve = Curve(row=row, seed=seed, points=tuple(points))
+    curve.write(path)
+    shown = " ".join(f"{p.seconds:.1f}s:{100 * p.accuracy:.1f}" for p in curve.points)
+    print(f"{row}, seed {seed}: {shown}", flush=True)
+
+
+def greedy_prompt(max_tokens: int) -> GreedyPrompt:
+    """How the tasks of the tiny model are asked in an evaluation."""
+    return GreedyPrompt(
+        system_prompt=build_all_arms()[0].system_prompt,
+        prompt_format="plain",
+        max_tokens=max_tokens,
+    )
+
+
+def correct_answers(
+    adapters: Sequence[Path], url: str, records: Sequence[Record], prompt: GreedyPrompt
+) -> list[str]:
+    """For each adapter a 1 for each question that it answers greedily, a 0 for each other one."""
+    from trainer.client.arms_client import ArmsClient
+    from trainer.client.model_spec import uploaded
+    from trainer.config.sections import ServerConfig
+
+    questions = [record.question for record in records]
+
+    async def ask() -> list[str]:
+        found = []
+        async with ArmsClient(ServerConfig(url=url)) as client:
+            for adapter in adapters:
+                async with uploaded(client, adapter) as version:
+                    completions = await client.complete(version, questions, prompt)
+                correct = (
+                    answers_agree(extract_answer(completion.text), extract_gold(record.gold))
+                    for completion, record in zip(completions, records, strict=True)
+                )
+                found.append("".join(str(int(c)) for c in correct))
+        return found
+
+    return asyncio.run(ask())
