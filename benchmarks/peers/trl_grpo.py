@@ -18,16 +18,13 @@ import shutil
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 
-import httpx
-
 from benchmarks.peers.trl_peers import TIMES_FILE
+from benchmarks.peers.vllm_for_trl import vllm_server, without_thread_limit
 from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import (
     NUM_STEPS,
@@ -47,8 +44,6 @@ from benchmarks.trainer.learning_evaluation import (
 )
 from benchmarks.trainer.learning_rows import DEFAULT, ROWS
 from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
-from inference_server.launch.server_process import free_port
-from inference_server.vllm.cpu_settings import cpu_environment
 from regime_w import build_all_arms
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import Record
@@ -58,13 +53,6 @@ from trainer.io.jsonl import write_jsonl
 GRPO = "TRL GRPOTrainer"
 ASYNC = "TRL AsyncGRPOTrainer"
 PEERS = {"grpo": GRPO, "async": ASYNC}
-VLLM_FLAGS = (
-    *("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--no-enable-chunked-prefill"),
-    *("--max-num-batched-tokens", "8192", "--max-num-seqs", "256", "--max-model-len", "512"),
-    *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "3"),
-    *("--generation-config", "vllm"),
-)
-VLLM_START_TIMEOUT_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,49 +205,6 @@ def run_process(peer: str, options: dict[str, object], folder: Path) -> None:
         )
     if done.returncode:
         raise SystemExit(f"{peer} failed: see {folder / 'train.log'}")
-
-
-def without_thread_limit() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-
-
-@contextmanager
-def vllm_server(model: Path, folder: Path) -> Iterator[str]:
-    """vLLM's own server as TRL wants it: adapters at run time, and the routes that pause it."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
-    environment = {
-        **without_thread_limit(),
-        **cpu_environment(hidden_size=None),
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_TARGET_DEVICE": "cpu",
-        "VLLM_PLUGINS": "",
-        "VLLM_SERVER_DEV_MODE": "1",
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
-    }
-    with (
-        (folder / "vllm.log").open("w") as log,
-        subprocess.Popen(
-            [*command, "--port", str(port), *VLLM_FLAGS],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        ) as process,
-    ):
-        try:
-            deadline = time.monotonic() + VLLM_START_TIMEOUT_S
-            while True:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"vLLM did not start: see {folder / 'vllm.log'}")
-                try:
-                    if httpx.get(f"{url}/health", trust_env=False).is_success:
-                        break
-                except httpx.TransportError:
-                    time.sleep(0.5)
-            yield url
-        finally:
-            process.terminate()
 
 
 if __name__ == "__main__":

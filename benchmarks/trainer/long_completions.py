@@ -12,18 +12,17 @@ server. Runs that are there already are not repeated, so the whole can be measur
 import argparse
 import json
 import shutil
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from benchmarks.markdown import markdown_table
 from benchmarks.trainer.kept_runs import folder_of_runs
 from benchmarks.trainer.learning import CONFIG, benchmark_server, train_quietly
 from benchmarks.trainer.learning_curves import Curve, Point
 from benchmarks.trainer.learning_evaluation import correct_answers, curve_path, greedy_prompt
+from benchmarks.trainer.long_completions_table import table
 from benchmarks.trainer.long_task import sft_adapter, write_task
 from regime_w import build_all_arms
 from trainer.config.loading import load_config
@@ -60,8 +59,6 @@ MAX_TOKENS = 160
 NUM_STEPS = 20
 QUESTIONS_PER_STEP = 8
 EVALUATE_EVERY = 10
-VARIANCE_STEPS = range(16, 21)
-"""The explained variance "at step 20" is the mean over these, as a step has 64 completions."""
 
 
 def main() -> None:
@@ -97,7 +94,8 @@ def main() -> None:
             for seed, row in missing:
                 bench.measure(row, seed)
     done = [key for key in wanted if curve_path(folder, *key).is_file()]
-    print(table([(row, Curve.read(curve_path(folder, seed, row))) for seed, row in done], folder))
+    curves = [(row, Curve.read(curve_path(folder, seed, row))) for seed, row in done]
+    print(table(ROWS, curves, folder))
 
 
 def collected(folder: Path, sft: Path, url: str, seed: int) -> tuple[Path, float]:
@@ -187,70 +185,6 @@ class Bench:
             ["--config", str(CONFIG), *flags, *words],
             prog="benchmarks/trainer/long_completions.py",
         )
-
-
-def accuracy_at(curve: Curve, seconds: float) -> float:
-    """Accuracy after so many seconds of training, in a straight line between two points."""
-    before = curve.points[0]
-    for point in curve.points[1:]:
-        if point.seconds >= seconds:
-            share = max(0.0, (seconds - before.seconds) / (point.seconds - before.seconds))
-            return before.accuracy + share * (point.accuracy - before.accuracy)
-        before = point
-    return before.accuracy
-
-
-def table(runs: Sequence[tuple[str, Curve]], folder: Path) -> str:
-    """A Markdown table with a line for each row that has runs; lowest to highest of the seeds."""
-    equal_s = min(curve.points[-1].seconds for _, curve in runs)
-    heads = (
-        "",
-        "tokens",
-        "explained variance at step 20",
-        "s before step 1",
-        "s a step",
-        f"accuracy after {equal_s:.0f} s",
-        "final accuracy",
-        "start",
-    )
-    lines = []
-    for row in ROWS:
-        curves = [curve for name, curve in runs if name == row]
-        if not curves:
-            continue
-        metrics = [read_metrics(curve_path(folder, c.seed, row).parent / "run") for c in curves]
-        variances = [
-            statistics.fmean(
-                m[step - 1].get("ppo/explained_variance", float("nan"))
-                for step in VARIANCE_STEPS
-                if step <= len(m)
-            )
-            for m in metrics
-        ]
-        tokens = statistics.fmean(
-            each["rollout/completion_tokens_mean"] for m in metrics for each in m
-        )
-        lines.append(
-            (
-                f"`{row}`, {len(curves)} seeds",
-                f"{tokens:.0f}",
-                spread(variances, "{:+.2f}") if row.startswith("gae") else "no critic",
-                spread([c.points[0].seconds for c in curves], "{:.0f}"),
-                spread([c.step_s for c in curves], "{:.2f}"),
-                spread([100 * accuracy_at(c, equal_s) for c in curves], "{:.1f}"),
-                spread([100 * c.points[-1].accuracy for c in curves], "{:.1f}"),
-                spread([100 * c.points[0].accuracy for c in curves], "{:.1f}"),
-            )
-        )
-    return markdown_table(heads, lines)
-
-
-def spread(numbers: Sequence[float], form: str) -> str:
-    """The mean, and the lowest and highest."""
-    low, mean, high = (
-        form.format(number) for number in (min(numbers), statistics.fmean(numbers), max(numbers))
-    )
-    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.trainer.rounded_products import RoundedProducts
 from benchmarks.trainer.weight_sync_table import table
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
@@ -108,27 +108,6 @@ def collect(arguments: argparse.Namespace) -> None:
         open_requests(ArmsClient(ServerConfig(url=server.url))) as requests,
     ):
         Pushes(arguments, requests).make(folder / f"{arguments.dtype}-{arguments.arms}.pt")
-
-
-class RoundedProducts(TorchDispatchMode):
-    """bfloat16 products by way of float32: the same sums, many times as fast without bfloat16 instructions."""
-
-    _PRODUCTS = frozenset({"mm", "addmm", "addmm_", "bmm", "baddbmm"})
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Compute a product of bfloat16 matrices in float32 and round it."""
-        name = func.__name__.partition(".")[0]
-        if name not in self._PRODUCTS or args[0].dtype is not torch.bfloat16:
-            return func(*args, **(kwargs or {}))
-        wide = [each.float() for each in args]
-        if name.endswith("_"):
-            return args[0].copy_(func(*wide, **(kwargs or {})))
-        return func(*wide, **(kwargs or {})).bfloat16()
 
 
 class Pushes:

@@ -10,14 +10,8 @@ import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
 from scripts import real_model
-from scripts.real_model import (
-    PACKAGES,
-    build_tokenizer,
-    check,
-    check_tokenizer,
-    manifest,
-    pip_reason,
-)
+from scripts.real_model import PACKAGES, check, manifest, pip_reason
+from scripts.smollm_tokenizer import build_tokenizer, check_tokenizer
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
