@@ -27,8 +27,8 @@ from benchmarks.trainer.padded_batches import padded_micro_batches
 from benchmarks.trainer.ppo_step_data import Groups, random_roles, sampled_groups, synthetic_groups
 from benchmarks.trainer.ppo_step_memory import measure_memory
 from trainer.config.sections import PolicyConfig, PPOConfig
+from trainer.model import roles as trainer_roles
 from trainer.model.batches.batch import TokenRows
-from trainer.ppo import scoring as trainer_scoring
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.update import PPOUpdate
 
@@ -116,7 +116,7 @@ def compare(model: Path, groups: Groups, *, rounds: int) -> None:
 
 
 def with_padding(update: PPOUpdate, groups: Groups) -> list[MiniBatch]:
-    with patch.object(trainer_scoring, "micro_batches", padded_micro_batches):
+    with patch.object(trainer_roles, "micro_batches", padded_micro_batches):
         return update.experience(groups, seed="0")
 
 
