@@ -48,7 +48,10 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="gpu_step", description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+        # A folder's program would call itself __main__.py.
+        prog="gpu_step.py",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--device", choices=["cuda", "cpu"], default="cuda", help="[%(default)s]")
