@@ -35,8 +35,9 @@ class RunConfig(Section):
     """Go back to the best evaluated step's policy, critic and optimizers where an evaluation finds that
     accuracy has fallen: the interval of its difference from the best accuracy lies below 0, at 95 % for
     all pairs of the run's evaluations together: with 200 questions and 20 evaluations a fall from 80 % to
-    63. Rollouts that were already asked for are still trained on. After the last step nothing returns:
-    `export --best` takes the best version."""
+    63. Rollouts that were already asked for are still trained on. The policy that the run begins with is not
+    evaluated, so nothing returns to it, and after the last step nothing returns: `export --best` takes the
+    best version."""
     seed: Seed = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
