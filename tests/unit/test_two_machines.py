@@ -82,6 +82,8 @@ def test_the_doctor_lets_each_machine_start(
     variables, service, flags = words_of(line)
     told: dict[str, Any] = environment(service, variables)
     told |= {"REGIME_W_POLICY__BASE_MODEL": tiny_base, "REGIME_W_RUN__FOLDER": tmp_path / "run"}
+    # The tiny base takes no more.
+    told |= {"REGIME_W_SERVE__MAX_MODEL_LEN": 512, "REGIME_W_ROLLOUT__MAX_TOKENS": 128}
     for name, value in told.items():
         monkeypatch.setenv(name, str(value))
     # A card on which the server's 0.9 leaves less than the trainer needs, and the trainer needs most of it.

@@ -104,7 +104,9 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
 
 def _check_context(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
     """Whether the server would take the context's length, and a completion fits in it beside its prompt."""
-    longest, asked = shape.max_position_tokens, config.serve.max_model_len
+    longest = shape.max_position_tokens
+    # A server on another machine has settings of its own.
+    asked = None if config.role == "trainer" else config.serve.max_model_len
     if asked is not None and asked > longest:
         text = f"serve.max_model_len is {asked:,}, and the model takes {longest:,} tokens"
         yield bad("context", text, f"serve.max_model_len = {longest}")
