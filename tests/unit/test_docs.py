@@ -45,7 +45,7 @@ OTHERS = {
     "sbatch --nodes=3": "tests/unit/test_launchers.py runs the script",
     "SERVERS=": "tests/unit/test_two_gpus.py runs the containers' scripts",
     "sky launch ": "tests/unit/test_skypilot.py runs the script",
-    "python -m benchmarks.trainer.scaling ": "tests/unit/benchmarks/test_scaling.py runs it",
+    "python -m benchmarks.scaling ": "tests/unit/benchmarks/test_scaling.py runs it",
     # Not runnable here, and why. tests/unit/test_deploy.py checks the files that these read.
     "MACHINE_ROLE=": "needs Docker",
     "docker ": "needs Docker",

@@ -1,4 +1,4 @@
-"""The simulator of `benchmarks.trainer.scaling`: against cases computed by hand, its page, and measured runs."""
+"""The simulator of `benchmarks.scaling`: against cases computed by hand, its page, and measured runs."""
 
 import re
 from dataclasses import replace
@@ -7,20 +7,20 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.trainer import scaling
-from benchmarks.trainer.scaling_cases import (
+from benchmarks.scaling import __main__ as scaling
+from benchmarks.scaling.cases import (
     ONE_RANK,
     SHAPES,
     SMALL_PASSES,
     cpu_case,
     gpu_case,
 )
-from benchmarks.trainer.scaling_model import Case, Outcome, simulate
-from benchmarks.trainer.scaling_picture import picture
-from benchmarks.trainer.scaling_ranks import Trainer, shards_of, usual_work
-from benchmarks.trainer.scaling_servers import Decoder, generation_s
-from benchmarks.trainer.scaling_tables import all_tables
-from benchmarks.trainer.scaling_workload import Workload
+from benchmarks.scaling.picture import picture
+from benchmarks.scaling.ranks import Trainer, shards_of, usual_work
+from benchmarks.scaling.servers import Decoder, generation_s
+from benchmarks.scaling.simulation import Case, Outcome, simulate
+from benchmarks.scaling.tables import all_tables
+from benchmarks.scaling.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs/scaling.md"
@@ -221,7 +221,7 @@ def test_adapters_have_their_size(name: str, parameters: float, megabytes: float
 def test_the_pages_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (command,) = re.findall(r"python -m benchmarks\.trainer\.scaling (one .*)", PAGE.read_text())
+    (command,) = re.findall(r"python -m benchmarks\.scaling (one .*)", PAGE.read_text())
     monkeypatch.setattr("sys.argv", ["scaling", *command.split()])
     scaling.main()
     lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
@@ -232,9 +232,7 @@ def test_the_pages_command(
 def test_the_page_has_what_the_program_prints() -> None:
     page = PAGE.read_text()
     missing = [name for name, table in all_tables().items() if f"{name}\n\n{table}\n" not in page]
-    assert missing == [], (
-        "python -m benchmarks.trainer.scaling tables --plot docs/images/scaling.svg"
-    )
+    assert missing == [], "python -m benchmarks.scaling tables --plot docs/images/scaling.svg"
     assert (ROOT / "docs/images/scaling.svg").read_text() == picture()
     lines = ElementTree.fromstring(picture()).findall("{http://www.w3.org/2000/svg}polyline")
     assert len([line for line in lines if line.get("stroke-width") == "2.5"]) == len(SHAPES)

@@ -9,9 +9,9 @@ import statistics
 from collections import deque
 from dataclasses import dataclass
 
-from benchmarks.trainer.scaling_ranks import Trainer, training
-from benchmarks.trainer.scaling_servers import Decoder, Fleet
-from benchmarks.trainer.scaling_workload import Workload
+from benchmarks.scaling.ranks import Trainer, training
+from benchmarks.scaling.servers import Decoder, Fleet
+from benchmarks.scaling.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

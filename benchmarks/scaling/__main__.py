@@ -1,11 +1,11 @@
 """Seconds a step against servers and trainer ranks, by a small simulator fed with measured phases; see docs/scaling.md.
 
-    python -m benchmarks.trainer.scaling tables --plot docs/images/scaling.svg
-    python -m benchmarks.trainer.scaling one --model 8B --servers 2 --ranks 4 --staleness 1
-    python -m benchmarks.trainer.scaling check runs/scaling/measured.json
+    python -m benchmarks.scaling tables --plot docs/images/scaling.svg
+    python -m benchmarks.scaling one --model 8B --servers 2 --ranks 4 --staleness 1
+    python -m benchmarks.scaling check runs/scaling/measured.json
 
 `tables` prints the tables of docs/scaling.md, `one` a single case, and `check` holds the simulator against measured runs
-of `benchmarks.trainer.scaling_runs`.
+of `benchmarks.scaling.runs`.
 """
 
 import argparse
@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import markdown_table
-from benchmarks.trainer.scaling_cases import ONE_RANK, SHAPES, SMALL_PASSES, cpu_case, read_measured
-from benchmarks.trainer.scaling_model import simulate
-from benchmarks.trainer.scaling_picture import picture
-from benchmarks.trainer.scaling_tables import all_tables, outcome
+from benchmarks.scaling.cases import ONE_RANK, SHAPES, SMALL_PASSES, cpu_case, read_measured
+from benchmarks.scaling.picture import picture
+from benchmarks.scaling.simulation import simulate
+from benchmarks.scaling.tables import all_tables, outcome
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
+        # A folder's program would call itself __main__.py.
+        prog="python -m benchmarks.scaling",
         description=__doc__,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -35,7 +37,7 @@ def main() -> None:
     one.add_argument("--ranks", type=_positive, default=1, help="of the trainer [%(default)s]")
     one.add_argument("--staleness", type=int, choices=range(5), default=1, help="[%(default)s]")
     check = commands.add_parser("check", allow_abbrev=False, help="against measured runs")
-    check.add_argument("measured", type=Path, help="written by benchmarks.trainer.scaling_runs")
+    check.add_argument("measured", type=Path, help="written by benchmarks.scaling.runs")
     arguments = parser.parse_args()
     if arguments.command == "tables":
         print("\n\n".join(f"{name}\n\n{text}" for name, text in all_tables().items()))

@@ -4,8 +4,8 @@ import math
 from functools import lru_cache
 
 from benchmarks.markdown import markdown_table
-from benchmarks.trainer.scaling_cases import CARDS_A_SERVER, SHAPES, gpu_case
-from benchmarks.trainer.scaling_model import Outcome, simulate
+from benchmarks.scaling.cases import CARDS_A_SERVER, SHAPES, gpu_case
+from benchmarks.scaling.simulation import Outcome, simulate
 
 COUNTS = (1, 2, 4, 8)
 STALENESSES = (0, 1, 2)

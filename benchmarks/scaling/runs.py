@@ -1,10 +1,10 @@
-"""Steps of the demo with 1 and 2 trainer ranks and 1 and 2 servers, for `benchmarks.trainer.scaling check`.
+"""Steps of the demo with 1 and 2 trainer ranks and 1 and 2 servers, for `benchmarks.scaling check`.
 
 Every row is a run of deploy/configs/demo.toml from one SFT adapter with seconds of each phase, rows in turns within a
 round, on the same servers. Medians of the middle steps of every run go to a JSON file. A rank and a server take a core
 each: where a row has more of them at work at once than the machine has cores, it says so in `crowded`.
 
-    python -m benchmarks.trainer.scaling_runs --output runs/scaling/measured.json
+    python -m benchmarks.scaling.runs --output runs/scaling/measured.json
 """
 
 import argparse
@@ -23,8 +23,8 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.scaling.cases import ONE_RANK, SMALL_PASSES
 from benchmarks.trainer.learning import CONFIG
-from benchmarks.trainer.scaling_cases import ONE_RANK, SMALL_PASSES
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import SFTRunConfig, TrainConfig
@@ -82,7 +82,7 @@ def main() -> None:
     sft = demo_start(arguments.model, folder / "sft")
     flags = ["--max-model-len", "512", "--state-dir"]
     rows = CPU_ROWS if arguments.cpu_time else ROWS
-    program = "benchmarks.trainer.cpu_clock" if arguments.cpu_time else "trainer"
+    program = "benchmarks.scaling.cpu_clock" if arguments.cpu_time else "trainer"
     with contextlib.ExitStack() as stack:
         urls = [
             stack.enter_context(
@@ -121,7 +121,7 @@ def demo_start(model: Path, folder: Path) -> Path:
         config = load_config(
             SFTRunConfig,
             [*words, "--output", str(folder)],
-            prog="benchmarks/trainer/scaling_runs.py",
+            prog="benchmarks/scaling/runs.py",
         )
         run_sft(config, lambda *_: None, lambda _: None)
     return folder
@@ -170,7 +170,7 @@ def measured(
     kinds: Sequence[Row],
     sft: Path,
 ) -> Mapping[str, object]:
-    """What `benchmarks.trainer.scaling` reads."""
+    """What `benchmarks.scaling` reads."""
     cores = len(os.sched_getaffinity(0))
     rows = {}
     for kind in kinds:

@@ -1,6 +1,6 @@
 """`python -m trainer` with phases in CPU seconds of its own process, so that other work on the machine counts for little.
 
-python -m benchmarks.trainer.cpu_clock train --config deploy/configs/demo.toml …
+python -m benchmarks.scaling.cpu_clock train --config deploy/configs/demo.toml …
 """
 
 import time

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from benchmarks.trainer.scaling_workload import Workload
+from benchmarks.scaling.workload import Workload
 
 
 @dataclass(frozen=True, kw_only=True)

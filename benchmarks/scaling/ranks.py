@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.trainer.scaling_workload import Workload
+from benchmarks.scaling.workload import Workload
 from trainer.model.batches.packing import cut, shard_budget
 from trainer.model.batches.rows import pack, row_cost
 from trainer.ranks.shards import shards_by_cost

@@ -1,7 +1,7 @@
 """The figures that the simulation is fed with: what was measured, and what was computed from it.
 
 Measured: 1.5B on one H200 (benchmarks/README.md, "A step on a GPU", a whole step), and the demo on a CPU
-(`benchmarks.trainer.scaling_runs`). Computed: 8B and 70B, from parameters, bytes and floating-point operations.
+(`benchmarks.scaling.runs`). Computed: 8B and 70B, from parameters, bytes and floating-point operations.
 """
 
 import json
@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.trainer.scaling_model import Case
-from benchmarks.trainer.scaling_ranks import FAMILIES, Trainer, usual_work
-from benchmarks.trainer.scaling_servers import Decoder, scaled_to
-from benchmarks.trainer.scaling_workload import Workload
+from benchmarks.scaling.ranks import FAMILIES, Trainer, usual_work
+from benchmarks.scaling.servers import Decoder, scaled_to
+from benchmarks.scaling.simulation import Case
+from benchmarks.scaling.workload import Workload
 
 # One H200: the peak of its memory, and a rate of products that is 40 % of its dense peak in bfloat16.
 MEMORY_BYTES_A_S = 4.8e12
@@ -155,7 +155,7 @@ def cpu_case(measured: Mapping[str, Any]) -> Case:
     """The demo, fed with the phases of one server and one rank, one after the other, at two token budgets.
 
     Args:
-        measured: What `benchmarks.trainer.scaling_runs` has written.
+        measured: What `benchmarks.scaling.runs` has written.
     """
     row, small = measured["rows"][ONE_RANK], measured["rows"][SMALL_PASSES]
     workload = Workload(
@@ -201,6 +201,6 @@ def cpu_case(measured: Mapping[str, Any]) -> Case:
 
 
 def read_measured(path: Path) -> dict[str, Any]:
-    """What `benchmarks.trainer.scaling_runs` has written."""
+    """What `benchmarks.scaling.runs` has written."""
     measured: dict[str, Any] = json.loads(path.read_text())
     return measured
