@@ -23,10 +23,8 @@ from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
 
-from benchmarks.peers.trl_peers import TIMES_FILE
-from benchmarks.peers.vllm_for_trl import vllm_server, without_thread_limit
-from benchmarks.trainer.kept_runs import folder_of_runs
-from benchmarks.trainer.learning import (
+from benchmarks.learning.curves import SHARES, Curve, late_median, plot, table, to_win
+from benchmarks.learning.demo_runs import (
     NUM_STEPS,
     WARM_UP_STEPS,
     benchmark_server,
@@ -34,16 +32,18 @@ from benchmarks.trainer.learning import (
     train_row,
     warm_up,
 )
-from benchmarks.trainer.learning_curves import SHARES, Curve, late_median, plot, table, to_win
-from benchmarks.trainer.learning_evaluation import (
+from benchmarks.learning.evaluation import (
     correct_answers,
     curve_path,
     evaluate_row,
     greedy_prompt,
     write_curve,
 )
-from benchmarks.trainer.learning_rows import DEFAULT, ROWS
-from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
+from benchmarks.learning.kept_runs import folder_of_runs
+from benchmarks.learning.rows import DEFAULT, ROWS
+from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
+from benchmarks.peers.trl_peers import TIMES_FILE
+from benchmarks.peers.vllm_for_trl import vllm_server, without_thread_limit
 from regime_w import build_all_arms
 from trainer.console.environment import prepare_environment
 from trainer.data.sources import Record

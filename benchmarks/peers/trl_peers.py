@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning.tasks import QUESTIONS_PER_STEP
 from benchmarks.peers.trl_async_on_cpu import chat_tokenizer, make_async_run_on_cpu
-from benchmarks.trainer.learning_tasks import QUESTIONS_PER_STEP
 from regime_w.trl import regime_w_reward
 from trainer.io.jsonl import read_lines
 

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from benchmarks.learning.curves import Curve, Point, plot, table
+from benchmarks.learning.evaluation import correct_answers, curve_path
+from benchmarks.learning.kept_runs import folder_of_runs
+from benchmarks.learning.real_model_runs import CONFIG, call, served
 from benchmarks.peers.trl_grpo import Peer, run_process
 from benchmarks.peers.trl_peers import TIMES_FILE
-from benchmarks.trainer.kept_runs import folder_of_runs
-from benchmarks.trainer.learning_curves import Curve, Point, plot, table
-from benchmarks.trainer.learning_evaluation import correct_answers, curve_path
-from benchmarks.trainer.real_model_runs import CONFIG, call, served
 from trainer.client.protocol import GreedyPrompt
 from trainer.config.loading import load_config
 from trainer.config.sections import TrainConfig

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
+from benchmarks.learning.curves import COLOURS
 from benchmarks.scaling.cases import SHAPES
 from benchmarks.scaling.tables import divisions, outcome
-from benchmarks.trainer.learning_curves import COLOURS
 
 
 def picture() -> str:

@@ -23,8 +23,8 @@ from typing import NamedTuple
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.learning.demo_runs import CONFIG
 from benchmarks.scaling.cases import ONE_RANK, SMALL_PASSES
-from benchmarks.trainer.learning import CONFIG
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import SFTRunConfig, TrainConfig

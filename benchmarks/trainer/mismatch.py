@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.trainer.learning import benchmark_server, sft_adapter
-from benchmarks.trainer.learning_tasks import BUILT_IN, TASKS
+from benchmarks.learning.demo_runs import benchmark_server, sft_adapter
+from benchmarks.learning.tasks import BUILT_IN, TASKS
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import PolicyConfig, ServerConfig

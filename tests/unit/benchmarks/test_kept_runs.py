@@ -13,7 +13,7 @@ Open = Callable[..., Path]
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     """Opens a folder with settings as a benchmark does; benchmarks/ is no package."""
-    path = Path(__file__).parents[3] / "benchmarks/trainer/kept_runs.py"
+    path = Path(__file__).parents[3] / "benchmarks/learning/kept_runs.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -15,7 +15,7 @@ import pytest
 @pytest.fixture(scope="module")
 def curves() -> ModuleType:
     """benchmarks/ is no package: its programs are run, not imported."""
-    path = Path(__file__).parents[3] / "benchmarks/trainer/learning_curves.py"
+    path = Path(__file__).parents[3] / "benchmarks/learning/curves.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

@@ -20,7 +20,7 @@ from trainer.report.run_record import RunRecord, read_run
 from trainer.report.verdict import Outcome, print_verdict, verdict_of
 
 MADE_RUNS = Path(__file__).parents[3] / "fixtures/verdict"
-"""Real runs of the tiny model against a real server, made by benchmarks/trainer/verdict_runs.py."""
+"""Real runs of the tiny model against a real server, made by benchmarks/learning/verdict_runs.py."""
 
 # --- runs whose truth is known ----------------------------------------------------------------
 

@@ -1,16 +1,5 @@
-"""Held-out accuracy against wall time, for the ways to credit and to compare; see benchmarks/README.md.
+"""Runs of deploy/configs/demo.toml from one SFT adapter on one server, as the learning benchmarks train them."""
 
-Every row is a run of deploy/configs/demo.toml with a setting or two changed, for some seeds (of questions, shuffles,
-sampling and torch), all from one SFT adapter. Rows take turns within a seed, on one server. Every version
-is evaluated once all runs are over; the time is the training loop's own. Runs that are there already
-are not repeated, so the whole can be measured in parts:
-
-    python -m benchmarks.trainer.learning --seeds 0
-    python -m benchmarks.trainer.learning --seeds 1 2
-    python -m benchmarks.trainer.learning --seeds 0 1 2    # the table and the picture of all
-"""
-
-import argparse
 import contextlib
 import random
 import shutil
@@ -19,18 +8,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.trainer.kept_runs import folder_of_runs
-from benchmarks.trainer.learning_curves import Curve, plot, table
-from benchmarks.trainer.learning_evaluation import curve_path, evaluate_row
-from benchmarks.trainer.learning_rows import RANDOM_REWARD, ROWS
-from benchmarks.trainer.learning_tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
+from benchmarks.learning.rows import RANDOM_REWARD, ROWS
+from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmGroup
 from regime_w import RewardConfig
 from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
-from trainer.console.environment import prepare_environment
 from trainer.console.tracking import read_metrics
 from trainer.data.sources import Record
 from trainer.rollouts.groups import Score, ScoredGroup, score_group
@@ -38,39 +23,6 @@ from trainer.rollouts.groups import Score, ScoredGroup, score_group
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
 NUM_STEPS = 12
 WARM_UP_STEPS = 2
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
-    )
-    parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
-    parser.add_argument("--folder", type=Path, default=Path("runs/learning"), help="[%(default)s]")
-    parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
-    parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
-    parser.add_argument("--plot", type=Path, help="where the picture goes [FOLDER/learning.svg]")
-    arguments = parser.parse_args()
-    prepare_environment()
-    folder = folder_of_runs(parser, arguments, "model", "task", "steps", "questions")
-    task = TASKS[arguments.task]
-    sft = sft_adapter(arguments.model, folder / "sft", task)
-    wanted = [(seed, row) for seed in arguments.seeds for row in arguments.rows]
-    if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
-        with benchmark_server(arguments.model, folder) as url:
-            warm_up(arguments.model, sft, url)
-            for seed, row in missing:
-                run_folder = curve_path(folder, seed, row).parent / "run"
-                train_row(row, seed, arguments.model, sft, url, arguments.steps, run_folder, task)
-            records = task.held_out(arguments.questions)
-            for seed, row in missing:
-                evaluate_row(row, seed, url, records, task, curve_path(folder, seed, row))
-    curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
-    print(table(curves, arguments.rows))
-    picture: Path = arguments.plot or folder / "learning.svg"
-    picture.write_text(plot(curves, arguments.rows))
 
 
 def sft_adapter(model: Path, folder: Path, task: Task = TASKS[BUILT_IN]) -> Path:
@@ -134,7 +86,7 @@ def demo_config(
     return load_config(
         TrainConfig,
         ["--config", str(CONFIG), *words, *overrides],
-        prog="benchmarks/trainer/learning.py",
+        prog="benchmarks/learning/demo_runs.py",
     )
 
 
@@ -190,7 +142,3 @@ def score_at_random(
     rng = random.Random(f"{record.id}/{group.policy_version}")
     rewards = tuple(rng.choice((config.wrong_base, config.correct_bonus)) for _ in group.arms)
     return replace(score_group(record, group, config, paired), rewards=rewards)
-
-
-if __name__ == "__main__":
-    main()

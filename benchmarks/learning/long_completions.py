@@ -5,8 +5,8 @@ reward depends on is decided a hundred tokens before it is paid. Every row is a 
 deploy/configs/demo.toml with a setting or two changed, for some seeds, all from one SFT adapter, on one
 server. Runs that are there already are not repeated, so the whole can be measured in parts:
 
-    python -m benchmarks.trainer.long_completions --seeds 0 --rows "rloo" "grpo"
-    python -m benchmarks.trainer.long_completions    # what is missing, and the table of all
+    python -m benchmarks.learning.long_completions --seeds 0 --rows "rloo" "grpo"
+    python -m benchmarks.learning.long_completions    # what is missing, and the table of all
 """
 
 import argparse
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
-from benchmarks.trainer.kept_runs import folder_of_runs
-from benchmarks.trainer.learning import CONFIG, benchmark_server, train_quietly
-from benchmarks.trainer.learning_curves import Curve, Point
-from benchmarks.trainer.learning_evaluation import correct_answers, curve_path, greedy_prompt
-from benchmarks.trainer.long_completions_table import table
-from benchmarks.trainer.long_task import sft_adapter, write_task
+from benchmarks.learning.curves import Curve, Point
+from benchmarks.learning.demo_runs import CONFIG, benchmark_server, train_quietly
+from benchmarks.learning.evaluation import correct_answers, curve_path, greedy_prompt
+from benchmarks.learning.kept_runs import folder_of_runs
+from benchmarks.learning.long_completions_table import table
+from benchmarks.learning.long_task import sft_adapter, write_task
 from regime_w import build_all_arms
 from trainer.config.loading import load_config
 from trainer.config.sections import (
@@ -183,7 +183,7 @@ class Bench:
         return load_config(
             TrainConfig,
             ["--config", str(CONFIG), *flags, *words],
-            prog="benchmarks/trainer/long_completions.py",
+            prog="benchmarks/learning/long_completions.py",
         )
 
 

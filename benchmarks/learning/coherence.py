@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.markdown import markdown_table
-from benchmarks.trainer.kept_runs import folder_of_runs
-from benchmarks.trainer.learning import (
+from benchmarks.learning.curves import gain_interval
+from benchmarks.learning.demo_runs import (
     NUM_STEPS,
     benchmark_server,
     demo_config,
@@ -25,10 +24,11 @@ from benchmarks.trainer.learning import (
     sft_adapter,
     train_quietly,
 )
-from benchmarks.trainer.learning_curves import gain_interval
-from benchmarks.trainer.learning_evaluation import correct_answers, curve_path, greedy_prompt
-from benchmarks.trainer.learning_rows import RANDOM_REWARD
-from benchmarks.trainer.learning_tasks import TASKS, Task
+from benchmarks.learning.evaluation import correct_answers, curve_path, greedy_prompt
+from benchmarks.learning.kept_runs import folder_of_runs
+from benchmarks.learning.rows import RANDOM_REWARD
+from benchmarks.learning.tasks import TASKS, Task
+from benchmarks.markdown import markdown_table
 from regime_w import ArmSpec, RewardConfig, build_exploring_arms
 from trainer.config.sections import RolloutConfig, ServerConfig
 from trainer.console.environment import prepare_environment

@@ -1,12 +1,12 @@
-"""The table of benchmarks/trainer/long_completions.py."""
+"""The table of benchmarks/learning/long_completions.py."""
 
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from benchmarks.learning.curves import Curve
+from benchmarks.learning.evaluation import curve_path
 from benchmarks.markdown import markdown_table
-from benchmarks.trainer.learning_curves import Curve
-from benchmarks.trainer.learning_evaluation import curve_path
 from trainer.console.tracking import read_metrics
 
 VARIANCE_STEPS = range(16, 21)

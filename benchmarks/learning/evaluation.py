@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from benchmarks.trainer.learning_curves import Curve, Point
-from benchmarks.trainer.learning_tasks import Task
+from benchmarks.learning.curves import Curve, Point
+from benchmarks.learning.tasks import Task
 from regime_w import answers_agree, build_all_arms, extract_answer, extract_gold
 from trainer.client.protocol import GreedyPrompt
 from trainer.console.tracking import read_metrics

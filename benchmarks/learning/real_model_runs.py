@@ -5,8 +5,8 @@ server that this program starts, and `trainer eval` of both on the same held-out
 what a user types, with a setting or two changed. What is there already is not repeated and what was cut
 short resumes, so the whole can be measured in parts:
 
-    python -m benchmarks.trainer.real_model_runs --formats plain --seeds 1
-    python -m benchmarks.trainer.real_model_runs --formats chat plain --seeds 1 2 3    # the table of all
+    python -m benchmarks.learning.real_model_runs --formats plain --seeds 1
+    python -m benchmarks.learning.real_model_runs --formats chat plain --seeds 1 2 3    # the table of all
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What is compared in benchmarks/trainer/learning.py: each row's name, and the flags by which it differs from the demo."""
+"""What is compared in `python -m benchmarks.learning`: each row's name, and the flags by which it differs from the demo."""
 
 RANDOM_REWARD = "random reward"
 DEFAULT = "exploring, grpo (the demo)"

@@ -1,4 +1,4 @@
-"""The task of benchmarks/trainer/long_completions.py: chains of sums whose solutions take over 100 tokens.
+"""The task of benchmarks/learning/long_completions.py: chains of sums whose solutions take over 100 tokens.
 
 The sentences and the form of a solution are those of the built-in word problems, which the tiny base knows.
 """
@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.trainer.learning_tasks import FOLLOW_UPS, STARTS
+from benchmarks.learning.tasks import FOLLOW_UPS, STARTS
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig
 from trainer.data.word_problems import NAMES, THINGS
 from trainer.io.jsonl import write_jsonl

@@ -7,7 +7,7 @@ Trains the demo's policy four times against one real server, evaluates each and 
 - ``shuffled_golds``: the right reward, but every question has another one's gold answer.
 - ``kl_blow_up``: no KL penalty, and a learning rate twenty times the demo's.
 
-    python -m benchmarks.trainer.verdict_runs --model models/tiny-base
+    python -m benchmarks.learning.verdict_runs --model models/tiny-base
 
 A run that is there already is evaluated again, not trained. ``--fixtures tests/fixtures/verdict`` also
 writes what the tests of the verdict read of each run: its configuration, what its evaluation came to, and
@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 from rich.console import Console
 
-from benchmarks.trainer.learning_rows import CRITIC, RECIPE_ARMS
+from benchmarks.learning.rows import CRITIC, RECIPE_ARMS
 from inference_server.launch.server_process import running_server
 from regime_w import ArmOutput, GroupReward, RewardConfig, reward_group
 from regime_w.credits import RewardParts

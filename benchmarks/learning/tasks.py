@@ -1,4 +1,4 @@
-"""The tasks of benchmarks/trainer/learning.py: built-in word problems, and longer ones with more to win.
+"""The tasks of `python -m benchmarks.learning`: built-in word problems, and longer ones with more to win.
 
 Demonstrations stop before a later step as often as its operation says, and answer with what they have by then. An
 adapter trained on them can do the arithmetic, and answers wrongly where it stops.
