@@ -4,8 +4,8 @@ The adapters of a finished run (`make demo`) are pushed to a real server and ask
 computes for them under every explanation is kept beside them. For another learning rate than the run's, the version
 before is put at another distance: the run's own step from one version to the next, times the ratio of the rates.
 
-    python -m benchmarks.trainer.weight_sync collect --run runs/demo --dtype bfloat16
-    python -m benchmarks.trainer.weight_sync table runs/weight_sync/bfloat16-recipe.pt
+    python -m benchmarks.weight_sync collect --run runs/demo --dtype bfloat16
+    python -m benchmarks.weight_sync table runs/weight_sync/bfloat16-recipe.pt
 """
 
 import argparse
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.trainer.rounded_products import RoundedProducts
-from benchmarks.trainer.weight_sync_table import table
+from benchmarks.weight_sync.rounded_products import RoundedProducts
+from benchmarks.weight_sync.table import table
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from regime_w import build_all_arms
@@ -48,7 +48,10 @@ Kept = dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0], allow_abbrev=False
+        # A folder's program would call itself __main__.py.
+        prog="python -m benchmarks.weight_sync",
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("collect", help="push, ask and compute; takes minutes")

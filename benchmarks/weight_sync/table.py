@@ -1,4 +1,4 @@
-"""What the weight-sync check makes of the pushes that benchmarks/trainer/weight_sync.py has kept.
+"""What the weight-sync check makes of the pushes that `python -m benchmarks.weight_sync collect` has kept.
 
 A push is drawn from them: a version and three quarters of the questions that it was asked, so that many pushes
 come of few; a second look asks the others. The check is the trainer's own, which only finds what it asks for
