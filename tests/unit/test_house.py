@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("regime_w", "trainer", "inference_server")
 PROGRAMS = ("benchmarks", "examples", "scripts")
 FILES = sorted(path for folder in (*PACKAGES, *PROGRAMS) for path in (ROOT / folder).rglob("*.py"))
-FOLDERS = sorted({path.parent for path in FILES if path.relative_to(ROOT).parts[0] in PACKAGES})
+FOLDERS = sorted({path.parent for path in FILES})
 
 MAX_FILE_LINES = 250
 MAX_FUNCTION_LINES = 60
