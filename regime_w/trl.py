@@ -21,6 +21,7 @@ from typing import Any
 from regime_w.answers import extract_gold
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
+from regime_w.numbers.markup import opened_thought
 from regime_w.reward import arm_rewards
 
 Text = str | list[dict[str, Any]]
@@ -75,7 +76,8 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
             _require_one(golds, group)
             outputs = [
                 ArmOutput.from_text(
-                    f"arm_{number}" if arm is None else arm[index], _text(completions[index])
+                    f"arm_{number}" if arm is None else arm[index],
+                    _begun(prompts[index]) + _text(completions[index]),
                 )
                 for number, index in enumerate(group)
             ]
@@ -102,6 +104,11 @@ def _require_one(golds: Sequence[str | None], group: Sequence[int]) -> None:
                 f"answer: row {index} of the batch: {golds[index]!r} for a question whose first answer is "
                 f"{first!r}"
             )
+
+
+def _begun(prompt: Text) -> str:
+    """The start of a completion's thought, where a text prompt ends with it; how TRL renders a chat is not seen here."""
+    return opened_thought(prompt) if isinstance(prompt, str) else ""
 
 
 def _text(completion: Text) -> str:

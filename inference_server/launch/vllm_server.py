@@ -33,6 +33,7 @@ from inference_server.launch.plugin import (
 )
 from inference_server.launch.shutdown import Shutdown
 from inference_server.launch.starting import Starting
+from inference_server.launch.template_variables import set_template_variables
 from inference_server.settings import Settings
 from inference_server.vllm.cpu_launch import num_workers, settle_on_cpu
 from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
@@ -41,7 +42,6 @@ from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.model_config import why_not_text_alone
-from inference_server.wire.prompt_frames import TEMPLATE_VARIABLES
 from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
 
 _BASE_ALIAS = "base"
@@ -81,6 +81,7 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     config = _model_config(args)
     if (reason := why_not_text_alone(config, args.model)) is not None:
         raise SettingsError(f"--model {args.model}: {reason}")
+    set_template_variables(args)
     if on_cpu:
         settle_on_cpu(args, config, vllm_flags)
         _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=num_workers(args)))
@@ -228,11 +229,6 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
     # The trainer's logits are float32. Rounded to a half-precision model's dtype, the server's would differ
     # from them by more than a small update of the policy changes. No effect on a float32 model.
     args.hf_overrides = {"head_dtype": "float32", **(args.hf_overrides or {})}
-    # A policy is asked by OpenAI's routes as it was trained.
-    args.default_chat_template_kwargs = {
-        **TEMPLATE_VARIABLES,
-        **(args.default_chat_template_kwargs or {}),
-    }
     names = args.served_model_name or [args.model]
     # The alias stands for the base model until a version is active.
     args.served_model_name = list(dict.fromkeys([*names, _BASE_ALIAS, POLICY_ALIAS]))

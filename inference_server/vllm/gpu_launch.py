@@ -13,7 +13,7 @@ from inference_server.settings import Settings
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import kv_bytes_per_token
 from inference_server.wire.hardware.gpu import ServedModel
-from inference_server.wire.hardware.model_config import SlidingLayers
+from inference_server.wire.hardware.model_config import SlidingLayers, context_tokens
 from inference_server.wire.settings_errors import SettingsError
 
 _HALF = 2
@@ -67,8 +67,9 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
     )
     card = current_platform.get_device_total_memory()
     left = int(args.gpu_memory_utilization * card - sum(parts.values()))
-    length = args.max_model_len or config.max_position_embeddings
-    needed = SlidingLayers.of(config.to_dict()).cached_tokens(
+    written = config.to_dict()
+    length = args.max_model_len or context_tokens(written)
+    needed = SlidingLayers.of(written).cached_tokens(
         length, max_num_batched_tokens=args.max_num_batched_tokens
     )
     if left < per_token * needed:

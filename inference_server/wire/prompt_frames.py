@@ -14,6 +14,7 @@ from typing import Any, Literal
 from jinja2 import TemplateError
 
 from regime_w import build_prompt
+from regime_w.numbers.markup import opened_thought
 
 _OF_TEMPLATES = (
     *(ValueError, TypeError, TemplateError),
@@ -24,8 +25,6 @@ _OF_TEMPLATES = (
 TEMPLATE_VARIABLES: Mapping[str, Any] = {"enable_thinking": False}
 """What every chat prompt is rendered with; only templates of models that think unless told otherwise, such as
 Qwen3's, read it."""
-
-_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 # Around a mark: a template that strips its messages strips this too.
 _MARGIN = "\t \t"
@@ -102,8 +101,7 @@ class ChatFrames:
     def opened_thought(self) -> str:
         """``<think>`` with the white space after it, where the template itself begins the thought; else empty."""
         fixed = self.without_system[-1]
-        found = _OPENED_THOUGHT.search(fixed) if isinstance(fixed, str) else None
-        return "" if found is None else found[0]
+        return opened_thought(fixed) if isinstance(fixed, str) else ""
 
 
 def chat_frames(tokenizer: Any) -> ChatFrames:

@@ -49,7 +49,10 @@ class PromptRenderer:
         try:
             chat = chat_frames(tokenizer)
             frames += [chat.with_system, chat.without_system]
-            after_answer, self.opened_thought = chat.after_answer, chat.opened_thought
+            after_answer = chat.after_answer
+            # Where a text does not show that a thought ends, what it says cannot be told from its thought.
+            if not _is_hidden(tokenizer, _THOUGHT_ENDS):
+                self.opened_thought = chat.opened_thought
         except NoChatTemplate as error:
             self._no_template = str(error)
             self.unusable_template = unusable_template(tokenizer, error)
@@ -136,6 +139,12 @@ class PromptRenderer:
 
     def _named(self, frame: Frame) -> Frame:
         return tuple(self._neutral.named(part) if isinstance(part, str) else part for part in frame)
+
+
+def _is_hidden(tokenizer: Any, token: str) -> bool:
+    """Whether texts of sampled tokens leave a token out."""
+    added = tokenizer.added_tokens_decoder.values()
+    return any(each.special and each.content == token for each in added)
 
 
 def _added_before(tokenizer: Any) -> list[int]:

@@ -56,7 +56,8 @@ _CLEANING = _compiled(
 _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 
 
-_THOUGHTS, _END_OF_THOUGHTS = re.compile(r"^[ \t]*<think>", re.MULTILINE), "</think>"
+_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
+_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
 
 STRUCK = "⌧"
 """Stands for a number that is struck out and that no other follows."""
@@ -69,12 +70,14 @@ _NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
 
 
 def without_thoughts(text: str) -> str:
-    """What a reasoning model says beside its thoughts: nothing, where it is cut off before they end.
+    """What a reasoning model says beside its thoughts: nothing, where it is cut off before they end."""
+    return text.rpartition(_END_OF_THOUGHTS)[2].partition(_THOUGHTS)[0]
 
-    Thoughts begin a line; a ``<think>`` within one is spoken of.
-    """
-    said = text.rpartition(_END_OF_THOUGHTS)[2]
-    return _THOUGHTS.split(said, maxsplit=1)[0]
+
+def opened_thought(prompt: str) -> str:
+    """What a prompt ends with that begins the answer's thought: ``<think>`` and white space, or nothing."""
+    found = _OPENED_THOUGHT.search(prompt)
+    return "" if found is None else found[0]
 
 
 def without_struck(text: str) -> str:

@@ -60,6 +60,12 @@ def paused_engine(server: ServerProcess) -> Iterator[None]:
         engine.resume()
 
 
+def metric(text: str, name: str) -> float:
+    """A metric's value in what ``GET /metrics`` answered, the sum over its labels."""
+    lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
 def save_random_model(
     folder: Path,
     *,

@@ -29,6 +29,8 @@ from inference_server.wire.streams import StreamEnd
 from regime_w import build_all_arms
 from tests.integration.server_fixture import (
     load_policy,
+    metric,
+    paused_engine,
     running_server,
     save_random_adapter,
     save_random_model,
@@ -434,9 +436,12 @@ def test_a_client_that_goes_away_frees_the_engine(
     headers = {"Authorization": f"Bearer {KEY}"}
     arm = {"name": "long", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
     body = {"questions": ["?"] * 8, "arms": [arm], "samples_per_arm": 16, "max_tokens": 900}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{server.url}/v1/arms/generate", json=body, headers=headers, timeout=0.5)
-    wait_until(lambda: client.get("/v1/status").json()["groups_in_flight"] == 0)
+    # What ends while the engine is paused has not ended by itself.
+    with paused_engine(server):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/arms/generate", json=body, headers=headers, timeout=0.5)
+        wait_until(lambda: metric(client.get("/metrics").text, "regime_w_groups_in_flight") == 0)
+    wait_until(lambda: client.get("/v1/status").json()["requests_in_flight"] == 0)
 
 
 def test_every_route_but_health_asks_for_the_key(server: ServerProcess) -> None:

@@ -72,11 +72,12 @@ def restore(
                 + "".join(f"; version {a.version} differs when recomputed here" for a in changed)
             )
     except NonFiniteError as error:
-        if progress.step + 1 != past.last_step:
-            raise
+        step = progress.step + 1
+        if step != past.last_step:
+            raise NonFiniteError(f"step {step}, recomputed: {error.what}") from error
         # The run was killed before it met the error itself.
-        journal.take_back(past.last_step)
-        raise NonFiniteError(f"step {past.last_step}: {error.what}", may_pass=True) from error
+        journal.take_back(step)
+        raise NonFiniteError(f"step {step}: {error.what}", may_pass=True) from error
     return Restored(progress=progress, rows=rows)
 
 

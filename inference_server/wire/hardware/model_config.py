@@ -75,6 +75,22 @@ def layer_types(config: Mapping[str, Any]) -> list[str]:
     return list(map(str, kinds)) if isinstance(kinds, list) else []
 
 
+def context_tokens(config: Mapping[str, Any]) -> int:
+    """The longest prompt and completion together, as vLLM derives it; 0 where a configuration does not say.
+
+    Positions that are scaled linearly or dynamically reach further than they were trained for; a Gemma 3's
+    number, and others', counts its scaling already.
+    """
+    positions = _number(config, "max_position_embeddings")
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, Mapping) or str(config.get("model_type")).startswith("gemma3"):
+        return positions
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+    if kind in ("linear", "dynamic") and isinstance(factor, int | float):
+        return int(positions * factor)
+    return positions
+
+
 def carries_state(config: Mapping[str, Any]) -> bool:
     """Whether a layer keeps a state of the tokens before instead of their keys and values."""
     return any(kind not in _ATTENTION for kind in layer_types(config))

@@ -302,8 +302,8 @@ def test_long_texts_of_claims_end(unit: str) -> None:
         ("<think>\n#### 18\nHm, or", None),
         ("#### 18\n<think>Was that right? 20", "18"),
         ("<think>\n\n</think>\n\n#### 18", "18"),
-        ("The tag <think> begins a thought.\n#### 18", "18"),
-        ("Well.\n  <think>9 * 2 = 18", None),
+        ("#### 18 <think>was that right? #### 20", "18"),
+        ("Well: <think>\n9 * 2 = 18", None),
     ],
 )
 def test_what_was_only_thought_is_no_answer(text: str, answer: str | None) -> None:

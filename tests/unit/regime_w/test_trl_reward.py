@@ -136,3 +136,13 @@ def test_lists_of_other_lengths_are_an_error_that_names_the_column(column: str) 
     columns[column] = columns[column][:1]
     with pytest.raises(ValueError, match=f"{column}: 1 rows for 2 completions"):
         regime_w_reward()(prompts=["p", "p"], completions=[RIGHT, WRONG], **columns)
+
+
+def test_a_thought_that_the_prompt_begins_is_no_answer_where_it_is_cut_off() -> None:
+    cut, whole = "3 + 4 = 7\n#### 7\nHm, or", "3 + 4 = 7</think>#### 7"
+    begun, plain = (
+        regime_w_reward()(prompts=[prompt] * 2, completions=[cut, whole], answer=["7", "7"])
+        for prompt in ("3 + 4? <think>\n", "3 + 4?")
+    )
+    assert begun[0] < 0 < begun[1]
+    assert plain[0] > 0

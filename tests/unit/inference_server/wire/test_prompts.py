@@ -1,6 +1,7 @@
 """Prompts as token ids: as each model's own template has them, and whatever a user writes in them."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -171,6 +172,12 @@ def test_an_answer_goes_on_from_the_thought_that_a_template_began(
     assert answered.count(ends) == goes_on.count("</think>")
     plain = renderer.demonstration(prompt, "#### 7", "plain")
     assert tokenizer.decode(plain[1]) == "#### 7"
+
+
+def test_a_thought_whose_end_no_text_shows_is_not_begun() -> None:
+    family = FAMILIES["always_thinking"]
+    hidden = replace(family, special=(*family.special, *family.markup), markup=())
+    assert PromptRenderer(make_tokenizer(hidden)).opened_thought == ""
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "always_thinking"])

@@ -9,6 +9,7 @@ from inference_server.wire.hardware.cpu import cpu_kv_cache_bytes, kv_bytes_per_
 from inference_server.wire.hardware.model_config import (
     SlidingLayers,
     carries_state,
+    context_tokens,
     num_attention_layers,
     state_bytes_per_sequence,
     why_not_text_alone,
@@ -106,3 +107,23 @@ def test_a_layer_with_a_window_keeps_it_and_a_pass(
 ) -> None:
     layers = SlidingLayers.of(config)
     assert layers.cached_tokens(length, max_num_batched_tokens=1024) == math.ceil(cached)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, 16384),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 65536),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2}}, 32768),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}, 16384),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 16384),
+        (
+            {"rope_scaling": {"rope_type": "linear", "factor": 8}, "model_type": "gemma3_text"},
+            16384,
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8}}}, 16384),
+        ({"max_position_embeddings": None}, 0),
+    ],
+)
+def test_positions_that_are_scaled_reach_further(changes: dict[str, Any], expected: int) -> None:
+    assert context_tokens({"max_position_embeddings": 16384, **changes}) == expected

@@ -1,0 +1,37 @@
+"""What OpenAI's chat route renders prompts with, so that a policy is asked as it was trained."""
+
+import argparse
+from contextlib import suppress
+
+from transformers import AutoTokenizer
+
+from inference_server.wire.prompt_frames import TEMPLATE_VARIABLES
+from inference_server.wire.settings_errors import SettingsError
+
+
+def set_template_variables(args: argparse.Namespace) -> None:
+    """Set the variables that the model's chat template reads, unless the user did.
+
+    No others: vLLM's parsers of thoughts read them too, and would take the thoughts of a model that always thinks for
+    its answer.
+
+    Args:
+        args: vLLM's, parsed; changed in place.
+
+    Raises:
+        SettingsError: The user's are no JSON object.
+    """
+    given = args.default_chat_template_kwargs or {}
+    if not isinstance(given, dict):
+        raise SettingsError("--default-chat-template-kwargs: must be a JSON object")
+    template = ""
+    # What is wrong with a tokenizer is said by vLLM when it loads it.
+    with suppress(Exception):
+        tokenizer = AutoTokenizer.from_pretrained(
+            args.tokenizer or args.model,
+            revision=args.tokenizer_revision or args.revision,
+            mistral_format=False,
+        )
+        template = str(tokenizer.chat_template)
+    read = {name: value for name, value in TEMPLATE_VARIABLES.items() if name in template}
+    args.default_chat_template_kwargs = {**read, **given}
