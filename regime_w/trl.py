@@ -67,7 +67,8 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
         golds = [_gold(row, value) for row, value in enumerate(answer)]
         keys = [str(key) for key in (prompts if question is None else question)]
-        _require_rows(len(completions), {"answer": golds, "question": keys, "arm": arm})
+        columns = {"prompts": prompts, "answer": golds, "question": keys, "arm": arm}
+        _require_rows(len(completions), columns)
         indices: dict[str, list[int]] = {}
         for index, key in enumerate(keys):
             indices.setdefault(key, []).append(index)
