@@ -20,7 +20,7 @@ install: .venv/.installed  ## make .venv; the cpu or gpu extra by the hardware f
 demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, report
 	$(BIN)/python -m trainer demo $(ARGS)
 
-unit: install  ## tests without a server and without training, in a minute or so
+unit: install  ## tests without a server and without training, in about two minutes
 	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick -n auto --maxprocesses 4 $(ARGS)
 
 test: install  ## every test, real vLLM servers included; three at a time, since they wait for servers, each file in one process
