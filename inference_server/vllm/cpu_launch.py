@@ -60,7 +60,7 @@ def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
         # What is no number of workers vLLM refuses later.
         tensor_parallel_size=max(1, args.tensor_parallel_size),
     )
-    length = args.max_model_len or config.get("max_position_embeddings")
+    length = args.max_model_len or model_config.context_tokens(config)
     if args.kv_cache_memory_bytes is not None or os.environ.get(KV_CACHE_VARIABLE):
         return
     if per_token is None or not isinstance(length, int) or length < 1:

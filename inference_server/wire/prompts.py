@@ -24,8 +24,7 @@ from inference_server.wire.prompt_options import (
     PromptFormatChoice,
     resolve_format,
 )
-
-_THOUGHT_ENDS = "</think>"
+from regime_w.numbers.markup import THOUGHT_ENDS, THOUGHT_STARTS
 
 
 class PromptRenderer:
@@ -51,14 +50,14 @@ class PromptRenderer:
             frames += [chat.with_system, chat.without_system]
             after_answer = chat.after_answer
             # Where a text does not show that a thought ends, what it says cannot be told from its thought.
-            if not _is_hidden(tokenizer, _THOUGHT_ENDS):
+            if not _is_hidden(tokenizer, THOUGHT_ENDS):
                 self.opened_thought = chat.opened_thought
         except NoChatTemplate as error:
             self._no_template = str(error)
             self.unusable_template = unusable_template(tokenizer, error)
         fixed = [part for frame in frames for part in frame if isinstance(part, str)]
         # A question must not end a thought that the template has begun.
-        thought_ends = [_THOUGHT_ENDS] if self.opened_thought else []
+        thought_ends = [THOUGHT_ENDS] if self.opened_thought else []
         self._neutral = NeutralTokenizer(tokenizer, [*fixed, after_answer, *thought_ends])
         self._plain = self._named(plain)
         self._chat: tuple[Frame, Frame] | None = None
@@ -117,11 +116,12 @@ class PromptRenderer:
 
     def _after_opened_thought(self, answer: str) -> str:
         start = next(
-            (start for start in (self.opened_thought, "<think>") if answer.startswith(start)), ""
+            (start for start in (self.opened_thought, THOUGHT_STARTS) if answer.startswith(start)),
+            "",
         )
-        thought, end, rest = answer.removeprefix(start).partition(_THOUGHT_ENDS)
+        thought, end, rest = answer.removeprefix(start).partition(THOUGHT_ENDS)
         if not start and not end:
-            thought, end, rest = "\n", _THOUGHT_ENDS, f"\n\n{answer}"
+            thought, end, rest = "\n", THOUGHT_ENDS, f"\n\n{answer}"
         return thought + self._neutral.named(end) + rest
 
     def _encode(self, text: str, prompt_format: PromptFormat) -> list[int]:

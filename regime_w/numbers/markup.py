@@ -56,8 +56,8 @@ _CLEANING = _compiled(
 _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 
 
-_THOUGHTS, _END_OF_THOUGHTS = "<think>", "</think>"
-_OPENED_THOUGHT = re.compile(r"<think>\s*\Z")
+THOUGHT_STARTS, THOUGHT_ENDS = "<think>", "</think>"
+_OPENED_THOUGHT = re.compile(rf"{THOUGHT_STARTS}\s*\Z")
 
 STRUCK = "⌧"
 """Stands for a number that is struck out and that no other follows."""
@@ -71,7 +71,7 @@ _NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
 
 def without_thoughts(text: str) -> str:
     """What a reasoning model says beside its thoughts: nothing, where it is cut off before they end."""
-    return text.rpartition(_END_OF_THOUGHTS)[2].partition(_THOUGHTS)[0]
+    return text.rpartition(THOUGHT_ENDS)[2].partition(THOUGHT_STARTS)[0]
 
 
 def opened_thought(prompt: str) -> str:

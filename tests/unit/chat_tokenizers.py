@@ -1,7 +1,7 @@
 """Small tokenizers with the chat templates that models have, written after their public behaviour."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.processors import TemplateProcessing
@@ -125,13 +125,6 @@ FAMILIES = {
         eos="<|im_end|>",
         markup=("<think>", "</think>"),
     ),
-    "always_thinking": Family(
-        template=_ALWAYS_THINKING,
-        special=("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
-        end_of_turn="<|im_end|>",
-        eos="<|im_end|>",
-        markup=("<think>", "</think>"),
-    ),
     "no_system_role": Family(
         template=_ZEPHYR_WITHOUT_SYSTEM,
         special=("</s>",),
@@ -151,6 +144,7 @@ FAMILIES = {
         markup=("<tools>", "</tools>", "<tool_response>", "</tool_response>"),
     ),
 }
+FAMILIES["always_thinking"] = replace(FAMILIES["qwen_3"], template=_ALWAYS_THINKING)
 
 
 def make_tokenizer(family: Family) -> PreTrainedTokenizerFast:

@@ -49,7 +49,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         # A folder's program would call itself __main__.py.
-        prog="gpu_step.py",
+        prog="python -m benchmarks.trainer.gpu_step",
         description=(__doc__ or "").splitlines()[0],
         allow_abbrev=False,
     )
