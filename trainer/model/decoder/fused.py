@@ -1,78 +1,25 @@
 """Parts of a decoder layer with their gradients, in few operations each.
 
-On a GPU each is a kernel: PyTorch's for the norm, `trainer.model.decoder.gpu_kernels` for the others. On a CPU they are
-made of the fewest operations that there are. They save no more than they need for the backward pass.
+On a GPU each is a kernel of `trainer.model.decoder.gpu_kernels` or `gpu_heads`. On a CPU they are made of the fewest
+operations that there are. They save no more than they need for the backward pass.
 """
 
-import math
-from functools import cache
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import silu
+
+from trainer.model.decoder.norm import first_columns
+from trainer.model.decoder.triton_modules import triton_module
 
 
-@cache
-def _gpu_kernels() -> Any:
-    """`trainer.model.decoder.gpu_kernels`, whose Triton comes with PyTorch's builds for a GPU only."""
-    return import_module("trainer.model.decoder.gpu_kernels")
+def swiglu(gate_up: Tensor, num_free: int) -> Tensor:
+    """[T, I + num_free] ``silu(gate) · up`` from [T, 2·I], of which it saves nothing else for the backward pass.
 
-
-class RMSNorm:
-    """Division by the root mean square over the last dimension, times a frozen weight."""
-
-    def __init__(self, weight: Tensor, epsilon: float):
-        """Keep what a pass needs.
-
-        Args:
-            weight: [H], or [K, H] for K heads with weights of their own.
-            epsilon: Added to the mean square.
-        """
-        self.weight, self.epsilon = weight.detach(), epsilon
-        # On a CPU all is in terms of the length of x, which is √H times its root mean square.
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        self.scaled_weight = self.weight.to(wide) * math.sqrt(weight.shape[-1])
-        self.added = torch.full_like(
-            self.scaled_weight[..., :1], epsilon * weight.shape[-1]
-        ).sqrt_()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Of [..., H]."""
-        if not x.is_cuda:
-            out: Tensor = _RMSNorm.apply(x, self)  # type: ignore[no-untyped-call]
-            return out
-        if self.weight.dim() == 1:
-            return rms_norm(x, self.weight.shape, self.weight, self.epsilon)
-        return rms_norm(x, self.weight.shape[-1:], None, self.epsilon) * self.weight
-
-
-class _RMSNorm(torch.autograd.Function):
-    """In float32 at least, rounded at the end."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, norm: RMSNorm) -> Tensor:
-        """Of [..., H]."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=norm.added.dtype)
-        length = length.hypot(norm.added)
-        ctx.norm = norm
-        ctx.save_for_backward(x, length)
-        return torch.mul(x / length, norm.scaled_weight, out=torch.empty_like(x))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """With u = x / length and g = grad · weight: (g - u · sum(g · u)) / length."""
-        x, length = ctx.saved_tensors
-        unit, scaled = x / length, grad * ctx.norm.scaled_weight
-        shared = (scaled * unit).sum(dim=-1, keepdim=True)
-        scaled.addcmul_(unit, shared, value=-1)
-        return torch.div(scaled, length, out=torch.empty_like(x)), None
-
-
-def swiglu(gate_up: Tensor) -> Tensor:
-    """[T, I] ``silu(gate) · up`` from [T, 2·I], of which it saves nothing else for the backward pass."""
-    out: Tensor = _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call]
+    The last columns are not set; see `RMSNorm.beside`.
+    """
+    out: Tensor = _SwiGLU.apply(gate_up, num_free)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -80,28 +27,31 @@ class _SwiGLU(torch.autograd.Function):
     """See `swiglu`."""
 
     @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        """[T, I] from [T, 2·I]."""
+    def forward(ctx: Any, gate_up: Tensor, num_free: int) -> Tensor:
+        """[T, I + num_free] from [T, 2·I]."""
         ctx.save_for_backward(gate_up)
+        width = gate_up.shape[1] // 2
+        out = gate_up.new_empty((len(gate_up), width + num_free))
         if gate_up.is_cuda:
-            product: Tensor = _gpu_kernels().swiglu(gate_up)
-            return product
-        gate, up = gate_up.chunk(2, dim=-1)
-        return silu(gate).mul_(up)
+            triton_module("gpu_kernels").swiglu(gate_up, out)
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)
+            torch.mul(silu(gate), up, out=first_columns(out, width))
+        return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         """[T, 2·I], both halves written in place."""
         (gate_up,) = ctx.saved_tensors
         if gate_up.is_cuda:
-            gradient: Tensor = _gpu_kernels().swiglu_gradient(gate_up, grad)
-            return gradient
+            return triton_module("gpu_kernels").swiglu_gradient(gate_up, grad), None
         gate, up = gate_up.chunk(2, dim=-1)
         both = torch.empty_like(gate_up)
         of_gate, of_up = both.chunk(2, dim=-1)
+        grad = first_columns(grad, gate.shape[1])
         torch.mul(grad, silu(gate), out=of_up)
         torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
-        return both
+        return both, None
 
 
 def attention_heads(
@@ -142,7 +92,7 @@ class _Heads(torch.autograd.Function):
         if values is None:
             heads, values = heads.split([num_q + num_k, num_k], dim=2)
         if heads.is_cuda:
-            turned: tuple[Tensor, Tensor, Tensor] = _gpu_kernels().rotate_heads(
+            turned: tuple[Tensor, Tensor, Tensor] = triton_module("gpu_heads").rotate_heads(
                 heads, values, cos, sin, num_q
             )
             return turned
@@ -161,7 +111,9 @@ class _Heads(torch.autograd.Function):
         (num_q, num_k), (cos, sin) = ctx.num_heads, ctx.rotation
         num_rows, _, width, head_dim = of_q.shape
         if of_q.is_cuda:
-            both = _gpu_kernels().rotate_heads_gradient(of_q, of_k, of_v, cos, sin, num_k)
+            both = triton_module("gpu_heads").rotate_heads_gradient(
+                of_q, of_k, of_v, cos, sin, num_k
+            )
             if ctx.together:
                 return both, None, None, None, None
             return *both.split([num_q + num_k, num_k], dim=2), None, None, None

@@ -1,10 +1,11 @@
-"""Elementwise parts of a decoder layer on a GPU as Triton kernels, each one pass over its inputs and outputs.
+"""Parts of a decoder layer on a GPU as Triton kernels, each one pass over its inputs and outputs.
 
 PyTorch's own operations on halves of a tensor take 3 to 5 times as long, since they do not read or write such
 views in whole vectors; the same functions compiled by torch.compile took as long to be called as to run.
 Numbers are float32 in between and rounded once, at the end. `trainer.model.decoder.fused` has the same for a CPU.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -13,18 +14,67 @@ _BLOCK = 1024
 """Columns that a program of `swiglu` works on."""
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
-    """[T, I] ``silu(gate) · up`` from [T, 2·I], the two side by side."""
-    num_tokens, width = len(gate_up), gate_up.shape[1] // 2
-    out = gate_up.new_empty((num_tokens, width))
-    grid = (num_tokens, triton.cdiv(width, _BLOCK))
-    _swiglu_kernel[grid](gate_up, out, width, gate_up.stride(0), BLOCK=_BLOCK)
+def norm(x: Tensor, weight: Tensor, epsilon: float, out: Tensor) -> Tensor:
+    """``x`` over its root mean square, times the weights, into the first H columns of ``out``.
+
+    Args:
+        x: [T, H]
+        weight: [H]
+        epsilon: Added to the mean square.
+        out: [T, H or more]
+
+    Returns:
+        [T] float32, one over the root mean square.
+    """
+    num_tokens, width = x.shape
+    scale = x.new_empty(num_tokens, dtype=torch.float32)
+    _norm_kernel[(num_tokens,)](
+        *(x, weight, out, scale, width, x.stride(0), out.stride(0), epsilon), **_row(width)
+    )
+    return scale
+
+
+def norm_gradient(
+    x: Tensor, scale: Tensor, weight: Tensor, grad: Tensor, of_input: Tensor | None
+) -> Tensor:
+    """[T, H] the gradient of `norm`'s input.
+
+    Args:
+        x: [T, H]
+        scale: [T] what `norm` returned.
+        weight: [H]
+        grad: [T, H or more] that of its output, in the first columns.
+        of_input: [T, H] what else the input's gradient has, added to it.
+    """
+    num_tokens, width = x.shape
+    out = x.new_empty(x.shape)
+    # Where nothing is added, something must stand in its place.
+    other = out if of_input is None else of_input
+    _norm_gradient_kernel[(num_tokens,)](
+        *(x, scale, weight, grad, other, out, width),
+        *(x.stride(0), grad.stride(0), other.stride(0)),
+        ADDS=of_input is not None,
+        **_row(width),
+    )
     return out
 
 
+def _row(width: int) -> dict[str, int]:
+    """How a program that is a whole row is divided among threads."""
+    block = triton.next_power_of_2(width)
+    return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}
+
+
+def swiglu(gate_up: Tensor, out: Tensor) -> None:
+    """``silu(gate) · up`` from [T, 2·I], the two side by side, into the first columns of ``out`` [T, I or more]."""
+    num_tokens, width = len(gate_up), gate_up.shape[1] // 2
+    grid = (num_tokens, triton.cdiv(width, _BLOCK))
+    _swiglu_kernel[grid](gate_up, out, width, gate_up.stride(0), out.stride(0), BLOCK=_BLOCK)
+
+
 def swiglu_gradient(gate_up: Tensor, grad: Tensor) -> Tensor:
-    """[T, 2·I] the gradient of `swiglu`'s input, from that of its output [T, I]."""
-    num_tokens, width = grad.shape
+    """[T, 2·I] the gradient of `swiglu`'s input, from that of its output [T, I or more]."""
+    num_tokens, width = len(gate_up), gate_up.shape[1] // 2
     out = gate_up.new_empty(gate_up.shape)
     grid = (num_tokens, triton.cdiv(width, _BLOCK))
     _swiglu_gradient_kernel[grid](
@@ -33,71 +83,60 @@ def swiglu_gradient(gate_up: Tensor, grad: Tensor) -> Tensor:
     return out
 
 
-def rotate_heads(
-    heads: Tensor, values: Tensor, cos: Tensor, sin: Tensor, num_q: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each [R, heads of queries, W, D]: rotated, and keys and values repeated.
-
-    Args:
-        heads: [R, W, heads, D] of queries, then of keys.
-        values: [R, W, heads of keys, D]
-        cos: [R, W, 1, D] the same number in both halves.
-        sin: [R, W, 1, D] the same numbers, in the first half times -1.
-        num_q: How many heads are of queries.
-    """
-    num_rows, width, num_k, head_dim = values.shape
-    outs = [values.new_empty((num_rows, width, num_q, head_dim)) for _ in range(3)]
-    _rotate_kernel[(num_rows * width,)](
-        *(heads, values, cos, sin, *outs),
-        *(heads.stride(1), values.stride(1), cos.stride(1)),
-        NUM_Q=num_q,
-        NUM_K=num_k,
-        HALF=head_dim // 2,
-        **_padded(num_q + num_k, num_k, head_dim // 2),
-    )
-    q, k, v = (out.transpose(1, 2) for out in outs)
-    return q, k, v
-
-
-def rotate_heads_gradient(
-    of_q: Tensor, of_k: Tensor, of_v: Tensor, cos: Tensor, sin: Tensor, num_k: int
-) -> Tensor:
-    """[R, W, heads of queries, keys and values, D] the gradient of `rotate_heads`' inputs, side by side.
-
-    That of a head which was repeated is the sum of its copies'.
-
-    Args:
-        of_q, of_k, of_v: Each [R, heads of queries, W, D].
-        cos, sin: As there.
-        num_k: How many heads are of keys.
-    """
-    num_rows, num_q, width, head_dim = of_q.shape
-    out = of_q.new_empty((num_rows, width, num_q + 2 * num_k, head_dim))
-    strides = [x.stride(i) for x in (of_q, of_k, of_v) for i in range(3)]
-    _rotate_gradient_kernel[(num_rows * width,)](
-        *(of_q, of_k, of_v, cos, sin, out, width, *strides, cos.stride(1)),
-        NUM_Q=num_q,
-        NUM_K=num_k,
-        HALF=head_dim // 2,
-        **_padded(num_q, num_k, head_dim // 2),
-    )
-    return out
-
-
-def _padded(num_heads: int, num_k: int, half: int) -> dict[str, int]:
-    """Sizes of a program's blocks, which are powers of two."""
-    sizes = {"HEADS": num_heads, "KEYS": num_k, "COLUMNS": half}
-    return {name: triton.next_power_of_2(size) for name, size in sizes.items()}
+@triton.jit
+def _add(a, b):
+    # tl.sum is this too, but Triton's interpreter has it only if it was asked for before Triton was imported.
+    return a + b
 
 
 @triton.jit
-def _swiglu_kernel(gate_up, out, width, stride, BLOCK: tl.constexpr):
+def _norm_kernel(x, weight, out, scale, width, stride, out_stride, epsilon, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    value = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    inverse = 1 / tl.sqrt(tl.reduce(value * value, 0, _add) / width + epsilon)
+    tl.store(scale + row, inverse)
+    tl.store(out + row * out_stride + column, value * inverse * w, mask=inside)
+
+
+@triton.jit
+def _norm_gradient_kernel(
+    x,
+    scale,
+    weight,
+    grad,
+    other,
+    out,
+    width,
+    stride,
+    grad_stride,
+    other_stride,
+    ADDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    inverse = tl.load(scale + row)
+    unit = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32) * inverse
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_stride + column, mask=inside, other=0.0).to(tl.float32) * w
+    found = (g - unit * (tl.reduce(g * unit, 0, _add) / width)) * inverse
+    if ADDS:
+        found += tl.load(other + row * other_stride + column, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + row * width + column, found, mask=inside)
+
+
+@triton.jit
+def _swiglu_kernel(gate_up, out, width, stride, out_stride, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
     gate = tl.load(gate_up + row * stride + column, mask=inside).to(tl.float32)
     up = tl.load(gate_up + row * stride + width + column, mask=inside).to(tl.float32)
-    tl.store(out + row * width + column, gate / (1 + tl.exp(-gate)) * up, mask=inside)
+    tl.store(out + row * out_stride + column, gate / (1 + tl.exp(-gate)) * up, mask=inside)
 
 
 @triton.jit
@@ -113,119 +152,3 @@ def _swiglu_gradient_kernel(gate_up, grad, out, width, stride, grad_stride, BLOC
     of_gate = of_out * up * sigmoid * (1 + gate * (1 - sigmoid))
     tl.store(start, of_gate, mask=inside)
     tl.store(start + width, of_out * gate * sigmoid, mask=inside)
-
-
-@triton.jit
-def _rotate_kernel(
-    heads,
-    values,
-    cos,
-    sin,
-    q,
-    k,
-    v,
-    heads_stride,
-    values_stride,
-    angle_stride,
-    NUM_Q: tl.constexpr,
-    NUM_K: tl.constexpr,
-    HALF: tl.constexpr,
-    HEADS: tl.constexpr,
-    KEYS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """A program is a token: all its heads."""
-    token = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, COLUMNS)
-    is_column = column < HALF
-    # The halves of cos are equal, and the second half of sin has its sign.
-    turn = token * angle_stride + column
-    c = tl.load(cos + turn, mask=is_column).to(tl.float32)[None, :]
-    s = tl.load(sin + HALF + turn, mask=is_column).to(tl.float32)[None, :]
-    start = token * NUM_Q * 2 * HALF + column[None, :]
-
-    head = tl.arange(0, HEADS)[:, None]
-    inside = (head < NUM_Q + NUM_K) & is_column[None, :]
-    source = heads + token * heads_stride + head * 2 * HALF + column[None, :]
-    low = tl.load(source, mask=inside).to(tl.float32)
-    high = tl.load(source + HALF, mask=inside).to(tl.float32)
-    turned_low, turned_high = low * c - high * s, high * c + low * s
-    is_q, is_k = inside & (head < NUM_Q), inside & (head >= NUM_Q)
-    tl.store(q + start + head * 2 * HALF, turned_low, mask=is_q)
-    tl.store(q + start + head * 2 * HALF + HALF, turned_high, mask=is_q)
-
-    key = tl.arange(0, KEYS)[:, None]
-    is_key = (key < NUM_K) & is_column[None, :]
-    of_value = values + token * values_stride + key * 2 * HALF + column[None, :]
-    value_low = tl.load(of_value, mask=is_key)
-    value_high = tl.load(of_value + HALF, mask=is_key)
-    for copy in tl.static_range(NUM_Q // NUM_K):
-        target = k + start + ((head - NUM_Q) * (NUM_Q // NUM_K) + copy) * 2 * HALF
-        tl.store(target, turned_low, mask=is_k)
-        tl.store(target + HALF, turned_high, mask=is_k)
-        target = v + start + (key * (NUM_Q // NUM_K) + copy) * 2 * HALF
-        tl.store(target, value_low, mask=is_key)
-        tl.store(target + HALF, value_high, mask=is_key)
-
-
-@triton.jit
-def _rotate_gradient_kernel(
-    of_q,
-    of_k,
-    of_v,
-    cos,
-    sin,
-    out,
-    width,
-    q_row,
-    q_head,
-    q_token,
-    k_row,
-    k_head,
-    k_token,
-    v_row,
-    v_head,
-    v_token,
-    angle_stride,
-    NUM_Q: tl.constexpr,
-    NUM_K: tl.constexpr,
-    HALF: tl.constexpr,
-    HEADS: tl.constexpr,
-    KEYS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """A program is a token: all its heads, turned back."""
-    token = tl.program_id(0).to(tl.int64)
-    row, place = token // width, token % width
-    column = tl.arange(0, COLUMNS)
-    is_column = column < HALF
-    turn = token * angle_stride + column
-    c = tl.load(cos + turn, mask=is_column).to(tl.float32)[None, :]
-    s = tl.load(sin + HALF + turn, mask=is_column).to(tl.float32)[None, :]
-    start = out + token * (NUM_Q + 2 * NUM_K) * 2 * HALF + column[None, :]
-
-    head = tl.arange(0, HEADS)[:, None]
-    inside = (head < NUM_Q) & is_column[None, :]
-    source = of_q + row * q_row + place * q_token + head * q_head + column[None, :]
-    low = tl.load(source, mask=inside).to(tl.float32)
-    high = tl.load(source + HALF, mask=inside).to(tl.float32)
-    tl.store(start + head * 2 * HALF, low * c + high * s, mask=inside)
-    tl.store(start + head * 2 * HALF + HALF, high * c - low * s, mask=inside)
-
-    key = tl.arange(0, KEYS)[:, None]
-    is_key = (key < NUM_K) & is_column[None, :]
-    low = tl.full((KEYS, COLUMNS), 0.0, tl.float32)
-    high, value_low, value_high = low, low, low
-    for copy in tl.static_range(NUM_Q // NUM_K):
-        repeated = key * (NUM_Q // NUM_K) + copy
-        source = of_k + row * k_row + place * k_token + repeated * k_head + column[None, :]
-        low += tl.load(source, mask=is_key, other=0.0).to(tl.float32)
-        high += tl.load(source + HALF, mask=is_key, other=0.0).to(tl.float32)
-        source = of_v + row * v_row + place * v_token + repeated * v_head + column[None, :]
-        value_low += tl.load(source, mask=is_key, other=0.0).to(tl.float32)
-        value_high += tl.load(source + HALF, mask=is_key, other=0.0).to(tl.float32)
-    target = start + (NUM_Q + key) * 2 * HALF
-    tl.store(target, low * c + high * s, mask=is_key)
-    tl.store(target + HALF, high * c - low * s, mask=is_key)
-    tl.store(target + NUM_K * 2 * HALF, value_low, mask=is_key)
-    tl.store(target + NUM_K * 2 * HALF + HALF, value_high, mask=is_key)

@@ -20,8 +20,10 @@ from transformers.models.mistral.modeling_mistral import MistralDecoderLayer
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 
-from trainer.model.decoder.fused import RMSNorm, attention_heads, swiglu
-from trainer.model.decoder.lora_products import Adapter, AdapterCopies, SharedInput, shared_input
+from trainer.model.decoder.adapter_copies import Adapter, AdapterCopies
+from trainer.model.decoder.fused import attention_heads, swiglu
+from trainer.model.decoder.lora_products import SharedInput, shared_input
+from trainer.model.decoder.norm import RMSNorm
 from trainer.model.decoder.row_attention import QueryBlock, query_blocks, row_attention
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
@@ -84,7 +86,9 @@ class Decoder:
         """
         if role not in self._copies:
             groups = [group for layer in self._layers for group in layer.groups]
-            self._copies[role] = AdapterCopies(groups, role)
+            adapted, num_rows = zip(*((g.adapted, g.num_low) for g in groups), strict=True)
+            dtype = groups[0].weight.dtype
+            self._copies[role] = AdapterCopies(adapted, num_rows, role, dtype)
         copies = self._copies[role].of_pass()
         embedded = self._body.embed_tokens(token_ids)
         cos, sin = (t.unsqueeze(2) for t in self._body.rotary_emb(embedded, position_ids))
@@ -124,18 +128,16 @@ def _layer(layer: Any) -> _Layer | None:
     attention, mlp = layer.self_attn, layer.mlp
     norms = [layer.input_layernorm, layer.post_attention_layernorm]
     head_norms = [n for n in (getattr(attention, f"{x}_norm", None) for x in "qk") if n is not None]
-    projections = (
-        (attention.q_proj, attention.k_proj, attention.v_proj),
-        (attention.o_proj,),
-        (mlp.gate_proj, mlp.up_proj),
-        (mlp.down_proj,),
-    )
     if not isinstance(mlp.act_fn, nn.SiLU) and type(mlp.act_fn).__name__ != "SiLUActivation":
         return None
     if any(isinstance(module, LoraLayer) for module in (*norms, *head_norms)):
         return None
-    groups = [shared_input(modules) for modules in projections]
-    qkv, o, gate_up, down = groups
+    widened = _is_widened(mlp.up_proj.weight)
+    qkv = shared_input((attention.q_proj, attention.k_proj, attention.v_proj), widened=widened)
+    # What attention gives has no free columns: it would have to be copied.
+    o = shared_input((attention.o_proj,), widened=False)
+    gate_up = shared_input((mlp.gate_proj, mlp.up_proj), widened=widened)
+    down = shared_input((mlp.down_proj,), widened=widened)
     if qkv is None or o is None or gate_up is None or down is None:
         return None
     if o.bias is not None or down.bias is not None:
@@ -166,11 +168,17 @@ def _layer(layer: Any) -> _Layer | None:
     )
 
 
+def _is_widened(weight: Tensor) -> bool:
+    """Whether adapters are multiplied within the base's products; see `lora_products`."""
+    return weight.is_cuda
+
+
 def _hidden(
     layer: _Layer, adapters: Sequence[Adapter | None], shared: _Pass, hidden: Tensor
 ) -> Tensor:
     """[T, H] the hidden states after a layer."""
-    qkv = layer.qkv(layer.before_attention(hidden), adapters[0])
+    normed, hidden = layer.before_attention.beside(hidden, layer.qkv.num_free)
+    qkv = layer.qkv(normed, adapters[0])
     num_rows, width, _, head_dim = shared.cos.shape
     heads = qkv.view(num_rows, width, -1, head_dim)
     num_heads = (layer.num_query_heads, layer.num_key_heads)
@@ -181,5 +189,6 @@ def _hidden(
     q, k, v = attention_heads(heads, values, shared.cos, shared.sin, num_heads)
     attended = row_attention(q, k, v, shared.blocks, layer.scale)
     hidden = layer.o(attended.transpose(1, 2).reshape(len(hidden), -1), adapters[1], hidden)
-    gate_up = layer.gate_up(layer.before_mlp(hidden), adapters[2])
-    return layer.down(swiglu(gate_up), adapters[3], hidden)
+    normed, hidden = layer.before_mlp.beside(hidden, layer.gate_up.num_free)
+    gate_up = layer.gate_up(normed, adapters[2])
+    return layer.down(swiglu(gate_up, layer.down.num_free), adapters[3], hidden)

@@ -114,24 +114,6 @@ def _attention(
     return out
 
 
-class _FusedNorm(torch.autograd.Function):
-    """PyTorch's kernel on a GPU, in place of the steps that it takes elsewhere."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x, x.new_empty(x.shape[:-1], dtype=torch.float32))
-        return torch.empty_like(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return torch.empty_like(grad)
-
-
-def _rms_norm(x: Tensor, *_: object) -> Tensor:
-    out: Tensor = _FusedNorm.apply(x)  # type: ignore[no-untyped-call]
-    return out
-
-
 def _rotate_heads(
     heads: Tensor, values: Tensor, cos: Tensor, sin: Tensor, num_q: int
 ) -> tuple[Tensor, ...]:
@@ -144,13 +126,18 @@ def _rotate_heads_gradient(of_q: Tensor, *others: Any) -> Tensor:
     return of_q.new_empty((num_rows, width, num_q + 2 * others[-1], head_dim))
 
 
-_GPU_KERNELS = SimpleNamespace(
-    swiglu=lambda both: both.new_empty((len(both), both.shape[1] // 2)),
-    swiglu_gradient=lambda both, _: torch.empty_like(both),
-    rotate_heads=_rotate_heads,
-    rotate_heads_gradient=_rotate_heads_gradient,
-)
-"""`trainer.model.decoder.gpu_kernels` without data: what they allocate."""
+_TRITON_MODULES = {
+    "gpu_kernels": SimpleNamespace(
+        norm=lambda x, *_: x.new_empty(len(x), dtype=torch.float32),
+        norm_gradient=lambda x, *_: torch.empty_like(x),
+        swiglu=lambda *_: None,
+        swiglu_gradient=lambda both, _: torch.empty_like(both),
+    ),
+    "gpu_heads": SimpleNamespace(
+        rotate_heads=_rotate_heads, rotate_heads_gradient=_rotate_heads_gradient
+    ),
+}
+"""The kernels without data: what they allocate."""
 
 
 def _float32_product(states: Tensor, weight: Tensor) -> Tensor:
@@ -174,8 +161,10 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
         patch.setattr("torch.autocast", lambda *_, **__: nullcontext())
         for module in ("torch.nn.functional", "trainer.model.decoder.row_attention"):
             patch.setattr(f"{module}.scaled_dot_product_attention", _attention)
-        patch.setattr("trainer.model.decoder.fused.rms_norm", _rms_norm)
-        patch.setattr("trainer.model.decoder.fused._gpu_kernels", lambda: _GPU_KERNELS)
+        for module in ("fused", "norm"):
+            patch.setattr(
+                f"trainer.model.decoder.{module}.triton_module", _TRITON_MODULES.__getitem__
+            )
         # Not an attribute of torch.optim, which deletes it.
         optimizer = sys.modules[torch.optim.Optimizer.__module__]
         patch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
@@ -183,6 +172,8 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
             patch.setattr(f"trainer.model.{module}.float32_product", _float32_product)
         # Every count is 1 here, of what is not finite too.
         patch.setattr("trainer.ppo.scoring.require_finite", lambda *_: None)
+        # Every truth is false: without this the policy's update would be left out as one of no advantage.
+        patch.setattr("trainer.ppo.loss_weights.has_signal", lambda *_: True)
         yield
 
 

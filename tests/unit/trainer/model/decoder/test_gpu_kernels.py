@@ -18,10 +18,19 @@ HEAD_DIM = 10  # no power of two
 
 
 @pytest.fixture(scope="module")
-def kernels() -> Any:
+def interpreted() -> None:
     if DEVICE == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"
+
+
+@pytest.fixture(scope="module")
+def kernels(interpreted: None) -> Any:
     return import_module("trainer.model.decoder.gpu_kernels")
+
+
+@pytest.fixture(scope="module")
+def of_heads(interpreted: None) -> Any:
+    return import_module("trainer.model.decoder.gpu_heads")
 
 
 def is_rounded(found: Tensor, wanted: Tensor) -> bool:
@@ -34,16 +43,41 @@ def is_rounded(found: Tensor, wanted: Tensor) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("width", [40, 1027])
+def test_norm_and_its_gradient(width: int, dtype: torch.dtype, kernels: Any) -> None:
+    torch.manual_seed(width)
+    x = (3 * torch.randn(3, width, device=DEVICE)).to(dtype)
+    weight = torch.randn(width, device=DEVICE).to(dtype)
+    # Outputs and their gradients have columns that others fill.
+    out = torch.zeros(3, width + 5, device=DEVICE, dtype=dtype)
+    grad = torch.randn(3, width + 5, device=DEVICE).to(dtype)
+    of_input = torch.randn(3, width, device=DEVICE).to(dtype)
+    exact = x.double().requires_grad_()
+    wanted = weight.double() * exact / (exact.square().mean(dim=1, keepdim=True) + 0.5).sqrt()
+    (of_x,) = torch.autograd.grad(wanted, exact, grad[:, :width].double())
+    scale = kernels.norm(x, weight, 0.5, out)
+    assert is_rounded(out[:, :width], wanted)
+    assert not out[:, width:].any()
+    for added in (None, of_input):
+        found = kernels.norm_gradient(x, scale, weight, grad, added)
+        assert found.dtype is dtype
+        assert is_rounded(found, of_x if added is None else of_x + added.double())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [40, 1027])
 def test_swiglu_and_its_gradient(width: int, dtype: torch.dtype, kernels: Any) -> None:
     torch.manual_seed(width)
     gate_up = (2 * torch.randn(3, 2 * width, device=DEVICE)).to(dtype)
-    # A gradient need not lie as the output does.
-    grad = torch.randn(3, width + 5, device=DEVICE).to(dtype)[:, 5:]
+    # Outputs and their gradients have columns that others fill.
+    out = torch.zeros(3, width + 5, device=DEVICE, dtype=dtype)
+    grad = torch.randn(3, width + 5, device=DEVICE).to(dtype)
     exact = gate_up.double().requires_grad_()
     gate, up = exact.chunk(2, dim=1)
     wanted = silu(gate) * up
-    (of_input,) = torch.autograd.grad(wanted, exact, grad.double())
-    assert is_rounded(kernels.swiglu(gate_up), wanted)
+    (of_input,) = torch.autograd.grad(wanted, exact, grad[:, :width].double())
+    kernels.swiglu(gate_up, out)
+    assert is_rounded(out[:, :width], wanted)
+    assert not out[:, width:].any()
     assert is_rounded(kernels.swiglu_gradient(gate_up, grad), of_input)
 
 
@@ -64,7 +98,7 @@ def turned(both: Tensor, cos: Tensor, sin: Tensor, num_q: int, num_k: int) -> li
 @pytest.mark.parametrize("num_k", [1, 2, 6])
 @pytest.mark.parametrize("apart", [False, True], ids=["together", "values apart"])
 def test_heads_are_rotated_and_repeated_and_turned_back(
-    apart: bool, num_k: int, dtype: torch.dtype, kernels: Any
+    apart: bool, num_k: int, dtype: torch.dtype, of_heads: Any
 ) -> None:
     torch.manual_seed(num_k)
     num_rows, width, num_q = 2, 3, 6
@@ -77,7 +111,7 @@ def test_heads_are_rotated_and_repeated_and_turned_back(
         heads = heads.clone()
     exact = both.double().requires_grad_()
     wanted = turned(exact, cos.double(), sin.double(), num_q, num_k)
-    found = kernels.rotate_heads(heads, values, cos, sin, num_q)
+    found = of_heads.rotate_heads(heads, values, cos, sin, num_q)
     for ours, theirs in zip(found, wanted, strict=True):
         assert is_rounded(ours, theirs)
 
@@ -86,6 +120,6 @@ def test_heads_are_rotated_and_repeated_and_turned_back(
     of_v = torch.randn(num_rows, num_q, width, HEAD_DIM, device=DEVICE).to(dtype)
     grads = [of_q, of_k, of_v]
     (of_both,) = torch.autograd.grad(wanted, exact, [g.double() for g in grads])
-    ours = kernels.rotate_heads_gradient(*grads, cos, sin, num_k)
+    ours = of_heads.rotate_heads_gradient(*grads, cos, sin, num_k)
     assert ours.dtype is dtype
     assert is_rounded(ours, of_both)

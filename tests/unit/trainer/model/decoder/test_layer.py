@@ -129,10 +129,17 @@ def operations_of_a_layer(folder: Path, **settings: Any) -> dict[str, int]:
     return by_kind(a_layer(*counts))
 
 
+@pytest.fixture(params=[False, True], ids=["as on a CPU", "widened"])
+def widened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether adapters are multiplied as on a GPU, within the products of the base."""
+    monkeypatch.setattr("trainer.model.decoder.layer._is_widened", lambda _: request.param)
+    return bool(request.param)
+
+
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_layer_takes_two_fifths_of_the_operations(
-    dtype: str, checkpointing: bool, tmp_path: Path
+    dtype: str, checkpointing: bool, widened: bool, tmp_path: Path
 ) -> None:
     count = partial(
         operations_of_a_layer, tmp_path, dtype=dtype, gradient_checkpointing=checkpointing
@@ -143,7 +150,9 @@ def test_a_layer_takes_two_fifths_of_the_operations(
     # A float32 model had no casts to lose, and without recomputation the copies of adapters weigh more.
     bound = {("bfloat16", True): 0.4, ("bfloat16", False): 0.45}.get((dtype, checkpointing), 0.55)
     assert now["all"] <= bound * before["all"]
-    assert now["kernels"] <= bound * before["kernels"]
+    assert (
+        now["kernels"] <= (0.33 if widened and dtype == "bfloat16" else bound) * before["kernels"]
+    )
 
 
 def gradients(base: Path, **settings: Any) -> tuple[Tensor, Tensor]:
@@ -175,7 +184,7 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_exact_up_to_rounding(kind: str, tmp_path: Path) -> None:
+def test_gradients_are_exact_up_to_rounding(kind: str, widened: bool, tmp_path: Path) -> None:
     base = base_of(tmp_path, kind)
     wanted = exact(base)
     for dtype in ("float32", "bfloat16"):
@@ -186,3 +195,17 @@ def test_gradients_are_exact_up_to_rounding(kind: str, tmp_path: Path) -> None:
                 # Rounding is luck: over five adapters the ratio was between 0.6 and 1.8.
                 bound = 5e-6 if dtype == "float32" else 2.5 * distance(other, exactly)
                 assert distance(found, exactly) <= bound
+
+
+def test_a_pass_of_another_role_between_leaves_the_gradients(widened: bool, tmp_path: Path) -> None:
+    # Both write their B beside the same weights.
+    def found(*, between: bool) -> Tensor:
+        roles = roles_of(base_of(tmp_path), dtype="float32", gradient_checkpointing=False)
+        logprobs = roles.token_logprobs(Role.POLICY, packed()).logprobs
+        if between:
+            roles.token_logprobs(Role.CRITIC, packed())
+        logprobs.sum().backward()
+        grads = [p.grad for p in roles.adapter_parameters(Role.POLICY)]
+        return torch.cat([grad.flatten() for grad in grads if grad is not None])
+
+    assert torch.equal(found(between=True), found(between=False))

@@ -1,0 +1,99 @@
+"""RMSNorm beside a residual connection (Zhang and Sennrich 2019)."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import rms_norm
+
+from trainer.model.decoder.triton_modules import triton_module
+
+
+class RMSNorm:
+    """Division by the root mean square over the last dimension, times a frozen weight."""
+
+    def __init__(self, weight: Tensor, epsilon: float):
+        """Keep what a pass needs.
+
+        Args:
+            weight: [H], or [K, H] for K heads with weights of their own.
+            epsilon: Added to the mean square.
+        """
+        self.weight, self.epsilon = weight.detach(), epsilon
+        # On a CPU all is in terms of the length of x, which is √H times its root mean square.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.scaled_weight = self.weight.to(wide) * math.sqrt(weight.shape[-1])
+        self.added = torch.full_like(
+            self.scaled_weight[..., :1], epsilon * weight.shape[-1]
+        ).sqrt_()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of [..., H]."""
+        if x.is_cuda and self.weight.dim() > 1:
+            return rms_norm(x, self.weight.shape[-1:], None, self.epsilon) * self.weight
+        out: Tensor = _RMSNorm.apply(x, self, 0)[0]  # type: ignore[no-untyped-call]
+        return out
+
+    def beside(self, hidden: Tensor, num_free: int) -> tuple[Tensor, Tensor]:
+        """The norm's output, and its input to be added to later: their gradients are one.
+
+        Args:
+            hidden: [T, H]
+            num_free: Columns that the output has in addition, for `SharedInput` to fill.
+
+        Returns:
+            [T, H + num_free], of which the last columns are not set, and [T, H].
+        """
+        both: tuple[Tensor, Tensor] = _RMSNorm.apply(hidden, self, num_free)  # type: ignore[no-untyped-call]
+        return both
+
+
+class _RMSNorm(torch.autograd.Function):
+    """In float32 at least, rounded at the end."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, norm: RMSNorm, num_free: int) -> tuple[Tensor, Tensor]:
+        """Of [..., H]; see `RMSNorm.beside`."""
+        ctx.norm = norm
+        ctx.set_materialize_grads(False)
+        width = x.shape[-1]
+        out = x.new_empty((*x.shape[:-1], width + num_free))
+        if x.is_cuda:
+            ctx.save_for_backward(
+                x, triton_module("gpu_kernels").norm(x, norm.weight, norm.epsilon, out)
+            )
+            return out, x
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=norm.added.dtype)
+        length = length.hypot(norm.added)
+        ctx.save_for_backward(x, length)
+        torch.mul(x / length, norm.scaled_weight, out=first_columns(out, width))
+        return out, x
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad: Tensor | None, of_input: Tensor | None
+    ) -> tuple[Tensor | None, None, None]:
+        """With u = x / length and g = grad · weight: (g - u · sum(g · u)) / length."""
+        if grad is None:
+            return of_input, None, None
+        x, length = ctx.saved_tensors
+        if x.is_cuda:
+            of_x = triton_module("gpu_kernels").norm_gradient(
+                x, length, ctx.norm.weight, grad, of_input
+            )
+            return of_x, None, None
+        unit, scaled = x / length, first_columns(grad, x.shape[-1]) * ctx.norm.scaled_weight
+        shared = (scaled * unit).sum(dim=-1, keepdim=True)
+        scaled.addcmul_(unit, shared, value=-1)
+        found = torch.empty_like(x)
+        if of_input is None:
+            torch.div(scaled, length, out=found)
+        else:
+            torch.addcdiv(of_input, scaled, length, out=found)
+        return found, None, None
+
+
+def first_columns(x: Tensor, num_columns: int) -> Tensor:
+    """[..., num_columns] of a tensor whose other columns are of another's making; itself where it has none."""
+    return x if x.shape[-1] == num_columns else x[..., :num_columns]
