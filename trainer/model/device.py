@@ -14,6 +14,7 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "CUDA error: out of memory",
+    "Triton Error [CUDA]: out of memory",
 )
 """In messages of errors that have no class of their own."""
 

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from trainer.model.batches.batch import SampledTokens
 from trainer.model.device import gathered
 from trainer.model.head import float32_logits, float32_product, is_plain
+from trainer.model.kernels.triton_modules import triton_module
 from trainer.model.nuclei import Nucleus, find_nuclei
 
 CHUNK_LOGITS = {"cpu": 2**25, "cuda": 2**26}
@@ -95,7 +96,7 @@ def sampled_logprobs(
         temperature, token_ids = sampled.temperature[chunk], sampled.token_ids[chunk]
         if chunk.start < restricted:
             compute = partial(_nucleus_logprobs, head, states, temperature, nucleus_mask[i])
-        elif several and is_plain(head):
+        elif (several or hidden.is_cuda) and is_plain(head):
             parts.append(
                 _RecomputedLogprobs.apply(  # type: ignore[no-untyped-call]
                     states, head.weight, temperature, token_ids
@@ -129,10 +130,17 @@ class _RecomputedLogprobs(torch.autograd.Function):
         ctx: Any, states: Tensor, weight: Tensor, temperature: Tensor, token_ids: Tensor
     ) -> tuple[Tensor, Tensor]:
         """[n] logprobs and entropies; the weight [V, H] has no gradient."""
-        ctx.save_for_backward(states, weight, temperature, token_ids)
-        log_softmax = _log_softmax(states, weight, temperature)
-        logprobs = log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
-        entropy = torch.cat([-torch.linalg.vecdot(p.exp(), p) for p in _parts(log_softmax)])
+        if states.is_cuda:
+            logits = float32_product(states, weight)
+            logprobs, entropy, log_sum = triton_module("softmax").logprobs_and_entropy(
+                logits, temperature, token_ids
+            )
+            ctx.save_for_backward(states, weight, temperature, token_ids, log_sum)
+        else:
+            ctx.save_for_backward(states, weight, temperature, token_ids)
+            log_softmax = _log_softmax(states, weight, temperature)
+            logprobs = log_softmax.gather(-1, token_ids.unsqueeze(-1)).squeeze(-1)
+            entropy = torch.cat([-torch.linalg.vecdot(p.exp(), p) for p in _parts(log_softmax)])
         ctx.mark_non_differentiable(entropy)
         return logprobs, entropy
 
@@ -141,7 +149,13 @@ class _RecomputedLogprobs(torch.autograd.Function):
         ctx: Any, of_logprobs: Tensor, of_entropy: Tensor
     ) -> tuple[Tensor, None, None, None]:
         """A logit's gradient: (1 at the sampled token, else 0, minus its probability) / temperature."""
-        states, weight, temperature, token_ids = ctx.saved_tensors
+        states, weight, temperature, token_ids, *log_sum = ctx.saved_tensors
+        if states.is_cuda:
+            of_logits = triton_module("softmax").logprobs_gradient(
+                float32_product(states, weight),
+                *(temperature, token_ids, *log_sum, of_logprobs, weight.dtype),
+            )
+            return of_logits @ weight, None, None, None
         scale = (of_logprobs / temperature).unsqueeze(-1)
         of_logits = _log_softmax(states, weight, temperature).exp_().mul_(-scale)
         of_logits.scatter_add_(-1, token_ids.unsqueeze(-1), scale)

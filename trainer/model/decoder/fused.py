@@ -1,6 +1,6 @@
 """Parts of a decoder layer with their gradients, in few operations each.
 
-On a GPU each is a kernel of `trainer.model.decoder.gpu_kernels` or `gpu_heads`. On a CPU they are made of the fewest
+On a GPU each is a kernel of `trainer.model.kernels`. On a CPU they are made of the fewest
 operations that there are. They save no more than they need for the backward pass.
 """
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from trainer.model.decoder.norm import first_columns
-from trainer.model.decoder.triton_modules import triton_module
+from trainer.model.kernels.triton_modules import triton_module
 
 
 def swiglu(gate_up: Tensor, num_free: int) -> Tensor:
@@ -33,7 +33,7 @@ class _SwiGLU(torch.autograd.Function):
         width = gate_up.shape[1] // 2
         out = gate_up.new_empty((len(gate_up), width + num_free))
         if gate_up.is_cuda:
-            triton_module("gpu_kernels").swiglu(gate_up, out)
+            triton_module("elementwise").swiglu(gate_up, out)
         else:
             gate, up = gate_up.chunk(2, dim=-1)
             torch.mul(silu(gate), up, out=first_columns(out, width))
@@ -44,7 +44,7 @@ class _SwiGLU(torch.autograd.Function):
         """[T, 2·I], both halves written in place."""
         (gate_up,) = ctx.saved_tensors
         if gate_up.is_cuda:
-            return triton_module("gpu_kernels").swiglu_gradient(gate_up, grad), None
+            return triton_module("elementwise").swiglu_gradient(gate_up, grad), None
         gate, up = gate_up.chunk(2, dim=-1)
         both = torch.empty_like(gate_up)
         of_gate, of_up = both.chunk(2, dim=-1)
@@ -92,7 +92,7 @@ class _Heads(torch.autograd.Function):
         if values is None:
             heads, values = heads.split([num_q + num_k, num_k], dim=2)
         if heads.is_cuda:
-            turned: tuple[Tensor, Tensor, Tensor] = triton_module("gpu_heads").rotate_heads(
+            turned: tuple[Tensor, Tensor, Tensor] = triton_module("heads").rotate_heads(
                 heads, values, cos, sin, num_q
             )
             return turned
@@ -111,9 +111,7 @@ class _Heads(torch.autograd.Function):
         (num_q, num_k), (cos, sin) = ctx.num_heads, ctx.rotation
         num_rows, _, width, head_dim = of_q.shape
         if of_q.is_cuda:
-            both = triton_module("gpu_heads").rotate_heads_gradient(
-                of_q, of_k, of_v, cos, sin, num_k
-            )
+            both = triton_module("heads").rotate_heads_gradient(of_q, of_k, of_v, cos, sin, num_k)
             if ctx.together:
                 return both, None, None, None, None
             return *both.split([num_q + num_k, num_k], dim=2), None, None, None

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import rms_norm
 
-from trainer.model.decoder.triton_modules import triton_module
+from trainer.model.kernels.triton_modules import triton_module
 
 
 class RMSNorm:
@@ -61,7 +61,7 @@ class _RMSNorm(torch.autograd.Function):
         out = x.new_empty((*x.shape[:-1], width + num_free))
         if x.is_cuda:
             ctx.save_for_backward(
-                x, triton_module("gpu_kernels").norm(x, norm.weight, norm.epsilon, out)
+                x, triton_module("elementwise").norm(x, norm.weight, norm.epsilon, out)
             )
             return out, x
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=norm.added.dtype)
@@ -79,7 +79,7 @@ class _RMSNorm(torch.autograd.Function):
             return of_input, None, None
         x, length = ctx.saved_tensors
         if x.is_cuda:
-            of_x = triton_module("gpu_kernels").norm_gradient(
+            of_x = triton_module("elementwise").norm_gradient(
                 x, length, ctx.norm.weight, grad, of_input
             )
             return of_x, None, None

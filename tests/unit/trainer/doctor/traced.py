@@ -126,15 +126,23 @@ def _rotate_heads_gradient(of_q: Tensor, *others: Any) -> Tensor:
     return of_q.new_empty((num_rows, width, num_q + 2 * others[-1], head_dim))
 
 
+def _logprobs_and_entropy(logits: Tensor, *_: object) -> tuple[Tensor, ...]:
+    return tuple(logits.new_empty(len(logits)) for _ in range(3))
+
+
 _TRITON_MODULES = {
-    "gpu_kernels": SimpleNamespace(
+    "elementwise": SimpleNamespace(
         norm=lambda x, *_: x.new_empty(len(x), dtype=torch.float32),
         norm_gradient=lambda x, *_: torch.empty_like(x),
         swiglu=lambda *_: None,
         swiglu_gradient=lambda both, _: torch.empty_like(both),
     ),
-    "gpu_heads": SimpleNamespace(
+    "heads": SimpleNamespace(
         rotate_heads=_rotate_heads, rotate_heads_gradient=_rotate_heads_gradient
+    ),
+    "softmax": SimpleNamespace(
+        logprobs_and_entropy=_logprobs_and_entropy,
+        logprobs_gradient=lambda logits, *others: torch.empty_like(logits, dtype=others[-1]),
     ),
 }
 """The kernels without data: what they allocate."""
@@ -161,10 +169,8 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
         patch.setattr("torch.autocast", lambda *_, **__: nullcontext())
         for module in ("torch.nn.functional", "trainer.model.decoder.row_attention"):
             patch.setattr(f"{module}.scaled_dot_product_attention", _attention)
-        for module in ("fused", "norm"):
-            patch.setattr(
-                f"trainer.model.decoder.{module}.triton_module", _TRITON_MODULES.__getitem__
-            )
+        for module in ("decoder.fused", "decoder.norm", "logprobs"):
+            patch.setattr(f"trainer.model.{module}.triton_module", _TRITON_MODULES.__getitem__)
         # Not an attribute of torch.optim, which deletes it.
         optimizer = sys.modules[torch.optim.Optimizer.__module__]
         patch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from unittest.mock import patch
 
 import torch
 from hypothesis import given
@@ -61,23 +62,32 @@ def assert_row_is_sample(batch: MicroBatch, i: int, sample: Sample) -> None:
     assert states[length:] == [last] * (padding + 1)
 
 
-@given(st.lists(samples(), min_size=1, max_size=10), st.integers(1, 120), st.booleans())
+@given(
+    st.lists(samples(), min_size=1, max_size=10),
+    st.integers(1, 120),
+    st.booleans(),
+    st.sampled_from([1, 8]),
+)
 def test_micro_batches_hold_every_sample_once_within_the_budget(
-    rows: list[Sample], token_budget: int, shares_prefixes: bool
+    rows: list[Sample], token_budget: int, shares_prefixes: bool, width_step: int
 ) -> None:
-    batches = micro_batches(
-        rows,
-        token_budget=token_budget,
-        hidden_size=128,
-        device=CPU,
-        shares_prefixes=shares_prefixes,
-    )
+    with patch.dict("trainer.model.batches.batch._WIDTH_STEPS", cpu=width_step):
+        batches = micro_batches(
+            rows,
+            token_budget=token_budget,
+            hidden_size=128,
+            device=CPU,
+            shares_prefixes=shares_prefixes,
+        )
 
     assert sorted(i for batch in batches for i in batch.indices) == list(range(len(rows)))
     for batch in batches:
         # What is longer than the budget comes with nothing but what it shares all of.
         longest = max(len(rows[index].state_ids) for index in batch.indices)
         assert batch.num_tokens <= max(token_budget, longest)
+        num_rows, width = batch.rows.token_ids.shape
+        is_aligned = width % width_step == 0
+        assert is_aligned or num_rows * (width + width_step - width % width_step) > token_budget
         for place, index in enumerate(batch.indices):
             assert_row_is_sample(batch, place, rows[index])
         # Padding sees itself alone.

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -209,3 +210,21 @@ def test_a_pass_of_another_role_between_leaves_the_gradients(widened: bool, tmp_
         return torch.cat([grad.flatten() for grad in grads if grad is not None])
 
     assert torch.equal(found(between=True), found(between=False))
+
+
+@pytest.mark.skipif(
+    find_spec("triton") is None or torch.cuda.is_available(),
+    reason="Triton's interpreter, for which tensors of a CPU are passed off as a GPU's",
+)
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_a_gpus_kernels_together_give_the_same_gradients(
+    kind: str, checkpointing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = base_of(tmp_path, kind)
+    wanted = exact(base)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(Tensor, "is_cuda", property(lambda _: True))
+    found = gradients(base, dtype="float32", gradient_checkpointing=checkpointing)
+    for ours, exactly in zip(found, wanted, strict=True):
+        assert distance(ours, exactly) <= 5e-6

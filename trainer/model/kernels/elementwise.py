@@ -1,9 +1,4 @@
-"""Parts of a decoder layer on a GPU as Triton kernels, each one pass over its inputs and outputs.
-
-PyTorch's own operations on halves of a tensor take 3 to 5 times as long, since they do not read or write such
-views in whole vectors; the same functions compiled by torch.compile took as long to be called as to run.
-Numbers are float32 in between and rounded once, at the end. `trainer.model.decoder.fused` has the same for a CPU.
-"""
+"""RMSNorm and SwiGLU with their gradients; `trainer.model.decoder` has the same for a CPU."""
 
 import torch
 import triton

@@ -8,4 +8,4 @@ from typing import Any
 @cache
 def triton_module(name: str) -> Any:
     """One of this package; Triton comes with PyTorch's builds for a GPU only."""
-    return import_module(f"trainer.model.decoder.{name}")
+    return import_module(f"trainer.model.kernels.{name}")

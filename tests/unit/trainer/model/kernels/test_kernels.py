@@ -25,12 +25,17 @@ def interpreted() -> None:
 
 @pytest.fixture(scope="module")
 def kernels(interpreted: None) -> Any:
-    return import_module("trainer.model.decoder.gpu_kernels")
+    return import_module("trainer.model.kernels.elementwise")
 
 
 @pytest.fixture(scope="module")
 def of_heads(interpreted: None) -> Any:
-    return import_module("trainer.model.decoder.gpu_heads")
+    return import_module("trainer.model.kernels.heads")
+
+
+@pytest.fixture(scope="module")
+def softmax(interpreted: None) -> Any:
+    return import_module("trainer.model.kernels.softmax")
 
 
 def is_rounded(found: Tensor, wanted: Tensor) -> bool:
@@ -123,3 +128,36 @@ def test_heads_are_rotated_and_repeated_and_turned_back(
     ours = of_heads.rotate_heads_gradient(*grads, cos, sin, num_k)
     assert ours.dtype is dtype
     assert is_rounded(ours, of_both)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("vocabulary", "block"), [(10, 16), (70, 16), (64, 64)])
+def test_logprobs_entropies_and_their_gradient(
+    vocabulary: int,
+    block: int,
+    dtype: torch.dtype,
+    softmax: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(softmax, "_BLOCK", block)
+    torch.manual_seed(vocabulary)
+    logits = 5 * torch.randn(4, vocabulary, device=DEVICE)
+    logits[1] += 300  # exponentials of which float32 does not have
+    logits[2] -= torch.arange(vocabulary, device=DEVICE) * 40.0  # one token has all
+    # Columns of other tensors, as they may come.
+    temperature = torch.tensor([[1.0, 0.5, 1.0, 2.0]] * 2, device=DEVICE).T[:, 1]
+    token_ids = torch.tensor([[0, vocabulary - 1, 3, 5]] * 2, device=DEVICE).T[:, 1]
+    grad = torch.randn(4, 3, device=DEVICE)[:, 1]
+
+    exact = logits.double().requires_grad_()
+    every = (exact / temperature.double().unsqueeze(1)).log_softmax(dim=1)
+    wanted = every.gather(1, token_ids.unsqueeze(1)).squeeze(1)
+    (of_logits,) = torch.autograd.grad(wanted, exact, grad.double())
+    logprobs, entropy, log_sum = softmax.logprobs_and_entropy(logits, temperature, token_ids)
+    assert torch.allclose(logprobs.double(), wanted, rtol=1e-6, atol=5e-5)
+    assert torch.allclose(entropy.double(), -(every.exp() * every).sum(dim=1), atol=5e-6)
+    found = softmax.logprobs_gradient(logits, temperature, token_ids, log_sum, grad, dtype)
+    assert found.dtype is dtype
+    assert torch.allclose(
+        found.double(), of_logits, rtol=1e-2 if dtype is torch.bfloat16 else 1e-4, atol=1e-5
+    )

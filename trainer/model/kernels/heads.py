@@ -1,4 +1,4 @@
-"""Rotation of queries and keys by their positions, on a GPU, as Triton kernels; see `trainer.model.decoder.gpu_kernels`."""
+"""Rotation of queries and keys by their positions; `trainer.model.decoder.fused` has the same for a CPU."""
 
 import triton
 import triton.language as tl
