@@ -9,18 +9,18 @@
 # printed is kept in summary.txt. A part that fails does not stop the others; the exit status is 1 then.
 # A part that has passed runs again only where it is named.
 #
-# OUT         the folder of the logs [runs/gpu_hour]
+# LOGS        the folder of the logs [runs/gpu_hour]
 # PYTHON      the interpreter [.venv/bin/python]
-# LIMIT_S     seconds after which a part is ended [590]
+# LIMIT_S     seconds after which a part is ended [540]
 # STEP_FLAGS  flags of gpu_step [--shapes 1.5b]; to try it without a GPU: --device cpu --shapes tiny --budgets 512
 # WHOLE_FLAGS flags of the trainer in parts "whole", "overlap" and "mps", such as --ppo.token_budget 8192 []
 # PORT        of the servers [8123]
 # shellcheck disable=SC2329  # parts are called by their names
 set -u
 
-OUT=${OUT:-runs/gpu_hour}
+LOGS=${LOGS:-runs/gpu_hour}
 PYTHON=${PYTHON:-.venv/bin/python}
-LIMIT_S=${LIMIT_S:-590}
+LIMIT_S=${LIMIT_S:-540}
 STEP_FLAGS=${STEP_FLAGS:---shapes 1.5b}
 WHOLE_FLAGS=${WHOLE_FLAGS:-}
 PORT=${PORT:-8123}
@@ -85,7 +85,7 @@ part_smollm2() {
 
 part_step() {
   # shellcheck disable=SC2086
-  "$PYTHON" -m benchmarks.trainer.gpu_step $STEP_FLAGS --results "$OUT/gpu_step.jsonl" --limit_s "$((LIMIT_S - 30))"
+  "$PYTHON" -m benchmarks.trainer.gpu_step $STEP_FLAGS --results "$LOGS/gpu_step.jsonl" --limit_s "$((LIMIT_S - 30))"
 }
 
 part_generate() {
@@ -127,7 +127,7 @@ whole_steps() {
     --data.source word-problems --data.evaluation_source word-problems --rollout.prompt_format plain \
     --rollout.max_tokens 256 --rollout.max_staleness "$1" --ppo.critic_warmup_steps 0 \
     --ppo.max_logprob_mismatch 0.5 $WHOLE_FLAGS \
-    --run.folder "$run" --run.num_steps "$2" --verbose && cp "$run/metrics.jsonl" "$OUT/$PART.jsonl"
+    --run.folder "$run" --run.num_steps "$2" --verbose && cp "$run/metrics.jsonl" "$LOGS/$PART.jsonl"
 }
 
 part_restart() {
@@ -213,8 +213,8 @@ end_mps() {
 
 # Runs one part, and prints its line.
 run_part() {
-  part=$1 log=$OUT/$1.log
-  WORK=$(mktemp -d "$OUT/$part.XXXXXX")
+  part=$1 log=$LOGS/$1.log
+  WORK=$(mktemp -d "$LOGS/$part.XXXXXX")
   export WORK
   started=$SECONDS
   { echo "# $part: $(say "$part")"; date; } >"$log"
@@ -229,12 +229,12 @@ run_part() {
   if [ "$code" = 0 ] && grep -q "^skipped: " "$log"; then word=skipped; fi
   echo "# exit status $code after $took_s s" >>"$log"
   line=$(printf '%-9s %-8s %4d s  exit %d  %s' "$part" "$word" "$took_s" "$code" "$log")
-  echo "$line" | tee -a "$OUT/summary.txt"
+  echo "$line" | tee -a "$LOGS/summary.txt"
   return "$code"
 }
 
 passed() {
-  tail -n 1 "$OUT/$1.log" 2>/dev/null | grep -q "^# exit status 0 " && ! grep -q "^skipped: " "$OUT/$1.log"
+  tail -n 1 "$LOGS/$1.log" 2>/dev/null | grep -q "^# exit status 0 " && ! grep -q "^skipped: " "$LOGS/$1.log"
 }
 
 case ${1:-} in
@@ -246,7 +246,7 @@ HAS_GPU=$(nvidia-smi -L 2>/dev/null)
 # Leaves a trainer room on the GPU, whatever the configuration's share is.
 SHARE=${HAS_GPU:+--gpu-memory-utilization 0.4}
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
-export OUT PYTHON LIMIT_S STEP_FLAGS WHOLE_FLAGS PORT PYTHONPATH
+export LOGS PYTHON LIMIT_S STEP_FLAGS WHOLE_FLAGS PORT PYTHONPATH
 if [ "${1:-}" = --do ]; then
   PART=$2
   set -x
@@ -258,7 +258,8 @@ trap '[ -z "$WORK" ] || { kill "$RUNNING"; wait "$RUNNING"; end_servers; end_mps
 for part in "$@"; do
   say "$part" >/dev/null || { echo "gpu_hour: no part $part; --list names them" >&2; exit 2; }
 done
-mkdir -p "$OUT" || exit 2
+command -v curl >/dev/null || { echo "gpu_hour: there is no curl, with which servers are asked" >&2; exit 2; }
+mkdir -p "$LOGS" || exit 2
 failed=0
 if [ $# = 0 ]; then
   for part in $PARTS; do

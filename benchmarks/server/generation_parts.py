@@ -2,9 +2,9 @@
 
     python -m benchmarks.server.generation_parts --model models/random-1.5b --questions 64 --max-tokens 256
 
-Each row adds one thing to the row before: logprobs, seeds, the arms' temperatures and top-p, an adapter. Then comes
-the whole with logits in the model's dtype instead of float32, and at last `POST /v1/arms/generate`. Every
-completion of an offline row has ``--max-tokens`` tokens, and ``ms a step`` is the time of one token of all of them;
+Each row adds one thing to the row before: logprobs, seeds, the temperatures of the 1.5B preset's arms, an adapter; then
+the same through `POST /v1/arms/generate`. Last come the recipe's arms, which have a top-p, and logits in the model's
+dtype instead of float32. Every completion of an offline row has ``--max-tokens`` tokens, and ``ms a step`` is the time of one token of all of them;
 the server's end at EOS, which a model with random weights hardly ever samples.
 Rows are printed as they are measured, so that a run that is cut short has said something.
 """
@@ -14,7 +14,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -34,11 +34,13 @@ from benchmarks.server.workload import (
 from inference_server.launch.server_process import running_server
 from inference_server.vllm.cpu_settings import CPU_LORA_PLUGIN, cpu_environment
 from inference_server.wire.hardware import gpu
-from regime_w import build_all_arms
+from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig
 
-NUM_ARMS = len(build_all_arms())
+ARMS = build_exploring_arms()
+"""The 1.5B preset's."""
+NUM_ARMS = len(ARMS)
 
 
 def main() -> int:
@@ -64,9 +66,10 @@ def main() -> int:
         adapter = save_adapter(arguments.model, Path(folder) / "adapter", 0)
         with engine(arguments, "float32") as offline:
             offline_rows(offline, adapter, arguments)
-        with engine(arguments, "model") as offline:
-            whole(offline, "all, logits in the model's dtype", adapter, arguments)
+            whole(offline, "all with the recipe's arms", build_all_arms(), adapter, arguments)
         served(adapter, Path(folder), arguments)
+        with engine(arguments, "model") as offline:
+            whole(offline, "all, logits in the model's dtype", ARMS, adapter, arguments)
     return 0
 
 
@@ -98,10 +101,10 @@ def engine(arguments: argparse.Namespace, head_dtype: str) -> Iterator[OfflineEn
         yield offline
 
 
-def asked(arguments: argparse.Namespace) -> list[Prompt]:
+def asked(arguments: argparse.Namespace, arms: Sequence[ArmSpec] = ARMS) -> list[Prompt]:
     """A step's prompts as the server samples them, with seeds; never the same twice."""
     records = [next(QUESTIONS) for _ in range(arguments.questions)]
-    return [replace(prompt, seed=i) for i, prompt in enumerate(prompts(records))]
+    return [replace(prompt, seed=i) for i, prompt in enumerate(prompts(records, arms))]
 
 
 QUESTIONS = fresh_questions()
@@ -116,7 +119,7 @@ def offline_rows(offline: OfflineEngine, adapter: Path, arguments: argparse.Name
             if not seeds:
                 chosen = [replace(prompt, seed=None) for prompt in chosen]
             if not arms:
-                chosen = [replace(prompt, temperature=1.0, top_p=1.0) for prompt in chosen]
+                chosen = [replace(prompt, temperature=1.0) for prompt in chosen]
             return offline.generate(
                 chosen,
                 max_tokens=arguments.max_tokens,
@@ -130,15 +133,24 @@ def offline_rows(offline: OfflineEngine, adapter: Path, arguments: argparse.Name
     row("base, temperature 1", arms=False, seeds=False, logprobs=False)
     row("+ logprobs", arms=False, seeds=False, logprobs=True)
     row("+ seeds", arms=False, seeds=True, logprobs=True)
-    row("+ the arms' temperature and top-p", arms=True, seeds=True, logprobs=True)
-    whole(offline, "+ an adapter", adapter, arguments)
+    row("+ the arms' temperatures", arms=True, seeds=True, logprobs=True)
+    whole(offline, "+ an adapter", ARMS, adapter, arguments)
 
 
-def whole(offline: OfflineEngine, name: str, adapter: Path, arguments: argparse.Namespace) -> None:
+def whole(
+    offline: OfflineEngine,
+    name: str,
+    arms: Sequence[ArmSpec],
+    adapter: Path,
+    arguments: argparse.Namespace,
+) -> None:
     """A row with all that rollouts need."""
     timings = [
         offline.generate(
-            asked(arguments), max_tokens=arguments.max_tokens, adapter=adapter, ignore_eos=True
+            asked(arguments, arms),
+            max_tokens=arguments.max_tokens,
+            adapter=adapter,
+            ignore_eos=True,
         )
         for _ in range(1 + arguments.rounds)
     ]
@@ -158,8 +170,9 @@ def served(adapter: Path, folder: Path, arguments: argparse.Namespace) -> None:
             timings = []
             for _ in range(1 + arguments.rounds):
                 records = [next(QUESTIONS) for _ in range(arguments.questions)]
+                changes = {"seed": 1, "arms": ARMS}
                 timing, _ = await ask_arms(
-                    client, records, len(records), arguments.max_tokens, {"seed": 1}
+                    client, records, len(records), arguments.max_tokens, changes
                 )
                 timings.append(timing)
             return timings

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.server.offline_engine import Prompt, Timing
 from inference_server.wire.schemas import ArmsRequest, Question
-from regime_w import build_all_arms, build_prompt
+from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.client.arms_client import ArmsClient
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
@@ -104,7 +104,7 @@ async def post(client: httpx.AsyncClient, url: str, **body: object) -> dict[str,
     return answer if isinstance(answer, dict) else {}
 
 
-def prompts(records: Sequence[Record]) -> list[Prompt]:
+def prompts(records: Sequence[Record], arms: Sequence[ArmSpec] = ARMS) -> list[Prompt]:
     return [
         Prompt(
             text=build_prompt(arm.system_prompt, record.question),
@@ -112,7 +112,7 @@ def prompts(records: Sequence[Record]) -> list[Prompt]:
             top_p=arm.top_p,
         )
         for record in records
-        for arm in ARMS
+        for arm in arms
     ]
 
 

@@ -1,10 +1,11 @@
 """Shapes of real models without their weights, and completions of random tokens; benchmarks use them too."""
 
 import random
+from collections.abc import Sequence
 
 from transformers import PretrainedConfig, Qwen2Config, Qwen3Config
 
-from regime_w import build_all_arms
+from regime_w import ArmSpec, build_all_arms
 from trainer.model.batches.batch import Sample
 
 VOCABULARY = 151_936
@@ -33,30 +34,48 @@ PRESETS: dict[str, PretrainedConfig] = {"gsm8k_a100": QWEN2_1_5B, "gsm8k_a100_8b
 
 
 def random_groups(
-    num_questions: int, *, prompt_tokens: int, completion_tokens: int, vocabulary: int = VOCABULARY
+    num_questions: int,
+    *,
+    prompt_tokens: int,
+    completion_tokens: int,
+    spread_tokens: int = 0,
+    vocabulary: int = VOCABULARY,
+    arms: Sequence[ArmSpec] | None = None,
+    seed: int = 0,
 ) -> list[list[Sample]]:
-    """Random tokens for each question and arm; the arms of a family share their prompt."""
-    rng = random.Random(0)
-    arms = build_all_arms()
+    """Random tokens for each question and arm; arms with the same system prompt share their prompt.
+
+    Args:
+        num_questions: How many.
+        prompt_tokens: Of every prompt.
+        completion_tokens: Of every completion, on average.
+        spread_tokens: How much shorter or longer one may be.
+        vocabulary: The model's.
+        arms: The recipe's without.
+        seed: Of tokens, lengths and rewards.
+    """
+    rng = random.Random(seed)
+    arms = build_all_arms() if arms is None else arms
     made = []
     for _ in range(num_questions):
         prompts = {
             arm.system_prompt: tuple(rng.choices(range(min(5_000, vocabulary)), k=prompt_tokens))
             for arm in arms
         }
+        lengths = [completion_tokens + rng.randint(-spread_tokens, spread_tokens) for _ in arms]
         made.append(
             [
                 Sample(
                     prompt_ids=prompts[arm.system_prompt],
-                    completion_ids=tuple(rng.choices(range(vocabulary), k=completion_tokens)),
-                    sampler_logprobs=(-1.0,) * completion_tokens,
+                    completion_ids=tuple(rng.choices(range(vocabulary), k=length)),
+                    sampler_logprobs=(-1.0,) * length,
                     temperature=arm.temperature,
                     top_p=arm.top_p,
                     reward=rng.random(),
                     truncated=False,
                     version=1,
                 )
-                for arm in arms
+                for arm, length in zip(arms, lengths, strict=True)
             ]
         )
     return made

@@ -56,7 +56,9 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--device", choices=["cuda", "cpu"], default="cuda", help="[%(default)s]")
     add("--shapes", nargs="+", choices=SHAPES, default=["1.5b", "8b"], help="[%(default)s]")
-    add("--budgets", nargs="+", type=int, default=[4096, 8192, 16384], help="[%(default)s]")
+    add(
+        "--budgets", nargs="+", type=int, default=[4096, 8192, 12_288, 16_384], help="[%(default)s]"
+    )
     both = ["on", "off"]
     add("--checkpointing", nargs="+", choices=both, default=both, help="[%(default)s]")
     add("--attentions", nargs="+", choices=ATTENTIONS, default=list(ATTENTIONS), help="[all]")

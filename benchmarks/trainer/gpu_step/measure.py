@@ -20,6 +20,7 @@ from trainer.config.sections import ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
+from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.update import PPOUpdate
@@ -64,26 +65,36 @@ def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
         roles = random_roles(config, shape, device)
         loaded = memory.phase()
         update = PPOUpdate(roles, config.ppo)
-        groups = random_groups(
-            config.ppo.questions_per_mini_batch,
-            prompt_tokens=PROMPT_TOKENS,
-            completion_tokens=8 if part.shape == "tiny" else COMPLETION_TOKENS,
-            vocabulary=shape.vocab_size,
-        )
+        completion_tokens = 8 if part.shape == "tiny" else COMPLETION_TOKENS
+        groups: list[list[Sample]] = []
+        mini_batches: list[MiniBatch] = []
 
-        def experience() -> list[MiniBatch]:
-            return update.experience(groups, seed="0")
+        def draw(seed: int) -> None:
+            groups[:] = random_groups(
+                config.ppo.questions_per_mini_batch,
+                prompt_tokens=PROMPT_TOKENS,
+                completion_tokens=completion_tokens,
+                spread_tokens=completion_tokens // 2,
+                vocabulary=shape.vocab_size,
+                arms=config.rollout.arms,
+                seed=seed,
+            )
 
-        mini_batches = experience()
+        def experience() -> None:
+            mini_batches[:] = update.experience(groups, seed="0")
 
         def step() -> None:
             update.step(mini_batches, train_policy=True)
 
+        draw(0)
+        experience()
         step()  # makes the optimizers' moments and warms up
         memory.phase()
         seconds: dict[str, list[float]] = {"experience": [], "update": []}
         peaks: dict[str, list[float]] = {"experience": [], "update": []}
-        for _ in range(rounds):
+        for seed in range(1, rounds + 1):
+            # Shapes that a run has not met either: an attention may have to be planned for them.
+            draw(seed)
             for name, work in (("experience", experience), ("update", step)):
                 seconds[name].append(timed(work, device))
                 peaks[name].append(memory.phase())

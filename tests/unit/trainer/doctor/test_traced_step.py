@@ -1,12 +1,14 @@
 """A step at the presets' shapes, without a GPU: where its tensors are, which are made, and the memory plan."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PretrainedConfig, Qwen2Config
 
+from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from tests.unit.model_shapes import QWEN2_1_5B, QWEN3_8B, VOCABULARY, random_groups
 from tests.unit.trainer.doctor.traced import traced_step
 from trainer.config.sections import PolicyConfig, PPOConfig, ServeConfig, TrainConfig
@@ -22,18 +24,27 @@ SHAPES: dict[str, PretrainedConfig] = {"1.5B": QWEN2_1_5B, "8B": QWEN3_8B}
 NOT_TENSORS = ("CUDA context", "fragmentation")
 
 
-@pytest.mark.parametrize("recomputed", [True, False], ids=["checkpointing", "kept"])
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_step_on_a_gpu_is_as_planned(name: str, recomputed: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "recomputed", "arms"),
+    [
+        ("1.5B", True, build_all_arms()),
+        ("1.5B", False, build_exploring_arms()),  # the preset's
+        ("8B", True, build_exploring_arms()),
+        ("8B", False, build_all_arms()),
+    ],
+    ids=["1.5B, checkpointing", "1.5B, kept, top_p 1", "8B, checkpointing, top_p 1", "8B, kept"],
+)
+def test_a_step_on_a_gpu_is_as_planned(
+    name: str, recomputed: bool, arms: Sequence[ArmSpec], tmp_path: Path
+) -> None:
     config = SHAPES[name]
     config.save_pretrained(tmp_path)
     policy = PolicyConfig(
         base_model=str(tmp_path), dtype="bfloat16", gradient_checkpointing=recomputed
     )
     ppo = PPOConfig(token_budget=8192, questions_per_mini_batch=4, critic_warmup_steps=0)
-    step = traced_step(
-        config, policy, ppo, random_groups(4, prompt_tokens=60, completion_tokens=256)
-    )
+    groups = random_groups(4, prompt_tokens=60, completion_tokens=256, arms=arms)
+    step = traced_step(config, policy, ppo, groups)
 
     # Neither the base nor the activations are copied in float32: a layer's, not those of a chunk of logits.
     float32 = {shape for shape, dtype in step.made if dtype == torch.float32}
