@@ -13,7 +13,6 @@ from trainer.config.sections import TrainConfig
 from trainer.console.advice import ppo_advice
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker, read_metrics
-from trainer.data.contamination import data_lines
 from trainer.data.context_limit import askable
 from trainer.data.counterfactuals import (
     Counterfactuals,
@@ -52,6 +51,7 @@ from trainer.run_state.checkpoint import (
     step_of,
 )
 from trainer.run_state.journal import Journal
+from trainer.run_state.recorded_questions import question_lines
 from trainer.run_state.run_adapters import RunAdapters
 from trainer.run_state.run_folder import (
     is_finished,
@@ -170,7 +170,7 @@ def _open_training(
         proofs = Proofs(
             versions, config, records, server_dtype=status.base_dtype, past=read_metrics(run.folder)
         )
-        lines += data_lines(data.source, records, data.evaluation_source, evaluations.records)
+        lines += question_lines(run.folder, data, records, evaluations.records)
         counterfactuals = askable_counterfactuals(config, records, status, lines)
         for line in lines:
             tracker.say(line)

@@ -65,20 +65,8 @@ def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
         roles = random_roles(config, shape, device)
         loaded = memory.phase()
         update = PPOUpdate(roles, config.ppo)
-        completion_tokens = 8 if part.shape == "tiny" else COMPLETION_TOKENS
-        groups: list[list[Sample]] = []
+        groups = mini_batch_of(config, part, seed=0)
         mini_batches: list[MiniBatch] = []
-
-        def draw(seed: int) -> None:
-            groups[:] = random_groups(
-                config.ppo.questions_per_mini_batch,
-                prompt_tokens=PROMPT_TOKENS,
-                completion_tokens=completion_tokens,
-                spread_tokens=completion_tokens // 2,
-                vocabulary=shape.vocab_size,
-                arms=config.rollout.arms,
-                seed=seed,
-            )
 
         def experience() -> None:
             mini_batches[:] = update.experience(groups, seed="0")
@@ -86,7 +74,6 @@ def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
         def step() -> None:
             update.step(mini_batches, train_policy=True)
 
-        draw(0)
         experience()
         step()  # makes the optimizers' moments and warms up
         memory.phase()
@@ -94,7 +81,7 @@ def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
         peaks: dict[str, list[float]] = {"experience": [], "update": []}
         for seed in range(1, rounds + 1):
             # Shapes that a run has not met either: an attention may have to be planned for them.
-            draw(seed)
+            groups = mini_batch_of(config, part, seed=seed)
             for name, work in (("experience", experience), ("update", step)):
                 seconds[name].append(timed(work, device))
                 peaks[name].append(memory.phase())
@@ -122,6 +109,20 @@ def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
             "reserved_gib": memory.reserved,
             **planned(config, folder, Rows(num_tokens=rows.numel(), width=rows.shape[1])),
         }
+
+
+def mini_batch_of(config: TrainConfig, part: Part, *, seed: int) -> list[list[Sample]]:
+    """Random completions of a mini-batch's questions, in the preset's arms."""
+    num_tokens = 8 if part.shape == "tiny" else COMPLETION_TOKENS
+    return random_groups(
+        config.ppo.questions_per_mini_batch,
+        prompt_tokens=PROMPT_TOKENS,
+        completion_tokens=num_tokens,
+        spread_tokens=num_tokens // 2,
+        vocabulary=SHAPES[part.shape][1].vocab_size,
+        arms=config.rollout.arms,
+        seed=seed,
+    )
 
 
 def configuration(part: Part, base: str) -> TrainConfig:
