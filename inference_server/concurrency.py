@@ -1,10 +1,33 @@
-"""Calls that run side by side and end together, and calls that many share."""
+"""Calls that run side by side and end together, processes that do, and calls that many share."""
 
 import asyncio
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
+_END_WITH_PARENT = "end with parent"
+"""Name of the thread that waits for it."""
+
+
+def end_with_parent() -> None:
+    """Lets this process end with the one that started it, even if that is killed; nothing in a main process.
+
+    vLLM's engine would live on, with the device's memory, and nothing would ever ask it again.
+    """
+    parent = multiprocessing.parent_process()
+    names = {thread.name for thread in threading.enumerate()}
+    if parent is None or _END_WITH_PARENT in names:
+        return
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True, name=_END_WITH_PARENT).start()
 
 
 async def gather_or_cancel(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

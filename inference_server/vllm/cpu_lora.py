@@ -20,14 +20,17 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
+from inference_server.concurrency import end_with_parent
 from inference_server.vllm import cpu_rotary, cpu_top_p, kv_cache, phases, worker_replies
 
 
 def register() -> None:
     """Entry point ``vllm.general_plugins`` of all that is replaced, most of it only on a CPU.
 
-    vLLM calls it in each of its processes, in some twice; so on a GPU, too, it says what they are doing.
+    vLLM calls it in each of its processes, in some twice; so on a GPU, too, it says what they are doing, and ends them
+    with the server.
     """
+    end_with_parent()
     phases.follow()
     kv_cache.install()
     worker_replies.install()

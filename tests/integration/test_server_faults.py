@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from inference_server.launch.server_process import ServerProcess
@@ -136,6 +137,13 @@ def test_a_client_that_leaves_stops_its_requests(restarted: Restarted) -> None:
     assert metric_of(server, "vllm:iteration_tokens_total_count") - before < 50
 
 
+def test_an_engine_ends_with_its_server(model_dir: Path, tmp_path: Path) -> None:
+    with running_server(model_dir, tmp_path / "state") as server:
+        engine = engine_process(server)
+        server.process.kill()
+        wait_until(lambda: has_ended(engine))
+
+
 def test_a_server_ends_with_its_engine(restarted: Restarted) -> None:
     """The last test: the server is gone afterwards."""
     server = restarted.server
@@ -143,6 +151,14 @@ def test_a_server_ends_with_its_engine(restarted: Restarted) -> None:
     wait_until(lambda: not is_healthy(server))
     assert server.process.wait(60) == 1, server.log_tail()
     assert "the engine ended by itself" in server.log_path.read_text()
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process computes no more; who inherited it may not have looked at its exit code."""
+    try:
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def metric_of(server: ServerProcess, name: str) -> float:
