@@ -1,6 +1,8 @@
 """The GPU's kernels against autograd in float64; on a CPU Triton's interpreter runs them, where Triton is installed."""
 
 import os
+import subprocess
+import sys
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -44,6 +46,14 @@ def is_rounded(found: Tensor, wanted: Tensor) -> bool:
     step = 1 / 128 if found.dtype is torch.bfloat16 else 1e-6
     wanted = wanted.detach()
     return bool(((found.double() - wanted).abs() <= step * wanted.abs() + 1e-5).all())
+
+
+@pytest.mark.slow
+def test_all_compile_for_an_a100_and_an_h200() -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.unit.trainer.model.kernels.compiled"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
