@@ -227,6 +227,9 @@ run_part() {
   took_s=$((SECONDS - started))
   case $code in 0) word=passed ;; 124 | 137) word="ended after $LIMIT_S s" ;; *) word=FAILED ;; esac
   if [ "$code" = 0 ] && grep -q "^skipped: " "$log"; then word=skipped; fi
+  if [ "$code" != 0 ] && [ -f "$WORK/server.log" ]; then
+    { echo "# the end of $WORK/server.log:"; tail -n 40 "$WORK/server.log"; } >>"$log"
+  fi
   echo "# exit status $code after $took_s s" >>"$log"
   line=$(printf '%-9s %-8s %4d s  exit %d  %s' "$part" "$word" "$took_s" "$code" "$log")
   echo "$line" | tee -a "$LOGS/summary.txt"
