@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, create_model
 
+from inference_server.wire.flags.reading import read_flags
 from inference_server.wire.settings_errors import (
     SettingsError,
     Source,
@@ -30,7 +31,6 @@ from inference_server.wire.settings_sources import (
     Values,
     config_flag,
     read_environment,
-    read_flags,
     read_toml,
     variables,
 )

@@ -1,4 +1,7 @@
-"""The three places that settings come from, each read into plain mappings."""
+"""What may be given to a program, and what environment and file say, each read into plain mappings.
+
+Flags are read in `inference_server.wire.flags.reading`.
+"""
 
 import argparse
 import os
@@ -7,34 +10,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from inspect import cleandoc
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, create_model
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    CliUnknownArgs,
-    EnvSettingsSource,
-)
-from pydantic_settings import (
-    SettingsError as SourceError,
-)
+from pydantic_settings import BaseSettings, EnvSettingsSource
+from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_toml
-from inference_server.wire.settings_errors import (
-    SettingsError,
-    Source,
-    known_keys,
-    not_json,
-    repeated_flags,
-)
+from inference_server.wire.settings_errors import SettingsError, Source, not_json
 from inference_server.wire.settings_model import takes_json
 
 PREFIX = "REGIME_W_"
 _NESTED = "__"
-_UNKNOWN = "unknown_arguments"
 
 Values = dict[str, Any]
 
@@ -113,7 +101,7 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
         only_nested: Read ``REGIME_W_SECTION__KEY`` alone.
     """
     source = EnvSettingsSource(
-        _as_settings(model), env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
+        as_settings(model), env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
     )
     variables = source.env_vars
     if only_nested:
@@ -121,7 +109,7 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
     source.env_vars = variables
     for name, value in variables.items():
         key = name[len(PREFIX) :].replace(_NESTED, ".")
-        _check_json(model, key, value or "", kind="variable")
+        check_json(model, key, value or "", kind="variable")
     try:
         return source()
     except (SourceError, RecursionError):
@@ -148,54 +136,7 @@ def variables() -> list[str]:
     ]
 
 
-def read_flags(
-    model: type[BaseModel], arguments: Sequence[str], program: Program
-) -> tuple[Values, list[str]]:
-    """What flags say of a model's fields, and the arguments that are none of them.
-
-    Prints help and exits 0 for ``--help``.
-    """
-    settings = _as_settings(
-        model,
-        without=program.not_flags,
-        doc=program.description,
-        **{_UNKNOWN: (CliUnknownArgs, ...)},
-    )
-    keys = {key for key in known_keys(settings) if key != _UNKNOWN}
-    for flag, value in pairwise(
-        part for argument in arguments for part in _flag_and_value(argument)
-    ):
-        key = flag.removeprefix("--").replace("-", "_")
-        _check_json(model, key, value, kind="flag", kebab_case=program.kebab_case)
-    spelt = _canonical(arguments, keys, program)
-    single = {key for key in keys if not takes_json(settings, key)}
-    if lines := repeated_flags(spelt, single, kebab_case=program.kebab_case):
-        raise SettingsError(*lines)
-    try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            settings,
-            cli_prog_name=program.name,
-            cli_parse_args=spelt,
-            cli_kebab_case=program.kebab_case,
-            cli_avoid_json=True,
-            cli_implicit_flags=True,
-            cli_hide_none_type=True,
-            cli_ignore_unknown_args=True,
-            # Errors come back as exceptions, so that they are one line without the usage.
-            cli_exit_on_error=False,
-        )
-        values = source()
-    except SourceError as error:
-        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from None
-    return values, list(values.pop(_UNKNOWN, ()))
-
-
-def _flag_and_value(argument: str) -> list[str]:
-    flag, equals, value = argument.partition("=")
-    return [flag, value] if equals and flag.startswith("--") else [argument]
-
-
-def _check_json(
+def check_json(
     model: type[BaseModel], key: str, text: str, *, kind: str, kebab_case: bool = False
 ) -> None:
     """Refuse JSON that only some parsers read, where a key takes any: pydantic's sources take the last of two.
@@ -215,7 +156,7 @@ def _check_json(
         raise SettingsError(source.says(key, str(error))) from None
 
 
-def _as_settings(
+def as_settings(
     model: type[BaseModel], *, without: Collection[str] = (), doc: str = "", **more: Any
 ) -> type[BaseSettings]:
     """A type with a model's fields that pydantic-settings reads; it is never validated."""
@@ -231,20 +172,3 @@ def _as_settings(
         **fields,
         **more,
     )
-
-
-def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program) -> list[str]:
-    """The arguments with our flags spelt as the parser knows them, whether given with ``-`` or ``_``."""
-    flags = {}
-    renamed = (old for old, key in program.renamed.items() if key in keys)
-    for key in (*keys, *renamed):
-        flag = program.renamed.get(key, key)
-        spelt = flag.replace("_", "-") if program.kebab_case else flag
-        for prefix in ("", "no-"):
-            flags[(prefix + key).replace("-", "_")] = prefix + spelt
-    found = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        known = flags.get(name[2:].replace("-", "_")) if name.startswith("--") else None
-        found.append(argument if known is None else f"--{known}{equals}{value}")
-    return found

@@ -1,0 +1,79 @@
+"""Flags, read into a plain mapping."""
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_settings import CliSettingsSource, CliUnknownArgs
+from pydantic_settings import SettingsError as SourceError
+
+from inference_server.wire.settings_errors import SettingsError, known_keys, repeated_flags
+from inference_server.wire.settings_model import takes_json
+from inference_server.wire.settings_sources import Program, Values, as_settings, check_json
+
+_UNKNOWN = "unknown_arguments"
+
+
+def read_flags(
+    model: type[BaseModel], arguments: Sequence[str], program: Program
+) -> tuple[Values, list[str]]:
+    """What flags say of a model's fields, and the arguments that are none of them.
+
+    Prints help and exits 0 for ``--help``.
+    """
+    settings = as_settings(
+        model,
+        without=program.not_flags,
+        doc=program.description,
+        **{_UNKNOWN: (CliUnknownArgs, ...)},
+    )
+    keys = {key for key in known_keys(settings) if key != _UNKNOWN}
+    for flag, value in pairwise(
+        part for argument in arguments for part in _flag_and_value(argument)
+    ):
+        key = flag.removeprefix("--").replace("-", "_")
+        check_json(model, key, value, kind="flag", kebab_case=program.kebab_case)
+    spelt = _canonical(arguments, keys, program)
+    single = {key for key in keys if not takes_json(settings, key)}
+    if lines := repeated_flags(spelt, single, kebab_case=program.kebab_case):
+        raise SettingsError(*lines)
+    try:
+        source: CliSettingsSource[Any] = CliSettingsSource(
+            settings,
+            cli_prog_name=program.name,
+            cli_parse_args=spelt,
+            cli_kebab_case=program.kebab_case,
+            cli_avoid_json=True,
+            cli_implicit_flags=True,
+            cli_hide_none_type=True,
+            cli_ignore_unknown_args=True,
+            # Errors come back as exceptions, so that they are one line without the usage.
+            cli_exit_on_error=False,
+        )
+        values = source()
+    except SourceError as error:
+        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from None
+    return values, list(values.pop(_UNKNOWN, ()))
+
+
+def _flag_and_value(argument: str) -> list[str]:
+    flag, equals, value = argument.partition("=")
+    return [flag, value] if equals and flag.startswith("--") else [argument]
+
+
+def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program) -> list[str]:
+    """The arguments with our flags spelt as the parser knows them, whether given with ``-`` or ``_``."""
+    flags = {}
+    renamed = (old for old, key in program.renamed.items() if key in keys)
+    for key in (*keys, *renamed):
+        flag = program.renamed.get(key, key)
+        spelt = flag.replace("_", "-") if program.kebab_case else flag
+        for prefix in ("", "no-"):
+            flags[(prefix + key).replace("-", "_")] = prefix + spelt
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        known = flags.get(name[2:].replace("-", "_")) if name.startswith("--") else None
+        found.append(argument if known is None else f"--{known}{equals}{value}")
+    return found
