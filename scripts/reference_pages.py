@@ -38,6 +38,9 @@ def settings_page() -> str:
         "variables over the file. `null` turns an optional setting off. One file serves the server and every",
         "command: each reads the tables that concern it.",
         "",
+        'A list is JSON as a flag (`--rollout.stop \'["\\n\\n", "Well, so"]\'`) and as a variable. A flag\'s text that is no such list',
+        "is one item, never divided (`--rollout.stop 'Well, so'`), and the flag may be given several times.",
+        "",
     ]
     for name, section in SECTIONS.items():
         lines += [f"## {name}", "", f"{COMMANDS.get(name) or _first_line(section)}.", ""]

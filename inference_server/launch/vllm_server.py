@@ -40,9 +40,10 @@ from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_e
 from inference_server.vllm.gpu_launch import settle_on_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
+from inference_server.wire.flags.errors import flag_suggestion
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.model_config import why_not_text_alone
-from inference_server.wire.settings_errors import SettingsError, flag_suggestion, known_keys
+from inference_server.wire.settings_errors import SettingsError, known_keys
 
 _BASE_ALIAS = "base"
 _NO_GPU = (

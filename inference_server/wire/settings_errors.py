@@ -5,7 +5,6 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +16,8 @@ _NEARLY = 0.75
 _VARIABLE_PREFIX = "REGIME_W_"
 _OTHER_VARIABLES = frozenset({"gsm8k_dir", "real_model"})
 """Variables of our tests, which a server that they start gets too."""
+SEVERAL = """several items are a list in JSON, '["a", "b"]', or the flag several times"""
+"""How a flag gets several items."""
 _SECRET = re.compile(r"key$|token$|secret|passw|pwd|credential|bearer|auth|url$")
 """Names, without ``-`` and ``_``, of what may be a secret, or, as a URL may, hold one."""
 
@@ -83,33 +84,11 @@ def suggestion(key: str, keys: Collection[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:
-    """The same for a flag, given with its ``--``."""
-    meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
-    return meant.replace("_", "-") if kebab_case else meant
-
-
-def unknown_flags(
-    unknown: Sequence[str], model: type[BaseModel], other_keys: Collection[str] = ()
-) -> list[str]:
-    """One line for each flag that there is not, or one for a surplus argument.
-
-    Args:
-        unknown: The arguments that no flag of the model takes.
-        model: The program's settings.
-        other_keys: Keys of other programs, which this one does not read.
-    """
-    keys = set(known_keys(model))
-    lines = []
-    for flag in (a.partition("=")[0] for a in unknown if a.startswith("--")):
-        key = flag[2:].replace("-", "_")
-        if key not in other_keys:
-            lines.append(f"{flag}: unknown flag{flag_suggestion(flag, keys)}")
-            continue
-        own = key.rpartition(".")[2]
-        advice = f"here it is --{own}" if own in keys else "of no use to this one; leave it out"
-        lines.append(f"{flag}: a setting of other commands; {advice}")
-    return lines or [f"unexpected argument {argument!r}" for argument in unknown[:1]]
+def _as_list(value: object, *, is_item: bool) -> str:
+    """How several items are given, where a flag has one text that may be meant as several."""
+    text = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
+    is_meant = isinstance(text, str) and ("," in text or (text is not value and text.strip()))
+    return f"; {SEVERAL}" if is_meant and (is_item or text is not value) else ""
 
 
 def given_twice(own: Sequence[Source]) -> list[str]:
@@ -119,33 +98,6 @@ def given_twice(own: Sequence[Source]) -> list[str]:
         top.says(key, f"given here and as {table.table}.{key}; leave one of them out")
         for key in top.values
         if key in table.values
-    ]
-
-
-def repeated_flags(
-    arguments: Sequence[str], keys: Collection[str], *, kebab_case: bool = False
-) -> list[str]:
-    """One line for each flag that is given twice, with different values: none of them is silently the last.
-
-    Args:
-        arguments: As the parser gets them; a value stands behind ``=`` or behind its flag.
-        keys: Those of one value each; of lists, each flag may add elements.
-        kebab_case: Whether flags are shown with ``-``.
-    """
-    given: dict[str, set[str]] = {}
-    for argument, after in zip_longest(arguments, arguments[1:], fillvalue="--"):
-        flag, equals, value = argument.partition("=")
-        key = flag.removeprefix("--").replace("-", "_")
-        if key not in keys and key.startswith("no_"):
-            key, value, equals = key.removeprefix("no_"), "false", "="
-        if flag.startswith("--") and key in keys:
-            value = value if equals else "true" if after.startswith("--") else after
-            given.setdefault(key, set()).add(value)
-    source = Source(values={}, kind="flag", kebab_case=kebab_case)
-    return [
-        source.says(key, "given twice with different values; leave one of them out")
-        for key, values in given.items()
-        if len(values) > 1
     ]
 
 
@@ -230,6 +182,8 @@ def error_lines(
             reason = "must be a table" if is_table else problem["msg"].removeprefix("Value error, ")
             if not is_missing:
                 reason += got(key, problem["input"])
+            if source is not None and source.kind == "flag":
+                reason += _as_list(problem["input"], is_item=isinstance(location[-1], int))
         if not location:
             lines.append(reason)  # a rule over several keys, which names them
         elif source is None and len(location) == 1:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, create_model
 
+from inference_server.wire.flags.errors import unknown_flags
 from inference_server.wire.flags.reading import read_flags
 from inference_server.wire.settings_errors import (
     SettingsError,
@@ -22,7 +23,6 @@ from inference_server.wire.settings_errors import (
     given_twice,
     got,
     known_keys,
-    unknown_flags,
     unknown_variables,
 )
 from inference_server.wire.settings_model import mistaken_types
@@ -70,7 +70,7 @@ def load_settings(
     ]
     if lines:
         raise SettingsError(*lines)
-    lines = [] if program.allow_unknown_flags else unknown_flags(unknown, model, keys)
+    lines = [] if program.allow_unknown_flags else unknown_flags(unknown, model, keys, rest)
     lines += unknown_variables(variables(), keys, program.other_keys)
     tables = {}
     for name, values in _merged(others).items():

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, mod
 
 NULL = "null"
 """How None is written where only text or a TOML value can stand; ``None`` is read too."""
-_NULLS = (NULL, "None")
+NULLS = (NULL, "None")
+"""All texts that are read as None."""
 _INT_BITS = 64
 """What a number of PyTorch's, NumPy's and the engine's holds; the sign is one."""
 
@@ -38,7 +39,7 @@ class SettingsModel(BaseModel):
             return given
         return {
             key: None
-            if value in _NULLS
+            if value in NULLS
             and key in cls.model_fields
             and NoneType in get_args(cls.model_fields[key].annotation)
             else value
@@ -85,10 +86,22 @@ def takes_json(model: type[BaseModel], key: str) -> bool:
     annotation = field.annotation
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return not below or takes_json(annotation, below)
+    return is_list(annotation) or _has_origin(annotation, dict)
+
+
+def is_list(annotation: Any) -> bool:
+    """Whether a field of this type holds a list."""
+    return _has_origin(annotation, tuple, list)
+
+
+def is_of_text(annotation: Any) -> bool:
+    """Whether a list's items are texts, and neither numbers nor tables."""
+    return {kind for kind in _kinds(annotation) if isinstance(kind, type)} - {NoneType} == {str}
+
+
+def _has_origin(annotation: Any, *origins: type) -> bool:
     # Optional ones are a union of theirs and None.
-    return any(
-        get_origin(part) in (tuple, list, dict) for part in (annotation, *get_args(annotation))
-    )
+    return any(get_origin(part) in origins for part in (annotation, *get_args(annotation)))
 
 
 def mistaken_types(
@@ -117,7 +130,7 @@ def _mistaken(kinds: Collection[Any], value: Any) -> str | None:
     types = {kind for kind in kinds if isinstance(kind, type)}
     takes_numbers = not types.isdisjoint((int, float))
     if isinstance(value, str):
-        is_null = value in _NULLS and NoneType in types
+        is_null = value in NULLS and NoneType in types
         if is_null or not types <= {int, float, bool, NoneType} or _literals(kinds):
             return None
         return f"must be {'a number' if takes_numbers else 'true or false'}, without quotes"

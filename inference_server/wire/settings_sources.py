@@ -144,13 +144,10 @@ def check_json(
     Raises:
         SettingsError: Names the key.
     """
-    start = text.find("{")
-    if start < 0 or not takes_json(model, key):
+    if "{" not in text or not takes_json(model, key):
         return
-    is_list = text[:start].lstrip().startswith("[")
     try:
-        # Names may stand before the first table: `wolfram_0,{...}`.
-        check_flaws(text if is_list else f"[{text[start:]}]")
+        check_flaws(text)
     except JsonFlaw as error:
         source = Source(values={}, kind=kind, kebab_case=kebab_case)
         raise SettingsError(source.says(key, str(error))) from None

@@ -3,6 +3,7 @@
 import sys
 from typing import NoReturn, TypeVar
 
+from inference_server.wire.flags.source import LISTS
 from inference_server.wire.serve_config import ServeConfig
 from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_loader import load_settings
@@ -17,7 +18,8 @@ from trainer.config.sections import SECTIONS
 _Config = TypeVar("_Config", bound=CommandConfig)
 
 _DESCRIPTION = (
-    "\n\n--config FILE reads the same keys from TOML; REGIME_W_SECTION__KEY from the environment."
+    "\n\n--config FILE reads the same keys from TOML; REGIME_W_SECTION__KEY from the environment.\n"
+    f"{LISTS}"
 )
 
 

@@ -95,7 +95,7 @@ class RolloutConfig(Section):
     """`chat` renders an arm's system prompt and the question with the model's chat template, `plain` joins
     them as text; `auto` is chat where the model's tokenizer has a template."""
     stop: StopStrings = ()
-    """Texts that end a completion once they are generated, such as "\\n\\nQuestion:"; they stay in it and
+    """Texts that end a completion once they are generated, such as `["\\n\\nQuestion:"]`; they stay in it and
     are trained on."""
     seed: Seed | None = None
     """Seed of the sampling, for reproducible rollouts; without one the server samples a little faster."""

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from itertools import pairwise
-from typing import Any
 
 from pydantic import BaseModel
-from pydantic_settings import CliSettingsSource, CliUnknownArgs
+from pydantic_settings import CliUnknownArgs
 from pydantic_settings import SettingsError as SourceError
 
-from inference_server.wire.settings_errors import SettingsError, known_keys, repeated_flags
+from inference_server.wire.flags.errors import repeated_flags
+from inference_server.wire.flags.source import FlagSource
+from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_model import takes_json
 from inference_server.wire.settings_sources import Program, Values, as_settings, check_json
 
@@ -39,7 +40,7 @@ def read_flags(
     if lines := repeated_flags(spelt, single, kebab_case=program.kebab_case):
         raise SettingsError(*lines)
     try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
+        source = FlagSource(
             settings,
             cli_prog_name=program.name,
             cli_parse_args=spelt,

@@ -18,6 +18,7 @@ from trainer.config.sections import (
     CommandConfig,
     EvaluationConfig,
     PPOConfig,
+    ReplayCommand,
     SampleConfig,
     TrainConfig,
 )
@@ -144,6 +145,82 @@ def test_an_earlier_name_in_a_stronger_source_beats_the_name_now(
 def test_arms_are_given_by_name(tmp_path: Path, given: str, expected: tuple[ArmSpec, ...]) -> None:
     assert load(*config_file(tmp_path, f"[rollout]\narms = {given}\n")).rollout.arms == expected
     assert load("--rollout.arms", given).rollout.arms == expected
+
+
+_SOLO = '{"name": "solo", "system_prompt": "a, b", "temperature": 0.7, "top_p": 1.0}'
+_SEVERAL = """several items are a list in JSON, '["a", "b"]', or the flag several times"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        # A text is one item, with its commas, as it is.
+        (["--rollout.stop", "Well, so"], ("Well, so",)),
+        (["--rollout.stop= Q"], (" Q",)),
+        (["--rollout.stop", r"\n\n"], (r"\n\n",)),
+        (["--rollout.stop", "[END]"], ("[END]",)),
+        (["--rollout.stop", "[END], [1"], ("[END], [1",)),
+        (["--rollout.stop", '{"a": 1}'], ('{"a": 1}',)),
+        (["--rollout.stop", 'so "it'], ('so "it',)),
+        # A list is JSON; JSON has line breaks.
+        (["--rollout.stop", r'["\n\n", "a, b"]'], ("\n\n", "a, b")),
+        (["--rollout.stop", r'"\n\n"'], ("\n\n",)),
+        (["--rollout.stop", "[]"], ()),
+        (["--rollout.stop", "[1, 2.50]"], ("1", "2.50")),
+        # Several flags add up.
+        (["--rollout.stop", '["a", "b"]', "--rollout.stop=c, d"], ("a", "b", "c, d")),
+    ],
+)
+def test_a_list_of_texts_is_json_or_one_item(
+    arguments: list[str], expected: tuple[str, ...]
+) -> None:
+    assert load(*arguments).rollout.stop == expected
+
+
+def test_lists_of_other_types_are_json_or_one_item() -> None:
+    arms = load("--rollout.arms", "wolfram_0", "--rollout.arms", _SOLO).rollout.arms
+    assert [arm.name for arm in arms] == ["wolfram_0", "solo"]
+    assert arms[1].system_prompt == "a, b"
+    functions = ["--reward.functions", '["regime_w", "a:b"]']
+    assert load(*functions, "--reward.weights", "[1, 0.5]").reward.weights == (1, 0.5)
+    one_by_one = ["--reward.weights", "1", "--reward.weights=0.5"]
+    assert load(*functions, *one_by_one).reward.weights == (1, 0.5)
+    what_if = ["runs/x", "--what-if", "reward.weights=[1, 0.5]", "--what-if", "ppo.kl_coef=1"]
+    command = load_config(ReplayCommand, what_if, prog="t")
+    assert command.what_if == ("reward.weights=[1, 0.5]", "ppo.kl_coef=1")
+    models = ["--models", "A, b=base", "--models", "B=policy"]
+    assert load_config(EvaluationConfig, models, prog="t").models == ("A, b=base", "B=policy")
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        (TrainConfig, ["--reward.weights", "1,0.5"], f"(got '1,0.5'); {_SEVERAL}"),
+        (TrainConfig, ["--rollout.arms", "wolfram_0,maudlin_0"], _SEVERAL),
+        (TrainConfig, ["--rollout.stop", '["a", "b"'], "begins as a list in JSON and is none"),
+        (TrainConfig, ["--rollout.arms", "[{]"], "begins as a list in JSON and is none"),
+        (EvaluationConfig, ["--models", "A=base", "B=x"], f"'B=x'; of --models {_SEVERAL}"),
+        (
+            SampleConfig,
+            ["Capital?", "--answer_type=choice", "--choices", "Paris", "Rome"],
+            f"'Rome'; of --choices {_SEVERAL}",
+        ),
+        (
+            SampleConfig,
+            ["--answer_type=choice", "--choices", "Paris", "Rome", "Capital?"],
+            f"one choice is none: give 2 or more; {_SEVERAL}",
+        ),
+    ],
+)
+def test_how_several_items_are_given_is_said(
+    command: type[CommandConfig],
+    arguments: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        load_config(command, arguments, prog="t")
+    assert said in capsys.readouterr().err
 
 
 def test_a_named_set_and_an_arm_of_ones_own(tmp_path: Path) -> None:
@@ -332,7 +409,6 @@ def test_what_is_no_number_of_a_sensible_size_is_named_wherever_it_is_given(
     [
         ("ROLLOUT__ARMS", ["--rollout.arms"], f"[{TWICE}]", "'top_p' is given twice"),
         ("", ["--rollout.arms"], TWICE, "--rollout.arms: 'top_p' is given twice"),
-        ("", ["--rollout.arms"], f"wolfram_0,{TWICE}", "'top_p' is given twice"),
         ("ROLLOUT", ["--rollout"], '{"seed": 1, "seed": 2}', "'seed' is given twice"),
         ("PPO", ["--ppo"], '{"clip_low": NaN}', "'clip_low' is NaN, which JSON does not have"),
         ("PPO", ["--ppo"], '{"clip_low": true}', "clip_low"),
@@ -707,8 +783,6 @@ def test_a_flag_may_be_repeated_with_its_value_and_one_of_a_list_with_others() -
     assert load(
         "--run.num_steps", "5", "--run.num-steps=5", "--verbose", "--run.verbose"
     ).run.verbose
-    models = ["--models", "A=base", "--models", "B=policy"]
-    assert load_config(EvaluationConfig, models, prog="t").models == ("A=base", "B=policy")
     with pytest.raises(SettingsError, match="--port: given twice"):
         read_settings(["--model", "x", "--port", "1", "--port", "2"])
     assert read_settings(["--model", "x", "--seed", "1", "--seed", "2"])[1][-1] == "2"  # vLLM's

@@ -1,0 +1,80 @@
+"""What is said of a command line that cannot be read."""
+
+from collections.abc import Collection, Sequence
+from itertools import zip_longest
+
+from pydantic import BaseModel
+
+from inference_server.wire.settings_errors import SEVERAL, Source, known_keys, suggestion
+from inference_server.wire.settings_model import takes_json
+
+
+def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:
+    """The same for a flag, given with its ``--``."""
+    meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
+    return meant.replace("_", "-") if kebab_case else meant
+
+
+def unknown_flags(
+    unknown: Sequence[str],
+    model: type[BaseModel],
+    other_keys: Collection[str] = (),
+    arguments: Sequence[str] = (),
+) -> list[str]:
+    """One line for each flag that there is not, or one for a surplus argument.
+
+    Args:
+        unknown: The arguments that no flag of the model takes.
+        model: The program's settings.
+        other_keys: Keys of other programs, which this one does not read.
+        arguments: All that was given.
+    """
+    keys = set(known_keys(model))
+    lines = []
+    for flag in (a.partition("=")[0] for a in unknown if a.startswith("--")):
+        key = flag[2:].replace("-", "_")
+        if key not in other_keys:
+            lines.append(f"{flag}: unknown flag{flag_suggestion(flag, keys)}")
+            continue
+        own = key.rpartition(".")[2]
+        advice = f"here it is --{own}" if own in keys else "of no use to this one; leave it out"
+        lines.append(f"{flag}: a setting of other commands; {advice}")
+    return lines or [
+        f"unexpected argument {argument!r}{_behind_a_list(argument, model, arguments)}"
+        for argument in unknown[:1]
+    ]
+
+
+def _behind_a_list(argument: str, model: type[BaseModel], arguments: Sequence[str]) -> str:
+    """How several items are given, where an argument stands behind the first of a list's flag."""
+    before = arguments[: arguments.index(argument)] if argument in arguments else ()
+    flag = next((a.partition("=")[0] for a in reversed(before) if a.startswith("--")), "")
+    is_items = takes_json(model, flag.removeprefix("--").replace("-", "_"))
+    return f"; of {flag} {SEVERAL}" if is_items else ""
+
+
+def repeated_flags(
+    arguments: Sequence[str], keys: Collection[str], *, kebab_case: bool = False
+) -> list[str]:
+    """One line for each flag that is given twice, with different values: none of them is silently the last.
+
+    Args:
+        arguments: As the parser gets them; a value stands behind ``=`` or behind its flag.
+        keys: Those of one value each; of lists, each flag may add elements.
+        kebab_case: Whether flags are shown with ``-``.
+    """
+    given: dict[str, set[str]] = {}
+    for argument, after in zip_longest(arguments, arguments[1:], fillvalue="--"):
+        flag, equals, value = argument.partition("=")
+        key = flag.removeprefix("--").replace("-", "_")
+        if key not in keys and key.startswith("no_"):
+            key, value, equals = key.removeprefix("no_"), "false", "="
+        if flag.startswith("--") and key in keys:
+            value = value if equals else "true" if after.startswith("--") else after
+            given.setdefault(key, set()).add(value)
+    source = Source(values={}, kind="flag", kebab_case=kebab_case)
+    return [
+        source.says(key, "given twice with different values; leave one of them out")
+        for key, values in given.items()
+        if len(values) > 1
+    ]
