@@ -5,7 +5,14 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 NULL = "null"
 """How None is written where only text or a TOML value can stand; ``None`` is read too."""
@@ -97,6 +104,11 @@ def is_list(annotation: Any) -> bool:
 def is_of_text(annotation: Any) -> bool:
     """Whether a list's items are texts, and neither numbers nor tables."""
     return {kind for kind in _kinds(annotation) if isinstance(kind, type)} - {NoneType} == {str}
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a field's value is not to be shown."""
+    return SecretStr in _kinds(annotation)
 
 
 def _has_origin(annotation: Any, *origins: type) -> bool:

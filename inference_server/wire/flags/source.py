@@ -1,13 +1,17 @@
-"""The parser of pydantic-settings with lists as a shell's user expects them."""
+"""The parser of pydantic-settings with lists as a shell's user expects them, and help in plain words."""
 
 import json
+from enum import Enum
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 from pydantic_settings import CliSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.json_text import parse_json
-from inference_server.wire.settings_model import NULLS, is_list, is_of_text
+from inference_server.wire.settings_model import NULL, NULLS, is_list, is_of_text, is_secret
 
 LISTS = (
     """A LIST is JSON, such as '["a", "b"]' ("\\n" in it is a line break), or one item as it is, with its commas;\n"""
@@ -29,6 +33,52 @@ class FlagSource(CliSettingsSource[Any]):
         for text in parsed_list:
             found += _items(text, of_text=is_of_text(annotation), key=field_name)
         return json.dumps(found)
+
+    def _metavar_format(self, obj: Any) -> str:
+        """What help shows for a value of this type."""
+        if is_list(obj):
+            return "LIST"
+        return "str" if is_secret(obj) else super()._metavar_format(obj)
+
+    def _help_format(
+        self,
+        field_name: str,
+        field_info: FieldInfo,
+        model_default: Any,
+        is_model_suppressed: bool,
+        env_var_names: tuple[str, ...] = (),
+    ) -> str:
+        """The meaning of a flag, and its default as one would write it."""
+        # A section may read the environment, of which a wrong value is said once it is needed.
+        kind = field_info.annotation
+        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        default = (
+            field_info.default
+            if is_section
+            else field_info.get_default(call_default_factory=True, validated_data={})
+        )
+        if isinstance(model_default, BaseModel):
+            default = getattr(model_default, field_name)
+        is_shown = not is_model_suppressed and not self._is_field_suppressed(field_info)
+        if not is_shown or default is PydanticUndefined:
+            return super()._help_format(
+                field_name, field_info, model_default, is_model_suppressed, env_var_names
+            )
+        text = field_info.description or ""
+        if not is_secret(field_info.annotation):
+            text += f" (default: {_as_written(default)})"
+        return text.strip().replace("%", "%%")
+
+
+def _as_written(value: object) -> str:
+    """A default as a flag has it; of tables with names, the names."""
+    if value is None:
+        return NULL
+    if isinstance(value, tuple | list):
+        return json.dumps([getattr(item, "name", item) for item in value], ensure_ascii=False)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value.value if isinstance(value, Enum) else value) or "empty"
 
 
 def _items(text: str, *, of_text: bool, key: str) -> list[Any]:

@@ -661,6 +661,40 @@ def test_help_tells_every_field_and_its_meaning(capsys: pytest.CaptureFixture[st
             assert re.sub(r"\s", "", setting.description) in text, name
 
 
+@pytest.mark.parametrize("command", [TrainConfig, EvaluationConfig, SampleConfig, ReplayCommand])
+def test_help_shows_types_and_defaults_in_plain_words(
+    command: type[CommandConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("REGIME_W_API_KEY", "very-secret")
+    with pytest.raises(SystemExit, match="0"):
+        load_config(command, ["--help"], prog="t")
+    text = re.sub(r"\s+", " ", capsys.readouterr().out)
+    for jargon in (
+        "tuple",
+        "SecretStr",
+        "factory",
+        "<lambda>",
+        "ArmSpec",
+        "default: None",
+        "very-secret",
+        "default: ()",
+    ):
+        assert jargon not in text
+    assert re.search(r"""A LIST is JSON, such as '\["a", "b"\]'""", text)
+    assert " LIST " in text
+    if command is TrainConfig:
+        assert "trained on. (default: [])" in text
+        assert '(default: ["wolfram_0", "wolfram_1"' in text
+        assert '(default: ["tensorboard"])' in text
+        assert "(default: 8)" in text
+        assert (
+            "--server.api_key str Sent as a bearer token; from REGIME_W_API_KEY by default. --"
+            in text
+        )
+
+
 @pytest.mark.parametrize(
     ("variable", "meant"),
     [
