@@ -36,6 +36,7 @@ GENERATED: Mapping[str, Callable[[Problem], bool]] = {
 }
 """Built-in sources: the problems of the generator that belong to each."""
 
+_SHOWN_FLAWS = 3
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
 _WORD = re.compile(r"\w+")
 
@@ -100,14 +101,44 @@ def load_records(
             Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
         ]
+    usable_type(shape.answer_type)  # A library that is missing is no fault of each record.
     if os.path.isfile(name):
         records = _file_records(Path(name), shape)
     else:
         records = _hub_records(name, split, shape)
-    chosen = (r for r in records if part is None or split_of(normalised(r.question)) is part)
-    found = list(islice(chosen, num_records))
+    found = _readable(records, part, num_records)
     if not found:
         raise DataError(f"{source}: no records")
+    return found
+
+
+def _readable(
+    records: Iterator[Record | DataError], part: Split | None, num_records: int
+) -> list[Record]:
+    """At most ``num_records`` records of a part.
+
+    Raises:
+        DataError: What of as many cannot be read, in one message.
+    """
+    found: list[Record] = []
+    flaws: list[DataError] = []
+    num_read = 0
+    for record in records:
+        num_read += 1
+        if isinstance(record, DataError):
+            flaws.append(record)
+        elif part is None or split_of(normalised(record.question)) is part:
+            found.append(record)
+        if len(found) + len(flaws) == num_records:
+            break
+    if len(flaws) > 1:
+        shown = [str(flaw) for flaw in flaws[:_SHOWN_FLAWS]]
+        more = f"; and {len(flaws) - len(shown)} more" if len(flaws) > len(shown) else ""
+        raise DataError(
+            f"{len(flaws)} of {num_read} records cannot be read: {'; '.join(shown)}{more}"
+        )
+    if flaws:
+        raise flaws[0]
     return found
 
 
@@ -144,28 +175,34 @@ def _generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
     return filter(GENERATED[name], word_problems(split, seed=seed))
 
 
-def _file_records(path: Path, shape: RecordShape) -> Iterator[Record]:
+def _file_records(path: Path, shape: RecordShape) -> Iterator[Record | DataError]:
     for number, line in read_lines(path):
-        row = parse_row(row_type(shape), line, where := f"{path}:{number}")
-        if shape.answer_type != "choice":
-            # A number in JSON may have more digits than a float.
-            written = parse_json(line, parse_int=str, parse_float=str)[shape.answer]
-            row = row.model_copy(update={"answer": str(written)})
-        yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where, shape)
+        where = f"{path}:{number}"
+        try:
+            row = parse_row(row_type(shape), line, where)
+            if shape.answer_type != "choice":
+                # A number in JSON may have more digits than a float.
+                written = parse_json(line, parse_int=str, parse_float=str)[shape.answer]
+                row = row.model_copy(update={"answer": str(written)})
+            yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where, shape)
+        except DataError as error:
+            yield error
 
 
-def _hub_records(dataset: str, split: Split, shape: RecordShape) -> Iterator[Record]:
+def _hub_records(dataset: str, split: Split, shape: RecordShape) -> Iterator[Record | DataError]:
     # The datasets library takes seconds to import, and most runs have no use for it.
     from trainer.data.hub import load_hub_rows  # noqa: PLC0415
 
     name, rows = load_hub_rows(dataset, split)
     for number, columns in enumerate(rows, 1):
+        where = f"{name} row {number}"
         try:
             row = row_type(shape).model_validate(columns)
+            yield _record(f"{name.rsplit('/', 1)[1]}-{number:06d}", row, where, shape)
         except ValidationError as error:
-            raise row_error(error, f"{name} row {number}") from None
-        record_id = f"{name.rsplit('/', 1)[1]}-{number:06d}"
-        yield _record(record_id, row, f"{name} row {number}", shape)
+            yield row_error(error, where)
+        except DataError as error:
+            yield error
 
 
 def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:

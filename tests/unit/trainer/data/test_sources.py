@@ -70,6 +70,34 @@ def test_a_bad_file_is_an_error_that_names_file_line_and_field(
     assert "\n" not in message
 
 
+BAD = {"question": "q", "answer": "I do not know"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_records", "said"),
+    [
+        ([GOOD, BAD, GOOD], 9, ":2: "),
+        ([GOOD, BAD, GOOD, "{\n", {"answer": "7"}], 9, "3 of 5 records cannot be read: "),
+        ([BAD] * 5 + [GOOD], 9, "; and 2 more"),
+        # No more are looked at than are asked for.
+        ([GOOD, BAD, BAD, GOOD], 3, "2 of 3 records cannot be read: "),
+    ],
+)
+@pytest.mark.parametrize("part", ["", "#train"])
+def test_all_lines_that_cannot_be_read_are_said_at_once(
+    rows: list[object], num_records: int, said: str, part: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "d.jsonl"
+    path.write_text(lines(*rows))
+    with pytest.raises(DataError) as caught:
+        load_records(f"{path}{part}", Split.TRAIN, num_records=num_records)
+    message = str(caught.value)
+    assert said in message
+    bad = [number for number, row in enumerate(rows, 1) if row is not GOOD][:3]
+    assert [int(number) for number in re.findall(r"d\.jsonl:(\d+): ", message)] == bad
+    assert "\n" not in message
+
+
 @pytest.mark.parametrize("name", ["d.jsonl.GZ", "D.JSONL"])
 def test_a_file_is_known_by_its_suffix_in_capital_letters(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
