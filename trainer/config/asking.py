@@ -59,8 +59,8 @@ class EvaluationConfig(CommandConfig):
     """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
     as `policy-000012`, an adapter folder, or a run's folder, which stands for its newest adapter."""
     data: NotBlank = "word-problems"
-    """`word-problems` or `one-step-problems` (their held-out split), a JSONL file of {"question", "answer"}
-    records, or a Hub dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it.
+    """`word-problems` or `one-step-problems` (their held-out split), a file of {"question", "answer"}
+    records (JSON lines, a list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it.
     data.evaluation_source of the file by default."""
     data_seed: Seed = 0
     """Seed of the generator; data.seed of the file by default."""

@@ -52,14 +52,17 @@ class DataConfig(Section):
     """The questions to train and to evaluate on."""
 
     source: NotBlank = "word-problems"
-    """`word-problems` or `one-step-problems` (built in), a JSONL file of {"question", "answer"} records, or
-    a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and SOURCE#held_out are two disjoint parts of it."""
+    """`word-problems` or `one-step-problems` (built in), a file of {"question", "answer"} records (JSON lines, a
+    list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and
+    SOURCE#held_out are two disjoint parts of it."""
     evaluation_source: NotBlank = "word-problems"
     """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`."""
     question: NotBlank = "question"
-    """Column of both sources that has the question, such as `problem`."""
+    """Column of both sources that has the question, such as `problem`, or messages of which one is the user's;
+    `prompt` or `messages` where none is called question."""
     answer: NotBlank = "answer"
-    """Column that has the right answer, or a solution that ends in it, such as `solution`."""
+    """Column that has the right answer, or a solution that ends in it, such as `solution`, or `extra_info.answer`
+    in a column of tables; `reward_model.ground_truth` where none is called answer, else the assistant's message."""
     answer_type: AnswerTypeName = "number"
     """What the answers are: `number` (exact), `choice` (a letter, its index from 0, or the choice's text),
     `text` (the same but for case, markup, and punctuation around it), or `math` (LaTeX that math-verify finds

@@ -14,6 +14,7 @@ from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.choice import Choice, letter_of
 from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
+from trainer.data.placed import placed
 from trainer.errors import DataError
 
 
@@ -68,36 +69,40 @@ def row_type(shape: RecordShape) -> type[Row]:
         "question": (NotBlank, Field(alias=shape.question)),
         "answer": (answer, Field(alias=shape.answer)),
     }
+    validators: dict[str, Any] = {"placed": model_validator(mode="before")(partial(_placed, shape))}
     if shape.choices is None:
-        return create_model("Row", __base__=Row, **fields)
+        return create_model("Row", __base__=Row, __validators__=validators, **fields)
     fields["choice_texts"] = (
         Annotated[Choices, BeforeValidator(_as_list), Field(min_length=2)],
         Field(alias=shape.choices),
     )
-    validators: dict[str, Any] = {
-        "by_position": model_validator(mode="before")(partial(_by_position, shape))
-    }
     return create_model("Row", __base__=_RowWithChoices, __validators__=validators, **fields)
 
 
-def _by_position(shape: RecordShape, row: Any) -> Any:
+def _placed(shape: RecordShape, row: Any) -> Any:
+    """A row with what its shape names; what is no table is left to the type."""
+    if not isinstance(row, Mapping):
+        return row
+    found = placed(shape, row)
+    return found if shape.choices is None else _by_position(shape, shape.choices, found)
+
+
+def _by_position(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[str, Any]:
     """A row whose choices have labels of their own, {"text": [...], "label": [...]}: its answer is one of them."""
-    choices = row.get(shape.choices) if isinstance(row, Mapping) else None
+    choices = row[column]
     labels = choices.get("label") if isinstance(choices, Mapping) else None
     if not isinstance(labels, list):
-        return _unambiguous(shape, row)
-    known, answer = [str(label).strip() for label in labels], str(row.get(shape.answer)).strip()
+        return _unambiguous(shape, column, row)
+    known, answer = [str(label).strip() for label in labels], str(row[shape.answer]).strip()
     if known.count(answer) != 1:
-        raise ValueError(
-            f"{shape.answer} {answer[:40]!r} is not one of the labels of {shape.choices}"
-        )
+        raise ValueError(f"{shape.answer} {answer[:40]!r} is not one of the labels of {column}")
     return {**row, shape.answer: letter_of(known.index(answer))}
 
 
-def _unambiguous(shape: RecordShape, row: Any) -> Any:
+def _unambiguous(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[str, Any]:
     """A row whose answer is not a letter that another choice has as its text."""
-    answer: Any = row.get(shape.answer) if isinstance(row, Mapping) else None
-    choices: Any = _as_list(row.get(shape.choices)) if isinstance(answer, str) else None
+    answer: Any = row[shape.answer]
+    choices: Any = _as_list(row[column]) if isinstance(answer, str) else None
     are_texts = isinstance(choices, list | tuple) and all(isinstance(text, str) for text in choices)
     if are_texts and Choice(tuple(choices)).is_ambiguous(answer):
         raise ValueError(

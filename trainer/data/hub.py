@@ -1,10 +1,12 @@
-"""Rows of a Hub dataset through the datasets library, which keeps what it has downloaded."""
+"""Rows of a Hub dataset or a Parquet file through the datasets library, which keeps what it has read."""
 
+import glob
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
-from datasets.exceptions import DatasetNotFoundError
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
@@ -44,3 +46,17 @@ def load_hub_rows(dataset: str, split: Split) -> tuple[str, Sequence[Mapping[str
         f"Hub dataset {dataset!r} has no split {' or '.join(wanted)} (but {', '.join(found)}); "
         "name it as OWNER/NAME:CONFIG:SPLIT"
     )
+
+
+def load_parquet_rows(path: Path) -> Sequence[Mapping[str, Any]]:
+    """The rows of a file.
+
+    Raises:
+        DataError: It is no Parquet file.
+    """
+    try:
+        rows: Sequence[Mapping[str, Any]] = datasets.Dataset.from_parquet(glob.escape(str(path)))
+    except (DatasetGenerationError, ValueError, OSError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise DataError(f"{path}: no Parquet file: {reason}") from None
+    return rows

@@ -1,7 +1,6 @@
 """Questions with gold answers from a file, the Hub, or the generator.
 
-Every command names a source by one string: ``word-problems``, ``one-step-problems``, a JSONL file or a Hub
-dataset such as ``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The
+Every command names a source by one string: ``word-problems``, ``one-step-problems``, a file or a Hub dataset such as ``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The
 question alone decides its part, so the parts never overlap, however many records are read.
 """
 
@@ -24,9 +23,11 @@ from regime_w.answer_types.choice import with_choices
 from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
 from trainer.data.columns import Row, check_gold, row_type, usable_type
+from trainer.data.files import SUFFIXES, kind_of, read_records
+from trainer.data.placed import placed
 from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
 from trainer.errors import DataError
-from trainer.io.jsonl import SUFFIXES, parse_row, read_lines, row_error
+from trainer.io.jsonl import parse_row, row_error
 from trainer.io.paths import shown_path
 
 GENERATED: Mapping[str, Callable[[Problem], bool]] = {
@@ -75,8 +76,7 @@ def load_records(
     """Read at most ``num_records`` records of a source.
 
     Args:
-        source: One of `GENERATED`, a JSONL file (plain, ``.gz`` or ``.zst``) of ``{"question",
-            "answer"}`` records, or a Hub dataset ``OWNER/NAME[:CONFIG[:SPLIT]]``; with ``#train`` or
+        source: One of `GENERATED`, a file (see `read_records`) of ``{"question", "answer"}`` records, or a Hub dataset ``OWNER/NAME[:CONFIG[:SPLIT]]``; with ``#train`` or
             ``#held_out`` that part of it.
         split: Which split of the generator or of the Hub dataset: on the Hub ``train``, and ``test``
             or else ``validation``. A file has only one.
@@ -102,10 +102,10 @@ def load_records(
             for i, p in enumerate(problems)
         ]
     usable_type(shape.answer_type)  # A library that is missing is no fault of each record.
-    if os.path.isfile(name):
+    if os.path.isfile(name) and kind_of(Path(name)) != ".parquet":
         records = _file_records(Path(name), shape)
     else:
-        records = _hub_records(name, split, shape)
+        records = _table_records(name, split, shape)
     found = _readable(records, part, num_records)
     if not found:
         raise DataError(f"{source}: no records")
@@ -154,7 +154,7 @@ def require_source(source: str) -> tuple[str, Split | None]:
     if not (is_there or (_HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES))):
         raise DataError(
             f"data source {shown_path(source)!r} is neither {' nor '.join(map(repr, GENERATED))}, nor a JSONL "
-            "file, nor a Hub dataset such as openai/gsm8k:main"
+            "file (or one of JSON, CSV or Parquet), nor a Hub dataset such as openai/gsm8k:main"
         )
     return name, part
 
@@ -176,29 +176,36 @@ def _generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
 
 
 def _file_records(path: Path, shape: RecordShape) -> Iterator[Record | DataError]:
-    for number, line in read_lines(path):
+    name = path.name.split(".")[0]
+    for number, line in read_records(path):
         where = f"{path}:{number}"
         try:
             row = parse_row(row_type(shape), line, where)
             if shape.answer_type != "choice":
                 # A number in JSON may have more digits than a float.
-                written = parse_json(line, parse_int=str, parse_float=str)[shape.answer]
-                row = row.model_copy(update={"answer": str(written)})
-            yield _record(f"{path.name.split('.')[0]}-{number:06d}", row, where, shape)
+                written = placed(shape, parse_json(line, parse_int=str, parse_float=str))
+                row = row.model_copy(update={"answer": str(written[shape.answer])})
+            yield _record(f"{name}-{number:06d}", row, where, shape)
         except DataError as error:
             yield error
 
 
-def _hub_records(dataset: str, split: Split, shape: RecordShape) -> Iterator[Record | DataError]:
+def _table_records(source: str, split: Split, shape: RecordShape) -> Iterator[Record | DataError]:
+    """Those of a Parquet file or a Hub dataset."""
     # The datasets library takes seconds to import, and most runs have no use for it.
-    from trainer.data.hub import load_hub_rows  # noqa: PLC0415
+    from trainer.data.hub import load_hub_rows, load_parquet_rows  # noqa: PLC0415
 
-    name, rows = load_hub_rows(dataset, split)
+    if os.path.isfile(source):
+        name, rows = source, load_parquet_rows(Path(source))
+        short = Path(source).name.split(".")[0]
+    else:
+        name, rows = load_hub_rows(source, split)
+        short = name.rsplit("/", 1)[1]
     for number, columns in enumerate(rows, 1):
         where = f"{name} row {number}"
         try:
             row = row_type(shape).model_validate(columns)
-            yield _record(f"{name.rsplit('/', 1)[1]}-{number:06d}", row, where, shape)
+            yield _record(f"{short}-{number:06d}", row, where, shape)
         except ValidationError as error:
             yield row_error(error, where)
         except DataError as error:

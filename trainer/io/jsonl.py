@@ -39,14 +39,24 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         DataError: The file cannot be read, is truncated, is not compressed as its suffix says or is UTF-16.
     """
+    for number, line in enumerate(raw_lines(path), 1):
+        if text := line.removeprefix(_BOM).strip():
+            yield number, text
+
+
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """All lines as they are, decompressed.
+
+    Raises:
+        DataError: See `read_lines`.
+    """
     suffix = _suffix(path)
     try:
         with open(path, "rb", opener=open_plain) as file:
             for number, line in enumerate(_decompressed(file, suffix), 1):
                 if line.startswith(_UTF_16):
                     raise DataError(f"{path}:{number}: UTF-16; save the file as UTF-8")
-                if text := line.removeprefix(_BOM).strip():
-                    yield number, text
+                yield line
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except (EOFError, zlib.error, zstandard.ZstdError) as error:
@@ -93,6 +103,8 @@ def parse_own_row(row: type[_Row], line: bytes, where: str) -> _Row:
 def row_error(error: ValidationError, where: str) -> DataError:
     """The first problem of a row in one line: where it is, which field, and what is wrong."""
     first = error.errors()[0]
+    if first["type"] == "value_error" and not first["loc"]:
+        return DataError(f"{where}: {first['msg'].removeprefix('Value error, ')}")
     field = ".".join(map(str, first["loc"])) or "line"
     return DataError(f"{where}: {field}: {first['msg'].removeprefix('Value error, ')}")
 

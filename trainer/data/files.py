@@ -1,0 +1,76 @@
+"""Files of records: JSON lines, one list in JSON, or CSV, each record as a line of JSON; and Parquet."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.errors import DataError
+from trainer.io import jsonl
+
+SUFFIXES = (*jsonl.SUFFIXES, ".csv", ".parquet")
+"""The endings that a file of records may have."""
+
+_BETWEEN = re.compile(r"[\s,]*")
+
+
+def kind_of(path: Path) -> str:
+    """The ending that says what is in a file, however it is compressed."""
+    endings = [suffix.lower() for suffix in path.suffixes]
+    return next((ending for ending in reversed(endings) if ending not in (".gz", ".zst")), "")
+
+
+def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The records of a file that is not Parquet as JSON, with their lines, or their numbers in a list.
+
+    Raises:
+        DataError: The file cannot be read, or is not what its ending says.
+    """
+    if kind_of(path) == ".csv":
+        yield from _csv_records(path)
+        return
+    lines = jsonl.read_lines(path)
+    first = next(lines, None)
+    if kind_of(path) == ".json" and first is not None and first[1][:1] == b"[":
+        yield from _listed(path, b"\n".join([first[1], *(line for _, line in lines)]))
+        return
+    if kind_of(path) == ".json" and first is not None and first[1] == b"{":
+        raise DataError(
+            f"{path}: one object over several lines; give a list of records, or one record a line"
+        )
+    if first is not None:
+        yield first
+    yield from lines
+
+
+def _listed(path: Path, data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The elements of a list as they are written: of numbers, every digit."""
+    try:
+        text = data.decode()
+        num_records = len(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: no list in JSON: {error}") from None
+    decoder, end = json.JSONDecoder(), 1
+    for number in range(1, num_records + 1):
+        start = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+        _, end = decoder.raw_decode(text, start)
+        yield number, text[start:end].encode()
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The rows below the line of names; all values are texts."""
+    # The mark that editors put before UTF-8 is no part of the first name.
+    lines = (line.decode("utf-8-sig") for line in jsonl.raw_lines(path))
+    rows = csv.DictReader(lines, strict=True)
+    try:
+        for row in rows:
+            if None in row:
+                raise DataError(
+                    f"{path}:{rows.line_num}: more values than the first line has names"
+                )
+            yield rows.line_num, json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8; save the file as UTF-8") from None
+    except csv.Error as error:
+        raise DataError(f"{path}:{rows.reader.line_num}: no CSV: {error}") from None
