@@ -1,5 +1,6 @@
 """The columns of a record: question, gold answer and choices, by the names that a source gives them."""
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import cache, partial
@@ -11,7 +12,7 @@ from inference_server.wire.prompt_options import Choices, NotBlank
 from regime_w import AnswerType, answer_type_of
 from regime_w.algebra.math_process import LibraryMissing
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.choice import Choice, letter_of
+from regime_w.answer_types.choice import LETTERS, Choice, letter_of
 from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
 from trainer.data.placed import placed
@@ -19,7 +20,9 @@ from trainer.errors import DataError
 
 
 def _as_letter(answer: object) -> object:
-    """The letter of an index, as which many data sets give the right choice."""
+    """The letter of an index, as which many data sets give the right choice; 1.0 is one, too."""
+    if isinstance(answer, float) and answer.is_integer():
+        answer = int(answer)
     if not isinstance(answer, int) or isinstance(answer, bool):
         return answer
     letter = letter_of(answer)
@@ -28,14 +31,46 @@ def _as_letter(answer: object) -> object:
     return letter
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+
+
 def _number_as_text(answer: object) -> object:
-    is_number = isinstance(answer, int | float | Decimal) and not isinstance(answer, bool)
-    return str(answer) if is_number else answer
+    return str(answer) if _is_number(answer) else answer
 
 
 def _as_list(choices: object) -> object:
-    """The texts of choices that come as columns of their own, {"text": [...], "label": [...]}."""
-    return choices.get("text", choices) if isinstance(choices, Mapping) else choices
+    """The texts of choices, which may be numbers, have their letters before them, or come as tables of texts."""
+    listed = _listed(choices)
+    if not isinstance(listed, list | tuple):
+        return listed
+    return _without_letters([_number_as_text(choice) for choice in listed])
+
+
+def _listed(choices: object) -> object:
+    """The choices of {"text": [...], "label": [...]}, or of {"A": ..., "B": ...} in the order of the letters.
+
+    Raises:
+        ValueError: The names of a table are neither.
+    """
+    if not isinstance(choices, Mapping) or "text" in choices:
+        return choices["text"] if isinstance(choices, Mapping) else choices
+    # Where rows have different numbers of choices, tables of one type hold null for the rest.
+    named = {str(name).strip().upper(): text for name, text in choices.items() if text is not None}
+    if sorted(named) != [*LETTERS[: len(named)]]:
+        raise ValueError(f"a table of choices has the names A, B, and so on, not {list(choices)}")
+    return [named[letter] for letter in sorted(named)]
+
+
+def _without_letters(choices: list[Any]) -> list[Any]:
+    """Choices such as "A)21" without what `with_choices` puts before them again, where all have it."""
+    found = [
+        re.fullmatch(rf"\s*\(?{letter}[).:]\s*(.*\S.*)", choice, re.DOTALL)
+        for letter, choice in zip(LETTERS, choices, strict=False)
+        if isinstance(choice, str)
+    ]
+    texts = [match[1] for match in found if match]
+    return texts if len(texts) == len(choices) else choices
 
 
 class Row(BaseModel):
@@ -100,11 +135,21 @@ def _by_position(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[s
 
 
 def _unambiguous(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose answer is not a letter that another choice has as its text."""
-    answer: Any = row[shape.answer]
-    choices: Any = _as_list(row[column]) if isinstance(answer, str) else None
-    are_texts = isinstance(choices, list | tuple) and all(isinstance(text, str) for text in choices)
-    if are_texts and Choice(tuple(choices)).is_ambiguous(answer):
+    """A row whose answer is not a letter that another choice has as its text, or an index that another is."""
+    answer, choices = row[shape.answer], _listed(row[column])
+    if not isinstance(choices, list | tuple):
+        return row
+    if _is_number(answer):
+        same = [i for i, choice in enumerate(choices) if _is_number(choice) and choice == answer]
+        if same and answer in range(len(choices)) and answer not in same:
+            raise ValueError(
+                f"{shape.answer} {answer} is the index of one choice and another choice itself: give the right "
+                "one's letter"
+            )
+        return {**row, shape.answer: letter_of(same[0])} if same else row
+    texts = _without_letters([_number_as_text(choice) for choice in choices])
+    are_texts = isinstance(answer, str) and all(isinstance(text, str) for text in texts)
+    if are_texts and Choice(tuple(texts)).is_ambiguous(answer):
         raise ValueError(
             f"{shape.answer} {answer[:40]!r} is the letter of one choice and the text of another: give the right "
             "one's index from 0, as a number"

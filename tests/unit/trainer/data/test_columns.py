@@ -58,6 +58,17 @@ def test_mmlu_shaped_records(tmp_path: Path) -> None:
         (["A", "B"], "B", "B"),
         (["x", "y", "z"], "y", "B"),
         ({"text": ["B", "A"], "label": ["A", "B"]}, "A", "A"),
+        (["x", "y", "z"], 1.0, "B"),
+        ([1.5, 2, 3], "2", "B"),
+        ([10, 20, 30], 1, "B"),
+        ([10, 20, 30], 30, "C"),
+        ([0, 1, 7], 1, "B"),
+        ({"B": "x", "A": "y"}, "B", "B"),
+        ({"B": "x", "A": "y"}, "x", "B"),
+        ({"a": 5, "b": 6, "c": None}, 1, "B"),
+        (["A)21", "B)21.5", "C)22"], "C", "C"),
+        (["A)21", "B)21.5", "C)22"], "21.5", "B"),
+        (["A)21", "B)21.5", "C)22"], "A)21", "A"),
     ],
 )
 def test_a_gold_choice_is_a_letter_an_index_or_a_text(
@@ -65,6 +76,24 @@ def test_a_gold_choice_is_a_letter_an_index_or_a_text(
 ) -> None:
     (record,) = load(tmp_path, MMLU, {"question": "?", "choices": choices, "answer": answer})
     assert record.answer_type.read_gold(record.gold) == gold
+
+
+@pytest.mark.parametrize(
+    ("choices", "shown"),
+    [
+        ([1, 2.5, "x"], "A) 1\nB) 2.5\nC) x"),
+        ({"B": "x", "A": "y"}, "A) y\nB) x"),
+        (["A)21", "B) 22", "(C) 23"], "A) 21\nB) 22\nC) 23"),
+        (["A. x", "b. y"], "A) A. x\nB) b. y"),
+        (["A)", "B)"], "A) A)\nB) B)"),
+        (["B) x", "A) y"], "A) B) x\nB) A) y"),
+    ],
+)
+def test_choices_are_shown_with_one_letter_each(
+    choices: object, shown: str, tmp_path: Path
+) -> None:
+    (record,) = load(tmp_path, MMLU, {"question": "?", "choices": choices, "answer": 0})
+    assert record.question == f"?\n\n{shown}"
 
 
 def test_arc_shaped_records(tmp_path: Path) -> None:
@@ -162,7 +191,29 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
             {"question": "?", "options": {"text": ["B", "A"]}, "key": "a"},
             "key 'a' is the letter of one choice and the text of another",
         ),
-        (MMLU, {**GOOD, "choices": ["B", 1], "answer": "A"}, "choices.1: Input should be a valid"),
+        (
+            MMLU,
+            {**GOOD, "choices": ["B", None], "answer": "A"},
+            "choices.1: Input should be a valid",
+        ),
+        (
+            MMLU,
+            {**GOOD, "choices": ["B", True], "answer": "A"},
+            "choices.1: Input should be a valid",
+        ),
+        (MMLU, {**GOOD, "choices": [1, 2, 1], "answer": "A"}, "choices A and C are equal: '1'"),
+        (
+            MMLU,
+            {**GOOD, "choices": [1, 2, 3], "answer": 2},
+            "answer 2 is the index of one choice and another choice itself: give the right one's letter",
+        ),
+        (
+            MMLU,
+            {**GOOD, "choices": {"A": "x", "C": "y"}},
+            "a table of choices has the names A, B, and so on, not ['A', 'C']",
+        ),
+        (MMLU, {**GOOD, "choices": {"A": "x"}}, "choices: one choice is none"),
+        (MMLU, {**GOOD, "answer": 1.5}, "answer: Input should be a valid string"),
         (MMLU, {**GOOD, "choices": "Paris"}, "choices: Input should be a valid array"),
         (MMLU, {**GOOD, "choices": ["Paris", " "]}, "choices.1: must not be blank"),
         (MMLU, {**GOOD, "choices": ["x"] * 27}, "choices: Tuple should have at most 26"),
