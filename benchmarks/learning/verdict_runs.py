@@ -145,6 +145,8 @@ def evaluate_run(folder: Path, url: str, sft: Path, arguments: argparse.Namespac
     run_evaluation(
         EvaluationConfig(
             models=(f"SFT={sft}", f"PPO={adapter}"),
+            # Not by itself of a run whose data.source is a file of its own.
+            data="word-problems",
             num_questions=arguments.questions,
             max_tokens=40,
             samples_per_arm=arguments.samples_per_arm,

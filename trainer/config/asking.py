@@ -60,12 +60,14 @@ class EvaluationConfig(CommandConfig):
     as `policy-000012`, an adapter folder, or a run's folder, which stands for its newest adapter."""
     data: NotBlank = "word-problems"
     """`word-problems` or `one-step-problems` (their held-out split), a file of {"question", "answer"}
-    records (JSON lines, a list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main` (its test split); SOURCE#held_out is a part of it.
-    data.evaluation_source of the file by default."""
+    records (JSON lines, a list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main` (its test
+    split); SOURCE#held_out is a part of it. data.evaluation_source of the file, else of the run that the models
+    are of, by default."""
     data_seed: Seed = 0
     """Seed of the generator; data.seed of the file by default."""
     data_question: NotBlank = "question"
-    """Column that has the question; data.question of the file by default, as the next three are."""
+    """Column that has the question; data.question of the file, else the run's where its data is asked, by
+    default, as the next three are."""
     data_answer: NotBlank = "answer"
     """Column that has the right answer."""
     data_answer_type: AnswerTypeName = "number"

@@ -1,4 +1,4 @@
-"""How models are asked that say nothing else: as in the run, or the SFT, that trained them."""
+"""What models are asked, and how, where nothing else is said: as in the run, or the SFT, that trained them."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -7,56 +7,115 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer.config.sections import EvaluationConfig, RolloutConfig, SFTRunConfig
+from trainer.config.sections import DataConfig, EvaluationConfig, RolloutConfig, SFTRunConfig
+from trainer.data.held_out import held_out_source
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
-from trainer.io.kept_settings import settings_of
+from trainer.io.kept_settings import settings_of, training_data
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
 _OF_AN_SFT = ("arms", "prompt_format")
+_DATA = {
+    "data": "evaluation_source",
+    "data_question": "question",
+    "data_answer": "answer",
+    "data_answer_type": "answer_type",
+    "data_choices": "choices",
+}
+"""Keys of the evaluation's data, and where they are among a run's."""
 
 
 def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
-    """The evaluation with the arms, prompt format, stop strings and length of the models' own training.
+    """The evaluation with the data, arms, prompt format, stop strings and length of the models' own training.
 
-    A key that the evaluation was given, by a flag, a variable or a file, stays as it is.
+    A key that the evaluation was given, by a flag, a variable or a file, stays as it is; with ``data`` its columns
+    and the type of its answers do. An SFT's data is that of a run that began with it, where one is evaluated too.
 
     Returns:
         The evaluation, and a line on what was taken from where; None where nothing was.
 
     Raises:
-        UsageError: Two of the models were trained with different values of a key, or the settings of a run are damaged.
+        UsageError: Two of the models were trained with different values of a key, they name no held-out
+            questions, or the settings of a run are damaged.
     """
-    given = config.model_fields_set
-    taken: dict[str, Any] = {}
-    sources: dict[str, Path] = {}
-    for candidate in parse_candidates(config.models):
-        folder = candidate.model.folder
-        found = None if folder is None else _settings_of(folder)
-        if found is None:
-            continue
-        source, settings = found
-        for key, value in settings.items():
-            if key in given:
-                continue
-            if key in taken and not _asks_alike(key, taken[key], value, config):
-                raise UsageError(
-                    f"{key}: {sources[key]} was trained with {_shown(taken[key], sampling=True)} and {source} with "
-                    f"{_shown(value, sampling=True)}; say with --{key} how to ask both"
-                )
-            taken[key], sources[key] = value, source
-    changed = {key: value for key, value in taken.items() if value != getattr(config, key)}
+    taken = _Taken(config)
+    folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
+    adapters = [folder for folder in folders if folder is not None]
+    for adapter in adapters:
+        if (found := _settings_of(adapter)) is not None:
+            taken.take(*found)
+    if "data" not in config.model_fields_set:
+        of_data = [each for each in map(_data_of, adapters) if each is not None]
+        of_runs = [(folder, data) for folder, data, is_run in of_data if is_run]
+        for folder, data in of_runs or [(folder, data) for folder, data, _ in of_data]:
+            taken.take(folder, _asked_of(folder, data))
+    changed = taken.changed
     if not changed:
         return config, None
     names = [arm.name for arm in changed.get("arms", config.arms)]
     line = (
-        f"asked as in {', '.join(dict.fromkeys(str(sources[key]) for key in changed))}: "
+        f"asked as in {', '.join(dict.fromkeys(str(taken.sources[key]) for key in changed))}: "
         + ", ".join(f"{key} {_shown(value)}" for key, value in changed.items())
         + "; flags change it"
     )
-    if "arm" not in given and config.arm not in names:
+    if "arm" not in config.model_fields_set and config.arm not in names:
         changed["arm"] = names[0]
     return config.model_copy(update=changed), line
+
+
+class _Taken:
+    """Values that an evaluation takes from what its models were trained with."""
+
+    def __init__(self, config: EvaluationConfig):
+        self.sources: dict[str, Path] = {}
+        """Of each key the folder that it was taken from."""
+        self._config = config
+        self._values: dict[str, Any] = {}
+
+    def take(self, source: Path, settings: Mapping[str, Any]) -> None:
+        """Take what the evaluation was not given.
+
+        Raises:
+            UsageError: It was taken from another folder already, and is another value.
+        """
+        for key, value in settings.items():
+            if key in self._config.model_fields_set:
+                continue
+            if key in self._values and not _asks_alike(key, self._values[key], value, self._config):
+                raise UsageError(
+                    f"{key}: {self.sources[key]} was trained with {_shown(self._values[key], sampling=True)} and "
+                    f"{source} with {_shown(value, sampling=True)}; say with --{key} how to ask both"
+                )
+            self._values[key], self.sources[key] = value, source
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """What the evaluation would not ask for by itself."""
+        return {
+            key: value for key, value in self._values.items() if value != getattr(self._config, key)
+        }
+
+
+def _data_of(adapter: Path) -> tuple[Path, DataConfig, bool] | None:
+    """The folder of the run or the SFT that an adapter is of, its data, and whether it is a run's."""
+    data, found = training_data(adapter), settings_of(adapter)
+    if data is None or found is None:
+        return None
+    return found[0], data, "rollout" in found[1]
+
+
+def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
+    """The held-out questions of a training's data.
+
+    Raises:
+        UsageError: It names none.
+    """
+    if held_out_source(data) is None:
+        raise UsageError(
+            f"data: {folder} was trained on {data.source}, and its data.evaluation_source names no held-out "
+            "questions of it; say with --data what to ask, a file of held-out questions or word-problems"
+        )
+    return {key: getattr(data, name) for key, name in _DATA.items()}
 
 
 def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:

@@ -104,6 +104,7 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
         verdict=verdict,
         has_evaluation=run.has_evaluation,
         evaluation=evaluation,
+        other_data=run.other_data,
         tables=() if evaluation is None else tables_of(evaluation),
         evaluation_charts=() if evaluation is None else evaluation_charts(evaluation),
         charts=run_charts(run.rows),

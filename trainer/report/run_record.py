@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
+from trainer.data.held_out import held_out_source, is_built_in, is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.kept_settings import CONFIG_FILE, kept_tables
@@ -58,6 +59,31 @@ class RunRecord:
             return None
         start = next((model for model in before if self._is_start(model)), before[-1])
         return start, trained
+
+    @property
+    def held_out(self) -> str | None:
+        """Source of the run's held-out questions; None where it names none, as those of `train-offline`."""
+        if self.config is None or "source" not in self.config.data.model_fields_set:
+            return None
+        return held_out_source(self.config.data)
+
+    @property
+    def other_data(self) -> str | None:
+        """A sentence where the evaluation asked questions of another source than the run's; else None."""
+        if self.evaluation is None or self.config is None:
+            return None
+        asked, data = self.evaluation.data, self.config.data
+        if "source" not in data.model_fields_set:
+            return None
+        if self.held_out is None:
+            if not is_built_in(asked):
+                return None
+            own = f"the run was trained on {data.source} and names no held-out questions of it"
+        elif is_same_source(asked, self.held_out):
+            return None
+        else:
+            own = f"the run's held-out questions (data.evaluation_source) are those of {self.held_out}"
+        return f"The questions are those of {asked}, but {own}."
 
     def _is_trained(self, model: ModelResult) -> bool:
         path = Path(model.model)

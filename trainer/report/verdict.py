@@ -87,6 +87,8 @@ def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
         f"{found.baseline} [{signed(found.low)}, {signed(found.high)}], {found.num_won} won and "
         f"{found.num_lost} lost, McNemar's exact p {_equals(found.p_value)}."
     )
+    if run.other_data is not None:
+        evidence += f" {run.other_data}"
     if found.p_value < 1 - CONFIDENCE:
         if found.points > 0:
             return Outcome.HELPING, "Yes.", evidence
@@ -126,9 +128,15 @@ def _how_to_measure(run: RunRecord) -> str:
     version = run.rows[-1].get("version")
     newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
     models = f'\'["Start={adapter or "base"}", "PPO={newest}"]\''
+    # `eval` takes a run's own questions along, where the run names any.
+    data = "" if run.held_out is not None else " --data QUESTIONS"
     return (
         "Evaluate the run's starting point and its newest adapter on the same held-out questions: "
-        f"python -m trainer eval --models {models} --output {run.folder / EVALUATION_FILE}"
+        f"python -m trainer eval --models {models}{data} --output {run.folder / EVALUATION_FILE}"
+        + (
+            data
+            and ", with a file of held-out questions as QUESTIONS: the run's settings name none"
+        )
     )
 
 

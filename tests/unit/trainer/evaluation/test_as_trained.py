@@ -24,9 +24,9 @@ def adapter(folder: Path) -> Path:
     return folder
 
 
-def run_folder(folder: Path, **rollout: Any) -> Path:
+def run_folder(folder: Path, data: dict[str, Any] | None = None, **rollout: Any) -> Path:
     adapter(folder / "adapters/policy-000003")
-    config = TrainConfig.model_validate({"rollout": {**ROLLOUT, **rollout}})
+    config = TrainConfig.model_validate({"rollout": {**ROLLOUT, **rollout}, "data": data or {}})
     (folder / CONFIG_FILE).write_text(as_toml(config))
     return folder
 
@@ -99,6 +99,40 @@ def test_runs_whose_arms_differ_in_sampling_alone_are_asked_greedily_alike(tmp_p
     other = run_folder(tmp_path / "c", arms=[SOLO.model_copy(update={"system_prompt": "Think."})])
     with pytest.raises(UsageError, match="arms: "):
         as_trained(asked(runs[0], other))
+
+
+MATH = {"source": "a.jsonl", "evaluation_source": "b.jsonl", "question": "problem"} | {
+    "answer": "solution",
+    "answer_type": "math",
+}
+
+
+def test_a_run_is_asked_its_own_held_out_questions(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", MATH)
+    sft = adapter(tmp_path / "sft")
+    other = SFTRunConfig.model_validate({"arms": (SOLO,), "data": {"source": "c.jsonl"}})
+    (sft / CONFIG_FILE).write_text(as_toml(other))
+    # What the SFT learned from is not the run's.
+    config, line = as_trained(asked(sft, run, prompt_format="chat"))
+    assert (config.data, config.data_question, config.data_answer) == (
+        *("b.jsonl", "problem", "solution"),
+    )
+    assert config.data_answer_type == "math"
+    assert line is not None
+    assert "data b.jsonl" in line
+    # Other questions have columns of their own.
+    config, _ = as_trained(asked(run, data="word-problems"))
+    assert (config.data, config.data_answer_type) == ("word-problems", "number")
+
+
+def test_models_that_name_no_held_out_questions_are_not_asked_built_in_ones(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", {"source": "a.jsonl"})
+    with pytest.raises(UsageError, match=r"data: .*run was trained on a\.jsonl, .*--data"):
+        as_trained(asked(run))
+    assert as_trained(asked(run, data="word-problems"))[0].data == "word-problems"
+    runs = run_folder(tmp_path / "b", MATH), run_folder(tmp_path / "c")
+    with pytest.raises(UsageError, match=r"data: .*b\.jsonl.*word-problems; say with --data"):
+        as_trained(asked(*runs))
 
 
 def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:

@@ -85,6 +85,42 @@ def test_without_its_evaluation_a_run_is_not_judged_but_its_metrics_still_speak(
     assert f"--output {run / 'evaluation.json'}" in verdict.evidence
 
 
+OWN = {"source": "mine.jsonl", "evaluation_source": "test.jsonl"}
+
+
+@pytest.mark.parametrize(
+    ("data", "asked", "said"),
+    [
+        ({"source": "word-problems"}, "word-problems", None),
+        (OWN, "./test.jsonl", None),
+        (OWN, "word-problems", "are those of word-problems, but the run's held-out questions"),
+        (OWN, "other.jsonl", "(data.evaluation_source) are those of test.jsonl."),
+        ({"source": "mine.jsonl"}, "test.jsonl", None),
+        ({"source": "mine.jsonl"}, "word-problems", "was trained on mine.jsonl and names no"),
+        # A run of train-offline has no data of its own.
+        ({}, "word-problems", None),
+    ],
+)
+def test_an_evaluation_of_other_questions_than_the_run_s_is_called_that(
+    data: dict[str, Any], asked: str, said: str | None
+) -> None:
+    evaluated = EVALUATED.model_copy(update={"data": asked})
+    evidence = verdict_of(record(config={"data": data}, evaluated=evaluated)).evidence
+    assert ("The questions are those of" in evidence) == (said is not None)
+    assert said is None or said in evidence
+
+
+@pytest.mark.parametrize(
+    ("data", "names"), [(OWN, True), ({"source": "mine.jsonl"}, False), ({}, False)]
+)
+def test_how_to_measure_names_questions_where_the_run_does_not(
+    data: dict[str, Any], names: bool
+) -> None:
+    evidence = verdict_of(record(config={"data": data})).evidence
+    assert ("--data QUESTIONS --output" in evidence) is not names
+    assert ("QUESTIONS: the run's settings name none" in evidence) is not names
+
+
 # --- each finding alone -----------------------------------------------------------------------
 
 
