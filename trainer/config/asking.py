@@ -8,7 +8,7 @@ from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.adapters.references import NUM_VERSIONS
 from inference_server.wire.prompt_options import Choices, NotBlank, PromptFormatChoice, StopStrings
-from regime_w import build_all_arms
+from regime_w import ArmSpec, build_all_arms
 from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.base import CommandConfig, Seed
 from trainer.config.data import ChoicesColumn, DataConfig, RecordShape
@@ -89,8 +89,9 @@ class EvaluationConfig(CommandConfig):
     template. rollout.prompt_format of the file, else the run's, by default."""
     stop: StopStrings = ()
     """Texts that end a completion; rollout.stop of the file, else the run's, by default."""
-    arm: str = "wolfram_0"
-    """The arm whose system prompt is used for the greedy answers; its temperature is not."""
+    arm: str | None = None
+    """The arm whose system prompt is used for the greedy answers; its temperature is not. Null takes the first
+    of arms, as run.evaluate_every does."""
     samples_per_arm: Annotated[int, Field(ge=0)] = 0
     """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence; 0 asks for
     greedy answers alone, which takes a ninth of the time of 1."""
@@ -107,6 +108,15 @@ class EvaluationConfig(CommandConfig):
     def _shape_is_possible(self) -> Self:
         _ = self.data_shape
         return self
+
+    @property
+    def greedy_arm(self) -> ArmSpec:
+        """The arm whose system prompt the greedy answers have.
+
+        Raises:
+            KeyError: `arm` is none of `arms`.
+        """
+        return self.arms[0] if self.arm is None else {arm.name: arm for arm in self.arms}[self.arm]
 
     @property
     def data_shape(self) -> RecordShape:

@@ -52,14 +52,11 @@ def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
     changed = taken.changed
     if not changed:
         return config, None
-    names = [arm.name for arm in changed.get("arms", config.arms)]
     line = (
         f"asked as in {', '.join(dict.fromkeys(str(taken.sources[key]) for key in changed))}: "
         + ", ".join(f"{key} {_shown(value)}" for key, value in changed.items())
         + "; flags change it"
     )
-    if "arm" not in config.model_fields_set and config.arm not in names:
-        changed["arm"] = names[0]
     return config.model_copy(update=changed), line
 
 

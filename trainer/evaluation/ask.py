@@ -120,7 +120,7 @@ def _askable(
     say: Callable[[str], None],
 ) -> list[Record]:
     """The questions that fit the server's context under every prompt that they are asked with."""
-    arms = tuple(arm for arm in config.arms if config.samples_per_arm or arm.name == config.arm)
+    arms = config.arms if config.samples_per_arm else (config.greedy_arm,)
     rollout = RolloutConfig(
         arms=arms, max_tokens=config.max_tokens, prompt_format=config.prompt_format
     )
@@ -158,7 +158,7 @@ def _result(
         data=config.data,
         data_seed=config.data_seed,
         num_questions=len(records),
-        arm=config.arm,
+        arm=config.greedy_arm.name,
         samples_per_arm=config.samples_per_arm,
         seed=config.seed,
         max_tokens=config.max_tokens,
@@ -217,8 +217,11 @@ def _contamination_lines(config: EvaluationConfig) -> list[str]:
 
 def _require_arm(config: EvaluationConfig) -> None:
     arms = [arm.name for arm in config.arms]
-    if config.arm not in arms:
-        raise UsageError(f"arm: {config.arm!r} is none of {', '.join(arms)}")
+    if config.arm is not None and config.arm not in arms:
+        raise UsageError(
+            f"eval.arm (--arm): {config.arm!r} is none of the arms that are asked: {', '.join(arms)}; leave it out "
+            "for the first of them"
+        )
 
 
 def _require_writable(output: Path) -> None:

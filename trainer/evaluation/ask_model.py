@@ -27,9 +27,8 @@ async def ask_model(
     Raises:
         ServerError: The server stayed unreachable, refused, or aborted them again and again.
     """
-    arms = {arm.name: arm for arm in config.arms}
     prompt = GreedyPrompt(
-        system_prompt=arms[config.arm].system_prompt,
+        system_prompt=config.greedy_arm.system_prompt,
         prompt_format=config.prompt_format,
         max_tokens=config.max_tokens,
         stop=config.stop,

@@ -42,7 +42,7 @@ def test_a_run_is_asked_as_it_was_trained(of_the_run: str, tmp_path: Path) -> No
     run = run_folder(tmp_path / "run")
     config, line = as_trained(asked("base", run / of_the_run))
     assert (config.arms, config.prompt_format, config.stop) == ((SOLO,), "chat", ("\n\n",))
-    assert (config.max_tokens, config.arm) == (64, "solo")
+    assert (config.max_tokens, config.greedy_arm) == (64, SOLO)
     assert line is not None
     assert str(run) in line
     for part in ("arms solo", "prompt_format chat", r"stop '\n\n'", "max_tokens 64"):
@@ -73,7 +73,7 @@ def test_an_sft_says_its_prompts_alone(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "sft")
     (folder / CONFIG_FILE).write_text(as_toml(SFTRunConfig(prompt_format="chat", arms=(SOLO,))))
     config, _ = as_trained(asked("base", folder))
-    assert (config.prompt_format, config.arm, config.max_tokens) == ("chat", "solo", 256)
+    assert (config.prompt_format, config.greedy_arm, config.max_tokens) == ("chat", SOLO, 256)
     # Beside a run with the same prompts, the run's other settings hold.
     config, _ = as_trained(asked("base", folder, run_folder(tmp_path / "run")))
     assert config.max_tokens == 64

@@ -342,6 +342,18 @@ async def test_the_arms_are_asked_of_the_same_version_without_golds(tmp_path: Pa
     assert [c.arm for c in arms.completions] == ["solo_0", "solo_1"]
 
 
+@pytest.mark.parametrize(("arm", "greedy"), [(None, "own_1"), ("own_0", "own_0")])
+async def test_the_first_of_the_arms_is_asked_greedily_unless_another_is_named(
+    arm: str | None, greedy: str
+) -> None:
+    server = FakeServer({BASE: 2})
+    spec = {"temperature": 0.5, "top_p": 1.0}
+    arms = [{"name": name, "system_prompt": f"As {name}.", **spec} for name in ("own_1", "own_0")]
+    found = await run(server, config("Base=base", arms=arms, arm=arm))
+    assert found.arm == greedy
+    assert {prompt.system_prompt for prompt in server.prompts} == {f"As {greedy}."}
+
+
 async def test_completions_that_the_server_gave_up_are_never_counted() -> None:
     server = FakeServer({BASE: 2})
     server.finish_reason = FinishReason.ABORT
@@ -359,7 +371,10 @@ async def test_completions_that_the_server_gave_up_are_never_counted() -> None:
         ({"models": ("A=base", "A=policy")}, "the label 'A' is given twice"),
         ({"models": ("PPO=policy-12",)}, "no adapter_config.json in policy-12"),
         ({"models": ("PPO=nowhere",)}, "no adapter_config.json in nowhere"),
-        ({"arm": "wolfram_9"}, "'wolfram_9' is none of wolfram_0"),
+        (
+            {"arm": "wolfram_9"},
+            "eval.arm (--arm): 'wolfram_9' is none of the arms that are asked: wolfram_0",
+        ),
         ({"output": Path("/")}, "/ is a folder"),
         ({"output": Path("/dev/null/x/evaluation.json")}, "/dev/null/x: Not a directory"),
     ],
