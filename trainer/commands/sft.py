@@ -4,38 +4,28 @@ The prompts are those of the arms, mixed at random, so that every arm is in dist
 starts; only solutions have a loss. vLLM serves the adapter as it is.
 """
 
-import json
-import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from inference_server.wire.prompts import PromptRenderer
 from trainer.commands.early_checks import require_output
+from trainer.commands.sft_callbacks import ProgressCallback
 from trainer.commands.sft_examples import longest_tokens, sft_advice, sft_examples, within_context
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
-from trainer.console.tracking import METRICS_FILE, metrics_row
+from trainer.console.tracking import METRICS_FILE
 from trainer.data.contamination import data_lines
 from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
-from trainer.io.durable import write_file
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
-from trainer.io.paths import read_plain
 from trainer.model.adapter import fresh_lora, require_targets
 from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import base_limits, load_tokenizer
@@ -46,49 +36,6 @@ from trainer.model.prompts import renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _TRAINER_STATE_FILE = "trainer_state.json"
-
-
-class _ProgressCallback(TrainerCallback):  # type: ignore[misc]
-    """Passes TRL's log lines to the progress display and writes them to ``metrics.jsonl``."""
-
-    def __init__(self, metrics: Path, on_step: OnStep, say: Callable[[str], None]):
-        self._metrics = metrics
-        self._on_step = on_step
-        self._say = say
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Drop the lines after the checkpoint, whose steps are repeated."""
-        lines = read_plain(self._metrics).splitlines(True) if self._metrics.exists() else []
-        rows = [(line, metrics_row(line)) for line in lines if line.endswith(b"\n")]
-        kept = [line for line, row in rows if row is not None and row["step"] <= state.global_step]
-        write_file(self._metrics, b"".join(kept))
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        logs = logs or {}
-        numbers = {
-            name: logs[name]
-            for name in ("loss", "learning_rate", "eval_loss")
-            if math.isfinite(logs.get(name, math.nan))
-        }
-        if not numbers:
-            return
-        with self._metrics.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **numbers}) + "\n")
-        if "loss" in logs:
-            self._on_step(state.global_step, state.max_steps, float(logs["loss"]))
-        if "eval_loss" in logs:
-            self._say(
-                f"sft step {state.global_step}/{state.max_steps} held-out loss {logs['eval_loss']:.4f}"
-            )
 
 
 def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path:
@@ -135,7 +82,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=fresh_lora(config.policy),
-        callbacks=[_ProgressCallback(output / METRICS_FILE, on_step, say)],
+        callbacks=[ProgressCallback(output / METRICS_FILE, on_step, say)],
     )
     # On a 4-bit base TRL makes the adapter bfloat16, whose precision is coarser than the updates.
     for parameter in trainer.model.parameters():

@@ -16,7 +16,8 @@ from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec, build_prompt
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.commands import sft
-from trainer.commands.sft import _ProgressCallback, run_sft
+from trainer.commands.sft import run_sft
+from trainer.commands.sft_callbacks import ProgressCallback
 from trainer.commands.sft_examples import sft_examples, within_context
 from trainer.config.sections import PolicyConfig, SFTRunConfig
 from trainer.data.sources import Record
@@ -244,7 +245,7 @@ def test_a_template_that_cannot_be_used_is_said_where_prompts_are_plain_for_it(
 def test_what_a_kill_tore_of_the_metrics_is_dropped_at_a_resume(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n{"step": 3, "lo')
-    callback = _ProgressCallback(path, lambda *_: None, lambda _: None)
+    callback = ProgressCallback(path, lambda *_: None, lambda _: None)
     state, arguments = (
         TrainerState(global_step=1),
         TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
