@@ -36,7 +36,9 @@ def demonstrate(command: DemoCommand) -> None:
 
 def train_online(command: TrainCommand) -> None:
     """Online PPO."""
-    config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
+    # Of what was given alone: whether data.evaluation_source was, counts.
+    given = command.model_dump(exclude={"resume"}, exclude_unset=True)
+    config = TrainConfig.model_validate(given)
     from trainer.commands.early_checks import check_online
 
     check_online(config)

@@ -23,6 +23,7 @@ from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
 from trainer.console.tracking import METRICS_FILE
 from trainer.data.contamination import data_lines
+from trainer.data.held_out import names_held_out
 from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
@@ -134,13 +135,17 @@ def _load_data(
         data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed, shape=data.shape
     )
     held_out = None
-    if sft.num_evaluation_examples:
+    if sft.num_evaluation_examples and names_held_out(data):
         held_out = load_demonstrations(
             data.evaluation_source,
             Split.HELD_OUT,
             num_examples=sft.num_evaluation_examples,
             seed=data.seed,
             shape=data.shape,
+        )
+    elif sft.num_evaluation_examples:
+        say(
+            f"no held-out loss is measured: data.evaluation_source names no questions beside {data.source}"
         )
     advice = sft_advice(sft.learning_rate, training)
     lines = data_lines(data.source, training, data.evaluation_source, held_out)

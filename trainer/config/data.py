@@ -56,7 +56,9 @@ class DataConfig(Section):
     list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and
     SOURCE#held_out are two disjoint parts of it."""
     evaluation_source: NotBlank = "word-problems"
-    """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`."""
+    """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`. The
+    default is for built-in sources: beside another one, run.evaluate_every and `eval` ask for a name, and SFT
+    measures no held-out loss without."""
     question: NotBlank = "question"
     """Column of both sources that has the question, such as `problem`, or messages of which one is the user's;
     `prompt` or `messages` where none is called question."""

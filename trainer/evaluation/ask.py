@@ -23,7 +23,8 @@ from trainer.console.progress import bar
 from trainer.console.terminal import print_line
 from trainer.data.contamination import find_overlap
 from trainer.data.context_limit import askable
-from trainer.data.sources import GENERATED, Record, load_records
+from trainer.data.held_out import is_built_in, require_held_out
+from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 from trainer.evaluation.as_trained import as_trained
@@ -175,6 +176,8 @@ def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = No
     """Evaluate with a progress bar and print the table; ``client`` is that of the config where None."""
     console = Console()
     config, taken = as_trained(config)
+    if config.train_data is not None and "data" not in config.model_fields_set:
+        require_held_out(config.train_data, "eval (or --data)")
 
     def say(line: str) -> None:
         print_line(console, line)
@@ -199,7 +202,7 @@ def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = No
 def _contamination_lines(config: EvaluationConfig) -> list[str]:
     """Overlap of the questions with the training data, one line for each known training source."""
     if config.train_data is not None:
-        built_in = config.train_data.partition("#")[0] in GENERATED
+        built_in = is_built_in(config.train_data)
         found = {config.train_data: RecordShape() if built_in else config.data_shape}
     else:
         folders = [candidate.model.folder for candidate in parse_candidates(config.models)]

@@ -53,6 +53,10 @@ MISTAKES = {
     "trainer train-offline --policy.base_model BASE --rollouts no.jsonl": "rollouts: no.jsonl",
     "trainer collect --data.source no.jsonl": "data source 'no.jsonl'",
     "trainer eval --models ['Base=base'] --data no.jsonl": "data source 'no.jsonl'",
+    "trainer eval --train_data BASE/config.json": "data.evaluation_source: eval (or --data) needs held-out",
+    "trainer train --policy.base_model BASE --data.source BASE/config.json --run.evaluate_every 2": (
+        "data.evaluation_source: run.evaluate_every needs held-out questions"
+    ),
     "trainer report no/such/run": "no/such/run",
     "trainer replay no/such/run --from 3": "no/such/run",
     "trainer watch no/such/run": "no/such/run",
