@@ -147,7 +147,7 @@ def _load_data(
         say(
             f"no held-out loss is measured: data.evaluation_source names no questions beside {data.source}"
         )
-    advice = sft_advice(sft.learning_rate, training)
+    advice = sft_advice(sft.learning_rate, training, held_out or ())
     lines = data_lines(data.source, training, data.evaluation_source, held_out)
     for line in (*(f"warning: {each}" for each in advice), *lines):
         say(line)

@@ -84,19 +84,29 @@ def longest_tokens(*examples: Dataset | None) -> int:
     return max(len(row["input_ids"]) for rows in examples if rows for row in rows)
 
 
-def sft_advice(learning_rate: float, demonstrations: Sequence[Record]) -> list[str]:
+def sft_advice(
+    learning_rate: float, demonstrations: Sequence[Record], held_out: Sequence[Record] = ()
+) -> list[str]:
     """A line for each: LoRA hardly learns at the rate, most demonstrations are an answer without a solution.
 
     Args:
         learning_rate: ``sft.learning_rate``.
         demonstrations: To train on.
+        held_out: Those whose loss is measured.
     """
     lines = low_learning_rate("sft.learning_rate", learning_rate)
     num_bare = sum(map(_is_answer_alone, demonstrations))
+    num_bare_held_out = sum(map(_is_answer_alone, held_out))
     if 2 * num_bare > len(demonstrations):
         lines.append(
             f"{num_bare} of {len(demonstrations)} demonstrations are an answer alone, and SFT teaches to answer without "
             "steps: leave SFT out, which an instruct model does not need, or give solutions that end in '#### 18'"
+        )
+    elif 2 * num_bare_held_out > len(held_out):
+        lines.append(
+            f"{num_bare_held_out} of {len(held_out)} held-out demonstrations are an answer alone, and those that are "
+            "trained on are not: the held-out loss rises while the solutions are learned, and says nothing of them; "
+            "name solutions in data.evaluation_source, or set sft.num_evaluation_examples = 0"
         )
     return lines
 

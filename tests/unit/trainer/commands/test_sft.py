@@ -19,7 +19,7 @@ from trainer.commands import sft
 from trainer.commands.sft import run_sft
 from trainer.commands.sft_callbacks import ProgressCallback
 from trainer.commands.sft_examples import sft_examples, within_context
-from trainer.config.sections import PolicyConfig, SFTRunConfig
+from trainer.config.sections import DataConfig, PolicyConfig, SFTRunConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
 from trainer.model.base_model import load_base
@@ -112,6 +112,35 @@ def test_a_finished_adapter_and_other_settings_are_not_overwritten(
     train(config(tiny_base, tmp_path / "killed"), killed_at=5)
     with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
         train(config(tiny_base, tmp_path / "killed", learning_rate=0.1))
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({}, "no held-out loss is measured: data.evaluation_source names no questions beside"),
+        ({"evaluation_source": "word-problems"}, None),
+        ({"evaluation_source": "bare.jsonl"}, "warning: 2 of 2 held-out demonstrations are an"),
+    ],
+)
+def test_the_held_out_loss_is_of_demonstrations_that_say_something(
+    named: dict[str, str],
+    said: str | None,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, answer in (("mine", "2 * 3 = 6\n#### 6"), ("bare", "6")):
+        rows = [json.dumps({"question": f"{name} {i}?", "answer": answer}) for i in range(2)]
+        Path(f"{name}.jsonl").write_text("\n".join(rows))
+    asked = config(tiny_base, tmp_path / "sft")
+    data = DataConfig.model_validate({"source": "mine.jsonl", **named})
+    lines = list[str]()
+    training, held_out = sft._load_data(asked.model_copy(update={"data": data}), lines.append)
+    assert (len(training), held_out is None) == (2, not named)
+    about = [line for line in lines if "held-out loss" in line]
+    assert len(about) == (said is not None)
+    assert said is None or about[0].startswith(said)
 
 
 def test_smaller_passes_come_to_the_same_steps(tiny_base: Path, tmp_path: Path) -> None:

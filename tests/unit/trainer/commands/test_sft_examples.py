@@ -34,3 +34,29 @@ def test_demonstrations_without_solutions_are_named(
     assert [line.partition(" demonstrations")[0] for line in lines] == (
         [f"{num_bare} of {len(golds)}"] if num_bare else []
     )
+
+
+STEPS = "She sells 9 eggs for 2 dollars each.\n#### 18"
+
+
+@pytest.mark.parametrize(
+    ("training", "held_out", "said"),
+    [
+        ([STEPS], ["18", "7"], "2 of 2 held-out demonstrations are an answer alone"),
+        ([STEPS, "7"], ["18", "7", STEPS], "2 of 3 held-out demonstrations"),
+        ([STEPS], ["18", STEPS], None),
+        ([STEPS], [], None),
+        # One line is enough where nothing has steps.
+        (["18"], ["18"], "1 of 1 demonstrations are an answer alone"),
+    ],
+)
+def test_held_out_answers_beside_solutions_to_learn_are_named(
+    training: list[str], held_out: list[str], said: str | None
+) -> None:
+    records, others = (
+        [Record(id=str(i), question="?", gold=gold) for i, gold in enumerate(golds)]
+        for golds in (training, held_out)
+    )
+    lines = sft_advice(1e-4, records, others)
+    assert len(lines) == (said is not None)
+    assert said is None or lines[0].startswith(said)
