@@ -69,7 +69,8 @@ def fine_tune(config: SFTRunConfig) -> None:
 
     with step_lines("sft") as on_step:
         folder = run_sft(config, on_step, print)
-    print(f"adapter in {folder}")
+    if folder is not None:
+        print(f"adapter in {folder}")
 
 
 def collect(config: CollectConfig) -> None:

@@ -106,8 +106,10 @@ def fine_tune(folder: Path) -> Path:
         prog="demo",
     )
     with step_lines("sft", console) as on_step:
-        run_sft(config, on_step, lambda line: print_line(console, line))
-    return config.output
+        adapter = run_sft(config, on_step, lambda line: print_line(console, line))
+    if adapter is None:
+        raise KeyboardInterrupt
+    return adapter
 
 
 def train_online(

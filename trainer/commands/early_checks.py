@@ -87,10 +87,10 @@ def require_output(output: Path) -> None:
     """Refuse a folder that an adapter cannot be written to.
 
     Raises:
-        UsageError: It cannot be made, or holds an adapter.
+        UsageError: It cannot be made, or holds an adapter that nothing says the settings of.
     """
     require_folder(output, field="output")
-    if (output / ADAPTER_WEIGHTS_FILE).exists():
+    if (output / ADAPTER_WEIGHTS_FILE).exists() and not (output / CONFIG_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
 
 

@@ -7,6 +7,7 @@ starts; only solutions have a loss. vLLM serves the adapter as it is.
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -15,12 +16,14 @@ from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
 from inference_server.wire.prompts import PromptRenderer
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.early_checks import require_output
-from trainer.commands.sft_callbacks import ProgressCallback
+from trainer.commands.sft_callbacks import ProgressCallback, StopCallback
 from trainer.commands.sft_examples import longest_tokens, sft_advice, sft_examples, within_context
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
+from trainer.console.stop_signals import stop_signals
 from trainer.console.tracking import METRICS_FILE
 from trainer.data.contamination import data_lines
 from trainer.data.held_out import names_held_out
@@ -39,32 +42,63 @@ CHECKPOINTS_FOLDER = "checkpoints"
 _TRAINER_STATE_FILE = "trainer_state.json"
 
 
-def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path:
-    """Train and save the adapter; returns its folder.
+def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path | None:
+    """Train and save the adapter, in the main thread.
 
-    If ``config.output`` holds checkpoints of the same settings, training resumes from the newest.
+    If ``config.output`` holds checkpoints of the same settings, training resumes from the newest; nothing is done
+    where it is finished. SIGTERM and Ctrl-C let the current step finish; a checkpoint is written.
 
     Args:
         config: Data, model and settings.
         on_step: Called every few steps with step, number of steps and loss.
-        say: Gets a line about the data, the held-out loss, and a resume.
+        say: Gets a line about the data, the held-out loss, a resume, and a stop.
+
+    Returns:
+        The adapter's folder; None where a signal has stopped the training.
 
     Raises:
-        UsageError: The folder holds a finished adapter, or checkpoints of other settings.
+        UsageError: The folder holds an adapter, or checkpoints, of other settings.
         DataError: The data cannot be used.
+        Stopped: A signal asked to stop before the first step.
     """
     output = config.output
     require_output(output)
-    if config.sft.packing:
-        require_shared_rows(config.policy.base_model)
-    tokenizer = load_tokenizer(config.policy.base_model)
-    renderer = renderer_of(tokenizer, config.policy.base_model)
+    with stop_signals() as stop:
+        with stop.waiting():
+            if config.sft.packing:
+                require_shared_rows(config.policy.base_model)
+            tokenizer = load_tokenizer(config.policy.base_model)
+            renderer = renderer_of(tokenizer, config.policy.base_model)
+            config = _without_auto(config, renderer, compute_device(config.device), say)
+            keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
+            newest = _newest_checkpoint(output / CHECKPOINTS_FOLDER)
+            # A checkpoint of the last step is there until the whole adapter is.
+            if newest is None and (output / ADAPTER_WEIGHTS_FILE).exists():
+                say(f"{output} is finished; choose another output for another adapter")
+                return output
+            trainer = _trainer(config, tokenizer, renderer, newest, say)
+            trainer.add_callback(ProgressCallback(output / METRICS_FILE, on_step, say))
+            trainer.add_callback(StopCallback(stop))
+        trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
+        step, num_steps = trainer.state.global_step, trainer.state.max_steps
+        if step < num_steps:
+            say(f"stopped at step {step}/{num_steps}; the same command resumes there")
+            return None
+        trainer.save_model(str(output))
+        shutil.rmtree(output / CHECKPOINTS_FOLDER, ignore_errors=True)
+    return output
+
+
+def _trainer(
+    config: SFTRunConfig,
+    tokenizer: Any,
+    renderer: PromptRenderer,
+    newest: Path | None,
+    say: Callable[[str], None],
+) -> SFTTrainer:
+    """TRL's trainer of a fresh adapter, which ``newest``, a checkpoint, replaces where there is one."""
     device = compute_device(config.device)
-    config = _without_auto(config, renderer, device, say)
-    keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
     examples, held_out = _data_sets(config, renderer, say)
-    checkpoints = output / CHECKPOINTS_FOLDER
-    newest = _newest_checkpoint(checkpoints)
     if newest is not None:
         say(f"resuming from {newest}")
     score_completions_only()
@@ -83,7 +117,6 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         eval_dataset=held_out,
         processing_class=tokenizer,
         peft_config=fresh_lora(config.policy),
-        callbacks=[ProgressCallback(output / METRICS_FILE, on_step, say)],
     )
     # On a 4-bit base TRL makes the adapter bfloat16, whose precision is coarser than the updates.
     for parameter in trainer.model.parameters():
@@ -91,10 +124,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             parameter.data = parameter.data.to(torch.float32)
     # Its dicts would be printed between our own lines.
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
-    trainer.save_model(str(output))
-    shutil.rmtree(checkpoints, ignore_errors=True)
-    return output
+    return trainer
 
 
 def _without_auto(

@@ -1,4 +1,4 @@
-"""What TRL calls while it fine-tunes: progress and metrics."""
+"""What TRL calls while it fine-tunes: progress and metrics, and an end where a signal asks for it."""
 
 import json
 import math
@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.console.progress import OnStep
+from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.tracking import metrics_row
 from trainer.io.durable import write_file
 from trainer.io.paths import read_plain
@@ -57,3 +58,29 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
             self._say(
                 f"sft step {state.global_step}/{state.max_steps} held-out loss {logs['eval_loss']:.4f}"
             )
+
+
+class StopCallback(TrainerCallback):  # type: ignore[misc]
+    """Ends the training after the step in which a signal asked for it, with a checkpoint of that step."""
+
+    def __init__(self, stop: StopRequest):
+        """Ask ``stop`` after each step."""
+        self._stop = stop
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save and end, where that was asked for."""
+        if self._stop.requested:
+            control.should_save = control.should_training_stop = True
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave an evaluation before the first step, of which there is nothing to save.
+
+        Raises:
+            Stopped: A signal asked for it.
+        """
+        if self._stop.requested and state.global_step == 0:
+            raise Stopped

@@ -1,6 +1,8 @@
 """SFT on the tiny base: what it learns from, what it goes on from, and what comes out."""
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +106,63 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert without_losses(asked.output) == without_losses(trained)
 
 
-def test_a_finished_adapter_and_other_settings_are_not_overwritten(
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_after_the_step_with_a_checkpoint_of_it(
+    sent: signal.Signals, trained: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    asked, said = config(tiny_base, tmp_path / "stopped"), list[str]()
+    before = signal.getsignal(sent)
+
+    def on_step(step: int, num_steps: int, loss: float) -> None:
+        if step == 1:
+            os.kill(os.getpid(), sent)
+
+    assert run_sft(asked, on_step, said.append) is None
+    assert signal.getsignal(sent) is before
+    (line,) = (line for line in said if "stopped" in line)
+    # TRL logs a step once it has ended, so the signal comes in the next one.
+    assert line == "stopped at step 2/6; the same command resumes there"
+    assert not (asked.output / "adapter_model.safetensors").exists()
+    assert any("checkpoint-2" in line for line in train(asked))
+    whole, resumed = (
+        load_file(folder / "adapter_model.safetensors") for folder in (trained, asked.output)
+    )
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert without_losses(asked.output) == without_losses(trained)
+
+
+def test_a_finished_adapter_is_left_as_it_is(
     trained: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
+    weights = trained / "adapter_model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert train(config(tiny_base, trained))[-1].startswith(f"{trained} is finished")
+    assert weights.stat().st_mtime_ns == written
+    with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
+        train(config(tiny_base, trained, learning_rate=0.1))
+    (trained / "config.toml").unlink()
     with pytest.raises(UsageError, match="holds an adapter already"):
         train(config(tiny_base, trained))
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_checkpoints_of_other_settings_are_not_gone_on_with(
+    tiny_base: Path, tmp_path: Path
+) -> None:
     train(config(tiny_base, tmp_path / "killed"), killed_at=5)
     with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
         train(config(tiny_base, tmp_path / "killed", learning_rate=0.1))
+
+
+def test_an_adapter_that_was_being_written_is_written_again(
+    trained: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    asked = config(tiny_base, tmp_path / "torn", checkpoint_every=2)
+    train(asked, killed_at=5)
+    weights = asked.output / "adapter_model.safetensors"
+    weights.write_bytes(b"half")
+    train(asked)
+    assert load_file(weights).keys() == load_file(trained / weights.name).keys()
 
 
 @pytest.mark.parametrize(
