@@ -2,7 +2,7 @@
 
 The proximal policy of every step is the one that training starts from: the one that sampled the file, if
 it was collected with that adapter. PPO's clipping thus keeps the policy close to the one that the samples
-come from, however many passes are made. The reference is the same policy, so the KL penalty starts at 0.
+come from, however many passes are made. The reference is the same policy, so there is no KL penalty.
 """
 
 import math
@@ -14,7 +14,7 @@ import torch
 
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
-from trainer.console.advice import ppo_advice
+from trainer.console.advice import no_kl_line, ppo_advice
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
@@ -48,6 +48,8 @@ from trainer.run_state.run_folder import (
     with_prompt_format,
 )
 
+_OF_THE_PENALTY = ("ppo/reference_kl", "ppo/kl_coef")
+"""Metrics of the KL penalty, which would say that the policy has not moved."""
 _FOREIGN_NATS = 0.05
 """Mean |starting policy - file| logprob from which the file is plainly not of the starting policy; where
 both compute in bfloat16 rounding stays below."""
@@ -92,7 +94,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             RewardFunctions(config.reward) as functions,
         ):
             advice = ppo_advice(config.ppo, config.rollout.max_tokens, num_steps)
-            for line in (*lines, *(f"warning: {line}" for line in advice)):
+            for line in (*lines, *no_kl_line(config.ppo), *(f"warning: {line}" for line in advice)):
                 tracker.say(line)
             _say_what_is_in_the_file(config, rollouts, num_steps, tracker.say)
             if progress.step:
@@ -177,6 +179,8 @@ class _OfflineTraining:
         if step == 1 and ppo.logprob_mismatch > _FOREIGN_NATS:
             self._tracker.say(_foreign_warning(ppo.logprob_mismatch))
         metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
+        for name in _OF_THE_PENALTY:
+            del metrics[name]
         self._tracker.step(step, metrics)
 
     @property

@@ -89,7 +89,9 @@ class OfflineRunConfig(CommandConfig):
     """PPO from a file of rollouts, without a server.
 
     The length is offline.num_epochs, in steps of rollout.questions_per_step. Keys of run, rollout and
-    ppo about the number of steps, evaluation, generation and staleness have no effect here.
+    ppo about the number of steps, evaluation, generation and staleness have no effect here, nor do ppo.kl_coef,
+    ppo.adaptive_kl and ppo.target_kl: the reference is the policy that every step is compared with, and clipping
+    keeps the policy near it.
     """
 
     rollouts: Path = Path("runs/rollouts.jsonl")

@@ -45,3 +45,18 @@ def ppo_advice(ppo: PPOConfig, max_tokens: int, num_steps: int) -> list[str]:
             f"{num_steps}: the policy stays as it is; set it lower, or run more steps"
         )
     return lines
+
+
+def no_kl_line(ppo: PPOConfig) -> list[str]:
+    """One line where a run from a file has a KL penalty configured, which is 0 there; else none.
+
+    Args:
+        ppo: The run's settings.
+    """
+    if ppo.kl_coef == 0:
+        return []
+    return [
+        "no KL penalty: the reference is the policy that every step is compared with, so ppo.kl_coef, "
+        "ppo.adaptive_kl and ppo.target_kl have no effect in train-offline; ppo.clip_low and ppo.clip_high keep the "
+        "policy near it, and ppo/approx_kl in metrics.jsonl says how far it has moved"
+    ]

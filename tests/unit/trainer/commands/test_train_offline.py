@@ -164,6 +164,8 @@ def test_a_run_leaves_metrics_adapters_and_checkpoints(whole: Path, policy: Poli
     assert all(row["ppo/logprob_mismatch"] < 1e-5 for row in found)
     assert found[0]["ppo/policy_frozen"] == 1
     assert found[-1]["ppo/approx_kl"] > found[1]["ppo/approx_kl"] > 0
+    # There is no penalty, and its metrics would say that the policy has not moved.
+    assert not {"ppo/reference_kl", "ppo/kl_coef"} & {key for row in found for key in row}
     model = PeftModel.from_pretrained(load_base(policy, CPU), whole)
     assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from trainer.config.sections import PPOConfig, SFTConfig
-from trainer.console.advice import low_learning_rate, ppo_advice
+from trainer.console.advice import low_learning_rate, no_kl_line, ppo_advice
 
 
 @pytest.mark.parametrize("rate", [1e-5, 2e-5, 5e-4])
@@ -56,3 +56,11 @@ def test_a_lambda_that_lets_no_reward_reach_the_start_is_named(
     config = PPOConfig.model_validate(given)
     lines = ppo_advice(config, max_tokens, 10**6)
     assert [line.partition(" = ")[0] for line in lines] == ["ppo.gae_lambda"] * is_said
+
+
+def test_settings_of_the_kl_penalty_that_do_nothing_from_a_file_are_named() -> None:
+    (line,) = no_kl_line(PPOConfig())
+    assert line.startswith("no KL penalty: ")
+    for key in ("ppo.kl_coef", "ppo.adaptive_kl", "ppo.target_kl", "ppo.clip_high"):
+        assert key in line
+    assert no_kl_line(PPOConfig(kl_coef=0)) == []
