@@ -1,6 +1,7 @@
 """The trainer's commands. Each is parsed first and imports torch after, so that --help is quick."""
 
 import os
+import select
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -139,6 +140,27 @@ def _usage(prog: str) -> str:
 
 def main() -> None:
     """Run a command; where it fails, exit with one line on stderr and the error's code."""
+    try:
+        try:
+            _main()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader():
+            raise
+        # Who read it, such as `head`, has seen enough; the interpreter would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _has_no_reader() -> bool:
+    """Whether standard output is a pipe whose reader is gone."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
+def _main() -> None:
     name, *arguments = sys.argv[1:] or ["--help"]
     program = program_name("trainer", "regime-w")
     if name in ("-h", "--help"):

@@ -111,8 +111,15 @@ def _response(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -
     return JSONResponse(content, status_code=status, headers=dict(headers))
 
 
-def _from_validation(error: RequestValidationError) -> InvalidRequest:
+def _from_validation(error: RequestValidationError, content_type: str) -> InvalidRequest:
     details = error.errors()
+    # FastAPI reads a body of another type, such as that of curl's -d, as one text.
+    is_unread = details[0]["loc"] == ("body",) and isinstance(error.body, bytes | str)
+    if is_unread and "json" not in content_type:
+        given = content_type or "none"
+        return InvalidRequest(
+            f"the body has the Content-Type {given}: send the header 'Content-Type: application/json'"
+        )
     # For a union, prefer a branch of the value's own type: the others say nothing of what is wrong.
     detail = next((d for d in details if d["type"] not in _WRONG_BRANCH), details[0])
     if detail["type"] == "json_invalid":
@@ -139,7 +146,7 @@ class ErrorRoute(APIRoute):
             except RequestError as error:
                 refusal = error
             except RequestValidationError as error:
-                refusal = _from_validation(error)
+                refusal = _from_validation(error, request.headers.get("content-type", ""))
             metrics = request.app.state.regime_w.metrics
             metrics.rejects.labels(error_body(refusal).type).inc()
             return error_response(refusal)

@@ -9,6 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from inference_server.wire.flags.words import meant_elsewhere
+
 _MIN_LIKENESS = 0.6
 _SHOWN_CHARS = 200
 _NEARLY = 0.75
@@ -78,8 +80,10 @@ def known_keys(model: type[BaseModel]) -> Iterator[str]:
 
 
 def suggestion(key: str, keys: Collection[str]) -> str:
-    """``; did you mean …?`` with the nearest known key; empty where none is near."""
+    """``; did you mean …?`` with the key that others call so, or else the nearest; empty where none is near."""
     same_name = sorted(known for known in keys if known.rpartition(".")[2] == key)
+    if not same_name and (elsewhere := meant_elsewhere(key, keys)):
+        return elsewhere
     near = same_name or difflib.get_close_matches(key, sorted(keys), 1, _MIN_LIKENESS)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -116,7 +120,10 @@ def unknown_variables(
         section, dot, _ = key.partition(".")
         if section in keys or key in other_keys or key in _OTHER_VARIABLES:
             continue
-        meant = suggestion(key, keys) if dot else _nearly(key, {*keys, *other_keys})
+        if dot:
+            meant = suggestion(key, keys)
+        else:
+            meant = meant_elsewhere(key, keys) or _nearly(key, {*keys, *other_keys})
         lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
     return lines
 

@@ -312,6 +312,20 @@ async def test_a_body_that_is_not_json_is_named_as_such(client: Client) -> None:
     assert "not JSON" in response.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain"])
+async def test_a_body_without_the_header_of_json_is_told_which(
+    client: Client, content_type: str
+) -> None:
+    headers = {"Content-Type": content_type}  # the first is curl's with -d
+    response = await client.post(
+        "/v1/arms/generate", content='{"questions": ["1"]}', headers=headers
+    )
+    assert response.status_code == 400
+    message = response.json()["error"]["message"]
+    assert content_type in message
+    assert "'Content-Type: application/json'" in message
+
+
 async def test_groups_beyond_the_limit_are_turned_away_until_others_end(
     client: Client, engine: FakeEngine
 ) -> None:

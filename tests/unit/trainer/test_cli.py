@@ -23,6 +23,21 @@ def trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.parametrize("command", ["--help", "--version", "--print-completion bash"])
+def test_a_reader_that_has_seen_enough_is_no_error(command: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer", *command.split()],
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=400,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 ROOT = Path(__file__).resolve().parents[3]
 HELP = {
     "trainer": ("train", "sft", "eval", "sample", "report"),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from inference_server.settings import read_settings
-from inference_server.wire.settings_errors import SettingsError, got
+from inference_server.settings import Settings, read_settings
+from inference_server.wire.flags.words import ALSO_CALLED
+from inference_server.wire.settings_errors import SettingsError, got, known_keys
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms
+from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 from trainer.config.sections import (
     SECTIONS,
@@ -575,6 +577,10 @@ def test_every_variable_that_does_not_parse_is_named(
             ["--learning_rate: unknown flag; did you mean --ppo.learning_rate?"],
         ),
         (["--num-epochs", "1"], ["--num-epochs: unknown flag; did you mean --ppo.num_epochs?"]),
+        (["--lr=1"], ["--lr: unknown flag; did you mean --ppo.learning_rate?"]),
+        (["--ppo.beta", "1"], ["--ppo.beta: unknown flag; did you mean --ppo.kl_coef?"]),
+        (["--output_dir", "x"], ["did you mean --run.folder?"]),
+        (["--rollout.temperature", "1"], ["did you mean --rollout.arms (each arm has a"]),
         (["--sft.num-examples=9"], ["--sft.num-examples: a setting of other commands"]),
         (["--ppo.learning_rate", "fast"], ["ppo.learning_rate", "fast"]),
         (["--ppo.learning_rate"], ["ppo.learning_rate"]),
@@ -589,6 +595,11 @@ def test_what_is_wrong_in_a_flag_names_the_flag(
     arguments: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert_one_line_error(capsys, arguments, *fragments)
+
+
+def test_settings_that_others_name_otherwise_are_there() -> None:
+    there_are = {key for command in COMMANDS.values() for key in known_keys(command.config)}
+    assert set(ALSO_CALLED) <= there_are | set(known_keys(Settings))
 
 
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])
