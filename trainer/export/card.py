@@ -113,7 +113,7 @@ def model_card(exported: Exported) -> str:
         base_name=exported.base_on_hub or f"./{Path(base).name}",
         fingerprint=None if folder is None else fingerprint(folder),
         verdict=verdict if verdict.outcome is not Outcome.UNMEASURED else None,
-        evidence=_plain(verdict.evidence),
+        evidence=_plain(" ".join(filter(None, (verdict.evidence, run.other_data(_public))))),
         trained=None if run.compared is None else run.compared[1],
         summary=None if evaluation is None else _plain(_public_summary(evaluation)),
         tables=[] if evaluation is None else list(map(_markdown, tables_of(evaluation))),

@@ -21,6 +21,9 @@ from trainer.io.paths import read_plain
 
 CONFIG_FILE = "config.toml"
 
+_OTHER_COMMANDS = {"rollouts": "train-offline", "sft": "sft"}
+"""Keys that the settings of other commands than `train` have."""
+
 _Config = TypeVar("_Config", bound=Section)
 
 
@@ -226,7 +229,14 @@ def read_run_config(folder: Path) -> TrainConfig:
     """
     path = folder / CONFIG_FILE
     try:
-        return TrainConfig.read_kept(kept_tables(path))
+        tables = kept_tables(path)
+        for key, command in _OTHER_COMMANDS.items():
+            if key in tables:
+                raise UsageError(
+                    f"{folder} is of `{command}`, which has no journal of rollouts: there is nothing to replay. Run "
+                    f"`{command}` with other settings in another folder to see what they change"
+                )
+        return TrainConfig.read_kept(tables)
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None
     except ValidationError as error:

@@ -1,9 +1,10 @@
 """The names of a run's versions on its disk: ``adapters/policy-000012``, and nothing else that begins so."""
 
+import os
 import re
 from pathlib import Path
 
-from inference_server.wire.schemas import adapter_name
+from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, adapter_name
 
 ADAPTERS_FOLDER = "adapters"
 """The folder of a run's versions within the run's."""
@@ -24,3 +25,17 @@ def version_folders(run: Path) -> dict[int, Path]:
     """The folders of the versions in a run's folder, oldest first; none where there is no such folder."""
     found = {version_of_name(path.name): path for path in (run / ADAPTERS_FOLDER).glob("policy-*")}
     return {version: found[version] for version in sorted(v for v in found if v is not None)}
+
+
+def why_no_adapter(folder: Path) -> str:
+    """What a folder without an adapter's configuration is instead, and what to name."""
+    # Not of what is no folder, such as a path that is too long for one.
+    versions = list(version_folders(folder).values()) if os.path.isdir(folder) else []
+    if versions:
+        return (
+            f"it is a run's folder; name an adapter of it, such as {versions[-1]}, its newest, or the one that "
+            f"`export {folder} --best --adapter --to DIR` writes to DIR"
+        )
+    if os.path.isdir(folder / "checkpoints"):
+        return "it has checkpoints and no adapter yet; the command that began it resumes"
+    return f"no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter of the Hub first)"

@@ -21,6 +21,7 @@ from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.disk import is_disk_full
+from trainer.io.version_names import why_no_adapter
 
 _FIELD = "policy.base_model"
 _PROBE = "What is 6 times 7?"
@@ -128,10 +129,7 @@ def require_tensors_as_configured(folder: Path, shapes: Mapping[str, Sequence[in
 def _read_adapter_config(folder: Path, where: str) -> AdapterConfig:
     path = folder / ADAPTER_CONFIG_FILE
     if not os.path.isfile(path):
-        raise UsageError(
-            f"{where}: no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter "
-            "of the Hub first)"
-        )
+        raise UsageError(f"{where}: {why_no_adapter(folder)}")
     with _naming_the_adapter(where):
         content = path.read_bytes()
         config, dropout = read_config(content), parsed_config(content).get("lora_dropout")

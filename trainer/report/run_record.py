@@ -1,7 +1,7 @@
 """A run's folder as the report reads it: metrics, configuration, evaluation."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,12 @@ class RunRecord:
             return None
         return held_out_source(self.config.data)
 
-    @property
-    def other_data(self) -> str | None:
-        """A sentence where the evaluation asked questions of another source than the run's; else None."""
+    def other_data(self, shown: Callable[[str], str] = str) -> str | None:
+        """A sentence where the evaluation asked questions of another source than the run's; else None.
+
+        Args:
+            shown: How sources are written.
+        """
         if self.evaluation is None or self.config is None:
             return None
         asked, data = self.evaluation.data, self.config.data
@@ -78,12 +81,17 @@ class RunRecord:
         if self.held_out is None:
             if not is_built_in(asked):
                 return None
-            own = f"the run was trained on {data.source} and names no held-out questions of it"
+            own = (
+                f"the run was trained on {shown(data.source)} and names no held-out questions of it"
+            )
         elif is_same_source(asked, self.held_out):
             return None
         else:
-            own = f"the run's held-out questions (data.evaluation_source) are those of {self.held_out}"
-        return f"The questions are those of {asked}, but {own}."
+            own = (
+                "the run's held-out questions (data.evaluation_source) are those of "
+                f"{shown(self.held_out)}"
+            )
+        return f"The questions are those of {shown(asked)}, but {own}."
 
     def _is_trained(self, model: ModelResult) -> bool:
         path = Path(model.model)

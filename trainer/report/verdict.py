@@ -17,6 +17,7 @@ from trainer.console.terminal import print_line
 from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
 from trainer.evaluation.statistics import CONFIDENCE
 from trainer.evaluation.tables import p_value, signed
+from trainer.io.version_names import version_folders
 from trainer.report.findings.finding import Finding
 from trainer.report.findings.ranking import MEANINGLESS, findings_of
 from trainer.report.run_record import RunRecord
@@ -51,6 +52,8 @@ class Verdict:
     """In a few words."""
     evidence: str
     """The basis of the answer, in one or two sentences."""
+    other_data: str | None
+    """A sentence where the evidence is of questions of another source than the run's."""
     findings: tuple[Finding, ...]
     """The likeliest cause first."""
 
@@ -70,7 +73,13 @@ def verdict_of(run: RunRecord) -> Verdict:
         evidence += (
             " Accuracy rose, but the reward did not pay for it: this is drift, and it can reverse."
         )
-    return Verdict(outcome=outcome, answer=answer, evidence=evidence, findings=findings)
+    return Verdict(
+        outcome=outcome,
+        answer=answer,
+        evidence=evidence,
+        other_data=None if outcome is Outcome.UNMEASURED else run.other_data(),
+        findings=findings,
+    )
 
 
 def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
@@ -87,8 +96,6 @@ def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
         f"{found.baseline} [{signed(found.low)}, {signed(found.high)}], {found.num_won} won and "
         f"{found.num_lost} lost, McNemar's exact p {_equals(found.p_value)}."
     )
-    if run.other_data is not None:
-        evidence += f" {run.other_data}"
     if found.p_value < 1 - CONFIDENCE:
         if found.points > 0:
             return Outcome.HELPING, "Yes.", evidence
@@ -125,7 +132,7 @@ def _round_up(number: float) -> int:
 
 def _how_to_measure(run: RunRecord) -> str:
     adapter = None if run.config is None else run.config.policy.adapter
-    version = run.rows[-1].get("version")
+    version = run.rows[-1].get("version", max(version_folders(run.folder), default=None))
     newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
     models = f'\'["Start={adapter or "base"}", "PPO={newest}"]\''
     # `eval` takes a run's own questions along, where the run names any.
@@ -142,7 +149,8 @@ def _how_to_measure(run: RunRecord) -> str:
 
 def print_verdict(verdict: Verdict, console: Console) -> None:
     """Print a verdict as plain lines; paths and labels are never read as markup."""
-    print_line(console, f"Is RL helping? {verdict.answer} {verdict.evidence}")
+    said = filter(None, (verdict.answer, verdict.evidence, verdict.other_data))
+    print_line(console, f"Is RL helping? {' '.join(said)}")
     if verdict.cause is not None:
         print_line(console, f"Most likely cause: {verdict.cause.title}")
     for finding in verdict.findings:

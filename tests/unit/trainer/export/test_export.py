@@ -265,6 +265,19 @@ def test_the_folders_of_a_machine_are_cut_from_settings_that_name_files_and_from
     assert found["rollout"]["arms"] == [arm]
 
 
+@pytest.mark.parametrize("held_out", ["/secret/held_out.jsonl", "word-problems"])
+def test_a_card_says_where_other_questions_were_asked_without_folders(
+    held_out: str, run: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    tables = tomllib.loads((copy / "config.toml").read_text())
+    tables["data"] |= {"source": "/secret/x.jsonl", "evaluation_source": held_out}
+    (copy / "config.toml").write_text(tomli_w.dumps(tables))
+    text = (exported(copy, tmp_path / "x", adapter=True) / "README.md").read_text()
+    assert "The questions are those of word-problems, but the run" in text
+    assert "secret" not in text
+
+
 def test_a_version_that_was_not_evaluated_does_not_take_anothers_figures(
     run: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from regime_w import ArmSpec, build_all_arms
 from trainer.config.sections import (
     CollectConfig,
+    OfflineRunConfig,
     PPOConfig,
     RolloutConfig,
     SFTRunConfig,
@@ -35,6 +36,18 @@ SOLO = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.
 def old_run(tmp_path: Path) -> Path:
     shutil.copy(OLD_RUN, tmp_path / CONFIG_FILE)
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "command"), [(OfflineRunConfig(), "train-offline"), (SFTRunConfig(), "sft")]
+)
+def test_what_another_command_began_is_called_by_its_name(
+    config: OfflineRunConfig | SFTRunConfig, command: str, tmp_path: Path
+) -> None:
+    (tmp_path / CONFIG_FILE).write_text(as_toml(config))
+    with pytest.raises(UsageError, match=rf"is of `{command}`, .*nothing to replay") as raised:
+        read_run_config(tmp_path)
+    assert "Extra inputs" not in str(raised.value)
 
 
 def test_a_run_of_an_earlier_version_resumes(old_run: Path) -> None:

@@ -120,6 +120,33 @@ def test_an_adapter_that_is_no_folder_is_one_line(adapter: str, tiny_base: Path)
     assert "no adapter_config.json in it" in refusal(tiny_base, Path(adapter))
 
 
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (
+            ["adapters/policy-000002", "adapters/policy-000010", "checkpoints"],
+            "it is a run's folder; name an adapter of it, such as run/adapters/policy-000010, its newest",
+        ),
+        (
+            ["checkpoints"],
+            "it has checkpoints and no adapter yet; the command that began it resumes",
+        ),
+        ([], "no adapter_config.json in it"),
+    ],
+)
+def test_a_folder_that_an_adapter_comes_from_is_named_for_what_it_is(
+    folders: list[str],
+    said: str,
+    tiny_base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ["", *folders]:
+        (Path("run") / folder).mkdir(parents=True, exist_ok=True)
+    assert said in refusal(tiny_base.resolve(), Path("run"))
+
+
 def test_all_linear_is_every_linear_layer_but_the_head(tiny_base: Path) -> None:
     def targets(*modules: str) -> set[str]:
         config = PolicyConfig(base_model=str(tiny_base), target_modules=modules)

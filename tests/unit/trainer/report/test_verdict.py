@@ -105,9 +105,11 @@ def test_an_evaluation_of_other_questions_than_the_run_s_is_called_that(
     data: dict[str, Any], asked: str, said: str | None
 ) -> None:
     evaluated = EVALUATED.model_copy(update={"data": asked})
-    evidence = verdict_of(record(config={"data": data}, evaluated=evaluated)).evidence
-    assert ("The questions are those of" in evidence) == (said is not None)
-    assert said is None or said in evidence
+    verdict = verdict_of(record(config={"data": data}, evaluated=evaluated))
+    shown = io.StringIO()
+    print_verdict(verdict, Console(file=shown, width=1000))
+    assert ("The questions are those of" in shown.getvalue()) == (said is not None)
+    assert said is None or said in shown.getvalue()
 
 
 @pytest.mark.parametrize(
