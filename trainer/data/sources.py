@@ -76,8 +76,8 @@ def load_records(
     """Read at most ``num_records`` records of a source.
 
     Args:
-        source: One of `GENERATED`, a file (see `read_records`) of ``{"question", "answer"}`` records, or a Hub dataset ``OWNER/NAME[:CONFIG[:SPLIT]]``; with ``#train`` or
-            ``#held_out`` that part of it.
+        source: One of `GENERATED`, a file (see `read_records`) of ``{"question", "answer"}`` records, or a Hub
+            dataset ``OWNER/NAME[:CONFIG[:SPLIT]]``; with ``#train`` or ``#held_out`` that part of it.
         split: Which split of the generator or of the Hub dataset: on the Hub ``train``, and ``test``
             or else ``validation``. A file has only one.
         num_records: The most records.

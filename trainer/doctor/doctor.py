@@ -11,6 +11,7 @@ from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from trainer.config.sections import DoctorConfig
 from trainer.console.advice import low_learning_rate
+from trainer.doctor.data import check_data
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.memory import check_memory, check_server_flags
@@ -44,6 +45,7 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     if config.role != "server":
         lines = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
         results += [note("learning rate", line, "ppo.learning_rate") for line in lines]
+        results += check_data(config)
     is_nowhere = base_folder(config.model) is None and model_files[0].status is CheckStatus.BAD
     try:
         # What the Hub does not give it would be asked for again and again.

@@ -28,6 +28,7 @@ from trainer.config.sections import (
     ServeConfig,
     SFTConfig,
 )
+from trainer.doctor.data import check_data
 from trainer.doctor.device import Card, check_device
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.doctor import run_doctor
@@ -460,3 +461,33 @@ def test_a_configuration_that_cannot_be_read_is_one_row(
     text = doctors_text(DoctorConfig(ask_server=False, policy=policy), capsys)
     assert "no plan without the model's" in text
     assert "verdict: a run would fail" in text
+
+
+@pytest.mark.parametrize(
+    ("lines", "data", "run", "status", "words"),
+    [
+        (2, {}, {}, CheckStatus.OK, "2 questions can be read (data.source)"),
+        (2, {"answer": "gold"}, {}, CheckStatus.BAD, "data.answer"),
+        (0, {}, {}, CheckStatus.BAD, "no records"),
+        (None, {}, {}, CheckStatus.BAD, "mine.jsonl"),
+        (2, {}, {"evaluate_every": 5}, CheckStatus.BAD, "needs held-out questions"),
+        (2, {"source": "owner/name"}, {}, CheckStatus.NOTE, "of the Hub"),
+        (2, {"source": "word-problems"}, {"evaluate_every": 5}, CheckStatus.OK, "word-problems"),
+    ],
+)
+def test_the_questions_are_read(
+    lines: int | None,
+    data: dict[str, str],
+    run: dict[str, int],
+    status: CheckStatus,
+    words: str,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    if lines is not None:
+        path.write_text('{"question": "1 + 1?", "answer": "2"}\n' * lines)
+    config = DoctorConfig.model_validate({"data": {"source": str(path), **data}, "run": run})
+    found = list(check_data(config))
+    assert found[-1].status is status
+    assert words in found[-1].text
+    assert len(found) == (2 if run else 1)

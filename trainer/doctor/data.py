@@ -1,0 +1,35 @@
+"""Whether the questions of a run can be read, as its start reads them."""
+
+import os
+from collections.abc import Iterator
+
+from trainer.config.sections import DoctorConfig
+from trainer.data.held_out import is_built_in, names_held_out, require_held_out
+from trainer.data.sources import load_records, require_source
+from trainer.data.word_problems import Split
+from trainer.doctor.results import CheckResult, bad, note, ok
+from trainer.errors import TrainerError
+
+
+def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
+    """One result for each source that the run reads; nothing is downloaded."""
+    data, run = config.data, config.run
+    sources = [("data.source", data.source, Split.TRAIN, data.num_questions)]
+    if run.evaluate_every is not None:
+        number = run.num_evaluation_questions
+        sources.append(("data.evaluation_source", data.evaluation_source, Split.HELD_OUT, number))
+    for setting, source, split, number in sources:
+        try:
+            if split is Split.HELD_OUT and not names_held_out(data):
+                require_held_out(data.source, "run.evaluate_every")
+            name, _ = require_source(source)
+            if not is_built_in(name) and not os.path.isfile(name):
+                yield note("data", f"{source}: a data set of the Hub, which a start reads", setting)
+                continue
+            records = load_records(
+                source, split, num_records=number, seed=data.seed, shape=data.shape
+            )
+        except TrainerError as error:
+            yield bad("data", str(error).splitlines()[0], setting)
+        else:
+            yield ok("data", f"{source}: {len(records):,} questions can be read ({setting})")
