@@ -9,6 +9,7 @@ from trainer.data.sources import load_records, require_source
 from trainer.data.word_problems import Split
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import TrainerError
+from trainer.io.kept_settings import CONFIG_FILE
 
 
 def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
@@ -20,7 +21,9 @@ def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
         sources.append(("data.evaluation_source", data.evaluation_source, Split.HELD_OUT, number))
     for setting, source, split, number in sources:
         try:
-            if split is Split.HELD_OUT and not names_held_out(data):
+            # A run that has begun goes on with what it has.
+            has_begun = (run.folder / CONFIG_FILE).exists()
+            if split is Split.HELD_OUT and not names_held_out(data) and not has_begun:
                 require_held_out(data.source, "run.evaluate_every")
             name, _ = require_source(source)
             if not is_built_in(name) and not os.path.isfile(name):

@@ -486,8 +486,15 @@ def test_the_questions_are_read(
     path = tmp_path / "mine.jsonl"
     if lines is not None:
         path.write_text('{"question": "1 + 1?", "answer": "2"}\n' * lines)
-    config = DoctorConfig.model_validate({"data": {"source": str(path), **data}, "run": run})
+    run_folder = {"folder": str(tmp_path / "run")}
+    config = DoctorConfig.model_validate(
+        {"data": {"source": str(path), **data}, "run": run | run_folder}
+    )
     found = list(check_data(config))
     assert found[-1].status is status
     assert words in found[-1].text
     assert len(found) == (2 if run else 1)
+    if words == "needs held-out questions":
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/config.toml").touch()
+        assert [each.status for each in check_data(config)] == [CheckStatus.OK] * 2
