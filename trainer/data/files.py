@@ -64,6 +64,11 @@ def _csv_records(path: Path) -> Iterator[tuple[int, bytes]]:
     lines = (line.decode("utf-8-sig") for line in jsonl.raw_lines(path))
     rows = csv.DictReader(lines, strict=True)
     try:
+        names = list(rows.fieldnames or ())
+        if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
+            raise DataError(
+                f"{path}:1: two columns have the name {repeated[0]!r}; rename one of them"
+            )
         for row in rows:
             if None in row:
                 raise DataError(

@@ -93,7 +93,8 @@ def _logprobs_kernel(
         shrunk = tl.exp(largest - larger)
         part = tl.where(inside, tl.exp(x - larger), 0.0)
         moment = shrunk * (moment + (largest - larger) * mass)
-        moment += tl.reduce(part * (x - larger), 0, _add)
+        # A logit of minus infinity has no part, and no product with it.
+        moment += tl.reduce(part * tl.where(part > 0, x - larger, 0.0), 0, _add)
         mass = mass * shrunk + tl.reduce(part, 0, _add)
         largest = larger
     token = tl.load(token_ids + row)

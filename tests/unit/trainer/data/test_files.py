@@ -104,6 +104,11 @@ def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -
         ("d.json", '[{"question": "q", "answer": "1"}, 7]', ":2: line: Input should be an object"),
         ("d.json", '{\n "data": []\n}', ": one object over several lines; give a list of records"),
         ("d.json", "[]", ": no records"),
+        (
+            "d.csv",
+            "question,answer,answer\nq,1,2\n",
+            ":1: two columns have the name 'answer'; rename one of them",
+        ),
         ("d.csv", "question,answer\nq,1,2\n", ":2: more values than the first line has names"),
         ("d.csv", "question;answer\nq;1\n", ":2: no column 'question': name the one"),
         ("d.csv", 'question,answer\n"q"x,1\n', ":2: no CSV: "),
