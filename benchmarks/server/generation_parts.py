@@ -4,8 +4,8 @@
 
 Each row adds one thing to the row before: logprobs, seeds, the temperatures of the 1.5B preset's arms, an adapter; then
 the same through `POST /v1/arms/generate`. Last come the recipe's arms, which have a top-p, and logits in the model's
-dtype instead of float32. Every completion of an offline row has ``--max-tokens`` tokens, and ``ms a step`` is the time of one token of all of them;
-the server's end at EOS, which a model with random weights hardly ever samples.
+dtype instead of float32. Every completion of an offline row has ``--max-tokens`` tokens, and ``ms a step`` is the time
+of one token of all of them; the server's end at EOS, which a model with random weights hardly ever samples.
 Rows are printed as they are measured, so that a run that is cut short has said something.
 """
 

@@ -15,6 +15,11 @@ def is_built_in(source: str) -> bool:
     return source.partition("#")[0] in GENERATED
 
 
+def is_on_hub(name: str) -> bool:
+    """Whether a source's name, see `require_source`, is of a Hub dataset: neither built in nor a file."""
+    return name not in GENERATED and not os.path.isfile(name)
+
+
 def held_out_source(data: DataConfig) -> str | None:
     """The source of the held-out questions of kept settings; None where they name none.
 
@@ -47,7 +52,7 @@ def require_held_out(source: str, needed_by: str) -> None:
     name, part = require_source(source)
     if part is not None:
         fix = f"set it, such as to {name}#held_out"
-    elif not os.path.isfile(name) and name.count(":") < _PARTS_WITH_SPLIT:
+    elif is_on_hub(name) and name.count(":") < _PARTS_WITH_SPLIT:
         fix = f"set it, such as to {name}, whose test split is then asked"
     else:
         fix = f"set it to other questions, or to {name}#held_out with data.source = {name}#train"

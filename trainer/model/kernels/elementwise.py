@@ -79,8 +79,8 @@ def swiglu_gradient(gate_up: Tensor, grad: Tensor) -> Tensor:
 
 
 @triton.jit
-def _add(a, b):
-    # tl.sum is this too, but Triton's interpreter has it only if it was asked for before Triton was imported.
+def add(a, b):
+    """The sum of two, for reductions: Triton's interpreter has tl.sum only if it was asked for before the import."""
     return a + b
 
 
@@ -91,7 +91,7 @@ def _norm_kernel(x, weight, out, scale, width, stride, out_stride, epsilon, BLOC
     inside = column < width
     value = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32)
     w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    inverse = 1 / tl.sqrt(tl.reduce(value * value, 0, _add) / width + epsilon)
+    inverse = 1 / tl.sqrt(tl.reduce(value * value, 0, add) / width + epsilon)
     tl.store(scale + row, inverse)
     tl.store(out + row * out_stride + column, value * inverse * w, mask=inside)
 
@@ -118,7 +118,7 @@ def _norm_gradient_kernel(
     unit = tl.load(x + row * stride + column, mask=inside, other=0.0).to(tl.float32) * inverse
     w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
     g = tl.load(grad + row * grad_stride + column, mask=inside, other=0.0).to(tl.float32) * w
-    found = (g - unit * (tl.reduce(g * unit, 0, _add) / width)) * inverse
+    found = (g - unit * (tl.reduce(g * unit, 0, add) / width)) * inverse
     if ADDS:
         found += tl.load(other + row * other_stride + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out + row * width + column, found, mask=inside)

@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from trainer.model.kernels.elementwise import add
+
 _BLOCK = 4096
 """Logits that a program reads at once."""
 
@@ -65,12 +67,6 @@ def logprobs_gradient(
 
 
 @triton.jit
-def _add(a, b):
-    # tl.sum is this too, but Triton's interpreter has it only if it was asked for before Triton was imported.
-    return a + b
-
-
-@triton.jit
 def _larger(a, b):
     return tl.where(a > b, a, b)
 
@@ -94,8 +90,8 @@ def _logprobs_kernel(
         part = tl.where(inside, tl.exp(x - larger), 0.0)
         moment = shrunk * (moment + (largest - larger) * mass)
         # A logit of minus infinity has no part, and no product with it.
-        moment += tl.reduce(part * tl.where(part > 0, x - larger, 0.0), 0, _add)
-        mass = mass * shrunk + tl.reduce(part, 0, _add)
+        moment += tl.reduce(part * tl.where(part > 0, x - larger, 0.0), 0, add)
+        mass = mass * shrunk + tl.reduce(part, 0, add)
         largest = larger
     token = tl.load(token_ids + row)
     log_sum = largest + tl.log(mass)
