@@ -11,13 +11,18 @@
 set -u
 
 stopping= child=
-trap 'stopping=1; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT
+# A fork that is still this shell would catch the signal and drop it: the command must have taken its place.
+pass_on() {
+  while cmp -s "/proc/$$/cmdline" "/proc/$child/cmdline"; do sleep 0.1; done
+  kill -TERM "$child" 2>/dev/null
+}
+trap 'stopping=1; [ -z "$child" ] || pass_on' TERM INT
 while [ -z "$stopping" ]; do
   # A session of its own, so that what the command leaves behind can be ended with it.
   setsid "$@" &
   child=$!
-  # A signal that came before the child had a number was not passed on; at once, its fork might miss it.
-  [ -z "$stopping" ] || { sleep 1; kill -TERM "$child" 2>/dev/null; }
+  # A signal that came before the child had a number was not passed on.
+  [ -z "$stopping" ] || pass_on
   wait "$child"
   code=$?
   # A signal ends this script's wait, not the command.

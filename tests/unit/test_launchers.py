@@ -3,7 +3,8 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import yaml
 
 from inference_server.settings import read_settings
+from tests.processes import killed_at_the_end
+from tests.waiting import wait_until
 from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, TrainConfig
@@ -141,12 +144,13 @@ def cluster(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@contextmanager
 def submitted(
     cluster: Path, nodes: str, *, codes: Sequence[int] = (0,), **variables: str
-) -> subprocess.Popen[str]:
+) -> Iterator[subprocess.Popen[str]]:
     """The script, with the trainer's exit codes, one a start."""
     (cluster / "codes").write_text("".join(f"{code}\n" for code in codes))
-    return subprocess.Popen(
+    job = subprocess.Popen(
         ["bash", str(SBATCH)],
         cwd=cluster,
         env={
@@ -162,6 +166,8 @@ def submitted(
         stderr=subprocess.PIPE,
         text=True,
     )
+    with killed_at_the_end(job):
+        yield job
 
 
 def calls_of(cluster: Path, kind: str) -> list[list[str]]:
@@ -180,8 +186,8 @@ def after_module(words: list[str]) -> list[str]:
 def test_a_slurm_job_is_a_trainer_and_a_server_on_each_other_node(
     codes: list[int], num_starts: int, cluster: Path
 ) -> None:
-    job = submitted(cluster, "n1 n2 n3", codes=codes, RUN_NAME="mine")
-    job.communicate(timeout=60)
+    with submitted(cluster, "n1 n2 n3", codes=codes, RUN_NAME="mine") as job:
+        job.communicate(timeout=300)
     assert job.returncode == codes[-1]
     doctors = calls_of(cluster, "doctor")
     roles = [load_config(DoctorConfig, after_module(each)[1:], prog="t").role for each in doctors]
@@ -201,22 +207,23 @@ def test_a_slurm_job_is_a_trainer_and_a_server_on_each_other_node(
 
 
 def test_a_slurm_job_whose_time_is_over_lets_the_trainer_end(cluster: Path) -> None:
-    job = submitted(cluster, "n1 n2", GO_ON="1")
-    while not (cluster / "calls").exists() or " train " not in (cluster / "calls").read_text():
+    calls = cluster / "calls"
+    with submitted(cluster, "n1 n2", GO_ON="1") as job:
+        wait_until(lambda: calls.exists() and " train " in calls.read_text())
         assert job.poll() is None
-    job.terminate()
-    job.communicate(timeout=60)
+        job.terminate()
+        job.communicate(timeout=300)
     assert job.returncode == 0
-    assert (cluster / "calls").read_text().splitlines()[-1] == "n1 stopped"
+    assert calls.read_text().splitlines()[-1] == "n1 stopped"
 
 
 def test_a_slurm_job_ends_once_no_server_is_left(cluster: Path) -> None:
-    job = submitted(cluster, "n1 n2 n3", SERVER_DOCTOR="1")
-    assert "no server is left" in job.communicate(timeout=60)[1]
+    with submitted(cluster, "n1 n2 n3", SERVER_DOCTOR="1") as job:
+        assert "no server is left" in job.communicate(timeout=300)[1]
     assert job.returncode == 2
 
 
 def test_a_slurm_job_of_one_node_is_refused(cluster: Path) -> None:
-    job = submitted(cluster, "n1")
-    assert "give --nodes=2 or more" in job.communicate(timeout=60)[1]
+    with submitted(cluster, "n1") as job:
+        assert "give --nodes=2 or more" in job.communicate(timeout=300)[1]
     assert job.returncode == 2

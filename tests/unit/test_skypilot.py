@@ -6,6 +6,8 @@ import re
 import shlex
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from inference_server.settings import read_settings
+from tests.processes import killed_at_the_end
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, TrainConfig
 
@@ -87,20 +90,25 @@ class Node:
         )
         python.chmod(0o755)
 
-    def start(self, rank: int, ips: str, **variables: str) -> "subprocess.Popen[str]":
+    @contextmanager
+    def started(
+        self, rank: int, ips: str, *, run: str = TASK["run"], **variables: str
+    ) -> Iterator["subprocess.Popen[str]"]:
         sky = {
             "SKYPILOT_NODE_RANK": str(rank),
             "SKYPILOT_NODE_IPS": ips,
             "SKYPILOT_NUM_NODES": str(len(ips.split())),
             "REGIME_W_API_KEY": "k",
         }
-        return subprocess.Popen(
-            ["bash", "-c", TASK["run"]],
+        job = subprocess.Popen(
+            ["bash", "-c", run],
             cwd=self.folder,
             env={**os.environ, **TASK["envs"], **sky, **variables},
             stderr=subprocess.PIPE,
             text=True,
         )
+        with killed_at_the_end(job):
+            yield job
 
     def commands(self) -> list[list[str]]:
         """What was started, configurations read from the repository."""
@@ -119,8 +127,8 @@ def settings_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("code", [0, 2])
 def test_the_head_trains_with_every_other_node_as_server(code: int, tmp_path: Path) -> None:
     node = Node(tmp_path)
-    job = node.start(0, "10.0.0.1\n10.0.0.2\n10.0.0.3", CODE=str(code))
-    job.communicate(timeout=60)
+    with node.started(0, "10.0.0.1\n10.0.0.2\n10.0.0.3", CODE=str(code)) as job:
+        job.communicate(timeout=300)
     assert job.returncode == code
     doctor, train = node.commands()
     found = load_config(DoctorConfig, doctor[2:], prog="t")
@@ -134,8 +142,8 @@ def test_the_head_trains_with_every_other_node_as_server(code: int, tmp_path: Pa
 
 def test_another_node_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(tmp_path)
-    job = node.start(2, "127.0.0.9\n10.0.0.2\n10.0.0.3", PORT="8123", CHECK_S="0.05")
-    job.communicate(timeout=60)
+    with node.started(2, "127.0.0.9\n10.0.0.2\n10.0.0.3", PORT="8123", CHECK_S="0.05") as job:
+        job.communicate(timeout=300)
     assert job.returncode == 0
     settings_of_the_task(monkeypatch)
     doctor, server = node.commands()
@@ -161,19 +169,15 @@ def test_a_server_ends_once_the_trainer_has_gone(tmp_path: Path) -> None:
     threading.Thread(target=trainer.serve_forever).start()
     run = TASK["run"].replace(":9400/metrics", f":{trainer.server_port}/metrics")
     node = Node(tmp_path, server_lasts=True)
-    sky = {"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "127.0.0.1\n127.0.0.2"}
-    job = subprocess.Popen(
-        ["bash", "-c", run],
-        cwd=tmp_path,
-        env={**os.environ, **TASK["envs"], **sky, "CHECK_S": "0.05", "AWAY_CHECKS": "3"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert asked.wait(60)
-    assert job.poll() is None
-    trainer.shutdown()
-    trainer.server_close()
-    job.communicate(timeout=60)
+    ips = "127.0.0.1\n127.0.0.2"
+    with node.started(1, ips, run=run, CHECK_S="0.05", AWAY_CHECKS="3") as job:
+        try:
+            assert asked.wait(300)
+            assert job.poll() is None
+        finally:
+            trainer.shutdown()
+            trainer.server_close()
+        job.communicate(timeout=300)
     assert job.returncode == 0
     assert "inference_server" in json.dumps(node.commands())
 
@@ -181,12 +185,12 @@ def test_a_server_ends_once_the_trainer_has_gone(tmp_path: Path) -> None:
 def test_a_server_whose_trainer_never_comes_ends_as_well(tmp_path: Path) -> None:
     node = Node(tmp_path, server_lasts=True)
     # Nothing listens on this address of the loopback network.
-    job = node.start(1, "127.0.0.9\n127.0.0.2", CHECK_S="0.05", START_CHECKS="3")
-    job.communicate(timeout=60)
+    with node.started(1, "127.0.0.9\n127.0.0.2", CHECK_S="0.05", START_CHECKS="3") as job:
+        job.communicate(timeout=300)
     assert job.returncode == 0
 
 
 def test_a_single_node_is_refused(tmp_path: Path) -> None:
-    job = Node(tmp_path).start(0, "10.0.0.1")
-    assert "give --num-nodes 2 or more" in job.communicate(timeout=60)[1]
+    with Node(tmp_path).started(0, "10.0.0.1") as job:
+        assert "give --num-nodes 2 or more" in job.communicate(timeout=300)[1]
     assert job.returncode == 2

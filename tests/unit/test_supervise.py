@@ -1,15 +1,16 @@
 """deploy/supervise.sh, which starts a service again in its container."""
 
-import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.processes import killed_at_the_end
 from tests.waiting import wait_until
 
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy/supervise.sh"
@@ -20,26 +21,19 @@ Start = Callable[..., "subprocess.Popen[str]"]
 @pytest.fixture
 def supervised() -> Iterator[Start]:
     """Starts a command under the script; what still runs after the test is killed."""
-    started: list[subprocess.Popen[str]] = []
+    with ExitStack() as until_the_end:
 
-    def start(command: str, *, restart_s: int = 0, **more: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            ["sh", str(SCRIPT), "sh", "-c", command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={"PATH": "/usr/bin:/bin", "RESTART_S": str(restart_s), **more},
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
+        def start(command: str, *, restart_s: int = 0, **more: str) -> subprocess.Popen[str]:
+            process = subprocess.Popen(
+                ["sh", str(SCRIPT), "sh", "-c", command],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={"PATH": "/usr/bin:/bin", "RESTART_S": str(restart_s), **more},
+            )
+            return until_the_end.enter_context(killed_at_the_end(process))
 
-    yield start
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with process:
-            process.kill()
+        yield start
 
 
 def is_running(pid: int) -> bool:
@@ -86,6 +80,16 @@ def test_a_stop_waits_for_the_command_to_end_by_itself(
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
     assert (process.returncode, out) == (code, "checkpoint\n")
+
+
+def test_a_stop_is_not_lost_while_the_command_is_being_started(supervised: Start) -> None:
+    # In its first milliseconds the command is a fork of the script, which catches the signal.
+    for delay_s in (0.0, 0.001, 0.002, 0.003, 0.004) * 10:
+        process = supervised("exec sleep 100000")
+        time.sleep(delay_s)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=300)
+        assert process.returncode in (143, -signal.SIGTERM)
 
 
 def test_a_finished_command_is_no_stopped_one(supervised: Start) -> None:
