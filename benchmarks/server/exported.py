@@ -20,6 +20,7 @@ from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.schemas import adapter_name
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ExportCommand, ServerConfig
+from trainer.data.held_out import require_held_out
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.export.export import export
@@ -48,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = read_run_config(arguments.run)
     records = load_records(
-        config.data.evaluation_source,
+        require_held_out(config.data, "this benchmark"),
         Split.HELD_OUT,
         num_records=arguments.questions,
         shape=config.data.shape,

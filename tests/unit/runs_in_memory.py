@@ -32,7 +32,11 @@ def run_config(
     """Everything that a run carries from step to step is in use; ``sections`` change some of it."""
     given: dict[str, dict[str, Any]] = {
         "policy": {"base_model": str(base), "lora_rank": 2},
-        "data": {"source": str(questions), "curriculum": 1},
+        "data": {
+            "source": str(questions),
+            "evaluation_source": "word-problems",
+            "curriculum": 1,
+        },
         "rollout": {
             "questions_per_step": 2,
             "max_tokens": 8,

@@ -49,7 +49,7 @@ def started(service: str, folder: Path, **variables: str) -> list[tuple[list[str
     script = script.replace("/opt/regime-w/", f"{ROOT}/deploy/")
     path = {"PATH": f"{folder}:{os.environ['PATH']}"}
     told = {**environment(service, **variables), **path}
-    subprocess.run([*shell, script], env=told, check=True, timeout=60)
+    subprocess.run([*shell, script], env=told, check=True, timeout=300)
     calls = [call.splitlines() for call in (folder / "calls").read_text().split("@ ")[1:]]
     return [(words.split(), dict(line.split("=", 1) for line in rest)) for words, *rest in calls]
 

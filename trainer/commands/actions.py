@@ -36,9 +36,7 @@ def demonstrate(command: DemoCommand) -> None:
 
 def train_online(command: TrainCommand) -> None:
     """Online PPO."""
-    # Of what was given alone: whether data.evaluation_source was, counts.
-    given = command.model_dump(exclude={"resume"}, exclude_unset=True)
-    config = TrainConfig.model_validate(given)
+    config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
     from trainer.commands.early_checks import check_online
 
     check_online(config)

@@ -29,8 +29,9 @@ from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
+from trainer.io.adapter_settings import kept_prompt_format
 from trainer.io.jsonl import JsonlAppender, read_rows, repair
-from trainer.io.kept_settings import keep_settings, kept_prompt_format
+from trainer.io.kept_settings import keep_settings
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row

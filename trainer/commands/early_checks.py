@@ -6,7 +6,7 @@ from pathlib import Path
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfig, TrainConfig
 from trainer.console.trackers import require_trackers
-from trainer.data.held_out import names_held_out, require_held_out
+from trainer.data.held_out import require_held_out
 from trainer.data.sources import require_source
 from trainer.errors import DataError, UsageError
 from trainer.export.target import require_outside_versions, require_target
@@ -23,8 +23,8 @@ def check_online(config: TrainConfig) -> None:
     """
     if _check_run(config):
         require_source(config.data.source)
-        if config.run.evaluate_every is not None and not names_held_out(config.data):
-            require_held_out(config.data.source, "run.evaluate_every")
+        if config.run.evaluate_every is not None:
+            require_held_out(config.data, "run.evaluate_every")
         rollouts = config.ppo.critic_rollouts
         if rollouts is not None and not os.path.isfile(rollouts):
             raise DataError(

@@ -26,10 +26,10 @@ from trainer.console.progress import OnStep
 from trainer.console.stop_signals import stop_signals
 from trainer.console.tracking import METRICS_FILE
 from trainer.data.contamination import data_lines
-from trainer.data.held_out import names_held_out
 from trainer.data.sources import Record, load_demonstrations
 from trainer.data.word_problems import Split
-from trainer.io.kept_settings import CONFIG_FILE, keep_settings, kept_dtype, kept_prompt_format
+from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.model.adapter import fresh_lora, require_targets
 from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import base_limits, load_tokenizer
@@ -165,9 +165,9 @@ def _load_data(
         data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed, shape=data.shape
     )
     held_out = None
-    if sft.num_evaluation_examples and names_held_out(data):
+    if sft.num_evaluation_examples and data.held_out_source is not None:
         held_out = load_demonstrations(
-            data.evaluation_source,
+            data.held_out_source,
             Split.HELD_OUT,
             num_examples=sft.num_evaluation_examples,
             seed=data.seed,
@@ -178,7 +178,7 @@ def _load_data(
             f"no held-out loss is measured: data.evaluation_source names no questions beside {data.source}"
         )
     advice = sft_advice(sft.learning_rate, training, held_out or ())
-    lines = data_lines(data.source, training, data.evaluation_source, held_out)
+    lines = data_lines(data.source, training, data.held_out_source, held_out)
     for line in (*(f"warning: {each}" for each in advice), *lines):
         say(line)
     return training, held_out

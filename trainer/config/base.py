@@ -21,6 +21,9 @@ class Section(SettingsModel):
     """Values of keys that are missing in settings kept from before the keys existed, where those are not
     the defaults of today. Work begun then goes on with them: `trainer.io.kept_settings.as_begun`."""
 
+    defaults_before: ClassVar[Mapping[str, object]] = {}
+    """Earlier defaults of keys that have another today: kept settings hold them though nobody chose them."""
+
     @classmethod
     def read_kept(cls, kept: Mapping[str, Any]) -> Self:
         """Settings that an earlier start has kept, with what they meant then.
@@ -28,8 +31,25 @@ class Section(SettingsModel):
         Raises:
             ValidationError: They are of another type, or of a version that this one cannot read.
         """
-        is_table = isinstance(kept, Mapping)
-        return cls.model_validate(_as_meant(cls, kept) if is_table else kept)
+        return cls.model_validate(cls.as_meant(kept) if isinstance(kept, Mapping) else kept)
+
+    @classmethod
+    def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Kept settings with the keys that are missing and have another default today, without earlier defaults."""
+        before = cls.defaults_before
+        found = {
+            **cls.meant_before,
+            **{k: v for k, v in kept.items() if k not in before or v != before[k]},
+        }
+        for name, field in cls.model_fields.items():
+            inner, table = field.annotation, found.get(name, {})
+            if (
+                isinstance(inner, type)
+                and issubclass(inner, Section)
+                and isinstance(table, Mapping)
+            ):
+                found[name] = inner.as_meant(table)
+        return found
 
 
 class CommandConfig(Section):
@@ -44,13 +64,3 @@ class CommandConfig(Section):
     inherited: ClassVar[Mapping[str, str]] = {}
     """Own keys that take the value of another section's key where they are not given: name of the own
     key → ``section.key``."""
-
-
-def _as_meant(section: type[Section], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Kept settings with the keys that are missing and have another default today."""
-    found = {**section.meant_before, **kept}
-    for name, field in section.model_fields.items():
-        inner, table = field.annotation, found.get(name, {})
-        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(table, Mapping):
-            found[name] = _as_meant(inner, table)
-    return found

@@ -1,13 +1,22 @@
 """The questions to train and to evaluate on."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from inference_server.wire.prompt_options import NotBlank
 from regime_w.answer_types.answer_type import AnswerTypeName
 from trainer.config.base import Section, Seed
+
+BuiltInSource = Literal["word-problems", "one-step-problems"]
+_DEFAULT_SOURCE: BuiltInSource = "word-problems"
+
+
+def is_built_in(source: str) -> bool:
+    """Whether a source, or the one that a part is named of, comes with this program."""
+    return source.partition("#")[0] in get_args(BuiltInSource)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +60,16 @@ ChoicesColumn = Annotated[NotBlank | None, AfterValidator(_is_of_a_choice)]
 class DataConfig(Section):
     """The questions to train and to evaluate on."""
 
-    source: NotBlank = "word-problems"
+    defaults_before: ClassVar[Mapping[str, object]] = {"evaluation_source": _DEFAULT_SOURCE}
+
+    source: NotBlank = _DEFAULT_SOURCE
     """`word-problems` or `one-step-problems` (built in), a file of {"question", "answer"} records (JSON lines, a
     list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and
     SOURCE#held_out are two disjoint parts of it."""
-    evaluation_source: NotBlank = "word-problems"
-    """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`. The
-    default is for built-in sources: beside another one, run.evaluate_every and `eval` ask for a name, and SFT
-    measures no held-out loss without."""
+    evaluation_source: NotBlank | None = None
+    """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`. Null is
+    `word-problems` where the source is built in; beside another one, run.evaluate_every and `eval` ask for a name,
+    and SFT measures no held-out loss without."""
     question: NotBlank = "question"
     """Column of both sources that has the question, such as `problem`, or messages of which one is the user's;
     `prompt` or `messages` where none is called question."""
@@ -95,6 +106,13 @@ class DataConfig(Section):
                 f"counterfactual is for answer_type = number, not {self.answer_type}: leave it out"
             )
         return self
+
+    @property
+    def held_out_source(self) -> str | None:
+        """The source of the held-out questions; None where there are none of them."""
+        if self.evaluation_source is None and is_built_in(self.source):
+            return _DEFAULT_SOURCE
+        return self.evaluation_source
 
     @property
     def shape(self) -> RecordShape:

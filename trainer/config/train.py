@@ -1,12 +1,14 @@
 """Training by PPO: online, and from a file of rollouts."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from inference_server.wire.settings_model import NULL
 from trainer.config.base import CommandConfig, Section
-from trainer.config.data import DataConfig
+from trainer.config.data import DataConfig, is_built_in
 from trainer.config.policy import PolicyConfig
 from trainer.config.ppo import PPOConfig
 from trainer.config.rollout import RewardSettings, RolloutConfig
@@ -24,6 +26,18 @@ class TrainConfig(CommandConfig):
     reward: RewardSettings = RewardSettings()
     ppo: PPOConfig = PPOConfig()
     run: RunConfig = RunConfig()
+
+    @classmethod
+    def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Section.as_meant`; held-out questions that a run was measured with, or left out, are not taken away."""
+        found = super().as_meant(kept)
+        data, run = kept.get("data"), kept.get("run")
+        if not (isinstance(data, Mapping) and isinstance(run, Mapping)):
+            return found
+        is_used = run.get("evaluate_every", NULL) != NULL or data.get("counterfactual", 0) != 0
+        if is_used and "evaluation_source" in data and not is_built_in(str(data.get("source"))):
+            found["data"]["evaluation_source"] = data["evaluation_source"]
+        return found
 
     @model_validator(mode="after")
     def _adapters_outlive_their_rollouts(self) -> Self:

@@ -107,7 +107,7 @@ def question_key(question: str) -> str:
 def data_lines(
     training_source: str,
     training: Sequence[Record],
-    evaluation_source: str,
+    evaluation_source: str | None,
     evaluation: Sequence[Record] | None,
 ) -> list[str]:
     """The lines that a command prints about its data before it begins: one, unless something is wrong."""

@@ -146,14 +146,17 @@ def _held_out(data: DataConfig) -> Callable[[Record], bool]:
     """Whether a question is one of the evaluation source, all of it, or in another part than the run's."""
     source, part = require_source(data.source)
     part_of = split_of if source in GENERATED else lambda question: split_of(normalised(question))
-    evaluation, evaluation_part = require_source(data.evaluation_source)
-    generated = (evaluation_part or Split.HELD_OUT) if evaluation in GENERATED else None
+    generated: Split | None = None
     asked: set[str] = set()
-    if generated is None:
-        held_out = load_records(
-            data.evaluation_source, Split.HELD_OUT, num_records=sys.maxsize, shape=data.shape
-        )
-        asked = {_key(record.question) for record in held_out}
+    if (evaluation := data.held_out_source) is not None:
+        name, evaluation_part = require_source(evaluation)
+        if name in GENERATED:
+            generated = evaluation_part or Split.HELD_OUT
+        else:
+            held_out = load_records(
+                evaluation, Split.HELD_OUT, num_records=sys.maxsize, shape=data.shape
+            )
+            asked = {_key(record.question) for record in held_out}
 
     def is_held_out(record: Record) -> bool:
         question = record.question

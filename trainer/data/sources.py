@@ -35,7 +35,7 @@ GENERATED: Mapping[str, Callable[[Problem], bool]] = {
     # What a chat model of 135 M parameters can learn to solve in minutes.
     "one-step-problems": lambda problem: len(problem.steps) == 1,
 }
-"""Built-in sources: the problems of the generator that belong to each."""
+"""Of each built-in source, see `BuiltInSource`, the problems of the generator that belong to it."""
 
 _SHOWN_FLAWS = 3
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")

@@ -8,15 +8,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.config.sections import DataConfig, EvaluationConfig, RolloutConfig, SFTRunConfig
-from trainer.data.held_out import held_out_source
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
-from trainer.io.kept_settings import settings_of, training_data
+from trainer.io.adapter_settings import settings_of, training_data
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
 _OF_AN_SFT = ("arms", "prompt_format")
 _DATA = {
-    "data": "evaluation_source",
+    "data": "held_out_source",
     "data_question": "question",
     "data_answer": "answer",
     "data_answer_type": "answer_type",
@@ -107,7 +106,7 @@ def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
     Raises:
         UsageError: It names none.
     """
-    if held_out_source(data) is None:
+    if data.held_out_source is None:
         raise UsageError(
             f"data: {folder} was trained on {data.source}, and its data.evaluation_source names no held-out "
             "questions of it; say with --data what to ask, a file of held-out questions or word-problems"

@@ -17,13 +17,13 @@ from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
 from trainer.client.model_spec import uploaded
 from trainer.client.protocol import InferenceServer
-from trainer.config.data import RecordShape
+from trainer.config.data import DataConfig, RecordShape, is_built_in
 from trainer.config.sections import EvaluationConfig, RolloutConfig
 from trainer.console.progress import bar
 from trainer.console.terminal import print_line
 from trainer.data.contamination import find_overlap
 from trainer.data.context_limit import askable
-from trainer.data.held_out import is_built_in, require_held_out
+from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import UsageError
@@ -38,7 +38,7 @@ from trainer.evaluation.records import (
 )
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all
 from trainer.evaluation.tables import print_table
-from trainer.io.kept_settings import training_data
+from trainer.io.adapter_settings import training_data
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of questions answered so far and in all, over all models."""
@@ -177,7 +177,7 @@ def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = No
     console = Console()
     config, taken = as_trained(config)
     if config.train_data is not None and "data" not in config.model_fields_set:
-        require_held_out(config.train_data, "eval (or --data)")
+        require_held_out(DataConfig(source=config.train_data), "eval (or --data)")
 
     def say(line: str) -> None:
         print_line(console, line)

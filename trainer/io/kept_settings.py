@@ -1,7 +1,6 @@
 """The settings that a run or another piece of work was begun with, stored beside it: it resumes with the same."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,10 +9,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from inference_server.wire.json_text import parse_toml
-from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.settings_model import NULL
 from trainer.config.base import Section
-from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
@@ -70,10 +67,11 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
 
 
 def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config:
-    """The settings with which work goes on that was begun before some of their keys existed.
+    """The settings with which work goes on that was begun when some of their keys did not exist or had other defaults.
 
-    A key that the stored file lacks takes its value of `Section.meant_before`, unless it was given
-    another value than its default, which `keep_settings` then refuses.
+    A key that the stored file lacks takes its value of `Section.meant_before`, and one whose stored value still
+    means something takes that of `Section.defaults_before`, unless it was given another value than its default,
+    which `keep_settings` then refuses.
 
     Args:
         path: The stored file; where there is none, the work is new.
@@ -86,7 +84,8 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
     if not path.exists():
         return config
     taken_back: list[str] = []
-    for name, key, value in _lacking(type(config), kept_tables(path)):
+    stored = kept_tables(path)
+    for name, key, value in (*_lacking(type(config), stored), *_of_before(type(config), stored)):
         section = getattr(config, name)
         if getattr(section, key) == type(section).model_fields[key].default != value:
             changed = section.model_copy(update={key: value})
@@ -102,12 +101,25 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
 
 def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
     """Section, key and value of all `Section.meant_before` of a configuration that a file lacks."""
+    for name, inner in _sections(kind):
+        for key, value in inner.meant_before.items():
+            if key not in table_of(stored, name):
+                yield name, key, value
+
+
+def _of_before(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
+    """Section, key and value of all `Section.defaults_before` that a file's settings have, as they are meant."""
+    meant = kind.as_meant(stored)
+    for name, inner in _sections(kind):
+        for key, value in inner.defaults_before.items():
+            if table_of(meant, name).get(key) == value:
+                yield name, key, value
+
+
+def _sections(kind: type[BaseModel]) -> Iterator[tuple[str, type[Section]]]:
     for name, field in kind.model_fields.items():
-        inner, table = field.annotation, stored.get(name, {})
-        if isinstance(inner, type) and issubclass(inner, Section) and isinstance(table, Mapping):
-            for key, value in inner.meant_before.items():
-                if key not in table:
-                    yield name, key, value
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield name, field.annotation
 
 
 def kept_tables(path: Path) -> dict[str, Any]:
@@ -127,63 +139,10 @@ def kept_tables(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: {error}") from None
 
 
-def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The folder of the SFT or run that an adapter folder belongs to, with its settings; None where nothing says.
-
-    Raises:
-        UsageError: The run's are damaged.
-    """
-    if (kept := _readable(adapter / CONFIG_FILE)) is not None:
-        return adapter, kept
-    run = adapter.parent.parent if adapter.parent.name == "adapters" else adapter.parent
-    if run != adapter.parent or adapter.name == "start":
-        with suppress(FileNotFoundError):
-            return run, kept_tables(run / CONFIG_FILE)
-    return None
-
-
-def adapter_prompt_format(adapter: Path) -> PromptFormat | None:
-    """The prompt format of the SFT or run that an adapter folder belongs to; see `kept_prompt_format`."""
-    found = settings_of(adapter)
-    return None if found is None else _prompt_format(found[1])
-
-
-def kept_prompt_format(path: Path) -> PromptFormat | None:
-    """The prompt format of kept settings, plain where they are of before there was another; None without any."""
-    kept = _readable(path)
-    return None if kept is None else _prompt_format(kept)
-
-
-def kept_dtype(path: Path) -> str | None:
-    """policy.dtype of kept settings, float32 where they are of before it had to be chosen; None without any."""
-    kept = _readable(path)
-    return None if kept is None else str(_table(kept, "policy").get("dtype", "float32"))
-
-
-def training_data(adapter: Path) -> DataConfig | None:
-    """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says."""
-    found = settings_of(adapter)
-    data = {} if found is None else _table(found[1], "data")
-    with suppress(ValidationError):
-        return DataConfig.read_kept(data) if "source" in data else None
-    return None
-
-
-def _readable(path: Path) -> dict[str, Any] | None:
-    """Kept settings where there are any that can be read."""
-    with suppress(FileNotFoundError, UsageError):
-        return kept_tables(path)
-    return None
-
-
-def _table(kept: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def table_of(kept: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A table of kept settings; empty where it is missing or no table."""
     found = kept.get(name)
     return found if isinstance(found, Mapping) else {}
-
-
-def _prompt_format(kept: Mapping[str, Any]) -> PromptFormat:
-    found = kept.get("prompt_format") or _table(kept, "rollout").get("prompt_format")
-    return "chat" if found == "chat" else "plain"
 
 
 def _as_read(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any] | None:

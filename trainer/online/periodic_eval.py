@@ -17,6 +17,7 @@ from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.data.context_limit import askable
+from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.evaluation.statistics import CONFIDENCE, difference_interval, wilson_interval
@@ -68,7 +69,7 @@ class HeldOutEvaluations:
         if config.run.evaluate_every is not None:
             self._records = askable(
                 load_records(
-                    config.data.evaluation_source,
+                    require_held_out(config.data, "run.evaluate_every"),
                     Split.HELD_OUT,
                     num_records=config.run.num_evaluation_questions,
                     seed=config.data.seed,

@@ -8,9 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.config.data import is_built_in
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
-from trainer.data.held_out import held_out_source, is_built_in, is_same_source
+from trainer.data.held_out import is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.kept_settings import CONFIG_FILE, kept_tables
@@ -65,7 +66,7 @@ class RunRecord:
         """Source of the run's held-out questions; None where it names none, as those of `train-offline`."""
         if self.config is None or "source" not in self.config.data.model_fields_set:
             return None
-        return held_out_source(self.config.data)
+        return self.config.data.held_out_source
 
     def other_data(self, shown: Callable[[str], str] = str) -> str | None:
         """A sentence where the evaluation asked questions of another source than the run's; else None.

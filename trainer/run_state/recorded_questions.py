@@ -28,13 +28,13 @@ def question_lines(
         training: The questions to train on.
         held_out: Those to evaluate with; None where nothing is evaluated.
     """
-    lines = data_lines(data.source, training, data.evaluation_source, held_out)
+    lines = data_lines(data.source, training, data.held_out_source, held_out)
     path = folder / QUESTIONS_FILE
     recorded = _recorded(path)
     found = dict(recorded)
     for setting, source, records in (
         ("data.source", data.source, training),
-        ("data.evaluation_source", data.evaluation_source, held_out or []),
+        ("data.evaluation_source", data.held_out_source, held_out or []),
     ):
         if not records:
             continue

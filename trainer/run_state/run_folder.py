@@ -4,7 +4,7 @@ A run resumes if it is started again with the configuration that it began with; 
 differ are listed in `FREE_SETTINGS`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -15,16 +15,14 @@ from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.console.tracker_kinds import TRACKER_ID_FILE
 from trainer.errors import UsageError
-from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
-from trainer.io.kept_settings import (
-    CONFIG_FILE,
+from trainer.io.adapter_settings import (
     adapter_prompt_format,
-    as_begun,
-    as_toml,
-    keep_settings,
     kept_dtype,
     kept_prompt_format,
+    training_data,
 )
+from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
+from trainer.io.kept_settings import CONFIG_FILE, as_begun, as_toml, keep_settings
 from trainer.io.paths import require_folder
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.roles import PolicyRoles
@@ -81,10 +79,21 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
             # What is left of a run whose checkpoints and journal were removed is not this one's.
             for name in (CONFIG_FILE, TRACKER_ID_FILE):
                 (folder / name).unlink(missing_ok=True)
-        keep_settings(folder / CONFIG_FILE, config, free=FREE_SETTINGS)
+        keep_settings(folder / CONFIG_FILE, config, free=_free_settings(config))
         for part in (".", ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER):
             remove_unfinished(folder / part)
         yield journal
+
+
+def _free_settings(config: TrainConfig | OfflineRunConfig) -> Sequence[str]:
+    """`FREE_SETTINGS`, and the name of the held-out questions of a run that has none.
+
+    A run with counterfactuals asks none that are held out, so there the name decides what it learns.
+    """
+    kept = training_data(config.run.folder)
+    if kept is None or kept.held_out_source is not None or kept.counterfactual:
+        return FREE_SETTINGS
+    return (*FREE_SETTINGS, "data.evaluation_source")
 
 
 def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:

@@ -10,7 +10,7 @@ from regime_w.demo import main
 
 def run_demo(*arguments: str) -> str:
     command = [sys.executable, "-m", "regime_w.demo", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
     assert done.stderr == ""
     return done.stdout
 

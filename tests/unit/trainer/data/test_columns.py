@@ -17,7 +17,7 @@ from trainer.data.contamination import find_repeats
 from trainer.data.sources import Record, load_demonstrations, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
-from trainer.io.kept_settings import training_data
+from trainer.io.adapter_settings import training_data
 
 CHOICES = ["Paris", "London", "Rome", "Berlin"]
 MMLU = RecordShape(answer_type="choice", choices="choices")

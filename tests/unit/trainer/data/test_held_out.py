@@ -1,18 +1,15 @@
 """Held-out questions are those that were named, never built-in ones in the place of others."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from trainer.commands import early_checks
+from trainer.config.data import BuiltInSource
 from trainer.config.sections import DataConfig, TrainConfig
-from trainer.data.held_out import (
-    held_out_source,
-    is_same_source,
-    names_held_out,
-    require_held_out,
-)
+from trainer.data.held_out import is_same_source, require_held_out
+from trainer.data.sources import GENERATED
 from trainer.errors import UsageError
 
 MINE, TEST = {"source": "mine.jsonl"}, {"evaluation_source": "test.jsonl"}
@@ -20,22 +17,23 @@ BUILT_IN = {"evaluation_source": "word-problems"}
 
 
 @pytest.mark.parametrize(
-    ("data", "is_named", "kept"),
+    ("data", "held_out"),
     [
-        ({}, True, "word-problems"),
-        ({"source": "one-step-problems"}, True, "word-problems"),
-        ({"source": "word-problems#train"}, True, "word-problems"),
-        (MINE, False, None),
-        ({**MINE, **TEST}, True, "test.jsonl"),
-        # Named while it is given; kept settings do not say by whom.
-        ({**MINE, **BUILT_IN}, True, None),
+        ({}, "word-problems"),
+        ({"source": "one-step-problems"}, "word-problems"),
+        ({"source": "word-problems#train"}, "word-problems"),
+        ({"evaluation_source": "one-step-problems"}, "one-step-problems"),
+        (MINE, None),
+        ({**MINE, **TEST}, "test.jsonl"),
+        ({**MINE, **BUILT_IN}, "word-problems"),
     ],
 )
-def test_the_default_is_for_built_in_sources(
-    data: dict[str, Any], is_named: bool, kept: str | None
-) -> None:
-    config = DataConfig.model_validate(data)
-    assert (names_held_out(config), held_out_source(config)) == (is_named, kept)
+def test_the_default_is_for_built_in_sources(data: dict[str, Any], held_out: str | None) -> None:
+    assert DataConfig.model_validate(data).held_out_source == held_out
+
+
+def test_built_in_sources_are_those_of_the_generator() -> None:
+    assert set(get_args(BuiltInSource)) == set(GENERATED)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +51,10 @@ def test_a_source_without_held_out_questions_is_refused_with_a_fix(
     monkeypatch.chdir(tmp_path)
     Path("mine.jsonl").touch()
     with pytest.raises(UsageError, match=r"data\.evaluation_source: run\.evaluate_every") as raised:
-        require_held_out(source, "run.evaluate_every")
+        require_held_out(DataConfig(source=source), "run.evaluate_every")
     assert fix in str(raised.value)
     assert "\n" not in str(raised.value)
-    require_held_out("word-problems#train", "eval")
+    assert require_held_out(DataConfig(source="word-problems#train"), "eval") == "word-problems"
 
 
 @pytest.mark.parametrize(

@@ -18,14 +18,9 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.errors import UsageError
-from trainer.io.kept_settings import (
-    CONFIG_FILE,
-    as_toml,
-    keep_settings,
-    kept_prompt_format,
-    read_run_config,
-)
-from trainer.run_state.run_folder import prompt_format_advice, with_prompt_format
+from trainer.io.adapter_settings import kept_prompt_format, training_data
+from trainer.io.kept_settings import CONFIG_FILE, as_begun, as_toml, keep_settings, read_run_config
+from trainer.run_state.run_folder import open_run, prompt_format_advice, with_prompt_format
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 """Written when arms were null and dynamic sampling had another name."""
@@ -208,3 +203,102 @@ def test_auto_is_what_a_run_was_begun_with(old_run: Path) -> None:
     assert resolved(old_run, "chat") == "chat"
     assert resolved(old_run / "new") == "chat"
     assert resolved(old_run / "new", "plain") == "plain"
+
+
+# --- held-out questions, whose default was once word-problems beside every source ------------------
+
+
+def kept_by_an_earlier_version(path: Path, data: dict[str, object], run: dict[str, object]) -> None:
+    """Settings of a run, with the default of that version."""
+    config = TrainConfig.model_validate({"data": data, "run": {"folder": path.parent, **run}})
+    tables = tomllib.loads(as_toml(config))
+    tables["data"].setdefault("evaluation_source", "word-problems")
+    path.write_text(tomli_w.dumps(tables))
+
+
+@pytest.mark.parametrize(
+    ("data", "run", "meant", "held_out"),
+    [
+        ({}, {}, None, "word-problems"),
+        ({}, {"evaluate_every": 2}, None, "word-problems"),
+        ({"source": "mine.jsonl"}, {}, None, None),
+        # They were asked, or never asked, so the run goes on with them.
+        ({"source": "mine.jsonl"}, {"evaluate_every": 2}, "word-problems", "word-problems"),
+        ({"source": "mine.jsonl", "counterfactual": 0.25}, {}, "word-problems", "word-problems"),
+        (
+            {"source": "mine.jsonl", "evaluation_source": "test.jsonl"},
+            {},
+            "test.jsonl",
+            "test.jsonl",
+        ),
+    ],
+)
+def test_word_problems_that_nobody_chose_are_not_a_run_s_held_out_questions(
+    data: dict[str, object],
+    run: dict[str, object],
+    meant: str | None,
+    held_out: str | None,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / CONFIG_FILE
+    kept_by_an_earlier_version(path, data, run)
+    kept, of_adapters = read_run_config(tmp_path).data, training_data(tmp_path)
+    assert (kept.evaluation_source, kept.held_out_source) == (meant, held_out)
+    assert of_adapters == kept
+    # It resumes with the settings that it was begun with, as they are given.
+    given = TrainConfig.model_validate({"data": data, "run": {"folder": tmp_path, **run}})
+    lines: list[str] = []
+    config = as_begun(path, given, lines.append)
+    assert config.data == kept
+    assert bool(lines) == (config.data != given.data)
+    keep_settings(path, config, free=())
+    assert read_run_config(tmp_path) == config
+
+
+@pytest.mark.parametrize("config", [TrainConfig(), SFTRunConfig(), CollectConfig()])
+def test_settings_with_the_earlier_default_are_not_other_ones(
+    config: BaseModel, tmp_path: Path
+) -> None:
+    path = tmp_path / CONFIG_FILE
+    stored = tomllib.loads(as_toml(config))
+    assert "evaluation_source" not in stored["data"]
+    stored["data"]["evaluation_source"] = "word-problems"
+    path.write_text(tomli_w.dumps(stored))
+    keep_settings(path, config, free=())
+    keep_settings(path, config, free=())
+
+
+@pytest.mark.parametrize(
+    ("data", "is_free"),
+    [
+        ({}, True),
+        ({"counterfactual": 0.25}, False),
+        ({"evaluation_source": "other.jsonl"}, False),
+        ({"source": "word-problems"}, False),
+    ],
+)
+def test_a_run_without_held_out_questions_is_given_some_when_it_goes_on(
+    data: dict[str, object], is_free: bool, tmp_path: Path
+) -> None:
+    def config(**more: object) -> TrainConfig:
+        tables = {"data": {"source": "mine.jsonl", **data, **more}, "run": {"folder": tmp_path}}
+        return TrainConfig.model_validate(tables)
+
+    with open_run(config(), must_resume=False):
+        (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+    named = config(evaluation_source="test.jsonl")
+    if not is_free:
+        with (
+            pytest.raises(UsageError, match=r"data\.evaluation_source was"),
+            open_run(named, must_resume=True),
+        ):
+            pass
+        return
+    with open_run(named, must_resume=True):
+        assert read_run_config(tmp_path) == named
+    # From then on they stay.
+    with (
+        pytest.raises(UsageError, match=r"evaluation_source was test\.jsonl and is null"),
+        open_run(config(), must_resume=True),
+    ):
+        pass

@@ -10,15 +10,9 @@ from trainer.config.sections import EvaluationConfig, RunConfig, TrainConfig
 from trainer.console.tracking import METRICS_FILE, Tracker, read_metrics
 from trainer.errors import DataError, TrainerError, UsageError
 from trainer.evaluation.as_trained import as_trained
+from trainer.io.adapter_settings import adapter_prompt_format, kept_dtype, training_data
 from trainer.io.jsonl import read_lines
-from trainer.io.kept_settings import (
-    CONFIG_FILE,
-    adapter_prompt_format,
-    keep_settings,
-    kept_dtype,
-    read_run_config,
-    training_data,
-)
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings, read_run_config
 from trainer.io.paths import is_lasting, read_plain
 from trainer.report.run_record import read_run
 from trainer.run_state.journal import Journal

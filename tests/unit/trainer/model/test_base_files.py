@@ -60,7 +60,11 @@ def test_a_hub_id_out_of_reach_is_one_line_within_seconds(
     )
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert time.monotonic() - started < 30
     assert done.stdout.startswith("policy.base_model "), done.stderr

@@ -12,7 +12,8 @@ from transformers import Qwen2Config
 from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
-from trainer.io.kept_settings import CONFIG_FILE, kept_dtype, read_run_config
+from trainer.io.adapter_settings import kept_dtype
+from trainer.io.kept_settings import CONFIG_FILE, read_run_config
 from trainer.model.dtype import difference_line, settled, settled_as_kept, settled_by_server
 from trainer.run_state.run_folder import open_run, with_kept_dtype
 

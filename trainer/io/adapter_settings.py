@@ -1,0 +1,69 @@
+"""What kept settings say of the work that an adapter, or a folder, is of: its data, its prompt format and its dtype."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from inference_server.wire.prompt_options import PromptFormat
+from trainer.config.data import DataConfig
+from trainer.config.train import TrainConfig
+from trainer.errors import UsageError
+from trainer.io.kept_settings import CONFIG_FILE, kept_tables, table_of
+
+
+def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The folder of the SFT or run that an adapter folder belongs to, with its settings; None where nothing says.
+
+    Raises:
+        UsageError: The run's are damaged.
+    """
+    if (kept := _readable(adapter / CONFIG_FILE)) is not None:
+        return adapter, kept
+    run = adapter.parent.parent if adapter.parent.name == "adapters" else adapter.parent
+    if run != adapter.parent or adapter.name == "start":
+        with suppress(FileNotFoundError):
+            return run, kept_tables(run / CONFIG_FILE)
+    return None
+
+
+def adapter_prompt_format(adapter: Path) -> PromptFormat | None:
+    """The prompt format of the SFT or run that an adapter folder belongs to; see `kept_prompt_format`."""
+    found = settings_of(adapter)
+    return None if found is None else _prompt_format(found[1])
+
+
+def kept_prompt_format(path: Path) -> PromptFormat | None:
+    """The prompt format of kept settings, plain where they are of before there was another; None without any."""
+    kept = _readable(path)
+    return None if kept is None else _prompt_format(kept)
+
+
+def kept_dtype(path: Path) -> str | None:
+    """policy.dtype of kept settings, float32 where they are of before it had to be chosen; None without any."""
+    kept = _readable(path)
+    return None if kept is None else str(table_of(kept, "policy").get("dtype", "float32"))
+
+
+def training_data(adapter: Path) -> DataConfig | None:
+    """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says."""
+    found = settings_of(adapter)
+    # Of an SFT too: the two have the same table.
+    data = {} if found is None else table_of(TrainConfig.as_meant(found[1]), "data")
+    with suppress(ValidationError):
+        return DataConfig.model_validate(data) if "source" in data else None
+    return None
+
+
+def _readable(path: Path) -> dict[str, Any] | None:
+    """Kept settings where there are any that can be read."""
+    with suppress(FileNotFoundError, UsageError):
+        return kept_tables(path)
+    return None
+
+
+def _prompt_format(kept: Mapping[str, Any]) -> PromptFormat:
+    found = kept.get("prompt_format") or table_of(kept, "rollout").get("prompt_format")
+    return "chat" if found == "chat" else "plain"
