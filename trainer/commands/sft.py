@@ -26,7 +26,8 @@ from trainer.console.progress import OnStep
 from trainer.console.stop_signals import stop_signals
 from trainer.console.tracking import METRICS_FILE
 from trainer.data.contamination import data_lines
-from trainer.data.sources import Record, load_demonstrations
+from trainer.data.demonstrations import load_demonstrations
+from trainer.data.sources import Record
 from trainer.data.word_problems import Split
 from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings

@@ -21,8 +21,8 @@ def kind_of(path: Path) -> str:
     return next((ending for ending in reversed(endings) if ending not in (".gz", ".zst")), "")
 
 
-def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The records of a file that is not Parquet as JSON, with their lines, or their numbers in a list.
+def read_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
+    """The records of a file that is not Parquet, with their lines, or their numbers in a list: as JSON, or what is wrong.
 
     Raises:
         DataError: The file cannot be read, or is not what its ending says.
@@ -58,11 +58,10 @@ def _listed(path: Path, data: bytes) -> Iterator[tuple[int, bytes]]:
         yield number, text[start:end].encode()
 
 
-def _csv_records(path: Path) -> Iterator[tuple[int, bytes]]:
+def _csv_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
     """The rows below the line of names; all values are texts."""
     # The mark that editors put before UTF-8 is no part of the first name.
-    lines = (line.decode("utf-8-sig") for line in jsonl.raw_lines(path))
-    rows = csv.DictReader(lines, strict=True)
+    rows = csv.DictReader(_texts(path), strict=True)
     try:
         names = list(rows.fieldnames or ())
         if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
@@ -70,12 +69,23 @@ def _csv_records(path: Path) -> Iterator[tuple[int, bytes]]:
                 f"{path}:1: two columns have the name {repeated[0]!r}; rename one of them"
             )
         for row in rows:
+            line = rows.line_num
             if None in row:
-                raise DataError(
-                    f"{path}:{rows.line_num}: more values than the first line has names"
-                )
-            yield rows.line_num, json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not UTF-8; save the file as UTF-8") from None
+                yield line, DataError(f"{path}:{line}: more values than the first line has names")
+            else:
+                yield line, json.dumps(row, ensure_ascii=False).encode()
     except csv.Error as error:
         raise DataError(f"{path}:{rows.reader.line_num}: no CSV: {error}") from None
+
+
+def _texts(path: Path) -> Iterator[str]:
+    """The lines of a text file.
+
+    Raises:
+        DataError: One is not UTF-8.
+    """
+    for number, line in enumerate(jsonl.raw_lines(path), 1):
+        try:
+            yield line.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            raise DataError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None

@@ -5,7 +5,6 @@ question alone decides its part, so the parts never overlap, however many record
 """
 
 import os
-import random
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from trainer.config.data import RecordShape
 from trainer.data.columns import Row, check_gold, row_type, usable_type
 from trainer.data.files import SUFFIXES, kind_of, read_records
 from trainer.data.placed import placed
-from trainer.data.word_problems import Problem, Split, careless_style, split_of, word_problems
+from trainer.data.word_problems import Problem, Split, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, row_error
 from trainer.io.paths import shown_path
@@ -96,7 +95,7 @@ def load_records(
                 "data.answer_type says: name a source of your own"
             )
         split = split if part is None else part
-        problems = islice(_generated(name, split, seed), num_records)
+        problems = islice(generated(name, split, seed), num_records)
         return [
             Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
@@ -170,7 +169,7 @@ def _parse(source: str) -> tuple[str, Split | None]:
     return name, Split(part)
 
 
-def _generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
+def generated(name: str, split: Split, seed: int) -> Iterator[Problem]:
     """Endless distinct problems of a built-in source."""
     return filter(GENERATED[name], word_problems(split, seed=seed))
 
@@ -180,6 +179,8 @@ def _file_records(path: Path, shape: RecordShape) -> Iterator[Record | DataError
     for number, line in read_records(path):
         where = f"{path}:{number}"
         try:
+            if isinstance(line, DataError):
+                raise line
             row = parse_row(row_type(shape), line, where)
             if shape.answer_type != "choice":
                 # A number in JSON may have more digits than a float.
@@ -225,26 +226,3 @@ def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:
         answer_type=answer_type,
         columns=columns,
     )
-
-
-def load_demonstrations(
-    source: str, split: Split, *, num_examples: int, seed: int = 0, shape: RecordShape = _SHAPE
-) -> list[Record]:
-    """Questions with solutions to imitate.
-
-    Of built-in sources they are what a hurried annotator wrote, second steps skipped here and there,
-    and to other questions than the same seed trains on; of other sources they are the answers.
-    """
-    name, part = _parse(source)
-    if name not in GENERATED:
-        return load_records(source, split, num_records=num_examples, seed=seed, shape=shape)
-    split, seed = part or split, seed + 1
-    rng = random.Random(f"demonstrations/{seed}")
-    return [
-        Record(
-            id=f"{name}-demonstration-{split}-{i:06d}",
-            question=problem.question,
-            gold=problem.solution(careless_style(problem, rng)),
-        )
-        for i, problem in enumerate(islice(_generated(name, split, seed), num_examples))
-    ]

@@ -14,7 +14,8 @@ from regime_w.answer_types.mathematics import Mathematics
 from trainer.config.data import DataConfig, RecordShape
 from trainer.config.sections import EvaluationConfig, SampleConfig
 from trainer.data.contamination import find_repeats
-from trainer.data.sources import Record, load_demonstrations, load_records
+from trainer.data.demonstrations import load_demonstrations
+from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 from trainer.io.adapter_settings import training_data

@@ -72,6 +72,15 @@ def test_lists_in_json_and_csv_are_read_as_json_lines_are(
     assert len({record.id for record in found}) == 3
 
 
+def test_all_rows_of_a_csv_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("question,answer\nq,1,2\n1?,1\nq\n")
+    message = refusal(path)
+    assert message.startswith("2 of 3 records cannot be read: ")
+    assert f"{path}:2: more values" in message
+    assert f"{path}:4: answer: " in message
+
+
 def test_parquet_is_read(parquet: Path) -> None:
     datasets.Dataset.from_list([*ROWS, {"question": "7?", "answer": "7"}]).to_parquet(parquet)
     found = load(parquet)
@@ -113,7 +122,7 @@ def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -
         ("d.csv", "question;answer\nq;1\n", ":2: no column 'question': name the one"),
         ("d.csv", 'question,answer\n"q"x,1\n', ":2: no CSV: "),
         ("d.csv", "question,answer\nq\n", ":2: answer: Input should be a valid string"),
-        ("d.csv", b"question,answer\n\xe9,1\n", ": not UTF-8; save the file as UTF-8"),
+        ("d.csv", b"question,answer\n\xe9,1\n", ":2: not UTF-8; save the file as UTF-8"),
         ("d.parquet", "question", ": no Parquet file: "),
     ],
 )

@@ -9,7 +9,8 @@ import pytest
 import zstandard
 from datasets.packaged_modules.json.json import Json
 
-from trainer.data.sources import GENERATED, Record, load_demonstrations, load_records, normalised
+from trainer.data.demonstrations import load_demonstrations
+from trainer.data.sources import GENERATED, Record, load_records, normalised
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 

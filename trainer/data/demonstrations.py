@@ -1,0 +1,36 @@
+"""Questions with solutions for SFT to imitate."""
+
+import random
+from itertools import islice
+
+from trainer.config.data import RecordShape
+from trainer.data.sources import GENERATED, Record, generated, load_records, require_source
+from trainer.data.word_problems import Split, careless_style
+
+_SHAPE = RecordShape()
+
+
+def load_demonstrations(
+    source: str, split: Split, *, num_examples: int, seed: int = 0, shape: RecordShape = _SHAPE
+) -> list[Record]:
+    """Questions with solutions to imitate.
+
+    Of built-in sources they are what a hurried annotator wrote, second steps skipped here and there,
+    and to other questions than the same seed trains on; of other sources they are the answers.
+
+    Raises:
+        DataError: As of `load_records`.
+    """
+    name, part = require_source(source)
+    if name not in GENERATED:
+        return load_records(source, split, num_records=num_examples, seed=seed, shape=shape)
+    split, seed = part or split, seed + 1
+    rng = random.Random(f"demonstrations/{seed}")
+    return [
+        Record(
+            id=f"{name}-demonstration-{split}-{i:06d}",
+            question=problem.question,
+            gold=problem.solution(careless_style(problem, rng)),
+        )
+        for i, problem in enumerate(islice(generated(name, split, seed), num_examples))
+    ]
