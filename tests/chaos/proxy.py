@@ -231,7 +231,7 @@ def faulty_proxy(upstream: str, schedule: Schedule) -> Iterator[Proxy]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(300)
         yield proxy
     finally:
         loop.call_soon_threadsafe(task.cancel)

@@ -98,8 +98,8 @@ def restarted(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             client.start()
             wait_until(lambda: metric_of(server, "regime_w_groups_in_flight") > 0)
             server.process.terminate()
-        client.join(60)
-        exit_code = server.process.wait(60)
+        client.join(300)
+        exit_code = server.process.wait(300)
     with running_server(model_dir, state) as server:
         yield Restarted(
             before=before, status=status, drained=answers[0], exit_code=exit_code, server=server
@@ -149,7 +149,7 @@ def test_a_server_ends_with_its_engine(restarted: Restarted) -> None:
     server = restarted.server
     engine_process(server).kill()
     wait_until(lambda: not is_healthy(server))
-    assert server.process.wait(60) == 1, server.log_tail()
+    assert server.process.wait(300) == 1, server.log_tail()
     assert "the engine ended by itself" in server.log_path.read_text()
 
 

@@ -60,7 +60,7 @@ def test_a_reader_that_ends_takes_nothing_with_it(tmp_path: Path) -> None:
     # What still has a reader stays where it is.
     assert process.stderr.read() == "ready\nerror line\n"
     process.stderr.close()
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     assert (tmp_path / CONSOLE_FILE).read_text() == "line 0\nline 1\nline 2\n"
 
 
@@ -78,7 +78,7 @@ def test_a_terminal_that_is_closed_takes_nothing_with_it(
         said += os.read(terminal, 1000)
     os.close(terminal)
     (tmp_path / "go").touch()
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     assert (tmp_path / "done").exists()
     lines = (tmp_path / CONSOLE_FILE).read_text().splitlines()
     assert lines == ["line 0", "line 1", "line 2", "error line"]
@@ -91,7 +91,7 @@ def test_where_even_the_file_cannot_be_written_the_run_goes_on(tmp_path: Path) -
     assert process.stdout.readline() == "ready\n"
     process.stdout.close()
     (tmp_path / "go").touch()
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     wait_for(tmp_path / "done")
 
 

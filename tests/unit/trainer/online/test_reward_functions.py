@@ -37,7 +37,7 @@ def config(tiny_base: Path, tmp_path: Path, function: Path) -> TrainConfig:
         reward={
             "functions": ["regime_w", f"{function}:reward"],
             "weights": [1.0, 0.25],
-            "timeout_s": 2,
+            "timeout_s": 5,
         },
         run={"num_steps": NUM_STEPS, "checkpoint_every": 9},
     )
