@@ -31,7 +31,7 @@ from trainer.data.word_problems import Split
 from trainer.errors import DataError
 from trainer.io.adapter_settings import kept_prompt_format
 from trainer.io.jsonl import JsonlAppender, read_rows, repair
-from trainer.io.kept_settings import keep_settings
+from trainer.io.kept_settings import keep_settings, settings_beside
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
@@ -124,7 +124,7 @@ async def collect(
         data.source, Split.TRAIN, num_records=num_records, seed=data.seed, shape=data.shape
     )
     output = config.output
-    kept = output.with_name(output.name + ".toml")
+    kept = settings_beside(output)
     asked_as = config.rollout.prompt_format
     if asked_as == "auto":
         asked_as = kept_prompt_format(kept) or resolve_format(

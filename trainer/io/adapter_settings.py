@@ -11,7 +11,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
-from trainer.io.kept_settings import CONFIG_FILE, kept_tables, table_of
+from trainer.io.kept_settings import CONFIG_FILE, kept_tables, settings_beside, table_of
 
 
 def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -48,10 +48,15 @@ def kept_dtype(path: Path) -> str | None:
 
 
 def training_data(adapter: Path) -> DataConfig | None:
-    """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says."""
-    found = settings_of(adapter)
-    # Of an SFT too: the two have the same table.
-    data = {} if found is None else table_of(TrainConfig.as_meant(found[1]), "data")
+    """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says.
+
+    Those of a run of `train-offline` are the ones that its file of rollouts was collected with.
+    """
+    _, kept = settings_of(adapter) or (adapter, {})
+    if isinstance(rollouts := kept.get("rollouts"), str):
+        kept = _readable(settings_beside(Path(rollouts))) or {}
+    # The table of an SFT and of `collect` is the same.
+    data = table_of(TrainConfig.as_meant(kept), "data")
     with suppress(ValidationError):
         return DataConfig.model_validate(data) if "source" in data else None
     return None

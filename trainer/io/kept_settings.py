@@ -24,6 +24,11 @@ _OTHER_COMMANDS = {"rollouts": "train-offline", "sft": "sft"}
 _Config = TypeVar("_Config", bound=Section)
 
 
+def settings_beside(rollouts: Path) -> Path:
+    """Where `collect` keeps the settings of a file of rollouts."""
+    return rollouts.with_name(f"{rollouts.name}.toml")
+
+
 def as_toml(config: BaseModel) -> str:
     """A configuration as a TOML file that ``--config`` reads, without the API key."""
     return tomli_w.dumps(_plain(config))

@@ -7,10 +7,16 @@ from typing import Any
 import pytest
 
 from regime_w import ArmSpec, build_all_arms
-from trainer.config.sections import EvaluationConfig, SFTRunConfig, TrainConfig
+from trainer.config.sections import (
+    CollectConfig,
+    EvaluationConfig,
+    OfflineRunConfig,
+    SFTRunConfig,
+    TrainConfig,
+)
 from trainer.errors import UsageError
 from trainer.evaluation.as_trained import as_trained
-from trainer.io.kept_settings import CONFIG_FILE, as_toml
+from trainer.io.kept_settings import CONFIG_FILE, as_toml, settings_beside
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 SOLO = ArmSpec(name="solo", system_prompt="Be brief.", temperature=0.7, top_p=1.0)
@@ -133,6 +139,24 @@ def test_models_that_name_no_held_out_questions_are_not_asked_built_in_ones(tmp_
     runs = run_folder(tmp_path / "b", MATH), run_folder(tmp_path / "c")
     with pytest.raises(UsageError, match=r"data: .*b\.jsonl.*word-problems; say with --data"):
         as_trained(asked(*runs))
+
+
+def test_a_run_from_collected_rollouts_is_asked_what_they_hold_out(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "offline/adapters/policy-000003").parents[1]
+    rollouts = tmp_path / "rollouts.jsonl"
+    offline = OfflineRunConfig.model_validate({"rollout": ROLLOUT, "rollouts": rollouts})
+    (folder / CONFIG_FILE).write_text(as_toml(offline))
+    # Rollouts of another program have no settings beside them.
+    assert as_trained(asked(folder))[0].data == "word-problems"
+    collected = settings_beside(rollouts)
+    for data in (MATH, {"source": "a.jsonl"}):
+        collected.write_text(as_toml(CollectConfig.model_validate({"data": data})))
+        if data is MATH:
+            config, _ = as_trained(asked(folder))
+            assert (config.data, config.data_question) == ("b.jsonl", "problem")
+        else:
+            with pytest.raises(UsageError, match=r"offline was trained on a\.jsonl, .*--data"):
+                as_trained(asked(folder))
 
 
 def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:
