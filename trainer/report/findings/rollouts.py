@@ -100,7 +100,7 @@ def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
 def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     """Accuracy fell from its best by more than two standard errors of a difference of two shares."""
     accuracy, best_step = run.series("eval/accuracy"), run.series("eval/best_step")
-    if not accuracy:
+    if not (accuracy and best_step):
         return None
     best, last = max(accuracy), accuracy[-1]
     middle = (best + last) / 2
