@@ -6,13 +6,18 @@ come from, however many passes are made. The reference is the same policy, so th
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from inference_server.wire.schemas import adapter_name
+from trainer.commands.offline_file import (
+    foreign_warning,
+    open_file,
+    say_what_is_in_the_file,
+)
 from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
 from trainer.console.advice import no_kl_line, ppo_advice
 from trainer.console.stop_signals import stop_signals
@@ -23,10 +28,10 @@ from trainer.errors import RewardFunctionError
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
-from trainer.model.dtype import collected_line, settled_as_kept, torch_dtype
+from trainer.model.dtype import settled_as_kept, torch_dtype
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
-from trainer.rollouts.files import StoredRollouts, format_of_file, open_rollouts
+from trainer.rollouts.files import StoredRollouts, format_of_file
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.metrics import group_metrics
 from trainer.rollouts.pretrained_critic import pretrain_critic
@@ -50,9 +55,6 @@ from trainer.run_state.run_folder import (
 
 _OF_THE_PENALTY = ("ppo/reference_kl", "ppo/kl_coef")
 """Metrics of the KL penalty, which would say that the policy has not moved."""
-_FOREIGN_NATS = 0.05
-"""Mean |starting policy - file| logprob from which the file is plainly not of the starting policy; where
-both compute in bfloat16 rounding stays below."""
 
 
 def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Path:
@@ -83,7 +85,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     lines: list[str] = []
     config = with_policy(config, settled_as_kept(config.policy, device, None, lines.append))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
-        rollouts = open_rollouts(config.rollouts, config, num_groups=config.limit)
+        rollouts = open_file(config)
         num_groups = len(rollouts.records) * config.offline.num_epochs
         num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
         run = config.run.model_copy(update={"num_steps": num_steps})
@@ -96,7 +98,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             advice = ppo_advice(config.ppo, config.rollout.max_tokens, num_steps)
             for line in (*lines, *no_kl_line(config.ppo), *(f"warning: {line}" for line in advice)):
                 tracker.say(line)
-            _say_what_is_in_the_file(config, rollouts, num_steps, tracker.say)
+            say_what_is_in_the_file(config, rollouts, num_steps, tracker.say)
             if progress.step:
                 tracker.say(f"resuming after step {progress.step}")
             training = _OfflineTraining(
@@ -176,8 +178,8 @@ class _OfflineTraining:
         clock.lap("update")
         self._questions.done(batch, {})
         self.progress = TrainProgress(step=step, questions=self._questions.state)
-        if step == 1 and ppo.logprob_mismatch > _FOREIGN_NATS:
-            self._tracker.say(_foreign_warning(ppo.logprob_mismatch))
+        if step == 1 and (warning := foreign_warning(ppo.logprob_mismatch)):
+            self._tracker.say(warning)
         metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
         for name in _OF_THE_PENALTY:
             del metrics[name]
@@ -219,32 +221,3 @@ def _with_behaviour(
         for s, logprobs in zip(texts, found, strict=True)
     )
     return [[s if s.sampler_logprobs else next(filled) for s in group] for group in samples]
-
-
-def _say_what_is_in_the_file(
-    config: OfflineRunConfig, rollouts: StoredRollouts, num_steps: int, say: Callable[[str], None]
-) -> None:
-    versions = sorted("base" if v is None else str(v) for v in rollouts.versions)
-    say(
-        f"{config.rollouts}: {len(rollouts.records)} questions, {rollouts.num_completions} completions of "
-        f"version {', '.join(versions)}; {num_steps} steps"
-    )
-    differences = (collected_line(config.policy, dtype) for dtype in rollouts.dtypes if dtype)
-    for line in (*rollouts.left_out, *filter(None, differences)):
-        say(line)
-    if rollouts.num_texts:
-        say(
-            f"warning: {rollouts.num_texts} of the completions are text without tokens and logprobs. "
-            "They are tokenised again under their arm's prompt and taken to be sampled by the policy "
-            "that training starts from. If another model wrote them, or other tokens, the importance "
-            "weights are wrong: PPO then learns from them as if they were its own"
-        )
-
-
-def _foreign_warning(mismatch: float) -> str:
-    return (
-        f"warning: the file's logprobs differ from those of the policy that training starts from by "
-        f"{mismatch:.2g} nats a token: another policy sampled it. Importance weights up to "
-        "ppo.max_importance_weight make up for a part of that; start from the adapter that the file "
-        "was collected with, or set ppo.sequence_mask"
-    )

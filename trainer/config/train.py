@@ -16,6 +16,31 @@ from trainer.config.run import RunConfig
 from trainer.config.server import ServerConfig
 
 
+def require_comparison(ppo: PPOConfig, clash: str) -> None:
+    """Refuse advantages that would be 0: without differences within a group, rloo and grpo silently train on nothing.
+
+    Args:
+        ppo: Names the advantage.
+        clash: Why a group has no differences.
+
+    Raises:
+        ValueError: They compare a group's completions.
+    """
+    if ppo.advantage != "gae":
+        raise ValueError(
+            f"ppo.advantage = {ppo.advantage} compares a question's completions, but {clash}"
+        )
+
+
+def _require_rewards_to_compare(ppo: PPOConfig, reward: RewardSettings) -> None:
+    if reward.selection != "all":
+        require_comparison(
+            ppo, f"reward.selection = {reward.selection} lets only one of them train"
+        )
+    if reward.credit == "shared" and reward.is_regime_w:
+        require_comparison(ppo, "reward.credit = shared rewards all of them alike")
+
+
 class TrainConfig(CommandConfig):
     """Everything about an online PPO run."""
 
@@ -68,19 +93,10 @@ class TrainConfig(CommandConfig):
 
     @model_validator(mode="after")
     def _groups_can_be_compared(self) -> Self:
-        """Without differences within a group, rloo and grpo would silently train on nothing."""
-        if self.ppo.advantage != "gae":
-            reward = self.reward
-            if reward.selection != "all":
-                clash = f"reward.selection = {reward.selection} lets only one of them train"
-            elif reward.credit == "shared" and reward.is_regime_w:
-                clash = "reward.credit = shared rewards all of them alike"
-            elif len(self.rollout.arms) * self.rollout.samples_per_arm == 1:
-                clash = "rollout.arms and rollout.samples_per_arm ask for a single one"
-            else:
-                return self
-            raise ValueError(
-                f"ppo.advantage = {self.ppo.advantage} compares a question's completions, but {clash}"
+        _require_rewards_to_compare(self.ppo, self.reward)
+        if len(self.rollout.arms) * self.rollout.samples_per_arm == 1:
+            require_comparison(
+                self.ppo, "rollout.arms and rollout.samples_per_arm ask for a single one"
             )
         return self
 
@@ -119,6 +135,11 @@ class OfflineRunConfig(CommandConfig):
     ppo: PPOConfig = PPOConfig()
     offline: OfflineConfig = OfflineConfig()
     run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _groups_can_be_compared(self) -> Self:
+        _require_rewards_to_compare(self.ppo, self.reward)
+        return self
 
 
 class TrainOfflineCommand(OfflineRunConfig):

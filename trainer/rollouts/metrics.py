@@ -3,7 +3,8 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from inference_server.wire.schemas import FinishReason
@@ -11,6 +12,7 @@ from trainer.config.rollout import short_name
 from trainer.console.tracking import Metrics
 from trainer.rollouts.groups import RolloutBatch, ScoredGroup, ServedGroup
 
+_T = TypeVar("_T")
 _SCORES = ("s_end", "s_path", "s_cf", "s_wm", "within_family_agreement", "cross_family_agreement")
 _NO_VARIANCE = 1e-9
 """Sums of squares below it are rounding errors."""
@@ -48,7 +50,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     """
     arms = [arm for group in groups for arm in group.group.arms]
     rewards = [reward for group in groups for reward in group.earned] or [0.0]
-    parts = [part for group in groups for part in group.parts]
+    parts = [part for group in groups for part in _rewarded(group, group.parts)]
     correct = [c for group in asked for c in group.scores.correct or ()]
     answers = [answer for group in groups for answer in group.scores.answers]
     lengths = [len(arm.token_ids) for arm in arms]
@@ -56,9 +58,9 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     metrics: Metrics = {
         "reward/mean": statistics.fmean(rewards),
         "reward/std": statistics.pstdev(rewards),
-        "reward/base": statistics.fmean(part.base for part in parts),
-        "reward/coherence": statistics.fmean(part.coherence for part in parts),
-        "reward/length": statistics.fmean(part.length for part in parts),
+        "reward/base": _mean(part.base for part in parts),
+        "reward/coherence": _mean(part.coherence for part in parts),
+        "reward/length": _mean(part.length for part in parts),
         "reward/correct": sum(correct) / max(1, len(correct)),
         "reward/answered": sum(answer is not None for answer in answers) / len(answers),
         "rollout/num_samples": len(arms),
@@ -126,9 +128,13 @@ def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
 
     Within groups, because the update compares completions of one question, not easy questions with
     hard ones. If all completions of each group earn the same, as under shared credit, between
-    groups.
+    groups. Completions without a reward do not train, and count in neither.
     """
-    judged = [(group.rewards, group.scores.correct) for group in groups if group.scores.correct]
+    judged = [
+        (group.earned, _rewarded(group, group.scores.correct))
+        for group in groups
+        if group.scores.correct and group.earned
+    ]
     rewards = [reward for of_group, _ in judged for reward in _centred(of_group)]
     correct = [right for _, of_group in judged for right in _centred(of_group)]
     if _sum_of_squares(rewards) < _NO_VARIANCE:
@@ -140,6 +146,16 @@ def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
     return sum(r * c for r, c in zip(rewards, correct, strict=True)) / math.sqrt(
         squares[0] * squares[1]
     )
+
+
+def _rewarded(group: ScoredGroup, values: Sequence[_T]) -> list[_T]:
+    """Those of the completions that have a reward."""
+    return [value for index, value in enumerate(values) if index not in group.unrewarded]
+
+
+def _mean(values: Iterable[float]) -> float:
+    """The mean; 0 where there is nothing."""
+    return statistics.fmean(list(values) or [0.0])
 
 
 def _sum_of_squares(values: Sequence[float]) -> float:

@@ -373,6 +373,19 @@ def test_a_row_that_cannot_be_used_is_an_error_that_names_its_line(
     assert "\n" not in str(caught.value)
 
 
+def test_advantages_that_compare_completions_need_some(
+    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    for reward in ({"selection": "best"}, {"credit": "shared"}):
+        with pytest.raises(ValueError, match=r"rloo compares a question's completions, but reward"):
+            config(policy, path, tmp_path / "run", ppo={"advantage": "rloo"}, reward=reward)
+    write(path, [{**row, "arm_outputs": row["arm_outputs"][:1]} for row in rows])
+    alone = config(policy, path, tmp_path / "run", ppo={"advantage": "grpo"})
+    with pytest.raises(DataError, match=r"one completion of each question, .*: set it to gae"):
+        train_offline(alone)
+
+
 def test_a_function_of_the_users_rewards_the_file_and_leaves_a_checkpoint_where_it_fails(
     policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:

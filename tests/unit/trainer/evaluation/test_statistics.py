@@ -1,7 +1,9 @@
 """Estimates and tests against independent computations: closed forms, enumeration, scipy's own."""
 
 import math
-from itertools import combinations, product
+from collections.abc import Callable
+from itertools import combinations, pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from trainer.evaluation.statistics import (
     pass_at_k,
     wilson_interval,
 )
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 # Newcombe (1998), Statistics in Medicine 17:857, table I: the score method without correction.
 PUBLISHED = [
@@ -235,5 +239,36 @@ def test_trends_are_told_from_noise() -> None:
 def test_a_trend_compares_quarters() -> None:
     found = Trend.of([1.0, 3.0, 0.0, 0.0, 0.0, 0.0, 5.0, 7.0])
     assert (found.first, found.last) == (2.0, 6.0)
-    assert Trend.of([4.0]) == Trend(first=4.0, last=4.0, p_value=1.0)
+    assert Trend.of([4.0]) == Trend(first=4.0, last=4.0, tau=0.0, p_value=1.0)
     assert Trend.of([4.0, 4.0, 4.0]).p_value == 1.0
+
+
+@pytest.mark.parametrize(("autocorrelation", "most"), [(0.0, 0.06), (0.5, 0.08), (0.8, 0.12)])
+def test_steps_that_resemble_those_before_them_are_seldom_taken_for_a_trend(
+    autocorrelation: float, most: float
+) -> None:
+    # Where steps are taken for independent, 0.12 and 0.26 of the last two rise.
+    rng, num_steps, num_series = np.random.default_rng(1), 50, 300
+    values = rng.normal(size=(num_steps + 50, num_series))
+    for before, now in pairwise(values):
+        now += autocorrelation * before
+    assert sum(Trend.of(list(series)).rises for series in values[50:].T) / num_series < most
+
+
+@pytest.mark.parametrize("num_steps", [20, 40, 150])
+@pytest.mark.parametrize("shape", [lambda x: x, lambda x: 1 - np.exp(-8 * x), lambda x: x**4])
+def test_a_rise_of_any_shape_is_one(
+    num_steps: int, shape: Callable[[FloatArray], FloatArray]
+) -> None:
+    rng = np.random.default_rng(2)
+    curve = shape(np.linspace(0, 1, num_steps)) + 0.1 * rng.normal(size=num_steps)
+    assert Trend.of(list(curve)).rises
+    assert not Trend.of(list(-curve)).rises
+
+
+def test_a_fall_whose_last_quarter_is_high_is_no_rise() -> None:
+    found = Trend.of([*map(float, range(30, 0, -1)), *[0.0] * 8, 400.0, 400.0])
+    assert found.last > found.first
+    assert found.tau < 0
+    assert found.p_value < 0.05
+    assert not found.rises

@@ -8,8 +8,9 @@ import pytest
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig
 from regime_w.counterfactual.pairs import PairedQuestion
+from trainer.config.rollout import REGIME_W
 from trainer.data.sources import Record
-from trainer.rollouts.groups import RolloutBatch, ScoredGroup, score_group
+from trainer.rollouts.groups import RolloutBatch, ScoredGroup, score_group, with_functions
 from trainer.rollouts.metrics import rollout_metrics
 
 RECORD = Record(id="q", question="3 + 4?", gold="#### 7")
@@ -94,6 +95,22 @@ def test_under_shared_credit_the_reward_follows_correctness_between_groups() -> 
     )
     expected = statistics.correlation([1.0, 1.0, -0.5], [0.25, 0.75, 0.0])
     assert found["reward/follows_correct"] == pytest.approx(expected)
+
+
+def test_completions_without_a_reward_count_in_no_mean_of_it() -> None:
+    config = RewardConfig()
+    group, weights = scored(RIGHT, WRONG, WRONG, WRONG, config=config), {"mine": 1.0}
+    # Below 0, which stands where there is none.
+    given = with_functions(group, {"mine": [-0.2, -1.0, None, None]}, weights, config)
+    nothing = with_functions(group, {"mine": [None] * 4}, weights, config)
+    for found in (metrics_of(given), metrics_of(given, nothing)):
+        assert found["reward/mean"] == pytest.approx(-0.6)
+        assert found["reward/follows_correct"] == pytest.approx(1.0)
+    assert "reward/follows_correct" not in metrics_of(nothing)
+    weighted = with_functions(
+        group, {"mine": [1.0, None, None, None]}, {"mine": 1.0, REGIME_W: 1.0}, config
+    )
+    assert metrics_of(weighted)["reward/base"] == group.parts[0].base
 
 
 @pytest.mark.parametrize("texts", [(RIGHT, RIGHT), (WRONG, WRONG)])
