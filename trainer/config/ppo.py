@@ -88,7 +88,9 @@ class PPOConfig(Section):
     would move it. The critic still trains."""
     truncation: Literal["bootstrap", "mask"] = "bootstrap"
     """Truncated completions: bootstrapped by the critic (rloo and grpo have none and take the reward as
-    it is), or left out of the losses and of the comparison with other completions."""
+    it is), or left out of the losses and of the comparison with other completions. Bootstrapped ones end in what
+    the critic expects, and their own reward, as of a wrong answer or their length, teaches nothing; where nearly all
+    answers are wrong that can favour running into the limit, which "mask" does not."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
     """Coefficient of the KL penalty to the reference: its start, or its value where adaptive_kl is off."""
     kl_estimator: KLEstimator = "k1"

@@ -61,6 +61,19 @@ class RunRecord:
         start = next((model for model in before if self._is_start(model)), before[-1])
         return start, trained
 
+    def num_evaluations_chosen_from(self, model: ModelResult) -> int:
+        """Of how many evaluations during training a version was the best; 0 where it was not chosen as that.
+
+        The newest version is not: it is evaluated whether it is the best or not.
+        """
+        version = version_of_name(Path(model.model).name)
+        rows = [row for row in self.rows if "eval/version" in row and "eval/best_step" in row]
+        best = [
+            row["eval/version"] for row in rows if row["eval/step"] == rows[-1]["eval/best_step"]
+        ]
+        is_newest = version == self.rows[-1].get("version") if self.rows else True
+        return 0 if version is None or is_newest or version not in best else len(rows)
+
     @property
     def held_out(self) -> str | None:
         """Source of the run's held-out questions; None where it names none, as those of `train-offline`."""

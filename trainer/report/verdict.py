@@ -96,6 +96,11 @@ def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
         f"{found.baseline} [{signed(found.low)}, {signed(found.high)}], {found.num_won} won and "
         f"{found.num_lost} lost, McNemar's exact p {_equals(found.p_value)}."
     )
+    if (num_evaluations := run.num_evaluations_chosen_from(trained)) > 1:
+        evidence += (
+            f" It was chosen as the best of {num_evaluations} evaluations during training: where these questions were "
+            "among theirs, the gain is flattered and p too small; ask others to be sure."
+        )
     if found.p_value < 1 - CONFIDENCE:
         if found.points > 0:
             return Outcome.HELPING, "Yes.", evidence

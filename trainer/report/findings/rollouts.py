@@ -1,10 +1,10 @@
 """Findings about the rollouts, the critic, and the run's best version."""
 
-import math
 import statistics
 from itertools import pairwise
 
 from trainer.config.sections import TrainConfig
+from trainer.evaluation.statistics import CONFIDENCE, difference_interval
 from trainer.report.findings.finding import Finding, number
 from trainer.report.run_record import RunRecord
 
@@ -27,7 +27,12 @@ def truncation(run: RunRecord, config: TrainConfig) -> Finding | None:
         evidence=f"{share:.0%} hit the token limit of {config.rollout.max_tokens}; the mean length is "
         f"{number(tokens)} tokens.",
         change=f"raise rollout.max_tokens ({config.rollout.max_tokens}); ppo.truncation "
-        f'({config.ppo.truncation}) = "mask" leaves truncated completions out of the losses.',
+        f'({config.ppo.truncation}) = "mask" leaves truncated completions out of the losses'
+        + (
+            ", bootstrap teaches them what the critic expects, not their reward."
+            if config.ppo.truncation == "bootstrap" and config.ppo.advantage == "gae"
+            else "."
+        ),
     )
 
 
@@ -98,14 +103,19 @@ def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
 
 
 def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """Accuracy fell from its best by more than two standard errors of a difference of two shares."""
+    """Accuracy fell from its best, the luckiest of its evaluations, by more than chance explains.
+
+    By the interval of the difference of two shares, which takes the evaluations for independent: answers to the same
+    questions are not, which makes their difference smaller. Its confidence is Bonferroni's for all comparisons with
+    the last.
+    """
     accuracy, best_step = run.series("eval/accuracy"), run.series("eval/best_step")
     if not (accuracy and best_step):
         return None
-    best, last = max(accuracy), accuracy[-1]
-    middle = (best + last) / 2
-    error = math.sqrt(2 * middle * (1 - middle) / config.run.num_evaluation_questions)
-    if best - last <= 2 * error:
+    best, last, num = max(accuracy), accuracy[-1], config.run.num_evaluation_questions
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(accuracy) - 1)
+    low, _ = difference_interval((round(best * num), num), (round(last * num), num), confidence)
+    if low <= 0:
         return None
     return Finding(
         name="past_its_best",

@@ -21,7 +21,10 @@ def server(log: Path, code: str) -> ServerProcess:
 
 
 @pytest.mark.parametrize("serving", [False, True])
-def test_the_demo_ends_with_commands_that_fit_a_terminal(serving: bool) -> None:
+def test_the_demo_ends_with_commands_that_fit_a_terminal(
+    serving: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(Path(".venv/bin/python").absolute()))
     lines = next_lines(Path("runs/demo"), URL, serving=serving)
     text = "\n".join(lines)
     assert max(map(len, lines)) <= 80

@@ -123,6 +123,48 @@ def test_how_to_measure_names_questions_where_the_run_does_not(
     assert ("QUESTIONS: the run's settings name none" in evidence) is not names
 
 
+@pytest.mark.parametrize(
+    ("version", "num_evaluations"), [(9, 3), (13, 0), (17, 0)], ids=["best", "another", "newest"]
+)
+def test_a_version_that_evaluations_have_chosen_is_said_to_be_that(
+    version: int, num_evaluations: int
+) -> None:
+    def evaluated(step: int) -> Metrics:
+        found = {8: 0.7, 12: 0.6, 16: 0.65}
+        if step not in found:
+            return {}
+        return {
+            "eval/accuracy": found[step],
+            "eval/step": step,
+            "eval/version": step + 1,
+            "eval/best_step": 8,
+        }
+
+    models = (
+        EVALUATED.models[0],
+        EVALUATED.models[1].model_copy(update={"model": f"run/adapters/policy-{version:06d}"}),
+    )
+    run = record(evaluated, evaluated=EVALUATED.model_copy(update={"models": models}))
+    assert run.num_evaluations_chosen_from(models[1]) == num_evaluations
+    said = f"the best of {num_evaluations} evaluations" in verdict_of(run).evidence
+    assert said is (num_evaluations > 0)
+
+
+def test_the_luckiest_of_many_evaluations_is_not_past_its_best() -> None:
+    def lucky(step: int) -> Metrics:
+        # 70 of 100 with a standard error of 4.6 points, and the last a little below.
+        return {"eval/accuracy": 0.7 + 0.07 * math.sin(5 * step), "eval/best_step": 4}
+
+    def fallen(step: int) -> Metrics:
+        return {"eval/accuracy": 0.8 if step < 9 else 0.5, "eval/best_step": 4}
+
+    found = [
+        [f.name for f in findings_of(record(change, config=LOOSE_TARGET), helps=True)]
+        for change in (lucky, fallen)
+    ]
+    assert found == [[], ["past_its_best"]]
+
+
 # --- each finding alone -----------------------------------------------------------------------
 
 
