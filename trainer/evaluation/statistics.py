@@ -6,7 +6,7 @@ are computed over questions. Every interval is a 95% interval unless it says oth
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb, hypot
+from math import comb, hypot, sqrt
 
 import numpy as np
 from scipy.optimize import isotonic_regression
@@ -48,6 +48,25 @@ def difference_interval(
         (num / of, *wilson_interval(num, of, confidence)) for num, of in (first, second)
     )
     return p1 - p2 - hypot(p1 - l1, u2 - p2), p1 - p2 + hypot(u1 - p1, p2 - l2)
+
+
+def paired_interval(num_won: int, num_lost: int, num_questions: int) -> tuple[float, float]:
+    """The interval of the difference in accuracy of two models on the same questions.
+
+    With w and l questions won and lost, each one more than there are, of n and two more:
+    ``(w − l)/n ± z sqrt((w + l)/n − ((w − l)/n)²) / sqrt(n)``, within [−1, 1] (Bonett and Price 2012, Statistics in
+    Medicine 31:479). Unlike the bootstrap it covers the difference where few questions tell the models apart, and has
+    a width where none does.
+
+    Args:
+        num_won: Questions that only the first model answers correctly.
+        num_lost: Questions that only the second model answers correctly.
+        num_questions: All questions, at least one.
+    """
+    num = num_questions + 2
+    won, lost = (num_won + 1) / num, (num_lost + 1) / num
+    half = float(norm.isf(_TAIL)) * sqrt((won + lost - (won - lost) ** 2) / num)
+    return max(-1.0, won - lost - half), min(1.0, won - lost + half)
 
 
 def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -45,7 +45,7 @@ def tables_of(evaluation: Evaluation) -> list[TextTable]:
     if evaluation.differences:
         tables.append(
             TextTable(
-                caption="Paired by question: 95% bootstrap interval, McNemar's exact test",
+                caption="Paired by question: 95% interval, McNemar's exact test",
                 headings=("Difference", "Points", "95% interval", "Won", "Lost", "p"),
                 rows=tuple(_difference_row(evaluation, d) for d in evaluation.differences),
             )

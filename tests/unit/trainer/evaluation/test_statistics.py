@@ -19,6 +19,7 @@ from trainer.evaluation.statistics import (
     difference_interval,
     mcnemar_p_value,
     mean_interval,
+    paired_interval,
     pass_at_k,
     wilson_interval,
 )
@@ -69,6 +70,37 @@ def test_wilson_interval_is_the_closed_form(counts: tuple[int, int]) -> None:
     scale = 1 + z * z / n
     expected = (max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
     assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-12)
+
+
+# --- paired differences -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_questions", "won", "lost"),
+    [(20, 0.05, 0.05), (50, 0.03, 0.01), (100, 0.02, 0.0), (100, 0.15, 0.10), (200, 0.2, 0.1)],
+)
+def test_paired_intervals_cover_the_difference(num_questions: int, won: float, lost: float) -> None:
+    # Over every outcome; the bootstrap's intervals of the second and the third cover it in 80 and 87 %.
+    covered = 0.0
+    for num_won in range(num_questions + 1):
+        of_won = binom.pmf(num_won, num_questions, won)
+        rest = num_questions - num_won
+        of_lost = binom.pmf(range(rest + 1), rest, lost / (1 - won))
+        for num_lost, probability in enumerate(of_lost):
+            if of_won * probability > 1e-9:
+                low, high = paired_interval(num_won, num_lost, num_questions)
+                covered += of_won * probability * (low <= won - lost <= high)
+    assert covered > 0.945
+
+
+def test_paired_intervals_at_their_limits() -> None:
+    low, high = paired_interval(0, 0, 20)
+    assert high == -low == pytest.approx(1.959964 * math.sqrt(2 / 22) / math.sqrt(22))
+    assert paired_interval(5, 0, 5)[1] == 1.0
+    assert paired_interval(3, 8, 50) == tuple(-end for end in paired_interval(8, 3, 50)[::-1])
+    # Of many questions it is the bootstrap's.
+    gains = [1.0] * 93 + [-1.0] * 7 + [0.0] * 300
+    assert paired_interval(93, 7, 400) == pytest.approx(bootstrap_interval(gains), abs=0.002)
 
 
 # --- bootstrap --------------------------------------------------------------------------------

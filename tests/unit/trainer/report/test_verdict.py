@@ -491,7 +491,7 @@ def test_few_steps_are_not_judged() -> None:
     [
         (20, 5, Outcome.HELPING, "+7.5 points over SFT [+4.5, +10.5], 20 won and 5 lost"),
         (5, 20, Outcome.HURTING, "-7.5 points"),
-        # The interval given above excludes 0: the exact test decides, not the bootstrap.
+        # The interval given above excludes 0: the exact test decides, not the interval.
         (18, 8, Outcome.UNDECIDED, "p = 0.076"),
         (10, 10, Outcome.UNDECIDED, "p = 1. "),
         (40, 0, Outcome.HELPING, "p < 0.0001"),
