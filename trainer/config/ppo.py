@@ -30,7 +30,8 @@ class PPOConfig(Section):
     critic_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """AdamW's, of the critic's adapter and value head."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """Of both learning rates: constant, or linear to zero over run.num_steps."""
+    """Of both learning rates: constant, or linear to zero over run.num_steps; a run that is given more steps goes on
+    with the rate of the longer line."""
     learning_rate_warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which both learning rates first rise, linearly, to their values."""
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 2

@@ -54,7 +54,8 @@ FREE_SETTINGS = (
     "run.metrics_host",
 )
 """Sections and keys that may change between one start of a run and the next: where and how long it runs,
-never what it learns. (Threads, device and the size of micro-batches only change how sums round.)"""
+never what it learns from. (Threads, device and the size of micro-batches only change how sums round; the number of
+steps is the end of a linear learning rate.)"""
 
 
 @contextmanager
