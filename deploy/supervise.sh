@@ -13,7 +13,7 @@ set -u
 stopping= child=
 # A fork that is still this shell would catch the signal and drop it: the command must have taken its place.
 pass_on() {
-  while cmp -s "/proc/$$/cmdline" "/proc/$child/cmdline"; do sleep 0.1; done
+  while cmp -s "/proc/$$/cmdline" "/proc/$child/cmdline" 2>/dev/null; do sleep 0.1; done
   kill -TERM "$child" 2>/dev/null
 }
 trap 'stopping=1; [ -z "$child" ] || pass_on' TERM INT

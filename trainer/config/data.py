@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from inference_server.wire.prompt_options import NotBlank
 from regime_w.answer_types.answer_type import AnswerTypeName
@@ -69,7 +69,8 @@ class DataConfig(Section):
     evaluation_source: NotBlank | None = None
     """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`. Null is
     `word-problems` where the source is built in; beside another one, run.evaluate_every and `eval` ask for a name,
-    and SFT measures no held-out loss without."""
+    and SFT measures no held-out loss without. `word-problems` itself is kept as null or as
+    `word-problems#held_out`, which are the same questions."""
     question: NotBlank = "question"
     """Column of both sources that has the question, such as `problem`, or messages of which one is the user's;
     `prompt` or `messages` where none is called question."""
@@ -97,6 +98,16 @@ class DataConfig(Section):
     reward.formulas = cross_checked). Needs answers with GSM8K's annotated steps (<<3*4=12>>), as the built-in
     sources have them; where few questions have them, the share is less. What data.evaluation_source holds out is
     never made."""
+
+    @field_validator("evaluation_source")
+    @classmethod
+    def _is_told_from_the_earlier_default(
+        cls, given: str | None, info: ValidationInfo
+    ) -> str | None:
+        """Kept settings of earlier versions hold the bare name though nobody chose it; those of today never do."""
+        if given != _DEFAULT_SOURCE:
+            return given
+        return None if is_built_in(info.data.get("source", given)) else f"{given}#held_out"
 
     @model_validator(mode="after")
     def _shape_is_possible(self) -> Self:

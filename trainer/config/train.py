@@ -54,7 +54,7 @@ class TrainConfig(CommandConfig):
 
     @classmethod
     def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Section.as_meant`; held-out questions that a run was measured with, or left out, are not taken away."""
+        """As `Section.as_meant`; held-out questions that a run was measured with, or avoided, are not taken away."""
         found = super().as_meant(kept)
         data, run = kept.get("data"), kept.get("run")
         if not (isinstance(data, Mapping) and isinstance(run, Mapping)):

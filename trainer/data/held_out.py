@@ -42,9 +42,11 @@ def require_held_out(data: DataConfig, needed_by: str) -> str:
 
 
 def is_same_source(first: str, second: str) -> bool:
-    """Whether two names are of one source: a file's may be written in several ways."""
+    """Whether two names of held-out questions are of the same ones: a file's may be written in several ways."""
     return first == second or _written_out(first) == _written_out(second)
 
 
 def _written_out(source: str) -> str:
-    return source if is_built_in(source) else os.path.realpath(source)
+    if not is_built_in(source):
+        return os.path.realpath(source)
+    return source if "#" in source else f"{source}#held_out"

@@ -1,6 +1,6 @@
 """What models are asked, and how, where nothing else is said: as in the run, or the SFT, that trained them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from trainer.config.sections import DataConfig, EvaluationConfig, RolloutConfig, SFTRunConfig
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import parse_candidates
-from trainer.io.adapter_settings import settings_of, training_data
+from trainer.io.adapter_settings import settings_of, trained_on_file, training_data
 
 _OF_A_RUN = ("arms", "prompt_format", "stop", "max_tokens")
 _OF_AN_SFT = ("arms", "prompt_format")
@@ -45,6 +45,8 @@ def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
             taken.take(*found)
     if "data" not in config.model_fields_set:
         of_data = [each for each in map(_data_of, adapters) if each is not None]
+        if not of_data:
+            _refuse_unknown(adapters)
         of_runs = [(folder, data) for folder, data, is_run in of_data if is_run]
         for folder, data in of_runs or [(folder, data) for folder, data, _ in of_data]:
             taken.take(folder, _asked_of(folder, data))
@@ -90,6 +92,21 @@ class _Taken:
         return {
             key: value for key, value in self._values.items() if value != getattr(self._config, key)
         }
+
+
+def _refuse_unknown(adapters: Sequence[Path]) -> None:
+    """Refuse models of `train-offline` of whose questions nothing is known.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for adapter in adapters:
+        folder, kept = settings_of(adapter) or (adapter, {})
+        if (rollouts := trained_on_file(kept)) is not None:
+            raise UsageError(
+                f"data: {folder} was trained on {rollouts}, and no settings beside that file say of which questions; "
+                "say with --data what to ask, a file of held-out questions or word-problems"
+            )
 
 
 def _data_of(adapter: Path) -> tuple[Path, DataConfig, bool] | None:

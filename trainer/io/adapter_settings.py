@@ -11,7 +11,13 @@ from inference_server.wire.prompt_options import PromptFormat
 from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
-from trainer.io.kept_settings import CONFIG_FILE, kept_tables, settings_beside, table_of
+from trainer.io.kept_settings import (
+    CONFIG_FILE,
+    ROLLOUTS_FOLDER,
+    kept_tables,
+    settings_beside,
+    table_of,
+)
 
 
 def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -50,16 +56,25 @@ def kept_dtype(path: Path) -> str | None:
 def training_data(adapter: Path) -> DataConfig | None:
     """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says.
 
-    Those of a run of `train-offline` are the ones that its file of rollouts was collected with.
+    Those of a run of `train-offline` are the ones that its file of rollouts was collected with, or those of the run
+    whose rollouts it is.
     """
     _, kept = settings_of(adapter) or (adapter, {})
-    if isinstance(rollouts := kept.get("rollouts"), str):
-        kept = _readable(settings_beside(Path(rollouts))) or {}
+    if (rollouts := trained_on_file(kept)) is not None:
+        kept = _readable(settings_beside(rollouts)) or {}
+        if not kept and rollouts.parent.name == ROLLOUTS_FOLDER:
+            kept = _readable(rollouts.parent.parent / CONFIG_FILE) or {}
     # The table of an SFT and of `collect` is the same.
     data = table_of(TrainConfig.as_meant(kept), "data")
     with suppress(ValidationError):
         return DataConfig.model_validate(data) if "source" in data else None
     return None
+
+
+def trained_on_file(kept: Mapping[str, Any]) -> Path | None:
+    """The file of rollouts of a run of `train-offline`; None for the settings of others."""
+    rollouts = kept.get("rollouts")
+    return Path(rollouts) if isinstance(rollouts, str) else None
 
 
 def _readable(path: Path) -> dict[str, Any] | None:

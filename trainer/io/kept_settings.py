@@ -1,6 +1,7 @@
 """The settings that a run or another piece of work was begun with, stored beside it: it resumes with the same."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +18,8 @@ from trainer.io.durable import write_file
 from trainer.io.paths import read_plain
 
 CONFIG_FILE = "config.toml"
+ROLLOUTS_FOLDER = "rollouts"
+"""The folder of a run's own files of rollouts."""
 
 _OTHER_COMMANDS = {"rollouts": "train-offline", "sft": "sft"}
 """Keys that the settings of other commands than `train` have."""
@@ -26,7 +29,7 @@ _Config = TypeVar("_Config", bound=Section)
 
 def settings_beside(rollouts: Path) -> Path:
     """Where `collect` keeps the settings of a file of rollouts."""
-    return rollouts.with_name(f"{rollouts.name}.toml")
+    return rollouts.parent / f"{rollouts.name}.toml"
 
 
 def as_toml(config: BaseModel) -> str:
@@ -74,9 +77,9 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
 def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config:
     """The settings with which work goes on that was begun when some of their keys did not exist or had other defaults.
 
-    A key that the stored file lacks takes its value of `Section.meant_before`, and one whose stored value still
-    means something takes that of `Section.defaults_before`, unless it was given another value than its default,
-    which `keep_settings` then refuses.
+    A key that the stored file lacks takes its value of `Section.meant_before`, and one that has an earlier default
+    which still means something keeps it, unless it was given another value than its default, which `keep_settings`
+    then refuses.
 
     Args:
         path: The stored file; where there is none, the work is new.
@@ -113,12 +116,14 @@ def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _of_before(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
-    """Section, key and value of all `Section.defaults_before` that a file's settings have, as they are meant."""
+    """Section, key and value of all `Section.defaults_before` that a file holds and that mean something there."""
     meant = kind.as_meant(stored)
     for name, inner in _sections(kind):
+        table = table_of(meant, name)
         for key, value in inner.defaults_before.items():
-            if table_of(meant, name).get(key) == value:
-                yield name, key, value
+            if table.get(key) == value:
+                with suppress(ValidationError):
+                    yield name, key, getattr(inner.model_validate(table), key)
 
 
 def _sections(kind: type[BaseModel]) -> Iterator[tuple[str, type[Section]]]:

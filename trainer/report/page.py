@@ -20,12 +20,12 @@ from trainer.errors import DataError
 from trainer.evaluation.tables import tables_of
 from trainer.io.durable import write_file
 from trainer.io.jsonl import read_rows
+from trainer.io.kept_settings import ROLLOUTS_FOLDER
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
 from trainer.report.verdict import Verdict, verdict_of
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow
-from trainer.run_state.journal_entries import ROLLOUTS_FOLDER
 
 REPORT_FILE = "report.html"
 

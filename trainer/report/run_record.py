@@ -69,7 +69,9 @@ class RunRecord:
         version = version_of_name(Path(model.model).name)
         rows = [row for row in self.rows if "eval/version" in row and "eval/best_step" in row]
         best = [
-            row["eval/version"] for row in rows if row["eval/step"] == rows[-1]["eval/best_step"]
+            row["eval/version"]
+            for row in rows
+            if row.get("eval/step") == rows[-1]["eval/best_step"]
         ]
         is_newest = version == self.rows[-1].get("version") if self.rows else True
         return 0 if version is None or is_newest or version not in best else len(rows)

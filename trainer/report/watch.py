@@ -24,9 +24,8 @@ from inference_server.wire.serve_config import names_loopback
 from trainer.console.tracking import METRICS_FILE
 from trainer.errors import TrainerError, UsageError
 from trainer.evaluation.results import EVALUATION_FILE
-from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.kept_settings import CONFIG_FILE, ROLLOUTS_FOLDER
 from trainer.report.page import live_html
-from trainer.run_state.journal_entries import ROLLOUTS_FOLDER
 
 _HOST = "127.0.0.1"
 _HEADERS = {

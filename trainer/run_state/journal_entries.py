@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from inference_server.wire.digests import sha256_of_bytes
+from trainer.io.kept_settings import ROLLOUTS_FOLDER
 from trainer.rollouts.questions import PendingQuestions
 
 JOURNAL_FILE = "journal.jsonl"
-ROLLOUTS_FOLDER = "rollouts"
 
 _CHECK_HEX_DIGITS = 16
 _PREFIX, _MIDDLE, _END = b'{"check":"', b'","entry":', b"}\n"

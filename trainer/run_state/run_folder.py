@@ -22,13 +22,12 @@ from trainer.io.adapter_settings import (
     training_data,
 )
 from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
-from trainer.io.kept_settings import CONFIG_FILE, as_begun, as_toml, keep_settings
+from trainer.io.kept_settings import CONFIG_FILE, ROLLOUTS_FOLDER, as_begun, as_toml, keep_settings
 from trainer.io.paths import require_folder
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
-from trainer.run_state.journal_entries import ROLLOUTS_FOLDER
 from trainer.run_state.journal_reader import JournalReader
 
 START_FOLDER = "start"

@@ -110,7 +110,7 @@ def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     the last.
     """
     accuracy, best_step = run.series("eval/accuracy"), run.series("eval/best_step")
-    if not (accuracy and best_step):
+    if not (accuracy and best_step and 0 <= min(accuracy) <= max(accuracy) <= 1):
         return None
     best, last, num = max(accuracy), accuracy[-1], config.run.num_evaluation_questions
     confidence = 1 - (1 - CONFIDENCE) / max(1, len(accuracy) - 1)

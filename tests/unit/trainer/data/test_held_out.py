@@ -25,7 +25,8 @@ BUILT_IN = {"evaluation_source": "word-problems"}
         ({"evaluation_source": "one-step-problems"}, "one-step-problems"),
         (MINE, None),
         ({**MINE, **TEST}, "test.jsonl"),
-        ({**MINE, **BUILT_IN}, "word-problems"),
+        ({**MINE, **BUILT_IN}, "word-problems#held_out"),
+        (BUILT_IN, "word-problems"),
     ],
 )
 def test_the_default_is_for_built_in_sources(data: dict[str, Any], held_out: str | None) -> None:
@@ -86,4 +87,6 @@ def test_a_new_run_that_evaluates_needs_a_name(
 def test_a_file_has_several_names() -> None:
     assert is_same_source("./x/../a.jsonl#held_out", "a.jsonl#held_out")
     assert not is_same_source("a.jsonl", "a.jsonl#held_out")
+    assert is_same_source("word-problems", "word-problems#held_out")
+    assert not is_same_source("word-problems", "word-problems#train")
     assert not is_same_source("word-problems", "one-step-problems")

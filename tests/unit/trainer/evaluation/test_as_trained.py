@@ -147,7 +147,12 @@ def test_a_run_from_collected_rollouts_is_asked_what_they_hold_out(tmp_path: Pat
     offline = OfflineRunConfig.model_validate({"rollout": ROLLOUT, "rollouts": rollouts})
     (folder / CONFIG_FILE).write_text(as_toml(offline))
     # Rollouts of another program have no settings beside them.
-    assert as_trained(asked(folder))[0].data == "word-problems"
+    with pytest.raises(
+        UsageError, match=r"offline was trained on .*rollouts.jsonl, and no settings"
+    ):
+        as_trained(asked(folder))
+    assert as_trained(asked(folder, data="word-problems"))[0].data == "word-problems"
+    assert as_trained(asked(folder, run_folder(tmp_path / "run", MATH)))[0].data == "b.jsonl"
     collected = settings_beside(rollouts)
     for data in (MATH, {"source": "a.jsonl"}):
         collected.write_text(as_toml(CollectConfig.model_validate({"data": data})))
@@ -157,6 +162,14 @@ def test_a_run_from_collected_rollouts_is_asked_what_they_hold_out(tmp_path: Pat
         else:
             with pytest.raises(UsageError, match=r"offline was trained on a\.jsonl, .*--data"):
                 as_trained(asked(folder))
+
+
+def test_a_run_from_another_run_s_rollouts_is_asked_what_that_one_holds_out(tmp_path: Path) -> None:
+    rollouts = run_folder(tmp_path / "run", MATH) / "rollouts/step-000001.jsonl.zst"
+    folder = adapter(tmp_path / "offline/adapters/policy-000003").parents[1]
+    offline = OfflineRunConfig.model_validate({"rollout": ROLLOUT, "rollouts": rollouts})
+    (folder / CONFIG_FILE).write_text(as_toml(offline))
+    assert as_trained(asked(folder))[0].data == "b.jsonl"
 
 
 def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:

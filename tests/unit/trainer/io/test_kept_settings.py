@@ -223,8 +223,8 @@ def kept_by_an_earlier_version(path: Path, data: dict[str, object], run: dict[st
         ({}, {"evaluate_every": 2}, None, "word-problems"),
         ({"source": "mine.jsonl"}, {}, None, None),
         # They were asked, or never asked, so the run goes on with them.
-        ({"source": "mine.jsonl"}, {"evaluate_every": 2}, "word-problems", "word-problems"),
-        ({"source": "mine.jsonl", "counterfactual": 0.25}, {}, "word-problems", "word-problems"),
+        ({"source": "mine.jsonl"}, {"evaluate_every": 2}, *("word-problems#held_out",) * 2),
+        ({"source": "mine.jsonl", "counterfactual": 0.25}, {}, *("word-problems#held_out",) * 2),
         (
             {"source": "mine.jsonl", "evaluation_source": "test.jsonl"},
             {},
@@ -253,6 +253,29 @@ def test_word_problems_that_nobody_chose_are_not_a_run_s_held_out_questions(
     assert bool(lines) == (config.data != given.data)
     keep_settings(path, config, free=())
     assert read_run_config(tmp_path) == config
+
+
+def test_word_problems_that_somebody_chose_stay_a_run_s_held_out_questions(tmp_path: Path) -> None:
+    path = tmp_path / CONFIG_FILE
+    chosen = {"source": "mine.jsonl", "evaluation_source": "word-problems"}
+    for evaluate_every in (2, None, 2):
+        run = {"folder": tmp_path, "evaluate_every": evaluate_every}
+        config = TrainConfig.model_validate({"data": chosen, "run": run})
+        lines: list[str] = []
+        assert as_begun(path, config, lines.append) == config
+        keep_settings(path, config, free=("run.evaluate_every",))
+        assert read_run_config(tmp_path).data.held_out_source == "word-problems#held_out"
+        assert lines == []
+    forgotten = TrainConfig.model_validate({"data": {"source": "mine.jsonl"}})
+    assert as_begun(path, forgotten, lines.append) == forgotten
+    with pytest.raises(UsageError, match=r"was word-problems#held_out and is null"):
+        keep_settings(path, forgotten, free=("run",))
+
+
+def test_beside_a_built_in_source_the_default_may_be_named_or_not(tmp_path: Path) -> None:
+    path = tmp_path / CONFIG_FILE
+    for data in ({}, {"evaluation_source": "word-problems"}, {}):
+        keep_settings(path, TrainConfig.model_validate({"data": data}), free=())
 
 
 @pytest.mark.parametrize("config", [TrainConfig(), SFTRunConfig(), CollectConfig()])
