@@ -34,7 +34,8 @@ from trainer.config.sections import (
 )
 from trainer.console.environment import prepare_environment
 from trainer.console.stop_signals import EndedBySignal, Stopped
-from trainer.errors import TrainerError, UsageError
+from trainer.errors import DiskFullError, TrainerError, UsageError
+from trainer.io.disk import is_disk_full
 from trainer.io.paths import is_lasting, shown_path
 
 
@@ -196,6 +197,12 @@ def _run(command: _Command, arguments: list[str], prog: str) -> None:
             print(note, end="", file=sys.stderr)
         fail(prog, error, exit_code=error.exit_code)
     except OSError as error:
+        if is_disk_full(error):
+            fail(
+                prog,
+                DiskFullError(shown_path(error.filename or ".")),
+                exit_code=DiskFullError.exit_code,
+            )
         # A supervisor that starts the command again would meet the same.
         if not is_lasting(error):
             raise

@@ -114,7 +114,7 @@ class DiskFullError(TrainerError):
 
     exit_code = 3
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path | str):
         """Name the folder that is written to."""
         super().__init__(
             f"no space left on the disk of {folder}; every file in it is whole: free some space, and the "

@@ -97,3 +97,12 @@ def compare_base(status: ServerStatus, policy: PolicyConfig) -> BaseComparison:
             advice="policy.base_model, or the server's --model and --revision",
         )
     return BaseComparison(is_same=True, text=f"{name}, the same files")
+
+
+def base_field(first: ServerStatus, second: ServerStatus) -> str:
+    """The field that says whether two servers have the same base model.
+
+    Its path or name may be written in several ways, and another model may lie there; what is in it tells.
+    """
+    has_both = first.base_fingerprint is not None and second.base_fingerprint is not None
+    return "base_fingerprint" if has_both else "base_model"

@@ -149,6 +149,14 @@ def kept_tables(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: {error}") from None
 
 
+def is_as_kept(path: Path) -> bool:
+    """Whether a file is as `keep_settings` writes it: without a comment, an order or a layout of somebody's own."""
+    try:
+        return read_plain(path) == tomli_w.dumps(kept_tables(path)).encode()
+    except UsageError:
+        return False
+
+
 def table_of(kept: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A table of kept settings; empty where it is missing or no table."""
     found = kept.get(name)

@@ -66,7 +66,10 @@ def require_folder(folder: Path, *, field: str) -> None:
         UsageError: Names the setting and the reason.
     """
     try:
+        os.fspath(folder).encode()
         reason = _flaw_in_folder(folder)
+    except UnicodeEncodeError:
+        reason = "its name is not UTF-8, in which settings and journals are written"
     except OSError as error:
         reason = error.strerror or str(error)
     except ValueError as error:  # a null byte

@@ -22,7 +22,7 @@ from trainer.data.counterfactuals import (
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
-from trainer.io.version_names import ADAPTERS_FOLDER
+from trainer.io.version_names import ADAPTERS_FOLDER, version_folders
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
@@ -130,9 +130,10 @@ def train(
 
 def _finished(config: TrainConfig, journal: Journal) -> TrainResult:
     """The result of a run that has nothing left to do."""
-    (*_, newest) = journal.past.adapters
-    adapter = config.run.folder / ADAPTERS_FOLDER / adapter_name(newest.version)
-    return TrainResult(step=newest.step, stopped=False, adapter=adapter)
+    folder, step = config.run.folder, step_of(checkpoint_folders(config.run.folder)[-1])
+    numbers = [*version_folders(folder), *(entry.version for entry in journal.past.adapters)]
+    adapter = folder / ADAPTERS_FOLDER / adapter_name(max(numbers, default=0))
+    return TrainResult(step=step, stopped=False, adapter=adapter)
 
 
 @contextmanager

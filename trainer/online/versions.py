@@ -14,6 +14,7 @@ from typing import TypeVar
 from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, ServerStatus
 from trainer.client.ask_groups import LostError, ask_again, ask_groups
+from trainer.client.compatibility import base_field
 from trainer.client.protocol import GreedyPrompt, GroupServer, TextCompletion
 from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
@@ -196,11 +197,11 @@ class Versions:
         """
         async with self._changes:
             status = await self._server.status()
-            for name in ("base_model", "base_dtype"):
+            for name in (base_field(self._found, status), "base_dtype"):
                 was, now = getattr(self._found, name), getattr(status, name)
                 if was != now:
                     raise SyncError(
-                        f"the server serves {name} {now} after its restart; before it was {was}"
+                        f"the server has {name} {now} after its restart and had {was}: start it as it was"
                     )
             held = {info.version: info.sha256 for info in status.versions}
             active, pushed = self._active, []

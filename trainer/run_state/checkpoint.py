@@ -182,7 +182,11 @@ def newest_checkpoint(
             say(f"{error}; going back to the one before")
         else:
             return folder
-    raise CheckpointError(f"no checkpoint in {run_folder / CHECKPOINTS_FOLDER} can be resumed from")
+    folder = run_folder / CHECKPOINTS_FOLDER
+    raise CheckpointError(
+        f"no checkpoint in {folder} can be resumed from; once it is removed, `train` computes a run's steps again from "
+        "its journal"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

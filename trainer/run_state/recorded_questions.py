@@ -54,7 +54,9 @@ def _recorded(path: Path) -> dict[str, list[str]]:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: digests for name, digests in found.items() if isinstance(digests, list)}
 
 
 def _digest(record: Record) -> str:

@@ -22,7 +22,15 @@ from trainer.io.adapter_settings import (
     training_data,
 )
 from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
-from trainer.io.kept_settings import CONFIG_FILE, ROLLOUTS_FOLDER, as_begun, as_toml, keep_settings
+from trainer.io.kept_settings import (
+    CONFIG_FILE,
+    ROLLOUTS_FOLDER,
+    as_begun,
+    as_toml,
+    is_as_kept,
+    keep_settings,
+    kept_tables,
+)
 from trainer.io.paths import require_folder
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.roles import PolicyRoles
@@ -30,6 +38,8 @@ from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders,
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_reader import JournalReader
 
+_IN_ALL_RUNS = ("policy", "ppo", "run")
+"""Tables that the kept settings of every run have."""
 START_FOLDER = "start"
 
 _Config = TypeVar("_Config", TrainConfig, OfflineRunConfig)
@@ -76,6 +86,7 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         if not has_begun:
+            _require_no_one_else_s(folder / CONFIG_FILE)
             # What is left of a run whose checkpoints and journal were removed is not this one's.
             for name in (CONFIG_FILE, TRACKER_ID_FILE):
                 (folder / name).unlink(missing_ok=True)
@@ -104,7 +115,40 @@ def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
     """
     folder = config.run.folder
     require_folder(folder, field="run.folder")
-    return as_begun(folder / CONFIG_FILE, config, say) if _has_begun(folder) else config
+    if not _has_begun(folder):
+        return config
+    _require_whole(folder / CONFIG_FILE)
+    return as_begun(folder / CONFIG_FILE, config, say)
+
+
+def _require_no_one_else_s(path: Path) -> None:
+    """Refuse to overwrite settings that no run has kept.
+
+    Raises:
+        UsageError: Names the file.
+    """
+    if path.exists() and not is_as_kept(path):
+        raise UsageError(
+            f"run.folder: {path} is of no run, which would keep its own settings there; rename it, or choose another "
+            "folder"
+        )
+
+
+def _require_whole(path: Path) -> None:
+    """Refuse to go on with a run whose settings are lost.
+
+    Raises:
+        UsageError: Names the file.
+    """
+    try:
+        lost = [f"[{name}]" for name in _IN_ALL_RUNS if name not in kept_tables(path)]
+    except FileNotFoundError:
+        lost = ["all"]
+    if lost:
+        raise UsageError(
+            f"{path} has lost {', '.join(lost)} of the settings that the run was begun with: put back a copy of it, since "
+            "others may not be what the steps so far were done with"
+        )
 
 
 def with_kept_dtype(config: _Config) -> _Config:

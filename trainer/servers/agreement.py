@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from inference_server.wire.schemas import Limits, ServerStatus
+from trainer.client.compatibility import base_field
 from trainer.errors import UsageError
 from trainer.servers.member import Member
 
@@ -23,11 +24,10 @@ def require_agreement(member: Member, status: ServerStatus, other: Member) -> No
     theirs = other.found
     if theirs is None:
         return
-    pairs = [(name, getattr(status, name), getattr(theirs, name)) for name in _AGREED]
-    # A path may differ between two machines; what is in it may not.
-    both = status.base_fingerprint is not None and theirs.base_fingerprint is not None
-    base = "base_fingerprint" if both else "base_model"
-    pairs.append((base, getattr(status, base), getattr(theirs, base)))
+    pairs = [
+        (name, getattr(status, name), getattr(theirs, name))
+        for name in (*_AGREED, base_field(status, theirs))
+    ]
     name = "max_model_len_tokens"
     pairs.append((f"limits.{name}", getattr(status.limits, name), getattr(theirs.limits, name)))
     for field, ours, others in pairs:

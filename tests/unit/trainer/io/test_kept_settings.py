@@ -20,7 +20,12 @@ from trainer.config.sections import (
 from trainer.errors import UsageError
 from trainer.io.adapter_settings import kept_prompt_format, training_data
 from trainer.io.kept_settings import CONFIG_FILE, as_begun, as_toml, keep_settings, read_run_config
-from trainer.run_state.run_folder import open_run, prompt_format_advice, with_prompt_format
+from trainer.run_state.run_folder import (
+    open_run,
+    prompt_format_advice,
+    run_as_begun,
+    with_prompt_format,
+)
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
 """Written when arms were null and dynamic sampling had another name."""
@@ -325,3 +330,43 @@ def test_a_run_without_held_out_questions_is_given_some_when_it_goes_on(
         open_run(config(), must_resume=True),
     ):
         pass
+
+
+# --- whose settings a run's folder has -------------------------------------------------------------
+
+
+def test_a_file_of_somebody_s_own_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / CONFIG_FILE
+    config = TrainConfig.model_validate({"run": {"folder": tmp_path}})
+    written = "# Mine.\n" + as_toml(config)
+    path.write_text(written)
+    with (
+        pytest.raises(UsageError, match=r"run\.folder: .*config\.toml is of no run"),
+        open_run(config, must_resume=False),
+    ):
+        pass
+    assert path.read_text() == written
+    # What is left of a run that never began is.
+    path.write_text(as_toml(TrainConfig(ppo=PPOConfig(clip_high=0.3))))
+    with open_run(config, must_resume=False):
+        assert read_run_config(tmp_path) == config
+
+
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (None, "has lost all of the settings"),
+        ("", r"has lost \[policy\], \[ppo\], \[run\] of the"),
+        ("[policy]\n[run]\n", r"has lost \[ppo\] of the"),
+        ("[policy", "config.toml: "),
+    ],
+)
+def test_a_run_does_not_go_on_without_the_settings_that_it_began_with(
+    left: str | None, said: str, tmp_path: Path
+) -> None:
+    config = TrainConfig.model_validate({"run": {"folder": tmp_path}})
+    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
+    if left is not None:
+        (tmp_path / CONFIG_FILE).write_text(left)
+    with pytest.raises(UsageError, match=said):
+        run_as_begun(config, print)

@@ -37,8 +37,17 @@ def a_dangling_link(path: Path) -> Path:
         (lambda path: a_dangling_link(path) / "run", "is a dangling link"),
         (lambda path: path.with_name("x" * 300), "File name too long"),
         (lambda path: path / "a\0b", "null byte"),
+        (lambda path: path / "by\udcffte", "its name is not UTF-8"),
     ],
-    ids=["file", "below a file", "dangling", "below dangling", "too long", "null byte"],
+    ids=[
+        "file",
+        "below a file",
+        "dangling",
+        "below dangling",
+        "too long",
+        "null byte",
+        "not UTF-8",
+    ],
 )
 def test_a_run_folder_that_cannot_be_made_is_refused(
     make: Callable[[Path], Path], said: str, tmp_path: Path
@@ -78,11 +87,12 @@ def test_a_data_source_of_any_length_is_one_short_line(source: str) -> None:
         (FileNotFoundError(2, "No such file or directory", "x/y"), 2),
         (PermissionError(13, "Permission denied", "x/y"), 2),
         (OSError(36, "File name too long", "x" * 5000), 2),
+        (OSError(28, "No space left on device", "x/y"), 3),
         (OSError(5, "Input/output error", "x/y"), None),
         (OSError("something else"), None),
     ],
 )
-def test_a_lasting_error_of_a_path_is_exit_code_2(
+def test_an_error_of_a_path_is_one_line_with_the_exit_code_of_its_kind(
     error: OSError,
     code: int | None,
     monkeypatch: pytest.MonkeyPatch,

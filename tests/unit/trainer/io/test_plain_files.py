@@ -136,7 +136,7 @@ def test_a_run_whose_settings_are_damaged_is_one_line_in_every_command(
         COMMANDS[command](tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / CONFIG_FILE}: ")
     assert "\n" not in str(caught.value)
-    (tmp_path / CONFIG_FILE).write_bytes(b"\xef\xbb\xbf[run]\nseed = 3\n")
+    (tmp_path / CONFIG_FILE).write_bytes(b"\xef\xbb\xbf[policy]\n[ppo]\n[run]\nseed = 3\n")
     COMMANDS[command](tmp_path)
 
 

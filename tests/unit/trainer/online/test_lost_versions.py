@@ -41,6 +41,7 @@ class FakeServer(ServerStub):
     def __init__(self) -> None:
         self.boot_id = "first"
         self.base_model = "m"
+        self.base_fingerprint: str | None = "f"
         self.held: dict[int, bytes] = {}
         self.active: int | None = None
         self.log: list[tuple[Any, ...]] = []
@@ -73,6 +74,7 @@ class FakeServer(ServerStub):
         return ServerStatus(
             boot_id=self.boot_id,
             base_model=self.base_model,
+            base_fingerprint=self.base_fingerprint,
             base_dtype="float32",
             active_version=self.active,
             next_version=max(self.held, default=-1) + 1,
@@ -258,10 +260,20 @@ async def test_another_server_under_the_same_address_ends_the_run(
     versions: Versions, server: FakeServer
 ) -> None:
     server.restart()
-    server.base_model = "another"
-    with pytest.raises(
-        SyncError, match="serves base_model another after its restart; before it was m"
-    ):
+    server.base_model, server.base_fingerprint = "another", None
+    with pytest.raises(SyncError, match="has base_model another after its restart and had m"):
+        await versions.group(REQUEST)
+
+
+async def test_the_base_under_another_name_is_the_same_and_another_under_its_name_is_not(
+    versions: Versions, server: FakeServer
+) -> None:
+    server.restart()
+    server.base_model = "path/to/m"
+    await versions.group(REQUEST)
+    server.restart()
+    server.base_fingerprint = "g"
+    with pytest.raises(SyncError, match="has base_fingerprint g after its restart and had f"):
         await versions.group(REQUEST)
 
 

@@ -51,7 +51,7 @@ def test_changed_data_are_said_once(
     assert (warnings(tmp_path, training, HELD_OUT) == []) is (held_out != HELD_OUT[:1])
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"data.source": 5}'])
 def test_a_record_that_cannot_be_read_is_begun_again(content: bytes, tmp_path: Path) -> None:
     (tmp_path / QUESTIONS_FILE).write_bytes(content)
     assert warnings(tmp_path, RECORDS, HELD_OUT) == []
