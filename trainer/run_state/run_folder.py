@@ -83,10 +83,11 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     has_begun = _has_begun(folder)
     if must_resume and not has_begun:
         raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
+    if not has_begun:
+        _require_no_one_else_s(folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         if not has_begun:
-            _require_no_one_else_s(folder / CONFIG_FILE)
             # What is left of a run whose checkpoints and journal were removed is not this one's.
             for name in (CONFIG_FILE, TRACKER_ID_FILE):
                 (folder / name).unlink(missing_ok=True)

@@ -345,6 +345,7 @@ def test_a_file_of_somebody_s_own_is_not_overwritten(tmp_path: Path) -> None:
         open_run(config, must_resume=False),
     ):
         pass
+    assert [each.name for each in tmp_path.iterdir()] == [CONFIG_FILE]
     assert path.read_text() == written
     # What is left of a run that never began is.
     path.write_text(as_toml(TrainConfig(ppo=PPOConfig(clip_high=0.3))))
