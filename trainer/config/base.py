@@ -1,9 +1,9 @@
 """What every section of the configuration, and every command's, has in common."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from inference_server.wire.settings_model import SettingsModel
 
@@ -41,15 +41,17 @@ class Section(SettingsModel):
             **cls.meant_before,
             **{k: v for k, v in kept.items() if k not in before or v != before[k]},
         }
-        for name, field in cls.model_fields.items():
-            inner, table = field.annotation, found.get(name, {})
-            if (
-                isinstance(inner, type)
-                and issubclass(inner, Section)
-                and isinstance(table, Mapping)
-            ):
+        for name, inner in sections_of(cls):
+            if isinstance(table := found.get(name, {}), Mapping):
                 found[name] = inner.as_meant(table)
         return found
+
+
+def sections_of(kind: type[BaseModel]) -> Iterator[tuple[str, type[Section]]]:
+    """The sections of a configuration, by name."""
+    for name, field in kind.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield name, field.annotation
 
 
 class CommandConfig(Section):

@@ -16,7 +16,7 @@ from trainer.config.run import RunConfig
 from trainer.config.server import ServerConfig
 
 
-def require_comparison(ppo: PPOConfig, clash: str) -> None:
+def _require_comparison(ppo: PPOConfig, clash: str) -> None:
     """Refuse advantages that would be 0: without differences within a group, rloo and grpo silently train on nothing.
 
     Args:
@@ -34,11 +34,11 @@ def require_comparison(ppo: PPOConfig, clash: str) -> None:
 
 def _require_rewards_to_compare(ppo: PPOConfig, reward: RewardSettings) -> None:
     if reward.selection != "all":
-        require_comparison(
+        _require_comparison(
             ppo, f"reward.selection = {reward.selection} lets only one of them train"
         )
     if reward.credit == "shared" and reward.is_regime_w:
-        require_comparison(ppo, "reward.credit = shared rewards all of them alike")
+        _require_comparison(ppo, "reward.credit = shared rewards all of them alike")
 
 
 class TrainConfig(CommandConfig):
@@ -95,7 +95,7 @@ class TrainConfig(CommandConfig):
     def _groups_can_be_compared(self) -> Self:
         _require_rewards_to_compare(self.ppo, self.reward)
         if len(self.rollout.arms) * self.rollout.samples_per_arm == 1:
-            require_comparison(
+            _require_comparison(
                 self.ppo, "rollout.arms and rollout.samples_per_arm ask for a single one"
             )
         return self

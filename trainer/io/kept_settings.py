@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from inference_server.wire.json_text import parse_toml
 from inference_server.wire.settings_model import NULL
-from trainer.config.base import Section
+from trainer.config.base import Section, sections_of
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
@@ -109,7 +109,7 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
 
 def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
     """Section, key and value of all `Section.meant_before` of a configuration that a file lacks."""
-    for name, inner in _sections(kind):
+    for name, inner in sections_of(kind):
         for key, value in inner.meant_before.items():
             if key not in table_of(stored, name):
                 yield name, key, value
@@ -118,18 +118,12 @@ def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple
 def _of_before(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
     """Section, key and value of all `Section.defaults_before` that a file holds and that mean something there."""
     meant = kind.as_meant(stored)
-    for name, inner in _sections(kind):
+    for name, inner in sections_of(kind):
         table = table_of(meant, name)
         for key, value in inner.defaults_before.items():
             if table.get(key) == value:
                 with suppress(ValidationError):
                     yield name, key, getattr(inner.model_validate(table), key)
-
-
-def _sections(kind: type[BaseModel]) -> Iterator[tuple[str, type[Section]]]:
-    for name, field in kind.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield name, field.annotation
 
 
 def kept_tables(path: Path) -> dict[str, Any]:

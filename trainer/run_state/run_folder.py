@@ -84,7 +84,7 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     if must_resume and not has_begun:
         raise UsageError(f"--resume: no checkpoint in {folder / CHECKPOINTS_FOLDER}")
     if not has_begun:
-        _require_no_one_else_s(folder / CONFIG_FILE)
+        _refuse_to_overwrite(folder / CONFIG_FILE)
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         if not has_begun:
@@ -122,7 +122,7 @@ def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
     return as_begun(folder / CONFIG_FILE, config, say)
 
 
-def _require_no_one_else_s(path: Path) -> None:
+def _refuse_to_overwrite(path: Path) -> None:
     """Refuse to overwrite settings that no run has kept.
 
     Raises:
