@@ -44,9 +44,10 @@ class JournalError(TrainerError):
     """What the journal has of a step is missing or damaged."""
 
     def __init__(self, step: int, what: str):
-        """Keep the step."""
+        """Keep the step and what is wrong with it."""
         super().__init__(f"step {step}: {what}")
         self.step = step
+        self.what = what
 
 
 class SyncError(TrainerError):

@@ -3,12 +3,17 @@
 A new run resumes from its checkpoint of step 0 in the same way.
 """
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics, Tracker
-from trainer.errors import NonFiniteError
+from trainer.errors import JournalError, NonFiniteError
+from trainer.io.version_names import ADAPTERS_FOLDER, version_folders
+from trainer.online.loop import TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.proofs import Proofs
 from trainer.online.versions import Versions
@@ -17,11 +22,14 @@ from trainer.rollouts.curriculum import Curriculum
 from trainer.rollouts.questions import QuestionState
 from trainer.run_state.checkpoint import (
     TrainProgress,
+    checkpoint_folders,
     load_checkpoint,
-    newest_checkpoint,
     pass_over_damaged_best,
+    step_of,
 )
 from trainer.run_state.journal import Journal
+from trainer.run_state.journal_entries import JOURNAL_FILE
+from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.recompute import recompute
 
 
@@ -34,29 +42,44 @@ class Restored:
     """Metrics of the steps that were recomputed."""
 
 
+def finished_result(run_folder: Path, journal: JournalReader) -> TrainResult:
+    """The result of a run that has nothing left to do."""
+    step = step_of(checkpoint_folders(run_folder)[-1])
+    numbers = [*version_folders(run_folder), *(entry.version for entry in journal.adapters)]
+    adapter = run_folder / ADAPTERS_FOLDER / adapter_name(max(numbers, default=0))
+    return TrainResult(step=step, stopped=False, adapter=adapter)
+
+
 def restore(
-    config: TrainConfig, journal: Journal, learner: Learner, say: Callable[[str], None]
+    config: TrainConfig,
+    newest: Path,
+    journal: Journal,
+    learner: Learner,
+    say: Callable[[str], None],
 ) -> Restored:
     """Load the newest whole checkpoint and recompute the journal's steps after it; a damaged best.json is passed over.
 
     Args:
         config: Of the run.
+        newest: The folder of that checkpoint.
         journal: Of the run; forgets its last step if that produces NaN or infinity.
         learner: Is put into the restored state.
         say: Gets a line for each recomputed step, and for what is damaged.
 
     Raises:
-        CheckpointError: No checkpoint is whole, or it is of another base model or adapter shape.
-        JournalError: The rollouts of a step are missing or damaged.
+        CheckpointError: It is of another base model or adapter shape.
+        JournalError: The rollouts of a step are missing or damaged; says how to go on without it.
         NonFiniteError: A step produces NaN or infinity.
     """
     pass_over_damaged_best(config.run.folder, say)
-    folder = newest_checkpoint(config.run.folder, say)
-    checkpoint = load_checkpoint(folder, learner.roles, learner.update)
+    checkpoint = load_checkpoint(newest, learner.roles, learner.update)
     progress = checkpoint.progress
     curriculum = Curriculum(config.data.curriculum, progress.questions.streaks)
     rows: dict[int, Metrics] = {}
     past = journal.past
+    if past.damaged_lines:
+        lines = ", ".join(str(number) for number in past.damaged_lines)
+        say(f"{config.run.folder / JOURNAL_FILE} is damaged in line {lines}; replay stops there")
     try:
         for done in recompute(past, learner, checkpoint, last_step=past.last_step):
             entry = done.entry
@@ -71,6 +94,8 @@ def restore(
                 f"step {entry.step:>4} recomputed from the journal"
                 + "".join(f"; version {a.version} differs when recomputed here" for a in changed)
             )
+    except JournalError as error:
+        raise JournalError(error.step, f"{error.what}; {_way_out(past, error.step)}") from None
     except NonFiniteError as error:
         step = progress.step + 1
         if step != past.last_step:
@@ -79,6 +104,15 @@ def restore(
         journal.take_back(step)
         raise NonFiniteError(f"step {step}: {error.what}", may_pass=True) from error
     return Restored(progress=progress, rows=rows)
+
+
+def _way_out(past: JournalReader, step: int) -> str:
+    path = shlex.quote(str(past.run_folder / JOURNAL_FILE))
+    later = f"steps {step} to {past.last_step}" if past.last_step > step else f"step {step}"
+    return (
+        f"`truncate -s {past.num_bytes_before(step)} {path}` gives up {later}, and the next start goes on from step "
+        f"{step - 1}"
+    )
 
 
 def restore_versions(

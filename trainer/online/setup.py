@@ -5,7 +5,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from inference_server.wire.schemas import ServerStatus, adapter_name
+from inference_server.wire.schemas import ServerStatus
 from trainer.client.compatibility import check_base, check_server
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
@@ -22,7 +22,7 @@ from trainer.data.counterfactuals import (
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
-from trainer.io.version_names import ADAPTERS_FOLDER, version_folders
+from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, settled_by_server
 from trainer.model.prompts import prompt_format_of
@@ -32,6 +32,7 @@ from trainer.online.pipeline import RolloutPipeline
 from trainer.online.proofs import Proofs
 from trainer.online.resume import (
     complete_metrics,
+    finished_result,
     restart_evaluation,
     restore,
     restore_versions,
@@ -47,6 +48,7 @@ from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
 from trainer.run_state.checkpoint import (
     TrainProgress,
     checkpoint_folders,
+    newest_checkpoint,
     save_checkpoint,
     step_of,
 )
@@ -107,7 +109,7 @@ def train(
     config = with_kept_dtype(config)
     with open_run(config, must_resume=must_resume) as journal, stop_signals() as stop:
         if is_finished(config):
-            return _finished(config, journal)
+            return finished_result(config.run.folder, journal.past)
         if config.policy.adapter is not None and not checkpoint_folders(config.run.folder):
             # Before the server is waited for.
             readable_adapter(config.policy.adapter)
@@ -126,14 +128,6 @@ def train(
             ) as training,
         ):
             return training.run()
-
-
-def _finished(config: TrainConfig, journal: Journal) -> TrainResult:
-    """The result of a run that has nothing left to do."""
-    folder, step = config.run.folder, step_of(checkpoint_folders(config.run.folder)[-1])
-    numbers = [*version_folders(folder), *(entry.version for entry in journal.past.adapters)]
-    adapter = folder / ADAPTERS_FOLDER / adapter_name(max(numbers, default=0))
-    return TrainResult(step=step, stopped=False, adapter=adapter)
 
 
 @contextmanager
@@ -165,7 +159,8 @@ def _open_training(
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
         size = learner.roles.vocab_size
         versions = Versions(requests, adapters, config, found=status, vocab_size=size)
-        steps_done = max(journal.past.last_step, step_of(checkpoint_folders(run.folder)[-1]))
+        newest = newest_checkpoint(run.folder, lines.append)
+        steps_done = max(journal.past.last_step, step_of(newest))
         tracker = stack.enter_context(Tracker(run, first_step=steps_done))
         evaluations = stack.enter_context(HeldOutEvaluations(versions, config, status, tracker.say))
         proofs = Proofs(
@@ -175,7 +170,7 @@ def _open_training(
         counterfactuals = askable_counterfactuals(config, records, status, lines)
         for line in lines:
             tracker.say(line)
-        restored = restore(config, journal, learner, tracker.say)
+        restored = restore(config, newest, journal, learner, tracker.say)
         with stop.waiting():
             progress = restore_versions(restored.progress, learner, versions, proofs, tracker.say)
         complete_metrics(restored, versions.newest.version, tracker)

@@ -28,8 +28,8 @@ class JournalReader:
         self._path = run_folder / JOURNAL_FILE
         self._offsets: dict[int, int] = {}
         self._adapters: dict[int, list[JournaledAdapter]] = {}
-        self.damaged_lines: list[int] = []
-        """Counted from 1."""
+        self.damaged_lines: dict[int, int] = {}
+        """Their numbers, counted from 1, with the offsets of their first bytes."""
         self.reward_sources: list[tuple[int, dict[str, str]]] = []
         """Steps from which on rewards came from other sources, with their digests; see `JournaledStep`."""
         self.num_bytes = 0
@@ -42,8 +42,7 @@ class JournalReader:
             for number, line in enumerate(lines, 1):
                 entry = parse_line(line)
                 if entry is None:
-                    self.damaged_lines.append(number)
-                    end = self.num_bytes
+                    self.damaged_lines[number] = self.num_bytes
                 elif isinstance(entry, JournaledStep):
                     self._offsets[entry.step] = self.num_bytes
                     before = self.reward_sources[-1][1] if self.reward_sources else {}
@@ -52,9 +51,8 @@ class JournalReader:
                 else:
                     self._adapters.setdefault(entry.step, []).append(entry)
                 self.num_bytes += len(line)
-        if self.damaged_lines and self.damaged_lines[-1] == number:
-            self.damaged_lines.pop()
-            self.num_bytes = end
+        if self.damaged_lines and max(self.damaged_lines) == number:
+            self.num_bytes = self.damaged_lines.pop(number)
 
     @property
     def last_step(self) -> int:
@@ -90,7 +88,7 @@ class JournalReader:
             JournalError: It is missing or damaged.
         """
         if step not in self._offsets:
-            damaged = [f"line {number} is damaged" for number in self.damaged_lines[:1]]
+            damaged = [f"line {number} is damaged" for number in sorted(self.damaged_lines)[:1]]
             raise JournalError(step, "; ".join([f"{self._path} has no line of it", *damaged]))
         with open(self._path, "rb", opener=open_plain) as file:
             file.seek(self._offsets[step])
@@ -98,6 +96,16 @@ class JournalReader:
         if not isinstance(entry, JournaledStep):
             raise JournalError(step, f"{self._path} changed while it was read")
         return entry
+
+    def num_bytes_before(self, step: int) -> int:
+        """How much of the file comes before a step that cannot be done again, without damaged lines next to it.
+
+        A file cut there is the journal of a run that was killed before the step.
+        """
+        before = self._offsets.get(step - 1, -1)
+        ends = [o for o in self.damaged_lines.values() if o > before]
+        ends += [offset for later, offset in self._offsets.items() if later >= step]
+        return min(ends, default=self.num_bytes)
 
     def groups(self, entry: JournaledStep, *, vocab_size: int | None = None) -> list[RolloutRow]:
         """The groups that a step trained on.

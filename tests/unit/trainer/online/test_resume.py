@@ -7,7 +7,9 @@ every call that changes the disk or the server, and each photograph is started a
 import dataclasses
 import json
 import os
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +24,8 @@ from tests.unit.runs_in_memory import run_config, server_roles, train, write_que
 from trainer.console.tracking import read_metrics
 from trainer.errors import CheckpointError, JournalError, UsageError
 from trainer.model.roles import PolicyRoles
+from trainer.replay.verify import verify
+from trainer.run_state.journal_reader import JournalReader
 
 NUM_STEPS = 3
 
@@ -310,14 +314,79 @@ def test_no_whole_checkpoint_is_an_error_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_rollouts_of_a_step_to_be_done_again_are_an_error_that_names_it(
-    undisturbed: Undisturbed, tiny_base: Path, data: Path, scorer: PolicyRoles, tmp_path: Path
+def damage_rollouts_of_step_3(folder: Path) -> None:
+    flip_a_bit(folder / "rollouts/step-000003.jsonl")
+
+
+def damage_all_after_the_start(folder: Path) -> None:
+    flip_a_bit(folder / "checkpoints/step-000002/state.pt")
+    flip_a_bit(folder / "rollouts/step-000001.jsonl")
+    damage_rollouts_of_step_3(folder)
+
+
+def damage_the_line_of_step_2(folder: Path) -> None:
+    flip_a_bit(folder / "checkpoints/step-000002/state.pt")
+    damage_lines(folder, '"kind":"step","step":2')
+
+
+def damage_the_line_of_version_1(folder: Path) -> None:
+    flip_a_bit(folder / "checkpoints/step-000002/state.pt")
+    damage_lines(folder, '"kind":"adapter","step":1')
+
+
+def damage_lines(folder: Path, start: str) -> None:
+    path = folder / "journal.jsonl"
+    text = path.read_text()
+    assert text.count(f"{{{start},") == 1
+    path.write_text(text.replace(f"{{{start},", f"{start},"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "said", "given_up", "left"),
+    [
+        (damage_rollouts_of_step_3, r"step 3: .*step-000003\.jsonl was changed", "step 3", []),
+        (damage_all_after_the_start, r"step 1: .*step-000001\.jsonl was ch", "steps 1 to 3", []),
+        (damage_the_line_of_step_2, "step 2: .*no line of it; line 4 is dama", "steps 2 to 3", []),
+        # Not needed before step 3, so that the steps before it are kept, and with them the damage.
+        (damage_the_line_of_version_1, "step 3: version 1.* is not known", "step 3", [3]),
+    ],
+)
+def test_a_damaged_step_that_has_to_be_done_again_is_an_error_with_a_way_out(
+    damage: Callable[[Path], None],
+    said: str,
+    given_up: str,
+    left: list[int],
+    undisturbed: Undisturbed,
+    tiny_base: Path,
+    data: Path,
+    scorer: PolicyRoles,
+    tmp_path: Path,
 ) -> None:
     folder, server = come_back(undisturbed.at_line_3, tmp_path, scorer)
-    flip_a_bit(folder / "rollouts/step-000001.jsonl")
-    flip_a_bit(folder / "rollouts/step-000003.jsonl")
-    with pytest.raises(JournalError, match=r"step 3: .*step-000003\.jsonl was changed"):
+    damage(folder)
+    with pytest.raises(JournalError, match=said) as caught:
         train(run_config(tiny_base, folder, data), server)
+    assert f"gives up {given_up}, and" in str(caught.value)
+    command = str(caught.value).split("`")[1]
+    subprocess.run(shlex.split(command), check=True)
+    assert train(run_config(tiny_base, folder, data), server).step == 3
+    assert [row["step"] for row in read_metrics(folder)] == [1, 2, 3]
+    assert list(JournalReader(folder).damaged_lines) == left
+    assert verify(folder, from_step=0, stop_at_first=False, say=print) is (not left)
+
+
+def test_a_damaged_line_before_the_newest_checkpoint_is_said(
+    undisturbed: Undisturbed,
+    tiny_base: Path,
+    data: Path,
+    scorer: PolicyRoles,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, server = come_back(undisturbed.at_line_3, tmp_path, scorer)
+    damage_lines(folder, '"kind":"step","step":1')
+    assert train(run_config(tiny_base, folder, data), server).step == 3
+    assert "journal.jsonl is damaged in line 2; replay stops there" in capsys.readouterr().out
 
 
 # --- restart is resume -----------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_what_was_written_is_read_back_exactly(tmp_path: Path) -> None:
     assert JournalReader(tmp_path).next_version == 0
     write(tmp_path, 3)
     journal = JournalReader(tmp_path)
-    assert (journal.last_step, journal.next_version, journal.damaged_lines) == (3, 9, [])
+    assert (journal.last_step, journal.next_version, journal.damaged_lines) == (3, 9, {})
     assert journal.adapters == [adapter(step) for step in range(4)]
     assert journal.adapters_of(2) == [adapter(2)]
     for step in (3, 1, 2):
@@ -110,7 +110,7 @@ def test_of_a_journal_cut_anywhere_the_whole_lines_count(cut: float, num_steps: 
         num_whole = kept.count(b"\n")
         assert len(journal.adapters) == (num_whole + 1) // 2
         assert journal.last_step == num_whole // 2
-        assert journal.damaged_lines == []
+        assert journal.damaged_lines == {}
         # The next start takes the torn line away, and goes on after the whole ones.
         with Journal(folder) as again:
             again.write_adapter(adapter(9))
@@ -126,7 +126,7 @@ def test_a_last_line_of_zeros_counts_as_torn(tmp_path: Path) -> None:
     path.write_bytes(b"".join(lines[:-1]) + b"\0" * (len(lines[-1]) - 1) + b"\n")
     journal = JournalReader(tmp_path)
     assert (journal.last_step, journal.adapters) == (1, [adapter(0)])
-    assert journal.damaged_lines == []
+    assert journal.damaged_lines == {}
 
 
 def test_a_step_taken_back_was_never_there(tmp_path: Path) -> None:
