@@ -160,12 +160,14 @@ def report(command: ReportCommand) -> None:
     require_run(command.run)
     from rich.console import Console
 
-    from trainer.report.page import write_report
-    from trainer.report.verdict import print_verdict
+    from trainer.report.page import write_page
+    from trainer.report.run_record import read_run
+    from trainer.report.verdict import print_verdict, verdict_of
 
-    report = write_report(command.run)
-    print_verdict(report.verdict, Console())
-    print(report.path)
+    run = read_run(command.run)
+    verdict = verdict_of(run)
+    print_verdict(verdict, Console())
+    print(write_page(run, verdict))
 
 
 def watch(command: WatchCommand) -> None:

@@ -41,7 +41,8 @@ class MetricsEndpoint:
                 )
             except OSError as error:
                 raise UsageError(
-                    f"run.metrics_port {run.metrics_port} on {run.metrics_host}: {error.strerror}"
+                    f"run.metrics_port {run.metrics_port} on {run.metrics_host}: {error.strerror}; 0 takes a "
+                    "free port"
                 ) from error
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ def require_held_out(data: DataConfig, needed_by: str) -> str:
         UsageError: None are named. Names the setting, and what it may be.
     """
     if data.held_out_source is not None:
+        require_source(data.held_out_source)
         return data.held_out_source
     name, part = require_source(data.source)
     if part is not None:

@@ -148,14 +148,15 @@ def require_source(source: str) -> tuple[str, Split | None]:
         DataError: It is neither built in, nor a file, nor can it be a Hub dataset; or there is no such part.
     """
     name, part = _parse(source)
-    # Unlike Path's, this is no error for names that are too long for a file system.
-    is_there = name in GENERATED or os.path.isfile(name)
-    if not (is_there or (_HUB_ID.fullmatch(name) and not name.lower().endswith(SUFFIXES))):
-        raise DataError(
-            f"data source {shown_path(source)!r} is neither {' nor '.join(map(repr, GENERATED))}, nor a JSONL "
-            "file (or one of JSON, CSV or Parquet), nor a Hub dataset such as openai/gsm8k:main"
-        )
-    return name, part
+    is_of_files = name.lower().endswith((*SUFFIXES, ".gz", ".zst"))
+    # Unlike Path's, these are no errors for names that are too long for a file system.
+    if name in GENERATED or os.path.isfile(name) or (_HUB_ID.fullmatch(name) and not is_of_files):
+        return name, part
+    found = "a folder" if os.path.isdir(name) else "no file that exists"
+    raise DataError(
+        f"data source {shown_path(source)!r} is {found}; name a file (JSONL, JSON, CSV or Parquet), a Hub dataset "
+        f"such as openai/gsm8k:main, or {' or '.join(map(repr, GENERATED))}"
+    )
 
 
 def _parse(source: str) -> tuple[str, Split | None]:

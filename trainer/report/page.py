@@ -16,11 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from trainer.errors import DataError
+from trainer.errors import DataError, UsageError
 from trainer.evaluation.tables import tables_of
 from trainer.io.durable import write_file
 from trainer.io.jsonl import read_rows
 from trainer.io.kept_settings import ROLLOUTS_FOLDER
+from trainer.io.paths import is_lasting, shown_path
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
@@ -62,13 +63,29 @@ def write_report(run_folder: Path) -> Report:
     """Write ``report.html`` from what the run has recorded so far.
 
     Raises:
-        UsageError: The folder does not exist or has no metrics yet.
+        UsageError: The folder does not exist, has no metrics yet, or cannot be written to.
     """
     run = read_run(run_folder)
     verdict = verdict_of(run)
-    path = run_folder / REPORT_FILE
-    write_file(path, report_html(run, verdict).encode())
-    return Report(path=path, verdict=verdict)
+    return Report(path=write_page(run, verdict), verdict=verdict)
+
+
+def write_page(run: RunRecord, verdict: Verdict) -> Path:
+    """Write ``report.html`` into the run's folder.
+
+    Raises:
+        UsageError: The folder cannot be written to.
+    """
+    path = run.folder / REPORT_FILE
+    try:
+        write_file(path, report_html(run, verdict).encode())
+    except OSError as error:
+        if not is_lasting(error):
+            raise
+        raise UsageError(
+            f"{shown_path(path)}: {error.strerror}; `watch` shows the page and writes nothing"
+        ) from None
+    return path
 
 
 def live_html(run_folder: Path, state: str) -> str:

@@ -106,7 +106,7 @@ def test_a_file_is_known_by_its_suffix_in_capital_letters(name: str, tmp_path: P
     path.write_bytes(gzip.compress(data) if name.endswith("GZ") else data)
     (record,) = load_records(str(path), Split.TRAIN, num_records=9)
     assert record.question == GOOD["question"]
-    with pytest.raises(DataError, match=r"neither .* nor a JSONL file"):
+    with pytest.raises(DataError, match="is no file that exists; name a file"):
         load_records(f"nobody/{name}", Split.TRAIN, num_records=9)  # no Hub dataset
 
 
@@ -117,11 +117,23 @@ def test_bytes_that_are_no_text_are_an_error_that_names_the_file(tmp_path: Path)
         load_records(str(path), Split.TRAIN, num_records=9)
 
 
-@pytest.mark.parametrize("source", ["no-such-file.jsonl", "gsm8k", "."])
-def test_a_source_that_is_not_there_is_an_error_that_names_it(source: str) -> None:
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("no-such-file.jsonl", "no file that exists"),
+        ("data/no-such-file.csv.gz", "no file that exists"),
+        ("gsm8k", "no file that exists"),
+        (".", "a folder"),
+        ("x" * 5000, "no file that exists"),
+    ],
+)
+def test_a_source_that_is_not_there_is_an_error_that_names_it(source: str, found: str) -> None:
     with pytest.raises(DataError) as caught:
         load_records(source, Split.TRAIN, num_records=9)
-    assert repr(source) in str(caught.value)
+    message = str(caught.value)
+    assert message.startswith("data source ")
+    assert f" is {found}; name a file (JSONL, JSON, CSV or Parquet), a Hub dataset" in message
+    assert source[:9] in message
 
 
 def test_the_built_in_source_is_decided_by_split_and_seed() -> None:

@@ -1,6 +1,7 @@
 """The report: whole with everything there, honest with little there, and nothing unescaped."""
 
 import json
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
+from trainer.cli import main
 from trainer.data.sources import Record
 from trainer.errors import UsageError
 from trainer.evaluation.candidates import EvaluatedModel
@@ -383,6 +385,20 @@ def test_a_broken_evaluation_is_named_and_stops_nothing(run: Path) -> None:
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run folder"):
         write_report(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_written_to_has_its_verdict_and_no_page(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "report.html.unfinished").mkdir()
+    monkeypatch.setattr(sys, "argv", ["trainer", "report", str(run)])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    printed = capsys.readouterr()
+    assert raised.value.code == 2
+    assert printed.out.startswith("Is RL helping?")
+    assert "report.html: Is a directory; `watch` shows the page and writes nothing" in printed.err
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("content", [None, "", '{"step": 1, "rew'])
