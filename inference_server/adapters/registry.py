@@ -199,11 +199,12 @@ class AdapterRegistry:
                 raise Conflict(f"version {version} is active: activate another first", "version")
             if num_leases:
                 raise Conflict(f"version {version} has {num_leases} requests in flight", "version")
-            await self._loaded.remove_retired_files()
             await self._loaded.retire(version)
+            # Files that were left would be served again after a restart.
+            self._tidy_soon()
 
     def _tidy_soon(self) -> None:
-        """Makes room in the background, so that the next upload need not wait for unloading."""
+        """Makes room and removes files in the background, so that the next upload need not wait."""
         if self._tidying is None or self._tidying.done():
             self._tidying = asyncio.create_task(self._tidy(), name=TIDYING_TASK)
 
@@ -213,6 +214,7 @@ class AdapterRegistry:
         with suppress(EngineDied):
             async with self._changes:
                 await self._loaded.retire_unused()
+        # Most of the wait is without the lock, so that it delays no upload.
         await self._loaded.wait_for_lookups()
         async with self._changes:
             await self._loaded.remove_retired_files()

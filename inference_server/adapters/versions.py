@@ -6,6 +6,7 @@ cache is keyed by both, so a name reused for other weights would be served cache
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -48,6 +49,15 @@ class _Version:
     """Groups that lease the version, whether or not their requests have reached the engine."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _RetiredFiles:
+    """Files of a version that the engine no longer holds."""
+
+    path: Path
+    needed_until_s: float
+    """By the event loop's clock."""
+
+
 class LoadedVersions:
     """Loads, leases and retires versions within the engine's capacity; moves the alias ``policy``.
 
@@ -69,7 +79,8 @@ class LoadedVersions:
         # In order of upload.
         self._versions: dict[int, _Version] = {}
         self._active: int | None = None
-        self._retired_paths: list[Path] = []
+        # Oldest first.
+        self._retired: deque[_RetiredFiles] = deque()
         self._lora_ids = itertools.count(1)
 
     def __len__(self) -> int:
@@ -167,7 +178,8 @@ class LoadedVersions:
         held = self._versions.pop(version)
         self._engine.withdraw(held.adapter.name)
         await self._engine.unload(held.adapter)
-        self._retired_paths.append(held.adapter.path)
+        needed_until_s = asyncio.get_running_loop().time() + _LOOKUP_GRACE_S
+        self._retired.append(_RetiredFiles(path=held.adapter.path, needed_until_s=needed_until_s))
 
     async def make_room(self) -> None:
         """Frees capacity for one more version, in memory and on disk.
@@ -175,13 +187,10 @@ class LoadedVersions:
         Raises:
             Busy: Every loaded version has requests in flight.
         """
-        await self.remove_retired_files()
         await self.retire_unused()
         if len(self._versions) >= self.max_loaded:
             raise Busy(f"all {len(self._versions)} loaded versions have requests in flight")
-        if self._retired_paths:
-            await self.wait_for_lookups()
-            await self.remove_retired_files()
+        await self.remove_retired_files()
 
     async def retire_unused(self) -> None:
         """Retires the oldest versions without requests until there is room for one more."""
@@ -192,18 +201,19 @@ class LoadedVersions:
                 await self.retire(held.version)
 
     async def wait_for_lookups(self) -> None:
-        """Waits until requests that looked up a retired version's name have reached the engine."""
-        await asyncio.sleep(_LOOKUP_GRACE_S)
+        """Waits until requests that looked up a version retired by now have reached the engine."""
+        if self._retired:
+            await _until(self._retired[-1].needed_until_s)
 
     async def remove_retired_files(self) -> None:
-        """Removes the files of retired versions; call it some time after they were retired.
+        """Removes the files of retired versions, each once no request can need them.
 
         An OpenAI request that looked up a name just before its version was retired makes the engine
         load the adapter once more from its files; without them the engine dies.
         """
-        paths, self._retired_paths = self._retired_paths, []
-        for path in paths:
-            await asyncio.to_thread(self._folder.discard, path)
+        while self._retired:
+            await _until(self._retired[0].needed_until_s)
+            await asyncio.to_thread(self._folder.discard, self._retired.popleft().path)
 
     def _find(self, version: int) -> _Version:
         held = self._versions.get(version)
@@ -227,3 +237,8 @@ class LoadedVersions:
             num_leases=self._num_leases(held),
             created_at=held.created_at,
         )
+
+
+async def _until(time_s: float) -> None:
+    """Waits until the event loop's clock shows a time."""
+    await asyncio.sleep(time_s - asyncio.get_running_loop().time())

@@ -227,6 +227,12 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
         raise SettingsError(f"unexpected argument {args.model_tag!r}: name the model with --model")
     if args.api_key is not None:
         raise SettingsError("--api-key: set REGIME_W_API_KEY instead, which guards every route")
+    if args.max_cpu_loras < settings.max_loaded_versions:
+        # Beyond it the engine drops the least recently used version, in use or not.
+        raise SettingsError(
+            f"--max-cpu-loras {args.max_cpu_loras} is below --max-loaded-versions "
+            f"{settings.max_loaded_versions}: leave it out"
+        )
     # The trainer's logits are float32. Rounded to a half-precision model's dtype, the server's would differ
     # from them by more than a small update of the policy changes. No effect on a float32 model.
     args.hf_overrides = {"head_dtype": "float32", **(args.hf_overrides or {})}

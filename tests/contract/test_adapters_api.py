@@ -9,10 +9,11 @@ import pytest
 from safetensors.torch import save
 
 from inference_server import service as service_module
+from inference_server.adapters import versions
 from inference_server.settings import Settings
 from inference_server.wire.adapters.infos import AdapterInfo, AdapterList
 from inference_server.wire.schemas import ErrorResponse, ServerStatus
-from tests.contract.client import Client, adapter_config, adapter_weights
+from tests.contract.client import Client, Restart, adapter_config, adapter_weights, tidied
 from tests.contract.fake_engine import FakeEngine
 
 
@@ -100,6 +101,43 @@ async def test_the_next_version_is_above_retired_and_deleted_ones_too(client: Cl
     await client.delete("/v1/adapters/7")
     assert await versions_of(client) == (0, [0])
     assert await next_version() == 8
+
+
+async def test_files_of_retired_versions_stay_until_no_request_can_need_them(
+    client: Client, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in (1, 2):
+        await client.put_adapter(version, params={"activate": "false"})
+    no_lookups = asyncio.Event()
+
+    async def until(time_s: float) -> None:
+        await no_lookups.wait()
+
+    monkeypatch.setattr(versions, "_until", until)
+    files = [state_dir / f"policy-00000{version}" for version in (1, 2)]
+    # Neither another deletion nor an upload takes them away earlier.
+    for version in (1, 2):
+        assert (await client.delete(f"/v1/adapters/{version}")).status_code == 204
+    upload = asyncio.create_task(client.put_adapter(3))
+    await asyncio.wait([upload], timeout=0.1)
+    assert await versions_of(client) == (None, [])
+    assert all(path.exists() for path in files)
+    no_lookups.set()
+    assert (await upload).status_code == 201
+    assert await versions_of(client) == (3, [3])
+    assert not any(path.exists() for path in files)
+
+
+async def test_a_deleted_version_does_not_come_back_with_a_restart(
+    client: Client, restart: Restart, state_dir: Path
+) -> None:
+    for version in (1, 2):
+        await client.put_adapter(version)
+    assert (await client.delete("/v1/adapters/1")).status_code == 204
+    await tidied()
+    assert not (state_dir / "policy-000001").exists()
+    restarted, _ = await restart()
+    assert await versions_of(restarted) == (2, [2])
 
 
 async def test_delete(client: Client, engine: FakeEngine) -> None:

@@ -72,3 +72,9 @@ def test_no_flag_may_be_abbreviated(vllm_server: Any, flag: str) -> None:
     """An abbreviation would pass by the checks of the flag that it stands for."""
     with pytest.raises(SettingsError, match=f"unrecognized arguments: {flag}"):
         vllm_server._parse(SETTINGS, [flag], on_cpu=True)
+
+
+def test_room_for_fewer_versions_than_may_be_loaded_is_refused(vllm_server: Any) -> None:
+    flags = ["--max-loras=2", "--max-cpu-loras=2"]
+    with pytest.raises(SettingsError, match="--max-cpu-loras 2 is below --max-loaded-versions 4"):
+        vllm_server._parse(SETTINGS, flags, on_cpu=True)
