@@ -65,7 +65,7 @@ class ServerMetrics:
         )
         self.rejects = Counter(
             "regime_w_rejects",
-            "Requests answered with an error, by error type",
+            "Requests that this server refused or could not finish, by error type",
             ["type"],
             registry=registry,
         )

@@ -132,10 +132,10 @@ class ArmsRun:
                 "fewer tokens or questions, or raise timeout_s (the server's limit is "
                 "--max-request-s)"
             ) from error
+        self.metrics.count_group(completions, time.monotonic() - started)
         scores = None
         if request.score:
             scores = await asyncio.to_thread(score_group, plan.question, completions)
-        self.metrics.count_group(completions, time.monotonic() - started)
         usage = Usage(
             prompt_tokens=sum(len(completion.prompt_token_ids) for completion in completions),
             completion_tokens=sum(len(completion.token_ids) for completion in completions),

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -84,6 +85,11 @@ def error_response(error: RequestError) -> JSONResponse:
     return _response(status, error_body(error), _HEADERS.get(status, {}))
 
 
+def count_error(app: Starlette, body: ErrorBody) -> None:
+    """Counts a request that is answered with an error."""
+    app.state.regime_w.metrics.rejects.labels(body.type).inc()
+
+
 async def refuse(
     error: RequestError,
     scope: Scope,
@@ -93,6 +99,7 @@ async def refuse(
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Answers a request of any kind with an error from a middleware; a websocket is closed."""
+    count_error(scope["app"], error_body(error))
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
         return
@@ -147,8 +154,7 @@ class ErrorRoute(APIRoute):
                 refusal = error
             except RequestValidationError as error:
                 refusal = _from_validation(error, request.headers.get("content-type", ""))
-            metrics = request.app.state.regime_w.metrics
-            metrics.rejects.labels(error_body(refusal).type).inc()
+            count_error(request.app, error_body(refusal))
             return error_response(refusal)
 
         return handle_with_our_errors

@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.errors import InvalidRequest
-from inference_server.http.errors import error_response
+from inference_server.http.errors import refuse
 from inference_server.wire.json_text import JsonFlaw, parse_json
 from inference_server.wire.schemas import MAX_QUESTIONS
 
@@ -60,7 +60,7 @@ class JsonBody:
                 return
             check_json(body)
         except InvalidRequest as error:
-            await error_response(error)(scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -104,7 +104,9 @@ class GroupStream(Response):
                 usages.append(finished.usage)
                 await _send_line(send, finished.group)
         except RequestError as error:
-            return ErrorResponse(error=error_body(error))
+            body = error_body(error)
+            self._run.metrics.rejects.labels(body.type).inc()
+            return ErrorResponse(error=body)
         finally:
             await groups.aclose()
         return StreamEnd(

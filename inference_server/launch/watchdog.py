@@ -44,6 +44,8 @@ async def end_if_hung(
             return
         except EngineDied:
             return
+        except Exception as error:  # an answer, if not a good one: the engine does not hang
+            _log.warning("engine_question_failed", reason=repr(error))
 
 
 def kill_processes(client: Any) -> None:

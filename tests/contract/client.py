@@ -20,9 +20,14 @@ from inference_server.settings import Settings
 from tests.contract.fake_engine import LAYERS, WAIT_S, FakeEngine
 
 
-async def started_app(engine: FakeEngine, settings: Settings) -> FastAPI:
-    """An app whose service runs on `engine`; restores what is in the state folder."""
-    app = FastAPI()
+async def started_app(
+    engine: FakeEngine, settings: Settings, app: FastAPI | None = None
+) -> FastAPI:
+    """An app, with routes of its own or none, whose service runs on `engine`.
+
+    Restores what is in the state folder.
+    """
+    app = app or FastAPI()
     attach_routes(app, settings)
     app.state.regime_w = await Service.start(engine, settings, CollectorRegistry())
     return app

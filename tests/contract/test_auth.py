@@ -9,10 +9,10 @@ from fastapi import FastAPI
 from pydantic import SecretStr
 from starlette.routing import Route
 
-from inference_server.http.routes import attach_routes
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ErrorResponse
-from tests.contract.client import Client
+from tests.contract.client import Client, started_app
+from tests.contract.fake_engine import FakeEngine
 
 
 def _basic(password: str) -> str:
@@ -40,7 +40,9 @@ async def test_a_password_counts_only_for_the_page_and_what_it_asks(
     @app.get("/metrics")
     def metrics() -> None: ...
 
-    attach_routes(app, settings.model_copy(update={"api_key": SecretStr("s3cret")}))
+    await started_app(
+        FakeEngine(), settings.model_copy(update={"api_key": SecretStr("s3cret")}), app
+    )
     headers = {"Authorization": _basic("s3cret")} | (
         {} if site is None else {"Sec-Fetch-Site": site}
     )
@@ -65,7 +67,9 @@ async def test_every_route_but_health_asks_for_the_key(settings: Settings) -> No
     @app.get("/metrics")
     def metrics() -> None: ...
 
-    attach_routes(app, settings.model_copy(update={"api_key": SecretStr("s3cret")}))
+    await started_app(
+        FakeEngine(), settings.model_copy(update={"api_key": SecretStr("s3cret")}), app
+    )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
         assert (await client.get("/health")).status_code == 200

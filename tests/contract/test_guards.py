@@ -13,11 +13,10 @@ from structlog.testing import capture_logs
 
 from inference_server import service as service_module
 from inference_server.http import request_log
-from inference_server.http.routes import attach_routes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ErrorResponse, Priority
-from tests.contract.client import Client
+from tests.contract.client import Client, started_app
 from tests.contract.fake_engine import FakeEngine
 
 
@@ -63,7 +62,7 @@ async def test_no_content_type_evades_the_limit_on_any_route(
         async for chunk in request.stream():
             num_read.append(len(chunk))
 
-    attach_routes(app, settings)
+    await started_app(FakeEngine(), settings, app)
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(8):
@@ -255,3 +254,11 @@ async def test_metrics_tell_what_happened(
     assert value("completion_tokens_total", arm="mine") is None
     assert value("completions_total", finish_reason="stop") == 2
     assert value("rejects_total", type="not_found") == 1
+    # Refused by a middleware, and while a response was streamed.
+    json_headers = {"Content-Type": "application/json"}
+    refused = await client.post("/v1/arms/generate", content=b"NaN", headers=json_headers)
+    assert refused.status_code == 400
+    assert value("rejects_total", type="invalid_request") == 1
+    engine.dead = True
+    assert "engine" in (await client.arms(stream=True)).text
+    assert value("rejects_total", type="engine") == 1

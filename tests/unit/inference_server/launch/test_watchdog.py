@@ -11,13 +11,15 @@ from inference_server.launch.watchdog import end_if_hung, kill_processes
 
 
 class Answers:
-    """An engine that answers so many times, and then hangs or is dead."""
+    """An engine that answers so many times, the first time with an error, and then hangs or is dead."""
 
     def __init__(self, num_answers: int, *, dies: bool = False) -> None:
         self.num_answers, self.num_asked, self.dies = num_answers, 0, dies
 
     async def loaded_ids(self) -> set[int]:
         self.num_asked += 1
+        if self.num_asked == 1:
+            raise RuntimeError("no such method")
         if self.num_asked > self.num_answers:
             if self.dies:
                 raise EngineDied("its process has ended")
