@@ -6,6 +6,7 @@ from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.schemas import ServerStatus
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import UsageError
+from trainer.model.adapter_files import shaped_as_adapter
 
 
 def check_server(status: ServerStatus, config: TrainConfig) -> None:
@@ -30,10 +31,14 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
             f"rollout.samples_per_arm is {config.rollout.samples_per_arm}, but the server allows "
             f"{limits.max_samples_per_arm}"
         )
-    if config.policy.adapter is None and config.policy.lora_rank > limits.max_lora_rank:
+    rank = shaped_as_adapter(config.policy).lora_rank
+    if rank > limits.max_lora_rank:
+        adapter = config.policy.adapter
+        what = f"policy.lora_rank is {rank}" if adapter is None else f"{adapter} has rank {rank}"
+        fix = "lower it or " if adapter is None else ""
         raise UsageError(
-            f"policy.lora_rank is {config.policy.lora_rank}, but the server holds adapters up to "
-            f"rank {limits.max_lora_rank}; lower it or raise the server's --max-lora-rank"
+            f"{what}, but the server holds adapters up to rank {limits.max_lora_rank}; {fix}raise the server's "
+            "--max-lora-rank"
         )
     if config.rollout.max_staleness + 2 > limits.max_loaded_versions:
         raise UsageError(

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 
 import stamina
@@ -25,7 +26,7 @@ from trainer.io.version_names import version_folders, version_of_name
 
 _BASE, _POLICY = "base", "policy"
 
-_CONFLICT, _NOT_FOUND = 409, 404
+_NUM_PUSHES = 5
 _IDLE_WITHIN_S = 10.0
 """How long to wait for aborted requests to leave the engine; their version cannot be removed before."""
 
@@ -83,27 +84,27 @@ class ModelSpec:
 @asynccontextmanager
 async def uploaded(client: InferenceServer, folder: Path) -> AsyncIterator[int]:
     """An adapter folder as a served version within the block; ``policy`` does not move to it."""
-    version = (await client.status()).next_version
-    await client.push_adapter(version, folder, activate=False)
+    # Somebody else, such as a run in progress, may take the number in between.
+    async for attempt in stamina.retry_context(on=_is_conflict, attempts=_NUM_PUSHES):
+        with attempt:
+            version = (await client.status()).next_version
+            await client.push_adapter(version, folder, activate=False)
     try:
         yield version
-    except BaseException:
-        # The first error is the one to report.
+    finally:
+        # What was answered counts, and an error of the block is the one to report. A version that
+        # stays is retired by the server for a newer one, as one of a killed command is.
         with suppress(ServerError):
             await _remove(client, version)
-        raise
-    await _remove(client, version)
 
 
 async def _remove(client: InferenceServer, version: int) -> None:
-    def in_use(error: Exception) -> bool:
-        return isinstance(error, ServerRejectedError) and error.status == _CONFLICT
-
-    async for attempt in stamina.retry_context(on=in_use, timeout=_IDLE_WITHIN_S, attempts=None):
+    async for attempt in stamina.retry_context(
+        on=_is_conflict, timeout=_IDLE_WITHIN_S, attempts=None
+    ):
         with attempt:
-            try:
-                await client.delete_adapter(version)
-            except ServerRejectedError as error:
-                # Already gone: the server retired it for a newer upload.
-                if error.status != _NOT_FOUND:
-                    raise
+            await client.delete_adapter(version)
+
+
+def _is_conflict(error: Exception) -> bool:
+    return isinstance(error, ServerRejectedError) and error.status == HTTPStatus.CONFLICT

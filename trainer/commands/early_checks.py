@@ -12,7 +12,8 @@ from trainer.errors import DataError, UsageError
 from trainer.export.target import require_outside_versions, require_target
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.paths import require_folder, shown_path
-from trainer.model.base_files import require_adapter, require_base_model
+from trainer.model.adapter_files import require_adapter
+from trainer.model.base_files import require_base_model
 
 
 def check_online(config: TrainConfig) -> None:

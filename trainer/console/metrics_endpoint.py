@@ -70,6 +70,8 @@ class MetricsEndpoint:
             self._last_step.set(time.time())
 
     def _gauge(self, metric: str, what: str) -> Gauge:
-        if metric not in self._gauges:
-            self._gauges[metric] = Gauge(gauge_name(metric), what, registry=self._registry)
-        return self._gauges[metric]
+        # Two arms may have names that are the same as Prometheus writes them.
+        name = gauge_name(metric)
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(name, what, registry=self._registry)
+        return self._gauges[name]

@@ -16,6 +16,8 @@ from trainer.io.installed import is_installed
 
 _CLOSE_S = 60.0
 """How long a run that ends waits for a tracker."""
+_MAX_WAITING = 1000
+"""Most steps that wait for a tracker, of some 14 kB each."""
 
 
 def require_trackers(names: Collection[TrackerName]) -> None:
@@ -62,8 +64,13 @@ class TrackerThread:
         self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a step, at some time."""
-        self._rows.put((step, metrics))
+        """Add a step, at some time; it is left out once the tracker has failed to begin, or is too far behind."""
+        if not self._thread.is_alive():
+            return
+        if self._rows.qsize() < _MAX_WAITING:
+            self._rows.put((step, metrics))
+        else:
+            self._warn(f"{_MAX_WAITING} steps behind")
 
     def close(self) -> None:
         """Wait until the tracker has everything, for a while."""

@@ -23,6 +23,7 @@ from trainer.doctor.server import ask_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
 from trainer.doctor.stack import check_machine, check_versions
 from trainer.errors import UsageError
+from trainer.model.adapter_files import shaped_as_adapter
 
 _LOG_WIDTH = 140
 
@@ -46,6 +47,10 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         lines = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
         results += [note("learning rate", line, "ppo.learning_rate") for line in lines]
         results += check_data(config)
+    try:
+        config = config.model_copy(update={"policy": shaped_as_adapter(config.policy)})
+    except UsageError as error:
+        results.append(bad("adapter", str(error), "policy.adapter"))
     is_nowhere = base_folder(config.model) is None and model_files[0].status is CheckStatus.BAD
     try:
         # What the Hub does not give it would be asked for again and again.

@@ -14,6 +14,7 @@ from trainer.doctor.memory_plan import MemoryPlan, planned_trainer_bytes
 from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
 from trainer.errors import OutOfMemoryError, UsageError
+from trainer.model.adapter_files import shaped_as_adapter
 
 
 def check_memory(
@@ -118,8 +119,9 @@ def plan_in_message(config: TrainConfig) -> Iterator[None]:
     except OutOfMemoryError as error:
         plan = ""
         with suppress(UsageError, ValueError, AttributeError):
-            policy = config.policy
+            policy = shaped_as_adapter(config.policy)
             shape = read_shape(policy.base_model, policy.target_modules)
+            config = config.model_copy(update={"policy": policy})
             planned = planned_trainer_bytes(shape, config, token_budget=error.token_budget)
             plan = f"the memory plan has {size_text(planned)} for the trainer then"
             if torch.cuda.is_available():

@@ -17,7 +17,8 @@ from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_F
 from trainer.config.policy import ALL_LINEAR, is_all_linear
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.base_files import one_line, require_adapter, require_tensors_as_configured
+from trainer.model.adapter_files import require_adapter, require_tensors_as_configured
+from trainer.model.base_files import one_line
 
 AdapterState = dict[str, Tensor]
 """An adapter's tensors under PEFT's file names, e.g. ``base_model.model.….lora_A.weight``."""

@@ -2,26 +2,17 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_server.wire.adapters.adapter_config import (
-    AdapterConfig,
-    AdapterConfigError,
-    module_and_side,
-    parsed_config,
-    read_config,
-)
 from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
-from inference_server.wire.hardware.model_config import why_not_text_alone
-from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
+from inference_server.wire.hardware.model_config import context_tokens, why_not_text_alone
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.disk import is_disk_full
-from trainer.io.version_names import why_no_adapter
 
 _FIELD = "policy.base_model"
 _PROBE = "What is 6 times 7?"
@@ -92,66 +83,6 @@ def _require_whole_weights(folder: str) -> None:
 def _require_on_hub(base_model: str, shown: str) -> None:
     if reason := why_not_on_hub(base_model):
         raise UsageError(f"{_FIELD} {shown}: neither a folder nor in the Hub's cache, and {reason}")
-
-
-def require_adapter(folder: Path) -> None:
-    """Refuse a starting adapter whose configuration PPO cannot train, or the server not serve.
-
-    Raises:
-        UsageError: It is no folder with an adapter, has dropout, or is not LoRA as the server serves it.
-    """
-    _read_adapter_config(folder, f"policy.adapter {folder}")
-
-
-def require_tensors_as_configured(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Refuse tensors that a starting adapter's configuration excludes, does not name, or has another rank for.
-
-    Args:
-        folder: The adapter's.
-        shapes: Of the tensors in its weights file by their names; names that are not PEFT's are left to it.
-
-    Raises:
-        UsageError: Names the module or the tensor.
-    """
-    where = f"policy.adapter {folder}"
-    config = _read_adapter_config(folder, where)
-    found = {name: split for name in shapes if (split := module_and_side(name)) is not None}
-    with _naming_the_adapter(where):
-        config.check_modules(sorted({module for module, _ in found.values()}), layers=())
-    for name, (_, side) in found.items():
-        # Before PEFT makes tensors of the configured rank, however large.
-        if side == "A" and tuple(shapes[name][:1]) != (config.r,):
-            raise UsageError(
-                f"{where}: r is {config.r}, but {name} has shape {tuple(shapes[name])}"
-            )
-
-
-def _read_adapter_config(folder: Path, where: str) -> AdapterConfig:
-    path = folder / ADAPTER_CONFIG_FILE
-    if not os.path.isfile(path):
-        raise UsageError(f"{where}: {why_no_adapter(folder)}")
-    with _naming_the_adapter(where):
-        content = path.read_bytes()
-        config, dropout = read_config(content), parsed_config(content).get("lora_dropout")
-    if dropout:
-        raise UsageError(
-            f"{where}: lora_dropout is {dropout}; "
-            "PPO needs 0, or the trainer's logprobs differ from the server's"
-        )
-    return config
-
-
-@contextmanager
-def _naming_the_adapter(where: str) -> Iterator[None]:
-    try:
-        yield
-    except AdapterConfigError as error:
-        reason = error.reason
-        if error.field is not None:
-            reason = f"{error.field} is {shortened(repr(error.value))}: {reason}"
-        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {reason}") from None
-    except OSError as error:
-        raise UsageError(f"{where}: {ADAPTER_CONFIG_FILE}: {one_line(error)}") from None
 
 
 @contextmanager
@@ -232,9 +163,9 @@ def base_limits(base_model: str) -> BaseLimits:
 
     with reading_base(base_model):
         config = AutoConfig.from_pretrained(base_model).get_text_config()
-        return BaseLimits(
-            vocab_size=int(config.vocab_size), context_tokens=int(config.max_position_embeddings)
-        )
+        # As the server derives it: positions may be scaled.
+        longest = context_tokens(config.to_dict())
+        return BaseLimits(vocab_size=int(config.vocab_size), context_tokens=longest)
 
 
 def one_line(error: BaseException) -> str:

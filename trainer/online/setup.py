@@ -149,7 +149,7 @@ def _open_training(
     with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
-        check_server(status, config)
+        check_server(status, with_policy(config, start_of(config, run.folder)))
         check_base(status, config.policy)
         lines = _advice(config, journal)
         config = _in_one_dtype(config, status, lines)

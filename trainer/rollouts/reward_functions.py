@@ -55,7 +55,7 @@ class RewardFunctions:
                 kind = "file" if target.endswith(".py") else "module"
                 raise UsageError(f"reward.functions: {name}: there is no {kind} {target}")
         if self._own:
-            self._worker = self._started()
+            self._start()
         return self
 
     def __exit__(
@@ -112,7 +112,7 @@ class RewardFunctions:
 
     def _call_once(self, name: str, columns: Mapping[str, Any]) -> list[float | None]:
         if self._worker is None and not self._is_closed:
-            self._worker = self._started()
+            self._start()
         if self._worker is None or self._is_closed:
             raise FunctionFailure("the run is stopping", "")
         try:
@@ -122,8 +122,11 @@ class RewardFunctions:
                 self._worker.close()
                 self._worker = None
 
-    def _started(self) -> FunctionProcess:
-        worker = FunctionProcess(self._own, self._config.timeout_s)
+    def _start(self) -> None:
+        # Known before it has loaded the functions, which may take minutes: the end of the run does not wait for it.
+        self._worker = worker = FunctionProcess(self._own, self._config.timeout_s)
+        if self._is_closed:
+            worker.kill()
         try:
             sources = worker.loaded()
             if changed := [
@@ -135,9 +138,11 @@ class RewardFunctions:
                 )
         except BaseException:
             worker.close()
+            self._worker = None
+            if self._is_closed:
+                raise FunctionFailure("the run is stopping", "") from None
             raise
         self.sources = sources
-        return worker
 
 
 def changed_sources(recorded: Sequence[tuple[int, Mapping[str, str]]]) -> list[str]:

@@ -213,6 +213,29 @@ def test_a_tracker_that_hangs_delays_no_step_and_is_left_at_the_end(
     assert "mlflow fails and may lack steps (did not finish within 0 s)" in capsys.readouterr().out
 
 
+def test_of_a_tracker_that_hangs_so_many_steps_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    goes_on = threading.Event()
+
+    class Hanging(Faulty):
+        def log(self, step: int, metrics: Mapping[str, float]) -> None:
+            goes_on.wait()
+            super().log(step, metrics)
+
+    hanging = Hanging("")
+    monkeypatch.setitem(trackers.TRACKERS, "mlflow", hanging.make)
+    monkeypatch.setattr(trackers, "_MAX_WAITING", 3)
+    with Tracker(RunConfig(folder=tmp_path, trackers=("mlflow",)), first_step=0) as tracker:
+        for step in range(1, 100):
+            tracker.record(step, {"reward/mean": 1.0})
+        goes_on.set()
+    assert sorted(rows_of_file(tmp_path)) == list(range(1, 100))
+    # The one in its hands and three more.
+    assert hanging.steps in ([1, 2, 3], [1, 2, 3, 4])
+    assert "mlflow fails and may lack steps (3 steps behind)" in capsys.readouterr().out
+
+
 def test_no_tracker_is_a_choice_too(tmp_path: Path) -> None:
     record(RunConfig(folder=tmp_path, trackers=()), range(1, 3), first_step=0)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

@@ -174,6 +174,13 @@ def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
     assert len(after) == len(METRICS) + 5 + 3
 
 
+def test_arms_whose_names_prometheus_writes_alike_end_no_run(tmp_path: Path) -> None:
+    run = RunConfig(folder=tmp_path, metrics_port=0)
+    with Tracker(run, first_step=0) as tracker:
+        tracker.step(1, METRICS | {"arm/cot-1": 0.25, "arm/cot_1": 0.5})
+        assert scraped(tracker)["regime_w_trainer_arm_cot_1"] == 0.5
+
+
 def test_a_resumed_run_shows_where_it_was(tmp_path: Path) -> None:
     track(tmp_path, first_step=0, steps=[1, 2, 3])
     with Tracker(RunConfig(folder=tmp_path, metrics_port=0), first_step=2) as tracker:

@@ -1,5 +1,6 @@
 """What the doctor finds, check by check; the whole command runs in tests/integration."""
 
+import json
 import shutil
 from collections.abc import Iterable
 from importlib.metadata import requires
@@ -445,6 +446,22 @@ def test_what_a_model_with_states_needs_is_said_before_the_run_says_it(
     assert all(name in text for name in ("no layer has a module", "down_proj", "all-linear"))
     assert "leave sft.packing out" in text
     assert "sequences' states" in text
+
+
+def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_one(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lora = {"peft_type": "LORA", "r": 64, "lora_alpha": 128, "target_modules": ["q_proj"]}
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps(lora))
+    started = PolicyConfig(base_model=str(model), adapter=adapter)
+    fresh = PolicyConfig(base_model=str(model), lora_rank=64, target_modules=("q_proj",))
+    texts = [doctors_text(config_of(model, policy=policy), capsys) for policy in (started, fresh)]
+    (planned,) = {line for text in texts for line in text.splitlines() if "4 adapters" in line}
+    assert planned
+    gone = PolicyConfig(base_model=str(model), adapter=tmp_path / "gone")
+    assert "policy.adapter" in doctors_text(config_of(model, policy=gone), capsys)
 
 
 def test_a_module_may_be_named_by_the_end_of_its_name(model: Path) -> None:

@@ -288,6 +288,31 @@ async def test_removal_waits_for_aborted_requests(tmp_path: Path) -> None:
     assert not server.versions
 
 
+async def test_answers_count_although_the_upload_cannot_be_removed(tmp_path: Path) -> None:
+    server = FakeServer({"policy-000007": 3})
+    server.num_busy_deletes = 99
+    with stamina.set_testing(True, attempts=3):
+        found = await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))
+    assert found.models[0].accuracy.value == 0.3
+
+
+async def test_a_number_that_a_run_takes_in_between_is_left_to_it(tmp_path: Path) -> None:
+    class Shared(FakeServer):
+        async def push_adapter(
+            self, version: int, folder: Path, *, activate: bool = True
+        ) -> AdapterInfo:
+            if version == 7:
+                self.next_version = 8
+                raise ServerRejectedError(409, "version 7 is served with digest 0")
+            return await super().push_adapter(version, folder, activate=activate)
+
+    server = Shared({"policy-000008": 3})
+    with stamina.set_testing(True, attempts=2):
+        found = await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))
+    assert found.models[0].accuracy.value == 0.3
+    assert not server.versions
+
+
 async def test_an_upload_that_the_server_retired_by_itself_is_no_error(tmp_path: Path) -> None:
     class Retiring(FakeServer):
         async def complete(

@@ -13,7 +13,7 @@ import torch
 
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
-from trainer.model.base_files import load_tokenizer, require_base_model
+from trainer.model.base_files import base_limits, load_tokenizer, require_base_model
 from trainer.model.base_model import load_base
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -39,6 +39,16 @@ def test_a_path_without_a_model_is_refused(name: str, said: str) -> None:
         require_base_model(name)
     assert said in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_scaled_positions_are_a_longer_context_as_on_the_server(base: Path) -> None:
+    path = base / "config.json"
+    config = json.loads(path.read_text())
+    rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    for changes, factor in (({}, 1), ({"rope_parameters": rope}, 4)):
+        path.write_text(json.dumps(config | changes))
+        longest = base_limits(str(base)).context_tokens
+        assert longest == factor * config["max_position_embeddings"]
 
 
 @pytest.mark.parametrize("offline", ["1", "0"])

@@ -358,6 +358,35 @@ def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_pat
     assert (tmp_path / "mine.py.calls").read_text() == "x"
 
 
+def test_leaving_does_not_wait_for_a_process_that_loads(tmp_path: Path) -> None:
+    path, is_loaded, loads_again = (tmp_path / name for name in ("mine.py", "loaded", "again"))
+    path.write_text(
+        "import os, pathlib, time\n"
+        f"if os.path.exists({str(is_loaded)!r}):\n"
+        f"    pathlib.Path({str(loads_again)!r}).touch()\n"
+        "    time.sleep(1e6)\n"
+        f"pathlib.Path({str(is_loaded)!r}).touch()\n"
+        "def f(completions, **_):\n"
+        "    os._exit(1)\n"
+    )
+    config = RewardSettings(functions=(f"{path}:f",), timeout_s=86_000)
+    errors: list[BaseException] = []
+
+    def score(opened: RewardFunctions) -> None:
+        try:
+            opened.score(RECORD, GROUP, config)
+        except RewardFunctionError as error:
+            errors.append(error)
+
+    with RewardFunctions(config) as opened:
+        thread = threading.Thread(target=score, args=(opened,))
+        thread.start()
+        while not loads_again.exists():
+            time.sleep(0.01)
+    thread.join()
+    assert "the run is stopping" in str(errors[0])
+
+
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
