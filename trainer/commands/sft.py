@@ -30,6 +30,7 @@ from trainer.data.demonstrations import load_demonstrations
 from trainer.data.sources import Record
 from trainer.data.word_problems import Split
 from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
+from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.model.adapter import fresh_lora, require_targets
 from trainer.model.attention import require_shared_rows
@@ -86,6 +87,8 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             say(f"stopped at step {step}/{num_steps}; the same command resumes there")
             return None
         trainer.save_model(str(output))
+        # After a power cut the last checkpoint, or else the whole adapter, is there.
+        fsync_all(output)
         shutil.rmtree(output / CHECKPOINTS_FOLDER, ignore_errors=True)
     return output
 

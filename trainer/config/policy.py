@@ -69,6 +69,8 @@ class PolicyConfig(Section):
     def _all_linear_stands_alone(cls, targets: tuple[str, ...]) -> tuple[str, ...]:
         if not targets or (ALL_LINEAR in targets and len(targets) > 1):
             raise ValueError(f"give at least one module, and {ALL_LINEAR} alone")
+        if several := next((name for name in targets if set(name) & set(", ")), None):
+            raise ValueError(f"{several!r} is no module's name")
         return targets
 
 

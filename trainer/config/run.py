@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from trainer.config.base import MAX_THREADS, Device, Section, Seed
 
+MAX_STEPS = 999_999
+"""Files and folders of a step have its number in six digits."""
 SHORT_FLAGS: Mapping[str, str] = {"verbose": "run.verbose"}
 """Flags without a section, and the keys that they stand for."""
 TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
@@ -18,7 +20,7 @@ class RunConfig(Section):
 
     folder: Path = Path("runs/default")
     """The run's folder."""
-    num_steps: Annotated[int, Field(ge=1)] = 100
+    num_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 100
     """Updates of the policy."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; the last step always has one."""

@@ -55,8 +55,7 @@ def new_folder(path: Path) -> Path:
 def finish_folder(path: Path) -> None:
     """Give a folder of `new_folder` its name; whatever has that name is replaced."""
     folder = unfinished(path)
-    for file in (*folder.iterdir(), folder):
-        fsync(file)
+    fsync_all(folder)
     # What it replaces is damaged, outdated or the same: a kill between these two lines loses nothing.
     shutil.rmtree(path, ignore_errors=True)
     folder.rename(path)
@@ -89,6 +88,12 @@ def remove_unfinished(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def fsync_all(folder: Path) -> None:
+    """Wait until a folder's files, but not those of folders in it, are on the disk."""
+    for path in (*folder.iterdir(), folder):
+        fsync(path)
 
 
 def fsync(path: Path) -> None:

@@ -17,10 +17,18 @@ from regime_w import RewardConfig, build_all_arms, build_prompt
 from trainer.commands.train_offline import train_offline
 from trainer.config.sections import OfflineRunConfig, PolicyConfig
 from trainer.data.sources import Record
-from trainer.errors import DataError, RewardFunctionError, UsageError
+from trainer.errors import (
+    DataError,
+    NonFiniteError,
+    OutOfMemoryError,
+    RewardFunctionError,
+    UsageError,
+)
 from trainer.model.base_model import load_base
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
+from trainer.ppo.diagnostics import UpdateMetrics
+from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import as_sample, score_group
 from trainer.rollouts.rows import rollout_row
 
@@ -384,6 +392,38 @@ def test_advantages_that_compare_completions_need_some(
     alone = config(policy, path, tmp_path / "run", ppo={"advantage": "grpo"})
     with pytest.raises(DataError, match=r"one completion of each question, .*: set it to gae"):
         train_offline(alone)
+
+
+@pytest.mark.parametrize("error", [NonFiniteError("loss"), OutOfMemoryError(64)])
+def test_a_step_that_cannot_be_done_leaves_a_checkpoint_of_those_before_it(
+    error: Exception,
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    given = config(
+        policy,
+        write(tmp_path / "rows.jsonl", rows),
+        folder,
+        run={"folder": folder, "checkpoint_every": 9},
+        offline={"num_epochs": 1},
+    )
+
+    class Failing(Learner):
+        def step(self, step: int, *args: Any, **kwargs: Any) -> UpdateMetrics:
+            if step == 2:
+                raise error
+            return super().step(step, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.commands.train_offline.Learner", Failing)
+        with pytest.raises(type(error)):
+            train_offline(given)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000001"]
+    train_offline(given)
+    assert [row["step"] for row in metrics(folder)] == [1, 2]
 
 
 def test_a_function_of_the_users_rewards_the_file_and_leaves_a_checkpoint_where_it_fails(

@@ -179,6 +179,14 @@ def test_a_list_of_texts_is_json_or_one_item(
     assert load(*arguments).rollout.stop == expected
 
 
+@pytest.mark.parametrize("written", ["q_proj,v_proj", "q_proj v_proj"])
+def test_several_modules_in_one_text_are_no_modules_name(
+    written: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--policy.target_modules", written]
+    assert_one_line_error(capsys, arguments, f"{written!r} is no module's name", _SEVERAL)
+
+
 def test_lists_of_other_types_are_json_or_one_item() -> None:
     arms = load("--rollout.arms", "wolfram_0", "--rollout.arms", _SOLO).rollout.arms
     assert [arm.name for arm in arms] == ["wolfram_0", "solo"]
