@@ -96,15 +96,16 @@ def _counted(config: Any) -> ServedModel:
     """A model's parameters, counted on the model itself without its weights."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    linear = [
-        module
+    linear = {
+        name: module
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and ".layers." in name
-    ]
+    }
+    widths = {name: module.out_features for name, module in linear.items()}
     return ServedModel(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        slot_parameters_per_rank=sum(m.in_features + m.out_features for m in linear),
+        slot_parameters_per_rank=sum(m.in_features + m.out_features for m in linear.values()),
         hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
+        intermediate_size=gpu.mlp_width(widths, config.intermediate_size),
         vocab_size=config.vocab_size,
     )

@@ -128,7 +128,7 @@ def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResu
     if config.policy.adapter is None and shape.missing_modules:
         text = f"no layer has a module called {', '.join(sorted(shape.missing_modules))}"
         yield bad("adapter", text, 'policy.target_modules, such as ["all-linear"]')
-    if config.sft.packing and shape.carries_state:
+    if config.sft.packing and shape.needs_own_rows:
         text = "a demonstration's state would reach the next one in its row"
         yield note("SFT's rows", text, "leave sft.packing out")
 

@@ -71,7 +71,7 @@ def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> Laye
         + 3 * inner * product  # gate, its SiLU, and up
         + 7 * policy.lora_rank * product
         # The attention mask of each layer; rows of one sequence need none.
-        + (0 if shape.carries_state else row_width * product)
+        + (0 if shape.needs_own_rows else row_width * product)
     )
     delta_rule = _delta_rule_bytes(shape, product)
     return LayerBytes(

@@ -164,9 +164,9 @@ def _longest_rows(shape: ModelShape, config: TrainConfig) -> Rows:
     """
     prompts = Counter(arm.system_prompt for arm in config.rollout.arms)
     num_samples = config.rollout.samples_per_arm
-    num_completions = 1 if shape.carries_state else max(prompts.values()) * num_samples
+    num_completions = 1 if shape.needs_own_rows else max(prompts.values()) * num_samples
     num_trees = config.ppo.questions_per_mini_batch * (
-        prompts.total() * num_samples if shape.carries_state else len(prompts)
+        prompts.total() * num_samples if shape.needs_own_rows else len(prompts)
     )
     budget = config.ppo.token_budget
     width = min(budget, PROMPT_TOKENS + num_completions * config.rollout.max_tokens)

@@ -3,7 +3,6 @@
 They are counted on the model itself, built without weights.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from inference_server.wire.hardware.gpu import ServedModel
+from inference_server.wire.hardware.gpu import ServedModel, mlp_width
 from inference_server.wire.hardware.model_config import (
     DELTA_NET,
     DeltaNet,
@@ -25,7 +24,7 @@ from inference_server.wire.hardware.model_config import (
 from trainer.config.policy import is_all_linear
 from trainer.errors import UsageError
 from trainer.model.adapter import missing_targets
-from trainer.model.attention import Attention, attention_of, carries_state
+from trainer.model.attention import Attention, attention_of, needs_own_rows
 from trainer.model.base_files import reading_base
 from trainer.model.decoder.layer import KNOWN_LAYERS
 
@@ -45,8 +44,8 @@ class ModelShape:
     """Number of such a layer's heads × the size of their values."""
     delta_channels: int
     """Of the convolution before its queries, keys and values."""
-    carries_state: bool
-    """Whether a layer carries a state, so that each row of a micro-batch holds one sequence."""
+    needs_own_rows: bool
+    """See `trainer.model.attention.needs_own_rows`."""
     state_bytes: int
     """Size of one sequence's states in all layers."""
     is_fused: bool
@@ -117,6 +116,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     targets = [
         m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
     ]
+    widths = {name: module.out_features for name, module in in_layers.items()}
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     delta = DeltaNet.of(written)
@@ -128,11 +128,11 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         delta_num_heads=delta.num_values,
         delta_value_size=delta.num_values * delta.value_size,
         delta_channels=delta.channels,
-        carries_state=carries_state(model),
+        needs_own_rows=needs_own_rows(model),
         state_bytes=state_bytes_per_sequence(written, bytes_per_number=2),
         is_fused=_is_fused(model, base_model),
         hidden_size=config.hidden_size,
-        intermediate_size=_inner_size(in_layers, config.intermediate_size),
+        intermediate_size=mlp_width(widths, config.intermediate_size),
         attention_size=heads * head_size,
         kv_size=config.num_key_value_heads * head_size,
         vocab_size=config.vocab_size,
@@ -144,12 +144,6 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         adapter_parameters_per_rank=sum(m.in_features + m.out_features for m in targets),
         slot_parameters_per_rank=sum(m.in_features + m.out_features for m in in_layers.values()),
     )
-
-
-def _inner_size(in_layers: Mapping[str, nn.Linear], named: int) -> int:
-    """Width of the layers' MLP: LFM2's is another one than its configuration names."""
-    found = [m.out_features for name, m in in_layers.items() if name.endswith((".up_proj", ".w1"))]
-    return found[0] if found else named
 
 
 def _is_fused(model: Any, base_model: str) -> bool:

@@ -66,7 +66,7 @@ def attention_of(model: Any, base_model: str) -> Attention:
     for setting in _CAPPED:
         if (value := getattr(config, setting, None)) not in (None, 1.0):
             raise UsageError(f"{name}: {setting} = {value}, which the trainer does not compute")
-    if carries_state(model):
+    if needs_own_rows(model):
         return Attention(shares_prefixes=False)
     if config._attn_implementation != "sdpa":
         raise UsageError(
@@ -91,14 +91,14 @@ def require_shared_rows(base_model: str) -> None:
     """
     with reading_base(base_model), torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base_model))
-    if carries_state(model):
+    if needs_own_rows(model):
         raise UsageError(
             f"sft.packing: layers of {base_model} carry a state from token to token, which would reach the next "
             "demonstration in a row; leave it out"
         )
 
 
-def carries_state(model: Any) -> bool:
-    """Whether layers of a model carry a state, or see the tokens before in another way than by a tree's mask."""
+def needs_own_rows(model: Any) -> bool:
+    """Whether each row of a micro-batch holds one sequence: a layer carries a state, or has a mask of its own kind."""
     kinds = set(getattr(model.config, "layer_types", None) or ())
     return bool(kinds - {_FULL, _SLIDING}) or model._is_stateful

@@ -64,6 +64,17 @@ def flags(serve: ServeConfig) -> dict[str, str]:
     }
 
 
+def mlp_width(out_features: Mapping[str, int], named: int) -> int:
+    """Width of the layers' MLP: LFM2's is another one than its configuration names.
+
+    Args:
+        out_features: Of the linear modules in a model's layers, by their names.
+        named: ``intermediate_size`` of the configuration.
+    """
+    found = [size for name, size in out_features.items() if name.endswith((".up_proj", ".w1"))]
+    return found[0] if found else named
+
+
 def memory_parts(
     model: ServedModel,
     *,
