@@ -30,7 +30,7 @@ def check_counts(request: ArmsRequest, settings: Settings) -> None:
         InvalidRequest: Names the field.
     """
     num_questions, num_samples = len(request.questions), request.samples_per_arm
-    num_arms = len(build_all_arms() if request.arms is None else request.arms)
+    num_arms = len(request.arm_names)
     if num_questions > settings.max_questions:
         raise InvalidRequest(
             f"{num_questions} questions; the server takes {settings.max_questions}", "questions"

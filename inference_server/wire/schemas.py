@@ -15,7 +15,7 @@ from inference_server.wire.prompt_options import (
     QuestionText,
     StopStrings,
 )
-from regime_w import ArmSpec
+from regime_w import ArmSpec, build_all_arms
 from regime_w.answer_types.answer_type import AnswerTypeName
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -118,6 +118,12 @@ class ArmsRequest(_Request):
             Question(id=f"q{index}", question=question) if isinstance(question, str) else question
             for index, question in enumerate(self.questions)
         ]
+
+    @property
+    def arm_names(self) -> list[str]:
+        """The arms that each question is asked of, by name."""
+        arms = build_all_arms() if self.arms is None else self.arms
+        return [arm if isinstance(arm, str) else arm.name for arm in arms]
 
 
 class ArmCompletion(_Response):

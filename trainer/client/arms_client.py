@@ -21,7 +21,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
 )
 from inference_server.wire.streams import NDJSON
-from regime_w import ArmSpec, build_all_arms
+from regime_w import ArmSpec
 from trainer.client.answers import MAX_BODY_BYTES, InvalidAnswerError
 from trainer.client.arms_stream import read_stream
 from trainer.client.ask_groups import ask_groups
@@ -191,8 +191,7 @@ class ArmsClient:
 
 def _longest_answer(request: ArmsRequest) -> int:
     """More bytes than the answer to a request can have."""
-    num_arms = len(build_all_arms()) if request.arms is None else len(request.arms)
-    num_completions = len(request.questions) * num_arms * request.samples_per_arm
+    num_completions = len(request.questions) * len(request.arm_names) * request.samples_per_arm
     return MAX_BODY_BYTES + num_completions * request.max_tokens * _BYTES_OF_A_TOKEN
 
 

@@ -12,7 +12,6 @@ from inference_server.wire.schemas import (
     FinishReason,
     Question,
 )
-from regime_w import ArmSpec, build_all_arms
 from trainer.config.rollout import MAX_LOGPROB
 
 
@@ -36,12 +35,8 @@ def _flaw_in_group(request: ArmsRequest, question: Question, group: ArmGroup) ->
         return f"it is not of question {question.id!r}"
     if request.replica is not None and group.replica not in (request.replica, None):
         return f"replica {group.replica} made it, and {request.replica} was asked"
-    names = (
-        [arm.name for arm in build_all_arms()]
-        if request.arms is None
-        else [arm.name if isinstance(arm, ArmSpec) else arm for arm in request.arms]
-    )
-    expected = sorted((name, sample) for name in names for sample in range(request.samples_per_arm))
+    samples = range(request.samples_per_arm)
+    expected = sorted((name, sample) for name in request.arm_names for sample in samples)
     if sorted((arm.arm, arm.sample) for arm in group.arms) != expected:
         return f"{len(group.arms)} completions that are not the {len(expected)} asked for"
     if request.return_tokens:
