@@ -101,11 +101,10 @@ def _counted(config: Any) -> ServedModel:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and ".layers." in name
     }
-    widths = {name: module.out_features for name, module in linear.items()}
     return ServedModel(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         slot_parameters_per_rank=sum(m.in_features + m.out_features for m in linear.values()),
         hidden_size=config.hidden_size,
-        intermediate_size=gpu.mlp_width(widths, config.intermediate_size),
+        intermediate_size=gpu.mlp_width(linear, config.intermediate_size),
         vocab_size=config.vocab_size,
     )

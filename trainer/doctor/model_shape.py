@@ -116,7 +116,6 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     targets = [
         m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
     ]
-    widths = {name: module.out_features for name, module in in_layers.items()}
     heads = config.num_attention_heads
     head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     delta = DeltaNet.of(written)
@@ -132,7 +131,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         state_bytes=state_bytes_per_sequence(written, bytes_per_number=2),
         is_fused=_is_fused(model, base_model),
         hidden_size=config.hidden_size,
-        intermediate_size=mlp_width(widths, config.intermediate_size),
+        intermediate_size=mlp_width(in_layers, config.intermediate_size),
         attention_size=heads * head_size,
         kv_size=config.num_key_value_heads * head_size,
         vocab_size=config.vocab_size,

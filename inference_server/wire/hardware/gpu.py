@@ -6,6 +6,7 @@ neither torch nor vllm.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from inference_server.wire.serve_config import ServeConfig
 
@@ -64,14 +65,14 @@ def flags(serve: ServeConfig) -> dict[str, str]:
     }
 
 
-def mlp_width(out_features: Mapping[str, int], named: int) -> int:
+def mlp_width(linear: Mapping[str, Any], named: int) -> int:
     """Width of the layers' MLP: LFM2's is another one than its configuration names.
 
     Args:
-        out_features: Of the linear modules in a model's layers, by their names.
+        linear: The linear modules of a model's layers by their names; PyTorch's, which is not loaded here.
         named: ``intermediate_size`` of the configuration.
     """
-    found = [size for name, size in out_features.items() if name.endswith((".up_proj", ".w1"))]
+    found = [m.out_features for name, m in linear.items() if name.endswith((".up_proj", ".w1"))]
     return found[0] if found else named
 
 
