@@ -19,9 +19,8 @@ from typing import Self
 import httpx
 
 # Three processes import vLLM one after the other: two minutes on two slow cores with a cold disk.
-START_TIMEOUT_S = 300.0
-STOP_TIMEOUT_S = 30.0
-
+_START_TIMEOUT_S = 300.0
+_STOP_TIMEOUT_S = 30.0
 _POLL_S = 0.25
 _LOG_TAIL_LINES = 30
 
@@ -73,13 +72,13 @@ class ServerProcess:
             )
         return cls(url=f"http://127.0.0.1:{port}", process=process, log_path=log_path)
 
-    def wait_until_healthy(self, timeout_s: float = START_TIMEOUT_S) -> None:
+    def wait_until_healthy(self) -> None:
         """Waits for the first successful response of ``/health``.
 
         Raises:
-            ServerFailed: The process exited, or did not answer within ``timeout_s``.
+            ServerFailed: The process exited, or did not answer within five minutes.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + _START_TIMEOUT_S
         with httpx.Client(base_url=self.url, timeout=5.0, trust_env=False) as client:
             while time.monotonic() < deadline:
                 if (code := self.process.poll()) is not None:
@@ -90,10 +89,12 @@ class ServerProcess:
                 except httpx.TransportError:
                     pass  # not listening yet
                 time.sleep(_POLL_S)
-        raise ServerFailed(f"the server did not answer within {timeout_s:g} s\n{self.log_tail()}")
+        raise ServerFailed(
+            f"the server did not answer within {_START_TIMEOUT_S:g} s\n{self.log_tail()}"
+        )
 
-    def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Terminates the server, and kills whatever of it still runs after ``timeout_s``.
+    def stop(self) -> int:
+        """Terminates the server, and kills whatever of it still runs after 30 seconds.
 
         Returns:
             Its exit code; the negative number of the signal if a signal ended it.
@@ -101,7 +102,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout_s)
+                self.process.wait(_STOP_TIMEOUT_S)
         with suppress(ProcessLookupError):  # the whole group may have exited already
             os.killpg(self.process.pid, signal.SIGKILL)
         return self.process.wait()
@@ -117,7 +118,6 @@ def running_server(
     *,
     model: str | Path,
     log_path: Path,
-    port: int | None = None,
     flags: Sequence[str] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[ServerProcess]:
@@ -127,7 +127,7 @@ def running_server(
         ServerFailed: It did not start.
     """
     server = ServerProcess.start(
-        model=model, log_path=log_path, port=port, flags=flags, environment=environment
+        model=model, log_path=log_path, flags=flags, environment=environment
     )
     try:
         server.wait_until_healthy()

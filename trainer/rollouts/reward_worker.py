@@ -22,7 +22,6 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-EXIT_OK = 0
 _NO_SEQUENCES = (str, bytes, bytearray, Mapping, Set)
 """What can be iterated but gives no reward for each completion in order."""
 

@@ -113,11 +113,11 @@ def batch_bytes(
     return activations + 3 * max_num_seqs * model.vocab_size * _FLOAT32
 
 
-def refusal(dtype: str, *, flag: str = "--dtype") -> str | None:
+def refusal(dtype: str) -> str | None:
     """Why a dtype cannot be served on a GPU; None where it can."""
     if dtype not in ("float32", "float"):
         return None
     return (
-        f"{flag} {dtype}: vLLM's LoRA kernels on a GPU take float16 and bfloat16 only; leave it out, or give "
+        f"--dtype {dtype}: vLLM's LoRA kernels on a GPU take float16 and bfloat16 only; leave it out, or give "
         "bfloat16 (a float32 model is then served in it)"
     )
