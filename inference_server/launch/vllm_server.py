@@ -41,6 +41,7 @@ from inference_server.vllm.gpu_launch import settle_on_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
 from inference_server.wire.flags.errors import flag_suggestion
+from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.model_config import why_not_text_alone
 from inference_server.wire.settings_errors import SettingsError, known_keys
@@ -211,7 +212,7 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
             raise SettingsError(f"{message}{meant} (see vllm serve --help=all)")
 
     # Leave out our flags that the user gave: vLLM would warn about flags that are given twice.
-    given = {flag.partition("=")[0].replace("_", "-") for flag in vllm_flags}
+    given = given_flags(vllm_flags)
     ours = [
         part
         for name, value in _our_flags(settings, on_cpu).items()

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import model_config
 from inference_server.wire.hardware.cpu import (
     KV_CACHE_VARIABLE,
@@ -34,7 +35,7 @@ def settle_on_cpu(
     """
     if args.fully_sharded_loras:
         raise SettingsError("--fully-sharded-loras: works on a GPU alone; leave it out")
-    names = {flag.partition("=")[0].replace("_", "-") for flag in given}
+    names = given_flags(given)
     if model_config.carries_state(config):
         if not {"--enable-prefix-caching", "--no-enable-prefix-caching"} & names:
             # States are cached at the ends of chunks, and chunks with a seed end the engine: see `CPU_FLAGS`.

@@ -10,6 +10,7 @@ import transformers
 from vllm.platforms import current_platform
 
 from inference_server.settings import Settings
+from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import kv_bytes_per_token
 from inference_server.wire.hardware.gpu import ServedModel
@@ -44,7 +45,7 @@ def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[
     """
     if (reason := gpu.refusal(args.dtype)) is not None:
         raise SettingsError(reason)
-    names = {flag.partition("=")[0].replace("_", "-") for flag in given}
+    names = given_flags(given)
     if not any(name.startswith(tuple(_GRAPH_FLAGS)) for name in names if name.startswith("-")):
         args.cudagraph_capture_sizes = gpu.capture_sizes(args.max_num_seqs)
     is_given = settings.gpu_memory_utilization is not None or "--gpu-memory-utilization" in names

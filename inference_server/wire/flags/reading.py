@@ -58,6 +58,14 @@ def read_flags(
     return values, list(values.pop(_UNKNOWN, ()))
 
 
+def given_flags(arguments: Sequence[str]) -> set[str]:
+    """What a command line's words are called as vLLM's flags: spelt with ``-``, and without a value behind ``=``.
+
+    Values that are words of their own are among them, too.
+    """
+    return {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+
+
 def _flag_and_value(argument: str) -> list[str]:
     flag, equals, value = argument.partition("=")
     return [flag, value] if equals and flag.startswith("--") else [argument]
