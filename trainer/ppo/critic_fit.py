@@ -4,6 +4,7 @@ With a critic that starts at zero PPO's first steps reinforce noise, and steps t
 cost a generation each (VAPO, arXiv 2504.05118, "value pretraining").
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.config.sections import PPOConfig
-from trainer.errors import DataError
+from trainer.errors import DataError, NonFiniteError
 from trainer.model.batches.batch import MicroBatch, Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.model.sharded_base import guarded
@@ -20,6 +21,7 @@ from trainer.ppo.advantages import generalized_advantages, token_rewards
 from trainer.ppo.diagnostics import explained_variance
 from trainer.ppo.experience import require_finite
 from trainer.ppo.losses import token_loss_weights, value_loss
+from trainer.ppo.optimizers import adamw, clip
 
 _HELD_OUT = 0.1
 """Share of the questions that are not fitted, to measure on."""
@@ -74,10 +76,9 @@ def fit_critic(
     rng.shuffle(finished)
     num_held_out = max(1, round(_HELD_OUT * len(finished)))
     held_out, fitted = finished[:num_held_out], finished[num_held_out:]
-    optimizer = torch.optim.AdamW(
+    optimizer = adamw(
         roles.critic_parameters(),
-        lr=config.critic_pretrain_learning_rate or config.critic_learning_rate,
-        weight_decay=0.0,
+        config.critic_pretrain_learning_rate or config.critic_learning_rate,
     )
     before = best = _held_out_variance(roles, config, held_out)
     kept, num_epochs = _critic_state(roles), 0
@@ -132,8 +133,9 @@ def _fit_mini_batch(
             values = roles.values(batch)[:, :-1]
             loss, _ = value_loss(values, values.detach(), returns, loss_weights, clip=None)
             loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(roles.critic_parameters(), config.max_grad_norm)
-    require_finite("the norm of the critic's gradient", norm)
+    norm = clip(optimizer, config.max_grad_norm)
+    if not math.isfinite(norm):
+        raise NonFiniteError(f"the norm of the critic's gradient is {norm}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
