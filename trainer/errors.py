@@ -22,6 +22,12 @@ TrainerError
 from pathlib import Path
 
 
+def first_line(error: BaseException) -> str:
+    """First line of an error's message, or the name of its type where there is no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class TrainerError(Exception):
     """The message is one line that says what happened and what to do."""
 

@@ -44,7 +44,7 @@ from inference_server.wire.flags.errors import flag_suggestion
 from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.model_config import why_not_text_alone
-from inference_server.wire.settings_errors import SettingsError, known_keys
+from inference_server.wire.settings_errors import SettingsError, first_line, known_keys
 
 _BASE_ALIAS = "base"
 _NO_GPU = (
@@ -75,7 +75,7 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     try:
         validate_parsed_serve_args(args)
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"vllm: {str(error).splitlines()[0]}") from error
+        raise SettingsError(f"vllm: {first_line(error)}") from error
     if base_folder(args.model, args.revision) is None and (reason := why_not_on_hub(args.model)):
         raise SettingsError(
             f"--model {args.model}: neither a folder nor in the Hub's cache, and {reason}"
@@ -113,7 +113,7 @@ def _model_config(args: argparse.Namespace) -> dict[str, Any]:
             config |= transformers.AutoConfig.for_model(**config).to_dict()
     except (OSError, TypeError, ValueError, StrictDataclassError) as error:
         # The Hub's own message does not always name the model.
-        raise SettingsError(f"--model {args.model}: {str(error).splitlines()[0]}") from error
+        raise SettingsError(f"--model {args.model}: {first_line(error)}") from error
     return config
 
 

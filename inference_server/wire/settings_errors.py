@@ -33,6 +33,12 @@ class SettingsError(Exception):
         self.lines = lines
 
 
+def first_line(error: BaseException) -> str:
+    """First line of the message of a library's error, or the name of its type where there is no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """Where some settings were given."""

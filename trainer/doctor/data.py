@@ -7,7 +7,7 @@ from trainer.data.held_out import is_on_hub, require_held_out
 from trainer.data.sources import load_records, require_source
 from trainer.data.word_problems import Split
 from trainer.doctor.results import CheckResult, bad, note, ok
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, first_line
 from trainer.io.kept_settings import CONFIG_FILE
 
 
@@ -32,6 +32,6 @@ def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
                 source, split, num_records=number, seed=data.seed, shape=data.shape
             )
         except TrainerError as error:
-            yield bad("data", str(error).splitlines()[0], setting)
+            yield bad("data", first_line(error), setting)
         else:
             yield ok("data", f"{source}: {len(records):,} questions can be read ({setting})")

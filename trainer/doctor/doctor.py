@@ -22,7 +22,7 @@ from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_tex
 from trainer.doctor.server import ask_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
 from trainer.doctor.stack import check_machine, check_versions
-from trainer.errors import UsageError
+from trainer.errors import UsageError, first_line
 from trainer.model.adapter_files import shaped_as_adapter
 
 _LOG_WIDTH = 140
@@ -131,11 +131,6 @@ def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResu
     if config.sft.packing and shape.needs_own_rows:
         text = "a demonstration's state would reach the next one in its row"
         yield note("SFT's rows", text, "leave sft.packing out")
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message, or the name of its type."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def plan_table(plan: MemoryPlan, sft: Sequence[Part]) -> Table:

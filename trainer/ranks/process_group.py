@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.config.sections import Device
-from trainer.errors import NonFiniteError, RankLostError, UsageError
+from trainer.errors import NonFiniteError, RankLostError, UsageError, first_line
 from trainer.model.device import compute_device
 
 _T = TypeVar("_T")
@@ -166,7 +166,7 @@ class Ranks:
                 f"rank {self.rank} alone is out of GPU memory: lower ppo.token_budget"
             )
         if self.share_passes and isinstance(error, RuntimeError) and _is_of_connection(error):
-            return RankLostError(_first_line(error))
+            return RankLostError(first_line(error))
         return error
 
     @contextmanager
@@ -175,7 +175,7 @@ class Ranks:
             yield
         except RuntimeError as error:
             self.is_lost = True
-            raise RankLostError(_first_line(error)) from error
+            raise RankLostError(first_line(error)) from error
         except BaseException:
             self.is_lost = True
             raise
@@ -184,10 +184,6 @@ class Ranks:
 def _is_of_connection(error: RuntimeError) -> bool:
     """Whether a collective within a pass has failed; gloo's errors have no type, but its path in their text."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @contextmanager

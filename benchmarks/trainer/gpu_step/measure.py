@@ -20,6 +20,7 @@ from trainer.config.sections import ServeConfig, TrainConfig
 from trainer.doctor.memory_parts import Rows
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
+from trainer.errors import first_line
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.experience import MiniBatch
@@ -48,11 +49,11 @@ def attempt(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
     try:
         return {"status": "done", **measure(part, device, rounds)}
     except torch.OutOfMemoryError as error:
-        return {"status": "out of memory", "error": str(error).splitlines()[0]}
+        return {"status": "out of memory", "error": first_line(error)}
     except RuntimeError as error:
         if "No available kernel" not in str(error):
             raise
-        return {"status": "refused", "error": str(error).splitlines()[0]}
+        return {"status": "refused", "error": first_line(error)}
 
 
 def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
