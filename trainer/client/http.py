@@ -7,6 +7,7 @@ Progress is the whole answer, or of a streamed one each line.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import httpx
@@ -26,7 +27,6 @@ from trainer.client.retries import Outage, Patience
 from trainer.config.sections import ServerConfig
 from trainer.errors import ServerError, ServerUnreachableError
 
-_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS, _INTERNAL_ERROR = 408, 429, 500
 _CONNECT_TIMEOUT_S = 5.0
 _LONGEST_ANSWER_S = 7200.0
 """After which a stream is broken off, however lively: twice the default of the server's max_request_s."""
@@ -229,8 +229,13 @@ class RetryingHTTP:
 def raise_for_status(response: httpx.Response) -> None:
     """Raise a transient error for a status worth retrying, `ServerRejectedError` for any other error."""
     status = response.status_code
-    if status in (_REQUEST_TIMEOUT, _TOO_MANY_REQUESTS) or status >= _INTERNAL_ERROR:
-        kind = _FullError if status == _TOO_MANY_REQUESTS else _BusyError
+    is_full = status == HTTPStatus.TOO_MANY_REQUESTS
+    if (
+        is_full
+        or status == HTTPStatus.REQUEST_TIMEOUT
+        or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    ):
+        kind = _FullError if is_full else _BusyError
         raise kind(rejection(response).args[0], retry_after_s(response))
     if response.is_error:
         raise rejection(response)

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
+from http import HTTPStatus
 from typing import TypeVar
 
 from inference_server.wire.adapters.infos import AdapterInfo
@@ -24,8 +25,6 @@ from trainer.online.sync_alternatives import Published
 from trainer.rollouts.rows import flaw_in_tokens
 from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.run_adapters import RunAdapters
-
-_NOT_FOUND, _CONFLICT = 404, 409
 
 _T = TypeVar("_T")
 
@@ -93,7 +92,7 @@ class Versions:
                 info = self.requests.call(self.push, adapter.version)
                 break
             except ServerRejectedError as error:
-                if error.status != _CONFLICT:
+                if error.status != HTTPStatus.CONFLICT:
                     raise
                 # Another run took the number meanwhile; the server names the next one.
                 self.adapters.remove(adapter.version)
@@ -115,7 +114,7 @@ class Versions:
         except OSError:
             return None
         except ServerRejectedError as error:
-            if error.status != _CONFLICT:
+            if error.status != HTTPStatus.CONFLICT:
                 raise
             return None
         return Published(version=version, folder=folder, sha256=info.sha256, activated=False)
@@ -182,7 +181,7 @@ class Versions:
             try:
                 return await ask()
             except ServerRejectedError as error:
-                if error.status != _NOT_FOUND:
+                if error.status != HTTPStatus.NOT_FOUND:
                     raise
                 await self._restore(version)
                 raise LostError(f"the server has lost version {version}") from error

@@ -12,13 +12,13 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 from trainer.client.protocol import InferenceServer
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
 from trainer.servers.member import GivenVersions, Member
 
-_NOT_FOUND = 404
 _TIMES_LATE = 2.0
 """How many times the usual time makes a request late."""
 _LEAST_LATE_S = 1.0
@@ -194,7 +194,7 @@ class Dispatcher:
                 await self._versions.give(member, job.version)
             answer, boot_id = await job.send(member.client)
         except ServerRejectedError as error:
-            if error.status != _NOT_FOUND or not self._is_given_again(job, member):
+            if error.status != HTTPStatus.NOT_FOUND or not self._is_given_again(job, member):
                 _fail(job, error)
         except ServerError as error:
             self._left(member, str(error))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,6 @@ from inference_server.wire.schemas import ServerStatus
 from trainer.client.protocol import InferenceServer
 from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
 
-_NOT_FOUND = 404
 LOOKED_WITHIN_S = 30.0
 """How long a server may take to say what it is or holds; one that hangs would take ``server.request_timeout_s``."""
 _KEPT = 0.97
@@ -189,7 +189,7 @@ class GivenVersions:
         try:
             return await looked_up(partial(member.client.adapter, version))
         except ServerRejectedError as error:
-            if error.status != _NOT_FOUND:
+            if error.status != HTTPStatus.NOT_FOUND:
                 raise
         member.digests.pop(version, None)
         await self.give(member, version)
