@@ -48,7 +48,10 @@ class SharedCall:
         self._task: asyncio.Task[Any] | None = None
 
     async def run(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """The result of the call that runs, or of a new one; a caller that is cancelled ends it for no other."""
+        """The result of the call that runs, or of a new one.
+
+        Cancelling one caller does not cancel the shared call.
+        """
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(call())
             # Where all callers have gone, nobody else would look at its error.

@@ -17,10 +17,10 @@ class Replicas:
         self._num_in_flight = [0] * num_replicas
 
     def check(self, asked: int | None) -> None:
-        """Refuses a replica that there is not.
+        """Checks the number of a replica that a request asks for.
 
         Raises:
-            InvalidRequest: Names the field.
+            InvalidRequest: The number is out of range.
         """
         if asked is not None and asked >= len(self._num_in_flight):
             raise InvalidRequest(

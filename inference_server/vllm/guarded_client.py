@@ -1,4 +1,4 @@
-r"""The one passage into vLLM's engine and out of it, for the requests of every route.
+r"""Wraps the vLLM client that all routes use: refuses what the engine cannot take, reports what it did not finish.
 
 vLLM registers a request before it encodes it for the engine's process, and forgets one that cannot be
 encoded ("\ud83d" is no UTF-8) in flight for ever: its adapter then counts as used until a restart. Its

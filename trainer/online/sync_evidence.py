@@ -27,7 +27,7 @@ from trainer.model.batches.batch import Sample
 _FLOOR_NATS = 2e-6
 """Differences that float32 logits leave on any token, divided by its temperature."""
 _LEAST_GAIN = 1e-9
-"""A smaller gain of a completion is none."""
+"""A gain of a completion, of either sign, below this counts as zero."""
 
 
 @dataclass(frozen=True, kw_only=True)

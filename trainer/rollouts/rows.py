@@ -211,12 +211,12 @@ def flaw_in_tokens(
     *,
     context_tokens: int | None = None,
 ) -> str | None:
-    """What of completions a base model cannot have sampled, in words; None where there is nothing.
+    """Why the base model cannot have sampled these completions; None if it can.
 
     Args:
         completions: With their prompts.
         vocab_size: How many tokens the base model has.
-        context_tokens: The longest prompt and completion together, which is then looked at too.
+        context_tokens: The most tokens of a prompt with its completion; None does not check it.
     """
     for completion in completions:
         length = len(completion.prompt_token_ids) + len(completion.token_ids)

@@ -60,7 +60,7 @@ def _recorded(path: Path) -> dict[str, list[str]]:
 
 
 def _digest(record: Record) -> str:
-    """Of all that decides a question's prompts and rewards."""
+    """Digest of every field that affects the question's prompts and rewards."""
     kind = record.answer_type.name
     content = [record.id, record.question, record.gold, kind, dict(record.columns)]
     return sha256_of_bytes(json.dumps(content, sort_keys=True).encode())[:_DIGEST_HEX_DIGITS]

@@ -1,4 +1,4 @@
-"""What is asked of all servers of a pool at once does not wait for one that hangs."""
+"""A request to all servers of a pool at once, which does not wait for one that hangs."""
 
 import asyncio
 import math
@@ -7,20 +7,20 @@ from collections.abc import Collection
 from typing import TypeVar
 
 _TIMES_FIRST = 2.0
-"""How many times as long as for the quickest answer the others are waited for."""
+"""The grace period ends after this many times what the first result took."""
 _LEAST_S = 1.0
 
 _T = TypeVar("_T")
 
 
 async def first_answers(asked: Collection["asyncio.Task[_T | None]"]) -> list[_T]:
-    """What ended soon after the first answer; the others go on.
+    """The results that arrive within a grace period of the first; late tasks keep running.
 
     Args:
-        asked: A task a server; None is no answer.
+        asked: A task for each server; a result of None is no answer.
 
     Raises:
-        Exception: What a task raised that was waited for.
+        Exception: What a task raised that ended in time.
     """
     pending, answers = set(asked), list[_T]()
     started_s, deadline_s = time.monotonic(), math.inf

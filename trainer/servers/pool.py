@@ -185,7 +185,7 @@ class ServerPool:
             return None
 
     async def adapter(self, version: int) -> AdapterInfo:
-        """A version as the servers hold it; a server that lists another digest has the word."""
+        """A version as the servers hold it; if their digests differ, one that differs from the first."""
         while True:
             members = await self._membership.wait()
             holding = [m for m in members if version in m.digests] or members
