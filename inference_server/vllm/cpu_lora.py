@@ -25,10 +25,10 @@ from inference_server.vllm import cpu_rotary, cpu_top_p, kv_cache, phases, worke
 
 
 def register() -> None:
-    """Entry point ``vllm.general_plugins`` of all that is replaced, most of it only on a CPU.
+    """Entry point ``vllm.general_plugins``: installs all that replaces parts of vLLM, most of it only on a CPU.
 
-    vLLM calls it in each of its processes, in some twice; so on a GPU, too, it says what they are doing, and ends them
-    with the server.
+    vLLM calls it in each of its processes, in some twice. On a GPU, too, each process then reports the phases of its
+    start, and ends with the server.
     """
     end_with_parent()
     phases.follow()

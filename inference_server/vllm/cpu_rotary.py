@@ -1,6 +1,6 @@
 """Rotary embeddings of vLLM 0.32's CPU kernel for models that pass a tensor's heads as a dimension of their own.
 
-The kernel takes ``[T, heads · size]``. Of ``[T, heads, size]``, as LFM2's attention passes it, it turns the
+The kernel takes ``[T, heads · size]``. Of ``[T, heads, size]``, as LFM2's attention passes it, it rotates the
 first T rows only, as if there were one head; on a GPU the kernel takes both.
 """
 
@@ -22,7 +22,7 @@ def install() -> None:
 
 
 def with_flat_heads(original: Rotary) -> Rotary:
-    """A method that gives ``original``, vLLM's, the heads of a token side by side, and returns them as they came."""
+    """Wraps ``original``, vLLM's method: it gets a token's heads side by side, and the result has their shape again."""
 
     @wraps(original)
     def apply(

@@ -17,7 +17,7 @@ from vllm.v1.sample.ops import topk_topp_sampler
 _WIDTHS = (64, 1024)
 """How many of the most likely tokens are ordered: first, and for rows that this leaves in doubt."""
 _ROUNDING = 1e-4
-"""Mass that two orders of summation may differ by, at the most, with a hundredfold to spare."""
+"""Upper bound on what the order of summation changes in a mass, with a hundredfold margin."""
 _SMALL_VOCABULARY = 4096
 """Up to here sorting is cheap."""
 _TINY = 1e-30
@@ -34,7 +34,7 @@ def install() -> None:
 
 
 def without_sorting(original: Filter) -> Filter:
-    """A filter that asks ``original``, vLLM's, for rows in doubt alone, and where top-k is asked for too."""
+    """A filter that calls ``original``, vLLM's, only for rows in doubt, small vocabularies and requests with top-k."""
 
     @wraps(original)
     def apply(

@@ -167,12 +167,12 @@ class VllmEngine:
             raise AdapterRejected(str(error)) from error
 
     async def _drop(self, adapter: EngineAdapter) -> None:
-        """Unloads what a replica or a worker has refused from those that took it."""
+        """Unloads an adapter that a replica or worker has refused from those that took it."""
         with suppress(Exception):  # the reason is raised, and a dead engine found by the next call
             await self.unload(adapter)
 
     async def unload(self, adapter: EngineAdapter) -> None:
-        """Unloads it."""
+        """Unloads an adapter from every replica."""
         await self._answer(self._of_all("remove_lora", adapter.lora_id))
 
     async def loaded_ids(self) -> set[int]:

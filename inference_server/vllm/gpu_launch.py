@@ -32,8 +32,8 @@ _SHARDING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_si
 def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[str]) -> None:
     """Refuse what cannot be served, and set CUDA graphs and key-value cache unless the user did.
 
-    The cache is sized by the plan: what it needs beside the cache is taken from ``gpu_memory_utilization`` of
-    the card. vLLM would measure instead, and take another process's growth or end on the card for its own.
+    The cache gets what the memory plan leaves of ``gpu_memory_utilization`` of the card. vLLM would measure instead,
+    and mistake memory that another process takes or frees meanwhile for its own.
 
     Args:
         args: vLLM's, parsed; changed in place.
@@ -87,7 +87,7 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
 
 
 def _is_plain(args: argparse.Namespace, config: Any) -> bool:
-    """Whether the plan knows the model's memory: one GPU, 16 bits a weight and of a cache's number."""
+    """Whether the plan knows the model's memory: one GPU, and weights and cache in 16 bits."""
     one_gpu = all(getattr(args, name, 1) in (None, 1) for name in _SHARDING)
     in_16_bits = args.quantization is None and not getattr(config, "quantization_config", None)
     return one_gpu and in_16_bits and args.kv_cache_dtype == "auto"

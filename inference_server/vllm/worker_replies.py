@@ -1,4 +1,4 @@
-"""Refusals of adapters by one of several workers, as replies that vLLM keeps in step.
+"""Makes a worker's refusal of an adapter a reply, so that the replies of several workers stay in step.
 
 vLLM 0.32 asks all workers of an engine and raises at the first that fails, before it has read what the others
 replied: their replies then answer later calls. So with several workers a refusal is a reply like any other.

@@ -26,7 +26,7 @@ from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
 
 _HIGHEST_CONFIDENCE = 1 - 1e-12
-"""An interval of more has no ends in float64."""
+"""An interval of a higher confidence has no finite ends in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +119,11 @@ class HeldOutEvaluations:
         return {found.version for found in (best, pending) if found is not None}
 
     def is_due(self, step: int) -> bool:
-        """Whether a step is evaluated."""
+        """Whether the policy is evaluated after a step."""
         return step == self.newest_due(step)
 
     def newest_due(self, step: int) -> int | None:
-        """The newest step up to this one that is evaluated."""
+        """The newest step, up to this one, after which the policy is evaluated."""
         every = self._run.evaluate_every
         return None if every is None or step < every else step - step % every
 
@@ -181,7 +181,7 @@ class HeldOutEvaluations:
         }
 
     def better_to_go_on_from(self) -> Best | None:
-        """The best evaluation, once for each newer one that is worse, with ``run.return_to_best``.
+        """The best evaluation if a newer one is worse and ``run.return_to_best`` is set; once for each newer one.
 
         Worse is an accuracy whose difference from the best has an interval below 0 (`_confidence`). Versions from
         before the last return do not count.
@@ -191,7 +191,7 @@ class HeldOutEvaluations:
 
     @property
     def _confidence(self) -> float:
-        """Of each comparison with the best, so that all of a run's have 95% together.
+        """The confidence of each comparison with the best evaluation, so that all of a run's have 95% together.
 
         The best is the largest of many numbers and so the luckiest, which makes it a comparison of every two
         evaluations (Bonferroni's correction). With 95% in each, a run whose accuracy does not change would

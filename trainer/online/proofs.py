@@ -1,4 +1,4 @@
-"""When a version is held against what was pushed, and by which completions of it.
+"""When a served version is checked against what was pushed, and by which of its completions.
 
 A step's own rollouts are the proof of the version that generated them: it is due before the step is journaled
 and trains, so that nothing unproven trains. A version without rollouts (of a run's last step, or one that is pushed
@@ -31,7 +31,7 @@ from trainer.servers.origins import THE_SERVER, Origin, by_origin, replicas_of
 from trainer.servers.pool import ServerPool
 
 _SCORED_TOKENS = 8192
-"""Of a step's completions, at most: enough to know the noise to a few per cent."""
+"""The most tokens of a step's completions that are scored: enough to know the noise to a few per cent."""
 _PROBE_COMPLETIONS = 64
 """Of a probe: the test counts completions, and a z over 5.3 takes at least 28."""
 _FEWEST_QUESTIONS = 8
@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 
 
 class Proofs:
-    """Holds every version of a run against what was pushed; plain methods are for the training thread."""
+    """Checks every version of a run against what was pushed; plain methods are for the training thread."""
 
     def __init__(
         self,

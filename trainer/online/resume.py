@@ -124,7 +124,7 @@ def restore_versions(
 ) -> TrainProgress:
     """Make the server hold, under the same numbers, the versions whose rollouts are still to come.
 
-    Each that is pushed again is proven; the newest is by the rollouts that it generates.
+    Each version that is pushed again is proven here, the newest later by the rollouts that it generates.
 
     Args:
         progress: Of the restored run.

@@ -218,7 +218,7 @@ def _advice(config: TrainConfig, journal: Journal) -> list[str]:
 
 
 def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:
-    """The configuration, recorded with the server's dtype for ``auto``; a line where the two differ."""
+    """The configuration, recorded with the server's dtype in place of ``auto``; adds lines on what it computes in."""
     if line := difference_line(config.policy, status.base_dtype):
         lines.append(line)
     if config.policy.dtype == "auto":

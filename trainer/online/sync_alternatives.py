@@ -56,7 +56,7 @@ class Explanations(Protocol):
         """The version that the server was asked for."""
 
     def usual(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """`PUSHED`, and what a server may serve instead at the price of two forward passes."""
+        """`PUSHED`, and those alternatives that two forward passes suffice for."""
 
     def scaled_adapters(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
         """The server scales the adapter or leaves it out: a forward pass for each."""

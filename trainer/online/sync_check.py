@@ -41,7 +41,7 @@ _TIMES_USUAL = 8.0
 _TIMES_DOUBTED = 1.5
 """How many times the usual noise makes it worth while to compute alternatives."""
 _UNDOUBTED = 2e-6
-"""Noise of logits that float32 leaves with any kernels."""
+"""Noise of the logits that rounding in float32 explains, whatever the kernels."""
 _NUM_USUAL = 16
 """The usual noise is the median of this many proven versions."""
 _NUM_FIRST = 3
@@ -52,7 +52,7 @@ passes, while training on so many takes 500,000."""
 
 
 class SyncCheck:
-    """Holds versions against what was pushed, and knows the run's usual noise."""
+    """Checks versions against what was pushed, and knows the run's usual noise."""
 
     def __init__(self, config: TrainConfig, *, server_dtype: str, past: Sequence[Metrics] = ()):
         """Fix the thresholds of a run.
@@ -81,14 +81,14 @@ class SyncCheck:
         ask_more: Callable[[], Sequence[Sample]],
         origin: Origin = THE_SERVER,
     ) -> SyncOutcome:
-        """Return if a version is what was pushed.
+        """Check that the server serves what was pushed.
 
         A few completions are looked at first. Only if they raise an alarm, all of them and further ones
         decide, so that no handful of tokens ends a run.
 
         Args:
             samples: The server's completions of the version.
-            explanations: Of what the server serves.
+            explanations: What the server may serve.
             pushed: The trainer's logprobs of the samples with what was pushed, [C] each, where they are known
                 already; without them the alternatives are always computed.
             ask_more: Asks the server for completions of other questions.
@@ -113,14 +113,14 @@ class SyncCheck:
         return outcome
 
     def _is_doubted(self, outcome: SyncOutcome) -> bool:
-        """Whether the noise does not rule out that the server serves something else."""
+        """Whether the noise is too large to rule out that the server serves something else."""
         if self._num_before(outcome.version) < _NUM_FIRST or self._too_noisy(outcome):
             return True
         limit = max(_UNDOUBTED, _TIMES_DOUBTED * self._noise_before)
         return not outcome.noise.per_logit <= limit
 
     def _num_before(self, version: int) -> int:
-        """How many other versions were proven before, as far as that matters; each by one server or several."""
+        """How many other versions were proven before, since the start at most `_NUM_FIRST`; one on several servers counts once."""
         return self._num_past + len(self._first - {version})
 
     def _compared(
@@ -129,7 +129,11 @@ class SyncCheck:
         explanations: Explanations,
         ask_more: Callable[[], Sequence[Sample]],
     ) -> SyncOutcome:
-        """What was pushed against the alternatives."""
+        """Weigh what was pushed against the alternatives.
+
+        Raises:
+            SyncError: An alternative fits better than chance allows, or the mismatch is more than rounding.
+        """
         version = explanations.version
         # What is wrong from the start would be taken for the run's usual noise.
         is_first = not self._num_before(version)

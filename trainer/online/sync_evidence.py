@@ -1,4 +1,4 @@
-"""Which of two explanations the server's logprobs speak for, with a bound on the chance of an error.
+"""Which of two explanations the server's logprobs support, with a bound on the chance of an error.
 
 Pure functions of logprobs; who computes them, and what follows, is not known here.
 
@@ -140,7 +140,7 @@ def evidence(tokens: DistinctTokens, first: Tensor, second: Tensor) -> float:
 
 
 def self_normalized(gains: Tensor) -> float:
-    """The sum of gains [n], of which large ones are cut, over the root of the sum of their squares.
+    """The sum of gains [n], the large ones clipped, over the root of the sum of their squares.
 
     If each gain has either sign with equal chance, at most ``exp(-z²/2)`` of the choices of signs lead to
     this z or a larger one, whatever the sizes.

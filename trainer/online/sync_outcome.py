@@ -1,4 +1,4 @@
-"""What some completions of a version say for and against everything that a server may have served.
+"""How well completions of a version fit what was pushed, and what a server may have served instead.
 
 `judge` weighs each alternative against what was pushed, and `SyncOutcome` knows which error rates make an
 alternative suspected, or the proof failed.
@@ -17,28 +17,28 @@ from trainer.online.sync_alternatives import PUSHED
 from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise
 
 FALSE_STOPS_A_PUSH = 1e-5
-"""The chance that a healthy push stops the run, at most: one in 10,000 pushes would be 1e-4."""
+"""The highest chance that a healthy push stops the run."""
 _FALSE_ALARMS_A_PUSH = 0.02
-"""The chance, at most, that a healthy push is looked at again with more tokens."""
+"""The highest chance that a healthy push is looked at again with more tokens."""
 _FEW_COMPLETIONS = 0.8
-"""Where completions are too few for an alarm, this share of the largest z is one."""
+"""Where completions are too few for the z of `_FALSE_ALARMS_A_PUSH`, this share of the largest possible z suffices."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncOutcome:
-    """What the completions of a version say."""
+    """How well the completions of a version fit what was pushed, and each alternative."""
 
     version: int
     mismatch: Mismatch
-    """Of the server from the trainer with what was pushed."""
+    """Of the server's logprobs from the trainer's with what was pushed."""
     noise: Noise
     z: Mapping[str, float]
     """For each alternative how much better it fits than what was pushed; see `evidence`."""
     num_completions: int
-    """That have a token of their own."""
+    """Completions that have a token of their own."""
 
     def threshold(self, false_alarms: float) -> float:
-        """The z that some alternative exceeds with at most this chance where the server is healthy."""
+        """The z that any alternative exceeds with at most this chance if the server is healthy."""
         return math.sqrt(2 * math.log(max(1, len(self.z)) / false_alarms))
 
     @property
@@ -49,7 +49,7 @@ class SyncOutcome:
 
     @property
     def suspected(self) -> dict[str, float]:
-        """The alternatives that more tokens have to decide about."""
+        """The alternatives that need more tokens to be ruled out."""
         largest = math.sqrt(self.num_completions)
         limit = min(self.threshold(_FALSE_ALARMS_A_PUSH), _FEW_COMPLETIONS * largest)
         return {name: z for name, z in self.z.items() if z >= limit > 0}
@@ -81,7 +81,7 @@ def judge(
     """Weigh every alternative against what was pushed.
 
     Args:
-        version: That the server was asked for.
+        version: The one that the server was asked for.
         samples: Its completions.
         explained: For `PUSHED` and every alternative the trainer's logprobs, [C] a completion.
     """

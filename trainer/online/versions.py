@@ -120,7 +120,7 @@ class Versions:
         return Published(version=version, folder=folder, sha256=info.sha256, activated=False)
 
     async def push(self, version: int, *, activate: bool = True) -> AdapterInfo:
-        """Make the server hold a version, as the active one or beside it; retries while it is away."""
+        """Make the server hold a version, as the active one or beside it; retries while the server is away."""
         async with self._changes:
             info = await self._server.push_adapter(
                 version, self.adapters.folder_of(version), activate=activate
@@ -134,7 +134,7 @@ class Versions:
     ) -> tuple[ArmGroup, int]:
         """The whole group of a one-question request of a version, and how often it was lost before.
 
-        ``server`` is the one of several that has to make it.
+        ``server`` is the one of several servers that has to generate it; any may where None.
 
         Raises:
             ServerError: The group is of another version than the one asked for, or never came.
@@ -236,7 +236,7 @@ class Versions:
 
 
 def _require_acknowledged(adapter: JournaledAdapter, info: AdapterInfo) -> None:
-    """Hold the server's answer to a push against what was pushed.
+    """Compare the server's answer to a push with what was pushed.
 
     Raises:
         SyncError: It has another number or digest, or is not active.

@@ -35,13 +35,13 @@ class CriticFit:
     """How well a critic was fitted."""
 
     num_completions: int
-    """Fitted to."""
+    """Completions that it was fitted to."""
     num_held_out: int
-    """Completions of other questions, which the explained variances are of."""
+    """Completions of other questions, on which the explained variances are measured."""
     explained_variance_before: float
     explained_variance: float
     num_epochs: int
-    """Passes made when the critic that was kept was measured; 0 where none was better than the start."""
+    """Passes after which the critic was best, and was kept; 0 where none was better than the start."""
 
 
 def fit_critic(

@@ -83,7 +83,7 @@ class UpdateSums:
     num_policy_tokens: int = 0
     num_value_tokens: int = 0
     num_not_finite: int = 0
-    """Logprobs of the policy."""
+    """Logprobs of the policy that are NaN or infinite."""
     num_mini_batches: int = 0
     policy_grad_norm: float = 0.0
     critic_grad_norm: float = 0.0
@@ -91,7 +91,7 @@ class UpdateSums:
     skipped_updates: int = 0
 
     def add_losses(self, policy: Sequence[PolicyMetrics], value: Sequence[ValueMetrics]) -> None:
-        """Count micro-batches, in their order."""
+        """Add the metrics of micro-batches, in their order."""
         for of_policy in _numbers(policy):
             self.policy_loss += of_policy["loss"]
             self.approx_kl += of_policy["approx_kl"]
@@ -104,7 +104,7 @@ class UpdateSums:
             self.clipped_values += int(of_value["clipped_tokens"])
 
     def add(self, part: "UpdateSums") -> None:
-        """Count a shard's micro-batches of a mini-batch; what a mini-batch has as a whole is counted elsewhere."""
+        """Add a shard's sums; the counts and norms of whole mini-batches are left to the caller."""
         self.policy_loss += part.policy_loss
         self.value_loss += part.value_loss
         self.approx_kl += part.approx_kl

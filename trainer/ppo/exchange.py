@@ -29,7 +29,7 @@ def of_all_ranks(
         planned: The micro-batches of each mini-batch, the same on every rank.
         compute: Makes a micro-batch's experience.
         ranks: Of the job.
-        pass_for_others: Does the passes of one micro-batch for its sake, where the ranks share them.
+        pass_for_others: Takes part in the passes of another rank's micro-batch; None where ranks share no passes.
         num_shards: Of a mini-batch.
         hidden_size: The model's; determines the costs by which micro-batches are divided.
 

@@ -51,7 +51,7 @@ def make_learner(start: FollowerStart, ranks: Ranks) -> Learner:
 
 @dataclass(frozen=True, kw_only=True)
 class PassCall:
-    """A pass that the first rank does by itself, which the others have to be in."""
+    """A pass that only the first rank needs, but in which all have to take part."""
 
     with_gradient: bool
 
@@ -63,7 +63,7 @@ def _announce_pass(ranks: Ranks, with_gradient: bool) -> None:
 
 @contextmanager
 def leading(ranks: Ranks) -> Iterator[None]:
-    """In the first rank, around all that it does: at the end the others end, too.
+    """A block around all that the first rank does; the other ranks end with it.
 
     Raises:
         RankLostError: A rank has ended before, and nothing else has failed.

@@ -29,7 +29,7 @@ def kl_estimate(logprobs: Tensor, other_logprobs: Tensor, estimator: KLEstimator
 
 
 MAX_FACTOR = 20.0
-"""How many times its start the adaptive coefficient grows to at the most, and what part of it is left at the least."""
+"""The adaptive coefficient stays within this factor of its start, above and below."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from trainer.ppo.losses import token_loss_weights, total
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Over the whole mini-batch, whichever ranks compute it."""
+    """Loss weights of a mini-batch's tokens; counts are over all of it, whichever ranks compute it."""
 
     policy: Sequence[Tensor]
     """For each micro-batch [B, C]; see `token_loss_weights`."""

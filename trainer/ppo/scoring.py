@@ -131,7 +131,7 @@ def _experience(
 
 
 def _passes_for_others(roles: PolicyRoles, config: PPOConfig) -> Callable[[], None] | None:
-    """The passes of `_experience` where they are those of all ranks."""
+    """What takes part in the passes of `_experience` for another rank's micro-batch; None where ranks share none."""
     passes = roles.shared_passes
     if passes is None:
         return None

@@ -64,7 +64,7 @@ class PPOUpdate:
         """A step's experience at the current KL coefficient; see `make_experience`.
 
         Args:
-            groups, seed: As there.
+            groups, seed: As in `make_experience`.
             token_budget: The most tokens of a micro-batch; None takes ``ppo.token_budget``.
         """
         return make_experience(
@@ -165,7 +165,7 @@ class PPOUpdate:
         return False
 
     def _passes_for_others(self, mini_batch: MiniBatch, weights: LossWeights) -> None:
-        """The passes of `_backward` for ranks with more micro-batches, where passes are those of all ranks."""
+        """Take part in the passes of `_backward` of ranks with more micro-batches, where ranks share passes."""
         if (passes := self._roles.shared_passes) is None:
             return
         for _ in range(fewer_than_most(self._ranks, [e.shard for e in mini_batch])):

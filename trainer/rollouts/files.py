@@ -31,7 +31,7 @@ _TOKENS_BESIDE_THE_TEXT = 512
 
 @dataclass(frozen=True, kw_only=True)
 class RowLimits:
-    """What a row must keep to be trained on."""
+    """Limits that a row must keep to be trained on."""
 
     base: BaseLimits
     token_budget: int
@@ -186,7 +186,7 @@ class StoredRollouts:
     def _with_tokens(
         self, arm: RolloutCompletion, row: RolloutRow, where: str, *, at_least: int = 0
     ) -> RolloutCompletion:
-        """A completion with its tokens; a text that can only have fewer than ``at_least`` stays one."""
+        """A completion with its tokens; a text too short to have ``at_least`` of them is left as it is."""
         if arm.has_tokens:
             return arm
         if len(arm.full_text.encode()) + self._bytes_before(row) < at_least:
@@ -194,7 +194,7 @@ class StoredRollouts:
         return self._retokeniser.completion(arm, row.question, where, row.prompt_format)
 
     def _bytes_before(self, row: RolloutRow) -> int:
-        """More than an arm's prompt to the question has tokens."""
+        """An upper bound on the tokens of an arm's prompt to the question."""
         prompts = (arm.system_prompt.encode() for arm in self._retokeniser.arms.values())
         longest = max(map(len, prompts), default=0)
         return (

@@ -83,7 +83,7 @@ class ScoredGroup:
     unrewarded: frozenset[int] = frozenset()
     """Indices of the completions to which none of the functions gave a reward; they do not train."""
     paired: PairedQuestion | None = None
-    """Of a counterfactual pair, with which s_cf compares."""
+    """The other question of a counterfactual pair, with which s_cf compares."""
 
     @property
     def samples(self) -> list[Sample]:

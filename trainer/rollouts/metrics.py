@@ -99,7 +99,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
 
 
 def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
-    """In how many completions the groups are right, and in how many ways."""
+    """Shares of groups with any, all or no completion right, and the mean number of correct paths."""
     judged = [group.scores.correct for group in asked if group.scores.correct]
     if not judged:
         return {}

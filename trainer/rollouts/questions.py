@@ -73,7 +73,7 @@ class QuestionState(BaseModel):
         return {batch.version for batch in self.pending if batch.version is not None}
 
     def without_version(self, version: int) -> Self:
-        """The state with pending questions of a version left to another version."""
+        """The state in which pending questions of a version may be asked of another one."""
         pending = tuple(
             batch.model_copy(update={"version": None}) if batch.version == version else batch
             for batch in self.pending
@@ -101,7 +101,7 @@ class QuestionStream:
             seed: Seeds the shuffles and the spares.
             rest_after: See `Curriculum`.
             state: The state of an earlier stream.
-            counterfactuals: Of the records; there are none without it.
+            counterfactuals: Makes those of the records; without it there are none.
             counterfactual_share: The share of the questions that are counterfactuals, each behind its
                 question; where too few questions of a step have one, they are fewer.
 

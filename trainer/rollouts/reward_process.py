@@ -154,9 +154,9 @@ class FunctionProcess:
         raise FunctionFailure(f"its process ended with exit code {self._process.returncode}", "")
 
     def _exchanged(self, limit_s: float, request: bytes) -> bytes:
-        """Write the request and read to the end of a line, of the process or of the time.
+        """Write the request, and read until the line or the process ends, or the time is up.
 
-        A pipe's end says nothing of the process: what a function forked holds both pipes open after it.
+        The pipes do not close with the process: what a function forked holds both open.
         """
         deadline = time.monotonic() + limit_s
         stdin, stdout = self._stdin.fileno(), self._stdout.fileno()

@@ -72,7 +72,7 @@ def source_sha256(function: str) -> str | None:
 
 
 class _Output(io.FileIO):
-    """Where what the functions print goes; a closed terminal is no error of theirs."""
+    """What the functions print to; a closed terminal raises no error in them."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -119,7 +119,7 @@ class _FromSourceFinder(importlib.abc.MetaPathFinder):
 
 
 def _sha256_of_run(function: str) -> str | None:
-    """The digest of the source that was run; of one that was loaded before, or is no source, that of the file."""
+    """Digest of the source that was run, or of the file if the module was loaded before or is no source."""
     path = source_of(function)
     ran = None if path is None else _FromSource.digests.get(path.resolve())
     return source_sha256(function) if ran is None else ran

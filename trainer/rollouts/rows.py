@@ -35,8 +35,8 @@ def rollout_row(
 
     Args:
         scored: The group.
-        step: In a run, of which step.
-        dtype: Outside of a run, whose ``config.toml`` has it, what the server computed in.
+        step: The run's step; None outside of a run.
+        dtype: What the server computed in; None in a run, whose ``config.toml`` has it.
     """
     group, scores, answer_type = scored.group, scored.scores, scored.record.answer_type
     correct = scores.correct or [None] * len(scored.rewards)
@@ -150,7 +150,7 @@ class RolloutRow(_RowPart):
     choices: tuple[str, ...] = ()
     policy_version: int | None = None
     prompt_format: PromptFormat | None = None
-    """None in rows from before there was another than plain."""
+    """None in rows written before there were formats other than plain."""
     stop: StopStrings = ()
     columns: dict[str, Any] = {}
     counterfactual: PairedQuestion | None = None

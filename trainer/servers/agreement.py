@@ -1,4 +1,4 @@
-"""Do the servers of a pool serve the same? And what they can do together, as one status."""
+"""Whether the servers of a pool serve the same, and their statuses as one."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ _AGREED = ("base_dtype", "has_chat_template")
 
 
 def require_agreement(member: Member, status: ServerStatus, other: Member) -> None:
-    """Refuse a server that would answer otherwise than another of the pool.
+    """Refuse a server whose answers would differ from those of another in the pool.
 
     Args:
         member: The server.
-        status: Its own.
-        other: One that is asked.
+        status: The server's status.
+        other: Another server of the pool.
 
     Raises:
         UsageError: Names both servers and the field.
@@ -44,7 +44,7 @@ def together(statuses: Sequence[ServerStatus], boot_id: str, next_version: int) 
     Args:
         statuses: Of all servers that are asked, at least one.
         boot_id: The pool's own.
-        next_version: Free on servers that are away, too.
+        next_version: A number that is free on servers that are away, too.
     """
     first = statuses[0]
     held = [{(info.version, info.sha256) for info in status.versions} for status in statuses]

@@ -6,13 +6,13 @@ from trainer.config.sections import ServerConfig
 from trainer.servers.pool import ServerPool
 
 _PATIENCE_S = 1.0
-"""After which one of several servers that fails is left for the others, which is cheap: it comes back as easily."""
+"""How long one of several servers may fail before the others are asked instead; short, as it comes back easily."""
 _FULL_FOR_S = 60.0
-"""After which it is left where it takes no more requests (429): it works, so what it does need not be done elsewhere."""
+"""The same for one that takes no more requests (429); longer, as its work in flight would be done again elsewhere."""
 
 
 def connection(config: ServerConfig) -> InferenceServer:
-    """Nothing is sent before the connection is entered."""
+    """A client of the server, or of the pool; nothing is sent before its block is entered."""
     if len(config.urls) < 2:
         return ArmsClient(config)
     patience_s = min(config.give_up_after_s, _PATIENCE_S)

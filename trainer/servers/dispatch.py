@@ -1,4 +1,4 @@
-"""Which server of a pool is asked for what, and what is asked again elsewhere.
+"""Which server of a pool gets which request, and which requests a second one gets, too.
 
 Work is handed out a request at a time, to the server that is expected to have it done first. What a server
 that left had in flight goes to the others. What waits on one server for much longer than requests usually take
@@ -23,9 +23,9 @@ _TIMES_LATE = 2.0
 """How many times the usual time makes a request late."""
 _LEAST_LATE_S = 1.0
 _NUM_USUAL = 128
-"""The usual time is the median of the newest answers, this many."""
+"""The usual time is the median over this many of the newest answers."""
 _SHARE_AGAIN = 0.1
-"""Of what is in flight, at most, is asked of two servers, beside `_LEAST_AGAIN`."""
+"""Share of the requests in flight that two servers may get, beside `_LEAST_AGAIN`; more if one has far less to do."""
 _LEAST_AGAIN = 2
 _TIMES_LOST = 3
 """How often a version that servers have lost is given again for one request."""
@@ -37,7 +37,7 @@ _T = TypeVar("_T")
 class _Job:
     version: int | None
     size: int
-    """Groups."""
+    """Number of groups."""
     send: Callable[[InferenceServer], Awaitable[tuple[Any, str | None]]]
     """Returns the answer, and the boot id of the server where it names one."""
     only: Member | None
@@ -56,7 +56,7 @@ class Dispatcher:
         versions: GivenVersions,
         left: Callable[[Member, str], None],
     ):
-        """Nothing is sent before the first `ask`; ``left`` is told who gave no good answer, and why."""
+        """Nothing is sent before the first `ask`; ``left`` is called with a member that gave no good answer, and why."""
         self.num_asked_again = 0
         """Requests that were late and asked of a second server."""
         self._members = members
@@ -81,13 +81,13 @@ class Dispatcher:
         is_first: bool = False,
         only: Member | None = None,
     ) -> tuple[_T, Member]:
-        """The first good answer, and who gave it.
+        """Send a request; returns the first good answer, and the member that gave it.
 
         Args:
-            version: Is held by the member before it is asked.
-            size: How many groups it is.
+            version: The version that it needs; a member that does not hold it is given it first.
+            size: Number of groups in the request.
             send: Sends it; returns the answer, and the server's boot id where the answer has one.
-            is_first: Before all that waits.
+            is_first: Whether it goes ahead of all that waits.
             only: The one member that may answer.
 
         Raises:
@@ -105,7 +105,7 @@ class Dispatcher:
             self.schedule()
 
     def schedule(self) -> None:
-        """Hand out what waits, as far as there is room."""
+        """Start the requests that wait, as far as servers have room."""
         held_up: list[_Job] = []
         while self._waiting:
             job = self._waiting.popleft()
@@ -121,7 +121,7 @@ class Dispatcher:
         self._waiting.extendleft(reversed(held_up))
 
     def requeue(self, member: Member) -> int:
-        """Hand what a member that left had in flight to others; returns how many requests."""
+        """Hand the requests in flight on a member that left to others; returns how many."""
         jobs = [job for job in self._in_flight if member in job.tasks]
         for job in jobs:
             self._drop(job, member)
@@ -132,7 +132,7 @@ class Dispatcher:
         return len(jobs)
 
     def ask_late_again(self) -> None:
-        """Ask what is late of a second server, where nothing waits for a first one."""
+        """Send late requests to a second server, unless others still wait for a first one."""
         if self._waiting or not self._took_s:
             return
         late_s = max(_LEAST_LATE_S, _TIMES_LATE * statistics.median(self._took_s))
@@ -210,7 +210,7 @@ class Dispatcher:
                 job.result.set_result((answer, member))
 
     def _is_given_again(self, job: _Job, member: Member) -> bool:
-        """Whether a request of a version that the member has lost goes back to those that wait."""
+        """Queue a request again whose version the member has lost; False where the pool cannot give it again."""
         if job.version not in self._versions.folders or job.num_lost >= _TIMES_LOST:
             return False
         member.digests.pop(job.version, None)

@@ -17,7 +17,7 @@ from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncErro
 LOOKED_WITHIN_S = 30.0
 """How long a server may take to say what it is or holds; one that hangs would take ``server.request_timeout_s``."""
 _KEPT = 0.97
-"""Of the weight of earlier answers with each new one, so that some 30 decide how quick a server is."""
+"""Factor on the weight of earlier answers at each new one: the newest 30 or so decide how quick a server is."""
 
 _T = TypeVar("_T")
 
@@ -38,11 +38,11 @@ class Member:
     """SHA-256 of each version that this boot of the server has acknowledged."""
     active: int | None = None
     num_groups: int = 0
-    """In flight from here."""
+    """Groups in flight that this process has sent."""
     num_others: int = 0
     """Groups in flight of other clients, by its newest status."""
     busy_s: float = 0.0
-    """How long it had work for the newest `num_answered`, both weighted by age."""
+    """Time with work in which it answered `num_answered` groups; in both, newer answers weigh more."""
     num_answered: float = 0.0
     event_s: float = 0.0
     """When it last answered, or got work after it had none, on the monotonic clock."""
@@ -54,7 +54,7 @@ class Member:
     """One push or activation at a time."""
 
     def has_room(self, size: int) -> bool:
-        """Whether it takes so many more groups, as far as ours go; an idle one is asked whatever its limit is."""
+        """Whether our groups with so many more stay within its limit; one without groups of ours is always asked."""
         if self.found is None:
             return False
         most = self.found.limits.max_groups_in_flight
@@ -66,7 +66,7 @@ class Member:
         return 1 if self.found is None else self.found.num_replicas
 
     def note_status(self, status: ServerStatus) -> None:
-        """Keep a status; the groups of it that are not ours are others'."""
+        """Keep a status; its groups in flight that are not ours are other clients'."""
         self.found = status
         self.num_others = max(0, status.groups_in_flight - self.num_groups)
 
@@ -99,9 +99,9 @@ class Member:
         self.num_groups -= size
 
     def seconds_a_group(self, now_s: float) -> float | None:
-        """From one answered group to the next while it has work; None before there is anything to go by.
+        """Seconds between answered groups while it has work; None before its first answer.
 
-        A server that has not answered for a while is at most so quick as if all came now.
+        At least what it would be if all groups in flight were answered now, so that one that hangs counts as slow.
         """
         silent = (now_s - self.event_s) / self.num_groups if self.num_groups else 0.0
         known = self.busy_s / self.num_answered if self.num_answered else None
@@ -124,7 +124,7 @@ class GivenVersions:
             self.active = version
 
     def forget(self, version: int, *, active: int | None) -> None:
-        """Its number is another run's; ``active`` is the version before it."""
+        """Forget a version whose number another run has taken; ``active`` is the version before it."""
         self.folders.pop(version, None)
         self._digests.pop(version, None)
         self.active = active
@@ -179,7 +179,7 @@ class GivenVersions:
         return version in member.digests and is_named
 
     async def listed(self, member: Member, version: int) -> AdapterInfo:
-        """A version as a member holds it, which is given it where it does not hold it yet, or has lost it.
+        """A version as a member holds it; the member is first given what it does not hold yet or has lost.
 
         Raises:
             SyncError: As `give`.
@@ -197,10 +197,10 @@ class GivenVersions:
 
 
 async def looked_up(call: Callable[[], Awaitable[_T]]) -> _T:
-    """What a call returns that only looks something up, which takes no server long.
+    """The result of a call that only looks something up, and so takes no server longer than `LOOKED_WITHIN_S`.
 
     Raises:
-        ServerUnreachableError: No answer came.
+        ServerUnreachableError: No answer came in that time.
     """
     try:
         async with asyncio.timeout(LOOKED_WITHIN_S):

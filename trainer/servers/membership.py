@@ -101,7 +101,7 @@ class Membership:
         return None
 
     async def wait(self) -> list[Member]:
-        """The servers that are up, once every one was tried and one is.
+        """The servers that are up, once every server was tried and at least one is up.
 
         Raises:
             TrainerError: At the start, a server does not fit.

@@ -7,12 +7,12 @@ from trainer.rollouts.groups import ScoredGroup, ServedGroup
 
 
 class Origin(NamedTuple):
-    """One copy of the model that answers by itself, and so has to prove itself what it serves."""
+    """One copy of the model, a server or a replica of one; each is proven by its own completions."""
 
     server: str | None = None
     """Its URL; None where there is one server."""
     boot_id: str | None = None
-    """Of one of several servers: what it has proven holds no longer once it is restarted."""
+    """Of one of several servers: once restarted, it has to be proven anew."""
     replica: int | None = None
     """Of a server that has several (data parallelism)."""
 

@@ -1,7 +1,7 @@
 """Several inference servers that stand where one does: `ServerPool` is an `InferenceServer`.
 
 Every server is given every version, and each group is asked of one of them. The pool has one boot id of its own:
-a server that restarts leaves, and comes back with the versions in use, without a word to who asks. A group says
+a server that restarts leaves, and comes back with the versions in use, without the caller noticing. A group says
 who made it (`ServedGroup`), so that each server's own rollouts prove what it serves.
 """
 
@@ -170,7 +170,7 @@ class ServerPool:
                 return infos[0]
 
     async def _push(self, member: Member, version: int, late: asyncio.Event) -> AdapterInfo | None:
-        """Give a member a version; an error that nobody waits for any more makes it leave."""
+        """Give a member a version; the member leaves if it is away, or fails once nobody waits for it any more."""
 
         def is_wanted() -> bool:
             return not late.is_set() or version in self._membership.in_use()
@@ -210,7 +210,7 @@ class ServerPool:
         self._versions.folders.pop(version, None)
 
     async def _try(self, member: Member, call: Callable[[], Awaitable[_T]]) -> _T | None:
-        """What a call returns; None where the member had no good answer, and leaves."""
+        """What a call returns; None where the member gave no good answer, which makes it leave."""
         try:
             return await looked_up(call)
         except ServerRejectedError:

@@ -10,7 +10,7 @@ from inference_server.wire.settings_model import takes_json
 
 
 def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:
-    """The same for a flag, given with its ``--``."""
+    """`suggestion` for a flag, which is given with its ``--``."""
     meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
     return meant.replace("_", "-") if kebab_case else meant
 
