@@ -56,7 +56,7 @@ class Dispatcher:
         versions: GivenVersions,
         left: Callable[[Member, str], None],
     ):
-        """Nothing is sent before the first `ask`; ``left`` is called with a member that gave no good answer, and why."""
+        """Nothing is sent before the first `ask`; ``left`` is told which member gave no good answer, and why."""
         self.num_asked_again = 0
         """Requests that were late and asked of a second server."""
         self._members = members

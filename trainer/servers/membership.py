@@ -61,7 +61,7 @@ class Membership:
         self._none_since_s = time.monotonic()
         for member in self._members:
             member.since_s = self._none_since_s
-            self.keep(asyncio.create_task(self._come(member)))
+            self.keep(asyncio.create_task(self._connect(member)))
         self.keep(asyncio.create_task(self._watch()))
 
     async def stop(self) -> None:
@@ -128,11 +128,11 @@ class Membership:
         )
         if not left:
             self._none_since_s = member.since_s
-        self._look()
-        self.keep(asyncio.create_task(self._come(member)))
+        self._update_settled()
+        self.keep(asyncio.create_task(self._connect(member)))
 
-    async def _come(self, member: Member) -> None:
-        """Try a server until it is up, ever more seldom."""
+    async def _connect(self, member: Member) -> None:
+        """Try a server until it is up, at growing intervals."""
         wait_s, is_first = FIRST_WAIT_S, not member.boot_id
         while not member.is_up:
             if not is_first:
@@ -145,7 +145,7 @@ class Membership:
             if is_first:
                 is_first = False
                 self._untried -= 1
-                self._look()
+                self._update_settled()
 
     def _note_why(self, member: Member, error: Exception, *, is_first: bool) -> None:
         why = str(error)
@@ -182,7 +182,7 @@ class Membership:
             )
         elif not self._untried:
             _log.warning("event=server_joined server=%s after_s=%.1f", member.name, away_s)
-        self._look()
+        self._update_settled()
         self._dispatcher.schedule()
 
     def in_use(self) -> set[int]:
@@ -190,8 +190,8 @@ class Membership:
         asked = self._dispatcher.versions_asked | {self._versions.active or 0}
         return asked & self._versions.folders.keys()
 
-    def _look(self) -> None:
-        """Let those go on who wait for a server, or let them wait."""
+    def _update_settled(self) -> None:
+        """Let those who wait for a server go on once one is up or there is no hope of one; else let them wait."""
         if not self._untried and (self.up or self._unfit is not None or self._is_over()):
             self._settled.set()
         else:
@@ -216,7 +216,7 @@ class Membership:
             self._dispatcher.ask_late_again()
             if self._is_over():
                 self._dispatcher.fail_all(self._given_up())
-            self._look()
+            self._update_settled()
             if tick % _TICKS_A_STATUS == 0:
                 for member in self.up:
                     if member not in self._asking:
