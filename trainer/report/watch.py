@@ -35,8 +35,8 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
 }
-_OLD = "max-age=86400, immutable"
-_NEW = "no-store"
+_CACHED = "max-age=86400, immutable"
+_NO_STORE = "no-store"
 
 
 class Watch:
@@ -151,25 +151,27 @@ class _Handler(BaseHTTPRequestHandler):
             return
         watch, path = self.server.watch, self.path.partition("?")[0]
         routes: dict[str, tuple[str, Callable[[], bytes], str]] = {
-            "/": ("text/html", watch.page, _NEW),
-            "/state": ("application/json", watch.state, _NEW),
-            "/plotly.js": ("text/javascript", _plotly, _OLD),
+            "/": ("text/html", watch.page, _NO_STORE),
+            "/state": ("application/json", watch.state, _NO_STORE),
+            "/plotly.js": ("text/javascript", _plotly, _CACHED),
         }
         if path not in routes:
             self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"the page is at /\n")
             return
-        kind, content, kept = routes[path]
+        kind, content, cache_control = routes[path]
         try:
             body = content()
         except (TrainerError, OSError) as error:
             self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{error}\n".encode())
             return
-        self._answer(HTTPStatus.OK, kind, body, kept=kept)
+        self._answer(HTTPStatus.OK, kind, body, cache_control=cache_control)
 
-    def _answer(self, status: HTTPStatus, kind: str, body: bytes, *, kept: str = _NEW) -> None:
+    def _answer(
+        self, status: HTTPStatus, kind: str, body: bytes, *, cache_control: str = _NO_STORE
+    ) -> None:
         self.send_response(status)
         headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))}
-        for name, value in (headers | {"Cache-Control": kept} | _HEADERS).items():
+        for name, value in (headers | {"Cache-Control": cache_control} | _HEADERS).items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
