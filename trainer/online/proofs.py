@@ -26,8 +26,8 @@ from trainer.online.sync_check import SyncCheck
 from trainer.online.versions import Versions
 from trainer.ppo.experience import MiniBatch
 from trainer.rollouts.groups import RolloutBatch
-from trainer.servers.one_of_several import OneOfSeveral
 from trainer.servers.origins import THE_SERVER, Origin, by_origin, replicas_of
+from trainer.servers.pinned_server import PinnedServer
 from trainer.servers.pool import ServerPool
 
 _SCORED_TOKENS = 8192
@@ -180,7 +180,7 @@ class Proofs:
             activated=False,
         )
 
-    def _only(self, origin: Origin) -> OneOfSeveral | None:
+    def _only(self, origin: Origin) -> PinnedServer | None:
         """The one of several servers that has to answer; None where there is one server.
 
         Raises:

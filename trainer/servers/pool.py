@@ -23,8 +23,8 @@ from trainer.servers.dispatch import Dispatcher
 from trainer.servers.first_answers import first_answers
 from trainer.servers.member import GivenVersions, Member, looked_up
 from trainer.servers.membership import Membership
-from trainer.servers.one_of_several import OneOfSeveral
 from trainer.servers.origins import Origin, replicas_of
+from trainer.servers.pinned_server import PinnedServer
 
 _BOOT_ID = "several"
 _QUESTIONS_A_PIECE = 8
@@ -88,11 +88,11 @@ class ServerPool:
             for origin in replicas_of(Origin(member.name, member.boot_id), member.num_replicas)
         ]
 
-    def only(self, origin: Origin) -> OneOfSeveral | None:
+    def only(self, origin: Origin) -> PinnedServer | None:
         """One of the servers alone, to prove what it serves; None once it has left or was restarted."""
         for member in self._membership.up:
             if (member.name, member.boot_id) == (origin.server, origin.boot_id):
-                return OneOfSeveral(member, self._versions, partial(self.generate, only=member))
+                return PinnedServer(member, self._versions, partial(self.generate, only=member))
         return None
 
     async def status(self) -> ServerStatus:
