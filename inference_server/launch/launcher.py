@@ -18,7 +18,10 @@ from typing import NoReturn
 from inference_server.engine import EngineDied
 from inference_server.launch.state_dir import claim_state_dir
 from inference_server.settings import Settings, read_settings
-from inference_server.wire.hardware.prerequisites import installed_version, lacks_of_server
+from inference_server.wire.hardware.prerequisites import (
+    installed_version,
+    missing_server_prerequisites,
+)
 from inference_server.wire.serve_config import is_loopback
 from inference_server.wire.settings_errors import SettingsError
 
@@ -100,8 +103,8 @@ def _check_port(settings: Settings) -> None:
 
 def _check_installation() -> None:
     """Detects what vLLM would miss half a minute later, in an error that does not name it."""
-    if lacks := [str(lack) for lack in lacks_of_server()]:
-        raise SettingsError(*lacks)
+    if missing := [str(each) for each in missing_server_prerequisites()]:
+        raise SettingsError(*missing)
 
 
 def _check_model(model: str) -> None:

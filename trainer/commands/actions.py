@@ -2,7 +2,11 @@
 
 import sys
 
-from inference_server.wire.hardware.prerequisites import EXTRAS, installed_version, lacks_of_server
+from inference_server.wire.hardware.prerequisites import (
+    EXTRAS,
+    installed_version,
+    missing_server_prerequisites,
+)
 from trainer.config.sections import (
     CollectConfig,
     DemoCommand,
@@ -120,8 +124,8 @@ def examine(config: DoctorConfig) -> None:
     """Whether a run can start here; exits with 1 where it cannot."""
     # At once: the other checks come after torch, which takes seconds to import.
     if any(map(installed_version, EXTRAS)):
-        for lack in lacks_of_server():
-            print(lack, file=sys.stderr)
+        for each in missing_server_prerequisites():
+            print(each, file=sys.stderr)
     from trainer.doctor.doctor import run_doctor
 
     if not run_doctor(config):

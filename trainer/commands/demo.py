@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from inference_server.launch.server_process import ServerFailed, ServerProcess, free_port
-from inference_server.wire.hardware.prerequisites import lacks_of_server
+from inference_server.wire.hardware.prerequisites import missing_server_prerequisites
 from inference_server.wire.settings_sources import presets
 from trainer.config.loading import load_config
 from trainer.config.sections import DemoCommand, ServerConfig, SFTRunConfig, TrainConfig
@@ -39,9 +39,9 @@ def run_demo(command: DemoCommand) -> None:
         ServerError: It did not start, or stopped.
         KeyboardInterrupt: A signal asked to stop.
     """
-    if lacks := "; ".join(map(str, lacks_of_server())):
+    if missing := "; ".join(map(str, missing_server_prerequisites())):
         # Before the stages that come before the server's.
-        raise UsageError(lacks)
+        raise UsageError(missing)
     # Ends the server too; by itself the signal would end this process alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()

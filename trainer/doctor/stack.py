@@ -10,8 +10,8 @@ from inference_server.wire.hardware.prerequisites import (
     EXTRAS,
     Installed,
     installed_version,
-    lacks_of_compiling,
-    lacks_of_server,
+    missing_compiler,
+    missing_server_prerequisites,
 )
 from trainer.doctor.results import CheckResult, bad, note, ok
 
@@ -22,9 +22,11 @@ def check_machine(installed: Installed = installed_version) -> Iterator[CheckRes
     """What vLLM needs of the machine; where only a trainer is installed, nothing."""
     if not any(map(installed, EXTRAS)):
         return
-    found = [bad("machine", lack.what, lack.fix) for lack in lacks_of_server(installed)]
+    found = [
+        bad("machine", each.what, each.fix) for each in missing_server_prerequisites(installed)
+    ]
     if installed("vllm"):
-        found += [note("machine", lack.what, lack.fix) for lack in lacks_of_compiling()]
+        found += [note("machine", each.what, each.fix) for each in missing_compiler()]
     yield from found or [ok("machine", "what vLLM needs beside Python's packages")]
 
 

