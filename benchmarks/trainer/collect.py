@@ -15,6 +15,7 @@ from pathlib import Path
 from inference_server.launch.server_process import running_server
 from inference_server.wire.schemas import ArmsRequest, Priority, Question
 from trainer.client.arms_client import ArmsClient
+from trainer.client.ask_groups import policy_of
 from trainer.commands.collect import collect
 from trainer.config.sections import CollectConfig, ServerConfig
 from trainer.console.environment import prepare_environment
@@ -90,7 +91,7 @@ async def ask(
                 ArmsRequest(
                     questions=[Question(id=record.id, question=record.question)],
                     max_tokens=max_tokens,
-                    policy="base" if version is None else version,
+                    policy=policy_of(version),
                     priority=Priority.ROLLOUT,
                 )
             )

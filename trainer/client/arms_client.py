@@ -24,7 +24,7 @@ from inference_server.wire.streams import NDJSON
 from regime_w import ArmSpec
 from trainer.client.answers import MAX_BODY_BYTES, InvalidAnswerError
 from trainer.client.arms_stream import read_stream
-from trainer.client.ask_groups import ask_groups
+from trainer.client.ask_groups import ask_groups, policy_of
 from trainer.client.http import RetryingHTTP, raise_for_status
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.client.response_checks import flaw_in_groups
@@ -129,7 +129,7 @@ class ArmsClient:
                 questions=list(questions[start : start + _QUESTIONS_PER_REQUEST]),
                 arms=[_greedy_arm(prompt.system_prompt)],
                 max_tokens=prompt.max_tokens,
-                policy="base" if version is None else version,
+                policy=policy_of(version),
                 prompt_format=prompt.prompt_format,
                 stop=prompt.stop,
                 greedy=True,

@@ -5,7 +5,7 @@ lost is neither right nor wrong: it is asked for again with the same seed, never
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import stamina
 
@@ -32,6 +32,11 @@ class LostError(Exception):
     """The server lost the request; it can be retried: see `ask_again`."""
 
 
+def policy_of(version: int | None) -> Literal["base"] | int:
+    """What a request names as its policy to ask a version, or the base model where None."""
+    return "base" if version is None else version
+
+
 def group_request(
     record: Record, rollout: RolloutConfig, *, version: int | None, seed: int | None
 ) -> ArmsRequest:
@@ -51,7 +56,7 @@ def group_request(
         prompt_format=rollout.prompt_format,
         stop=rollout.stop,
         seed=seed,
-        policy="base" if version is None else version,
+        policy=policy_of(version),
         # Somebody who asks the policy a question must not wait for a whole batch.
         priority=Priority.ROLLOUT,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from inference_server.wire.schemas import ArmsRequest, Question
-from trainer.client.ask_groups import ask_again, ask_groups
+from trainer.client.ask_groups import ask_again, ask_groups, policy_of
 from trainer.client.protocol import GreedyPrompt, InferenceServer
 from trainer.config.sections import EvaluationConfig
 from trainer.data.sources import Record
@@ -71,7 +71,7 @@ async def _ask_arms(
         prompt_format=config.prompt_format,
         stop=config.stop,
         seed=config.seed,
-        policy="base" if version is None else version,
+        policy=policy_of(version),
     )
     (groups, _), _ = await ask_again(
         lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
