@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inference_server.wire.schemas import adapter_name
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, first_line
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.io.paths import read_plain
 from trainer.model.adapter import AdapterState
@@ -220,8 +220,7 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
     except KeyError as error:
         raise CheckpointError(f"checkpoint {folder}: {STATE_FILE} lacks {error}") from error
     except (OSError, RuntimeError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"checkpoint {folder}: {reason}") from error
+        raise CheckpointError(f"checkpoint {folder}: {first_line(error)}") from error
 
 
 def load_step(run_folder: Path, step: int, roles: PolicyRoles, update: PPOUpdate) -> Checkpoint:

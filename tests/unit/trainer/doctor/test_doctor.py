@@ -1,6 +1,7 @@
 """What the doctor finds, check by check; the whole command runs in tests/integration."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from importlib.metadata import requires
@@ -458,8 +459,9 @@ def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_
     started = PolicyConfig(base_model=str(model), adapter=adapter)
     fresh = PolicyConfig(base_model=str(model), lora_rank=64, target_modules=("q_proj",))
     texts = [doctors_text(config_of(model, policy=policy), capsys) for policy in (started, fresh)]
-    (planned,) = {line for text in texts for line in text.splitlines() if "4 adapters" in line}
-    assert planned
+    started_size, fresh_size = (re.findall(r"4 adapters\W+([\d.]+ .iB)", text) for text in texts)
+    assert len(started_size) == 1
+    assert started_size == fresh_size
     gone = PolicyConfig(base_model=str(model), adapter=tmp_path / "gone")
     assert "policy.adapter" in doctors_text(config_of(model, policy=gone), capsys)
 
