@@ -71,3 +71,10 @@ def test_the_trainer_may_import_nothing_of_the_server_but_its_wire() -> None:
     parts |= {path.name for path in server.iterdir() if (path / "__init__.py").exists()}
     allowed = {"wire", "__init__", "__main__"}
     assert forbidden == {f"inference_server.{part}" for part in parts - allowed}
+
+
+@pytest.mark.parametrize("package", ["trainer", "inference_server"])
+def test_contributing_says_what_each_package_is_for(package: str) -> None:
+    said = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert {name for name in packages if f"`{name}/`" not in said} == set()
