@@ -42,7 +42,8 @@ class PromptRenderer:
         self.opened_thought = ""
         """What a chat prompt ends with where the template begins the answer's thought; see `ChatFrames`."""
         chat: ChatFrames | None = None
-        self._no_template = ""
+        self.why_no_chat = ""
+        """Why there are no chat prompts; empty where there are."""
         self.unusable_template: str | None = None
         """A line on why there are no chat prompts although there is a template."""
         try:
@@ -53,7 +54,7 @@ class PromptRenderer:
             if not _is_hidden(tokenizer, THOUGHT_ENDS):
                 self.opened_thought = chat.opened_thought
         except NoChatTemplate as error:
-            self._no_template = str(error)
+            self.why_no_chat = str(error)
             self.unusable_template = unusable_template(tokenizer, error)
         fixed = [part for frame in frames for part in frame if isinstance(part, str)]
         # A question must not end a thought that the template has begun.
@@ -133,7 +134,7 @@ class PromptRenderer:
         frame = self._plain
         if prompt_format == "chat":
             if self._chat is None:
-                raise NoChatTemplate(self._no_template)
+                raise NoChatTemplate(self.why_no_chat)
             frame = self._chat[0] if prompt.system_prompt else self._chat[1]
         return written(frame, prompt)
 

@@ -24,7 +24,7 @@ def check_online(config: TrainConfig) -> None:
     """
     if _check_run(config):
         require_source(config.data.source)
-        if config.run.evaluate_every is not None:
+        if config.run.evaluate_every is not None or config.data.evaluation_source is not None:
             require_held_out(config.data, "run.evaluate_every")
         rollouts = config.ppo.critic_rollouts
         if rollouts is not None and not os.path.isfile(rollouts):
@@ -54,7 +54,8 @@ def check_sft(config: SFTRunConfig) -> None:
     """
     require_base_model(config.policy.base_model)
     require_output(config.output)
-    require_source(config.data.source)
+    if not os.path.isfile(config.output / ADAPTER_WEIGHTS_FILE):  # else it is finished
+        require_source(config.data.source)
 
 
 def require_run(folder: Path) -> None:

@@ -29,6 +29,7 @@ from trainer.data.contamination import data_lines
 from trainer.data.demonstrations import load_demonstrations
 from trainer.data.sources import Record
 from trainer.data.word_problems import Split
+from trainer.errors import UsageError
 from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
@@ -38,7 +39,7 @@ from trainer.model.base_files import base_limits, load_tokenizer
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
 from trainer.model.dtype import settled_as_kept
-from trainer.model.prompts import renderer_of
+from trainer.model.prompts import flaw_in_format, renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _TRAINER_STATE_FILE = "trainer_state.json"
@@ -134,10 +135,16 @@ def _trainer(
 def _without_auto(
     config: SFTRunConfig, renderer: PromptRenderer, device: torch.device, say: Callable[[str], None]
 ) -> SFTRunConfig:
-    """What ``auto`` stands for: what an earlier start has kept, else what model and machine say."""
+    """What ``auto`` stands for: what an earlier start has kept, else what model and machine say.
+
+    Raises:
+        UsageError: The base model has no prompts of ``prompt_format``.
+    """
     kept = config.output / CONFIG_FILE
     policy = settled_as_kept(config.policy, device, kept_dtype(kept), say)
     prompt_format = config.prompt_format
+    if flaw := flaw_in_format(renderer, prompt_format):
+        raise UsageError(f"prompt_format is {flaw}")
     if prompt_format == "auto":
         prompt_format = kept_prompt_format(kept) or renderer.resolve("auto")
         if line := renderer.unusable_template:

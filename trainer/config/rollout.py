@@ -82,7 +82,7 @@ class RolloutConfig(Section):
 
     meant_before: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
 
-    questions_per_step: Annotated[int, Field(ge=1)] = 8
+    questions_per_step: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Questions (groups of arms) of a step: PPO's batch."""
     samples_per_arm: Annotated[int, Field(ge=1)] = 1
     """Completions of every arm."""

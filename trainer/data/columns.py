@@ -146,6 +146,10 @@ def _unambiguous(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[s
                 f"{shape.answer} {answer} is the index of one choice and another choice itself: give the right "
                 "one's letter"
             )
+        if not same and answer == int(answer) and answer not in range(len(choices)):
+            raise ValueError(
+                f"{shape.answer} {answer} is no index of {len(choices)} choices, which begin at 0"
+            )
         return {**row, shape.answer: letter_of(same[0])} if same else row
     texts = _without_letters([_number_as_text(choice) for choice in choices])
     are_texts = isinstance(answer, str) and all(isinstance(text, str) for text in texts)

@@ -8,8 +8,8 @@ from trainer.config.data import RecordShape
 _DEFAULT = RecordShape()
 _QUESTIONS = ("prompt", "messages")
 """Columns that are read where none is called as data.question is by default: TRL's and verl's."""
-_ANSWERS = ("reward_model.ground_truth",)
-"""The same for data.answer: verl's."""
+_ANSWERS = ("reward_model.ground_truth", "completion")
+"""The same for data.answer: verl's and TRL's."""
 _SHOWN_COLUMNS = 20
 _MISSING = object()
 
@@ -28,7 +28,8 @@ def placed(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
         question, said = _of_messages(question)
     found[shape.question] = question
     others = _ANSWERS if shape.answer == _DEFAULT.answer else ()
-    found[shape.answer] = _found(row, shape.answer, others, setting="answer", otherwise=said)
+    answer = _found(row, shape.answer, others, setting="answer", otherwise=said)
+    found[shape.answer] = _of_answer(answer) if isinstance(answer, list | tuple) else answer
     if shape.choices is not None:
         found[shape.choices] = _found(row, shape.choices, (), setting="choices")
     return found
@@ -63,6 +64,13 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
             return _MISSING
         value = value[part]
     return value
+
+
+def _of_answer(messages: Sequence[Any]) -> Any:
+    """The content of the one message of an answer; other lists are left to the row's type."""
+    if len(messages) == 1 and isinstance(only := messages[0], Mapping):
+        return only.get("content", messages)
+    return messages
 
 
 def _of_messages(messages: Sequence[Any]) -> tuple[str, Any]:

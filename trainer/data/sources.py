@@ -52,8 +52,19 @@ class Record:
     answer_type: AnswerType = NUMBER
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The record's other columns as JSON values, for reward functions."""
+    question_name: str = field(default="question", compare=False)
+    """Of its column in the data, by which a reward function may know it."""
+    answer_name: str = field(default="answer", compare=False)
     counterfactual_of: str | None = None
     """Id of the question from which this one differs in one number; None for a question of the source."""
+
+    @property
+    def named_columns(self) -> dict[str, Any]:
+        """All columns by their names in the data, where question and answer have other names there than here."""
+        own = {self.question_name: self.question, self.answer_name: self.gold}
+        ours = ("question", "answer")
+        named = {n: text for n, text in own.items() if n not in ours and "." not in n}
+        return {**self.columns, **named}
 
     def is_answered_by(self, text: str) -> bool:
         """Whether a completion gives the right answer."""
@@ -153,6 +164,8 @@ def require_source(source: str) -> tuple[str, Split | None]:
     if name in GENERATED or os.path.isfile(name) or (_HUB_ID.fullmatch(name) and not is_of_files):
         return name, part
     found = "a folder" if os.path.isdir(name) else "no file that exists"
+    if not (os.path.isabs(name) or os.path.isdir(name)):
+        found += f" in {os.getcwd()}"
     raise DataError(
         f"data source {shown_path(source)!r} is {found}; name a file (JSONL, JSON, CSV or Parquet), a Hub dataset "
         f"such as openai/gsm8k:main, or {' or '.join(map(repr, GENERATED))}"
@@ -226,4 +239,6 @@ def _record(record_id: str, row: Row, where: str, shape: RecordShape) -> Record:
         gold=row.answer,
         answer_type=answer_type,
         columns=columns,
+        question_name=shape.question,
+        answer_name=shape.answer,
     )

@@ -1,14 +1,23 @@
-"""Whether the questions of a run can be read, as its start reads them."""
+"""Whether the questions of a run can be read, as its start reads them, and put into prompts."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 from trainer.config.sections import DoctorConfig
 from trainer.data.held_out import is_on_hub, require_held_out
 from trainer.data.sources import load_records, require_source
 from trainer.data.word_problems import Split
 from trainer.doctor.results import CheckResult, bad, note, ok
-from trainer.errors import TrainerError, first_line
+from trainer.errors import TrainerError, UsageError, first_line
 from trainer.io.kept_settings import CONFIG_FILE
+from trainer.model.prompts import flaw_in_format, load_renderer
+
+
+def check_prompts(config: DoctorConfig) -> Iterator[CheckResult]:
+    """A result where the base model's prompts cannot have the format that is asked for."""
+    with suppress(UsageError):  # of its files, which have rows of their own
+        if flaw := flaw_in_format(load_renderer(config.model), config.rollout.prompt_format):
+            yield bad("prompts", f"rollout.prompt_format is {flaw}", "rollout.prompt_format")
 
 
 def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
@@ -17,7 +26,8 @@ def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
     sources = [("data.source", Split.TRAIN, data.num_questions)]
     # A run of before questions had to be named goes on without a name.
     has_begun = (run.folder / CONFIG_FILE).exists()
-    if run.evaluate_every is not None and (data.held_out_source is not None or not has_begun):
+    is_asked = run.evaluate_every is not None and not has_begun
+    if data.evaluation_source is not None or is_asked:
         sources.append(("data.evaluation_source", Split.HELD_OUT, run.num_evaluation_questions))
     for setting, split, number in sources:
         try:

@@ -11,7 +11,7 @@ from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from trainer.config.sections import DoctorConfig
 from trainer.console.advice import low_learning_rate
-from trainer.doctor.data import check_data
+from trainer.doctor.data import check_data, check_prompts
 from trainer.doctor.device import check_device, find_card
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.memory import check_memory, check_server_flags
@@ -47,6 +47,8 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         lines = low_learning_rate("ppo.learning_rate", config.ppo.learning_rate)
         results += [note("learning rate", line, "ppo.learning_rate") for line in lines]
         results += check_data(config)
+        if model_files[0].status is not CheckStatus.BAD:
+            results += check_prompts(config)
     try:
         config = config.model_copy(update={"policy": shaped_as_adapter(config.policy)})
     except UsageError as error:

@@ -26,7 +26,7 @@ from trainer.data.context_limit import askable
 from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.errors import UsageError
+from trainer.errors import DataError, UsageError
 from trainer.evaluation.as_trained import as_trained
 from trainer.evaluation.ask_model import ask_model
 from trainer.evaluation.candidates import EvaluatedModel, parse_candidates
@@ -36,7 +36,7 @@ from trainer.evaluation.records import (
     answers_path,
     write_answers,
 )
-from trainer.evaluation.results import Evaluation, ModelResult, compare_all
+from trainer.evaluation.results import Evaluation, ModelResult, compare_all, is_evaluation
 from trainer.evaluation.tables import print_table
 from trainer.io.adapter_settings import training_data
 
@@ -208,14 +208,21 @@ def _contamination_lines(config: EvaluationConfig) -> list[str]:
         folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
         trained = (training_data(folder) for folder in folders if folder is not None)
         found = {data.source: data.shape for data in trained if data is not None}
-    asked = _held_out(config)
-    return [
-        find_overlap(
-            load_records(source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS, shape=shape),
-            asked,
-        ).line(f"{source} (training)", f"{config.data} (held out)")
-        for source, shape in sorted(found.items(), key=itemgetter(0))
-    ]
+    asked, lines = _held_out(config), []
+    for source, shape in sorted(found.items(), key=itemgetter(0)):
+        try:
+            trained_on = load_records(
+                source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS, shape=shape
+            )
+        except DataError as error:
+            # Its columns may have other names than those of the questions that are asked.
+            lines.append(
+                f"warning: whether {config.data} has questions of {source} (training) was not checked: {error}"
+            )
+        else:
+            overlap = find_overlap(trained_on, asked)
+            lines.append(overlap.line(f"{source} (training)", f"{config.data} (held out)"))
+    return lines
 
 
 def _require_arm(config: EvaluationConfig) -> None:
@@ -228,9 +235,13 @@ def _require_arm(config: EvaluationConfig) -> None:
 
 
 def _require_writable(output: Path) -> None:
-    """Refuse an output that cannot be written before any work is done."""
+    """Refuse an output that cannot be written, or holds something else, before any work is done."""
     if output.is_dir():
         raise UsageError(f"output: {output} is a folder; name a file in it")
+    if output.exists() and not is_evaluation(output):
+        raise UsageError(
+            f"output: {output} exists and is no evaluation, which would replace it; choose another file"
+        )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

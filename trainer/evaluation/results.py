@@ -9,6 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, Self
 
+from inference_server.wire.json_text import parse_json
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
@@ -179,6 +180,15 @@ class Evaluation(EvaluationPart):
             ValidationError: The file is not an evaluation.
         """
         return cls.model_validate_json(read_plain(path))
+
+
+def is_evaluation(path: Path) -> bool:
+    """Whether a file is what `Evaluation.write` wrote, in this version or an earlier one."""
+    try:
+        found = parse_json(read_plain(path))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"models", "num_questions"} <= found.keys()
 
 
 def compare_all(

@@ -97,6 +97,10 @@ def parse_own_row(row: type[_Row], line: bytes, where: str) -> _Row:
     try:
         return row.model_validate_json(line)
     except ValidationError as error:
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            raise DataError(f"{where}: not UTF-8; save the file as UTF-8") from None
         raise row_error(error, where) from None
 
 

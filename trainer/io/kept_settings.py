@@ -1,5 +1,6 @@
 """The settings that a run or another piece of work was begun with, stored beside it: it resumes with the same."""
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,14 @@ ROLLOUTS_FOLDER = "rollouts"
 
 _OTHER_COMMANDS = {"rollouts": "train-offline", "sft": "sft"}
 """Keys that the settings of other commands than `train` have."""
+
+_PATHS = frozenset(
+    (
+        *("policy.base_model", "policy.adapter", "data.source", "data.evaluation_source"),
+        *("ppo.critic_rollouts", "rollouts"),
+    )
+)
+"""Keys that may hold a path, which a start from another folder writes otherwise."""
 
 _Config = TypeVar("_Config", bound=Section)
 
@@ -62,12 +71,16 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
             for key in sorted(before.keys() | now.keys())
             # Earlier versions left out null, even where it is not the default.
             if now.get(key, NULL) not in (before.get(key, NULL), written.get(key, NULL))
+            and not (key in _PATHS and _is_same_path(before.get(key), now.get(key)))
             and not any(key == each or key.startswith(f"{each}.") for each in free)
         ]
         if changed:
+            # Beside a file of rollouts its settings have its name.
+            is_folder = path.name == CONFIG_FILE
+            begun = path.parent if is_folder else path.with_name(path.name.removesuffix(".toml"))
             raise UsageError(
-                f"{path.parent} was begun with other settings: {'; '.join(changed)}. "
-                f"Resume with those of {path}, or choose another folder"
+                f"{begun} was begun with other settings: {'; '.join(changed)}. "
+                f"Resume with those of {path}, or choose another {'folder' if is_folder else 'output'}"
             )
         for name, key, _ in _lacking(type(config), stored):
             plain[name].pop(key, None)
@@ -105,6 +118,16 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
             f"{', '.join(taken_back)}"
         )
     return config
+
+
+def _is_same_path(before: object, now: object) -> bool:
+    """Whether two paths may be of one file: the same, or an absolute one that ends as the other, a relative one, is written."""
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return False
+    relative, absolute = sorted(map(os.path.normpath, (before, now)), key=os.path.isabs)
+    if os.path.isabs(relative) or not os.path.isabs(absolute):
+        return relative == absolute
+    return absolute.endswith(os.sep + relative)
 
 
 def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:

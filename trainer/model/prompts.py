@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from inference_server.wire.prompt_frames import NoChatTemplate, chat_frames, unusable_template
-from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
 from inference_server.wire.prompts import PromptRenderer
+from trainer.config.safe_text import safe_line, shortened
 from trainer.errors import UsageError
 from trainer.model.base_files import load_tokenizer
 
@@ -29,6 +30,16 @@ def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
         return PromptRenderer(tokenizer)
     except ValueError as error:
         raise UsageError(f"base model {base_model}: {error}") from None
+
+
+def flaw_in_format(renderer: PromptRenderer, choice: PromptFormatChoice) -> str | None:
+    """Why a base model's prompts cannot have a format, with the fix; None where they can."""
+    if choice != "chat" or renderer.has_chat_template:
+        return None
+    if renderer.unusable_template is None:
+        return "chat, but the tokenizer has no chat template; set it to plain, or use a chat model"
+    reason = shortened(safe_line(renderer.why_no_chat))
+    return f"chat, but the model's chat template cannot be used: {reason}; set it to plain"
 
 
 def prompt_format_of(base_model: str, say: Callable[[str], None]) -> PromptFormat:

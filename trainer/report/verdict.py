@@ -6,7 +6,9 @@ but the reward does not follow correctness, RL gets no credit: random rewards im
 (Spurious Rewards, arXiv 2506.10947). The test is over questions, not over training seeds.
 """
 
+import json
 import math
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -17,6 +19,7 @@ from trainer.console.terminal import print_line
 from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
 from trainer.evaluation.statistics import CONFIDENCE
 from trainer.evaluation.tables import p_value, signed
+from trainer.io.adapter_settings import training_data
 from trainer.io.version_names import version_folders
 from trainer.report.findings.finding import Finding
 from trainer.report.findings.ranking import MEANINGLESS, findings_of
@@ -139,12 +142,15 @@ def _how_to_measure(run: RunRecord) -> str:
     adapter = None if run.config is None else run.config.policy.adapter
     version = run.rows[-1].get("version", max(version_folders(run.folder), default=None))
     newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
-    models = f'\'["Start={adapter or "base"}", "PPO={newest}"]\''
-    # `eval` takes a run's own questions along, where the run names any.
-    data = "" if run.held_out is not None else " --data QUESTIONS"
+    models = json.dumps([f"Start={adapter or 'base'}", f"PPO={newest}"], ensure_ascii=False)
+    # `eval` takes a run's own questions along, or those that its rollouts were collected with.
+    known = training_data(run.folder) if run.held_out is None else None
+    is_known = run.held_out is not None or (known is not None and known.held_out_source is not None)
+    data = "" if is_known else " --data QUESTIONS"
     return (
         "Evaluate the run's starting point and its newest adapter on the same held-out questions: "
-        f"python -m trainer eval --models {models}{data} --output {run.folder / EVALUATION_FILE}"
+        f"python -m trainer eval --models {shlex.quote(models)}{data} --output "
+        f"{shlex.quote(str(run.folder / EVALUATION_FILE))}"
         + (
             data
             and ", with a file of held-out questions as QUESTIONS: the run's settings name none"

@@ -170,7 +170,7 @@ def _columns(record: Record, group: ArmGroup) -> dict[str, Any]:
     A column of the data that has one of our names is left out.
     """
     arms = group.arms
-    of_question = {**record.columns, "question": record.question, "answer": record.gold}
+    of_question = {**record.named_columns, "question": record.question, "answer": record.gold}
     return {
         **{name: [value] * len(arms) for name, value in of_question.items()},
         "arm": [arm.arm for arm in arms],

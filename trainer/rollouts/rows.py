@@ -50,7 +50,7 @@ def rollout_row(
         "policy_version": group.policy_version,
         **({} if group.prompt_format is None else {"prompt_format": group.prompt_format}),
         **({"stop": group.stop} if group.stop else {}),
-        **({"columns": scored.record.columns} if scored.record.columns else {}),
+        **({"columns": columns} if (columns := scored.record.named_columns) else {}),
         **({} if scored.paired is None else {"counterfactual": scored.paired.model_dump()}),
         **({} if dtype is None else {"dtype": dtype}),
         **({"server": group.server} if isinstance(group, ServedGroup) else {}),

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 
 from inference_server.wire.prompt_options import PromptFormat
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.console.tracker_kinds import TRACKER_ID_FILE
 from trainer.errors import UsageError
@@ -123,7 +124,7 @@ def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
 
 
 def _refuse_to_overwrite(path: Path) -> None:
-    """Refuse to overwrite settings that no run has kept.
+    """Refuse to overwrite settings that no run has kept, and what lies beside an adapter.
 
     Raises:
         UsageError: Names the file.
@@ -132,6 +133,13 @@ def _refuse_to_overwrite(path: Path) -> None:
         raise UsageError(
             f"run.folder: {path} is of no run, which would keep its own settings there; rename it, or choose another "
             "folder"
+        )
+    if (path.parent / ADAPTER_WEIGHTS_FILE).exists() or (
+        path.exists() and "sft" in kept_tables(path)
+    ):
+        raise UsageError(
+            f"run.folder: {path.parent} holds the adapter, settings and metrics of something else, such as `sft`; choose "
+            "another folder"
         )
 
 

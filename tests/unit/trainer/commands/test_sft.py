@@ -17,7 +17,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec, build_prompt
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
-from trainer.commands import sft
+from trainer.commands import early_checks, sft
 from trainer.commands.sft import run_sft
 from trainer.commands.sft_callbacks import ProgressCallback
 from trainer.commands.sft_examples import sft_examples, within_context
@@ -137,6 +137,11 @@ def test_a_finished_adapter_is_left_as_it_is(
     weights = trained / "adapter_model.safetensors"
     written = weights.stat().st_mtime_ns
     assert train(config(tiny_base, trained))[-1].startswith(f"{trained} is finished")
+    # Its demonstrations may be gone by then.
+    gone = DataConfig(source=str(tmp_path / "gone.jsonl"))
+    early_checks.check_sft(config(tiny_base, trained).model_copy(update={"data": gone}))
+    with pytest.raises(UsageError, match="no file that exists"):
+        early_checks.check_sft(config(tiny_base, tmp_path).model_copy(update={"data": gone}))
     assert weights.stat().st_mtime_ns == written
     with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
         train(config(tiny_base, trained, learning_rate=0.1))
@@ -320,6 +325,26 @@ def test_a_template_that_cannot_be_used_is_said_where_prompts_are_plain_for_it(
     assert [line for line in said if "chat template cannot be used" in line] == said[
         1 : 1 + (given == "auto")
     ]
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (None, "the tokenizer has no chat template; set it to plain"),
+        ("{{ 1 / 0 }}", "template cannot be used: .*division by zero.*; set it to plain"),
+        ("{{ raise_exception('never') }}", "template cannot be used: never; set it to plain"),
+        ("always the same", "template cannot be used: .*message.*; set it to plain"),
+    ],
+)
+def test_chat_prompts_of_a_model_that_has_none_are_refused(
+    template: str | None, said: str, tmp_path: Path
+) -> None:
+    tokenizer = make_tokenizer(FAMILIES["chatml"])
+    tokenizer.chat_template = template
+    asked = config(tmp_path, tmp_path / "sft").model_copy(update={"prompt_format": "chat"})
+    with pytest.raises(UsageError, match=f"prompt_format is chat, but .*{said}") as caught:
+        sft._without_auto(asked, PromptRenderer(tokenizer), CPU, print)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_a_kill_tore_of_the_metrics_is_dropped_at_a_resume(tmp_path: Path) -> None:

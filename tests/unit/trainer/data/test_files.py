@@ -123,6 +123,11 @@ def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -
         ("d.csv", 'question,answer\n"q"x,1\n', ":2: no CSV: "),
         ("d.csv", "question,answer\nq\n", ":2: answer: Input should be a valid string"),
         ("d.csv", b"question,answer\n\xe9,1\n", ":2: not UTF-8; save the file as UTF-8"),
+        (
+            "d.jsonl",
+            b'{"question": "\xe9", "answer": "1"}\n',
+            ":1: not UTF-8; save the file as UTF-8",
+        ),
         ("d.parquet", "question", ": no Parquet file: "),
     ],
 )
@@ -138,6 +143,8 @@ def test_a_file_that_is_not_what_its_ending_says_is_refused_in_one_line(
     ("row", "shape", "question", "gold"),
     [
         ({"prompt": "1 + 1?", "answer": "2"}, {}, "1 + 1?", "2"),
+        ({"prompt": "1 + 1?", "completion": "So #### 2"}, {}, "1 + 1?", "So #### 2"),
+        ({"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}, {}, "1 + 1?", "So #### 2"),
         ({"prompt": [USER], "answer": "2"}, {}, "1 + 1?", "2"),
         ({"prompt": [SYSTEM, USER], "answer": 2}, {}, "1 + 1?", "2"),
         ({"question": "2?", "prompt": [USER], "answer": "2"}, {}, "2?", "2"),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 import re
 from pathlib import Path
 
@@ -106,7 +107,7 @@ def test_a_file_is_known_by_its_suffix_in_capital_letters(name: str, tmp_path: P
     path.write_bytes(gzip.compress(data) if name.endswith("GZ") else data)
     (record,) = load_records(str(path), Split.TRAIN, num_records=9)
     assert record.question == GOOD["question"]
-    with pytest.raises(DataError, match="is no file that exists; name a file"):
+    with pytest.raises(DataError, match=f"is no file that exists in {os.getcwd()}; name a file"):
         load_records(f"nobody/{name}", Split.TRAIN, num_records=9)  # no Hub dataset
 
 
@@ -120,11 +121,12 @@ def test_bytes_that_are_no_text_are_an_error_that_names_the_file(tmp_path: Path)
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("no-such-file.jsonl", "no file that exists"),
-        ("data/no-such-file.csv.gz", "no file that exists"),
-        ("gsm8k", "no file that exists"),
+        ("no-such-file.jsonl", f"no file that exists in {os.getcwd()}"),
+        ("data/no-such-file.csv.gz", f"no file that exists in {os.getcwd()}"),
+        ("/data/no-such-file.csv.gz", "no file that exists"),
+        ("gsm8k", f"no file that exists in {os.getcwd()}"),
         (".", "a folder"),
-        ("x" * 5000, "no file that exists"),
+        ("x" * 5000, f"no file that exists in {os.getcwd()}"),
     ],
 )
 def test_a_source_that_is_not_there_is_an_error_that_names_it(source: str, found: str) -> None:

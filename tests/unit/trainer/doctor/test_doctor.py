@@ -23,6 +23,7 @@ from inference_server.wire.base_fingerprint import base_folder, fingerprint
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from inference_server.wire.schemas import Limits, ServerStatus
 from trainer.config.sections import (
+    DataConfig,
     DoctorConfig,
     PolicyConfig,
     RolloutConfig,
@@ -447,6 +448,24 @@ def test_what_a_model_with_states_needs_is_said_before_the_run_says_it(
     assert all(name in text for name in ("no layer has a module", "down_proj", "all-linear"))
     assert "leave sft.packing out" in text
     assert "sequences' states" in text
+
+
+def test_chat_prompts_of_a_model_that_has_none_are_bad(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"rollout": RolloutConfig(prompt_format="chat")}
+    assert "rollout.prompt_format is chat" not in doctors_text(config_of(model, **asked), capsys)
+    (model / "chat_template.jinja").unlink()
+    text = doctors_text(config_of(model, **asked), capsys)
+    assert "rollout.prompt_format is chat, but the tokenizer has no chat template" in text
+
+
+def test_held_out_questions_that_are_named_are_looked_for(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = {"data": DataConfig(evaluation_source="gone.jsonl")}
+    text = doctors_text(config_of(model, **named), capsys)
+    assert "data source 'gone.jsonl' is no file that exists" in text
 
 
 def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_one(

@@ -497,3 +497,39 @@ def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_pa
     (line,) = _contamination_lines(asked.model_copy(update=changes))
     assert "which makes their accuracy worthless" in line
     assert _contamination_lines(config("Base=base")) == []
+
+
+def test_training_questions_that_cannot_be_read_stop_no_evaluation(tmp_path: Path) -> None:
+    source, trained_on = tmp_path / "asked.jsonl", tmp_path / "trained.jsonl"
+    source.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
+    trained_on.write_text('{"problem": "What is 1 + 1?", "solution": "2"}\n')
+    asked = config("Base=base", data=str(source), train_data=str(trained_on))
+    (line,) = _contamination_lines(asked)
+    assert line.startswith(
+        f"warning: whether {source} has questions of {trained_on} (training) was"
+    )
+    assert "no column 'question'" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "is_kept"),
+    [
+        ('{"question": "mine"}\n', True),
+        ('{"models": []}', True),
+        ("", True),
+        ('{"models": [], "num_questions": 1, "of": "an earlier version"}', False),
+    ],
+)
+async def test_an_output_is_replaced_only_where_it_is_an_evaluation(
+    content: str, is_kept: bool, tmp_path: Path
+) -> None:
+    output = tmp_path / "mine.jsonl"
+    output.write_text(content)
+    asked = config("Base=base", output=output)
+    if is_kept:
+        with pytest.raises(UsageError, match=r"output: .*mine\.jsonl exists and is no evaluation"):
+            await run(FakeServer({BASE: 3}), asked)
+        assert output.read_text() == content
+    else:
+        await run(FakeServer({BASE: 3}), asked)
+        assert Evaluation.read(output).num_questions == len(RECORDS)

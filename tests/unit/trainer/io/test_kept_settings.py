@@ -353,6 +353,56 @@ def test_a_file_of_somebody_s_own_is_not_overwritten(tmp_path: Path) -> None:
         assert read_run_config(tmp_path) == config
 
 
+@pytest.mark.parametrize("is_weights", [True, False])
+def test_the_folder_of_an_sft_is_not_overwritten(is_weights: bool, tmp_path: Path) -> None:
+    path = tmp_path / ("adapter_model.safetensors" if is_weights else CONFIG_FILE)
+    path.write_text("" if is_weights else as_toml(SFTRunConfig(output=tmp_path)))
+    config = TrainConfig.model_validate({"run": {"folder": tmp_path}})
+    with (
+        pytest.raises(UsageError, match=r"run\.folder: .* holds the adapter, .* such as `sft`"),
+        open_run(config, must_resume=False),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_same"),
+    [
+        ("runs/sft", "/home/me/runs/sft", True),
+        ("/home/me/runs/sft", "runs/sft", True),
+        ("./runs/sft/", "runs/sft", True),
+        ("runs/sft", "/home/me/other-runs/sft", False),
+        ("runs/sft", "my/runs/sft", False),
+        ("/here/runs/sft", "/there/runs/sft", False),
+        ("runs/sft", None, False),
+    ],
+)
+def test_a_path_may_be_written_from_another_folder(
+    before: str, now: str | None, is_same: bool, tmp_path: Path
+) -> None:
+    def keep(adapter: str | None) -> None:
+        config = TrainConfig.model_validate({"policy": {"adapter": adapter}})
+        keep_settings(tmp_path / CONFIG_FILE, config, free=())
+
+    keep(before)
+    if is_same:
+        keep(now)
+    else:
+        with pytest.raises(UsageError, match=r"policy\.adapter was "):
+            keep(now)
+
+
+def test_a_file_of_rollouts_with_other_settings_is_called_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "rollouts.jsonl.zst.toml"
+    keep_settings(path, CollectConfig(), free=())
+    said = (
+        r"rollouts\.jsonl\.zst was begun with other settings: .*zst\.toml, or choose another output"
+    )
+    with pytest.raises(UsageError, match=said):
+        keep_settings(path, CollectConfig(model="base"), free=())
+
+
 @pytest.mark.parametrize(
     ("left", "said"),
     [

@@ -1,7 +1,9 @@
 """Is RL helping? Real runs of known truth, each finding alone, and which models are compared."""
 
 import io
+import json
 import math
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import OfflineRunConfig, TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.evaluation.arms_results import CompletionStats, Estimate
 from trainer.evaluation.results import Evaluation, ModelResult, PairedDifference
 from trainer.evaluation.statistics import Trend, mcnemar_p_value, wilson_interval
+from trainer.io.kept_settings import as_toml
 from trainer.report.findings.ranking import MIN_STEPS, findings_of
 from trainer.report.run_record import RunRecord, read_run
 from trainer.report.verdict import Outcome, print_verdict, verdict_of
@@ -121,6 +124,25 @@ def test_how_to_measure_names_questions_where_the_run_does_not(
     evidence = verdict_of(record(config={"data": data})).evidence
     assert ("--data QUESTIONS --output" in evidence) is not names
     assert ("QUESTIONS: the run's settings name none" in evidence) is not names
+
+
+def test_how_to_measure_knows_the_questions_of_a_run_s_rollouts(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(MADE_RUNS / "kl_blow_up", tmp_path / "my run"))
+    (run / "evaluation.json").unlink()
+    rollouts = tmp_path / "rollouts.jsonl"
+    (tmp_path / "rollouts.jsonl.toml").write_text('[data]\nsource = "mine.jsonl#train"\n')
+    config = OfflineRunConfig.model_validate({"rollouts": rollouts})
+    (run / "config.toml").write_text(as_toml(config))
+    evidence = verdict_of(read_run(run)).evidence
+    assert "--data QUESTIONS" in evidence
+    of_both = '[data]\nsource = "mine.jsonl#train"\nevaluation_source = "mine.jsonl#held_out"\n'
+    (tmp_path / "rollouts.jsonl.toml").write_text(of_both)
+    evidence = verdict_of(read_run(run)).evidence
+    assert "QUESTIONS" not in evidence
+    # It can be pasted: the folder's name has a space.
+    command = shlex.split(evidence[evidence.index("python -m trainer eval") :])
+    assert command[-1] == str(run / "evaluation.json")
+    assert json.loads(command[command.index("--models") + 1])[0] == "Start=base"
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from inference_server.wire.digests import sha256_of_bytes
 from inference_server.wire.schemas import ArmGroup, FinishReason
 from tests.unit.groups import RECORDS, group_of
+from trainer.config.data import RecordShape
 from trainer.config.sections import RewardSettings, TrainConfig
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
@@ -162,6 +163,24 @@ def test_a_function_gets_the_lists_that_trl_passes(
     again = RolloutRow.model_validate_json(line).scored(RewardSettings())
     assert again.record == record
     assert again.record.columns == {"level": 4, "tags": ["sum", None]}
+
+
+def test_a_function_knows_question_and_answer_by_their_names_in_the_data_too(
+    tmp_path: Path, function: Callable[..., str]
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"problem": "What is 2 + 1?", "solution": "#### 3"}\n')
+    shape = RecordShape(question="problem", answer="solution")
+    (record,) = load_records(str(path), Split.TRAIN, num_records=1, shape=shape)
+    assert record.columns == {}
+    name = function(
+        "return [s == a == '#### 3' for s, a in zip(columns['solution'], columns['answer'])]"
+    )
+    found = scored(name, record=record)
+    assert found.rewards == (1, 1, 1)
+    line = json.dumps(rollout_row(found, step=1), default=str)
+    again = RolloutRow.model_validate_json(line).scored(RewardSettings())
+    assert again.record.columns == {"problem": "What is 2 + 1?", "solution": "#### 3"}
 
 
 @pytest.mark.parametrize("change", ["append('more')", "pop()", "clear()"])
