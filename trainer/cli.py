@@ -5,6 +5,7 @@ import select
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from inference_server.wire.hardware.prerequisites import installed_version
@@ -182,7 +183,10 @@ def _main() -> None:
             fail(program, error)
         return
     if name not in COMMANDS:
-        fail(program, f"unknown command {name!r}; one of {', '.join([*COMMANDS, _SCORE])}")
+        commands = [*COMMANDS, _SCORE]
+        near = get_close_matches(name, commands, 1)
+        meant = f"; did you mean {near[0]}?" if near else f"; one of {', '.join(commands)}"
+        fail(program, f"unknown command {name!r}{meant}")
     if name != "train" and os.environ.get("WORLD_SIZE", "1") != "1":
         fail(program, f"{name} runs in one process: start it without torchrun, or unset WORLD_SIZE")
     _run(COMMANDS[name], arguments, f"{program} {name}")

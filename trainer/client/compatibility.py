@@ -18,8 +18,8 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
     limits = status.limits
     if config.rollout.prompt_format == "chat" and status.has_chat_template is False:
         raise UsageError(
-            "rollout.prompt_format is chat, but the server's tokenizer has no chat template; serve the "
-            "model with one, or set rollout.prompt_format to plain"
+            "rollout.prompt_format is chat, but the server's tokenizer has no chat template that can be "
+            "used; serve the model with one, or set rollout.prompt_format to plain"
         )
     if config.rollout.max_tokens >= limits.max_model_len_tokens:
         raise UsageError(

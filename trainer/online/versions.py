@@ -95,6 +95,7 @@ class Versions:
                 if error.status != HTTPStatus.CONFLICT:
                     raise
                 # Another run took the number meanwhile; the server names the next one.
+                _log.warning("event=number_taken version=%d by=another_run", adapter.version)
                 self.adapters.remove(adapter.version)
         _require_acknowledged(adapter, info)
         folder = self.adapters.folder_of(adapter.version)

@@ -49,7 +49,7 @@ HELP = {
 }
 """Commands, and what their --help says."""
 MISTAKES = {
-    "trainer trian": "unknown command 'trian'",
+    "trainer trian": "unknown command 'trian'; did you mean train?",
     "trainer train --ppo.lerning_rate 1": "lerning_rate",
     "trainer train --hos 0.0.0.0": "--hos: unknown flag",
     "trainer sample --rollout.arms recipe": "--rollout.arms: a setting of other commands; here it is --arms",
