@@ -110,8 +110,8 @@ def _way_out(past: JournalReader, step: int) -> str:
     path = shlex.quote(str(past.run_folder / JOURNAL_FILE))
     later = f"steps {step} to {past.last_step}" if past.last_step > step else f"step {step}"
     return (
-        f"`truncate -s {past.num_bytes_before(step)} {path}` gives up {later}, and the next start goes on from step "
-        f"{step - 1}"
+        f"put a copy back, or give up {later} by `truncate -s {past.num_bytes_before(step)} {path}`: the next start "
+        f"then goes on from step {step - 1}"
     )
 
 

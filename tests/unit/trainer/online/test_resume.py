@@ -366,7 +366,7 @@ def test_a_damaged_step_that_has_to_be_done_again_is_an_error_with_a_way_out(
     damage(folder)
     with pytest.raises(JournalError, match=said) as caught:
         train(run_config(tiny_base, folder, data), server)
-    assert f"gives up {given_up}, and" in str(caught.value)
+    assert f"put a copy back, or give up {given_up} by `" in str(caught.value)
     command = str(caught.value).split("`")[1]
     subprocess.run(shlex.split(command), check=True)
     assert train(run_config(tiny_base, folder, data), server).step == 3
