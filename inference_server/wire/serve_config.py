@@ -41,21 +41,22 @@ class ServeConfig(SettingsModel):
     """What the server does beyond vLLM, and the flags of vLLM that its memory depends on."""
 
     model: str | None = Field(default=None, min_length=1)
-    """Base model to serve: a folder in Hugging Face's format, or a model id on the Hub.
-    policy.base_model of the file by default."""
+    """Base model to serve: a folder in Hugging Face's format, or a model id on the Hub. By default
+    policy.base_model of the file."""
     host: str = "127.0.0.1"
     """Address to listen on. Any other than loopback needs an API key."""
     port: int = Field(default=8000, ge=1, le=65535)
     """Port to listen on."""
     api_key: ApiKey | None = None
-    """Key that every route but /health asks for. From REGIME_W_API_KEY or the file: flags show in ps."""
+    """Key that every route but /health asks for. Give it in REGIME_W_API_KEY or in the file, not as a flag, since `ps`
+    shows flags."""
     state_dir: Path | None = None
-    """Folder that keeps the adapters over restarts. By default a temporary one, removed at the end."""
+    """Folder that keeps the adapters over restarts. By default a temporary one, which is removed at the end."""
     adapter_root: Path | None = None
-    """Folder below which adapters may be loaded by path. By default none may."""
+    """Folder below which adapters may be loaded by path. By default no adapter may be loaded by path."""
     max_loaded_versions: int = Field(default=4, ge=2, le=64)
-    """Most adapter versions held, each in a slot. After an upload the oldest unused ones are removed until
-    one slot is free."""
+    """Most adapter versions that the server holds, each in a slot. After an upload the oldest unused versions are
+    removed until one slot is free."""
     max_adapter_bytes: int = Field(default=2**30, ge=1)
     """Largest upload of one adapter, in bytes."""
     max_questions: int = Field(default=256, ge=1)
@@ -65,25 +66,25 @@ class ServeConfig(SettingsModel):
     max_completions: int = Field(default=2048, ge=1)
     """Most completions of one request: questions × arms × samples, or prompts × n."""
     max_groups_in_flight: int = Field(default=512, ge=1)
-    """Most groups (questions) in flight of either priority; beyond, requests get 429."""
+    """Most groups (questions) in flight, for each of the two priorities; further requests get 429."""
     max_body_bytes: int = Field(default=2**25, ge=1)
-    """Largest body of any request but an upload, in bytes."""
+    """Largest body of any request except uploads, in bytes."""
     max_request_s: float = Field(default=3600.0, gt=0)
-    """Longest time for one request to /v1/arms/generate, its wait for others included, in seconds; then it
+    """Longest time for one request to /v1/arms/generate, in seconds, including its wait for other requests; then it
     is aborted with 408."""
     drain_timeout_s: float = Field(default=30.0, ge=0)
     """After SIGTERM, how long requests in flight may still take, in seconds."""
 
     gpu_memory_utilization: float | None = Field(default=None, gt=0, le=1)
-    """Fraction of the GPU that the server takes; the trainer has the rest. vLLM's default where null,
+    """Fraction of the GPU's memory that the server takes; the trainer has the rest. Null is vLLM's default,
     which leaves no room for a trainer."""
     max_model_len: int | None = Field(default=None, ge=1)
-    """Longest prompt and completion together, in tokens; the model's own limit where null."""
+    """Longest prompt and completion together, in tokens. Null is the model's own limit."""
     max_lora_rank: int = Field(default=16, ge=1)
-    """Largest rank of an adapter: 1, 8, 16, 32, 64, 128, 256, 320 or 512; adapters of lower ranks are served too."""
+    """Largest rank of an adapter: 1, 8, 16, 32, 64, 128, 256, 320 or 512. Adapters of lower ranks are served too."""
     max_num_seqs: int | None = Field(default=None, ge=1)
-    """Most sequences (completions) that run at a time: a step's all where the cache holds them. 512 on a
-    GPU and 256 on a CPU where null."""
+    """Most sequences (completions) that run at a time. Best is the number of a step's completions, if the key-value
+    cache holds them. Null is 512 on a GPU and 256 on a CPU."""
 
     @field_validator("max_lora_rank")
     @classmethod

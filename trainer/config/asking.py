@@ -29,7 +29,7 @@ class CollectConfig(CommandConfig):
     limit: Annotated[int, Field(ge=1)] | None = None
     """How many questions to ask; null asks all of data.num_questions."""
     num_in_flight: Annotated[int, Field(ge=1)] = 64
-    """Questions asked at a time; at most what the server accepts."""
+    """How many questions are asked at the same time; at most what the server accepts."""
     data: DataConfig = DataConfig()
     server: ServerConfig = Field(default_factory=ServerConfig)
     rollout: RolloutConfig = RolloutConfig()
@@ -56,45 +56,45 @@ class EvaluationConfig(CommandConfig):
     }
 
     models: Annotated[tuple[str, ...], Field(min_length=1)] = ("Base=base",)
-    """LABEL=WHAT each, where WHAT is `base`, `policy` (the active version), a served version such
+    """The models, each as LABEL=WHAT. WHAT is `base`, `policy` (the active version), a served version such
     as `policy-000012`, an adapter folder, or a run's folder, which stands for its newest adapter."""
     data: NotBlank = "word-problems"
-    """`word-problems` or `one-step-problems` (their held-out split), a file of {"question", "answer"}
-    records (JSON lines, a list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main` (its test
-    split); SOURCE#held_out is a part of it. data.evaluation_source of the file, else of the run that the models
-    are of, by default."""
+    """Held-out questions: `word-problems` or `one-step-problems` (their held-out split), a file of {"question",
+    "answer"} records (JSON lines, a list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main` (its
+    test split); SOURCE#held_out is a part of a source. By default data.evaluation_source of the file, or else of the
+    run that the models belong to."""
     data_seed: Seed = 0
-    """Seed of the generator; data.seed of the file by default."""
+    """Seed of the built-in generator; data.seed of the file by default."""
     data_question: NotBlank = "question"
-    """Column that has the question; data.question of the file, else the run's where its data is asked, by
-    default, as the next three are."""
+    """Column with the question. By default data.question of the file, or else of the run if its data is asked; the next
+    three keys have the same rule."""
     data_answer: NotBlank = "answer"
-    """Column that has the right answer."""
+    """Column with the right answer."""
     data_answer_type: AnswerTypeName = "number"
-    """What the answers are: `number`, `choice`, `text` or `math`."""
+    """Type of the answers: `number`, `choice`, `text` or `math`."""
     data_choices: ChoicesColumn = None
     """Column with the list of the choices' texts."""
     train_data: NotBlank | None = None
-    """What the models were trained on, to report which of its questions are asked here too. By default
-    data.source of the file, else of the configurations that lie beside adapter folders."""
+    """Questions that the models were trained on, to report which of them are asked here too. By default data.source of
+    the file, or else of the configurations beside adapter folders."""
     num_questions: Annotated[int, Field(ge=1)] = 400
     """Most questions to ask."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
-    """Longest completion, in tokens. Where neither a flag nor the file says otherwise, this, arms,
-    prompt_format and stop are those of the run that the models are of."""
+    """Longest completion, in tokens. If neither a flag nor the file gives them, max_tokens, arms, prompt_format and
+    stop are those of the run that the models belong to."""
     arms: Arms = Field(default_factory=build_all_arms)
-    """Custom arms; rollout.arms of the file, else the run's, else the eight of Regime W, by default."""
+    """Arms to ask. By default rollout.arms of the file, or else of the run, or else the eight of Regime W."""
     prompt_format: PromptFormatChoice = "auto"
-    """`chat` prompts by the model's chat template, `plain` ones, or `auto`: chat where the model has a
-    template. rollout.prompt_format of the file, else the run's, by default."""
+    """`chat` (the model's chat template), `plain`, or `auto`: `chat` if the model has a template. By default
+    rollout.prompt_format of the file, or else of the run."""
     stop: StopStrings = ()
-    """Texts that end a completion; rollout.stop of the file, else the run's, by default."""
+    """Texts that end a completion. By default rollout.stop of the file, or else of the run."""
     arm: str | None = None
-    """The arm whose system prompt is used for the greedy answers; its temperature is not. Null takes the first
-    of arms, as run.evaluate_every does."""
+    """The arm whose system prompt the greedy answers have; its temperature is not used. Null takes the first of
+    arms, as run.evaluate_every does."""
     samples_per_arm: Annotated[int, Field(ge=0)] = 0
-    """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence; 0 asks for
-    greedy answers alone, which takes a ninth of the time of 1."""
+    """Completions of every arm, for accuracy by arm, pass@k, the consensus and coherence. 0 asks only for greedy
+    answers, which takes a ninth of the time of 1."""
     seed: Seed = 0
     """Seed of the arms' sampling."""
     batch_size: Annotated[int, Field(ge=1)] = 64
@@ -166,10 +166,10 @@ class SampleConfig(CommandConfig):
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest completion, in tokens; rollout.max_tokens of the file by default."""
     arms: Arms = Field(default_factory=build_all_arms)
-    """Custom arms; rollout.arms of the file, else the eight of Regime W, by default."""
+    """Arms to ask. By default rollout.arms of the file, or else the eight of Regime W."""
     prompt_format: PromptFormatChoice = "auto"
-    """`chat` prompts by the model's chat template, `plain` ones, or `auto`: chat where the model has a
-    template. rollout.prompt_format of the file by default."""
+    """`chat` (the model's chat template), `plain`, or `auto`: `chat` if the model has a template. By default
+    rollout.prompt_format of the file."""
     stop: StopStrings = ()
     """Texts that end a completion; rollout.stop of the file by default."""
     seed: Seed | None = None

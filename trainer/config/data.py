@@ -67,37 +67,38 @@ class DataConfig(Section):
     list in JSON, CSV or Parquet), or a Hub dataset such as `openai/gsm8k:main`. SOURCE#train and
     SOURCE#held_out are two disjoint parts of it."""
     evaluation_source: NotBlank | None = None
-    """The same for the held-out questions of run.evaluate_every, of SFT's evaluation loss and of `eval`. Null is
-    `word-problems` where the source is built in; beside another one, run.evaluate_every and `eval` ask for a name,
-    and SFT measures no held-out loss without. `word-problems` itself is kept as null or as
+    """Held-out questions, in the same forms, for run.evaluate_every, SFT's evaluation loss and `eval`. If the source is
+    built in, null is `word-problems`. With a source of your own, null means that there are none: run.evaluate_every and
+    `eval` are refused, and SFT measures no held-out loss. A run keeps `word-problems` as null or as
     `word-problems#held_out`, which are the same questions."""
     question: NotBlank = "question"
-    """Column of both sources that has the question, such as `problem`, or messages of which one is the user's;
-    `prompt` or `messages` where none is called question."""
+    """Column of both sources with the question, such as `problem`: a text, or messages of which one is the user's.
+    If there is no column `question`, the default reads `prompt` or `messages`."""
     answer: NotBlank = "answer"
-    """Column that has the right answer, or a solution that ends in it, such as `solution`, or `extra_info.answer`
-    in a column of tables; `reward_model.ground_truth` where none is called answer, else the assistant's message."""
+    """Column with the right answer, or with a solution that ends in it, such as `solution`; `extra_info.answer` is a
+    column in a column of tables. If there is no column `answer`, the default reads `reward_model.ground_truth`, or else
+    the assistant's message."""
     answer_type: AnswerTypeName = "number"
-    """What the answers are: `number` (exact), `choice` (a letter, its index from 0, or the choice's text),
-    `text` (the same but for case, markup, and punctuation around it), or `math` (LaTeX that math-verify finds
-    equal; needs the extra math)."""
+    """Type of the answers: `number` (exact), `choice` (a letter, its index from 0, or the choice's text),
+    `text` (equal except for case, markup, and punctuation around it), or `math` (LaTeX that math-verify finds
+    equal; needs the extra `math`)."""
     choices: ChoicesColumn = None
-    """Column with the list of the choices' texts, which are put below the question as A) to Z), for
-    answer_type = choice; null where the question has them itself."""
+    """For answer_type = choice: the column with the list of the choices' texts, which are put below the question as
+    A) to Z). Null if the question's text already shows them."""
     num_questions: Annotated[int, Field(ge=1)] = 20_000
-    """Most distinct questions to use; a new shuffle begins when all were asked."""
+    """Most distinct questions to use. When all were asked, a new shuffle begins."""
     seed: Seed = 0
-    """Seed of the generator and of the shuffles."""
+    """Seed of the built-in generator and of the shuffles."""
     curriculum: Annotated[int, Field(ge=1)] | None = None
     """How many times in a row all arms must solve a question before it is asked less often: in every
     second epoch, then in every fourth, then in every eighth, until one of them fails. Null asks every
     question equally often."""
     counterfactual: Annotated[float, Field(ge=0, le=0.5, allow_inf_nan=False)] = 0.0
-    """For `train`: share of the questions, at most 0.5, that are counterfactuals: another question of the step
-    with one number changed, and its answer worked out again. s_cf then compares the answers to both (under
+    """For `train`: share of the questions, at most 0.5, that are counterfactuals. A counterfactual is another question
+    of the step with one number changed and its answer computed again; s_cf then compares the answers to both (under
     reward.formulas = cross_checked). Needs answers with GSM8K's annotated steps (<<3*4=12>>), as the built-in
-    sources have them; where few questions have them, the share is less. What data.evaluation_source holds out is
-    never made."""
+    sources have them; if few questions have them, the share is smaller. Questions that data.evaluation_source holds
+    out are never made."""
 
     @field_validator("evaluation_source")
     @classmethod

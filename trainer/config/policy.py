@@ -23,7 +23,7 @@ class PolicyConfig(Section):
     adapter: Path | None = None
     """Folder of the adapter to start from (the SFT adapter); null starts from a fresh one."""
     lora_rank: Annotated[int, Field(ge=1)] = 16
-    """Rank of a fresh adapter; at most the server's serve.max_lora_rank."""
+    """Rank of a fresh adapter; at most serve.max_lora_rank of the server."""
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     """Alpha of a fresh adapter: its weights are scaled by alpha / rank."""
     target_modules: tuple[str, ...] = (
@@ -37,23 +37,23 @@ class PolicyConfig(Section):
     )
     """Modules that a fresh adapter adapts; `all-linear` alone stands for every linear layer but the head."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Dtype of the frozen base; adapters are trained in float32. `auto` is the server's in `train`; in
-    commands without a server, the base's own on a GPU and float32 on a CPU. A run keeps what it began
-    with."""
+    """Dtype of the frozen base; adapters are trained in float32. `auto` is the server's dtype in `train`. In
+    commands without a server, it is the base's own on a GPU and float32 on a CPU. A run keeps the dtype that it
+    began with."""
     quantization: Literal["nf4"] | None = None
     """`nf4` keeps the linear layers of the frozen base in 4 bits (QLoRA, by bitsandbytes) and computes in
-    dtype. Serve the model that `python -m trainer dequantize` writes: then both sides have the same
+    policy.dtype. Serve the model that `python -m trainer dequantize` writes, so that both sides have the same
     weights."""
     autocast: bool = False
-    """Run PPO's forward and backward passes in bfloat16 autocast (float16 where that is the dtype); the
+    """Run PPO's forward and backward passes in bfloat16 autocast (in float16 if that is the dtype); the
     weights keep their dtype."""
     gradient_checkpointing: bool = False
     """Recompute each layer's activations in the backward pass instead of keeping them: less memory, more
     time."""
 
     shard_base: bool = False
-    """With several trainer ranks, each keeps only its part of every layer of the frozen base (FSDP2), and gathers a
-    layer's weights while it computes with them: for bases that do not fit. Embeddings and head stay whole."""
+    """For a base that does not fit one GPU: with several trainer ranks, each keeps only its part of every layer of the
+    frozen base (FSDP2), and gathers a layer's weights while it computes with them. Embeddings and head stay whole."""
 
     @model_validator(mode="after")
     def _shards_whole_numbers(self) -> Self:

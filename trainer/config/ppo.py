@@ -25,96 +25,97 @@ class PPOConfig(Section):
     }
 
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    """AdamW's, of the policy adapter. LoRA takes some ten times the rate of full fine-tuning; the original
-    recipe has 5e-6."""
+    """Learning rate of AdamW for the policy adapter. LoRA takes some ten times the rate of full fine-tuning. (The
+    original recipe has 5e-6.)"""
     critic_learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    """AdamW's, of the critic's adapter and value head."""
+    """Learning rate of AdamW for the critic's adapter and value head."""
     learning_rate_schedule: Literal["constant", "linear"] = "constant"
-    """Of both learning rates: constant, or linear to zero over run.num_steps; a run that is given more steps goes on
-    with the rate of the longer line."""
+    """Schedule of both learning rates: constant, or linear to zero over run.num_steps. If a run is given more steps
+    later, it goes on with the rate of the longer schedule."""
     learning_rate_warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps over which both learning rates first rise, linearly, to their values."""
+    """Number of first steps over which both learning rates rise linearly to their values."""
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 2
-    """Steps that train the critic alone before the policy moves; ignored without a critic."""
+    """Number of first steps that train only the critic, before the policy moves; ignored without a critic."""
     critic_rollouts: Path | None = None
-    """Rollouts that the critic is fitted to before the first step: a file of `collect` with the starting
-    policy, or of a run. Spares the rollouts of critic_warmup_steps, which can then be 0; null starts the
-    critic at zero."""
+    """File of rollouts to which the critic is fitted before the first step: of `collect` with the starting
+    policy, or of a run. critic_warmup_steps can then be 0, which saves their rollouts. Null starts the critic at
+    zero."""
     critic_pretrain_epochs: Annotated[int, Field(ge=1)] = 4
-    """Most passes over critic_rollouts; the critic of the pass with the best held-out explained variance
+    """Most passes over critic_rollouts. The critic of the pass with the best held-out explained variance
     is kept."""
     critic_pretrain_learning_rate: Annotated[float, Field(gt=0)] | None = None
-    """AdamW's while the critic is fitted to critic_rollouts; null takes critic_learning_rate."""
+    """Learning rate of AdamW while the critic is fitted to critic_rollouts; null takes critic_learning_rate."""
     num_epochs: Annotated[int, Field(ge=1)] = 1
     """Passes over a step's completions."""
     questions_per_mini_batch: Annotated[int, Field(ge=1)] = 4
     """Questions of one optimizer step."""
     token_budget: Annotated[int, Field(ge=1)] = 8192
-    """Most tokens of one forward pass, counting padding, and counting a prefix that completions share
-    once. Bounds memory; does not change the gradient."""
+    """Most tokens of one forward pass. Padding counts, and a prefix that completions share counts once. It limits
+    memory and does not change the gradient."""
     advantage: AdvantageEstimator = "gae"
-    """Advantage estimator: gae uses the critic. rloo and grpo need none: they compare a completion with
+    """Advantage estimator. gae uses the critic. rloo and grpo need none: they compare a completion with
     the others of its question, rloo with their mean, grpo in units of their standard deviation."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """GAE's discount."""
+    """Discount factor of GAE."""
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = 0.95
-    """GAE's λ of the policy's advantages. On completions of hundreds of tokens 0.95 lets no reward reach
-    the first ones: take 1, or length_adaptive_alpha."""
+    """λ of GAE for the policy's advantages. If completions have hundreds of tokens, no reward reaches the first
+    tokens with 0.95: set 1, or length_adaptive_alpha."""
     length_adaptive_alpha: Annotated[float, Field(gt=0)] | None = None
-    """Instead of gae_lambda each completion of n tokens gets λ = 1 - 1/(α·n), at least 0; VAPO's α is
+    """If set, replaces gae_lambda: a completion of n tokens gets λ = 1 - 1/(α·n), at least 0. VAPO's α is
     0.05. (arXiv 2504.05118.)"""
     critic_gae_lambda: Annotated[float, Field(ge=0, le=1)] | None = 1.0
-    """GAE's λ of the critic's returns; 1 fits it to the rewards themselves. Null takes the policy's λ."""
+    """λ of GAE for the critic's returns; 1 fits the critic to the rewards themselves. Null takes the policy's λ."""
     clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """How far the ratio may fall below 1 before the gradient stops."""
     clip_high: Annotated[float, Field(gt=0)] = 0.2
     """How far the ratio may rise above 1; more than clip_low keeps exploration alive."""
     dual_clip: Annotated[float, Field(gt=1)] | None = 3.0
-    """Bounds the loss of tokens with negative advantage and a huge ratio."""
+    """Dual clip: the bound, in multiples of the advantage, of the loss of a token with negative advantage and a large
+    ratio; null for no bound."""
     value_clip: Annotated[float, Field(gt=0)] | None = 0.2
-    """How far the critic may move a value in one step."""
+    """How far the critic may move a value in one step; null for no limit."""
     max_importance_weight: Annotated[float, Field(ge=1)] = 2.0
     """Cap on the importance ratio proximal/behaviour, which corrects for differences between the
     trainer's and the server's logprobs."""
     sequence_mask: Annotated[float, Field(gt=1)] | None = None
-    """Leaves a completion out of the policy loss where the geometric mean of its proximal/behaviour
+    """If set to c, a completion is left out of the policy loss if the geometric mean of its proximal/behaviour
     ratios is outside [1/c, c]."""
     loss_reduction: LossReduction = "token_mean"
-    """Both losses: the mean over the mini-batch's tokens, or the mean of its completions' means."""
+    """How both losses are averaged: over the mini-batch's tokens, or over its completions' means."""
     whiten_advantages: bool = True
     """Normalise GAE's advantages over the step's tokens; rloo and grpo have a scale of their own."""
     skip_zero_advantages: bool = True
-    """Spend nothing on what teaches nothing. Groups of equal rewards are left out with rloo and grpo without a
-    KL penalty, and a mini-batch whose advantages are all zero leaves the policy as it is, where momentum alone
-    would move it. The critic still trains."""
+    """Skip computation that teaches nothing. With rloo and grpo without a KL penalty, groups of equal rewards are left
+    out. A mini-batch whose advantages are all zero leaves the policy as it is, though momentum would move it. The
+    critic still trains."""
     truncation: Literal["bootstrap", "mask"] = "bootstrap"
-    """Truncated completions: bootstrapped by the critic (rloo and grpo have none and take the reward as
-    it is), or left out of the losses and of the comparison with other completions. Bootstrapped ones end in what
-    the critic expects, and their own reward, as of a wrong answer or their length, teaches nothing; where nearly all
-    answers are wrong that can favour running into the limit, which "mask" does not."""
+    """What happens to truncated completions. `bootstrap`: the critic's value at the end replaces their own reward (such
+    as that of a wrong answer, or the length penalty); rloo and grpo, which have no critic, use the reward as it is.
+    `mask`: they are left out of the losses and of the comparison with other completions. If nearly all answers are
+    wrong, `bootstrap` can teach the policy to run into the limit; `mask` does not."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
-    """Coefficient of the KL penalty to the reference: its start, or its value where adaptive_kl is off."""
+    """Coefficient of the KL penalty to the reference: the first value with adaptive_kl, or else the constant value."""
     kl_estimator: KLEstimator = "k1"
     """Schulman's estimator of a token's KL. k1 penalises the KL itself; k2 and k3 have less variance, but
     as a reward their gradient is not the KL's."""
     adaptive_kl: bool = True
-    """Adapt the coefficient so that the KL of a completion stays near target_kl; it stays between
-    a twentieth of kl_coef and twenty times it."""
+    """Adapt the coefficient so that the KL of a completion stays near target_kl. The coefficient stays between
+    a twentieth of kl_coef and twenty times kl_coef."""
     target_kl: Annotated[float, Field(gt=0)] = 0.1
     """KL to the reference, in nats per completion, that the adaptive coefficient aims at."""
     kl_horizon_steps: Annotated[float, Field(ge=1)] | None = 10.0
-    """Steps over which the adaptive coefficient corrects an error. It moves by at most 0.2 / this a step: at
-    10 by 2 %, so a KL far above target_kl doubles it in 35 steps. (K = 0.1 in arXiv 1909.08593, section
-    2.2.) Null counts completions, by kl_horizon."""
+    """Steps over which the adaptive coefficient corrects an error. In one step it moves by at most 0.2 divided by this
+    number: with 10 by 2 %, so a KL far above target_kl doubles it in 35 steps. (K = 0.1 in arXiv 1909.08593, section
+    2.2.) Null counts completions instead of steps, by kl_horizon."""
     kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """The same in completions, where kl_horizon_steps is null; given alone, it is what counts."""
+    """The same in completions. It is used if kl_horizon_steps is null, or if only kl_horizon is given."""
     stop_kl: Annotated[float, Field(gt=0)] | None = None
-    """Ends a step early: the first mini-batch on which the policy has moved by more nats per token is not
-    applied, nor is any after it."""
+    """Ends a step early: the first mini-batch on which the policy has moved by more than this many nats per token is
+    not applied, nor is any after it."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are scaled down to this norm."""
+    """Larger gradients are scaled down to this norm."""
     max_logprob_mismatch: Annotated[float, Field(gt=0)] | None = None
-    """Mean |trainer - server| logprob on tokens of one version above which the run stops: the server
+    """The run stops if the mean |trainer - server| logprob on tokens of one version is above this: the server then
     does not serve what was pushed. Null is 8 times the usual noise of the run's own versions."""
 
     @property

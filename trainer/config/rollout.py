@@ -83,28 +83,28 @@ class RolloutConfig(Section):
     meant_before: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
 
     questions_per_step: Annotated[int, Field(ge=1, le=65_536)] = 8
-    """Questions (groups of arms) of a step: PPO's batch."""
+    """Questions (groups of arms) of a step, which are PPO's batch."""
     samples_per_arm: Annotated[int, Field(ge=1)] = 1
-    """Completions of every arm."""
+    """Completions that each arm generates for a question."""
     max_tokens: Annotated[int, Field(ge=1)] = 256
     """Longest completion, in tokens; longer ones are truncated."""
     arms: Arms = Field(default_factory=build_all_arms)
     """`recipe` (the eight of Regime W), `exploring` (the same names and prompts at temperatures of 0.6 to 1.2 and
-    top_p 1), or a list of arms: names of the recipe's, such as "wolfram_0", and tables with your own."""
+    top_p 1), or a list of arms: names of the recipe's arms, such as "wolfram_0", and tables with your own."""
     prompt_format: PromptFormatChoice = "auto"
     """`chat` renders an arm's system prompt and the question with the model's chat template, `plain` joins
-    them as text; `auto` is chat where the model's tokenizer has a template."""
+    them as text. `auto` is `chat` if the model's tokenizer has a template, else `plain`."""
     stop: StopStrings = ()
-    """Texts that end a completion once they are generated, such as `["\\n\\nQuestion:"]`; they stay in it and
-    are trained on."""
+    """Texts that end a completion once they are generated, such as `["\\n\\nQuestion:"]`. They stay part of the
+    completion and are trained on."""
     seed: Seed | None = None
-    """Seed of the sampling, for reproducible rollouts; without one the server samples a little faster."""
+    """Seed of the sampling, for reproducible rollouts. With null the server samples a little faster."""
     max_staleness: Annotated[int, Field(ge=0)] = 1
-    """How many versions behind the policy a rollout may be when it is trained on. 0 waits for every
-    rollout (strictly on-policy); 1 generates the next batch while this one trains."""
+    """How many versions behind the policy a rollout may be when it is trained on. With 0 the trainer waits for every
+    rollout (strictly on-policy). With 1 the next batch is generated while this one trains."""
     dynamic_sampling: bool = False
-    """Replace questions whose completions all earn the same reward, and so carry no learning signal, by
-    further ones: at most two for each question of a step. (DAPO, arXiv 2503.14476, section 3.2.)"""
+    """Replace questions whose completions all earn the same reward, since they carry no learning signal, by further
+    questions: at most two for each question of a step. (DAPO, arXiv 2503.14476, section 3.2.)"""
 
     @model_validator(mode="before")
     @classmethod
@@ -137,19 +137,19 @@ def short_name(function: str) -> str:
 
 
 class RewardSettings(RewardConfig, SettingsModel):
-    """What a completion earns: the weighted sum of Regime W and of functions of one's own."""
+    """What a completion earns: the weighted sum of Regime W and of your own functions."""
 
     functions: Annotated[
         tuple[Annotated[str, AfterValidator(_is_function)], ...], Field(min_length=1)
     ] = (REGIME_W,)
-    """Functions whose rewards are summed: `regime_w`, which the other keys of this section are about, and those of
-    your own, as `pkg.module:name` or `path/to/file.py:name`, called as TRL calls its reward_funcs: with the lists
-    `prompts` (questions), `completions`, `completion_ids`, `question`, `answer`, `arm` and every other column of the
-    data as keywords. They return a number for each completion, or None where they have no reward for it."""
+    """Functions whose rewards are summed: `regime_w`, which the keys above configure, and your own, as
+    `pkg.module:name` or `path/to/file.py:name`. A function of your own is called as TRL calls its reward_funcs: with the
+    lists `prompts` (questions), `completions`, `completion_ids`, `question`, `answer`, `arm` and every other column of
+    the data as keywords. It returns a number for each completion, or None if it has no reward for it."""
     weights: tuple[float, ...] = ()
-    """Weight of each of functions; empty for 1 each."""
+    """Weight of each entry of reward.functions; empty gives each the weight 1."""
     timeout_s: Annotated[float, Field(gt=0, le=_MAX_TIMEOUT_S)] = 60.0
-    """Seconds that one of your functions may take for one question's completions."""
+    """Longest time that one of your functions may take for one question's completions, in seconds."""
 
     @model_validator(mode="after")
     def _functions_are_told_apart(self) -> Self:

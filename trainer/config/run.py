@@ -25,39 +25,39 @@ class RunConfig(Section):
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     """Steps between checkpoints; the last step always has one."""
     num_checkpoints: Annotated[int, Field(ge=1)] = 3
-    """Newest checkpoints to keep, beside the first and the best one."""
+    """How many of the newest checkpoints to keep, in addition to the first and the best one."""
     num_adapters: Annotated[int, Field(ge=1)] = 20
-    """Newest adapters to keep, beside the best one; at least rollout.max_staleness + 2."""
+    """How many of the newest adapters to keep, in addition to the best one; at least rollout.max_staleness + 2."""
     evaluate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between evaluations: greedy accuracy of the newest version on held-out questions, measured
     while training goes on. The best version's checkpoint is kept. Null never evaluates."""
     num_evaluation_questions: Annotated[int, Field(ge=1)] = 100
     """Held-out questions of an evaluation."""
     return_to_best: bool = False
-    """Go back to the best evaluated step's policy, critic and optimizers where an evaluation finds that
-    accuracy has fallen: the interval of its difference from the best accuracy lies below 0, at 95 % for
-    all pairs of the run's evaluations together: with 200 questions and 20 evaluations a fall from 80 % to
-    63. Rollouts that were already asked for are still trained on. The policy that the run begins with is not
-    evaluated, so nothing returns to it, and after the last step nothing returns: `export --best` takes the
-    best version."""
+    """Go back to the policy, critic and optimizers of the best evaluated step if an evaluation finds that accuracy has
+    fallen: the interval of the difference from the best accuracy must lie below 0, at 95 % for all pairs of the run's
+    evaluations together. With 200 questions and 20 evaluations this is a fall from 80 to 63 %. Rollouts that were
+    already asked for are still trained on. The run never goes back to the policy that it began with, which is not
+    evaluated, nor after its last step: there, `export --best` takes the best version."""
     seed: Seed = 0
     """Seed of the trainer's own randomness."""
     num_threads: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None = None
-    """CPU threads of the trainer. One is best where a server on the same CPUs generates meanwhile; all of them
-    where the two take turns (`rollout.max_staleness` 0)."""
+    """CPU threads of the trainer. One is best if a server on the same CPUs generates at the same time, and all of them if
+    the two take turns (`rollout.max_staleness` 0)."""
     device: Device = "auto"
     """Where the trainer computes."""
     verbose: bool = False
-    """Every term in a step's line instead of those that fit 80 columns; `--verbose` for short. All metrics are
+    """Print every term of a step's line instead of those that fit 80 columns (`--verbose` for short). All metrics are
     in metrics.jsonl anyway."""
     trackers: tuple[TrackerName, ...] = ("tensorboard",)
-    """Where the metrics go beside metrics.jsonl: `tensorboard`, `trackio`, `wandb`, `mlflow`; the last three are
-    extras of these names, and write into the run's folder unless variables of their own say otherwise."""
+    """Where the metrics go in addition to metrics.jsonl: `tensorboard`, `trackio`, `wandb`, `mlflow`. The last three
+    need the extras of these names. All write into the run's folder, unless their own environment variables say
+    otherwise."""
     metrics_port: Annotated[int, Field(ge=0, le=65535)] | None = None
-    """Port of the Prometheus endpoint with the newest step's metrics, /metrics; null opens none, 0 takes a
-    free one."""
+    """Port of the Prometheus endpoint /metrics with the newest step's metrics. Null opens none, 0 takes a free
+    port."""
     metrics_host: str = "127.0.0.1"
-    """Address that the endpoint listens on; it asks for no key."""
+    """Address that the Prometheus endpoint listens on; it asks for no key."""
 
     @model_validator(mode="after")
     def _returns_where_it_evaluates(self) -> Self:

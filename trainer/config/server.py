@@ -38,10 +38,10 @@ class ServerConfig(Section):
     """How to reach the inference server."""
 
     url: _Address = _DEFAULT_URL
-    """Base URL of the server; without user name and password, which is what api_key is for."""
+    """Base URL of the server, without user name and password; use api_key instead."""
     urls: Annotated[tuple[_Address, ...], Field(max_length=_MAX_SERVERS)] = ()
-    """Base URLs of several servers of the same model, in place of url: `train` asks them all, each for a part of
-    every step's groups, and goes on without those that are away. Other commands ask the first."""
+    """Base URLs of several servers of the same model, in place of url. `train` asks each of them for a part of
+    every step's groups, and goes on without those that are away. Other commands ask the first one."""
     api_key: ApiKey | None = Field(
         validate_default=True,
         default_factory=lambda: (
@@ -52,12 +52,12 @@ class ServerConfig(Section):
     )
     """Sent as a bearer token; from REGIME_W_API_KEY by default."""
     request_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """Longest wait without progress, in seconds; then the request is retried. For arms, from one line of the
-    answer to the next, which a server that still generates sends every few seconds; for all other requests,
-    for the whole answer."""
+    """Longest wait without progress, in seconds; then the request is retried. In a request for arms, this is the time
+    from one line of the answer to the next (a server that still generates sends one every few seconds). In all other
+    requests, it is the time for the whole answer."""
     give_up_after_s: Annotated[float, Field(ge=0)] = 600.0
-    """How long requests are retried, in seconds, while the server cannot be reached, fails, is full,
-    restarts or has lost the adapters pushed to it. Then the trainer writes a checkpoint and exits with
+    """How long requests are retried, in seconds, if the server cannot be reached, fails, is full,
+    restarts or has lost the adapters that were pushed to it. Then the trainer writes a checkpoint and exits with
     code 3."""
     push_by_path: bool = False
     """Send the server the path of an adapter instead of uploading it; needs a volume that both see under

@@ -22,23 +22,24 @@ class SFTConfig(Section):
     num_epochs: Annotated[float, Field(gt=0)] = 1.0
     """Passes over the demonstrations."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    """AdamW's, decayed to zero along a cosine."""
+    """Learning rate of AdamW, decayed to zero along a cosine."""
     batch_size: Annotated[int, Field(ge=1)] = 16
-    """Demonstrations (packed rows, with packing) of one optimizer step."""
+    """Demonstrations of one optimizer step (with packing: packed rows)."""
     micro_batch_size: Annotated[int, Field(ge=1)] | None = None
-    """How many of them one forward pass takes; must divide batch_size. Null takes as many as token_budget
-    allows (with packing, one)."""
+    """Demonstrations (with packing: packed rows) of one forward pass; must divide batch_size. Null takes as many as
+    token_budget allows (with packing: one)."""
     token_budget: Annotated[int, Field(ge=1)] = 2_048
-    """Most tokens of one forward pass, counting padding, where micro_batch_size is null. Bounds memory; does
-    not change the gradient."""
+    """Most tokens of one forward pass, padding included, if micro_batch_size is null. It limits memory and does not
+    change the gradient."""
     packing: bool = False
-    """Put several demonstrations into each row of packed_row_tokens; none attends to another."""
+    """Put several demonstrations into each row of packed_row_tokens tokens; none attends to another."""
     packed_row_tokens: Annotated[int, Field(ge=1)] = 2_048
-    """Length of a packed row; a longer demonstration is cut into rows."""
+    """Length of a packed row, in tokens; a longer demonstration is cut into several rows."""
     num_evaluation_examples: Annotated[int, Field(ge=0)] = 200
-    """Held-out questions of data.evaluation_source whose solutions' loss is measured; 0 measures none."""
+    """How many held-out questions of data.evaluation_source are used to measure the loss of their solutions; 0
+    measures none."""
     evaluate_every: Annotated[int, Field(ge=1)] = 50
-    """Steps between measurements of that loss; the last step always has one."""
+    """Steps between measurements of the held-out loss; the last step always has one."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
     """Steps between checkpoints to resume from."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

@@ -21,7 +21,7 @@ class DemoCommand(CommandConfig):
     """
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    """Port of the server; where it is taken, a free one is."""
+    """Port of the server; if it is taken, a free one is used."""
     num_steps: Annotated[int, Field(ge=1)] | None = None
     """Steps of PPO, instead of those of the preset `demo`."""
     num_questions: Annotated[int, Field(ge=1)] = 400
@@ -54,9 +54,9 @@ class ReportCommand(CommandConfig):
 
 
 class WatchCommand(CommandConfig):
-    """Show a run that goes on, in a browser of this machine: the report, refreshed as steps are finished.
+    """Show the report of a running job in a browser of this machine, refreshed as steps are finished.
 
-    Ctrl-C ends it; the run does not notice. Over SSH, forward the port: ssh -L 8100:127.0.0.1:8100 HOST.
+    Ctrl-C ends it and does not affect the run. Over SSH, forward the port: ssh -L 8100:127.0.0.1:8100 HOST.
     """
 
     run: CliPositionalArg[Path]
@@ -66,7 +66,7 @@ class WatchCommand(CommandConfig):
 
 
 class ExportCommand(CommandConfig):
-    """Hand a run's policy on with tokenizer, chat template and model card: to a folder, or to the Hub."""
+    """Export a run's policy with tokenizer, chat template and model card, to a folder or to the Hub."""
 
     run: CliPositionalArg[Path]
     """The run's folder."""
@@ -100,7 +100,7 @@ class DequantizeCommand(CommandConfig):
 
 
 class TextModelCommand(CommandConfig):
-    """Write the language model of a model of text and images alone (Qwen3.5, Gemma 3), to serve and train it."""
+    """Extract the language model from a model of text and images (Qwen3.5, Gemma 3), to serve and train it."""
 
     base_model: CliPositionalArg[NotBlank]
     """A folder, or an id of the Hub."""
@@ -121,13 +121,13 @@ class DoctorConfig(TrainConfig):
     sft: SFTConfig = SFTConfig()
     """Its memory is planned too."""
     role: Role = "both"
-    """What runs on this machine: `both` on one card, or the `server` or the `trainer` alone, where they are
+    """What runs on this machine: `both` on one card, or only the `server` or the `trainer`, if they are
     on two machines and each has its card to itself."""
     ask_server: bool = True
-    """Ask the server too; turn it off before the server is started. The role `server` asks none."""
+    """Ask the server too. Turn it off (--no-ask_server) before the server is started. The role `server` asks none."""
     starts: Literal["server", "trainer"] | None = None
-    """Which of the two is about to start, for which there must be room beside what uses the card now. Null is
-    the server, or with `ask_server` the trainer."""
+    """Which of the two is about to start. The doctor checks that the card has room for it beside what uses the card
+    now. Null is the trainer with ask_server, else the server."""
     card_gib: Annotated[float, Field(gt=0)] | None = None
     """Plan for a GPU of this many GiB instead of the hardware found."""
 
