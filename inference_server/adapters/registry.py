@@ -75,10 +75,11 @@ class AdapterRegistry:
         record = await asyncio.to_thread(self._folder.read_record)
         stored = self._folder.stored_versions()
         self._next_version = max([record.next_version, *(version + 1 for version in stored)])
-        # As many as stay loaded after an upload; older, retired ones may still have files.
-        newest = stored[-(self._loaded.max_loaded - 1) :]
+        kept = [version for version in stored if not self._folder.is_retired(version)]
+        # As many as stay loaded after an upload.
+        newest = kept[-(self._loaded.max_loaded - 1) :]
         active = record.active_version
-        if active is not None and active in stored and active not in newest:
+        if active is not None and active in kept and active not in newest:
             newest = [active, *newest[1:]]
         for version in stored:
             if version in newest:
@@ -200,7 +201,6 @@ class AdapterRegistry:
             if num_leases:
                 raise Conflict(f"version {version} has {num_leases} requests in flight", "version")
             await self._loaded.retire(version)
-            # Files that were left would be served again after a restart.
             self._tidy_soon()
 
     def _tidy_soon(self) -> None:

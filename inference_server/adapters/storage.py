@@ -39,6 +39,7 @@ _COPY_CHUNK_BYTES = 2**20
 # In the format of the sha256sum command, which can check it: a line for the weights and one for the
 # configuration.
 _DIGEST_FILE = f"{ADAPTER_WEIGHTS_FILE}.sha256"
+_RETIRED_FILE = "retired"
 # Padded with spaces, so that a short record overwrites all of a longer one.
 _RECORD_BYTES = 128
 _REFUSED_PREFIX = "refused-"
@@ -144,6 +145,15 @@ class AdapterFolder:
         path = self.path_of(version)
         staged.folder.rename(path)
         return path
+
+    def mark_retired(self, folder: Path) -> None:
+        """Marks a version's files, which are still needed for some moments, as those of none after a restart."""
+        with suppress(OSError):
+            (folder / _RETIRED_FILE).touch()
+
+    def is_retired(self, version: int) -> bool:
+        """Whether a stored version's files were left by `mark_retired`."""
+        return (self.path_of(version) / _RETIRED_FILE).exists()
 
     def discard(self, folder: Path) -> None:
         """Removes the folder of an upload or a version if it exists."""

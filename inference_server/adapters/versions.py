@@ -177,6 +177,7 @@ class LoadedVersions:
         """Unloads a version; `remove_retired_files` removes its files later."""
         held = self._versions.pop(version)
         self._engine.withdraw(held.adapter.name)
+        self._folder.mark_retired(held.adapter.path)
         await self._engine.unload(held.adapter)
         needed_until_s = asyncio.get_running_loop().time() + _LOOKUP_GRACE_S
         self._retired.append(_RetiredFiles(path=held.adapter.path, needed_until_s=needed_until_s))

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,11 @@ async def test_the_next_version_is_above_retired_and_deleted_ones_too(client: Cl
 
 
 async def test_files_of_retired_versions_stay_until_no_request_can_need_them(
-    client: Client, state_dir: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client,
+    restart: Restart,
+    state_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for version in (1, 2):
         await client.put_adapter(version, params={"activate": "false"})
@@ -122,6 +127,11 @@ async def test_files_of_retired_versions_stay_until_no_request_can_need_them(
     await asyncio.wait([upload], timeout=0.1)
     assert await versions_of(client) == (None, [])
     assert all(path.exists() for path in files)
+    # A server that is stopped now does not serve them again.
+    shutil.copytree(state_dir, tmp_path / "stopped")
+    stopped, _ = await restart(state_dir=tmp_path / "stopped")
+    assert await versions_of(stopped) == (None, [])
+    assert not list((tmp_path / "stopped").glob("policy-*"))
     no_lookups.set()
     assert (await upload).status_code == 201
     assert await versions_of(client) == (3, [3])

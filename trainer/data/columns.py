@@ -1,5 +1,6 @@
 """The columns of a record: question, gold answer and choices, by the names that a source gives them."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -146,7 +147,8 @@ def _unambiguous(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[s
                 f"{shape.answer} {answer} is the index of one choice and another choice itself: give the right "
                 "one's letter"
             )
-        if not same and answer == int(answer) and answer not in range(len(choices)):
+        is_index = math.isfinite(answer) and answer == int(answer)
+        if not same and is_index and answer not in range(len(choices)):
             raise ValueError(
                 f"{shape.answer} {answer} is no index of {len(choices)} choices, which begin at 0"
             )

@@ -138,6 +138,8 @@ def _counterfactual(record: Record) -> Record | None:
         id=record.id + _MARK,
         question=changed.question,
         gold=f"#### {changed.gold}",
+        question_name=record.question_name,
+        answer_name=record.answer_name,
         counterfactual_of=record.id,
     )
 

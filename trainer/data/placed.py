@@ -8,8 +8,10 @@ from trainer.config.data import RecordShape
 _DEFAULT = RecordShape()
 _QUESTIONS = ("prompt", "messages")
 """Columns that are read where none is called as data.question is by default: TRL's and verl's."""
-_ANSWERS = ("reward_model.ground_truth", "completion")
-"""The same for data.answer: verl's and TRL's."""
+_ANSWERS = ("reward_model.ground_truth",)
+"""The same for data.answer: verl's."""
+_COMPLETION = "completion"
+"""TRL's, where the messages hold no answer: a data set may have what some model said beside them."""
 _SHOWN_COLUMNS = 20
 _MISSING = object()
 
@@ -28,6 +30,8 @@ def placed(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
         question, said = _of_messages(question)
     found[shape.question] = question
     others = _ANSWERS if shape.answer == _DEFAULT.answer else ()
+    if others and said is _MISSING:
+        others = (*others, _COMPLETION)
     answer = _found(row, shape.answer, others, setting="answer", otherwise=said)
     found[shape.answer] = _of_answer(answer) if isinstance(answer, list | tuple) else answer
     if shape.choices is not None:

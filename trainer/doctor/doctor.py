@@ -9,7 +9,7 @@ from rich.table import Table
 
 from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
-from trainer.config.sections import DoctorConfig
+from trainer.config.sections import DoctorConfig, PolicyConfig
 from trainer.console.advice import low_learning_rate
 from trainer.doctor.data import check_data, check_prompts
 from trainer.doctor.device import check_device, find_card
@@ -23,6 +23,7 @@ from trainer.doctor.server import ask_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
 from trainer.doctor.stack import check_machine, check_versions
 from trainer.errors import UsageError, first_line
+from trainer.io.version_names import START_FOLDER
 from trainer.model.adapter_files import shaped_as_adapter
 
 _LOG_WIDTH = 140
@@ -49,10 +50,9 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         results += check_data(config)
         if model_files[0].status is not CheckStatus.BAD:
             results += check_prompts(config)
-    try:
-        config = config.model_copy(update={"policy": shaped_as_adapter(config.policy)})
-    except UsageError as error:
-        results.append(bad("adapter", str(error), "policy.adapter"))
+    policy, flaw = _started(config)
+    config = config.model_copy(update={"policy": policy})
+    results += [] if flaw is None else [flaw]
     is_nowhere = base_folder(config.model) is None and model_files[0].status is CheckStatus.BAD
     try:
         # What the Hub does not give it would be asked for again and again.
@@ -73,6 +73,19 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     else:
         console.print(f"verdict: {what} can start", style="green", highlight=False)
     return not num_bad
+
+
+def _started(config: DoctorConfig) -> tuple[PolicyConfig, CheckResult | None]:
+    """The policy as it starts, of the shape of its adapter; without one that cannot be read, which is said."""
+    own = config.run.folder / START_FOLDER
+    policy = config.policy
+    if own.is_dir():  # of a run that has begun, whatever has become of policy.adapter
+        policy = policy.model_copy(update={"adapter": own})
+    try:
+        return shaped_as_adapter(policy), None
+    except UsageError as error:
+        flaw = bad("adapter", str(error), "policy.adapter")
+        return policy.model_copy(update={"adapter": None}), flaw
 
 
 def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> list[CheckResult]:

@@ -34,6 +34,7 @@ from trainer.evaluation.records import (
     ModelAnswers,
     QuestionAnswers,
     answers_path,
+    are_answers,
     write_answers,
 )
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all, is_evaluation
@@ -238,10 +239,11 @@ def _require_writable(output: Path) -> None:
     """Refuse an output that cannot be written, or holds something else, before any work is done."""
     if output.is_dir():
         raise UsageError(f"output: {output} is a folder; name a file in it")
-    if output.exists() and not is_evaluation(output):
-        raise UsageError(
-            f"output: {output} exists and is no evaluation, which would replace it; choose another file"
-        )
+    for path, is_ours in ((output, is_evaluation), (answers_path(output), are_answers)):
+        if path.exists() and path.stat().st_size and not is_ours(path):
+            raise UsageError(
+                f"output: {path} exists and is of no evaluation, which would replace it; choose another file"
+            )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

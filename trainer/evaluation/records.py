@@ -15,7 +15,7 @@ from regime_w import AnswerType, ArmOutput, compute_regime_w_scores
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.number import NUMBER
 from trainer.data.sources import Record
-from trainer.errors import UsageError
+from trainer.errors import DataError, UsageError
 from trainer.io.jsonl import read_rows, write_jsonl
 
 
@@ -152,6 +152,14 @@ def answers_path(evaluation: Path) -> Path:
 def write_answers(path: Path, questions: Sequence[QuestionAnswers]) -> None:
     """Write the file atomically."""
     write_jsonl(path, [question.model_dump(mode="json") for question in questions])
+
+
+def are_answers(path: Path) -> bool:
+    """Whether a file begins as `write_answers` writes it."""
+    try:
+        return next(read_answers(path), None) is not None
+    except (DataError, UsageError):
+        return False
 
 
 def read_answers(path: Path) -> Iterator[QuestionAnswers]:

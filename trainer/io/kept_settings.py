@@ -25,13 +25,9 @@ ROLLOUTS_FOLDER = "rollouts"
 _OTHER_COMMANDS = {"rollouts": "train-offline", "sft": "sft"}
 """Keys that the settings of other commands than `train` have."""
 
-_PATHS = frozenset(
-    (
-        *("policy.base_model", "policy.adapter", "data.source", "data.evaluation_source"),
-        *("ppo.critic_rollouts", "rollouts"),
-    )
-)
-"""Keys that may hold a path, which a start from another folder writes otherwise."""
+_ADAPTER = "policy.adapter"
+_SHOWN = 8
+"""Changed keys in a message."""
 
 _Config = TypeVar("_Config", bound=Section)
 
@@ -71,15 +67,17 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
             for key in sorted(before.keys() | now.keys())
             # Earlier versions left out null, even where it is not the default.
             if now.get(key, NULL) not in (before.get(key, NULL), written.get(key, NULL))
-            and not (key in _PATHS and _is_same_path(before.get(key), now.get(key)))
+            # A run that has begun has a copy of the adapter; a path of anything else could be of other content.
+            and not (key == _ADAPTER and _is_same_path(before.get(key), now.get(key)))
             and not any(key == each or key.startswith(f"{each}.") for each in free)
         ]
         if changed:
+            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
             # Beside a file of rollouts its settings have its name.
             is_folder = path.name == CONFIG_FILE
             begun = path.parent if is_folder else path.with_name(path.name.removesuffix(".toml"))
             raise UsageError(
-                f"{begun} was begun with other settings: {'; '.join(changed)}. "
+                f"{begun} was begun with other settings: {'; '.join(changed[:_SHOWN])}{more}. "
                 f"Resume with those of {path}, or choose another {'folder' if is_folder else 'output'}"
             )
         for name, key, _ in _lacking(type(config), stored):
@@ -121,7 +119,7 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
 
 
 def _is_same_path(before: object, now: object) -> bool:
-    """Whether two paths may be of one file: the same, or an absolute one that ends as the other, a relative one, is written."""
+    """Whether two paths may be of one folder: the same, or an absolute one that ends as the other, a relative one."""
     if not (isinstance(before, str) and isinstance(now, str)):
         return False
     relative, absolute = sorted(map(os.path.normpath, (before, now)), key=os.path.isabs)

@@ -9,6 +9,9 @@ from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, adapter_name
 ADAPTERS_FOLDER = "adapters"
 """The folder of a run's versions within the run's."""
 
+START_FOLDER = "start"
+"""The folder of the adapter that a run began with."""
+
 _NAME = re.compile(r"policy-([0-9]{6,})")
 
 

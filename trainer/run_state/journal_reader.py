@@ -28,6 +28,8 @@ class JournalReader:
         self._path = run_folder / JOURNAL_FILE
         self._offsets: dict[int, int] = {}
         self._adapters: dict[int, list[JournaledAdapter]] = {}
+        self._steps_at: dict[int, int] = {}
+        """The offset of each whole line, with the line's step."""
         self.damaged_lines: dict[int, int] = {}
         """Their numbers, counted from 1, with the offsets of their first bytes."""
         self.reward_sources: list[tuple[int, dict[str, str]]] = []
@@ -50,6 +52,8 @@ class JournalReader:
                         self.reward_sources.append((entry.step, entry.reward_sources))
                 else:
                     self._adapters.setdefault(entry.step, []).append(entry)
+                if entry is not None:
+                    self._steps_at[self.num_bytes] = entry.step
                 self.num_bytes += len(line)
         if self.damaged_lines and max(self.damaged_lines) == number:
             self.num_bytes = self.damaged_lines.pop(number)
@@ -98,14 +102,14 @@ class JournalReader:
         return entry
 
     def num_bytes_before(self, step: int) -> int:
-        """How much of the file comes before a step that cannot be done again, without damaged lines next to it.
+        """How much of the file comes before the lines of a step, and before damaged lines directly ahead of them.
 
         A file cut there is the journal of a run that was killed before the step.
         """
-        before = self._offsets.get(step - 1, -1)
-        ends = [o for o in self.damaged_lines.values() if o > before]
-        ends += [offset for later, offset in self._offsets.items() if later >= step]
-        return min(ends, default=self.num_bytes)
+        later = (offset for offset, of_step in self._steps_at.items() if of_step >= step)
+        end = min(later, default=self.num_bytes)
+        before = max((offset for offset in self._steps_at if offset < end), default=-1)
+        return min((o for o in self.damaged_lines.values() if before < o < end), default=end)
 
     def groups(self, entry: JournaledStep, *, vocab_size: int | None = None) -> list[RolloutRow]:
         """The groups that a step trained on.

@@ -33,7 +33,7 @@ from trainer.io.kept_settings import (
     kept_tables,
 )
 from trainer.io.paths import require_folder
-from trainer.io.version_names import ADAPTERS_FOLDER
+from trainer.io.version_names import ADAPTERS_FOLDER, START_FOLDER
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
@@ -41,7 +41,6 @@ from trainer.run_state.journal_reader import JournalReader
 
 _IN_ALL_RUNS = ("policy", "ppo", "run")
 """Tables that the kept settings of every run have."""
-START_FOLDER = "start"
 
 _Config = TypeVar("_Config", TrainConfig, OfflineRunConfig)
 

@@ -74,6 +74,7 @@ def test_no_flag_may_be_abbreviated(vllm_server: Any, flag: str) -> None:
         vllm_server._parse(SETTINGS, [flag], on_cpu=True)
 
 
+@pytest.mark.usefixtures("with_device")
 def test_room_for_fewer_versions_than_may_be_loaded_is_refused(vllm_server: Any) -> None:
     flags = ["--max-loras=2", "--max-cpu-loras=2"]
     with pytest.raises(SettingsError, match="--max-cpu-loras 2 is below --max-loaded-versions 4"):

@@ -167,6 +167,8 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         (MMLU, {**GOOD, "answer": 4}, "answer 4 is no index of 4 choices, which begin at 0"),
         (MMLU, {**GOOD, "answer": 26}, "answer 26 is no index of 4 choices"),
         (MMLU, {**GOOD, "answer": -1}, "answer -1 is no index of 4 choices"),
+        (MMLU, {**GOOD, "answer": float("inf")}, "answer: Input should be a valid string"),
+        (MMLU, {**GOOD, "answer": float("nan")}, "answer: Input should be a valid string"),
         (MMLU, {**GOOD, "answer": True}, "answer: Input should be a valid string"),
         (MMLU, {**GOOD, "answer": "Oslo"}, "answer: 'Oslo' is not one choice"),
         (MMLU, {**GOOD, "answer": "A or B"}, "answer: 'A or B' is not one choice"),

@@ -1,6 +1,7 @@
 """Counterfactual questions of a run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,15 @@ def test_one_number_is_changed_and_the_answer_worked_out_again() -> None:
         assert sum(one != other for one, other in zip(words, changed, strict=True)) == 1
         assert not counterfactual.is_answered_by(record.gold)
         assert counterfactual.id == f"{record.id}~"
+
+
+def test_a_counterfactual_has_the_columns_of_its_question_under_their_names() -> None:
+    named = [replace(r, question_name="problem", answer_name="solution") for r in RECORDS]
+    made = made_of(run(), named)
+    assert made
+    for counterfactual in made:
+        own = {"problem": counterfactual.question, "solution": counterfactual.gold}
+        assert counterfactual.named_columns == own
 
 
 # --- what is held out ----------------------------------------------------------------------------

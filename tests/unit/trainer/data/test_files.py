@@ -145,6 +145,7 @@ def test_a_file_that_is_not_what_its_ending_says_is_refused_in_one_line(
         ({"prompt": "1 + 1?", "answer": "2"}, {}, "1 + 1?", "2"),
         ({"prompt": "1 + 1?", "completion": "So #### 2"}, {}, "1 + 1?", "So #### 2"),
         ({"prompt": [SYSTEM, USER], "completion": [ASSISTANT]}, {}, "1 + 1?", "So #### 2"),
+        ({"messages": [USER, ASSISTANT], "completion": "3"}, {}, "1 + 1?", "So #### 2"),
         ({"prompt": [USER], "answer": "2"}, {}, "1 + 1?", "2"),
         ({"prompt": [SYSTEM, USER], "answer": 2}, {}, "1 + 1?", "2"),
         ({"question": "2?", "prompt": [USER], "answer": "2"}, {}, "2?", "2"),

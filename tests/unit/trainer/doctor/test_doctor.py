@@ -31,7 +31,7 @@ from trainer.config.sections import (
     ServeConfig,
     SFTConfig,
 )
-from trainer.doctor.data import check_data
+from trainer.doctor.data import check_data, check_prompts
 from trainer.doctor.device import Card, check_device
 from trainer.doctor.disk import check_disk, check_model_files
 from trainer.doctor.doctor import run_doctor
@@ -450,22 +450,20 @@ def test_what_a_model_with_states_needs_is_said_before_the_run_says_it(
     assert "sequences' states" in text
 
 
-def test_chat_prompts_of_a_model_that_has_none_are_bad(
-    model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = {"rollout": RolloutConfig(prompt_format="chat")}
-    assert "rollout.prompt_format is chat" not in doctors_text(config_of(model, **asked), capsys)
+def test_chat_prompts_of_a_model_that_has_none_are_bad(model: Path) -> None:
+    asked = config_of(model, rollout=RolloutConfig(prompt_format="chat"))
+    assert [*check_prompts(asked)] == []
     (model / "chat_template.jinja").unlink()
-    text = doctors_text(config_of(model, **asked), capsys)
-    assert "rollout.prompt_format is chat, but the tokenizer has no chat template" in text
+    found = only(check_prompts(asked))
+    said = "rollout.prompt_format is chat, but the tokenizer has no chat template"
+    assert (found.status, found.text.startswith(said)) == (CheckStatus.BAD, True)
+    assert [*check_prompts(config_of(model))] == []
 
 
-def test_held_out_questions_that_are_named_are_looked_for(
-    model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    named = {"data": DataConfig(evaluation_source="gone.jsonl")}
-    text = doctors_text(config_of(model, **named), capsys)
-    assert "data source 'gone.jsonl' is no file that exists" in text
+def test_held_out_questions_that_are_named_are_looked_for(model: Path) -> None:
+    _, found = check_data(config_of(model, data=DataConfig(evaluation_source="gone.jsonl")))
+    assert found.status is CheckStatus.BAD
+    assert found.text.startswith("data source 'gone.jsonl' is no file that exists")
 
 
 def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_one(
@@ -483,6 +481,11 @@ def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_
     assert started_size == fresh_size
     gone = PolicyConfig(base_model=str(model), adapter=tmp_path / "gone")
     assert "policy.adapter" in doctors_text(config_of(model, policy=gone), capsys)
+    # A run that has begun has its own.
+    adapter.rename(tmp_path / "start")
+    begun = doctors_text(config_of(model, policy=gone, run=RunConfig(folder=tmp_path)), capsys)
+    assert re.findall(r"4 adapters\W+([\d.]+ .iB)", begun) == fresh_size
+    assert "policy.adapter" not in begun
 
 
 def test_a_module_may_be_named_by_the_end_of_its_name(model: Path) -> None:

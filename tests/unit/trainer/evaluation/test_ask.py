@@ -516,7 +516,7 @@ def test_training_questions_that_cannot_be_read_stop_no_evaluation(tmp_path: Pat
     [
         ('{"question": "mine"}\n', True),
         ('{"models": []}', True),
-        ("", True),
+        ("", False),
         ('{"models": [], "num_questions": 1, "of": "an earlier version"}', False),
     ],
 )
@@ -527,9 +527,18 @@ async def test_an_output_is_replaced_only_where_it_is_an_evaluation(
     output.write_text(content)
     asked = config("Base=base", output=output)
     if is_kept:
-        with pytest.raises(UsageError, match=r"output: .*mine\.jsonl exists and is no evaluation"):
+        with pytest.raises(
+            UsageError, match=r"output: .*mine\.jsonl exists and is of no evaluation"
+        ):
             await run(FakeServer({BASE: 3}), asked)
         assert output.read_text() == content
     else:
         await run(FakeServer({BASE: 3}), asked)
         assert Evaluation.read(output).num_questions == len(RECORDS)
+        await run(FakeServer({BASE: 3}), asked)
+        answers_path(output).write_text("mine\n")
+        with pytest.raises(
+            UsageError, match=r"mine\.answers\.jsonl exists and is of no evaluation"
+        ):
+            await run(FakeServer({BASE: 3}), asked)
+        assert answers_path(output).read_text() == "mine\n"

@@ -378,7 +378,7 @@ def test_the_folder_of_an_sft_is_not_overwritten(is_weights: bool, tmp_path: Pat
         ("runs/sft", None, False),
     ],
 )
-def test_a_path_may_be_written_from_another_folder(
+def test_an_adapter_may_be_written_from_another_folder(
     before: str, now: str | None, is_same: bool, tmp_path: Path
 ) -> None:
     def keep(adapter: str | None) -> None:
@@ -391,6 +391,34 @@ def test_a_path_may_be_written_from_another_folder(
     else:
         with pytest.raises(UsageError, match=r"policy\.adapter was "):
             keep(now)
+
+
+@pytest.mark.parametrize(
+    ("key", "before", "now"),
+    [
+        ("policy.base_model", "models/base", "/home/me/models/base"),
+        ("data.source", "train.jsonl", "/home/me/train.jsonl"),
+    ],
+)
+def test_a_path_of_what_a_run_reads_again_is_another_setting(
+    key: str, before: str, now: str, tmp_path: Path
+) -> None:
+    """What lies there could be something else: a run has no copy of it."""
+    section, name = key.split(".")
+    keep_settings(
+        tmp_path / CONFIG_FILE, TrainConfig.model_validate({section: {name: before}}), free=()
+    )
+    with pytest.raises(UsageError, match=f"{key} was {before} and is {now}"):
+        keep_settings(
+            tmp_path / CONFIG_FILE, TrainConfig.model_validate({section: {name: now}}), free=()
+        )
+
+
+def test_of_many_other_settings_some_are_shown(tmp_path: Path) -> None:
+    keep_settings(tmp_path / CONFIG_FILE, TrainConfig(), free=())
+    with pytest.raises(UsageError, match=r"; and \d+ more\. Resume") as caught:
+        keep_settings(tmp_path / CONFIG_FILE, SFTRunConfig(), free=())
+    assert str(caught.value).count(" was ") == 8 + 1
 
 
 def test_a_file_of_rollouts_with_other_settings_is_called_by_its_name(tmp_path: Path) -> None:

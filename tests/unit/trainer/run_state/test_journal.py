@@ -200,6 +200,30 @@ def test_a_bit_flipped_in_rollouts_names_their_step(place: float, bit: int) -> N
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("damaged", "step", "first_lost"),
+    [
+        ((), 2, 3),
+        ((3,), 2, 3),
+        # Directly ahead of the step's line, and not: what lies between is kept.
+        ((2,), 2, 2),
+        ((1,), 2, 3),
+        ((0, 1, 2), 2, 0),
+        ((5,), 3, 5),
+        ((), 4, 7),
+    ],
+)
+def test_a_journal_is_cut_ahead_of_a_step(
+    damaged: tuple[int, ...], step: int, first_lost: int, tmp_path: Path
+) -> None:
+    write(tmp_path, 3)  # adapter 0, step 1, adapter 1, step 2, adapter 2, step 3, adapter 3
+    path = tmp_path / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(b"{\n" if i in damaged else line for i, line in enumerate(lines)))
+    sizes = [2 if i in damaged else len(line) for i, line in enumerate(lines)]
+    assert JournalReader(tmp_path).num_bytes_before(step) == sum(sizes[:first_lost])
+
+
 def test_rollouts_that_are_gone_name_their_step(tmp_path: Path) -> None:
     write(tmp_path, 2)
     rollouts_file(tmp_path, 1).unlink()
