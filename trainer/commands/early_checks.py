@@ -1,6 +1,7 @@
 """What settings alone, and the names of files in them, tell to be wrong: refused before torch is imported."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
@@ -10,7 +11,7 @@ from trainer.data.held_out import require_held_out
 from trainer.data.sources import require_source
 from trainer.errors import DataError, UsageError
 from trainer.export.target import require_outside_versions, require_target
-from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.kept_settings import CONFIG_FILE, kept_tables
 from trainer.io.paths import require_folder, shown_path
 from trainer.model.adapter_files import require_adapter
 from trainer.model.base_files import require_base_model
@@ -89,9 +90,12 @@ def require_output(output: Path) -> None:
     """Refuse a folder that an adapter cannot be written to.
 
     Raises:
-        UsageError: It cannot be made, or holds an adapter that nothing says the settings of.
+        UsageError: It cannot be made, is a run's, or holds an adapter that nothing says the settings of.
     """
     require_folder(output, field="output")
+    with suppress(FileNotFoundError):
+        if "ppo" in kept_tables(output / CONFIG_FILE):
+            raise UsageError(f"output: {output} is the folder of a run; choose another folder")
     if (output / ADAPTER_WEIGHTS_FILE).exists() and not (output / CONFIG_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")
 

@@ -21,9 +21,10 @@ from trainer.commands import early_checks, sft
 from trainer.commands.sft import run_sft
 from trainer.commands.sft_callbacks import ProgressCallback
 from trainer.commands.sft_examples import sft_examples, within_context
-from trainer.config.sections import DataConfig, PolicyConfig, SFTRunConfig
+from trainer.config.sections import DataConfig, PolicyConfig, SFTRunConfig, TrainConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError, UsageError
+from trainer.io.kept_settings import as_toml
 from trainer.model.base_model import load_base
 
 CPU = torch.device("cpu")
@@ -129,6 +130,12 @@ def test_a_signal_ends_it_after_the_step_with_a_checkpoint_of_it(
     )
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert without_losses(asked.output) == without_losses(trained)
+
+
+def test_the_folder_of_a_run_takes_no_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(as_toml(TrainConfig()))
+    with pytest.raises(UsageError, match=r"output: .* is the folder of a run; choose another"):
+        early_checks.check_sft(config(tiny_base, tmp_path))
 
 
 def test_a_finished_adapter_is_left_as_it_is(
