@@ -22,12 +22,6 @@ TrainerError
 from pathlib import Path
 
 
-def first_line(error: BaseException) -> str:
-    """First line of an error's message, or the name of its type where there is no message."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 class TrainerError(Exception):
     """The message is one line that says what happened and what to do."""
 
@@ -149,3 +143,14 @@ class ServerRejectedError(ServerError):
         super().__init__(f"the server answered {status}: {message}")
         self.status = status
         self.param = param
+
+
+BETWEEN_STEPS = (
+    ServerError,
+    SyncError,
+    NonFiniteError,
+    OutOfMemoryError,
+    RankLostError,
+    RewardFunctionError,
+)
+"""Errors that end a run between two steps, so that what is done can be saved."""

@@ -11,7 +11,7 @@ from trainer.data.held_out import require_held_out
 from trainer.data.sources import require_source
 from trainer.errors import DataError, UsageError
 from trainer.export.target import require_outside_versions, require_target
-from trainer.io.kept_settings import CONFIG_FILE, kept_tables
+from trainer.io.kept_settings import CONFIG_FILE, command_of, kept_tables
 from trainer.io.paths import require_folder, shown_path
 from trainer.model.adapter_files import require_adapter
 from trainer.model.base_files import require_base_model
@@ -94,7 +94,7 @@ def require_output(output: Path) -> None:
     """
     require_folder(output, field="output")
     with suppress(FileNotFoundError):
-        if "ppo" in kept_tables(output / CONFIG_FILE):
+        if command_of(kept_tables(output / CONFIG_FILE)) in ("train", "train-offline"):
             raise UsageError(f"output: {output} is the folder of a run; choose another folder")
     if (output / ADAPTER_WEIGHTS_FILE).exists() and not (output / CONFIG_FILE).exists():
         raise UsageError(f"output: {output} holds an adapter already; choose another folder")

@@ -24,7 +24,7 @@ from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.doctor.memory import plan_in_message
-from trainer.errors import NonFiniteError, OutOfMemoryError, RewardFunctionError
+from trainer.errors import BETWEEN_STEPS
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
@@ -108,7 +108,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
                 try:
                     with plan_in_message(learner.config):
                         training.step()
-                except (RewardFunctionError, NonFiniteError, OutOfMemoryError):
+                except BETWEEN_STEPS:
                     training.save()
                     raise
                 if training.is_due or stop.requested:

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
+from inference_server.wire.settings_errors import first_line
 from trainer.config.sections import DoctorConfig
 from trainer.data.held_out import is_on_hub, require_held_out
 from trainer.data.sources import load_records, require_source
 from trainer.data.word_problems import Split
 from trainer.doctor.results import CheckResult, bad, note, ok
-from trainer.errors import TrainerError, UsageError, first_line
+from trainer.errors import TrainerError, UsageError
 from trainer.io.kept_settings import CONFIG_FILE
 from trainer.model.prompts import flaw_in_format, load_renderer
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from inference_server.wire.base_fingerprint import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
+from inference_server.wire.settings_errors import first_line
 from trainer.config.sections import DoctorConfig, PolicyConfig
 from trainer.console.advice import low_learning_rate
 from trainer.doctor.data import check_data, check_prompts
@@ -22,7 +23,7 @@ from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_tex
 from trainer.doctor.server import ask_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
 from trainer.doctor.stack import check_machine, check_versions
-from trainer.errors import UsageError, first_line
+from trainer.errors import UsageError
 from trainer.io.version_names import START_FOLDER
 from trainer.model.adapter_files import shaped_as_adapter
 

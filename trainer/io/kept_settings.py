@@ -22,8 +22,8 @@ CONFIG_FILE = "config.toml"
 ROLLOUTS_FOLDER = "rollouts"
 """The folder of a run's own files of rollouts."""
 
-_OTHER_COMMANDS = {"rollouts": "train-offline", "sft": "sft"}
-"""Keys that the settings of other commands than `train` have."""
+_COMMANDS = {"rollouts": "train-offline", "sft": "sft", "ppo": "train"}
+"""By the first of these keys that kept settings have, the command that wrote them."""
 
 _ADAPTER = "policy.adapter"
 _SHOWN = 8
@@ -172,6 +172,11 @@ def is_as_kept(path: Path) -> bool:
         return False
 
 
+def command_of(kept: Mapping[str, Any]) -> str | None:
+    """The command whose settings these are; None where nothing says."""
+    return next((command for key, command in _COMMANDS.items() if key in kept), None)
+
+
 def table_of(kept: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """A table of kept settings; empty where it is missing or no table."""
     found = kept.get(name)
@@ -222,12 +227,11 @@ def read_run_config(folder: Path) -> TrainConfig:
     path = folder / CONFIG_FILE
     try:
         tables = kept_tables(path)
-        for key, command in _OTHER_COMMANDS.items():
-            if key in tables:
-                raise UsageError(
-                    f"{folder} is of `{command}`, which has no journal of rollouts: there is nothing to replay. Run "
-                    f"`{command}` with other settings in another folder to see what they change"
-                )
+        if (command := command_of(tables)) not in (None, "train"):
+            raise UsageError(
+                f"{folder} is of `{command}`, which has no journal of rollouts: there is nothing to replay. Run "
+                f"`{command}` with other settings in another folder to see what they change"
+            )
         return TrainConfig.read_kept(tables)
     except FileNotFoundError:
         raise UsageError(f"{folder} holds no run: there is no {CONFIG_FILE} in it") from None

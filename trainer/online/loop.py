@@ -15,13 +15,8 @@ from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.errors import (
+    BETWEEN_STEPS,
     CheckpointError,
-    NonFiniteError,
-    OutOfMemoryError,
-    RankLostError,
-    RewardFunctionError,
-    ServerError,
-    SyncError,
 )
 from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
@@ -42,15 +37,6 @@ from trainer.run_state.checkpoint import (
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledStep
 
-_CHECKPOINTED = (
-    ServerError,
-    SyncError,
-    NonFiniteError,
-    OutOfMemoryError,
-    RankLostError,
-    RewardFunctionError,
-)
-"""Errors that end a run between two steps, so that what is done can be saved."""
 _FINISH_WITHIN_S = 5.0
 """How long the end of a step may wait for the server once a signal asks to stop; `docker stop` waits 10 s."""
 
@@ -114,7 +100,7 @@ class Training:
                 self.proofs.prove(self.versions.newest, self.learner.roles)
             # A run is finished once its last step has a checkpoint.
             self._save()
-        except (Stopped, *_CHECKPOINTED) as error:
+        except (Stopped, *BETWEEN_STEPS) as error:
             # Weights that were learned but not published are not saved: the journal has their step,
             # and the next start does it again.
             newest = step_of(checkpoint_folders(self.config.folder)[-1])

@@ -28,6 +28,7 @@ from trainer.io.kept_settings import (
     ROLLOUTS_FOLDER,
     as_begun,
     as_toml,
+    command_of,
     is_as_kept,
     keep_settings,
     kept_tables,
@@ -134,7 +135,7 @@ def _refuse_to_overwrite(path: Path) -> None:
             "folder"
         )
     if (path.parent / ADAPTER_WEIGHTS_FILE).exists() or (
-        path.exists() and "sft" in kept_tables(path)
+        path.exists() and command_of(kept_tables(path)) == "sft"
     ):
         raise UsageError(
             f"run.folder: {path.parent} holds the adapter, settings and metrics of something else, such as `sft`; choose "

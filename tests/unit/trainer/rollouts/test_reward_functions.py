@@ -356,10 +356,9 @@ def test_rewards_too_large_to_add_or_train_are_an_error_that_names_the_function(
     assert f"a reward of {said} for completion 1 of question 'r2' is too large" in str(caught.value)
 
 
-def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_path: Path) -> None:
-    name = function(f"{COUNT}time.sleep(1e6)")
-    config = RewardSettings(functions=(name,), timeout_s=86_000)
-    errors: list[BaseException] = []
+def error_of_a_score_that_is_left(config: RewardSettings, *, once: Path) -> RewardFunctionError:
+    """What a score ends with where the block is left as soon as a file is there."""
+    errors: list[RewardFunctionError] = []
 
     def score(opened: RewardFunctions) -> None:
         try:
@@ -370,10 +369,18 @@ def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_pat
     with RewardFunctions(config) as opened:
         thread = threading.Thread(target=score, args=(opened,))
         thread.start()
-        while not (tmp_path / "mine.py.calls").exists():
+        while not once.exists():
             time.sleep(0.01)
     thread.join()
-    assert "the run is stopping" in str(errors[0])
+    (error,) = errors
+    return error
+
+
+def test_leaving_ends_a_call_in_the_middle(function: Callable[..., str], tmp_path: Path) -> None:
+    name = function(f"{COUNT}time.sleep(1e6)")
+    config = RewardSettings(functions=(name,), timeout_s=86_000)
+    error = error_of_a_score_that_is_left(config, once=tmp_path / "mine.py.calls")
+    assert "the run is stopping" in str(error)
     assert (tmp_path / "mine.py.calls").read_text() == "x"
 
 
@@ -389,21 +396,8 @@ def test_leaving_does_not_wait_for_a_process_that_loads(tmp_path: Path) -> None:
         "    os._exit(1)\n"
     )
     config = RewardSettings(functions=(f"{path}:f",), timeout_s=86_000)
-    errors: list[BaseException] = []
-
-    def score(opened: RewardFunctions) -> None:
-        try:
-            opened.score(RECORD, GROUP, config)
-        except RewardFunctionError as error:
-            errors.append(error)
-
-    with RewardFunctions(config) as opened:
-        thread = threading.Thread(target=score, args=(opened,))
-        thread.start()
-        while not loads_again.exists():
-            time.sleep(0.01)
-    thread.join()
-    assert "the run is stopping" in str(errors[0])
+    error = error_of_a_score_that_is_left(config, once=loads_again)
+    assert "the run is stopping" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 import pytest
 
-from inference_server.wire import settings_errors
-from trainer import errors
+from inference_server.wire.settings_errors import first_line
 
 
 @pytest.mark.parametrize(
@@ -14,5 +13,4 @@ from trainer import errors
     ],
 )
 def test_the_first_line_of_an_error_is_never_empty(message: str, line: str) -> None:
-    error = OSError(message)
-    assert errors.first_line(error) == settings_errors.first_line(error) == line
+    assert first_line(OSError(message)) == line
