@@ -3,25 +3,21 @@
 The files are JSONL, plain, .gz or .zst, as the trainer or the recipe's collector writes it.
 """
 
-import gzip
-import zlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from regime_w.algebra.math_process import LibraryMissing
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of
 from regime_w.arms import ArmOutput
+from regime_w.compressed_lines import DAMAGED, lines_of
 from regime_w.config import RewardConfig
 from regime_w.counterfactual.pairs import PairedQuestion
 from regime_w.reward import GroupReward, reward_group
 
-_CHUNK_BYTES = 2**16
 NUM_SHOWN = 10
 """How many of the groups with the largest changes are listed."""
 
@@ -79,43 +75,14 @@ def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
             is not installed.
     """
     try:
-        with _open(path) as lines:
-            for number, line in enumerate(lines, 1):
+        with path.open("rb") as file:
+            for number, line in enumerate(lines_of(file, path.suffix.lower()), 1):
                 if line.strip():
                     yield _rescore(line, f"{path}:{number}", config)
     except OSError as error:
         raise RescoreError(f"{path}: {error.strerror or error}") from error
-    except (EOFError, zlib.error, zstandard.ZstdError) as error:
+    except DAMAGED as error:
         raise RescoreError(f"{path}: truncated or not compressed as it is named") from error
-
-
-def _open(path: Path) -> AbstractContextManager[Iterable[bytes]]:
-    match path.suffix.lower():
-        case ".gz":
-            return gzip.open(path)
-        case ".zst":
-            return closing(_zstd_lines(path))
-        case _:
-            return path.open("rb")
-
-
-def _zstd_lines(path: Path) -> Generator[bytes, None, None]:
-    """The lines of a file of zstd frames.
-
-    Raises:
-        EOFError: Its last frame is cut off, of which zstandard's own readers say nothing.
-    """
-    pending, frame = b"", None
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            while chunk:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
-                *lines, pending = (pending + frame.decompress(chunk)).split(b"\n")
-                yield from lines
-                chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame is not None:
-        raise EOFError
-    yield pending
 
 
 def _parse(line: bytes, where: str) -> _RowToRescore:

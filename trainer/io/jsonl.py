@@ -5,11 +5,10 @@ tool reads as one file. So a kill can damage only the last row, and `repair` rem
 """
 
 import gzip
-import io
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self, TypeVar
@@ -18,6 +17,7 @@ import zstandard
 from pydantic import BaseModel, ValidationError
 
 from inference_server.wire.json_text import JsonFlaw, check_flaws
+from regime_w.compressed_lines import DAMAGED, lines_of
 from trainer.errors import DataError
 from trainer.io.durable import write_file
 from trainer.io.paths import open_plain
@@ -53,13 +53,13 @@ def raw_lines(path: Path) -> Iterator[bytes]:
     suffix = _suffix(path)
     try:
         with open(path, "rb", opener=open_plain) as file:
-            for number, line in enumerate(_decompressed(file, suffix), 1):
+            for number, line in enumerate(lines_of(file, suffix), 1):
                 if line.startswith(_UTF_16):
                     raise DataError(f"{path}:{number}: UTF-16; save the file as UTF-8")
                 yield line
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
-    except (EOFError, zlib.error, zstandard.ZstdError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: truncated or not {suffix[1:]}: {error}") from None
 
 
@@ -116,15 +116,6 @@ def row_error(error: ValidationError, where: str) -> DataError:
 def _suffix(path: Path) -> str:
     """The ending that says how a file is compressed; ``.GZ`` is gzip too."""
     return path.suffix.lower()
-
-
-def _decompressed(file: BinaryIO, suffix: str) -> Iterable[bytes]:
-    if suffix == ".gz":
-        return gzip.open(file)
-    if suffix == ".zst":
-        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return io.BufferedReader(reader)
-    return file
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> None:

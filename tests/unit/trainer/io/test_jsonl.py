@@ -69,8 +69,9 @@ def test_a_file_of_another_kind_is_an_error_that_names_it(suffix: str, tmp_path:
         assert "\n" not in str(caught.value)
 
 
-def test_a_truncated_gzip_file_is_an_error_where_it_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl.gz"
+@pytest.mark.parametrize("suffix", SUFFIXES[1:])
+def test_a_truncated_file_is_an_error_where_it_is_read(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"rows.jsonl{suffix}"
     append(path, ROWS)
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DataError, match="truncated"):
