@@ -20,13 +20,12 @@ from benchmarks.learning.demo_runs import (
     NUM_STEPS,
     benchmark_server,
     demo_config,
-    score_at_random,
     sft_adapter,
     train_quietly,
 )
 from benchmarks.learning.evaluation import correct_answers, curve_path, greedy_prompt
 from benchmarks.learning.kept_runs import folder_of_runs
-from benchmarks.learning.rows import RANDOM_REWARD
+from benchmarks.learning.rows import AT_RANDOM, RANDOM_REWARD
 from benchmarks.learning.tasks import TASKS, Task
 from benchmarks.markdown import markdown_table
 from regime_w import ArmSpec, RewardConfig, build_exploring_arms
@@ -62,7 +61,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "RLOO": RLOO,
     "RLOO, coherence 0": (*RLOO, *NO_COHERENCE),
     "RLOO, counterfactual pairs": (*RLOO, *COUNTERFACTUAL),
-    RANDOM_REWARD: (),
+    RANDOM_REWARD: AT_RANDOM,
 }
 _NUM_AT_ONCE = 32
 
@@ -146,7 +145,7 @@ def _trained(
             overrides=ROWS[row],
             task=task,
         )
-        train_quietly(config, score_at_random if row == RANDOM_REWARD else score_group)
+        train_quietly(config)
     return sorted((folder / "adapters").glob("policy-??????"))[-1]
 
 

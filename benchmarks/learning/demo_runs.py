@@ -1,24 +1,17 @@
 """Runs of deploy/configs/demo.toml from one SFT adapter on one server, as the learning benchmarks train them."""
 
 import contextlib
-import random
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.learning.rows import RANDOM_REWARD, ROWS
+from benchmarks.learning.rows import ROWS
 from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import running_server
-from inference_server.wire.schemas import ArmGroup
-from regime_w import RewardConfig
-from regime_w.counterfactual.pairs import PairedQuestion
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
 from trainer.console.tracking import read_metrics
-from trainer.data.sources import Record
-from trainer.rollouts.groups import Score, ScoredGroup, score_group
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
 NUM_STEPS = 12
@@ -90,14 +83,14 @@ def demo_config(
     )
 
 
-def train_quietly(config: TrainConfig, score: Score = score_group) -> None:
+def train_quietly(config: TrainConfig) -> None:
     """Train, and leave what it says beside the run's folder."""
     from trainer.online.setup import train
 
     config.run.folder.parent.mkdir(parents=True, exist_ok=True)
     log_path = config.run.folder.with_suffix(".log")
     with log_path.open("w") as log, contextlib.redirect_stdout(log):
-        train(config, score=score)
+        train(config)
 
 
 def warm_up(model: Path, sft: Path, url: str) -> None:
@@ -132,13 +125,4 @@ def train_row(
     config = demo_config(
         model, sft, url, folder, seed=seed, num_steps=num_steps, overrides=ROWS[row], task=task
     )
-    train_quietly(config, score_at_random if row == RANDOM_REWARD else score_group)
-
-
-def score_at_random(
-    record: Record, group: ArmGroup, config: RewardConfig, paired: PairedQuestion | None = None
-) -> ScoredGroup:
-    """A group whose rewards have nothing to do with what it says."""
-    rng = random.Random(f"{record.id}/{group.policy_version}")
-    rewards = tuple(rng.choice((config.wrong_base, config.correct_bonus)) for _ in group.arms)
-    return replace(score_group(record, group, config, paired), rewards=rewards)
+    train_quietly(config)

@@ -1,6 +1,8 @@
 """What is compared in `python -m benchmarks.learning`: each row's name, and the flags by which it differs from the demo."""
 
 RANDOM_REWARD = "random reward"
+AT_RANDOM = ("--reward.functions", '["benchmarks.learning.random_reward:random_reward"]')
+"""Its settings."""
 DEFAULT = "exploring, grpo (the demo)"
 RECIPE_ARMS = ("--rollout.arms", "recipe")
 
@@ -47,5 +49,5 @@ ROWS: dict[str, tuple[str, ...]] = {
     "difference, gae": (*RECIPE_ARMS, *CRITIC, "--reward.credit", "difference"),
     "per_arm, rloo": (*RECIPE_ARMS, "--ppo.advantage", "rloo"),
     "per_arm, grpo": RECIPE_ARMS,
-    RANDOM_REWARD: (),
+    RANDOM_REWARD: AT_RANDOM,
 }

@@ -47,8 +47,7 @@ from trainer.evaluation.ask import run_evaluation
 from trainer.evaluation.results import EVALUATION_FILE
 from trainer.io.jsonl import write_jsonl
 from trainer.io.kept_settings import CONFIG_FILE
-from trainer.report.page import write_report
-from trainer.report.verdict import print_verdict
+from trainer.report.page import report_run
 from trainer.rollouts import groups as rollouts
 
 DEMO = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
@@ -93,9 +92,7 @@ def main() -> None:
                 train_run(name, folder, server.url, sft, arguments.model)
             evaluate_run(folder, server.url, sft, arguments)
             print(f"\n=== {name}")
-            report = write_report(folder)
-            print_verdict(report.verdict, Console())
-            print(report.path)
+            print(report_run(folder, Console()))
             if arguments.fixtures is not None:
                 write_fixture(folder, arguments.fixtures / name)
 

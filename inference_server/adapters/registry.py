@@ -15,6 +15,7 @@ from inference_server.adapters.storage import (
     RegistryRecord,
     StagedAdapter,
     Upload,
+    remove_path,
 )
 from inference_server.adapters.validation import validate_adapter
 from inference_server.adapters.versions import AdapterIdentity, LoadedVersions
@@ -85,7 +86,7 @@ class AdapterRegistry:
             if version in newest:
                 await self._restore(version)
             else:
-                await asyncio.to_thread(self._folder.discard, self._folder.path_of(version))
+                await asyncio.to_thread(remove_path, self._folder.path_of(version))
         if active is not None and active in self._loaded:
             self._loaded.activate(active)
 
@@ -133,7 +134,7 @@ class AdapterRegistry:
                 return self._loaded.info(version), created
         finally:
             if staged.folder.exists():
-                await asyncio.to_thread(self._folder.discard, staged.folder)
+                await asyncio.to_thread(remove_path, staged.folder)
 
     def _stage(self, upload: Upload) -> tuple[StagedAdapter, AdapterIdentity]:
         """Writes an upload to the folder and checks it there, before the engine loads it."""
@@ -143,7 +144,7 @@ class AdapterRegistry:
                 raise InvalidAdapter(f"the weights file has digest {staged.sha256}", "sha256")
             config = validate_adapter(staged, self._traits)
         except BaseException:
-            self._folder.discard(staged.folder)
+            remove_path(staged.folder)
             raise
         return staged, AdapterIdentity(sha256=staged.sha256, config=config)
 
@@ -164,7 +165,7 @@ class AdapterRegistry:
         try:
             await self._load(version, replace(staged, folder=path), identity)
         except BaseException as error:
-            await asyncio.to_thread(self._folder.discard, path)
+            await asyncio.to_thread(remove_path, path)
             if isinstance(error, AdapterRejected):
                 raise InvalidAdapter(
                     f"the engine rejected it: {error}", ADAPTER_WEIGHTS_FILE

@@ -82,7 +82,7 @@ class RegistryRecord(BaseModel):
     next_version: int = Field(default=0, ge=0, le=NUM_VERSIONS)
 
 
-def remove(path: Path) -> None:
+def remove_path(path: Path) -> None:
     """Removes whatever is at a path, a link but not its target; does nothing where it cannot."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -130,7 +130,7 @@ class AdapterFolder:
                 f"{sha256_of_bytes(upload.config_json)}  {ADAPTER_CONFIG_FILE}\n"
             )
         except BaseException:
-            self.discard(folder)
+            remove_path(folder)
             raise
         return StagedAdapter(
             folder=folder, config_json=upload.config_json, sha256=sha256, size_bytes=size_bytes
@@ -154,10 +154,6 @@ class AdapterFolder:
     def is_retired(self, version: int) -> bool:
         """Whether a stored version's files were left by `mark_retired`."""
         return (self.path_of(version) / _RETIRED_FILE).exists()
-
-    def discard(self, folder: Path) -> None:
-        """Removes the folder of an upload or a version if it exists."""
-        remove(folder)
 
     def stored_versions(self) -> Sequence[int]:
         """The versions whose files are in the folder, in ascending order."""
@@ -202,7 +198,7 @@ class AdapterFolder:
         Where that is not permitted, its files stay where they are.
         """
         path = self._root / f"{_REFUSED_PREFIX}{adapter_name(version)}"
-        remove(path)
+        remove_path(path)
         with suppress(OSError):
             return self.path_of(version).rename(path)
         return self.path_of(version)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference_server.adapters.probe import require_finite
-from inference_server.adapters.storage import AdapterFolder, StagedAdapter
+from inference_server.adapters.storage import AdapterFolder, StagedAdapter, remove_path
 from inference_server.engine import Engine, EngineAdapter
 from inference_server.errors import Busy, NotFound
 from inference_server.wire.adapters.adapter_config import AdapterConfig
@@ -214,7 +214,7 @@ class LoadedVersions:
         """
         while self._retired:
             await _until(self._retired[0].needed_until_s)
-            await asyncio.to_thread(self._folder.discard, self._retired.popleft().path)
+            await asyncio.to_thread(remove_path, self._retired.popleft().path)
 
     def _find(self, version: int) -> _Version:
         held = self._versions.get(version)

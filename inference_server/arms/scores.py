@@ -13,12 +13,4 @@ def score_group(question: Question, completions: Sequence[ArmCompletion]) -> Gro
     scores = compute_regime_w_scores(
         question.question, outputs, question.gold, answer_type=answer_type
     )
-    return GroupScoresBody(
-        s_end=scores.s_end,
-        s_path=scores.s_path,
-        s_cf=scores.s_cf,
-        s_wm=scores.s_wm,
-        answers=list(scores.answers),
-        consensus=scores.consensus,
-        correct=None if scores.correct is None else list(scores.correct),
-    )
+    return GroupScoresBody.model_validate(scores, from_attributes=True)

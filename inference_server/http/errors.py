@@ -5,12 +5,11 @@ the same shape with one more key, ``code``.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
-from enum import StrEnum
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -34,38 +33,24 @@ from inference_server.errors import (
     field_path,
 )
 from inference_server.wire.schemas import ErrorBody, ErrorResponse
+from inference_server.wire.streams import STATUS_OF_TYPE, ErrorType
 
 # Validation errors that only say that a value has the type of another branch of its union.
 _WRONG_BRANCH = frozenset({"string_type", "model_type", "model_attributes_type"})
 
 
-class ErrorType(StrEnum):
-    """Value of ``error.type``; see the classes in `inference_server.errors` for the meanings."""
-
-    INVALID_REQUEST = "invalid_request"
-    INVALID_ADAPTER = "invalid_adapter"
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
-    NOT_FOUND = "not_found"
-    CONFLICT = "conflict"
-    TOO_LARGE = "too_large"
-    BUSY = "busy"
-    TIMEOUT = "timeout"
-    ENGINE = "engine"
-
-
-_STATUS_AND_TYPE: Mapping[type[RequestError], tuple[HTTPStatus, ErrorType]] = {
-    InvalidRequest: (HTTPStatus.BAD_REQUEST, ErrorType.INVALID_REQUEST),
-    InvalidAdapter: (HTTPStatus.BAD_REQUEST, ErrorType.INVALID_ADAPTER),
-    Unauthorized: (HTTPStatus.UNAUTHORIZED, ErrorType.UNAUTHORIZED),
-    Forbidden: (HTTPStatus.FORBIDDEN, ErrorType.FORBIDDEN),
-    NotFound: (HTTPStatus.NOT_FOUND, ErrorType.NOT_FOUND),
-    DeadlineExceeded: (HTTPStatus.REQUEST_TIMEOUT, ErrorType.TIMEOUT),
-    Conflict: (HTTPStatus.CONFLICT, ErrorType.CONFLICT),
-    TooLarge: (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, ErrorType.TOO_LARGE),
-    Busy: (HTTPStatus.TOO_MANY_REQUESTS, ErrorType.BUSY),
-    UnusableCompletion: (HTTPStatus.INTERNAL_SERVER_ERROR, ErrorType.ENGINE),
-    EngineUnavailable: (HTTPStatus.SERVICE_UNAVAILABLE, ErrorType.ENGINE),
+_TYPES: Mapping[type[RequestError], ErrorType] = {
+    InvalidRequest: ErrorType.INVALID_REQUEST,
+    InvalidAdapter: ErrorType.INVALID_ADAPTER,
+    Unauthorized: ErrorType.UNAUTHORIZED,
+    Forbidden: ErrorType.FORBIDDEN,
+    NotFound: ErrorType.NOT_FOUND,
+    DeadlineExceeded: ErrorType.TIMEOUT,
+    Conflict: ErrorType.CONFLICT,
+    TooLarge: ErrorType.TOO_LARGE,
+    Busy: ErrorType.BUSY,
+    UnusableCompletion: ErrorType.ENGINE,
+    EngineUnavailable: ErrorType.ENGINE,
 }
 _HEADERS: Mapping[HTTPStatus, Mapping[str, str]] = {
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
@@ -75,13 +60,14 @@ _HEADERS: Mapping[HTTPStatus, Mapping[str, str]] = {
 
 def error_body(error: RequestError) -> ErrorBody:
     """What the client reads about an error."""
-    _, kind = _status_and_type(error)
-    return ErrorBody(type=kind.value, message=str(error), param=error.param)
+    return ErrorBody(type=_type_of(error).value, message=str(error), param=error.param)
 
 
 def error_response(error: RequestError) -> JSONResponse:
     """The HTTP response that reports an error."""
-    status, _ = _status_and_type(error)
+    # The engine answers, so it is not unavailable.
+    is_unusable = isinstance(error, UnusableCompletion)
+    status = HTTPStatus.INTERNAL_SERVER_ERROR if is_unusable else STATUS_OF_TYPE[_type_of(error)]
     return _response(status, error_body(error), _HEADERS.get(status, {}))
 
 
@@ -108,9 +94,9 @@ async def refuse(
     await response(scope, receive, send)
 
 
-def _status_and_type(error: RequestError) -> tuple[HTTPStatus, ErrorType]:
+def _type_of(error: RequestError) -> ErrorType:
     # A subclass without an entry of its own is answered as its parent.
-    return next(_STATUS_AND_TYPE[kind] for kind in type(error).__mro__ if kind in _STATUS_AND_TYPE)
+    return next(_TYPES[kind] for kind in type(error).__mro__ if kind in _TYPES)
 
 
 def _response(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -> JSONResponse:
@@ -160,15 +146,10 @@ class ErrorRoute(APIRoute):
         return handle_with_our_errors
 
 
-async def _unrouted(request: Request, error: Exception) -> Response:
+async def answer_unrouted(request: Request, error: Exception) -> Response:
     """Answers Starlette's own 404 and 405, for which vLLM keeps the plain ``detail`` shape."""
     assert isinstance(error, HTTPException)
     status = HTTPStatus(error.status_code)
     kind = ErrorType.NOT_FOUND if status is HTTPStatus.NOT_FOUND else ErrorType.INVALID_REQUEST
     message = f"{request.method} {request.url.path}: {error.detail}"
     return _response(status, ErrorBody(type=kind.value, message=message), error.headers or {})
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Makes the app answer unknown paths and methods in our error shape."""
-    app.add_exception_handler(HTTPException, _unrouted)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from pydantic import BeforeValidator
+from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
@@ -19,7 +20,7 @@ from inference_server.arms.run import ArmsRun
 from inference_server.errors import EngineUnavailable
 from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.http.body_limit import BodyLimit
-from inference_server.http.errors import ErrorRoute, error_response, install_error_handlers
+from inference_server.http.errors import ErrorRoute, answer_unrouted, error_response
 from inference_server.http.json_body import JsonBody
 from inference_server.http.loopback import LoopbackGuard
 from inference_server.http.request_log import RequestLog
@@ -219,7 +220,7 @@ def attach_routes(app: FastAPI, settings: Settings) -> None:
     else:
         app.add_middleware(BearerAuth, key=key.get_secret_value())
     app.add_middleware(RequestLog)
-    install_error_handlers(app)
+    app.add_exception_handler(HTTPException, answer_unrouted)
     app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     app.add_api_route(PLAYGROUND_PATH, playground, methods=["GET"], include_in_schema=False)
     app.include_router(router)

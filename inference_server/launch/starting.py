@@ -9,13 +9,13 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from http import HTTPStatus
 from pathlib import Path
 from typing import Self
 
 import structlog
 
 from inference_server.vllm.phases import FIRST_PHASE
+from inference_server.wire.streams import STATUS_OF_TYPE, ErrorType
 
 _LOG_EVERY_S = 15.0
 _POLL_S = 0.2
@@ -91,9 +91,9 @@ class Starting:
                 if not (data := _received(client, deadline_s)):
                     return
                 request += data
-            error = {"type": "starting", "message": self.message, "param": None}
+            error = {"type": ErrorType.STARTING, "message": self.message, "param": None}
             body = json.dumps({"error": error}).encode()
-            status = HTTPStatus.SERVICE_UNAVAILABLE
+            status = STATUS_OF_TYPE[ErrorType.STARTING]
             head = (
                 f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"

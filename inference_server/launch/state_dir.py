@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from inference_server.adapters.storage import INCOMING_PREFIX, RECORD_FILE, remove
+from inference_server.adapters.storage import INCOMING_PREFIX, RECORD_FILE, remove_path
 from inference_server.wire.settings_errors import SettingsError
 
 
@@ -46,7 +46,7 @@ def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
             raise _unusable(state_dir, error) from error
         for entry in entries:
             if entry.name.startswith(INCOMING_PREFIX):
-                remove(entry)
+                remove_path(entry)
             elif entry.name == RECORD_FILE and (entry.is_symlink() or not entry.is_file()):
                 raise SettingsError(
                     f"--state-dir {state_dir}: {RECORD_FILE} is not a file: remove it"

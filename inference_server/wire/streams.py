@@ -1,8 +1,13 @@
 """The streamed answer to an arms request: a line of NDJSON for each `ArmGroup`, and a last one.
 
 Where the client asked for them, there is a line for each completion too, ahead of its group's, and empty
-lines are heartbeats.
+lines are heartbeats. An error under way is the last line of an answer of status 200, so its type has to say which
+status it would have had.
 """
+
+from collections.abc import Mapping
+from enum import StrEnum
+from http import HTTPStatus
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +15,39 @@ from inference_server.wire.schemas import ArmCompletion, Usage
 
 NDJSON = "application/x-ndjson"
 """Its content type."""
+
+
+class ErrorType(StrEnum):
+    """Value of ``error.type``; see the classes in `inference_server.errors` for the meanings."""
+
+    INVALID_REQUEST = "invalid_request"
+    INVALID_ADAPTER = "invalid_adapter"
+    UNAUTHORIZED = "unauthorized"
+    FORBIDDEN = "forbidden"
+    NOT_FOUND = "not_found"
+    TIMEOUT = "timeout"
+    CONFLICT = "conflict"
+    TOO_LARGE = "too_large"
+    BUSY = "busy"
+    ENGINE = "engine"
+    STARTING = "starting"
+    """No server yet; see `inference_server.launch.starting`."""
+
+
+STATUS_OF_TYPE: Mapping[str, HTTPStatus] = {
+    ErrorType.INVALID_REQUEST: HTTPStatus.BAD_REQUEST,
+    ErrorType.INVALID_ADAPTER: HTTPStatus.BAD_REQUEST,
+    ErrorType.UNAUTHORIZED: HTTPStatus.UNAUTHORIZED,
+    ErrorType.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    ErrorType.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    ErrorType.TIMEOUT: HTTPStatus.REQUEST_TIMEOUT,
+    ErrorType.CONFLICT: HTTPStatus.CONFLICT,
+    ErrorType.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    ErrorType.BUSY: HTTPStatus.TOO_MANY_REQUESTS,
+    ErrorType.ENGINE: HTTPStatus.SERVICE_UNAVAILABLE,
+    ErrorType.STARTING: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""The status of an answer with such an error."""
 
 
 class StreamedCompletion(BaseModel):

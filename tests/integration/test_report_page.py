@@ -9,9 +9,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from tests.integration.browser import BROWSER, needs_browser
-from trainer.report.page import write_report
+from trainer.report.page import report_run
 from trainer.report.watch import Watch
 
 MADE_RUN = Path(__file__).parent.parent / "fixtures/verdict/kl_blow_up"
@@ -82,7 +83,7 @@ def asked_for(event: dict[str, Any]) -> str:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Path(shutil.copytree(MADE_RUN, tmp_path_factory.mktemp("run") / "kl_blow_up"))
-    return write_report(run).path
+    return report_run(run, Console(quiet=True))
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -44,6 +44,3 @@ class ServerStub:
 
     async def activate_adapter(self, version: int) -> AdapterInfo:
         raise AssertionError("activate_adapter")
-
-    async def delete_adapter(self, version: int) -> None:
-        raise AssertionError("delete_adapter")

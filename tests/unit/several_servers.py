@@ -127,10 +127,6 @@ class RatedServer(ServerStub):
         await self._require_answer()
         return self._info(version)
 
-    async def delete_adapter(self, version: int) -> None:
-        self._require_up()
-        del self.held[version]
-
     async def complete(
         self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:

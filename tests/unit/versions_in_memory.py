@@ -34,7 +34,7 @@ def versions_for(
     *,
     config: TrainConfig | None = None,
     found: ServerStatus = STATUS,
-    vocab_size: int | None = None,
+    vocab_size: int = 10**6,
 ) -> Versions:
     """The versions of a run.
 

@@ -5,17 +5,7 @@ from http import HTTPStatus
 import httpx
 
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, ArmsResponse, ErrorResponse
-from inference_server.wire.streams import StreamEnd
-
-_STATUS_OF_TYPE = {
-    "invalid_request": HTTPStatus.BAD_REQUEST,
-    "not_found": HTTPStatus.NOT_FOUND,
-    "timeout": HTTPStatus.REQUEST_TIMEOUT,
-    "conflict": HTTPStatus.CONFLICT,
-    "busy": HTTPStatus.TOO_MANY_REQUESTS,
-    "engine": HTTPStatus.SERVICE_UNAVAILABLE,
-}
-"""HTTP statuses of ``error.type``: an error under way is the last line of an answer of status 200."""
+from inference_server.wire.streams import STATUS_OF_TYPE, StreamEnd
 
 
 def read_stream(request: ArmsRequest, content: bytes) -> ArmsResponse | httpx.Response:
@@ -27,7 +17,7 @@ def read_stream(request: ArmsRequest, content: bytes) -> ArmsResponse | httpx.Re
     *lines, last = [line for line in content.split(b"\n") if line] or [b""]
     if last.startswith(b'{"error"'):
         kind = ErrorResponse.model_validate_json(last).error.type
-        status = _STATUS_OF_TYPE.get(kind, HTTPStatus.INTERNAL_SERVER_ERROR)
+        status = STATUS_OF_TYPE.get(kind, HTTPStatus.INTERNAL_SERVER_ERROR)
         return httpx.Response(status, content=last)
     end = StreamEnd.model_validate_json(last)
     index = {question.id: i for i, question in enumerate(request.identified_questions)}

@@ -19,7 +19,7 @@ from inference_server.wire.schemas import (
     ServerStatus,
     adapter_name,
 )
-from trainer.client.protocol import InferenceServer
+from trainer.client.protocol import AdapterServer
 from trainer.errors import ServerError, ServerRejectedError, UsageError
 from trainer.io.paths import shown_path
 from trainer.io.version_names import version_folders, version_of_name
@@ -82,7 +82,7 @@ class ModelSpec:
 
 
 @asynccontextmanager
-async def uploaded(client: InferenceServer, folder: Path) -> AsyncIterator[int]:
+async def uploaded(client: AdapterServer, folder: Path) -> AsyncIterator[int]:
     """An adapter folder as a served version within the block; ``policy`` does not move to it."""
     # Somebody else, such as a run in progress, may take the number in between.
     async for attempt in stamina.retry_context(on=_is_conflict, attempts=_NUM_PUSHES):
@@ -98,7 +98,7 @@ async def uploaded(client: InferenceServer, folder: Path) -> AsyncIterator[int]:
             await _remove(client, version)
 
 
-async def _remove(client: InferenceServer, version: int) -> None:
+async def _remove(client: AdapterServer, version: int) -> None:
     async for attempt in stamina.retry_context(
         on=_is_conflict, timeout=_IDLE_WITHIN_S, attempts=None
     ):

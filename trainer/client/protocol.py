@@ -82,5 +82,9 @@ class InferenceServer(Protocol):
     async def activate_adapter(self, version: int) -> AdapterInfo:
         """Make ``policy`` name a version that the server holds, newer or older."""
 
+
+class AdapterServer(InferenceServer, Protocol):
+    """One server, of which versions can be removed too."""
+
     async def delete_adapter(self, version: int) -> None:
         """Remove a version that is neither active nor in use."""

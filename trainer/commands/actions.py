@@ -164,14 +164,9 @@ def report(command: ReportCommand) -> None:
     require_run(command.run)
     from rich.console import Console
 
-    from trainer.report.page import write_page
-    from trainer.report.run_record import read_run
-    from trainer.report.verdict import print_verdict, verdict_of
+    from trainer.report.page import report_run
 
-    run = read_run(command.run)
-    verdict = verdict_of(run)
-    print_verdict(verdict, Console())
-    print(write_page(run, verdict))
+    print(report_run(command.run, Console()))
 
 
 def watch(command: WatchCommand) -> None:

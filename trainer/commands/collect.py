@@ -20,7 +20,7 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, FinishReason, Se
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import ask_again, ask_groups, group_request
 from trainer.client.model_spec import ModelSpec, uploaded
-from trainer.client.protocol import InferenceServer
+from trainer.client.protocol import AdapterServer
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
 from trainer.console.stop_signals import StopRequest, stop_signals
@@ -107,7 +107,7 @@ def run_collect(config: CollectConfig) -> Collected:
 
 
 async def collect(
-    config: CollectConfig, client: InferenceServer, stop: StopRequest, say: Callable[[str], None]
+    config: CollectConfig, client: AdapterServer, stop: StopRequest, say: Callable[[str], None]
 ) -> Collected:
     """Request every question that has no row yet and append its row to ``config.output``.
 
@@ -190,7 +190,7 @@ def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None])
 
 @asynccontextmanager
 async def _version_of(
-    spec: ModelSpec, client: InferenceServer, status: ServerStatus
+    spec: ModelSpec, client: AdapterServer, status: ServerStatus
 ) -> AsyncIterator[int | None]:
     """The version to request from; a folder is uploaded unless the server already has its weights."""
     if spec.folder is None:
@@ -233,7 +233,7 @@ async def _ask_all(
 
 async def _ask(
     config: CollectConfig,
-    client: InferenceServer,
+    client: AdapterServer,
     functions: RewardFunctions,
     version: int | None,
     record: Record,
@@ -243,7 +243,8 @@ async def _ask(
     ((group,), _), _ = await ask_again(
         lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
     )
-    if config.reward.is_regime_w:
+    is_quick = config.reward.is_regime_w and record.answer_type.name != "math"
+    if is_quick:
         return functions.score(record, group, config.reward)
-    # Not on the thread of the requests, which a slow function would hold up.
+    # Functions and computer algebra would hold up the thread of the requests.
     return await asyncio.to_thread(functions.score, record, group, config.reward)

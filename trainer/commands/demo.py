@@ -162,12 +162,9 @@ def evaluate(config: TrainConfig, models: dict[str, str], num_questions: int) ->
 def report(folder: Path) -> None:
     """Stage 6: the run's report, and whether the reward rose."""
     stage(6, "report", "is RL helping? curves and transcripts in one file")
-    from trainer.report.page import write_report
-    from trainer.report.verdict import print_verdict
+    from trainer.report.page import report_run
 
-    written = write_report(folder)
-    print_verdict(written.verdict, console)
-    console.print(f"  {written.path}", soft_wrap=True)
+    console.print(f"  {report_run(folder, console)}", soft_wrap=True)
 
 
 def stage(number: int, name: str, what: str) -> None:

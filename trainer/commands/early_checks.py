@@ -27,11 +27,6 @@ def check_online(config: TrainConfig) -> None:
         require_source(config.data.source)
         if config.run.evaluate_every is not None or config.data.evaluation_source is not None:
             require_held_out(config.data, "run.evaluate_every")
-        rollouts = config.ppo.critic_rollouts
-        if rollouts is not None and not os.path.isfile(rollouts):
-            raise DataError(
-                f"ppo.critic_rollouts: {shown_path(rollouts)}: no such file; `collect` writes one"
-            )
 
 
 def check_offline(config: OfflineRunConfig) -> None:
@@ -41,10 +36,7 @@ def check_offline(config: OfflineRunConfig) -> None:
         UsageError: Names the setting.
     """
     _check_run(config)
-    if not os.path.isfile(config.rollouts):
-        raise DataError(
-            f"rollouts: {shown_path(config.rollouts)}: no such file; `collect` writes one"
-        )
+    _require_rollouts(config.rollouts, field="rollouts")
 
 
 def check_sft(config: SFTRunConfig) -> None:
@@ -108,4 +100,11 @@ def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:
     is_new = not (config.run.folder / CONFIG_FILE).exists()
     if is_new and config.policy.adapter is not None:
         require_adapter(config.policy.adapter)
+    if is_new and (rollouts := config.ppo.rollouts_of_critic) is not None:
+        _require_rollouts(rollouts, field="ppo.critic_rollouts")
     return is_new
+
+
+def _require_rollouts(path: Path, *, field: str) -> None:
+    if not os.path.isfile(path):
+        raise DataError(f"{field}: {shown_path(path)}: no such file; `collect` writes one")

@@ -119,6 +119,11 @@ class PPOConfig(Section):
     does not serve what was pushed. Null is 8 times the usual noise of the run's own versions."""
 
     @property
+    def rollouts_of_critic(self) -> Path | None:
+        """What a new run's critic is fitted to; None where there is no such file or no critic."""
+        return self.critic_rollouts if self.advantage == "gae" else None
+
+    @property
     def ignored(self) -> str | None:
         """A line on a key that was given and that another one overrides; None where there is none."""
         default = PPOConfig.model_fields["kl_horizon"].default

@@ -34,6 +34,7 @@ class MetricsEndpoint:
             "last_step_timestamp_seconds", "When the newest step ended; 0 before the first"
         )
         self._server = None
+        self._host = run.metrics_host
         if run.metrics_port is not None:
             try:
                 self._server, self._thread = start_http_server(
@@ -53,9 +54,11 @@ class MetricsEndpoint:
             self._thread.join()
 
     @property
-    def port(self) -> int | None:
-        """The port it listens on, which ``run.metrics_port = 0`` leaves to the system; None if it does not."""
-        return None if self._server is None else self._server.server_port
+    def address(self) -> str | None:
+        """Where it listens, also where ``run.metrics_port = 0`` leaves the port to the system; None if it does not."""
+        if self._server is None:
+            return None
+        return f"http://{self._host}:{self._server.server_port}/metrics"
 
     def show(self, row: Mapping[str, float], *, is_new: bool = True) -> None:
         """Show a step's metrics; a metric that the step lacks keeps its last value.

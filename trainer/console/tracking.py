@@ -113,9 +113,16 @@ class Tracker:
         self.last_evaluated_step = int(row.get("eval/step", self.last_evaluated_step))
 
     def __enter__(self) -> Self:
-        """Start drawing."""
+        """Start drawing, and say where the metrics endpoint is."""
         self._progress.start()
+        if self.metrics_address is not None:
+            self.say(f"metrics for Prometheus: {self.metrics_address}")
         return self
+
+    @property
+    def metrics_address(self) -> str | None:
+        """Where Prometheus finds the metrics; None without ``run.metrics_port``."""
+        return self._endpoint.address
 
     def __exit__(
         self,
@@ -129,11 +136,6 @@ class Tracker:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
-
-    @property
-    def metrics_port(self) -> int | None:
-        """The port of the metrics endpoint; None without one."""
-        return self._endpoint.port
 
     def say(self, line: str) -> None:
         """Print one line without disturbing the bar."""

@@ -16,7 +16,7 @@ from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
 from trainer.client.model_spec import uploaded
-from trainer.client.protocol import InferenceServer
+from trainer.client.protocol import AdapterServer
 from trainer.config.data import DataConfig, RecordShape, is_built_in
 from trainer.config.sections import EvaluationConfig, RolloutConfig
 from trainer.console.progress import bar
@@ -50,7 +50,7 @@ _NUM_TRAINING_QUESTIONS = 20_000
 
 async def evaluate(
     config: EvaluationConfig,
-    client: InferenceServer,
+    client: AdapterServer,
     on_progress: OnProgress,
     say: Callable[[str], None] = print,
 ) -> Evaluation:
@@ -173,7 +173,7 @@ def _result(
     return evaluation, questions
 
 
-def run_evaluation(config: EvaluationConfig, client: InferenceServer | None = None) -> Evaluation:
+def run_evaluation(config: EvaluationConfig, client: AdapterServer | None = None) -> Evaluation:
     """Evaluate with a progress bar and print the table; ``client`` is that of the config where None."""
     console = Console()
     config, taken = as_trained(config)

@@ -229,4 +229,4 @@ class Training:
 
     def _retain(self) -> None:
         kept = self.progress.questions.versions | self.evaluations.versions
-        self.versions.retain(self.config.num_adapters, kept)
+        self.versions.adapters.retain(self.config.num_adapters, kept)

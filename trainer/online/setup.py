@@ -41,7 +41,6 @@ from trainer.online.versions import Versions
 from trainer.ppo.followers import FollowerStart, make_learner
 from trainer.ppo.learner import Learner
 from trainer.ranks.process_group import Ranks
-from trainer.rollouts.groups import Score
 from trainer.rollouts.pretrained_critic import pretrain_critic
 from trainer.rollouts.questions import QuestionState, QuestionStream
 from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
@@ -74,7 +73,6 @@ def train(
     config: TrainConfig,
     *,
     client: InferenceServer | None = None,
-    score: Score | None = None,
     must_resume: bool = False,
     ranks: Ranks | None = None,
 ) -> TrainResult:
@@ -86,7 +84,6 @@ def train(
     Args:
         config: The whole run.
         client: The server; that of ``server.url``, or those of ``server.urls``, where None.
-        score: Turns a group of completions into rewards; ``reward.functions`` where None.
         must_resume: A new run is an error.
         ranks: The processes that learn together, of which this is the first; None is this one alone.
 
@@ -121,7 +118,6 @@ def train(
                 config,
                 server,
                 functions,
-                score or functions.score,
                 journal,
                 stop,
                 ranks or Ranks(),
@@ -135,7 +131,6 @@ def _open_training(
     config: TrainConfig,
     server: InferenceServer,
     functions: RewardFunctions,
-    score: Score,
     journal: Journal,
     stop: StopRequest,
     ranks: Ranks,
@@ -176,7 +171,9 @@ def _open_training(
         complete_metrics(restored, versions.newest.version, tracker)
         restart_evaluation(progress.step, versions, evaluations, tracker)
         questions = _questions(config, records, counterfactuals, progress)
-        pipeline = RolloutPipeline(versions, questions, config.rollout, config.reward, score)
+        pipeline = RolloutPipeline(
+            versions, questions, config.rollout, config.reward, functions.score
+        )
         yield Training(
             config=run,
             stop=stop,

@@ -7,7 +7,7 @@ version ever answers in its place. `trainer.online.proofs` proves that the serve
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
 from typing import TypeVar
@@ -44,7 +44,7 @@ class Versions:
         config: TrainConfig,
         *,
         found: ServerStatus,
-        vocab_size: int | None = None,
+        vocab_size: int,
     ):
         """Nothing is sent before the first call.
 
@@ -53,7 +53,7 @@ class Versions:
             adapters: The run's versions on its disk.
             config: Of the run.
             found: The server as the run found it.
-            vocab_size: How many tokens the trainer's base model has; None does not compare.
+            vocab_size: How many tokens the trainer's base model has.
         """
         self._vocab_size, self._context_tokens = vocab_size, found.limits.max_model_len_tokens
         self.requests = requests
@@ -107,18 +107,22 @@ class Versions:
 
         None where its adapter was deleted, or the server holds another run's adapter under that number.
         """
-        folder = self.adapters.folder_of(version)
         try:
             if not self.adapters.is_whole(version):
                 return None
-            info = self.requests.call(partial(self.push, version, activate=False))
+            self.requests.call(partial(self.push, version, activate=False))
+            return self.earlier(version)
         except OSError:
             return None
         except ServerRejectedError as error:
             if error.status != HTTPStatus.CONFLICT:
                 raise
             return None
-        return Published(version=version, folder=folder, sha256=info.sha256, activated=False)
+
+    def earlier(self, version: int) -> Published:
+        """An earlier version as it is on the run's disk; where it is not, OSError is raised."""
+        folder, sha256 = self.adapters.folder_of(version), self.adapters.sha256_of(version)
+        return Published(version=version, folder=folder, sha256=sha256, activated=False)
 
     async def push(self, version: int, *, activate: bool = True) -> AdapterInfo:
         """Make the server hold a version, as the active one or beside it; retries while the server is away."""
@@ -151,9 +155,7 @@ class Versions:
             if boot_id != self._boot_id:
                 # The number is right; the group counts once the weights under it are known to be ours.
                 await self._restore(version)
-            if size is not None and (
-                flaw := flaw_in_tokens(group.arms, size, context_tokens=self._context_tokens)
-            ):
+            if flaw := flaw_in_tokens(group.arms, size, context_tokens=self._context_tokens):
                 raise SyncError(
                     f"group {group.id!r}, {flaw}; does the server serve the base model?"
                 )
@@ -230,10 +232,6 @@ class Versions:
             )
         elif pushed:
             _log.warning("event=versions_lost boot_id=%s pushed_again=%s", self._boot_id, numbers)
-
-    def retain(self, num_kept: int, others: Collection[int]) -> None:
-        """Remove from the run's disk all versions but the ``num_kept`` newest and those in ``others``."""
-        self.adapters.retain(num_kept, others)
 
 
 def _require_acknowledged(adapter: JournaledAdapter, info: AdapterInfo) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ class UpdateMetrics:
 
     policy_loss: float
     """As minimised: the mean over mini-batches."""
-    value_loss: float
+    value_loss: float = math.nan
     approx_kl: float
     """KL of the policy from the version that generated, nats per token: the mean over mini-batches,
     each before its own optimizer step."""
@@ -28,17 +28,17 @@ class UpdateMetrics:
     """The largest of the mini-batches'; with ``ppo.stop_kl``, the one that stopped the step."""
     clip_fraction: float
     dual_clip_fraction: float
-    value_clip_fraction: float
+    value_clip_fraction: float = math.nan
     entropy: float
     reference_kl: float
     """KL to the reference by ``ppo.kl_estimator``, nats per completion."""
     kl_coef: float
-    explained_variance: float
+    explained_variance: float = math.nan
     """Over the tokens that train."""
     advantage_mean: float
     advantage_std: float
-    value_mean: float
-    return_mean: float
+    value_mean: float = math.nan
+    return_mean: float = math.nan
     importance_weight_mean: float
     effective_sample_size: float
     """Of the importance weights, as a fraction of the tokens."""
@@ -51,7 +51,7 @@ class UpdateMetrics:
     """Mean |current - proximal| logprob before the policy moves, over the first mini-batch: the effect of
     the version lag. Zero, up to rounding, if the newest version generated."""
     policy_grad_norm: float
-    critic_grad_norm: float
+    critic_grad_norm: float = math.nan
     num_optimizer_steps: int
     """Mini-batches that were applied."""
     skipped_updates: float
@@ -67,28 +67,19 @@ class UpdateMetrics:
 
 
 @dataclass
-class UpdateSums:
-    """Sums over a step's micro-batches and mini-batches, or over a part of them."""
+class LossSums:
+    """Sums over micro-batches: a shard's of a mini-batch, a mini-batch's, or a step's."""
 
     policy_loss: float = 0.0
     value_loss: float = 0.0
     approx_kl: float = 0.0
-    approx_kl_max: float = 0.0
     moved: float = 0.0
     """|current - proximal| logprob, summed over tokens."""
-    logprob_lag: float = 0.0
     clipped_tokens: int = 0
     dual_clipped_tokens: int = 0
     clipped_values: int = 0
-    num_policy_tokens: int = 0
-    num_value_tokens: int = 0
     num_not_finite: int = 0
     """Logprobs of the policy that are NaN or infinite."""
-    num_mini_batches: int = 0
-    policy_grad_norm: float = 0.0
-    critic_grad_norm: float = 0.0
-    num_optimizer_steps: int = 0
-    skipped_updates: int = 0
 
     def add_losses(self, policy: Sequence[PolicyMetrics], value: Sequence[ValueMetrics]) -> None:
         """Add the metrics of micro-batches, in their order."""
@@ -103,16 +94,28 @@ class UpdateSums:
             self.value_loss += of_value["loss"]
             self.clipped_values += int(of_value["clipped_tokens"])
 
-    def add(self, part: "UpdateSums") -> None:
-        """Add a shard's sums; the counts and norms of whole mini-batches are left to the caller."""
-        self.policy_loss += part.policy_loss
-        self.value_loss += part.value_loss
-        self.approx_kl += part.approx_kl
-        self.moved += part.moved
-        self.clipped_tokens += part.clipped_tokens
-        self.dual_clipped_tokens += part.dual_clipped_tokens
-        self.clipped_values += part.clipped_values
-        self.num_not_finite += part.num_not_finite
+    def add(self, part: "LossSums") -> None:
+        """Add the sums over other micro-batches."""
+        for field in fields(LossSums):
+            setattr(self, field.name, getattr(self, field.name) + getattr(part, field.name))
+
+
+@dataclass
+class StepSums(LossSums):
+    """A step's sums over micro-batches, and those over its mini-batches."""
+
+    approx_kl_max: float = 0.0
+    """The largest of the mini-batches'."""
+    logprob_lag: float = 0.0
+    """Of the first mini-batch."""
+    num_policy_tokens: int = 0
+    num_value_tokens: int = 0
+    num_mini_batches: int = 0
+    policy_grad_norm: float = 0.0
+    critic_grad_norm: float = 0.0
+    num_optimizer_steps: int = 0
+    skipped_updates: int = 0
+    stopped_early: bool = False
 
 
 def _numbers(metrics: Sequence[PolicyMetrics | ValueMetrics]) -> list[dict[str, float]]:
@@ -131,9 +134,22 @@ def logprob_mismatches(mini_batches: Sequence[MiniBatch]) -> Tensor:
 
 
 def update_metrics(
-    mini_batches: Sequence[MiniBatch], sums: UpdateSums, *, kl_coef: float
+    mini_batches: Sequence[MiniBatch],
+    sums: StepSums,
+    *,
+    kl_coef: float,
+    policy_frozen: bool,
+    skips_updates: bool,
 ) -> UpdateMetrics:
-    """Diagnostics from the step's experience and the sums of its optimizer steps."""
+    """Diagnostics from the step's experience and the sums of its optimizer steps.
+
+    Args:
+        mini_batches: The step's experience.
+        sums: Of its optimizer steps.
+        kl_coef: As the step used it.
+        policy_frozen: Whether only the critic was trained.
+        skips_updates: Whether mini-batches without an advantage leave the policy as it is.
+    """
     everything = [e for m in mini_batches for e in m]
     weights, advantages = flat(mini_batches, "importance_weights"), flat(mini_batches, "advantages")
     mismatch = logprob_mismatches(mini_batches)
@@ -142,22 +158,17 @@ def update_metrics(
     num_mini_batches = max(1, sums.num_mini_batches)
     num_steps = max(1, sums.num_optimizer_steps)
     num_policy_tokens = max(1, sums.num_policy_tokens)
-    metrics = UpdateMetrics(
+    return UpdateMetrics(
         policy_loss=sums.policy_loss / num_mini_batches,
-        value_loss=math.nan,
         approx_kl=sums.approx_kl / num_policy_tokens,
         approx_kl_max=sums.approx_kl_max,
         clip_fraction=sums.clipped_tokens / num_policy_tokens,
         dual_clip_fraction=sums.dual_clipped_tokens / num_policy_tokens,
-        value_clip_fraction=math.nan,
         entropy=float(flat(mini_batches, "entropy").mean()),
         reference_kl=float(flat(mini_batches, "reference_kl").sum()) / num_completions,
         kl_coef=kl_coef,
-        explained_variance=math.nan,
         advantage_mean=float(advantages.mean()),
         advantage_std=float(advantages.std()),
-        value_mean=math.nan,
-        return_mean=math.nan,
         importance_weight_mean=float(weights.mean()),
         effective_sample_size=effective_sample_size(weights),
         sequence_masked=num_masked / num_completions,
@@ -165,25 +176,29 @@ def update_metrics(
         logprob_mismatch_max=float(mismatch.max()),
         logprob_lag=sums.logprob_lag,
         policy_grad_norm=sums.policy_grad_norm / num_steps,
-        critic_grad_norm=math.nan,
         num_optimizer_steps=sums.num_optimizer_steps,
-        skipped_updates=math.nan,
-        stopped_early=False,
-        policy_frozen=False,
+        skipped_updates=sums.skipped_updates if skips_updates else math.nan,
+        stopped_early=sums.stopped_early,
+        policy_frozen=policy_frozen,
+        **_of_critic(mini_batches, sums),
     )
+
+
+def _of_critic(mini_batches: Sequence[MiniBatch], sums: StepSums) -> dict[str, float]:
+    """The critic's fields of `UpdateMetrics`; none without a critic."""
+    everything = [e for m in mini_batches for e in m]
     if everything[0].values is None:
-        return metrics
+        return {}
     values, returns = flat(mini_batches, "values"), flat(mini_batches, "returns")
     trained = torch.cat([e.loss_mask[e.batch.mask] for e in everything])
-    return replace(
-        metrics,
-        value_loss=sums.value_loss / num_mini_batches,
-        value_clip_fraction=sums.clipped_values / max(1, sums.num_value_tokens),
-        explained_variance=explained_variance(values[trained], returns[trained]),
-        value_mean=float(values.mean()),
-        return_mean=float(returns.mean()),
-        critic_grad_norm=sums.critic_grad_norm / num_steps,
-    )
+    return {
+        "value_loss": sums.value_loss / max(1, sums.num_mini_batches),
+        "value_clip_fraction": sums.clipped_values / max(1, sums.num_value_tokens),
+        "explained_variance": explained_variance(values[trained], returns[trained]),
+        "value_mean": float(values.mean()),
+        "return_mean": float(returns.mean()),
+        "critic_grad_norm": sums.critic_grad_norm / max(1, sums.num_optimizer_steps),
+    }
 
 
 def effective_sample_size(weights: Tensor) -> float:

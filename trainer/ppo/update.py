@@ -6,7 +6,6 @@ critic on its mini-batches. A step that fails leaves weights and optimizers as t
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from trainer.config.sections import PPOConfig
 from trainer.errors import NonFiniteError
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.ppo.diagnostics import UpdateMetrics, UpdateSums, update_metrics
+from trainer.ppo.diagnostics import LossSums, StepSums, UpdateMetrics, update_metrics
 from trainer.ppo.experience import Experience, MiniBatch
 from trainer.ppo.kl import AdaptiveKL
 from trainer.ppo.loss_weights import LossWeights, loss_weights
@@ -98,7 +97,7 @@ class PPOUpdate:
         Raises:
             NonFiniteError: A number or a gradient is not finite; weights and optimizers are as before the step.
         """
-        config, sums, stopped = self._config, UpdateSums(), False
+        config, sums = self._config, StepSums()
         train_policy = train_policy or config.advantage != "gae"
         with undone_on_failure((self.policy_optimizer, self.critic_optimizer)):
             set_learning_rate(self.policy_optimizer, config.learning_rate * learning_rate_scale)
@@ -106,28 +105,27 @@ class PPOUpdate:
                 self.critic_optimizer, config.critic_learning_rate * learning_rate_scale
             )
             for mini_batch in list(mini_batches) * config.num_epochs:
-                stopped = self._optimizer_step(mini_batch, sums, train_policy=train_policy)
-                if stopped:
+                self._optimizer_step(mini_batch, sums, train_policy=train_policy)
+                if sums.stopped_early:
                     break
-        metrics = update_metrics(mini_batches, sums, kl_coef=self.kl.coef)
+        metrics = update_metrics(
+            mini_batches,
+            sums,
+            kl_coef=self.kl.coef,
+            policy_frozen=not train_policy,
+            skips_updates=config.skip_zero_advantages,
+        )
         if config.adaptive_kl:
             num_completions = sum(len(e.batch.indices) for m in mini_batches for e in m)
             self.kl.update(metrics.reference_kl, num_completions)
-        return replace(
-            metrics,
-            stopped_early=stopped,
-            policy_frozen=not train_policy,
-            skipped_updates=sums.skipped_updates if config.skip_zero_advantages else math.nan,
-        )
+        return metrics
 
-    def _optimizer_step(
-        self, mini_batch: MiniBatch, sums: UpdateSums, *, train_policy: bool
-    ) -> bool:
-        """One step of both optimizers; True, and no step, if the policy has moved too far already."""
+    def _optimizer_step(self, mini_batch: MiniBatch, sums: StepSums, *, train_policy: bool) -> None:
+        """One step of both optimizers; none, and ``stopped_early``, if the policy has moved too far already."""
         weights = loss_weights(mini_batch, self._config, train_policy=train_policy)
         gradients: dict[int, list[Tensor | None]] = {}
 
-        def of_this_rank() -> dict[int, UpdateSums]:
+        def of_this_rank() -> dict[int, LossSums]:
             parts = {}
             for shard in own_shards(self._ranks, self.num_shards):
                 parts[shard] = self._backward(mini_batch, shard, weights)
@@ -136,7 +134,7 @@ class PPOUpdate:
             self._passes_for_others(mini_batch, weights)
             return parts
 
-        found = UpdateSums()
+        found = LossSums()
         for part in in_order(self._ranks.gathered(of_this_rank)):
             found.add(part)
         sums.add(found)
@@ -153,7 +151,8 @@ class PPOUpdate:
         approx_kl = found.approx_kl / max(1, weights.num_policy_tokens)
         sums.approx_kl_max = max(sums.approx_kl_max, approx_kl)
         if self._config.stop_kl is not None and approx_kl > self._config.stop_kl:
-            return True
+            sums.stopped_early = True
+            return
         if are_divided(self._ranks, self.num_shards):
             add_gradients(self._ranks, self.num_shards, self._parameters, gradients)
         critic_norm, policy_norm = self._apply_gradients()
@@ -162,7 +161,6 @@ class PPOUpdate:
         sums.num_optimizer_steps += int(weights.num_value_tokens > 0 or trains_policy)
         sums.critic_grad_norm += critic_norm
         sums.policy_grad_norm += policy_norm
-        return False
 
     def _passes_for_others(self, mini_batch: MiniBatch, weights: LossWeights) -> None:
         """Take part in the passes of `_backward` of ranks with more micro-batches, where ranks share passes."""
@@ -178,7 +176,7 @@ class PPOUpdate:
     def _parameters(self) -> list[nn.Parameter]:
         return [*parameters_of(self.critic_optimizer), *parameters_of(self.policy_optimizer)]
 
-    def _backward(self, mini_batch: MiniBatch, shard: int, weights: LossWeights) -> UpdateSums:
+    def _backward(self, mini_batch: MiniBatch, shard: int, weights: LossWeights) -> LossSums:
         """Add a shard's gradients to the critic's and the policy's; returns its sums of metrics."""
         of_policy, of_value = [], []
         for e, value_weights, policy_weights in zip(
@@ -192,7 +190,7 @@ class PPOUpdate:
                 # Where it is skipped, too, for the metrics.
                 with torch.set_grad_enabled(not weights.is_skipped):
                     of_policy.append(self._backward_policy(e, policy_weights))
-        sums = UpdateSums()
+        sums = LossSums()
         # Only now, since the host would wait for the device after every pass.
         sums.add_losses(of_policy, of_value)
         return sums

@@ -15,6 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
+from rich.console import Console
 
 from trainer.errors import DataError, UsageError
 from trainer.evaluation.tables import tables_of
@@ -25,7 +26,7 @@ from trainer.io.paths import is_lasting, shown_path
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run
-from trainer.report.verdict import Verdict, verdict_of
+from trainer.report.verdict import Verdict, print_verdict, verdict_of
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow
 
 REPORT_FILE = "report.html"
@@ -51,23 +52,17 @@ class _StepTranscripts:
     groups: tuple[_GroupTranscript, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """The file that was written, and its verdict."""
-
-    path: Path
-    verdict: Verdict
-
-
-def write_report(run_folder: Path) -> Report:
-    """Write ``report.html`` from what the run has recorded so far.
+def report_run(run_folder: Path, console: Console) -> Path:
+    """Print the verdict on what a run has recorded so far, and write ``report.html`` into its folder.
 
     Raises:
-        UsageError: The folder does not exist, has no metrics yet, or cannot be written to.
+        UsageError: The folder does not exist, has no metrics yet, or cannot be written to, in which case the
+            verdict is printed all the same.
     """
     run = read_run(run_folder)
     verdict = verdict_of(run)
-    return Report(path=write_page(run, verdict), verdict=verdict)
+    print_verdict(verdict, console)
+    return write_page(run, verdict)
 
 
 def write_page(run: RunRecord, verdict: Verdict) -> Path:

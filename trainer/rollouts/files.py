@@ -106,7 +106,7 @@ class StoredRollouts:
         retokeniser: Retokeniser,
         *,
         num_groups: int | None = None,
-        limits: RowLimits | None = None,
+        limits: RowLimits,
     ):
         """Read the whole file once.
 
@@ -134,7 +134,7 @@ class StoredRollouts:
         for number, line in read_lines(path):
             row = self._parse(number, line)
             check_gold(row.gold_answer, f"{path}:{number}: gold_answer", row.record.answer_type)
-            if limits is not None and not self._fits(row, f"{path}:{number}", limits):
+            if not self._fits(row, f"{path}:{number}"):
                 continue
             name = row.id or f"{path.name.split('.')[0]}-{number:06d}"
             if name in self._lines:
@@ -154,19 +154,20 @@ class StoredRollouts:
     @property
     def left_out(self) -> list[str]:
         """One line on the rows that were left out; none where there are none."""
-        if not self.overlong or self._limits is None:
+        if not self.overlong:
             return []
         return [
             f"{len(self.overlong)} questions of {self._path} left out, {self.overlong[0]}: longer than the "
             f"context of {self._limits.base.context_tokens} of policy.base_model"
         ]
 
-    def _fits(self, row: RolloutRow, where: str, limits: RowLimits) -> bool:
+    def _fits(self, row: RolloutRow, where: str) -> bool:
         """Whether a row fits the base model's context.
 
         Raises:
             DataError: It has tokens that the base model has not, or a completion longer than the budget.
         """
+        limits = self._limits
         if flaw := flaw_in_tokens(row.arm_outputs, limits.base.vocab_size):
             raise DataError(f"{where}: {flaw}; was it collected with another model?")
         context, budget = limits.base.context_tokens, limits.token_budget

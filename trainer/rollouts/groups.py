@@ -131,11 +131,6 @@ class RolloutBatch:
     """Groups that the server aborted and that were requested again."""
 
     @property
-    def samples(self) -> list[Sample]:
-        """The completions that train, group after group."""
-        return [sample for group in self.groups for sample in group.samples]
-
-    @property
     def solved(self) -> dict[str, bool]:
         """For the id of each question of the data that was asked: whether every completion is right."""
         asked = (*self.replaced, *self.groups)

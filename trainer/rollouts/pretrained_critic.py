@@ -11,7 +11,6 @@ from pydantic_core import to_json
 
 from inference_server.wire.digests import sha256_of_file
 from trainer.config.sections import OfflineRunConfig, TrainConfig
-from trainer.errors import DataError
 from trainer.io.durable import write_file
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles
@@ -42,13 +41,9 @@ def pretrain_critic(
             than two questions with a completed answer.
         NonFiniteError: A number is NaN or infinite.
     """
-    path = config.ppo.critic_rollouts
-    if path is None or config.ppo.advantage != "gae":
+    path = config.ppo.rollouts_of_critic
+    if path is None:
         return
-    if not path.is_file():
-        raise DataError(
-            f"ppo.critic_rollouts {path}: no such file; `python -m trainer collect` writes one"
-        )
     groups = _samples(path, config, say)
     fit = fit_critic(roles, config.ppo, groups, seed=config.run.seed, say=say)
     record = {"rollouts": str(path), "rollouts_sha256": sha256_of_file(path), **asdict(fit)}

@@ -7,6 +7,8 @@ killed anywhere between resumes with the same version.
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+import torch
+
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.io.durable import finish_folder, new_folder, remove_folder, unfinished
@@ -16,9 +18,9 @@ from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledAdapter
 
 
-def save_adapter(roles: PolicyRoles, folder: Path) -> None:
-    """Write the policy, rounded to the dtype it is served in, into a folder written atomically."""
-    roles.export_policy(new_folder(folder))
+def save_adapter(roles: PolicyRoles, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write the policy, rounded to ``dtype`` or else to the one it is served in, into a folder, atomically."""
+    roles.export_policy(new_folder(folder), dtype)
     finish_folder(folder)
 
 

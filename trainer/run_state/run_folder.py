@@ -22,7 +22,7 @@ from trainer.io.adapter_settings import (
     kept_prompt_format,
     training_data,
 )
-from trainer.io.durable import finish_folder, new_folder, remove_unfinished, write_file
+from trainer.io.durable import remove_unfinished, write_file
 from trainer.io.kept_settings import (
     CONFIG_FILE,
     ROLLOUTS_FOLDER,
@@ -39,6 +39,7 @@ from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.run_adapters import save_adapter
 
 _IN_ALL_RUNS = ("policy", "ppo", "run")
 """Tables that the kept settings of every run have."""
@@ -225,6 +226,4 @@ def start_of(config: TrainConfig, run_folder: Path) -> PolicyConfig:
 
 def keep_start(run_folder: Path, roles: PolicyRoles) -> None:
     """Write the adapter that a run begins with, which is also its reference, to ``start/``."""
-    start = run_folder / START_FOLDER
-    roles.export_policy(new_folder(start), torch.float32)
-    finish_folder(start)
+    save_adapter(roles, run_folder / START_FOLDER, torch.float32)

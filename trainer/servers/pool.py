@@ -16,7 +16,7 @@ from typing import Self, TypeVar
 from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ServerStatus
 from trainer.client.protocol import GreedyPrompt, InferenceServer, TextCompletion
-from trainer.errors import ServerError, ServerRejectedError, TrainerError
+from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, TrainerError
 from trainer.rollouts.groups import ServedGroup
 from trainer.servers.agreement import together
 from trainer.servers.dispatch import Dispatcher
@@ -88,12 +88,18 @@ class ServerPool:
             for origin in replicas_of(Origin(member.name, member.boot_id), member.num_replicas)
         ]
 
-    def only(self, origin: Origin) -> PinnedServer | None:
-        """One of the servers alone, to prove what it serves; None once it has left or was restarted."""
+    def only(self, origin: Origin) -> PinnedServer:
+        """One of the servers alone, to prove what it serves.
+
+        Raises:
+            ServerUnreachableError: It has left, or was restarted.
+        """
         for member in self._membership.up:
             if (member.name, member.boot_id) == (origin.server, origin.boot_id):
                 return PinnedServer(member, self._versions, partial(self.generate, only=member))
-        return None
+        raise ServerUnreachableError(
+            f"{origin.server} has left before it has proven what it serves"
+        )
 
     async def status(self) -> ServerStatus:
         """What the servers are together and which versions all of them hold.
@@ -201,13 +207,6 @@ class ServerPool:
         """Make ``policy`` name a version that the servers hold, newer or older."""
         folder = self._versions.folders[version]
         return await self.push_adapter(version, folder)
-
-    async def delete_adapter(self, version: int) -> None:
-        """Remove a version that is neither active nor in use."""
-        for member in await self._membership.wait():
-            member.digests.pop(version, None)
-            await self._try(member, partial(member.client.delete_adapter, version))
-        self._versions.folders.pop(version, None)
 
     async def _try(self, member: Member, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """What a call returns; None where the member gave no good answer, which makes it leave."""

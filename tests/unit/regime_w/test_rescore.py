@@ -121,7 +121,7 @@ def test_compressed_files_are_read_and_damaged_ones_named(
 def test_zstd_frames_are_read_and_a_torn_one_is_named(
     chunk_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("regime_w.rescore._CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("regime_w.compressed_lines._CHUNK_BYTES", chunk_bytes)
     line = json.dumps(row(["#### 4"] * 8)).encode() + b"\n"
     frames = [
         zstandard.compress(line),

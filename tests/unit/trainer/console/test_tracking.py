@@ -138,7 +138,8 @@ def test_tensorboard_gets_every_number_and_forgets_what_is_done_again(tmp_path: 
 
 
 def scraped(tracker: Tracker) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{tracker.metrics_port}/metrics") as answer:
+    assert tracker.metrics_address is not None
+    with urllib.request.urlopen(tracker.metrics_address) as answer:
         text = answer.read().decode()
     families = text_string_to_metric_families(text)
     return {sample.name: sample.value for family in families for sample in family.samples}
@@ -200,4 +201,4 @@ def test_a_taken_metrics_port_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 def test_nothing_listens_unless_asked_to(tmp_path: Path) -> None:
     with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
-        assert tracker.metrics_port is None
+        assert tracker.metrics_address is None

@@ -11,7 +11,6 @@ from trainer.config.sections import SampleConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
-from trainer.rollouts.files import Retokeniser, StoredRollouts
 
 NOT_ONE_NUMBER = ["12:00", "(1, 2)", r"2\sqrt{3}", "3-5", "5 or 6", "2^{10}", "[0,1)", "x^2+2x+1"]
 MAYBE_ANOTHER = ["3i", "5!", r"\boxed{5!}", "2 dozen", "5 May", "5th"]
@@ -86,20 +85,6 @@ def test_a_json_value_that_is_no_gold_is_refused_with_its_line(
 def test_a_bare_number_a_solution_and_a_box_are_golds(tmp_path: Path) -> None:
     path = rows(tmp_path / "d.jsonl", "18", "$1,018.50", "9+9=18\n#### 18", r"So \boxed{18}.")
     assert len(load_records(str(path), Split.TRAIN, num_records=9)) == 4
-
-
-def test_a_rollout_whose_gold_is_not_one_number_is_refused_with_its_line(tmp_path: Path) -> None:
-    row = {
-        "question": "q",
-        "gold_answer": "18",
-        "arm_outputs": [{"arm_name": "a", "full_text": ""}],
-    }
-    path = tmp_path / "r.jsonl"
-    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, "gold_answer": "5 or 6"}))
-    retokeniser = Retokeniser(renderer=None, prompt_format="plain", arms={}, max_tokens=9)  # type: ignore[arg-type]
-    assert len(StoredRollouts(path, retokeniser, num_groups=1).records) == 1
-    with pytest.raises(DataError, match=r"r\.jsonl:2: gold_answer: '5 or 6' is not one number"):
-        StoredRollouts(path, retokeniser)
 
 
 async def test_sample_refuses_a_gold_that_is_not_one_number() -> None:

@@ -131,7 +131,8 @@ def test_batches_come_in_order_never_too_stale_and_no_more_than_needed(
     for step in range(num_steps):
         batch = next_batch(pipeline, version=100 + step, num_needed=num_steps - step)
         assert [group.record.id for group in batch.groups] == expected[step]
-        assert {sample.version for sample in batch.samples} == {batch.version}
+        samples = [sample for group in batch.groups for sample in group.samples]
+        assert {sample.version for sample in samples} == {batch.version}
         generated_by[step] = batch.version
         # As far ahead as staleness allows, but not past the last step.
         asked_batches = min(step + 1 + max_staleness, num_steps)

@@ -263,7 +263,7 @@ def take(versions: Versions, client: FakeClient) -> None:
 
 
 def retire(versions: Versions, client: FakeClient) -> None:
-    versions.retain(1, ())
+    versions.adapters.retain(1, ())
 
 
 @pytest.mark.parametrize("happens", [lose, damage, take, retire])
@@ -291,7 +291,7 @@ def test_the_newest_and_the_named_ones_stay(
         )
         for step in range(num_published):
             versions.publish(step, roles_of(str(step).encode()))
-            versions.retain(num_kept, others)
+            versions.adapters.retain(num_kept, others)
         numbers = range(num_published)
         kept = set(numbers[-num_kept:]) | (others & set(numbers))
         left = {int(path.name[-6:]) for path in versions.adapters.folder_of(0).parent.iterdir()}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from trainer.cli import main
@@ -15,10 +16,11 @@ from trainer.errors import UsageError
 from trainer.evaluation.candidates import EvaluatedModel
 from trainer.evaluation.records import Answer, ArmsAnswer, ModelAnswers, QuestionAnswers
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all
-from trainer.report.page import write_report
+from trainer.report.page import report_run
 
 ATTACK = "</pre><script>alert('owned')</script><img src=x onerror=alert(1)>"
 NUM_CURVES = 12
+QUIET = Console(quiet=True)
 """Charts for which `metrics` has data."""
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -58,7 +60,7 @@ class Page(HTMLParser):
 
 
 def page_of(run: Path) -> Page:
-    path = write_report(run).path
+    path = report_run(run, QUIET)
     assert path == run / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert page.open == []
@@ -345,7 +347,7 @@ def test_every_curve_can_be_seen_and_read(run: Path) -> None:
 
 def test_tables_can_be_scrolled_by_keyboard_and_have_names(run: Path) -> None:
     write_evaluation(run, {"SFT": [False], "PPO": [True]})
-    html = write_report(run).path.read_text()
+    html = report_run(run, QUIET).read_text()
     assert html.count('<div class="scroll" tabindex="0" role="region" aria-labelledby="table-') == 2
 
 
@@ -384,7 +386,7 @@ def test_a_broken_evaluation_is_named_and_stops_nothing(run: Path) -> None:
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no run folder"):
-        write_report(tmp_path / "nowhere")
+        report_run(tmp_path / "nowhere", QUIET)
 
 
 def test_a_folder_that_cannot_be_written_to_has_its_verdict_and_no_page(
@@ -406,6 +408,6 @@ def test_a_run_without_metrics_is_refused(tmp_path: Path, content: str | None) -
     if content is not None:
         (tmp_path / "metrics.jsonl").write_text(content)
     with pytest.raises(UsageError, match="no metrics in") as raised:
-        write_report(tmp_path)
+        report_run(tmp_path, QUIET)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.glob("report*")) == []

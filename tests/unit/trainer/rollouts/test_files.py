@@ -129,6 +129,11 @@ def test_a_row_longer_than_the_budget_is_refused_with_its_place(tmp_path: Path) 
     )
 
 
+def test_a_row_whose_gold_is_not_one_number_is_refused_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: gold_answer: '5 or 6' is not one number"):
+        stored(tmp_path / "rows.jsonl", row(), {**row(), "gold_answer": "5 or 6"})
+
+
 def test_the_dtype_of_the_server_is_read_back(tmp_path: Path) -> None:
     found = stored(tmp_path / "rows.jsonl", row() | {"dtype": "bfloat16"}, row())
     assert found.dtypes == {"bfloat16": 1, None: 1}

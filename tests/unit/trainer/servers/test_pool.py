@@ -433,10 +433,12 @@ async def test_one_alone_is_asked_for_its_proof_until_it_leaves(tmp_path: Path) 
         servers[1].is_down = True
         with pytest.raises(ServerUnreachableError, match="http://b:1 has left"):
             await only.generate(group_request_of(9))
-        assert pool.only(origin) is None
+        with pytest.raises(ServerUnreachableError, match="http://b:1 has left"):
+            pool.only(origin)
         servers[1].restart()
         await until(lambda: len(pool.origins) == 2)
-        assert pool.only(origin) is None
+        with pytest.raises(ServerUnreachableError, match="http://b:1 has left"):
+            pool.only(origin)
         with pytest.raises(ServerUnreachableError):
             await only.generate(group_request_of(9))
 
