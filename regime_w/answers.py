@@ -143,10 +143,7 @@ def _read_marked(text: str, read: Callable[[str], str | None]) -> tuple[str | No
     if answer is None and marked.below:
         line, is_boxed = _explicit_answer("\n".join(marked.below))
         return None if line is None else read(line), is_boxed
-    if answer is None or read is read_gold_line:
-        return answer, is_marked
-    behind = text[text.rindex(MARKER) :].partition(marked.line)[2]
-    return None if _is_withdrawn(answer, behind) else answer, is_marked
+    return answer, is_marked
 
 
 def _explicit_answer(text: str) -> tuple[str | None, bool]:

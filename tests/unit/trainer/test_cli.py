@@ -61,6 +61,7 @@ MISTAKES = {
     "trainer train --policy.base_model BASE --policy.adapter no/such": "policy.adapter no/such",
     "trainer train --policy.base_model BASE --run.folder BASE/config.json": "run.folder: ",
     "trainer train --policy.base_model BASE --ppo.critic_rollouts no.jsonl": "ppo.critic_rollouts: no.jsonl",
+    "trainer train-offline --policy.base_model BASE --ppo.critic_rollouts no.jsonl": "ppo.critic_rollouts: ",
     "trainer train --ppo.learning_rate_warmup_steps 101": "more than run.num_steps = 100",
     "trainer sft --policy.base_model ./no/such/model": "no/such/model",
     "trainer sft --policy.base_model BASE --output BASE/config.json": "output: ",

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tomllib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import tomli_w
 from inference_server.wire.prompt_frames import Prompt
 from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
+from trainer.commands.early_checks import check_online
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import read_metrics
 from trainer.errors import DataError, UsageError
@@ -187,12 +189,15 @@ def test_a_fit_that_came_to_nothing_is_said_and_prompts_of_another_format_are_re
     assert all(words in line for words, line in zip(expected, said, strict=True)), said
 
 
-def test_a_file_that_is_not_there_is_named(
-    tiny_base: Path, questions: Path, tmp_path: Path
+@pytest.mark.parametrize("advantage", ["gae", "rloo"])
+def test_the_critics_rollouts_are_needed_only_with_a_critic(
+    advantage: str, tiny_base: Path, questions: Path, tmp_path: Path
 ) -> None:
-    config = config_of(tiny_base, tmp_path / "run", questions, {"critic_rollouts": "no.jsonl"})
-    with pytest.raises(DataError, match=r"ppo\.critic_rollouts no\.jsonl: no such file"):
-        train(config, server(tiny_base))
+    ppo = {"critic_rollouts": "no.jsonl", "advantage": advantage}
+    config = config_of(tiny_base, tmp_path / "run", questions, ppo)
+    needed = pytest.raises(DataError, match=r"ppo\.critic_rollouts: no\.jsonl: no such file")
+    with needed if advantage == "gae" else nullcontext():
+        check_online(config)
 
 
 # --- runs that an earlier version began -------------------------------------------------------------
