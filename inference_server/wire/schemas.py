@@ -2,12 +2,12 @@
 
 from enum import StrEnum
 from operator import not_
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt
 
 from inference_server.wire.adapters.infos import AdapterInfo
-from inference_server.wire.adapters.references import VersionNumber
+from inference_server.wire.adapters.references import PolicyReference
 from inference_server.wire.prompt_options import (
     Choices,
     PromptFormat,
@@ -93,7 +93,7 @@ class ArmsRequest(_Request):
     max_tokens: _Count = 256
     seed: StrictInt | None = Field(default=None, ge=0, lt=2**63)
     """Null costs nothing: the engine then makes no generator per request."""
-    policy: Literal["latest", "base"] | VersionNumber = "latest"
+    policy: PolicyReference = "latest"
     """``latest`` is the version that is active when a group starts."""
     prompt_format: PromptFormatChoice = "auto"
     stop: StopStrings = Field(default=(), exclude_if=not_)

@@ -85,15 +85,24 @@ class SettingsModel(BaseModel):
 
 def takes_json(model: type[BaseModel], key: str) -> bool:
     """Whether a key's value is a table or a list."""
+    annotation = _annotation(model, key)
+    is_table = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return is_table or is_list(annotation) or _has_origin(annotation, dict)
+
+
+def is_switch(model: type[BaseModel], key: str) -> bool:
+    """Whether a key's value is true or false."""
+    return {kind for kind in _kinds(_annotation(model, key)) if isinstance(kind, type)} == {bool}
+
+
+def _annotation(model: type[BaseModel], key: str) -> Any:
+    """The type of a key such as ``ppo.kl_coef``; None where there is no such key."""
     name, _, below = key.partition(".")
     fields = {f.validation_alias or name: f for name, f in model.model_fields.items()}
-    field = fields.get(name)
-    if field is None:
-        return False
-    annotation = field.annotation
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return not below or takes_json(annotation, below)
-    return is_list(annotation) or _has_origin(annotation, dict)
+    annotation = fields[name].annotation if name in fields else None
+    if below and isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return _annotation(annotation, below)
+    return annotation
 
 
 def is_list(annotation: Any) -> bool:

@@ -281,7 +281,10 @@ WRONG_TYPES: list[tuple[list[str], list[Any], str]] = [
         ],
         ({"arms": [{**ARM, "temperature": True}]}, 400, "arms.0.temperature", "valid number"),
         ({"arms": [{**ARM, "top_p": "1"}]}, 400, "arms.0.top_p", "valid number"),
-        ({"policy": "newest"}, 400, "policy", "'latest' or 'base'"),
+        *[
+            ({"policy": value}, 400, "policy", "'latest', 'base' or the number of a version")
+            for value in ("newest", "policy-000007", "7", -1, 10**9, 7.0, True, None, ["latest"])
+        ],
         ({"policy": 7}, 404, "version", "version 7 is not loaded"),
         ({"stream": True, "policy": 7}, 404, "version", "version 7 is not loaded"),
         ({"stream": True, "max_tokens": 601}, 400, "questions.0", "exceed the model's context"),

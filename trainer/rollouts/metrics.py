@@ -75,8 +75,9 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:
             metrics[f"scores/{name}"] = statistics.fmean(present)
-    if chsh := [max(g.scores.chsh) for g in groups if g.scores.chsh is not None]:
-        metrics["scores/chsh_max"] = statistics.fmean(chsh)
+    if chsh := [g.scores.chsh for g in groups if g.scores.chsh is not None]:
+        metrics["scores/chsh_max"] = statistics.fmean(map(max, chsh))
+        metrics["scores/chsh_min"] = statistics.fmean(map(min, chsh))
     for name in {name: None for group in groups for name in group.by_function}:
         given = [r for g in groups for r in g.by_function.get(name, ()) if r is not None]
         if given:

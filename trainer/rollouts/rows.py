@@ -56,6 +56,7 @@ def rollout_row(
         **({"server": group.server} if isinstance(group, ServedGroup) else {}),
         **({} if group.replica is None else {"replica": group.replica}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
+        **({} if scores.chsh is None else {"chsh": scores.chsh}),
         "reward": sum(scored.rewards) / len(scored.rewards),
         "arm_outputs": [
             {

@@ -1,12 +1,26 @@
 """How a request names an adapter: by its version's number, or by its path on a volume of the server."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic_core import PydanticCustomError
 
 NUM_VERSIONS = 10**9
 """Versions are numbered from 0 to one less."""
 VersionNumber = Annotated[StrictInt, Field(ge=0, lt=NUM_VERSIONS)]
+
+
+def _is_policy(value: object) -> object:
+    """Refuse what names no policy in one message, which a union's branches have no room for."""
+    is_number = type(value) is int and 0 <= value < NUM_VERSIONS
+    if not is_number and value not in ("latest", "base"):
+        raise PydanticCustomError(
+            "policy", "Input should be 'latest', 'base' or the number of a version, such as 12"
+        )
+    return value
+
+
+PolicyReference = Annotated[Literal["latest", "base"] | VersionNumber, BeforeValidator(_is_policy)]
 
 
 class AdapterPath(BaseModel):

@@ -10,10 +10,11 @@ from pydantic_settings import SettingsError as SourceError
 from inference_server.wire.flags.errors import repeated_flags
 from inference_server.wire.flags.source import FlagSource
 from inference_server.wire.settings_errors import SettingsError, known_keys
-from inference_server.wire.settings_model import takes_json
+from inference_server.wire.settings_model import is_switch, takes_json
 from inference_server.wire.settings_sources import Program, Values, as_settings, check_json
 
 _UNKNOWN = "unknown_arguments"
+_PREFIXES = {"true": "--", "false": "--no-"}
 
 
 def read_flags(
@@ -36,6 +37,7 @@ def read_flags(
         key = flag.removeprefix("--").replace("-", "_")
         check_json(model, key, value, kind="flag", kebab_case=program.kebab_case)
     spelt = _canonical(arguments, keys, program)
+    spelt = _as_switches(spelt, {key for key in keys if is_switch(settings, key)}, program)
     single = {key for key in keys if not takes_json(settings, key)}
     if lines := repeated_flags(spelt, single, kebab_case=program.kebab_case):
         raise SettingsError(*lines)
@@ -85,4 +87,27 @@ def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program
         name, equals, value = argument.partition("=")
         known = flags.get(name[2:].replace("-", "_")) if name.startswith("--") else None
         found.append(argument if known is None else f"--{known}{equals}{value}")
+    return found
+
+
+def _as_switches(
+    arguments: Sequence[str], switches: Collection[str], program: Program
+) -> list[str]:
+    """The arguments with ``--x true`` and ``--x=false`` as ``--x`` and ``--no-x``, which alone the parser knows.
+
+    Raises:
+        SettingsError: A value is neither true nor false.
+    """
+    spelt = {f"--{key.replace('_', '-') if program.kebab_case else key}" for key in switches}
+    found: list[str] = []
+    for argument in arguments:
+        flag, equals, value = argument.partition("=")
+        if flag in spelt and equals:
+            if value.lower() not in _PREFIXES:
+                raise SettingsError(f"{flag}: true or false, not {value!r}")
+            found.append(_PREFIXES[value.lower()] + flag[2:])
+        elif found and found[-1] in spelt and argument.lower() in _PREFIXES:
+            found[-1] = _PREFIXES[argument.lower()] + found[-1][2:]
+        else:
+            found.append(argument)
     return found
