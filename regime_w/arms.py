@@ -7,7 +7,15 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from regime_w.answer_types.answer_type import AnswerType
 from regime_w.answer_types.number import NUMBER
@@ -47,6 +55,18 @@ class ArmSpec(BaseModel):
     """Sampling temperature. Never 0: identical greedy arms would agree by construction."""
     top_p: StrictFloat = Field(gt=0, le=1)
     """Nucleus mass; 1 keeps the whole distribution."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_temp(cls, values: object) -> object:
+        if not isinstance(values, Mapping) or "temp" not in values or "temperature" in values:
+            return values
+        return {"temperature" if key == "temp" else key: value for key, value in values.items()}
+
+    @property
+    def temp(self) -> float:
+        """The recipe's name of `temperature`, which is also read under it."""
+        return self.temperature
 
     @property
     def family(self) -> str:

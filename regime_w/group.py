@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 from regime_w.answer_types.answer_type import AnswerType, merged
 from regime_w.answer_types.number import NUMBER
@@ -83,6 +84,17 @@ class GroupScores:
     """See `CrossCheck`; logged, never rewarded."""
     abstentions: tuple[str, ...]
     """A line for each score that abstained, with the reason."""
+
+    def __getitem__(self, name: str) -> Any:
+        """A score by its name, as the recipe reads it: ``scores["s_wm"]``.
+
+        ``correct_flags`` is the recipe's name of `correct`, empty without a gold answer.
+        """
+        if name == "correct_flags":
+            return list(self.correct or ())
+        if name not in GroupScores.__slots__:
+            raise KeyError(name)
+        return getattr(self, name)
 
 
 def read_group(

@@ -95,3 +95,15 @@ def test_other_keys_are_ignored_and_the_name_may_be_missing() -> None:
 def test_an_invalid_output_is_named(name: str, invalid: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CALLS[name]([MAPPINGS[0], invalid])
+
+
+def test_scores_are_read_by_name_as_the_recipe_reads_them() -> None:
+    scores = compute_regime_w_scores(QUESTION, MAPPINGS, GOLD)
+    assert [scores[name] for name in ("s_end", "s_path", "s_cf", "s_wm")] == [
+        *(scores.s_end, scores.s_path, scores.s_cf, scores.s_wm)
+    ]
+    assert scores["correct_flags"] == [True, False]
+    assert compute_regime_w_scores(QUESTION, MAPPINGS)["correct_flags"] == []
+    for name in ("s_all", "__getitem__"):
+        with pytest.raises(KeyError, match=name):
+            scores[name]

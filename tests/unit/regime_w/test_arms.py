@@ -146,3 +146,12 @@ print([name for name in {forbidden} if name in sys.modules])
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_an_arm_takes_the_recipes_name_of_the_temperature() -> None:
+    arm = build_all_arms()[0]
+    fields = {"name": arm.name, "system_prompt": arm.system_prompt, "top_p": arm.top_p}
+    assert ArmSpec.model_validate({**fields, "temp": arm.temp}) == arm
+    for wrong in ({"temp": 0}, {"temp": 0.2, "temperature": 0.2}, {}):
+        with pytest.raises(ValidationError, match="temp"):
+            ArmSpec.model_validate({**fields, **wrong})

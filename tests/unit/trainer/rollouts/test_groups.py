@@ -74,6 +74,9 @@ def test_a_journal_line_holds_the_recipes_fields_and_every_token() -> None:
     assert row["policy_version"] == 12
     assert row["reward"] == pytest.approx(sum(scored.rewards) / 2)
     assert row["scores"].keys() == {"s_end", "s_path", "s_cf", "s_wm"}
+    assert "chsh" not in row
+    crossed = replace(scored, scores=replace(scored.scores, chsh=(-3.0, -1.0, 1.0, 1.0)))
+    assert rollout_row(crossed, step=5)["chsh"] == (-3.0, -1.0, 1.0, 1.0)
     first, second = row["arm_outputs"]
     assert [(arm["answer"], arm["correct"]) for arm in (first, second)] == [
         ("3", True),
