@@ -12,7 +12,6 @@ from inference_server.wire.hardware.cpu import (
     KV_CACHE_VARIABLE,
     available_memory_bytes,
     cpu_kv_cache_bytes,
-    kv_bytes_per_token,
     machine_memory_bytes,
 )
 from inference_server.wire.settings_errors import SettingsError
@@ -55,20 +54,19 @@ def num_workers(args: argparse.Namespace) -> int:
 def _size_kv_cache(args: argparse.Namespace, config: Mapping[str, Any]) -> None:
     """Sizes the cache by model and machine, unless the user did; vLLM would take half the memory."""
     bytes_per_number = 4 if args.dtype in ("float32", "float") else 2
-    per_token = kv_bytes_per_token(
-        config,
-        bytes_per_number=bytes_per_number,
-        # What is no number of workers vLLM refuses later.
-        tensor_parallel_size=max(1, args.tensor_parallel_size),
-    )
+    attention = model_config.AttentionLayers.of(config)
     length = args.max_model_len or model_config.context_tokens(config)
     if args.kv_cache_memory_bytes is not None or os.environ.get(KV_CACHE_VARIABLE):
         return
-    if per_token is None or not isinstance(length, int) or length < 1:
+    if attention is None or not isinstance(length, int) or length < 1:
         os.environ[KV_CACHE_VARIABLE] = _KV_CACHE_GIB_OF_UNKNOWN_MODEL
         return
     args.kv_cache_memory_bytes = cpu_kv_cache_bytes(
-        bytes_per_token=per_token,
+        bytes_per_token=attention.kv_bytes_per_token(
+            bytes_per_number=bytes_per_number,
+            # What is no number of workers vLLM refuses later.
+            tensor_parallel_size=max(1, args.tensor_parallel_size),
+        ),
         state_bytes=model_config.state_bytes_per_sequence(
             config, bytes_per_number=bytes_per_number
         ),

@@ -12,9 +12,12 @@ from vllm.platforms import current_platform
 from inference_server.settings import Settings
 from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
-from inference_server.wire.hardware.cpu import kv_bytes_per_token
-from inference_server.wire.hardware.gpu import ServedModel
-from inference_server.wire.hardware.model_config import SlidingLayers, context_tokens
+from inference_server.wire.hardware.gpu import ServedModel, linear_modules
+from inference_server.wire.hardware.model_config import (
+    AttentionLayers,
+    SlidingLayers,
+    context_tokens,
+)
 from inference_server.wire.settings_errors import SettingsError
 
 _HALF = 2
@@ -55,10 +58,12 @@ def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[
 
 def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
     config = transformers.AutoConfig.from_pretrained(args.model, revision=args.revision)
-    per_token = kv_bytes_per_token(config.to_dict(), bytes_per_number=_HALF)
+    written = config.to_dict()
+    attention = AttentionLayers.of(written)
     sizes = (getattr(config, name, None) for name in ("hidden_size", "intermediate_size"))
-    if not _is_plain(args, config) or per_token is None or None in sizes:
+    if not _is_plain(args, config) or attention is None or None in sizes:
         return
+    per_token = attention.kv_bytes_per_token(bytes_per_number=_HALF)
     parts = gpu.memory_parts(
         _counted(config),
         max_lora_rank=settings.max_lora_rank,
@@ -68,7 +73,6 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
     )
     card = current_platform.get_device_total_memory()
     left = int(args.gpu_memory_utilization * card - sum(parts.values()))
-    written = config.to_dict()
     length = args.max_model_len or context_tokens(written)
     needed = SlidingLayers.of(written).cached_tokens(
         length, max_num_batched_tokens=args.max_num_batched_tokens
@@ -97,15 +101,4 @@ def _counted(config: Any) -> ServedModel:
     """A model's parameters, counted on the model itself without its weights."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
-    linear = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and ".layers." in name
-    }
-    return ServedModel(
-        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
-        slot_parameters_per_rank=sum(m.in_features + m.out_features for m in linear.values()),
-        hidden_size=config.hidden_size,
-        intermediate_size=gpu.mlp_width(linear, config.intermediate_size),
-        vocab_size=config.vocab_size,
-    )
+    return ServedModel.of(model, linear_modules(model, torch.nn.Linear))

@@ -34,11 +34,12 @@ def dtype_bytes(policy: PolicyConfig) -> int:
 
 def fused_layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> LayerBytes:
     """Of `trainer.model.decoder.layer`, whose mask all layers share."""
-    inner, is_grouped = shape.intermediate_size, shape.kv_size < shape.attention_size
+    inner, heads = shape.served.intermediate_size, shape.attention_layers
+    is_grouped = heads.kv_size < heads.query_size
     layer = (
-        4 * shape.hidden_size  # both norms' inputs and outputs
-        + 4 * shape.attention_size  # queries, keys, values and the output of attention
-        + is_grouped * shape.kv_size  # keys before they are repeated, in a tensor with the queries
+        4 * shape.served.hidden_size  # both norms' inputs and outputs
+        + 4 * heads.query_size  # queries, keys, values and the output of attention
+        + is_grouped * heads.kv_size  # keys before they are repeated, in a tensor with the queries
         + 3 * inner  # gate and up, and their product
         + 7 * policy.lora_rank
     )
@@ -55,7 +56,8 @@ def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> Laye
     size = dtype_bytes(policy)
     # Autocast computes matrix products in bfloat16 whatever the dtype of the weights.
     product = BFLOAT16 if policy.autocast else size
-    hidden, inner, attention = shape.hidden_size, shape.intermediate_size, shape.attention_size
+    hidden, inner = shape.served.hidden_size, shape.served.intermediate_size
+    attention = shape.attention_layers.query_size
     if size == product == FLOAT32:
         # Modules with the same input share it.
         adapter_inputs = (2 * hidden + inner) * FLOAT32

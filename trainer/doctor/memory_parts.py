@@ -10,7 +10,6 @@ from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_BATCHED_TOKENS, CPU_MAX_NUM_SEQS
 from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
 from trainer.doctor.layer_memory import (
-    BFLOAT16,
     FLOAT32,
     LayerBytes,
     dtype_bytes,
@@ -65,16 +64,12 @@ class Part:
     """The settings that decide it."""
 
 
-def kv_bytes_per_token(shape: ModelShape, *, on_gpu: bool) -> int:
-    """Size of one token's keys and values in all layers of the server's cache."""
-    return 2 * shape.num_attention_layers * shape.kv_size * (BFLOAT16 if on_gpu else FLOAT32)
-
-
 def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iterator[Part]:
     """The server's parts without the key-value cache."""
+    served = shape.served
     if on_gpu:
         parts = gpu.memory_parts(
-            shape.served,
+            served,
             max_lora_rank=serve.max_lora_rank,
             max_loaded_versions=serve.max_loaded_versions,
             max_num_seqs=serve.max_num_seqs or gpu.MAX_NUM_SEQS,
@@ -82,16 +77,16 @@ def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iter
         )
     else:
         slot = serve.max_lora_rank * (
-            shape.slot_parameters_per_rank + shape.hidden_size + shape.vocab_size
+            served.slot_parameters_per_rank + served.hidden_size + served.vocab_size
         )
         batch = gpu.batch_bytes(
-            shape.served,
+            served,
             max_num_seqs=serve.max_num_seqs or CPU_MAX_NUM_SEQS,
             max_num_batched_tokens=CPU_MAX_BATCHED_TOKENS,
             bytes_per_number=FLOAT32,
         )
         parts = {
-            "weights": shape.num_parameters * FLOAT32,
+            "weights": served.num_parameters * FLOAT32,
             "LoRA slots": serve.max_loaded_versions * slot * FLOAT32,
             "a batch's activations": _HEAP * batch,
             "process": _SERVER_PROCESS,
@@ -110,7 +105,7 @@ def trainer_parts(
     policy = planned_policy(config.policy, on_gpu=on_gpu)
     yield from weight_parts(shape, policy)
     adapter = policy.lora_rank * shape.adapter_parameters_per_rank * FLOAT32
-    head = shape.hidden_size * FLOAT32
+    head = shape.served.hidden_size * FLOAT32
     yield Part(
         name=f"{_NUM_ROLES} adapters",
         num_bytes=_NUM_ROLES * adapter + head,
@@ -121,7 +116,9 @@ def trainer_parts(
     yield Part(name="AdamW's moments", num_bytes=2 * trained, settings="policy.lora_rank")
     # Weights and moments from before the step, to restore if it fails; see PPOUpdate.
     yield Part(name="copies to undo a step", num_bytes=3 * trained, settings="policy.lora_rank")
-    chunk = min(CHUNK_LOGITS["cuda" if on_gpu else "cpu"], rows.num_tokens * shape.vocab_size)
+    chunk = min(
+        CHUNK_LOGITS["cuda" if on_gpu else "cpu"], rows.num_tokens * shape.served.vocab_size
+    )
     is_fused = shape.is_fused and not (policy.autocast or policy.quantization or policy.shard_base)
     if is_fused:
         # A pass's copies of one adapter, and their gradients until all are there.
@@ -149,7 +146,7 @@ def weight_parts(shape: ModelShape, policy: PolicyConfig) -> Iterator[Part]:
     in_four_bits = shape.num_linear_parameters if policy.quantization == "nf4" else 0
     yield Part(
         name="weights",
-        num_bytes=in_four_bits * _NF4 + (shape.num_parameters - in_four_bits) * size,
+        num_bytes=in_four_bits * _NF4 + (shape.served.num_parameters - in_four_bits) * size,
         settings="policy.dtype, policy.quantization",
     )
     if in_four_bits:
@@ -180,7 +177,7 @@ def activation_parts(
     in_flight = of_layers.in_flight
     if policy.gradient_checkpointing:
         # The inputs of all layers, and what one layer keeps while it is recomputed.
-        kept: float = (shape.num_layers + 1) * shape.hidden_size * dtype_bytes(policy)
+        kept: float = (shape.num_layers + 1) * shape.served.hidden_size * dtype_bytes(policy)
         in_flight += of_layers.largest
     else:
         kept = of_layers.together

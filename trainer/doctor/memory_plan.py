@@ -7,10 +7,10 @@ from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
 from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
 from trainer.config.sections import Role, ServeConfig, TrainConfig
+from trainer.doctor.layer_memory import BFLOAT16, FLOAT32
 from trainer.doctor.memory_parts import (
     Part,
     Rows,
-    kv_bytes_per_token,
     server_parts,
     trainer_parts,
 )
@@ -128,7 +128,9 @@ def plan_memory(
                 max_num_batched_tokens=gpu.MAX_BATCHED_TOKENS,
             )
         needed = max(whole, len(config.rollout.arms) * min(serve.max_model_len or longest, longest))
-    per_token = kv_bytes_per_token(shape, on_gpu=on_gpu)
+    per_token = shape.attention_layers.kv_bytes_per_token(
+        bytes_per_number=BFLOAT16 if on_gpu else FLOAT32
+    )
     if server and on_gpu:
         share = (serve.gpu_memory_utilization or VLLM_GPU_MEMORY_UTILIZATION) * card_bytes
     elif server:

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from inference_server.wire.hardware.gpu import ServedModel, mlp_width
+from inference_server.wire.hardware.gpu import ServedModel, linear_modules
 from inference_server.wire.hardware.model_config import (
     DELTA_NET,
+    AttentionLayers,
     DeltaNet,
     SlidingLayers,
     context_tokens,
     layer_types,
-    num_attention_layers,
     state_bytes_per_sequence,
     why_not_text_alone,
 )
@@ -34,8 +34,8 @@ class ModelShape:
     """Sizes and parameter counts of a base model."""
 
     num_layers: int
-    num_attention_layers: int
-    """Those that keep keys and values of each token; the others carry a state."""
+    attention_layers: AttentionLayers
+    """The others carry a state."""
     sliding_layers: SlidingLayers
     num_delta_layers: int
     """Those whose state follows the gated delta rule."""
@@ -50,16 +50,10 @@ class ModelShape:
     """Size of one sequence's states in all layers."""
     is_fused: bool
     """Whether `trainer.model.decoder` computes its layers."""
-    hidden_size: int
-    intermediate_size: int
-    attention_size: int
-    """Number of query heads × their size; grouped keys are repeated to the same size."""
-    kv_size: int
-    """Number of key-value heads × their size: what the cache holds of one token's keys in one layer."""
-    vocab_size: int
+    served: ServedModel
+    """What of it decides the server's memory."""
     max_position_tokens: int
     """The longest prompt and completion together that the model takes."""
-    num_parameters: int
     num_linear_parameters: int
     """Those in the layers' matrices, which QLoRA keeps in four bits."""
     largest_matrix: int
@@ -68,19 +62,6 @@ class ModelShape:
     """The configured modules that the model does not have."""
     adapter_parameters_per_rank: int
     """Parameters of an adapter of rank 1 on the configured modules."""
-    slot_parameters_per_rank: int
-    """Parameters of an adapter of rank 1 on all modules for which vLLM allocates slots."""
-
-    @property
-    def served(self) -> ServedModel:
-        """What of it decides the server's memory."""
-        return ServedModel(
-            num_parameters=self.num_parameters,
-            slot_parameters_per_rank=self.slot_parameters_per_rank,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            vocab_size=self.vocab_size,
-        )
 
 
 def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
@@ -102,26 +83,23 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         raise ValueError(reason)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    in_layers = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".layers." in name
-    }
+    in_layers = linear_modules(model, nn.Linear)
     if not in_layers:
         raise ValueError(f"{config.model_type}: no linear modules in a list called layers")
     sizes = ("num_attention_heads", "intermediate_size", "num_key_value_heads")
-    if unnamed := [size for size in sizes if getattr(config, size, None) is None]:
-        raise ValueError(f"{config.model_type}: its configuration has no {unnamed[0]}")
+    unnamed = [size for size in sizes if getattr(config, size, None) is None]
+    attention_layers = AttentionLayers.of(written)
+    if unnamed or attention_layers is None:
+        missing = unnamed[0] if unnamed else "heads that can be read"
+        raise ValueError(f"{config.model_type}: its configuration has no {missing}")
     takes_all = is_all_linear(target_modules)
     targets = [
         m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
     ]
-    heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
     delta = DeltaNet.of(written)
     return ModelShape(
         num_layers=config.num_hidden_layers,
-        num_attention_layers=num_attention_layers(written, config.num_hidden_layers),
+        attention_layers=attention_layers,
         sliding_layers=SlidingLayers.of(written),
         num_delta_layers=layer_types(written).count(DELTA_NET) if delta.channels else 0,
         delta_num_heads=delta.num_values,
@@ -130,18 +108,12 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         needs_own_rows=needs_own_rows(model),
         state_bytes=state_bytes_per_sequence(written, bytes_per_number=2),
         is_fused=_is_fused(model, base_model),
-        hidden_size=config.hidden_size,
-        intermediate_size=mlp_width(in_layers, config.intermediate_size),
-        attention_size=heads * head_size,
-        kv_size=config.num_key_value_heads * head_size,
-        vocab_size=config.vocab_size,
+        served=ServedModel.of(model, in_layers),
         max_position_tokens=context_tokens(written),
-        num_parameters=sum(p.numel() for p in model.parameters()),
         num_linear_parameters=sum(module.weight.numel() for module in in_layers.values()),
         largest_matrix=max(module.weight.numel() for module in in_layers.values()),
         missing_modules=tuple(missing_targets(model, target_modules)),
         adapter_parameters_per_rank=sum(m.in_features + m.out_features for m in targets),
-        slot_parameters_per_rank=sum(m.in_features + m.out_features for m in in_layers.values()),
     )
 
 

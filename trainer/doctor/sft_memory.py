@@ -59,7 +59,7 @@ def sft_parts(
         num_bytes=4 * adapter,
         settings="policy.lora_rank",
     )
-    copies = 0 if on_gpu else _TILE_COPIES * min(shape.vocab_size, _TILE_VOCABULARY)
+    copies = 0 if on_gpu else _TILE_COPIES * min(shape.served.vocab_size, _TILE_VOCABULARY)
     tiles = num_scored * (_TILE_VOCABULARY + copies) * FLOAT32
     budget = "sft.token_budget" if sft.micro_batch_size is None else "sft.micro_batch_size"
     yield from activation_parts(

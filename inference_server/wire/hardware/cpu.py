@@ -6,9 +6,6 @@ The server sizes its cache by it, and the trainer's doctor plans with it. Loads 
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from inference_server.wire.hardware.model_config import num_attention_layers
 
 CPU_MAX_NUM_SEQS = 256
 """Sequences that run at a time on a CPU: twice vLLM's default for a server, since a step costs little more
@@ -47,28 +44,6 @@ def available_memory_bytes() -> float:
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
 
-def kv_bytes_per_token(
-    config: Mapping[str, Any], *, bytes_per_number: int, tensor_parallel_size: int = 1
-) -> int | None:
-    """Size of one token's keys and values in all layers that keep them; None where a configuration does not say.
-
-    Args:
-        config: The content of its config.json.
-        bytes_per_number: Of the dtype that the cache is kept in.
-        tensor_parallel_size: Workers that divide the heads, each of which keeps one at least; the size is of
-            one worker.
-    """
-    try:
-        num_layers = num_attention_layers(config, int(config["num_hidden_layers"]))
-        heads = int(config["num_attention_heads"])
-        head_size = config.get("head_dim") or config["hidden_size"] // heads
-        kv_heads = config.get("num_key_value_heads") or heads
-    except (KeyError, TypeError, ValueError):
-        return None
-    heads_of_one = max(1, int(kv_heads) // tensor_parallel_size)
-    return 2 * num_layers * heads_of_one * int(head_size) * bytes_per_number
-
-
 def cpu_kv_cache_bytes(
     *,
     bytes_per_token: int,
@@ -83,7 +58,7 @@ def cpu_kv_cache_bytes(
     One sequence of the full length always has room, since vLLM does not start without it.
 
     Args:
-        bytes_per_token: See `kv_bytes_per_token`.
+        bytes_per_token: See `inference_server.wire.hardware.model_config.AttentionLayers.kv_bytes_per_token`.
         state_bytes: See `inference_server.wire.hardware.model_config.state_bytes_per_sequence`.
         max_model_len: Longest prompt and completion together, in tokens.
         memory_bytes: Of the machine.

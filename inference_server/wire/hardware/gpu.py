@@ -6,7 +6,7 @@ neither torch nor vllm.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from inference_server.wire.serve_config import ServeConfig
 
@@ -41,6 +41,40 @@ class ServedModel:
     intermediate_size: int
     vocab_size: int
 
+    @classmethod
+    def of(cls, model: Any, linear: Mapping[str, Any]) -> Self:
+        """Counted on the model itself, which needs no weights.
+
+        Args:
+            model: Transformers', whose configuration names ``intermediate_size``.
+            linear: See `linear_modules`.
+        """
+        # LFM2's layers have another width than its configuration names.
+        widths = [
+            m.out_features for name, m in linear.items() if name.endswith((".up_proj", ".w1"))
+        ]
+        return cls(
+            num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+            slot_parameters_per_rank=sum(m.in_features + m.out_features for m in linear.values()),
+            hidden_size=model.config.hidden_size,
+            intermediate_size=widths[0] if widths else model.config.intermediate_size,
+            vocab_size=model.config.vocab_size,
+        )
+
+
+def linear_modules(model: Any, kind: type) -> dict[str, Any]:
+    """The linear modules of a model's layers by their names.
+
+    Args:
+        model: Transformers'.
+        kind: ``torch.nn.Linear``, which is not loaded here.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, kind) and ".layers." in name
+    }
+
 
 START_SHARE = 0.95
 """Of the share of the card that a server was given, what must be free when it starts: it may come back beside a
@@ -63,17 +97,6 @@ def flags(serve: ServeConfig) -> dict[str, str]:
         "--max-num-seqs": str(serve.max_num_seqs or MAX_NUM_SEQS),
         "--max-num-batched-tokens": str(MAX_BATCHED_TOKENS),
     }
-
-
-def mlp_width(linear: Mapping[str, Any], named: int) -> int:
-    """Width of the layers' MLP: LFM2's is another one than its configuration names.
-
-    Args:
-        linear: The linear modules of a model's layers by their names; PyTorch's, which is not loaded here.
-        named: ``intermediate_size`` of the configuration.
-    """
-    found = [m.out_features for name, m in linear.items() if name.endswith((".up_proj", ".w1"))]
-    return found[0] if found else named
 
 
 def memory_parts(

@@ -96,9 +96,50 @@ def carries_state(config: Mapping[str, Any]) -> bool:
     return any(kind not in _ATTENTION for kind in layer_types(config))
 
 
-def num_attention_layers(config: Mapping[str, Any], num_layers: int) -> int:
-    """How many of a model's layers keep keys and values."""
-    return num_layers - sum(kind not in _ATTENTION for kind in layer_types(config))
+@dataclass(frozen=True, kw_only=True)
+class AttentionLayers:
+    """The layers of a model that keep keys and values, and the heads of each."""
+
+    num_layers: int
+    num_query_heads: int
+    num_kv_heads: int
+    head_size: int
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Self | None:
+        """Read from the content of a model's config.json; None where it does not say."""
+        try:
+            without = sum(kind not in _ATTENTION for kind in layer_types(config))
+            num_heads = int(config["num_attention_heads"])
+            return cls(
+                num_layers=int(config["num_hidden_layers"]) - without,
+                num_query_heads=num_heads,
+                num_kv_heads=int(config.get("num_key_value_heads") or num_heads),
+                head_size=int(config.get("head_dim") or config["hidden_size"] // num_heads),
+            )
+        except (KeyError, TypeError, ValueError):
+            return None
+
+    @property
+    def query_size(self) -> int:
+        """Width of a layer's queries; grouped keys are repeated to it."""
+        return self.num_query_heads * self.head_size
+
+    @property
+    def kv_size(self) -> int:
+        """Width of a layer's keys, and of its values."""
+        return self.num_kv_heads * self.head_size
+
+    def kv_bytes_per_token(self, *, bytes_per_number: int, tensor_parallel_size: int = 1) -> int:
+        """Size of one token's keys and values in all layers.
+
+        Args:
+            bytes_per_number: Of the dtype that the cache is kept in.
+            tensor_parallel_size: Workers that divide the heads, each of which keeps one at least; the size is of
+                one worker.
+        """
+        num_heads = max(1, self.num_kv_heads // tensor_parallel_size)
+        return 2 * self.num_layers * num_heads * self.head_size * bytes_per_number
 
 
 @dataclass(frozen=True, kw_only=True)

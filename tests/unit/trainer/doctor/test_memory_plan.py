@@ -196,9 +196,10 @@ def test_a_model_is_counted_without_its_weights(eight_b: ModelShape) -> None:
     # Llama 3's report says 8.03 billion; of a layer: q, k, v, o, gate, up and down.
     per_layer = 2 * 4096**2 + 2 * 4096 * 1024 + 3 * 4096 * 14_336
     assert eight_b.num_linear_parameters == 32 * per_layer
-    assert eight_b.num_parameters == 32 * (per_layer + 2 * 4096) + 2 * 128_256 * 4096 + 4096
+    assert eight_b.served.num_parameters == 32 * (per_layer + 2 * 4096) + 2 * 128_256 * 4096 + 4096
     assert eight_b.adapter_parameters_per_rank == 32 * (2 * 8192 + 2 * 5120 + 3 * 18_432)
-    assert (eight_b.kv_size, eight_b.attention_size) == (1024, 4096)
+    attention = eight_b.attention_layers
+    assert (attention.kv_size, attention.query_size) == (1024, 4096)
 
 
 def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
@@ -215,7 +216,7 @@ def test_parts_add_up_and_none_is_negative(eight_b: ModelShape) -> None:
 def test_a_model_with_states_needs_room_for_one_of_each_sequence(tmp_path: Path) -> None:
     base = saved(tmp_path, DELTA_RULE)
     shape = read_shape(base, PolicyConfig().target_modules)
-    assert (shape.num_attention_layers, shape.num_delta_layers) == (1, 3)
+    assert (shape.attention_layers.num_layers, shape.num_delta_layers) == (1, 3)
     # Four heads' matrices in float32, and three inputs of 2 · 64 + 128 channels.
     assert shape.state_bytes == 3 * (4 * 32 * 32 * 4 + 3 * 256 * 2)
     plan = plan_memory(shape, TrainConfig(), SERVE, card_bytes=80 * GIB, on_gpu=True)
@@ -310,4 +311,6 @@ def test_a_whole_machine_is_planned_for_without_a_gpu(eight_b: ModelShape) -> No
     # Both sides compute in float32 there: 30 GiB each, and no room for both.
     assert plan.server_fits
     assert not plan.trainer_fits
-    assert plan.server[0].num_bytes == plan.trainer[0].num_bytes == 4 * eight_b.num_parameters
+    assert (
+        plan.server[0].num_bytes == plan.trainer[0].num_bytes == 4 * eight_b.served.num_parameters
+    )

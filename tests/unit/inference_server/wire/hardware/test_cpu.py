@@ -7,45 +7,10 @@ from hypothesis import strategies as st
 from inference_server.wire.hardware.cpu import (
     available_memory_bytes,
     cpu_kv_cache_bytes,
-    kv_bytes_per_token,
     machine_memory_bytes,
 )
 
 GIB = 2**30
-SMOLLM2 = {
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "hidden_size": 576,
-}
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        (SMOLLM2, 2 * 30 * 3 * 64 * 4),
-        (SMOLLM2 | {"num_key_value_heads": None}, 2 * 30 * 9 * 64 * 4),
-        (SMOLLM2 | {"head_dim": 128}, 2 * 30 * 3 * 128 * 4),
-        ({"num_hidden_layers": 30}, None),
-        (SMOLLM2 | {"num_hidden_layers": [1, 2]}, None),
-        ({}, None),
-    ],
-)
-def test_a_tokens_keys_and_values_by_the_models_configuration(
-    config: dict[str, object], expected: int | None
-) -> None:
-    assert kv_bytes_per_token(config, bytes_per_number=4) == expected
-
-
-@pytest.mark.parametrize(
-    ("workers", "kv_heads", "of_one"), [(1, 8, 8), (2, 8, 4), (4, 8, 2), (4, 2, 1), (2, 3, 1)]
-)
-def test_workers_that_divide_a_model_keep_the_keys_of_their_heads(
-    workers: int, kv_heads: int, of_one: int
-) -> None:
-    config = SMOLLM2 | {"num_key_value_heads": kv_heads}
-    found = kv_bytes_per_token(config, bytes_per_number=4, tensor_parallel_size=workers)
-    assert found == 2 * 30 * of_one * 64 * 4
 
 
 @pytest.mark.parametrize(

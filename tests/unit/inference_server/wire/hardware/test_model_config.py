@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from inference_server.wire.hardware.cpu import cpu_kv_cache_bytes, kv_bytes_per_token
+from inference_server.wire.hardware.cpu import cpu_kv_cache_bytes
 from inference_server.wire.hardware.model_config import (
+    AttentionLayers,
     SlidingLayers,
     carries_state,
     context_tokens,
-    num_attention_layers,
     state_bytes_per_sequence,
     why_not_text_alone,
 )
@@ -36,8 +36,14 @@ LFM2: dict[str, Any] = {
     "layer_types": ["conv", "full_attention", "conv"],
     "conv_L_cache": 3,
 }
-GEMMA: dict[str, Any] = {
-    "num_hidden_layers": 2,
+SMOLLM2: dict[str, Any] = {
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "hidden_size": 576,
+}
+TWO_LAYERS = SMOLLM2 | {"num_hidden_layers": 2}
+GEMMA = TWO_LAYERS | {
     "layer_types": ["sliding_attention", "full_attention"],
 }
 
@@ -49,21 +55,55 @@ GEMMA: dict[str, Any] = {
         (QWEN3_5_2B, 6, True, 18 * (16 * 128 * 128 * 4 + 3 * 6144 * 2)),
         (LFM2, 1, True, 2 * 1024 * 2 * 2),
         (GEMMA, 2, False, 0),
-        ({"num_hidden_layers": 2}, 2, False, 0),
-        ({"num_hidden_layers": 2, "layer_types": None}, 2, False, 0),
-        ({"num_hidden_layers": 2, "layer_types": ["mamba", {}]}, 0, True, 0),
+        (TWO_LAYERS, 2, False, 0),
+        (TWO_LAYERS | {"layer_types": None}, 2, False, 0),
+        (TWO_LAYERS | {"layer_types": ["mamba", {}]}, 0, True, 0),
     ],
 )
 def test_layers_keep_keys_and_values_or_a_state(
     config: dict[str, Any], attention: int, carries: bool, state: int
 ) -> None:
-    assert num_attention_layers(config, config["num_hidden_layers"]) == attention
+    layers = AttentionLayers.of(config)
+    assert layers is not None
+    assert layers.num_layers == attention
     assert carries_state(config) == carries
     assert state_bytes_per_sequence(config, bytes_per_number=2) == state
 
 
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (SMOLLM2, 2 * 30 * 3 * 64 * 4),
+        (SMOLLM2 | {"num_key_value_heads": None}, 2 * 30 * 9 * 64 * 4),
+        (SMOLLM2 | {"head_dim": 128}, 2 * 30 * 3 * 128 * 4),
+        ({"num_hidden_layers": 30}, None),
+        (SMOLLM2 | {"num_hidden_layers": [1, 2]}, None),
+        ({}, None),
+    ],
+)
+def test_a_tokens_keys_and_values_by_the_models_configuration(
+    config: dict[str, object], expected: int | None
+) -> None:
+    layers = AttentionLayers.of(config)
+    assert (layers and layers.kv_bytes_per_token(bytes_per_number=4)) == expected
+
+
+@pytest.mark.parametrize(
+    ("workers", "kv_heads", "of_one"), [(1, 8, 8), (2, 8, 4), (4, 8, 2), (4, 2, 1), (2, 3, 1)]
+)
+def test_workers_that_divide_a_model_keep_the_keys_of_their_heads(
+    workers: int, kv_heads: int, of_one: int
+) -> None:
+    layers = AttentionLayers.of(SMOLLM2 | {"num_key_value_heads": kv_heads})
+    assert layers is not None
+    found = layers.kv_bytes_per_token(bytes_per_number=4, tensor_parallel_size=workers)
+    assert found == 2 * 30 * of_one * 64 * 4
+
+
 def test_the_cache_has_room_for_the_states_of_all_sequences() -> None:
-    per_token = kv_bytes_per_token(LFM2, bytes_per_number=4)
+    layers = AttentionLayers.of(LFM2)
+    assert layers is not None
+    per_token = layers.kv_bytes_per_token(bytes_per_number=4)
     assert per_token == 2 * 1 * 8 * 64 * 4
     state = state_bytes_per_sequence(LFM2, bytes_per_number=4)
     found = cpu_kv_cache_bytes(
