@@ -45,7 +45,7 @@ from transformers import AutoModelForCausalLM
 
 import regime_w
 from inference_server.wire import schemas as wire
-from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.base_files import base_folder, fingerprint
 from trainer.data.word_problems import Problem, Split, word_problems
 
 ARMS = [arm.model_copy(update={"top_p": 1.0}) for arm in regime_w.build_all_arms()]

@@ -38,7 +38,7 @@ class EngineTraits:
     base_model: str
     """The model as given at start: a folder or a Hub id."""
     base_fingerprint: str | None
-    """Fingerprint of its files, see `inference_server.wire.base_fingerprint`; None if they are not on disk."""
+    """Fingerprint of its files, see `inference_server.wire.base_files`; None if they are not on disk."""
     max_model_len_tokens: int
     """Prompt and completion together."""
     max_lora_rank: int

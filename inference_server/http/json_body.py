@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.errors import InvalidRequest
 from inference_server.http.errors import refuse
-from inference_server.wire.json_text import JsonFlaw, parse_json
+from inference_server.wire.json_and_toml import JsonFlaw, parse_json
 from inference_server.wire.schemas import MAX_QUESTIONS
 
 # Each question of the longest request has an id, a text and a gold answer.

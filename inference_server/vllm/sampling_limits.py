@@ -13,7 +13,7 @@ from typing import Any
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
-from inference_server.wire.json_text import JsonFlaw, parse_json
+from inference_server.wire.json_and_toml import JsonFlaw, parse_json
 
 MAX_REPEATS = 65_536
 """Most repetitions that a grammar may spell out, those within others multiplied."""

@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from inference_server.engine import EngineTraits, LinearShape
-from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.base_files import base_folder, fingerprint
 from inference_server.wire.prompts import PromptRenderer
 
 

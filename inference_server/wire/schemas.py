@@ -215,7 +215,7 @@ class ServerStatus(_Response):
     """New at every start of the server."""
     base_model: str
     base_fingerprint: str | None = None
-    """Fingerprint of the base model's files, see `inference_server.wire.base_fingerprint`; None if not on disk."""
+    """Fingerprint of the base model's files, see `inference_server.wire.base_files`; None if not on disk."""
     base_dtype: str
     """The dtype to which the engine rounds adapter weights, e.g. ``float32``."""
     has_chat_template: bool | None = None

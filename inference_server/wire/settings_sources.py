@@ -17,7 +17,7 @@ from pydantic import BaseModel, create_model
 from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
-from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_toml
+from inference_server.wire.json_and_toml import JsonFlaw, check_flaws, parse_toml
 from inference_server.wire.settings_errors import SettingsError, Source, not_json
 from inference_server.wire.settings_model import takes_json
 

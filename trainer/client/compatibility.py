@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.base_files import base_folder, fingerprint
 from inference_server.wire.schemas import ServerStatus
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import UsageError

@@ -6,7 +6,7 @@ The server refuses them, and one overlong question in a dataset should not end a
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.base_files import base_folder
 from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ServerStatus

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
-from inference_server.wire.json_text import parse_json
+from inference_server.wire.json_and_toml import parse_json
 from regime_w import AnswerType
 from regime_w.answer_types.choice import with_choices
 from regime_w.answer_types.number import NUMBER

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from inference_server.wire.base_fingerprint import base_folder, fingerprint, why_not_on_hub
+from inference_server.wire.base_files import base_folder, fingerprint, why_not_on_hub
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.memory_plan import PROMPT_TOKENS
 from trainer.doctor.model_shape import ModelShape

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.base_files import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from inference_server.wire.settings_errors import first_line
 from trainer.config.sections import DoctorConfig, PolicyConfig

@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Literal, Self
 
-from inference_server.wire.json_text import parse_json
+from inference_server.wire.json_and_toml import parse_json
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.named import answer_type_of

@@ -16,7 +16,7 @@ import tomli_w
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.base_files import base_folder, fingerprint
 from regime_w import build_prompt
 from trainer.config.safe_text import safe_line, safe_text
 from trainer.config.sections import TrainConfig

@@ -9,7 +9,7 @@ from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from transformers import GenerationConfig
 
-from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.base_files import base_folder
 from trainer.config.sections import PolicyConfig
 from trainer.errors import UsageError
 from trainer.model.adapter import attach_adapter

@@ -16,7 +16,7 @@ from typing import BinaryIO, Protocol, Self, TypeVar
 import zstandard
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.json_text import JsonFlaw, check_flaws
+from inference_server.wire.json_and_toml import JsonFlaw, check_flaws
 from regime_w.compressed_lines import DAMAGED, lines_of
 from trainer.errors import DataError
 from trainer.io.durable import write_file

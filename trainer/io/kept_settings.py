@@ -10,7 +10,7 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
-from inference_server.wire.json_text import parse_toml
+from inference_server.wire.json_and_toml import parse_toml
 from inference_server.wire.settings_model import NULL
 from trainer.config.base import Section, sections_of
 from trainer.config.train import TrainConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inference_server.wire.base_fingerprint import base_folder, why_not_on_hub
+from inference_server.wire.base_files import base_folder, why_not_on_hub
 from inference_server.wire.hardware.model_config import context_tokens, why_not_text_alone
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError

@@ -21,7 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from inference_server.wire.base_fingerprint import base_folder
+from inference_server.wire.base_files import base_folder
 from trainer.errors import UsageError
 from trainer.model.base_files import reading_base
 

@@ -15,8 +15,8 @@ from trainer.io.durable import write_file
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.critic_fit import fit_critic
+from trainer.rollouts.critic_rollouts import sampling_warnings
 from trainer.rollouts.files import open_rollouts
-from trainer.rollouts.origin import origin_lines
 from trainer.rollouts.reward_functions import RewardFunctions
 
 CRITIC_FILE = "critic.json"
@@ -71,6 +71,6 @@ def _samples(
         say(line)
     with RewardFunctions(config.reward) as functions:
         scored = [stored.group(r, config.reward, functions.score) for r in stored.records]
-    for line in origin_lines(path, [each.group for each in scored], config):
+    for line in sampling_warnings(path, [each.group for each in scored], config):
         say(line)
     return [samples for each in scored if (samples := each.samples)]

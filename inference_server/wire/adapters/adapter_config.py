@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from inference_server.wire.json_text import JsonFlaw, parse_json
+from inference_server.wire.json_and_toml import JsonFlaw, parse_json
 
 _PEFT_PREFIX = "base_model.model."
 _ALL_LINEAR = "all-linear"

@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 from pydantic_settings import CliSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
-from inference_server.wire.json_text import parse_json
+from inference_server.wire.json_and_toml import parse_json
 from inference_server.wire.settings_model import NULL, NULLS, is_list, is_of_text, is_secret
 
 LISTS = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.wire.base_fingerprint import fingerprint
+from inference_server.wire.base_files import fingerprint
 from tests.unit.versions_in_memory import STATUS
 from trainer.client.compatibility import check_base, check_server
 from trainer.config.sections import PolicyConfig, TrainConfig

@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedConfig,
 )
 
-from inference_server.wire.base_fingerprint import base_folder, fingerprint
+from inference_server.wire.base_files import base_folder, fingerprint
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from inference_server.wire.schemas import Limits, ServerStatus
 from trainer.config.sections import (
@@ -218,7 +218,7 @@ def test_a_model_that_must_be_downloaded(
 ) -> None:
     monkeypatch.setattr("trainer.doctor.disk.why_not_on_hub", lambda model: reason)
     monkeypatch.setattr(
-        "inference_server.wire.base_fingerprint.try_to_load_from_cache", lambda *a, **k: None
+        "inference_server.wire.base_files.try_to_load_from_cache", lambda *a, **k: None
     )
     assert only(check_model_files("nobody/nothing")).status is status
 
@@ -227,7 +227,7 @@ def test_a_folder_and_the_hubs_cache_of_it_have_one_fingerprint(
     model: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "inference_server.wire.base_fingerprint.try_to_load_from_cache",
+        "inference_server.wire.base_files.try_to_load_from_cache",
         lambda name, file, revision: str(model / file) if revision == "r" else None,
     )
     assert base_folder("some/model") is None

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inference_server.wire.json_text import JsonFlaw, check_flaws, parse_json, parse_toml
+from inference_server.wire.json_and_toml import JsonFlaw, check_flaws, parse_json, parse_toml
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from regime_w import ArmSpec, build_all_arms
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.config.sections import OfflineRunConfig, TrainConfig
 from trainer.errors import DataError
-from trainer.rollouts import origin
-from trainer.rollouts.origin import origin_lines
+from trainer.rollouts import critic_rollouts
+from trainer.rollouts.critic_rollouts import sampling_warnings
 
 FILE = Path("rollouts.jsonl")
 TOKENIZER = make_tokenizer(FAMILIES["chatml"])
@@ -22,7 +22,7 @@ ARMS = build_all_arms()
 
 @pytest.fixture(autouse=True)
 def base(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(origin, "load_tokenizer", lambda base_model: TOKENIZER)
+    monkeypatch.setattr(critic_rollouts, "load_tokenizer", lambda base_model: TOKENIZER)
 
 
 def group(
@@ -74,19 +74,19 @@ def changed(**changes: Any) -> ArmSpec:
     ],
 )
 def test_what_differs_of_the_arms_is_one_line(found: list[ArmGroup], said: list[str]) -> None:
-    lines = origin_lines(FILE, found, TrainConfig())
+    lines = sampling_warnings(FILE, found, TrainConfig())
     assert lines == [f"warning: ppo.critic_rollouts {FILE}: sampled with {line}" for line in said]
-    assert origin_lines(FILE, found, OfflineRunConfig(rollouts=FILE)) == []
+    assert sampling_warnings(FILE, found, OfflineRunConfig(rollouts=FILE)) == []
 
 
 def test_another_prompt_format_is_refused() -> None:
     with pytest.raises(DataError, match="sampled with plain prompts, and this run asks with chat"):
-        origin_lines(FILE, [group(*ARMS, prompt_format="plain")], TrainConfig())
+        sampling_warnings(FILE, [group(*ARMS, prompt_format="plain")], TrainConfig())
     plain = TrainConfig.model_validate({"rollout": {"prompt_format": "plain"}})
-    assert origin_lines(FILE, [group(*ARMS, prompt_format="plain")], plain) == []
+    assert sampling_warnings(FILE, [group(*ARMS, prompt_format="plain")], plain) == []
     # Rows from before there was another than plain do not say.
     old = group(*ARMS, prompt_format="plain").model_copy(update={"prompt_format": None})
-    assert origin_lines(FILE, [old], plain) == []
+    assert sampling_warnings(FILE, [old], plain) == []
 
 
 def test_another_tokenizer_is_refused() -> None:
@@ -94,4 +94,4 @@ def test_another_tokenizer_is_refused() -> None:
     (arm,) = found.arms
     other = arm.model_copy(update={"prompt_token_ids": [i + 1 for i in arm.prompt_token_ids]})
     with pytest.raises(DataError, match="not those of models/tiny-base's tokenizer"):
-        origin_lines(FILE, [found.model_copy(update={"arms": [other]})], TrainConfig())
+        sampling_warnings(FILE, [found.model_copy(update={"arms": [other]})], TrainConfig())

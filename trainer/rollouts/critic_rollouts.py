@@ -1,4 +1,4 @@
-"""Were the rollouts that a critic is fitted to sampled as a run asks its questions?
+"""The rollouts that a critic is fitted to: whether they were sampled as the run asks its questions.
 
 A critic values tokens under a prompt: of another tokenizer or prompt format it would value what the run never
 meets. Other arms it only meets less often.
@@ -18,7 +18,7 @@ _NUM_DECODED = 8
 """Groups whose prompts are compared: those of one file are of one tokenizer."""
 
 
-def origin_lines(
+def sampling_warnings(
     path: Path, groups: Sequence[ArmGroup], config: TrainConfig | OfflineRunConfig
 ) -> list[str]:
     """One line where rollouts are of other arms than a run's, else none.
