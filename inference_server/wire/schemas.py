@@ -126,6 +126,10 @@ class ArmsRequest(_Request):
         return [arm if isinstance(arm, str) else arm.name for arm in arms]
 
 
+MAX_LOGPROB = 1e-3
+"""Nats by which rounding can lift the logprob of a certain token above 0."""
+
+
 class ArmCompletion(_Response):
     """One completion of one arm."""
 

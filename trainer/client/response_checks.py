@@ -6,13 +6,13 @@ An incomplete answer is asked for again, and never scored.
 import math
 
 from inference_server.wire.schemas import (
+    MAX_LOGPROB,
     ArmCompletion,
     ArmGroup,
     ArmsRequest,
     FinishReason,
     Question,
 )
-from trainer.config.rollout import MAX_LOGPROB
 
 
 def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:

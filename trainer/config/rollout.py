@@ -70,9 +70,6 @@ Arms = Annotated[
 ]
 """Arms to ask: never empty, and null is read as the eight of Regime W."""
 
-MAX_LOGPROB = 1e-3
-"""Nats by which rounding can lift the logprob of a certain token above 0."""
-
 RENAMED_KEYS: Mapping[str, str] = {"rollout.refill_zero_variance": "rollout.dynamic_sampling"}
 """Earlier names of keys, which are still read, and their names now."""
 

@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from inference_server.wire.prompt_options import PromptFormat, StopStrings
 from inference_server.wire.schemas import (
+    MAX_LOGPROB,
     ArmCompletion,
     ArmGroup,
     FinishReason,
@@ -21,7 +22,6 @@ from regime_w import RewardConfig
 from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.number import NUMBER
 from regime_w.counterfactual.pairs import PairedQuestion
-from trainer.config.rollout import MAX_LOGPROB
 from trainer.data.columns import usable_type
 from trainer.data.sources import Record
 from trainer.model.batches.batch import Sample
