@@ -1,6 +1,7 @@
 """What a group becomes: samples for PPO, and a row of rollouts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
