@@ -20,7 +20,7 @@ from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
 from trainer.evaluation.statistics import CONFIDENCE
 from trainer.evaluation.tables import p_value, signed
 from trainer.io.adapter_settings import training_data
-from trainer.io.version_names import version_folders
+from trainer.io.version_names import START_FOLDER, version_folders
 from trainer.report.findings.finding import Finding
 from trainer.report.findings.ranking import MEANINGLESS, findings_of
 from trainer.report.run_record import RunRecord
@@ -140,9 +140,12 @@ def _round_up(number: float) -> int:
 
 def _how_to_measure(run: RunRecord) -> str:
     adapter = None if run.config is None else run.config.policy.adapter
+    # The run's own copy is there even where the adapter no longer is.
+    kept = run.folder / START_FOLDER
+    start = adapter if adapter is None or not kept.exists() else kept
     version = run.rows[-1].get("version", max(version_folders(run.folder), default=None))
     newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
-    models = json.dumps([f"Start={adapter or 'base'}", f"PPO={newest}"], ensure_ascii=False)
+    models = json.dumps([f"Start={start or 'base'}", f"PPO={newest}"], ensure_ascii=False)
     # `eval` takes a run's own questions along, or those that its rollouts were collected with.
     known = training_data(run.folder) if run.held_out is None else None
     is_known = run.held_out is not None or (known is not None and known.held_out_source is not None)

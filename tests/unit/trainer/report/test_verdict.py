@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from trainer.config.sections import OfflineRunConfig, TrainConfig
+from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.evaluation.arms_results import CompletionStats, Estimate
 from trainer.evaluation.results import Evaluation, ModelResult, PairedDifference
@@ -143,6 +143,12 @@ def test_how_to_measure_knows_the_questions_of_a_run_s_rollouts(tmp_path: Path) 
     command = shlex.split(evidence[evidence.index("python -m trainer eval") :])
     assert command[-1] == str(run / "evaluation.json")
     assert json.loads(command[command.index("--models") + 1])[0] == "Start=base"
+    # Of the adapter that it began with the run has a copy, which is there even where the adapter is gone.
+    policy = PolicyConfig(adapter=tmp_path / "gone")
+    (run / "config.toml").write_text(as_toml(config.model_copy(update={"policy": policy})))
+    assert f"Start={tmp_path / 'gone'}" in verdict_of(read_run(run)).evidence
+    (run / "start").mkdir()
+    assert f"Start={run / 'start'}" in verdict_of(read_run(run)).evidence
 
 
 @pytest.mark.parametrize(
