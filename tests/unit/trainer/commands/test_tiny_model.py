@@ -1,5 +1,6 @@
 """The tiny base model: its tokenizer, its corpus, and when it is built again."""
 
+import hashlib
 import json
 import re
 import unicodedata
@@ -16,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 from regime_w import ArmSpec, build_all_arms, build_prompt
 from trainer.commands.tiny_model import build_tiny_model
 from trainer.commands.tiny_pretraining import TinyModelRecipe, untrained_model
-from trainer.data.tiny_corpus import EOS_TOKEN, PAD_TOKEN, bare_prompt, train_tokenizer
+from trainer.data.tiny_corpus import EOS_TOKEN, PAD_TOKEN, bare_prompt, batches, train_tokenizer
 from trainer.data.tiny_weights import TINY_WEIGHTS, load_tiny_weights
 from trainer.data.word_problems import Split, Style, word_problems
 from trainer.errors import UsageError
@@ -219,9 +220,23 @@ def test_every_setting_of_the_recipe_is_in_its_digest() -> None:
     assert TinyModelRecipe().digest() in digests
 
 
+def test_a_change_of_the_tokenizer_or_the_corpus_is_noticed(tokenizer: Qwen2Tokenizer) -> None:
+    recipe = TinyModelRecipe()
+    rows = batches(
+        tokenizer, num_problems=recipe.batch_size, num_drills=recipe.num_drills, seed=recipe.seed
+    )
+    first = [(ids.tolist(), labels.tolist()) for ids, labels in islice(rows, 2)]
+    learnt_from = [tokenizer.get_vocab(), tokenizer.chat_template, first]
+    found = hashlib.sha256(json.dumps(learnt_from, sort_keys=True).encode()).hexdigest()
+    assert found == "1818c6cb889dd9f60a283787935a64276b9a0d43708208ebef1d9d6f60a927a6", (
+        "raise _VERSION in trainer/commands/tiny_pretraining.py, run what scripts/ship_tiny_model.py says, and "
+        "write the new digest here"
+    )
+
+
 def test_the_weights_that_come_with_the_project_are_of_its_recipe() -> None:
     assert load_tiny_weights(TinyModelRecipe().digest()) is not None, (
-        "the recipe, the corpus or the word problems have changed: run what scripts/ship_tiny_model.py says"
+        "the recipe or its version has changed: run what scripts/ship_tiny_model.py says"
     )
     assert load_tiny_weights("of another recipe") is None
 
