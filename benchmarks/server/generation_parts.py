@@ -32,7 +32,8 @@ from benchmarks.server.workload import (
     save_adapter,
 )
 from inference_server.launch.server_process import running_server
-from inference_server.vllm.cpu_settings import CPU_LORA_PLUGIN, cpu_environment
+from inference_server.vllm.cpu_settings import cpu_environment
+from inference_server.vllm.patches import PATCHES_PLUGIN
 from inference_server.wire.hardware import gpu
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from trainer.client.arms_client import ArmsClient
@@ -77,7 +78,7 @@ def main() -> int:
 def engine(arguments: argparse.Namespace, head_dtype: str) -> Iterator[OfflineEngine]:
     """``LLM`` with the flags that the server gives it."""
     settings: dict[str, Any] = {"hf_overrides": {"head_dtype": head_dtype}}
-    environment = {"VLLM_PLUGINS": CPU_LORA_PLUGIN}
+    environment = {"VLLM_PLUGINS": PATCHES_PLUGIN}
     if torch.cuda.is_available():
         num_seqs = NUM_ARMS * arguments.questions
         settings |= {

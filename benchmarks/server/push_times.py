@@ -15,7 +15,7 @@ import httpx
 
 from benchmarks.server.workload import ARMS, FLAGS, QUESTIONS, RANK, ask_arms, post, spread
 from inference_server.launch.server_process import ServerProcess, free_port
-from inference_server.vllm.cpu_settings import CPU_LORA_PLUGIN
+from inference_server.vllm.patches import PATCHES_PLUGIN
 from inference_server.wire.schemas import ArmsRequest
 from regime_w import build_prompt
 from trainer.client.arms_client import ArmsClient
@@ -141,7 +141,7 @@ def vllm_server(model: Path, log_path: Path, cpu: Mapping[str, str]) -> Iterator
         **os.environ,
         **cpu,
         # The endpoint plugin refuses to run outside our launcher; only the kernels are wanted here.
-        "VLLM_PLUGINS": CPU_LORA_PLUGIN,
+        "VLLM_PLUGINS": PATCHES_PLUGIN,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
     }
     with log_path.open("wb") as log:

@@ -35,7 +35,8 @@ from benchmarks.server.workload import (
     spread,
 )
 from inference_server.launch.server_process import ServerProcess, running_server
-from inference_server.vllm.cpu_settings import CPU_LORA_PLUGIN, cpu_environment
+from inference_server.vllm.cpu_settings import cpu_environment
+from inference_server.vllm.patches import PATCHES_PLUGIN
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig
 from trainer.data.sources import Record
@@ -76,11 +77,11 @@ def main() -> None:
             if "generate" in arguments.parts:
                 with contextlib.ExitStack() as stack:
                     environments = {
-                        "ours": {**cpu, "VLLM_PLUGINS": CPU_LORA_PLUGIN},
+                        "ours": {**cpu, "VLLM_PLUGINS": PATCHES_PLUGIN},
                         # As vLLM runs by itself, with a process for the scheduler and one for the model.
                         "processes": {
                             **cpu,
-                            "VLLM_PLUGINS": CPU_LORA_PLUGIN,
+                            "VLLM_PLUGINS": PATCHES_PLUGIN,
                             "VLLM_ENABLE_V1_MULTIPROCESSING": "1",
                         },
                         "vllm's": {**cpu, "VLLM_PLUGINS": ""},

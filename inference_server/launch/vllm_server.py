@@ -36,8 +36,9 @@ from inference_server.launch.starting import Starting
 from inference_server.launch.template_variables import set_template_variables
 from inference_server.settings import Settings
 from inference_server.vllm.cpu_launch import num_workers, settle_on_cpu
-from inference_server.vllm.cpu_settings import CPU_FLAGS, CPU_LORA_PLUGIN, cpu_environment
+from inference_server.vllm.cpu_settings import CPU_FLAGS, cpu_environment
 from inference_server.vllm.gpu_launch import settle_on_gpu
+from inference_server.vllm.patches import PATCHES_PLUGIN
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_files import base_folder, why_not_on_hub
 from inference_server.wire.flags.errors import flag_suggestion
@@ -181,7 +182,7 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
 def _set_environment() -> None:
     """Sets the environment variables that vLLM reads; keeps those that the user set."""
     plugins = os.environ.get("VLLM_PLUGINS", "").split(",")
-    names = dict.fromkeys(name for name in (*plugins, RegimeWPlugin.name, CPU_LORA_PLUGIN) if name)
+    names = dict.fromkeys(name for name in (*plugins, RegimeWPlugin.name, PATCHES_PLUGIN) if name)
     os.environ["VLLM_PLUGINS"] = ",".join(names)
     # These would add routes that change weights without the registry, or stop generation.
     os.environ["VLLM_SERVER_DEV_MODE"] = "0"

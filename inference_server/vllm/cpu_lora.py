@@ -1,4 +1,4 @@
-"""Fast LoRA on the CPU, and the general plugin of vLLM that installs it.
+"""Fast LoRA on the CPU.
 
 vLLM's CPU kernels (``vllm/lora/ops/torch_ops/lora_ops.py``) gather a whole A and B for every token of a
 batch, layer by layer. A batch holds two or three adapters, so this module concatenates their matrices: one
@@ -20,25 +20,11 @@ import torch
 from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 from vllm.platforms import current_platform
 
-from inference_server.concurrency import end_with_parent
-from inference_server.vllm import cpu_rotary, cpu_top_p, kv_cache, phases, worker_replies
 
-
-def register() -> None:
-    """Entry point ``vllm.general_plugins``: installs all that replaces parts of vLLM, most of it only on a CPU.
-
-    vLLM calls it in each of its processes, in some twice. On a GPU, too, each process then reports the phases of its
-    start, and ends with the server.
-    """
-    end_with_parent()
-    phases.follow()
-    kv_cache.install()
-    worker_replies.install()
-    if current_platform.is_cpu():
-        path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"
-        type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
-        cpu_rotary.install()
-        cpu_top_p.install()
+def install() -> None:
+    """Replace vLLM's wrapper in this process, which runs on a CPU."""
+    path = f"{GroupedPunicaWrapper.__module__}.{GroupedPunicaWrapper.__qualname__}"
+    type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
 
 
 # Gathering rows and adding them back costs as much as three more adapters on these rows.

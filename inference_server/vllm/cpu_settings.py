@@ -5,9 +5,6 @@ from collections.abc import Mapping
 
 from inference_server.wire.hardware.cpu import CPU_MAX_BATCHED_TOKENS, CPU_MAX_NUM_SEQS
 
-CPU_LORA_PLUGIN = "regime_w_cpu_lora"
-"""Name of `inference_server.vllm.cpu_lora` among vLLM's plugins."""
-
 CPU_FLAGS: Mapping[str, str | None] = {
     "--dtype": "float32",
     "--enforce-eager": None,

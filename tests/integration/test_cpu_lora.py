@@ -142,9 +142,13 @@ def test_the_plugin_is_what_vllm_finds(wrappers: tuple[Any, Any]) -> None:
     from vllm.platforms import current_platform
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    from inference_server.vllm.cpu_lora import GroupedPunicaWrapper, register
+    from inference_server.vllm.cpu_lora import GroupedPunicaWrapper
+    from inference_server.vllm.patches import register
 
     if not current_platform.is_cpu():
         pytest.skip("on a GPU vLLM keeps its own kernels")
-    register()
+    with warnings.catch_warnings():
+        # Of what the patches import.
+        warnings.simplefilter("ignore")
+        register()
     assert resolve_obj_by_qualname(current_platform.get_punica_wrapper()) is GroupedPunicaWrapper

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from inference_server.vllm.cpu_settings import CPU_LORA_PLUGIN
+from inference_server.vllm.patches import PATCHES_PLUGIN
 from tests.integration.server_fixture import save_random_adapter, save_random_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -56,7 +56,7 @@ def test_no_request_reads_what_another_left_in_a_block(tmp_path: Path) -> None:
         [sys.executable, str(script), str(model), str(adapter)],
         env={
             **os.environ,
-            "VLLM_PLUGINS": CPU_LORA_PLUGIN,
+            "VLLM_PLUGINS": PATCHES_PLUGIN,
             "VLLM_CPU_KVCACHE_SPACE": "1",
             # In one process: a second one spins while it waits, and takes a core.
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
