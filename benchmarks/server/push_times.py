@@ -15,7 +15,7 @@ import httpx
 
 from benchmarks.server.workload import ARMS, FLAGS, QUESTIONS, RANK, ask_arms, post, spread
 from inference_server.launch.server_process import ServerProcess, free_port
-from inference_server.vllm.patches import PATCHES_PLUGIN
+from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from inference_server.wire.schemas import ArmsRequest
 from regime_w import build_prompt
 from trainer.client.arms_client import ArmsClient

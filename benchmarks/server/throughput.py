@@ -36,7 +36,7 @@ from benchmarks.server.workload import (
 )
 from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.vllm.cpu_settings import cpu_environment
-from inference_server.vllm.patches import PATCHES_PLUGIN
+from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig
 from trainer.data.sources import Record

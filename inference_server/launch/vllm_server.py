@@ -38,13 +38,13 @@ from inference_server.settings import Settings
 from inference_server.vllm.cpu_launch import num_workers, settle_on_cpu
 from inference_server.vllm.cpu_settings import CPU_FLAGS, cpu_environment
 from inference_server.vllm.gpu_launch import settle_on_gpu
-from inference_server.vllm.patches import PATCHES_PLUGIN
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_files import base_folder, why_not_on_hub
 from inference_server.wire.flags.errors import flag_suggestion
 from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.model_config import why_not_text_alone
+from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from inference_server.wire.settings_errors import SettingsError, first_line, known_keys
 
 _BASE_ALIAS = "base"

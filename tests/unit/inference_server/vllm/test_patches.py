@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from inference_server.vllm.patches import PATCHES_PLUGIN, register, zero_new_blocks
+from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 
 ROOT = Path(__file__).resolve().parents[4]
 interface = pytest.importorskip("vllm.v1.kv_cache_interface")
+patches = pytest.importorskip("inference_server.vllm.patches")
 
 
 def test_new_blocks_are_zeroed_in_every_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +23,7 @@ def test_new_blocks_are_zeroed_in_every_model(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(interface.KVCacheConfig, name, property(lambda config: False))
     config = interface.KVCacheConfig(num_blocks=2, kv_cache_tensors=[], kv_cache_groups=[])
     assert not config.needs_kv_cache_zeroing
-    zero_new_blocks()
+    patches.zero_new_blocks()
     assert config.needs_kv_cache_zeroing
 
 
@@ -37,4 +38,4 @@ def test_the_installation_names_the_plugin_that_the_launcher_asks_for() -> None:
     plugins = project["entry-points"]["vllm.general_plugins"]
     assert plugins.keys() == {PATCHES_PLUGIN}
     found = EntryPoint(PATCHES_PLUGIN, plugins[PATCHES_PLUGIN], "vllm.general_plugins").load()
-    assert found is register
+    assert found is patches.register

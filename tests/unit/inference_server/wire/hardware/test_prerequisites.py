@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import EntryPoint, EntryPoints, PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -141,6 +141,17 @@ def test_an_extra_needs_room_on_the_disk(
 def test_a_server_needs_a_build_of_vllm() -> None:
     (each,) = missing_server_prerequisites(lambda name: None)
     assert str(each) == "vLLM is not installed: make install, in the clone"
+
+
+def test_a_server_needs_an_installation_that_has_its_plugins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "inference_server.wire.hardware.prerequisites.entry_points",
+        lambda group: EntryPoints([EntryPoint("regime_w_cpu_lora", "a:b", group)]),
+    )
+    (each,) = missing_server_prerequisites()
+    assert str(each).startswith("vLLM does not find the plugin regime_w_patches")
 
 
 def test_the_server_says_at_once_what_it_lacks(
