@@ -6,7 +6,7 @@ scored again, which gives an arm's contribution to its group.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from typing import Any
 
@@ -86,15 +86,10 @@ class GroupScores:
     """A line for each score that abstained, with the reason."""
 
     def __getitem__(self, name: str) -> Any:
-        """A score by its name, as the recipe reads it: ``scores["s_wm"]``.
-
-        ``correct_flags`` is the recipe's name of `correct`, empty without a gold answer.
-        """
+        """A score by its name, as the recipe reads it; its ``correct_flags`` are `correct`, or empty."""
         if name == "correct_flags":
             return list(self.correct or ())
-        if name not in GroupScores.__slots__:
-            raise KeyError(name)
-        return getattr(self, name)
+        return {field.name: getattr(self, field.name) for field in fields(self)}[name]
 
 
 def read_group(
@@ -171,7 +166,7 @@ def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig
     answers = tuple(arm.answer for arm in arms)
     families = [arm.family for arm in arms]
     s_end: float | None = s_end_for_question(answers)
-    s_path: float | None
+    s_path: float | None = None
     arm_paths: tuple[float, ...] | None = None
     abstentions: list[str] = []
     if formulas == "original":
@@ -180,7 +175,6 @@ def score_arms(arms: Sequence[ReadArm], formulas: Formulas, config: RewardConfig
     else:
         check = _cross_check(arms)
         paths = [arm.path for arm in arms if arm.path is not None]
-        s_path = None
         if len(paths) == len(arms):
             arm_paths = path_scores(paths, families)
             s_path = sum(arm_paths) / len(arm_paths) if arm_paths else None
