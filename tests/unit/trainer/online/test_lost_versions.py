@@ -31,7 +31,7 @@ from trainer.online.versions import Versions
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_adapters import RunAdapters
 
-LIMITS = Limits.model_validate(dict.fromkeys(Limits.model_fields, 1))
+LIMITS = Limits.model_validate(dict.fromkeys(Limits.model_fields, 100))
 REQUEST = ArmsRequest(questions=[Question(id="q", question="?")], seed=1, policy=3)
 
 
