@@ -59,8 +59,10 @@ class ArmSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_temp(cls, values: object) -> object:
-        if not isinstance(values, Mapping) or "temp" not in values or "temperature" in values:
+        if not isinstance(values, Mapping) or "temp" not in values:
             return values
+        if "temperature" in values:
+            raise ValueError("temp and temperature are one setting; give one of them")
         return {"temperature" if key == "temp" else key: value for key, value in values.items()}
 
     @property

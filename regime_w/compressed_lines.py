@@ -1,13 +1,16 @@
 """Lines of a file that is plain, gzip or zstd; its suffix says which."""
 
 import gzip
+import io
 import zlib
-from collections.abc import Iterable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterable
+from typing import Any, BinaryIO
 
 import zstandard
 
-_CHUNK_BYTES = 2**16
+_CHUNK_BYTES = 2**10
+"""Of a compressed file; zstd makes up to 128 KiB of four bytes, so that larger ones could take gigabytes."""
+_BUFFER_BYTES = 2**16
 
 DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)
 """What `lines_of` raises, besides OSError, where a file is truncated or not compressed as its suffix says."""
@@ -30,22 +33,36 @@ def lines_of(file: BinaryIO, suffix: str) -> Iterable[bytes]:
         case ".gz":
             return gzip.open(file)
         case ".zst":
-            return _zstd_lines(file)
+            return io.BufferedReader(_ZstdFrames(file), _BUFFER_BYTES)
         case _:
             return file
 
 
-def _zstd_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a sequence of frames. If the last is cut off, zstandard's own readers only end early."""
-    pending, frame = b"", None
-    while chunk := file.read(_CHUNK_BYTES):
-        while chunk:
-            frame = frame or zstandard.ZstdDecompressor().decompressobj()
-            *lines, pending = (pending + frame.decompress(chunk)).split(b"\n")
-            for line in lines:
-                yield line + b"\n"
-            chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
-    if frame is not None:
-        raise EOFError("the last frame is cut off")
-    if pending:
-        yield pending
+class _ZstdFrames(io.RawIOBase):
+    """A sequence of frames, decompressed. If the last is cut off, zstandard's own readers only end early."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._rest = b""
+        """What was read of the file beyond the last frame."""
+        self._content = memoryview(b"")
+        """What was decompressed and is not yet read."""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._content:
+            chunk = self._rest or self._file.read(_CHUNK_BYTES)
+            if not chunk and self._frame is not None:
+                raise EOFError("the last frame is cut off")
+            if not chunk:
+                return 0
+            frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+            self._content = memoryview(frame.decompress(chunk))
+            self._rest, self._frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+        num_bytes = min(len(buffer), len(self._content))
+        buffer[:num_bytes] = self._content[:num_bytes]
+        self._content = self._content[num_bytes:]
+        return num_bytes

@@ -91,6 +91,8 @@ class GroupScores:
             return list(self.correct or ())
         return {field.name: getattr(self, field.name) for field in fields(self)}[name]
 
+    __iter__ = None
+
 
 def read_group(
     arm_outputs: Sequence[ArmOutput | Mapping[str, object]],

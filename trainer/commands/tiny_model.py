@@ -27,7 +27,7 @@ def build_tiny_model(
     """Write the tiny base model to ``folder``, unless it is already there.
 
     Args:
-        folder: Where ``config.json``, weights and tokenizer go; replaced whole if out of date.
+        folder: Where ``config.json``, weights and tokenizer go; replaced whole if out of date, unless trained here.
         recipe: Its settings; ``num_steps=0`` leaves the weights random, for tests.
         on_step: Called after every step of training with step, number of steps and loss; never where the
             weights that come with this project are of the same recipe.
@@ -37,15 +37,21 @@ def build_tiny_model(
         The folder, loadable by Transformers and by vLLM.
 
     Raises:
-        UsageError: The folder holds something else, or the weights that come with this project are damaged.
+        UsageError: The folder holds something else or another model that was trained here, or the weights that
+            come with this project are damaged.
     """
     hide_progress_bars()
     folder, recipe = folder.absolute(), recipe or TinyModelRecipe()
     digest = recipe.digest()
     manifest = folder / _MANIFEST
-    is_current = manifest.is_file() and json.loads(manifest.read_text()).get("digest") == digest
-    if is_current and not from_scratch:
+    made = json.loads(manifest.read_text()) if manifest.is_file() else {}
+    if made.get("digest") == digest and not from_scratch:
         return folder
+    if made.get("trained_here") and not from_scratch:
+        raise UsageError(
+            f"output {folder}: was trained here with other settings or by another version, and runs may need it: remove "
+            "it, name another folder, or train it anew with tiny-model --from_scratch"
+        )
     if folder.is_dir() and any(folder.iterdir()) and not manifest.is_file():
         raise UsageError(
             f"output {folder}: has files that are not the tiny model's; name another folder"

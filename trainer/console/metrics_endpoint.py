@@ -58,7 +58,8 @@ class MetricsEndpoint:
         """Where it listens, also where ``run.metrics_port = 0`` leaves the port to the system; None if it does not."""
         if self._server is None:
             return None
-        return f"http://{self._host}:{self._server.server_port}/metrics"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._server.server_port}/metrics"
 
     def show(self, row: Mapping[str, float], *, is_new: bool = True) -> None:
         """Show a step's metrics; a metric that the step lacks keeps its last value.

@@ -28,6 +28,12 @@ from trainer.model.attention import Attention, attention_of, needs_own_rows
 from trainer.model.base_files import reading_base
 from trainer.model.decoder.layer import KNOWN_LAYERS
 
+_HEADS = (
+    *("num_hidden_layers", "hidden_size"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim"),
+)
+"""What `AttentionLayers` is read from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -88,7 +94,9 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         raise ValueError(f"{config.model_type}: no linear modules in a list called layers")
     sizes = ("num_attention_heads", "intermediate_size", "num_key_value_heads")
     unnamed = [size for size in sizes if getattr(config, size, None) is None]
-    attention_layers = AttentionLayers.of(written)
+    # Some configurations have names of their own for these, under which alone they are written.
+    named = {name: getattr(config, name, None) for name in _HEADS if written.get(name) is None}
+    attention_layers = AttentionLayers.of(written | named)
     if unnamed or attention_layers is None:
         missing = unnamed[0] if unnamed else "heads that can be read"
         raise ValueError(f"{config.model_type}: its configuration has no {missing}")

@@ -100,14 +100,18 @@ def _as_switches(
     """
     spelt = {f"--{key.replace('_', '-') if program.kebab_case else key}" for key in switches}
     found: list[str] = []
-    for argument in arguments:
+    before = ""
+    for position, argument in enumerate(arguments):
+        if argument == "--":
+            return [*found, *arguments[position:]]
         flag, equals, value = argument.partition("=")
         if flag in spelt and equals:
             if value.lower() not in _PREFIXES:
                 raise SettingsError(f"{flag}: true or false, not {value!r}")
             found.append(_PREFIXES[value.lower()] + flag[2:])
-        elif found and found[-1] in spelt and argument.lower() in _PREFIXES:
-            found[-1] = _PREFIXES[argument.lower()] + found[-1][2:]
+        elif before in spelt and argument.lower() in _PREFIXES:
+            found[-1] = _PREFIXES[argument.lower()] + before[2:]
         else:
             found.append(argument)
+        before = argument
     return found

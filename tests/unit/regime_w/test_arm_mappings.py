@@ -104,6 +104,11 @@ def test_scores_are_read_by_name_as_the_recipe_reads_them() -> None:
     ]
     assert scores["correct_flags"] == [True, False]
     assert compute_regime_w_scores(QUESTION, MAPPINGS)["correct_flags"] == []
+    # They are no sequence, for all that.
+    with pytest.raises(TypeError):
+        list(scores)  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        "s_wm" in scores  # type: ignore[operator]  # noqa: B015
     for name in ("s_all", "__getitem__"):
         with pytest.raises(KeyError, match=name):
             scores[name]

@@ -152,6 +152,6 @@ def test_an_arm_takes_the_recipes_name_of_the_temperature() -> None:
     arm = build_all_arms()[0]
     fields = {"name": arm.name, "system_prompt": arm.system_prompt, "top_p": arm.top_p}
     assert ArmSpec.model_validate({**fields, "temp": arm.temp}) == arm
-    for wrong in ({"temp": 0}, {"temp": 0.2, "temperature": 0.2}, {}):
+    for wrong in ({"temp": 0}, {"temp": 0.2, "temperature": 0.2}, {}, {"temp": "0.2"}):
         with pytest.raises(ValidationError, match="temp"):
             ArmSpec.model_validate({**fields, **wrong})

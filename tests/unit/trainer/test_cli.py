@@ -51,6 +51,8 @@ HELP = {
 MISTAKES = {
     "trainer trian": "unknown command 'trian'; did you mean train?",
     "trainer train --ppo.lerning_rate 1": "lerning_rate",
+    "trainer train --ppo.adaptive_kl true false": "unexpected argument 'false'",
+    "trainer train --ppo.adaptive_kl=false true": "unexpected argument 'true'",
     "trainer train --ppo.adaptive_kl=maybe": "--ppo.adaptive_kl: true or false, not 'maybe'",
     "trainer train --hos 0.0.0.0": "--hos: unknown flag",
     "trainer sample --rollout.arms recipe": "--rollout.arms: a setting of other commands; here it is --arms",

@@ -164,14 +164,18 @@ def test_the_same_recipe_gives_the_same_weights_and_reports_every_step(tmp_path:
 
 
 @pytest.mark.slow
-def test_an_up_to_date_model_is_left_alone_and_a_stale_one_replaced(tmp_path: Path) -> None:
+def test_a_model_that_was_trained_here_is_left_alone_unless_trained_anew(tmp_path: Path) -> None:
     recipe = replace(SMALL, num_steps=0)
     folder = build_tiny_model(tmp_path / "model", recipe)
     mark = folder / "mark"
     mark.touch()
     assert build_tiny_model(folder, recipe) == folder
     assert mark.exists()
-    build_tiny_model(folder, replace(recipe, hidden_size=32))
+    other = replace(recipe, hidden_size=32)
+    with pytest.raises(UsageError, match=r"output .*model: was trained here"):
+        build_tiny_model(folder, other)
+    assert mark.exists()
+    build_tiny_model(folder, other, from_scratch=True)
     assert not mark.exists()
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 32
 

@@ -14,7 +14,9 @@ from transformers import (
     BloomConfig,
     GPT2Config,
     GPTNeoXConfig,
+    JetMoeConfig,
     Lfm2Config,
+    NemotronHConfig,
     OPTConfig,
     PreTrainedConfig,
 )
@@ -486,6 +488,23 @@ def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_
     begun = doctors_text(config_of(model, policy=gone, run=RunConfig(folder=tmp_path)), capsys)
     assert re.findall(r"4 adapters\W+([\d.]+ .iB)", begun) == fresh_size
     assert "policy.adapter" not in begun
+
+
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        # Its configuration is written without a size of heads, and without a number of layers.
+        (JetMoeConfig(num_hidden_layers=2, num_key_value_heads=4, kv_channels=32), (2, 4, 32)),
+        (NemotronHConfig(num_key_value_heads=2, head_dim=16), (4, 2, 16)),
+    ],
+    ids=["jetmoe", "nemotron_h"],
+)
+def test_heads_that_a_configuration_names_its_own_way_are_read(
+    config: PreTrainedConfig, sizes: tuple[int, int, int], tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    found = read_shape(str(tmp_path), ("q_proj",)).attention_layers
+    assert (found.num_layers, found.num_kv_heads, found.head_size) == sizes
 
 
 def test_a_module_may_be_named_by_the_end_of_its_name(model: Path) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tracemalloc
 from codecs import BOM_UTF8
 from pathlib import Path
 
@@ -76,6 +77,22 @@ def test_a_truncated_file_is_an_error_where_it_is_read(suffix: str, tmp_path: Pa
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(DataError, match="truncated"):
         list(read_lines(path))
+
+
+def test_a_line_of_many_megabytes_and_many_small_frames_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.zst"
+    long = b"\n" * 2**22 + b"x" * 2**24 + b"\n"
+    short = [f"{n}\n".encode() for n in range(2000)]
+    path.write_bytes(zstandard.compress(long) + b"".join(map(zstandard.compress, short)))
+    tracemalloc.start()
+    try:
+        found = [line for _, line in read_lines(path)]
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found == [b"x" * 2**24, *(line.strip() for line in short)]
+    # Some copies of the line, not of the 4 million lines before it.
+    assert peak_bytes < 2**28
 
 
 def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
