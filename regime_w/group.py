@@ -246,7 +246,5 @@ def _agreements(
     agreeing_within = sum(map(num_agreeing_pairs, by_family.values()))
     pairs_across = num_pairs(len(answers)) - pairs_within
     agreeing_across = num_agreeing_pairs(answers) - agreeing_within
-    return (
-        agreeing_within / pairs_within if pairs_within else None,
-        agreeing_across / pairs_across if pairs_across else None,
-    )
+    within = agreeing_within / pairs_within if pairs_within else None
+    return within, agreeing_across / pairs_across if pairs_across else None

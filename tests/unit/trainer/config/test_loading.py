@@ -456,11 +456,13 @@ def test_a_text_may_look_like_json() -> None:
     assert load_config(SampleConfig, [question], prog="trainer sample").question == question
 
 
-@pytest.mark.parametrize("question", ["--server.push_by_path=x", "true"])
-def test_behind_two_dashes_a_question_may_look_like_a_switch(question: str) -> None:
-    given = ["--server.push_by_path", "--", question]
+@pytest.mark.parametrize(
+    ("given", "is_by_path"),
+    [(["--", "--server.push_by_path=x"], False), (["--server.push_by_path", "--", "true"], True)],
+)
+def test_behind_two_dashes_nothing_is_a_switch(given: list[str], is_by_path: bool) -> None:
     found = load_config(SampleConfig, given, prog="trainer sample")
-    assert (found.question, found.server.push_by_path) == (question, True)
+    assert (found.question, found.server.push_by_path) == (given[-1], is_by_path)
 
 
 SECRET = "s3cret"
