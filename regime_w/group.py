@@ -91,7 +91,7 @@ class GroupScores:
             return list(self.correct or ())
         return {field.name: getattr(self, field.name) for field in fields(self)}[name]
 
-    __iter__ = None
+    __iter__ = None  # else `in` and `list` would ask for 0, 1, …
 
 
 def read_group(
