@@ -72,8 +72,8 @@ def require_folder(folder: Path, *, field: str) -> None:
         reason = "its name is not UTF-8, in which settings and journals are written"
     except OSError as error:
         reason = error.strerror or str(error)
-    except ValueError as error:  # a null byte
-        reason = str(error)
+    except ValueError:  # Python's own words for it change with its version
+        reason = "its name has a null byte"
     if reason is not None:
         raise UsageError(f"{field}: {shown_path(folder)}: {reason}; choose another folder")
 
