@@ -3,7 +3,7 @@
 # deploy/Dockerfile calls it too: INSTALL=dependencies puts what the project needs into PYTHON itself,
 # and INSTALL=project the project.
 #
-# PYTHON   the interpreter to use (3.11.5 to 3.13)
+# PYTHON   the interpreter to use (3.11 to 3.13)
 # EXTRA    cpu or gpu, instead of looking for a GPU
 # INSTALL  development [default], dependencies or project
 #
@@ -17,8 +17,8 @@ if ! command -v "$PYTHON" >/dev/null 2>&1; then
   echo "install: there is no $PYTHON: sudo apt-get install -y python3-venv, or make install PYTHON=…" >&2
   exit 2
 fi
-if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 11, 5) <= sys.version_info[:3] < (3, 14))'; then
-  echo "install: $PYTHON is not Python 3.11.5 or newer, 3.12 or 3.13; try: make install PYTHON=python3.12" >&2
+if ! "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))'; then
+  echo "install: $PYTHON is not Python 3.11, 3.12 or 3.13; try: make install PYTHON=python3.11" >&2
   exit 2
 fi
 if [ -z "${EXTRA:-}" ]; then

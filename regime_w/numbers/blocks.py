@@ -51,7 +51,7 @@ ANSWER_HEADING = re.compile(
 """Matches a heading that announces an answer; ``solution`` is set where work may come first,
 ``final`` where a sentence may give the answer."""
 
-_MARK = re.compile(r"\s*+(?:>\s++)*+(?:[-+*•]\s++)?")
+_MARK = re.compile(r"\s*+(?:(?=>\s)>\s++)*+(?:[-+*•]\s++)?")
 _DISPLAYED = {"$$": "$$", r"\[": r"\]"}
 _MAX_DISPLAYED_LINES = 10
 

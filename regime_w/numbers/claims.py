@@ -27,7 +27,7 @@ _LEAD = re.compile(
     r"\A\s*+(?:(?:that|exactly|simply|just|only|therefore|thus|then|now|indeed) ){1,2}",
     re.IGNORECASE,
 )
-_VARIABLES = re.compile(r"(?:[\s$(\[{]*+[A-Za-z](?:_\{\w{1,8}\}|\w){0,15}+\s?=)*+")
+_VARIABLES = re.compile(r"(?:[\s$(\[{]*+[A-Za-z](?:_\{\w{1,8}\}|\w){0,15}\s?=)*")
 """``x =`` or ``x = y =`` before the number of a sentence without markup."""
 _MATHEMATICS = re.compile(
     r"[\s*_\"]*+(?:\$[^$0-9]{0,60}[0-9][^$]*\$|\\[(\[][^0-9]{0,60}[0-9]|\\[a-z]{1,20}\s?[{\[]|√)"
@@ -62,7 +62,7 @@ _NO_NUMBER = re.compile(
       | (?: yes | no | true | false | unknown | undefined | undetermined | indeterminate | infinit[ey] | impossible | none
           | nothing | null | nil | nan | n/a | dne )
         (?= [\s$]*(?:[.,;!)"]|\Z) | \s (?:because|since|as)\b )
-      | (?:on\s)? (?:{_DAY}) (?:,?\s(?:{_DAY}))?+ (?:,?\s(?:the\s)?[0-9]{{1,2}}(?:st|nd|rd|th)?)? \s* \Z
+      | (?:on\s)? (?:{_DAY}) (?:,?\s(?:{_DAY}))? (?:,?\s(?:the\s)?[0-9]{{1,2}}(?:st|nd|rd|th)?)? \s* \Z
       | (?:on\s)? (?:(?:{_DAY}),?\s)? (?:the\s)? [0-9]{{1,2}}(?:st|nd|rd|th)?\s (?:of\s)? (?:{_DAY}) \b
       | (?:on\s)? the\s[0-9]{{1,2}}(?:st|nd|rd|th) \s* \Z
     )

@@ -25,7 +25,7 @@ _DENIED = re.compile(
     rf"""
     (?: {_UNCLAIMED} answer\b [^.!?\n0-9]{{0,60}}+
       | (?: {_NEGATION} | \b(?:cannot|instead\ of|rather\ than)\b ) (?!\s+only\b)
-        (?: \s+ (?!(?:so|but|then|thus|hence|therefore|and|because|since|as)\b) [a-z]++ ){{0,3}}+
+        (?: \s+ (?!(?:so|but|then|thus|hence|therefore|and|because|since|as)\b) [a-z]++ ){{0,3}}
         [^\w.!?,;:\n]{{0,20}}+
     ) \Z
     """,
@@ -53,7 +53,7 @@ _NO_ANSWER = re.compile(
     r"""
     \b (?: impossible | no\s(?:answer|solution|way) | undefined | insufficient | not\senough\sinformation
       | can(?:not|['’]t)\sbe\s(?:done|determined|solved|answered|known|found|computed|calculated) ) \b
-    (?: [^.!?\n,] | ,(?=\s(?:since|because|as|for)\b) )*+ \Z
+    (?: [^.!?\n,] | ,(?=\s(?:since|because|as|for)\b) )* \Z
     """,
     re.VERBOSE | re.IGNORECASE,
 )

@@ -19,7 +19,7 @@ def _compiled(*rules: tuple[str, str]) -> _Rules:
 FACTORIAL = re.compile(r"(?<=[0-9)}])!(?=\$|\s*(?:\}|\\[)\]]))")
 """Matches a "!" at the end of mathematics or of a brace, where it is no exclamation."""
 
-_WHOLE = r"[0-9]++(?:,[0-9]{3})*+"
+_WHOLE = r"[0-9]++(?:(?=,[0-9][0-9][0-9]),[0-9]{3})*+"
 _NUMERATOR = rf"(?:\{{\s*([+-]?{_WHOLE})\s*\}}|([0-9]))"
 _DENOMINATOR = rf"(?:\{{\s*({_WHOLE})\s*\}}|([0-9]))"
 # Braces that hold no others; repeated, these undo any nesting.
@@ -64,7 +64,7 @@ STRUCK = "⌧"
 _STRIKES = ("~~", "</del>", "</strike>", "\\sout", "cancel")
 _STRUCK_OUT = re.compile(
     r"~~(?=[^~\s])([^~\n]{1,200})~~|<(?:del|strike)>([^<\n]{0,200})</(?:del|strike)>"
-    r"|\\(?:sout|[bx]?cancel)\s?\{((?:[^{}]|\{[^{}]{0,60}\}){0,100}+)\}"
+    r"|\\(?:sout|[bx]?cancel)\s?\{((?:[^{}]|\{[^{}]{0,60}\}){0,100})\}"
 )
 _NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
 

@@ -21,7 +21,7 @@ from regime_w.numbers.statements import (
 from regime_w.numbers.unknowns import asks_for_unknown
 
 # Marks that close a quotation, emphasis, mathematics or an element may follow the full stop.
-CLOSING_MARKS = r"(?:[*_\"'`$)\]}]|\\[)\]]|</[A-Za-z]{1,10}>){0,20}+"
+CLOSING_MARKS = r"(?:[*_\"'`$)\]}]|\\[)\]]|</[A-Za-z]{1,10}>){0,20}"
 SENTENCE_END = re.compile(rf"(?<!\bi\.e)(?<!\be\.g)[.!](?={CLOSING_MARKS}(?:\s|\Z))")
 
 # In prose a digit counts unless it belongs to a name (x_1, H2O) or is an exponent (cm^2).

@@ -50,11 +50,11 @@ _SIGN_WORD = re.compile(
     r"(\A|[=:]|\b(?:is|are|was|were|be|equals?)\b)([\s$(\[{]*+)(?:minus|negative)\s++(?=\D?[0-9.])",
     re.IGNORECASE,
 )
-_UNIT_WORD = r"[^\W\d_⁰¹²³⁴-⁹][^\W\d_.'°²³-]*+(?:[.'/-][^\W\d_.'°²³-]++)*+(?:\^\{?[23]\}?|[²³])?\.?"
+_UNIT_WORD = r"[^\W\d_⁰¹²³⁴-⁹][^\W\d_.'°²³-]*+(?:(?=[.'/-][^\W\d_.'°²³-])[.'/-][^\W\d_.'°²³-]++)*+(?:\^\{?[23]\}?|[²³])?\.?"
 _REST = re.compile(
     rf"""
     \s*+ (?: % | ° | {CURRENCY} )?
-    (?: [\s$()\[\]{{}}]*+ [/-]?\s? °? {_UNIT_WORD} ){{0,8}}+
+    (?: [\s$()\[\]{{}}]*+ [/-]?\s? °? {_UNIT_WORD} ){{0,8}}
     [\s$)\]}}]*+ (?:{CURRENCY})? [\s.,;!)\]}}]*+ \Z
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -84,7 +84,7 @@ _IN_DOUBT = re.compile(
 )
 _IS_THE_ANSWER = re.compile(r"\bis (?:the|my|our) (?:final |correct )?answer\b", re.IGNORECASE)
 
-_SPELLING = re.compile(r"\(\s*([A-Za-z]++(?:[\s,-]++[A-Za-z]++)*+)\s*\)")
+_SPELLING = re.compile(r"\(\s*([A-Za-z]++(?:[\s,-]++[A-Za-z]++)*)\s*\)")
 _AND = re.compile(r"[\s,-]++(?:and\b)?")
 # A gold answer has no exclamation marks, ordinals, dates or multiples: "5!", "5th", "5 May", "2 dozen".
 _NOT_GOLD = re.compile(

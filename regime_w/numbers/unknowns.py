@@ -24,7 +24,7 @@ _READING = tuple(
         (r"\b([xyz])(?=[xyz]{1,2}\b)", r"\1*"),
         (r"\b[fghPp]\([^()=]*\)", " f "),  # the value of a function
         # Words in parentheses explain a name: "Total (in dollars)".
-        (r"(?:(?<=\s)|(?<=[^\W\d_]{2}))\((?:[^\W\d_]{2,}+[\s.,'-]++)*+[^\W\d_]{2,}+\)", " "),
+        (r"(?:(?<=\s)|(?<=[^\W\d_]{2}))\((?:[^\W\d_]{2,}+[\s.,'-]++)*[^\W\d_]{2,}+\)", " "),
         # The unit of a rate: "$5/h", "km/h", "18 miles/hour"; "1/total" is none.
         (r"(?<=[$€£¥][0-9.])/\s?[A-Za-z]+|(?<=[^\W\d_]{2})/\s?(?:[A-Za-z]{2,}|[hsdmglL]\b)", " "),
         (r"(?<![0-9.]1)(?<=[0-9])(?<!\b1)/\s?[A-Za-z]{2,}", " "),
