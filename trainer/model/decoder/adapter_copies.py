@@ -4,15 +4,18 @@ PEFT keeps the adapters in float32, one module at a time; these *masters* are wh
 The gradients of a pass return to them in float32.
 """
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import compress, count, islice
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor
+
+_Shape = tuple[int, int]
+"""Rows and columns."""
 
 _pass_numbers = count()
 
@@ -32,7 +35,7 @@ class Adapter:
     b: tuple[Tensor, ...]
     """Each [out, r], times its scale."""
     transposed: tuple[Tensor, ...]
-    """Views of A and of each B, for the recomputation too."""
+    """Of A and of each B."""
     pass_number: int
     """No other pass has it."""
 
@@ -58,82 +61,125 @@ class AdapterCopies:
         self._has_adapter = [bool(group) for group in groups]
         self._dtype = dtype
         adapted = [group for group in groups if group]
-        self.num_rows = [rows for rows, group in zip(num_rows, groups, strict=True) if group]
-        self.a = [[m.lora_A[role].weight for m in modules] for modules in adapted]
-        self.b = [[m.lora_B[role].weight for m in modules] for modules in adapted]
-        self.scales = [float(m.scaling[role]) for modules in adapted for m in modules]
+        modules = [module for group in adapted for module in group]
+        self.a = [m.lora_A[role].weight for m in modules]
+        self.b = [m.lora_B[role].weight for m in modules]
+        self.scales = [float(m.scaling[role]) for m in modules]
+        self.ranks = [[rank_of(module) for module in group] for group in adapted]
+        self._stacks: list[_Shape] = []
+        """Of each group's A."""
+        self._parts: list[_Shape] = []
+        """Of each A in it, and of the rows below them."""
+        self._is_a: list[bool] = []
+        """Which of the parts are an A."""
+        for rows, group, ranks in zip(compress(num_rows, groups), adapted, self.ranks, strict=True):
+            columns = group[0].in_features
+            self._stacks.append((rows, columns))
+            self._parts += [(part, columns) for part in [*ranks, rows - sum(ranks)]]
+            self._is_a += [*(True for _ in ranks), False]
 
     def of_pass(self) -> list[Adapter | None]:
         """The copies of each group of layers; None for one without an adapter."""
-        masters = [m for of_group in (*self.a, *self.b) for m in of_group]
-        if not masters:
+        if not self.a:
             return [None] * len(self._has_adapter)
-        copies = _Copied.apply(self, self._dtype, *masters)  # type: ignore[no-untyped-call]
-        stacks, ups = iter(copies[: len(self.a)]), iter(copies[len(self.a) :])
-        sizes = iter(map(len, self.b))
+        masters = [*self.a, *self.b]
+        with torch.no_grad():
+            a = _Stacked(self._stacks, masters[0], self._dtype)
+            b = _Stacked(_shapes(self.b), masters[0], self._dtype)
+            ups = b.matrices()
+            parts = compress(a.matrices(self._parts), self._is_a)
+            torch._foreach_copy_([*parts, *ups], masters)
+            torch._foreach_mul_(ups, self.scales)
+            copies = [*a.matrices(), *ups]
+            of_a, of_b = iter(a.transposes()), iter(b.transposes())
+        copies = _Copied.apply(self, copies, *masters)  # type: ignore[no-untyped-call]
+        stacks, ups = iter(copies), iter(copies[len(self.ranks) :])
         number = next(_pass_numbers)
-        return [
-            _adapter(next(stacks), tuple(islice(ups, next(sizes))), number) if has else None
-            for has in self._has_adapter
-        ]
-
-
-@torch.no_grad()
-def _adapter(a: Tensor, b: tuple[Tensor, ...], pass_number: int) -> Adapter:
-    return Adapter(a=a, b=b, transposed=(a.T, *(up.T for up in b)), pass_number=pass_number)
+        adapters = (
+            Adapter(
+                a=next(stacks),
+                b=tuple(islice(ups, len(ranks))),
+                transposed=(next(of_a), *islice(of_b, len(ranks))),
+                pass_number=number,
+            )
+            for ranks in self.ranks
+        )
+        return [next(adapters) if has else None for has in self._has_adapter]
 
 
 class _Copied(torch.autograd.Function):
-    """Masters to copies; the number of launches does not depend on the number of layers."""
+    """Makes gradients of copies gradients of their masters."""
 
     @staticmethod
     def forward(
-        ctx: Any, adapter: AdapterCopies, dtype: torch.dtype, *masters: Tensor
+        ctx: Any, adapter: AdapterCopies, copies: list[Tensor], *_: Tensor
     ) -> tuple[Tensor, ...]:
-        """The stacked A of each group, then every B times its scale."""
+        """The copies, which are made of the masters already: the A of each group, then every B."""
         ctx.adapter = adapter
-        num_a = sum(map(len, adapter.a))
-        shapes = [
-            (rows, group[0].shape[1])
-            for rows, group in zip(adapter.num_rows, adapter.a, strict=True)
-        ]
-        # Zeros, for rows that are no layer's.
-        flat = masters[0].new_zeros(sum(map(math.prod, shapes)), dtype=dtype)
-        parts = flat.split(list(map(math.prod, shapes)))
-        stacks = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-        ups = [torch.empty_like(b, dtype=dtype) for b in masters[num_a:]]
-        torch._foreach_copy_([*_unstacked(adapter, stacks), *ups], list(masters))
-        torch._foreach_mul_(ups, adapter.scales)
-        return (*stacks, *ups)
+        return tuple(copies)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """The masters' gradients, in their own dtype."""
         adapter: AdapterCopies = ctx.adapter
-        dtype = adapter.a[0][0].dtype
-        of_a = _cast(_unstacked(adapter, grads[: len(adapter.a)]), dtype)
-        of_b = _cast(list(grads[len(adapter.a) :]), dtype)
-        torch._foreach_mul_(of_b, adapter.scales)
-        return None, None, *of_a, *of_b
+        num_groups = len(adapter.ranks)
+        of_a = [
+            part
+            for stack, ranks in zip(grads[:num_groups], adapter.ranks, strict=True)
+            for part in _rows(stack, ranks)
+        ]
+        found, dtype = [*of_a, *grads[num_groups:]], adapter.a[0].dtype
+        # Those of B are no matrices of their own where products are widened; autograd would copy each.
+        if found[0].dtype is not dtype or not all(grad.is_contiguous() for grad in found):
+            cast = _Stacked(_shapes(found), found[0], dtype).matrices()
+            torch._foreach_copy_(cast, found)
+            found = cast
+        torch._foreach_mul_(found[len(of_a) :], adapter.scales)
+        return None, None, *found
 
 
-def _cast(grads: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    """In few launches where all lie dense in memory, which the gradients of B do not."""
-    if grads[0].dtype is dtype:
-        return grads
-    cast = [torch.empty_like(grad, dtype=dtype) for grad in grads]
-    torch._foreach_copy_(cast, grads)
-    return cast
+class _Stacked:
+    """Matrices one below the other, in one tensor for each number of columns.
+
+    What is done to all of them takes as few operations for many layers as for one.
+    """
+
+    def __init__(self, shapes: Sequence[_Shape], like: Tensor, dtype: torch.dtype):
+        """Zeros of these shapes, on the device of ``like``."""
+        self._shapes = shapes
+        num_rows: Counter[int] = Counter()
+        for rows, columns in shapes:
+            num_rows[columns] += rows
+        self._wholes = {
+            columns: like.new_zeros((rows, columns), dtype=dtype)
+            for columns, rows in num_rows.items()
+        }
+
+    def matrices(self, shapes: Sequence[_Shape] | None = None) -> list[Tensor]:
+        """Views of all of them, or of other shapes that divide the same rows."""
+        shapes = self._shapes if shapes is None else shapes
+        parts = {
+            columns: iter(whole.split([rows for rows, c in shapes if c == columns]))
+            for columns, whole in self._wholes.items()
+        }
+        return [next(parts[columns]) for _, columns in shapes]
+
+    def transposes(self) -> list[Tensor]:
+        """Views of all of them."""
+        parts = {
+            columns: iter(whole.T.split([rows for rows, c in self._shapes if c == columns], dim=1))
+            for columns, whole in self._wholes.items()
+        }
+        return [next(parts[columns]) for _, columns in self._shapes]
 
 
-def _unstacked(adapter: AdapterCopies, stacks: Sequence[Tensor]) -> list[Tensor]:
-    """Each A's rows of its group's stack."""
-    found: list[Tensor] = []
-    for of_group, stack in zip(adapter.a, stacks, strict=True):
-        ranks = [len(a) for a in of_group]
-        if ranks == [len(stack)]:
-            found.append(stack)
-        else:
-            *parts, _ = stack.split([*ranks, len(stack) - sum(ranks)])
-            found += parts
-    return found
+def _shapes(matrices: Sequence[Tensor]) -> list[_Shape]:
+    return [(len(matrix), matrix.shape[1]) for matrix in matrices]
+
+
+def _rows(stack: Tensor, ranks: Sequence[int]) -> Sequence[Tensor]:
+    """The rows of each A, without those below them."""
+    if list(ranks) == [len(stack)]:
+        return [stack]
+    parts: Sequence[Tensor] = stack.split([*ranks, len(stack) - sum(ranks)])
+    return parts[:-1]

@@ -90,11 +90,16 @@ class SharedInput:
         for place, end, rank in zip(self._places, ends, self._ranks, strict=True):
             yield rows[place][:, end - rank : end]
 
-    def parts(self, out: Tensor, low: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """For each adapted layer: its columns of the outputs [T, N], and of the low-rank products [T, R]."""
-        lows = low.split(self._ranks, dim=1) if len(self._ranks) > 1 else [low]
-        columns = out.split(self._num_outputs, dim=1) if len(self._num_outputs) > 1 else [out]
-        return zip((columns[i] for i in self._places), lows, strict=True)
+    def outputs(self, out: Tensor) -> list[Tensor]:
+        """The adapted layers' columns of a tensor [T, N]."""
+        if len(self._num_outputs) == 1:
+            return [out]
+        columns = out.split(self._num_outputs, dim=1)
+        return [columns[place] for place in self._places]
+
+    def lows(self, low: Tensor) -> Sequence[Tensor]:
+        """The adapted layers' columns of low-rank products [T, R]."""
+        return [low] if len(self._ranks) == 1 else low.split(self._ranks, dim=1)
 
 
 def shared_input(modules: Sequence[Any], *, widened: bool) -> SharedInput | None:
@@ -145,7 +150,7 @@ class _Products(torch.autograd.Function):
         if adapter is not None:
             down, *ups = adapter.transposed
             low = x.mm(down)
-            for (of_out, of_low), up in zip(layers.parts(out, low), ups, strict=True):
+            for of_out, of_low, up in zip(layers.outputs(out), layers.lows(low), ups, strict=True):
                 of_out.addmm_(of_low, up)
             ctx.save_for_backward(x, low)
         return out
@@ -160,14 +165,13 @@ class _Products(torch.autograd.Function):
         found: list[Tensor | None] = [None] * len(of_matrices)
         if adapter is not None:
             x, low = ctx.saved_tensors
-            grad_low = torch.empty_like(low)
-            parts = layers.parts(grad, grad_low)
-            for (of_out, of_low), up in zip(parts, adapter.b, strict=True):
-                torch.mm(of_out, up, out=of_low)
+            grad_low, of_outputs = torch.empty_like(low), layers.outputs(grad)
+            for of_out, b, of_low in zip(of_outputs, adapter.b, layers.lows(grad_low), strict=True):
+                torch.mm(of_out, b, out=of_low)
             if of_input is not None:
                 of_input.addmm_(grad_low, adapter.a)
             if any(of_matrices):
-                pairs = layers.parts(grad, low)
+                pairs = zip(of_outputs, layers.lows(low), strict=True)
                 found = [grad_low.T.mm(x), *(of_out.T.mm(of_low) for of_out, of_low in pairs)]
         return None, None, of_input, grad if of_residual else None, *found
 
@@ -199,13 +203,16 @@ class _WidenedProduct(torch.autograd.Function):
         adapter: Adapter = ctx.adapter
         _, _, of_x, of_residual, *of_matrices = ctx.needs_input_grad
         layers.hold(adapter)
-        both = grad.mm(layers.weight if of_x else layers.ups)
-        of_low = both[:, -layers.num_free :]
+        both = None
+        if of_x:
+            both = grad.mm(layers.weight)
+            of_inputs, of_low = both.split(layers.columns, dim=1)
+            of_inputs.addmm_(of_low, adapter.a)
+        else:
+            of_low = grad.mm(layers.ups)
         found: list[Tensor | None] = [None] * len(of_matrices)
         if any(of_matrices):
             (x,) = ctx.saved_tensors
             inputs, low = x.split(layers.columns, dim=1)
             found = [of_low.T.mm(inputs), *layers.blocks(grad.T.mm(low))]
-        if of_x:
-            both[:, : layers.columns[0]].addmm_(of_low, adapter.a)
-        return None, None, both if of_x else None, grad if of_residual else None, *found
+        return None, None, both, grad if of_residual else None, *found
