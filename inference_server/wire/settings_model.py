@@ -13,6 +13,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_settings import CliPositionalArg
 
 NULL = "null"
 """How None is written where only text or a TOML value can stand; ``None`` is read too."""
@@ -93,6 +94,12 @@ def takes_json(model: type[BaseModel], key: str) -> bool:
 def is_switch(model: type[BaseModel], key: str) -> bool:
     """Whether a key's value is true or false."""
     return {kind for kind in _kinds(_annotation(model, key)) if isinstance(kind, type)} == {bool}
+
+
+def positionals(model: type[BaseModel]) -> frozenset[str]:
+    """Keys whose values stand on a command line without a flag."""
+    mark = get_args(CliPositionalArg[str])[1]
+    return frozenset(name for name, field in model.model_fields.items() if mark in field.metadata)
 
 
 def _annotation(model: type[BaseModel], key: str) -> Any:

@@ -5,17 +5,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal, get_args
 
 from pydantic import BaseModel
-from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.serve_config import ServeConfig
 from inference_server.wire.settings_errors import known_keys
+from inference_server.wire.settings_model import positionals
 from inference_server.wire.settings_sources import presets
 from trainer.config.run import SHORT_FLAGS
 from trainer.errors import UsageError
 
 Shell = Literal["bash", "zsh"]
 FLAG = "--print-completion"
-_POSITIONAL = get_args(CliPositionalArg[str])[1]
 
 # zsh runs the functions of bash; compinit twice would be slow.
 _ZSH = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\nautoload -Uz bashcompinit && bashcompinit\n"
@@ -89,10 +88,7 @@ def flags_of(
     """
     keys = [*known_keys(model)]
     tables = {key.rpartition(".")[0] for key in keys}
-    positional = {
-        name for name, field in model.model_fields.items() if _POSITIONAL in field.metadata
-    }
-    keys = [key for key in keys if key not in {*tables, *positional, *without}]
+    keys = [key for key in keys if key not in {*tables, *positionals(model), *without}]
     keys += [short for short, key in SHORT_FLAGS.items() if key in keys]
     spelt = [key.replace("_", "-") if kebab_case else key for key in keys]
     return ["--config", "--help", *(f"--{key}" for key in spelt)]

@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pydantic import BaseModel
 
 from inference_server.wire.settings_errors import SEVERAL, Source, known_keys, suggestion
-from inference_server.wire.settings_model import takes_json
+from inference_server.wire.settings_model import positionals, takes_json
 
 
 def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:
@@ -29,10 +29,14 @@ def unknown_flags(
         other_keys: Keys of other programs, which this one does not read.
         arguments: All that was given.
     """
-    keys = set(known_keys(model))
+    without_flag = positionals(model)
+    keys = set(known_keys(model)) - without_flag
     lines = []
     for flag in (a.partition("=")[0] for a in unknown if a.startswith("--")):
         key = flag[2:].replace("-", "_")
+        if key in without_flag:
+            lines.append(f"{flag}: unknown flag; give {key.upper()} without a flag in front of it")
+            continue
         if key not in other_keys:
             lines.append(f"{flag}: unknown flag{flag_suggestion(flag, keys)}")
             continue
