@@ -1,4 +1,4 @@
-"""Calls that run side by side and end together, processes that do, and calls that many share."""
+"""Concurrent calls that end together, processes that end with their parent, and shared calls."""
 
 import asyncio
 import multiprocessing
@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 _END_WITH_PARENT = "end with parent"
-"""Name of the thread that waits for it."""
+"""Name of the thread that waits for the parent to end."""
 
 
 def end_with_parent() -> None:
-    """Lets this process end with the one that started it, even if that is killed; nothing in a main process.
+    """Makes this process end with its parent, even if the parent is killed; does nothing in a main process.
 
-    vLLM's engine would live on, with the device's memory, and nothing would ever ask it again.
+    Otherwise vLLM's engine would live on and hold the device's memory, though nothing could use it again.
     """
     parent = multiprocessing.parent_process()
     names = {thread.name for thread in threading.enumerate()}
@@ -41,20 +41,20 @@ async def gather_or_cancel(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]
 
 
 class SharedCall:
-    """A call that runs once at a time: who asks meanwhile gets its result."""
+    """A call that runs at most once at a time: callers that ask meanwhile share its result."""
 
     def __init__(self) -> None:
         """Nothing runs yet."""
         self._task: asyncio.Task[Any] | None = None
 
     async def run(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """The result of the call that runs, or of a new one.
+        """The result of the call that is running, or of a new one.
 
         Cancelling one caller does not cancel the shared call.
         """
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(call())
-            # Where all callers have gone, nobody else would look at its error.
+            # If all callers have gone, nobody else retrieves its error.
             self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
         result: _T = await asyncio.shield(self._task)
         return result

@@ -38,12 +38,12 @@ class EngineTraits:
     base_model: str
     """The model as given at start: a folder or a Hub id."""
     base_fingerprint: str | None
-    """Fingerprint of its files, see `inference_server.wire.base_files`; None if they are not on disk."""
+    """Fingerprint of its files (see `inference_server.wire.base_files`); None if they are not on disk."""
     max_model_len_tokens: int
     """Prompt and completion together."""
     max_lora_rank: int
     max_loaded_adapters: int
-    """Most adapters that the engine holds; beyond it drops the least recently used one."""
+    """Most adapters that the engine holds; beyond that it drops the least recently used one."""
     num_replicas: int = 1
     """Copies of the model that run side by side; each holds the adapters itself."""
     lora_dtype: str
@@ -51,7 +51,7 @@ class EngineTraits:
     has_chat_template: bool
     """Whether chat prompts can be rendered."""
     opened_thought: str = ""
-    """What a chat prompt ends with where its template begins the thought itself, e.g. ``<think>``; else empty."""
+    """The end of every chat prompt if the template itself begins the thought, e.g. ``<think>``; else empty."""
     linear_shapes: Mapping[str, LinearShape]
     """Linear layers of the base by module name, e.g. ``model.layers.0.self_attn.q_proj``."""
 
@@ -78,7 +78,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Texts that end the completion and stay in it."""
     ends_turn: bool = False
-    """Whether the token with which the chat template ends a turn ends the completion, as EOS does."""
+    """Whether the chat template's end-of-turn token ends the completion, as EOS does."""
     priority: Priority = Priority.AD_HOC
 
 
@@ -88,7 +88,7 @@ class EngineCompletion:
 
     text: str
     token_ids: Sequence[int]
-    """Sampled ids, with the token that ended it (EOS or another) or those of the stop string."""
+    """Sampled ids, including the token that ended the completion (EOS or another) or those of the stop string."""
     logprobs: Sequence[float]
     """One per token, of the distribution that was sampled from."""
     finish_reason: FinishReason

@@ -70,7 +70,7 @@ class Service:
         )
 
     async def check_engine(self) -> None:
-        """Asks the engine's own loop, which detects a dead or hung engine; all who ask at a time ask it once.
+        """Asks the engine's own loop, which detects a dead or hung engine; concurrent callers share one question.
 
         Raises:
             EngineUnavailable: It is dead or does not answer.

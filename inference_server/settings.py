@@ -27,7 +27,7 @@ OTHER_SECTIONS = (
     "eval",
     "doctor",
 )
-"""Tables of a configuration file that are the trainer's, which checks them."""
+"""Tables of a configuration file that belong to the trainer, which checks them."""
 
 OTHER_KEYS = (
     "adapter",
@@ -81,7 +81,7 @@ OTHER_KEYS = (
     "version",
     "what-if",
 )
-"""Keys of the trainer's commands that are in no section; their variables may be set for both programs."""
+"""Keys of the trainer's commands that are in no section; their environment variables may be set for both programs."""
 
 _DESCRIPTION = """
 
@@ -105,7 +105,8 @@ environment too.
 
 
 _LIKENESS = 0.8
-"""From this likeness to one of our flags an unknown one is refused; vLLM's nearest has 0.78 (max-bytes)."""
+"""An unknown flag that is at least this similar to one of ours is refused; vLLM's most similar flag has 0.78
+(max-bytes)."""
 
 
 class Settings(ServeConfig):
@@ -116,7 +117,7 @@ class Settings(ServeConfig):
 
 
 class _OtherSection(BaseModel):
-    """A table of the trainer's."""
+    """A table that belongs to the trainer."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -148,7 +149,7 @@ def read_settings(arguments: Sequence[str]) -> tuple[Settings, list[str]]:
 
 
 def _misspelt(flags: Sequence[str]) -> list[str]:
-    """One line for each flag that is nearly one of ours: none of vLLM's is, which takes long to import."""
+    """One line for each flag that is nearly one of ours. No flag of vLLM's is, so vLLM need not be imported first."""
     keys = [key for key in known_keys(Settings) if key not in VLLM_KEYS]
     names = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
     near = {

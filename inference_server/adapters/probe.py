@@ -1,4 +1,4 @@
-"""The first question to a loaded adapter, before anybody else can reach it."""
+"""Tries a loaded adapter with one token on each replica, before any client can reach it."""
 
 import math
 
@@ -7,8 +7,8 @@ from inference_server.engine import AdapterRejected, Engine, EngineAdapter, Samp
 from inference_server.errors import EngineUnavailable
 from inference_server.wire.schemas import FinishReason
 
-# Every vocabulary has these ids. Fewer than a block of the KV cache: the engine caches whole blocks by an
-# adapter's name and path, which a refused version leaves to the next upload of its number.
+# Every vocabulary has these ids. They are fewer than a block of the KV cache holds: the engine caches whole blocks
+# under an adapter's name and path, and the next upload of a refused version's number has the same name and path.
 _PROMPT_TOKEN_IDS = range(8)
 PROBE = Sampling(temperature=0.0, top_p=1.0, max_tokens=1, seed=None)
 
@@ -20,7 +20,7 @@ async def require_finite(engine: Engine, adapter: EngineAdapter) -> None:
         AdapterRejected: A token's logprob is not finite.
         EngineUnavailable: The engine aborted a completion.
     """
-    # None may be on its way when the adapter is unloaded: the engine would load it again for it.
+    # No probe may still be in flight when the adapter is unloaded: the engine would load the adapter again for it.
     await gather_or_cancel(
         _require_finite_on(engine, adapter, replica)
         for replica in range(engine.traits.num_replicas)

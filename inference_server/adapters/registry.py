@@ -77,7 +77,7 @@ class AdapterRegistry:
         stored = self._folder.stored_versions()
         self._next_version = max([record.next_version, *(version + 1 for version in stored)])
         kept = [version for version in stored if not self._folder.is_retired(version)]
-        # As many as stay loaded after an upload.
+        # The newest ones: as many as stay loaded after an upload.
         newest = kept[-(self._loaded.max_loaded - 1) :]
         active = record.active_version
         if active is not None and active in kept and active not in newest:
@@ -215,7 +215,7 @@ class AdapterRegistry:
         with suppress(EngineDied):
             async with self._changes:
                 await self._loaded.retire_unused()
-        # Most of the wait is without the lock, so that it delays no upload.
+        # Wait mostly without the lock, so that no upload is delayed.
         await self._loaded.wait_for_lookups()
         async with self._changes:
             await self._loaded.remove_retired_files()

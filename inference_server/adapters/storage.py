@@ -83,7 +83,7 @@ class RegistryRecord(BaseModel):
 
 
 def remove_path(path: Path) -> None:
-    """Removes whatever is at a path, a link but not its target; does nothing where it cannot."""
+    """Removes whatever is at a path (a link, but not its target); ignores failures."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -147,12 +147,12 @@ class AdapterFolder:
         return path
 
     def mark_retired(self, folder: Path) -> None:
-        """Marks a version's files, which are still needed for some moments, as those of none after a restart."""
+        """Marks a version's files, which are needed for a moment longer, so that a restart does not load them."""
         with suppress(OSError):
             (folder / _RETIRED_FILE).touch()
 
     def is_retired(self, version: int) -> bool:
-        """Whether a stored version's files were left by `mark_retired`."""
+        """Whether `mark_retired` marked a stored version's files."""
         return (self.path_of(version) / _RETIRED_FILE).exists()
 
     def stored_versions(self) -> Sequence[int]:
@@ -167,7 +167,7 @@ class AdapterFolder:
         """Reads a stored version and checks its digests.
 
         Raises:
-            AdapterDamaged: Files are missing, have changed or are something else than files.
+            AdapterDamaged: Files are missing, have changed or are not regular files.
         """
         folder = self.path_of(version)
         weights = folder / ADAPTER_WEIGHTS_FILE
@@ -182,7 +182,7 @@ class AdapterFolder:
         except (OSError, UnicodeDecodeError) as error:
             raise AdapterDamaged(str(error)) from error
         found = {ADAPTER_WEIGHTS_FILE: sha256, ADAPTER_CONFIG_FILE: sha256_of_bytes(config_json)}
-        # A version of an older server has no digest of its configuration.
+        # A version stored by an older server has no digest of its configuration.
         for name in dict.fromkeys((ADAPTER_WEIGHTS_FILE, *expected)):
             if expected.get(name) != found.get(name):
                 raise AdapterDamaged(
@@ -195,7 +195,7 @@ class AdapterFolder:
     def set_aside(self, version: int) -> Path:
         """Renames a stored version that cannot be served, to keep its files; returns the new path.
 
-        Where that is not permitted, its files stay where they are.
+        If that is not permitted, its files stay where they are.
         """
         path = self._root / f"{_REFUSED_PREFIX}{adapter_name(version)}"
         remove_path(path)
@@ -217,10 +217,10 @@ class AdapterFolder:
 
 
 def _size_of_file(path: Path, max_bytes: int) -> int:
-    """Size of a regular file, at most ``max_bytes``: a pipe or a device would never end.
+    """Size of a regular file of at most ``max_bytes``; reading a pipe or a device might never end.
 
     Raises:
-        OSError: It is no file, too large or cannot be read.
+        OSError: It is not a regular file, is too large or cannot be read.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):

@@ -28,7 +28,7 @@ from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_F
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-# Every input of a layer is taken to be below this: after a norm they are about 1.
+# Inputs of layers are assumed to be below this: after a norm they are about 1.
 _INPUT_MAGNITUDE = 8.0
 # Largest magnitude that any step of an adapter's products may reach, in every dtype: attention and gated
 # layers multiply two outputs and pass the result through a third layer, all in at most float32's range.
@@ -112,12 +112,12 @@ def _check_values(tensors: Mapping[str, _Tensor], config: AdapterConfig, lora_dt
     A finite float32 value can be infinite in float16.
     """
     rounded = getattr(torch, lora_dtype)
-    of_side: dict[tuple[str, torch.dtype], list[bytes]] = defaultdict(list)
+    data_by_side: dict[tuple[str, torch.dtype], list[bytes]] = defaultdict(list)
     for name, tensor in tensors.items():
-        of_side[_parse_name(name)[1], tensor.dtype].append(tensor.data)
+        data_by_side[_parse_name(name)[1], tensor.dtype].append(tensor.data)
     largest = {"A": 0.0, "B": 0.0}
-    # All tensors of a side at once; names are looked up only if one fails.
-    for (side, dtype), data in of_side.items():
+    # All tensors of a side are checked at once; their names are looked up only if one fails.
+    for (side, dtype), data in data_by_side.items():
         magnitude = _largest(bytearray().join(data), dtype, rounded)
         largest[side] = max(largest[side], magnitude)
     if not all(map(math.isfinite, largest.values())):
@@ -134,7 +134,8 @@ def _check_values(tensors: Mapping[str, _Tensor], config: AdapterConfig, lora_dt
 
 def _largest(data: bytearray, dtype: torch.dtype, rounded: torch.dtype) -> float:
     """Largest magnitude in a buffer after rounding to another dtype; infinite if one is not finite."""
-    # Rounding is monotonic, so checking minimum and maximum suffices; `aminmax` returns NaN if any is.
+    # Rounding is monotonic, so checking minimum and maximum suffices; `aminmax` returns NaN if any
+    # value is.
     extremes = torch.stack(torch.frombuffer(data, dtype=dtype).aminmax()).to(rounded)
     return float(extremes.abs().max()) if extremes.isfinite().all() else math.inf
 
@@ -150,7 +151,7 @@ def _check_products(
     Args:
         tensors: Pairs of A and B.
         largest: Magnitude of the largest value of all A and of all B.
-        config: Of the adapter.
+        config: The adapter's configuration.
         rounded: The engine's dtype.
     """
     allowed = min(torch.finfo(rounded).max, _LARGEST_STEP)
@@ -160,7 +161,7 @@ def _check_products(
         scale, x = config.scale, _INPUT_MAGNITUDE
         return max(scale, x * sum_of_a, scale * largest_b, scale * x * sum_of_products)
 
-    # As if every value were the largest one: enough for adapters as they are trained, and no further pass.
+    # A bound as if every value were the largest: trained adapters satisfy it, and it needs no further pass.
     width = max(tensor.shape[1] for tensor in tensors.values())
     sum_of_a = width * largest["A"]
     if reach(sum_of_a, largest["B"], config.r * largest["B"] * sum_of_a) <= allowed:

@@ -1,7 +1,7 @@
 """The adapter versions that the engine holds: loaded, leased, retired.
 
 A version is loaded under its own name and path (``policy-000012``) and never changes. vLLM's prefix
-cache is keyed by both, so a name reused for other weights would be served cached results of the old ones.
+cache is keyed by both, so other weights under a reused name would be served cached results of the old ones.
 """
 
 import asyncio
@@ -202,7 +202,7 @@ class LoadedVersions:
                 await self.retire(held.version)
 
     async def wait_for_lookups(self) -> None:
-        """Waits until requests that looked up a version retired by now have reached the engine."""
+        """Waits until all requests that looked up a version before it was retired have reached the engine."""
         if self._retired:
             await _until(self._retired[-1].needed_until_s)
 
@@ -223,8 +223,8 @@ class LoadedVersions:
         return held
 
     def _num_leases(self, held: _Version) -> int:
-        # Only the engine knows the requests of the OpenAI routes. A group counts from its start, before
-        # its requests reach the engine, where it is then several requests.
+        # Only the engine knows the requests of the OpenAI routes. A group counts as one from its start,
+        # before its requests reach the engine; there each of them counts.
         return max(held.num_groups, self._engine.num_requests(held.adapter))
 
     def _info(self, held: _Version) -> AdapterInfo:

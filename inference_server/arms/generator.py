@@ -23,8 +23,8 @@ from inference_server.settings import Settings
 from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import ArmsRequest, Priority
 
-# Twice what a replica runs at once; it takes in, and aborts, many more at a cost that grows faster than
-# their number, and answers nothing meanwhile.
+# Twice what a replica runs at once. It would accept many more, but the cost of accepting and aborting them grows
+# faster than their number, and the replica answers nothing meanwhile.
 _MAX_QUEUED = 1024
 
 

@@ -10,7 +10,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import ArmsRequest, Question
 from regime_w import ArmSpec
 
-# What is being encoded cannot be stopped: a request whose client has left ends with these.
+# Prompts encoded in one call, which cannot be stopped: a request whose client has left ends after the current call.
 _ENCODED_TOGETHER = 16
 
 
@@ -37,9 +37,9 @@ async def plan_groups(
     Args:
         engine: Tokenizes, and knows the model's context length.
         request: Gives ``max_tokens``.
-        prompt_format: Of every prompt.
-        questions: Its questions, each with its id.
-        arms: Its arms, resolved.
+        prompt_format: The format of every prompt.
+        questions: The request's questions, each with its id.
+        arms: The request's arms, resolved.
 
     Raises:
         InvalidRequest: A prompt is empty or too long, or the model has no fitting chat template.
@@ -67,8 +67,8 @@ async def plan_groups(
     for index, question in enumerate(questions):
         start = index * len(system_prompts)
         by_system = dict(zip(system_prompts, encoded[start:], strict=False))
-        of_arms = [by_system[arm.system_prompt] for arm in arms]
-        plans.append(GroupPlan(index=index, question=question, prompts=of_arms))
+        arm_prompts = [by_system[arm.system_prompt] for arm in arms]
+        plans.append(GroupPlan(index=index, question=question, prompts=arm_prompts))
     return plans
 
 

@@ -9,7 +9,7 @@ from inference_server.errors import InvalidRequest
 class Replicas:
     """Gives each group to the replica that has the fewest completions to do.
 
-    A group stays on one, so that its completions are proof of what that one serves.
+    A group stays on one replica, so that its completions are proof of what that replica serves.
     """
 
     def __init__(self, num_replicas: int) -> None:
@@ -30,7 +30,7 @@ class Replicas:
 
     @contextmanager
     def lease(self, asked: int | None, num_completions: int) -> Iterator[int | None]:
-        """The replica of a group, which is the one asked for or the least loaded; None where there is one."""
+        """The replica for a group: the one asked for, else the least loaded; None if there is only one."""
         if len(self._num_in_flight) == 1:
             yield None
             return

@@ -13,10 +13,10 @@ from inference_server.wire.schemas import MAX_ARMS, MIN_TEMPERATURE, ArmsRequest
 from regime_w import ArmSpec, answer_type_of, build_all_arms
 from regime_w.algebra.math_process import LibraryMissing
 
-# Of one prompt, for each token of the context: no text has tokens of this length on average, and the
+# Limits one prompt, for each token of the context: no text has tokens of this length on average, and the
 # tokenizer alone would need seconds for texts that are far too long.
 MAX_CHARS_PER_TOKEN = 16
-# Of all prompts of a request: a few seconds of the tokenizer's work.
+# Limits all prompts of a request together: a few seconds of the tokenizer's work.
 MAX_PROMPT_CHARS = 2**22
 
 # Integers of this size are exact in every JSON reader, browsers included.
@@ -51,7 +51,7 @@ def check_counts(request: ArmsRequest, settings: Settings) -> None:
 def check_characters(
     questions: Sequence[Question], arms: Sequence[ArmSpec], context_tokens: int
 ) -> None:
-    """Refuses prompts that are too long whatever their tokens are, before any is tokenized.
+    """Refuses prompts that are too long however they are tokenized, before any is.
 
     Raises:
         InvalidRequest: Names the question.
@@ -78,7 +78,7 @@ def check_characters(
 
 
 def check_golds(questions: Sequence[Question]) -> None:
-    """Refuses types of answers that cannot be used here, and gold answers that their type cannot read.
+    """Refuses answer types that cannot be used here, and gold answers that their type cannot read.
 
     Raises:
         InvalidRequest: Names the question.

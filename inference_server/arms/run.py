@@ -68,7 +68,7 @@ class ArmsRun:
     deadline: float
     """On the event loop's clock, in seconds."""
     queue: asyncio.Semaphore
-    """A place in it is a completion that the engine knows of."""
+    """Bounds the completions that the engine has at a time: each takes a place."""
 
     async def groups(
         self, on_completion: Callable[[StreamedCompletion], None] | None = None
@@ -179,7 +179,7 @@ class ArmsRun:
                 prompt_token_ids, sampling, served_by.adapter, served_by.replica
             )
         _check_usable(completion, question.id, arm.name)
-        # A thought that the template has begun is the answer's: only with its start can be seen that it did not end.
+        # A thought that the template begins is part of the text: without its start nobody could see that it did not end.
         opened = self.engine.traits.opened_thought if self.prompt_format == "chat" else ""
         # Without validation: the lists are the engine's own, and long.
         return ArmCompletion.model_construct(
@@ -196,7 +196,7 @@ class ArmsRun:
         )
 
     def _as_returned(self, completion: ArmCompletion) -> ArmCompletion:
-        """Without tokens where the request wants none."""
+        """The completion, without its tokens if the request does not want them."""
         if self.request.return_tokens:
             return completion
         empty: dict[str, list[int]] = {"prompt_token_ids": [], "token_ids": [], "logprobs": []}
@@ -210,12 +210,12 @@ class ArmsRun:
 
 
 def _shortest(logprobs: Sequence[float]) -> list[float]:
-    """The same float32 numbers with as few digits as identify them, which halves their JSON."""
+    """The same float32 numbers with the fewest digits that identify them, which halves their JSON."""
     return [float(str(value)) for value in np.asarray(logprobs, dtype=np.float32)]
 
 
 def _check_usable(completion: EngineCompletion, question_id: str, arm_name: str) -> None:
-    """Refuses a completion without one finite logprob per token."""
+    """Refuses a completion that does not have exactly one finite logprob per token."""
     reason = None
     if len(completion.logprobs) != len(completion.token_ids):
         reason = f"{len(completion.logprobs)} logprobs for {len(completion.token_ids)} tokens"
