@@ -15,7 +15,7 @@ class BodyLimit:
 
     Args:
         app: The application to guard.
-        settings: The server's; the limit is that of uploads for an upload.
+        settings: The server's; adapter uploads have a limit of their own.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:

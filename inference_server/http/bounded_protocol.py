@@ -1,8 +1,8 @@
 """HTTP/1.1 with a limit on what comes before a body: URL, header lines, trailers.
 
-uvicorn's setting for it, ``h11_max_incomplete_event_size``, holds for its parser h11 alone, which takes
-half a second of the event loop for 256 KB in chunks of one byte; httptools takes 50 times less and has
-no limit.
+uvicorn's setting for this, ``h11_max_incomplete_event_size``, applies only to its parser h11, which holds
+up the event loop for half a second over 256 KB in chunks of one byte; httptools takes 50 times less but
+has no limit.
 """
 
 from http import HTTPStatus
@@ -13,18 +13,19 @@ from inference_server.errors import TooLarge
 from inference_server.http.errors import error_response
 
 MAX_HEAD_BYTES = 2**16
-"""Most bytes held of a request before its head is complete, and before a body's next piece; the bytes that
-the connection had ready at once come on top, at most 256 KB."""
+"""Most bytes of a request that are held before its head is complete, or before the next piece of its body.
+The bytes that the connection delivers at once, at most 256 KB, come on top."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection; a head over the limit is answered with 431 and ends it.
 
-    This precedes every middleware, the key's among them: a request is one only when its head is complete.
+    This happens before any middleware runs, also the one that checks the key: there is no request until
+    its head is complete.
     """
 
     _num_held = 0
-    """Bytes received since the parser last handed anything on but lines of a head."""
+    """Bytes received since the parser last handed on anything but header lines."""
 
     def data_received(self, data: bytes) -> None:
         """Parses what has arrived."""

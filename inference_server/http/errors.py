@@ -84,7 +84,7 @@ async def refuse(
     *,
     headers: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Answers a request of any kind with an error from a middleware; a websocket is closed."""
+    """Answers a request with an error from within a middleware; closes a websocket."""
     count_error(scope["app"], error_body(error))
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": str(error)})
@@ -106,14 +106,15 @@ def _response(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -
 
 def _from_validation(error: RequestValidationError, content_type: str) -> InvalidRequest:
     details = error.errors()
-    # FastAPI reads a body of another type, such as that of curl's -d, as one text.
+    # FastAPI reads a body of another Content-Type, such as the one that curl -d sends, as one string.
     is_unread = details[0]["loc"] == ("body",) and isinstance(error.body, bytes | str)
     if is_unread and "json" not in content_type:
         given = content_type or "none"
         return InvalidRequest(
             f"the body has the Content-Type {given}: send the header 'Content-Type: application/json'"
         )
-    # For a union, prefer a branch of the value's own type: the others say nothing of what is wrong.
+    # For a union, prefer a branch of the value's own type: the others say nothing about what
+    # is wrong.
     detail = next((d for d in details if d["type"] not in _WRONG_BRANCH), details[0])
     if detail["type"] == "json_invalid":
         return InvalidRequest(f"the body is not JSON: {detail['ctx']['error']}")

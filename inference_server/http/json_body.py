@@ -1,8 +1,8 @@
-r"""What every JSON body must be before a route reads it: text, not too many values, no key twice, no NaN.
+r"""Checks every JSON body before a route reads it: valid text, not too many values, no key twice, no NaN.
 
-JSON can spell half of a surrogate pair ("\ud83d"), which no encoder and no tokenizer takes. And the
-validation of a body costs far more per value than its bytes do: each wrong item of a list is an error for
-every type that it might have been, also in vLLM's own routes.
+JSON can spell half of a surrogate pair ("\ud83d"), which no encoder and no tokenizer accepts. And the cost
+of validating a body grows with its values far more than with its bytes: each wrong item of a list yields an
+error for every type that it might have had, also in vLLM's own routes.
 """
 
 import asyncio
@@ -21,17 +21,18 @@ from inference_server.wire.schemas import MAX_QUESTIONS
 # Each question of the longest request has an id, a text and a gold answer.
 MAX_VALUES = 5 * MAX_QUESTIONS
 
-# A list of token ids is one of them, and yet is parsed, which nothing can interrupt: a tenth of a second.
+# A list of token ids counts as one value but is parsed whole, and nothing can interrupt that: this many parts take a
+# tenth of a second.
 MAX_PARTS = 2**18
-# Numbers of thousands of digits take longer than their number says.
+# Numbers of thousands of digits take longer to parse than their count suggests.
 MAX_UNQUOTED_BYTES = 2**22
-# What is counted at a time, a millisecond's work.
+# Bytes counted without a break: a millisecond's work.
 _SLICE_BYTES = 2**16
 
-# Also of a text that goes on: it ends with the slice.
+# Also matches a text that goes on after the slice, up to the slice's end.
 _TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("|\Z)', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-# Fields of vLLM's that may hold as many token ids as the context has, each list then one value.
+# vLLM's fields that may hold as many token ids as the context; each such list counts as one value.
 _TOKEN_FIELDS = frozenset(
     {"prompt", "prompt_token_ids", "token_ids", "tokens", "allowed_token_ids", "stop_token_ids"}
 )
@@ -41,8 +42,8 @@ class JsonBody:
     """ASGI middleware: answers JSON bodies that no route should read with 400.
 
     Args:
-        app: The application to guard. It gets the whole body at once, so a limit on its size belongs
-            before this.
+        app: The application to guard. It gets the whole body at once, so a limit on the body's size must
+            come before this.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -71,7 +72,7 @@ class JsonBody:
 
 
 class PartCount:
-    """Counts a body as it arrives, before it costs anything: parsing it holds up every other request."""
+    """Counts the parts of a body as it arrives, before it is parsed: parsing holds up every other request."""
 
     def __init__(self) -> None:
         """Nothing has arrived."""
@@ -85,7 +86,7 @@ class PartCount:
             InvalidRequest: The body is over `MAX_PARTS` or `MAX_UNQUOTED_BYTES`.
         """
         piece = self._unread + piece
-        # Half an escape is read with its other half.
+        # An escape that is cut in half is read with the next piece.
         num_backslashes = len(piece) - len(piece.rstrip(b"\\"))
         end = len(piece) - num_backslashes % 2
         half, piece = piece[end:], piece[:end]
@@ -124,7 +125,7 @@ async def _read(receive: Receive) -> bytes | None:
 
 
 def check_json(body: bytes) -> None:
-    """Checks a body that is meant to be JSON; one that is not is left to its route.
+    """Checks a body that is meant to be JSON; invalid JSON is left to its route.
 
     Raises:
         InvalidRequest: A text in it is not valid Unicode, or it holds too many values, a key twice, or NaN or
@@ -145,13 +146,13 @@ def check_json(body: bytes) -> None:
         raise InvalidRequest(f"{where} {error}", error.key) from error
     except ValueError:
         return
-    # A value takes a byte at least: a short body needs no counting.
+    # A value takes at least one byte, so the values of a short body need no counting.
     if len(body) > MAX_VALUES or _SURROGATE.search(body):
         _check_values(value)
 
 
 def _is_json(scope: Scope) -> bool:
-    # Of the type alone: a form's boundary may hold the word.
+    # Only the type itself is read: a form's boundary may contain the word.
     return "json" in Headers(scope=scope).get("Content-Type", "").partition(";")[0].lower()
 
 

@@ -1,8 +1,8 @@
-"""What a server without a key answers: programs of this machine, and its own page.
+"""Whom a server without a key answers: programs on this machine, and its own page.
 
-That it listens on loopback alone keeps other machines out, but not the web pages that a browser of this
-machine shows: any page can send requests to ``http://127.0.0.1:8000``, and a page whose name its owner
-has pointed at 127.0.0.1 (DNS rebinding) is even of the same origin, and reads the answers.
+Listening on loopback alone keeps other machines out, but not the web pages shown by a browser on this
+machine: any page can send requests to ``http://127.0.0.1:8000``, and a page whose owner has pointed its
+host name at 127.0.0.1 (DNS rebinding) even has the same origin, so it can read the answers.
 """
 
 from starlette.datastructures import Headers
@@ -14,7 +14,7 @@ from inference_server.http.errors import refuse
 from inference_server.wire.serve_config import names_loopback
 
 _WITH_A_KEY = "to allow it, set REGIME_W_API_KEY and send it as 'Authorization: Bearer KEY'"
-# "none" is an address that the user typed.
+# "none" is sent for an address that the user typed.
 _OWN_SITES = frozenset({"same-origin", "none"})
 
 
@@ -46,7 +46,7 @@ def _refusal(scope: Scope) -> Forbidden | None:
             f"without a key only 127.0.0.1 and localhost are answered; {_WITH_A_KEY}", "Host"
         )
     if scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", PLAYGROUND_PATH):
-        return None  # a link to the page, which changes nothing and shows in no frame
+        return None  # may be a link to the page; it changes nothing, and no frame can show it
     origins = [origin.lower().partition("://")[2] for origin in headers.getlist("Origin")]
     if not all(origin in hosts for origin in origins):
         return Forbidden(f"a page of another origin asks without a key; {_WITH_A_KEY}", "Origin")

@@ -52,13 +52,13 @@ _T = TypeVar("_T")
 _log = structlog.get_logger()
 
 
-async def _service(request: Request) -> Service:  # async: FastAPI runs others in a thread
+async def _service(request: Request) -> Service:  # async: FastAPI runs sync ones in a thread
     service: Service = request.app.state.regime_w
     return service
 
 
 def _digits(text: str) -> str:
-    """A version's number as it is in an address: ``1_0`` and ``+1``, which Python reads too, are none."""
+    """Checks a version number in a URL: refuses ``1_0`` and ``+1``, which Python would accept."""
     if not (text.isascii() and text.isdecimal()):
         raise ValueError("must be a number in decimal digits")
     return text
@@ -93,10 +93,10 @@ async def generate_arms(
     """Batched multi-arm generation; aborted if the client disconnects.
 
     With ``stream``, each group is sent as a line of NDJSON as soon as it is finished; the last line holds
-    the usage, or the error that ended the response. With ``completions`` too, each completion is sent as a
-    line of its own as soon as it is finished, ahead of the line of its group. With ``heartbeat_s`` too, an
-    empty line is sent every so many seconds while nothing is finished, as long as the engine answers: a
-    client needs no deadline on the whole answer then, only one on the time since the last line.
+    the usage, or the error that ended the response. With ``completions``, each completion is also sent as
+    a line of its own as soon as it is finished, before the line of its group. With ``heartbeat_s``, an empty
+    line is also sent every so many seconds while nothing is finished, as long as the engine answers: the
+    client then needs no deadline for the whole answer, only one for the time since the last line.
     """
     response = None
     async with AsyncExitStack() as stack:

@@ -1,8 +1,8 @@
 """A streamed response: one line of NDJSON per finished group, and a last line with the usage.
 
-Where the client asked for completions, each is a line as well, as soon as it is finished.
+If the client asked for completions, each completion is also sent as a line as soon as it is finished.
 
-Where the client asked for heartbeats, an empty line is sent while no group is finished, as long as the
+If the client asked for heartbeats, an empty line is sent while no group is finished, as long as the
 engine answers. The client then needs no deadline on the whole answer, which a slow server may exceed, but
 only one on the time since the last line; and no proxy on the way sees an idle connection.
 """
@@ -24,7 +24,7 @@ from inference_server.http.errors import error_body
 from inference_server.wire.schemas import ErrorResponse, Usage
 from inference_server.wire.streams import NDJSON, StreamedCompletion, StreamEnd
 
-# For the line that says that the deadline has passed.
+# Time to send the line that says that the deadline has passed.
 LAST_LINE_WITHIN_S = 5.0
 
 
@@ -39,7 +39,7 @@ class GroupStream(Response):
         boot_id: Sent in the last line.
         heartbeat_s: Seconds between empty lines while nothing else is sent; None sends none.
         with_completions: Whether each completion is a line too, ahead of its group.
-        check_engine: Raises where the engine does not answer.
+        check_engine: Raises if the engine does not answer.
     """
 
     media_type = NDJSON
@@ -136,7 +136,7 @@ class GroupStream(Response):
         self._arrived.set()
 
     async def _something_finished(self, group: asyncio.Future[FinishedGroup | None]) -> bool:
-        """Waits for a group or a completion; false where the time for a heartbeat has come first."""
+        """Waits for a group or a completion; false if a heartbeat is due first."""
         arrived = asyncio.ensure_future(self._arrived.wait())
         try:
             done, _ = await asyncio.wait(
@@ -163,7 +163,7 @@ class GroupStream(Response):
 
 
 async def _cancel(future: asyncio.Future[Any]) -> None:
-    """Cancels, and waits for the end; its error is for those who asked for its result."""
+    """Cancels a future and waits until it ends; its error is left to whoever asked for its result."""
     future.cancel()
     await asyncio.gather(future, return_exceptions=True)
 
@@ -174,7 +174,7 @@ async def _send_line(send: Send, line: BaseModel) -> None:
 
 
 def newest(versions: list[int | None]) -> int | None:
-    """The newest of some groups' versions; None if all are of the base."""
+    """The newest of some groups' versions; None if the base generated all groups."""
     return max((version for version in versions if version is not None), default=None)
 
 

@@ -54,8 +54,8 @@ UPLOAD_BODY: dict[str, Any] = {
 def max_bytes_of(scope: Scope, settings: Settings) -> int:
     """Largest body of a request.
 
-    What is an adapter's form is decided by method, path and type together: the type alone is the client's
-    to choose.
+    Method, path and type together decide whether the body is an adapter's upload: a client can send any
+    type to any route.
     """
     content_type = Headers(scope=scope).get("Content-Type", "")
     folder = scope["path"].rpartition("/")[0]

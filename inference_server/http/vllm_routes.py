@@ -1,8 +1,8 @@
-"""Which of vLLM's routes are there.
+"""Which of vLLM's routes are served.
 
-A route is served if it takes no model, or if ``policy`` and the versions are what it says they are in it,
-within the server's limits. All others are taken away, whatever a newer vLLM adds: some resolve ``policy``
-to the base model, change adapters behind the registry, stop the engine, or tokenize texts of any length.
+A route is served if it takes no model, or if it resolves ``policy`` and the versions correctly and within
+the server's limits. All others are removed, whatever a newer vLLM adds: some resolve ``policy`` to the base
+model, change adapters behind the registry, stop the engine, or tokenize texts of any length.
 """
 
 from fastapi import FastAPI
@@ -26,7 +26,7 @@ VLLM_ROUTES = frozenset(
 
 
 def keep_routes(app: FastAPI, paths: frozenset[str]) -> None:
-    """Takes every route away but those of some paths; requests to the others are answered with 404."""
+    """Removes every route except those of the given paths; requests to the others are answered with 404."""
     app.router.routes[:] = [
         route for route in app.router.routes if getattr(route, "path", None) in paths
     ]

@@ -27,7 +27,7 @@ from inference_server.wire.settings_errors import SettingsError
 
 _USAGE_EXIT_CODE = 2
 _FAILED_EXIT_CODE = 1
-# Read by a package that vLLM's routes import, which sets the root logger's level to it: to ERROR if unset.
+# A package that vLLM's routes import sets the root logger's level to this variable's value, or to ERROR if unset.
 ROOT_LOG_LEVEL_VARIABLE = "SAGEMAKER_CONTAINER_LOG_LEVEL"
 # A Hub id is "name" or "owner/name".
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -102,7 +102,7 @@ def _check_port(settings: Settings) -> None:
 
 
 def _check_installation() -> None:
-    """Detects what vLLM would miss half a minute later, in an error that does not name it."""
+    """Detects a missing prerequisite; half a minute later, vLLM's error would not name it."""
     if missing := [str(each) for each in missing_server_prerequisites()]:
         raise SettingsError(*missing)
 
@@ -123,7 +123,7 @@ def _check_model(model: str) -> None:
 
 
 def _is_cached(model: str) -> bool:
-    """Whether the Hub's cache has something of a model, in whatever revision."""
+    """Whether the Hub's cache has any file of a model, in any revision."""
     # Not at the top: --help needs neither.
     from huggingface_hub.constants import HF_HUB_CACHE  # noqa: PLC0415
     from huggingface_hub.file_download import repo_folder_name  # noqa: PLC0415

@@ -48,7 +48,7 @@ class RegimeWPlugin:
         self._paths = frozenset(getattr(route, "path", "") for route in app.routes)
 
     def drop_later_routes(self) -> None:
-        """Takes away what was added since: vLLM attaches its SageMaker routes after the plugins'."""
+        """Removes routes that were added since: vLLM attaches its SageMaker routes after the plugins'."""
         keep_routes(self._app, self._paths)
 
     async def init_state(self, engine_client: Any, state: State, args: Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Graceful shutdown: requests in flight may finish, and a stop on request is told from a dead engine."""
+"""Graceful shutdown: lets requests in flight finish, and tells a requested stop from a dead engine."""
 
 import asyncio
 import math
@@ -14,7 +14,7 @@ class Shutdown:
     """Stops the server on SIGINT and SIGTERM, and records that it was asked to.
 
     Args:
-        drain_timeout_s: Time that requests in flight have left to finish, in seconds.
+        drain_timeout_s: Time that requests in flight have to finish, in seconds.
     """
 
     def __init__(self, drain_timeout_s: float) -> None:

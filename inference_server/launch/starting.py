@@ -1,6 +1,6 @@
-"""Answers while the engine starts, which takes a minute or two on a GPU: 503, and what it is doing.
+"""While the engine starts, answers requests with 503 and what the engine is doing.
 
-vLLM binds the port first and serves it last; in between, connections would be refused.
+Starting takes a minute or two on a GPU. vLLM binds the port first and serves it last; in between, connections would be refused.
 """
 
 import json
@@ -30,9 +30,9 @@ class Starting:
     """A thread that answers every request on a bound socket with 503, and logs, until it is stopped.
 
     Args:
-        listener: Bound; stays open, and keeps the connections that come after the stop. None only logs,
-            as for a server with TLS, which this is not.
-        phase_file: What the engine is doing, see `inference_server.vllm.phases`.
+        listener: Bound; stays open, and keeps the connections that come after the stop. None for a
+            server with TLS, which this thread does not speak: it then only logs.
+        phase_file: Says what the engine is doing; see `inference_server.vllm.phases`.
     """
 
     def __init__(self, listener: socket.socket | None, phase_file: Path) -> None:
@@ -62,7 +62,7 @@ class Starting:
 
     @property
     def message(self) -> str:
-        """What it is doing, and for how long."""
+        """How long the server has been starting, and what the engine is doing."""
         try:
             phase = self._phase_file.read_text(encoding="utf-8")
         except OSError:
@@ -78,7 +78,7 @@ class Starting:
             if self._listener is None:
                 self._stopped.wait(_POLL_S)
             elif select.select([self._listener], [], [], _POLL_S)[0]:
-                # A client that has gone away is none to be answered.
+                # A client that has gone away needs no answer.
                 with suppress(OSError):
                     self._answer(self._listener)
 
@@ -100,7 +100,7 @@ class Starting:
             )
             client.sendall(head.encode() + body)
             client.shutdown(socket.SHUT_WR)
-            # What is left of its body is read, or closing would take the answer from it.
+            # Read the rest of its request: closing earlier would discard the answer on its way.
             while _received(client, deadline_s):
                 pass
 
@@ -113,7 +113,7 @@ def playground_url(host: str | None, port: int, has_tls: bool) -> str:
 
 
 def _received(client: socket.socket, deadline_s: float) -> bytes:
-    """What a client has sent next; a client that sends little by little has no more time than another.
+    """The next data from a client; the deadline is for all of its data, however slowly it sends them.
 
     Raises:
         TimeoutError: The deadline has passed.

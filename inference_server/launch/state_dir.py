@@ -29,7 +29,7 @@ def claim_state_dir(state_dir: Path | None) -> Iterator[Path]:
         return
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        # Neither through a link, whose target would be emptied, nor until somebody reads from a pipe.
+        # Opens no link, whose target would be emptied, and does not wait until somebody reads from a pipe.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
         lock = os.fdopen(os.open(state_dir / ".lock", flags, 0o666), "wb")
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""What OpenAI's chat route renders prompts with, so that a policy is asked as it was trained."""
+"""Makes OpenAI's chat route render prompts with the same template variables as in training."""
 
 import argparse
 from contextlib import suppress
@@ -12,20 +12,20 @@ from inference_server.wire.settings_errors import SettingsError
 def set_template_variables(args: argparse.Namespace) -> None:
     """Set the variables that the model's chat template reads, unless the user did.
 
-    No others: vLLM's parsers of thoughts read them too, and would take the thoughts of a model that always thinks for
-    its answer.
+    No other variables are set: vLLM's reasoning parsers read them too, and would take the thoughts of a model that
+    always thinks for its answer.
 
     Args:
-        args: vLLM's, parsed; changed in place.
+        args: vLLM's parsed arguments; changed in place.
 
     Raises:
-        SettingsError: The user's are no JSON object.
+        SettingsError: The user's variables are not a JSON object.
     """
     given = args.default_chat_template_kwargs or {}
     if not isinstance(given, dict):
         raise SettingsError("--default-chat-template-kwargs: must be a JSON object")
     template = ""
-    # What is wrong with a tokenizer is said by vLLM when it loads it.
+    # If the tokenizer cannot be loaded, vLLM says why when it loads it.
     with suppress(Exception):
         tokenizer = AutoTokenizer.from_pretrained(
             args.tokenizer or args.model,

@@ -109,7 +109,7 @@ def _model_config(args: argparse.Namespace) -> dict[str, Any]:
         config, _ = transformers.PretrainedConfig.get_config_dict(
             args.model, revision=args.revision
         )
-        # An architecture that vLLM alone knows, or a file that names none.
+        # Fails for an architecture that only vLLM knows, and for a file that names none.
         with suppress(ValueError, KeyError, TypeError):
             config |= transformers.AutoConfig.for_model(**config).to_dict()
     except (OSError, TypeError, ValueError, StrictDataclassError) as error:
@@ -160,9 +160,9 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
         "--max-cpu-loras": num_slots,
         # The trainer needs the logprobs of the distribution that was sampled from.
         "--logprobs-mode": "processed_logprobs",
-        # Otherwise the model's generation_config.json would change the sampling without the client's request.
+        # Otherwise the model's generation_config.json would change the sampling without the client asking for it.
         "--generation-config": "vllm",
-        # Our own request log has one line per request, with its id.
+        # Our own request log has a line for each request, with its id.
         "--disable-uvicorn-access-log": None,
         "--scheduling-policy": "priority",
     }
@@ -230,13 +230,13 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
     if args.api_key is not None:
         raise SettingsError("--api-key: set REGIME_W_API_KEY instead, which guards every route")
     if args.max_cpu_loras < settings.max_loaded_versions:
-        # Beyond it the engine drops the least recently used version, in use or not.
+        # Beyond that number the engine drops the least recently used version, in use or not.
         raise SettingsError(
             f"--max-cpu-loras {args.max_cpu_loras} is below --max-loaded-versions "
             f"{settings.max_loaded_versions}: leave it out"
         )
     # The trainer's logits are float32. Rounded to a half-precision model's dtype, the server's would differ
-    # from them by more than a small update of the policy changes. No effect on a float32 model.
+    # from them by more than a small update of the policy changes them. This has no effect on a float32 model.
     args.hf_overrides = {"head_dtype": "float32", **(args.hf_overrides or {})}
     names = args.served_model_name or [args.model]
     # The alias stands for the base model until a version is active.

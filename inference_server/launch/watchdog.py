@@ -1,6 +1,6 @@
 """Ends the engine of a server that hangs, so that the server exits and its supervisor starts it again.
 
-``/health`` says that an engine hangs, but of supervisors only Kubernetes acts on it.
+``/health`` reports a hung engine, but Kubernetes is the only supervisor that acts on it.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from inference_server.engine import Engine, EngineDied
 
 PAUSE_S = 30.0
 HUNG_AFTER_S = 300.0
-"""The engine answers between two steps; no step takes nearly as long, on a CPU neither."""
+"""The engine answers between two steps; no step takes nearly this long, not even on a CPU."""
 
 _log = structlog.get_logger()
 
@@ -25,12 +25,12 @@ async def end_if_hung(
     pause_s: float = PAUSE_S,
     hung_after_s: float = HUNG_AFTER_S,
 ) -> None:
-    """Asks the engine again and again, until it is dead or has not answered for so long that it is killed.
+    """Asks the engine again and again until it is dead; kills it if it does not answer in time.
 
     Args:
         engine: A running engine.
         kill: Kills it; the server then ends as after a crash.
-        pause_s: Between an answer and the next question.
+        pause_s: Time between an answer and the next question.
         hung_after_s: How long a question may take.
     """
     while True:
@@ -44,12 +44,12 @@ async def end_if_hung(
             return
         except EngineDied:
             return
-        except Exception as error:  # an answer, if not a good one: the engine does not hang
+        except Exception as error:  # an error is an answer, too: the engine does not hang
             _log.warning("engine_question_failed", reason=repr(error))
 
 
 def kill_processes(client: Any) -> None:
-    """Kills the processes of vLLM's engine, also those that are stopped."""
+    """Kills the processes of vLLM's engine, including any that are stopped."""
     manager = client.engine_core.resources.engine_manager
     for process in getattr(manager, "processes", ()):
         process.kill()
