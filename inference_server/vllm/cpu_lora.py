@@ -27,7 +27,8 @@ def install() -> None:
     type(current_platform).get_punica_wrapper = classmethod(lambda cls: path)
 
 
-# Gathering rows and adding them back costs as much as three more adapters on these rows.
+# Adapters with at most this share of a batch's rows together are computed for their own rows only: gathering these
+# rows and adding them back costs as much as three more adapters on them.
 _FEW_ROWS = 0.25
 
 
@@ -58,8 +59,8 @@ class _Pairs:
 class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is untyped here
     """Adds the LoRA products to the layers' outputs, for all adapters of a batch at once.
 
-    Replaces the methods that a model's layers call, also those of a worker's part under tensor parallelism;
-    not those of ``--fully-sharded-loras``, which the launcher refuses on a CPU.
+    Replaces the methods that a model's layers call, also in a worker under tensor parallelism, but not those
+    that ``--fully-sharded-loras`` uses, which the launcher refuses on a CPU.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -131,7 +132,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     ) -> None:
         """The same for the token embedding; ``x`` ``[T, r]`` holds the rows of A, already looked up."""
         for part in self._tokens:
-            low_rank = _of(part, x)[:, None, None].repeat(1, 1, len(part.slots), 1)
+            low_rank = _rows(part, x)[:, None, None].repeat(1, 1, len(part.slots), 1)
             b = (_all_b(lora_b_stacked, part.slots),)
             _expand(y, low_rank, b, 1.0, (y.shape[1],), part)
 
@@ -147,7 +148,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
     ) -> None:
         pairs = self._pairs(lora_a_stacked, lora_b_stacked, part.slots)
         # Between the two products vLLM keeps float32, whatever the dtype of the layers.
-        low_rank = _of(part, x).float() @ pairs.a.T
+        low_rank = _rows(part, x).float() @ pairs.a.T
         shape = (len(low_rank), len(lora_a_stacked), len(part.slots), -1)
         _expand(y, low_rank.view(shape), pairs.b, scale, widths, part)
 
@@ -171,7 +172,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):  # type: ignore[misc]  # vllm is u
 
 
 def _times_written(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> list[int]:
-    """How often each was changed in place, which vLLM does to copy an adapter into its slot."""
+    """How often each tensor was changed in place; vLLM does so to copy an adapter into its slot."""
     return [tensor._version for tensor in (*a, *b)]
 
 
@@ -180,7 +181,7 @@ def _all_b(stacked: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
 
 
 def _assign(slot_of_row: torch.Tensor) -> Sequence[_Part]:
-    """Groups rows by vLLM's slot of each, ``[T]``; -1 is the base model, which needs no part."""
+    """Groups rows by the slot that vLLM gives each, ``[T]``; -1 is the base model, which needs no part."""
     num_rows = Counter(slot_of_row.tolist())
     num_rows.pop(-1, 0)
     many, few = sorted(num_rows, key=lambda slot: -num_rows[slot]), list[int]()
@@ -201,7 +202,7 @@ def _part(slot_of_row: torch.Tensor, slots: Sequence[int], rows: torch.Tensor | 
     return _Part(slots=slots, rows=rows, absent=absent)
 
 
-def _of(part: _Part, x: torch.Tensor) -> torch.Tensor:
+def _rows(part: _Part, x: torch.Tensor) -> torch.Tensor:
     return x if part.rows is None else x[part.rows]
 
 

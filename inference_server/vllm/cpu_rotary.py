@@ -1,7 +1,7 @@
-"""Rotary embeddings of vLLM 0.32's CPU kernel for models that pass a tensor's heads as a dimension of their own.
+"""Corrects vLLM 0.32's rotary embeddings on a CPU for models that pass heads as a separate dimension.
 
-The kernel takes ``[T, heads · size]``. Of ``[T, heads, size]``, as LFM2's attention passes it, it rotates the
-first T rows only, as if there were one head; on a GPU the kernel takes both.
+The CPU kernel takes ``[T, heads · size]``. Given ``[T, heads, size]``, as LFM2's attention passes it, it rotates
+only the first T rows, as if there were one head; the GPU kernel takes both shapes.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def install() -> None:
 
 
 def with_flat_heads(original: Rotary) -> Rotary:
-    """Wraps ``original``, vLLM's method: it gets a token's heads side by side, and the result has their shape again."""
+    """Wraps vLLM's method ``original``: passes each token's heads side by side, and restores the shape of the result."""
 
     @wraps(original)
     def apply(

@@ -32,7 +32,7 @@ def cpu_environment(hidden_size: int | None, *, num_workers: int = 1) -> dict[st
     the worker's environment; here the environment is set before either starts.
 
     Nothing is compiled: with ``--enforce-eager`` vLLM would still compile a line of its sampler, at the first
-    request, which takes seconds and a C++ compiler and fails where the installation's path has a space.
+    request, which takes seconds and a C++ compiler and fails if the installation's path has a space.
 
     Args:
         hidden_size: Hidden size of the model; None if its configuration does not state it.
@@ -47,7 +47,7 @@ def cpu_environment(hidden_size: int | None, *, num_workers: int = 1) -> dict[st
 
 
 def _shared(num_cores: int, num_workers: int) -> str:
-    """The cores of each worker, as vLLM reads them: neighbours, as many for each as there are."""
+    """The cores of each worker in vLLM's notation: adjacent ones, equally many for each worker."""
     each = max(1, num_cores // num_workers)
     firsts = [number * each % num_cores for number in range(num_workers)]
     return "|".join(f"{first}-{first + each - 1}" for first in firsts)

@@ -1,9 +1,9 @@
 """Top-p on the CPU without sorting the vocabulary, and with exactly vLLM's result.
 
 vLLM (``vllm/v1/sample/ops/topk_topp_sampler.py``) sorts every row to find its nucleus; at a vocabulary of
-49k that is most of what sampling takes. A nucleus nearly always is among a row's most likely tokens, so
-these alone are ordered. Where that leaves a doubt, the row is sorted as in vLLM: a nucleus that reaches
-further, a mass so near top-p that rounding may decide, or equal logits on both sides of its edge.
+49k that is most of the time that sampling takes. A nucleus nearly always lies within a row's most likely
+tokens, so only these are ordered. A row in doubt is sorted as in vLLM: one whose nucleus reaches further, has
+a cumulative mass so near top-p that rounding may decide, or has equal logits on both sides of its edge.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from vllm.v1.sample.ops import topk_topp_sampler
 _WIDTHS = (64, 1024)
 """How many of the most likely tokens are ordered: first, and for rows that this leaves in doubt."""
 _ROUNDING = 1e-4
-"""Upper bound on what the order of summation changes in a mass, with a hundredfold margin."""
+"""Upper bound on how much the order of summation changes a mass, with a hundredfold margin."""
 _SMALL_VOCABULARY = 4096
-"""Up to here sorting is cheap."""
+"""Up to this size sorting is cheap."""
 _TINY = 1e-30
-"""A probability above it is not 0 in another order of summation."""
+"""A probability above this is not 0 in any order of summation."""
 
 Filter = Callable[..., Tensor]
 
@@ -34,7 +34,7 @@ def install() -> None:
 
 
 def without_sorting(original: Filter) -> Filter:
-    """A filter that calls ``original``, vLLM's, only for rows in doubt, small vocabularies and requests with top-k."""
+    """A filter that calls vLLM's ``original`` only for rows in doubt, small vocabularies and requests with top-k."""
 
     @wraps(original)
     def apply(
@@ -67,7 +67,7 @@ def _smallest_kept(logits: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
             break
         mass, ids = probabilities[in_doubt].topk(width, dim=-1)
         values = logits[in_doubt].gather(-1, ids)
-        # A token is removed where those that are more likely reach top-p by themselves.
+        # A token is removed if the more likely tokens reach top-p without it.
         missing = p[in_doubt].unsqueeze(-1) - (mass.cumsum(dim=-1) - mass)
         num_kept = (missing > 0).sum(dim=-1)
         edge = num_kept.clamp(1, width - 1).unsqueeze(-1)
@@ -75,11 +75,11 @@ def _smallest_kept(logits: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         is_sure = (
             (num_kept >= 1)
             & (num_kept < width)
-            & (missing[:, 1:].abs() > _ROUNDING).all(dim=-1)  # nothing is above the first
+            & (missing[:, 1:].abs() > _ROUNDING).all(dim=-1)  # no mass precedes the first token
             & (last_kept > first_removed)[:, 0]
         )
         smallest[in_doubt[is_sure]] = last_kept[is_sure, 0]
-        # Where not even half of the mass is among them, more would not hold it either.
+        # If these tokens hold less than half of the nucleus's mass, a larger width would not hold all of it either.
         is_wide = ~is_sure & (mass.sum(dim=-1) < 0.5 * p[in_doubt])
         wide = torch.cat([wide, in_doubt[is_wide]])
         in_doubt = in_doubt[~is_sure & ~is_wide]

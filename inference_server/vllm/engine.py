@@ -1,7 +1,7 @@
 """vLLM behind the `Engine` protocol.
 
-Written against vLLM 0.32. Uses ``AsyncLLM``'s public methods only, except that its output processor, which sees
-every route's requests, counts them, and its core's client asks every replica for its adapters.
+Written against vLLM 0.32. Uses only ``AsyncLLM``'s public methods, with two exceptions: requests are counted in its
+output processor, which sees those of every route, and adapter calls go to every replica through its core's client.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import FinishReason, Priority
 
-# vLLM's other reasons ("error", "repetition", "abort") end a completion that was not sampled to its end.
+# vLLM's other reasons ("error", "repetition", "abort") mean that a completion was not sampled to its end.
 _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 _POLL_S = 0.5
@@ -102,7 +102,7 @@ class VllmEngine:
                     data_parallel_rank=replica,
                 )
             ]
-        except RetryableRequestError as error:  # of the guarded client
+        except RetryableRequestError as error:  # from the guarded client
             raise EngineDied(str(error)) from error
         (completed,) = outputs  # FINAL_ONLY: a single output, after the last token
         output = completed.outputs[0]
@@ -127,10 +127,10 @@ class VllmEngine:
         )
 
     def _sampling_params(self, sampling: Sampling) -> SamplingParams:
-        """A completion's sampling as vLLM takes it.
+        """The parameters with which vLLM samples one completion.
 
         vLLM itself stops at the tokenizer's EOS and at every ``eos_token_id`` of the model's
-        ``generation_config.json``, which is read for that alone (``--generation-config vllm``).
+        ``generation_config.json``, which is read for nothing else (``--generation-config vllm``).
         """
         end_of_turn = self._renderer.end_token_id("chat") if sampling.ends_turn else None
         return SamplingParams(
@@ -157,7 +157,7 @@ class VllmEngine:
             AdapterRejected: A replica cannot use it; nothing changed.
         """
         try:
-            are_held = await self._answer(self._of_all("add_lora", _lora_request(adapter)))
+            are_held = await self._answer(self._call_all("add_lora", _lora_request(adapter)))
             if not all(are_held):
                 raise AdapterRejected(f"the engine did not keep {adapter.name}")
         except EngineDied:
@@ -167,20 +167,20 @@ class VllmEngine:
             raise AdapterRejected(str(error)) from error
 
     async def _drop(self, adapter: EngineAdapter) -> None:
-        """Unloads an adapter that a replica or worker has refused from those that took it."""
-        with suppress(Exception):  # the reason is raised, and a dead engine found by the next call
+        """Unloads an adapter, which some replica or worker refused, from those that took it."""
+        with suppress(Exception):  # the caller raises the reason, a later call finds a dead engine
             await self.unload(adapter)
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Unloads an adapter from every replica."""
-        await self._answer(self._of_all("remove_lora", adapter.lora_id))
+        await self._answer(self._call_all("remove_lora", adapter.lora_id))
 
     async def loaded_ids(self) -> set[int]:
         """Asks for the ``lora_id`` of every adapter that all replicas hold."""
-        return set.intersection(*map(set, await self._answer(self._of_all("list_loras"))))
+        return set.intersection(*map(set, await self._answer(self._call_all("list_loras"))))
 
-    def _of_all(self, method: str, *arguments: object) -> Awaitable[list[Any]]:
-        """Calls each replica; vLLM's own methods return the answer of the first alone."""
+    def _call_all(self, method: str, *arguments: object) -> Awaitable[list[Any]]:
+        """Calls each replica; vLLM's own methods return only the first replica's answer."""
         answers: Awaitable[list[Any]] = self._client.engine_core.call_utility_all_async(
             method, *arguments
         )
@@ -234,7 +234,7 @@ class VllmEngine:
 
 
 def _renderer(tokenizer: Any, model_config: Any) -> PromptRenderer:
-    """Renders prompts as the trainer does, with Transformers' tokenizer where vLLM has one of its own."""
+    """Renders prompts as the trainer does, with Transformers' tokenizer if vLLM uses one of its own."""
     if not hasattr(tokenizer, "backend_tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(
             model_config.tokenizer,

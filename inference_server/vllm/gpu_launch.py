@@ -1,4 +1,4 @@
-"""What is settled on a GPU once vLLM has parsed its flags: which CUDA graphs, how large a cache, what is refused."""
+"""Settles vLLM's parsed arguments for a GPU: CUDA graphs, the size of the cache, and what is refused."""
 
 import argparse
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ _SHARDING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_si
 def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[str]) -> None:
     """Refuse what cannot be served, and set CUDA graphs and key-value cache unless the user did.
 
-    The cache gets what the memory plan leaves of ``gpu_memory_utilization`` of the card. vLLM would measure instead,
-    and mistake memory that another process takes or frees meanwhile for its own.
+    The cache gets what the memory plan leaves of the card's share ``gpu_memory_utilization``. vLLM would measure
+    instead, and mistake memory that another process takes or frees meanwhile for its own.
 
     Args:
-        args: vLLM's, parsed; changed in place.
+        args: vLLM's parsed arguments; changed in place.
         settings: The server's.
         given: The user's flags.
 
@@ -85,7 +85,7 @@ def _size_kv_cache(args: argparse.Namespace, settings: Settings) -> None:
             "lower serve.max_model_len, or raise the share"
         )
     args.kv_cache_memory_bytes = left
-    # Only a check of vLLM's start still reads it.
+    # Only a check at vLLM's start still reads this.
     args.gpu_memory_utilization *= gpu.START_SHARE
     _log.info("kv_cache", bytes=left, tokens=left // per_token)
 
@@ -98,7 +98,7 @@ def _is_plain(args: argparse.Namespace, config: Any) -> bool:
 
 
 def _counted(config: Any) -> ServedModel:
-    """A model's parameters, counted on the model itself without its weights."""
+    """A model's sizes, counted on the model itself, which is built without weights."""
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config)
     return ServedModel.of(model, linear_modules(model, torch.nn.Linear))

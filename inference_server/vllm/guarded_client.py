@@ -1,9 +1,9 @@
 r"""Wraps the vLLM client that all routes use: refuses what the engine cannot take, reports what it did not finish.
 
-vLLM registers a request before it encodes it for the engine's process, and forgets one that cannot be
-encoded ("\ud83d" is no UTF-8) in flight for ever: its adapter then counts as used until a restart. Its
-routes take any number of completions with one request, and answer 200 with half of one when the engine
-stops under it.
+vLLM registers a request before it encodes it for the engine's process. A request that cannot be encoded
+("\ud83d" is not UTF-8) stays in flight forever: its adapter then counts as used until a restart. vLLM's routes
+take any number of completions in one request, and answer 200 with half a completion when the engine stops
+meanwhile.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -21,7 +21,7 @@ from inference_server.vllm.sampling_limits import check_sampling
 _MAX_REASON_CHARS = 200
 _STOPPED = "the engine stopped before the completion ended"
 
-# How many completions one HTTP request has asked for so far; the list has that one number.
+# Holds one number: how many completions an HTTP request has asked for so far.
 _num_asked: ContextVar[list[int] | None] = ContextVar("num_asked", default=None)
 
 _log = structlog.get_logger()
@@ -41,10 +41,10 @@ class CompletionCount:
 
 
 def guard_client(client: Any, max_completions: int) -> None:
-    """Makes one ``AsyncLLM`` forget what it could not queue, and say why a completion has no end.
+    """Makes an ``AsyncLLM`` forget a request that it could not queue, and report a completion that did not end.
 
-    Written against vLLM 0.32. What cannot be queued raises vLLM's ``VLLMValidationError`` (400 on its
-    routes), a completion that ends with its engine ``RetryableRequestError`` (503).
+    Written against vLLM 0.32. A request that cannot be queued raises vLLM's ``VLLMValidationError``
+    (400 on its routes); a completion that the engine's end cuts off raises ``RetryableRequestError`` (503).
 
     Args:
         client: The engine's client, which vLLM's routes hold too: its methods are replaced.
@@ -59,8 +59,8 @@ def _forgetting(client: Any, send: Callable[[Any], Awaitable[None]]) -> Any:
     async def add_request_async(request: Any) -> None:
         try:
             await send(request)
-        except BaseException:  # also where the caller is cancelled
-            # The engine is told too, which fails where the id is what cannot be encoded.
+        except BaseException:  # also if the caller is cancelled
+            # This also tells the engine, which fails if it is the id that cannot be encoded.
             with suppress(Exception):
                 await client.abort(request.request_id, internal=True)
             raise

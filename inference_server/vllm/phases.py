@@ -1,4 +1,4 @@
-"""What an engine is doing while it starts, read from vLLM's log in whichever process that is written."""
+"""What an engine is doing while it starts, read from vLLM's log in whichever process writes it."""
 
 import logging
 import os
@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 PHASE_FILE_VARIABLE = "INFERENCE_SERVER_PHASE_FILE"
-"""Names the file that the phase is written to, for the engine's processes."""
+"""The variable that tells the engine's processes which file to write the phase to."""
 
 FIRST_PHASE = "reading the model's configuration"
 PHASES = {
@@ -14,7 +14,7 @@ PHASES = {
     "Loading weights took": "compiling the model",
     "KV cache size": "warming up, on a GPU with CUDA graphs",
 }
-"""What begins with a line of vLLM 0.32's log, by words of that line."""
+"""The phase that begins with a line of vLLM 0.32's log, by words of that line."""
 
 
 class _Phases(logging.Handler):
@@ -31,7 +31,7 @@ class _Phases(logging.Handler):
 
 
 def follow() -> None:
-    """Writes each phase of this process's engine to the file that the environment names; once a process."""
+    """Writes each phase of this process's engine to the file that the environment names; a second call does nothing."""
     log, path = logging.getLogger("vllm"), os.environ.get(PHASE_FILE_VARIABLE)
     if path and not any(isinstance(handler, _Phases) for handler in log.handlers):
         log.addHandler(_Phases(Path(path)))

@@ -1,6 +1,6 @@
-"""What the sampling of one request may cost before its first token: the grammar and the words it forbids.
+"""Limits what one request's sampling may cost before its first token: its grammar and its forbidden words.
 
-A grammar is compiled in the engine's process, where a number of 150 bytes of JSON (``minItems`` of 10^9) takes
+A grammar is compiled in the engine's process, where one number in 150 bytes of JSON (``minItems`` of 10^9) takes
 all of the machine's memory; forbidden words are tokenized on the event loop. vLLM bounds neither.
 """
 
@@ -16,7 +16,7 @@ from vllm.sampling_params import SamplingParams
 from inference_server.wire.json_and_toml import JsonFlaw, parse_json
 
 MAX_REPEATS = 65_536
-"""Most repetitions that a grammar may spell out, those within others multiplied."""
+"""Most repetitions that a grammar may ask for; nested ones are multiplied."""
 MAX_WORDS_CHARS = 65_536
 """Most characters of all forbidden words."""
 
@@ -25,7 +25,7 @@ _BOUNDS = tuple(
     for side in ("min", "max")
     for what in ("Items", "Length", "Properties", "Contains")
 )
-# ``{3}``, ``{3,}`` or ``{3,5}``, and what stands before it: a closed group's repetitions hold others.
+# ``{3}``, ``{3,}`` or ``{3,5}``, and the character before it: repetitions of a closed group may contain others.
 _REPEATS = re.compile(r"(.?)\{(\d+)\s*(?:,\s*(\d*)\s*)?\}", re.DOTALL)
 
 
@@ -63,7 +63,7 @@ def _parsed(text: str) -> Any:
 
 
 def _repeats(value: Any, times: int) -> Iterator[int]:
-    """How often the parts of a schema or an expression are repeated, at most."""
+    """The most often that each part of a schema or an expression is repeated."""
     unseen = [(value, times)]
     while unseen:
         part, around = unseen.pop()
@@ -81,5 +81,5 @@ def _repeats(value: Any, times: int) -> Iterator[int]:
 
 def _repeats_of_text(text: str) -> int:
     found = [(before, int(most or least)) for before, least, most in _REPEATS.findall(text)]
-    of_groups = prod(max(1, n) for before, n in found if before == ")")
-    return of_groups * max(1, sum(n for before, n in found if before != ")"))
+    group_repeats = prod(max(1, n) for before, n in found if before == ")")
+    return group_repeats * max(1, sum(n for before, n in found if before != ")"))

@@ -16,7 +16,7 @@ def engine_traits(vllm_config: Any, renderer: PromptRenderer) -> EngineTraits:
 
     Args:
         vllm_config: vLLM's ``VllmConfig``.
-        renderer: Of its tokenizer.
+        renderer: Renders prompts with its tokenizer.
 
     Raises:
         RuntimeError: LoRA is off.
@@ -41,7 +41,7 @@ def engine_traits(vllm_config: Any, renderer: PromptRenderer) -> EngineTraits:
 
 
 def _num_replicas(parallel: Any) -> int:
-    """The replicas that requests may name, as vLLM's ``InputProcessor`` counts them."""
+    """How many replicas requests may name, as vLLM's ``InputProcessor`` counts them."""
     local: int = parallel.data_parallel_size_local
     everywhere: int = parallel.data_parallel_size
     return local if parallel.local_engines_only else everywhere

@@ -1,7 +1,7 @@
 """Makes a worker's refusal of an adapter a reply, so that the replies of several workers stay in step.
 
 vLLM 0.32 asks all workers of an engine and raises at the first that fails, before it has read what the others
-replied: their replies then answer later calls. So with several workers a refusal is a reply like any other.
+replied: their replies then answer later calls. Here, with several workers, a refusal is a reply like any other.
 """
 
 import logging
@@ -12,8 +12,8 @@ _REAL_NAME = "add_lora_or_raise"
 
 
 def install() -> None:
-    """Makes a worker that is one of several reply False where it cannot load an adapter; once a process."""
-    # Not at the top: it brings much with it that most importers of this package do not need.
+    """Makes each of several workers reply False if it cannot load an adapter; a second call does nothing."""
+    # Not at the top: it loads much that most importers of this package do not need.
     from vllm.v1.worker.lora_model_runner_mixin import LoRAModelRunnerMixin  # noqa: PLC0415
 
     if hasattr(LoRAModelRunnerMixin, _REAL_NAME):
