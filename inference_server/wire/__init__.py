@@ -1,4 +1,4 @@
-"""What server and trainer share. The trainer imports nothing else of the server.
+"""What server and trainer share. The trainer imports nothing else from the server.
 
 Loads neither torch nor vllm.
 """

@@ -21,7 +21,7 @@ def base_folder(model: str, revision: str | None = None) -> Path | None:
         model: A folder or a Hub id.
         revision: Revision of the Hub id; None for its main branch.
     """
-    # Unlike Path's, this is no error for names that are too long for a file system.
+    # Unlike `Path.is_dir`, this raises no error for names that are too long for a file system.
     if os.path.isdir(model):
         return Path(model)
     try:
@@ -32,9 +32,9 @@ def base_folder(model: str, revision: str | None = None) -> Path | None:
 
 
 def why_not_on_hub(model: str) -> str | None:
-    """Why a model that is not on this machine cannot be had, in a few words; None where the Hub has it.
+    """Why a model that is not on this machine cannot be downloaded, in a few words; None if the Hub has it.
 
-    Downloads by themselves retry for the better part of a minute before they say so.
+    A download itself would retry for the better part of a minute before it fails.
 
     Args:
         model: A Hub id.
@@ -47,7 +47,7 @@ def why_not_on_hub(model: str) -> str | None:
         return "HF_HUB_OFFLINE is set; download it first, or name a folder"
     try:
         HfApi().model_info(model, timeout=_HUB_TIMEOUT_S)
-    except Exception as error:  # Which types there are depends on the library's version.
+    except Exception as error:  # the possible types depend on the library's version
         reason = " ".join(str(error).split())
         return f"the Hub does not give it ({reason}); name a folder, or download it where there is a network"
     return None

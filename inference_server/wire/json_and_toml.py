@@ -1,9 +1,7 @@
-"""JSON and TOML that others have written.
+"""Reads JSON and TOML that others have written.
 
-Of JSON, without what parsers differ in: a key given twice, and NaN and infinity.
-
-Which value of a key is taken depends on the parser, and of the numbers that JSON does not have some make
-numbers and some an error.
+JSON that parsers read differently is refused: a key given twice, for which each parser picks a value, and NaN and
+infinity, which JSON does not have and which only some parsers read as numbers.
 """
 
 import json
@@ -15,10 +13,10 @@ _SHOWN_CHARS = 100
 
 
 class JsonFlaw(ValueError):
-    """A text that only some parsers read, or not all alike."""
+    """A JSON text that only some parsers accept, or that parsers read differently."""
 
     def __init__(self, key: str | None, reason: str):
-        """Keep the key at fault, the start of it where it is long; None where it is in no object."""
+        """Keep the key at fault, cut if it is long; None if the flaw is in no object."""
         self.key = None if key is None else key[:_SHOWN_CHARS]
         super().__init__(f"{'a value' if self.key is None else repr(self.key)} {reason}")
 
@@ -28,7 +26,7 @@ def parse_json(text: bytes | str, **options: Any) -> Any:
 
     Raises:
         JsonFlaw: An object has a key twice, or a value is NaN or infinite.
-        ValueError: It is no JSON.
+        ValueError: It is not JSON.
         RecursionError: It is nested too deeply.
     """
     try:
@@ -36,16 +34,16 @@ def parse_json(text: bytes | str, **options: Any) -> Any:
             text, object_pairs_hook=_unique, parse_constant=_NotJson.refuse, **options
         )
     except _NotJson as error:
-        # Once more, as the hook that refuses it does not know where it is.
+        # Parsed again to find the key: the hook that refuses a constant does not know where it is.
         json.loads(text, object_pairs_hook=_without_constants, parse_constant=_NotJson, **options)
         raise JsonFlaw(None, str(error)) from None
 
 
 def parse_toml(data: bytes) -> dict[str, Any]:
-    """The tables of a TOML file, with or without the mark that editors put before UTF-8.
+    """The tables of a TOML file, with or without the byte order mark that editors put before UTF-8.
 
     Raises:
-        ValueError: It is none, or holds what Python's parser cannot take; says what is wrong in one line.
+        ValueError: It is not TOML, or Python's parser cannot read it; says what is wrong in one line.
     """
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
@@ -57,7 +55,7 @@ def parse_toml(data: bytes) -> dict[str, Any]:
 
 
 def check_flaws(text: bytes | str) -> None:
-    """Refuse what only some parsers read; what is no JSON at all is left to its reader.
+    """Refuse JSON that parsers read differently; a text that is not JSON at all is left to its reader.
 
     Raises:
         JsonFlaw: Names the key.

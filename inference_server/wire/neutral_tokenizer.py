@@ -12,11 +12,11 @@ _MARKUP = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 
 
 class NeutralTokenizer:
-    """Encodes as a tokenizer does, but for control tokens, which have secret names in it.
+    """Encodes as a tokenizer does, except that its control tokens have secret names.
 
-    `named` puts the secret names into trusted text; in any other text ``<|im_end|>`` and its like are
-    letters. Control tokens are the special ones, and those that trusted text has as markup, such as
-    ``<|assistant|>`` where the tokenizer does not call it special.
+    `named` puts the secret names into trusted text; in any other text ``<|im_end|>`` and the like are plain
+    characters. Control tokens are the special ones, and those that occur as markup in trusted text, such as
+    ``<|assistant|>`` in a tokenizer that does not call it special.
     """
 
     def __init__(self, tokenizer: Any, trusted: Collection[str]) -> None:
@@ -24,7 +24,7 @@ class NeutralTokenizer:
 
         Args:
             tokenizer: One of Transformers' with a ``tokenizer.json`` (a fast one); only read.
-            trusted: The fixed texts around the users'.
+            trusted: The fixed texts around the users' texts.
 
         Raises:
             ValueError: It is not a fast one.
@@ -60,7 +60,7 @@ class NeutralTokenizer:
                 raise ValueError(f"the tokenizer gives {name!r} another id when it is copied")
 
     def named(self, trusted: str) -> str:
-        """Trusted text with its control tokens by their secret names."""
+        """Trusted text with the secret names of its control tokens in their place."""
         return self._pattern.sub(lambda found: self._names[found[0]], trusted)
 
     def leading_control(self, trusted: str) -> int | None:
@@ -77,7 +77,7 @@ class NeutralTokenizer:
 
 
 def _renamed(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """A tokenizer's ``tokenizer.json`` with other names for some tokens; it adds and cuts off nothing."""
+    """A tokenizer's ``tokenizer.json`` with other names for some tokens, which adds and cuts off no tokens."""
     model = dict(state["model"])
     vocabulary = model["vocab"]
     if isinstance(vocabulary, dict):

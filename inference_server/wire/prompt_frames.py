@@ -16,17 +16,17 @@ from jinja2 import TemplateError
 from regime_w import build_prompt
 from regime_w.numbers.markup import opened_thought
 
-_OF_TEMPLATES = (
+_TEMPLATE_ERRORS = (
     *(ValueError, TypeError, TemplateError),
     *(ArithmeticError, AttributeError, LookupError, RecursionError),
 )
-"""What a template raises that does not take the messages, or has a mistake."""
+"""What a template raises if it does not take the messages or has a mistake."""
 
 TEMPLATE_VARIABLES: Mapping[str, Any] = {"enable_thinking": False}
-"""What every chat prompt is rendered with; only templates of models that think unless told otherwise, such as
-Qwen3's, read it."""
+"""Variables for the rendering of every chat prompt; only templates of models that think unless told otherwise, such
+as Qwen3's, read them."""
 
-# Around a mark: a template that strips its messages strips this too.
+# White space around a mark: a template that strips its messages strips this too.
 _MARGIN = "\t \t"
 
 
@@ -36,7 +36,7 @@ class NoChatTemplate(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prompt:
-    """What is put into a frame."""
+    """The texts that are put into a frame."""
 
     system_prompt: str
     """Empty for no system message."""
@@ -99,19 +99,19 @@ class ChatFrames:
 
     @property
     def opened_thought(self) -> str:
-        """``<think>`` with the white space after it, where the template itself begins the thought; else empty."""
+        """``<think>`` with the white space after it, if the template itself begins the thought; else empty."""
         fixed = self.without_system[-1]
         return opened_thought(fixed) if isinstance(fixed, str) else ""
 
 
 def chat_frames(tokenizer: Any) -> ChatFrames:
-    """The frames of a tokenizer's chat template, of answers without thoughts before them where it lets one choose.
+    """The frames of a tokenizer's chat template, with thinking turned off if the template allows it.
 
     Args:
-        tokenizer: One of Transformers'.
+        tokenizer: A tokenizer of Transformers.
 
     Raises:
-        NoChatTemplate: It has none, or none that shows a user's message.
+        NoChatTemplate: It has no template, or none that shows a user's message unchanged.
     """
 
     def render(*messages: tuple[str, str], prompts: bool = True) -> str:
@@ -132,12 +132,12 @@ def chat_frames(tokenizer: Any) -> ChatFrames:
             without_system=alone,
             after_answer=_after_answer(render),
         )
-    except _OF_TEMPLATES as error:
+    except _TEMPLATE_ERRORS as error:
         raise NoChatTemplate(str(error).partition("\n")[0]) from error
 
 
 def unusable_template(tokenizer: Any, error: NoChatTemplate) -> str | None:
-    """A line on a tokenizer's chat template that `chat_frames` cannot use; None where there is no template."""
+    """A warning about a chat template that `chat_frames` cannot use; None if there is no template."""
     if getattr(tokenizer, "chat_template", None) is None:
         return None
     return f"warning: prompts are plain, since the model's chat template cannot be used: {error}"
@@ -150,23 +150,23 @@ def _frame_with_system(render: Callable[..., str]) -> Frame:
         )
         if _shows(frame, "system_prompt") and _shows(frame, "question"):
             return frame
-    except _OF_TEMPLATES:
+    except _TEMPLATE_ERRORS:
         pass  # such as Gemma's "System role not supported"
     return _frame(lambda mark: render(("user", mark["both"])))
 
 
 def _after_answer(render: Callable[..., str]) -> str:
-    """What follows an answer; empty where the template cannot say."""
+    """What follows an answer; empty if the template refuses an answer or does not show it."""
     mark = _mark()
     try:
         rendered = render(("user", "?"), ("assistant", mark), prompts=False)
-    except _OF_TEMPLATES:
+    except _TEMPLATE_ERRORS:
         return ""
     return rendered.rpartition(mark)[2] if mark in rendered else ""
 
 
 def _frame(render: Callable[[Mapping[SlotName, str]], str]) -> Frame:
-    """The frame of what ``render`` makes of marks in place of the texts."""
+    """The frame that ``render`` produces with marks in place of the texts."""
     names: tuple[SlotName, ...] = ("system_prompt", "question", "both")
     marks = {name: _mark() for name in names}
     rendered = render({name: f"{_MARGIN}{mark}{_MARGIN}" for name, mark in marks.items()})

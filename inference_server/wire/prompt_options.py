@@ -1,4 +1,4 @@
-"""How a prompt is rendered, its choices, and what ends its completion, as requests, data and settings say it."""
+"""Types that requests, data and settings share: a prompt's format, its choices, and its stop strings."""
 
 from typing import Annotated, Literal
 
@@ -17,7 +17,7 @@ def resolve_format(choice: PromptFormatChoice, *, has_chat_template: bool | None
     """The format that a choice stands for.
 
     Args:
-        choice: Of a request or a setting.
+        choice: The choice in a request or a setting.
         has_chat_template: Whether the model's tokenizer has one; None from a server that does not say.
     """
     if choice == "auto":
@@ -43,7 +43,7 @@ def _not_blank(text: str) -> str:
 NotBlank = Annotated[str, AfterValidator(_not_blank)]
 """A text with more in it than white space."""
 QuestionText = Annotated[str, Field(min_length=1), AfterValidator(_not_blank)]
-"""A question of a request; the empty one is refused in words of its own."""
+"""A question of a request; an empty one is refused with a message of its own."""
 
 
 def _check_length(choice: str) -> str:
@@ -59,7 +59,7 @@ def _check_choices(choices: tuple[str, ...], info: ValidationInfo) -> tuple[str,
             f"choices are for answer_type = choice, not {answer_type}: set that, or leave them out"
         )
     if len(choices) == 1:
-        raise ValueError("one choice is none: give 2 or more")
+        raise ValueError("one choice is not enough: give 2 or more")
     seen: dict[str, str] = {}
     for letter, text in zip(LETTERS, map(str.strip, choices), strict=False):
         if (first := seen.setdefault(text, letter)) != letter:
@@ -74,4 +74,4 @@ Choices = Annotated[
     Field(max_length=len(LETTERS)),
     AfterValidator(_check_choices),
 ]
-"""The texts of the choices, all different, or none; in a field that stands behind ``answer_type``, if there is one."""
+"""The texts of the choices, all different, or none. Its field must come after ``answer_type``, if there is one."""

@@ -1,7 +1,7 @@
 """The one way in which a system prompt and a question become token ids, for server and trainer.
 
-Plain prompts are `regime_w.build_prompt`'s text; chat prompts are the model's own template. In a text of
-the user's, ``<|im_end|>`` and its like are letters, never control tokens. Loads neither torch nor vllm: a
+Plain prompts are `regime_w.build_prompt`'s text; chat prompts are the model's own template. In a user's
+text, ``<|im_end|>`` and the like are plain characters, never control tokens. Loads neither torch nor vllm: a
 tokenizer is passed in.
 """
 
@@ -31,7 +31,7 @@ class PromptRenderer:
     """Renders prompts, and the answers under them, with one tokenizer; threads may share it."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Takes a fast tokenizer of Transformers'; it is only read.
+        """Takes a fast tokenizer of Transformers, which is only read.
 
         Raises:
             ValueError: It is not a fast one.
@@ -40,17 +40,17 @@ class PromptRenderer:
         frames: list[Frame] = [plain]
         after_answer = ""
         self.opened_thought = ""
-        """What a chat prompt ends with where the template begins the answer's thought; see `ChatFrames`."""
+        """The end of every chat prompt if the template begins the answer's thought; see `ChatFrames`."""
         chat: ChatFrames | None = None
         self.why_no_chat = ""
-        """Why there are no chat prompts; empty where there are."""
+        """Why there are no chat prompts; empty if there are."""
         self.unusable_template: str | None = None
-        """A line on why there are no chat prompts although there is a template."""
+        """A warning that says why there are no chat prompts although there is a template."""
         try:
             chat = chat_frames(tokenizer)
             frames += [chat.with_system, chat.without_system]
             after_answer = chat.after_answer
-            # Where a text does not show that a thought ends, what it says cannot be told from its thought.
+            # If texts do not show where a thought ends, an answer cannot be told from its thought.
             if not _is_hidden(tokenizer, THOUGHT_ENDS):
                 self.opened_thought = chat.opened_thought
         except NoChatTemplate as error:
@@ -74,7 +74,7 @@ class PromptRenderer:
         return self._chat is not None
 
     def resolve(self, choice: PromptFormatChoice) -> PromptFormat:
-        """``auto`` is chat where there is a template."""
+        """The format that a choice stands for; ``auto`` is chat if there is a template."""
         return resolve_format(choice, has_chat_template=self.has_chat_template)
 
     def prompts(self, prompts: Sequence[Prompt], prompt_format: PromptFormat) -> list[list[int]]:
@@ -92,11 +92,11 @@ class PromptRenderer:
     ) -> tuple[list[int], list[int]]:
         """Token ids of a prompt, and of an answer to it without the token that ends it.
 
-        The prompt's are those of `prompts`. The answer's go on from them as in one text, unless its
-        beginning would change the prompt's last tokens; then they are those of the answer alone.
+        The prompt's ids are those of `prompts`. The answer's ids continue them as in one text, unless the
+        answer's beginning would change the prompt's last tokens; then they are those of the answer alone.
 
-        Where the prompt begins a thought, an answer without one ends it first, and one that begins with
-        ``<think>``, as the server's texts do, goes on after it.
+        If the prompt begins a thought, an answer without a thought first ends it, and an answer that begins
+        with ``<think>``, as the server's texts do, goes on after it.
 
         Raises:
             NoChatTemplate: As in `prompts`.
@@ -143,7 +143,7 @@ class PromptRenderer:
 
 
 def _is_hidden(tokenizer: Any, token: str) -> bool:
-    """Whether texts of sampled tokens leave a token out."""
+    """Whether the text of sampled tokens leaves a token out."""
     added = tokenizer.added_tokens_decoder.values()
     return any(each.special and each.content == token for each in added)
 

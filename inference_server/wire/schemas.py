@@ -1,4 +1,4 @@
-"""The HTTP bodies that trainer and server exchange; loads neither torch nor vllm. A version None is the base's."""
+"""The HTTP bodies that trainer and server exchange; loads neither torch nor vllm. Version None is the base."""
 
 from enum import StrEnum
 from operator import not_
@@ -22,9 +22,9 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 MAX_QUESTIONS = 4096
 MAX_ARMS = 64
-MIN_TEMPERATURE = 0.01  # of an arm: vLLM raises lower ones to it, and would not sample as asked
+MIN_TEMPERATURE = 0.01  # of an arm: vLLM raises lower ones to this, and would not sample as asked
 MAX_REPLICAS = 1024
-TokenId = Annotated[int, Field(ge=0)]  # how many there are is not known here
+TokenId = Annotated[int, Field(ge=0)]  # the vocabulary's size is not known here
 _Count = Annotated[StrictInt, Field(ge=1, lt=2**63)]
 
 
@@ -69,12 +69,12 @@ class Priority(StrEnum):
 
 
 class Question(_Request):
-    """One question; what follows it is read only if the request sets ``score``."""
+    """One question; the fields after ``question`` are read only if the request sets ``score``."""
 
     id: str = Field(min_length=1, max_length=256)
     question: QuestionText
     gold: str | None = Field(default=None, max_length=65_536)
-    # Left out where they say nothing: a server from before them refuses unknown fields.
+    # Left out at their defaults: an older server, which does not know them, refuses unknown fields.
     answer_type: AnswerTypeName = Field(default="number", exclude_if="number".__eq__)
     choices: Choices = Field(default=(), exclude_if=not_)
     """The choices' texts, which ``question`` shows too; for the type ``choice``."""
@@ -107,9 +107,9 @@ class ArmsRequest(_Request):
     """Whether to send each group when it is finished, as a line of NDJSON."""
     priority: Priority = Priority.AD_HOC
     replica: StrictInt | None = Field(default=None, ge=0, lt=MAX_REPLICAS, exclude_if=_is_none)
-    """Which of `ServerStatus.num_replicas` answers, from 0; null is for each group the one with the least to do."""
+    """Which of `ServerStatus.num_replicas` answers, from 0; null picks the least loaded one for each group."""
     timeout_s: StrictFloat | None = Field(default=None, gt=0, allow_inf_nan=False)
-    """Time limit for the whole request, in seconds; null, or more than the server's limit, uses that."""
+    """Time limit for the whole request, in seconds; null, or a higher one than the server's, means the server's."""
 
     @property
     def identified_questions(self) -> list[Question]:
@@ -121,13 +121,13 @@ class ArmsRequest(_Request):
 
     @property
     def arm_names(self) -> list[str]:
-        """The arms that each question is asked of, by name."""
+        """The names of the arms that each question goes to."""
         arms = build_all_arms() if self.arms is None else self.arms
         return [arm if isinstance(arm, str) else arm.name for arm in arms]
 
 
 MAX_LOGPROB = 1e-3
-"""Nats by which rounding can lift the logprob of a certain token above 0."""
+"""Nats by which rounding can lift the logprob of a token of probability 1 above 0."""
 
 
 class ArmCompletion(_Response):
@@ -143,7 +143,7 @@ class ArmCompletion(_Response):
     seed: int | None
     prompt_token_ids: list[TokenId]
     token_ids: list[TokenId]
-    """Sampled ids, with the token or the stop string that ended them."""
+    """Sampled ids, including the token or the stop string that ended the completion."""
     logprobs: list[float]
     """One per token, of the sampling distribution: after temperature and top-p."""
 
@@ -225,7 +225,7 @@ class ServerStatus(_Response):
     has_chat_template: bool | None = None
     """Whether it can render ``chat`` prompts; None from an older server."""
     num_replicas: int = Field(default=1, ge=1, le=MAX_REPLICAS)
-    """Copies of the model that answer side by side, each of which holds the versions itself (data parallelism)."""
+    """Copies of the model that answer side by side, each with all versions of its own (data parallelism)."""
     active_version: int | None
     next_version: int
     """The lowest number above all that were ever used: free for the next upload."""

@@ -16,7 +16,7 @@ from inference_server.wire.settings_model import SettingsModel
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """vLLM 0.32's ``MaxLoRARanks``."""
 VLLM_GPU_MEMORY_UTILIZATION = 0.92
-"""What vLLM 0.32 takes of the GPU where ``gpu_memory_utilization`` is null."""
+"""Fraction of the GPU that vLLM 0.32 takes if ``gpu_memory_utilization`` is null."""
 
 
 _AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]+)\]|([0-9a-z.-]+))(?::([0-9]{1,5}))?")
@@ -34,7 +34,7 @@ def _sendable(key: SecretStr) -> SecretStr:
 
 
 ApiKey = Annotated[SecretStr, AfterValidator(_sendable)]
-"""A key that reaches the other side of an HTTP connection as it is."""
+"""A key that an HTTP header carries unchanged."""
 
 
 class ServeConfig(SettingsModel):
@@ -88,7 +88,7 @@ class ServeConfig(SettingsModel):
 
     @field_validator("max_lora_rank")
     @classmethod
-    def _a_rank_of_vllms(cls, rank: int) -> int:
+    def _check_lora_rank(cls, rank: int) -> int:
         if rank not in _LORA_RANKS:
             above = next((known for known in _LORA_RANKS if known > rank), _LORA_RANKS[-1])
             raise ValueError(f"must be one of {', '.join(map(str, _LORA_RANKS))}; give {above}")

@@ -1,4 +1,4 @@
-"""What is said of a setting that cannot be used: where it was given, and the key that may be meant."""
+"""Messages about settings that cannot be used: where each was given, and which key may be meant."""
 
 import difflib
 import json
@@ -21,7 +21,7 @@ _OTHER_VARIABLES = frozenset({"gsm8k_dir", "real_model"})
 SEVERAL = """several items are a list in JSON, '["a", "b"]', or the flag several times"""
 """How a flag gets several items."""
 _SECRET = re.compile(r"key$|token$|secret|passw|pwd|credential|bearer|auth|url$")
-"""Names, without ``-`` and ``_``, of what may be a secret, or, as a URL may, hold one."""
+"""Finds names, without ``-`` and ``_``, of values that may be a secret or, like a URL, contain one."""
 
 
 class SettingsError(Exception):
@@ -34,7 +34,7 @@ class SettingsError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """First line of the message of a library's error, or the name of its type where there is no message."""
+    """The first line of a library error's message, or the name of its type if it has no message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -44,9 +44,9 @@ class Source:
     """Where some settings were given."""
 
     values: Mapping[str, Any]
-    """By key, sections as mappings."""
+    """The values by key; sections are mappings."""
     table: str | None = None
-    """The table that these keys stand in; None where they stand at the top."""
+    """The table that these keys stand in; None if they stand at the top."""
     kind: str = ""
     """``flag``, ``variable``, or the configuration file."""
     kebab_case: bool = False
@@ -86,7 +86,7 @@ def known_keys(model: type[BaseModel]) -> Iterator[str]:
 
 
 def suggestion(key: str, keys: Collection[str]) -> str:
-    """``; did you mean …?`` with the key that others call so, or else the nearest; empty where none is near."""
+    """``; did you mean …?`` with the key of that name, here or in other libraries, or else the nearest; or nothing."""
     same_name = sorted(known for known in keys if known.rpartition(".")[2] == key)
     if not same_name and (elsewhere := meant_elsewhere(key, keys)):
         return elsewhere
@@ -95,7 +95,7 @@ def suggestion(key: str, keys: Collection[str]) -> str:
 
 
 def _as_list(value: object, *, is_item: bool) -> str:
-    """How several items are given, where a flag has one text that may be meant as several."""
+    """How to give several items, if the one text of a flag may be meant as several."""
     text = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
     is_meant = isinstance(text, str) and ("," in text or (text is not value and text.strip()))
     return f"; {SEVERAL}" if is_meant and (is_item or text is not value) else ""
@@ -142,7 +142,7 @@ def _nearly(key: str, keys: Collection[str]) -> str:
 
 
 def got(key: str, value: object) -> str:
-    """`` (got …)``, or nothing where a secret may be in the value: keys, and whole tables or texts of them."""
+    """`` (got …)``, or nothing if the value may hold a secret: keys, and whole tables or texts of them."""
     is_plain = value is None or isinstance(value, (str, int, float))
     names = re.sub(r"[-_]", "", key.lower()).split(".")
     is_secret = names[-1] in ("server", "serve") or any(map(_SECRET.search, names))
@@ -150,7 +150,7 @@ def got(key: str, value: object) -> str:
 
 
 def not_json(key: str, value: str) -> str:
-    """What is wrong with a text where JSON is needed, and how a list of a section has it."""
+    """What is wrong with a text where JSON is needed, and how to write a list of it for a section's key."""
     section, _, last = key.rpartition(".")
     shown = "" if value.startswith(("{", "[")) else got(last, value)
     return f"must be JSON{shown}" + (
@@ -159,10 +159,10 @@ def not_json(key: str, value: str) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as it was given, cut where it is long."""
+    """A value as it was given, cut if it is long."""
     try:
         text = repr(value)
-    except ValueError:  # Python writes no whole number of thousands of digits
+    except ValueError:  # Python does not write whole numbers of thousands of digits
         return "a whole number of thousands of digits"
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"
 
@@ -173,10 +173,10 @@ def error_lines(
     """One line for each mistake.
 
     Args:
-        error: Of the settings as merged.
+        error: From the validation of the merged settings.
         sources: Where they were given, strongest first.
         keys: All known keys, to suggest the nearest.
-        table: The table that was validated, where it was one by itself.
+        table: The table that was validated, if it was validated by itself.
     """
     lines = []
     for problem in error.errors():

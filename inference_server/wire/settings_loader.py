@@ -51,7 +51,7 @@ def load_settings(
         program: What may be given, and how.
 
     Returns:
-        The settings, and the arguments that are no flags of the model, where the program allows any.
+        The settings, and the arguments that are not the model's flags, if the program allows any.
 
     Raises:
         SettingsError: One line for each mistake, which names the key.
@@ -94,12 +94,12 @@ def load_settings(
 def _sources(
     model: type[BaseModel], program: Program, path: Path | None
 ) -> tuple[list[Source], list[Source]]:
-    """What environment and file say, strongest first: of the program's settings, and of other tables."""
+    """What environment and file give, strongest first: for the program's settings, and for other tables."""
     file = str(path or "")
     content = {} if path is None else _renamed(read_toml(path), program)
     _require_tables(content, model, program, file)
     top, in_file = _split(content, model, program)
-    # Without a section in its name a variable may be a key of another command: `eval` has ``data``.
+    # A variable whose name has no section may be a key of another command: `eval` has ``data``.
     tables_model = create_model("Tables", **_other_tables(model, program))
     in_variables = _renamed(read_environment(tables_model, only_nested=True), program)
     table = program.own_section
@@ -113,7 +113,7 @@ def _sources(
 
 
 def _renamed(values: Values, program: Program) -> Values:
-    """Values with the keys' present names, so that sources beat each other whichever names they use."""
+    """Values under the keys' current names, so that a source overrides another whichever names they use."""
     for old, new in program.renamed.items():
         section, _, name = old.partition(".")
         if isinstance(table := values.get(section), dict) and name in table:
@@ -123,7 +123,7 @@ def _renamed(values: Values, program: Program) -> Values:
 
 
 def _require_tables(file: Values, model: type[BaseModel], program: Program, path: str) -> None:
-    """Refuse what is no table where a table belongs; a text may be an own key's (`eval` has ``data``)."""
+    """Refuse anything but a table where one belongs; a text may be the value of an own key (`eval` has ``data``)."""
     lines = [
         Source(values={}, kind=path).says(name, f"must be a table{got(name, value)}")
         for name, value in file.items()
@@ -154,7 +154,7 @@ def _tables_in_tables(sources: Sequence[Source], program: Program) -> list[str]:
 def _misspelt(
     error: ValidationError, flags: Sequence[str], others: Sequence[Source], program: Program
 ) -> list[str]:
-    """Lines on what may have been meant as a missing setting: unknown flags, and keys beside the inherited."""
+    """Lines on unknown flags, and on keys beside an inherited one, that may be meant as a missing setting."""
     lines = []
     for name in (str(e["loc"][0]) for e in error.errors() if e["type"] == "missing"):
         near = difflib.get_close_matches(f"--{name}", [f.partition("=")[0] for f in flags], 1)
@@ -181,7 +181,7 @@ def _split(file: Values, model: type[BaseModel], program: Program) -> tuple[Valu
 
 
 def _other_tables(model: type[BaseModel], program: Program) -> dict[str, Any]:
-    """Fields of a model with the tables that are not the program's sections; its own keys' is one."""
+    """Fields of a model with the tables that are not the program's sections; the table of its own keys is one."""
     own = {} if program.own_section is None else {program.own_section: model}
     return {
         name: (section, ...)
@@ -216,7 +216,7 @@ def _updated(old: Mapping[str, Any], new: Mapping[str, Any]) -> Values:
 def _inherited(
     tables: Mapping[str, BaseModel], inherited: Mapping[str, str], others: Sequence[Source]
 ) -> list[Source]:
-    """Own keys that take what another table says, each from where that was given."""
+    """Own keys that take their value from another table, with the source in which it was given."""
     found = []
     for key, dotted in inherited.items():
         section, _, name = dotted.partition(".")

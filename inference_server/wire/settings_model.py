@@ -20,7 +20,7 @@ NULL = "null"
 NULLS = (NULL, "None")
 """All texts that are read as None."""
 _INT_BITS = 64
-"""What a number of PyTorch's, NumPy's and the engine's holds; the sign is one."""
+"""Bits of an integer in PyTorch, NumPy and the engine, the sign included."""
 
 
 class SettingsModel(BaseModel):
@@ -35,7 +35,7 @@ class SettingsModel(BaseModel):
         frozen=True,
         use_attribute_docstrings=True,
         allow_inf_nan=False,
-        # A command reads a few of the models that its program imports.
+        # A command uses only a few of the models that its program imports.
         defer_build=True,
     )
 
@@ -128,14 +128,14 @@ def is_secret(annotation: Any) -> bool:
 
 
 def _has_origin(annotation: Any, *origins: type) -> bool:
-    # Optional ones are a union of theirs and None.
+    # An optional type is a union of the type and None.
     return any(get_origin(part) in origins for part in (annotation, *get_args(annotation)))
 
 
 def mistaken_types(
     model: type[BaseModel], given: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, Any]]:
-    """Dotted key, what is wrong, and value of all values of a file whose type is not their key's.
+    """Yields each value of a file whose type is not its key's: the dotted key, what is wrong, and the value.
 
     Flags and variables are texts, so a model reads texts as numbers; a file has numbers of its own.
     """

@@ -1,4 +1,4 @@
-"""What may be given to a program, and what environment and file say, each read into plain mappings.
+"""What may be given to a program; reads environment and file into plain mappings.
 
 Flags are read in `inference_server.wire.flags.reading`.
 """
@@ -44,17 +44,17 @@ class Program:
     other_keys: Collection[str] = ()
     """Own keys of other programs, whose variables may be set here too."""
     renamed: Mapping[str, str] = field(default_factory=dict)
-    """Other names of keys, whose flags are read too, and their names: earlier ones, and short ones."""
+    """Other names of keys, earlier or short ones, and the current name of each; flags by these names are read too."""
     kebab_case: bool = False
     """Whether help shows flags with ``-``; both spellings are read anyway."""
     not_flags: Collection[str] = ()
     """Fields that the command line cannot set."""
     allow_unknown_flags: bool = False
-    """Return arguments that are no flags of the settings instead of refusing them."""
+    """Return arguments that are not flags of the settings instead of refusing them."""
 
 
 def config_flag(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
-    """The file that ``--config`` names, itself or as one of `presets`, and the other arguments."""
+    """The file that ``--config`` names, by its path or as one of `presets`, and the other arguments."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     finder.add_argument("--config", type=Path, action="append")
     try:
@@ -94,11 +94,11 @@ def read_toml(path: Path) -> Values:
 
 
 def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Values:
-    """What variables say of a model's fields; empty variables count as not set.
+    """The values that variables give to a model's fields; empty variables count as not set.
 
     Args:
         model: The settings.
-        only_nested: Read ``REGIME_W_SECTION__KEY`` alone.
+        only_nested: Read only variables such as ``REGIME_W_SECTION__KEY``.
     """
     source = EnvSettingsSource(
         as_settings(model), env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
@@ -113,7 +113,7 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
     try:
         return source()
     except (SourceError, RecursionError):
-        # It names the section; the variable is the one that fails alone.
+        # The error names only the section; the variable at fault is the one that also fails alone.
         for name, value in variables.items():
             source.env_vars = {name: value}
             try:
@@ -139,7 +139,7 @@ def variables() -> list[str]:
 def check_json(
     model: type[BaseModel], key: str, text: str, *, kind: str, kebab_case: bool = False
 ) -> None:
-    """Refuse JSON that only some parsers read, where a key takes any: pydantic's sources take the last of two.
+    """Refuse JSON that parsers read differently, if the key takes JSON: pydantic's sources take the last of two keys.
 
     Raises:
         SettingsError: Names the key.

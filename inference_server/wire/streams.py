@@ -1,7 +1,7 @@
 """The streamed answer to an arms request: a line of NDJSON for each `ArmGroup`, and a last one.
 
-Where the client asked for them, there is a line for each completion too, ahead of its group's, and empty
-lines are heartbeats. An error under way is the last line of an answer of status 200, so its type has to say which
+If the client asked for them, there is also a line for each completion, before its group's, and empty lines are
+heartbeats. An error after the start is the last line of an answer of status 200, so its type has to say which
 status it would have had.
 """
 
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from inference_server.wire.schemas import ArmCompletion, Usage
 
 NDJSON = "application/x-ndjson"
-"""Its content type."""
+"""Content type of the answer."""
 
 
 class ErrorType(StrEnum):
@@ -47,7 +47,7 @@ STATUS_OF_TYPE: Mapping[str, HTTPStatus] = {
     ErrorType.ENGINE: HTTPStatus.SERVICE_UNAVAILABLE,
     ErrorType.STARTING: HTTPStatus.SERVICE_UNAVAILABLE,
 }
-"""The status of an answer with such an error."""
+"""The status of an answer with an error of this type."""
 
 
 class StreamedCompletion(BaseModel):
@@ -56,9 +56,9 @@ class StreamedCompletion(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     id: str
-    """The question's."""
+    """Id of the question."""
     policy_version: int | None
-    """That of its group."""
+    """The version of its group."""
     completion: ArmCompletion
 
 

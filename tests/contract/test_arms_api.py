@@ -150,7 +150,7 @@ async def test_scores_are_of_the_questions_type_of_answer(client: Client) -> Non
 @pytest.mark.parametrize(
     ("choices", "answer_type", "complaint"),
     [
-        (["Rome"], "choice", "one choice is none"),
+        (["Rome"], "choice", "one choice is not enough"),
         (["Rome", " "], "choice", "must not be blank"),
         (["Rome", "Bonn", "Rome "], "choice", "choices A and C are equal: 'Rome'"),
         (["Rome", "Bonn"], "number", "choices are for answer_type = choice, not number"),

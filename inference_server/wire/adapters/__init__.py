@@ -1,1 +1,1 @@
-"""Adapters as they are stored and sent: what of their configuration is applied, and the request that names one."""
+"""Adapters as they are stored and sent: the part of their configuration that is applied, and how requests name them."""

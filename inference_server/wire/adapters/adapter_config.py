@@ -1,4 +1,4 @@
-"""PEFT's ``adapter_config.json``: what server and trainer apply of it, and what both refuse."""
+"""PEFT's ``adapter_config.json``: which parts server and trainer apply, and which both refuse."""
 
 import math
 from collections.abc import Collection
@@ -25,7 +25,7 @@ class AdapterConfigError(ValueError):
         Args:
             reason: What is wrong, and the fix.
             field: The field at fault; None if no single one is.
-            value: What it is, where it is given.
+            value: The field's value, if the configuration gives one.
         """
         super().__init__(reason if field is None else f"{field}: {reason}")
         self.reason, self.field, self.value = reason, field, value
@@ -64,7 +64,7 @@ class AdapterConfig(BaseModel):
     def _sorted(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
         """Sorts the names: PEFT saves a set, whose order differs between two saves of one adapter."""
         if isinstance(value, str):
-            if value != _ALL_LINEAR:  # PEFT reads it as a regular expression, which is a client's
+            if value != _ALL_LINEAR:  # PEFT would read a client's text as a regular expression
                 raise ValueError(f"must be a list of names, or {_ALL_LINEAR!r}")
             return value
         return tuple(sorted(value))
@@ -82,24 +82,24 @@ class AdapterConfig(BaseModel):
         return value or None
 
     def check_modules(self, modules: Collection[str], layers: Collection[str]) -> None:
-        """Checks that the configuration names the modules that there are weights of, as PEFT reads it.
+        """Checks that the configuration, as PEFT reads it, names exactly the modules that have weights.
 
-        PEFT ignores the weights of any other module, and the engine serves them.
+        PEFT ignores the weights of any other module, but the engine serves them.
 
         Args:
-            modules: Names of the modules that there are weights of.
+            modules: Names of the modules that have weights.
             layers: Names of the base's linear layers.
 
         Raises:
-            AdapterConfigError: A module with weights is excluded or not named, or a layer of the base is
-                named that has no weights.
+            AdapterConfigError: A module with weights is excluded or not named, or a layer of the base that
+                has no weights is named.
         """
         targets, excluded = self.target_modules, frozenset(self.exclude_modules or ())
         names = frozenset(() if isinstance(targets, str) else targets)
 
         def named(module: str) -> str | None:
             if targets == _ALL_LINEAR:
-                # The one at the top is the output layer, which PEFT leaves out.
+                # The one without a dot in its name is the output layer, which PEFT leaves out.
                 return _ALL_LINEAR if "." in module else None
             return _suffix_in(names, module)
 
@@ -156,8 +156,8 @@ class _WithoutEffect(BaseModel):
 def read_config(content: bytes) -> AdapterConfig:
     """Reads the file's content.
 
-    Any field that is neither read nor known to be without effect must be unset, also one of a PEFT that
-    does not exist yet: the engine ignores it, and would serve another adapter than the one trained.
+    Any field that is neither read nor known to be without effect must be unset, also one of a future
+    version of PEFT: the engine would ignore it and serve another adapter than the one trained.
 
     Raises:
         AdapterConfigError: It is malformed, or asks for more than plain LoRA; names the field.
@@ -168,7 +168,7 @@ def read_config(content: bytes) -> AdapterConfig:
         _WithoutEffect.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # half a character or deep nesting, which Python's parser takes
+        if not first["loc"]:  # half a character or deep nesting, which Python's parser accepts
             raise AdapterConfigError(f"not JSON: {first['msg']}") from None
         field = str(first["loc"][0])
         is_missing = first["type"] == "missing"
@@ -177,7 +177,7 @@ def read_config(content: bytes) -> AdapterConfig:
         raise AdapterConfigError(reason, field, given.get(field)) from None
     known = AdapterConfig.model_fields.keys() | _WithoutEffect.model_fields.keys()
     for name, value in given.items():
-        # Not just falsy: `layers_to_transform: 0` is the first layer alone.
+        # Not just falsy: `layers_to_transform: 0` selects only the first layer.
         is_unset = value is None or value is False or value in ("", [], {})
         if name not in known and not is_unset:
             raise AdapterConfigError(f"must be unset; {_APPLIED}", name[:_SHOWN_CHARS], value)
@@ -185,10 +185,10 @@ def read_config(content: bytes) -> AdapterConfig:
 
 
 def parsed_config(content: bytes) -> dict[str, Any]:
-    """The file's content as JSON has it.
+    """The file's content, parsed as JSON.
 
     Raises:
-        AdapterConfigError: It is no JSON object, has a key twice, or is of no LoRA adapter.
+        AdapterConfigError: It is not a JSON object, has a key twice, or is not a LoRA adapter's.
     """
     try:
         given = parse_json(content.decode())
@@ -199,14 +199,14 @@ def parsed_config(content: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise AdapterConfigError(f"not JSON: {error}") from None
     if not isinstance(given, dict):
-        raise AdapterConfigError("not a LoRA adapter's: it is no object")
+        raise AdapterConfigError("not a LoRA adapter's: it is not an object")
     if (kind := given.get("peft_type")) != "LORA":
         raise AdapterConfigError("not a LoRA adapter", "peft_type", kind)
     return given
 
 
 def module_and_side(tensor: str) -> tuple[str, str] | None:
-    """The module of a tensor in PEFT's file, and ``A`` or ``B``; None where it is no LoRA matrix."""
+    """The module of a tensor in PEFT's file, and ``A`` or ``B``; None if it is not a LoRA matrix."""
     for side in ("A", "B"):
         suffix = f".lora_{side}.weight"
         if tensor.startswith(_PEFT_PREFIX) and tensor.endswith(suffix):
@@ -215,7 +215,7 @@ def module_and_side(tensor: str) -> tuple[str, str] | None:
 
 
 def _suffix_in(names: Collection[str], module: str) -> str | None:
-    """The name that is a module's, or a part of it that ends it, as PEFT reads names."""
+    """The one of ``names`` that is a module's whole name or its last parts, as PEFT matches names."""
     parts = module.split(".")
     suffixes = (".".join(parts[start:]) for start in range(len(parts)))
     return next((suffix for suffix in suffixes if suffix in names), None)

@@ -1,4 +1,4 @@
-"""What the server says of the adapter versions that it holds; loads neither torch nor vllm."""
+"""What the server says about the adapter versions that it holds; loads neither torch nor vllm."""
 
 from pydantic import BaseModel, ConfigDict
 

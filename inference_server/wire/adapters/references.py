@@ -6,12 +6,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
 NUM_VERSIONS = 10**9
-"""Versions are numbered from 0 to one less."""
+"""Versions are numbered from 0 to one less than this."""
 VersionNumber = Annotated[StrictInt, Field(ge=0, lt=NUM_VERSIONS)]
 
 
 def _is_policy(value: object) -> object:
-    """Refuse what names no policy in one message, which a union's branches have no room for."""
+    """Refuse whatever names no policy, with one message instead of one for each branch of the union."""
     is_number = type(value) is int and 0 <= value < NUM_VERSIONS
     if not is_number and value not in ("latest", "base"):
         raise PydanticCustomError(

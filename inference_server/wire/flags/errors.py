@@ -1,4 +1,4 @@
-"""What is said of a command line that cannot be read."""
+"""Messages about a command line that cannot be read."""
 
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
@@ -10,7 +10,7 @@ from inference_server.wire.settings_model import positionals, takes_json
 
 
 def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:
-    """`suggestion` for a flag, which is given with its ``--``."""
+    """`suggestion` for a flag that is given with its ``--``."""
     meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
     return meant.replace("_", "-") if kebab_case else meant
 
@@ -21,13 +21,13 @@ def unknown_flags(
     other_keys: Collection[str] = (),
     arguments: Sequence[str] = (),
 ) -> list[str]:
-    """One line for each flag that there is not, or one for a surplus argument.
+    """One line for each unknown flag, or else one for a surplus argument.
 
     Args:
         unknown: The arguments that no flag of the model takes.
         model: The program's settings.
         other_keys: Keys of other programs, which this one does not read.
-        arguments: All that was given.
+        arguments: The whole command line.
     """
     without_flag = positionals(model)
     keys = set(known_keys(model)) - without_flag
@@ -50,7 +50,7 @@ def unknown_flags(
 
 
 def _behind_a_list(argument: str, model: type[BaseModel], arguments: Sequence[str]) -> str:
-    """How several items are given, where an argument stands behind the first of a list's flag."""
+    """How to give several items, if an argument follows the first one behind a list's flag."""
     before = arguments[: arguments.index(argument)] if argument in arguments else ()
     flag = next((a.partition("=")[0] for a in reversed(before) if a.startswith("--")), "")
     is_items = takes_json(model, flag.removeprefix("--").replace("-", "_"))
@@ -60,11 +60,11 @@ def _behind_a_list(argument: str, model: type[BaseModel], arguments: Sequence[st
 def repeated_flags(
     arguments: Sequence[str], keys: Collection[str], *, kebab_case: bool = False
 ) -> list[str]:
-    """One line for each flag that is given twice, with different values: none of them is silently the last.
+    """One line for each flag that is given twice with different values: the last must not silently win.
 
     Args:
         arguments: As the parser gets them; a value stands behind ``=`` or behind its flag.
-        keys: Those of one value each; of lists, each flag may add elements.
+        keys: Keys that take one value; the flag of a list may be repeated, and each adds elements.
         kebab_case: Whether flags are shown with ``-``.
     """
     given: dict[str, set[str]] = {}

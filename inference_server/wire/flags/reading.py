@@ -20,7 +20,7 @@ _PREFIXES = {"true": "--", "false": "--no-"}
 def read_flags(
     model: type[BaseModel], arguments: Sequence[str], program: Program
 ) -> tuple[Values, list[str]]:
-    """What flags say of a model's fields, and the arguments that are none of them.
+    """The values that flags give to a model's fields, and the arguments that are not among these flags.
 
     Prints help and exits 0 for ``--help``.
     """
@@ -61,9 +61,9 @@ def read_flags(
 
 
 def given_flags(arguments: Sequence[str]) -> set[str]:
-    """What a command line's words are called as vLLM's flags: spelt with ``-``, and without a value behind ``=``.
+    """The words of a command line, spelt as vLLM spells flags: with ``-``, and without a value behind ``=``.
 
-    Values that are words of their own are among them, too.
+    Values that are separate words are among them, too.
     """
     return {argument.partition("=")[0].replace("_", "-") for argument in arguments}
 
@@ -93,7 +93,7 @@ def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program
 def _as_switches(
     arguments: Sequence[str], switches: Collection[str], program: Program
 ) -> list[str]:
-    """The arguments with ``--x true`` and ``--x=false`` as ``--x`` and ``--no-x``, which alone the parser knows.
+    """The arguments with ``--x true`` and ``--x=false`` as ``--x`` and ``--no-x``, all that the parser knows.
 
     Raises:
         SettingsError: A value is neither true nor false.

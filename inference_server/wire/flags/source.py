@@ -1,4 +1,4 @@
-"""The parser of pydantic-settings with lists as a shell's user expects them, and help in plain words."""
+"""pydantic-settings' parser, with lists as users of a shell expect them and help in plain words."""
 
 import json
 from enum import Enum
@@ -17,14 +17,14 @@ LISTS = (
     """A LIST is JSON, such as '["a", "b"]' ("\\n" in it is a line break), or one item as it is, with its commas;\n"""
     "the flag may be given several times."
 )
-"""What help says of lists."""
+"""What help says about lists."""
 
 
 class FlagSource(CliSettingsSource[Any]):
-    """Reads flags; a list is JSON, or one item, which is never divided at its commas."""
+    """Reads flags; a list is given as JSON or as one item, which is never divided at its commas."""
 
     def _merge_parsed_list(self, parsed_list: list[str], field_name: str) -> str:
-        """What a flag gave in all, as the JSON that its field is read from."""
+        """All items given with a flag, as the JSON from which its field is read."""
         argument = self._parser_map.get(field_name, {}).get(None)
         annotation = argument and argument.field_info.annotation
         if annotation is None or not is_list(annotation):
@@ -49,7 +49,7 @@ class FlagSource(CliSettingsSource[Any]):
         env_var_names: tuple[str, ...] = (),
     ) -> str:
         """The meaning of a flag, and its default as one would write it."""
-        # A section may read the environment, of which a wrong value is said once it is needed.
+        # A section's default may read the environment; a wrong value there is reported only once it is needed.
         kind = field_info.annotation
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         default = (
@@ -71,7 +71,7 @@ class FlagSource(CliSettingsSource[Any]):
 
 
 def _as_written(value: object) -> str:
-    """A default as a flag has it; of tables with names, the names."""
+    """A default as one would give it to a flag; tables that have names are shown by them."""
     if value is None:
         return NULL
     if isinstance(value, tuple | list):
@@ -85,7 +85,7 @@ def _items(text: str, *, of_text: bool, key: str) -> list[Any]:
     """The items of one use of a flag.
 
     Raises:
-        SourceError: The text begins as a list in JSON does, and is none.
+        SourceError: The text begins like a list in JSON but is not one.
     """
     if text in NULLS:
         return [None]
@@ -93,12 +93,12 @@ def _items(text: str, *, of_text: bool, key: str) -> list[Any]:
     if not start.startswith(("[", '"') if of_text else ("[", '"', "{")):
         return [text]
     try:
-        # A choice may be a number, and is shown as it was written.
+        # Numbers stay as they were written: a choice may be a number, and is shown as written.
         value = parse_json(text, **({"parse_int": str, "parse_float": str} if of_text else {}))
     except (ValueError, RecursionError):
         if start[1:].lstrip().startswith(('"', "{")) and start.startswith("["):
             raise SourceError(
-                f'--{key}: begins as a list in JSON and is none; write it as \'["a", "b"]\''
+                f'--{key}: begins like a list in JSON but is not one; write it as \'["a", "b"]\''
             ) from None
         return [text]
     return value if isinstance(value, list) else [value]

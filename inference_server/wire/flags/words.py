@@ -51,16 +51,16 @@ ALSO_CALLED: Mapping[str, str] = {
     "sft.evaluate_every": "eval_steps test_freq",
     "run.trackers": "report_to logger",
 }
-"""Our keys, and the names that others have for them; the first key that a program has is named."""
+"""Our keys, and other libraries' names for them; a message names the first of these keys that a program has."""
 _NOTES: Mapping[str, str] = {
     "arms": " (each arm has a temperature, a top_p and a system prompt of its own)",
     "samples_per_arm": " (a group is so many completions of each arm)",
 }
-"""What differs here, by the last part of our key."""
+"""Remarks on what differs here, by the last part of our key."""
 
 
 def meant_elsewhere(key: str, keys: Collection[str]) -> str:
-    """``; did you mean …?`` with our key for a name of others'; empty where there is none of these keys."""
+    """``; did you mean …?`` with our key for another library's name; empty if the program has no such key."""
     name = key.rpartition(".")[2]
     ours = next(
         (own for own, words in ALSO_CALLED.items() if own in keys and name in words.split()), ""

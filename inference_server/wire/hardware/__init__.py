@@ -1,1 +1,1 @@
-"""What a machine without and one with a GPU give the server: memory, batches, flags."""
+"""What the server gets on machines with and without a GPU: memory, batches, flags."""

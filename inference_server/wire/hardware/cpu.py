@@ -1,6 +1,6 @@
 """The memory of a machine without a GPU, and how much of it the server's key-value cache takes.
 
-The server sizes its cache by it, and the trainer's doctor plans with it. Loads neither torch nor vllm.
+The server sizes its cache with this module, and the trainer's doctor plans with it. Loads neither torch nor vllm.
 """
 
 import os
@@ -12,16 +12,16 @@ CPU_MAX_NUM_SEQS = 256
 with twice as many."""
 
 CPU_MAX_BATCHED_TOKENS = 8192
-"""Tokens of a pass: prompts are not cut into chunks, so each must fit."""
+"""Most tokens in a forward pass: prompts are not cut into chunks, so each must fit."""
 
 KV_CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
-"""vLLM's variable, in whole GiB: where it is set, it decides."""
+"""vLLM's variable for the cache's size, in whole GiB; if it is set, it decides."""
 
 _GIB = 2**30
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-# The rest is for weights, the trainer, and whatever else the machine does.
+# Share of the memory for the cache; the rest is for weights, the trainer, and whatever else the machine does.
 _LARGEST_SHARE = 0.25
-# Tokens of a block, of which vLLM keeps one for itself and one may be filled in part.
+# Tokens in a block. vLLM keeps one block for itself, and a sequence's last block may be only partly filled.
 _BLOCK_TOKENS = 32
 
 
@@ -39,7 +39,7 @@ def machine_memory_bytes() -> float:
 
 
 def available_memory_bytes() -> float:
-    """What new processes may take of this machine's memory without it swapping."""
+    """Memory that new processes may take without making this machine swap."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
 
@@ -61,7 +61,7 @@ def cpu_kv_cache_bytes(
         bytes_per_token: See `inference_server.wire.hardware.model_config.AttentionLayers.kv_bytes_per_token`.
         state_bytes: See `inference_server.wire.hardware.model_config.state_bytes_per_sequence`.
         max_model_len: Longest prompt and completion together, in tokens.
-        memory_bytes: Of the machine.
+        memory_bytes: The machine's memory.
         max_num_seqs: Most sequences that run at a time.
         environment: Where `KV_CACHE_VARIABLE` is looked up.
     """

@@ -1,6 +1,6 @@
 """How vLLM 0.32 is run on a GPU that a trainer shares: its batches, its CUDA graphs, and its memory.
 
-The server starts with it, and the trainer's doctor plans with it and shows it. Sizes are in bytes. Loads
+The server starts with these values, and the trainer's doctor plans with them and shows them. Sizes are in bytes. Loads
 neither torch nor vllm.
 """
 
@@ -11,13 +11,14 @@ from typing import Any, Self
 from inference_server.wire.serve_config import ServeConfig
 
 MAX_NUM_SEQS = 512
-"""Sequences that run at a time where ``serve.max_num_seqs`` is null: a step of 64 questions and 8 arms, which
-vLLM's own 256 on an A100 would generate in two waves."""
+"""Sequences that run at a time if ``serve.max_num_seqs`` is null: enough for a step of 64 questions and 8 arms,
+which vLLM's default of 256 on an A100 would generate in two waves."""
 MAX_BATCHED_TOKENS = 8192
-"""Tokens of a pass; vLLM's own 2,048 on an A100 take four times as many passes over a step's prompts."""
+"""Most tokens in a forward pass; vLLM's default of 2,048 on an A100 takes four times as many passes over a step's
+prompts."""
 
 ENVIRONMENT: Mapping[str, str] = {
-    # FlashInfer's sampler is compiled when a request first needs it, and raises where there is no nvcc.
+    # FlashInfer's sampler is compiled when a request first needs it, and raises if there is no nvcc.
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 
@@ -25,14 +26,14 @@ KV_CACHE_FLAG = "--kv-cache-memory-bytes"
 
 _GIB = 2**30
 _FLOAT32, _HALF = 4, 2
-# Estimates: what was measured is the sum (shared/reference/gpu.md).
+# Estimates: only the sum was measured (shared/reference/gpu.md).
 _CUDA_CONTEXT = 0.6 * _GIB
 _CUDA_GRAPHS = 1.0 * _GIB
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
-    """What of a model's sizes decides the server's memory."""
+    """The sizes of a model on which the server's memory depends."""
 
     num_parameters: int
     slot_parameters_per_rank: int
@@ -46,7 +47,7 @@ class ServedModel:
         """Counted on the model itself, which needs no weights.
 
         Args:
-            model: Transformers', whose configuration names ``intermediate_size``.
+            model: A model of Transformers whose configuration names ``intermediate_size``.
             linear: See `linear_modules`.
         """
         # LFM2's layers have another width than its configuration names.
@@ -66,7 +67,7 @@ def linear_modules(model: Any, kind: type) -> dict[str, Any]:
     """The linear modules of a model's layers by their names.
 
     Args:
-        model: Transformers'.
+        model: A model of Transformers.
         kind: ``torch.nn.Linear``, which is not loaded here.
     """
     return {
@@ -77,15 +78,15 @@ def linear_modules(model: Any, kind: type) -> dict[str, Any]:
 
 
 START_SHARE = 0.95
-"""Of the share of the card that a server was given, what must be free when it starts: it may come back beside a
-trainer that has grown by some of what the plan has for graphs and the context."""
+"""How much of its share of the card must be free when a server starts: it may restart beside a trainer that has
+grown into some of the memory planned for graphs and the context."""
 
 
 def capture_sizes(max_num_seqs: int) -> list[int]:
     """Numbers of sequences that CUDA graphs are captured for, up to ``max_num_seqs``.
 
-    A batch is padded to the next one, at most doubled below 64 and a half more above. vLLM captures 51 sizes up to 512,
-    which takes most of its start; a step of rollouts runs down from the largest through all of them once.
+    A batch is padded to the next size: it at most doubles below 64, and grows by at most half above. vLLM captures 51
+    sizes up to 512, which takes most of its start; a step of rollouts uses each size once, from the largest down.
     """
     sizes = [1, 2, 4, 8, 16, 32, 48, 64, 96, *range(128, max_num_seqs + 1, 64), max_num_seqs]
     return sorted({size for size in sizes if size <= max_num_seqs})
@@ -107,7 +108,7 @@ def memory_parts(
     max_num_seqs: int,
     max_num_batched_tokens: int,
 ) -> dict[str, float]:
-    """The server's parts in 16 bits, without the key-value cache, by name."""
+    """The parts of the server's memory by name, in 16 bits and without the key-value cache."""
     slot = max_lora_rank * (model.slot_parameters_per_rank + model.hidden_size + model.vocab_size)
     return {
         "weights": model.num_parameters * _HALF,
@@ -130,14 +131,14 @@ def batch_bytes(
     max_num_batched_tokens: int,
     bytes_per_number: int,
 ) -> int:
-    """What a pass works with: the widest layer's activations, float32 logits and the sampler's two copies of them."""
+    """Memory that a forward pass works in: the widest layer's activations, float32 logits and the sampler's two copies of them."""
     widest = 2 * model.hidden_size + 3 * model.intermediate_size
     activations = max_num_batched_tokens * widest * bytes_per_number
     return activations + 3 * max_num_seqs * model.vocab_size * _FLOAT32
 
 
 def refusal(dtype: str) -> str | None:
-    """Why a dtype cannot be served on a GPU; None where it can."""
+    """Why a dtype cannot be served on a GPU; None if it can."""
     if dtype not in ("float32", "float"):
         return None
     return (

@@ -1,6 +1,6 @@
-"""What a model's config.json says of how it is served: whether it takes text alone, and what its layers keep.
+"""What a model's config.json says about serving it: whether it takes only text, and what its layers keep.
 
-A layer keeps keys and values of each token, or one state of a sequence. Sizes are in bytes. Loads neither torch
+A layer keeps the keys and values of each token, or one state for a sequence. Sizes are in bytes. Loads neither torch
 nor vllm.
 """
 
@@ -15,7 +15,7 @@ DELTA_NET, CONVOLUTION = "linear_attention", "conv"
 _SLIDING = "sliding_attention"
 _ATTENTION = frozenset({"full_attention", _SLIDING, "chunked_attention"})
 _FLOAT32 = 4
-"""Of a number of a state of linear attention, whatever the model's dtype."""
+"""Bytes of a number in a state of linear attention, whatever the model's dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class DeltaNet:
 
     @property
     def channels(self) -> int:
-        """Of the convolution."""
+        """Number of channels of the convolution."""
         return 2 * self.num_keys * self.key_size + self.num_values * self.value_size
 
     def state_bytes(self, bytes_per_number: int) -> int:
@@ -52,10 +52,10 @@ class DeltaNet:
 
 
 def why_not_text_alone(config: Mapping[str, Any], name: str) -> str | None:
-    """Why a model of text and images cannot be a policy's base; None for a model of text alone.
+    """Why a model of text and images cannot be a policy's base; None for a text-only model.
 
-    Transformers loads its language model, and vLLM the whole, whose layers have other names: no adapter of the
-    one fits the other.
+    Transformers loads only its language model, but vLLM loads the whole model, whose layers have other names: an
+    adapter of the one does not fit the other.
 
     Args:
         config: The content of a model's config.json.
@@ -70,16 +70,16 @@ def why_not_text_alone(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def layer_types(config: Mapping[str, Any]) -> list[str]:
-    """The kind of each layer; empty where a configuration does not list them: then all are attention, or unknown."""
+    """The kind of each layer; empty if a configuration does not list them: then all are attention, or unknown."""
     kinds = config.get("layer_types")
     return list(map(str, kinds)) if isinstance(kinds, list) else []
 
 
 def context_tokens(config: Mapping[str, Any]) -> int:
-    """The longest prompt and completion together, as vLLM derives it; 0 where a configuration does not say.
+    """The longest prompt and completion together, as vLLM derives it; 0 if a configuration does not say.
 
-    Positions that are scaled linearly or dynamically reach further than they were trained for; a Gemma 3's
-    number, and others', counts its scaling already.
+    Linear and dynamic scaling let positions reach further than they were trained for. The number of a Gemma 3, and
+    of a model with another kind of scaling, already includes its scaling.
     """
     positions = _number(config, "max_position_embeddings")
     rope = config.get("rope_parameters") or config.get("rope_scaling")
@@ -92,7 +92,7 @@ def context_tokens(config: Mapping[str, Any]) -> int:
 
 
 def carries_state(config: Mapping[str, Any]) -> bool:
-    """Whether a layer keeps a state of the tokens before instead of their keys and values."""
+    """Whether some layer keeps a state of the earlier tokens instead of their keys and values."""
     return any(kind not in _ATTENTION for kind in layer_types(config))
 
 
@@ -134,9 +134,9 @@ class AttentionLayers:
         """Size of one token's keys and values in all layers.
 
         Args:
-            bytes_per_number: Of the dtype that the cache is kept in.
-            tensor_parallel_size: Workers that divide the heads, each of which keeps one at least; the size is of
-                one worker.
+            bytes_per_number: Size of a number in the cache's dtype.
+            tensor_parallel_size: Workers that divide the heads, each with at least one; the result is for one
+                worker.
         """
         num_heads = max(1, self.num_kv_heads // tensor_parallel_size)
         return 2 * self.num_layers * num_heads * self.head_size * bytes_per_number
@@ -144,10 +144,10 @@ class AttentionLayers:
 
 @dataclass(frozen=True, kw_only=True)
 class SlidingLayers:
-    """Layers whose cache drops the tokens before a window; of zeros where a model has none."""
+    """Layers whose cache drops the tokens before a window; all zeros if a model has none."""
 
     share: float
-    """Of the layers that keep keys and values."""
+    """Their share of the layers that keep keys and values."""
     window_tokens: int
 
     @classmethod
@@ -157,34 +157,34 @@ class SlidingLayers:
         if not window or config.get("use_sliding_window") is False:
             return cls(share=0.0, window_tokens=0)
         kept = [kind for kind in kinds if kind in _ATTENTION]
-        # Without a list of kinds, as Mistral's, all layers have the window.
+        # If a configuration lists no kinds, as Mistral's, all layers have the window.
         share = kept.count(_SLIDING) / max(1, len(kept)) if kinds else 1.0
         return cls(share=share, window_tokens=window)
 
     def cached_tokens(self, length: int, *, max_num_batched_tokens: int) -> int:
         """Room that vLLM asks for before it starts, in tokens of all layers, for a sequence of ``length`` tokens.
 
-        A layer with a window keeps it, and the tokens of one pass.
+        A layer with a window keeps the window's tokens and those of one pass.
         """
         kept = min(length, self.window_tokens - 1 + max_num_batched_tokens)
         return math.ceil((1 - self.share) * length + self.share * kept)
 
 
 def state_bytes_per_sequence(config: Mapping[str, Any], *, bytes_per_number: int) -> int:
-    """Size of one sequence's states in all layers; kinds that are not known here count as nothing.
+    """Size of one sequence's states in all layers; kinds that are not known here count as 0.
 
     Args:
         config: The content of a model's config.json.
-        bytes_per_number: Of the dtype that it computes in.
+        bytes_per_number: Size of a number in the dtype that the model computes in.
     """
     kinds = layer_types(config)
-    of_a_layer = {
+    layer_bytes = {
         DELTA_NET: DeltaNet.of(config).state_bytes(bytes_per_number),
         CONVOLUTION: _number(config, "hidden_size")
         * (_number(config, "conv_L_cache") - 1)
         * bytes_per_number,
     }
-    return sum(max(0, of_a_layer.get(kind, 0)) for kind in kinds)
+    return sum(max(0, layer_bytes.get(kind, 0)) for kind in kinds)
 
 
 def _number(config: Mapping[str, Any], name: str) -> int:

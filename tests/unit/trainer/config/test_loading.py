@@ -212,8 +212,8 @@ def test_lists_of_other_types_are_json_or_one_item() -> None:
     [
         (TrainConfig, ["--reward.weights", "1,0.5"], f"(got '1,0.5'); {_SEVERAL}"),
         (TrainConfig, ["--rollout.arms", "wolfram_0,maudlin_0"], _SEVERAL),
-        (TrainConfig, ["--rollout.stop", '["a", "b"'], "begins as a list in JSON and is none"),
-        (TrainConfig, ["--rollout.arms", "[{]"], "begins as a list in JSON and is none"),
+        (TrainConfig, ["--rollout.stop", '["a", "b"'], "begins like a list in JSON but is not one"),
+        (TrainConfig, ["--rollout.arms", "[{]"], "begins like a list in JSON but is not one"),
         (EvaluationConfig, ["--models", "A=base", "B=x"], f"'B=x'; of --models {_SEVERAL}"),
         (
             SampleConfig,
@@ -223,7 +223,7 @@ def test_lists_of_other_types_are_json_or_one_item() -> None:
         (
             SampleConfig,
             ["--answer_type=choice", "--choices", "Paris", "Rome", "Capital?"],
-            f"one choice is none: give 2 or more; {_SEVERAL}",
+            f"one choice is not enough: give 2 or more; {_SEVERAL}",
         ),
     ],
 )

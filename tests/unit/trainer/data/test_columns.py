@@ -178,7 +178,7 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
             {"question": "?", "answer": "B"},
             "no column 'choices': name the one that there is by data.choices",
         ),
-        (MMLU, {**GOOD, "choices": ["one"]}, "choices: one choice is none: give 2 or more"),
+        (MMLU, {**GOOD, "choices": ["one"]}, "choices: one choice is not enough: give 2 or more"),
         (MMLU, {**GOOD, "choices": []}, "choices: Value should have at least 2 items"),
         (MMLU, {**GOOD, "choices": ["x", "y", " x"]}, "choices: choices A and C are equal: 'x'"),
         (MMLU, {**GOOD, "choices": ["x", "x"]}, "'x'; leave the question out, or one of them"),
@@ -215,7 +215,7 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
             {**GOOD, "choices": {"A": "x", "C": "y"}},
             "a table of choices has the names A, B, and so on, not ['A', 'C']",
         ),
-        (MMLU, {**GOOD, "choices": {"A": "x"}}, "choices: one choice is none"),
+        (MMLU, {**GOOD, "choices": {"A": "x"}}, "choices: one choice is not enough"),
         (MMLU, {**GOOD, "answer": 1.5}, "answer: Input should be a valid string"),
         (MMLU, {**GOOD, "choices": "Paris"}, "choices: Input should be a valid array"),
         (MMLU, {**GOOD, "choices": ["Paris", " "]}, "choices.1: must not be blank"),
@@ -280,7 +280,7 @@ def test_settings_that_are_no_shape_are_refused(given: dict[str, str], complaint
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"answer_type": "choice", "choices": ["a"]}, "one choice is none"),
+        ({"answer_type": "choice", "choices": ["a"]}, "one choice is not enough"),
         ({"answer_type": "choice", "choices": ["a", "a"]}, "choices A and B are equal"),
         ({"choices": ["a", "b"]}, "choices are for answer_type = choice, not number"),
     ],
