@@ -1,14 +1,14 @@
 r"""Finds the answer in a text and reads it exactly.
 
-What a reasoning model thinks before ``</think>`` is no answer. The answer's position is that of the first
-rule that applies:
+What a reasoning model thinks before ``</think>`` is not an answer. The first rule that applies gives the
+position of the answer:
 
-1. After the last ``####``: its line, or the next if that is empty. The rest is ignored. Where the line is a
-   heading (``#### Final Answer``, ``#### Step 2``), what it heads: see
+1. After the last ``####``: its line, or the next if that is empty. The rest is ignored. If the line is a
+   heading (``#### Final Answer``, ``#### Step 2``), the answer is in the text under it: see
    `regime_w.numbers.marker`.
 2. In the last ``\boxed{}``, ``\fbox{}`` or ``<answer></answer>``.
-3. After the last "answer is" that is claimed and that a number follows, or under the last heading "Final Answer".
-4. The last number, unless it is a part of another, as in ``12:00``: see `regime_w.numbers.prose`.
+3. After the last "answer is" that claims an answer and that a number follows, or under the last heading "Final Answer".
+4. The last number, unless it is part of another, as in ``12:00``: see `regime_w.numbers.prose`.
 
 Rules 1 to 3 take the answer only from a line that clearly gives one number (`read_line`).
 Models are rewarded for the answer, so an ambiguous line gives none. Every step works on a window of
@@ -31,7 +31,7 @@ from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import MAX_LINE, read_gold_line, read_line
 
 _MAX_GOLD_BOXES = 100
-"""A gold answer with more boxes is no solution."""
+"""A gold answer with more boxes is not a solution."""
 
 _BOX_OR_ELEMENT = re.compile(
     rf"{BOX.pattern}|<answer>(?=[^<]{{0,{MAX_LINE}}}</answer>)", re.IGNORECASE
@@ -48,16 +48,16 @@ _AFTER_STATEMENT = 160
 _BEFORE_STATEMENT = 80
 """The most characters before an "answer is" that are looked at."""
 _MAX_STATEMENTS = 20
-"""The most "answer is" of a text, from its end, that are looked at."""
+"""The most occurrences of "answer is" that are looked at, from the end of a text."""
 _MINUS = re.compile(r"\s*(?:minus|negative)\s", re.IGNORECASE)
-"""Begins a text that is a number alone: "minus 5"."""
+"""Matches the sign word of a text that is only a number: "minus 5"."""
 _MINUS_SIGN = re.compile(r"^(\s*)−\s+", re.MULTILINE)
 
 
 def extract_answer(text: str) -> str | None:
     r"""Extracts the canonical numeric answer of a completion.
 
-    Never raises, never evaluates; text that cannot be read exactly gives no answer.
+    It never raises and never evaluates; a text that cannot be read exactly gives no answer.
 
     Example:
         >>> extract_answer("9 * 2 = 18\n#### $1,018.00")
@@ -120,7 +120,7 @@ def answers_agree(a: str | None, b: str | None) -> bool:
 def _extracted(text: str) -> tuple[str | None, bool]:
     """The answer of a completion, and whether it stands behind a ``####`` or in a box."""
     text = without_struck(without_thoughts(text))
-    # With a space behind it a hyphen may mark an item of a list; a minus sign does not.
+    # A hyphen followed by a space may mark a list item; a minus sign does not.
     text = to_ascii(_MINUS_SIGN.sub(r"\1-", text) if "−" in text else text)
     if MARKER in text:
         return _read_marked(text, read_line)
@@ -131,10 +131,10 @@ def _extracted(text: str) -> tuple[str | None, bool]:
 
 
 def _read_marked(text: str, read: Callable[[str], str | None]) -> tuple[str | None, bool]:
-    """The answer after the last ``####``; under a heading what is stated there, never the last number.
+    """The answer after the last ``####``; under a heading, only a stated answer counts, never the last number.
 
     Returns:
-        With it, whether it is what the ``####`` or a box marks.
+        The answer, and whether a ``####`` or a box marks it.
     """
     marked = after_marker(text, HEADING)
     answer, is_marked = read(marked.line), True
@@ -147,10 +147,10 @@ def _read_marked(text: str, read: Callable[[str], str | None]) -> tuple[str | No
 
 
 def _explicit_answer(text: str) -> tuple[str | None, bool]:
-    """The text in the last box or element, or else what is stated; None where there is neither.
+    """The text in the last box or element, or else what is stated; None if there is neither.
 
     Returns:
-        With it, whether there is a box or an element.
+        The text, and whether there is a box or an element.
     """
     found = [*deque(_BOX_OR_ELEMENT.finditer(text), maxlen=2)]
     if not found:
@@ -167,7 +167,7 @@ def _explicit_answer(text: str) -> tuple[str | None, bool]:
 
 
 def _stated(text: str) -> str | None:
-    """What the last claim gives; None where there is none or no number follows, empty where none can be read."""
+    """What the last claim gives; None if there is no claim or no number follows, empty if it cannot be read."""
     claim: re.Match[str] | None = None
     denied: re.Match[str] | None = None
     for stated in deque(_ANSWER_IS.finditer(text), maxlen=_MAX_STATEMENTS):
@@ -205,7 +205,7 @@ def _is_withdrawn(answer: str | None, behind: str) -> bool:
 
 
 def _sentence(text: str, stated: re.Match[str]) -> str:
-    """The sentence that goes on behind an "answer is"."""
+    """The rest of the sentence behind an "answer is"."""
     window = text[stated.end() : stated.end() + MAX_LINE]
     line = window.partition("\n")[0]
     if "\n" in stated.group():

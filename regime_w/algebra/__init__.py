@@ -1,1 +1,1 @@
-"""Mathematics in answers: one line of LaTeX as it is compared, equations, inequalities, and the process with math-verify."""
+"""Mathematics in answers: cleaned LaTeX, equations, inequalities, and the process that runs math-verify."""

@@ -1,8 +1,8 @@
-r"""Equations in an answer: what they say of which variables, and which others are equal to them.
+r"""Equations in an answer: which value each states for which variable, and which other answers they equal.
 
-An equation with a variable alone on a side is an assignment and says its value: ``x = 3``, ``3 = x``, ``f(x) = 2x``,
-``AB = 5``. So does an equation whose sides are all equal, ``2 + 3 = 5``, and ``x = 6/2 = 3`` says 3 since ``6/2`` is 3.
-Any other, such as ``2x = 3`` or ``7 = 3``, equals equations only.
+An equation with a variable alone on a side is an assignment and states a value: ``x = 3``, ``3 = x``, ``f(x) = 2x``,
+``AB = 5``. So does an equation whose sides are all equal: ``2 + 3 = 5``, and ``x = 6/2 = 3`` states 3 since ``6/2`` is
+3. Any other equation, such as ``2x = 3`` or ``7 = 3``, equals only equations.
 """
 
 import re
@@ -19,12 +19,12 @@ _LETTER = (
     r"|\\(?:vec|hat|bar|tilde|overline)\s?(?:\{[A-Za-z]{1,3}\}|[A-Za-z]))"
 )
 _INDEXED = rf"{_LETTER}'*(?:_(?:[A-Za-z0-9]|\{{[A-Za-z0-9, ]{{1,9}}\}}))?'*"
-# Of these letters, in brackets stands an argument; behind others, such as x, a factor.
+# Behind these letters, brackets hold an argument; behind others, such as x, they hold a factor.
 _FUNCTION = (
     r"(?:[A-Zf-hpqr-w]|\\(?:phi|psi|sigma|tau))'*(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]{1,9}\}))?'*"
     r"(?:\^\{?-1\}?)?\s?\([^()=]{1,40}\)"
 )
-# A product is seldom written with capitals, and a word is none: "AB = 5", "Area = 5".
+# A product is seldom written in capitals, and a word is not a product: "AB = 5", "Area = 5".
 _NAME = r"(?:\\(?:angle|triangle)\s?)?[A-Z]{1,4}|(?!sqrt|sinh|cosh|tanh)[A-Za-z][a-z]{3,}"
 _VARIABLE = re.compile(rf"{_INDEXED}|{_FUNCTION}|{_NAME}")
 _VARIABLES = re.compile(rf"\(\s*{_INDEXED}(?:\s*,\s*{_INDEXED})+\s*\)")
@@ -40,9 +40,9 @@ class _Equation:
     """One equation of an answer."""
 
     variable: str | None
-    """What is assigned to; None where no side is a variable."""
+    """The variable that a value is assigned to; None if no side is a variable."""
     sides: tuple[str, ...]
-    """Without the variable; a single one without a variable is a text that is not understood."""
+    """The sides other than the variable; a single side without a variable is a text that is not understood."""
 
     @property
     def is_understood(self) -> bool:
@@ -55,18 +55,18 @@ class _Equation:
         return " = ".join(self.sides if self.variable is None else (self.variable, self.sides[-1]))
 
     def value(self, equal: _Equal) -> str | None:
-        """What it says; None where it says nothing but itself."""
+        """The value that it states; None if it states none."""
         *others, last = self.sides
         return last if self.is_understood and all(equal(side, last) for side in others) else None
 
 
 def has_equation(text: str) -> bool:
-    """Whether a text has an equality sign, other than in an index such as that of a sum."""
+    """Whether a text has an equality sign outside of indices, such as a sum's."""
     return "=" in _SUBSCRIPT.sub("", text)
 
 
 def parts(text: str) -> list[str]:
-    """What must be read to compare a text with equations: the values of assignments, and other equations."""
+    """What must be readable before a text with equations can be compared: assigned values, and other equations."""
     found = _equations(text)
     return [side for each in found for side in (each.sides if each.variable else (each.latex,))]
 
@@ -77,8 +77,8 @@ def say_the_same(answer: str, gold: str, equal: _Equal, verify: _Equal) -> bool:
     Args:
         answer: Compared with the gold answer.
         gold: The gold answer.
-        equal: Whether what stands on one side of an equation equals what stands alone or on a side of another.
-        verify: What math-verify says of two equations.
+        equal: Whether a side of an equation equals a text without one, or a side of another equation.
+        verify: Whether math-verify finds two equations equal.
     """
     both = _equations(answer), _equations(gold)
     first, second = both
@@ -95,7 +95,7 @@ def say_the_same(answer: str, gold: str, equal: _Equal, verify: _Equal) -> bool:
 
 
 def _equations(text: str) -> list[_Equation]:
-    """The equations of a list of them; ``x = 1, 2`` are two, and none has a text without an equality sign."""
+    """The equations that a text lists: two in ``x = 1, 2``, none in a text without an equality sign."""
     if not has_equation(text):
         return []
     text = _without_brackets(text)
@@ -134,11 +134,11 @@ def _values(equations: Sequence[_Equation], equal: _Equal) -> str | None:
 
 
 def _said(equations: Sequence[_Equation], other: str, equal: _Equal) -> str | None:
-    """What equations say that a text without one may equal; of several variables a tuple in the order of names."""
+    """What a text without equations must equal; for several variables a tuple in the order of their names."""
     if _one_variable(equations) or len(equations) == 1:
         return _values(equations, equal)
     named = {each.variable.lstrip("\\"): each for each in equations if each.variable}
-    # To math-verify a pair is an interval, too.
+    # math-verify takes a pair for an interval, too.
     if len(named) < len(equations) or _RELATION.search(other):
         return None
     values = [named[name].value(equal) for name in sorted(named)]
@@ -146,7 +146,7 @@ def _said(equations: Sequence[_Equation], other: str, equal: _Equal) -> str | No
 
 
 def _expanded(equations: Sequence[_Equation]) -> list[_Equation]:
-    """Equations in which ``(x, y) = (3, 4)`` is two."""
+    """The equations with ``(x, y) = (3, 4)`` split into two."""
     found: list[_Equation] = []
     for each in equations:
         name, value = each.variable or "", each.sides[-1]
@@ -162,7 +162,7 @@ def _expanded(equations: Sequence[_Equation]) -> list[_Equation]:
 def _match(
     first: Sequence[_Equation], second: Sequence[_Equation], equal: _Equal, verify: _Equal
 ) -> bool:
-    """Whether each equation equals another one of the other list, in whatever order."""
+    """Whether each equation equals a different one of the other list, in any order."""
     left = list(second)
     if len(first) != len(left):
         return False
@@ -180,7 +180,7 @@ def _are_same(first: _Equation, second: _Equation, equal: _Equal, verify: _Equal
         return None not in values and equal(str(values[0]), str(values[1]))
     if not verify(first.latex, second.latex):
         return False
-    # Equations of which none is solved have the same solutions, none.
+    # Equations without solutions all have the same, empty set of solutions; their sides are compared below.
     if not verify(first.latex, _IMPOSSIBLE):
         return True
     is_comparable = (first.variable, len(first.sides)) == (second.variable, len(second.sides))

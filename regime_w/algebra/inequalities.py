@@ -1,6 +1,6 @@
-r"""Inequalities of one variable that are joined by "or", and sets in which they stand, as math-verify compares them.
+r"""Rewrites inequalities joined by "or", and sets of solutions, in forms that math-verify compares.
 
-From a line of cleaned LaTeX to another: ``x < -1 or x > 2`` is ``(-\infty, -1) \cup (2, \infty)``, and ``\{x | x > 2\}``
+From a line of cleaned LaTeX to another line: ``x < -1 or x > 2`` is ``(-\infty, -1) \cup (2, \infty)``, and ``\{x | x > 2\}``
 is ``x > 2``.
 """
 

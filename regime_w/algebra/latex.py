@@ -1,7 +1,7 @@
-r"""One line of LaTeX as it is compared: without delimiters, spacing, units, percent and degree signs; and its parts.
+r"""Cleans a line of LaTeX for comparison, and splits it: no delimiters, spacing, units, percent and degree signs.
 
 From a text of bounded length to one in which the same mathematics is more often written the same way:
-``0.333...`` is ``\frac{1}{3}``, ``sin x`` is ``\sin x`` and "all real numbers" are ``\mathbb{R}``.
+``0.333...`` becomes ``\frac{1}{3}``, ``sin x`` becomes ``\sin x`` and "all real numbers" ``\mathbb{R}``.
 """
 
 import re
@@ -13,7 +13,7 @@ from regime_w.algebra.inequalities import joined
 from regime_w.numbers.numerals import SCALE, to_ascii
 
 _MAX_ROUNDS = 8
-"""Two rounds of cleaning do for all but odd texts."""
+"""Two rounds of cleaning are enough for all but odd texts."""
 
 _SYMBOLS = "infty cup cap in le ge pm times cdot emptyset"
 _GREEK = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau phi chi psi omega"
@@ -35,12 +35,12 @@ _NO_UNIT = (
     r"|(?i:dozen|gross|score|base|half|halves|(?:third|fourth|quarter|fifth|sixth|seventh|eighth|ninth|tenth)s?)\b"
     rf"|(?:{_GREEK.replace(' ', '|')})(?![A-Za-z])|[xyz]{{2,}}\b"
 )
-# Behind a digit without a space between, other letters are factors.
+# Directly behind a digit, without a space, other letters are factors.
 _UNIT = (
     rf"(?:\s*{_SYMBOL_OF_UNIT}|\s+(?!{_NO_UNIT})[A-Za-z]{{3,}})"
     r"(?:\s[A-Za-z]{2,}){0,3}"
 )
-# A single letter in upright type is one of few units; bold ones are vectors.
+# A single upright letter is a unit only if it is one of these; bold letters are vectors.
 _TEXT_OF_UNIT = rf"\\(?:text|mbox|mathrm|mathit|textrm|textit)\s*\{{\s*(?:[mgshLlNJWVKCAF]|(?!\s*(?:,|{_NO_UNIT}))[^{{}}]{{2,}})\s*\}}"
 _DEGREES = r"(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))|°|\\degree(?![A-Za-z]))"
 _TRIGONOMETRIC = "sin|cos|tan|cot|sec|csc"
@@ -48,12 +48,12 @@ _IN_DEGREES = rf"(-?[0-9]+(?:\.[0-9]+)?)\s*{_DEGREES}"
 _MODULUS = r"(?:\{([^{}]*)\}|([0-9A-Za-z]+))"
 _FUNCTIONS = "(?:arc)?(?:sin|cos|tan)h?|cot|sec|csc|log|ln|exp"
 _PERIOD = r"\{?\s*\\(?:overline|bar|dot|overbar)\s*(?:\{\s*(?P<marked>[0-9]{1,20})\s*\}|(?P<digit>[0-9]))\s*\}?"
-# Once more than "0.33", or as two digits that come twice.
+# One digit three times or more, unlike "0.33", or a block of digits twice or more.
 _ELLIPSIS = r"(?:(?P<again>[0-9])(?P=again){2,}|(?P<block>[0-9]{2,9}?)(?P=block)+)(?:\.{2,}|…|\\[lc]?dots(?![A-Za-z]))"
 
 
 def _as_fraction(decimal: re.Match[str]) -> str:
-    """A decimal that repeats its last digits without end."""
+    """A decimal that repeats its last digits forever, as a fraction."""
     period = next(filter(None, decimal.group("marked", "digit", "again", "block")))
     whole, fixed = decimal["whole"] or "0", decimal["fixed"]
     nines = 10 ** len(period) - 1
@@ -63,13 +63,13 @@ def _as_fraction(decimal: re.Match[str]) -> str:
 
 
 def _in_radians(found: re.Match[str]) -> str:
-    """A trigonometric function of a number of degrees."""
+    """A trigonometric function of a number of degrees, in radians."""
     degrees = next(filter(None, found.groups()[2:]))
     return rf"\{found['name']}{found['power'] or ''}(\frac{{{degrees}\pi}}{{180}})"
 
 
 def _as_factor(found: re.Match[str]) -> str:
-    """A fraction of Unicode before a factor: "½x" is half of x, and "1/2x" may be read otherwise."""
+    """A Unicode fraction before a factor, as LaTeX: "½x" is half of x, but "1/2x" may be read otherwise."""
     return rf"\frac{{{unicodedata.normalize('NFKC', found.group()).replace('⁄', '}{')}}}"
 
 
@@ -100,7 +100,7 @@ _RULES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
         lambda found: rf"\pmod{{{next(filter(None, found.groups()), '')}}}",
     ),
     (r"\A[A-Za-z]\s*(?:\\equiv|≡)\s*(?=.*\\pmod)", ""),
-    # math-verify adds what stands side by side as in a mixed number.
+    # math-verify would add what stands side by side, as in a mixed number.
     (
         r"(?:(?<=[0-9])(?<![_^][0-9])(?<![_^][0-9]{2})|(?<=\)))\s*(?=\((?:[^(),]|\([^(),]*\))*\))",
         r" \\cdot ",
@@ -168,7 +168,7 @@ _TOKEN = re.compile(
 
 
 def cleaned(text: str) -> str:
-    """LaTeX without delimiters, spacing, units, percent and degree signs; empty where cleaning has no end."""
+    """LaTeX without delimiters, spacing, units, percent and degree signs; empty if cleaning does not settle."""
     for _ in range(_MAX_ROUNDS):
         before = text
         text = _FRACTION_BEFORE_FACTOR.sub(_as_factor, text)
@@ -184,7 +184,7 @@ def cleaned(text: str) -> str:
 
 
 def is_closed(text: str) -> bool:
-    """Whether no bracket of a text belongs to one outside of it; of whichever form, since ``[1,2)`` is an interval."""
+    """Whether every bracket of a text has its partner in it, of any form, since ``[1,2)`` is an interval."""
     depth = 0
     for token in _TOKEN.finditer(text):
         depth += (token["opening"] is not None) - (token["closing"] is not None)
@@ -194,7 +194,7 @@ def is_closed(text: str) -> bool:
 
 
 def split(text: str, marks: str, *, has_groups: bool = True) -> list[str]:
-    """The parts of a text between marks outside of brackets; commas of thousands are none if it ``has_groups``."""
+    """The parts of a text between marks outside of brackets; with ``has_groups``, thousands commas are not marks."""
     parts, start, depth = [], 0, 0
     for token in _TOKEN.finditer(text):
         depth += (token["opening"] is not None) - (token["closing"] is not None)

@@ -1,4 +1,4 @@
-"""The process that compares mathematics, as this one handles it; see `regime_w.algebra.math_worker`."""
+"""Starts, asks and ends the process that compares mathematics; see `regime_w.algebra.math_worker`."""
 
 import atexit
 import importlib.util
@@ -17,7 +17,7 @@ _PROGRAM = Path(__file__).with_name("math_worker.py")
 _NUM_STARTS = 2
 _REPLIES = {b"true\n": True, b"false\n": False}
 _NUM_KEPT = 4096
-"""Answers that are remembered: the arms of a group give the same few."""
+"""Comparisons that are remembered: the arms of a group give the same few answers."""
 
 
 class LibraryMissing(Exception):
@@ -25,13 +25,13 @@ class LibraryMissing(Exception):
 
 
 def require_library() -> None:
-    """Let math-verify compare two expressions, once for a process of ours.
+    """Check that math-verify is installed and compares two expressions; tries it once per process.
 
     Raises:
-        LibraryMissing: It is not there, or cannot.
+        LibraryMissing: It is not installed, or cannot compare them.
     """
     spec = importlib.util.find_spec(LIBRARY)
-    # Any folder of that name in the working directory is a package, without a file.
+    # A mere folder of that name in the working directory has a spec, too, but one without an origin.
     if spec is None or spec.origin is None:
         raise _missing("is not installed")
     try_library()
@@ -39,10 +39,10 @@ def require_library() -> None:
 
 @cache
 def try_library() -> None:
-    """Start the process that compares mathematics.
+    """Start the process that compares mathematics, and let it compare two expressions.
 
     Raises:
-        LibraryMissing: It has no math-verify that works.
+        LibraryMissing: math-verify does not work in it.
     """
     try:
         _PROCESS.ask("x + 1", "1 + x")
@@ -58,7 +58,7 @@ def _missing(reason: str) -> LibraryMissing:
 
 
 class MathProcess:
-    """The process, started when it is first needed; several threads may ask it."""
+    """The process that compares mathematics, started when it is first needed; several threads may ask it."""
 
     def __init__(self, program: Path = _PROGRAM) -> None:
         """Keep what to start; objects of this class live as long as the program."""
@@ -93,8 +93,8 @@ class MathProcess:
             self._end()
 
     def _leave_to_parent(self) -> None:
-        """Forget, in a process that was forked, what its parent goes on with: replies would be mixed up."""
-        # The parent's may be held by a thread that is not here.
+        """In a forked process, forget the parent's process, which it still uses: replies would be mixed up."""
+        # The parent's lock may be held by a thread that does not exist here.
         self._lock = threading.Lock()
         process, self._process = self._process, None
         if process is None:
@@ -102,21 +102,21 @@ class MathProcess:
         for pipe in (process.stdin, process.stdout):
             assert pipe is not None
             pipe.close()
-        process.returncode = 0  # It is not this process's to wait for.
+        process.returncode = 0  # The parent waits for it, not this process.
 
     def _reply(self, request: bytes) -> bytes:
-        """A line; empty where the process has ended."""
+        """The line that the process replies; empty if it has ended."""
         process = self._process = self._process or _started(self._program)
         assert process.stdin is not None
         assert process.stdout is not None
         reply = b""
         try:
-            with suppress(BrokenPipeError):  # That no reply comes says the same.
+            with suppress(BrokenPipeError):  # the missing reply says the same
                 process.stdin.write(request)
                 process.stdin.flush()
             reply = process.stdout.readline()
         finally:
-            # After an interruption the reply would be taken for that of the next request.
+            # After an interruption, the late reply would be taken for that of the next request.
             if not reply:
                 self._end()
         return reply
@@ -133,7 +133,7 @@ class MathProcess:
 
 def _started(program: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        # Without the folder of the file, whose modules have common names, on the path.
+        # -P keeps the file's folder, whose modules have common names, off the path.
         [sys.executable, "-P", "-W", "ignore", str(program)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,16 +1,16 @@
 """The program that compares mathematics with math-verify, for `regime_w.answer_types.mathematics`.
 
-It answers a line of JSON, a list of an answer and a gold answer, with another: whether both can be read and are
-equal; or, where math-verify does not work, a string that says why. Computer algebra may take any time and
+It answers each line of JSON, a list of an answer and a gold answer, with another line: whether both can be read and
+are equal. If math-verify does not work, it writes one string that says why. Computer algebra may take any time and
 memory (``9^{9^{9}}``), so
 
-- a child answers each request, so that nothing depends on what was asked before, and a child that ends itself
-  or is ended means "no";
-- what evaluation would write out with too many digits is refused before anything is evaluated;
+- a new child answers each request, so that nothing depends on earlier requests; a child that ends itself or is
+  killed means "no";
+- an expression whose evaluation would write out too many digits is refused before it is evaluated;
 - work is counted in calls of functions, which are the same on every machine, and not in seconds;
 - the kernel bounds the child's memory, and its CPU time for work that makes no calls.
 
-The standard library and math-verify suffice, so it is started as a file.
+It needs only the standard library and math-verify, so it is started as a file.
 """
 
 import gc
@@ -25,15 +25,15 @@ from contextlib import redirect_stdout
 from typing import Any
 
 _MAX_EVENTS = 2_000_000
-"""Calls and returns of a request; up to three seconds' work."""
+"""Most calls and returns for a request; up to three seconds' work."""
 _MAX_CPU_SECONDS = 20
-"""Of a request: far more than `_MAX_EVENTS` calls take, unless single calls take seconds."""
+"""CPU time for a request: far more than `_MAX_EVENTS` calls take, unless single calls take seconds."""
 _MAX_BYTES = 2**30
-"""Of a child's address space."""
+"""Size of a child's address space."""
 _MAX_BITS = 2**15
-"""Of a number that an expression may stand for."""
+"""Size of a number that an expression may stand for."""
 _MAX_DOUBLINGS = 64
-# math-verify evaluates these as it reads them; what may be large in them is told by its text.
+# math-verify evaluates these while it reads them; only their text can tell whether they may become large.
 _EVALUATED = re.compile(r"binom|choose|Gamma|gcd|lcm|det|vmatrix|rank|\|\s*_")
 _LARGE = re.compile(
     r"[0-9]{4}|!|\^\s*(?:\(|\{[^{}]*[\^({]|\{?\s*-?[0-9]{3})|(?:\^\s*\{?\s*-?[0-9].*?){3}"
@@ -61,10 +61,10 @@ def are_equal(answer: str, gold: str) -> bool:
     from math_verify import verify  # noqa: PLC0415
 
     found = [_parsed(text) for text in dict.fromkeys((gold, answer))]
-    found = [found[0], found[-1]]  # A text that is compared with itself is read once.
+    found = [found[0], found[-1]]  # a text that is compared with itself is read once
     if any(one is None or _bits(one) > _MAX_BITS for one in found):
         return False
-    # As many digits as a float has: a rounded value is another number.
+    # Compared to as many digits as a float has: a rounded value is another number.
     return bool(
         verify(*found, float_rounding=14, allow_set_relation_comp=True, timeout_seconds=None)
     )
@@ -77,7 +77,7 @@ def _parsed(latex: str) -> Any:
 
     if _EVALUATED.search(latex) and _LARGE.search(latex):
         return None
-    # Units are gone already; to the library, factors such as t and ab are some.
+    # Units are gone already, and the library would take factors such as t and ab for units.
     normalization = NormalizationConfig(
         basic_latex=True,
         units=False,
@@ -90,13 +90,13 @@ def _parsed(latex: str) -> Any:
         boxed_match_priority=-1, normalization_config=normalization
     )
     kinds = (latex_config, ExprExtractionConfig())
-    # math-verify's own time-outs are signals of seconds.
+    # No time-outs: math-verify's own count seconds, and use signals.
     found = parse(f"${latex}$", kinds, fallback_mode="no_fallback", parsing_timeout=None)
     return found[0] if found else None
 
 
 def _bits(expression: Any) -> int:
-    """A bound of the bits with which evaluation could write a number of the expression."""
+    """An upper bound on the bits of any number that evaluating the expression could write out."""
     from sympy import MatrixBase, Pow, Rational  # noqa: PLC0415
     from sympy.functions.combinatorial.factorials import CombinatorialFunction  # noqa: PLC0415
 
@@ -113,7 +113,7 @@ def _bits(expression: Any) -> int:
 
 
 def _budget(num_events: int) -> Callable[..., None]:
-    """A function for `sys.setprofile` that ends the process after so many events; it is most of a request's work."""
+    """A function for `sys.setprofile` that ends the process after so many events; counting is most of a request's work."""
     num_left = num_events
 
     def count(frame: object, event: str, argument: object) -> None:
@@ -127,7 +127,7 @@ def _budget(num_events: int) -> Callable[..., None]:
 
 
 def _exit_code(line: bytes) -> int:
-    """Answers a request in a child, as its exit code."""
+    """Answers a request in a child; the answer is the child's exit code."""
     from sympy.core.random import seed  # noqa: PLC0415
 
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
@@ -137,29 +137,29 @@ def _exit_code(line: bytes) -> int:
     sys.setprofile(_budget(_MAX_EVENTS))
     try:
         return _YES if are_equal(*json.loads(line)) else _NO
-    except Exception:  # Whatever it is, the texts cannot be compared.
+    except Exception:  # whatever it is, the texts cannot be compared
         return _NO
 
 
 def _why_not_ready() -> str | None:
-    """Load what answers need; one line that says why it cannot be done, or None."""
+    """Load what answers need; returns one line that says why that fails, or None."""
     try:
-        with redirect_stdout(sys.stderr):  # A package may say something as it is imported.
+        with redirect_stdout(sys.stderr):  # a package may print something when it is imported
             found = [are_equal(*sample) for sample in _SAMPLES]
-    except Exception as error:  # Whatever a broken package raises as it is imported.
+    except Exception as error:  # whatever a broken package raises when it is imported
         return " ".join(f"{type(error).__name__}: {error}".split())
     return None if found[0] else f"it does not find that {_SAMPLES[0][0]} is {_SAMPLES[0][1]}"
 
 
 def main() -> None:
-    """Answer until stdin ends; if that cannot be done, with the reason as a string."""
+    """Answer until stdin ends; if math-verify does not work, write the reason and exit."""
     logging.disable()
     # A core dump for each text that takes too long would fill the disk.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if reason := _why_not_ready():
         sys.stdout.write(f"{json.dumps(reason)}\n")
         sys.exit(1)
-    # A collection of garbage in a child would copy every page of what is loaded here.
+    # Garbage collection in a child would copy every page of memory that is loaded here.
     gc.freeze()
     for line in sys.stdin.buffer:
         child = os.fork()

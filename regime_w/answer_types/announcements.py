@@ -1,6 +1,6 @@
-r"""The words that announce an answer, and whether they do in their clause: "the answer is", not "the answer is not".
+r"""The words that announce an answer, and whether their clause lets them: "the answer is", not "the answer is not".
 
-From a text of any length to matches in it; every look behind is of bounded length.
+From a text of any length to matches in it; the text before a match is read up to a bounded length.
 """
 
 import re
@@ -19,7 +19,7 @@ ANSWER_IS = re.compile(
     (?:{_ADVERB}){{0,2}} (?:\n[ \t]{{0,8}}){{0,3}}
   | (?<![^\n]) (?: [#*_ ]{{0,8}} (?:the\ )?final[ _]answer | (?:\#{{1,6}}|\*\*|__)\ ?(?:the\ )?answer )
     [*_: ]{{0,8}} \n\s{{0,8}}               # a heading
-  # A field of JSON, of an object or a line of its own.
+  # A field of JSON, in an object or on a line of its own.
   | (?:(?<=\{{)|(?<=\{{[ \n])|(?<=,)|(?<=[, \n][ \n])) (?P<quote>["'])(?:final[_ ]?)?answer(?P=quote) \s{{0,4}}:\s{{0,4}}
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -30,7 +30,7 @@ _CLAUSE_END = re.compile(
 )
 _MAX_CLAUSE = 100
 _MAX_FIELD = 2000
-"""The most characters of an object before its answer, and of the rest of it, that are looked at."""
+"""The most characters of an object that are looked at before its answer, and as many after."""
 _SUBJECT = re.compile(
     r"""
     (?: .*\b(?:the|my|our|your|its|choose|pick|select)\b )? [\W\d_]*+
@@ -39,17 +39,17 @@ _SUBJECT = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )
-"""What stands before "answer" in a clause that states it: "the incorrect option" or "one choice" is another."""
+"""What may stand before "answer" in a clause that states it; "the incorrect option" and "one choice" do not match."""
 _FIELD_VALUE = re.compile(
     r"(?:\"(?P<double>(?:[^\"\\\n]|\\.)*)\"|'(?P<single>(?:[^'\\\n]|\\.)*)'|(?P<number>-?[0-9]+(?:\.[0-9]+)?))"
     r"\s{0,8}(?:,\s{0,40}(?=[\"'][^\"'\n]{1,40}[\"']\s{0,4}:)|\}|\Z)"
 )
-# Of an object that judges its own answer, none is taken.
+# An object that judges its own answer gives none.
 _JUDGED = re.compile(
     r"[\"'][a-z_ ]{0,20}(?:correct|wrong|right|valid)[a-z_ ]{0,20}[\"']\s*:", re.IGNORECASE
 )
 _BEFORE_OBJECT = re.compile(r"(?:\A|\n)[ \t]{0,8}(?:```(?:json)?\s{0,4})?\Z")
-# A letter, a name, a number or a term, but no predicate: "not clear but", "not only A but also".
+# A letter, a name, a number or a term, but not a predicate: "not clear but", "not only A but also".
 _THING = r"(?:[(\[]?[A-Za-z][)\]]?(?![\w'’])|[A-Z][\w'-]*(?:\s[A-Z][\w'-]*){0,3}|[-$\\0-9(A-Za-z](?=[^\s,;!?]*[0-9+*/^=$\\])[^\s,;!?\n]{0,60})"
 _NOT_BUT = re.compile(
     rf"not\s+(?:option\s|choice\s)?{_THING},?\s+but\s+(?:rather\s+|instead\s+)?(?=(?:option\s|choice\s)?{_THING}[\s.*)\]]*\Z)"
@@ -57,7 +57,7 @@ _NOT_BUT = re.compile(
 
 
 def clause_start(text: str, end: int) -> int:
-    """Where the clause begins that goes on at ``end``."""
+    """Where the clause that contains ``end`` begins."""
     start = max(0, end - _MAX_CLAUSE)
     before = last_match(_CLAUSE_END, text[start:end])
     return start if before is None else start + before.end()
@@ -71,11 +71,11 @@ def is_stated(clause: str) -> bool:
 def field_value(text: str, start: int) -> tuple[str, str]:
     """What a field of JSON holds, without its quotation marks, and what follows its object.
 
-    Empty where it is no string or number, where its object stands within a line of prose, or judges the answer.
+    Empty if it is neither a string nor a number, or if its object stands within a line of prose or judges the answer.
 
     Args:
-        text: That has the field.
-        start: Of the field's value.
+        text: Contains the field.
+        start: Where the field's value begins.
     """
     window = text[start : start + _MAX_FIELD]
     found = _FIELD_VALUE.match(window)
@@ -91,6 +91,6 @@ def field_value(text: str, start: int) -> tuple[str, str]:
 
 
 def without_contrast(sentence: str) -> str:
-    """A sentence without what it denies before it gives another thing: "not A but B" is "B"."""
+    """A sentence without the thing that it denies before it gives another: "not A but B" becomes "B"."""
     contrast = _NOT_BUT.match(sentence)
     return sentence if contrast is None else sentence[contrast.end() :]

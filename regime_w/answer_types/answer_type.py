@@ -1,4 +1,4 @@
-"""What every type of answer can do, and how equal answers of a group become the same text."""
+"""What every answer type can do, and how equal answers in a group become the same text."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -9,8 +9,8 @@ AnswerTypeName = Literal["number", "choice", "text", "math"]
 class AnswerType(Protocol):
     """How the answers to a question are found in a text, read, and compared.
 
-    Answers leave it as canonical texts. No method raises on any text, and each looks at a bounded part of
-    it or scans it once.
+    Its methods return answers as canonical texts. No method raises on any text, and each looks at a bounded
+    part of the text or scans it once.
     """
 
     @property
@@ -19,7 +19,7 @@ class AnswerType(Protocol):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The texts of a question's choices, first that of A; empty for other types, or where unknown."""
+        """The texts of a question's choices, first that of A; empty for other types, and if they are unknown."""
 
     @property
     def is_canonical(self) -> bool:
@@ -27,7 +27,7 @@ class AnswerType(Protocol):
 
     @property
     def is_numeric(self) -> bool:
-        """Whether answers are numbers; of others s_path abstains."""
+        """Whether answers are numbers; for other answers s_path abstains."""
 
     @property
     def expected(self) -> str:
@@ -40,10 +40,10 @@ class AnswerType(Protocol):
         """Whether `extract` takes the answer from a ``####``, a box or an element, and not from prose."""
 
     def read(self, answer: str) -> str | None:
-        """An answer that stands alone, canonical or as written; None where it is none."""
+        """Reads an answer that stands alone, canonical or as written; None if it is not an answer."""
 
     def read_gold(self, text: str) -> str | None:
-        """The answer of a gold answer: alone, or at the end of a solution; None where it cannot be read."""
+        """Reads a gold answer, which stands alone or ends a solution; None if it cannot be read."""
 
     def equal(self, a: str | None, b: str | None) -> bool:
         """Whether two canonical answers are equal; None equals nothing, not even itself."""
@@ -52,12 +52,12 @@ class AnswerType(Protocol):
 def merged(
     answers: Sequence[str | None], gold: str | None, answer_type: AnswerType
 ) -> list[str | None]:
-    """Answers in which equal ones are the same text, that of the first of them, so that texts can be counted.
+    """The answers, with equal ones replaced by the text of the first of them, so that texts can be counted.
 
     Args:
-        answers: Canonical.
-        gold: Canonical; None where there is none. All answers that equal it are one.
-        answer_type: Of all of them.
+        answers: Canonical answers.
+        gold: The canonical gold answer; None if there is none. All answers that equal it count as equal.
+        answer_type: The type of all of them.
     """
     firsts: list[str] = []
     known: dict[str, str] = {}

@@ -54,20 +54,20 @@ _LETTERS_ALONE = re.compile(
     r"[\s,;&/]*(?:(?:and|or)\s+)?[(\[]?[A-Za-z][)\]]?(?:[\s,;&/]+(?:(?:and|or)\s+)?[(\[]?[A-Za-z][)\]]?)*[\s.]*"
 )
 _QUOTES = str.maketrans("‘’“”", "''\"\"")
-# "A'" is another thing than "A".
+# "A'" means something other than "A".
 _PRIMED = re.compile(r"[\s*_$(\[{]*[A-Za-z]['’′](?!\w)")
 
 
 def letter_of(index: int) -> str | None:
-    """The letter of a choice by its index from 0; None where there is none."""
+    """The letter of a choice by its index from 0; None if there is no such letter."""
     return LETTERS[index] if 0 <= index < len(LETTERS) else None
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
-    """A question with its choices below it, one a line, each with its letter.
+    """A question with its choices below it, one on each line, each with its letter.
 
     Args:
-        question: Without its choices.
+        question: The question without its choices.
         choices: At most 26 texts; none leaves the question as it is.
     """
     if not choices:
@@ -78,10 +78,10 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of several choices; canonical is its letter."""
+    """One of several choices; its letter is the canonical answer."""
 
     choices: tuple[str, ...] = ()
-    """Their texts, first that of A; empty where the question alone has them."""
+    """Their texts, first that of A; empty if only the question shows them."""
 
     name: ClassVar[AnswerTypeName] = "choice"
     is_canonical: ClassVar[bool] = True
@@ -89,7 +89,7 @@ class Choice:
 
     @property
     def expected(self) -> str:
-        """Which letters there are."""
+        """Which letters, and whether texts, may be given as a gold answer."""
         last = LETTERS[len(self.choices) - 1] if self.choices else "Z"
         texts = ", the text of one choice" if self.choices else ""
         return (
@@ -97,9 +97,9 @@ class Choice:
         )
 
     def extract(self, text: str) -> str | None:
-        """The stated letter or text of a choice, or that of a last line which is nothing else.
+        """The letter of the choice that is stated, by letter or text, or that makes up the last line.
 
-        None where what follows takes it back, or where it is one of a list of choices.
+        None if what follows takes it back, or if it belongs to a list of choices.
         """
         text = completion_of(text)
         stated = stated_answer(text)
@@ -120,7 +120,7 @@ class Choice:
     def read(self, answer: str) -> str | None:
         """A letter, such as ``(b)``, a letter with a text, such as ``B. Paris``, or the text of one choice.
 
-        None where letter and text are of two choices, or more than one is named.
+        None if letter and text belong to two choices, or if more than one is named.
         """
         return self._read(answer, may_explain=True)
 
@@ -131,7 +131,7 @@ class Choice:
         return self._read(text, may_explain=False)
 
     def is_ambiguous(self, gold: str) -> bool:
-        """Whether a gold answer is a letter alone that another choice has as its text: ``A`` of ``["B", "A"]``."""
+        """Whether a gold answer is just a letter that is also another choice's text: ``A`` for ``["B", "A"]``."""
         letter = self.read_gold(gold)
         stated = stated_answer(gold) if states_gold(gold) else None
         alone = normalised(gold if stated is None else stated.line)
@@ -147,10 +147,10 @@ class Choice:
         return a is not None and a == b
 
     def _read_last(self, line: str | None) -> str | None:
-        """Reads a line that no word announces as the answer."""
+        """Reads a line that is not announced as the answer."""
         if line is None:
             return None
-        # Alone, I is a pronoun where no choices are known.
+        # If no choices are known, a lone I is a pronoun.
         if not self.choices and line.strip(" .!,*") == "I":
             return None
         conclusion, is_choice = conclusion_of(line)
@@ -159,7 +159,7 @@ class Choice:
         return self._read(conclusion, may_explain=False)
 
     def _goes_on(self, stated: Stated, letter: str) -> bool:
-        """Whether the next choice follows in the next line, in the same form: a list of choices is no answer."""
+        """Whether the next line gives the next choice in the same form: a list of choices is not an answer."""
         line = only_line(stated.behind.removeprefix("\n").partition("\n")[0])
         if (
             not stated.behind.startswith("\n")
@@ -173,7 +173,7 @@ class Choice:
         return is_alone[0] == is_alone[1] and self._read_last(line) == chr(ord(letter) + 1)
 
     def _read(self, answer: str, *, may_explain: bool) -> str | None:
-        """Reads a line; one that ``may_explain`` is known to give an answer, and says why."""
+        """Reads a line; with ``may_explain`` it is known to give an answer, and may say why."""
         line = only_line(answer)
         if line is None or _PRIMED.match(line) or "~~" in line:
             return None
@@ -201,7 +201,7 @@ class Choice:
         named = self._named(found["text"])
         if named:
             return letter if letter in named else None
-        # Of unknown choices "B) London" gives one, "E. coli" does not.
+        # If the choices are unknown, "B) London" gives one, but "E. coli" does not.
         is_unknown = not self.choices
         is_item = is_unknown and (found["bracketed"] or found["item"] is not None)
         if not (may_explain or is_item) or _LETTERS_ALONE.fullmatch(found["text"]):
@@ -211,7 +211,7 @@ class Choice:
         return None if doubted else letter
 
     def _letter(self, letter: str) -> str | None:
-        """A letter in capitals; None where no choice has it."""
+        """A letter as a capital; None if no choice has it."""
         return letter.upper() if letter.upper() in self._names().letters else None
 
     def _named(self, text: str) -> list[str]:
@@ -227,7 +227,7 @@ class Choice:
 
 @lru_cache(maxsize=16)
 def _names_of(choices: tuple[str, ...]) -> Names:
-    # What is compared is one line of an answer: a longer choice is known by its letter alone.
+    # Only one line of an answer is compared, so a longer choice is recognised only by its letter.
     texts = {
         letter: normalised(without_markup(choice))
         for letter, choice in zip(LETTERS, choices, strict=False)

@@ -1,4 +1,4 @@
-"""What a completion says: without its thoughts, what it strikes out, and what follows its end of turn."""
+"""A completion's text without its thoughts, struck-out parts, and everything after its end of turn."""
 
 import re
 
@@ -11,11 +11,11 @@ _STOP_TOKEN = re.compile(
     r"<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end|return)\|>|<(?:eos|/s|end_of_turn)>"
     r"|<｜end▁of▁sentence｜>"
 )
-"""Ends a turn, where a tokenizer shows it as text."""
+"""Ends a turn, if a tokenizer shows the token as text."""
 
 
 def completion_of(text: str) -> str:
-    """What a completion says for answers that are no numbers.
+    """What a completion says, for answers that are not numbers.
 
     Args:
         text: Completion without its prompt.

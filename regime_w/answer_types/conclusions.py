@@ -1,4 +1,4 @@
-"""A last line that concludes with a choice, and a choice that is given beside another which is denied.
+"""Reads a choice from a last line that concludes with it, and from a line that denies another choice.
 
 From a line of bounded length to the part of it that gives the choice.
 """
@@ -10,7 +10,7 @@ _LEAD_IN = re.compile(
     r"(?:(?:I|we)(?:['’]d|\swould|\swill|['’]ll)?\s(?:choose|pick|select|go\swith)\s)?",
     re.IGNORECASE,
 )
-"""Begins a last line that gives a choice and nothing else: "Therefore, B is the correct answer."."""
+"""Matches the beginning of a last line that gives only a choice: "Therefore, B is the correct answer."."""
 _CONCLUDED = re.compile(
     r"[*_]*(?:(?:the\s)?(?:answer|option|choice)\s[A-Z]\b|[(\[][A-Za-z][)\]]|(?:(?:the\s)?(?:option|choice)\s)?[A-Z][*_]*\s.*\b(?:answer|option|choice)\b|[B-HJ-Z][*_]*[.!])"
 )
@@ -23,14 +23,13 @@ _NOT_ANOTHER = re.compile(
 def conclusion_of(line: str) -> tuple[str, bool]:
     """A line without "Therefore," or "So I choose" at its beginning, and whether what is left can be a choice.
 
-    It always can where nothing is left out. "So A" may be the beginning of a sentence, and "Hence x is true" is of a
-    variable.
+    If nothing was removed, it always can. "So A" may begin a sentence, and "Hence x is true" is about a variable.
     """
     conclusion = _LEAD_IN.sub("", line, count=1)
     return conclusion, conclusion == line or _CONCLUDED.match(conclusion) is not None
 
 
 def without_another(line: str) -> str:
-    """A line without another letter that it denies at its end: "B and not C" is "B"."""
+    """A line without another letter that it denies at its end: "B and not C" becomes "B"."""
     denied = _NOT_ANOTHER.search(line)
     return line if denied is None else line[: denied.start()]

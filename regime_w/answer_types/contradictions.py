@@ -24,7 +24,7 @@ _IS_FALSE = re.compile(
     rf"{_FALSE}|(?:(?!\b(?:others?|rest)\b).)*?\b(?:is|was|are|were|be|seems?|looks?)\s+(?:\w+\s+)?{_FALSE}",
     re.IGNORECASE,
 )
-"""Words that may be a choice's own where the choices are unknown."""
+"""Matches words that, if the choices are unknown, may be a choice's own text."""
 # In prose A is an article and I a pronoun, unless they stand in brackets, at the end, or A before a verb.
 _LETTER = re.compile(
     r"\(\s*([A-Za-z])\s*\)|(?<![\w'’])([B-HJ-Z]|A(?=\s(?:is|was)\s|\W*\Z))(?![\w'’])"
@@ -44,12 +44,12 @@ _CONCLUDED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What the choices of a question are called."""
+    """The letters and texts of a question's choices."""
 
     letters: str
-    """Those that there are."""
+    """The letters that a choice may have."""
     texts: Mapping[str, str]
-    """Their texts by their letters, as `normalised` gives them; empty where they are unknown."""
+    """Their normalised texts by letter (see `normalised`); empty if they are unknown."""
 
 
 def without_reason(line: str) -> tuple[str, str]:
@@ -63,8 +63,8 @@ def is_doubted(text: str, letter: str, names: Names, *, may_say_false: bool) -> 
 
     Args:
         text: What follows the letter.
-        letter: That the answer gives.
-        names: Of all choices.
+        letter: The letter that the answer gives.
+        names: Letters and texts of all choices.
         may_say_false: Whether "false" may be the choice's own text.
     """
     return (
@@ -104,7 +104,7 @@ def is_withdrawn(behind: str, letter: str, names: Names) -> bool:
 
 
 def _mentions(text: str, names: Names) -> Iterator[tuple[str, int, int]]:
-    """The letters that a text names, or whose choices' texts it has, each with its place."""
+    """The letters that a text names, directly or by a choice's text, each with its start and end."""
     yield from _letters(text, names)
     for letter, choice in names.texts.items():
         if choice:
@@ -120,7 +120,7 @@ def _letters(text: str, names: Names) -> Iterator[tuple[str, int, int]]:
 
 
 def _has_other_text(text: str, letter: str, names: Names) -> bool:
-    """Whether a normalised text has another choice's text in it, and not the letter's own, or as a part of that."""
+    """Whether a normalised text contains another choice's text, and not the letter's own or only as a part of it."""
     found = {
         each: choice
         for each, choice in names.texts.items()

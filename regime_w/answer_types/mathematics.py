@@ -1,10 +1,10 @@
 r"""Answers that are mathematics: expressions, sets, intervals, tuples, equations, as math-verify compares them.
 
-Numbers, words and the same LaTeX are compared here. All else goes to a process of its own, since computer
-algebra may take any time and memory. What it says of two answers depends on the versions of Python, SymPy and
-math-verify, and not on how fast or busy a machine is: work is counted and not timed, and an answer that takes
-too much of it equals no other. Only work that makes no calls is ended by a limit in seconds of CPU time, which
-no known answer reaches. A run's journal keeps rewards, so that replaying it compares nothing again.
+Numbers, words and identical LaTeX are compared here. Everything else goes to a separate process, since computer
+algebra may take any amount of time and memory. Its results depend on the versions of Python, SymPy and
+math-verify, but not on how fast or busy the machine is: work is counted, not timed, and an answer that takes too
+much work equals no other. Only work that makes no calls is limited in seconds of CPU time, a limit that no known
+answer reaches. A run's journal keeps rewards, so replaying it compares nothing again.
 """
 
 import re
@@ -24,19 +24,19 @@ from regime_w.numbers.numerals import NUMBER, canonical, value_of
 from regime_w.numbers.statements import has_hedge
 
 _NUMBER = re.compile(rf"(?P<sign>[+-]?)\s*{NUMBER}", re.VERBOSE | re.IGNORECASE)
-# A numeral with its base is read as the words are: math-verify takes no notice of the base.
+# A numeral with its base is read as words are, since math-verify ignores the base.
 _WORDS = re.compile(
     r"[A-Za-z]{3,}|[A-Za-z]{2,}(?:[ -][A-Za-z]+){1,2}|[0-9A-Fa-f]+_(?:\{[0-9]+\}|[0-9]+|[a-z]{3,})"
 )
-# Two words in a row, which are neither a command nor a product of letters.
+# Two words in a row are neither a command nor a product of letters.
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
-# Points, segments and single letters, of which math-verify takes no notice of case and order.
+# Points, segments and single letters, whose case and order math-verify ignores.
 _NAME = re.compile(r"[A-Z]{2,}|[A-Za-z]")
 _NUMBERS_APART = re.compile(r"[0-9]+(?: [0-9]+)+")
 _FORMULA = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)")
 _NO_UNION = r"(?:(?!\\cup|\\cap|\\setminus).)*"
 _MAX_COMPARED = 16
-"""Pairs of equations that are compared for one answer: more than systems of four have."""
+"""Most pairs of equations that are compared for one answer: enough for systems of four."""
 _SET = re.compile(rf"\\\{{{_NO_UNION}\\\}}")
 _TUPLE_OR_INTERVAL = re.compile(rf"[(\[]{_NO_UNION},{_NO_UNION}[)\]]")
 _PRIMED = re.compile(r"(?<![A-Za-z\\])([A-Za-z])('+)")
@@ -49,7 +49,7 @@ _UNNOTICED = tuple(
         r"\\frac\s?\{\s?(?:d|\\partial)[^{}]*\}\s?\{\s?(?:d|\\partial)[^{}]*\}",
     )
 )
-"""Signs that do not count for math-verify: relations, a modulus, a transpose, and of what by what a derivative is."""
+"""Signs that math-verify ignores: relations, a modulus, a transpose, and the two parts of a derivative."""
 _RELATION_FIRST = re.compile(r"[<>≈~]|\\(?:[lg]eq?|[lg]t|neq?|approx|sim|n[lg]eq)(?![A-Za-z])")
 
 
@@ -60,14 +60,14 @@ class Mathematics:
     name: ClassVar[AnswerTypeName] = "math"
     choices: ClassVar[tuple[str, ...]] = ()
     is_canonical: ClassVar[bool] = False
-    # Were it for answers that are numbers, paths would be paid on some questions of a source and not on others.
+    # False for answers that are numbers, too: else paths would be rewarded on only some questions of a source.
     is_numeric: ClassVar[bool] = False
     expected: ClassVar[str] = (
         r"mathematics that math-verify reads: give the LaTeX alone, or a solution with a \boxed{}"
     )
 
     def extract(self, text: str) -> str | None:
-        """The stated answer, or a completion that is one line of mathematics; None where what follows takes it back."""
+        """The stated answer, or a completion that is one line of mathematics; None if what follows takes it back."""
         text = completion_of(text)
         stated = stated_answer(text)
         if stated is None:
@@ -82,7 +82,7 @@ class Mathematics:
         return states_in_form(completion_of(text))
 
     def read(self, answer: str) -> str | None:
-        """The number in canonical form, the words, or the cleaned LaTeX; of prose, its only formula if it has one."""
+        """The canonical number, the words or the cleaned LaTeX; for prose, its formula if there is exactly one."""
         # A matrix may be written over several lines.
         line = only_line(" ".join(answer.split()) if r"\begin{" in answer else answer)
         if line is None or "?" in line:
@@ -94,7 +94,7 @@ class Mathematics:
         return found
 
     def read_gold(self, text: str) -> str | None:
-        """As `read`, of a line or of what a solution states; None where math-verify cannot read it."""
+        """As `read`, for a line or for what a solution states; None if math-verify cannot read it."""
         stated = stated_answer(text) if states_gold(text) else None
         gold = self.read(text if stated is None else stated.line)
         if gold is None:
@@ -106,7 +106,7 @@ class Mathematics:
         """Whether math-verify finds ``a`` equal to the gold answer ``b``; numbers and words are compared exactly.
 
         A list without brackets equals a set, and a tuple of the same order; a set equals neither tuple nor interval.
-        What an equation equals, see `regime_w.algebra.equations`.
+        See `regime_w.algebra.equations` for what an equation equals.
         """
         if a is None or b is None or a == b:
             return a is not None and a == b
@@ -121,26 +121,26 @@ class Mathematics:
         return _verify(a, b)
 
     def _is_comparable(self, part: str) -> bool:
-        """Whether an answer or a part of it can be read by what would compare it."""
+        """Whether an answer or a part of it can be read and compared."""
         part = self.read(part) or ""
         return _is_known(part) or are_equal(part, part)
 
     def _are_equal_parts(self, a: str, b: str) -> bool:
-        """As `equal`, of what stands on the sides of equations."""
+        """As `equal`, for the sides of equations."""
         return self.equal(self.read(a), self.read(b))
 
 
 def _at_most(num_compared: int) -> Callable[[str, str], bool]:
-    """What math-verify says of so many pairs of texts; no other pair is equal."""
+    """A function that lets math-verify compare so many pairs of texts; further pairs count as different."""
     left = iter(range(num_compared))
     return lambda a, b: next(left, None) is not None and _verify(a, b)
 
 
 def _verify(a: str, b: str) -> bool:
-    """What math-verify says of two texts that are alike in all of which it takes no notice."""
+    """Whether math-verify finds two texts equal, and they agree in all that it ignores."""
     if any(pattern.findall(a) != pattern.findall(b) for pattern in _UNNOTICED):
         return False
-    # Not so many derivatives, but of the same: u'v is not uv'.
+    # Not only as many primes, but on the same letters: u'v is not uv'.
     first, second = (_PRIMED.sub(_as_symbol, text) for text in (a, b))
     return are_equal(first, second)
 
@@ -157,7 +157,7 @@ def _read(line: str) -> str | None:
         return number
     if _WORDS.fullmatch(text):
         words = normalised(text).replace("{", "").replace("}", "")
-        # In small letters "Pi Pi" is notation, and no longer words.
+        # In small letters "Pi Pi" is notation, not words.
         return words if _WORDS.fullmatch(cleaned(words)) else _read(words)
     if _NUMBERS_APART.fullmatch(text):
         return None
@@ -173,7 +173,7 @@ def _is_tuple_or_interval(answer: str) -> bool:
 
 
 def _is_known(answer: str) -> bool:
-    """Whether an answer that was read needs no computer algebra to be read."""
+    """Whether an answer is a number or words, which need no computer algebra."""
     return _number(answer) is not None or _WORDS.fullmatch(answer) is not None
 
 

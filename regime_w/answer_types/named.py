@@ -14,7 +14,7 @@ def answer_type_of(name: AnswerTypeName, choices: Sequence[str] = ()) -> AnswerT
     """The type of a question's answer.
 
     Args:
-        name: Of the type.
+        name: Name of the type.
         choices: The texts of the question's choices, for the type ``choice``.
 
     Raises:

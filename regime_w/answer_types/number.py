@@ -45,4 +45,4 @@ class Number:
 
 
 NUMBER = Number()
-"""The type that is meant where none is named."""
+"""The default type of answers."""

@@ -1,9 +1,9 @@
 r"""Where a completion states its answer, whatever the answer's type.
 
-The position is that of the first rule that applies: after the last ``####`` (see `regime_w.numbers.marker`), in
+The first rule that applies gives the position: after the last ``####`` (see `regime_w.numbers.marker`), in
 the last ``\boxed{}`` or ``<answer></answer>``, after the last "answer is" or under the last heading "Final
-Answer". What a sentence denies or supposes is not stated: "the answer is not A", "the incorrect option is A", "if
-the answer was A".
+Answer". A sentence that denies or supposes an answer does not state it: "the answer is not A", "the incorrect
+option is A", "if the answer was A".
 """
 
 import re
@@ -24,7 +24,7 @@ from regime_w.numbers.markup import without_markup
 from regime_w.numbers.statements import has_hedge, last_match
 
 MAX_ANSWER_CHARS = 400
-"""Longer statements are prose, and no answer."""
+"""A longer statement is prose, not an answer."""
 
 _MAX_BEHIND = 160
 """The most characters behind a statement that are looked at."""
@@ -41,23 +41,23 @@ class Stated:
     """An answer that a text states."""
 
     line: str
-    """Empty where an answer is announced and none follows, or more than an answer."""
+    """Empty if an answer is announced but nothing follows, or more than an answer."""
     behind: str = ""
     """The beginning of what follows."""
     is_marked: bool = False
-    """Whether it stands behind a ``####``, and what follows takes nothing back."""
+    """Whether it stands behind a ``####``; then nothing that follows takes it back."""
     is_formatted: bool = False
     """Whether it stands behind a ``####``, in a box or in an element."""
     is_label: bool = False
-    """Whether it stands behind "Option:" or "Choice:" alone, which may only name what is looked at."""
+    """Whether only "Option:" or "Choice:" announces it, which may just name what is being discussed."""
 
 
 def stated_answer(text: str, addition: re.Pattern[str] | None = None) -> Stated | None:
-    """The stated answer; None where none is stated.
+    """The stated answer; None if none is stated.
 
     Args:
         text: A completion or a solution.
-        addition: Begins what is left out of a sentence that states the answer, if there is no doubt in it.
+        addition: Matches where an addition to a sentence begins; it is left out unless it expresses doubt.
     """
     if MARKER in text:
         return _marked_answer(text, addition)
@@ -65,20 +65,20 @@ def stated_answer(text: str, addition: re.Pattern[str] | None = None) -> Stated 
 
 
 def only_line(text: str) -> str | None:
-    """The text where it is one line of the length of an answer, without white space around it."""
+    """The text without white space around it, if it is one line no longer than an answer; else None."""
     text = text.strip()
     return None if not text or len(text) > MAX_ANSWER_CHARS or len(text.splitlines()) > 1 else text
 
 
 def last_lines(text: str) -> tuple[str | None, str | None]:
-    """The last line that is not blank and the one before it, each None where it has not the length of an answer."""
+    """The last line that is not blank and the one before it, each None if it is too long for an answer."""
     lines = text.rstrip()[-2 * MAX_ANSWER_CHARS - 2 :].splitlines()
     before, last = ["", "", *(line for line in lines if line.strip())][-2:]
     return only_line(last), only_line(before)
 
 
 def states_in_form(text: str) -> bool:
-    """Whether `stated_answer` is one behind a ``####``, in a box or in an element."""
+    """Whether the answer of `stated_answer` stands behind a ``####``, in a box or in an element."""
     stated = stated_answer(text)
     return stated is not None and stated.is_formatted
 
@@ -89,7 +89,7 @@ def states_gold(text: str) -> bool:
 
 
 def _marked_answer(text: str, addition: re.Pattern[str] | None) -> Stated:
-    """What stands after the last ``####``; under a heading what is stated there."""
+    """What stands after the last ``####``; if that is a heading, what is stated under it."""
     marked = after_marker(text, WORK_HEADING)
     if marked.below and not marked.line:
         return _boxed_or_said("\n".join([marked.heading, *marked.below]), addition) or Stated("")
@@ -108,7 +108,7 @@ def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> Stated | None
 
 
 def _last_boxed(text: str) -> Stated | None:
-    """What the last box holds that is not denied; empty where all are, or where another on its line is its rival."""
+    """What the last box that is not denied holds; empty if all are denied, or if another on its line is its rival."""
     boxes = [*_BOX.finditer(text)]
     claimed = (box for box in reversed(boxes) if _is_claimed(text, box))
     last, other = next(claimed, None), next(claimed, None)
@@ -135,7 +135,7 @@ def _is_claimed(text: str, box: re.Match[str]) -> bool:
 
 
 def _content(text: str, box: re.Match[str]) -> tuple[str, int]:
-    """What a box holds, and where it ends; empty where it is not closed nearby."""
+    """What a box holds, and where it ends; empty if it is not closed nearby."""
     closing = "}" if box.group().endswith("{") else "</answer>"
     end = (
         closing_brace(text, box.end(), MAX_ANSWER_CHARS + 1)
@@ -146,7 +146,7 @@ def _content(text: str, box: re.Match[str]) -> tuple[str, int]:
 
 
 def _are_rivals(first: str, between: str, second: str) -> bool:
-    """Whether two boxes of a line hold different answers, and no word corrects or concludes between them."""
+    """Whether two boxes of a line hold different answers, with no word of correction or conclusion between them."""
     if "\n" in between or has_correction(between):
         return False
     answers = {without_markup(each).strip(" ()$.").casefold() for each in (first, second)}
@@ -154,7 +154,7 @@ def _are_rivals(first: str, between: str, second: str) -> bool:
 
 
 def _last_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
-    """The sentence after the last "answer is" that states one; empty where a later one denies it, or all do."""
+    """The sentence after the last "answer is" that states one; empty if a later one denies it, or if all deny."""
     denials: list[str] = []
     end = len(text)
     for found in reversed([*ANSWER_IS.finditer(text)]):
@@ -186,7 +186,7 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
 
 
 def _first_line(window: str, *, is_below: bool) -> str:
-    """The line that goes on behind an "answer is", or the block below it; empty where that is a list."""
+    """The rest of the line behind an "answer is", or the block below it; empty if that is a list."""
     if not is_below:
         return window.partition("\n")[0]
     lines = [line for line in window.splitlines() if line.strip()]
@@ -203,6 +203,6 @@ def _without_addition(sentence: str, addition: re.Pattern[str] | None) -> str:
 
 
 def _is_contradicted(said: str, denied: str) -> bool:
-    """Whether a denial is of what was said, or says another thing instead."""
+    """Whether a denial concerns what was said, or gives something else instead."""
     words = [set(map(str.casefold, _WORD.findall(each))) for each in (said, denied)]
     return not words[0].isdisjoint(words[1]) or says_instead(denied)

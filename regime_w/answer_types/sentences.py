@@ -1,4 +1,4 @@
-"""A sentence that gives an answer, without its full stop and the marks that enclose more than the answer."""
+"""Finds the sentence that gives an answer, without its full stop and marks that enclose more than the answer."""
 
 import re
 
@@ -6,7 +6,7 @@ _MAX_BEFORE = 100
 """The most characters before a sentence that are looked at."""
 
 _MARKS = r"[*_\"'`$)\]}]"
-# After a word of three letters or more: "St. Louis" goes on.
+# After a word, a full stop counts only if the word has three letters or more: "St. Louis" goes on.
 _SENTENCE_END = re.compile(
     rf"(?:(?:(?<=[^\W\d_]{{3}})|(?<=[0-9)\]}}$*_\"'`]))(?P<stop>[.!])(?={_MARKS}{{0,20}}+(?:\s|\Z))|[。！])"
     rf"(?P<marks>{_MARKS}{{0,20}}+)"
@@ -20,7 +20,7 @@ def first_sentence(line: str) -> tuple[str, str]:
     end = _SENTENCE_END.search(line)
     if end is None:
         return line.strip(), ""
-    # "5!" is another answer than "5".
+    # "5!" is a different answer from "5".
     stop = "!" if end["stop"] == "!" else ""
     return (line[: end.start()] + stop + end["marks"]).strip(), line[end.end() :]
 
@@ -28,7 +28,8 @@ def first_sentence(line: str) -> tuple[str, str]:
 def without_outer_marks(line: str, text: str, start: int) -> str:
     """A line without the marks at its end that were opened before ``start``: "**Answer: Paris**".
 
-    Emphasis that begins right before ``start`` and ends within the line is whole again: "Answer: **Paris**, France".
+    Emphasis that begins right before ``start`` and ends within the line gets its opening marks back: "Answer: **Paris**,
+    France".
     """
     before = text[max(0, start - _MAX_BEFORE) : start].rpartition("\n")[2]
     while line and re.fullmatch(_MARKS, line[-1]) and _is_open(line[-1], before, line):
@@ -38,7 +39,7 @@ def without_outer_marks(line: str, text: str, start: int) -> str:
 
 
 def _is_open(mark: str, before: str, line: str) -> bool:
-    """Whether a mark at the end of a line closes what was opened before the line."""
+    """Whether a mark at the end of a line closes one that was opened before the line."""
     opening = _OPENING.get(mark)
     if opening is None:
         return all(len(re.findall(rf"{re.escape(mark)}+", each)) % 2 for each in (before, line))

@@ -24,7 +24,7 @@ _SUPERSCRIPT = re.compile(rf"[{''.join(map(chr, _SUPERSCRIPTS))}]+")
 _FRACTION = re.compile("[¼-¾⅐-⅞↉]")
 _LATEX_TEXT = re.compile(r"\\(?:text|math|mbox|emph)(?:bf|rm|it|tt|sf|up|normal)?\s*\{([^{}]*)\}")
 _LATEX_SIGN = re.compile(r"\\([$%&#_])")
-# Asterisks that are no operators: "2**3" and "3 * 6" keep theirs.
+# Asterisks that are not operators: "2**3" and "3 * 6" keep theirs.
 _EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,3})(?=[^\s*])([^*]*)(?<=\S)\1(?![\w(*])")
 _WORDS = r"\s*[^\W\d_]{2}[^\d,;:()\[\]{}\\^_=+*/<>|]*"
 _WRAPPED = re.compile(
@@ -35,7 +35,7 @@ _WRAPPED = re.compile(
     """,
     re.VERBOSE,
 )
-"""A whole text in marks that say nothing of it; an interval, a pair or a set keeps its brackets."""
+"""A whole text in marks that add nothing to it; an interval, a pair or a set keeps its brackets."""
 _LEADING = re.compile(r"\A(?:[\s,;:]|\.\s)+")
 # "5!" and "n!" are not "5" and "n", and "1, 2, ..." goes on.
 _TRAILING = re.compile(
@@ -46,14 +46,14 @@ _ADDITION = re.compile(r",\s+(?:who|whom|whose|which|where|because|since)\s")
 
 
 def normalised(text: str) -> str:
-    """A text without case, markup, marks and quotes around it, its full stop, and runs of white space.
+    """A text without case, markup, enclosing marks and quotes, final full stop, and runs of white space.
 
-    Signs, operators, exponents, the brackets of several things, accents and articles stay: exact is what is left.
+    Signs, operators, exponents, brackets around several things, accents and articles stay, and are compared exactly.
 
     Args:
         text: At most `MAX_ANSWER_CHARS` characters.
     """
-    # What is left of one round may be marked again: "**(Paris.)**".
+    # What one round leaves may have marks around it again: "**(Paris.)**".
     for _ in range(MAX_ANSWER_CHARS):
         before = text
         text = " ".join(_LATEX_TEXT.sub(r"\1", _without_variants(text)).split())
@@ -98,8 +98,8 @@ class Text:
     def extract(self, text: str) -> str | None:
         """The stated answer, or a completion that is one line.
 
-        A sentence's ", who …" is left out, and what else begins with a comma and a word of `_ADDITION`. None where
-        the next sentence takes the answer back, or one near says that it is wrong.
+        A part of the sentence that begins with a comma and a word of `_ADDITION`, such as ", who …", is left out. None
+        if the next sentence takes the answer back, or one nearby says that it is wrong.
         """
         text = completion_of(text)
         stated = stated_answer(text, addition=_ADDITION)
@@ -115,12 +115,12 @@ class Text:
         return states_in_form(completion_of(text))
 
     def read(self, answer: str) -> str | None:
-        """The normalised answer; None where nothing is left of it."""
+        """The normalised answer; None if nothing is left of it."""
         line = only_line(answer)
         return None if line is None else normalised(line) or None
 
     def read_gold(self, text: str) -> str | None:
-        """A line, or what a solution states after ``####``, in a box or in an element."""
+        """Reads a line, or what a solution states after ``####``, in a box or in an element."""
         stated = stated_answer(completion_of(text)) if states_gold(text) else None
         return self.read(text if stated is None else stated.line)
 

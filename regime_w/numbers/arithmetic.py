@@ -1,13 +1,13 @@
 r"""Exact values of arithmetic expressions such as ``3 * (4 + $1,000) / 2`` and ``20% * 50``.
 
-From a text to a fraction. Never `eval`; an expression that is not read completely has no value.
+From a text to a fraction. It never uses `eval`; an expression that cannot be read completely has no value.
 """
 
 import re
 from fractions import Fraction
 
 MAX_CHARS = 200
-"""Longer expressions have no value; bounds the work and the size of numbers."""
+"""Longer expressions have no value; this bounds the work and the size of numbers."""
 MAX_BITS = 512
 """Intermediate results beyond this many bits have no value."""
 
@@ -37,7 +37,7 @@ def evaluate(expression: str) -> Exact | None:
     after a number (a hundredth), thousands commas and decimals; currency signs are dropped.
 
     Returns:
-        The value; None where the text is anything else, divides by zero or grows beyond bounds.
+        The value; None if the text is anything else, divides by zero or exceeds the bounds.
     """
     if len(expression) > MAX_CHARS:
         return None
@@ -75,9 +75,9 @@ def evaluate(expression: str) -> Exact | None:
 
 
 def _reduce(operator: str, operators: list[str], values: list[Exact]) -> bool:
-    """Applies what binds before a ``%``, a ``)`` or a binary operator, and pushes the latter.
+    """Applies the operators that bind before a ``%``, a ``)`` or a binary operator, and pushes a binary operator.
 
-    False where there is no value, or no parenthesis to close.
+    Returns False if there is no value, or no parenthesis to close.
     """
     if operator == "%":
         values[-1] = Fraction(values[-1], 100)
@@ -98,7 +98,7 @@ def _reduce(operator: str, operators: list[str], values: list[Exact]) -> bool:
 
 
 def _apply(operator: str, values: list[Exact]) -> bool:
-    """Replaces an operator's operands by its result; False where there is none."""
+    """Replaces an operator's operands by its result; returns False if there is no result."""
     right = values.pop()
     value = -right if operator == "negate" else combine(values.pop(), operator, right)
     if value is None:
@@ -108,7 +108,7 @@ def _apply(operator: str, values: list[Exact]) -> bool:
 
 
 def combine(left: Exact, operator: str, right: Exact) -> Exact | None:
-    """The result of ``+``, ``-``, ``*`` or ``/``; None where there is none within bounds."""
+    """The result of ``+``, ``-``, ``*`` or ``/``; None if there is none within bounds."""
     value: Exact
     if operator == "+":
         value = left + right

@@ -1,16 +1,16 @@
-r"""What announces an answer: headings, boxes, and the first block of text under a heading.
+r"""Finds headings and boxes, which announce answers, and the first block of text under a heading.
 
-From lines to a line: list marks and Markdown quotes are left out, and displayed mathematics is one line.
+From lines to a line: list marks and Markdown quotes are left out, and displayed mathematics becomes one line.
 """
 
 import re
 from collections.abc import Sequence
 
 BOX = re.compile(r"\\(?:boxed|fbox)\s*+\{")
-"""Opens a box, in which a solution has its answer."""
+"""Matches the beginning of a box, in which a solution puts its answer."""
 
 KINDS = r"step|part|case|phase|stage|section|method|approach|option|example|problem|question"
-"""What a heading counts: "Step 2"."""
+"""The kinds of parts that headings number: "Step 2"."""
 _NUMBERED = rf"(?:{KINDS})\s*+\#?[0-9]++|[0-9]{{1,2}}+(?=[.)])"
 
 NUMBERED_HEADING = re.compile(
@@ -35,9 +35,9 @@ WORK_HEADING = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""Matches a heading of work, for answers that may be words: numbered, or one of few words: "Verification"."""
+"""Matches a heading of work, for answers that may be words: numbered, or one of certain words: "Verification"."""
 HEADING = re.compile(rf"[^0-9]+|{NUMBERED_HEADING.pattern}", re.VERBOSE | re.IGNORECASE)
-"""Matches a heading; a line with a number that may be an answer is none."""
+"""Matches a heading; a line with a number that may be an answer does not match."""
 ANSWER_HEADING = re.compile(
     rf"""
     [\W_]*+ (?:(?:{_NUMBERED})[\W_]++)? (?:(?:the|my|our)\s++)?
@@ -48,8 +48,8 @@ ANSWER_HEADING = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""Matches a heading that announces an answer; ``solution`` is set where work may come first,
-``final`` where a sentence may give the answer."""
+"""Matches a heading that announces an answer; ``solution`` is set if work may come first,
+``final`` if a sentence may give the answer."""
 
 _MARK = re.compile(r"\s*+(?:(?=>\s)>\s++)*+(?:[-+*•]\s++)?")
 _DISPLAYED = {"$$": "$$", r"\[": r"\]"}
@@ -63,7 +63,7 @@ def first_block(lines: Sequence[str]) -> tuple[str, Sequence[str]]:
         lines: At least one, none of them blank.
 
     Returns:
-        A line; empty where the block is a list of several items.
+        The block as one line, empty if it is a list of several items; and the lines after it.
     """
     mark, first = _parted(lines[0])
     is_fence = first.startswith("```")
@@ -79,13 +79,13 @@ def first_block(lines: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _parted(line: str) -> tuple[str, str]:
-    """The mark of a list or a quote that a line begins with, and the rest of it."""
+    """The list or quote mark that a line begins with, and the rest of the line."""
     rest = _MARK.sub("", line, count=1)
     return line[: len(line) - len(rest)].strip(), rest.rstrip()
 
 
 def closing_brace(text: str, start: int, max_chars: int) -> int | None:
-    """Where a brace ends whose content begins at ``start``; None where it is not closed in ``max_chars``."""
+    """Where the brace whose content begins at ``start`` is closed; None if not within ``max_chars``."""
     depth = 1
     for position, char in enumerate(text[start : start + max_chars], start):
         depth += (char == "{") - (char == "}")

@@ -1,4 +1,4 @@
-r"""Reads what a ``\boxed{}`` holds, together with what stands around it: ``-\boxed{5}`` is -5, ``2\boxed{5}`` is none.
+r"""Reads what a ``\boxed{}`` holds, together with its surroundings: ``-\boxed{5}`` is -5, ``2\boxed{5}`` gives none.
 
 From a text and the beginning of a box to the text of its number.
 """
@@ -38,11 +38,11 @@ def number_in_box(text: str, box: re.Match[str]) -> str:
 
     Args:
         text: Holds the box.
-        box: Ends with the opening brace.
+        box: The beginning of the box, up to its opening brace.
 
     Returns:
-        Empty where the box is not closed nearby, where what stands around it makes its number another one
-        (``2\\boxed{5}``, ``\\boxed{5} million``), or where it is denied (``not \\boxed{5}``).
+        These braces; empty if the box is not closed nearby, if its surroundings make another number of it
+        (``2\\boxed{5}``, ``\\boxed{5} million``), or if it is denied (``not \\boxed{5}``).
     """
     end = closing_brace(text, box.end(), MAX_LINE)
     if end is None:
@@ -51,7 +51,7 @@ def number_in_box(text: str, box: re.Match[str]) -> str:
     before = text[max(0, box.start() - _CONTEXT) : box.start()].rpartition("\n")[2]
     behind = text[end + 1 : end + 1 + _CONTEXT].partition("\n")[0]
     before = _OTHER_BOX.sub("}", before)
-    # A digit in the box's place, so that markup is told from operators.
+    # A digit stands in for the box, so that markup can be told from operators.
     before = without_markup(before + "0")[:-1]
     behind = without_markup("0" + behind)[1:]
     outside = behind.lstrip(" $)]}")
@@ -69,7 +69,7 @@ def number_in_box(text: str, box: re.Match[str]) -> str:
 
 
 def are_rivals(text: str, boxes: list[re.Match[str]]) -> bool:
-    """Whether two boxes of a line hold different numbers, and no word corrects or concludes between them."""
+    """Whether two boxes of a line hold different numbers, with no word of correction or conclusion between them."""
     first, second = boxes
     end = closing_brace(text, first.end(), MAX_LINE)
     if end is None or end >= second.start():
@@ -77,7 +77,7 @@ def are_rivals(text: str, boxes: list[re.Match[str]]) -> bool:
     between = text[end + 1 : second.start()]
     if has_correction(between) or ("\n" in between and not _OR.search(between)):
         return False
-    # A box beside another has no number of its own: "\boxed{3} or \boxed{5}".
+    # Beside another box, a box may give no number by itself: "\boxed{3} or \boxed{5}".
     alone = text[first.end() : end]
     values = {
         read_line(number_in_box(text, first) or alone),

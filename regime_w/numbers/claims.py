@@ -1,7 +1,7 @@
-r"""What the words behind an "answer is" claim: one number, something that is none, or nothing yet.
+r"""What the words behind an "answer is" claim: one number, something that is not a number, or nothing yet.
 
-From a sentence, or the value of a key of JSON, to the text of a number. A claim of something else, as ``x ≥ 18``,
-"half of 18" or "unknown", is a claim, and its number is not looked for elsewhere.
+From a sentence, or the value of a JSON key, to the text of a number. Something else, such as ``x ≥ 18``, "half of 18"
+or "unknown", is a claim as well, and no number is looked for elsewhere.
 """
 
 import re
@@ -21,7 +21,7 @@ _SCALED = re.compile(
     r"\W*(?:in )?(?:thousands?|millions?|billions?|squared|cubed|times|mod(?:ulo)?|base|hex|binary|up to a sign)\b",
     re.IGNORECASE,
 )
-"""What an addition makes another number of: "18 (in thousands)"."""
+"""Begins an addition that makes another number of the one before it: "18 (in thousands)"."""
 _SECOND_VALUE = re.compile(r"[,;(]\s*(?:and\s+)?[A-Za-z]\w{0,15}\s*(?:=[^=]*[0-9]|:\s*\$?[0-9])")
 _LEAD = re.compile(
     r"\A\s*+(?:(?:that|exactly|simply|just|only|therefore|thus|then|now|indeed) ){1,2}",
@@ -32,7 +32,7 @@ _VARIABLES = re.compile(r"(?:[\s$(\[{]*+[A-Za-z](?:_\{\w{1,8}\}|\w){0,15}\s?=)*"
 _MATHEMATICS = re.compile(
     r"[\s*_\"]*+(?:\$[^$0-9]{0,60}[0-9][^$]*\$|\\[(\[][^0-9]{0,60}[0-9]|\\[a-z]{1,20}\s?[{\[]|√)"
 )
-"""A value at the beginning of a sentence, rather than a variable."""
+"""Matches a sentence that begins with a value rather than a variable."""
 _RESOLVED = re.compile(
     r"=|:|,\s*or\b|\b(?:is|are|was|were|equals?|gives?|makes?|so|i\.e|namely|comes?|leaves|totals?)\b",
     re.IGNORECASE,
@@ -45,7 +45,7 @@ _COMPUTED = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-"""What is a number once it is computed: "half of 18"."""
+"""Matches what gives a number only once it is computed: "half of 18"."""
 _DAY = (
     r"(?:mon|tues|wednes|thurs|fri|satur|sun)day|january|february|march|april|may|june|july|august|september"
     r"|october|november|december"
@@ -78,7 +78,7 @@ def claimed(line: str) -> str | None:
     """The part of a sentence that gives its number.
 
     Returns:
-        Empty where what is claimed is not one number; None where nothing is claimed yet: "easy to see".
+        That part; empty if what is claimed is not one number, None if nothing is claimed yet: "easy to see".
     """
     sentence = _LEAD.sub("", without_markup(line), count=1)
     if is_in_words_or_doubt(sentence):
@@ -100,23 +100,23 @@ def claimed(line: str) -> str | None:
     answer, rest = sentence[: explanation.start()], sentence[explanation.start() :]
     if _SCALED.match(rest):
         return ""
-    # A conclusion, a correction or a second value is none: "17.8, so she needs 18 buses", "x = 3, y = 5".
+    # A conclusion, a correction or a second value is not an explanation: "17.8, so she needs 18 buses", "x = 3, y = 5".
     is_other = is_replacement(rest) or _SECOND_VALUE.match(rest)
     return answer if not is_other or _is_same(read_last_number(rest), answer, rest) else ""
 
 
 def claimed_in_field(window: str) -> str:
-    """What the value of a key such as ``"answer":`` gives; empty where it is not one number.
+    """What the value of a key such as ``"answer":`` gives; empty if it is not one number.
 
     Args:
-        window: Text from the end of the key on.
+        window: The text that follows the key.
     """
     value = _FIELD_VALUE.match(window)
     return "" if value is None else claimed(value[value.lastindex or 0].strip()) or ""
 
 
 def _is_same(other: str | None, answer: str, rest: str) -> bool:
-    """Whether an addition gives no other number than the answer: "0.5, i.e. 50%"."""
+    """Whether an addition gives no number other than the answer: "0.5, i.e. 50%"."""
     value = read_line(answer)
     if other is None or value is None:
         return not any(map(str.isdigit, rest))

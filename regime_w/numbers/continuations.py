@@ -1,7 +1,7 @@
-r"""What stands beside a number and makes it another one, or a part of one: ``3 thirds``, ``5 million``, ``log(5)``.
+r"""Text beside a number that makes it another number, or part of one: ``3 thirds``, ``5 million``, ``log(5)``.
 
-From a text without markup and the end of a number in it, or the text before it, to a yes or no. What may follow a number is open, since
-any noun may; what turns it into another number is a closed class, but for its languages.
+From a text without markup and the end of a number in it, or the text before it, to a yes or no. Any noun may follow a
+number, but the words that turn it into another number can be listed, at least for the languages considered here.
 """
 
 import re
@@ -57,7 +57,7 @@ _CONTINUATION = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-# One letter or two that end what follows are a variable, unless they are a unit, a word or an acronym.
+# One or two letters that end the text after a number are a variable, unless they are a unit, a word or an acronym.
 _SYMBOL = re.compile(rf"(?!\s[A-Z]{{2}})\s?([A-Za-zα-ω]{{1,2}})(?={_END})")
 _UNIT = re.compile(
     r"""
@@ -101,14 +101,14 @@ _RANGE = re.compile(r"[0-9]-\s[A-Za-z]")
 _MAX_DECIMALS = 30
 _MAX_LEAD = 80
 _METRIC = re.compile("千(?=[克米瓦卡])")
-"""The Chinese prefix "kilo", which is the numeral 1000 as well."""
+"""The Chinese prefix for "kilo", which is also the numeral 1000."""
 
 
 def is_continued(text: str, end: int) -> bool:
-    """Whether what follows a number makes it another one or a part of one.
+    """Whether what follows a number makes it another number or part of one.
 
     Args:
-        text: Without markup.
+        text: Text without markup.
         end: Where the number ends.
     """
     if _CONTINUATION.match(text, end):
@@ -124,10 +124,10 @@ def is_continued(text: str, end: int) -> bool:
 
 
 def is_part(before: str, behind: str) -> bool:
-    """Whether the text before a number makes it a part of another: ``12:``, ``log(``, ``5 hours`` before 30 minutes.
+    """Whether the text before a number makes it part of another: ``12:``, ``log(``, ``5 hours`` before 30 minutes.
 
     Args:
-        before: Without markup, of bounded length.
+        before: Text without markup, of bounded length.
         behind: The text that follows the number.
     """
     if _LEAD.search(before[-_MAX_LEAD:]) or (
@@ -148,7 +148,7 @@ def is_part(before: str, behind: str) -> bool:
 
 
 def has_numeral(text: str) -> bool:
-    """Whether a text has a character beyond ASCII that stands for a number, as 万 and ₂ do, but not ``²``."""
+    """Whether a text has a character beyond ASCII that stands for a number, such as 万 or ₂, other than ``²`` and ``³``."""
     if text.isascii():
         return False
     rest = _METRIC.sub("", text)

@@ -1,4 +1,4 @@
-"""Words by which a text denies what it says, supposes it, takes it back, or offers another: no answer then.
+"""Words with which a text denies an answer, supposes it, takes it back, or offers another, so that it gives none.
 
 From the text before or behind a number, a box or an "answer is" to a yes or no, for answers of every type.
 Texts are of bounded length.
@@ -13,7 +13,7 @@ _CORRECTING = "no|wait|sorry|oops|correction|actually|rather"
 _NEGATION = r"(?:\b(?:not|never|nor|neither)\b|n['’]t\b)"
 
 _GAP = r"[^\S\n]"
-# Before the word "answer": a wrong one, a supposed one, the one that others give.
+# Before the word "answer": says that it is wrong, supposed, or given by others.
 _UNCLAIMED = rf"""
     \b (?: (?:{_WRONG}) {_GAP}+ (?:[a-z]++{_GAP}++){{0,4}}
       | (?:{_SUPPOSING}) {_GAP}+ (?:that{_GAP}+)? (?:(?:the|my|our|your|an?){_GAP}+(?:[a-z]++{_GAP}++){{0,2}})?
@@ -70,7 +70,7 @@ _ANOTHER = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _RESULT_BEFORE = re.compile(r"[0-9][^!?;\n]*[-+*/=×÷]\s?[$€£¥]?\Z")
-"""Before a result that an "or" restates: "210 / 350 = 0.60 or 60%"."""
+"""Matches text before a result that an "or" restates: "210 / 350 = 0.60 or 60%"."""
 
 _SUPPOSED = re.compile(
     rf"\b(?:{_WRONG}|{_SUPPOSING}|why|how|or|cannot|unlikely|doubtful|impossible|might|could|may|maybe|perhaps"
@@ -109,7 +109,7 @@ _CORRECTION = re.compile(
 
 
 def is_unclaimed(before: str) -> bool:
-    """Whether an "answer is" behind a text is not claimed: "the wrong answer is", "if the answer was"."""
+    """Whether the text before an "answer is" shows that it is not claimed: "the wrong answer is", "if the answer was"."""
     return _UNCLAIMED_ANSWER.search(before) is not None
 
 
@@ -131,22 +131,22 @@ def is_one_of_several(before: str) -> bool:
 
 
 def has_no_answer(before: str) -> bool:
-    """Whether the sentence that leads to a number says that there is no answer."""
+    """Whether the sentence up to a number says that there is no answer."""
     return _NO_ANSWER.search(before) is not None
 
 
 def is_supposed(clause: str) -> bool:
-    """Whether a clause that leads to an "answer is" denies it, doubts it or supposes it."""
+    """Whether the clause before an "answer is" denies it, doubts it or supposes it."""
     return _SUPPOSED.search(clause) is not None
 
 
 def denial(text: str, start: int = 0) -> re.Match[str] | None:
-    """The negation with which a text goes on: "not 18", "n't 18"."""
+    """The negation at ``start`` of a text, if there is one: "not 18", "n't 18"."""
     return _DENIAL.match(text, start)
 
 
 def says_instead(text: str) -> bool:
-    """Whether a denial says what is right: "not A but B"."""
+    """Whether a denial also says what is right: "not A but B"."""
     return _INSTEAD.search(text) is not None
 
 

@@ -1,4 +1,4 @@
-"""The equations of a worked solution: their operands, their results, and whether they are true.
+"""Reads the equations of a worked solution: their operands, their results, and whether they are true.
 
 From a text to equations with exact numbers. The sides are numbers and operators; units, currency and
 rates (``$5/hour * 3 hours = $15``) are dropped, and equations with variables are ignored. Every step
@@ -14,7 +14,7 @@ from regime_w.numbers.arithmetic import MAX_CHARS, NUMBER, Exact, combine, evalu
 from regime_w.numbers.numerals import to_ascii
 
 MAX_EQUATIONS = 200
-"""Further equations of a text are not read; worked solutions have a few dozen at most."""
+"""Equations of a text beyond this many are not read; worked solutions have a few dozen at most."""
 _MAX_SIDE_TOKENS = 60
 _MAX_UNIT_WORDS = 8
 """The most words of a unit between a number and what follows it."""
@@ -22,12 +22,12 @@ _MAX_UNIT_WORDS = 8
 # No equation crosses these; clauses without "=" need no further processing.
 # (One character class in front lets the search skip from one candidate to the next.)
 _CLAUSE_END = re.compile(r"[\n\r,;:!?.](?:(?<=[\n\r])|(?<=[,;:!?])(?<!\\.)\s|(?<=\.)\s(?=[A-Z]))")
-# Each pattern with strings one of which it needs to match: searching for these is cheaper.
+# Each pattern comes with strings, at least one of which it needs to match: searching for these is cheaper.
 _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
     (needs, re.compile(pattern), replacement)
     for needs, pattern, replacement in (
         (("<<",), r"<<[^<>\n]*>>", ""),  # GSM8K's calculator annotations
-        # A whole number in front makes it a mixed one, as `regime_w.answers` reads it.
+        # A whole number in front makes it a mixed number, as `regime_w.answers` reads it.
         (
             ("\\",),
             r"(?<![\d.,])([0-9]+) ?\\[dt]?frac\{([0-9]{1,40})\}\{([0-9]{1,40})\}",
@@ -53,7 +53,7 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
 _TOKEN = re.compile(
     # Consecutive words are one token: most of a line is prose.
     r"\s*(?:(?P<words>[^\W\d_]++(?:[-'.]?\s?[^\W\d_]++)*+\.?)"
-    # A minus is a sign where no operand stands before it: "5 -3" subtracts, "(-3", "* -3" do not.
+    # A minus is a sign if no operand stands before it: "5 -3" subtracts, "(-3", "* -3" do not.
     rf"|(?P<number>(?:-(?<![\w)%]-)(?<![\w)%]\s-))?(?:{NUMBER})(?:\s?%)?)"
     r"|(?P<equals>=)|(?P<operator>[-+*/])|(?P<open>[(])|(?P<close>[)])|(?P<other>\S))"
 )
@@ -129,7 +129,7 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
         leftwards: Whether the tokens were reversed.
 
     Returns:
-        The expression's parts, nearest first; empty where there is none or it holds a variable.
+        The expression's parts, nearest first; empty if there is none or it holds a variable.
     """
     entering = "close" if leftwards else "open"
     parts: list[str] = []
@@ -137,7 +137,7 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
     expects_operand = True
     for kind, text in tokens:
         if kind == "words":
-            # A unit follows its number: it comes before the number in reading leftwards.
+            # A unit follows its number, so leftwards it is read before the number.
             words = text.split()
             if expects_operand is not leftwards or len(words) > _MAX_UNIT_WORDS:
                 break
@@ -160,13 +160,13 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
 
 
 def _as_written(part: str) -> Exact:
-    """The value of a number, a percentage as the number before its sign."""
+    """The value of a number; that of a percentage is the number before its sign."""
     sign = -1 if part[0] == "-" else 1
     return sign * value_of_number(part.strip("-% "))
 
 
 def _stated(parts: Sequence[str]) -> Exact | None:
-    """The value of what follows the "=", a percentage as the number before its sign."""
+    """The value of what follows the "="; that of a percentage is the number before its sign."""
     if len(parts) == 1 and parts[0] != "(":
         return _as_written(parts[0]) if len(parts[0]) <= MAX_CHARS else None
     return evaluate("".join(parts))

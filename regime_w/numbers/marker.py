@@ -10,7 +10,7 @@ MARKER = "####"
 """Stands before the answer at the end of a solution, as in GSM8K."""
 _MAX_HEADING = 300
 _PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNORECASE)
-"""Before a ``####`` that is of a repeated prompt: "in the format '#### 42'" is no answer."""
+"""Matches text before a ``####`` of a repeated prompt: "in the format '#### 42'" is not an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,21 +18,21 @@ class Marked:
     """What a ``####`` marks."""
 
     line: str = ""
-    """Which may be the answer; empty where there is none."""
+    """The line that may be the answer; empty if there is none."""
     below: Sequence[str] = ()
-    """Lines under a heading, none of them blank, of which one may state the answer where ``line`` is none."""
+    """Lines under a heading, none of them blank; one of them may state the answer if ``line`` gives none."""
     heading: str = ""
-    """Another heading than one that announces an answer."""
+    """A heading other than one that announces an answer."""
     is_final: bool = False
     """Whether ``line`` stands under a heading such as "Final Answer", where a sentence may give the answer."""
 
 
 def after_marker(text: str, heading: re.Pattern[str]) -> Marked:
-    """What the last ``####`` marks; all of it is empty where that is of a repeated prompt.
+    """What the last ``####`` marks; everything is empty if that ``####`` belongs to a repeated prompt.
 
-    The marker's line, or the first block below where it is empty or a heading that announces an answer
-    ("Final Answer"; of a "Solution": where the block is the only one). Under another heading the lines are
-    work, in which the answer may be stated.
+    ``line`` is the marker's line. If that is empty or a heading that announces an answer ("Final Answer"),
+    ``line`` is the first block below (under "Solution" only if that is the only block). Under another
+    heading the lines are work, in which the answer may be stated.
 
     Args:
         text: Holds the marker.

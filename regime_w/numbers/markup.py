@@ -1,13 +1,13 @@
 r"""Strips the markup of a short text: LaTeX, Markdown, HTML, calculator annotations.
 
-From a text of bounded length to one whose numbers and words are left as they read. Innermost braces
+From a text of bounded length to one that keeps its numbers and words as they read. Innermost braces
 are resolved first, so ``\boxed{\frac{1}{2}\text{ cm}^{2}}`` becomes `` 1/2 cm^2``.
 """
 
 import re
 
 _MAX_DEPTH = 6
-"""Braces that are nested deeper stay, and the text then gives no number."""
+"""Braces that are nested more deeply stay, and the text then gives no number."""
 
 _Rules = tuple[tuple[re.Pattern[str], str], ...]
 
@@ -17,7 +17,7 @@ def _compiled(*rules: tuple[str, str]) -> _Rules:
 
 
 FACTORIAL = re.compile(r"(?<=[0-9)}])!(?=\$|\s*(?:\}|\\[)\]]))")
-"""Matches a "!" at the end of mathematics or of a brace, where it is no exclamation."""
+"""Matches a "!" at the end of mathematics or of a brace, where it is a factorial."""
 
 _WHOLE = r"[0-9]++(?:(?=,[0-9][0-9][0-9]),[0-9]{3})*+"
 _NUMERATOR = rf"(?:\{{\s*([+-]?{_WHOLE})\s*\}}|([0-9]))"
@@ -26,7 +26,7 @@ _DENOMINATOR = rf"(?:\{{\s*({_WHOLE})\s*\}}|([0-9]))"
 _BRACES = _compiled(
     (r"\{,\}|(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))", ","),
     (r"\\!", ""),
-    # A digit behind it would join the replacement: \frac123 is 1/2 times 3, not 1/23.
+    # No digit may follow, as it would join the replacement: \frac123 is 1/2 times 3, not 1/23.
     (rf"\\[dtc]?frac\s*{_NUMERATOR}\s*{_DENOMINATOR}(?![0-9])", r" \1\2/\3\4"),
     (r"\^\{\s*([+-]?[0-9]++)\s*\}(?![0-9])", r"^\1"),
     (
@@ -45,7 +45,7 @@ _CLEANING = _compiled(
     ),
     (r"\\([$%])", r"\1"),
     (r"[✅✔☑✓]\ufe0f?", " "),
-    # Before emphasis is removed: its two spaces keep "3 *600" from being read as 3 600.
+    # Done before emphasis is removed, which then leaves two spaces: "3 *600" must not be read as 3 600.
     (r"\s+", " "),
     # Emphasis and quotes, but never an operator: 2**3 and 3 * 6 must not lose theirs.
     (r"(?<![\w)*])[*_`\"]+(?=\S)|(?<=\S)[*_`\"]+(?![\w(*{])", " "),
@@ -60,7 +60,7 @@ THOUGHT_STARTS, THOUGHT_ENDS = "<think>", "</think>"
 _OPENED_THOUGHT = re.compile(rf"{THOUGHT_STARTS}\s*\Z")
 
 STRUCK = "⌧"
-"""Stands for a number that is struck out and that no other follows."""
+"""Stands for a number that is struck out and not followed by another."""
 _STRIKES = ("~~", "</del>", "</strike>", "\\sout", "cancel")
 _STRUCK_OUT = re.compile(
     r"~~(?=[^~\s])([^~\n]{1,200})~~|<(?:del|strike)>([^<\n]{0,200})</(?:del|strike)>"
@@ -70,18 +70,18 @@ _NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
 
 
 def without_thoughts(text: str) -> str:
-    """What a reasoning model says beside its thoughts: nothing, where it is cut off before they end."""
+    """What a reasoning model says outside its thoughts; empty if it is cut off before they end."""
     return text.rpartition(THOUGHT_ENDS)[2].partition(THOUGHT_STARTS)[0]
 
 
 def opened_thought(prompt: str) -> str:
-    """What a prompt ends with that begins the answer's thought: ``<think>`` and white space, or nothing."""
+    """The end of a prompt that begins the answer's thought: ``<think>`` and white space, or nothing."""
     found = _OPENED_THOUGHT.search(prompt)
     return "" if found is None else found[0]
 
 
 def without_struck(text: str) -> str:
-    """The text without what is struck out: ``~~20~~ 18``; `STRUCK` where that is all there is."""
+    """The text without what is struck out: ``~~20~~ 18``; `STRUCK` takes the place of a number that is not replaced."""
     return _STRUCK_OUT.sub(_struck, text) if any(mark in text for mark in _STRIKES) else text
 
 

@@ -1,6 +1,6 @@
 """Numerals as people and models write them, and the canonical form in which answers are compared.
 
-From texts to ASCII text or exact numbers. Finding the answer in a text is `regime_w.answers`' part.
+From texts to ASCII text or exact numbers. `regime_w.answers` finds the answer in a text.
 """
 
 import re
@@ -8,7 +8,7 @@ import unicodedata
 from fractions import Fraction
 
 MAX_DIGITS = 100
-"""The longest number that can be an answer. Bounds the arithmetic: int() refuses 4300 digits and more."""
+"""Most digits of an answer. This bounds the arithmetic: int() refuses 4300 digits and more."""
 _MAX_EXPONENT = 2 * MAX_DIGITS
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻", "0123456789+-")
@@ -43,7 +43,7 @@ NUMBER = rf"""
 
 
 def value_of(match: re.Match[str]) -> Fraction | None:
-    """Returns the exact value of a match of `NUMBER`, or None where it has none within bounds."""
+    """Returns the exact value of a match of `NUMBER`, or None if it has none within bounds."""
     text = match.group()
     if sum(map(str.isdigit, text)) > MAX_DIGITS:
         return None
@@ -57,7 +57,7 @@ def value_of(match: re.Match[str]) -> Fraction | None:
         value = _fraction(part["whole"], numerator, denominator)
         if value is None or part["slash"] == "/":
             return value
-        # With spaces, "7 / 2" is a fraction; "36 / 2" and "1 3 / 2" are work that is not done.
+        # With spaces, "7 / 2" is a fraction, but "36 / 2" and "1 3 / 2" are unfinished work.
         is_reduced = value.denominator == int(denominator) > 1
         return value if is_reduced and part["whole"] is None else None
     if part["only_decimals"] is not None:
@@ -117,7 +117,7 @@ class _AsciiTable(dict[int, str]):
 
 
 _PUNCTUATION = {
-    **dict.fromkeys("−‐‑‒–﹣", "-"),  # minus, hyphens, en dash; the em dash is no sign
+    **dict.fromkeys("−‐‑‒–﹣", "-"),  # minus, hyphens, en dash; the em dash is not a sign
     **dict.fromkeys("⁄∕", "/"),
     **dict.fromkeys("‘’′", "'"),
     **dict.fromkeys("“”″«»", '"'),
@@ -143,7 +143,7 @@ def _ascii_of(char: str) -> str:
     if kind == "<wide>":
         return chr(int(codes, 16))
     if kind == "<fraction>":
-        # The leading space keeps 1½ from reading as 11/2; "⅟" is none without a denominator.
+        # The leading space keeps 1½ from reading as 11/2; "⅟" without a denominator is not a number.
         text = unicodedata.normalize("NFKC", char).replace("⁄", "/")
         return char if text.endswith("/") else " " + text
     return char

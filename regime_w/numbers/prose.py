@@ -1,7 +1,7 @@
-"""Reads the number of a text that marks none as its answer: the last one.
+"""Reads the last number of a text that marks no answer.
 
-From a text to its canonical number. Only the digits are looked for in the whole text; all else looks at a
-window of bounded length before them.
+From a text to its canonical number. Only the last digits are searched for in the whole text; everything else looks
+at a window of bounded length around them.
 """
 
 import re
@@ -38,12 +38,12 @@ _COMPUTED = re.compile(
 _TWO_VALUES = re.compile(
     r"(?<![\w)])[A-Za-z]\w{0,3}\s*[=:]\s*[-+$]*[0-9][0-9.]*+(?:\s*,|;|\s&|\sand\b|(?=\s))\s*(?:and\s)?[A-Za-z]\w{0,3}\s*[=:]\s*[-+$]*\Z"
 )
-# "18 (out of 20)": what is compared with the number before it.
+# "18 (out of 20)": an aside that compares something with the number before it.
 _ASIDE = re.compile(
     r"(?<=[0-9])(?:[.,]?[0-9])*[%$]?(?P<aside>(?:\s[A-Za-z]+){0,3}\s?\((?:out of|of|not|instead of|rounded|since|because|as)\b[^()]*)\Z",
     re.IGNORECASE,
 )
-# Of data such as JSON: the value of a key that names no answer.
+# In data such as JSON: the value of a key that does not name an answer.
 _FIELD = re.compile(
     r"[\"'](?![^\"']*(?:answer|result|solution|total)[\"'])[\w -]{1,40}+[\"']\s?:\s?[\"']?[-$0-9.,]*+\Z",
     re.IGNORECASE,
@@ -54,8 +54,8 @@ _SIGNED_TWICE = re.compile(r"(?:-\s?\(|(?:\A|[\s=$(])\|)\Z")
 _REASON = re.compile(r"\b(?:because|since|as)\b|\bis\s(?:odd|even|prime|too)\b", re.IGNORECASE)
 _LINE_BREAKS = re.compile(r"\s*[\n\r]\s*")
 
-# A sentence about the work is no answer: "18. It took 3 steps." The first pattern is what stands between the
-# sentence before and its number; the second follows the number.
+# A sentence about the work is not an answer: "18. It took 3 steps." _BOUNDARY matches the end of the sentence before,
+# _WORK the words up to the number, and _WORK_END the number and what follows.
 _BOUNDARY = re.compile(rf"(?:[.!…]++{CLOSING_MARKS}(?=\s)|[\n\r])[\s.…]*+")
 _WORK = re.compile(
     r"[\W_]*+(?:(?:it|this|that|which|i|we)\s+)?(?:(?:only|just|has|have|was|were|double)[\s-]+){0,3}"
@@ -83,8 +83,8 @@ _RESULT = re.compile(
 def read_last_number(text: str) -> str | None:
     """Reads the last number of prose that is not about the work.
 
-    None where it is a part of another number, as in ``12:00``, where it gives no value to the unknown of its
-    equation, or where it stands alone behind another result.
+    None if it is part of another number, as in ``12:00``, if it is not the value of the unknown in its
+    equation, or if it stands alone behind a different result.
     """
     digits = last_match(_LOOSE_DIGITS, text)
     if digits is None:

@@ -1,7 +1,7 @@
 """Reads a line that gives one number, such as ``x = $1,080.00 per year``.
 
-From a text to its canonical number, or None where it gives none or more than one: models are rewarded for
-it, so nothing is guessed. Every step works on a text of bounded length.
+From a text to its canonical number, or None if it gives none or more than one: models are rewarded for the
+answer, so nothing is guessed. Every step works on a text of bounded length.
 """
 
 import re
@@ -99,12 +99,12 @@ _NOT_GOLD = re.compile(
 
 
 def begins_with_number(text: str) -> bool:
-    """Whether a text without markup gives a number at once, or after words without digits."""
+    """Whether a text without markup begins with a number, or with a lead-in without digits and then one."""
     return _STATEMENT.match(_with_signs(text)) is not None
 
 
 def is_in_words_or_doubt(text: str) -> bool:
-    """Whether a sentence without markup begins with a number that is not read: "eighteen", "about 18"."""
+    """Whether a sentence without markup begins with a number in words or in doubt: "eighteen", "about 18"."""
     in_words = _IN_WORDS.match(text) and not any(map(str.isdigit, text))
     return bool(in_words) or _IN_DOUBT.match(text) is not None
 
@@ -115,7 +115,7 @@ def has_hedge(text: str) -> bool:
 
 
 def has_other_numbers(text: str) -> bool:
-    """Whether a text without digits has numbers in words, or what makes another number of one."""
+    """Whether a text without digits has numbers in words, or words that make another number of one."""
     return _NOT_UNITS.search(text) is not None
 
 
@@ -125,7 +125,7 @@ def read_line(line: str) -> str | None:
 
 
 def read_gold_line(line: str) -> str | None:
-    """Reads a line of a gold answer: as `read_line`, without what may be another number, as ``5!``."""
+    """Reads a line of a gold answer: as `read_line`, but None for what may be another number, such as ``5!``."""
     return _read(line, is_gold=True)
 
 
@@ -187,5 +187,5 @@ def signed_value(match: re.Match[str], sign: str | None) -> str | None:
 
 
 def _with_signs(text: str) -> str:
-    """Writes the sign of a number that stands alone: "minus 5", but not "9 minus 5"."""
+    """Writes "minus" or "negative" before a value as a sign: in "minus 5", but not in "9 minus 5"."""
     return _SIGN_WORD.sub(r"\1\2 -", text)

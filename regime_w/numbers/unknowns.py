@@ -1,20 +1,20 @@
 r"""Whether an equation names its value, as ``x = 18`` does, or asks for an unknown, as ``3x = 18`` does.
 
-From the text before a number to a yes or no. ``9 * 2 = 18`` and ``A = l * w = 18`` give their number; of
-``1/x = 18``, ``a + b = 18`` and ``2 * width = 18`` the number is no name's. Nothing is solved.
+From the text before a number to a yes or no. ``9 * 2 = 18`` and ``A = l * w = 18`` give their number; in
+``1/x = 18``, ``a + b = 18`` and ``2 * width = 18`` the number is not the value of a name. Nothing is solved.
 """
 
 import re
 from itertools import pairwise
 
-# What stands before these says something else; an arrow, a "so" and a full stop are like it.
+# The text before these does not belong to the equation: words such as "so", punctuation and arrows.
 _CLAUSE_END = re.compile(
     r"\b(?:so|thus|therefore|hence|then|giv(?:es|ing)|means|implies|that|if|when|where)\b|[,;:.!?](?=\s++(?!=|\Z))|[=-]+>"
     r"|[∴→⇒]|\\(?:implies|Rightarrow|to)\b",
     re.IGNORECASE,
 )
 _KNOWN = re.compile(r"(?:\A|[^\w\s)*/+^-]|[^\W\d_]{2})\s*([^\W\d_])\s*=\s*[-+$]*[0-9]")
-"""A variable that a number is given to: ``let x = 4``, but not ``3x = 4``."""
+"""Matches a variable that gets a number as its value: ``let x = 4``, but not ``3x = 4``."""
 
 _LETTER = r"[^\W\d_⁰¹²³⁴-⁹]"
 _READING = tuple(
@@ -25,7 +25,7 @@ _READING = tuple(
         (r"\b[fghPp]\([^()=]*\)", " f "),  # the value of a function
         # Words in parentheses explain a name: "Total (in dollars)".
         (r"(?:(?<=\s)|(?<=[^\W\d_]{2}))\((?:[^\W\d_]{2,}+[\s.,'-]++)*[^\W\d_]{2,}+\)", " "),
-        # The unit of a rate: "$5/h", "km/h", "18 miles/hour"; "1/total" is none.
+        # The unit of a rate: "$5/h", "km/h", "18 miles/hour", but not "1/total".
         (r"(?<=[$€£¥][0-9.])/\s?[A-Za-z]+|(?<=[^\W\d_]{2})/\s?(?:[A-Za-z]{2,}|[hsdmglL]\b)", " "),
         (r"(?<![0-9.]1)(?<=[0-9])(?<!\b1)/\s?[A-Za-z]{2,}", " "),
         (r"(?<=\w)-(?=[^\W\d_]{2})", "_"),  # "18-year-old" and "x-coordinate" subtract nothing
@@ -50,11 +50,11 @@ _TOKEN = re.compile(
 
 
 def asks_for_unknown(left: str) -> bool:
-    """Whether what stands before an equation's last ``=`` computes with a name that has no value.
+    """Whether the text before an equation's last ``=`` computes with a name that has no value.
 
     Args:
-        left: Text without markup, of bounded length. Its last clause is the equation; what stands before
-            may give values to variables.
+        left: Text without markup, of bounded length. Its last clause is the equation; the text before
+            that may give values to variables.
     """
     clause = _CLAUSE_END.split(left)[-1]
     known = set(_KNOWN.findall(left[: len(left) - len(clause)]))
@@ -64,7 +64,7 @@ def asks_for_unknown(left: str) -> bool:
 
 
 def _computes_with_name(side: str, known: set[str]) -> bool | None:
-    """Whether a side computes with a name; None where it is a name alone."""
+    """Whether a side computes with a name; None if it is only a name."""
     for pattern, replacement in _READING:
         side = pattern.sub(replacement, side)
     operands: list[list[tuple[str | None, str]]] = [[]]
