@@ -1,6 +1,6 @@
 """Regime W: arms, answers, scores, reward. Pure: no torch, no network, no clock.
 
-Answers of the type math are compared by a process of their own, with the same results wherever its libraries are the same.
+Answers of the type math are compared in a separate process; the results are the same wherever its libraries are.
 """
 
 from regime_w.answer_types.answer_type import AnswerType

@@ -1,4 +1,4 @@
-"""``python -m regime_w score FILE``: scores rollouts again under another configuration."""
+"""``python -m regime_w score FILE``: scores rollouts again with another configuration."""
 
 import argparse
 import sys
@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from regime_w.config import RewardConfig
 from regime_w.rescore import RescoreError, report, rescore_file
 
-_OF_OTHER_FUNCTIONS = ("functions", "weights", "timeout_s")
+_OTHER_FUNCTIONS_KEYS = ("functions", "weights", "timeout_s")
 """Keys of ``[reward]`` about the trainer's other reward functions, which are not called here."""
 
 
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     score = commands.add_parser(
         "score",
         help="score a rollout file again and show what changes",
-        description="Scores a rollout file (JSONL, plain or compressed) again, by Regime W alone. Answers are read from the completions; "
+        description="Scores a rollout file (JSONL, plain or compressed) again, with Regime W alone. Answers are read from the completions; "
         "the file is left as it is. Every setting below may come from --config; flags win.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
@@ -65,8 +65,8 @@ def _read(config_file: Path | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RescoreError(f"--config {config_file}: {error}") from error
     if not isinstance(section, dict):
-        raise RescoreError(f"--config {config_file}: reward is no section")
-    return {key: value for key, value in section.items() if key not in _OF_OTHER_FUNCTIONS}
+        raise RescoreError(f"--config {config_file}: reward is not a section")
+    return {key: value for key, value in section.items() if key not in _OTHER_FUNCTIONS_KEYS}
 
 
 if __name__ == "__main__":

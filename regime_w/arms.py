@@ -1,6 +1,6 @@
 """Arms: the ways in which one question is asked, and the output of each.
 
-Source of the eight arms and of the prompt: the original recipe, sections 1.1 and 2, to the letter.
+The eight arms and the prompt are those of the original recipe, sections 1.1 and 2, to the letter.
 """
 
 import re
@@ -32,7 +32,7 @@ _MAUDLIN_SYSTEM_PROMPT = (
 )
 _NUMBER = re.compile(r"(?<=.)_[0-9]+\Z", re.DOTALL)
 _TEMPERATURES = (0.2, 0.3, 0.4, 0.5)
-# Up to where a small model still writes sentences; the mean is 0.9, at which policies are commonly trained.
+# A small model still writes sentences at the highest; policies are commonly trained at their mean, 0.9.
 _EXPLORING_TEMPERATURES = (0.6, 0.8, 1.0, 1.2)
 
 
@@ -67,12 +67,12 @@ class ArmSpec(BaseModel):
 
     @property
     def temp(self) -> float:
-        """The recipe's name of `temperature`, which is also read under it."""
+        """The recipe's name for `temperature`; it is accepted as input, too."""
         return self.temperature
 
     @property
     def family(self) -> str:
-        """The name without its number: ``wolfram_0`` is of ``wolfram``, ``solo`` of ``solo``."""
+        """The name without its number: ``wolfram`` for ``wolfram_0``, ``solo`` for ``solo``."""
         return family_of(self.name)
 
 
@@ -86,7 +86,7 @@ class ArmOutput:
     reasoning: str
     """The part whose length `s_path_for_question` compares."""
     answer: str | None
-    """The answer, canonical or as written (``#### 7``): scoring reads it by the question's type of answer."""
+    """The answer, canonical or as written (``#### 7``): scoring reads it according to the question's answer type."""
 
     @classmethod
     def from_text(cls, arm_name: str, text: str, answer_type: AnswerType = NUMBER) -> "ArmOutput":
@@ -95,7 +95,7 @@ class ArmOutput:
         Args:
             arm_name: Name of the arm that generated it.
             text: The completion only, without the prompt.
-            answer_type: Of the question.
+            answer_type: The answer type of the question.
         """
         answer = answer_type.extract(text)
         return cls(arm_name=arm_name, full_text=text, reasoning=text, answer=answer)
@@ -138,7 +138,7 @@ def build_all_arms() -> tuple[ArmSpec, ...]:
 
 
 def build_exploring_arms() -> tuple[ArmSpec, ...]:
-    """Builds eight arms with the names and prompts of the recipe's, at 0.6 to 1.2 and the whole distribution."""
+    """Builds eight arms with the recipe's names and prompts, but temperatures of 0.6 to 1.2 and top_p 1."""
     return _two_families(_EXPLORING_TEMPERATURES, wolfram_top_p=1.0, maudlin_top_p=1.0)
 
 
@@ -153,7 +153,7 @@ def named_arms(name: str) -> tuple[ArmSpec, ...]:
     """The arms that a name stands for: those of a set (``exploring``), or one of the recipe's (``wolfram_0``).
 
     Raises:
-        ValueError: There is neither; names both kinds.
+        ValueError: The name is neither; the message lists both kinds.
     """
     if name in ARM_SETS:
         return ARM_SETS[name]()

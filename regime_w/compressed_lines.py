@@ -1,4 +1,4 @@
-"""Lines of a file that is plain, gzip or zstd; its suffix says which."""
+"""Reads the lines of a file that is plain, gzip or zstd, as its suffix says."""
 
 import gzip
 import io
@@ -9,11 +9,12 @@ from typing import Any, BinaryIO
 import zstandard
 
 _CHUNK_BYTES = 2**10
-"""Of a compressed file; zstd makes up to 128 KiB of four bytes, so that larger ones could take gigabytes."""
+"""Bytes of a compressed file that are read at a time. zstd expands four bytes to up to 128 KiB, so larger chunks could
+take gigabytes."""
 _BUFFER_BYTES = 2**16
 
 DAMAGED = (EOFError, zlib.error, zstandard.ZstdError)
-"""What `lines_of` raises, besides OSError, where a file is truncated or not compressed as its suffix says."""
+"""What `lines_of` raises, besides OSError, if a file is truncated or not compressed as its suffix says."""
 
 
 def lines_of(file: BinaryIO, suffix: str) -> Iterable[bytes]:
@@ -21,7 +22,7 @@ def lines_of(file: BinaryIO, suffix: str) -> Iterable[bytes]:
 
     Args:
         file: Opened at its beginning.
-        suffix: In lower case; other than ``.gz`` and ``.zst`` it means plain.
+        suffix: In lower case; any other than ``.gz`` and ``.zst`` means a plain file.
 
     Raises:
         OSError: The file cannot be read, or is not gzip.
@@ -39,15 +40,15 @@ def lines_of(file: BinaryIO, suffix: str) -> Iterable[bytes]:
 
 
 class _ZstdFrames(io.RawIOBase):
-    """A sequence of frames, decompressed. If the last is cut off, zstandard's own readers only end early."""
+    """Decompresses a sequence of frames. If the last is cut off, zstandard's own readers would only end early."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self._frame: zstandard.ZstdDecompressionObj | None = None
         self._rest = b""
-        """What was read of the file beyond the last frame."""
+        """Bytes that were read from the file beyond the last frame."""
         self._content = memoryview(b"")
-        """What was decompressed and is not yet read."""
+        """Bytes that were decompressed and not yet returned."""
 
     def readable(self) -> bool:
         return True

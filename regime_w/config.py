@@ -17,12 +17,12 @@ class RewardConfig(BaseModel):
     )
 
     formulas: Formulas = "cross_checked"
-    """Which scores: checked across families and against arithmetic, or exactly the recipe's."""
+    """Which scores are used: checked across families and against arithmetic, or exactly the recipe's."""
     credit: Credit = "per_arm"
-    """What an arm earns: by its own answer, the group's scalar (the recipe), or what the group
+    """How an arm is rewarded: for its own answer, with the group's scalar (the recipe), or with what the group
     would lose without it."""
     selection: Selection = "all"
-    """Which completions of a group train: all, the best rewarded, or one at random (the recipe)."""
+    """Which completions of a group are trained on: all, the best rewarded, or one at random (the recipe)."""
     correct_bonus: float = 1.0
     """Base reward if the answer is correct."""
     wrong_base: float = -0.5

@@ -16,11 +16,11 @@ class RewardParts:
     """The terms of a reward."""
 
     base: float
-    """For the answer being right or wrong."""
+    """For a right or wrong answer."""
     coherence: float
-    """For agreement with the others, path and cross-check."""
+    """For agreement with the others, the path and the cross-check."""
     length: float
-    """Penalty for words above the free ones; never positive, except in a difference of groups."""
+    """Penalty for words beyond the free ones; never positive, except in a difference of groups."""
 
     @property
     def total(self) -> float:

@@ -1,9 +1,9 @@
 """The cross-check of two families under two settings: CHSH's four contexts, as a score.
 
-Families W and M are the parties, a setting is a half of each family's arms (cool and warm, or the
-question and its counterfactual). The test is symmetrised over the position of its minus sign: with the
-conventional position an arm that always gives the same answer scores full marks, and a single
-disagreeing context goes unnoticed.
+Families W and M are the parties. The settings are the halves of each family's arms (cool and warm), or the
+question and its counterfactual. The test is symmetrised over the position of its minus sign: with the
+conventional position, an arm that always gives the same answer would score full marks, and a single
+disagreeing context would go unnoticed.
 Source: Clauser, Horne, Shimony and Holt 1969; the score is our own.
 """
 
@@ -19,7 +19,7 @@ class CrossCheck:
     """Result of the cross-check."""
 
     score: float | None
-    """In [0, 1]; None where it abstains."""
+    """In [0, 1]; None if the cross-check abstains."""
     chsh: tuple[float, float, float, float] | None
     """``S_k = ΣE - 2E_k``, logged and never rewarded; None without all four contexts."""
     abstention: str | None
@@ -32,15 +32,15 @@ def cross_check(
     """Scores how well two families agree in all contexts of their settings.
 
     ``p_xy`` is the fraction of pairs (an arm of W under setting x, one of M under y) whose outcomes
-    agree, ``E_xy = 2 p_xy - 1``, and ``S_k = ΣE - 2 E_k`` with the minus at each of the four
+    agree, ``E_xy = 2 p_xy - 1``, and ``S_k = ΣE - 2 E_k`` with the minus sign at each of the four
     contexts in turn. ``s_mean`` is the mean of p, ``s_worst = clip((min_k S_k + 2)/4, 0, 1)``,
     and the score ``(s_mean + s_worst)/2``. With fewer than four contexts ``s_worst`` is min p.
     Pairs are counted by distinct outcomes, so time is linear.
 
     Args:
         outcomes: One per arm and setting; None agrees with nothing.
-        families: The family of each.
-        settings: 0 or 1 for each.
+        families: The family of each outcome's arm.
+        settings: The setting of each outcome, 0 or 1.
     """
     names = list(dict.fromkeys(families))
     if len(names) != 2:

@@ -1,4 +1,4 @@
-"""The scores of a group: the arms that answered one question, read once and scored together.
+"""Scores a group: the arms that answered one question are read once and scored together.
 
 From arm outputs to `ReadArm`s, and from these to `GroupScores`. Any subset of the read arms can be
 scored again, which gives an arm's contribution to its group.
@@ -46,11 +46,11 @@ class ReadArm:
     setting: int
     """0 for the first (cooler) half of its family's arms, 1 for the second."""
     answer: str | None
-    """Canonical."""
+    """The canonical answer."""
     is_correct: bool | None
     """None without a gold answer that can be read."""
     path: ReasoningPath | None
-    """None where the group's answers are no numbers, which equations could lead to."""
+    """None under the original formulas, and if the group's answers are not numbers."""
     num_words: int
     """Generated words, which the length penalty counts."""
     outcomes: tuple[str | None, ...]
@@ -59,21 +59,21 @@ class ReadArm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GroupScores:
-    """Scores of one group; a score is None where it abstains."""
+    """Scores of one group; a score that abstains is None."""
 
     s_end: float | None
     s_path: float | None
     s_cf: float | None
     s_wm: float | None
     answers: tuple[str | None, ...]
-    """Canonical answer of each arm, None where it gave none."""
+    """Canonical answer of each arm, None if it gave none."""
     correct: tuple[bool, ...] | None
     """Whether each arm is correct; None without a gold answer that can be read."""
     arm_paths: tuple[float, ...] | None
-    """Path score of each arm, whose mean is `s_path`; None under the original formulas, and where it abstains."""
+    """Path score of each arm, whose mean is `s_path`; None under the original formulas, and if it abstains."""
     num_correct_paths: int | None
-    """How many different ways lead to the answer: sets of results of true equations, among the correct arms that show
-    any. None without a gold answer that can be read, and without paths."""
+    """How many different ways lead to the answer: the distinct sets of results of true equations, over the correct arms
+    that show any. None without a gold answer that can be read, and without paths."""
     consensus: str | None
     """The most frequent answer, the earliest if tied; None if no arm answered."""
     within_family_agreement: float | None
@@ -86,12 +86,12 @@ class GroupScores:
     """A line for each score that abstained, with the reason."""
 
     def __getitem__(self, name: str) -> Any:
-        """A score by its name, as the recipe reads it; its ``correct_flags`` are `correct`, or empty."""
+        """A score by its name, as the recipe reads it; the recipe's ``correct_flags`` are `correct`, or empty."""
         if name == "correct_flags":
             return list(self.correct or ())
         return {field.name: getattr(self, field.name) for field in fields(self)}[name]
 
-    __iter__ = None  # else `in` and `list` would ask for 0, 1, …
+    __iter__ = None  # else `in` and `list` would call `__getitem__` with 0, 1, …
 
 
 def read_group(
@@ -104,8 +104,8 @@ def read_group(
     """Reads answers, paths and settings of all arms.
 
     Raises:
-        ValueError: An arm output is invalid, or the counterfactual group does not hold the same arms or is
-            about answers that are no numbers.
+        ValueError: An arm output is invalid, or the counterfactual group does not hold the same arms or has
+            answers that are not numbers.
     """
     outputs = read_arm_outputs(arm_outputs)
     new_outputs = read_arm_outputs(counterfactual.arm_outputs) if counterfactual else ()
@@ -130,7 +130,7 @@ def read_group(
                 is_correct=is_correct,
                 path=read_path(output.reasoning, answer) if has_paths else None,
                 num_words=len(output.full_text.split()),
-                # Agreeing on an answer that is known to be wrong does not count.
+                # Agreement on an answer that is known to be wrong does not count.
                 outcomes=(None if is_correct is False else answer,)
                 if counterfactual is None
                 else _paired_outcomes(
@@ -151,7 +151,7 @@ def _answer_of(output: ArmOutput, answer_type: AnswerType) -> str | None:
 def _paired_outcomes(
     answer: str | None, gold: str | None, new_answer: str | None, counterfactual: Counterfactual
 ) -> tuple[str | None, str | None]:
-    """Outcomes on the question and its counterfactual, equal if the two answers agree."""
+    """Outcomes on the question and its counterfactual; they are equal if the two answers agree."""
     if gold is not None:
         return (
             "right" if NUMBER.equal(answer, gold) else None,

@@ -1,4 +1,4 @@
-"""How coherent an arm's reasoning is, by itself and with the other arms'.
+"""Scores how coherent an arm's reasoning is, by itself and with the other arms'.
 
 The formulas ask ROSCOE's and ReasonEval's questions (is each step right, does it lead to the answer,
 is it needed) and answer them by exact arithmetic instead of a model.
@@ -22,24 +22,23 @@ class ReasoningPath:
     results: frozenset[Exact]
     """The results of its true equations."""
     num_equations: int
-    """Distinct equations."""
+    """How many distinct equations there are."""
     num_true: int
-    """Equations that hold."""
+    """How many of them hold."""
 
 
 def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
     """Reads the reasoning of an arm.
 
     ``quality = V · (1 + C)/2 · min(1, 2U)`` over its n distinct equations: V is the fraction
-    that hold, C is 1 if the result of a true one is the answer (else 0), U is the fraction that the
-    answer was computed from. Checking a result again costs nothing: only if less than half of the
-    equations lead to the answer do the others reduce quality. Without equations quality is 0: no
-    work was shown. Equations that change nothing (``18 + 0 = 18``,
-    ``18 * 1 = 18``) are not counted.
+    that hold, C is 1 if the result of a true one is the answer (else 0), U is the fraction from which the
+    answer was computed. Checking a result again costs nothing: the other equations reduce quality only
+    if fewer than half of all lead to the answer. Without equations quality is 0: no work was shown.
+    Equations that change nothing (``18 + 0 = 18``, ``18 * 1 = 18``) are not counted.
 
     Args:
         reasoning: The arm's text.
-        answer: Its canonical answer, None where it gave none.
+        answer: Its canonical answer; None if it gave none.
     """
     equations = list(dict.fromkeys(e for e in parse_equations(reasoning) if not _is_idle(e)))
     if not equations:
@@ -48,7 +47,7 @@ def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
     results = frozenset(equation.result for equation in true)
     goal = None if answer is None else Fraction(answer)
     closes = goal in results
-    # Without closure the last result stands in: the last step may have been made in words.
+    # If no result is the answer, the last result takes its place: the last step may have been made in words.
     needed = {goal if closes else equations[-1].result}
     num_used = 0
     for equation in reversed(equations):
@@ -74,7 +73,7 @@ def path_scores(paths: Sequence[ReasoningPath], families: Sequence[str]) -> tupl
     """Scores each arm's path by its own quality and by what it shares with the other families'.
 
     ``path_i = q_i (1 + o_i)/2`` with the overlap ``o_i = Σ_j q_j cos_ij / Σ_j q_j`` over the arms j
-    of other families (over all other arms where there is one family) and ``cos_ij`` =
+    of other families (over all other arms if there is one family) and ``cos_ij`` =
     |R_i ∩ R_j| / √(|R_i| |R_j|) over the sets of true results. Two valid routes with nothing in
     common still earn half; if no peer shows any equations there is nothing to compare, and
     path_i = q_i. Sums over peers are computed as sums of vectors: time is linear in the arms.

@@ -1,6 +1,6 @@
-"""Scores rollout files again under another configuration and shows the changes in a table.
+"""Scores rollout files again with another configuration and shows the changes in a table.
 
-The files are JSONL, plain, .gz or .zst, as the trainer or the recipe's collector writes it.
+The files are JSONL, plain, .gz or .zst, as written by the trainer or the recipe's collector.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,7 +71,7 @@ def rescore_file(path: Path, config: RewardConfig) -> Iterator[Rescored]:
     """Scores the groups of a file, one after the other.
 
     Raises:
-        RescoreError: The file cannot be read, a line of it is no rollout, or its answers need a library that
+        RescoreError: The file cannot be read, a line of it is not a rollout, or its answers need a library that
             is not installed.
     """
     try:

@@ -1,4 +1,4 @@
-"""The reward of a group of arms, the reward of each arm, and which arms train.
+"""Computes the reward of a group of arms and of each arm, and chooses which arms are trained on.
 
 From the arms' outputs and the gold answer to scores and rewards.
 """
@@ -39,7 +39,7 @@ def compute_regime_w_scores(
         counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
         config: Formulas and weights.
-        answer_type: Of the question.
+        answer_type: The answer type of the question.
 
     Raises:
         ValueError: Unknown formulas, an invalid arm output, or the counterfactual group does not
@@ -71,7 +71,7 @@ def compute_reward(
         counterfactual: The same arms on a perturbed question, for the cross-check.
         formulas: Overrides ``config.formulas``.
         config: The constants.
-        answer_type: Of the question.
+        answer_type: The answer type of the question.
     """
     formulas = _chosen(formulas, config)
     arms = read_group(arm_outputs, gold_answer, counterfactual, formulas, answer_type)
@@ -94,8 +94,8 @@ def arm_rewards(
     ``r_i = (1.5 c_i - 0.5) + 0.7 c_i (0.4 agree_i + 0.3 path_i + 0.3 s_cf) - 0.001 max(0, words_i - 400)``
 
     with c_i = 1 if it is correct, else 0, agree_i the fraction of the other arms with its answer and
-    path_i its own path score (the group's under the original formulas). Coherence is paid to
-    correct arms only: agreeing on a wrong answer, which the recipe pays for, earns nothing.
+    path_i its own path score (the group's under the original formulas). Only correct arms are rewarded for
+    coherence: agreeing on a wrong answer, which the recipe rewards, earns nothing.
 
     ``shared`` gives `compute_reward` to every arm. ``difference`` gives ``G(N) - G(N \ i)`` with
     ``G(S) = Σ r_j`` over the arms of S: an arm's own reward and its contribution to the others' coherence
@@ -106,8 +106,8 @@ def arm_rewards(
         arm_outputs: One output per arm, `ArmOutput` or a mapping with its keys; may be empty.
         gold_answer: The right answer; without one no arm is correct.
         counterfactual: The same arms on a perturbed question, for the cross-check.
-        config: The constants, formulas and the choice of credit.
-        answer_type: Of the question.
+        config: The constants, the formulas and the credit scheme.
+        answer_type: The answer type of the question.
     """
     return reward_group(
         arm_outputs,
@@ -126,7 +126,7 @@ class GroupReward:
     rewards: tuple[float, ...]
     """Each arm's reward; see `arm_rewards`."""
     parts: tuple[RewardParts, ...]
-    """The terms that each of `rewards` is the sum of."""
+    """The terms of each reward, which is their sum."""
 
 
 def reward_group(
@@ -147,7 +147,7 @@ def reward_group(
 def select_arms(
     rewards: Sequence[float], selection: Selection, rng: random.Random
 ) -> tuple[int, ...]:
-    """Chooses which arms of a group train: their indices, in order.
+    """Chooses which arms of a group are trained on; returns their indices, in order.
 
     Args:
         rewards: Each arm's reward.

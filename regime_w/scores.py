@@ -1,4 +1,4 @@
-"""Coherence scores of a group of arms, each in [0, 1], or None where a score abstains.
+"""Coherence scores of a group of arms, each in [0, 1], or None if the score abstains.
 
 The formulas are the original recipe's (section 1.2) to the letter, on canonical answers, with one
 change: an arm without an answer (``None``) agrees with nothing. None of these scores abstains.
@@ -23,11 +23,11 @@ def num_agreeing_pairs(answers: Sequence[str | None]) -> int:
 def s_end_for_question(answers: Sequence[str | None]) -> float:
     """Scores agreement on the final answer: the fraction of arm pairs with equal answers.
 
-    ``s_end = sum_a C(n_a, 2) / C(n, 2)`` over the distinct answers a, given n_a times by n arms;
+    ``s_end = sum_a C(n_a, 2) / C(n, 2)`` over the distinct answers a, each given by n_a of the n arms;
     1 for a single arm and 0 for none.
 
     Args:
-        answers: One canonical answer per arm (see `extract_answer`), None where there is none.
+        answers: One canonical answer per arm (see `extract_answer`), None if there is none.
     """
     num_arms = len(answers)
     if num_arms < 2:
@@ -51,7 +51,7 @@ def s_path_for_question(reasonings: Sequence[str]) -> float:
 
 
 def s_cf_for_question(arm_outputs: Sequence[ArmOutput | Mapping[str, object]]) -> float:
-    """Scores the counterfactual cross-check: in the recipe a constant 0.5 for every group.
+    """Scores the counterfactual cross-check, which in the recipe is 0.5 for every group.
 
     Raises:
         ValueError: An arm output is invalid.

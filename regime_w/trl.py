@@ -2,7 +2,7 @@
 
 Completions of one question are one group. The dataset determines what a group contains:
 
-- One row a question: TRL samples ``num_generations`` completions of its prompt, always together in
+- One row for each question: TRL samples ``num_generations`` completions of its prompt, always together in
   a batch, and these are the group. All come from one prompt, so they are one family and the
   cross-check between families abstains.
 - One row for each arm of a question, with columns ``question`` and ``arm``: the group spans rows.
@@ -27,16 +27,17 @@ from regime_w.reward import arm_rewards
 Text = str | list[dict[str, Any]]
 """A prompt or completion: plain text or chat messages, whose content is text or a list of parts."""
 Gold = str | int | float | None
-"""A gold answer: a solution that ends in ``#### 18``, a number, as text or not, or None for none."""
+"""A gold answer: a solution that ends in ``#### 18``, a number (as text or not), or None if there is none."""
 
 
 def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[float]]:
     """Makes a reward function that fits TRL's ``reward_funcs``.
 
-    It reads the dataset's columns ``answer`` (the gold answer as a solution or a number, required), ``question`` (what makes a
-    group; without it the prompt does) and ``arm`` (names such as ``wolfram_0``; without it all
-    completions of a group are one family), and ignores all others. Give it ``credit="per_arm"``
-    or ``"difference"``; under ``"shared"`` all of a group earn the same and GRPO learns nothing.
+    It reads the dataset's columns ``answer`` (the gold answer as a solution or a number, required),
+    ``question`` (rows with the same question are a group; without it, those with the same prompt) and
+    ``arm`` (names such as ``wolfram_0``; without it all completions of a group are one family), and
+    ignores all others. Give it ``credit="per_arm"``
+    or ``"difference"``; under ``"shared"`` all completions of a group earn the same and GRPO learns nothing.
 
     Example:
         >>> reward = regime_w_reward()
@@ -44,7 +45,7 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
         [1.0, -0.5]
 
     Args:
-        config: The reward's constants; the defaults where None.
+        config: The reward's constants; None for the defaults.
     """
     chosen = RewardConfig() if config is None else config
 
@@ -60,8 +61,8 @@ def regime_w_reward(config: RewardConfig | None = None) -> Callable[..., list[fl
         """Each completion's reward, in order.
 
         Raises:
-            ValueError: There are no gold answers, or one is not one number, or not that of its group; names
-                the row. Or a list is not as long as the completions.
+            ValueError: There are no gold answers; one is not a single number or differs from that of its group (the
+                message names the row); or a list is not as long as the completions.
         """
         if answer is None:
             raise ValueError("the dataset has no column 'answer': add one with the gold answers")
@@ -108,12 +109,12 @@ def _require_one(golds: Sequence[str | None], group: Sequence[int]) -> None:
 
 
 def _begun(prompt: Text) -> str:
-    """The start of a completion's thought, where a text prompt ends with it; how TRL renders a chat is not seen here."""
+    """The start of a completion's thought, if a text prompt ends with it; how TRL renders a chat is unknown here."""
     return opened_thought(prompt) if isinstance(prompt, str) else ""
 
 
 def _text(completion: Text) -> str:
-    """The completion's text; of a chat, the assistant's messages."""
+    """The completion's text; for a chat, the assistant's messages."""
     if isinstance(completion, str):
         return completion
     said = [message.get("content") for message in completion if message.get("role") == "assistant"]
@@ -121,7 +122,7 @@ def _text(completion: Text) -> str:
 
 
 def _content(content: object) -> str | None:
-    """A message's text: its content, or the texts of its parts; None where it has none."""
+    """A message's text: its content, or the texts of its parts; None if it has none."""
     if isinstance(content, str):
         return content
     if not isinstance(content, Sequence):

@@ -1,4 +1,4 @@
-"""A question and its counterfactual, asked of the same arms: what one row keeps of the other's group."""
+"""A question and its counterfactual, given to the same arms: what the row of one keeps about the other's group."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class PairedQuestion(BaseModel):
     question: str = Field(min_length=1)
     gold_answer: str
     answers: tuple[str | None, ...]
-    """Of each arm, in the order of the group; None where it gave none."""
+    """Answer of each arm, in the order of the group; None if it gave none."""
 
     @field_validator("gold_answer")
     @classmethod
@@ -41,13 +41,13 @@ class PairedQuestion(BaseModel):
         return tuple(NUMBER.equal(answer, gold) for answer in read)
 
     def group(self, arm_names: Sequence[str]) -> CounterfactualGroup:
-        """What the cross-check compares the arms with.
+        """The group with which the cross-check compares the arms.
 
         Args:
-            arm_names: As many as there are answers.
+            arm_names: Names of the arms, one for each answer.
 
         Raises:
-            ValueError: There are more, or fewer.
+            ValueError: There are more names than answers, or fewer.
         """
         if len(arm_names) != len(self.answers):
             raise ValueError(

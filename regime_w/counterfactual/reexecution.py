@@ -1,9 +1,9 @@
 """Counterfactual questions: the same problem with one number changed, and its new answer.
 
 The input is a GSM8K-shaped record: a question and a solution with calculator annotations
-(``<<3*4=12>>``). Its steps are bound to the question's numbers, one number is changed, and the steps
-are computed again, exactly. If a number could be bound in two ways with different answers, no question
-is made.
+(``<<3*4=12>>``). The numbers in its steps are matched with the question's, one number is changed, and the
+steps are computed again, exactly. If a number could be matched in two ways with different answers, no
+question is made.
 """
 
 import re
@@ -27,7 +27,7 @@ from regime_w.numbers.number_words import constants_in, word_numbers_in
 from regime_w.numbers.numerals import canonical, to_ascii
 
 MAX_NUMERALS = 50
-"""Further numbers of a question are not changed."""
+"""Numbers of a question beyond this many are not changed."""
 _MAX_CHARS = 20
 """Longer numbers are not quantities."""
 
@@ -40,7 +40,7 @@ _KNOWN_AFTER = re.compile(
     r"-[a-z]| (?:legs|wheels|sides)\b| (?:days|hours|months) (?:a|per|each|every|in a) | of (?:them|us|you)\b",
     re.IGNORECASE,
 )
-"""Behind a number that is what it is: 4-wheel drive, 7 days a week, the 3 of them, whose names stand there."""
+"""Matches what follows a number that is fixed: 4-wheel drive, 7 days a week, the 3 of them, who are named nearby."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +51,9 @@ class Counterfactual:
     gold: str
     """Canonical answer, as `regime_w.extract_gold` gives it."""
     offset: str | None
-    """Canonical c if the new answer is the old one + c; None if steps were re-executed."""
+    """Canonical c, if the new answer is the old one + c; None if the steps were computed again."""
     change: tuple[str, str] | None
-    """The number in the first question and in this one; None for an added step."""
+    """The number in the original question and in this one; None for an added step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class _Numeral:
 
 
 def with_suffix(question: str, gold: str, offset: int = 17) -> Counterfactual | None:
-    """Adds a last step to any question: its answer moves by ``offset``.
+    """Adds a last step to any question, which changes its answer by ``offset``.
 
     This detects answers that ignore the question, but not errors made consistently.
 
     Returns:
-        The new question, or None where ``gold`` has no answer that can be read.
+        The new question, or None if ``gold`` has no answer that can be read.
     """
     answer = extract_gold(gold)
     moved = None if answer is None else canonical(Fraction(answer) + offset)
@@ -91,20 +91,20 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
     """Changes one number of a question and computes its solution again.
 
     Numbers are tried in the order of the text, each multiplied by 2 and 3, increased by 1, 2, 5 and
-    10, decreased by 1 and halved. The first change is used that keeps whole steps whole and positive
-    steps positive, and changes the answer.
+    10, decreased by 1 and halved. The first change that keeps whole results whole and positive ones
+    positive, and that changes the answer, is used.
 
     Args:
         question: The question.
         solution: Its solution, annotated, with ``#### answer`` at the end.
-        careful: For training. A number is only changed if the steps use it once, if it is no percentage beside
-            another, if it counts no days or hours of a week or day, and if it is no sum, difference, product or
-            quotient of two others of the question: knowledge of the world, or another sentence, may fix
-            what it was. And the smallest change of any number comes first, so that the new question is about as
-            hard as the old one.
+        careful: For training. A number is changed only if the steps use it once, if it is not one of several
+            percentages, if it does not count the days or hours of a week or day, and if it is not the sum,
+            difference, product or quotient of two others of the question: otherwise knowledge of the world, or
+            another sentence, may determine it. And the smallest change of any number is tried first, so that
+            the new question is about as hard as the old one.
 
     Returns:
-        The new question, or None where no number can be changed safely.
+        The new question, or None if no number can be changed safely.
     """
     text = to_ascii(question)
     steps = annotated_steps(solution)
@@ -120,7 +120,7 @@ def reexecuted(question: str, solution: str, *, careful: bool = False) -> Counte
     in_words = word_numbers_in(question) | constants_in(f"{question} {solution}")
     if careful:
         used = literals_of(solution)
-        # As a word 1 is always there: "a" and "each" may stand for it.
+        # 1 always counts as a number word: "a" and "each" may stand for it.
         known = {*values, *(word_numbers_in(question) - {1})}
         numerals = [numeral for numeral in numerals if _stands_alone(numeral, text, used, known)]
     changes: list[tuple[_Numeral, Fraction, frozenset[Fraction]]] = []
@@ -154,9 +154,9 @@ def _stands_alone(numeral: _Numeral, question: str, used: Literals, known: Set[F
 
     Args:
         numeral: The number.
-        question: As ASCII.
+        question: The question as ASCII.
         used: The numbers of the solution.
-        known: Those of the question, this one among them.
+        known: The numbers of the question, including this one.
     """
     num_uses = sum(literal in (numeral.value, numeral.value / 100) for literal in used.in_steps)
     if num_uses != 1 or numeral.value in used.in_words:

@@ -1,4 +1,4 @@
-"""The annotated steps of a solution (``<<3*4=12>>``): read, and computed again with a number changed."""
+"""Reads the annotated steps of a solution (``<<3*4=12>>``), and computes them again with a number changed."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class SolutionStep:
     """One annotated step."""
 
     expression: str
-    """As it is written, such as ``3*4``."""
+    """As written, such as ``3*4``."""
     result: Exact
 
 
@@ -30,7 +30,7 @@ def annotated_steps(solution: str) -> list[SolutionStep]:
     steps: list[SolutionStep] = []
     for match in _ANNOTATION.finditer(to_ascii(solution)):
         result = evaluate(match[2])
-        # A lone number ("<<8=8>>") was worked out in words.
+        # A lone number ("<<8=8>>") was computed in the text around it.
         in_words = _NUMBER.fullmatch(match[1].strip())
         if in_words or result is None or evaluate(match[1]) != result or len(steps) == MAX_STEPS:
             return []
@@ -40,12 +40,12 @@ def annotated_steps(solution: str) -> list[SolutionStep]:
 
 @dataclass(frozen=True, slots=True)
 class Literals:
-    """The numbers of a solution, each as often as it stands there."""
+    """The numbers of a solution."""
 
     in_steps: tuple[Fraction, ...]
-    """In the expressions of the annotated steps."""
+    """Those in the expressions of the annotated steps, each as often as it occurs."""
     in_words: frozenset[Fraction]
-    """Results that are worked out beside the annotations: 5 of ``10/2 = 5 rounds``."""
+    """Results that are computed outside the annotations, such as 5 in ``10/2 = 5 rounds``."""
 
 
 def literals_of(solution: str) -> Literals:
@@ -67,10 +67,10 @@ def value_of(number: str) -> Fraction:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The numbers that a literal of a step may come from."""
+    """The numbers from which a literal in a step may come."""
 
     changed: tuple[tuple[Fraction, Fraction], ...]
-    """(old, new) value of the changed number; of a percentage also its hundredth."""
+    """(old, new) value of the changed number; for a percentage also a hundredth of each."""
     fixed: frozenset[Fraction]
     """All unchanged numbers of the text."""
 

@@ -185,7 +185,7 @@ def test_the_command_reads_a_runs_config_and_its_flags_win(
         (["x.jsonl", "--config", "broken.toml"], "--config broken.toml: "),
         (["x.jsonl", "--config", "deep.toml"], "--config deep.toml: "),
         (["x.jsonl", "--config", "long.toml"], "--config long.toml: "),
-        (["x.jsonl", "--config", "scalar.toml"], "--config scalar.toml: reward is no section"),
+        (["x.jsonl", "--config", "scalar.toml"], "--config scalar.toml: reward is not a section"),
         (["x.jsonl", "--config", "unknown.toml"], "colour: Extra inputs"),
     ],
 )
