@@ -1,4 +1,4 @@
-"""HTTP/1.1 with a limit on what comes before a body: URL, header lines, trailers.
+"""HTTP/1.1 with a limit on the parts of a request that are not its body: URL, header lines, trailers.
 
 uvicorn's setting for this, ``h11_max_incomplete_event_size``, applies only to its parser h11, which holds
 up the event loop for half a second over 256 KB in chunks of one byte; httptools takes 50 times less but

@@ -48,7 +48,7 @@ class NeutralTokenizer:
         }
         """The id of each control token by its name."""
         secret = secrets.token_hex(8)
-        # No text holds the character U+FDD0, so none touches a name with characters of its own kind.
+        # Unicode assigns no character to U+FDD0, so what stands beside a name in a text is never one of its own.
         self._names = {
             name: f"\ufdd0{secret}x{index}\ufdd0" for index, name in enumerate(self.control)
         }

@@ -26,7 +26,7 @@ KV_CACHE_FLAG = "--kv-cache-memory-bytes"
 
 _GIB = 2**30
 _FLOAT32, _HALF = 4, 2
-# Estimates: only the sum was measured (shared/reference/gpu.md).
+# Estimates: only their sum was measured, on an H200.
 _CUDA_CONTEXT = 0.6 * _GIB
 _CUDA_GRAPHS = 1.0 * _GIB
 
