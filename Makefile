@@ -2,8 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-# Images often set this. Without bytecode each of the processes that these targets start would compile
-# PyTorch, Transformers and vLLM again, which doubles the time of its start.
+# Container images often set this variable. Without bytecode, each process that these targets start would compile
+# PyTorch, Transformers and vLLM again, which doubles its start-up time.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo unit test coverage lint types docs constraints clean help
@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: .venv/.installed  ## make .venv; the cpu or gpu extra by the hardware found (EXTRA=cpu|gpu overrides)
+install: .venv/.installed  ## make .venv, with the cpu or gpu extra depending on the hardware (EXTRA=cpu|gpu overrides)
 
 .venv/.installed: pyproject.toml scripts/install.sh $(wildcard requirements/*.txt)
 	PYTHON="$(PYTHON)" EXTRA="$(EXTRA)" sh scripts/install.sh
@@ -23,13 +23,13 @@ demo: install  ## tiny model, SFT, real vLLM server, online PPO, evaluation, rep
 unit: install  ## tests without a server and without training, in about two minutes
 	$(BIN)/python -m pytest tests/unit -m "not slow" --hypothesis-profile=quick -n auto --maxprocesses 4 $(ARGS)
 
-test: install  ## every test, real vLLM servers included; three at a time, since they wait for servers, each file in one process
+test: install  ## every test, real vLLM servers included; three processes, since tests wait for servers; each file stays in one
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
-coverage: install  ## line and branch coverage of regime_w, which must be whole
+coverage: install  ## line and branch coverage of regime_w, which must be 100 %
 	$(BIN)/python -m pytest -q tests/unit/regime_w --cov=regime_w --cov-branch --cov-report=term-missing --cov-fail-under=100
 
-lint: install types  ## ruff, mypy --strict and who may import whom
+lint: install types  ## ruff, mypy --strict and the import rules
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports

@@ -1,24 +1,26 @@
 #!/bin/sh
-# Runs a service as systemd does by the units of deploy/systemd: again after a crash and after what
-# passes (exit code 3), as often as it takes; never after exit code 2, which needs a mend.
+# Runs a service as systemd does with the units of deploy/systemd: it is restarted after a crash and after a
+# temporary failure (exit code 3), without a limit, but never after exit code 2, which somebody must fix.
 #
 #   supervise.sh COMMAND [ARGUMENT …]
 #
-# Docker's restart policies know no exit codes: without a bound they would repeat code 2 for ever, and
-# with one a run of days would stay down after its fifth crash. RESTART_S: whole seconds in between [10].
-# STOPPED_CODE: what to exit with where a signal stopped the command and it ended with 0 [0]; to Kubernetes 0 is a
+# Docker's restart policies do not look at exit codes: without a limit they would restart after code 2 for ever, and
+# with a limit a run of days would stay down after its fifth crash.
+#
+# RESTART_S: whole seconds before a restart [10].
+# STOPPED_CODE: the exit code if a signal stopped the command and it ended with 0 [0]. Kubernetes takes 0 for a
 # finished job.
 set -u
 
 stopping= child=
-# A fork that is still this shell would catch the signal and drop it: the command must have taken its place.
+# Until the fork has become the command, it is still this shell, which would catch the signal and drop it.
 pass_on() {
   while cmp -s "/proc/$$/cmdline" "/proc/$child/cmdline" 2>/dev/null; do sleep 0.1; done
   kill -TERM "$child" 2>/dev/null
 }
 trap 'stopping=1; [ -z "$child" ] || pass_on' TERM INT
 while [ -z "$stopping" ]; do
-  # A session of its own, so that what the command leaves behind can be ended with it.
+  # The command gets a session of its own, so that processes it leaves behind can be killed too.
   setsid "$@" &
   child=$!
   # A signal that came before the child had a number was not passed on.
@@ -31,7 +33,7 @@ while [ -z "$stopping" ]; do
     code=$?
   done
   if [ -n "$stopping" ]; then
-    # It may have ended before the second wait; 127 says that an earlier one has told its code.
+    # The command may have ended before the second wait. 127 means that an earlier wait returned its code.
     wait "$child"
     last=$?
     [ "$last" = 127 ] || code=$last
@@ -42,7 +44,7 @@ while [ -z "$stopping" ]; do
       [ -z "$stopping" ] || exit "${STOPPED_CODE:-0}"
       exit 0 ;;
     2)
-      echo "supervise: exit code 2: mend what is said above and start it again" >&2
+      echo "supervise: exit code 2: fix the problem reported above and start it again" >&2
       exit 2 ;;
   esac
   if [ -z "$stopping" ]; then

@@ -48,7 +48,7 @@ def is_running(pid: int) -> bool:
     ("codes", "num_starts", "said"),
     [
         ([0], 1, ""),
-        ([2], 1, "exit code 2: mend what is said above and start it again"),
+        ([2], 1, "exit code 2: fix the problem reported above and start it again"),
         ([1, 0], 2, "exit code 1; started again"),
         ([3, 137, 2, 0], 3, "exit code 2"),
         ([*[3] * 8, 0], 9, "exit code 3; started again"),
