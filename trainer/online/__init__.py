@@ -1,1 +1,1 @@
-"""Online PPO: rollouts, update, push, and again."""
+"""Online PPO: a loop of rollouts, update and push."""

@@ -1,4 +1,4 @@
-"""A step whose numbers are not finite: its rollouts and the policy before it are kept for inspection."""
+"""Keeps the rollouts of a step whose numbers are not finite, and the policy before it, for inspection."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,18 +22,19 @@ def keep_failed_step(
     roles: PolicyRoles,
     journal: Journal,
 ) -> Iterator[None]:
-    """Write ``failed/step-000012`` where the block raises `NonFiniteError`.
+    """Write ``failed/step-000012`` if the block raises `NonFiniteError`.
 
     Args:
-        run_folder: Of the run.
-        step: The step that the block does.
+        run_folder: The run's folder.
+        step: The step that the block performs.
         groups: The step's rollouts.
-        roles: Restored to their state before the step if it fails.
-        journal: Forgets the step if it has it already, so that the next start asks its questions again.
+        roles: Hold the policy; a failed step has already restored them to their state before it.
+        journal: If the step is already in it, the entry is removed, so that the next start asks the step's
+            questions again.
 
     Raises:
-        NonFiniteError: With the folder in its message, and exit code 3 unless the step has failed before: a fault of
-            the hardware passes, a policy that has diverged fails again.
+        NonFiniteError: Its message names the folder. Its exit code is 3 (try again) unless the step has failed
+            before: a hardware fault passes, but a policy that has diverged fails again.
     """
     try:
         yield

@@ -20,7 +20,7 @@ class Mismatch:
 
     @classmethod
     def between(cls, server: Tensor, trainer: Tensor) -> Self:
-        """Compare the logprobs [N] of some tokens; those that the trainer has no number for do not count."""
+        """Compare the logprobs [N] of some tokens; tokens whose trainer logprob is NaN do not count."""
         difference = (server - trainer)[~trainer.isnan()]
         return cls(
             mean=float(difference.abs().mean()),

@@ -1,7 +1,7 @@
-"""The training loop: ask, score, journal, learn, push, and again.
+"""The training loop: ask, score, journal, learn, push, repeat.
 
-Once a step is in the journal it happens, whatever happens to this process: a run that is killed later
-does the step again from the journal (`trainer.online.resume`).
+Once a step is in the journal it is certain to be done: if the process is killed before the step is finished,
+the next start recomputes it from the journal (`trainer.online.resume`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ from trainer.run_state.journal import Journal
 from trainer.run_state.journal_entries import JournaledStep
 
 _FINISH_WITHIN_S = 5.0
-"""How long the end of a step may wait for the server once a signal asks to stop; `docker stop` waits 10 s."""
+"""After a stop signal, how long the end of a step may still wait for the server; `docker stop` allows 10 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,19 +65,19 @@ class Training:
     proofs: Proofs
     pipeline: RolloutPipeline
     reward_sources: Mapping[str, str]
-    """Digests of the sources of ``reward.functions``."""
+    """Digests of the source code of ``reward.functions``."""
     evaluations: HeldOutEvaluations
     tracker: Tracker
     progress: TrainProgress
-    """The steps that are done and published."""
+    """The steps that are trained and published."""
 
     def __post_init__(self) -> None:
-        """Start where ``progress`` is."""
+        """Start at the step of ``progress``."""
         self._learned = self.progress.step
-        """The step that the weights are of: ahead of ``progress`` until it is published."""
+        """The last step that the weights have learned from; ahead of ``progress`` until it is published."""
 
     def run(self) -> TrainResult:
-        """Do the steps that are left; a signal or an error leaves a checkpoint where one is due."""
+        """Do the remaining steps; when a signal or an error ends them, save a checkpoint if the newest is older."""
         num_steps, stopped = self.config.num_steps, False
         self._retain()
         try:
@@ -96,13 +96,13 @@ class Training:
                     self._return_to_best()
             with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
                 self.evaluations.collect(wait=True)
-                # No rollouts of the last version are ever trained on.
+                # The last version generates no rollouts that train, so a probe has to prove it.
                 self.proofs.prove(self.versions.newest, self.learner.roles)
             # A run is finished once its last step has a checkpoint.
             self._save()
         except (Stopped, *BETWEEN_STEPS) as error:
-            # Weights that were learned but not published are not saved: the journal has their step,
-            # and the next start does it again.
+            # A step that was learned but not published is not saved: the journal has it, and the next
+            # start does it again.
             newest = step_of(checkpoint_folders(self.config.folder)[-1])
             if newest < self.progress.step == self._learned < num_steps:
                 self._save()
@@ -124,7 +124,7 @@ class Training:
         return batch
 
     def _learn(self, step: int, batch: RolloutBatch, clock: StepClock) -> Metrics:
-        """Prove the version that generated, journal the step, then move critic and policy."""
+        """Prove the version that generated the rollouts, journal the step, then train critic and policy."""
         entry = self._entry(step, batch)
 
         def journal_step(mini_batches: Sequence[MiniBatch]) -> None:
@@ -132,7 +132,7 @@ class Training:
             with self.stop.waiting():
                 self.proofs.prove_rollouts(batch, mini_batches, roles)
             clock.lap("prove")
-            # From here on the step happens, whatever happens to this process.
+            # From here on the step is certain: if this process dies, a resume recomputes it.
             self.journal.write_step(batch.groups, entry)
             clock.lap("journal")
 
@@ -156,14 +156,14 @@ class Training:
         return {**entry.metrics, **ppo.to_json()}
 
     def _publish(self, step: int, clock: StepClock) -> Metrics:
-        """Push the step's policy and evaluate it where that is due."""
+        """Push the step's policy, and start its evaluation if one is due."""
         versions, evaluations = self.versions, self.evaluations
         with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
             learner = self.learner
             versions.publish(step, learner.roles, token_budget=learner.token_budget)
             clock.lap("publish")
             is_last = step == self.config.num_steps
-            # One at a time: the one before makes room.
+            # Only one evaluation runs at a time, so a finished one is collected before the next starts.
             evaluated = evaluations.collect(wait=is_last)
             if evaluations.is_due(step):
                 evaluations.start(step, versions.newest)
@@ -171,12 +171,12 @@ class Training:
         return {"version": versions.newest.version, **self.proofs.metrics, **evaluated}
 
     def _return_to_best(self) -> None:
-        """Go on from the best evaluated step where a later evaluation has fallen behind it."""
+        """Go back to the weights of the best evaluated step if a later evaluation was worse."""
         best, step = self.evaluations.better_to_go_on_from(), self.progress.step
         if best is None:
             return
         folder, learner, versions = self.config.folder, self.learner, self.versions
-        # The steps before the return are recomputed from this checkpoint, not from the one returned to.
+        # A resume then starts from this checkpoint, not from the one that the run returns to.
         if step_of(checkpoint_folders(folder)[-1]) < step:
             self._save()
         try:
@@ -223,7 +223,7 @@ class Training:
             self.learner.update,
             served={version: weights_of(version) for version in self.progress.questions.versions},
             num_kept=self.config.num_checkpoints,
-            # What is being evaluated may become the best.
+            # The step being evaluated may become the best one.
             kept_steps={self.evaluations.evaluating or 0, *self.versions.adapters.returned_to},
         )
 

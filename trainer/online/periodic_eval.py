@@ -1,7 +1,7 @@
-"""How good is the policy by now? Held-out questions, asked of the server while training continues.
+"""Evaluates the policy on held-out questions while training continues.
 
-One version at a time answers them greedily, ahead of rollouts in the engine's queue. The step of the best
-version is kept in ``checkpoints/best.json``.
+One version at a time answers the questions greedily; its requests go ahead of rollouts in the engine's queue. The
+step of the best version is kept in ``checkpoints/best.json``.
 """
 
 import asyncio
@@ -26,12 +26,12 @@ from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
 
 _HIGHEST_CONFIDENCE = 1 - 1e-12
-"""An interval of a higher confidence has no finite ends in float64."""
+"""At a higher confidence, an interval has no finite ends in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _PendingEvaluation:
-    """An evaluation whose answers are not all there."""
+    """An evaluation that still waits for answers."""
 
     step: int
     published: Published
@@ -51,9 +51,9 @@ class HeldOutEvaluations:
         """Nothing is asked before `start`.
 
         Args:
-            versions: Asks the versions that are evaluated.
-            config: Of the run.
-            status: The server's; questions that do not fit its context are left out.
+            versions: The run's versions; the evaluated ones are asked through it.
+            config: The run's configuration.
+            status: The server's status; questions that do not fit its context are left out.
             say: Gets a line if questions are left out, and one for each evaluation that is skipped.
 
         Raises:
@@ -103,32 +103,32 @@ class HeldOutEvaluations:
 
     @property
     def records(self) -> list[Record] | None:
-        """The held-out questions; None where nothing is evaluated."""
+        """The held-out questions; None if the run evaluates nothing."""
         return self._records or None
 
     @property
     def evaluating(self) -> int | None:
-        """The step that is being evaluated."""
+        """The step that is being evaluated; None if no evaluation is pending."""
         return None if self._pending is None else self._pending.step
 
     @property
     def versions(self) -> set[int]:
-        """The version that is being evaluated and the best one, whose adapters are kept."""
+        """The version being evaluated and the best version; the adapters of both are kept."""
         best = None if self._run.evaluate_every is None else read_best(self._run.folder)
         pending = None if self._pending is None else self._pending.published
         return {found.version for found in (best, pending) if found is not None}
 
     def is_due(self, step: int) -> bool:
-        """Whether the policy is evaluated after a step."""
+        """Whether the policy is to be evaluated after a step."""
         return step == self.newest_due(step)
 
     def newest_due(self, step: int) -> int | None:
-        """The newest step, up to this one, after which the policy is evaluated."""
+        """The newest step up to this one after which the policy is to be evaluated."""
         every = self._run.evaluate_every
         return None if every is None or step < every else step - step % every
 
     def start(self, step: int, published: Published) -> None:
-        """Ask a version, unless an earlier evaluation is still pending."""
+        """Ask a version the held-out questions, unless an earlier evaluation is still pending."""
         if self._pending is not None:
             self._say(
                 f"no evaluation of step {step}: that of step {self._pending.step} is not finished; "
@@ -141,7 +141,7 @@ class HeldOutEvaluations:
     def collect(self, *, wait: bool) -> Metrics:
         """The metrics of an evaluation that finished since the last call, under ``eval/`` names.
 
-        A better accuracy than before is written to ``checkpoints/best.json``.
+        If its accuracy is the best so far, it is written to ``checkpoints/best.json``.
 
         Args:
             wait: Whether to wait for the pending evaluation.
@@ -164,10 +164,10 @@ class HeldOutEvaluations:
                 num_questions=len(self._records),
             )
             write_best(self._run.folder, best)
-        # The best is an estimate too, and one of 100 % has an interval.
+        # The best accuracy is an estimate too: even one of 100 % has an interval.
         of_best = (round(best.accuracy * best.num_questions), best.num_questions)
         _, gain = difference_interval((num_correct, len(self._records)), of_best, self._confidence)
-        # One that was started before the last return is about weights that the run has left already.
+        # A version from before the last return has weights that the run has already abandoned.
         counts = self._versions.adapters.is_since_return(version)
         self._fallen_from = best if gain < 0 and counts else None
         return {
@@ -181,31 +181,31 @@ class HeldOutEvaluations:
         }
 
     def better_to_go_on_from(self) -> Best | None:
-        """The best evaluation if a newer one is worse and ``run.return_to_best`` is set; once for each newer one.
+        """The best evaluation, if a newer one is worse and ``run.return_to_best`` is set; once for each newer one.
 
-        Worse is an accuracy whose difference from the best has an interval below 0 (`_confidence`). Versions from
-        before the last return do not count.
+        An evaluation is worse if the confidence interval (`_confidence`) of its accuracy's difference from the
+        best lies below 0. Versions from before the last return do not count.
         """
         best, self._fallen_from = self._fallen_from, None
         return best if self._run.return_to_best else None
 
     @property
     def _confidence(self) -> float:
-        """The confidence of each comparison with the best evaluation, so that all of a run's have 95% together.
+        """The confidence of each comparison with the best evaluation; all of a run's comparisons together have 95%.
 
-        The best is the largest of many numbers and so the luckiest, which makes it a comparison of every two
-        evaluations (Bonferroni's correction). With 95% in each, a run whose accuracy does not change would
-        return in up to half of its evaluations.
+        The best is the largest of many estimates and so the luckiest. Bonferroni's correction therefore counts a
+        comparison for every pair of evaluations. With 95% for each comparison, a run whose accuracy does not
+        change would return in up to half of its evaluations.
         """
         num_evaluations = self._run.num_steps // (self._run.evaluate_every or 1)
         return min(1 - (1 - CONFIDENCE) / max(1, comb(num_evaluations, 2)), _HIGHEST_CONFIDENCE)
 
     async def _ask(self, published: Published) -> int:
-        """How many questions a version answers right."""
+        """How many questions a version answers correctly."""
         questions = [record.question for record in self._records]
         completions = await self._versions.complete(published.version, questions, self._prompt)
         texts = [completion.text for completion in completions]
-        # Not on the thread of the requests, which slow comparisons would hold up.
+        # Not on the request thread, which slow answer comparisons would hold up.
         return await asyncio.to_thread(_num_correct, texts, self._records)
 
 

@@ -1,7 +1,7 @@
 """From questions to scored rollouts, generated while the trainer trains.
 
 `RolloutPipeline` keeps requests for the next batches in flight, so that the server never waits for the
-trainer. How many batches it runs ahead is the staleness that PPO accepts.
+trainer. The staleness that PPO accepts decides how many batches it runs ahead.
 """
 
 import asyncio
@@ -30,11 +30,11 @@ from trainer.rollouts.groups import (
 from trainer.rollouts.questions import QuestionBatch, QuestionStream
 
 _SPARES_PER_QUESTION = 2
-"""Bounds dynamic sampling: a policy that solves everything must not request forever."""
+"""Bounds dynamic sampling: with a policy that solves every question, it must not go on asking forever."""
 
 
 _SALTS_OF_A_RUN = 2**40
-"""More than the salts of any run."""
+"""Larger than the salt of any question batch in a run."""
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ class _Tally:
 
 
 class RolloutPipeline:
-    """Keeps ``max_staleness`` batches in flight beside the one that is waited for.
+    """Keeps ``max_staleness`` batches in flight besides the one that the trainer waits for.
 
     Use it as a context manager: leaving the block cancels what is in flight.
     """
@@ -66,7 +66,7 @@ class RolloutPipeline:
         self._rollout = rollout
         self._reward = reward
         self._score = score
-        # Not on the thread of the requests, which a slow reward function would hold up.
+        # Not on the request thread, which a slow reward function would hold up.
         self._scoring = ThreadPoolExecutor(max_workers=1)
         self._in_flight: deque[tuple[QuestionBatch, Future[RolloutBatch]]] = deque()
 
@@ -81,18 +81,18 @@ class RolloutPipeline:
         traceback: TracebackType | None,
     ) -> None:
         """Cancel the batches in flight."""
-        # The server aborts what is in flight when its connection closes.
+        # The server aborts a request when the request's connection closes.
         for _, future in self._in_flight:
             future.cancel()
         self._in_flight.clear()
         self._scoring.shutdown(wait=False, cancel_futures=True)
 
     def ask(self, version: int, *, num_needed: int) -> None:
-        """Ask a version for batches, until as many are in flight as staleness allows.
+        """Ask a version for batches until as many are in flight as staleness allows.
 
-        Batches that a killed run had asked of an earlier version are asked of that version again. Every
-        request names its version, so no group can be older than ``max_staleness`` when it is trained
-        on, and no other version can answer.
+        If a killed run had asked an earlier version for a batch, that version is asked for it again. Every
+        request names its version, so no other version can answer, and no group can be older than
+        ``max_staleness`` when it is trained on.
 
         Args:
             version: The newest version.
@@ -117,7 +117,7 @@ class RolloutPipeline:
         started, tally = time.monotonic(), _Tally()
 
         async def ask_all(pairs: Sequence[tuple[Record, Record | None]]) -> list[ScoredGroup]:
-            """Ask for each question's group on its own, so that one failure costs one group."""
+            """Ask for each question's group in a request of its own, so that a failure costs only one group."""
             times = _times_before([record.id for record, _ in pairs])
             asked = (
                 self._generate_pair(*pair, questions, nth, tally)
@@ -127,7 +127,7 @@ class RolloutPipeline:
 
         groups = await ask_all(questions.pairs)
         replaced: list[ScoredGroup] = []
-        # In rounds, not group by group: which spare goes where must not depend on who answers first.
+        # In rounds, not group by group: which spare replaces which group must not depend on the order of answers.
         spares = iter(questions.spares)
         while drawn := list(
             zip((i for i, group in enumerate(groups) if group.zero_variance), spares, strict=False)
@@ -153,7 +153,7 @@ class RolloutPipeline:
         nth: int,
         tally: _Tally,
     ) -> list[ScoredGroup]:
-        """The group of a question, or those of a question and its counterfactual, scored together."""
+        """The scored group of a question, or the groups of a question and its counterfactual, scored together."""
         if counterfactual is None:
             group = await self._generate_group(record, questions, nth, tally)
             return [await self._scored(record, group, None, tally)]
@@ -169,7 +169,8 @@ class RolloutPipeline:
         self, record: Record, questions: QuestionBatch, nth: int, tally: _Tally
     ) -> ArmGroup:
         seed = self._rollout.seed
-        # The salt gives a question other seeds in another epoch, ``nth`` where one ends within the batch.
+        # The batch's salt gives a question different seeds in each epoch. A question that comes up again within
+        # the batch, because an epoch ends in it, gets different seeds by ``nth``.
         salt = questions.salt + nth * _SALTS_OF_A_RUN
         salted = None if seed is None else (seed * 1_000_003 + salt) % 2**63
         request = group_request(record, self._rollout, version=questions.version, seed=salted)
@@ -196,7 +197,7 @@ class RolloutPipeline:
 
 
 def _times_before(ids: Sequence[str]) -> list[int]:
-    """How many times each one stands before in the list."""
+    """For each id, how many times it occurs earlier in the list."""
     counted: Counter[str] = Counter()
     found = []
     for name in ids:

@@ -1,4 +1,4 @@
-"""The completions by which a version is proven."""
+"""Selects the completions that prove a version."""
 
 from collections.abc import Collection, Sequence
 
@@ -13,9 +13,9 @@ from trainer.rollouts.groups import as_sample
 def scored_samples(
     mini_batches: Sequence[MiniBatch], wanted: Collection[Sample] | None, *, max_tokens: int
 ) -> tuple[list[Sample], list[Tensor]]:
-    """A step's completions up to ``max_tokens``, and their logprobs under the proximal policy, [C] each.
+    """A step's completions, until ``max_tokens`` are reached, and their logprobs under the proximal policy, [C] each.
 
-    Those among ``wanted``; all where None.
+    Only completions in ``wanted`` are taken; all of them if it is None.
     """
     samples: list[Sample] = []
     logprobs: list[Tensor] = []

@@ -1,8 +1,9 @@
-"""When a served version is checked against what was pushed, and by which of its completions.
+"""Decides when a served version is checked against what was pushed, and with which completions.
 
-A step's own rollouts are the proof of the version that generated them: it is due before the step is journaled
-and trains, so that nothing unproven trains. A version without rollouts (of a run's last step, or one that is pushed
-again when a run resumes) is asked a probe: the beginnings of answers to several training questions.
+A step's own rollouts prove the version that generated them. This check comes before the step is journaled and
+trained on, so that no unproven rollouts train. A version without rollouts (the version of a run's last step, or one
+that is pushed again when a run resumes) is proven by a probe: it generates the beginnings of answers to several
+training questions.
 """
 
 import logging
@@ -31,21 +32,21 @@ from trainer.servers.pinned_server import PinnedServer
 from trainer.servers.pool import ServerPool
 
 _SCORED_TOKENS = 8192
-"""The most tokens of a step's completions that are scored: enough to know the noise to a few per cent."""
+"""At most about this many tokens of a step's completions are scored: enough to know the noise to a few per cent."""
 _PROBE_COMPLETIONS = 64
-"""Of a probe: the test counts completions, and a z over 5.3 takes at least 28."""
+"""Completions of a probe. The test counts completions, and a z over 5.3 takes at least 28 of them."""
 _FEWEST_QUESTIONS = 8
 _PROBE_TOKENS = 16
-"""Of each completion, at most."""
+"""The most tokens of each probe completion."""
 _TIMES_MORE = 2
-"""How many times as many questions decide once a version is suspected."""
+"""Before a suspected version is judged, it is asked this many times as many further questions as a probe has."""
 _PROBE_SEED = 0
 
 _log = logging.getLogger(__name__)
 
 
 class Proofs:
-    """Checks every version of a run against what was pushed; plain methods are for the training thread."""
+    """Checks every version of a run against what was pushed; to be called from the training thread."""
 
     def __init__(
         self,
@@ -59,20 +60,20 @@ class Proofs:
         """Nothing is asked before the first call.
 
         Args:
-            versions: Of the run.
-            config: Of the run.
+            versions: The run's versions.
+            config: The run's configuration.
             records: Training questions, for probes.
-            server_dtype: What the server computes in, e.g. ``float32``.
+            server_dtype: The dtype that the server computes in, e.g. ``float32``.
             past: Metrics of the run's earlier steps.
         """
         self.metrics: Metrics = {}
-        """Of the newest version's proofs, of several the worst, under ``sync/`` names."""
+        """Metrics of the newest version's proofs under ``sync/`` names; if there are several, the worst values."""
         self._versions = versions
         self._arms: tuple[ArmSpec, ...] = config.rollout.arms
         self._prompt_format = config.rollout.prompt_format
         self._num_tokens = min(_PROBE_TOKENS, config.rollout.max_tokens)
         self._num_questions = max(_FEWEST_QUESTIONS, -(-_PROBE_COMPLETIONS // len(self._arms)))
-        """Of a probe."""
+        """Questions of a probe."""
         self._questions = [record.question for record in records]
         server = versions.requests.server
         self._pool = server if isinstance(server, ServerPool) else None
@@ -87,10 +88,10 @@ class Proofs:
         Args:
             batch: The rollouts.
             mini_batches: Their experience.
-            roles: Hold the version as proximal policy.
+            roles: Hold the version as the proximal policy.
 
         Raises:
-            SyncError: The server does not serve what was pushed, or sampled in another way than asked.
+            SyncError: The server does not serve what was pushed, or did not sample as it was asked to.
         """
         published = self._versions.earlier(batch.version)
         origins = by_origin(batch.groups)
@@ -100,17 +101,17 @@ class Proofs:
             is_whole = list(origins) == [THE_SERVER]
             its_own = None if is_whole else {s for group in groups for s in group.samples}
             samples, pushed = scored_samples(mini_batches, its_own, max_tokens=_SCORED_TOKENS)
-            # Of one of several, all completions may be among those that teach nothing.
+            # Experience leaves out groups that teach nothing; these may be all the groups of one of several origins.
             if samples or is_whole:
                 self._prove(published, samples, roles, pushed=pushed, origin=origin)
 
     def prove(self, published: Published, roles: PolicyRoles) -> None:
         """Prove a version by a probe, unless its rollouts have; overwrites the proximal role.
 
-        Each of several servers is asked one, and each replica; those that leave meanwhile have nothing to prove.
+        Each of several servers or replicas gets a probe of its own; a server that leaves meanwhile needs no proof.
 
         Raises:
-            SyncError: As `prove_rollouts`.
+            SyncError: As in `prove_rollouts`.
         """
         for origin in self._origins():
             if (published.version, origin) in self._proven:
@@ -124,7 +125,7 @@ class Proofs:
                     raise
                 _log.warning('event=not_proven server=%s reason="%s"', origin.server, error)
             except ServerRejectedError as error:
-                # A server that was restarted meanwhile may have fewer.
+                # A server that was restarted meanwhile may have fewer replicas.
                 if error.param != "replica" or origin in self._origins():
                     raise
                 return self.prove(published, roles)
@@ -172,7 +173,7 @@ class Proofs:
         return map(self._versions.earlier, self._versions.adapters.before(version))
 
     def _only(self, origin: Origin) -> PinnedServer | None:
-        """The one of several servers that has to answer; None where there is one server."""
+        """The one of several servers that has to answer; None if there is only one server."""
         return None if self._pool is None else self._pool.only(origin)
 
     def _require_listed(self, published: Published, origin: Origin) -> None:
@@ -184,7 +185,7 @@ class Proofs:
         except ServerUnreachableError:
             if origin.server is None:
                 raise
-            # It acknowledged the digest when it was given the version, and can be asked no more.
+            # The server acknowledged the digest when it got the version, and cannot be asked any more.
             return
         if held.sha256 != published.sha256 or held.active < published.activated:
             state = "active" if held.active else "not active"

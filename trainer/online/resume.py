@@ -1,4 +1,4 @@
-"""Resuming a run, whatever ended it: the newest checkpoint, the journal's steps after it, the served versions.
+"""Resumes a run, whatever ended it: loads the newest checkpoint, recomputes later steps, restores served versions.
 
 A new run resumes from its checkpoint of step 0 in the same way.
 """
@@ -57,18 +57,18 @@ def restore(
     learner: Learner,
     say: Callable[[str], None],
 ) -> Restored:
-    """Load the newest whole checkpoint and recompute the journal's steps after it; a damaged best.json is passed over.
+    """Load the newest undamaged checkpoint and recompute the journal's steps after it; skip a damaged best.json.
 
     Args:
-        config: Of the run.
+        config: The run's configuration.
         newest: The folder of that checkpoint.
-        journal: Of the run; forgets its last step if that produces NaN or infinity.
+        journal: The run's journal; its last step is removed if that step produces NaN or infinity.
         learner: Is put into the restored state.
-        say: Gets a line for each recomputed step, and for what is damaged.
+        say: Gets a line for each recomputed step, and for each damaged file.
 
     Raises:
-        CheckpointError: It is of another base model or adapter shape.
-        JournalError: The rollouts of a step are missing or damaged; says how to go on without it.
+        CheckpointError: The checkpoint belongs to another base model or adapter shape.
+        JournalError: The rollouts of a step are missing or damaged; the message says how to go on without it.
         NonFiniteError: A step produces NaN or infinity.
     """
     pass_over_damaged_best(config.run.folder, say)
@@ -100,7 +100,7 @@ def restore(
         step = progress.step + 1
         if step != past.last_step:
             raise NonFiniteError(f"step {step}, recomputed: {error.what}") from error
-        # The run was killed before it met the error itself.
+        # The run was killed before it met this error itself.
         journal.take_back(step)
         raise NonFiniteError(f"step {step}: {error.what}", may_pass=True) from error
     return Restored(progress=progress, rows=rows)
@@ -122,19 +122,19 @@ def restore_versions(
     proofs: Proofs,
     say: Callable[[str], None],
 ) -> TrainProgress:
-    """Make the server hold, under the same numbers, the versions whose rollouts are still to come.
+    """Make the server hold, under their old numbers, the versions whose rollouts are still to come.
 
-    Each version that is pushed again is proven here, the newest later by the rollouts that it generates.
+    Each older version that is pushed again is proven here; the newest is proven later by its own rollouts.
 
     Args:
-        progress: Of the restored run.
+        progress: The restored run's progress.
         learner: Holds the newest policy.
-        versions: Of the run.
-        proofs: Of the run's versions.
-        say: Gets a line for each version that cannot be served again.
+        versions: The run's versions.
+        proofs: Prove the versions that are pushed again.
+        say: Gets a line for each version that cannot be served again, and one for the newest.
 
     Returns:
-        The progress, in which questions of a version that cannot be served again go to the newest.
+        The progress; if a version cannot be served again, its questions go to the newest version.
     """
     questions = progress.questions
     for version in sorted(questions.versions):
@@ -156,8 +156,8 @@ def complete_metrics(restored: Restored, version: int, tracker: Tracker) -> None
 
     Args:
         restored: Has the metrics of the recomputed steps.
-        version: The version that the last of them is published as.
-        tracker: Has the lines that were written.
+        version: The version as which the last of these steps is published.
+        tracker: Knows which lines were written, and writes the missing ones.
     """
     for step, row in restored.rows.items():
         if step == restored.progress.step:
@@ -169,7 +169,7 @@ def complete_metrics(restored: Restored, version: int, tracker: Tracker) -> None
 def restart_evaluation(
     step: int, versions: Versions, evaluations: HeldOutEvaluations, tracker: Tracker
 ) -> None:
-    """Start again the evaluation that was pending when the run ended, if its version is still here."""
+    """Restart the evaluation that was pending when the run ended, if its version can still be served."""
     due = evaluations.newest_due(step)
     if due is not None and due > tracker.last_evaluated_step:
         version = versions.adapters.version_of(due)

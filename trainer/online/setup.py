@@ -1,4 +1,4 @@
-"""Online PPO from a configuration: opens what a run needs, restores the run, and starts the loop."""
+"""Starts online PPO from a configuration: opens what a run needs, restores the run, and starts the loop."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -79,22 +79,22 @@ def train(
     """Train online until ``run.num_steps`` are done or a signal asks to stop.
 
     A run that was begun in ``run.folder`` resumes where it ended, however it ended. SIGTERM and Ctrl-C
-    let the current update finish, but wait for no rollouts; a checkpoint is written.
+    let the current update finish but do not wait for rollouts; a checkpoint is written.
 
     Args:
         config: The whole run.
-        client: The server; that of ``server.url``, or those of ``server.urls``, where None.
-        must_resume: A new run is an error.
-        ranks: The processes that learn together, of which this is the first; None is this one alone.
+        client: The server; None connects to ``server.url`` or ``server.urls``.
+        must_resume: Whether it is an error if there is no run to resume.
+        ranks: The processes that learn together, of which this is the first; None means this process alone.
 
     Raises:
         UsageError: The server does not fit the run, or the folder holds another run.
         SyncError: The server serves something else than was pushed.
         ServerError: The server stayed away for longer than ``server.give_up_after_s``.
-        CheckpointError: No checkpoint can be resumed from.
+        CheckpointError: There is no checkpoint from which the run can resume.
         JournalError: A step that has to be recomputed is damaged.
         NonFiniteError: A number is NaN or infinite; the step's rollouts are kept.
-        RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
+        RewardFunctionError: A function of ``reward.functions`` failed twice for the same group.
         RankLostError: Another rank has ended; a checkpoint is written.
         Stopped: A signal asked to stop before the run was restored.
     """
@@ -108,7 +108,7 @@ def train(
         if is_finished(config):
             return finished_result(config.run.folder, journal.past)
         if config.policy.adapter is not None and not checkpoint_folders(config.run.folder):
-            # Before the server is waited for.
+            # Fail on an unreadable adapter before waiting for the server.
             readable_adapter(config.policy.adapter)
         server = client or connection(config.server)
         with (
@@ -135,7 +135,7 @@ def _open_training(
     stop: StopRequest,
     ranks: Ranks,
 ) -> Iterator[Training]:
-    """The run, restored, with everything that its loop needs; all is closed with the block."""
+    """The restored run with everything that its loop needs; all of it is closed when the block ends."""
     run, data = config.run, config.data
     records = load_records(
         data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed, shape=data.shape
@@ -195,7 +195,7 @@ def _questions(
     counterfactuals: Counterfactuals,
     progress: TrainProgress,
 ) -> QuestionStream:
-    """The questions that come after the steps done."""
+    """The stream of the questions that come after the completed steps."""
     data = config.data
     return QuestionStream(
         records,
@@ -208,14 +208,14 @@ def _questions(
 
 
 def _advice(config: TrainConfig, journal: Journal) -> list[str]:
-    """Lines about settings that may not be meant, and about changed reward functions."""
+    """Lines about settings that may be unintended, and about changed reward functions."""
     advice = ppo_advice(config.ppo, config.rollout.max_tokens, config.run.num_steps)
     advice += prompt_format_advice(config)
     return [*(f"warning: {line}" for line in advice), *changed_sources(journal.past.reward_sources)]
 
 
 def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:
-    """The configuration, recorded with the server's dtype in place of ``auto``; adds lines on what it computes in."""
+    """Replace the dtype ``auto`` by the server's and record it; add lines that say which dtypes are used."""
     if line := difference_line(config.policy, status.base_dtype):
         lines.append(line)
     if config.policy.dtype == "auto":
@@ -226,7 +226,7 @@ def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -
 
 
 def _learner(config: TrainConfig, status: ServerStatus, ranks: Ranks) -> Learner:
-    """Roles and optimizers at the run's start; a new run gets its critic and its first checkpoint."""
+    """A learner in the run's starting state; for a new run, also pretrain the critic and save the first checkpoint."""
     run = config.run
     serve_dtype = getattr(torch, status.base_dtype)
     policy = start_of(config, run.folder)

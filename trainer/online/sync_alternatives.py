@@ -1,6 +1,6 @@
-"""What a server may serve, or how it may sample, instead of what was pushed: the trainer's logprobs for each.
+"""Computes the trainer's logprobs for what was pushed, and for what a server may wrongly serve or sample instead.
 
-All that is computed overwrites the proximal role.
+Every computation overwrites the proximal role.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +19,7 @@ from trainer.model.roles import PolicyRoles, Role
 
 _TOKEN_BUDGET = 4096
 _NUM_OLDER = 4
-"""Versions from before the previous one that are tried once a mismatch is there."""
+"""How many versions before the previous one are tried once there is a mismatch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +29,9 @@ class Published:
     version: int
     folder: Path
     sha256: str
-    """Of its weights file."""
+    """Digest of its weights file."""
     activated: bool = True
-    """Whether ``policy`` moved to it."""
+    """Whether the server's ``policy`` name was moved to it."""
 
 
 PUSHED = "what was pushed"
@@ -47,8 +47,8 @@ _FINER_TEMPERATURE_FACTORS = tuple(2 ** (k / 4) for k in range(-8, 9) if k not i
 class Explanations(Protocol):
     """The trainer's logprobs of some completions under each of several explanations.
 
-    Each method returns for every explanation's name a tensor [C] a completion; NaN on tokens that it does not
-    cover.
+    Each method returns a dict from an explanation's name to one tensor [C] per completion, which is NaN on tokens
+    that the explanation does not cover.
     """
 
     @property
@@ -56,24 +56,24 @@ class Explanations(Protocol):
         """The version that the server was asked for."""
 
     def usual(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """`PUSHED`, and those alternatives that two forward passes suffice for."""
+        """`PUSHED`, and the alternatives that two forward passes are enough for."""
 
     def scaled_adapters(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """The server scales the adapter or leaves it out: a forward pass for each."""
+        """Alternatives in which the server scales the adapter or leaves it out; each takes a forward pass."""
 
     def finer(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """Further explanations of a mismatch that is there: other factors, older versions."""
+        """Further explanations, for when there is a mismatch: other factors and older versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComputedExplanations:
-    """`Explanations` by forward passes of the proximal role."""
+    """`Explanations` computed by forward passes of the proximal role."""
 
     roles: PolicyRoles
     published: Published
     """What was pushed."""
     earlier: Callable[[], Iterator[Published]] = lambda: iter(())
-    """The versions before it, newest first, which a stale server still serves."""
+    """The versions before it, newest first; a stale server may still serve one of them."""
 
     @property
     def version(self) -> int:
@@ -81,14 +81,14 @@ class ComputedExplanations:
         return self.published.version
 
     def usual(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """`PUSHED` and the alternatives of sampling, of a shift and of the version before."""
+        """`PUSHED`, other ways of sampling, logprobs shifted by one token, and the version before."""
         self._load(self.published)
         found = _samplings(self.roles, samples, _TEMPERATURE_FACTORS, pushed=True)
         found |= _shifts(found[PUSHED])
         return found | self._versions(samples, islice(self.earlier(), 1))
 
     def scaled_adapters(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
-        """The server scales the adapter or leaves it out."""
+        """The adapter scaled or left out."""
         return self._scaled(samples, _B_FACTORS)
 
     def finer(self, samples: Sequence[Sample]) -> dict[str, list[Tensor]]:
@@ -126,14 +126,14 @@ class ComputedExplanations:
 def _samplings(
     roles: PolicyRoles, samples: Sequence[Sample], factors: Sequence[float], *, pushed: bool
 ) -> dict[str, list[Tensor]]:
-    """Other temperatures and, with ``pushed``, the sampling as it was asked for and without its top_p."""
+    """Logprobs at other temperatures; with ``pushed``, also as asked for, without top_p, and raw."""
     ways = {
         f"{factor:.2g} times the arms' temperatures": Sampling(temperature_factor=factor)
         for factor in factors
     }
     if pushed:
         ways[PUSHED] = AS_ASKED
-        # Where it is what was asked for, it is no alternative.
+        # If the arms asked for exactly this sampling, it is not an alternative.
         if any(sample.top_p < 1 for sample in samples):
             ways[_WHOLE] = Sampling(whole=True)
         if any(sample.temperature != 1 for sample in samples):
@@ -145,7 +145,7 @@ def _samplings(
 
 
 def _shifts(pushed: Sequence[Tensor]) -> dict[str, list[Tensor]]:
-    """Logprobs of the neighbouring tokens; the end that has no neighbour is NaN."""
+    """The logprobs of the neighbouring tokens; NaN at the end where there is no neighbour."""
     missing = torch.full((1,), torch.nan)
     return {
         _LATE: [torch.cat([missing, logprobs[:-1]]) for logprobs in pushed],
@@ -158,10 +158,11 @@ def _logprobs(roles: PolicyRoles, samples: Sequence[Sample]) -> list[Tensor]:
 
 
 def chosen_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[Sample]:
-    """Completions of different prompts, cut short, whose forward pass takes at most about ``max_tokens``.
+    """Shortened completions of several prompts, whose forward pass takes at most about ``max_tokens``.
 
-    The test counts completions, and a prompt is the most expensive part of its first one: so of each
-    prompt several are taken, the hottest, which differ most, and of each only its beginning.
+    The test counts completions, and most of the cost of a prompt's first completion is the prompt itself. So
+    several completions are taken of each prompt: the beginnings of those at the highest temperatures, which
+    differ most.
     """
     by_prompt: dict[tuple[int, ...], list[Sample]] = {}
     for sample in samples:
@@ -182,7 +183,7 @@ def chosen_samples(samples: Sequence[Sample], *, max_tokens: int) -> list[Sample
 _PER_PROMPT = 4
 _CUT_TOKENS = 32
 _ENOUGH = 32
-"""Completions: an alarm takes 13 that agree."""
+"""This many completions are enough: an alarm takes 13 that agree."""
 
 
 def _cut(sample: Sample) -> Sample:
@@ -192,6 +193,6 @@ def _cut(sample: Sample) -> Sample:
         sample,
         completion_ids=sample.completion_ids[:_CUT_TOKENS],
         sampler_logprobs=sample.sampler_logprobs[:_CUT_TOKENS],
-        # The state after its last token is not needed.
+        # Avoids computing the state after the last token, which is not needed.
         truncated=False,
     )

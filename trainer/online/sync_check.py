@@ -1,13 +1,14 @@
 """The weight-sync check: does the server serve, under a version's name, the weights that were pushed?
 
-The trainer scores completions of a version with the adapter that it pushed, and with everything else that a
+The trainer scores completions of a version with the adapter that it pushed, and with the alternatives that a
 server may serve by mistake: the version before, the adapter scaled or left out, another temperature or top_p,
-logprobs shifted by a token. An alternative that fits better than chance allows (`trainer.online.sync_evidence`)
-stops the run, and so does a mismatch far over the run's own rounding noise that none of them explains.
+logprobs shifted by a token. The run stops if an alternative fits better than chance allows
+(`trainer.online.sync_evidence`). It also stops if the mismatch is far above the run's usual rounding noise, even if
+no alternative explains it.
 
-What was pushed is scored for every step's update anyway, and anything else in its place adds to the noise between
-server and trainer. So the alternatives are computed for the first versions of a run, whenever the noise is
-above its usual, and now and then. `trainer.online.proofs` decides which completions these are.
+Every step's update scores the completions with the pushed adapter anyway, and a server that serves anything else
+raises the noise between server and trainer. So the alternatives are computed only for the first versions of a run,
+when the noise is above its usual level, and now and then. `trainer.online.proofs` chooses the completions.
 """
 
 import math
@@ -29,26 +30,27 @@ from trainer.online.sync_outcome import SyncOutcome, judge
 from trainer.servers.origins import THE_SERVER, Origin
 
 MAX_TOKENS = 2048
-"""Of a forward pass of the check; the largest part of them are prompts."""
+"""The most tokens of a forward pass of the check; most of them belong to prompts."""
 
 _FIRST_NATS = {True: 0.001, False: 0.1}
-"""Noise that is too much for the first version of a run, in nats a token: in float32 (kernels differ by 1e-6 to
-1e-5), and where a side has half precision (others' figures for bfloat16 are 0.002 to 0.04)."""
+"""Noise above this, in nats a token, is too much for the first version of a run. True: both sides compute in float32
+(kernels differ by 1e-6 to 1e-5). False: a side has half precision (published figures for bfloat16 are 0.002 to
+0.04)."""
 _LEAST_NATS = {True: 0.0005, False: 0.01}
-"""Noise that is never too much for a later version."""
+"""Noise up to this, in nats a token, is never too much for a later version; keys as above."""
 _TIMES_USUAL = 8.0
-"""How many times the usual noise of the run is too much."""
+"""Noise above this many times the run's usual noise is too much."""
 _TIMES_DOUBTED = 1.5
-"""How many times the usual noise makes it worth while to compute alternatives."""
+"""Noise above this many times the run's usual noise makes it worthwhile to compute the alternatives."""
 _UNDOUBTED = 2e-6
-"""Noise of the logits that rounding in float32 explains, whatever the kernels."""
+"""Noise of the logits up to this is explained by float32 rounding, whatever the kernels."""
 _NUM_USUAL = 16
 """The usual noise is the median of this many proven versions."""
 _NUM_FIRST = 3
 """Versions of a run for which the alternatives are computed, whatever the noise."""
 _TOKENS_BETWEEN = 100_000
-"""The alternatives are computed again once this many completion tokens have gone by: some 5,000 tokens of forward
-passes, while training on so many takes 500,000."""
+"""The alternatives are computed again after this many completion tokens. They take some 5,000 tokens of forward
+passes; training on 100,000 completion tokens takes 500,000."""
 
 
 class SyncCheck:
@@ -58,9 +60,9 @@ class SyncCheck:
         """Fix the thresholds of a run.
 
         Args:
-            config: Of the run.
-            server_dtype: What the server computes in, e.g. ``float32``.
-            past: Metrics of the run's earlier steps, from which its usual noise is known.
+            config: The run's configuration.
+            server_dtype: The dtype that the server computes in, e.g. ``float32``.
+            past: Metrics of the run's earlier steps, from which the usual noise is taken.
         """
         self._exact = server_dtype == "float32" and config.policy.dtype in ("auto", server_dtype)
         self._limit = config.ppo.max_logprob_mismatch
@@ -68,7 +70,7 @@ class SyncCheck:
         self._usual_noise = deque(usual_noise, maxlen=_NUM_USUAL)
         self._num_past = len(usual_noise)
         self._first: set[int] = set()
-        """Versions proven since the start, up to the number for which alternatives are always computed."""
+        """The first `_NUM_FIRST` versions proven since this process started."""
         self._num_tokens: Counter[Origin] = Counter()
         """Completion tokens of each origin since alternatives were last computed for it."""
 
@@ -83,19 +85,19 @@ class SyncCheck:
     ) -> SyncOutcome:
         """Check that the server serves what was pushed.
 
-        A few completions are looked at first. Only if they raise an alarm, all of them and further ones
-        decide, so that no handful of tokens ends a run.
+        The alternatives are first compared on a few completions. If these raise an alarm, all completions and
+        further ones decide, so that a handful of tokens cannot end a run.
 
         Args:
-            samples: The server's completions of the version.
-            explanations: What the server may serve.
-            pushed: The trainer's logprobs of the samples with what was pushed, [C] each, where they are known
-                already; without them the alternatives are always computed.
+            samples: The version's completions from the server.
+            explanations: Computes logprobs for what the server may be serving.
+            pushed: The trainer's logprobs of the samples with the pushed adapter, [C] each, if they are already
+                known; without them the alternatives are always computed.
             ask_more: Asks the server for completions of other questions.
             origin: Which of several servers or replicas made the samples.
 
         Raises:
-            SyncError: Mismatch and likely cause.
+            SyncError: The check fails; the message names the mismatch and its likely cause.
         """
         if pushed is None:
             outcome = self._compared(samples, explanations, ask_more)
@@ -120,7 +122,10 @@ class SyncCheck:
         return not outcome.noise.per_logit <= limit
 
     def _num_before(self, version: int) -> int:
-        """How many other versions were proven before, since the start at most `_NUM_FIRST`; one on several servers counts once."""
+        """How many other versions were proven before; a version counts once, on however many servers.
+
+        Of the versions proven since this process started, at most `_NUM_FIRST` count.
+        """
         return self._num_past + len(self._first - {version})
 
     def _compared(
@@ -129,13 +134,13 @@ class SyncCheck:
         explanations: Explanations,
         ask_more: Callable[[], Sequence[Sample]],
     ) -> SyncOutcome:
-        """Weigh what was pushed against the alternatives.
+        """Compare what was pushed with the alternatives.
 
         Raises:
             SyncError: An alternative fits better than chance allows, or the mismatch is more than rounding.
         """
         version = explanations.version
-        # What is wrong from the start would be taken for the run's usual noise.
+        # A fault that is there from the start would otherwise be taken for the run's usual noise.
         is_first = not self._num_before(version)
         chosen = chosen_samples(samples, max_tokens=MAX_TOKENS)
         explained = explanations.usual(chosen)
@@ -158,7 +163,7 @@ class SyncCheck:
 
     @property
     def _noise_before(self) -> float:
-        """The usual noise of the run, NaN before its first proof."""
+        """The run's usual noise; NaN before its first proof."""
         return median(self._usual_noise) if self._usual_noise else math.nan
 
     def _too_noisy(self, outcome: SyncOutcome) -> bool:

@@ -1,9 +1,9 @@
 """Which of two explanations the server's logprobs support, with a bound on the chance of an error.
 
-Pure functions of logprobs; who computes them, and what follows, is not known here.
+These are pure functions of logprobs; they do not know who computes the logprobs, nor what follows from the result.
 
-The server and the trainer compute the same policy in two ways, so even a healthy server's logprobs differ
-from the trainer's by rounding: by little on most tokens, by tenths of a nat where the two disagree on a token at
+The server and the trainer compute the same policy in different ways, so even a healthy server's logprobs differ
+from the trainer's by rounding: by little on most tokens, but by tenths of a nat where the two disagree on a token at
 the edge of a nucleus. `evidence` therefore weighs each explanation against another by a likelihood with tails
 as heavy as Cauchy's, in which no single token counts for much. Tokens of one completion share rounding errors,
 so whole completions are the units of the test, and a token that several completions share counts once.
@@ -25,32 +25,32 @@ from torch import Tensor
 from trainer.model.batches.batch import Sample
 
 _FLOOR_NATS = 2e-6
-"""Differences that float32 logits leave on any token, divided by its temperature."""
+"""The difference that float32 rounding of the logits leaves on any token, before division by its temperature."""
 _LEAST_GAIN = 1e-9
-"""A gain of a completion, of either sign, below this counts as zero."""
+"""A completion's gain counts as zero if its absolute value is at most this."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistinctTokens:
-    """The server's logprobs of tokens that are all different: no two have the same text before them.
+    """The server's logprobs of distinct tokens: a token that several completions share counts once.
 
-    Completions of one prompt begin alike, and rounding is the same on what they share.
+    Completions of one prompt may begin alike, and rounding is the same on their shared beginning.
     """
 
     server: Tensor
     """[N] float64."""
     places: Tensor
-    """[N] where each token is among all tokens, completion after completion."""
+    """[N] each token's index in the concatenation of all completions."""
     completions: Tensor
-    """[N] index of the completion that each token is of."""
+    """[N] the index of the completion that each token is attributed to."""
     sensitivity: Tensor
-    """[N] how far a logprob moves if the logits move by one: (1 - p) / temperature."""
+    """[N] how far a token's logprob moves if its logit moves by one: (1 - p) / temperature."""
     temperature: Tensor
     """[N]"""
 
     @classmethod
     def of(cls, samples: Sequence[Sample]) -> Self:
-        """The distinct tokens of some completions; of those at several temperatures, the hottest counts."""
+        """The distinct tokens of some completions; a token sampled at several temperatures counts at the highest."""
         nodes: dict[tuple[object, int], int] = {}
         places: list[int] = []
         completions: list[int] = []
@@ -80,7 +80,7 @@ class DistinctTokens:
         )
 
     def chosen(self, logprobs: Sequence[Tensor]) -> Tensor:
-        """[N] of the trainer's logprobs of all completions, each [C]; NaN where it has none."""
+        """[N] the distinct tokens' entries of the trainer's logprobs of all completions, [C] each; may be NaN."""
         return torch.cat(list(logprobs)).double()[self.places]
 
     def where(self, mask: Tensor) -> Self:
@@ -89,13 +89,13 @@ class DistinctTokens:
 
     @property
     def num_completions(self) -> int:
-        """How many completions have a token of their own."""
+        """How many completions the tokens are attributed to."""
         return len(self.completions.unique())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """How far the server is from the trainer, robustly: a few tokens at the edge of a nucleus do not count."""
+    """A robust measure of how far the server is from the trainer: a few tokens at a nucleus's edge do not matter."""
 
     per_logit: float
     """Typical |difference| of a token per unit of its sensitivity: the size of the noise in the logits."""
@@ -118,20 +118,20 @@ def evidence(tokens: DistinctTokens, first: Tensor, second: Tensor) -> float:
     """How much better the second explanation fits the server than the first, as a z.
 
     Args:
-        tokens: The server's.
+        tokens: The distinct tokens with the server's logprobs.
         first: [N] the trainer's logprobs if the first explanation is true.
-        second: [N] if the second is; tokens on which it is NaN do not count.
+        second: [N] the trainer's logprobs if the second is true.
 
     Returns:
-        Positive if the second fits better; 0 if both fit alike. At most the root of the number of
-        completions.
+        Positive if the second fits better; 0 if both fit equally well. At most the square root of the number
+        of completions. Tokens on which either explanation is NaN or infinite do not count.
     """
     known = second.isfinite() & first.isfinite()
     if not bool(known.any()):
         return 0.0
     some = tokens.where(known)
     first, second = first[known], second[known]
-    # The scale of the one that fits better, whichever it is: the test must not favour either.
+    # Both use the scale of the explanation that fits better, so that the test favours neither.
     per_logit = min(_scale(some, first), _scale(some, second))
     scale = per_logit * some.sensitivity + _FLOOR_NATS / some.temperature
     gain = _log_tail((some.server - first) / scale) - _log_tail((some.server - second) / scale)
@@ -140,15 +140,16 @@ def evidence(tokens: DistinctTokens, first: Tensor, second: Tensor) -> float:
 
 
 def self_normalized(gains: Tensor) -> float:
-    """The sum of gains [n], the large ones clipped, over the root of the sum of their squares.
+    """The sum of gains [n], with large ones clipped, divided by the square root of the sum of their squares.
 
     If each gain has either sign with equal chance, at most ``exp(-z²/2)`` of the choices of signs lead to
-    this z or a larger one, whatever the sizes.
+    this z or a larger one, whatever the gains' sizes.
     """
     gains = gains[gains.abs() > _LEAST_GAIN]
     if not len(gains):
         return 0.0
-    # Or the longest would be the whole test. The limit depends on the sizes alone, so signs stay as they are.
+    # Otherwise the longest completion could decide the test alone. The limit depends only on the sizes, so the
+    # signs keep their equal chances.
     sizes = gains.abs().sort().values
     limit = _weighted_median(sizes, sizes)
     gains = gains.clamp(-limit, limit)
@@ -171,6 +172,6 @@ def _scale(tokens: DistinctTokens, trainer: Tensor) -> float:
 
 
 def _weighted_median(numbers: Tensor, weights: Tensor) -> float:
-    """Of ascending numbers [n], not empty, the first at which half of the weight is reached."""
+    """The first of some ascending numbers [n] at which half of the total weight is reached; n is at least 1."""
     mass = weights.cumsum(0)
     return float(numbers[int(torch.searchsorted(mass, mass[-1] / 2).clamp(max=len(mass) - 1))])

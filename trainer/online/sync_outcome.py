@@ -1,7 +1,7 @@
 """How well completions of a version fit what was pushed, and what a server may have served instead.
 
-`judge` weighs each alternative against what was pushed, and `SyncOutcome` knows which error rates make an
-alternative suspected, or the proof failed.
+`judge` weighs each alternative against what was pushed. `SyncOutcome` holds the result and knows the error rates at
+which an alternative is suspected and at which the proof fails.
 """
 
 import math
@@ -17,28 +17,29 @@ from trainer.online.sync_alternatives import PUSHED
 from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise
 
 FALSE_STOPS_A_PUSH = 1e-5
-"""The highest chance that a healthy push stops the run."""
+"""The largest allowed chance that a healthy push stops the run."""
 _FALSE_ALARMS_A_PUSH = 0.02
-"""The highest chance that a healthy push is looked at again with more tokens."""
+"""The largest allowed chance that a healthy push is checked again with more tokens."""
 _FEW_COMPLETIONS = 0.8
-"""Where completions are too few for the z of `_FALSE_ALARMS_A_PUSH`, this share of the largest possible z suffices."""
+"""If there are too few completions to reach the z of `_FALSE_ALARMS_A_PUSH`, this share of the largest possible z
+raises an alarm."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyncOutcome:
-    """How well the completions of a version fit what was pushed, and each alternative."""
+    """How well the completions of a version fit what was pushed, and how well they fit each alternative."""
 
     version: int
     mismatch: Mismatch
-    """Of the server's logprobs from the trainer's with what was pushed."""
+    """How far the server's logprobs are from the trainer's with the pushed adapter."""
     noise: Noise
     z: Mapping[str, float]
-    """For each alternative how much better it fits than what was pushed; see `evidence`."""
+    """For each alternative, how much better it fits than what was pushed; see `evidence`."""
     num_completions: int
-    """Completions that have a token of their own."""
+    """How many completions the distinct tokens are attributed to."""
 
     def threshold(self, false_alarms: float) -> float:
-        """The z that any alternative exceeds with at most this chance if the server is healthy."""
+        """The z that, on a healthy server, some alternative reaches with at most this chance."""
         return math.sqrt(2 * math.log(max(1, len(self.z)) / false_alarms))
 
     @property
@@ -62,7 +63,7 @@ class SyncOutcome:
 
     @property
     def metrics(self) -> Metrics:
-        """Under ``sync/`` names; those of alternatives only where they were computed."""
+        """The metrics under ``sync/`` names; those about alternatives only if alternatives were computed."""
         metrics: Metrics = {
             "sync/version": self.version,
             "sync/mismatch": self.mismatch.mean,
@@ -81,9 +82,9 @@ def judge(
     """Weigh every alternative against what was pushed.
 
     Args:
-        version: The one that the server was asked for.
+        version: The version that the server was asked for.
         samples: Its completions.
-        explained: For `PUSHED` and every alternative the trainer's logprobs, [C] a completion.
+        explained: The trainer's logprobs under `PUSHED` and under every alternative, [C] for each completion.
     """
     tokens = DistinctTokens.of(samples)
     pushed = tokens.chosen(explained[PUSHED])

@@ -1,8 +1,8 @@
-"""The life of a run's versions: trained weights are written, pushed, pushed again, retired.
+"""The life cycle of a run's versions: trained weights are written, pushed, pushed again, removed.
 
-A server that was restarted knows no version, or only those in its state folder. Versions are immutable
-and their files stay with the run, so a request of a lost version waits until it is pushed again; no other
-version ever answers in its place. `trainer.online.proofs` proves that the server serves what was pushed.
+A server that was restarted has no versions, or only those in its state folder. Versions are immutable and their
+files stay with the run, so a request for a lost version waits until that version is pushed again; no other version
+ever answers in its place. `trainer.online.proofs` proves that the server serves what was pushed.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 class Versions:
-    """Owns a run's versions: plain methods are for the training thread, coroutines for ``requests``."""
+    """Owns a run's versions. Plain methods are for the training thread, coroutines for the thread of ``requests``."""
 
     newest: Published
     """The version that was published last; set by the first `publish`."""
@@ -51,8 +51,8 @@ class Versions:
         Args:
             requests: The server, and the thread that talks to it.
             adapters: The run's versions on its disk.
-            config: Of the run.
-            found: The server as the run found it.
+            config: The run's configuration.
+            found: The server's status when the run started.
             vocab_size: How many tokens the trainer's base model has.
         """
         self._vocab_size, self._context_tokens = vocab_size, found.limits.max_model_len_tokens
@@ -63,7 +63,8 @@ class Versions:
         self._boot_id = found.boot_id
         self._give_up_after_s = config.server.give_up_after_s
         self._active: int | None = None
-        # One at a time: a lost version is pushed once, and never while a newer one is activated.
+        # Pushes happen one at a time, so that a lost version is pushed only once, and not while a newer one is
+        # activated.
         self._changes = asyncio.Lock()
 
     def publish(
@@ -71,12 +72,12 @@ class Versions:
     ) -> Published:
         """Write the policy after a step, push it and make it the active version.
 
-        A version that a killed run wrote of this step keeps its number.
+        If a killed run already wrote a version of this step with the same weights, it keeps its number.
 
         Args:
             step: Counted from 1; 0 is the start.
             roles: Hold the policy.
-            token_budget: Of the step's micro-batches.
+            token_budget: The most tokens of one of the step's micro-batches.
 
         Raises:
             SyncError: The server acknowledges something else than was pushed.
@@ -94,7 +95,7 @@ class Versions:
             except ServerRejectedError as error:
                 if error.status != HTTPStatus.CONFLICT:
                     raise
-                # Another run took the number meanwhile; the server names the next one.
+                # Another run has taken this number meanwhile; the server's status has the next free one.
                 _log.warning("event=number_taken version=%d by=another_run", adapter.version)
                 self.adapters.remove(adapter.version)
         _require_acknowledged(adapter, info)
@@ -105,7 +106,7 @@ class Versions:
     def push_again(self, version: int) -> Published | None:
         """Make the server hold an earlier version beside the active one.
 
-        None where its adapter was deleted, or the server holds another run's adapter under that number.
+        Returns None if its adapter is deleted or damaged, or the server holds another run's adapter under its number.
         """
         try:
             if not self.adapters.is_whole(version):
@@ -120,7 +121,7 @@ class Versions:
             return None
 
     def earlier(self, version: int) -> Published:
-        """An earlier version as it is on the run's disk; where it is not, OSError is raised."""
+        """An earlier version as it is on the run's disk; raises OSError if it is not there."""
         folder, sha256 = self.adapters.folder_of(version), self.adapters.sha256_of(version)
         return Published(version=version, folder=folder, sha256=sha256, activated=False)
 
@@ -137,14 +138,14 @@ class Versions:
     async def group(
         self, request: ArmsRequest, server: GroupServer | None = None
     ) -> tuple[ArmGroup, int]:
-        """The whole group of a one-question request of a version, and how often it was lost before.
+        """The whole group of a request with one question and one version, and how often it was lost before.
 
-        ``server`` is the one of several servers that has to generate it; any may where None.
+        ``server`` is the one of several servers that has to generate it; if it is None, any may.
 
         Raises:
-            ServerError: The group is of another version than the one asked for, or never came.
-            SyncError: The server holds other weights under a number, is another server by now, or answers with
-                tokens that the base model does not have, or with more than its own context.
+            ServerError: The group comes from another version than the one asked for, or never came.
+            SyncError: The server holds other weights under a version's number, was restarted with another base
+                model or dtype, or answers with tokens that the base model does not have or that exceed its context.
         """
         version, size = request.policy, self._vocab_size
         if not isinstance(version, int):
@@ -153,7 +154,7 @@ class Versions:
         async def ask() -> ArmGroup:
             (group,), boot_id = await ask_groups(server or self._server, request)
             if boot_id != self._boot_id:
-                # The number is right; the group counts once the weights under it are known to be ours.
+                # The version's number is right, but after a restart the weights under it may not be the run's.
                 await self._restore(version)
             if flaw := flaw_in_tokens(group.arms, size, context_tokens=self._context_tokens):
                 raise SyncError(
@@ -178,7 +179,7 @@ class Versions:
         return info
 
     async def _ask(self, version: int, ask: Callable[[], Awaitable[_T]]) -> tuple[_T, int]:
-        """What ``ask`` returns, and how often it, or the version, was lost before."""
+        """What ``ask`` returns, and how often the answer or the version was lost before."""
 
         async def ask_once() -> _T:
             try:
@@ -192,10 +193,10 @@ class Versions:
         return await ask_again(ask_once, give_up_after_s=self._give_up_after_s)
 
     async def _restore(self, version: int) -> None:
-        """Push a version, and the active one, where the server does not hold them.
+        """Push a version and the active version if the server does not hold them.
 
         Raises:
-            SyncError: It holds other weights under a number, or serves another base model or dtype.
+            SyncError: The server holds other weights under a number, or serves another base model or dtype.
         """
         async with self._changes:
             status = await self._server.status()
@@ -238,7 +239,7 @@ def _require_acknowledged(adapter: JournaledAdapter, info: AdapterInfo) -> None:
     """Compare the server's answer to a push with what was pushed.
 
     Raises:
-        SyncError: It has another number or digest, or is not active.
+        SyncError: The answer has another number or digest, or the version is not active.
     """
     if (info.version, info.sha256, info.active) != (adapter.version, adapter.sha256, True):
         state = "active" if info.active else "not active"
