@@ -1,7 +1,7 @@
-"""The rollouts that a critic is fitted to: whether they were sampled as the run asks its questions.
+"""Checks whether the rollouts that a critic is fitted to were sampled in the way in which the run asks questions.
 
-A critic values tokens under a prompt: of another tokenizer or prompt format it would value what the run never
-meets. Other arms it only meets less often.
+A critic values tokens that follow a prompt. With another tokenizer or prompt format, it would learn to value token
+sequences that never occur in the run: this is an error. Other arms only occur less often: this is a warning.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,21 +15,22 @@ from trainer.model.base_files import load_tokenizer
 from trainer.model.prompts import renderer_of
 
 _NUM_DECODED = 8
-"""Groups whose prompts are compared: those of one file are of one tokenizer."""
+"""How many groups have their prompts compared; a few suffice, since a file has only one tokenizer."""
 
 
 def sampling_warnings(
     path: Path, groups: Sequence[ArmGroup], config: TrainConfig | OfflineRunConfig
 ) -> list[str]:
-    """One line where rollouts are of other arms than a run's, else none.
+    """One line if the rollouts' arms differ from the run's, else none.
 
     Args:
         path: The file of ``ppo.critic_rollouts``.
-        groups: All its groups; those that were text alone have no logprobs, and are not compared.
-        config: Of the run. One without a server has the arms of its own file, which are not compared.
+        groups: All groups of the file; those stored as text alone have no logprobs, and are not compared.
+        config: The run's configuration. The arms are not compared for a run without a server, since that run takes
+            its arms from its own file.
 
     Raises:
-        DataError: They were sampled with prompts of another format, or with another tokenizer.
+        DataError: The rollouts were sampled with another prompt format or another tokenizer.
     """
     field = f"ppo.critic_rollouts {path}"
     sampled = [group for group in groups if all(arm.logprobs for arm in group.arms)]

@@ -1,4 +1,4 @@
-"""Which questions rest: those that every completion solves."""
+"""Decides which questions rest for some epochs: those that every completion solves."""
 
 import zlib
 from collections.abc import Mapping
@@ -8,19 +8,19 @@ _MAX_REST_DOUBLINGS = 3
 
 
 class Curriculum:
-    """Skips questions that all completions solve, for longer the more often in a row.
+    """Lets questions rest that all completions solve, longer the more often this happens in a row.
 
-    After ``rest_after`` times in a row a question is asked in every second epoch, after one more
+    After ``rest_after`` times in a row, a question is asked only in every second epoch; after one more
     time in every fourth, then in every eighth. After one failure it is asked in every epoch again.
     """
 
     def __init__(self, rest_after: int | None, streaks: Mapping[str, int]):
-        """With ``rest_after`` None every question is asked in every epoch."""
+        """If ``rest_after`` is None, every question is asked in every epoch."""
         self._rest_after = rest_after
         self.streaks = dict(streaks)
 
     def record(self, solved: Mapping[str, bool]) -> None:
-        """Note outcomes: by question id, whether all completions were right."""
+        """Record outcomes: for each question id, whether all completions were right."""
         for question_id, all_right in solved.items():
             if all_right and self._rest_after is not None:
                 self.streaks[question_id] = self.streaks.get(question_id, 0) + 1

@@ -1,6 +1,6 @@
-"""Rollout files that are trained on offline: our own rows, and the recipe's, which are text alone.
+"""Rollout files for offline training: rows in this project's format, and the recipe's rows, which hold only text.
 
-Text is tokenised again under its arm's prompt. The policy that sampled it is unknown, so such a
+Text is tokenised again after its arm's prompt. The policy that sampled it is unknown, so such a
 completion has no logprobs (`Sample.sampler_logprobs` is empty); the caller decides what replaces them.
 """
 
@@ -24,18 +24,18 @@ from trainer.model.prompts import load_renderer
 from trainer.rollouts.groups import Score, ScoredGroup, score_group
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow, flaw_in_tokens
 
-# No tokenizer makes more tokens than a text has bytes, except a few special ones at the ends and, where
-# there is a chat template, the template's own.
+# No tokenizer makes more tokens than a text has bytes, except for a few special tokens at the ends and the tokens of a
+# chat template.
 _TOKENS_BESIDE_THE_TEXT = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowLimits:
-    """Limits that a row must keep to be trained on."""
+    """Limits that a row must not exceed to be trained on."""
 
     base: BaseLimits
     token_budget: int
-    """``ppo.token_budget``; a completion is computed in one pass with its prompt."""
+    """``ppo.token_budget``; a completion and its prompt have to fit into one pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +44,14 @@ class Retokeniser:
 
     renderer: PromptRenderer
     prompt_format: PromptFormat
-    """That the texts were sampled under, where their rows do not say."""
+    """The format of the prompts that the texts were sampled with, if their rows do not say."""
     arms: Mapping[str, ArmSpec]
     max_tokens: int
     """A text of this many tokens or more counts as truncated."""
 
     @classmethod
     def of(cls, renderer: PromptRenderer, rollout: RolloutConfig) -> "Retokeniser":
-        """For the arms and the length that a configuration says the text was sampled with."""
+        """A retokeniser for texts that were sampled with the arms and the ``max_tokens`` of a configuration."""
         arms = rollout.arms
         return cls(
             renderer=renderer,
@@ -67,7 +67,7 @@ class Retokeniser:
         where: str,
         prompt_format: PromptFormat | None = None,
     ) -> RolloutCompletion:
-        """The text with its tokens, and with the one that ends it unless it is truncated; without logprobs.
+        """The text as tokens, with the end token unless it is truncated; without logprobs.
 
         Raises:
             DataError: The arm is unknown.
@@ -98,7 +98,7 @@ class Retokeniser:
 
 
 class StoredRollouts:
-    """The groups of a file, kept as lines and parsed on demand, which takes less memory."""
+    """The groups of a file; their lines are kept and parsed on demand, which takes less memory."""
 
     def __init__(
         self,
@@ -112,13 +112,13 @@ class StoredRollouts:
 
         Args:
             path: JSONL, plain or compressed.
-            retokeniser: For rows of text.
-            num_groups: The most groups to read; all where None.
+            retokeniser: Used for rows that hold only text.
+            num_groups: The most groups to read; None reads all.
             limits: Rows longer than the base model's context are left out, and counted in `overlong`.
 
         Raises:
-            DataError: A line is no rollout row, its gold answer is not one number, it has tokens that the base
-                model has not, or more than the budget; or there is none.
+            DataError: A line is not a rollout row, its gold answer is not one number, it has tokens that the base
+                model does not have, or a completion longer than the token budget; or there are no rollouts.
         """
         self._path = path
         self._retokeniser = retokeniser
@@ -128,9 +128,9 @@ class StoredRollouts:
         self.num_completions = self.num_texts = 0
         self.versions: Counter[int | None] = Counter()
         self.dtypes: Counter[str | None] = Counter()
-        """What the servers computed in; None where rows do not say."""
+        """How many rows each server dtype has; the key is None for rows that do not say."""
         self.overlong: list[str] = []
-        """Rows that were left out: place and length of each."""
+        """The place and the length of each row that was left out."""
         for number, line in read_lines(path):
             row = self._parse(number, line)
             check_gold(row.gold_answer, f"{path}:{number}: gold_answer", row.record.answer_type)
@@ -138,7 +138,7 @@ class StoredRollouts:
                 continue
             name = row.id or f"{path.name.split('.')[0]}-{number:06d}"
             if name in self._lines:
-                # The same question again, such as in a later epoch.
+                # The same question occurs again, for example in a later epoch.
                 name += f"@{number}"
             self._lines[name] = (number, line)
             self.records.append(replace(row.record, id=name, columns={}))
@@ -153,7 +153,7 @@ class StoredRollouts:
 
     @property
     def left_out(self) -> list[str]:
-        """One line on the rows that were left out; none where there are none."""
+        """One line about the rows that were left out; empty if there are none."""
         if not self.overlong:
             return []
         return [
@@ -165,7 +165,7 @@ class StoredRollouts:
         """Whether a row fits the base model's context.
 
         Raises:
-            DataError: It has tokens that the base model has not, or a completion longer than the budget.
+            DataError: It has tokens that the base model does not have, or a completion longer than the token budget.
         """
         limits = self._limits
         if flaw := flaw_in_tokens(row.arm_outputs, limits.base.vocab_size):
@@ -187,7 +187,7 @@ class StoredRollouts:
     def _with_tokens(
         self, arm: RolloutCompletion, row: RolloutRow, where: str, *, at_least: int = 0
     ) -> RolloutCompletion:
-        """A completion with its tokens; a text too short to have ``at_least`` of them is left as it is."""
+        """A completion with its tokens; a text that is too short to have ``at_least`` tokens stays as it is."""
         if arm.has_tokens:
             return arm
         if len(arm.full_text.encode()) + self._bytes_before(row) < at_least:
@@ -195,7 +195,7 @@ class StoredRollouts:
         return self._retokeniser.completion(arm, row.question, where, row.prompt_format)
 
     def _bytes_before(self, row: RolloutRow) -> int:
-        """An upper bound on the tokens of an arm's prompt to the question."""
+        """An upper bound on the number of tokens of an arm's prompt with the row's question."""
         prompts = (arm.system_prompt.encode() for arm in self._retokeniser.arms.values())
         longest = max(map(len, prompts), default=0)
         return (
@@ -208,10 +208,10 @@ class StoredRollouts:
     def group(
         self, record: Record, config: RewardConfig, score: Score = score_group
     ) -> ScoredGroup:
-        """A record's group, scored and rewarded by ``score`` under a configuration.
+        """A record's group, scored and rewarded by ``score`` with a reward configuration.
 
         Raises:
-            DataError: A completion is text alone and its arm is unknown.
+            DataError: A completion is only text and its arm is unknown.
         """
         number, line = self._lines[record.id]
         row = self._parse(number, line)
@@ -227,7 +227,7 @@ class StoredRollouts:
 def open_rollouts(
     path: Path, config: TrainConfig | OfflineRunConfig, *, num_groups: int | None = None
 ) -> StoredRollouts:
-    """A file of rollouts, to be trained on by a configuration; see `StoredRollouts`."""
+    """Open a file of rollouts to train on with a configuration; see `StoredRollouts`."""
     base_model = config.policy.base_model
     return StoredRollouts(
         path,
@@ -238,10 +238,10 @@ def open_rollouts(
 
 
 def format_of_file(path: Path) -> PromptFormat:
-    """The prompt format of a file's first row; plain where it does not say.
+    """The prompt format of a file's first row; ``plain`` if the row does not say.
 
     Raises:
-        DataError: The row is no rollout row, or there is none.
+        DataError: The first row is not a rollout row, or the file has no rows.
     """
     for number, line in read_lines(path):
         return parse_row(RolloutRow, line, f"{path}:{number}").prompt_format or "plain"

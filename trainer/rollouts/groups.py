@@ -1,6 +1,6 @@
 """A step's rollouts: groups of completions with their rewards, as PPO and the journal take them.
 
-How they are requested from the server is not known here (`trainer.online.pipeline`), nor how they are
+This module does not know how they are requested from the server (`trainer.online.pipeline`), nor how they are
 stored (`trainer.rollouts.rows`).
 """
 
@@ -26,7 +26,7 @@ from trainer.model.batches.batch import Sample
 
 _SAME_REWARD = 1e-9
 _MAX_REWARD = 3.4e38
-"""The largest number of float32, in which the losses take rewards."""
+"""About the largest float32 number; the losses take rewards in float32."""
 
 
 def as_sample(completion: ArmCompletion, *, version: int | None, reward: float = 0.0) -> Sample:
@@ -44,7 +44,7 @@ def as_sample(completion: ArmCompletion, *, version: int | None, reward: float =
 
 
 def as_paired(record: Record, group: ArmGroup, beside: ArmGroup) -> PairedQuestion:
-    """A question of a counterfactual pair and its answers, in the order of the group that is scored beside it."""
+    """One question of a counterfactual pair with its answers, in the order of the other question's arms."""
     texts = {(arm.arm, arm.sample): arm.text for arm in group.arms}
     return PairedQuestion(
         id=record.id,
@@ -62,7 +62,7 @@ class ServedGroup(ArmGroup):
     server: str
     """URL of the server."""
     server_boot_id: str
-    """Of the server when it answered."""
+    """The server's boot id when it answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +73,17 @@ class ScoredGroup:
     group: ArmGroup
     scores: GroupScores
     rewards: tuple[float, ...]
-    """One for each completion, in the order of ``group.arms``; 0 for those of `unrewarded`."""
+    """One for each completion, in the order of ``group.arms``; 0 for completions in `unrewarded`."""
     parts: tuple[RewardParts, ...]
-    """Regime W's terms of each of `rewards`, weighted."""
+    """Regime W's weighted terms in each of `rewards`."""
     trained: tuple[int, ...]
-    """Indices of the completions that train, by ``reward.selection``."""
+    """Indices of the completions that train, chosen by ``reward.selection``."""
     by_function: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    """What each of ``reward.functions`` gave each completion, unweighted; empty where Regime W is alone."""
+    """The unweighted reward of each completion by each of ``reward.functions``; empty if Regime W is the only one."""
     unrewarded: frozenset[int] = frozenset()
-    """Indices of the completions to which none of the functions gave a reward; they do not train."""
+    """Indices of the completions to which no function gave a reward; they do not train."""
     paired: PairedQuestion | None = None
-    """The other question of a counterfactual pair, with which s_cf compares."""
+    """The other question of a counterfactual pair, with which s_cf compares this one."""
 
     @property
     def samples(self) -> list[Sample]:
@@ -109,7 +109,7 @@ class ScoredGroup:
 
     @property
     def zero_variance(self) -> bool:
-        """Whether all completions earned the same, so that a group baseline leaves no advantage."""
+        """Whether all completions earned the same reward, so that a group baseline leaves no advantage."""
         earned = self.earned or [0.0]
         return max(earned) - min(earned) < _SAME_REWARD
 
@@ -120,19 +120,19 @@ class RolloutBatch:
 
     groups: tuple[ScoredGroup, ...]
     replaced: tuple[ScoredGroup, ...]
-    """Groups without variance that dynamic sampling replaced by others; they do not train."""
+    """Groups without variance that dynamic sampling replaced with others; they do not train."""
     version: int
     """The version that generated all of them."""
     generate_s: float
-    """From the first request to the last answer."""
+    """Seconds from the first request to the last scored group."""
     score_s: float
-    """Scoring, summed over the groups; part of `generate_s`."""
+    """Seconds of scoring, summed over the groups; part of `generate_s`."""
     num_dropped_groups: int
-    """Groups that the server aborted and that were requested again."""
+    """How many groups the server aborted; they were requested again."""
 
     @property
     def solved(self) -> dict[str, bool]:
-        """For the id of each question of the data that was asked: whether every completion is right."""
+        """For the id of each question that was asked, without counterfactuals, whether every completion is right."""
         asked = (*self.replaced, *self.groups)
         return {g.record.id: g.solved for g in asked if g.record.counterfactual_of is None}
 
@@ -145,8 +145,8 @@ def score_group(
     Args:
         record: The question.
         group: Its completions.
-        config: The reward.
-        paired: The other question of a counterfactual pair, which the same arms answered.
+        config: The reward's settings.
+        paired: The other question of a counterfactual pair; the same arms answered it.
     """
     answer_type = record.answer_type
     outputs = [ArmOutput.from_text(arm.arm, arm.text, answer_type) for arm in group.arms]
@@ -174,10 +174,10 @@ def with_functions(
     weight_of: Mapping[str, float],
     config: RewardConfig,
 ) -> ScoredGroup:
-    """A group whose rewards are the weighted sums of what functions gave.
+    """The group with rewards that are the weighted sums of what the functions gave.
 
     Args:
-        scored: By Regime W.
+        scored: The group as scored by Regime W.
         by_function: What each function gave each completion.
         weight_of: The functions' weights.
         config: Its ``selection`` says which completions train.
@@ -237,4 +237,4 @@ def _trained(
 
 
 Score = Callable[[Record, ArmGroup, RewardConfig, PairedQuestion | None], ScoredGroup]
-"""What turns a group into rewards: `score_group`, or a function in its place."""
+"""A function that scores and rewards a group: `score_group` or a replacement."""

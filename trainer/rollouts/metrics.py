@@ -1,4 +1,4 @@
-"""A step's metrics of its rollouts: rewards, scores, lengths, and correctness by arm."""
+"""Metrics of a step's rollouts: rewards, scores, lengths, and correctness by arm."""
 
 import math
 import statistics
@@ -15,7 +15,7 @@ from trainer.rollouts.groups import RolloutBatch, ScoredGroup, ServedGroup
 _T = TypeVar("_T")
 _SCORES = ("s_end", "s_path", "s_cf", "s_wm", "within_family_agreement", "cross_family_agreement")
 _NO_VARIANCE = 1e-9
-"""Sums of squares below it are rounding errors."""
+"""Sums of squares below this are rounding errors."""
 
 
 def rollout_metrics(batch: RolloutBatch) -> Metrics:
@@ -32,7 +32,7 @@ def rollout_metrics(batch: RolloutBatch) -> Metrics:
 
 
 def _by_server(asked: Sequence[ScoredGroup]) -> Counter[str]:
-    """How many groups each of several servers made, by host and port; empty where there is one server."""
+    """How many groups each of several servers made, by host and port; empty if there is only one server."""
     served = [scored.group for scored in asked if isinstance(scored.group, ServedGroup)]
     return Counter(sorted(urlsplit(group.server).netloc for group in served))
 
@@ -40,13 +40,13 @@ def _by_server(asked: Sequence[ScoredGroup]) -> Counter[str]:
 def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -> Metrics:
     """Metrics under ``reward/``, ``rollout/``, ``scores/``, ``arm/`` and ``arm_correct/`` names.
 
-    ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean`` where Regime W is the only one
-    of ``reward.functions``; with others ``reward_function/NAME`` is the mean that each gave, unweighted.
+    ``reward/base``, ``reward/coherence`` and ``reward/length`` sum to ``reward/mean`` if Regime W is the only one
+    of ``reward.functions``; with other functions, ``reward_function/NAME`` is the mean of what each gave, unweighted.
 
     Args:
-        groups: The groups that train, over which all other metrics are.
-        asked: All requested groups, over which ``reward/correct`` and the shares of groups that teach
-            nothing are.
+        groups: The groups that train; most metrics are computed over these.
+        asked: All requested groups; ``reward/correct``, the shares of groups that teach nothing, and the metrics of
+            `_variety` and `_of_pairs` are computed over these.
     """
     arms = [arm for group in groups for arm in group.group.arms]
     rewards = [reward for group in groups for reward in group.earned] or [0.0]
@@ -100,7 +100,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
 
 
 def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
-    """Shares of groups with any, all or no completion right, and the mean number of correct paths."""
+    """The shares of groups with any, all or no completions right, and the mean number of correct paths."""
     judged = [group.scores.correct for group in asked if group.scores.correct]
     if not judged:
         return {}
@@ -114,7 +114,7 @@ def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
 
 
 def _of_pairs(asked: Sequence[ScoredGroup]) -> Metrics:
-    """How many completions are right both on a question and on its counterfactual; each pair counts once."""
+    """The share of completions that are right on a question and its counterfactual; each pair counts once."""
     both = [
         here and there
         for group in asked
@@ -127,9 +127,9 @@ def _of_pairs(asked: Sequence[ScoredGroup]) -> Metrics:
 def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
     """Pearson's correlation of reward and correctness; None if either is constant.
 
-    Within groups, because the update compares completions of one question, not easy questions with
-    hard ones. If all completions of each group earn the same, as under shared credit, between
-    groups. Completions without a reward do not train, and count in neither.
+    It is taken within groups, because the update compares completions of one question, not easy questions with
+    hard ones. If all completions of each group earn the same, as under shared credit, it is taken between
+    groups. Completions without a reward do not train, and do not count in either case.
     """
     judged = [
         (group.earned, _rewarded(group, group.scores.correct))
@@ -150,12 +150,12 @@ def _correlation(groups: Sequence[ScoredGroup]) -> float | None:
 
 
 def _rewarded(group: ScoredGroup, values: Sequence[_T]) -> list[_T]:
-    """Those of the completions that have a reward."""
+    """The values of the completions that have a reward."""
     return [value for index, value in enumerate(values) if index not in group.unrewarded]
 
 
 def _mean(values: Iterable[float]) -> float:
-    """The mean; 0 where there is nothing."""
+    """The mean; 0 if there are no values."""
     return statistics.fmean(list(values) or [0.0])
 
 

@@ -1,6 +1,6 @@
-"""A run's critic, fitted to a file of rollouts before the first step.
+"""Fits a run's critic to a file of rollouts before the first step.
 
-It becomes part of the state that the run begins with, so resuming and replaying need the file no more.
+The critic becomes part of the state that the run begins with, so that resuming and replaying do not need the file.
 """
 
 from collections.abc import Callable
@@ -20,20 +20,20 @@ from trainer.rollouts.files import open_rollouts
 from trainer.rollouts.reward_functions import RewardFunctions
 
 CRITIC_FILE = "critic.json"
-"""In the run's folder: what the critic was fitted to, and how well."""
+"""The file in the run's folder that says what the critic was fitted to, and how well."""
 
 _EXPLAINS_NOTHING = 0.02
-"""Below this held-out explained variance a critic is hardly more than the mean reward."""
+"""A critic with less held-out explained variance than this predicts hardly more than the mean reward."""
 
 
 def pretrain_critic(
     config: TrainConfig | OfflineRunConfig, roles: PolicyRoles, say: Callable[[str], None]
 ) -> None:
-    """Fit the critic to ``ppo.critic_rollouts``, scored by ``reward``; nothing without it or a critic.
+    """Fit the critic to ``ppo.critic_rollouts``, scored by ``reward``; does nothing without rollouts or a critic.
 
     Args:
-        config: Of a run that has not begun.
-        roles: As the run begins; the critic is trained.
+        config: The configuration of a run that has not begun.
+        roles: The roles as the run begins with them; the critic is trained.
         say: Gets a line for each pass, and one with the result.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Which questions are asked next: shuffled epochs, spares for dynamic sampling, rest if solved.
+"""Decides which questions are asked next: shuffled epochs, spares for dynamic sampling, rest for solved questions.
 
-From records and the outcome of their groups to the questions of each step. A `QuestionState` is enough
-to resume; questions that were asked but not trained on are asked again.
+The input is the records and the outcomes of their groups; the output is the questions of each step. A `QuestionState`
+is enough to resume: questions that were asked but not trained on are asked again.
 """
 
 import math
@@ -25,15 +25,15 @@ class QuestionBatch:
 
     records: tuple[Record, ...]
     spares: tuple[Record, ...]
-    """Asked in this order by dynamic sampling, instead of questions whose groups have no variance."""
+    """Dynamic sampling asks these, in this order, in place of questions whose groups have no variance."""
     salt: int
-    """Differs between any two batches of a run; makes seeds differ between epochs."""
+    """Differs between any two batches of a run, so that seeds differ between epochs."""
     version: int
-    """The version of the policy that generates."""
+    """The version of the policy that generates the completions."""
 
     @property
     def pairs(self) -> list[tuple[Record, Record | None]]:
-        """Each question, with its counterfactual where that follows it."""
+        """Each question with its counterfactual, if the counterfactual follows it."""
         pairs: list[tuple[Record, Record | None]] = []
         for record in self.records:
             if pairs and record.counterfactual_of == pairs[-1][0].id:
@@ -44,7 +44,7 @@ class QuestionBatch:
 
 
 class PendingQuestions(BaseModel):
-    """A `QuestionBatch` that was handed out and not trained on, by the ids of its records."""
+    """A `QuestionBatch` that was handed out but not trained on; records are given by their ids."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -52,7 +52,7 @@ class PendingQuestions(BaseModel):
     spares: tuple[str, ...]
     salt: int
     version: int | None = None
-    """The version that was requested; None leaves it to the caller of `QuestionStream.take`."""
+    """The version that was asked; None lets the caller of `QuestionStream.take` choose."""
 
 
 class QuestionState(BaseModel):
@@ -61,19 +61,19 @@ class QuestionState(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     cursor: int = 0
-    """Positions in the shuffled epochs that were drawn or skipped."""
+    """How many positions in the shuffled epochs were drawn or skipped."""
     pending: tuple[PendingQuestions, ...] = ()
     """Oldest first."""
     streaks: dict[str, int] = {}
-    """By question id: how many times in a row all completions were right, if at all."""
+    """By question id, how many times in a row all completions were right; never 0."""
 
     @property
     def versions(self) -> set[int]:
-        """The versions that pending questions were requested from."""
+        """The versions that were asked the pending questions."""
         return {batch.version for batch in self.pending if batch.version is not None}
 
     def without_version(self, version: int) -> Self:
-        """The state in which pending questions of a version may be asked of another one."""
+        """The state in which another version may be asked the pending questions of this version."""
         pending = tuple(
             batch.model_copy(update={"version": None}) if batch.version == version else batch
             for batch in self.pending
@@ -94,16 +94,16 @@ class QuestionStream:
         counterfactuals: Counterfactuals | None = None,
         counterfactual_share: float = 0.0,
     ):
-        """Start from the beginning, or from a ``state``.
+        """Start from the beginning, or continue from a ``state``.
 
         Args:
             records: All questions.
             seed: Seeds the shuffles and the spares.
             rest_after: See `Curriculum`.
             state: The state of an earlier stream.
-            counterfactuals: Makes those of the records; without it there are none.
-            counterfactual_share: The share of the questions that are counterfactuals, each behind its
-                question; where too few questions of a step have one, they are fewer.
+            counterfactuals: Makes the records' counterfactuals; without it there are none.
+            counterfactual_share: The share of the questions that are counterfactuals, each right after its
+                question; it is lower if too few questions of a step have one.
 
         Raises:
             DataError: The state asks for a question that is not among the records.
@@ -126,7 +126,7 @@ class QuestionStream:
 
     @property
     def state(self) -> QuestionState:
-        """All that a new stream needs to continue exactly here."""
+        """Everything that a new stream needs to continue exactly here."""
         return QuestionState(
             cursor=self._cursor,
             pending=(*map(_by_ids, self._open), *self._again),
@@ -134,12 +134,12 @@ class QuestionStream:
         )
 
     def take(self, count: int, *, version: int, num_spares: int = 0) -> QuestionBatch:
-        """The questions of the next step. Pending ones come first, with their count, spares and version.
+        """The questions of the next step. Pending batches come first, with their own count, spares and version.
 
         Args:
-            count: How many questions.
-            version: The version to request from.
-            num_spares: The most spares; a small set of records may have fewer.
+            count: The number of questions.
+            version: The version to ask.
+            num_spares: The most spares; a small set of records may yield fewer.
         """
         if self._again:
             batch = self._find(self._again.popleft(), version)
@@ -149,18 +149,18 @@ class QuestionStream:
         return batch
 
     def done(self, batch: QuestionBatch, solved: Mapping[str, bool]) -> None:
-        """Note that a batch need not be asked again.
+        """Record that a batch need not be asked again.
 
         Args:
-            batch: From `take`.
-            solved: By id of each question that was asked: whether all completions were right.
+            batch: A batch from `take`.
+            solved: For the id of each question that was asked, whether all completions were right.
         """
         self._open.remove(batch)
         self._curriculum.record(solved)
 
     def _draw(self, count: int, version: int, num_spares: int) -> QuestionBatch:
         records: list[Record] = []
-        # A part of a question is rounded up as often as it is large, so that the share holds over a run.
+        # The fractional part is rounded up with a probability equal to itself, so that the share holds over a run.
         rounding = random.Random(f"{self._seed}/counterfactuals/{self._cursor}").random()
         num_pairs = math.floor(self._counterfactual_share * count + rounding)
         while len(records) < count:
@@ -190,7 +190,7 @@ class QuestionStream:
                 return record
 
     def _spares(self, records: Sequence[Record], num_spares: int) -> tuple[Record, ...]:
-        """Other questions at random. The cursor stays: how many will be used is not known yet."""
+        """Other questions, drawn at random. The cursor stays, since it is unknown how many of them will be used."""
         if not num_spares:
             return ()
         rng = random.Random(f"{self._seed}/spares/{self._cursor}")

@@ -1,7 +1,7 @@
-"""``reward.functions``: rewards by functions of the user's, called in a process of their own.
+"""``reward.functions``: rewards by the user's functions, which are called in a process of their own.
 
-A function that raises, hangs, or takes its process with it is called once more for the same group, in a fresh
-process where the first is gone; then it is an error with its traceback.
+A function that raises, hangs, or ends its process is called once more for the same group, in a fresh process if the
+first has ended. A second failure is an error with the function's traceback.
 """
 
 import logging
@@ -27,15 +27,15 @@ _log = logging.getLogger(__name__)
 
 
 class RewardFunctions:
-    """Regime W and the functions beside it or in its place; within the block their process runs.
+    """Regime W and the user's functions, which add to it or replace it; their process runs within the block.
 
-    Several threads may score, one group at a time.
+    Several threads may call `score`; the functions score one group at a time.
     """
 
     def __init__(self, config: RewardSettings):
-        """Nothing is loaded before the block, and never where there is only Regime W."""
+        """Functions are loaded when the block begins; with Regime W alone, there are none."""
         self.sources: Mapping[str, str] = {}
-        """SHA-256 of the source file of each function, in hex; not those of modules that it imports."""
+        """SHA-256 of each function's source file, in hex; modules that the function imports are not included."""
         self._config = config
         self._own = tuple(name for name in config.functions if name != REGIME_W)
         self._lock = threading.Lock()
@@ -46,8 +46,8 @@ class RewardFunctions:
         """Load the functions.
 
         Raises:
-            UsageError: There is no such file or module.
-            RewardFunctionError: One cannot be imported.
+            UsageError: A function's file or module does not exist.
+            RewardFunctionError: A function cannot be imported.
         """
         for name in self._own:
             if source_of(name) is None:
@@ -64,7 +64,7 @@ class RewardFunctions:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End the process, in the middle of a call if there is one."""
+        """End the process, even in the middle of a call."""
         self._is_closed = True
         if self._worker is not None:
             self._worker.kill()
@@ -123,7 +123,7 @@ class RewardFunctions:
                 self._worker = None
 
     def _start(self) -> None:
-        # Known before it has loaded the functions, which may take minutes: the end of the run does not wait for it.
+        # Set before the functions are loaded, which may take minutes, so that the run can end without waiting for it.
         self._worker = worker = FunctionProcess(self._own, self._config.timeout_s)
         if self._is_closed:
             worker.kill()
@@ -149,7 +149,7 @@ def changed_sources(recorded: Sequence[tuple[int, Mapping[str, str]]]) -> list[s
     """A line for each function whose source was changed since it began to give rewards.
 
     Args:
-        recorded: `RewardFunctions.sources`, each with the step from which on it gave the rewards.
+        recorded: Earlier values of `RewardFunctions.sources`, each with the first step whose rewards they gave.
     """
     lines = []
     for name in {name: None for _, sources in recorded for name in sources}:
@@ -165,9 +165,9 @@ def changed_sources(recorded: Sequence[tuple[int, Mapping[str, str]]]) -> list[s
 
 
 def _columns(record: Record, group: ArmGroup) -> dict[str, Any]:
-    """The keyword arguments of a function: a list each, with one entry for each completion.
+    """The keyword arguments of a function; each is a list with one entry for each completion.
 
-    A column of the data that has one of our names is left out.
+    A column of the data is left out if its name is also one of the arguments below.
     """
     arms = group.arms
     of_question = {**record.named_columns, "question": record.question, "answer": record.gold}

@@ -1,4 +1,4 @@
-"""The process in which functions of ``reward.functions`` are called, as the trainer handles it."""
+"""The trainer's handle of the process in which ``reward.functions`` are called."""
 
 import json
 import os
@@ -18,32 +18,32 @@ from trainer.config.safe_text import safe_line, safe_text, shortened
 from trainer.errors import RewardFunctionError
 
 _LOAD_TIMEOUT_S = 300.0
-"""For the imports of the functions, torch perhaps among them."""
+"""How long the functions' imports may take; torch may be among them."""
 _GRACE_S = 30.0
 """How long after ``reward.timeout_s`` the process may take to end itself."""
 _POLL_MS = 100
-"""How often to look whether the process is still there while it does not answer."""
+"""While waiting for an answer, how often to check whether the process still runs."""
 _TRACEBACK_CHARS = 20_000
 """How much of a function's traceback is shown."""
 _PART = 1 << 16
-"""Bytes to read at once."""
+"""The most bytes to read at once."""
 
 
 class FunctionFailure(Exception):
     """A call that gave no rewards."""
 
     def __init__(self, what: str, traceback: str):
-        """Keep why, and the function's traceback, empty where there is none."""
+        """Keep the reason, and the function's traceback; it is empty if there is none."""
         super().__init__(what)
         self._traceback = traceback
 
     @property
     def line(self) -> str:
-        """Why, in one line."""
+        """The reason in one line."""
         return shortened(safe_line(str(self)))
 
     def as_error(self, what: str) -> RewardFunctionError:
-        """The error that ends a command, with the traceback as its note."""
+        """The error that ends a command; the traceback is attached as a note."""
         error = RewardFunctionError(
             f"reward.functions: {what}: {self.line}; mend it and start the same command again"
         )
@@ -53,7 +53,7 @@ class FunctionFailure(Exception):
 
 
 def _bounded(traceback: str) -> str:
-    """A traceback as a terminal may show it: its first and last frames, where the function's own text is long."""
+    """A traceback that is safe to show in a terminal; if it is long, only its beginning and its end."""
     text, half = safe_text(traceback), _TRACEBACK_CHARS // 2
     num_left_out = len(text) - 2 * half
     if num_left_out <= 0:
@@ -62,10 +62,10 @@ def _bounded(traceback: str) -> str:
 
 
 class FunctionProcess:
-    """One process with the functions loaded; see `trainer.rollouts.reward_worker`."""
+    """A process that has loaded the functions; see `trainer.rollouts.reward_worker`."""
 
     def __init__(self, functions: tuple[str, ...], timeout_s: float):
-        """Start it, with the seconds that a call may take."""
+        """Start the process; a call may take ``timeout_s``."""
         self._timeout_s = timeout_s
         self._dump = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         descriptor = self._dump.fileno()
@@ -78,7 +78,8 @@ class FunctionProcess:
             stdout=subprocess.PIPE,
             bufsize=0,
             pass_fds=(descriptor,),
-            # Ctrl-C is for the trainer, which finishes its step; and what the functions start ends with them.
+            # Ctrl-C then reaches only the trainer, which finishes its step, and processes that the functions start
+            # can be ended together with this one.
             start_new_session=True,
         )
         assert process.stdin is not None
@@ -87,10 +88,10 @@ class FunctionProcess:
         os.set_blocking(self._stdin.fileno(), False)
 
     def loaded(self) -> dict[str, str]:
-        """The digests of the sources, once all functions are loaded.
+        """Wait until all functions are loaded; returns the digests of their sources.
 
         Raises:
-            RewardFunctionError: One cannot be imported.
+            RewardFunctionError: A function cannot be imported.
         """
         try:
             found = self._answer(_LOAD_TIMEOUT_S)
@@ -105,7 +106,7 @@ class FunctionProcess:
         """What a function gives each completion.
 
         Raises:
-            FunctionFailure: It raises, takes too long, ends the process, or returns something else.
+            FunctionFailure: The function raises, takes too long, ends the process, or returns no list of rewards.
         """
         request = to_json([index, columns], inf_nan_mode="constants") + b"\n"
         found = self._answer(self._timeout_s + _GRACE_S, request)
@@ -116,10 +117,11 @@ class FunctionProcess:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it can be called no more."""
+        """Whether the process has ended, so that no function can be called any more."""
         if self._process.returncode is not None:
             return True
-        # It stays to be waited for, so that its group keeps its number until `kill` ends what is left of it.
+        # WNOWAIT leaves the process to be waited for, so that the number of its process group is not reused before
+        # `kill` ends what is left of the group.
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
             return os.waitid(os.P_PID, self._process.pid, options) is not None
@@ -127,14 +129,14 @@ class FunctionProcess:
             return True
 
     def kill(self) -> None:
-        """End the process, and all that the functions started; whoever waits for an answer gets a failure."""
+        """End the process and all processes that the functions started; a call that waits for an answer fails."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
     def close(self) -> None:
-        """`kill` it where nobody waits for an answer."""
+        """`kill` the process and close its files; only if no call waits for an answer."""
         self.kill()
         self._stdin.close()
         self._stdout.close()
@@ -156,7 +158,7 @@ class FunctionProcess:
     def _exchanged(self, limit_s: float, request: bytes) -> bytes:
         """Write the request, and read until the line or the process ends, or the time is up.
 
-        The pipes do not close with the process: what a function forked holds both open.
+        The end of the process need not close the pipes: a process that a function forked may hold them open.
         """
         deadline = time.monotonic() + limit_s
         stdin, stdout = self._stdin.fileno(), self._stdout.fileno()
@@ -166,13 +168,13 @@ class FunctionProcess:
         if unsent:
             poller.register(stdin, select.POLLOUT)
         while b"\n" not in answer:
-            # Asked before the pipes, so that what it wrote before its end is read.
+            # Checked before the pipes are polled, so that what the process wrote before its end is read.
             is_over = self.has_ended or time.monotonic() > deadline
             ready = [descriptor for descriptor, _ in poller.poll(0 if is_over else _POLL_MS)]
             if stdin in ready:
                 try:
                     unsent = unsent[os.write(stdin, unsent) :]
-                except BrokenPipeError:  # That no answer comes says why.
+                except BrokenPipeError:  # Reported by the missing answer.
                     unsent = unsent[:0]
                 if not unsent:
                     poller.unregister(stdin)

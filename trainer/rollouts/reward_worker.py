@@ -1,7 +1,7 @@
 """The program of the process that loads and calls ``reward.functions``; see `trainer.rollouts.reward_process`.
 
-It reads one request a line on stdin and answers each with one line of JSON on stdout. The standard library
-suffices, so it starts at once.
+It reads one request per line from stdin and answers each with one line of JSON on stdout. It imports only the
+standard library, so that it starts at once.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from types import CodeType, ModuleType
 from typing import Any
 
 _NO_SEQUENCES = (str, bytes, bytearray, Mapping, Set)
-"""What can be iterated but gives no reward for each completion in order."""
+"""Types that can be iterated but do not hold one reward for each completion in order."""
 
 
 def source_of(function: str) -> Path | None:
-    """The source file of a function, found without importing anything; None where there is none.
+    """The source file of a function, found without importing anything; None if there is none.
 
     Args:
         function: ``path/to/file.py:name``, or ``pkg.module:name``, which is looked for in the working directory
@@ -49,21 +49,21 @@ def source_of(function: str) -> Path | None:
 
 
 def _spec(name: str, places: list[str] | None) -> importlib.machinery.ModuleSpec | None:
-    """What Python's finders, those of editable installs among them, find in a package's places.
+    """What Python's finders, including those of editable installs, find in a package's folders.
 
     `importlib.util.find_spec` would import the packages around a module.
     """
     for finder in sys.meta_path:
         is_in_path = places is None and finder is importlib.machinery.PathFinder
         found = finder.find_spec(name, [os.getcwd(), *sys.path] if is_in_path else places)
-        # Neither built in nor frozen, which have no file.
+        # Built-in and frozen modules are skipped: they have no file.
         if found is not None and (found.has_location or found.submodule_search_locations):
             return found
     return None
 
 
 def source_sha256(function: str) -> str | None:
-    """SHA-256 of the function's source file, in hex; None where it cannot be read."""
+    """SHA-256 of the function's source file, in hex; None if it cannot be read."""
     path = source_of(function)
     try:
         return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
@@ -72,7 +72,7 @@ def source_sha256(function: str) -> str | None:
 
 
 class _Output(io.FileIO):
-    """What the functions print to; a closed terminal raises no error in them."""
+    """The stream that the functions print to; if the terminal is closed, printing raises no error in them."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -84,7 +84,8 @@ class _Output(io.FileIO):
 class _FromSource(importlib.machinery.SourceFileLoader):
     """Compiles a module from the bytes whose digest it keeps.
 
-    A file in ``__pycache__`` counts as current where size and time of change agree, which says nothing of the code.
+    Python's own loader would use a file in ``__pycache__`` if the source's size and modification time match, and these
+    do not prove that the code is the same.
     """
 
     digests: dict[Path, str] = {}  # noqa: RUF012 - of the whole process
@@ -99,16 +100,16 @@ class _FromSource(importlib.machinery.SourceFileLoader):
 
 
 class _FromSourceFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of the functions as Python does, to load them by `_FromSource`; others are Python's."""
+    """Finds the functions' modules as Python does, but loads them by `_FromSource`; finds no other modules."""
 
     def __init__(self, names: Set[str]):
-        """Of the modules."""
+        """``names`` are the names of the functions' modules."""
         self._names = names
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None, /
     ) -> importlib.machinery.ModuleSpec | None:
-        """What the other finders find."""
+        """What the other finders find, with its loader replaced."""
         if fullname not in self._names:
             return None
         others = (finder for finder in sys.meta_path if finder is not self)
@@ -119,7 +120,7 @@ class _FromSourceFinder(importlib.abc.MetaPathFinder):
 
 
 def _sha256_of_run(function: str) -> str | None:
-    """Digest of the source that was run, or of the file if the module was loaded before or is no source."""
+    """Digest of the source that was run; of the file, if the module was loaded before or is not source code."""
     path = source_of(function)
     ran = None if path is None else _FromSource.digests.get(path.resolve())
     return source_sha256(function) if ran is None else ran
@@ -132,13 +133,13 @@ def _loaded(function: str, modules: dict[Path, ModuleType]) -> Callable[..., Any
     else:
         path = Path(target).resolve()
         if path not in modules:
-            # Under a name that hides no other module.
+            # A name that does not hide another module.
             name_of_module = f"reward_function_{path.stem}"
             loader = _FromSource(name_of_module, str(path))
             spec = importlib.util.spec_from_file_location(name_of_module, path, loader=loader)
             assert spec is not None
             modules[path] = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-            # As of a script: what lies beside it can be imported.
+            # As for a script, modules beside the file can be imported.
             sys.path.insert(0, str(path.parent))
             loader.exec_module(modules[path])
         module = modules[path]
@@ -152,11 +153,11 @@ def _rewards(function: Callable[..., Any], columns: Mapping[str, list[Any]]) -> 
     """What a function returns, as numbers.
 
     Raises:
-        TypeError: Its entries are not in the order of the completions.
-        ValueError: It is not one finite number or None for each completion.
+        TypeError: It is of a type whose entries are not in the order of the completions.
+        ValueError: It does not hold one finite number or None for each completion.
     """
     num_completions = len(columns["completions"])
-    # The lists are this call's own, read from its request: what the function does to them reaches nobody.
+    # The lists were read from this call's request, so that the function may change them without an effect elsewhere.
     returned = function(**columns)
     if inspect.iscoroutine(returned):
         returned = asyncio.run(returned)
@@ -177,7 +178,7 @@ def _failure(error: BaseException) -> dict[str, str]:
     lines = traceback.format_exception(error)
     try:
         said = str(error)
-    except BaseException:  # The function's own exception, whose text is its code, too.
+    except BaseException:  # The user's code makes this text, and may fail at it.
         said = "its text cannot be read"
     return {"error": f"{type(error).__name__}: {said}", "traceback": "".join(lines)}
 
@@ -185,13 +186,13 @@ def _failure(error: BaseException) -> dict[str, str]:
 def main() -> None:
     """Answer until stdin ends.
 
-    The arguments are the seconds that a call may take, a file descriptor that gets the traceback of one that
-    takes longer and ends the process, and the functions. The first answer has the digests of their sources;
-    a request is the number of a function and its arguments.
+    The program's arguments are the seconds that a call may take, a file descriptor, and the functions. A call that
+    takes longer has its traceback written to the descriptor, and the process ends. The first answer has the digests
+    of the functions' sources; each request has the number of a function and its arguments.
     """
     timeout_s, dump, functions = float(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    # The functions have the terminal to print to, and nothing to read.
+    # The functions print to stderr, and read nothing from stdin.
     os.dup2(2, 1)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.stdout = sys.stderr = io.TextIOWrapper(_Output(2, "w", closefd=False), write_through=True)
@@ -212,7 +213,7 @@ def main() -> None:
     answer({"sources": {function: _sha256_of_run(function) for function in functions}})
     for line in requests:
         index, columns = json.loads(line)
-        # A thread in C ends the process: a function that never lets go of the interpreter cannot prevent it.
+        # A C thread ends the process, so that even a function that never releases the interpreter is ended.
         faulthandler.dump_traceback_later(timeout_s, exit=True, file=dump)
         try:
             result: dict[str, object] = {"rewards": _rewards(called[index], columns)}

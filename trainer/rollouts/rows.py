@@ -1,7 +1,7 @@
 """A group of completions as one line of a rollout file: how it is written and read back.
 
 The journal's ``rollouts/step-….jsonl`` and the files of ``collect`` hold these rows. The recipe's
-rows, which have names and texts alone, are read too.
+rows, which have only names and texts, can be read too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,12 +31,12 @@ from trainer.rollouts.groups import Score, ScoredGroup, ServedGroup, as_sample, 
 def rollout_row(
     scored: ScoredGroup, *, step: int | None = None, dtype: str | None = None
 ) -> dict[str, object]:
-    """The recipe's fields, tokens, logprobs and version.
+    """A group's row: the recipe's fields, and tokens, logprobs, version and more.
 
     Args:
         scored: The group.
         step: The run's step; None outside of a run.
-        dtype: What the server computed in; None in a run, whose ``config.toml`` has it.
+        dtype: The dtype that the server computed in; None in a run, whose ``config.toml`` has it.
     """
     group, scores, answer_type = scored.group, scored.scores, scored.record.answer_type
     correct = scores.correct or [None] * len(scored.rewards)
@@ -86,12 +86,12 @@ def rollout_row(
 
 
 def rollout_lines(groups: Sequence[ScoredGroup], step: int) -> bytes:
-    """A step's rollout file."""
+    """The content of a step's rollout file."""
     return b"".join(to_json(rollout_row(group, step=step)) + b"\n" for group in groups)
 
 
 class _RowPart(BaseModel):
-    """Part of a row; fields that can be derived are not read."""
+    """A part of a row; fields that can be derived from others are not read."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -121,12 +121,12 @@ class RolloutCompletion(_RowPart):
 
     @property
     def has_tokens(self) -> bool:
-        """Whether the tokens and logprobs of its sampling are there."""
+        """Whether it has the tokens and logprobs from when it was sampled."""
         return bool(self.prompt_token_ids) and 0 < len(self.token_ids) == len(self.sampler_logprobs)
 
     @property
     def completion(self) -> ArmCompletion:
-        """As the server sent it, without its seed."""
+        """The completion as the server sent it, but without its seed."""
         return ArmCompletion(
             arm=self.arm_name,
             sample=self.sample,
@@ -151,12 +151,12 @@ class RolloutRow(_RowPart):
     choices: tuple[str, ...] = ()
     policy_version: int | None = None
     prompt_format: PromptFormat | None = None
-    """None in rows written before there were formats other than plain."""
+    """None in rows that were written when plain was the only format."""
     stop: StopStrings = ()
     columns: dict[str, Any] = {}
     counterfactual: PairedQuestion | None = None
     dtype: str | None = None
-    """What the server computed in; None in a run's rows, and in rows from before it was written."""
+    """The dtype that the server computed in; None in a run's rows, and in rows older than this field."""
     arm_outputs: Sequence[RolloutCompletion] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -182,7 +182,7 @@ class RolloutRow(_RowPart):
 
     @property
     def samples(self) -> list[Sample]:
-        """The completions that trained, with the rewards they earned."""
+        """The completions that trained, with the rewards that they earned."""
         return [
             as_sample(arm.completion, version=self.policy_version, reward=arm.reward)
             for arm in self.arm_outputs
@@ -190,7 +190,7 @@ class RolloutRow(_RowPart):
         ]
 
     def scored(self, config: RewardConfig, score: Score = score_group) -> ScoredGroup:
-        """The group scored and rewarded under a configuration."""
+        """The group, scored and rewarded by ``score`` with a reward configuration."""
         return score(
             self.record,
             ArmGroup(
@@ -215,7 +215,7 @@ def flaw_in_tokens(
     """Why the base model cannot have sampled these completions; None if it can.
 
     Args:
-        completions: With their prompts.
+        completions: The completions, with their prompts' tokens.
         vocab_size: How many tokens the base model has.
         context_tokens: The most tokens of a prompt with its completion; None does not check it.
     """
