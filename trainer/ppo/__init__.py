@@ -1,1 +1,1 @@
-"""PPO: from scored samples to a moved policy."""
+"""PPO: from scored samples to an updated policy."""

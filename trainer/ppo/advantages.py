@@ -1,6 +1,6 @@
 """Per-token rewards, returns and advantages. Pure functions on ``[B, T]`` tensors.
 
-B is completions, T completion tokens padded on the right; ``mask`` is true on real tokens. Prompt
+B counts completions and T completion tokens, padded on the right; ``mask`` is true on real tokens. Prompt
 tokens are not actions and do not occur here.
 """
 
@@ -48,7 +48,7 @@ def _mean_and_std(numbers: Tensor) -> tuple[Tensor, Tensor]:
 def token_rewards(
     rewards: Tensor, kl: Tensor, mask: Tensor, terminal: Tensor, *, kl_coef: float
 ) -> Tensor:
-    """The reward of every token: a KL penalty each, and the completion's reward on the last.
+    """The reward of every token: a KL penalty on each, plus the completion's reward on the last.
 
     ``r_t = -kl_coef · KL_t + [t = last and terminal] · R`` (Ziegler et al. 2019, eq. 2).
 
@@ -92,11 +92,11 @@ def generalized_advantages(
 
     Args:
         rewards: [B, T] per-token rewards.
-        values: [B, T] critic's value of the state before each token.
+        values: [B, T] the critic's value of the state before each token.
         mask: [B, T] bool.
-        bootstrap_values: [B] value of the state after the last token; zero where terminal.
+        bootstrap_values: [B] value of the state after the last token; zero for terminal completions.
         gamma: Discount.
-        lam: GAE's λ, of all completions or [B] of each.
+        lam: GAE's λ: one number for all completions, or [B], one for each.
     """
     next_values = _later(torch.where(mask, values, 0.0), 1)
     after = torch.where(_is_last(mask), bootstrap_values.unsqueeze(1), next_values)
@@ -110,11 +110,11 @@ def generalized_advantages(
 def _discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
     """[B, T] ``s_t = terms_t + factors_t · s_{t+1}`` in log T passes over all tokens (Hillis and Steele 1986).
 
-    One token after the other would be a handful of launches each, for which a GPU waits.
+    A loop over tokens would take several kernel launches for each token, and the GPU would wait for them.
     """
     distance = 1
     while distance < terms.shape[1]:
-        # So far each is the sum of the first `distance` terms, and the product of as many factors.
+        # By now terms_t sums `distance` discounted terms from t on, and factors_t is the product of as many factors.
         terms = terms + factors * _later(terms, distance)
         factors = factors * _later(factors, distance)
         distance *= 2
@@ -122,7 +122,7 @@ def _discounted_sums(terms: Tensor, factors: Tensor) -> Tensor:
 
 
 def _later(numbers: Tensor, distance: int) -> Tensor:
-    """[B, T] the number so many tokens later, zero after the end."""
+    """[B, T] the number that stands ``distance`` tokens later; zero after the end."""
     return nn.functional.pad(numbers[:, distance:], (0, distance))
 
 
@@ -135,12 +135,12 @@ def _is_last(mask: Tensor) -> Tensor:
 def length_adaptive_lambda(mask: Tensor, *, alpha: float) -> Tensor:
     """``λ = 1 - 1/(α·n)`` of completions of n tokens, at least 0 (Yue et al. 2025, VAPO).
 
-    The weights of GAE's sum of errors then add up to α·n: a reward reaches the first token of a long
-    completion as well as that of a short one.
+    The weights in GAE's sum of errors then add up to α·n, so that a reward reaches the first token of a long
+    completion as well as the first token of a short one.
 
     Args:
         mask: [B, T] bool.
-        alpha: α; 0.05 in the paper, where completions of up to 20 tokens get 0.
+        alpha: α; the paper has 0.05, with which completions of up to 20 tokens get λ = 0.
 
     Returns:
         [B] float32.
@@ -175,9 +175,9 @@ def rloo(rewards: Tensor, penalty: Tensor) -> Tensor:
 def grpo(rewards: Tensor, penalty: Tensor) -> Tensor:
     """``A = (r - mean r) / std r - LOO(P)`` (Shao et al. 2024, §4.1.2); arguments as in `rloo`.
 
-    As in the paper the KL is outside the normalised reward: inside, a group of equal rewards would be
-    trained on its differences in KL, scaled up to 1. Unlike in the paper it is part of the advantage,
-    and the standard deviation is unbiased.
+    As in the paper, the KL is kept out of the normalised reward: inside it, a group with equal rewards would
+    be trained on its differences in KL, scaled up to a standard deviation of 1. Unlike in the paper, the KL is
+    part of the advantage, and the standard deviation is unbiased.
     """
     mean, std = _mean_and_std(rewards)
     return ((rewards - mean) / std).to(rewards.dtype) - leave_one_out(penalty)
@@ -199,12 +199,12 @@ def group_advantages(
     estimator: GroupEstimator,
     kl_coef: float,
 ) -> Tensor:
-    """Advantages of whole completions against the others of their group, without a critic.
+    """Advantages of whole completions over the others in their group, without a critic.
 
     Args:
         rewards: [N] of the completions, group after group.
         kl: [N] KL estimates, summed over each completion's tokens.
-        counted: [N] bool; completions that are not counted get zero and are compared with none.
+        counted: [N] bool; completions that are not counted get zero, and no other is compared with them.
         group_sizes: How many completions each group has.
         estimator: One of `GROUP_ESTIMATORS`.
         kl_coef: The KL coefficient, at least 0.

@@ -1,7 +1,7 @@
-"""The critic fitted to rollouts before PPO begins, so that its first advantages mean something.
+"""Fits the critic to rollouts before PPO begins, so that the first advantages are meaningful.
 
-With a critic that starts at zero PPO's first steps reinforce noise, and steps that train the critic alone
-cost a generation each (VAPO, arXiv 2504.05118, "value pretraining").
+With a critic that starts at zero, PPO's first steps reinforce noise; warm-up steps that train only the critic each
+cost a generation of rollouts (VAPO, arXiv 2504.05118, "value pretraining").
 """
 
 import math
@@ -24,7 +24,7 @@ from trainer.ppo.losses import token_loss_weights, value_loss
 from trainer.ppo.optimizers import adamw, clip
 
 _HELD_OUT = 0.1
-"""Share of the questions that are not fitted, to measure on."""
+"""Share of the questions that are held out of the fit, to measure it on."""
 
 Group = Sequence[Sample]
 """The samples of one question."""
@@ -41,7 +41,7 @@ class CriticFit:
     explained_variance_before: float
     explained_variance: float
     num_epochs: int
-    """Passes after which the critic was best, and was kept; 0 where none was better than the start."""
+    """The number of passes after which the critic was best; that critic is kept. 0 if no pass improved it."""
 
 
 def fit_critic(
@@ -59,10 +59,10 @@ def fit_critic(
     the highest held-out explained variance are kept.
 
     Args:
-        roles: The critic is trained, nothing else changes.
-        config: Its ``critic_pretrain_…`` keys, discount, mini-batches, loss reduction and gradient norm.
+        roles: Only the critic is trained; nothing else changes.
+        config: Its ``critic_pretrain_…`` keys, discount, mini-batches, loss reduction and gradient norm are used.
         groups: The samples of each question; their logprobs are not read.
-        seed: Decides which questions are held out, and their order.
+        seed: Decides which questions are held out, and the order of the others.
         say: Gets a line for each pass.
 
     Raises:
@@ -114,7 +114,7 @@ def _finished(group: Group) -> list[Sample]:
 
 
 def _returns(batch: MicroBatch, *, gamma: float) -> Tensor:
-    """[B, C] each token's discounted reward: GAE's returns of λ = 1, whatever the values."""
+    """[B, C] each token's discounted future reward: GAE's returns with λ = 1, which depend on no values."""
     zero = torch.zeros_like(batch.sampler_logprobs)
     rewards = token_rewards(batch.rewards, zero, batch.mask, batch.terminal, kl_coef=0.0)
     return generalized_advantages(

@@ -1,4 +1,4 @@
-"""Diagnostics of an update: sums over its micro-batches, and the step's metrics made of them."""
+"""Diagnostics of an update: sums over its micro-batches, and the step's metrics computed from them."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class UpdateMetrics:
     """KL of the policy from the version that generated, nats per token: the mean over mini-batches,
     each before its own optimizer step."""
     approx_kl_max: float
-    """The largest of the mini-batches'; with ``ppo.stop_kl``, the one that stopped the step."""
+    """The largest ``approx_kl`` of a mini-batch; with ``ppo.stop_kl``, the value that stopped the step."""
     clip_fraction: float
     dual_clip_fraction: float
     value_clip_fraction: float = math.nan
@@ -49,7 +49,7 @@ class UpdateMetrics:
     logprob_mismatch_max: float
     logprob_lag: float
     """Mean |current - proximal| logprob before the policy moves, over the first mini-batch: the effect of
-    the version lag. Zero, up to rounding, if the newest version generated."""
+    the version lag. Zero, up to rounding, if the newest version generated the rollouts."""
     policy_grad_norm: float
     critic_grad_norm: float = math.nan
     num_optimizer_steps: int
@@ -68,7 +68,7 @@ class UpdateMetrics:
 
 @dataclass
 class LossSums:
-    """Sums over micro-batches: a shard's of a mini-batch, a mini-batch's, or a step's."""
+    """Sums over micro-batches: those of one shard of a mini-batch, of a mini-batch, or of a step."""
 
     policy_loss: float = 0.0
     value_loss: float = 0.0
@@ -102,12 +102,12 @@ class LossSums:
 
 @dataclass
 class StepSums(LossSums):
-    """A step's sums over micro-batches, and those over its mini-batches."""
+    """A step's sums over its micro-batches and over its mini-batches."""
 
     approx_kl_max: float = 0.0
-    """The largest of the mini-batches'."""
+    """The largest ``approx_kl`` of a mini-batch."""
     logprob_lag: float = 0.0
-    """Of the first mini-batch."""
+    """Of the first mini-batch; see `UpdateMetrics`."""
     num_policy_tokens: int = 0
     num_value_tokens: int = 0
     num_mini_batches: int = 0
@@ -119,7 +119,7 @@ class StepSums(LossSums):
 
 
 def _numbers(metrics: Sequence[PolicyMetrics | ValueMetrics]) -> list[dict[str, float]]:
-    """The fields of each as numbers; the host waits for the device once."""
+    """The fields of each as numbers; the host waits for the device only once."""
     if not metrics:
         return []
     rows = torch.stack([torch.stack([t.double() for t in vars(m).values()]) for m in metrics])
@@ -145,8 +145,8 @@ def update_metrics(
 
     Args:
         mini_batches: The step's experience.
-        sums: Of its optimizer steps.
-        kl_coef: As the step used it.
+        sums: The sums of its optimizer steps.
+        kl_coef: The KL coefficient that the step used.
         policy_frozen: Whether only the critic was trained.
         skips_updates: Whether mini-batches without an advantage leave the policy as it is.
     """
@@ -202,7 +202,7 @@ def _of_critic(mini_batches: Sequence[MiniBatch], sums: StepSums) -> dict[str, f
 
 
 def effective_sample_size(weights: Tensor) -> float:
-    """``(Σw)² / (N·Σw²)`` of [N] weights: the fraction of unweighted samples they are worth.
+    """``(Σw)² / (N·Σw²)`` of [N] weights: as a fraction of N, how many unweighted samples they are worth.
 
     1 if all weights are equal, 1/N if only one is not 0 (Kish 1965); 0 if all are 0.
     """
@@ -213,7 +213,7 @@ def effective_sample_size(weights: Tensor) -> float:
 
 def explained_variance(values: Tensor, returns: Tensor) -> float:
     """``1 - Var(returns - values) / Var(returns)`` over [N] tokens: 1 is a perfect critic."""
-    # Equal returns have a variance of rounding.
+    # The variance of equal returns is only rounding.
     if returns.numel() < 2 or float(returns.std()) <= 1e-6 * float(returns.abs().max()):
         return 0.0
     return float(1 - (returns - values).var() / returns.var())

@@ -1,4 +1,4 @@
-"""A step's experience, computed by several ranks and then known to all of them."""
+"""Computes a step's experience on several ranks and gives all of it to each of them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -23,15 +23,15 @@ def of_all_ranks(
     num_shards: int,
     hidden_size: int,
 ) -> list[MiniBatch]:
-    """The experience of every micro-batch, each computed by the rank that has its shard.
+    """The experience of every micro-batch; each is computed by the rank that has its shard.
 
     Args:
         planned: The micro-batches of each mini-batch, the same on every rank.
         compute: Makes a micro-batch's experience.
-        ranks: Of the job.
-        pass_for_others: Takes part in the passes of another rank's micro-batch; None where ranks share no passes.
-        num_shards: Of a mini-batch.
-        hidden_size: The model's; determines the costs by which micro-batches are divided.
+        ranks: The processes of the job.
+        pass_for_others: Takes part in the passes of another rank's micro-batch; None if ranks share no passes.
+        num_shards: The number of shards of a mini-batch.
+        hidden_size: The model's hidden size; determines the costs by which micro-batches are divided.
 
     Raises:
         RankLostError: A rank has ended.
@@ -79,7 +79,7 @@ def _cost(batch: MicroBatch, hidden_size: int) -> float:
 
 
 def _to_send(experience: Experience) -> dict[str, Tensor | None]:
-    """What a rank has computed, on the CPU; all else the others have."""
+    """The tensors that a rank has computed, on the CPU; the other ranks have everything else already."""
     computed = [
         f.name for f in fields(Experience) if f.name not in ("batch", "shard", "nucleus_mask")
     ]

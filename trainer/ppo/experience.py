@@ -1,6 +1,6 @@
 """A step's samples with everything that stays fixed during its update, and whether they teach anything.
 
-`trainer.ppo.scoring` makes them.
+`trainer.ppo.scoring` computes it.
 """
 
 from collections.abc import Sequence
@@ -21,15 +21,15 @@ class Experience:
 
     batch: MicroBatch
     shard: int = 0
-    """The shard of the mini-batch that it belongs to; see `trainer.ranks.shards`."""
+    """The shard to which it belongs in its mini-batch; see `trainer.ranks.shards`."""
     nucleus_mask: tuple[Nucleus, ...]
-    """The proximal policy's, which all roles are normalised over; empty where another rank computes the shard."""
+    """The proximal policy's nuclei, over which all roles are normalised; empty if another rank computes the shard."""
     proximal_logprobs: Tensor
     reference_logprobs: Tensor
     reference_kl: Tensor
     """Estimates of each token's KL(proximal ‖ reference), by ``ppo.kl_estimator``."""
     importance_weights: Tensor
-    """Truncated importance weights, proximal over behaviour."""
+    """Truncated importance weights: proximal over behaviour probability."""
     entropy: Tensor
     values: Tensor | None
     """None without a critic, like the returns."""
@@ -37,7 +37,7 @@ class Experience:
     advantages: Tensor
     """Whitened over the step with ``ppo.whiten_advantages``."""
     loss_mask: Tensor
-    """Tokens that train: the completion tokens, without truncated completions if those are masked."""
+    """Tokens that train: all completion tokens, except those of truncated completions if these are masked."""
     policy_mask: Tensor
     """Tokens that train the policy: `loss_mask` without the completions that ``ppo.sequence_mask`` drops."""
 
@@ -48,18 +48,18 @@ MiniBatch = list[Experience]
 _ROUNDING = 1e-6
 """Advantages below this are rounding errors of rewards of about 1."""
 _WHITENED_ROUNDING = 1e-2
-"""Equal advantages stay below this when they are whitened (`trainer.ppo.advantages.whiten`); others then
-have a standard deviation of 1."""
+"""Advantages that are equal up to rounding stay below this after whitening (`trainer.ppo.advantages.whiten`);
+others then have a standard deviation of 1."""
 
 
 def unequal_groups(groups: Sequence[Sequence[Sample]]) -> list[Sequence[Sample]]:
-    """The groups with rewards that differ; in others each completion's advantage over its group is zero."""
+    """The groups whose rewards differ; in the others, each completion's advantage over its group is zero."""
     rewards = [[sample.reward for sample in group] for group in groups]
     return [g for g, r in zip(groups, rewards, strict=True) if max(r) - min(r) > _ROUNDING]
 
 
 def has_signal(mini_batch: MiniBatch, config: PPOConfig) -> bool:
-    """Whether a mini-batch has an advantage that is not zero, up to rounding, on a token of the policy."""
+    """Whether any token that trains the policy has an advantage that is not zero up to rounding."""
     is_whitened = config.advantage == "gae" and config.whiten_advantages
     floor = _WHITENED_ROUNDING if is_whitened else _ROUNDING
     found = [((e.advantages.abs() > floor) & e.policy_mask).any() for e in mini_batch]
@@ -67,7 +67,7 @@ def has_signal(mini_batch: MiniBatch, config: PPOConfig) -> bool:
 
 
 def flat(mini_batches: Sequence[MiniBatch], field: str) -> Tensor:
-    """One field of every experience, over all completion tokens, [N]."""
+    """[N] one field of every experience on all completion tokens."""
     return torch.cat([getattr(e, field)[e.batch.mask] for m in mini_batches for e in m])
 
 

@@ -1,7 +1,7 @@
-"""What the ranks after the first do: their part of every step that the first one leads.
+"""What the ranks other than the first do: their part of every step, which the first rank leads.
 
-Only the first rank has a server, a run's folder and a console. It sends what a step is made of; which
-rank computes what follows from that on every rank (`trainer.ranks.shards`).
+Only the first rank has a server, a run's folder and a console. It sends the others a step's inputs. From these,
+every rank derives by itself which rank computes which part (`trainer.ranks.shards`).
 """
 
 import signal
@@ -23,16 +23,16 @@ from trainer.ranks.process_group import COMMON_ERRORS, Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class FollowerStart:
-    """What a rank builds its learner from; its state follows with the first step."""
+    """What a rank builds its learner from; the learner's state arrives with the first step."""
 
     config: TrainConfig
     policy: PolicyConfig
-    """With the adapter that the run starts from."""
+    """The policy's settings, with the adapter that the run starts from."""
     serve_dtype: torch.dtype
 
 
 def make_learner(start: FollowerStart, ranks: Ranks) -> Learner:
-    """The learner of the first rank, and of the others, which are told what to make."""
+    """Make this rank's learner; the first rank also tells the others what to make."""
     if ranks.rank == 0:
         ranks.broadcast(start)
     device = compute_device(start.config.run.device)
@@ -63,10 +63,10 @@ def _announce_pass(ranks: Ranks, with_gradient: bool) -> None:
 
 @contextmanager
 def leading(ranks: Ranks) -> Iterator[None]:
-    """A block around all that the first rank does; the other ranks end with it.
+    """A block around everything that the first rank does; the other ranks end with it.
 
     Raises:
-        RankLostError: A rank has ended before, and nothing else has failed.
+        RankLostError: Another rank ended before the block did, and nothing else has failed.
     """
     try:
         yield
@@ -86,10 +86,10 @@ def _let_end(ranks: Ranks) -> None:
 def follow(ranks: Ranks) -> None:
     """Do this rank's part of every step until the first rank ends.
 
-    Signals are the first rank's to handle: a launcher sends them to all.
+    A launcher sends signals to all ranks, but only the first rank handles them.
 
     Raises:
-        RankLostError: A rank has ended, the first without a word.
+        RankLostError: Another rank has ended, or the first one ended without telling the others.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -103,13 +103,13 @@ def follow(ranks: Ranks) -> None:
                 with ranks.in_pass():
                     learner.roles.shared_passes.of_one_token(with_gradient=call.with_gradient)
                 continue
-            # Every rank has the same of these errors, and the first decides how to go on.
+            # These errors are raised on every rank alike, and the first rank decides how to go on.
             with suppress(*COMMON_ERRORS):
                 if isinstance(call, ScoringCall):
                     torch.set_num_threads(call.num_threads)
                     learner.token_budget = call.token_budget
                     learner.update.num_shards = call.num_shards
-                    # The last step's would lie beside this one's.
+                    # Otherwise the last step's experience would be in memory together with this step's.
                     mini_batches = []
                     mini_batches = learner.experience(call.step, call.groups, call.proximal)
                 elif isinstance(call, LearningCall):

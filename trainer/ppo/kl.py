@@ -1,4 +1,4 @@
-"""KL between two policies from the tokens that one of them sampled, and control of its penalty."""
+"""Estimates the KL between two policies from tokens that one of them sampled, and controls the KL coefficient."""
 
 from dataclasses import dataclass
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 from trainer.config.sections import KLEstimator
 
-# exp overflows float32 at 88.7. e^20 is far beyond every clip and bound, where the exact value of a
-# ratio no longer matters.
+# exp overflows float32 at 88.7. e^20 is far beyond every clip and bound, so that the exact value of a larger
+# ratio does not matter.
 MAX_LOG_RATIO = 20.0
 
 
 def kl_estimate(logprobs: Tensor, other_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
-    """Each token's estimate of KL(π ‖ other), for tokens that π sampled; of the inputs' shape.
+    """Each token's estimate of KL(π ‖ other), in the shape of the inputs; π sampled the tokens.
 
     With ``d = log π - log other`` (Schulman 2020, "Approximating KL divergence"):
 
-    - k1 = ``d``: unbiased, of either sign. Used as a reward, its policy gradient is the KL's.
+    - k1 = ``d``: unbiased, of either sign. Used as a reward, its policy gradient is the gradient of the KL.
     - k2 = ``½·d²``: biased, never negative.
     - k3 = ``exp(-d) - 1 + d``: unbiased, never negative.
     """
@@ -36,21 +36,21 @@ MAX_FACTOR = 20.0
 class AdaptiveKL:
     """Proportional control of the KL coefficient towards a target (Ziegler et al. 2019, §2.2).
 
-    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. It stays between
-    its start divided by `MAX_FACTOR` and its start times it. A KL that stays above the target would let it grow until
-    the penalty outweighs every reward; one that stays below would let it shrink to nothing, and then it would take
-    as many steps to come back.
+    ``coef *= 1 + clip(kl / target - 1, ±0.2) / horizon_steps``, or ``· num_completions / horizon``. The coefficient
+    stays within a factor of `MAX_FACTOR` of its start. Without this bound, a KL that stays above the target would let
+    it grow until the penalty outweighs every reward. A KL that stays below would let it shrink to almost nothing, and
+    it would take as many steps to come back.
     """
 
     coef: float
     target: float
     horizon: int
-    """About how many completions it takes to correct an error; counts where `horizon_steps` is None."""
+    """About how many completions it takes to correct an error; used if `horizon_steps` is None."""
     horizon_steps: float | None = None
-    """About how many steps it takes: 1/K of the paper, whose K is 0.1."""
+    """About how many steps it takes to correct an error: 1/K in the paper, where K is 0.1."""
 
     def __post_init__(self) -> None:
-        """Keep where the coefficient starts."""
+        """Fix the bounds of the coefficient from its start."""
         self._lowest, self._highest = self.coef / MAX_FACTOR, self.coef * MAX_FACTOR
 
     def update(self, kl: float, num_completions: int) -> None:

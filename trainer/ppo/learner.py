@@ -1,4 +1,4 @@
-"""A step's update from its rollouts: the code that training, resuming and replaying share.
+"""Updates a run's weights by a step's rollouts; training, resuming and replaying share this code.
 
 The same rollouts, the same state and (on a CPU) the same number of threads give the same weights, bit
 for bit.
@@ -29,9 +29,9 @@ def learning_rate_scale(config: PPOConfig, step: int, *, num_steps: int) -> floa
     It rises to 1 over the warm-up's steps and, with the linear schedule, falls from there on.
 
     Args:
-        config: Its ``learning_rate_schedule`` and ``learning_rate_warmup_steps``.
+        config: Its ``learning_rate_schedule`` and ``learning_rate_warmup_steps`` are used.
         step: Counted from 1.
-        num_steps: The run's.
+        num_steps: The run's number of steps.
     """
     num_warmup = config.learning_rate_warmup_steps
     if step < num_warmup:
@@ -56,26 +56,26 @@ class ScoringCall:
 
 @dataclass(frozen=True, kw_only=True)
 class LearningCall:
-    """The arguments of `Learner.learn`; every rank has the experience."""
+    """The arguments of `Learner.learn` except the experience, which every rank has already."""
 
     step: int
     learning_rate_scale: float
 
 
 class Learner:
-    """A run's roles and optimizers; on several ranks, one on each, which do the same."""
+    """A run's roles and optimizers. Each of several ranks has its own learner, and all stay in the same state."""
 
     def __init__(self, config: TrainConfig, roles: PolicyRoles, ranks: Ranks | None = None):
-        """Fresh optimizers on ``roles``; ``ranks`` is this process alone where None."""
+        """Create fresh optimizers for ``roles``; without ``ranks``, this process learns alone."""
         self.roles = roles
         self.ranks = ranks or Ranks()
         self.update = PPOUpdate(roles, config.ppo, self.ranks)
         self.token_budget = config.ppo.token_budget
-        """The most tokens of a micro-batch; halved by `step` where the GPU's memory does not suffice."""
+        """The most tokens of a micro-batch; `step` halves it if the GPU runs out of memory."""
         self.config = config
 
     def learning_rate_scale(self, step: int) -> float:
-        """The factor of warm-up and schedule on both learning rates at a step."""
+        """The factor that warm-up and schedule put on both learning rates at a step."""
         return learning_rate_scale(self.config.ppo, step, num_steps=self.config.run.num_steps)
 
     def step(
@@ -87,20 +87,20 @@ class Learner:
         learning_rate_scale: float,
         before_update: Callable[[Sequence[MiniBatch]], None] = lambda mini_batches: None,
     ) -> UpdateMetrics:
-        """One PPO step: score its samples, then move critic and policy.
+        """One PPO step: score its samples, then train critic and policy.
 
         Args:
             step: Counted from 1.
             groups: The samples of each question.
             proximal: The served weights that generated them.
             learning_rate_scale: A factor on both learning rates.
-            before_update: Called with the scored samples, before anything moves.
+            before_update: Called with the step's experience before any weights change.
 
         Raises:
             NonFiniteError: A number is NaN or infinite; the learner is as it was before the step.
-            RewardFunctionError: No completion has a reward, so that none is among the samples.
-            OutOfMemoryError: The GPU's memory does not suffice, with micro-batches of half the size either;
-                the learner is as it was before the step.
+            RewardFunctionError: No completion has a reward, so there are no samples to train on.
+            OutOfMemoryError: The step does not fit into the GPU's memory, even with micro-batches of half the
+                size; the learner is as it was before the step.
             RankLostError: Another rank has ended; the learner is as it was before the step.
         """
         was_announced = False
@@ -121,7 +121,7 @@ class Learner:
         return self._in_halves(scored_and_learned)
 
     def _in_halves(self, work: Callable[[], UpdateMetrics]) -> UpdateMetrics:
-        """Do some work, once more with micro-batches of half the size if the GPU's memory does not suffice.
+        """Do some work; if the GPU runs out of memory, do it once more with micro-batches of half the size.
 
         Raises:
             OutOfMemoryError: Half the size does not fit either.
@@ -131,7 +131,7 @@ class Learner:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-        # Here the error is gone, and with its traceback what the failed work had allocated.
+        # Outside the except block the error is gone; its traceback kept alive what the failed work had allocated.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.token_budget = max(1, self.token_budget // 2)
@@ -145,12 +145,12 @@ class Learner:
     def experience(
         self, step: int, groups: Sequence[Sequence[Sample]], proximal: AdapterState
     ) -> list[MiniBatch]:
-        """A step's experience; changes only the proximal role.
+        """Compute a step's experience; of the weights, only the proximal role changes.
 
         Args:
             step: Counted from 1.
             groups: The samples of each question.
-            proximal: The served weights that generated them, for the proximal role.
+            proximal: The served weights that generated them; loaded into the proximal role.
         """
         self._tell(
             ScoringCall(
@@ -182,17 +182,17 @@ class Learner:
             )
 
     def _tell(self, call: ScoringCall | LearningCall) -> None:
-        """Let the other ranks make the same call."""
+        """On the first rank, let the other ranks make the same call."""
         if self.ranks.rank == 0:
             self.ranks.broadcast(call)
 
     def _share_state(self) -> None:
-        """Give the first rank's state to all where one differs: at the start, and after a checkpoint was loaded."""
+        """Give the first rank's state to all ranks if any differs: at the start, and after a checkpoint is loaded."""
         if self.ranks.size == 1:
             return
         found = self.ranks.gathered(lambda: fingerprint(self.roles, self.update))
         if len(set(found)) > 1:
-            # As a file, which another rank reads without the first one's GPU.
+            # As a file's bytes, so that another rank can read it without the first rank's GPU.
             file = BytesIO()
             torch.save(learner_state(self.roles, self.update), file)
             received = BytesIO(self.ranks.broadcast_bytes(file.getvalue()))

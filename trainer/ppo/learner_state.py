@@ -1,6 +1,6 @@
-"""What a step moves: the weights of all roles, the optimizers' moments and the KL coefficient.
+"""The state that a step changes: adapters, value head, the optimizers' moments and the KL coefficient.
 
-Checkpoints keep it, and the first rank of a job gives it to the others.
+Checkpoints contain it, and the first rank of a job sends it to the others.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _ROLES = (Role.POLICY, Role.REFERENCE, Role.CRITIC)
 
 
 def learner_state(roles: PolicyRoles, update: PPOUpdate) -> dict[str, Any]:
-    """A copy of the adapters; optimizers and value head share their tensors with the learner."""
+    """The learner's state; adapters are copied, optimizers and value head share their tensors with the learner."""
     return {
         **{role.value: roles.adapter_state(role) for role in _ROLES},
         "value_head": roles.value_head.state_dict(),
@@ -31,7 +31,7 @@ def load_learner_state(state: Mapping[str, Any], roles: PolicyRoles, update: PPO
 
     Raises:
         KeyError: A part is missing.
-        RuntimeError, ValueError, TypeError: A part is of another model or adapter shape.
+        RuntimeError, ValueError, TypeError: A part belongs to another model or adapter shape.
     """
     for role in _ROLES:
         roles.load_adapter_state(role, state[role.value])
@@ -43,7 +43,7 @@ def load_learner_state(state: Mapping[str, Any], roles: PolicyRoles, update: PPO
 
 @torch.no_grad()
 def fingerprint(roles: PolicyRoles, update: PPOUpdate) -> tuple[float, ...]:
-    """Norms of everything in the state: equal on ranks with equal states, and cheap beside a digest."""
+    """Norms of everything in the state; equal on ranks with equal states, and cheaper than a digest."""
     optimizers = update.policy_optimizer, update.critic_optimizer
     tensors: list[torch.Tensor] = [*roles.adapter_parameters(Role.REFERENCE)]
     for optimizer in optimizers:

@@ -12,10 +12,10 @@ from trainer.ppo.losses import token_loss_weights, total
 
 @dataclass(frozen=True, kw_only=True)
 class LossWeights:
-    """Loss weights of a mini-batch's tokens; counts are over all of it, whichever ranks compute it."""
+    """Loss weights of a mini-batch's tokens; the counts cover the whole mini-batch, whichever ranks compute it."""
 
     policy: Sequence[Tensor]
-    """For each micro-batch [B, C]; see `token_loss_weights`."""
+    """[B, C] for each micro-batch; see `token_loss_weights`."""
     value: Sequence[Tensor]
     num_policy_tokens: int
     num_value_tokens: int
@@ -29,7 +29,7 @@ def loss_weights(mini_batch: MiniBatch, config: PPOConfig, *, train_policy: bool
     Args:
         mini_batch: All of its micro-batches.
         config: The update's settings.
-        train_policy: False counts no token of the policy.
+        train_policy: If false, no token counts as training the policy.
     """
     num_policy_tokens = num_value_tokens = 0
     if train_policy:

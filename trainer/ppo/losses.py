@@ -1,13 +1,13 @@
 """PPO's losses: pure functions from ``[B, T]`` tensors to a loss and its metrics.
 
 Three policies appear. The *behaviour* policy sampled the tokens (the server's logprobs), the
-*proximal* policy is the same version computed by the trainer, the *current* policy is being trained.
-PPO clips current/proximal; the difference between proximal and behaviour is numerical, and a truncated
-importance weight corrects it (Hilton et al. 2021, "Batch size-invariance"; Espeholt et al. 2018).
+*proximal* policy is the same version as the trainer computes it, and the *current* policy is being trained.
+PPO clips the ratio current/proximal. The difference between proximal and behaviour is only numerical, and a
+truncated importance weight corrects it (Hilton et al. 2021, "Batch size-invariance"; Espeholt et al. 2018).
 
-Every loss is a sum over tokens, each times its loss weight (`token_loss_weights`), so that
-splitting a mini-batch into micro-batches changes no gradient. Values at tokens of weight 0 are never
-read, be they infinite or NaN.
+Every loss is a sum over tokens, each multiplied by its loss weight (`token_loss_weights`), so that
+splitting a mini-batch into micro-batches changes no gradient. Numbers at tokens of weight 0 have no effect,
+even if they are infinite or NaN.
 """
 
 import math
@@ -23,10 +23,10 @@ from trainer.ppo.kl import MAX_LOG_RATIO, kl_estimate
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyMetrics:
-    """Metrics of one micro-batch's policy loss: scalars on its device, for which nobody waits before the backward pass."""
+    """Metrics of one micro-batch's policy loss: scalars on its device, read only after the backward pass."""
 
     loss: Tensor
-    """Its part of the mini-batch's loss."""
+    """The micro-batch's part of the mini-batch's loss."""
     clipped_tokens: Tensor
     dual_clipped_tokens: Tensor
     approx_kl: Tensor
@@ -39,22 +39,22 @@ class PolicyMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class ValueMetrics:
-    """Metrics of one micro-batch's value loss; scalars as `PolicyMetrics` are."""
+    """Metrics of one micro-batch's value loss: scalars on its device, as in `PolicyMetrics`."""
 
     loss: Tensor
-    """Its part of the mini-batch's loss."""
+    """The micro-batch's part of the mini-batch's loss."""
     clipped_tokens: Tensor
 
 
 def total(counts: Sequence[Tensor]) -> int:
-    """The sum of all numbers; the host waits for the device once."""
+    """The sum of all numbers; the host waits for the device only once."""
     return int(torch.stack([c.sum() for c in counts]).sum()) if counts else 0
 
 
 def token_loss_weights(masks: Sequence[Tensor], reduction: LossReduction) -> list[Tensor]:
     """The weight of each token in the loss of a mini-batch; all weights together sum to 1.
 
-    - ``token_mean``: ``1/N`` for each of N tokens, so long completions weigh more
+    - ``token_mean``: ``1/N`` for each of N tokens, so that long completions weigh more
       (Yu et al. 2025, DAPO, §3.3).
     - ``sequence_mean``: ``1/(S·n)`` for each of the n tokens of one of S completions
       (Shao et al. 2024, GRPO, eq. 3). Completions without tokens do not count.
@@ -64,7 +64,7 @@ def token_loss_weights(masks: Sequence[Tensor], reduction: LossReduction) -> lis
         reduction: Whether the mean is over tokens or over completions.
 
     Returns:
-        Each [B, T], zero outside the masks; in float64, in which the order of summation does not matter.
+        Each [B, T], zero outside the masks; in float64, so that the order of summation does not matter.
     """
     lengths = [mask.sum(dim=1, keepdim=True) for mask in masks]
     if reduction == "token_mean":
@@ -82,7 +82,7 @@ def importance_weights(
 ) -> Tensor:
     """Truncated token weights ``min(π_proximal / π_behaviour, max_weight)``, [B, T], no gradient.
 
-    As V-trace truncates them (Espeholt et al. 2018, IMPALA, §4.1).
+    V-trace truncates them in the same way (Espeholt et al. 2018, IMPALA, §4.1).
     """
     # A ratio that overflows to infinity is truncated like any other.
     return (proximal_logprobs - behaviour_logprobs).exp().clamp(max=max_weight).detach()
@@ -93,9 +93,9 @@ def sequence_mask(
 ) -> Tensor:
     """The completions on which trainer and server agree well enough to train the policy, [B] bool.
 
-    Those with ``1/c ≤ (∏_t π_proximal / π_behaviour)^(1/n) ≤ c``: the geometric mean over a
-    completion's n tokens, which unlike their product does not depend on n (Liu, Li et al. 2025,
-    "When speed kills stability", geometric sequence masking).
+    They are the completions with ``1/c ≤ (∏_t π_proximal / π_behaviour)^(1/n) ≤ c``. The bounds apply to the
+    geometric mean over a completion's n tokens, so that, unlike bounds on the product, they do not depend on n
+    (Liu, Li et al. 2025, "When speed kills stability", geometric sequence masking).
 
     Args:
         proximal_logprobs: [B, T].
@@ -121,8 +121,8 @@ def policy_loss(
 ) -> tuple[Tensor, PolicyMetrics]:
     """The clipped surrogate (Schulman et al. 2017, eq. 7), asymmetric and dual-clipped.
 
-    With ``ρ = π_current / π_proximal``: ``L = -w · min(ρ·A, clip(ρ, 1-clip_low, 1+clip_high)·A)``;
-    for negative advantages the minimum is bounded below by ``dual_clip·A`` (Ye et al. 2020, eq. 5).
+    With ``ρ = π_current / π_proximal``: ``L = -w · min(ρ·A, clip(ρ, 1-clip_low, 1+clip_high)·A)``.
+    For negative advantages the minimum is bounded below by ``dual_clip·A`` (Ye et al. 2020, eq. 5).
     ``clip_high > clip_low`` is the asymmetric clip of DAPO (Yu et al. 2025, eq. 10).
 
     Args:
@@ -131,9 +131,9 @@ def policy_loss(
         advantages: [B, T].
         importance_weights: [B, T], see `importance_weights`.
         loss_weights: [B, T], see `token_loss_weights`.
-        clip_low: ε below one.
-        clip_high: ε above one.
-        dual_clip: c > 1, or None for none.
+        clip_low: How far ρ may fall below 1.
+        clip_high: How far ρ may rise above 1.
+        dual_clip: c > 1, or None for no dual clip.
     """
     mask = loss_weights > 0
     # Padding is zeroed before exp and product: 0 · inf is NaN, in the backward pass too.
@@ -178,7 +178,7 @@ def value_loss(
 
     Args:
         values: [B, T], with gradient.
-        old_values: [B, T] before the update.
+        old_values: [B, T] the values before the update.
         returns: [B, T] targets.
         loss_weights: [B, T], see `token_loss_weights`.
         clip: The most that a value may change in one update, or None for no limit.
@@ -190,7 +190,7 @@ def value_loss(
     if clip is not None:
         moved = torch.where(mask, values - old_values, 0.0)
         limited = torch.where(mask, old_values - returns, 0.0) + moved.clamp(-clip, clip)
-        # Within the limit the error itself is kept, or rounding would count as clipping.
+        # Within the limit, the error itself is used; otherwise rounding would count as clipping.
         limited_squared = torch.where(moved.abs() > clip, limited, error) ** 2
         clipped = limited_squared > squared
         squared = torch.maximum(squared, limited_squared)

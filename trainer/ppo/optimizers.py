@@ -1,4 +1,4 @@
-"""The optimizers of policy and critic: their parameters, clipping, and a step that can be taken back."""
+"""The optimizers of policy and critic: their parameters, gradient clipping, and steps that can be undone."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,31 +10,31 @@ from torch import Tensor, nn
 
 
 def adamw(parameters: list[nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW in one pass over all parameters: an adapter is many small tensors."""
+    """AdamW, fused into one pass over all parameters, since an adapter consists of many small tensors."""
     return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, fused=True)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    """All of its parameters, in order."""
+    """All parameters of an optimizer, in order."""
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """Of all parameters, from the next step on."""
+    """Set the learning rate of all parameters, from the next step on."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
 
 def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> float:
-    """Scale the gradients down to a norm; returns the norm before."""
+    """Scale the gradients down to at most ``max_norm``; returns their norm before that."""
     return float(torch.nn.utils.clip_grad_norm_(parameters_of(optimizer), max_norm))
 
 
 @contextmanager
 def undone_on_failure(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
-    """Restore weights and optimizers if the block fails after some of its steps.
+    """Restore weights and optimizers if the block fails, even after some of its optimizer steps.
 
-    Costs a copy of the adapters and their moments, which are small beside the base.
+    This costs a copy of the adapters and their moments, which are small compared with the base.
     """
     saved = [_Saved.of(optimizer) for optimizer in optimizers]
     try:
@@ -50,7 +50,7 @@ def undone_on_failure(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[N
 
 @dataclass(frozen=True, kw_only=True)
 class _Saved:
-    """An optimizer's parameters, moments and learning rates, copied in few launches."""
+    """Copies of an optimizer's parameters, moments and learning rates, made with few kernel launches."""
 
     optimizer: torch.optim.Optimizer
     weights: list[Tensor]
@@ -59,7 +59,7 @@ class _Saved:
 
     @classmethod
     def of(cls, optimizer: torch.optim.Optimizer) -> Self:
-        """Copies of everything."""
+        """Copy an optimizer's state."""
         tensors = [x for state in optimizer.state.values() for x in state.values()]
         copies = iter(_copies(tensors))
         return cls(
@@ -74,7 +74,7 @@ class _Saved:
         """Overwrite weights, moments and learning rates."""
         for parameter, weight in zip(parameters_of(self.optimizer), self.weights, strict=True):
             parameter.copy_(weight)
-        # Parameters that had no step before have no state again.
+        # The state of parameters that had no step before the block is dropped again.
         self.optimizer.state.clear()
         self.optimizer.state.update(self.states)
         for group, rate in zip(self.optimizer.param_groups, self.learning_rates, strict=True):

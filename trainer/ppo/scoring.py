@@ -1,4 +1,4 @@
-"""Scoring a step's samples: their logprobs under proximal policy and reference, values and advantages."""
+"""Scores a step's samples: computes their logprobs under proximal policy and reference, values and advantages."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -37,9 +37,10 @@ def make_experience(
     ranks: Ranks,
     num_shards: int,
 ) -> list[MiniBatch]:
-    """Compute a step's samples under proximal policy, reference and (with GAE) critic.
+    """Compute a step's experience with the proximal policy, the reference and (with GAE) the critic.
 
-    Groups that have nothing to teach are left out with ``ppo.skip_zero_advantages``.
+    With ``ppo.skip_zero_advantages`` but without critic and KL penalty, groups with equal rewards are left out,
+    unless all groups are such.
 
     Args:
         roles: The proximal role must hold the version that generated the samples.
@@ -48,8 +49,8 @@ def make_experience(
         kl_coef: The coefficient of the KL penalty in this step.
         seed: Decides which questions share a mini-batch.
         token_budget: The most tokens of a micro-batch.
-        ranks: The processes that compute it; each has all of it in the end.
-        num_shards: Of a mini-batch.
+        ranks: The processes that compute the experience; in the end, each has all of it.
+        num_shards: The number of shards of a mini-batch.
 
     Raises:
         NonFiniteError: A number of the samples, or one made from them, is NaN or infinite.
@@ -86,7 +87,7 @@ def make_experience(
 
 
 def _shuffled(num_groups: int, num_per_mini_batch: int, *, seed: str) -> list[list[int]]:
-    """The indices of the groups of each mini-batch."""
+    """For each mini-batch, the indices of its groups."""
     order = list(range(num_groups))
     random.Random(seed).shuffle(order)
     starts = range(0, num_groups, num_per_mini_batch)
@@ -99,7 +100,7 @@ def _experience(
     proximal = roles.token_logprobs(Role.PROXIMAL, batch)
     reference = roles.token_logprobs(Role.REFERENCE, batch, proximal.nucleus_mask)
     kl = kl_estimate(proximal.logprobs, reference.logprobs, config.kl_estimator)
-    # Without a critic, advantages need the whole mini-batch; see `_with_group_advantages`.
+    # Without a critic, advantages are computed later, from the whole mini-batch; see `_with_group_advantages`.
     values, returns, advantages = None, None, torch.zeros_like(kl)
     if config.advantage == "gae":
         values, returns, advantages = _with_critic(roles, config, batch, kl, kl_coef=kl_coef)
@@ -131,7 +132,7 @@ def _experience(
 
 
 def _passes_for_others(roles: PolicyRoles, config: PPOConfig) -> Callable[[], None] | None:
-    """What takes part in the passes of `_experience` for another rank's micro-batch; None where ranks share none."""
+    """A function that takes part in the passes of another rank's `_experience`; None if ranks share no passes."""
     passes = roles.shared_passes
     if passes is None:
         return None
@@ -146,7 +147,7 @@ def _passes_for_others(roles: PolicyRoles, config: PPOConfig) -> Callable[[], No
 def _with_critic(
     roles: PolicyRoles, config: PPOConfig, batch: MicroBatch, kl: Tensor, *, kl_coef: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The critic's values, its returns and the policy's advantages, each with a λ of its own; [B, C]."""
+    """[B, C] the critic's values and returns, and the policy's advantages; the two may have different λ."""
     all_values = roles.values(batch)
     after_last = all_values.gather(1, batch.mask.sum(dim=1, keepdim=True)).squeeze(1)
     values = torch.where(batch.mask, all_values[:, :-1], 0.0)
@@ -174,7 +175,7 @@ def _with_group_advantages(
     estimator: GroupEstimator,
     kl_coef: float,
 ) -> MiniBatch:
-    """The mini-batch with each completion's advantage over its group, on each of its tokens."""
+    """The mini-batch with each completion's advantage over its group, repeated on each of the completion's tokens."""
     by_sample = torch.tensor([i for e in mini_batch for i in e.batch.indices]).argsort()
 
     def gathered(of_completions: list[Tensor]) -> Tensor:
@@ -200,7 +201,7 @@ def _with_group_advantages(
 
 
 def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
-    """The mini-batches with advantages whitened over the tokens of the whole step."""
+    """The mini-batches with advantages whitened over all tokens of the step that train the policy."""
     everything = [e for mini_batch in mini_batches for e in mini_batch]
     whitened = iter(whiten([e.advantages for e in everything], [e.policy_mask for e in everything]))
     return [
@@ -209,7 +210,7 @@ def _whitened(mini_batches: Sequence[MiniBatch]) -> list[MiniBatch]:
 
 
 def _check_finite(mini_batches: Sequence[MiniBatch]) -> None:
-    """Find NaN and infinity before they reach an optimizer, and name where they come from."""
+    """Raise a `NonFiniteError` for NaN and infinity before they reach an optimizer, and say where they come from."""
     batches = [e.batch for m in mini_batches for e in m]
     require_finite("rewards", torch.cat([batch.rewards for batch in batches]))
     require_finite(

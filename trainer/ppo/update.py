@@ -1,7 +1,7 @@
 """One PPO step: from rewarded completions to an updated policy and its diagnostics.
 
-`PPOUpdate.experience` computes everything that stays fixed; `PPOUpdate.step` then trains policy and
-critic on its mini-batches. A step that fails leaves weights and optimizers as they were before it.
+`PPOUpdate.experience` computes everything that stays fixed during the step; `PPOUpdate.step` then trains policy and
+critic on the mini-batches. A step that fails leaves weights and optimizers as they were before it.
 """
 
 import math
@@ -33,21 +33,21 @@ from trainer.ranks.shards import (
 
 
 class PPOUpdate:
-    """Policy and critic optimizers with the KL controller; owns no weights."""
+    """The optimizers of policy and critic, and the KL controller; owns no weights."""
 
     def __init__(self, roles: PolicyRoles, config: PPOConfig, ranks: Ranks | None = None):
         """One optimizer each for the policy's adapter and for the critic.
 
         Args:
-            roles: What they train.
+            roles: The roles whose weights the optimizers train.
             config: The update's settings.
-            ranks: The processes that do a step together; None is this one alone.
+            ranks: The processes that do a step together; None means this process alone.
         """
         self._roles = roles
         self._config = config
         self._ranks = ranks or Ranks()
         self.num_shards = self._ranks.size
-        """Of a mini-batch; a step that is recomputed takes those of the run. See `trainer.ranks.shards`."""
+        """The number of shards of a mini-batch; a recomputed step uses the run's number. See `trainer.ranks.shards`."""
         self.policy_optimizer = adamw(roles.adapter_parameters(Role.POLICY), config.learning_rate)
         self.critic_optimizer = adamw(roles.critic_parameters(), config.critic_learning_rate)
         self.kl = AdaptiveKL(
@@ -64,7 +64,7 @@ class PPOUpdate:
 
         Args:
             groups, seed: As in `make_experience`.
-            token_budget: The most tokens of a micro-batch; None takes ``ppo.token_budget``.
+            token_budget: The most tokens of a micro-batch; None means ``ppo.token_budget``.
         """
         return make_experience(
             self._roles,
@@ -95,7 +95,7 @@ class PPOUpdate:
             learning_rate_scale: Factor on both learning rates in this step.
 
         Raises:
-            NonFiniteError: A number or a gradient is not finite; weights and optimizers are as before the step.
+            NonFiniteError: A number or a gradient is not finite; weights and optimizers are as they were before.
         """
         config, sums = self._config, StepSums()
         train_policy = train_policy or config.advantage != "gae"
@@ -121,7 +121,7 @@ class PPOUpdate:
         return metrics
 
     def _optimizer_step(self, mini_batch: MiniBatch, sums: StepSums, *, train_policy: bool) -> None:
-        """One step of both optimizers; none, and ``stopped_early``, if the policy has moved too far already."""
+        """Step both optimizers; if the policy has already moved too far, only set ``stopped_early``."""
         weights = loss_weights(mini_batch, self._config, train_policy=train_policy)
         gradients: dict[int, list[Tensor | None]] = {}
 
@@ -139,7 +139,7 @@ class PPOUpdate:
             found.add(part)
         sums.add(found)
         if sums.num_not_finite:
-            # Only now, since every rank counts on the others' passes.
+            # Raised only now: until here, every rank relies on the others to take part in its passes.
             raise NonFiniteError(
                 f"the policy's logprobs: {sums.num_not_finite} of {weights.num_policy_tokens} are not finite"
             )
@@ -163,7 +163,7 @@ class PPOUpdate:
         sums.policy_grad_norm += policy_norm
 
     def _passes_for_others(self, mini_batch: MiniBatch, weights: LossWeights) -> None:
-        """Take part in the passes of `_backward` of ranks with more micro-batches, where ranks share passes."""
+        """If ranks share passes, take part in the `_backward` passes of ranks that have more micro-batches."""
         if (passes := self._roles.shared_passes) is None:
             return
         for _ in range(fewer_than_most(self._ranks, [e.shard for e in mini_batch])):
@@ -187,11 +187,11 @@ class PPOUpdate:
             if weights.num_value_tokens and e.values is not None and e.returns is not None:
                 of_value.append(self._backward_value(e, e.values, e.returns, value_weights))
             if weights.num_policy_tokens:
-                # Where it is skipped, too, for the metrics.
+                # Also if the update is skipped: the metrics need the loss.
                 with torch.set_grad_enabled(not weights.is_skipped):
                     of_policy.append(self._backward_policy(e, policy_weights))
         sums = LossSums()
-        # Only now, since the host would wait for the device after every pass.
+        # Only after the loop: inside it, the host would wait for the device after every pass.
         sums.add_losses(of_policy, of_value)
         return sums
 

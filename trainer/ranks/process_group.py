@@ -1,6 +1,6 @@
-"""The processes of a job, as ``torchrun`` or ``accelerate launch`` starts them, and what they tell each other.
+"""The processes of a job, as ``torchrun`` or ``accelerate launch`` starts them, and their communication.
 
-Objects travel by gloo, over the CPU, and gradients by the device's own backend.
+Objects are sent by gloo, over the CPU; gradients by the device's own backend.
 """
 
 import os
@@ -20,33 +20,35 @@ from trainer.model.device import compute_device
 
 _T = TypeVar("_T")
 _PATIENCE = timedelta(days=30)
-"""The others wait while the first rank waits for rollouts; a rank that ends closes its connections."""
+"""The timeout for objects. It is long because the other ranks wait while the first waits for rollouts. A rank that
+ends is noticed without a timeout, since it closes its connections."""
 _PASS_WITHIN = timedelta(minutes=30)
-"""Of the device's own backend, which only waits while others compute: NCCL does not notice that a process has ended."""
+"""The timeout of the device's own backend, which waits only while other ranks compute. NCCL needs one, since it does
+not notice that a process has ended."""
 
 COMMON_ERRORS = (NonFiniteError, torch.OutOfMemoryError)
-"""Errors of a rank's part that all ranks raise together, and can go on after."""
+"""Errors in one rank's part that all ranks then raise together; they can go on afterwards."""
 
 
 class Ranks:
-    """The processes of a job, or the only one; every method but the constructor is called by all in turn."""
+    """The processes of a job, or a single process; all ranks call the methods, in the same order."""
 
     def __init__(self, rank: int = 0, size: int = 1, objects: dist.ProcessGroup | None = None):
-        """Without arguments: a process of its own.
+        """Without arguments, this process is the only one.
 
         Args:
             rank: This process's number, from 0 on; the first has the server, the run's folder and the console.
-            size: How many there are.
-            objects: By which objects travel; the default group where None.
+            size: The number of processes.
+            objects: The group that sends objects; None means the default group.
         """
         self.rank, self.size = rank, size
         self._objects = objects
         self.is_lost = False
-        """Whether the ranks no longer do the same, so that none can tell the others anything."""
+        """Whether the ranks are out of step, so that they can no longer communicate."""
         self.are_together = False
-        """Whether all ranks do the same at this moment, without being told."""
+        """Whether all ranks are running the same code at this moment, so that a pass need not be announced."""
         self.share_passes = False
-        """Whether a pass through the base is one of all ranks, so that none can leave its part undone."""
+        """Whether all ranks have to take part in every pass through the base, so that none may skip its part."""
         self._common: Exception | None = None
 
     def broadcast(self, message: object = None) -> object:
@@ -64,7 +66,7 @@ class Ranks:
         return box[0]
 
     def broadcast_bytes(self, message: bytes) -> bytes:
-        """As `broadcast`."""
+        """`broadcast` for bytes."""
         received = self.broadcast(message)
         assert isinstance(received, bytes)
         return received
@@ -74,7 +76,7 @@ class Ranks:
 
         Raises:
             RankLostError: A rank has ended.
-            NonFiniteError, torch.OutOfMemoryError: ``part`` raised it on a rank; then every rank raises it.
+            NonFiniteError, torch.OutOfMemoryError: ``part`` raised it on some rank; every rank then raises it.
         """
         if self.size == 1:
             return [part()]
@@ -95,11 +97,12 @@ class Ranks:
         try:
             raise failed
         finally:
-            # Its traceback has this frame, which would keep it and all that the failed work had allocated.
+            # The error's traceback refers to this frame, whose variables would keep alive the error and all that the
+            # failed work had allocated.
             del failed, parts, mine
 
     def gather_tensor(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors of equal shape that the ranks have, in order, on every rank.
+        """Every rank's tensor, in the order of ranks, on every rank; all have the same shape.
 
         Raises:
             RankLostError: A rank has ended.
@@ -113,7 +116,7 @@ class Ranks:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around what all ranks do alike; an error of this rank alone leaves it out of step with the others.
+        """A block that all ranks run alike; an error on this rank alone leaves it out of step with the others.
 
         Raises:
             RankLostError: This rank alone has run out of memory.
@@ -122,7 +125,7 @@ class Ranks:
         try:
             yield
         except NonFiniteError:
-            # Of numbers that every rank has.
+            # Every rank has the same numbers, so every rank raises this error.
             raise
         except BaseException as error:
             common, self._common = self._common, None
@@ -136,7 +139,7 @@ class Ranks:
 
     @contextmanager
     def in_pass(self) -> Iterator[None]:
-        """Around a pass that the first rank needs and all have to do; one that leaves it by an error is out of step.
+        """A block around a pass that only the first rank needs but all take part in; a rank that fails is out of step.
 
         Raises:
             RankLostError: This rank has run out of memory, or another one has ended.
@@ -152,7 +155,7 @@ class Ranks:
 
     @contextmanager
     def to_its_end(self) -> Iterator[None]:
-        """Around what all ranks do once, and none goes on without."""
+        """A block that all ranks run once; if it fails on this rank, the ranks cannot go on together."""
         try:
             yield
         except BaseException:
@@ -160,7 +163,7 @@ class Ranks:
             raise
 
     def _out_of_step(self, error: BaseException) -> BaseException:
-        """What an error of this rank alone is to its callers."""
+        """The error that this rank raises for an error that only this rank has."""
         self.is_lost = True
         if isinstance(error, torch.OutOfMemoryError):
             return RankLostError(
@@ -183,7 +186,7 @@ class Ranks:
 
 
 def _is_of_connection(error: RuntimeError) -> bool:
-    """Whether a collective within a pass has failed; gloo's errors have no type, but its path in their text."""
+    """Whether a collective within a pass has failed; gloo's errors have no type, but their text names gloo."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
 
@@ -192,10 +195,10 @@ def joined_ranks(device: Device) -> Iterator[Ranks]:
     """Join the processes that a launcher has started beside this one; without a launcher, be the only one.
 
     Args:
-        device: ``run.device``; each process of a machine takes the GPU of its local rank.
+        device: ``run.device``; each process on a machine takes the GPU of its local rank.
 
     Raises:
-        UsageError: The launcher's environment is not whole, or this machine has fewer GPUs than processes.
+        UsageError: The launcher's environment is incomplete, or this machine has fewer GPUs than processes.
     """
     size = _of_environment("WORLD_SIZE", "1", at_least=1)
     if size == 1:

@@ -1,8 +1,8 @@
 """The shards of a mini-batch: which micro-batches are computed together, and the sum of their gradients.
 
-A step is divided into as many shards as the run had ranks, and rank r of n computes the shards r, r + n, ….
-Gradients are added shard by shard, in order, whatever rank computed them: a step of any number of ranks can
-be recomputed by any other, to the last bit (on a CPU).
+Each mini-batch of a step is divided into as many shards as the run had ranks, and rank r of n computes the shards
+r, r + n, …. Gradients are added shard by shard, in order, whichever rank computed them. So a step of any number of
+ranks can be recomputed with any other number, to the last bit (on a CPU).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from trainer.ranks.process_group import Ranks
 _T = TypeVar("_T")
 
 Gradients = Sequence[Tensor | None]
-"""One for each parameter; None where nothing depends on it."""
+"""One for each parameter; None for a parameter on which the loss does not depend."""
 
 
 def shards_by_cost(costs: Sequence[float], num_shards: int) -> list[int]:
-    """The shard of each micro-batch: the costliest first, each into the shard with the least so far.
+    """The shard of each micro-batch; the costliest are assigned first, each to the shard with the lowest cost so far.
 
     Args:
-        costs: Of the micro-batches.
+        costs: The cost of each micro-batch.
         num_shards: At least 1.
     """
     totals = [0.0] * num_shards
@@ -45,11 +45,11 @@ def are_divided(ranks: Ranks, num_shards: int) -> bool:
 
 
 def fewer_than_most(ranks: Ranks, shards: Sequence[int]) -> int:
-    """How many micro-batches this rank has less than the one that has most.
+    """How many micro-batches fewer this rank has than the rank that has the most.
 
     Args:
-        ranks: Of the job.
-        shards: Of each micro-batch.
+        ranks: The processes of the job.
+        shards: The shard of each micro-batch.
     """
     counts = [0] * ranks.size
     for shard in shards:
@@ -58,7 +58,7 @@ def fewer_than_most(ranks: Ranks, shards: Sequence[int]) -> int:
 
 
 def taken_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
-    """The gradients, which the parameters then no longer have."""
+    """Take the gradients away from the parameters, and return them."""
     gradients = [parameter.grad for parameter in parameters]
     for parameter in parameters:
         parameter.grad = None
@@ -76,9 +76,9 @@ def add_gradients(
     A parameter without a gradient in any shard gets none.
 
     Args:
-        ranks: Of the job.
-        num_shards: Of the step.
-        parameters: Of one dtype, on one device.
+        ranks: The processes of the job.
+        num_shards: The number of shards of a mini-batch.
+        parameters: All of the same dtype, on the same device.
         of_shards: The gradients of the shards that this rank computed.
 
     Raises:
@@ -88,7 +88,7 @@ def add_gradients(
     has_gradient: Tensor | None = None
     for first in range(0, num_shards, ranks.size):
         mine = of_shards.get(first + ranks.rank, [None] * len(parameters))
-        # One collective: the flags are exact in every dtype.
+        # The flags travel in the same collective as the gradients; 0 and 1 are exact in every dtype.
         flags = parameters[0].new_tensor([float(gradient is not None) for gradient in mine])
         flat = [
             torch.zeros_like(parameter) if gradient is None else gradient
@@ -111,7 +111,7 @@ def in_order(parts: Sequence[Mapping[int, _T]]) -> list[_T]:
     """What the ranks have for their shards, shard by shard.
 
     Args:
-        parts: Of each rank, by the shard's number.
+        parts: For each rank, its parts by shard number.
     """
     merged = {shard: part for of_rank in parts for shard, part in of_rank.items()}
     return [merged[shard] for shard in sorted(merged)]
