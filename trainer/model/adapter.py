@@ -27,7 +27,8 @@ AdapterState = dict[str, Tensor]
 def read_adapter(folder: Path) -> AdapterState:
     """The tensors of an adapter's folder.
 
-    From the bytes: ``load_file`` leaves two objects a tensor behind, every step (safetensors 0.8, PyTorch 2.13).
+    They are read from the bytes, because ``load_file`` leaves two objects per tensor behind on every call
+    (safetensors 0.8, PyTorch 2.13).
     """
     state: AdapterState = load((folder / ADAPTER_WEIGHTS_FILE).read_bytes())
     return state
@@ -40,10 +41,10 @@ def serialized(state: AdapterState) -> bytes:
 
 
 def write_adapter(folder: Path, state: AdapterState, settings: LoraConfig) -> None:
-    """Write an adapter into an existing folder, in the same bytes each time."""
+    """Write an adapter into an existing folder; the same adapter gives the same bytes each time."""
     (folder / ADAPTER_WEIGHTS_FILE).write_bytes(serialized(state))
     named: dict[str, Any] = {**settings.to_dict(), "inference_mode": True}
-    # PEFT keeps the names of modules as a set, which has no order.
+    # PEFT keeps module names in a set, which has no order.
     text = json.dumps(named, indent=2, sort_keys=True, default=sorted)
     (folder / ADAPTER_CONFIG_FILE).write_text(text)
 
@@ -53,7 +54,7 @@ def fresh_lora(config: PolicyConfig) -> LoraConfig:
     return LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
-        # PEFT expands it where it stands alone, and takes it for a module's name in a list.
+        # PEFT expands ``all-linear`` if it stands alone, but takes it for a module's name if it is in a list.
         target_modules=ALL_LINEAR
         if is_all_linear(config.target_modules)
         else list(config.target_modules),
@@ -64,7 +65,7 @@ def fresh_lora(config: PolicyConfig) -> LoraConfig:
 
 
 def missing_targets(base: Any, target_modules: Sequence[str]) -> list[str]:
-    """Those of ``policy.target_modules`` that are no module of a base, by its name or the end of it."""
+    """The ``policy.target_modules`` that match no module of a base, by its whole name or by the name's end."""
     if is_all_linear(tuple(target_modules)):
         return []
     every = [name for name, _ in base.named_modules()]
@@ -79,7 +80,7 @@ def require_targets(base: Any, config: PolicyConfig) -> None:
     """Refuse modules that the base does not have.
 
     Raises:
-        UsageError: Names one, and those that there are.
+        UsageError: A module is missing; the message names one, and the modules that the base has.
     """
     if missing := missing_targets(base, config.target_modules):
         modules = base.named_modules()
@@ -91,10 +92,10 @@ def require_targets(base: Any, config: PolicyConfig) -> None:
 
 
 def readable_adapter(folder: Path) -> AdapterState:
-    """The tensors of a starting adapter that PPO can train, whatever base it is of.
+    """The tensors of a starting adapter; adapters that PPO can train on no base are refused.
 
     Raises:
-        UsageError: It cannot be read, has dropout, or is not LoRA as the server serves it.
+        UsageError: The adapter cannot be read, has dropout, or is not the kind of LoRA that the server serves.
     """
     where = f"policy.adapter {folder}"
     require_adapter(folder)
@@ -117,7 +118,7 @@ def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
     tensors = readable_adapter(config.adapter)
     try:
         with warnings.catch_warnings():
-            # Of tensors that do not fit, which are refused below.
+            # The warnings are about tensors that do not fit; such tensors are refused below.
             warnings.simplefilter("ignore")
             model = PeftModel.from_pretrained(
                 base,
@@ -142,11 +143,11 @@ def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
 
 
 def flaw_in_state(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    """The first tensor that is missing, unexpected or of another shape; None where all fit.
+    """The first tensor that is missing, unexpected or of another shape; None if all fit.
 
     Args:
-        wanted: Tensors of the adapter's names and shapes.
-        found: What was read.
+        wanted: Tensors with the names and shapes that the adapter has to have.
+        found: The tensors that were read.
     """
     if wrong := sorted(wanted.keys() ^ found.keys()):
         word = "missing" if wrong[0] in wanted else "unexpected"
@@ -158,7 +159,7 @@ def flaw_in_state(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> 
 
 
 def first_not_finite(state: Mapping[str, Tensor]) -> str | None:
-    """The name of the first tensor with NaN or infinity in it; None where there is none."""
+    """The name of the first tensor that has NaN or infinity in it; None if there is none."""
     return next((n for n, tensor in state.items() if not bool(torch.isfinite(tensor).all())), None)
 
 
@@ -179,7 +180,7 @@ def fuse_additions(layer: LoraLayer) -> None:
 
 
 class _FusedLora(LoraVariant):  # type: ignore[misc]
-    """LoRA that adds its output within its second product; PEFT takes two more passes for it."""
+    """LoRA that adds its output as part of its second product; PEFT takes two more passes for the addition."""
 
     @staticmethod
     def forward(

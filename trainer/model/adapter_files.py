@@ -1,4 +1,4 @@
-"""A starting adapter's configuration: refused where PPO cannot train it, and the policy's shape as it says."""
+"""Reads a starting adapter's configuration: refuses what PPO cannot train, and takes the policy's shape from it."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from trainer.model.base_files import one_line
 
 
 def shaped_as_adapter(policy: PolicyConfig) -> PolicyConfig:
-    """The policy with the rank and the modules of its starting adapter, where it has one.
+    """The policy with the rank and the modules of its starting adapter, if it has one.
 
     Raises:
         UsageError: See `require_adapter`.
@@ -35,23 +35,24 @@ def shaped_as_adapter(policy: PolicyConfig) -> PolicyConfig:
 
 
 def require_adapter(folder: Path) -> None:
-    """Refuse a starting adapter whose configuration PPO cannot train, or the server not serve.
+    """Refuse a starting adapter that, by its configuration, PPO cannot train or the server cannot serve.
 
     Raises:
-        UsageError: It is no folder with an adapter, has dropout, or is not LoRA as the server serves it.
+        UsageError: It is not a folder with an adapter, has dropout, or is not the kind of LoRA that the server serves.
     """
     _read_adapter_config(folder, f"policy.adapter {folder}")
 
 
 def require_tensors_as_configured(folder: Path, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Refuse tensors that a starting adapter's configuration excludes, does not name, or has another rank for.
+    """Refuse tensors that a starting adapter's configuration excludes or does not name, or whose rank differs from it.
 
     Args:
-        folder: The adapter's.
-        shapes: Of the tensors in its weights file by their names; names that are not PEFT's are left to it.
+        folder: The adapter's folder.
+        shapes: The shapes of the tensors in its weights file, by name; names that are not in PEFT's form are not
+            checked here.
 
     Raises:
-        UsageError: Names the module or the tensor.
+        UsageError: A tensor does not fit; the message names the module or the tensor.
     """
     where = f"policy.adapter {folder}"
     config = _read_adapter_config(folder, where)
@@ -59,7 +60,7 @@ def require_tensors_as_configured(folder: Path, shapes: Mapping[str, Sequence[in
     with _naming_the_adapter(where):
         config.check_modules(sorted({module for module, _ in found.values()}), layers=())
     for name, (_, side) in found.items():
-        # Before PEFT makes tensors of the configured rank, however large.
+        # Checked before PEFT allocates tensors of the configured rank, which may be huge.
         if side == "A" and tuple(shapes[name][:1]) != (config.r,):
             raise UsageError(
                 f"{where}: r is {config.r}, but {name} has shape {tuple(shapes[name])}"

@@ -1,4 +1,4 @@
-"""What the layers of a base model see of the tokens before, and whether prefix trees can be computed with them."""
+"""Which earlier tokens the layers of a base model see, and whether the model can compute prefix trees."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from trainer.model.base_files import reading_base
 from trainer.model.batches.batch import TokenRows
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-"""Transformers' names in ``layer_types``, and of the masks that models with both take."""
+"""Transformers' names for kinds of layers in ``layer_types``; models with both kinds take a mask under each name."""
 _CAPPED = (
     *("attn_logit_softcapping", "final_logit_softcapping", "logits_soft_cap"),
     *("logit_scale", "logits_scaling", "lm_head_multiplier"),
@@ -22,30 +22,31 @@ _CAPPED = (
 
 @dataclass(frozen=True, kw_only=True)
 class Attention:
-    """What the layers of a base model see of the tokens before a token.
+    """Which earlier tokens the layers of a base model see.
 
-    In a prefix tree these are its ancestors, and an ancestor's distance is the difference of the positions: full
-    attention and sliding windows are masks. A layer that carries a state from token to token (linear attention,
-    convolutions) sees what stands to the left in its row; such a model's rows hold one sequence each.
+    In a prefix tree, the tokens before a token are its ancestors, and their distance is the difference of the
+    positions. Full attention and sliding windows are therefore masks. A layer that carries a state from token to
+    token (linear attention, convolutions) sees whatever stands to the left in its row, so that the rows of such a
+    model hold one sequence each.
     """
 
     shares_prefixes: bool = True
     """Whether several sequences may share the tokens of a common prefix in a row."""
     window: int | None = None
-    """Tokens that a layer with a sliding window attends to, its own included; None where no layer has one."""
+    """How many tokens a layer with a sliding window attends to, including the token itself; None without windows."""
     is_mixed: bool = False
-    """Whether other layers attend to everything before."""
+    """Whether the model also has layers that attend to all earlier tokens."""
 
     def inputs(self, rows: TokenRows) -> dict[str, Any]:
-        """Positions and masks as the models of Transformers take them."""
+        """Positions and masks in the form that Transformers' models take."""
         if not self.shares_prefixes:
-            # One sequence a row, padded on the right, is what they assume without either. Padding comes after
-            # every token that is read.
+            # Without positions and masks, the models assume one sequence in each row. Padding is on the right, so
+            # that no token whose state is read sees it.
             return {}
         return {"position_ids": rows.position_ids, "attention_mask": self._masks(rows)}
 
     def _masks(self, rows: TokenRows) -> Tensor | dict[str, Tensor]:
-        """[R, 1, W, W] bool of each kind of layer."""
+        """[R, 1, W, W] bool; one mask for each kind of layer if the model has both kinds."""
         if self.window is None:
             return rows.attention_mask
         windowed = rows.windowed_mask(self.window)
@@ -53,14 +54,14 @@ class Attention:
 
 
 def attention_of(model: Any, base_model: str) -> Attention:
-    """What a base model's layers see.
+    """Which earlier tokens a base model's layers see.
 
     Args:
-        model: Transformers' model, once it is loaded.
+        model: The loaded Transformers model.
         base_model: Its name, for errors.
 
     Raises:
-        UsageError: It scales its scores or logits, or its attention takes no mask of a tree.
+        UsageError: The model caps or scales scores or logits, or its attention cannot take a prefix tree's mask.
     """
     name, config = f"policy.base_model {base_model}", model.config
     for setting in _CAPPED:
@@ -81,7 +82,7 @@ def attention_of(model: Any, base_model: str) -> Attention:
 
 
 def require_shared_rows(base_model: str) -> None:
-    """Refuse ``sft.packing`` where the state of one demonstration would reach the next one in its row.
+    """Refuse ``sft.packing`` if a layer's state after one demonstration would reach the next one in its row.
 
     Args:
         base_model: A folder or a Hub id; only its configuration is read.
@@ -99,6 +100,6 @@ def require_shared_rows(base_model: str) -> None:
 
 
 def needs_own_rows(model: Any) -> bool:
-    """Whether each row of a micro-batch holds one sequence: a layer carries a state, or has a mask of its own kind."""
+    """Whether a row may hold only one sequence, because a layer carries a state or takes another kind of mask."""
     kinds = set(getattr(model.config, "layer_types", None) or ())
     return bool(kinds - {_FULL, _SLIDING}) or model._is_stateful

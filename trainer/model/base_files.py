@@ -1,4 +1,4 @@
-"""The files of a base model and of a starting adapter: what is wrong with them is one line that names the setting."""
+"""Checks and reads a base model's files; an error about them is one line that names the setting."""
 
 import json
 import os
@@ -16,11 +16,11 @@ from trainer.io.disk import is_disk_full
 
 _FIELD = "policy.base_model"
 _PROBE = "What is 6 times 7?"
-"""A text of which every tokenizer of a language model makes tokens."""
+"""A text that the tokenizer of any language model turns into tokens."""
 
 
 def require_base_model(base_model: str) -> None:
-    """Fail early, and without a long silence, on a base model that cannot be had, or takes more than text.
+    """Fail early, and without a long silence, on a base model that is not available or takes more than text.
 
     Raises:
         UsageError: See `require_model` and `require_text_alone`.
@@ -50,23 +50,23 @@ def require_model(base_model: str) -> None:
 
 
 def require_text_alone(base_model: str) -> None:
-    """Refuse a model of text and images: the server's layers would have other names than the trainer's.
+    """Refuse a model of text and images, whose layers have other names on the server than in the trainer.
 
     Raises:
-        UsageError: It is one, and how to write its language model alone.
+        UsageError: It is such a model; the message says how to write its language model alone.
     """
     if (folder := base_folder(base_model)) is None:
         return
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
-        return  # Whoever loads it says what is wrong.
+        return  # Loading the model will report what is wrong.
     if (reason := why_not_text_alone(config, shortened(base_model))) is not None:
         raise UsageError(f"{_FIELD} {shortened(base_model)}: {reason}")
 
 
 def _require_whole_weights(folder: str) -> None:
-    """The heads of the weights' files alone: a pointer of Git LFS or half a download is found at once."""
+    """Read only the headers of the weight files, which is enough to find a Git LFS pointer or half a download."""
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     for path in sorted(Path(folder).glob("*.safetensors")):
@@ -90,7 +90,7 @@ def reading_base(base_model: str) -> Iterator[None]:
     """A block that reads a base model's files.
 
     Raises:
-        UsageError: They are missing, damaged, or of no model that can be read.
+        UsageError: The files are missing, damaged, or not those of a model that can be read.
     """
     # Not at the top: the command line checks a folder before it imports torch.
     import torch  # noqa: PLC0415
@@ -117,7 +117,7 @@ def load_tokenizer(base_model: str) -> Any:
     """The tokenizer of a base model.
 
     Raises:
-        UsageError: There are no files of one, they are damaged, or a token of it has no embedding.
+        UsageError: The tokenizer's files are missing or damaged, or one of its tokens has no embedding.
     """
     from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415
 
@@ -125,7 +125,7 @@ def load_tokenizer(base_model: str) -> Any:
         # Not Mistral's own tokenizer, which has no template and refuses messages that end with an answer.
         tokenizer = AutoTokenizer.from_pretrained(base_model, mistral_format=False)
         config = AutoConfig.from_pretrained(base_model).get_text_config()
-    # Without tokenizer files Transformers makes an empty one, to which every text is nothing.
+    # Without tokenizer files, Transformers makes an empty tokenizer, which turns every text into no tokens.
     ids = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     if not ids or set(ids) <= {tokenizer.unk_token_id}:
         raise UsageError(
@@ -145,25 +145,25 @@ def load_tokenizer(base_model: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseLimits:
-    """What a base model takes."""
+    """The limits of a base model."""
 
     vocab_size: int
-    """Token ids are below it."""
+    """Token ids are below this number."""
     context_tokens: int
-    """The longest prompt and completion together."""
+    """The most tokens of a prompt together with its completion."""
 
 
 def base_limits(base_model: str) -> BaseLimits:
     """The limits that a base model's configuration names.
 
     Raises:
-        UsageError: It cannot be read.
+        UsageError: The configuration cannot be read.
     """
     from transformers import AutoConfig  # noqa: PLC0415
 
     with reading_base(base_model):
         config = AutoConfig.from_pretrained(base_model).get_text_config()
-        # As the server derives it: positions may be scaled.
+        # Derived in the same way as on the server, since positions may be scaled.
         longest = context_tokens(config.to_dict())
         return BaseLimits(vocab_size=int(config.vocab_size), context_tokens=longest)
 

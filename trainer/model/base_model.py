@@ -1,4 +1,4 @@
-"""The frozen base that adapters are trained on, in full precision or in 4 bits."""
+"""Loads the frozen base that adapters are trained on, in full precision or in 4 bits."""
 
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,11 @@ from trainer.model.sharded_base import is_divided, load_sharded
 
 
 def hide_progress_bars() -> None:
-    """Turn off Transformers' bars, of reading and writing weights; the Hub's, of downloads, stay as they are."""
+    """Turn off Transformers' progress bars for reading and writing weights; the Hub's bars for downloads stay."""
     shows_downloads = not are_progress_bars_disabled()
     disable_progress_bar()
     if shows_downloads:
-        # The line above has turned them off as well.
+        # The call above has turned off the Hub's progress bars as well.
         enable_progress_bars()
 
 
@@ -36,7 +36,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
     """The base model, frozen, from a folder or a Hub id.
 
     Raises:
-        UsageError: Its files cannot be read, it is of an architecture with modules of other names, or
+        UsageError: Its files cannot be read, its architecture names its modules differently, or
             ``policy.quantization`` is set and bitsandbytes is not installed.
     """
     hide_progress_bars()
@@ -76,7 +76,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
             if isinstance(module, Linear4bit):
                 # Otherwise evaluation mode computes in bfloat16, whatever the dtype.
                 module.support_avx512bf16_for_cpu = False
-    # Of an id of the Hub the files may have come just now.
+    # Checked again, because the files of a Hub id may have been downloaded only just now.
     require_text_alone(config.base_model)
     if not (hasattr(model, "model") and hasattr(model, "lm_head")):
         raise UsageError(
@@ -87,7 +87,7 @@ def load_base(config: PolicyConfig, device: torch.device) -> Any:
 
 
 def _require_all_weights(base_model: str, model: Any, loaded: dict[str, Any]) -> None:
-    """Refuse files without some of a model's weights, which Transformers would draw at random."""
+    """Refuse files that lack some of a model's weights, because Transformers would draw these at random."""
     if missing := sorted(loaded["missing_keys"]):
         raise UsageError(
             f"policy.base_model {base_model}: its files lack {len(missing)} weights of {type(model).__name__}, such "
@@ -105,10 +105,10 @@ def recompute_activations(base: Any) -> None:
 
 
 def save_language_model(base_model: str, output: Path) -> None:
-    """Write the language model of a model of text and images alone, in the dtype in which it came.
+    """Write only the language model of a model of text and images, in the dtype of its files.
 
     Raises:
-        UsageError: ``output`` exists, it is a model of text alone, its files cannot be read or lack weights, or
+        UsageError: ``output`` exists, the model takes text alone, its files cannot be read or lack weights, or
             Transformers has no class for its language model.
     """
     if output.exists():
@@ -127,7 +127,7 @@ def save_language_model(base_model: str, output: Path) -> None:
     _require_all_weights(base_model, whole, loaded)
     text_config = config.get_text_config()
     head = whole.get_output_embeddings()
-    # The two parts of a configuration may contradict each other, and the whole model's is the one that holds.
+    # The configuration's text part may contradict the whole model about tied embeddings; the whole model is right.
     text_config.tie_word_embeddings = head.weight is whole.get_input_embeddings().weight
     try:
         with torch.device("meta"):

@@ -1,4 +1,4 @@
-"""The device that a trainer computes on, and what it has to compute alike every time."""
+"""The device that a trainer computes on: its precision, its memory, and indexing with reproducible gradients."""
 
 import torch
 from torch import Tensor, nn
@@ -7,7 +7,7 @@ from trainer.config.sections import Device
 from trainer.errors import UsageError
 
 MARGIN = 0.02
-"""Part of a GPU's memory for what PyTorch does not count: libraries' workspaces, and a context that grows."""
+"""The share of a GPU's memory kept for what PyTorch does not count: libraries' workspaces, and a growing context."""
 
 
 _OUT_OF_MEMORY = (
@@ -16,7 +16,7 @@ _OUT_OF_MEMORY = (
     "CUDA error: out of memory",
     "Triton Error [CUDA]: out of memory",
 )
-"""In messages of errors that have no class of their own."""
+"""Texts in the messages of out-of-memory errors that have no class of their own."""
 
 
 def compute_device(device: Device) -> torch.device:
@@ -33,22 +33,23 @@ def compute_device(device: Device) -> torch.device:
 
 
 def set_product_precision(device: torch.device, dtype: torch.dtype) -> None:
-    """Decide for this process what float32 matrix products on a GPU round their inputs to; nothing on a CPU.
+    """Set for this process how float32 matrix products on a GPU round their inputs; does nothing on a CPU.
 
-    To TF32, which keeps 10 bits of the 23, beside a base of 16 bits: what is multiplied in float32 there
-    are PEFT's adapters, where layers are not ours (QLoRA, unknown layers), and what the server multiplies
-    with has 7 or 10 bits. While all layers were PEFT's, a step at the 1.5B preset's shape took 31 s so, else 35.
+    With a 16-bit base, they round to TF32, which keeps 10 of the 23 bits. The only products in float32 are then those
+    of PEFT's adapters, in layers that `trainer.model.decoder` does not compute (QLoRA, unknown layers), and the
+    server's numbers have only 7 or 10 bits. When PEFT computed all layers, a step at the 1.5B preset's shape took
+    31 s with TF32 and 35 s without.
 
-    Full float32 stay
+    These products stay in full float32:
 
-    - all products of a base in float32: whoever asks for it wants its logprobs,
-    - logits of a 16-bit head (`trainer.model.head`), whose inputs are exact and sums float32 whatever is set
-      here, so that logprobs, and the proof of sync, lose nothing,
-    - the critic's value head (`trainer.model.head.scalars`), whose errors would be those of all advantages.
+    - all products of a float32 base: whoever asks for float32 wants its logprobs,
+    - the logits of a 16-bit head (`trainer.model.head`): their inputs are exact and their sums float32 whatever is
+      set here, so that logprobs and the proof of sync lose no precision,
+    - the critic's value head (`trainer.model.head.scalars`): its errors would be in all advantages.
 
     Args:
-        device: Where the trainer computes.
-        dtype: The base's.
+        device: The device on which the trainer computes.
+        dtype: The base's dtype.
     """
     if device.type == "cuda":
         is_full = dtype in (torch.float32, torch.float64)
@@ -58,9 +59,9 @@ def set_product_precision(device: torch.device, dtype: torch.dtype) -> None:
 def gathered(values: Tensor, indices: Tensor) -> Tensor:
     """``values[indices]`` with a gradient that is the same to the last bit every time.
 
-    Indices repeat: a prompt's last state is the one before the first token of each of its completions. On a CPU
-    the backward pass of plain indexing adds such gradients by several threads in no fixed order, so a run's
-    digests could not be recomputed. That of an embedding adds them in the order of the indices, and is
+    Indices repeat: a prompt's last state is the one before the first token of each of its completions. On a CPU,
+    the backward pass of plain indexing adds such gradients with several threads in no fixed order, so that a run's
+    digests could not be recomputed. The backward pass of an embedding adds them in the order of the indices, and is
     faster (`benchmarks/README.md`, "A PPO step").
 
     Args:
@@ -68,7 +69,7 @@ def gathered(values: Tensor, indices: Tensor) -> Tensor:
         indices: Of any shape.
 
     Returns:
-        The indices' shape, and H where the values have it.
+        A tensor in the shape of the indices, followed by H if the values have it.
     """
     if values.dim() == 1:
         return nn.functional.embedding(indices, values.unsqueeze(-1)).squeeze(-1)
@@ -76,9 +77,9 @@ def gathered(values: Tensor, indices: Tensor) -> Tensor:
 
 
 def leave_memory_to_others(device: torch.device) -> None:
-    """Keep this process within the GPU memory that is free now, but for a margin; nothing without a GPU.
+    """Limit this process to the GPU memory that is free now, minus a margin; does nothing without a GPU.
 
-    What is in use is the server's. Where it ends and starts again beside this process, it finds that free.
+    The memory in use is the server's. If the server restarts while this process runs, it finds that memory free.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info()
@@ -86,7 +87,7 @@ def leave_memory_to_others(device: torch.device) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory did not suffice, also for what CUDA's libraries allocate beside PyTorch's allocator."""
+    """Whether a GPU ran out of memory, in PyTorch's allocator or in an allocation by CUDA's libraries."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     text = str(error)

@@ -1,4 +1,4 @@
-"""The dtype that the trainer computes the base in, and what it costs where the server's is another."""
+"""The dtype that the trainer computes the base in, and what it costs if the server uses another one."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ _KNOWN = ("float32", "bfloat16", "float16")
 
 
 def settled(policy: PolicyConfig, device: torch.device) -> PolicyConfig:
-    """The policy with a dtype in place of `auto`, where no server says which.
+    """The policy with a dtype in place of `auto`, for when no server determines the dtype.
 
-    The base's own on a GPU; float32 on a CPU, where the others are slower.
+    It is the base's own dtype on a GPU, and float32 on a CPU, where other dtypes are slower.
     """
     if policy.dtype != _AUTO:
         return policy
@@ -33,7 +33,7 @@ def settled_by_server(policy: PolicyConfig, served: str) -> PolicyConfig:
 def settled_as_kept(
     policy: PolicyConfig, device: torch.device, kept: str | None, say: Callable[[str], None]
 ) -> PolicyConfig:
-    """`settled`, but with the dtype that an earlier start has kept, if there is one; ``say`` gets a line."""
+    """As `settled`, but with the dtype kept by an earlier start, if any; otherwise ``say`` gets a line."""
     if policy.dtype != _AUTO:
         return policy
     if kept not in (None, _AUTO):
@@ -45,23 +45,23 @@ def settled_as_kept(
 
 
 def difference_line(policy: PolicyConfig, served: str) -> str | None:
-    """What differs between trainer and server, and what it costs; None where nothing does."""
+    """A line on how the dtypes of trainer and server differ, and what that costs; None if they do not differ."""
     if policy.dtype in (_AUTO, served):
         return None
     return (
         f"warning: the server computes in {served} and the trainer in {policy.dtype} (policy.dtype). "
         "Rounding makes their logprobs differ by about 0.01 nats a token: importance weights make up for "
-        "it, but the proof of sync sees less. A new run without policy.dtype takes the server's; the "
-        f"server's --dtype {policy.dtype} is the other way"
+        "it, but the proof of sync sees less. To avoid this, start a new run without policy.dtype, which takes "
+        f"the server's, or start the server with --dtype {policy.dtype}"
     )
 
 
 def collected_line(policy: PolicyConfig, collected: str) -> str | None:
-    """The same for rollouts that are trained on later; None where nothing differs.
+    """As `difference_line`, for rollouts that were collected earlier.
 
     Args:
         policy: Its dtype is settled.
-        collected: What the server that sampled them computed in.
+        collected: The dtype that the server computed in when it sampled them.
     """
     if policy.dtype == collected:
         return None
@@ -79,7 +79,7 @@ def torch_dtype(policy: PolicyConfig, device: torch.device) -> torch.dtype:
 
 
 def own_dtype(base_model: str) -> str:
-    """The dtype of a base's files; float32 where its configuration names none that is served."""
+    """The dtype that a base's configuration names; float32 if it names none that the server can use."""
     with reading_base(base_model):
         own = str(AutoConfig.from_pretrained(base_model).dtype).removeprefix("torch.")
     return own if own in _KNOWN else "float32"

@@ -1,7 +1,7 @@
 """Logits of the output layer in float32, whatever the dtype of the model.
 
-The server computes them so too (vLLM's ``head_dtype``): rounded to bfloat16 they would differ by a
-hundredth of a nat from one computation to the next, which is more than a small update of the policy changes.
+The server does the same (vLLM's ``head_dtype``). Rounded to bfloat16, logits would differ by a hundredth of a nat
+from one computation to the next, which is more than a small update of the policy changes.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ _CAST_WEIGHTS = 2**24
 
 
 def float32_logits(head: nn.Linear, states: Tensor) -> Tensor:
-    """[n, V] in float32, as the server computes them: a half-precision head's are not rounded to it."""
+    """[n, V] logits in float32, as the server computes them; those of a half-precision head stay unrounded."""
     # PEFT's wrapper adds an adapter's part in the head's own dtype.
     logits: Tensor = (
         _Float32Logits.apply(states, head.weight)  # type: ignore[no-untyped-call]
@@ -25,7 +25,7 @@ def float32_logits(head: nn.Linear, states: Tensor) -> Tensor:
 
 
 class _Float32Logits(torch.autograd.Function):
-    """`float32_product` with a gradient for the states: PyTorch has none for a product's ``out_dtype``."""
+    """`float32_product` with a gradient for the states; PyTorch has no gradient for a product with ``out_dtype``."""
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class _Float32Logits(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_logits: Tensor) -> tuple[Tensor, None]:
-        """[n, H]: a product in the head's dtype, which accumulates in float32."""
+        """[n, H] a product in the head's dtype, which accumulates in float32."""
         (weight,) = ctx.saved_tensors
         return of_logits.to(weight.dtype) @ weight, None
 
@@ -46,15 +46,15 @@ def float32_product(states: Tensor, weight: Tensor) -> Tensor:
         return nn.functional.linear(states, weight).float()
     if states.is_cuda:
         return torch.mm(states, weight.T, out_dtype=torch.float32)
-    # The CPU has no such product; of a cast head only a part at a time is in memory.
+    # The CPU has no such product. The head is cast in parts, so that only one part is in memory at a time.
     states, size = states.float(), max(1, _CAST_WEIGHTS // weight.shape[1])
     return torch.cat([states @ rows.float().T for rows in torch.split(weight, size)], dim=-1)
 
 
 def scalars(head: nn.Linear, states: Tensor) -> Tensor:
-    """[n] outputs of a head with a single one, in full float32; see `set_product_precision`."""
+    """[n] outputs of a head that has a single output, in full float32; see `set_product_precision`."""
     if states.is_cuda:
-        # A product of matrix and vector, in the backward pass too: TF32 is for two matrices.
+        # A matrix-vector product, also in the backward pass; TF32 is only for products of two matrices.
         return torch.addmv(head.bias, states, head.weight[0])
     values: Tensor = head(states).squeeze(-1)
     return values

@@ -1,8 +1,8 @@
-"""From hidden states to the logprobs of sampled tokens, without all logits at once.
+"""Computes the logprobs of sampled tokens from hidden states, without having all logits in memory at once.
 
 Logits are float32 whatever the dtype of the model (`trainer.model.head`). Tokens are computed in chunks, so
 that memory does not grow with vocabulary × tokens. For tokens that were sampled with top-p, a chunk keeps the
-ids in its nuclei: every role is then normalised over the same tokens, and small nuclei need only their own
+token ids in its nuclei: every role is then normalised over the same tokens, and small nuclei need only their own
 rows of the head.
 """
 
@@ -23,8 +23,8 @@ from trainer.model.kernels.triton_modules import triton_module
 from trainer.model.nuclei import Nucleus, find_nuclei
 
 CHUNK_LOGITS = {"cpu": 2**25, "cuda": 2**26}
-"""The most logits in memory at once, by the kind of device. On a CPU 128 MiB: those of 223 tokens at a vocabulary
-of 150k, which is enough for an efficient matrix product; a GPU would wait for the many launches between."""
+"""The most logits in memory at once, by kind of device. On a CPU they take 128 MiB: the logits of 223 tokens at a
+vocabulary of 150k, which is enough for an efficient matrix product. With so few, a GPU would wait for launches."""
 
 _NUM_PARTS = 16
 """A chunk of whole distributions is processed in this many parts, to keep temporaries small."""
@@ -41,7 +41,7 @@ class Sampling:
     """At temperature 1 and top_p 1."""
 
     def applied(self, sampled: SampledTokens) -> SampledTokens:
-        """The tokens as if they had been sampled so."""
+        """The tokens as if they had been sampled in this way."""
         ones = torch.ones_like(sampled.top_p)
         if self.raw:
             return replace(sampled, temperature=ones, top_p=ones, num_restricted=0)
@@ -62,7 +62,7 @@ class SampledLogprobs:
     entropy: Tensor
     """[N] in nats, no gradient."""
     nucleus_mask: tuple[Nucleus, ...]
-    """Of tokens with top_p < 1, one after the other, together at least those of a chunk."""
+    """The nuclei of the tokens with top_p < 1, in order; each entry covers the tokens of one chunk or more."""
 
 
 def sampled_logprobs(
@@ -75,7 +75,7 @@ def sampled_logprobs(
 
     Args:
         hidden: [N, H] the state before each token.
-        head: From [n, H] to the logits [n, V]; may be PEFT's wrapper of a linear layer.
+        head: The layer from [n, H] to the logits [n, V]; may be PEFT's wrapper of a linear layer.
         sampled: N tokens.
         nucleus_mask: The nuclei to normalise over where top_p < 1; None finds them from ``hidden``.
     """
@@ -89,7 +89,7 @@ def sampled_logprobs(
     bounds += range(restricted + size, len(hidden), size)
     chunks = [slice(*both) for both in pairwise([*bounds, len(hidden)]) if both[0] < both[1]]
     sizes = [chunk.stop - chunk.start for chunk in chunks]
-    # Several chunks would not fit in memory together, so backward computes each again.
+    # Several chunks would not fit in memory together, so that the backward pass recomputes each.
     several = len(chunks) > 1
     parts: list[tuple[Tensor, Tensor]] = []
     for i, (chunk, states) in enumerate(zip(chunks, torch.split(hidden, sizes), strict=True)):
@@ -123,7 +123,7 @@ def _whole_logprobs(
 
 
 class _RecomputedLogprobs(torch.autograd.Function):
-    """`_whole_logprobs` that keeps no logits: backward computes them again and overwrites them."""
+    """`_whole_logprobs` that keeps no logits; the backward pass computes them again and overwrites them."""
 
     @staticmethod
     def forward(
@@ -192,7 +192,7 @@ def _nucleus_logprobs(
 
 
 def _kept_logits(head: nn.Linear, states: Tensor, rows: Tensor, token_ids: Tensor) -> Tensor:
-    """[M] logits of the nuclei, from their own rows of the head where those are fewer numbers."""
+    """[M] logits of the nuclei, computed from only their rows of the head if these are fewer numbers."""
     if is_plain(head):
         weight = head.weight
         if len(rows) * weight.shape[1] <= len(states) * weight.shape[0]:

@@ -1,4 +1,4 @@
-"""The tokens that top-p sampling keeps: found once, by the proximal policy, and every role is normalised over them."""
+"""Finds the tokens that top-p sampling keeps: once, with the proximal policy; every role is normalised over them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Nucleus:
     """The tokens that top-p sampling kept for each of n sampled tokens: M in all, ragged."""
 
     token_ids: Tensor
-    """[M] int32: the n sampled tokens, then the other tokens of each, one after the other."""
+    """[M] int32: the n sampled tokens, then the other kept tokens of each in turn."""
     num_others: Tensor
     """[n] how many tokens are kept besides the sampled one."""
 
@@ -33,8 +33,8 @@ class Nucleus:
 def nucleus(probabilities: Tensor, top_p: Tensor, sampled: Tensor) -> Nucleus:
     """The tokens that top-p sampling keeps, by vLLM's rule.
 
-    The smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is always
-    kept: rounding may leave it out, but it was sampled.
+    It is the smallest set of most likely tokens whose mass reaches ``top_p``. The sampled token is always
+    kept, even if rounding would leave it out.
 
     Args:
         probabilities: [n, V] after temperature.
@@ -60,15 +60,15 @@ def find_nuclei(
 ) -> list[Nucleus]:
     """The nuclei of tokens with top_p < 1, found for ``size`` of them at a time.
 
-    Small ones are then one, as long as their rows of the head are at most so many numbers: they take many
-    launches each, and little memory.
+    Small nuclei are then joined into one, as long as their rows of the head have at most ``most_numbers``
+    numbers, because each separate one takes many launches and little memory.
     """
     found: list[Nucleus] = []
     waiting: list[Nucleus] = []
     num_numbers = 0
     for start in range(0, len(hidden), size):
         chunk = slice(start, min(start + size, len(hidden)))
-        # Not bound to a name, or two chunks of probabilities would be in memory at once.
+        # Probabilities get no name here; otherwise two chunks of them would be in memory at once.
         kept = nucleus(
             _probabilities(head, hidden[chunk], sampled.temperature[chunk]),
             sampled.top_p[chunk],
@@ -84,7 +84,7 @@ def find_nuclei(
 
 
 def _joined(nuclei: Sequence[Nucleus]) -> Nucleus:
-    """The nuclei of all their tokens."""
+    """One `Nucleus` for the tokens of all."""
     if len(nuclei) == 1:
         return nuclei[0]
     parts = [kept.token_ids.tensor_split([len(kept.num_others)]) for kept in nuclei]
@@ -97,7 +97,7 @@ def _joined(nuclei: Sequence[Nucleus]) -> Nucleus:
 
 @torch.no_grad()
 def _probabilities(head: nn.Linear, states: Tensor, temperature: Tensor) -> Tensor:
-    """[n, V], computed in place: this takes the most memory of a pass."""
+    """[n, V], computed in place, since this takes more memory than anything else in a pass."""
     logits = float32_logits(head, states).div_(temperature.unsqueeze(-1))
     logits.sub_(logits.amax(dim=-1, keepdim=True)).exp_()
     probabilities: Tensor = logits.div_(logits.sum(dim=-1, keepdim=True))

@@ -1,4 +1,4 @@
-"""The prompts of a base model on this machine; how they are rendered is `inference_server.wire.prompts`."""
+"""Renderers of a base model's prompts on this machine; the rendering itself is in `inference_server.wire.prompts`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,19 +12,19 @@ from trainer.model.base_files import load_tokenizer
 
 
 def load_renderer(base_model: str) -> PromptRenderer:
-    """Renders prompts with a base model's tokenizer.
+    """A renderer of prompts with a base model's tokenizer.
 
     Raises:
-        UsageError: It has none that can; see `load_tokenizer`.
+        UsageError: The model has no tokenizer that can render prompts; see `load_tokenizer`.
     """
     return renderer_of(load_tokenizer(base_model), base_model)
 
 
 def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
-    """Renders prompts with the tokenizer of a base model.
+    """A renderer of prompts with the given tokenizer of a base model.
 
     Raises:
-        UsageError: It cannot.
+        UsageError: The tokenizer cannot render prompts.
     """
     try:
         return PromptRenderer(tokenizer)
@@ -33,7 +33,7 @@ def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
 
 
 def flaw_in_format(renderer: PromptRenderer, choice: PromptFormatChoice) -> str | None:
-    """Why a base model's prompts cannot have a format, with the fix; None where they can."""
+    """Why a base model's prompts cannot have a format, and how to fix it; None if they can."""
     if choice != "chat" or renderer.has_chat_template:
         return None
     if renderer.unusable_template is None:
@@ -43,7 +43,7 @@ def flaw_in_format(renderer: PromptRenderer, choice: PromptFormatChoice) -> str 
 
 
 def prompt_format_of(base_model: str, say: Callable[[str], None]) -> PromptFormat:
-    """What ``auto`` stands for with a base model; ``say`` gets a line where its chat template cannot be used."""
+    """The format that ``auto`` means for a base model; ``say`` gets a line if its chat template cannot be used."""
     tokenizer = load_tokenizer(base_model)
     try:
         chat_frames(tokenizer)

@@ -73,7 +73,7 @@ class PolicyRoles(nn.Module):
         self.device, self.serve_dtype = device, serve_dtype
         base = load_base(config, device)
         self.shared_passes = shared_passes(base.model, device, shard_base=config.shard_base)
-        """Where the base is divided among ranks, whose passes are then those of all."""
+        """None unless the base is divided among ranks, which then all take part in every pass."""
         set_product_precision(device, base.dtype)
         self._attention = attention_of(base, config.base_model)
         self.hidden_size = int(base.config.hidden_size)
@@ -103,8 +103,8 @@ class PolicyRoles(nn.Module):
         self._autocast = torch.autocast(device.type, half, enabled=config.autocast)
         if config.gradient_checkpointing:
             recompute_activations(base)
-        # Autocast chooses a dtype for each operation of PyTorch's; ours have the base's, and one mask. FSDP
-        # gathers a layer's weights when its module is called, and a run that it is on replays to the bit without.
+        # The decoder takes one mask, ignores autocast, and never calls the modules whose weights FSDP gathers. With
+        # shard_base, a single rank goes without it too: it can then replay a sharded run to the bit.
         self._decoder = (
             None
             if config.autocast or config.shard_base or self._attention != Attention()
@@ -138,7 +138,7 @@ class PolicyRoles(nn.Module):
             tensor.copy_(state[name])
 
     def rounded_policy(self, dtype: torch.dtype | None = None) -> AdapterState:
-        """The policy as the server will hold it: rounded to its dtype, or to another."""
+        """The policy as the server will hold it: rounded to the server's dtype, or to ``dtype`` if given."""
         state = self.adapter_state(Role.POLICY)
         return {name: tensor.to(dtype or self.serve_dtype) for name, tensor in state.items()}
 
@@ -242,9 +242,9 @@ class PolicyRoles(nn.Module):
         return [[by_sample[index] for index in range(len(samples))] for by_sample in found]
 
     def values(self, batch: MicroBatch) -> Tensor:
-        """[B, C + 1] critic's values of the states before each completion token and after the last.
+        """[B, C + 1] the critic's values of the states before each completion token and after the last.
 
-        Where the last state is terminal and on padding, the value of the state before is repeated.
+        On padding, and where the last state is terminal, the value of the state before is repeated.
         """
         hidden = self._hidden_states(Role.CRITIC, batch.rows)
         return gathered(scalars(self.value_head, hidden.float()), batch.states)

@@ -1,8 +1,8 @@
 """A frozen base whose layers are divided among the ranks of a job, by FSDP2 (`policy.shard_base`).
 
-A pass through a layer gathers its weights from all ranks for as long as it takes. So every rank has to do the same
-passes in the same order: one that has nothing to compute does a pass of one token in its place. Embeddings and
-head stay whole on each rank, and adapters are no part of it.
+A pass through a layer gathers the layer's weights from all ranks for as long as the pass takes. So every rank has to
+do the same passes in the same order; a rank that has nothing to compute does a pass of one token instead. Embeddings
+and head stay whole on each rank, and so do adapters.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,7 @@ def load_sharded(base_model: str, dtype: torch.dtype, device: torch.device) -> A
 
     Args:
         base_model: A folder or a Hub id, with weights in safetensors files.
-        dtype: To compute in.
+        dtype: The dtype to compute in.
         device: Where the parts live.
 
     Raises:
@@ -67,11 +67,11 @@ def load_sharded(base_model: str, dtype: torch.dtype, device: torch.device) -> A
         try:
             state_dict_loader.load(tensors, storage_reader=reader)
         except CheckpointException as error:
-            # No `Exception` of Python's; it has what happened on each rank.
+            # It is not an `Exception`; it holds the failure of each rank.
             reason, _ = next(iter(error.failures.values()))
             raise ValueError(str(reason)) from error
     model.tie_weights()
-    # What no file has is computed from the configuration: the angles of the rotary embedding.
+    # The angles of the rotary embedding are in no file; they are computed from the configuration.
     with torch.device(device):
         decoder.rotary_emb = type(decoder.rotary_emb)(config=config)
     others = {name for name, _ in model.named_buffers() if ".rotary_emb." not in name}
@@ -84,21 +84,21 @@ def load_sharded(base_model: str, dtype: torch.dtype, device: torch.device) -> A
 
 
 class SharedPasses:
-    """The passes through a base of `load_sharded`, which are always those of all ranks."""
+    """The passes through a base from `load_sharded`, in each of which all ranks take part."""
 
     def __init__(self, decoder: Any, device: torch.device):
         """The decoder may get adapters later; ``device`` is where it lives."""
         self._decoder, self._device = decoder, device
         self.announce: Callable[[bool], None] = lambda with_gradient: None
-        """Called before each pass, with whether one backward pass follows."""
+        """Called before each pass; the argument says whether a backward pass follows."""
         self.guard: Callable[[], AbstractContextManager[None]] = nullcontext
-        """What each pass is in, which has to know who leaves it early."""
+        """Makes the context of each pass, which has to notice a rank that leaves the pass early."""
 
     def require_adapter(self) -> None:
-        """Refuse adapters that leave the first layer out, at which the passes of ranks would not all end.
+        """Refuse adapters that leave the first layer out: not all ranks' backward passes would reach that layer.
 
         Raises:
-            UsageError: The first layer has none.
+            UsageError: The first layer has no adapter.
         """
         if not any("lora_" in name for name, _ in self._decoder.layers[0].named_parameters()):
             raise UsageError(
@@ -107,10 +107,10 @@ class SharedPasses:
             )
 
     def of_one_token(self, *, with_gradient: bool) -> None:
-        """A pass for the sake of ranks that have something to compute; leaves no gradient in any parameter.
+        """Do a pass for the sake of ranks that have something to compute; leaves no gradient in any parameter.
 
         Args:
-            with_gradient: Whether the others' pass is followed by one backward.
+            with_gradient: Whether the other ranks' pass is followed by a backward pass.
         """
         position = torch.zeros(1, 1, dtype=torch.long, device=self._device)
         embedding = self._decoder.get_input_embeddings()(position).detach()
@@ -128,7 +128,7 @@ class SharedPasses:
 
 @contextmanager
 def announced_pass(passes: SharedPasses | None) -> Iterator[None]:
-    """A forward pass; where it is one of all ranks, they are told of it."""
+    """A block around a forward pass; if all ranks take part in the pass, they are told of it."""
     with guarded(passes):
         if passes is not None:
             passes.announce(torch.is_grad_enabled())
@@ -136,10 +136,10 @@ def announced_pass(passes: SharedPasses | None) -> Iterator[None]:
 
 
 def guarded(passes: SharedPasses | None) -> AbstractContextManager[None]:
-    """Around a forward and its backward pass that are not part of a step."""
+    """A block around a forward pass and its backward pass that are not part of a step."""
     return nullcontext() if passes is None else passes.guard()
 
 
 def shared_passes(decoder: Any, device: torch.device, *, shard_base: bool) -> SharedPasses | None:
-    """The passes of a base as it was loaded; None where each rank, or the only one, has all of it."""
+    """The shared passes of a base that was loaded; None if each rank, or the only one, has the whole base."""
     return SharedPasses(decoder, device) if shard_base and is_divided() else None

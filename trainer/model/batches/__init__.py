@@ -1,1 +1,1 @@
-"""Completions as prefix trees in rows, and the micro-batches that these make up."""
+"""Lays completions out as prefix trees in rows, and the rows in micro-batches."""

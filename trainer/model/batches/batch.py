@@ -16,10 +16,11 @@ from torch import Tensor
 from trainer.model.batches.packing import PlacedTree, packed_trees
 
 _WIDTH_STEPS = {"cuda": 64}
-"""Of what the widths of rows are multiples, by the kind of device, unless a micro-batch would exceed its budget.
+"""By kind of device: row widths are rounded up to a multiple of this, unless the micro-batch would exceed its budget.
 
-cuDNN's attention, which PyTorch prefers on Hopper, builds a plan for every shape that it meets, one each for passes
-without gradients, with them, and backwards, and keeps them all; a plan takes 20 to 70 ms, as others have measured.
+cuDNN's attention, which PyTorch prefers on Hopper, builds plans for every shape that it meets, and keeps them all: one
+for passes without gradients, one for passes with them, and one for backward passes. According to others' measurements,
+a plan takes 20 to 70 ms.
 """
 
 
@@ -30,7 +31,7 @@ class Sample:
     prompt_ids: tuple[int, ...]
     completion_ids: tuple[int, ...]
     sampler_logprobs: tuple[float, ...]
-    """Of the server's sampling distribution, one for each completion token."""
+    """One for each completion token, from the server's sampling distribution."""
     temperature: float
     top_p: float
     reward: float
@@ -41,7 +42,7 @@ class Sample:
 
     @property
     def state_ids(self) -> tuple[int, ...]:
-        """The tokens to compute: the last one only if the state after it is not terminal."""
+        """The tokens whose states are computed; the last token only if the state after it is not terminal."""
         ids = self.prompt_ids + self.completion_ids
         return ids if self.truncated else ids[:-1]
 
@@ -53,7 +54,7 @@ class TokenRows:
     token_ids: Tensor
     position_ids: Tensor
     subtree_ends: Tensor
-    """Index in the row after the last token that attends to this one."""
+    """One past the row index of the last token that attends to this one."""
 
     @property
     def attention_mask(self) -> Tensor:
@@ -81,7 +82,7 @@ class SampledTokens:
     temperature: Tensor
     top_p: Tensor
     num_restricted: int
-    """How many have top_p < 1; they come first."""
+    """How many of them have top_p < 1; these come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class MicroBatch:
 
     rows: TokenRows
     states: Tensor
-    """[B, C + 1] index in the flattened rows of the state before each completion token, and after.
+    """[B, C + 1] index in the flattened rows of the state before each completion token, and after the last.
 
     Padding, and the position after a terminal completion's last token, repeat the last state.
     """
@@ -130,9 +131,9 @@ def micro_batches(
     Args:
         samples: The completions.
         token_budget: The most rows × width of a micro-batch; see `packed_trees`.
-        hidden_size: The model's; determines the costs.
+        hidden_size: The model's hidden size; determines the costs.
         device: The device of the tensors.
-        num_shards: How many shards they are for; see `packed_trees`.
+        num_shards: The number of shards among which they are divided; see `packed_trees`.
         shares_prefixes: See `trainer.model.attention.Attention`.
     """
     packed = packed_trees(
@@ -151,7 +152,7 @@ def _collate(
     token_budget: int,
     device: torch.device,
 ) -> MicroBatch:
-    """Trees in rows as tensors on ``device``."""
+    """Make the tensors of a micro-batch from trees in rows."""
     width = max(sum(placed.num_nodes for placed in row) for row in rows)
     step = _WIDTH_STEPS.get(device.type, 1)
     aligned = -(-width // step) * step
@@ -210,7 +211,7 @@ def _sampled_tokens(
     """The distinct tokens among all M completion tokens, and each one's index among them, [M].
 
     Args:
-        samples: The micro-batch's.
+        samples: The micro-batch's samples.
         states: [M] the state before each completion token, sample after sample.
         device: The device of the tensors.
     """
@@ -229,7 +230,7 @@ def _sampled_tokens(
         token_ids=torch.from_numpy(token_ids[first]).to(device),
         temperature=temperature,
         top_p=top_p,
-        # Counted here, since a GPU would have to be waited for.
+        # Counted on the host, since reading the count from a GPU would mean waiting for it.
         num_restricted=int((np.array(settings)[distinct, 0] < 1).sum()),
     )
     return sampled, sampled_indices

@@ -1,4 +1,4 @@
-"""Sequences as prefix trees in the rows of micro-batches, at the lowest computing cost."""
+"""Lays sequences out as prefix trees in the rows of micro-batches, at the lowest computing cost."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -15,12 +15,12 @@ class PlacedTree:
     """A tree in a row."""
 
     indices: tuple[int, ...]
-    """Of its sequences among all that were packed, in the order of its paths."""
+    """The indices of its sequences among all packed sequences, in the order of the tree's paths."""
     tree: PrefixTree
 
     @property
     def num_nodes(self) -> int:
-        """Tokens that it takes of its row."""
+        """How many tokens of its row it takes up."""
         return len(self.tree.tokens)
 
 
@@ -32,18 +32,19 @@ def packed_trees(
     num_shards: int = 1,
     shares_prefixes: bool = True,
 ) -> list[list[list[PlacedTree]]]:
-    """Divide sequences into trees, and these into the rows of micro-batches.
+    """Divide sequences into trees, and divide the trees among the rows of micro-batches.
 
     Args:
         sequences: Token ids.
-        max_tokens: The most rows × width of a micro-batch, padding included; a longer sequence gets one of its
-            own, shared only with sequences that add no tokens.
-        hidden_size: The model's; determines the costs.
-        num_shards: How many shards they are for; where there are sequences enough, none is larger than a share.
-        shares_prefixes: Without it a row holds one sequence, with those that are prefixes of it.
+        max_tokens: The most rows × width of a micro-batch, padding included. A longer sequence gets a micro-batch of
+            its own, shared only with sequences that add no tokens.
+        hidden_size: The model's hidden size; determines the costs.
+        num_shards: The number of shards among which micro-batches are divided; if there are enough sequences, no
+            micro-batch is larger than a shard's share.
+        shares_prefixes: If false, a row holds one sequence and those that are prefixes of it.
 
     Returns:
-        For each micro-batch its rows, each the trees that lie in it.
+        For each micro-batch its rows; each row is a list of trees.
     """
     if not sequences:
         return []
@@ -80,15 +81,15 @@ def _trees(
 def cut(lengths: Ints, shared: Ints, *, max_nodes: int, hidden_size: int) -> list[slice]:
     """Divide sequences in lexicographic order into the runs that are cheapest to compute as trees.
 
-    A cut computes the shared prefix twice, but saves the attention between its two sides.
+    A cut between two runs computes their shared prefix twice, but saves the attention between the two sides.
 
     Args:
-        lengths: [S] tokens of each sequence.
+        lengths: [S] number of tokens of each sequence.
         shared: [S] see `common_prefixes`.
         max_nodes: The most nodes of a run; a longer sequence is a run of its own.
-        hidden_size: The model's, see `row_cost`.
+        hidden_size: The model's hidden size; see `row_cost`.
     """
-    # Nodes of the run i..j are new[j] - new[i] + lengths[i], where new[j] counts 1..j.
+    # The run i..j has new[j] - new[i] + lengths[i] nodes; new[j] counts the nodes that the sequences up to j add.
     new = np.cumsum(lengths - shared)
     best = np.zeros(len(lengths) + 1)
     first = np.zeros(len(lengths), dtype=np.int64)
@@ -112,7 +113,7 @@ def chains(lengths: Ints, shared: Ints) -> list[slice]:
     A run is one sequence with those that are prefixes of it.
 
     Args:
-        lengths: [S] tokens of each sequence.
+        lengths: [S] number of tokens of each sequence.
         shared: [S] see `common_prefixes`.
     """
     starts = [0, *(i for i in range(1, len(lengths)) if shared[i] < lengths[i - 1])]
@@ -120,7 +121,7 @@ def chains(lengths: Ints, shared: Ints) -> list[slice]:
 
 
 def shard_budget(sizes: Iterable[int], max_tokens: int, num_shards: int) -> int:
-    """The most tokens of a micro-batch where micro-batches are divided into shards: no more than a share.
+    """The most tokens of a micro-batch if micro-batches are divided among shards: at most one shard's share.
 
     Args:
         sizes: Number of nodes of each tree.

@@ -23,7 +23,7 @@ class PrefixTree:
     depths: Ints
     """[N] number of tokens before it in its sequences: its position."""
     ends: Ints
-    """[N] the node after its subtree."""
+    """[N] the index of the first node after its subtree."""
     paths: tuple[Ints, ...]
     """For each sequence, the nodes of its tokens."""
 
@@ -43,8 +43,8 @@ def plant(sequences: Sequence[Ints], shared: Ints) -> PrefixTree:
 
     Args:
         sequences: At least one, none empty.
-        shared: [S] length of the prefix that each shares with the one before, see
-            `common_prefixes`; the first number is not read.
+        shared: [S] length of the prefix that each shares with the one before; see
+            `common_prefixes`. The first number is not read.
     """
     num_new = [len(s) - int(k) for s, k in zip(sequences, shared, strict=True)]
     num_new[0] = len(sequences[0])
@@ -54,7 +54,7 @@ def plant(sequences: Sequence[Ints], shared: Ints) -> PrefixTree:
     start = 0
     for sequence, count in zip(sequences, num_new, strict=True):
         kept = len(sequence) - count
-        # Nodes of the last path that the new sequence does not share have complete subtrees.
+        # The new sequence does not share these nodes of the last path, so their subtrees are complete.
         ends[path[kept:]] = start
         path = np.concatenate([path[:kept], np.arange(start, start + count)])
         paths.append(path)

@@ -1,4 +1,4 @@
-"""The rows of micro-batches: which trees lie side by side, by what computing them costs."""
+"""Decides which trees lie side by side in the rows of micro-batches, by the cost of computing them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,18 @@ from numpy.typing import NDArray
 from trainer.model.batches.prefix_tree import Ints
 
 _MORE_MICRO_BATCHES = 1.5
-"""How many times as many micro-batches the cheaper rows may take."""
+"""Cheaper rows may take at most this many times as many micro-batches."""
 _SHARES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65)
-"""Of the budget, that the nodes of a micro-batch may fill: the rest is room for shorter rows and their padding."""
+"""The shares of the budget, tried in turn, that a micro-batch's nodes may fill; the rest is room for shorter rows and
+their padding."""
 
 
 def row_cost(num_tokens: Ints, hidden_size: int) -> NDArray[np.float64]:
     """The cost of computing rows of these widths, in units of one token without attention.
 
     A layer spends about 24·H² operations on a token and 4·H on each token that it attends to, so
-    that attention costs as much as everything else at 6·H tokens (the tiny model: 768, measured as
-    700 to 960 on a CPU).
+    that attention costs as much as everything else at 6·H tokens (for the tiny model this is 768; 700 to
+    960 was measured on a CPU).
     """
     cost: NDArray[np.float64] = num_tokens + num_tokens**2 / (6 * hidden_size)
     return cost
@@ -42,14 +43,14 @@ def arrange(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> Layou
     Args:
         sizes: Number of nodes of each tree, in descending order.
         max_tokens: The most rows × width; a single row of all trees may exceed it.
-        hidden_size: The model's, see `row_cost`.
+        hidden_size: The model's hidden size; see `row_cost`.
     """
     best, lowest = [list(range(len(sizes)))], np.inf
     for num_rows in range(1, len(sizes) + 1):
         rows: list[list[int]] = [[] for _ in range(num_rows)]
         shortest = [(0, row) for row in range(num_rows)]
         for i, size in enumerate(sizes):
-            # The largest first, each into the shortest row, gives rows of about equal width.
+            # From the largest tree to the smallest, each into the shortest row: rows get about equal widths.
             width, row = shortest[0]
             rows[row].append(i)
             heapreplace(shortest, (width + size, row))
@@ -63,19 +64,19 @@ def arrange(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> Layou
 
 
 def pack(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> list[list[list[int]]]:
-    """Divide trees into micro-batches, and lay each one's out in rows, at the lowest cost.
+    """Divide trees into micro-batches, and lay each micro-batch out in rows, at the lowest cost.
 
-    Trees that fill the budget to the last token leave room for few, long rows only, in which each token is
+    If trees fill the budget to the last token, there is room only for a few long rows, in which each token is
     computed against every other. With some more micro-batches, at most `_MORE_MICRO_BATCHES` times as many as
     the budget asks for, there is room for many short rows.
 
     Args:
         sizes: Number of nodes of each tree, in descending order.
         max_tokens: The most rows × width; a tree that is larger gets a micro-batch of its own.
-        hidden_size: The model's, see `row_cost`.
+        hidden_size: The model's hidden size; see `row_cost`.
 
     Returns:
-        For each micro-batch its rows, each the indices of its trees.
+        For each micro-batch its rows; each row is a list of its trees' indices.
     """
     best: list[list[list[int]]] = []
     fewest, lowest = 0, np.inf
@@ -99,14 +100,14 @@ def pack(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> list[lis
 
 
 def pack_apart(sizes: Sequence[int], *, max_tokens: int) -> list[list[list[int]]]:
-    """Divide trees into micro-batches in which each has a row of its own, the largest first.
+    """Divide trees into micro-batches in which each tree has a row of its own; the largest trees come first.
 
     Args:
         sizes: Number of nodes of each tree, in descending order.
         max_tokens: The most rows × width; a tree that is larger gets a micro-batch of its own.
 
     Returns:
-        For each micro-batch its rows, each the index of one tree.
+        For each micro-batch its rows; each row has the index of one tree.
     """
     packed: list[list[list[int]]] = []
     for i in range(len(sizes)):
@@ -119,7 +120,7 @@ def pack_apart(sizes: Sequence[int], *, max_tokens: int) -> list[list[list[int]]
 
 
 def _parts(sizes: Sequence[int], *, max_nodes: int) -> list[range]:
-    """Runs of trees of at most so many nodes together, as long as possible; one tree may have more."""
+    """Runs of trees, as long as possible, with at most ``max_nodes`` nodes together; a single tree may have more."""
     parts: list[range] = []
     start = num_nodes = 0
     for i, size in enumerate(sizes):

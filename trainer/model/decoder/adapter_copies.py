@@ -1,7 +1,7 @@
-"""Copies of a role's adapter that a pass computes with, in the base's dtype.
+"""Makes the copies of a role's adapter that a pass computes with, in the base's dtype.
 
-PEFT keeps the adapters in float32, one module at a time; these *masters* are what is trained, saved and sent.
-The gradients of a pass return to them in float32.
+PEFT keeps the adapters in float32, in separate tensors for each module. These *masters* are trained, saved and sent;
+they get the gradients of a pass in float32.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ _pass_numbers = count()
 
 
 def rank_of(module: LoraLinear) -> int:
-    """The rank of every role's adapter on a layer: they start from the same one."""
+    """The rank of the adapters on a layer; it is the same for every role, since all start from one adapter."""
     (rank,) = set(module.r.values())
     return int(rank)
 
@@ -31,17 +31,17 @@ class Adapter:
     """A pass's copies of one role's adapter on layers that share an input."""
 
     a: Tensor
-    """[R, in] the A of all, one below the other; zeros below them where R is more than their ranks."""
+    """[R, in] the A of each layer, one below the other; below them zeros, if R is more than the sum of the ranks."""
     b: tuple[Tensor, ...]
-    """Each [out, r], times its scale."""
+    """The B of each layer, [out, r], times its scale."""
     transposed: tuple[Tensor, ...]
-    """Of A and of each B."""
+    """The transposes of A and of each B."""
     pass_number: int
-    """No other pass has it."""
+    """Unique to the pass."""
 
 
 class AdapterCopies:
-    """Copies of one role's adapter, all layers at once."""
+    """Makes copies of one role's adapter for all layers at once."""
 
     def __init__(
         self,
@@ -50,13 +50,13 @@ class AdapterCopies:
         role: str,
         dtype: torch.dtype,
     ):
-        """Look the masters up.
+        """Look up the masters.
 
         Args:
-            groups: Layers that share an input, in the order in which `of_pass` gives their copies.
-            num_rows: R of each.
+            groups: Groups of layers that share an input, in the order in which `of_pass` returns their copies.
+            num_rows: R of each group.
             role: The adapter's name.
-            dtype: The base's.
+            dtype: The base's dtype.
         """
         self._has_adapter = [bool(group) for group in groups]
         self._dtype = dtype
@@ -67,9 +67,9 @@ class AdapterCopies:
         self.scales = [float(m.scaling[role]) for m in modules]
         self.ranks = [[rank_of(module) for module in group] for group in adapted]
         self._stacks: list[_Shape] = []
-        """Of each group's A."""
+        """The shape of each group's stacked A."""
         self._parts: list[_Shape] = []
-        """Of each A in it, and of the rows below them."""
+        """The shapes of each A in a stack, and of the zero rows below them."""
         self._is_a: list[bool] = []
         """Which of the parts are an A."""
         for rows, group, ranks in zip(compress(num_rows, groups), adapted, self.ranks, strict=True):
@@ -79,7 +79,7 @@ class AdapterCopies:
             self._is_a += [*(True for _ in ranks), False]
 
     def of_pass(self) -> list[Adapter | None]:
-        """The copies of each group of layers; None for one without an adapter."""
+        """Make a pass's copies, one `Adapter` for each group of layers; None for a group without adapters."""
         if not self.a:
             return [None] * len(self._has_adapter)
         masters = [*self.a, *self.b]
@@ -108,13 +108,13 @@ class AdapterCopies:
 
 
 class _Copied(torch.autograd.Function):
-    """Makes gradients of copies gradients of their masters."""
+    """Passes the copies' gradients on to their masters."""
 
     @staticmethod
     def forward(
         ctx: Any, adapter: AdapterCopies, copies: list[Tensor], *_: Tensor
     ) -> tuple[Tensor, ...]:
-        """The copies, which are made of the masters already: the A of each group, then every B."""
+        """Return the copies, which already have the masters' values: the A of each group, then every B."""
         ctx.adapter = adapter
         return tuple(copies)
 
@@ -129,7 +129,7 @@ class _Copied(torch.autograd.Function):
             for part in _rows(stack, ranks)
         ]
         found, dtype = [*of_a, *grads[num_groups:]], adapter.a[0].dtype
-        # Those of B are no matrices of their own where products are widened; autograd would copy each.
+        # With widened products, the gradients of B are views of a larger matrix; autograd would copy each one.
         if found[0].dtype is not dtype or not all(grad.is_contiguous() for grad in found):
             cast = _Stacked(_shapes(found), found[0], dtype).matrices()
             torch._foreach_copy_(cast, found)
@@ -141,7 +141,7 @@ class _Copied(torch.autograd.Function):
 class _Stacked:
     """Matrices one below the other, in one tensor for each number of columns.
 
-    What is done to all of them takes as few operations for many layers as for one.
+    An operation on all matrices then takes as few calls for many layers as for one.
     """
 
     def __init__(self, shapes: Sequence[_Shape], like: Tensor, dtype: torch.dtype):
@@ -156,7 +156,7 @@ class _Stacked:
         }
 
     def matrices(self, shapes: Sequence[_Shape] | None = None) -> list[Tensor]:
-        """Views of all of them, or of other shapes that divide the same rows."""
+        """Views of all matrices, or views of other shapes that divide the same rows."""
         shapes = self._shapes if shapes is None else shapes
         parts = {
             columns: iter(whole.split([rows for rows, c in shapes if c == columns]))
@@ -165,7 +165,7 @@ class _Stacked:
         return [next(parts[columns]) for _, columns in shapes]
 
     def transposes(self) -> list[Tensor]:
-        """Views of all of them."""
+        """Views of the transposes of all matrices."""
         parts = {
             columns: iter(whole.T.split([rows for rows, c in self._shapes if c == columns], dim=1))
             for columns, whole in self._wholes.items()
@@ -178,7 +178,7 @@ def _shapes(matrices: Sequence[Tensor]) -> list[_Shape]:
 
 
 def _rows(stack: Tensor, ranks: Sequence[int]) -> Sequence[Tensor]:
-    """The rows of each A, without those below them."""
+    """The rows of each A in a stack, without the zero rows below them."""
     if list(ranks) == [len(stack)]:
         return [stack]
     parts: Sequence[Tensor] = stack.split([*ranks, len(stack) - sum(ranks)])

@@ -1,7 +1,7 @@
 """Parts of a decoder layer with their gradients, in few operations each.
 
-On a GPU each is a kernel of `trainer.model.kernels`. On a CPU they are made of the fewest
-operations that there are. They save no more than they need for the backward pass.
+On a GPU, each part is a kernel of `trainer.model.kernels`. On a CPU, each consists of as few PyTorch operations as
+possible. A part saves only what its backward pass needs.
 """
 
 from typing import Any
@@ -15,9 +15,9 @@ from trainer.model.kernels.triton_modules import triton_module
 
 
 def swiglu(gate_up: Tensor, num_free: int) -> Tensor:
-    """[T, I + num_free] ``silu(gate) · up`` from [T, 2·I], of which it saves nothing else for the backward pass.
+    """[T, I + num_free] ``silu(gate) · up`` from [T, 2·I]; only this input is saved for the backward pass.
 
-    The last columns are not set; see `RMSNorm.beside`.
+    The last ``num_free`` columns are not set; see `RMSNorm.beside`.
     """
     out: Tensor = _SwiGLU.apply(gate_up, num_free)  # type: ignore[no-untyped-call]
     return out
@@ -41,7 +41,7 @@ class _SwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        """[T, 2·I], both halves written in place."""
+        """[T, 2·I] the gradient; both halves are written in place."""
         (gate_up,) = ctx.saved_tensors
         if gate_up.is_cuda:
             return triton_module("elementwise").swiglu_gradient(gate_up, grad), None
@@ -57,17 +57,17 @@ class _SwiGLU(torch.autograd.Function):
 def attention_heads(
     heads: Tensor, values: Tensor | None, cos: Tensor, sin: Tensor, num_heads: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values as attention takes them, each [R, heads of queries, W, D].
+    """Queries, keys and values as attention takes them, each [R, query heads, W, D].
 
-    Queries and keys are rotated by their positions (Su et al. 2021, RoFormer), and keys and values repeated
-    where several heads of queries share them.
+    Queries and keys are rotated by their positions (Su et al. 2021, RoFormer); keys and values are repeated
+    if several query heads share them.
 
     Args:
-        heads: [R, W, heads, D] those of queries, of keys, and of values unless these are given apart.
-        values: [R, W, heads of keys, D]
-        cos: [R, W, 1, D] the same number in both halves.
-        sin: [R, W, 1, D] the same numbers, in the first half times -1.
-        num_heads: How many of queries and of keys.
+        heads: [R, W, heads, D] query heads, then key heads, then value heads unless ``values`` is given.
+        values: [R, W, key heads, D]
+        cos: [R, W, 1, D] the same numbers in both halves.
+        sin: [R, W, 1, D] the same numbers in both halves, but negated in the first.
+        num_heads: The numbers of query heads and of key heads.
     """
     out: tuple[Tensor, Tensor, Tensor] = _Heads.apply(heads, values, cos, sin, num_heads)  # type: ignore[no-untyped-call]
     return out
@@ -85,7 +85,7 @@ class _Heads(torch.autograd.Function):
         sin: Tensor,
         num_heads: tuple[int, int],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated, repeated, with the heads before the tokens."""
+        """Rotate queries and keys, repeat keys and values, and put the heads' dimension before the tokens'."""
         num_q, num_k = num_heads
         ctx.num_heads, ctx.rotation = num_heads, (cos, sin)
         ctx.together = values is None
@@ -101,13 +101,13 @@ class _Heads(torch.autograd.Function):
         if num_q > num_k:
             k, v = (_repeated(x, num_q // num_k) for x in (k, values))
         else:
-            # A view would keep all that it is a part of.
+            # A view would keep the whole tensor of which it is a part.
             v = values.clone()
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     @staticmethod
     def backward(ctx: Any, of_q: Tensor, of_k: Tensor, of_v: Tensor) -> tuple[Tensor | None, ...]:
-        """A rotation's gradient is rotated back; that of a repeated head is the sum of its copies'."""
+        """Rotate the gradients back; the gradient of a repeated head is the sum over its copies."""
         (num_q, num_k), (cos, sin) = ctx.num_heads, ctx.rotation
         num_rows, _, width, head_dim = of_q.shape
         if of_q.is_cuda:
@@ -130,10 +130,10 @@ class _Heads(torch.autograd.Function):
 
 
 def _halves_swapped(x: Tensor) -> Tensor:
-    """A copy of ``x`` with the two halves of its last dimension in each other's place."""
+    """A copy of ``x`` with the two halves of its last dimension swapped."""
     return x.roll(x.shape[-1] // 2, dims=-1)
 
 
 def _repeated(x: Tensor, times: int) -> Tensor:
-    """[R, W, heads, D] with each head so many times, one beside the other."""
+    """[R, W, heads · times, D] with each head repeated ``times`` times, its copies side by side."""
     return x.unsqueeze(3).expand(-1, -1, -1, times, -1).flatten(2, 3)

@@ -1,9 +1,9 @@
 """The forward pass of a Llama-like decoder, in few operations.
 
-Transformers computes a layer in many small steps, each of which a GPU waits for: of a layer's forward pass,
-recomputation and backward pass, more than half the launches were copies, casts and products of one number a
-channel. What is computed here is the same, with the steps' gradients written out. Where an operation rounds
-to the model's dtype, it does so once, at its end.
+Transformers computes a layer in many small steps, and the GPU waits for the launch of each. In a layer's forward
+pass, recomputation and backward pass, more than half the launches were copies, casts and products with one number
+per channel. This module computes the same, with the steps' gradients written out. An operation that rounds to the
+model's dtype does so only once, at its end.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from trainer.model.decoder.norm import RMSNorm
 from trainer.model.decoder.row_attention import QueryBlock, query_blocks, row_attention
 
 KNOWN_LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
-"""Layers whose arithmetic is `_layer`'s."""
+"""Layers whose arithmetic is that of `_hidden`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class _Pass:
     cos: Tensor
     """[R, W, 1, D]"""
     sin: Tensor
-    """[R, W, 1, D], the first half negated: see `attention_heads`."""
+    """[R, W, 1, D], with the first half negated; see `attention_heads`."""
     blocks: tuple[QueryBlock, ...]
 
 
@@ -52,14 +52,14 @@ class _Layer:
     before_attention: RMSNorm
     before_mlp: RMSNorm
     head_norm: RMSNorm | None
-    """Of each head of queries and keys."""
+    """The norm of each query and key head, if the model has one."""
     num_query_heads: int
     num_key_heads: int
     scale: float
 
     @property
     def groups(self) -> tuple[SharedInput, ...]:
-        """In the order of a pass's copies."""
+        """The groups of layers that share an input, in the order of a pass's copies."""
         return self.qkv, self.o, self.gate_up, self.down
 
 
@@ -109,11 +109,11 @@ class Decoder:
 
 
 def decoder_of(body: Any, *, checkpointing: bool) -> Decoder | None:
-    """The decoder of a base model's body; None where a part of it is not known here.
+    """The decoder of a base model's body; None if a part of the body is not known here.
 
     Args:
-        body: From token ids to hidden states; PEFT's modules may stand in it.
-        checkpointing: Whether a layer is computed again in the backward pass.
+        body: The part of the model from token ids to hidden states; it may contain PEFT's modules.
+        checkpointing: Whether each layer is recomputed in the backward pass.
     """
     if body.config._attn_implementation != "sdpa":
         return None
@@ -134,7 +134,7 @@ def _layer(layer: Any) -> _Layer | None:
         return None
     widened = _is_widened(mlp.up_proj.weight)
     qkv = shared_input((attention.q_proj, attention.k_proj, attention.v_proj), widened=widened)
-    # What attention gives has no free columns: it would have to be copied.
+    # Attention's output has no free columns; a widened product would have to copy it.
     o = shared_input((attention.o_proj,), widened=False)
     gate_up = shared_input((mlp.gate_proj, mlp.up_proj), widened=widened)
     down = shared_input((mlp.down_proj,), widened=widened)
@@ -169,7 +169,7 @@ def _layer(layer: Any) -> _Layer | None:
 
 
 def _is_widened(weight: Tensor) -> bool:
-    """Whether adapters are multiplied within the base's products; see `lora_products`."""
+    """Whether the base's products include the adapters'; see `lora_products`."""
     return weight.is_cuda
 
 

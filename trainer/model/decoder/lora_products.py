@@ -1,8 +1,8 @@
 """Linear layers that share an input, with a LoRA adapter: few matrix products, all in the base's dtype.
 
-A *widened* product has the adapter's within it: its input is ``[x | A x]`` and its weights are ``[W | B]``. On a GPU
-that costs a few columns more, where a product of its own reads and writes all of the output again. On a CPU, whose
-time is the multiplications, the adapter of each layer has its own.
+A *widened* product includes the adapter's product: its input is ``[x | A x]`` and its weights are ``[W | B]``. On a
+GPU this costs only a few more columns, whereas a separate product would read and write the whole output again. On a
+CPU, where multiplications take most of the time, the adapter of each layer has a product of its own.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from trainer.model.decoder.adapter_copies import Adapter, rank_of
 
 _ALIGNMENT = 8
-"""Free columns are a multiple of it: a GPU reads rows of 16-bit numbers 16 bytes at a time."""
+"""The number of free columns is a multiple of this, since a GPU reads rows of 16-bit numbers 16 bytes at a time."""
 
 
 class SharedInput:
-    """Frozen linear layers that are given the same input; their outputs lie side by side."""
+    """Frozen linear layers that get the same input; their outputs lie side by side."""
 
     def __init__(
         self,
@@ -35,36 +35,36 @@ class SharedInput:
         """Keep what a pass needs; see `shared_input`.
 
         Args:
-            weight: [N, in + num_free] the base's weights, and zeros.
+            weight: [N, in + num_free] the base's weights, then zeros.
             bias: [N]
-            adapted: Those of the layers that have adapters.
-            places: Which of the layers these are.
-            num_outputs: Of each layer, N in all.
-            num_free: R, the columns of a widened product's input that are filled here; else 0.
+            adapted: The layers that have adapters.
+            places: Their indices among all the layers.
+            num_outputs: The number of outputs of each layer, N in all.
+            num_free: R, the number of columns in a widened product's input that are filled here; 0 if not widened.
         """
         self.weight, self.bias, self.adapted = weight, bias, tuple(adapted)
         self.transposed = weight.T
         self._places, self._num_outputs = tuple(places), list(num_outputs)
         self._ranks = [rank_of(module) for module in adapted]
         self.num_low = num_free or sum(self._ranks)
-        """Columns of what A makes of an input."""
+        """The number of columns of an input's product with A."""
         self.num_free = num_free
         self.columns = [weight.shape[1] - num_free, num_free]
-        """Of a widened product's input."""
+        """The columns of a widened product's input: those that are given, and those that are filled here."""
         self.ups = weight[:, self.columns[0] :]
-        """[N, R] beside the base's weights: each layer's B where its rows and its part of R meet, else zero."""
+        """[N, R] the columns beside the base's weights: each layer's B in its own rows and columns, zeros elsewhere."""
         self._b = list(self.blocks(self.ups)) if num_free else []
         self._held_pass: int | None = None
 
     def __call__(
         self, x: Tensor, adapter: Adapter | None, residual: Tensor | None = None
     ) -> Tensor:
-        """[T, N] outputs, plus ``residual`` [T, N] where there is no bias.
+        """[T, N] outputs, plus ``residual`` if it is given.
 
         Args:
-            x: [T, in + num_free] inputs, and columns that are overwritten here: nothing else may need them.
-            adapter: The pass's.
-            residual: Added to the outputs.
+            x: [T, in + num_free] inputs, then columns that are overwritten here, so that nothing else may need them.
+            adapter: The pass's copies of the adapter.
+            residual: [T, N] is added to the outputs; only for layers without a bias.
         """
         matrices = () if adapter is None else (adapter.a, *adapter.b)
         function = _WidenedProduct if self.num_free else _Products
@@ -72,20 +72,20 @@ class SharedInput:
         return out
 
     def of_base(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """[T, N] the product with all columns of the weights, and what is added to it."""
+        """[T, N] the product with all columns of the weights, plus the residual or else the bias."""
         added = self.bias if residual is None else residual
         if added is None:
             return x.mm(self.transposed)
         return torch.addmm(added, x, self.transposed)
 
     def hold(self, adapter: Adapter) -> None:
-        """Write an adapter's B beside the weights unless it is there: a pass of another role has its own."""
+        """Write an adapter's B beside the weights unless it is still there; other passes overwrite it."""
         if self._held_pass != adapter.pass_number:
             torch._foreach_copy_(self._b, list(adapter.b))
             self._held_pass = adapter.pass_number
 
     def blocks(self, ups: Tensor) -> Iterator[Tensor]:
-        """The parts [out, r] of a tensor [N, R] that are the adapted layers'."""
+        """The blocks [out, r] of a tensor [N, R] that belong to the adapted layers."""
         rows, ends = ups.split(self._num_outputs), accumulate(self._ranks)
         for place, end, rank in zip(self._places, ends, self._ranks, strict=True):
             yield rows[place][:, end - rank : end]
@@ -103,13 +103,13 @@ class SharedInput:
 
 
 def shared_input(modules: Sequence[Any], *, widened: bool) -> SharedInput | None:
-    """Linear layers as one; None where one of them is quantized or otherwise not plain.
+    """Linear layers combined into one; None if one of them is quantized or otherwise not a plain linear layer.
 
     The layers' weights become views of one tensor.
 
     Args:
-        modules: The layers, some with PEFT's wrapper.
-        widened: Whether an adapter's product is within the base's; see the module.
+        modules: The layers; some may be in PEFT's wrapper.
+        widened: Whether the base's product includes the adapter's; see the module's docstring.
     """
     linears = [m.base_layer if isinstance(m, LoraLinear) else m for m in modules]
     if any(type(linear) is not nn.Linear for linear in linears):
@@ -143,9 +143,9 @@ class _Products(torch.autograd.Function):
         residual: Tensor | None,
         *matrices: Tensor,
     ) -> Tensor:
-        """[T, N] from [T, in]; the matrices are the adapter's, whose gradients are wanted."""
+        """[T, N] from [T, in]; ``matrices`` are the adapter's, given here so that they get gradients."""
         out = layers.of_base(x, residual)
-        # Not saved as the other tensors are: nothing overwrites them, and checkpointing has less to track.
+        # Not in save_for_backward: nothing overwrites the adapter's tensors, and checkpointing has less to track.
         ctx.layers, ctx.adapter = layers, adapter
         if adapter is not None:
             down, *ups = adapter.transposed
@@ -177,7 +177,7 @@ class _Products(torch.autograd.Function):
 
 
 class _WidenedProduct(torch.autograd.Function):
-    """One product forwards and one backwards; see the module."""
+    """One product with the weights forwards and one backwards; see the module's docstring."""
 
     @staticmethod
     def forward(
@@ -188,7 +188,7 @@ class _WidenedProduct(torch.autograd.Function):
         residual: Tensor | None,
         *matrices: Tensor,
     ) -> Tensor:
-        """[T, N] from [T, in + R]; the matrices are the adapter's, whose gradients are wanted."""
+        """[T, N] from [T, in + R]; ``matrices`` are the adapter's, given here so that they get gradients."""
         layers.hold(adapter)
         inputs, low = x.split(layers.columns, dim=1)
         torch.mm(inputs, adapter.transposed[0], out=low)
@@ -198,7 +198,7 @@ class _WidenedProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the input (of its last columns nothing that counts), the residual, A and each B."""
+        """Gradients of the input (meaningless in its last R columns), the residual, A and each B."""
         layers: SharedInput = ctx.layers
         adapter: Adapter = ctx.adapter
         _, _, of_x, of_residual, *of_matrices = ctx.needs_input_grad

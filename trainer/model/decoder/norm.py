@@ -1,4 +1,4 @@
-"""RMSNorm beside a residual connection (Zhang and Sennrich 2019)."""
+"""RMSNorm (Zhang and Sennrich 2019), also beside a residual connection."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ class RMSNorm:
             epsilon: Added to the mean square.
         """
         self.weight, self.epsilon = weight.detach(), epsilon
-        # On a CPU all is in terms of the length of x, which is √H times its root mean square.
+        # On a CPU, everything is computed from the length of x, which is √H times its root mean square.
         wide = torch.promote_types(weight.dtype, torch.float32)
         self.scaled_weight = self.weight.to(wide) * math.sqrt(weight.shape[-1])
         self.added = torch.full_like(
@@ -29,32 +29,32 @@ class RMSNorm:
         ).sqrt_()
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Of [..., H]."""
+        """Normalise [..., H]."""
         if x.is_cuda and self.weight.dim() > 1:
             return rms_norm(x, self.weight.shape[-1:], None, self.epsilon) * self.weight
         out: Tensor = _RMSNorm.apply(x, self, 0)[0]  # type: ignore[no-untyped-call]
         return out
 
     def beside(self, hidden: Tensor, num_free: int) -> tuple[Tensor, Tensor]:
-        """The norm's output, and its input to be added to later: their gradients are one.
+        """The norm's output, and its input for the residual connection, so that backward adds the two gradients.
 
         Args:
             hidden: [T, H]
-            num_free: Columns that the output has in addition, for `SharedInput` to fill.
+            num_free: How many more columns the output has; `SharedInput` fills them.
 
         Returns:
-            [T, H + num_free], of which the last columns are not set, and [T, H].
+            [T, H + num_free], of which the last ``num_free`` columns are not set, and [T, H].
         """
         both: tuple[Tensor, Tensor] = _RMSNorm.apply(hidden, self, num_free)  # type: ignore[no-untyped-call]
         return both
 
 
 class _RMSNorm(torch.autograd.Function):
-    """In float32 at least, rounded at the end."""
+    """Computes in at least float32, and rounds only at the end."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: RMSNorm, num_free: int) -> tuple[Tensor, Tensor]:
-        """Of [..., H]; see `RMSNorm.beside`."""
+        """Normalise [..., H]; see `RMSNorm.beside`."""
         ctx.norm = norm
         ctx.set_materialize_grads(False)
         width = x.shape[-1]
@@ -95,5 +95,5 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def first_columns(x: Tensor, num_columns: int) -> Tensor:
-    """[..., num_columns] of a tensor whose other columns are of another's making; itself where it has none."""
+    """[..., num_columns] the first columns of a tensor; the tensor itself if it has no others."""
     return x if x.shape[-1] == num_columns else x[..., :num_columns]

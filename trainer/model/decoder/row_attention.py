@@ -12,33 +12,33 @@ _FORWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 _BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 _BLOCK = 96
-"""Queries that are computed together; PyTorch's kernel divides so many among its threads in steps of 32."""
+"""How many queries are computed together; PyTorch's kernel divides them among its threads in steps of 32."""
 _LEAST = 64
-"""A last block of fewer queries would cost more than it spares, and belongs to the one before."""
+"""A last block of fewer queries would cost more than it saves; it becomes part of the one before."""
 _MASK_ALIGNMENT = 16
-"""Rows of a mask begin at multiples of it, or memory-efficient attention copies the mask in every layer."""
+"""Rows of a mask begin at multiples of this; otherwise memory-efficient attention copies the mask in every layer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryBlock:
-    """Queries that stand side by side, and the keys that any of them attends to."""
+    """Adjacent queries, and the keys that any of them attends to."""
 
     queries: slice
     keys: tuple[slice, ...]
-    """Keys that stand side by side, from left to right."""
+    """Runs of adjacent keys, from left to right."""
     mask: Tensor
-    """[R, 1, queries, keys] zero where a query attends to a key, else minus infinity; to be added to scores."""
+    """[R, 1, queries, keys] is added to scores: zero where a query attends to a key, else minus infinity."""
 
 
 def query_blocks(attends: Tensor, dtype: torch.dtype) -> tuple[QueryBlock, ...]:
-    """The blocks in which the attention of a pass's rows is computed, one on a GPU and for short rows.
+    """The blocks in which the attention of a pass's rows is computed; a single one on a GPU and for short rows.
 
-    PyTorch's kernel for a CPU computes all that a mask takes away. In blocks, what no query of a block attends to
-    is left out in all rows: the tokens after it, and most of other branches and trees.
+    PyTorch's CPU kernel computes even what the mask excludes. With blocks, keys to which no query of the block attends
+    in any row are left out: the tokens after the block, and most of other branches and trees.
 
     Args:
         attends: [R, 1, W, W] bool, whether a query attends to a key.
-        dtype: The scores'.
+        dtype: The dtype of the scores.
     """
     width = attends.shape[-1]
     starts = range(0, max(1, width - _LEAST + 1), _BLOCK) if attends.device.type == "cpu" else [0]
@@ -57,14 +57,14 @@ def query_blocks(attends: Tensor, dtype: torch.dtype) -> tuple[QueryBlock, ...]:
 def row_attention(
     q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], scale: float
 ) -> Tensor:
-    """[R, heads, W, D] of queries, keys and values of that shape.
+    """[R, heads, W, D] the attention of queries, keys and values of the same shape.
 
     Args:
         q: [R, heads, W, D]
         k: [R, heads, W, D]
         v: [R, heads, W, D]
         blocks: See `query_blocks`.
-        scale: Of the products of queries and keys.
+        scale: The factor on the products of queries and keys.
     """
     if len(blocks) == 1:
         return scaled_dot_product_attention(q, k, v, attn_mask=blocks[0].mask, scale=scale)
@@ -79,7 +79,7 @@ class _InBlocks(torch.autograd.Function):
     def forward(
         ctx: Any, q: Tensor, k: Tensor, v: Tensor, blocks: Sequence[QueryBlock], scale: float
     ) -> Tensor:
-        """Each block's softmax is over all of its keys, so that nothing is put together afterwards."""
+        """Compute each block by itself; its softmax is over all keys, so that results need not be combined."""
         out = torch.empty_like(q)
         log_sums = []
         for block in blocks:
@@ -100,7 +100,7 @@ class _InBlocks(torch.autograd.Function):
         """Gradients of queries, keys and values; those of a key are the sum over the blocks that attend to it."""
         q, k, v, out, *log_sums = ctx.saved_tensors
         of_q = torch.empty_like(q)
-        # Sums of many blocks, which bfloat16 would round each time.
+        # In float32, since bfloat16 would round these sums after each of many blocks.
         dtype = torch.promote_types(k.dtype, torch.float32)
         of_k, of_v = (torch.zeros_like(x, dtype=dtype) for x in (k, v))
         for block, log_sum in zip(ctx.blocks, log_sums, strict=True):
@@ -124,7 +124,7 @@ class _InBlocks(torch.autograd.Function):
 
 
 def _runs(taken: Tensor) -> tuple[slice, ...]:
-    """The slices of a [W] bool in which it is true."""
+    """The slices in which a [W] bool is true."""
     bounds = pad(taken.int(), (1, 1)).diff().nonzero().flatten().tolist()
     return tuple(slice(*bound) for bound in zip(bounds[::2], bounds[1::2], strict=True))
 
@@ -135,7 +135,7 @@ def _taken(whole: Tensor, runs: Sequence[slice], *, dim: int) -> Tensor:
 
 
 def _added(attends: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as numbers to add to scores, once for all layers; a bool mask is converted in each."""
+    """The mask as numbers to add to scores, made once for all layers; a bool mask would be converted in each."""
     width = attends.shape[-1]
     aligned = -(-width // _MASK_ALIGNMENT) * _MASK_ALIGNMENT
     added = torch.zeros((*attends.shape[:-1], aligned), dtype=dtype, device=attends.device)

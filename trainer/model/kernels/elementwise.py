@@ -6,11 +6,11 @@ import triton.language as tl
 from torch import Tensor
 
 _BLOCK = 1024
-"""Columns that a program of `swiglu` works on."""
+"""How many columns one program of `swiglu` computes."""
 
 
 def norm(x: Tensor, weight: Tensor, epsilon: float, out: Tensor) -> Tensor:
-    """``x`` over its root mean square, times the weights, into the first H columns of ``out``.
+    """Write ``x``, divided by its root mean square and times the weights, into the first H columns of ``out``.
 
     Args:
         x: [T, H]
@@ -38,12 +38,12 @@ def norm_gradient(
         x: [T, H]
         scale: [T] what `norm` returned.
         weight: [H]
-        grad: [T, H or more] that of its output, in the first columns.
-        of_input: [T, H] what else the input's gradient has, added to it.
+        grad: [T, H or more] the gradient of its output, in the first columns.
+        of_input: [T, H] another part of the input's gradient, which is added; None if there is none.
     """
     num_tokens, width = x.shape
     out = x.new_empty(x.shape)
-    # Where nothing is added, something must stand in its place.
+    # The kernel needs a tensor here even if nothing is added.
     other = out if of_input is None else of_input
     _norm_gradient_kernel[(num_tokens,)](
         *(x, scale, weight, grad, other, out, width),
@@ -55,20 +55,20 @@ def norm_gradient(
 
 
 def _row(width: int) -> dict[str, int]:
-    """How a program that is a whole row is divided among threads."""
+    """Launch options for a kernel whose programs compute a whole row each."""
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(max(block // 512, 1), 16)}
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:
-    """``silu(gate) · up`` from [T, 2·I], the two side by side, into the first columns of ``out`` [T, I or more]."""
+    """Write ``silu(gate) · up`` into the first columns of ``out`` [T, I or more]; ``gate_up`` [T, 2·I] holds both."""
     num_tokens, width = len(gate_up), gate_up.shape[1] // 2
     grid = (num_tokens, triton.cdiv(width, _BLOCK))
     _swiglu_kernel[grid](gate_up, out, width, gate_up.stride(0), out.stride(0), BLOCK=_BLOCK)
 
 
 def swiglu_gradient(gate_up: Tensor, grad: Tensor) -> Tensor:
-    """[T, 2·I] the gradient of `swiglu`'s input, from that of its output [T, I or more]."""
+    """[T, 2·I] the gradient of `swiglu`'s input, from its output's gradient [T, I or more]."""
     num_tokens, width = len(gate_up), gate_up.shape[1] // 2
     out = gate_up.new_empty(gate_up.shape)
     grid = (num_tokens, triton.cdiv(width, _BLOCK))
@@ -80,7 +80,7 @@ def swiglu_gradient(gate_up: Tensor, grad: Tensor) -> Tensor:
 
 @triton.jit
 def add(a, b):
-    """The sum of two, for reductions: Triton's interpreter has tl.sum only if it was asked for before the import."""
+    """The sum of two numbers, for reductions; Triton's interpreter has tl.sum only if enabled before the import."""
     return a + b
 
 

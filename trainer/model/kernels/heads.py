@@ -8,14 +8,14 @@ from torch import Tensor
 def rotate_heads(
     heads: Tensor, values: Tensor, cos: Tensor, sin: Tensor, num_q: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each [R, heads of queries, W, D]: rotated, and keys and values repeated.
+    """Rotated queries, rotated and repeated keys, and repeated values, each [R, query heads, W, D].
 
     Args:
-        heads: [R, W, heads, D] of queries, then of keys.
-        values: [R, W, heads of keys, D]
-        cos: [R, W, 1, D] the same number in both halves.
-        sin: [R, W, 1, D] the same numbers, in the first half times -1.
-        num_q: How many heads are of queries.
+        heads: [R, W, heads, D] query heads, then key heads.
+        values: [R, W, key heads, D]
+        cos: [R, W, 1, D] the same numbers in both halves.
+        sin: [R, W, 1, D] the same numbers in both halves, but negated in the first.
+        num_q: The number of query heads.
     """
     num_rows, width, num_k, head_dim = values.shape
     outs = [values.new_empty((num_rows, width, num_q, head_dim)) for _ in range(3)]
@@ -34,14 +34,14 @@ def rotate_heads(
 def rotate_heads_gradient(
     of_q: Tensor, of_k: Tensor, of_v: Tensor, cos: Tensor, sin: Tensor, num_k: int
 ) -> Tensor:
-    """[R, W, heads of queries, keys and values, D] the gradient of `rotate_heads`' inputs, side by side.
+    """[R, W, query, key and value heads, D] the gradients of `rotate_heads`' inputs, side by side.
 
-    That of a head which was repeated is the sum of its copies'.
+    The gradient of a repeated head is the sum over its copies.
 
     Args:
-        of_q, of_k, of_v: Each [R, heads of queries, W, D].
-        cos, sin: As there.
-        num_k: How many heads are of keys.
+        of_q, of_k, of_v: Each [R, query heads, W, D].
+        cos, sin: As in `rotate_heads`.
+        num_k: The number of key heads.
     """
     num_rows, num_q, width, head_dim = of_q.shape
     out = of_q.new_empty((num_rows, width, num_q + 2 * num_k, head_dim))
@@ -57,7 +57,7 @@ def rotate_heads_gradient(
 
 
 def _padded(num_heads: int, num_k: int, half: int) -> dict[str, int]:
-    """Sizes of a program's blocks, which are powers of two."""
+    """The sizes of a program's blocks, which have to be powers of two."""
     sizes = {"HEADS": num_heads, "KEYS": num_k, "COLUMNS": half}
     return {name: triton.next_power_of_2(size) for name, size in sizes.items()}
 
@@ -81,11 +81,11 @@ def _rotate_kernel(
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A program is a token: all its heads."""
+    """One program computes all heads of one token."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, COLUMNS)
     is_column = column < HALF
-    # The halves of cos are equal, and the second half of sin has its sign.
+    # The halves of cos are equal; only the first half of sin is negated, so the second is read.
     turn = token * angle_stride + column
     c = tl.load(cos + turn, mask=is_column).to(tl.float32)[None, :]
     s = tl.load(sin + HALF + turn, mask=is_column).to(tl.float32)[None, :]
@@ -141,7 +141,7 @@ def _rotate_gradient_kernel(
     KEYS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """A program is a token: all its heads, turned back."""
+    """One program rotates all heads of one token back."""
     token = tl.program_id(0).to(tl.int64)
     row, place = token // width, token % width
     column = tl.arange(0, COLUMNS)

@@ -1,4 +1,4 @@
-"""Logprobs of sampled tokens and entropies from logits that are read once, and the logits' gradient."""
+"""Logprobs of sampled tokens and entropies, for which logits are read only once, and the logits' gradient."""
 
 import torch
 import triton
@@ -8,23 +8,23 @@ from torch import Tensor
 from trainer.model.kernels.elementwise import add
 
 _BLOCK = 4096
-"""Logits that a program reads at once."""
+"""How many logits a program reads at once."""
 
 
 def logprobs_and_entropy(
     logits: Tensor, temperature: Tensor, token_ids: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the distributions that the logits are over a temperature.
+    """Logprobs and entropies of the distributions that logits define at each row's temperature.
 
     Args:
-        logits: [n, V] float32, a row after the other.
+        logits: [n, V] float32, contiguous.
         temperature: [n]
-        token_ids: [n] whose logprobs are asked for.
+        token_ids: [n] the tokens whose logprobs are computed.
 
     Returns:
         [n] logprobs, [n] entropies in nats, and [n] the logarithms of the sums of exponentials.
     """
-    # These may be columns of other tensors.
+    # These may be strided columns of other tensors.
     temperature, token_ids = temperature.contiguous(), token_ids.contiguous()
     found = [logits.new_empty(len(logits)) for _ in range(3)]
     block = min(_BLOCK, triton.next_power_of_2(logits.shape[1]))
@@ -45,13 +45,13 @@ def logprobs_gradient(
 ) -> Tensor:
     """[n, V] the logits' gradient.
 
-    That of a logprob times (1 at its token, else 0, minus the probability) / temperature.
+    It is the logprob's gradient times (1 at its token, else 0, minus the probability) / temperature.
 
     Args:
-        logits, temperature, token_ids: As there.
-        log_sum: [n] what it returned.
+        logits, temperature, token_ids: As in `logprobs_and_entropy`.
+        log_sum: [n] as returned by `logprobs_and_entropy`.
         of_logprobs: [n] the logprobs' gradient.
-        dtype: The result's.
+        dtype: The dtype of the result.
     """
     num_tokens, vocabulary = logits.shape
     temperature, token_ids = temperature.contiguous(), token_ids.contiguous()
@@ -75,7 +75,7 @@ def _larger(a, b):
 def _logprobs_kernel(
     logits, temperature, token_ids, logprobs, entropy, log_sums, vocabulary, BLOCK: tl.constexpr
 ):
-    """A program is a token: it sums exponentials relative to the largest logit so far, and these times the logits."""
+    """One program per token sums exponentials relative to the largest logit so far, and their products with logits."""
     row = tl.program_id(0).to(tl.int64)
     heat = tl.load(temperature + row)
     largest = -1e30
@@ -89,7 +89,7 @@ def _logprobs_kernel(
         shrunk = tl.exp(largest - larger)
         part = tl.where(inside, tl.exp(x - larger), 0.0)
         moment = shrunk * (moment + (largest - larger) * mass)
-        # A logit of minus infinity has no part, and no product with it.
+        # A logit of minus infinity has probability 0; the product of the two would be NaN.
         moment += tl.reduce(part * tl.where(part > 0, x - larger, 0.0), 0, add)
         mass = mass * shrunk + tl.reduce(part, 0, add)
         largest = larger

@@ -1,4 +1,4 @@
-"""The modules with Triton kernels, imported once there is a GPU."""
+"""Imports the modules with Triton kernels only where there is a GPU."""
 
 from functools import cache
 from importlib import import_module
@@ -7,5 +7,5 @@ from typing import Any
 
 @cache
 def triton_module(name: str) -> Any:
-    """One of this package; Triton comes with PyTorch's builds for a GPU only."""
+    """A module of this package, imported when it is needed: Triton comes only with PyTorch's builds for a GPU."""
     return import_module(f"trainer.model.kernels.{name}")
