@@ -1,4 +1,4 @@
-"""A run's state on disk: everything that the next step depends on, complete or absent."""
+"""A run's checkpoints: everything that the next step depends on, written completely or not at all."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ _REMOVE = "; remove it"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainProgress:
-    """How far a run is."""
+    """How far a run has come."""
 
     step: int
-    """Steps done."""
+    """The number of steps done."""
     questions: QuestionState
     """Which questions were asked, and which of them were not trained on."""
 
@@ -47,7 +47,7 @@ class Best(BaseModel):
     """The evaluated step, whose checkpoint is kept."""
     version: int = Field(ge=0, lt=2**63)
     adapter: str
-    """Folder of the version, relative to the run's."""
+    """The version's folder, relative to the run's folder."""
     accuracy: float = Field(ge=0, le=1)
     num_questions: int = Field(ge=1, lt=2**63)
 
@@ -94,8 +94,8 @@ def pass_over_damaged_best(run_folder: Path, say: Callable[[str], None]) -> None
     """Put a damaged ``checkpoints/best.json`` aside: the next evaluation is then the best so far.
 
     Args:
-        run_folder: The run's.
-        say: Gets a line where it is damaged.
+        run_folder: The run's folder.
+        say: Gets a line if the file is damaged.
     """
     try:
         read_best(run_folder)
@@ -124,16 +124,16 @@ def save_checkpoint(
     served: Mapping[int, AdapterState] | None = None,
     kept_steps: Collection[int] = (),
 ) -> Path:
-    """Write ``checkpoints/step-000010`` atomically; delete old ones except the first and the best.
+    """Write ``checkpoints/step-000010`` atomically, then delete old checkpoints except those that are to be kept.
 
     Args:
-        run_folder: The run's.
-        progress: How far the run is.
+        run_folder: The run's folder.
+        progress: How far the run has come.
         roles: Adapters and value head.
         update: Optimizers and KL controller.
-        num_kept: How many of the newest are kept, besides the first (of step 0).
+        num_kept: How many of the newest are kept, besides the first (of step 0) and the best.
         served: The weights of each version whose rollouts may still be trained on.
-        kept_steps: Steps whose checkpoints are kept, too.
+        kept_steps: Further steps whose checkpoints are kept.
     """
     state = {
         "step": progress.step,
@@ -145,7 +145,7 @@ def save_checkpoint(
     }
     final = checkpoint_folder(run_folder, progress.step)
     unfinished = new_folder(final)
-    # Through memory: torch's own writer does not report a full disk.
+    # Written through memory, because torch's own writer does not report a full disk.
     buffer = BytesIO()
     torch.save(state, buffer)
     (unfinished / STATE_FILE).write_bytes(buffer.getbuffer())
@@ -167,12 +167,12 @@ def newest_checkpoint(
     """The newest undamaged checkpoint.
 
     Args:
-        run_folder: The run's.
-        say: Gets a line for each damaged one that is skipped.
+        run_folder: The run's folder.
+        say: Gets a line for each damaged checkpoint that is skipped.
         not_after: The newest step to consider.
 
     Raises:
-        CheckpointError: All are damaged, or there is none.
+        CheckpointError: All checkpoints are damaged, or there is none.
     """
     for folder in reversed(checkpoint_folders(run_folder)):
         if not_after is not None and step_of(folder) > not_after:
@@ -185,14 +185,14 @@ def newest_checkpoint(
             return folder
     folder = run_folder / CHECKPOINTS_FOLDER
     raise CheckpointError(
-        f"no checkpoint in {folder} can be resumed from; once it is removed, `train` computes a run's steps again from "
-        "its journal"
+        f"no checkpoint in {folder} can be resumed from; once this folder is removed, `train` computes a run's steps "
+        "again from its journal"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """State the caller must restore."""
+    """The state of a checkpoint that the caller has to restore."""
 
     progress: TrainProgress
     served: dict[int, AdapterState]
@@ -206,7 +206,7 @@ def load_checkpoint(folder: Path, roles: PolicyRoles, update: PPOUpdate) -> Chec
         CheckpointError: The file is damaged, or of another base model or adapter shape.
     """
     try:
-        # By way of the CPU, so that a run of a GPU loads where there is none.
+        # Loaded to the CPU first, so that a GPU run can be loaded on a machine without a GPU.
         path = folder / STATE_FILE
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         questions = QuestionState.model_validate(state["questions"])
@@ -228,7 +228,7 @@ def load_step(run_folder: Path, step: int, roles: PolicyRoles, update: PPOUpdate
     """Load the checkpoint of a step; see `load_checkpoint`.
 
     Raises:
-        CheckpointError: It is damaged or gone.
+        CheckpointError: The checkpoint is damaged or gone.
     """
     folder = checkpoint_folder(run_folder, step)
     verify_checkpoint(folder)

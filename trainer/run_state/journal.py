@@ -1,6 +1,6 @@
 """A run's journal: what every step trained on and which adapters were published, durably and in order.
 
-A step's rollouts and then its line are on disk before its update, an adapter's line before its push.
+A step's rollouts, and then its line, are on disk before its update; an adapter's line is on disk before its push.
 From a checkpoint and the lines after it, `trainer.run_state.recompute` restores the run.
 """
 
@@ -49,10 +49,10 @@ class Journal:
                 f"another trainer is at work in {run_folder}; stop it, or choose another run.folder"
             ) from None
         self.past = JournalReader(run_folder)
-        """Its content when it was opened."""
+        """The journal's content when it was opened."""
         self._file.truncate(self.past.num_bytes)
         self.last_step = self.past.last_step
-        """The newest step that is in it; 0 where none is."""
+        """The newest step in the journal; 0 if there is none."""
         self._last_step_at_bytes = self.past.last_step_at_bytes
         if is_new:
             fsync(run_folder)
@@ -67,7 +67,7 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Close the file, which lets another process open the journal."""
+        """Close the file, so that another process can open the journal."""
         self._file.close()
 
     def write_step(self, groups: Sequence[ScoredGroup], entry: JournaledStep) -> None:
@@ -84,7 +84,7 @@ class Journal:
         self.last_step = entry.step
 
     def take_back(self, step: int) -> None:
-        """Remove the last written step, after which nothing was published."""
+        """Remove the last written step; nothing may have been published after it."""
         self._file.truncate(self._last_step_at_bytes)
         os.fsync(self._file.fileno())
         rollouts_file(self._run_folder, step).unlink()

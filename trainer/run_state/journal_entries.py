@@ -1,6 +1,6 @@
-"""The lines of a run's ``journal.jsonl``: a step before its update, an adapter before its push.
+"""The lines of a run's ``journal.jsonl``: a step's, written before its update, and an adapter's, before its push.
 
-Every line carries a checksum of its own, and a step's line the digest of its rollouts.
+Every line carries a checksum of its own, and a step's line also the digest of its rollouts.
 """
 
 from pathlib import Path
@@ -23,26 +23,26 @@ class _Entry(BaseModel):
 
 
 class JournaledStep(_Entry):
-    """What a step's update needs beside its rollouts, and the run's state after it."""
+    """What a step's update needs besides its rollouts, and the run's state after it."""
 
     kind: Literal["step"] = "step"
     step: int
     version: int
     """The version that generated the rollouts: the proximal policy."""
     rollouts_sha256: str = ""
-    """Of ``rollouts/step-….jsonl``."""
+    """Digest of ``rollouts/step-….jsonl``."""
     learning_rate_scale: float
     num_threads: int
-    """Of the trainer; sums round differently with another number."""
+    """The trainer's number of threads; sums round differently with another number."""
     num_ranks: int = 1
-    """How many processes divided each mini-batch among them; sums round differently with another number."""
+    """How many processes shared each mini-batch; sums round differently with another number."""
     cursor: int
-    """Of the questions, like the next two; see `QuestionState`."""
+    """The state of the questions, with the next two fields; see `QuestionState`."""
     pending: tuple[PendingQuestions, ...]
     solved: dict[str, bool]
-    """For every question that was asked for the step: whether all its completions were right."""
+    """For every question that was asked for the step, whether all its completions were right."""
     metrics: dict[str, float]
-    """Of the rollouts."""
+    """Metrics of the rollouts."""
     reward_sources: dict[str, str] = {}
     """SHA-256 of the source file of each of ``reward.functions`` that gave the rewards; Regime W has none."""
 
@@ -55,13 +55,14 @@ class JournaledAdapter(_Entry):
     """The step after which it was published; 0 is the start."""
     version: int
     sha256: str
-    """Of its weights file."""
+    """Digest of its weights file."""
     dtype: str
-    """Its weights were rounded to this, e.g. ``float32``."""
+    """The dtype to which its weights were rounded, e.g. ``float32``."""
     token_budget: int | None = None
-    """Of the step's micro-batches, whose sums round differently with another; None in journals from before."""
+    """The most tokens of the step's micro-batches, whose sums round differently with another number; None in old
+    journals."""
     returned_to: int | None = None
-    """The step whose policy it is, where the run went back to one (``run.return_to_best``); None is its own's."""
+    """The step to which the run went back (``run.return_to_best``) and whose policy this is; None if it did not."""
 
 
 _ENTRY: TypeAdapter[JournaledStep | JournaledAdapter] = TypeAdapter(

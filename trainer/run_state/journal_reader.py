@@ -1,4 +1,4 @@
-"""A run's journal, read back: by a resume, a replay, and anyone who looks at a run in progress."""
+"""Reads a run's journal: for a resume, for a replay, and for anyone who looks at a run in progress."""
 
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from trainer.run_state.journal_entries import (
 
 
 class JournalReader:
-    """A run's journal at the time this was made; lines that the run appends later are not seen."""
+    """A run's journal as it is when this object is made; lines that the run appends later are not seen."""
 
     def __init__(self, run_folder: Path):
-        """Read the whole file; a run without a journal has an empty one.
+        """Read the whole file; a missing journal counts as empty.
 
         A truncated last line is ignored: it was being written when the run was killed.
         """
@@ -29,13 +29,13 @@ class JournalReader:
         self._offsets: dict[int, int] = {}
         self._adapters: dict[int, list[JournaledAdapter]] = {}
         self._steps_at: dict[int, int] = {}
-        """The offset of each whole line, with the line's step."""
+        """For the offset of each undamaged line, the line's step."""
         self.damaged_lines: dict[int, int] = {}
-        """Their numbers, counted from 1, with the offsets of their first bytes."""
+        """For the number of each damaged line, counted from 1, the offset of its first byte."""
         self.reward_sources: list[tuple[int, dict[str, str]]] = []
-        """Steps from which on rewards came from other sources, with their digests; see `JournaledStep`."""
+        """The steps from which on rewards came from changed sources, each with the digests; see `JournaledStep`."""
         self.num_bytes = 0
-        """Without a truncated last line."""
+        """The size of the file without a truncated last line."""
         if self._path.exists():
             self._read()
 
@@ -65,7 +65,7 @@ class JournalReader:
 
     @property
     def last_step_at_bytes(self) -> int:
-        """The offset of its line."""
+        """The offset of the newest step's line."""
         return self._offsets.get(self.last_step, 0)
 
     @property
@@ -79,9 +79,9 @@ class JournalReader:
         return [adapter for step in sorted(self._adapters) for adapter in self._adapters[step]]
 
     def adapters_of(self, step: int) -> list[JournaledAdapter]:
-        """Versions published after a step; 0 is the start.
+        """The versions published after a step; 0 is the start.
 
-        Several where a number was taken, or where the run went back to an earlier step.
+        There are several if another run had taken a number, or if the run went back to an earlier step.
         """
         return self._adapters.get(step, [])
 
@@ -89,7 +89,7 @@ class JournalReader:
         """The entry of a step.
 
         Raises:
-            JournalError: It is missing or damaged.
+            JournalError: The entry is missing or damaged.
         """
         if step not in self._offsets:
             damaged = [f"line {number} is damaged" for number in sorted(self.damaged_lines)[:1]]
@@ -102,9 +102,9 @@ class JournalReader:
         return entry
 
     def num_bytes_before(self, step: int) -> int:
-        """How much of the file comes before the lines of a step, and before damaged lines directly ahead of them.
+        """How many bytes come before the lines of a step and before damaged lines directly ahead of these.
 
-        A file cut there is the journal of a run that was killed before the step.
+        Cut off there, the file is the journal of a run that was killed before the step.
         """
         later = (offset for offset, of_step in self._steps_at.items() if of_step >= step)
         end = min(later, default=self.num_bytes)
@@ -115,8 +115,8 @@ class JournalReader:
         """The groups that a step trained on.
 
         Args:
-            entry: The step's.
-            vocab_size: How many tokens the base model has; None does not compare.
+            entry: The step's entry.
+            vocab_size: How many tokens the base model has; None skips the check of token ids.
 
         Raises:
             JournalError: The file is missing, its digest is not the journaled one, or a line of it cannot be

@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: whether its files are as they were written, and its numbers of use."""
+"""A checkpoint's manifest: tells whether the files are as they were written, and whether their numbers are finite."""
 
 import math
 import stat
@@ -33,7 +33,7 @@ class _Manifest(BaseModel):
     torch: str
     """PyTorch's version; another one may round differently."""
     device: str = "cpu"
-    """What computed it, ``cpu`` or ``cuda``; another one rounds differently."""
+    """The type of device that computed it, ``cpu`` or ``cuda``; another one rounds differently."""
     files: dict[str, _File]
 
 
@@ -41,7 +41,7 @@ def write_manifest(folder: Path, *, step: int, device: str = "cpu") -> None:
     """Write the manifest of a checkpoint whose state is written.
 
     Args:
-        folder: The checkpoint's.
+        folder: The checkpoint's folder.
         step: Its step.
         device: The type of the device that computed it.
     """
@@ -59,10 +59,10 @@ def _measure(path: Path) -> _File:
 
 
 def verify_checkpoint(folder: Path) -> None:
-    """Compare every file with the manifest, and look at the numbers that nothing else checks.
+    """Compare every file with the manifest, and check numbers that nothing else checks.
 
     Raises:
-        CheckpointError: A file is missing, truncated, changed or no plain file, or a number is not finite.
+        CheckpointError: A file is missing, truncated, changed or not a plain file, or a number is not finite.
     """
     try:
         damaged = _damaged_file(folder)
@@ -73,13 +73,13 @@ def verify_checkpoint(folder: Path) -> None:
 
 
 def _damaged_file(folder: Path) -> str | None:
-    """The first file that is not as it was written; raises OSError where one is missing."""
+    """The first file that is not as it was written; raises OSError if one is missing."""
     manifest = _read_manifest(folder)
-    # Its names are not followed: they could lead out of the folder.
+    # Other names in the manifest are not followed, since they could lead out of the folder.
     if manifest is None or manifest.files.keys() != {STATE_FILE}:
         return _MANIFEST_FILE
     state, written = folder / STATE_FILE, manifest.files[STATE_FILE]
-    # Sizes first: of a device or a pipe there is no end to read to.
+    # Type and size are checked before reading, since a device or a pipe may have no end.
     if not _is_plain_file(state) or state.stat().st_size != written.size_bytes:
         return STATE_FILE
     if _measure(state) != written or not _is_usable(state):

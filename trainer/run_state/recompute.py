@@ -31,7 +31,7 @@ class RecomputedStep:
 
     @property
     def metrics(self) -> Metrics:
-        """The step's metrics, without those that only a run with a server has."""
+        """The step's metrics, without those that exist only in a run with a server."""
         metrics = {**self.entry.metrics, **self.ppo.to_json()}
         if self.adapters:
             newest, _ = self.adapters[-1]
@@ -52,13 +52,13 @@ def recompute(
     """Do the steps after a checkpoint again, one at a time.
 
     Args:
-        journal: Of the run.
-        learner: In the checkpoint's state; each step moves it.
+        journal: The run's journal.
+        learner: In the checkpoint's state; each step changes it.
         checkpoint: Where to start.
         last_step: Where to stop.
         samples_of: The samples of a group that train; by default those that the run trained on.
         learning_rate_scale: A step's factor on the learning rates; by default the run's.
-        token_budget: Of all steps' micro-batches; None takes the run's, which may have changed in between.
+        token_budget: The most tokens of any micro-batch; None uses the run's own budget of each step.
 
     Raises:
         JournalError: The rollouts of a step are missing, damaged or of another base model.
@@ -97,7 +97,7 @@ def recompute(
 def _published(
     journal: JournalReader, step: int, learner: Learner
 ) -> Iterator[tuple[JournaledAdapter, AdapterState]]:
-    """What was published after a step, in order; leaves the learner where the next step started.
+    """The versions that were published after a step, in order; leaves the learner in the next step's starting state.
 
     Raises:
         CheckpointError: The run went back to a step whose checkpoint is damaged or gone.
@@ -122,7 +122,7 @@ def _threads(number: int) -> Iterator[None]:
 def _micro_batches(
     learner: Learner, token_budget: int | None, *, num_shards: int
 ) -> Iterator[None]:
-    """A step's micro-batches, then the learner's own again; without a budget, of the learner's."""
+    """Give the learner another token budget and number of shards within the block; None keeps its own budget."""
     before = learner.token_budget, learner.update.num_shards
     learner.token_budget = token_budget or learner.token_budget
     learner.update.num_shards = num_shards

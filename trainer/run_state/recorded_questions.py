@@ -1,4 +1,4 @@
-"""The questions that a run asks, recorded in its folder, so that a start says when the data were changed."""
+"""Records the questions that a run asks in its folder, so that each start can say if the data were changed."""
 
 import json
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from trainer.data.sources import Record
 from trainer.io.durable import write_file
 
 QUESTIONS_FILE = "questions.json"
-"""For each setting that names a source the digests of its questions, in their order."""
+"""For each setting that names a source, this file has the digests of the source's questions, in order."""
 _DIGEST_HEX_DIGITS = 8
 
 
 def question_lines(
     folder: Path, data: DataConfig, training: Sequence[Record], held_out: Sequence[Record] | None
 ) -> list[str]:
-    """What a start says of its questions: repeats, and which are not those of the run's last start.
+    """Lines about a start's questions: repeated questions, and changes since the run's last start.
 
     The questions of this start are recorded.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         data: Names the sources.
         training: The questions to train on.
-        held_out: Those to evaluate with; None where nothing is evaluated.
+        held_out: The questions to evaluate with; None if nothing is evaluated.
     """
     lines = data_lines(data.source, training, data.held_out_source, held_out)
     path = folder / QUESTIONS_FILE
@@ -49,7 +49,7 @@ def question_lines(
 
 
 def _recorded(path: Path) -> dict[str, list[str]]:
-    """What is recorded; nothing for a run of before there were records, or where it cannot be read."""
+    """The recorded digests; empty if a run is older than such records, or if they cannot be read."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -67,7 +67,7 @@ def _digest(record: Record) -> str:
 
 
 def _change(records: Sequence[Record], then: Sequence[str], now: Sequence[str]) -> str | None:
-    """What is different, in words; None where nothing is."""
+    """What has changed, in words; None if nothing has."""
     if list(then) == list(now):
         return None
     others = [r.id for r, old, new in zip(records, then, now, strict=False) if old != new]

@@ -1,7 +1,7 @@
-"""A run's ``adapters/`` folder: one durable folder a version, whose number and digest the journal has.
+"""A run's ``adapters/`` folder: one durable folder for each version, whose number and digest are in the journal.
 
-The journal has a version before its folder gets its name and before it is pushed, so a run that is
-killed anywhere between resumes with the same version.
+A version is in the journal before its folder gets its final name and before it is pushed, so that a run that is
+killed anywhere in between resumes with the same version.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -19,7 +19,7 @@ from trainer.run_state.journal_entries import JournaledAdapter
 
 
 def save_adapter(roles: PolicyRoles, folder: Path, dtype: torch.dtype | None = None) -> None:
-    """Write the policy, rounded to ``dtype`` or else to the one it is served in, into a folder, atomically."""
+    """Write the policy into a folder, atomically, rounded to ``dtype`` or else to the dtype in which it is served."""
     roles.export_policy(new_folder(folder), dtype)
     finish_folder(folder)
 
@@ -28,7 +28,7 @@ class RunAdapters:
     """The versions of a run that are on its disk."""
 
     def __init__(self, folder: Path, journal: Journal):
-        """``folder`` is made where it is missing; ``journal`` is the run's."""
+        """``folder`` is made if it is missing; ``journal`` is the run's."""
         self._folder = folder
         self._journal = journal
         self._next_version = journal.past.next_version
@@ -39,7 +39,7 @@ class RunAdapters:
             for adapter in past
             if self.folder_of(adapter.version).exists() or adapter.step == past[-1].step
         }
-        """Those whose folders exist, or were about to when the run was killed."""
+        """The versions whose folders exist, or were about to be written when the run was killed."""
         self._returns = {a.step: a.returned_to for a in past if a.returned_to is not None}
         self._last_return = max((a.version for a in past if a.returned_to is not None), default=-1)
 
@@ -55,12 +55,12 @@ class RunAdapters:
         """Digest of a version's weights file as it is on the disk.
 
         Raises:
-            OSError: There is none.
+            OSError: The file is not there.
         """
         return sha256_of_file(self.folder_of(version) / ADAPTER_WEIGHTS_FILE)
 
     def is_whole(self, version: int) -> bool:
-        """Whether a version's weights are on the disk as the journal has them."""
+        """Whether a version's weights are on the disk and have the digest that is in the journal."""
         adapter = self._adapters.get(version)
         try:
             return adapter is not None and self.sha256_of(version) == adapter.sha256
@@ -68,29 +68,29 @@ class RunAdapters:
             return False
 
     def step_of(self, version: int) -> int:
-        """The step after which a version was published; 0 is the start. Only of versions still kept."""
+        """The step after which a version was published; 0 is the start. Only for versions that are still kept."""
         return self._adapters[version].step
 
     def version_of(self, step: int) -> int | None:
-        """The version that was published after a step; None where it is not kept any more."""
+        """The version that was published after a step; None if it is not kept any more."""
         of_step = [a.version for a in self._adapters.values() if a.step == step]
         return max(of_step, default=None)
 
     @property
     def returned_to(self) -> set[int]:
-        """The steps that the run went back to, whose checkpoints the steps after that start from."""
+        """The steps to which the run went back; recomputing what came after such a return needs their checkpoints."""
         return set(self._returns.values())
 
     def is_since_return(self, version: int) -> bool:
-        """Whether a version is that of the last return or a newer one; so is every version where there was none."""
+        """Whether a version is that of the last return or a newer one; always true if the run never went back."""
         return version >= self._last_return
 
     def return_to(self, earlier: int, *, after: int) -> None:
-        """What is written after a step from now on is the policy of an earlier one."""
+        """Note that what is written from now on for the step ``after`` is the policy of the step ``earlier``."""
         self._returns[after] = earlier
 
     def before(self, version: int) -> Iterator[int]:
-        """The versions that are kept from before a version, newest first; each is read when it is reached."""
+        """The kept versions older than a version, newest first; each is checked only when it is reached."""
         return (v for v in sorted(self._adapters, reverse=True) if v < version and self.is_whole(v))
 
     def write(
@@ -101,20 +101,20 @@ class RunAdapters:
         *,
         token_budget: int | None = None,
     ) -> JournaledAdapter:
-        """Write the policy after a step under a number of its own.
+        """Write the policy after a step under a version number of its own.
 
-        The same weights of the same step keep the number that a killed run gave them.
+        If a killed run gave the same weights of the same step a number already, they keep it.
 
         Args:
             step: Counted from 1; 0 is the start.
             roles: Hold the policy.
             next_on_server: Asks the server for the lowest number that it never had.
-            token_budget: Of the step's micro-batches.
+            token_budget: The most tokens of one of the step's micro-batches.
         """
         exported = new_folder(self._folder / "next")
         roles.export_policy(exported)
         sha256 = sha256_of_file(exported / ADAPTER_WEIGHTS_FILE)
-        # Newest first: an older number of the same weights was taken by another run.
+        # Newest first: if the same weights also have an older number, another run has taken that one.
         for adapter in reversed(self._adapters.values()):
             if (adapter.step, adapter.sha256) == (step, sha256):
                 break
@@ -140,7 +140,7 @@ class RunAdapters:
         return adapter
 
     def remove(self, version: int) -> None:
-        """Remove a version's folder, where it exists, and give its number up."""
+        """Remove a version's folder, if it exists, and give up its number."""
         del self._adapters[version]
         if self.folder_of(version).exists():
             remove_folder(self.folder_of(version))

@@ -66,7 +66,7 @@ FREE_SETTINGS = (
 )
 """Sections and keys that may change between one start of a run and the next: where and how long it runs,
 never what it learns from. (Threads, device and the size of micro-batches only change how sums round; the number of
-steps is the end of a linear learning rate.)"""
+steps decides where a linear learning rate ends.)"""
 
 
 @contextmanager
@@ -74,8 +74,8 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     """Open the folder of a new run, or of one that resumes; no other process can open it within the block.
 
     Args:
-        config: Of the run.
-        must_resume: A new run is an error.
+        config: The run's configuration.
+        must_resume: Whether it is an error if there is no run to resume.
 
     Raises:
         UsageError: There is nothing to resume, the folder holds a run of another configuration, or
@@ -90,7 +90,7 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
     folder.mkdir(parents=True, exist_ok=True)
     with Journal(folder) as journal:
         if not has_begun:
-            # What is left of a run whose checkpoints and journal were removed is not this one's.
+            # These files are left from a run whose checkpoints and journal were removed.
             for name in (CONFIG_FILE, TRACKER_ID_FILE):
                 (folder / name).unlink(missing_ok=True)
         keep_settings(folder / CONFIG_FILE, config, free=_free_settings(config))
@@ -100,9 +100,10 @@ def open_run(config: TrainConfig | OfflineRunConfig, *, must_resume: bool) -> It
 
 
 def _free_settings(config: TrainConfig | OfflineRunConfig) -> Sequence[str]:
-    """`FREE_SETTINGS`, and the name of the held-out questions of a run that has none.
+    """`FREE_SETTINGS`; for a run without held-out questions, also the setting that names them.
 
-    A run with counterfactuals asks none that are held out, so there the name decides what it learns.
+    This does not hold for a run with counterfactuals: it asks none that is held out, so that the setting decides what
+    it learns.
     """
     kept = training_data(config.run.folder)
     if kept is None or kept.held_out_source is not None or kept.counterfactual:
@@ -111,7 +112,7 @@ def _free_settings(config: TrainConfig | OfflineRunConfig) -> Sequence[str]:
 
 
 def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
-    """The configuration with which a run goes on; see `trainer.io.kept_settings.as_begun`.
+    """The configuration with which a run continues; see `trainer.io.kept_settings.as_begun`.
 
     Raises:
         UsageError: ``run.folder`` cannot be written to or made.
@@ -125,15 +126,15 @@ def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
 
 
 def _refuse_to_overwrite(path: Path) -> None:
-    """Refuse to overwrite settings that no run has kept, and what lies beside an adapter.
+    """Refuse to overwrite a settings file that no run has written, or the files beside an adapter.
 
     Raises:
-        UsageError: Names the file.
+        UsageError: There are such files; the message names them.
     """
     if path.exists() and not is_as_kept(path):
         raise UsageError(
-            f"run.folder: {path} is of no run, which would keep its own settings there; rename it, or choose another "
-            "folder"
+            f"run.folder: {path} does not belong to a run, and a run would keep its own settings there; rename it, or "
+            "choose another folder"
         )
     if (path.parent / ADAPTER_WEIGHTS_FILE).exists() or (
         path.exists() and command_of(kept_tables(path)) == "sft"
@@ -145,10 +146,10 @@ def _refuse_to_overwrite(path: Path) -> None:
 
 
 def _require_whole(path: Path) -> None:
-    """Refuse to go on with a run whose settings are lost.
+    """Refuse to continue a run whose settings are lost.
 
     Raises:
-        UsageError: Names the file.
+        UsageError: Settings are lost; the message names the file.
     """
     try:
         lost = [f"[{name}]" for name in _IN_ALL_RUNS if name not in kept_tables(path)]
@@ -162,7 +163,7 @@ def _require_whole(path: Path) -> None:
 
 
 def with_kept_dtype(config: _Config) -> _Config:
-    """A run's configuration, in which ``policy.dtype = auto`` is what the run began with, if it has begun."""
+    """A run's configuration; if the run has begun, with the dtype that it began with in place of ``auto``."""
     folder = config.run.folder
     kept = kept_dtype(folder / CONFIG_FILE) if _has_begun(folder) else None
     if config.policy.dtype != "auto" or kept is None:
@@ -176,7 +177,7 @@ def with_policy(config: _Config, policy: PolicyConfig) -> _Config:
 
 
 def record_config(config: TrainConfig) -> None:
-    """Write the configuration of a run whose folder is open again, now with what `auto` stands for."""
+    """Write a run's configuration again, now with what `auto` stands for; the run's folder must be open."""
     write_file(config.run.folder / CONFIG_FILE, as_toml(config).encode())
 
 
@@ -184,8 +185,8 @@ def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> 
     """A run's configuration with ``rollout.prompt_format`` resolved.
 
     Args:
-        config: Of a run, new or begun.
-        default: What ``auto`` is for a new run; a run that has begun keeps its own.
+        config: The configuration of a run, new or begun.
+        default: Returns what ``auto`` stands for in a new run; a run that has begun keeps its own format.
     """
     if config.rollout.prompt_format != "auto":
         return config
@@ -196,14 +197,14 @@ def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> 
 
 
 def prompt_format_advice(config: TrainConfig) -> list[str]:
-    """One line where the adapter to start from was trained with prompts of another format, else none."""
+    """One line if the adapter to start from was trained with prompts of another format, else none."""
     adapter, asked_as = config.policy.adapter, config.rollout.prompt_format
     kept = None if adapter is None else adapter_prompt_format(adapter)
     if kept is None or kept == asked_as:
         return []
     return [
         f"{adapter} was trained with {kept} prompts, and this run asks with {asked_as} ones: "
-        f"set rollout.prompt_format to {kept}, unless that is meant"
+        f"set rollout.prompt_format to {kept}, unless this is intended"
     ]
 
 
@@ -212,7 +213,7 @@ def _has_begun(folder: Path) -> bool:
 
 
 def is_finished(config: TrainConfig) -> bool:
-    """Whether every step is done: the checkpoint of the last step is the last thing that is written."""
+    """Whether every step is done; the checkpoint of the last step is the last thing that is written."""
     folders = checkpoint_folders(config.run.folder)
     return bool(folders) and step_of(folders[-1]) >= config.run.num_steps
 

@@ -341,7 +341,7 @@ def test_a_file_of_somebody_s_own_is_not_overwritten(tmp_path: Path) -> None:
     written = "# Mine.\n" + as_toml(config)
     path.write_text(written)
     with (
-        pytest.raises(UsageError, match=r"run\.folder: .*config\.toml is of no run"),
+        pytest.raises(UsageError, match=r"run\.folder: .*config\.toml does not belong to a run"),
         open_run(config, must_resume=False),
     ):
         pass
