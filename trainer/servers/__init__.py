@@ -1,1 +1,1 @@
-"""Several inference servers as one: who is asked, who has left, and what each has been given."""
+"""Several inference servers as one: which are asked, which have left, and what each has been given."""

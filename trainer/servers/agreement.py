@@ -1,4 +1,4 @@
-"""Whether the servers of a pool serve the same, and their statuses as one."""
+"""Checks that the servers of a pool serve the same, and combines their statuses into one."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def require_agreement(member: Member, status: ServerStatus, other: Member) -> No
         other: Another server of the pool.
 
     Raises:
-        UsageError: Names both servers and the field.
+        UsageError: They differ; the message names both servers and the field.
     """
     theirs = other.found
     if theirs is None:
@@ -39,12 +39,12 @@ def require_agreement(member: Member, status: ServerStatus, other: Member) -> No
 
 
 def together(statuses: Sequence[ServerStatus], boot_id: str, next_version: int) -> ServerStatus:
-    """Servers as one: what each of them can, and the versions that all of them hold.
+    """One status for several servers: the limits that each of them allows, and the versions that all of them hold.
 
     Args:
-        statuses: Of all servers that are asked, at least one.
-        boot_id: The pool's own.
-        next_version: A number that is free on servers that are away, too.
+        statuses: The statuses of all servers that are asked, at least one.
+        boot_id: The pool's own boot id.
+        next_version: A version number that is free also on servers that are away.
     """
     first = statuses[0]
     held = [{(info.version, info.sha256) for info in status.versions} for status in statuses]

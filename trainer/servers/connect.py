@@ -1,4 +1,4 @@
-"""The server of a configuration, or its servers as one."""
+"""Makes the client of a configuration's server, or of its servers as one."""
 
 from trainer.client.arms_client import ArmsClient
 from trainer.client.protocol import InferenceServer
@@ -6,9 +6,9 @@ from trainer.config.sections import ServerConfig
 from trainer.servers.pool import ServerPool
 
 _PATIENCE_S = 1.0
-"""How long one of several servers may fail before the others are asked instead; short, as it comes back easily."""
+"""How long one of several servers may fail before the others are asked instead; short, since it comes back easily."""
 _FULL_FOR_S = 60.0
-"""The same for one that takes no more requests (429); longer, as its work in flight would be done again elsewhere."""
+"""The same for a server that takes no more requests (429); longer, since its work in flight would be done twice."""
 
 
 def connection(config: ServerConfig) -> InferenceServer:

@@ -1,8 +1,8 @@
-"""Which server of a pool gets which request, and which requests a second one gets, too.
+"""Decides which server of a pool gets which request, and which requests also go to a second server.
 
-Work is handed out a request at a time, to the server that is expected to have it done first. What a server
-that left had in flight goes to the others. What waits on one server for much longer than requests usually take
-is asked of a second one: the first answer counts, the other request is cancelled, so each is answered once.
+Each request goes to the server that is expected to finish it first. If a server leaves, its requests in flight go to
+the others. A request that takes much longer than requests usually do is also sent to a second server: the first
+answer counts and the other request is cancelled, so that each request is answered once.
 """
 
 import asyncio
@@ -20,15 +20,16 @@ from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableEr
 from trainer.servers.member import GivenVersions, Member
 
 _TIMES_LATE = 2.0
-"""How many times the usual time makes a request late."""
+"""A request is late after this many times the usual time."""
 _LEAST_LATE_S = 1.0
 _NUM_USUAL = 128
 """The usual time is the median over this many of the newest answers."""
 _SHARE_AGAIN = 0.1
-"""Share of the requests in flight that two servers may get, beside `_LEAST_AGAIN`; more if one has far less to do."""
+"""Share of the requests in flight that may go to a second server, besides `_LEAST_AGAIN`; more may go to a server that
+has far less to do."""
 _LEAST_AGAIN = 2
 _TIMES_LOST = 3
-"""How often a version that servers have lost is given again for one request."""
+"""How often, for one request, a version is given again that servers have lost."""
 
 _T = TypeVar("_T")
 
@@ -39,7 +40,7 @@ class _Job:
     size: int
     """Number of groups."""
     send: Callable[[InferenceServer], Awaitable[tuple[Any, str | None]]]
-    """Returns the answer, and the boot id of the server where it names one."""
+    """Returns the answer, and the server's boot id if the answer names it."""
     only: Member | None
     result: asyncio.Future[tuple[Any, Member]]
     tasks: dict[Member, asyncio.Task[None]] = field(default_factory=dict)
@@ -48,7 +49,7 @@ class _Job:
 
 
 class Dispatcher:
-    """Hands requests to members; everything runs on the loop of the requests."""
+    """Hands requests to members; everything runs on the event loop of the requests."""
 
     def __init__(
         self,
@@ -56,9 +57,9 @@ class Dispatcher:
         versions: GivenVersions,
         left: Callable[[Member, str], None],
     ):
-        """Nothing is sent before the first `ask`; ``left`` is told which member gave no good answer, and why."""
+        """Nothing is sent before the first `ask`; ``left`` gets each member that gave no good answer, and why."""
         self.num_asked_again = 0
-        """Requests that were late and asked of a second server."""
+        """How many late requests were also sent to a second server."""
         self._members = members
         self._versions = versions
         self._left = left
@@ -68,7 +69,7 @@ class Dispatcher:
 
     @property
     def versions_asked(self) -> set[int]:
-        """The versions of all requests that are not answered."""
+        """The versions of all requests that are not answered yet."""
         jobs = (*self._waiting, *self._in_flight)
         return {job.version for job in jobs if job.version is not None}
 
@@ -86,13 +87,13 @@ class Dispatcher:
         Args:
             version: The version that it needs; a member that does not hold it is given it first.
             size: Number of groups in the request.
-            send: Sends it; returns the answer, and the server's boot id where the answer has one.
-            is_first: Whether it goes ahead of all that waits.
+            send: Sends the request; returns the answer, and the server's boot id if the answer has one.
+            is_first: Whether it goes ahead of all waiting requests.
             only: The one member that may answer.
 
         Raises:
             ServerRejectedError: The request is at fault.
-            ServerUnreachableError: No server was there for too long, or ``only`` is not.
+            ServerUnreachableError: No server was up for too long, or ``only`` is not up.
         """
         result: asyncio.Future[tuple[Any, Member]] = asyncio.get_running_loop().create_future()
         job = _Job(version=version, size=size, send=send, only=only, result=result)
@@ -121,7 +122,7 @@ class Dispatcher:
         self._waiting.extendleft(reversed(held_up))
 
     def requeue(self, member: Member) -> int:
-        """Hand the requests in flight on a member that left to others; returns how many."""
+        """Let other members take over the requests in flight on a member that left; returns how many there are."""
         jobs = [job for job in self._in_flight if member in job.tasks]
         for job in jobs:
             self._drop(job, member)
@@ -132,7 +133,7 @@ class Dispatcher:
         return len(jobs)
 
     def ask_late_again(self) -> None:
-        """Send late requests to a second server, unless others still wait for a first one."""
+        """Send late requests to a second server, unless some requests still wait for a first one."""
         if self._waiting or not self._took_s:
             return
         late_s = max(_LEAST_LATE_S, _TIMES_LATE * statistics.median(self._took_s))
@@ -145,7 +146,7 @@ class Dispatcher:
             if job.since_s > before_s or len(job.tasks) > 1 or job.only is not None:
                 continue
             (first,) = job.tasks
-            # Beyond a few, it is worth the work only on a server that has much less to do.
+            # Beyond a few requests, the double work is worthwhile only on a server that has much less to do.
             if num_again >= most and least > first.num_groups // 2:
                 return
             if second := self._quickest(job):
@@ -155,16 +156,16 @@ class Dispatcher:
                 num_again += 1
 
     def fail_all(self, error: ServerError) -> None:
-        """Give up all that waits."""
+        """Let all waiting requests fail with an error."""
         while self._waiting:
             _fail(self._waiting.popleft(), error)
 
     def _quickest(self, job: _Job) -> Member | None:
-        """Who is expected to answer first of those that may be asked."""
+        """Of the members that may be asked, the one that is expected to answer first; None if there is none."""
         able: Iterable[Member] = self._members if job.only is None else [job.only]
         free = [m for m in able if m.is_up and m.has_room(job.size) and m not in job.tasks]
         if len(free) > 1 and job.version is not None:
-            # A server that is still being given a version is not waited for.
+            # If possible, do not wait for a server that is still being given the version.
             free = [m for m in free if job.version in m.digests] or free
         if not free:
             return None
@@ -202,7 +203,7 @@ class Dispatcher:
             _fail(job, error)
         else:
             if boot_id is not None and boot_id != member.boot_id:
-                # What it serves is known once it has been given the versions again.
+                # Only when it has been given the versions again is it known what it serves.
                 self._left(member, f"it was restarted: boot id {boot_id}, before {member.boot_id}")
             elif not job.result.done():
                 member.note_answer(job.size)
@@ -210,7 +211,7 @@ class Dispatcher:
                 job.result.set_result((answer, member))
 
     def _is_given_again(self, job: _Job, member: Member) -> bool:
-        """Queue a request again whose version the member has lost; False where the pool cannot give it again."""
+        """Queue a request again because the member lost its version; False if the pool cannot give it again."""
         if job.version not in self._versions.folders or job.num_lost >= _TIMES_LOST:
             return False
         member.digests.pop(job.version, None)
@@ -235,7 +236,7 @@ class Dispatcher:
             task.cancel()
 
     def _end(self, job: _Job) -> None:
-        """Leave nothing of a request behind: it was answered, has failed, or nobody waits for it."""
+        """Clean up after a request that was answered, has failed, or that nobody waits for."""
         for member in list(job.tasks):
             self._drop(job, member)
         if job in self._in_flight:

@@ -1,4 +1,4 @@
-"""A request to all servers of a pool at once, which does not wait for one that hangs."""
+"""Waits for requests to all servers of a pool, but not for a server that hangs."""
 
 import asyncio
 import math
@@ -7,20 +7,20 @@ from collections.abc import Collection
 from typing import TypeVar
 
 _TIMES_FIRST = 2.0
-"""The grace period ends after this many times what the first result took."""
+"""The grace period ends after this many times the time that the first result took."""
 _LEAST_S = 1.0
 
 _T = TypeVar("_T")
 
 
 async def first_answers(asked: Collection["asyncio.Task[_T | None]"]) -> list[_T]:
-    """The results that arrive within a grace period of the first; late tasks keep running.
+    """The results that arrive within a grace period after the first; late tasks keep running.
 
     Args:
         asked: A task for each server; a result of None is no answer.
 
     Raises:
-        Exception: What a task raised that ended in time.
+        Exception: The error of a task that ended in time.
     """
     pending, answers = set(asked), list[_T]()
     started_s, deadline_s = time.monotonic(), math.inf

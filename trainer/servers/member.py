@@ -17,14 +17,15 @@ from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncErro
 LOOKED_WITHIN_S = 30.0
 """How long a server may take to say what it is or holds; one that hangs would take ``server.request_timeout_s``."""
 _KEPT = 0.97
-"""Factor on the weight of earlier answers at each new one: the newest 30 or so decide how quick a server is."""
+"""Each new answer multiplies the weight of earlier ones by this, so that about the newest 30 decide how quick a server
+is."""
 
 _T = TypeVar("_T")
 
 
 @dataclass(kw_only=True, eq=False)
 class Member:
-    """A server and what is known of it; only used on the thread of the requests."""
+    """A server and what is known about it; used only on the thread of the requests."""
 
     name: str
     """Its URL."""
@@ -40,9 +41,9 @@ class Member:
     num_groups: int = 0
     """Groups in flight that this process has sent."""
     num_others: int = 0
-    """Groups in flight of other clients, by its newest status."""
+    """Other clients' groups in flight, according to its newest status."""
     busy_s: float = 0.0
-    """Time with work in which it answered `num_answered` groups; in both, newer answers weigh more."""
+    """Seconds with work, in which it answered `num_answered` groups; in both, newer answers weigh more."""
     num_answered: float = 0.0
     event_s: float = 0.0
     """When it last answered, or got work after it had none, on the monotonic clock."""
@@ -51,10 +52,10 @@ class Member:
     since_s: float = 0.0
     """When it left, on the monotonic clock."""
     changes: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One push or activation at a time."""
+    """Allows one push or activation at a time."""
 
     def has_room(self, size: int) -> bool:
-        """Whether our groups with so many more stay within its limit; one without groups of ours is always asked."""
+        """Whether ``size`` more of our groups stay within its limit; without groups of ours it always has room."""
         if self.found is None:
             return False
         most = self.found.limits.max_groups_in_flight
@@ -62,16 +63,19 @@ class Member:
 
     @property
     def num_replicas(self) -> int:
-        """Copies of the model in it."""
+        """How many copies of the model it runs."""
         return 1 if self.found is None else self.found.num_replicas
 
     def note_status(self, status: ServerStatus) -> None:
-        """Keep a status; its groups in flight that are not ours are other clients'."""
+        """Keep a status; groups in flight that are not ours count as other clients'."""
         self.found = status
         self.num_others = max(0, status.groups_in_flight - self.num_groups)
 
     def note_boot(self, status: ServerStatus) -> None:
-        """Forget what an earlier boot was given; what this one lists is compared when it is given."""
+        """Keep a status; after a restart, forget what the earlier boot was given.
+
+        Versions that the new boot lists are compared when they are given to it.
+        """
         if status.boot_id != self.boot_id:
             self.boot_id, self.digests = status.boot_id, {}
             self.busy_s = self.num_answered = 0.0
@@ -85,14 +89,14 @@ class Member:
         self.num_groups += size
 
     def note_answer(self, size: int) -> None:
-        """Learn from an answer how quick it is, while its groups still count as in flight."""
+        """Learn from an answer how quick the server is; called while its groups still count as in flight."""
         now_s = time.monotonic()
         self.busy_s = _KEPT * self.busy_s + now_s - self.event_s
         self.num_answered = _KEPT * self.num_answered + size
         self.event_s = now_s
 
     def note_ended(self, size: int) -> None:
-        """Groups are no longer in flight; the time spent on those that another server answered counts, too."""
+        """Count groups as no longer in flight; time spent on groups that another server answered counts, too."""
         now_s = time.monotonic()
         self.busy_s += now_s - self.event_s
         self.event_s = now_s
@@ -101,7 +105,8 @@ class Member:
     def seconds_a_group(self, now_s: float) -> float | None:
         """Seconds between answered groups while it has work; None before its first answer.
 
-        At least what it would be if all groups in flight were answered now, so that one that hangs counts as slow.
+        It is at least what it would be if all groups in flight were answered now, so that a hanging server counts as
+        slow.
         """
         silent = (now_s - self.event_s) / self.num_groups if self.num_groups else 0.0
         known = self.busy_s / self.num_answered if self.num_answered else None
@@ -118,7 +123,7 @@ class GivenVersions:
         self._digests: dict[int, str] = {}
 
     def note(self, version: int, folder: Path, *, activate: bool) -> None:
-        """A version is to be given to every member."""
+        """Note a version that is to be given to every member."""
         self.folders[version] = folder
         if activate:
             self.active = version
@@ -137,23 +142,23 @@ class GivenVersions:
         again: bool = False,
         is_wanted: Callable[[], bool] = lambda: True,
     ) -> AdapterInfo | None:
-        """Make a member hold a version, and serve it as ``policy`` where it is the active one.
+        """Make a member hold a version, and serve it as ``policy`` if it is the active one.
 
         Args:
             member: The server.
-            version: One that was noted; for others nothing is done.
-            again: Whether to push what the member holds already, which changes nothing there.
-            is_wanted: Whether to push it still, once the pushes before it are done.
+            version: The version; nothing is done for one that was not noted.
+            again: Whether to push even a version that the member holds already, which changes nothing there.
+            is_wanted: Asked once the pushes before this one are done: whether the version is still to be pushed.
 
         Returns:
-            What the server acknowledged; None where nothing was pushed.
+            What the server acknowledged; None if nothing was pushed.
 
         Raises:
-            SyncError: It acknowledges other weights than another member did.
-            ServerError: As `InferenceServer.push_adapter`.
+            SyncError: The member acknowledges other weights than another member did.
+            ServerError: As in `InferenceServer.push_adapter`.
             OSError: The version's files are gone.
         """
-        # What it holds needs no wait for the pushes that it is given.
+        # For a version that the member holds, there is no need to wait for other pushes to it.
         if self._is_held(member, version) and not again:
             return None
         async with member.changes:
@@ -174,7 +179,7 @@ class GivenVersions:
             return info
 
     def _is_held(self, member: Member, version: int) -> bool:
-        """Whether the member has acknowledged it, as ``policy`` where it is the active one."""
+        """Whether the member has acknowledged the version, as ``policy`` if it is the active one."""
         is_named = version != self.active or member.active == version
         return version in member.digests and is_named
 
@@ -182,8 +187,8 @@ class GivenVersions:
         """A version as a member holds it; the member is first given what it does not hold yet or has lost.
 
         Raises:
-            SyncError: As `give`.
-            ServerError: As `InferenceServer.adapter`.
+            SyncError: As in `give`.
+            ServerError: As in `InferenceServer.adapter`.
         """
         await self.give(member, version)
         try:
@@ -197,7 +202,7 @@ class GivenVersions:
 
 
 async def looked_up(call: Callable[[], Awaitable[_T]]) -> _T:
-    """The result of a call that only looks something up, and so takes no server longer than `LOOKED_WITHIN_S`.
+    """The result of a call that only looks something up, for which a server has `LOOKED_WITHIN_S`.
 
     Raises:
         ServerUnreachableError: No answer came in that time.

@@ -1,7 +1,7 @@
-"""Which servers of a pool are asked: who leaves and why, and how it comes back.
+"""Decides which servers of a pool are asked: when a server leaves, and when it comes back.
 
-A server comes (and comes back) once it answers, serves the same as the others, and has acknowledged the versions in
-use. Its own rollouts then prove them, before any of them trains (`trainer.online.proofs`).
+A server joins, or comes back, once it answers, serves the same as the others, and has acknowledged the versions in
+use. Its own rollouts then prove the versions before any of them trains (`trainer.online.proofs`).
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from trainer.servers.dispatch import Dispatcher
 from trainer.servers.member import GivenVersions, Member, looked_up
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
-"""Before a server that is away is tried again, twice as long each time."""
+"""The first and the longest wait before a server that is away is tried again; each wait is twice the one before."""
 TICK_S = 0.25
-"""How often what is late is looked for."""
+"""How often late requests are looked for."""
 _TICKS_A_STATUS = 20
 
 _T = TypeVar("_T")
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Membership:
-    """Owns who is up; everything runs on the loop of the requests."""
+    """Decides which members are up; everything runs on the event loop of the requests."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Membership:
         *,
         give_up_after_s: float,
     ):
-        """Nobody is up before `start`."""
+        """No member is up before `start`."""
         self.num_left = 0
         self._members = members
         self._versions = versions
@@ -57,7 +57,7 @@ class Membership:
         return [member for member in self._members if member.is_up]
 
     def start(self) -> None:
-        """Begin to ask all servers what they are."""
+        """Begin to ask all servers for their status."""
         self._none_since_s = time.monotonic()
         for member in self._members:
             member.since_s = self._none_since_s
@@ -65,7 +65,7 @@ class Membership:
         self.keep(asyncio.create_task(self._watch()))
 
     async def stop(self) -> None:
-        """End what runs beside the requests."""
+        """End the tasks that run beside the requests."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -77,14 +77,14 @@ class Membership:
         task.add_done_callback(self._tasks.discard)
 
     def started(self, work: Iterable[Coroutine[Any, Any, _T]]) -> "list[asyncio.Task[_T]]":
-        """Tasks that run as with `keep`."""
+        """Start tasks that run as with `keep`."""
         tasks = [asyncio.create_task(each) for each in work]
         for task in tasks:
             self.keep(task)
         return tasks
 
     async def refresh(self, member: Member) -> ServerStatus | None:
-        """The status of a server that is up, as of now; None where it has left."""
+        """The current status of a server that is up; None if it has left."""
         since_s = member.since_s
         try:
             status = await looked_up(member.client.status)
@@ -105,7 +105,7 @@ class Membership:
 
         Raises:
             TrainerError: At the start, a server does not fit.
-            ServerUnreachableError: None is up, for too long.
+            ServerUnreachableError: No server has been up for too long.
         """
         await self._settled.wait()
         if self._unfit is not None:
@@ -115,7 +115,7 @@ class Membership:
         raise self._given_up()
 
     def leave(self, member: Member, why: str) -> None:
-        """A server gave no good answer: it is asked no more until it is back, and others do its work."""
+        """Stop asking a server that gave no good answer, until it is back; others do its work."""
         if not member.is_up:
             return
         member.is_up, member.why, member.since_s = False, why, time.monotonic()
@@ -151,10 +151,10 @@ class Membership:
         why = str(error)
         away = isinstance(error, ServerUnreachableError)
         if is_first and not away and isinstance(error, TrainerError):
-            # Before anything is trained, what does not fit is the user's to mend.
+            # Before anything is trained, a server that does not fit is an error that the user has to fix.
             self._unfit = self._unfit or error
         elif is_first or not (away or why == member.why):
-            # Once for each reason, not for each try; that a server is still away is no news.
+            # Logged once for each reason, not for each try, and not for a server that is merely still away.
             _log.warning('event=server_not_asked server=%s reason="%s"', member.name, why)
         member.why = why
 
@@ -167,7 +167,7 @@ class Membership:
         was, away_s = member.boot_id, time.monotonic() - member.since_s
         member.note_boot(status)
         given: list[int] = []
-        # More may come into use while these are given.
+        # More versions may come into use while these are given.
         while missing := sorted(self.in_use() - member.digests.keys()):
             for version in missing:
                 await self._versions.give(member, version)
@@ -186,12 +186,12 @@ class Membership:
         self._dispatcher.schedule()
 
     def in_use(self) -> set[int]:
-        """The versions that every server needs: the active one, and those of requests."""
+        """The versions that every server needs: the active one, and those that requests ask for."""
         asked = self._dispatcher.versions_asked | {self._versions.active or 0}
         return asked & self._versions.folders.keys()
 
     def _update_settled(self) -> None:
-        """Let those who wait for a server go on once one is up or there is no hope of one; else let them wait."""
+        """Let callers of `wait` go on once a server is up or none can be expected any more; else let them wait."""
         if not self._untried and (self.up or self._unfit is not None or self._is_over()):
             self._settled.set()
         else:
@@ -208,7 +208,7 @@ class Membership:
         )
 
     async def _watch(self) -> None:
-        """Look for what is late, for newer statuses, and for the end of patience."""
+        """Look for late requests and newer statuses, and give up once no server has been up for too long."""
         tick = 0
         while True:
             await asyncio.sleep(TICK_S)

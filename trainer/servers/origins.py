@@ -1,4 +1,4 @@
-"""Which of several servers, or of the replicas of one, made which groups."""
+"""Tells which of several servers, or which replica of a server, made which groups."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,15 +10,15 @@ class Origin(NamedTuple):
     """One copy of the model, a server or a replica of one; each is proven by its own completions."""
 
     server: str | None = None
-    """Its URL; None where there is one server."""
+    """The server's URL; None if there is only one server."""
     boot_id: str | None = None
-    """Of one of several servers: once restarted, it has to be proven anew."""
+    """The boot id of one of several servers, since a restarted server has to be proven anew."""
     replica: int | None = None
-    """Of a server that has several (data parallelism)."""
+    """The number of the replica, if the server has several (data parallelism)."""
 
     @property
     def label(self) -> str:
-        """How messages name it; empty where there is one server without replicas."""
+        """Its name in messages; empty for a single server without replicas."""
         replica = "" if self.replica is None else f"replica {self.replica}"
         return ", ".join(filter(None, (self.server, replica)))
 
@@ -40,7 +40,7 @@ def by_origin(groups: Sequence[ScoredGroup]) -> dict[Origin, list[ScoredGroup]]:
 
 
 def replicas_of(origin: Origin, num_replicas: int) -> list[Origin]:
-    """A server's replicas; the server itself where it has one."""
+    """A server's replicas; the server itself if it has only one."""
     if num_replicas == 1:
         return [origin]
     return [origin._replace(replica=replica) for replica in range(num_replicas)]

@@ -12,7 +12,7 @@ _LOOK_EVERY_S = 0.5
 
 
 class PinnedServer:
-    """A server until it leaves the pool or is restarted; made by `ServerPool.only`."""
+    """One server of a pool, until it leaves the pool or is restarted; made by `ServerPool.only`."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class PinnedServer:
         versions: GivenVersions,
         generate: Callable[[ArmsRequest], Awaitable[ArmsResponse]],
     ):
-        """``generate`` is the pool's, which asks this server alone."""
+        """``generate`` is the pool's method, limited to this server."""
         self._member, self._versions, self._generate = member, versions, generate
         self._boot_id = member.boot_id
 

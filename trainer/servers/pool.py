@@ -1,8 +1,8 @@
-"""Several inference servers that stand where one does: `ServerPool` is an `InferenceServer`.
+"""Several inference servers in the place of one: `ServerPool` is an `InferenceServer`.
 
-Every server is given every version, and each group is asked of one of them. The pool has one boot id of its own:
+Every server is given every version, and one of them is asked for each group. The pool has one boot id of its own:
 a server that restarts leaves, and comes back with the versions in use, without the caller noticing. A group says
-who made it (`ServedGroup`), so that each server's own rollouts prove what it serves.
+which server made it (`ServedGroup`), so that each server's own rollouts prove what it serves.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from trainer.servers.pinned_server import PinnedServer
 
 _BOOT_ID = "several"
 _QUESTIONS_A_PIECE = 8
-"""Of greedy answers: small enough to be spread over the servers."""
+"""How many greedy answers are requested at once: few enough to spread the requests over the servers."""
 
 _T = TypeVar("_T")
 
@@ -40,8 +40,8 @@ class ServerPool:
         """Nothing is sent before the block is entered.
 
         Args:
-            clients: Of the servers, by URL; each gives up within about a second.
-            give_up_after_s: How long to go on where no server is there.
+            clients: The servers' clients, by URL; each gives up within about a second.
+            give_up_after_s: How long to go on while no server is up.
         """
         self._members = [Member(name=name, client=client) for name, client in clients.items()]
         self._versions = GivenVersions()
@@ -54,7 +54,7 @@ class ServerPool:
         )
 
     async def __aenter__(self) -> Self:
-        """Open the connections and begin to ask the servers what they are."""
+        """Open the connections and begin to ask the servers for their status."""
         for member in self._members:
             member.client = await self._stack.enter_async_context(member.client)
         self._membership.start()
@@ -72,7 +72,7 @@ class ServerPool:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """How many servers are asked, how often one has left, and how many requests went to a second one."""
+        """How many servers are asked, how often a server has left, and how many requests went to a second server."""
         return {
             "servers/up": len(self._membership.up),
             "servers/left": self._membership.num_left,
@@ -89,10 +89,10 @@ class ServerPool:
         ]
 
     def only(self, origin: Origin) -> PinnedServer:
-        """One of the servers alone, to prove what it serves.
+        """One server of the pool, to prove what it serves.
 
         Raises:
-            ServerUnreachableError: It has left, or was restarted.
+            ServerUnreachableError: The server has left, or was restarted.
         """
         for member in self._membership.up:
             if (member.name, member.boot_id) == (origin.server, origin.boot_id):
@@ -102,7 +102,7 @@ class ServerPool:
         )
 
     async def status(self) -> ServerStatus:
-        """What the servers are together and which versions all of them hold.
+        """One status for all servers, with the versions that all of them hold.
 
         Raises:
             UsageError: At the start of a run, two of them differ.
@@ -110,13 +110,13 @@ class ServerPool:
         while True:
             members = await self._membership.wait()
             await first_answers(self._membership.started(map(self._membership.refresh, members)))
-            # Of one that is late, what it said last.
+            # For a server that is late, its last status is used.
             if up := [m.found for m in members if m.is_up and m.found is not None]:
                 found = [m.found for m in self._members if m.found is not None]
                 return together(up, _BOOT_ID, max(status.next_version for status in found))
 
     async def generate(self, request: ArmsRequest, *, only: Member | None = None) -> ArmsResponse:
-        """A group of arms for each question of a request, of one server."""
+        """A group of arms for each question of a request, all from one server."""
 
         async def send(client: InferenceServer) -> tuple[ArmsResponse, str]:
             response = await client.generate(request)
@@ -139,7 +139,7 @@ class ServerPool:
     async def complete(
         self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        """Greedy answers of a version, or of the base model where None, in order."""
+        """Greedy answers of a version, in order; None asks the base model."""
 
         async def piece(part: list[str]) -> list[TextCompletion]:
             async def send(client: InferenceServer) -> tuple[list[TextCompletion], None]:
@@ -157,7 +157,7 @@ class ServerPool:
     async def push_adapter(
         self, version: int, folder: Path, *, activate: bool = True
     ) -> AdapterInfo:
-        """Give every server a version; a slow one is given it while the others are asked already."""
+        """Give every server a version; a slow server is still given it while the others are already asked."""
         await self._membership.wait()
         before = self._versions.active
         self._versions.note(version, folder, activate=activate)
@@ -191,7 +191,7 @@ class ServerPool:
             return None
 
     async def adapter(self, version: int) -> AdapterInfo:
-        """A version as the servers hold it; if their digests differ, one that differs from the first."""
+        """A version as the servers hold it; if their digests differ, an answer that differs from the first."""
         while True:
             members = await self._membership.wait()
             holding = [m for m in members if version in m.digests] or members
@@ -209,7 +209,7 @@ class ServerPool:
         return await self.push_adapter(version, folder)
 
     async def _try(self, member: Member, call: Callable[[], Awaitable[_T]]) -> _T | None:
-        """What a call returns; None where the member gave no good answer, which makes it leave."""
+        """What a call returns; None if the member gave no good answer, which makes it leave."""
         try:
             return await looked_up(call)
         except ServerRejectedError:
