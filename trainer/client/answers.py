@@ -1,4 +1,4 @@
-"""What is taken from a server's answer: bodies of bounded size, and headers that can be wrong."""
+"""Reads a server's answers: bodies of bounded size, and headers that may be wrong."""
 
 import re
 from collections.abc import AsyncIterator
@@ -12,22 +12,22 @@ from trainer.config.safe_text import safe_line
 from trainer.errors import ServerRejectedError
 
 MAX_BODY_BYTES = 64 * 2**20
-"""Of an answer whose size does not depend on what was asked."""
+"""The most bytes of an answer whose size does not depend on what was asked."""
 ACCEPTED_ENCODINGS = "gzip, deflate, zstd"
-"""A small piece of theirs grows by a known factor at most, and so is measured as it comes."""
+"""Encodings in which a small piece grows at most by a known factor, so that the size can be checked piece by piece."""
 _SLICE_BYTES = 256
-"""Decompressed at a time; zstd makes 128 KiB of 4 bytes."""
+"""How many bytes are decompressed at a time; zstd makes 128 KiB out of 4 bytes."""
 _MAX_RETRY_AFTER_S = 60.0
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SHOWN_CHARS = 200
 
 
 class InvalidAnswerError(Exception):
-    """An answer that is incomplete, or not of a Regime W server; only raised inside the retry loop."""
+    """An answer that is incomplete, or not from a Regime W server; only raised inside the retry loop."""
 
 
 def retry_after_s(response: httpx.Response) -> float:
-    """How long a response asks to wait, at most a minute; 0 where it does not say it in seconds."""
+    """How long a response asks to wait, at most a minute; 0 if it does not say so in seconds."""
     given = response.headers.get("Retry-After", "").strip()
     return min(float(given), _MAX_RETRY_AFTER_S) if _SECONDS.fullmatch(given) else 0.0
 
@@ -36,7 +36,7 @@ async def read_body(response: httpx.Response, max_bytes: int) -> AsyncIterator[b
     """The pieces of a body, decompressed.
 
     Raises:
-        InvalidAnswerError: It is longer, or compressed in a way that was not asked for.
+        InvalidAnswerError: The body is longer, or compressed in a way that was not asked for.
     """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", *ACCEPTED_ENCODINGS.split(", ")):
@@ -50,7 +50,7 @@ async def read_body(response: httpx.Response, max_bytes: int) -> AsyncIterator[b
 
 
 def _decompressed(response: httpx.Response, encoding: str) -> AsyncIterator[bytes]:
-    """The pieces of a body, none of which was more than `_SLICE_BYTES` before."""
+    """The decompressed pieces of a body; no compressed piece has more than `_SLICE_BYTES`."""
     if encoding in ("identity", "") or response.is_stream_consumed:
         return response.aiter_bytes()
 
@@ -65,7 +65,7 @@ def _decompressed(response: httpx.Response, encoding: str) -> AsyncIterator[byte
 
 
 def rejection(response: httpx.Response) -> ServerRejectedError:
-    """The error that a response is, with a message that may be shown."""
+    """The error that a response stands for, with a message that is safe to show."""
     try:
         error = ErrorResponse.model_validate_json(response.content).error
         message, param = safe_line(error.message), error.param

@@ -1,4 +1,4 @@
-"""The server's HTTP API as typed, async calls; `trainer.client.http` sends them again where they fail."""
+"""The server's HTTP API as typed, async calls; `trainer.client.http` sends them again if they fail."""
 
 import asyncio
 from collections.abc import Mapping
@@ -31,13 +31,13 @@ from trainer.client.response_checks import flaw_in_groups
 from trainer.config.sections import ServerConfig
 
 _QUESTIONS_PER_REQUEST = 64
-"""Of greedy answers; all requests are sent at once."""
+"""The most questions of a request for greedy answers; all requests are sent at once."""
 _HEARTBEAT_S = 10.0
 """How often the server shows that it still generates: well within the 60 s after which many proxies end an
 idle connection."""
 _MIN_HEARTBEAT_S = 0.1
 _BYTES_OF_A_TOKEN = 256
-"""Of an answer: a token's id, its logprob and its text, generously."""
+"""A generous size of one token in an answer: its id, its logprob and its text."""
 
 
 class ArmsClient:
@@ -95,14 +95,14 @@ class ArmsClient:
             "/v1/arms/generate",
             streamed=True,
             max_bytes=_longest_answer(request),
-            # Not in the body: a server that knows no heartbeats refuses unknown fields.
+            # Not in the body, where a server that does not know heartbeats would refuse it as an unknown field.
             params={"heartbeat_s": self._heartbeat_s},
             content=body,
             headers={"Content-Type": "application/json"},
         )
 
     def _read_groups(self, request: ArmsRequest, response: httpx.Response) -> ArmsResponse:
-        """The groups of one good answer; a proxy may have undone the stream."""
+        """The groups of one good answer; a proxy may have joined the stream into a single body."""
         if NDJSON not in response.headers.get("Content-Type", ""):
             return self._http.parse(ArmsResponse, response)
         try:
@@ -119,10 +119,10 @@ class ArmsClient:
     async def complete(
         self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        """Greedy answers of a version, or of the base model where None, in order.
+        """Greedy answers of a version, in order; None asks the base model.
 
         Raises:
-            LostError: The server aborted one.
+            LostError: The server aborted an answer.
         """
         requests = [
             ArmsRequest(
@@ -151,7 +151,7 @@ class ArmsClient:
     async def push_adapter(
         self, version: int, folder: Path, *, activate: bool = True
     ) -> AdapterInfo:
-        """Make the server hold an adapter folder as an immutable version, and serve it as ``policy``."""
+        """Make the server hold an adapter folder as an immutable version; with ``activate``, also as ``policy``."""
         body = await asyncio.to_thread(self._upload, folder)
         return await self._http.send(
             AdapterInfo,
@@ -196,5 +196,5 @@ def _longest_answer(request: ArmsRequest) -> int:
 
 
 def _greedy_arm(system_prompt: str) -> ArmSpec:
-    """An arm for a greedy request, which reads of it the system prompt alone."""
+    """An arm for a greedy request, which uses only the arm's system prompt."""
     return ArmSpec(name="greedy", system_prompt=system_prompt, temperature=1.0, top_p=1.0)

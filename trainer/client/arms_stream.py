@@ -1,4 +1,4 @@
-"""A streamed answer to an arms request: groups as they were finished, empty lines between, usage at the end."""
+"""Reads a streamed answer to an arms request: groups as they were finished, empty lines between, usage at the end."""
 
 from http import HTTPStatus
 
@@ -12,7 +12,7 @@ def read_stream(request: ArmsRequest, content: bytes) -> ArmsResponse | httpx.Re
     """The groups in the order of the request's questions, or the error that ended the stream as a response.
 
     Raises:
-        ValidationError: It is not whole.
+        ValidationError: The stream is incomplete, or has lines of another kind.
     """
     *lines, last = [line for line in content.split(b"\n") if line] or [b""]
     if last.startswith(b'{"error"'):

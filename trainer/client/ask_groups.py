@@ -1,7 +1,7 @@
-"""The one way to ask for groups of arms: of one version, and again until they are whole.
+"""The only way to ask for groups of arms: one version is asked, again and again until the groups are whole.
 
-Enters: a request. Leaves: groups without aborted completions. A completion that the server aborted or
-lost is neither right nor wrong: it is asked for again with the same seed, never scored.
+A request goes in; groups without aborted completions come out. A completion that the server aborted or
+lost is neither right nor wrong: it is asked for again with the same seed, and never scored.
 """
 
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,8 @@ from trainer.data.sources import Record
 from trainer.errors import ServerError, ServerUnreachableError
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 30.0
-"""Before a lost request is sent again: many are lost at once, and a server that loses all needs rest."""
+"""The shortest and the longest wait before a lost request is sent again: many are lost at once, and a server that loses
+them all needs rest."""
 
 _T = TypeVar("_T")
 
@@ -33,7 +34,7 @@ class LostError(Exception):
 
 
 def policy_of(version: int | None) -> Literal["base"] | int:
-    """What a request names as its policy to ask a version, or the base model where None."""
+    """What a request names as its policy in order to ask a version; None asks the base model."""
     return "base" if version is None else version
 
 
@@ -45,8 +46,8 @@ def group_request(
     Args:
         record: The question; its answer is not sent.
         rollout: Arms, samples and length.
-        version: Whom to ask; None is the base model.
-        seed: The server mixes in the question, the arm and the sample.
+        version: The version to ask; None asks the base model.
+        seed: The server mixes the question, the arm and the sample into it.
     """
     return ArmsRequest(
         questions=[Question(id=record.id, question=record.question)],
@@ -57,7 +58,7 @@ def group_request(
         stop=rollout.stop,
         seed=seed,
         policy=policy_of(version),
-        # Somebody who asks the policy a question must not wait for a whole batch.
+        # A lower priority, so that somebody who asks the policy a question does not wait for a whole batch.
         priority=Priority.ROLLOUT,
     )
 
@@ -66,8 +67,8 @@ async def ask_groups(server: GroupServer, request: ArmsRequest) -> tuple[list[Ar
     """The groups of a request, and the boot id of the server that generated them.
 
     Raises:
-        LostError: The server aborted one.
-        ServerError: One is of another version than the one asked for, or they never came.
+        LostError: The server aborted a group.
+        ServerError: A group comes from another version than the one asked for, or no groups came.
     """
     asked = None if request.policy == "base" else request.policy
     response = await server.generate(request)
@@ -92,7 +93,7 @@ async def ask_again(ask: Callable[[], Awaitable[_T]], *, give_up_after_s: float)
         The result, and how often it was lost before.
 
     Raises:
-        ServerUnreachableError: It was lost again and again.
+        ServerUnreachableError: The result was lost again and again for that long.
     """
     patience, num_lost = Patience(give_up_after_s), 0
 

@@ -1,4 +1,4 @@
-"""Does a server fit a run? Checked before anything is asked of it."""
+"""Checks whether a server fits a run, before anything else is asked of it."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
     """Refuse a server whose limits a later step would exceed.
 
     Raises:
-        UsageError: Names the setting and the server's flag.
+        UsageError: A limit is too low; the message names the setting and the server's flag.
     """
     limits = status.limits
     if config.rollout.prompt_format == "chat" and status.has_chat_template is False:
@@ -49,10 +49,10 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
 
 
 def check_base(status: ServerStatus, policy: PolicyConfig) -> None:
-    """Refuse a server of another base model, where both sides have its files.
+    """Refuse a server with another base model, if both sides have the model's files.
 
     Raises:
-        UsageError: Names both, and the settings.
+        UsageError: The models differ; the message names both, and the settings.
     """
     found = compare_base(status, policy)
     if found.is_same is False:
@@ -61,14 +61,14 @@ def check_base(status: ServerStatus, policy: PolicyConfig) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class BaseComparison:
-    """What is known of the base model that a server serves."""
+    """What is known about the base model that a server serves."""
 
     is_same: bool | None
-    """Whether its weights are the trainer's; None where that cannot be told from files."""
+    """Whether its weights are the trainer's; None if the files cannot tell."""
     text: str
-    """What is served, and what of it was compared."""
+    """What is served, and what was compared."""
     advice: str = ""
-    """The settings to mend, where it is another one."""
+    """The settings to change, if it is another model."""
 
 
 def compare_base(status: ServerStatus, policy: PolicyConfig) -> BaseComparison:
@@ -107,7 +107,8 @@ def compare_base(status: ServerStatus, policy: PolicyConfig) -> BaseComparison:
 def base_field(first: ServerStatus, second: ServerStatus) -> str:
     """The field that says whether two servers have the same base model.
 
-    Its path or name may be written in several ways, and another model may lie there; what is in it tells.
+    A path or a name can be written in several ways, and another model may lie there, so that the fingerprint of the
+    files is compared if both servers have one.
     """
     has_both = first.base_fingerprint is not None and second.base_fingerprint is not None
     return "base_fingerprint" if has_both else "base_model"

@@ -1,8 +1,8 @@
-"""HTTP requests with deadlines and retries; knows nothing of what is asked.
+"""HTTP requests with deadlines and retries; knows nothing about what is asked.
 
-A request is sent again after whatever may pass: no connection, a broken one, no progress for
-``server.request_timeout_s``, status 5xx, a full server, a body that is incomplete or of another program.
-Progress is the whole answer, or of a streamed one each line.
+A request is sent again after any failure that may pass: no connection, a broken one, no progress for
+``server.request_timeout_s``, status 5xx, a full server, a body that is incomplete or comes from another program.
+Progress means the whole answer or, if the answer is streamed, each line.
 """
 
 import asyncio
@@ -29,9 +29,9 @@ from trainer.errors import ServerError, ServerUnreachableError
 
 _CONNECT_TIMEOUT_S = 5.0
 _LONGEST_ANSWER_S = 7200.0
-"""After which a stream is broken off, however lively: twice the default of the server's max_request_s."""
+"""A stream is broken off after this time, whatever its progress: twice the default of the server's max_request_s."""
 _HEADERS_READ = ("content-type", "retry-after")
-# httpx offers every waiting request the same idle connection: of many at once, each tries them all.
+# httpx offers the same idle connections to every waiting request: if there are many, each request tries them all.
 _MAX_IDLE_CONNECTIONS = 4
 
 _T = TypeVar("_T")
@@ -76,29 +76,29 @@ class RetryingHTTP:
 
         Args:
             config: Where the server is, its key and the deadlines.
-            transport: What carries the requests; the network where None.
-            logs_outages: Whether a server that fails gets log lines from here.
-            full_for_s: How long to keep trying a server that answers 429 (full); ``give_up_after_s`` where None.
+            transport: What carries the requests; None means the network.
+            logs_outages: Whether to log when a server fails.
+            full_for_s: How long to keep trying a server that answers 429 (full); None means ``give_up_after_s``.
         """
         self._url = config.url
         self._give_up_after_s = config.give_up_after_s
         self._full_for_s = config.give_up_after_s if full_for_s is None else full_for_s
         self._timeout_s = config.request_timeout_s
         self._outage = Outage(config.give_up_after_s, is_logged=logs_outages)
-        # Others can grow without a limit before they are measured.
+        # In other encodings, a body could grow without limit before its size can be checked.
         headers = {"Accept-Encoding": ACCEPTED_ENCODINGS}
         host = httpx.URL(config.url).host
         is_local = is_loopback(host) or host.endswith(".localhost")
         if config.api_key is not None:
             headers["Authorization"] = f"Bearer {config.api_key.get_secret_value()}"
         if is_local:
-            # Compressing costs both sides more than loopback takes to carry it.
+            # Compression costs both sides more time than loopback takes to carry uncompressed data.
             headers["Accept-Encoding"] = "identity"
         self._http = httpx.AsyncClient(
             base_url=config.url,
             headers=headers,
             transport=transport,
-            # A proxy of the environment's has no business with this machine's own traffic, nor with the key.
+            # A proxy from the environment must see neither this machine's own traffic nor the key.
             trust_env=not is_local,
             timeout=httpx.Timeout(config.request_timeout_s, connect=_CONNECT_TIMEOUT_S),
             limits=httpx.Limits(
@@ -134,8 +134,8 @@ class RetryingHTTP:
 
         Args:
             read: Turns a response into the result; raises `InvalidAnswerError` to have it sent again.
-            method: HTTP's.
-            path: Below ``server.url``.
+            method: The HTTP method.
+            path: The path below ``server.url``.
             streamed: Whether each line of the answer is progress, empty ones included.
             max_bytes: The longest answer that is read.
             options: As `httpx.AsyncClient.request` takes them.
@@ -161,8 +161,8 @@ class RetryingHTTP:
     async def _receive(
         self, method: str, path: str, options: Mapping[str, Any], *, streamed: bool, max_bytes: int
     ) -> httpx.Response:
-        """One answer, whole; raises TimeoutError where there is no progress."""
-        # httpx's timeout restarts with every byte; this one with nothing, or with every line.
+        """One whole answer; raises TimeoutError if there is no progress."""
+        # httpx's timeout restarts with every byte; this one does not restart or, in a stream, with every line.
         async with (
             asyncio.timeout(self._timeout_s) as deadline,
             self._http.stream(method, path, **options) as response,
@@ -182,7 +182,7 @@ class RetryingHTTP:
         """A response's content.
 
         Raises:
-            InvalidAnswerError: It is not a ``body``.
+            InvalidAnswerError: The content is not a valid ``body``.
         """
         try:
             return body.model_validate_json(response.content)
@@ -195,7 +195,7 @@ class RetryingHTTP:
         for_failing, for_full = Patience(self._give_up_after_s), Patience(self._full_for_s)
 
         def wait_before_retry(error: Exception) -> bool | float:
-            """Whether a request may be sent again, or after how many seconds the server wants it."""
+            """Whether a request may be sent again, or how many seconds the server asks to wait before that."""
             if not isinstance(error, _TRANSIENT):
                 return False
             is_full = isinstance(error, _FullError)

@@ -1,7 +1,7 @@
 """The model that a command asks: the base, a served version, or an adapter folder that is uploaded.
 
-Enters: ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's folder (its newest
-adapter). Leaves: the version to ask for.
+The user names ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's folder (for its newest
+adapter); the result is the version to ask for.
 """
 
 import os
@@ -36,9 +36,9 @@ class ModelSpec:
     """A model by name or by folder."""
 
     what: str
-    """As the user wrote it."""
+    """The model as the user wrote it."""
     folder: Path | None
-    """The adapter folder; None where `what` names a served model."""
+    """The adapter folder; None if `what` names a served model."""
 
     @classmethod
     def parse(cls, what: str, *, field: str) -> "ModelSpec":
@@ -61,7 +61,7 @@ class ModelSpec:
         return cls(what=what, folder=folder)
 
     def served_version(self, status: ServerStatus, *, field: str) -> int | None:
-        """The version to ask for, None for the base; only of a model without a folder.
+        """The version to ask for, None for the base; only for a model without a folder.
 
         ``policy`` is resolved to the version that is active now, because it may move meanwhile.
 
@@ -83,8 +83,8 @@ class ModelSpec:
 
 @asynccontextmanager
 async def uploaded(client: AdapterServer, folder: Path) -> AsyncIterator[int]:
-    """An adapter folder as a served version within the block; ``policy`` does not move to it."""
-    # Somebody else, such as a run in progress, may take the number in between.
+    """Serve an adapter folder as a version within the block; ``policy`` does not move to it."""
+    # Another client, such as a run in progress, may take the number in between.
     async for attempt in stamina.retry_context(on=_is_conflict, attempts=_NUM_PUSHES):
         with attempt:
             version = (await client.status()).next_version
@@ -92,8 +92,8 @@ async def uploaded(client: AdapterServer, folder: Path) -> AsyncIterator[int]:
     try:
         yield version
     finally:
-        # What was answered counts, and an error of the block is the one to report. A version that
-        # stays is retired by the server for a newer one, as one of a killed command is.
+        # A failed removal must not discard the answers or hide an error of the block. The server later
+        # retires a version that stays for a newer one, as it does after a killed command.
         with suppress(ServerError):
             await _remove(client, version)
 

@@ -16,9 +16,9 @@ class TextCompletion:
 
     text: str
     num_tokens: int
-    """The token that ended it included."""
+    """Includes the token that ended it."""
     truncated: bool
-    """The token limit ended it."""
+    """Whether the token limit ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class GreedyPrompt:
 
 
 class GroupServer(Protocol):
-    """What generates groups: a server, or one of several."""
+    """Something that generates groups: a server, or one of several."""
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
         """A group of arms for each question of a request, in order."""
@@ -44,8 +44,8 @@ class InferenceServer(Protocol):
     Every request may be repeated: generation has no side effect, a push of the same digest is a no-op,
     activation is idempotent.
 
-    Errors of every method: `ServerRejectedError` where the request is at fault,
-    `ServerUnreachableError` where no good answer came in time, `ServerError` where the answer was not
+    Every method may raise `ServerRejectedError` if the request is at fault,
+    `ServerUnreachableError` if no good answer came in time, and `ServerError` if the answer was not
     what its schema says.
     """
 
@@ -69,22 +69,22 @@ class InferenceServer(Protocol):
     async def complete(
         self, version: int | None, questions: list[str], prompt: GreedyPrompt
     ) -> list[TextCompletion]:
-        """Greedy answers of a version, or of the base model where None, in order."""
+        """Greedy answers of a version, in order; None asks the base model."""
 
     async def push_adapter(
         self, version: int, folder: Path, *, activate: bool = True
     ) -> AdapterInfo:
-        """Make the server hold an adapter folder as an immutable version, and serve it as ``policy``."""
+        """Make the server hold an adapter folder as an immutable version; with ``activate``, also as ``policy``."""
 
     async def adapter(self, version: int) -> AdapterInfo:
-        """A version as the server holds it; rejected with 404 where it holds none."""
+        """A version as the server holds it; rejected with 404 if the server does not hold it."""
 
     async def activate_adapter(self, version: int) -> AdapterInfo:
         """Make ``policy`` name a version that the server holds, newer or older."""
 
 
 class AdapterServer(InferenceServer, Protocol):
-    """One server, of which versions can be removed too."""
+    """A server from which versions can also be removed."""
 
     async def delete_adapter(self, version: int) -> None:
         """Remove a version that is neither active nor in use."""

@@ -25,7 +25,7 @@ class RequestThread:
         return self._portal.call(function, *args)
 
     def start(self, function: Callable[..., Awaitable[_T]], *args: object) -> Future[_T]:
-        """Run a coroutine function; the future has its result, and cancels it."""
+        """Run a coroutine function; the future gets its result, and cancelling the future cancels it."""
         return self._portal.start_task_soon(function, *args)
 
 

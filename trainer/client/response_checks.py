@@ -1,4 +1,4 @@
-"""Is an answer complete? A proxy or a dying server can hand over less than was asked for.
+"""Checks whether an answer is complete: a proxy or a dying server can return less than was asked for.
 
 An incomplete answer is asked for again, and never scored.
 """
@@ -16,7 +16,7 @@ from inference_server.wire.schemas import (
 
 
 def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:
-    """What is missing from, or wrong with, the groups of an answer; None where it is complete.
+    """What is missing from the groups of an answer, or wrong with them; None if the answer is complete.
 
     Args:
         request: What was asked.
@@ -56,5 +56,5 @@ def _flaw_in_tokens(arm: ArmCompletion, max_tokens: int) -> str | None:
     if not (arm.token_ids and arm.prompt_token_ids):
         return "no tokens"
     if not all(math.isfinite(logprob) and logprob <= MAX_LOGPROB for logprob in arm.logprobs):
-        return "a logprob that is none"
+        return "a logprob that is not a valid number"
     return None

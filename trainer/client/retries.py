@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class Patience:
-    """A deadline that starts with the first failure, so that what goes well costs none of it."""
+    """A deadline whose clock starts with the first failure, so that time without failures does not count."""
 
     def __init__(self, give_up_after_s: float):
         """Nothing has failed yet."""
