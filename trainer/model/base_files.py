@@ -138,7 +138,7 @@ def load_tokenizer(base_model: str) -> Any:
         if token_id is not None and num_embeddings is not None and token_id >= num_embeddings:
             raise UsageError(
                 f"{_FIELD} {base_model}: the tokenizer's {name} token has the id {token_id}, but the model "
-                f"has embeddings for {num_embeddings} tokens; they are not of one model"
+                f"has embeddings for {num_embeddings} tokens; they belong to different models"
             )
     return tokenizer
 
