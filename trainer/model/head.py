@@ -34,10 +34,10 @@ class _Float32Logits(torch.autograd.Function):
         return float32_product(states, weight)
 
     @staticmethod
-    def backward(ctx: Any, of_logits: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_logits: Tensor) -> tuple[Tensor, None]:
         """[n, H] a product in the head's dtype, which accumulates in float32."""
         (weight,) = ctx.saved_tensors
-        return of_logits.to(weight.dtype) @ weight, None
+        return grad_logits.to(weight.dtype) @ weight, None
 
 
 def float32_product(states: Tensor, weight: Tensor) -> Tensor:

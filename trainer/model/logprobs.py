@@ -146,20 +146,20 @@ class _RecomputedLogprobs(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, of_logprobs: Tensor, of_entropy: Tensor
+        ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor
     ) -> tuple[Tensor, None, None, None]:
         """A logit's gradient: (1 at the sampled token, else 0, minus its probability) / temperature."""
         states, weight, temperature, token_ids, *log_sum = ctx.saved_tensors
         if states.is_cuda:
-            of_logits = triton_module("softmax").logprobs_gradient(
+            grad_logits = triton_module("softmax").logprobs_gradient(
                 float32_product(states, weight),
-                *(temperature, token_ids, *log_sum, of_logprobs, weight.dtype),
+                *(temperature, token_ids, *log_sum, grad_logprobs, weight.dtype),
             )
-            return of_logits @ weight, None, None, None
-        scale = (of_logprobs / temperature).unsqueeze(-1)
-        of_logits = _log_softmax(states, weight, temperature).exp_().mul_(-scale)
-        of_logits.scatter_add_(-1, token_ids.unsqueeze(-1), scale)
-        return of_logits.to(weight.dtype) @ weight, None, None, None
+            return grad_logits @ weight, None, None, None
+        scale = (grad_logprobs / temperature).unsqueeze(-1)
+        grad_logits = _log_softmax(states, weight, temperature).exp_().mul_(-scale)
+        grad_logits.scatter_add_(-1, token_ids.unsqueeze(-1), scale)
+        return grad_logits.to(weight.dtype) @ weight, None, None, None
 
 
 def _log_softmax(states: Tensor, weight: Tensor, temperature: Tensor) -> Tensor:

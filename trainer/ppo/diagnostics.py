@@ -19,7 +19,7 @@ class UpdateMetrics:
     """
 
     policy_loss: float
-    """As minimised: the mean over mini-batches."""
+    """The loss that is minimised: the mean over mini-batches."""
     value_loss: float = math.nan
     approx_kl: float
     """KL of the policy from the version that generated, nats per token: the mean over mini-batches,
@@ -34,14 +34,14 @@ class UpdateMetrics:
     """KL to the reference by ``ppo.kl_estimator``, nats per completion."""
     kl_coef: float
     explained_variance: float = math.nan
-    """Over the tokens that train."""
+    """Measured over the tokens that train."""
     advantage_mean: float
     advantage_std: float
     value_mean: float = math.nan
     return_mean: float = math.nan
     importance_weight_mean: float
     effective_sample_size: float
-    """Of the importance weights, as a fraction of the tokens."""
+    """That of the importance weights, as a fraction of the tokens."""
     sequence_masked: float
     """Fraction of the completions that ``ppo.sequence_mask`` left out of the policy loss."""
     logprob_mismatch: float
@@ -53,9 +53,9 @@ class UpdateMetrics:
     policy_grad_norm: float
     critic_grad_norm: float = math.nan
     num_optimizer_steps: int
-    """Mini-batches that were applied."""
+    """How many mini-batches were applied."""
     skipped_updates: float
-    """Mini-batches without an advantage, in which the policy stayed as it was; NaN without
+    """How many mini-batches had no advantage, so that the policy stayed as it was; NaN without
     ``ppo.skip_zero_advantages``."""
     stopped_early: bool
     policy_frozen: bool

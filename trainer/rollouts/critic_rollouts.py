@@ -67,7 +67,7 @@ def sampling_warnings(
     others = {found.arm for group in sampled for found in group.arms} - arms.keys()
     ways = {(a.arm, a.temperature, a.top_p) for group in sampled for a in group.arms} - asked
     different = {
-        "arms that this run has not": others,
+        "arms that this run does not have": others,
         "another temperature or top_p": {name for name, _, _ in ways} - others,
         "another system prompt": prompts,
     }

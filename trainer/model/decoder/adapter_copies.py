@@ -91,7 +91,7 @@ class AdapterCopies:
             torch._foreach_copy_([*parts, *ups], masters)
             torch._foreach_mul_(ups, self.scales)
             copies = [*a.matrices(), *ups]
-            of_a, of_b = iter(a.transposes()), iter(b.transposes())
+            a_transposed, b_transposed = iter(a.transposes()), iter(b.transposes())
         copies = _Copied.apply(self, copies, *masters)  # type: ignore[no-untyped-call]
         stacks, ups = iter(copies), iter(copies[len(self.ranks) :])
         number = next(_pass_numbers)
@@ -99,7 +99,7 @@ class AdapterCopies:
             Adapter(
                 a=next(stacks),
                 b=tuple(islice(ups, len(ranks))),
-                transposed=(next(of_a), *islice(of_b, len(ranks))),
+                transposed=(next(a_transposed), *islice(b_transposed, len(ranks))),
                 pass_number=number,
             )
             for ranks in self.ranks
@@ -123,18 +123,18 @@ class _Copied(torch.autograd.Function):
         """The masters' gradients, in their own dtype."""
         adapter: AdapterCopies = ctx.adapter
         num_groups = len(adapter.ranks)
-        of_a = [
+        grads_of_a = [
             part
             for stack, ranks in zip(grads[:num_groups], adapter.ranks, strict=True)
             for part in _rows(stack, ranks)
         ]
-        found, dtype = [*of_a, *grads[num_groups:]], adapter.a[0].dtype
+        found, dtype = [*grads_of_a, *grads[num_groups:]], adapter.a[0].dtype
         # With widened products, the gradients of B are views of a larger matrix; autograd would copy each one.
         if found[0].dtype is not dtype or not all(grad.is_contiguous() for grad in found):
             cast = _Stacked(_shapes(found), found[0], dtype).matrices()
             torch._foreach_copy_(cast, found)
             found = cast
-        torch._foreach_mul_(found[len(of_a) :], adapter.scales)
+        torch._foreach_mul_(found[len(grads_of_a) :], adapter.scales)
         return None, None, *found
 
 

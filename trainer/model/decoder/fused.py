@@ -47,10 +47,10 @@ class _SwiGLU(torch.autograd.Function):
             return triton_module("elementwise").swiglu_gradient(gate_up, grad), None
         gate, up = gate_up.chunk(2, dim=-1)
         both = torch.empty_like(gate_up)
-        of_gate, of_up = both.chunk(2, dim=-1)
+        grad_gate, grad_up = both.chunk(2, dim=-1)
         grad = first_columns(grad, gate.shape[1])
-        torch.mul(grad, silu(gate), out=of_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
+        torch.mul(grad, silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
         return both, None
 
 
@@ -106,24 +106,28 @@ class _Heads(torch.autograd.Function):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, of_q: Tensor, of_k: Tensor, of_v: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, grad_q: Tensor, grad_k: Tensor, grad_v: Tensor
+    ) -> tuple[Tensor | None, ...]:
         """Rotate the gradients back; the gradient of a repeated head is the sum over its copies."""
         (num_q, num_k), (cos, sin) = ctx.num_heads, ctx.rotation
-        num_rows, _, width, head_dim = of_q.shape
-        if of_q.is_cuda:
-            both = triton_module("heads").rotate_heads_gradient(of_q, of_k, of_v, cos, sin, num_k)
+        num_rows, _, width, head_dim = grad_q.shape
+        if grad_q.is_cuda:
+            both = triton_module("heads").rotate_heads_gradient(
+                grad_q, grad_k, grad_v, cos, sin, num_k
+            )
             if ctx.together:
                 return both, None, None, None, None
             return *both.split([num_q + num_k, num_k], dim=2), None, None, None
         num_values = num_k if ctx.together else 0
-        grad = of_q.new_empty((num_rows, width, num_q + num_k + num_values, head_dim))
+        grad = grad_q.new_empty((num_rows, width, num_q + num_k + num_values, head_dim))
         rotated, values = grad.split([num_q + num_k, num_values], dim=2)
         if not num_values:
-            values = of_q.new_empty((num_rows, width, num_k, head_dim))
+            values = grad_q.new_empty((num_rows, width, num_k, head_dim))
         q, k = rotated.split([num_q, num_k], dim=2)
-        q.copy_(of_q.transpose(1, 2))
-        for of_copies, out in ((of_k, k), (of_v, values)):
-            torch.sum(of_copies.transpose(1, 2).unflatten(2, (num_k, -1)), dim=3, out=out)
+        q.copy_(grad_q.transpose(1, 2))
+        for grad_copies, out in ((grad_k, k), (grad_v, values)):
+            torch.sum(grad_copies.transpose(1, 2).unflatten(2, (num_k, -1)), dim=3, out=out)
         swapped = _halves_swapped(rotated)
         rotated.mul_(cos).addcmul_(swapped, sin, value=-1)
         return grad, None if num_values else values, None, None, None

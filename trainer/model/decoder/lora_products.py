@@ -150,8 +150,10 @@ class _Products(torch.autograd.Function):
         if adapter is not None:
             down, *ups = adapter.transposed
             low = x.mm(down)
-            for of_out, of_low, up in zip(layers.outputs(out), layers.lows(low), ups, strict=True):
-                of_out.addmm_(of_low, up)
+            for columns, low_columns, up in zip(
+                layers.outputs(out), layers.lows(low), ups, strict=True
+            ):
+                columns.addmm_(low_columns, up)
             ctx.save_for_backward(x, low)
         return out
 
@@ -160,20 +162,21 @@ class _Products(torch.autograd.Function):
         """Gradients of the input, the residual, A and each B."""
         layers: SharedInput = ctx.layers
         adapter: Adapter | None = ctx.adapter
-        _, _, of_x, of_residual, *of_matrices = ctx.needs_input_grad
-        of_input = grad.mm(layers.weight) if of_x else None
-        found: list[Tensor | None] = [None] * len(of_matrices)
+        _, _, needs_x, needs_residual, *needs_matrices = ctx.needs_input_grad
+        grad_input = grad.mm(layers.weight) if needs_x else None
+        found: list[Tensor | None] = [None] * len(needs_matrices)
         if adapter is not None:
             x, low = ctx.saved_tensors
-            grad_low, of_outputs = torch.empty_like(low), layers.outputs(grad)
-            for of_out, b, of_low in zip(of_outputs, adapter.b, layers.lows(grad_low), strict=True):
-                torch.mm(of_out, b, out=of_low)
-            if of_input is not None:
-                of_input.addmm_(grad_low, adapter.a)
-            if any(of_matrices):
-                pairs = zip(of_outputs, layers.lows(low), strict=True)
-                found = [grad_low.T.mm(x), *(of_out.T.mm(of_low) for of_out, of_low in pairs)]
-        return None, None, of_input, grad if of_residual else None, *found
+            grad_low, grad_outputs = torch.empty_like(low), layers.outputs(grad)
+            grad_lows = layers.lows(grad_low)
+            for grad_out, b, grad_part in zip(grad_outputs, adapter.b, grad_lows, strict=True):
+                torch.mm(grad_out, b, out=grad_part)
+            if grad_input is not None:
+                grad_input.addmm_(grad_low, adapter.a)
+            if any(needs_matrices):
+                pairs = zip(grad_outputs, layers.lows(low), strict=True)
+                found = [grad_low.T.mm(x), *(grad_out.T.mm(part) for grad_out, part in pairs)]
+        return None, None, grad_input, grad if needs_residual else None, *found
 
 
 class _WidenedProduct(torch.autograd.Function):
@@ -201,18 +204,18 @@ class _WidenedProduct(torch.autograd.Function):
         """Gradients of the input (meaningless in its last R columns), the residual, A and each B."""
         layers: SharedInput = ctx.layers
         adapter: Adapter = ctx.adapter
-        _, _, of_x, of_residual, *of_matrices = ctx.needs_input_grad
+        _, _, needs_x, needs_residual, *needs_matrices = ctx.needs_input_grad
         layers.hold(adapter)
         both = None
-        if of_x:
+        if needs_x:
             both = grad.mm(layers.weight)
-            of_inputs, of_low = both.split(layers.columns, dim=1)
-            of_inputs.addmm_(of_low, adapter.a)
+            grad_inputs, grad_low = both.split(layers.columns, dim=1)
+            grad_inputs.addmm_(grad_low, adapter.a)
         else:
-            of_low = grad.mm(layers.ups)
-        found: list[Tensor | None] = [None] * len(of_matrices)
-        if any(of_matrices):
+            grad_low = grad.mm(layers.ups)
+        found: list[Tensor | None] = [None] * len(needs_matrices)
+        if any(needs_matrices):
             (x,) = ctx.saved_tensors
             inputs, low = x.split(layers.columns, dim=1)
-            found = [of_low.T.mm(inputs), *layers.blocks(grad.T.mm(low))]
-        return None, None, both, grad if of_residual else None, *found
+            found = [grad_low.T.mm(inputs), *layers.blocks(grad.T.mm(low))]
+        return None, None, both, grad if needs_residual else None, *found

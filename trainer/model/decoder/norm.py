@@ -72,25 +72,25 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def backward(
-        ctx: Any, grad: Tensor | None, of_input: Tensor | None
+        ctx: Any, grad: Tensor | None, grad_residual: Tensor | None
     ) -> tuple[Tensor | None, None, None]:
         """With u = x / length and g = grad · weight: (g - u · sum(g · u)) / length."""
         if grad is None:
-            return of_input, None, None
+            return grad_residual, None, None
         x, length = ctx.saved_tensors
         if x.is_cuda:
-            of_x = triton_module("elementwise").norm_gradient(
-                x, length, ctx.norm.weight, grad, of_input
+            grad_x = triton_module("elementwise").norm_gradient(
+                x, length, ctx.norm.weight, grad, grad_residual
             )
-            return of_x, None, None
+            return grad_x, None, None
         unit, scaled = x / length, first_columns(grad, x.shape[-1]) * ctx.norm.scaled_weight
         shared = (scaled * unit).sum(dim=-1, keepdim=True)
         scaled.addcmul_(unit, shared, value=-1)
         found = torch.empty_like(x)
-        if of_input is None:
+        if grad_residual is None:
             torch.div(scaled, length, out=found)
         else:
-            torch.addcdiv(of_input, scaled, length, out=found)
+            torch.addcdiv(grad_residual, scaled, length, out=found)
         return found, None, None
 
 

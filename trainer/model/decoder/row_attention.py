@@ -99,12 +99,12 @@ class _InBlocks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of queries, keys and values; those of a key are the sum over the blocks that attend to it."""
         q, k, v, out, *log_sums = ctx.saved_tensors
-        of_q = torch.empty_like(q)
+        grad_q = torch.empty_like(q)
         # In float32, since bfloat16 would round these sums after each of many blocks.
         dtype = torch.promote_types(k.dtype, torch.float32)
-        of_k, of_v = (torch.zeros_like(x, dtype=dtype) for x in (k, v))
+        grad_k, grad_v = (torch.zeros_like(x, dtype=dtype) for x in (k, v))
         for block, log_sum in zip(ctx.blocks, log_sums, strict=True):
-            of_q[:, :, block.queries], of_keys, of_values = _BACKWARD(
+            grad_q[:, :, block.queries], grad_keys, grad_values = _BACKWARD(
                 grad[:, :, block.queries],
                 q[:, :, block.queries],
                 _taken(k, block.keys, dim=2),
@@ -117,10 +117,10 @@ class _InBlocks(torch.autograd.Function):
                 scale=ctx.scale,
             )
             sizes = [run.stop - run.start for run in block.keys]
-            for whole, part in ((of_k, of_keys), (of_v, of_values)):
+            for whole, part in ((grad_k, grad_keys), (grad_v, grad_values)):
                 for run, gradients in zip(block.keys, part.split(sizes, dim=2), strict=True):
                     whole[:, :, run] += gradients
-        return of_q, of_k.to(k.dtype), of_v.to(v.dtype), None, None
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
 
 
 def _runs(taken: Tensor) -> tuple[slice, ...]:

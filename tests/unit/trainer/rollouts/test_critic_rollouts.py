@@ -62,12 +62,12 @@ def changed(**changes: Any) -> ArmSpec:
     [
         ([group(*ARMS)], []),
         ([group(*ARMS[:2])], []),
-        ([group(changed(name="solo"))], ["arms that this run has not (solo)"]),
+        ([group(changed(name="solo"))], ["arms that this run does not have (solo)"]),
         ([group(changed(temperature=1.5))], ["another temperature or top_p (wolfram_0)"]),
         ([group(changed(system_prompt="Hm."))], ["another system prompt (wolfram_0)"]),
         (
             [group(*ARMS), group(changed(name="solo")), group(changed(top_p=0.5), ARMS[1])],
-            ["arms that this run has not (solo), another temperature or top_p (wolfram_0)"],
+            ["arms that this run does not have (solo), another temperature or top_p (wolfram_0)"],
         ),
         # Text alone is tokenised here, as the run asks.
         ([group(changed(name="solo"), prompt_format="plain", has_logprobs=False)], []),
