@@ -133,7 +133,7 @@ Connect = Callable[..., ArmsClient]
 
 @pytest.fixture
 def connect() -> Connect:
-    """Makes clients whose connection ends in a `Server`; all else of them is real."""
+    """Makes clients whose connection ends in a `Server`; everything else about them is real."""
 
     def connect(server: Any, url: str = URL, **settings: Any) -> ArmsClient:
         return ArmsClient(ServerConfig(url=url, **settings), httpx.MockTransport(server))

@@ -1,4 +1,4 @@
-"""Waiting for a server is bounded from its first failure on, and told now and then."""
+"""Waiting for a server is bounded from its first failure on, and logged now and then."""
 
 import time
 from collections.abc import Callable

@@ -38,7 +38,7 @@ from trainer.model.roles import PolicyRoles, Role
 CPU = torch.device("cpu")
 WINDOW = 4
 ROUNDING = 1e-4
-"""Far above float32's, of logits of about 1."""
+"""Far above the rounding of float32 in logits of about 1."""
 SHAPE: dict[str, Any] = {
     "vocab_size": 64,
     "hidden_size": 32,
@@ -82,7 +82,7 @@ STATEFUL: dict[str, Config] = {
 
 
 def roles_of(folder: Path, config: Config, **settings: Any) -> PolicyRoles:
-    """Random weights, a random policy."""
+    """Roles on a base with random weights, with a random policy."""
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config(**SHAPE)).save_pretrained(folder)
     policy = PolicyConfig(

@@ -155,7 +155,7 @@ def gemma3(vocab_size: int) -> Gemma3Config:
 
 
 def contradictory(vocab_size: int, *, tied: bool) -> Qwen3_5Config:
-    """Its text part says the opposite of the whole of whether embeddings and output layer are one matrix."""
+    """A configuration whose text part contradicts the whole about whether embeddings and output layer are tied."""
     config = qwen3_5(vocab_size)
     config.tie_word_embeddings, config.text_config.tie_word_embeddings = tied, not tied
     return config

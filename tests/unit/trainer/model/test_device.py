@@ -45,7 +45,7 @@ def test_float32_products_are_rounded_beside_a_base_of_16_bits_only(
 def test_the_value_head_multiplies_no_two_matrices_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is a product of two matrices may be rounded to TF32."""
+    """A product of two matrices could be rounded to TF32."""
     head, states = torch.nn.Linear(8, 1), torch.randn(5, 8, requires_grad=True)
     weights = torch.randn(5)
     parameters = [states, *head.parameters()]

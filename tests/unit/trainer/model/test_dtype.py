@@ -1,4 +1,4 @@
-"""One dtype on both sides by itself, and a run that keeps the one it began with."""
+"""Trainer and server use one dtype without a setting, and a run keeps the dtype that it began with."""
 
 import shutil
 import tomllib
@@ -21,7 +21,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def policy(tmp_path: Path, dtype: str = "auto", own: str | None = "bfloat16") -> PolicyConfig:
-    """On a base whose files are of a dtype; only its configuration exists."""
+    """A policy on a base with the dtype ``own``; of the base, only its configuration exists."""
     Qwen2Config(dtype=own).save_pretrained(tmp_path)
     return PolicyConfig.model_validate({"base_model": str(tmp_path), "dtype": dtype})
 
@@ -63,7 +63,7 @@ def test_with_a_server_it_is_the_servers_and_a_difference_is_one_line() -> None:
 
 
 def without_dtype(folder: Path) -> None:
-    """Make a run's configuration as one that was written before the key."""
+    """Make a run's configuration look as if it had been written before the key existed."""
     path = folder / CONFIG_FILE
     stored = tomllib.loads(path.read_text())
     del stored["policy"]["dtype"]

@@ -104,7 +104,7 @@ def test_a_nucleus_of_any_size_is_found(size: int) -> None:
 def expected_scores(
     hidden: Tensor, head: Tensor, sampled: SampledTokens
 ) -> tuple[list[float], list[float]]:
-    """Of every token by itself, from all of its logits in float64."""
+    """The logprob and entropy of every token, computed by itself from all of its logits in float64."""
     logprobs, entropies = [], []
     for i, token in enumerate(sampled.token_ids.tolist()):
         logits = (head.double() @ hidden[i].double() / sampled.temperature[i]).tolist()
@@ -130,7 +130,7 @@ def make_sampled(num_tokens: int, num_restricted: int, vocabulary: int) -> Sampl
 
 
 class Adapted(nn.Linear):
-    """A head whose weight is not all of it: it must be called, never looked into."""
+    """A head that is more than its weight, so that it must be called; its weight may not be used directly."""
 
     def forward(self, states: Tensor) -> Tensor:
         return 2 * super().forward(states)

@@ -122,7 +122,7 @@ def nucleus_by_hand(logits: np.ndarray, top_p: float, sampled: int) -> set[int]:
 def scores_by_hand(
     model: Merged, sample: Sample, nucleus_model: Merged
 ) -> tuple[list[float], list[float]]:
-    """Logprobs and entropies of a completion, the nucleus_mask being that of ``nucleus_model``."""
+    """Logprobs and entropies of a completion, normalised over the nuclei of ``nucleus_model``."""
     logprobs, entropies = [], []
     for logits, support_logits, sampled in zip(
         model.logits(sample), nucleus_model.logits(sample), sample.completion_ids, strict=True
@@ -337,7 +337,7 @@ def test_shared_prefixes_change_gradients_by_rounding_alone(
 def gradients_shared_and_alone(
     samples: list[Sample], token_budget: int, roles: PolicyRoles
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Of the policy, then of the critic: gradients of shared prefixes, and of one sample at a time."""
+    """For policy and critic: gradients with shared prefixes, and gradients of one sample at a time."""
     factors = [
         torch.randn(len(s.completion_ids), generator=torch.Generator().manual_seed(i))
         for i, s in enumerate(samples)
@@ -345,7 +345,7 @@ def gradients_shared_and_alone(
     kept = nuclei_of(roles, samples, token_budget)
 
     def gradients(losses: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-        """Of the policy, then of the critic, all parameters of each in one."""
+        """The gradients of the policy and of the critic, each with all parameters in one vector."""
         for loss in losses:
             loss.backward()
         found = [
@@ -568,7 +568,7 @@ def test_a_state_that_does_not_fit_is_refused(
 
 
 def test_gradients_of_two_threads_are_the_same_every_time(make_roles: MakeRoles) -> None:
-    """So many completions of one prompt that both threads have a part of its last state's gradient."""
+    """There are so many completions of one prompt that each thread has a part of its last state's gradient."""
     roles = make_roles()
     samples = [
         replace(

@@ -36,7 +36,7 @@ REQUEST = ArmsRequest(questions=[Question(id="q", question="?")], seed=1, policy
 
 
 class FakeServer(ServerStub):
-    """Holds versions until it is restarted; stands where the client does."""
+    """Holds versions until it is restarted; used in place of the client."""
 
     def __init__(self) -> None:
         self.boot_id = "first"

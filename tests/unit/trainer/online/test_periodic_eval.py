@@ -26,7 +26,7 @@ RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=4, seed=5)
 
 
 class FakeClient(ServerStub):
-    """Solves so many of the questions, once it may."""
+    """Solves ``num_right`` of the questions, and answers only once ``may_answer`` is set."""
 
     def __init__(self) -> None:
         self.may_answer = anyio.Event()

@@ -101,7 +101,7 @@ def make_pipeline(
 
 
 def next_batch(pipeline: RolloutPipeline, *, version: int, num_needed: int) -> RolloutBatch:
-    """As a step of the loop gets it."""
+    """Get the next batch in the way in which a step of the loop does."""
     pipeline.ask(version, num_needed=num_needed)
     return pipeline.next_batch()
 
@@ -384,7 +384,7 @@ def test_a_server_that_is_gone_ends_the_wait_and_consumes_nothing(portal: Blocki
 
 
 class StuckClient(FakeClient):
-    """Answers for r0 once a request for another question is stuck for good."""
+    """Answers r0 only when a request for another question is stuck; that one is never answered."""
 
     def __init__(self) -> None:
         super().__init__()

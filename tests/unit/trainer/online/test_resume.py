@@ -113,7 +113,7 @@ class Outcome:
     adapters: dict[str, bytes | None]
     active: int | None
     state: dict[str, Any]
-    """Of the last checkpoint."""
+    """The state in the last checkpoint."""
 
 
 def differing(one: Outcome, other: Outcome) -> set[str]:
@@ -175,7 +175,7 @@ class Undisturbed:
     at_line_2: Photograph
     """Step 2 is published and has no line in metrics.jsonl; a batch is in flight, asked of version 1."""
     at_line_3: Photograph
-    """The same of step 3, after the checkpoint of step 2."""
+    """The same moment of step 3, after the checkpoint of step 2."""
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.journal_reader import JournalReader
 
 BEST, FALLEN = 1, 3
-"""Steps; versions have their numbers up to the return."""
+"""Steps; up to the return, each version has the number of its step."""
 RETURNED = FALLEN + 1
 """The version that is served from the return on."""
 
 
 class WorseAtOneVersion(MemoryServer):
-    """Answers held-out questions right, but with one version."""
+    """Answers held-out questions right, except with one version."""
 
     async def complete(
         self, version: int | None, questions: list[str], prompt: GreedyPrompt
@@ -34,7 +34,7 @@ class WorseAtOneVersion(MemoryServer):
 
 
 class WorseAtTwoVersions(MemoryServer):
-    """Answers held-out questions right, but with two versions; one pushed at ``killed_at`` takes the trainer along."""
+    """Answers held-out questions right, except with two versions; the trainer dies at the push of ``killed_at``."""
 
     killed_at: int | None = None
 
@@ -51,7 +51,7 @@ class WorseAtTwoVersions(MemoryServer):
 
 
 class DiesAtTheReturn(WorseAtOneVersion):
-    """Takes the trainer with it when the version of the return is pushed."""
+    """The trainer dies when the version of the return is pushed."""
 
     async def push_adapter(self, version: int, folder: Path, *, activate: bool = True) -> object:  # type: ignore[override]
         if version == RETURNED:
@@ -61,7 +61,7 @@ class DiesAtTheReturn(WorseAtOneVersion):
 
 @pytest.fixture(autouse=True)
 def evaluations_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that a step's evaluation is there when the step ends."""
+    """Let a step's evaluation be finished when the step ends."""
     collect = HeldOutEvaluations.collect
 
     def at_once(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
@@ -71,7 +71,7 @@ def evaluations_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make_evaluations_take_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An evaluation is there when the next step ends, or when it is waited for."""
+    """Let an evaluation be finished only when the next step ends, or when it is waited for."""
     start, collect = HeldOutEvaluations.start, HeldOutEvaluations.collect
     just_started = False
 

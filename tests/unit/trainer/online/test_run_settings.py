@@ -1,4 +1,5 @@
-"""Settings of the update over whole runs: resumed and replayed exactly, also of runs begun before them."""
+"""Whole runs with newer settings of the update: resumed and replayed exactly, also if they began before the settings
+existed."""
 
 import json
 import shutil
@@ -36,7 +37,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first_run(tiny_base: Path, questions: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An undisturbed run as it was done before, of three steps."""
+    """An undisturbed run of three steps, as runs were before these keys existed."""
     folder = tmp_path_factory.mktemp("before") / "run"
     train(config_of(tiny_base, folder, questions, BEFORE), server(tiny_base))
     return folder

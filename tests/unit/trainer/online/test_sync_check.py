@@ -217,7 +217,7 @@ def make_proofs(
 
 
 def rounding(seed: int, size: float) -> Callable[[list[float]], list[float]]:
-    """What bfloat16 does to logprobs: noise with heavy tails, and now and then another nucleus."""
+    """Makes the noise that bfloat16 adds to logprobs: heavy tails, and now and then another nucleus."""
     rng = random.Random(seed)
 
     def noisy(logprobs: list[float]) -> list[float]:

@@ -21,7 +21,7 @@ STALE = "version 0"
 
 @dataclass
 class Explained:
-    """Completions whose server is off by some noise from what was pushed, or from the version before."""
+    """Completions whose server logprobs differ by some noise from those of what was pushed or of the version before."""
 
     serves: str = PUSHED
     noise: float = NOISE

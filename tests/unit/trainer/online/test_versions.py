@@ -37,7 +37,7 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class _FakeRoles:
-    """Exports its name as weights."""
+    """Roles whose exported weights are just their name."""
 
     serve_dtype = torch.float32
 

@@ -20,7 +20,7 @@ from trainer.ppo.advantages import (
 )
 
 GARBAGE = math.nan
-"""Stands on padding, where nothing may look."""
+"""Put on padding, which nothing may read."""
 
 numbers = st.floats(-3, 3, width=32)
 

@@ -1,4 +1,4 @@
-"""Figures of an update where they are at their limits."""
+"""An update's diagnostics in limiting cases."""
 
 import pytest
 import torch

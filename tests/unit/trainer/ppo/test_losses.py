@@ -29,7 +29,7 @@ def row(*values: float) -> Tensor:
 
 
 def padding(tensor: Tensor, kept: Sequence[bool], garbage: float) -> Tensor:
-    """The tensor with garbage where nothing may look."""
+    """The tensor with garbage on padding, which nothing may read."""
     return tensor.masked_fill(~torch.tensor([kept]), garbage)
 
 
@@ -45,7 +45,7 @@ def surrogate_by_hand(ratio: float, advantage: float, dual_clip: float | None) -
 
 @st.composite
 def tokens(draw: st.DrawFn) -> list[tuple[float, float, float, float, float]]:
-    """(current logprob, proximal logprob, advantage, importance weight, loss weight) a token."""
+    """For each token: current logprob, proximal logprob, advantage, importance weight, loss weight."""
     return draw(
         st.lists(
             st.tuples(

@@ -40,7 +40,7 @@ CONFIG = PPOConfig(
 )
 
 EPS = 1e-4
-"""AdamW's: the gradients are float32, and 1e-8 would scale up the rounding of the smallest."""
+"""AdamW's epsilon: with 1e-8, the rounding of the smallest float32 gradients would be scaled up."""
 
 # Two completions of one question and a truncated one of another.
 GROUPS = [
@@ -92,7 +92,7 @@ def forward(roles: PolicyRoles, role: Role, sample: Sample) -> tuple[Tensor, Ten
 
 
 def nuclei(logits: Tensor, sample: Sample) -> list[list[int]]:
-    """Of every state: the fewest tokens, likeliest first, that hold top_p; and the sampled one."""
+    """For every state, the fewest tokens, likeliest first, whose mass reaches top_p; and the sampled token."""
     kept = []
     for distribution, sampled in zip(
         logits.softmax(-1).tolist(), sample.completion_ids, strict=True

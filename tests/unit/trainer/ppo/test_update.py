@@ -108,7 +108,7 @@ def norm_rounding(exact: Mapping[Any, Tensor]) -> float:
 
 
 def gradient_rounding(exact: Mapping[Any, Tensor]) -> float:
-    """How far a float32 gradient may be from the exact one: every product is a sum over a state."""
+    """How far a float32 gradient may be from the exact one, in which every product sums over a state's numbers."""
     return rounding_bound(HIDDEN_SIZE, size_of(exact))
 
 
@@ -117,7 +117,7 @@ PLAIN = 1 / CONFIG.learning_rate
 
 
 def with_plain_gradients(update: PPOUpdate, roles: PolicyRoles) -> None:
-    """Optimizers that subtract the gradient itself in a step whose scale is `PLAIN`."""
+    """Give the update optimizers that subtract the gradient itself if the learning rates are scaled by `PLAIN`."""
     update.policy_optimizer = torch.optim.SGD(roles.adapter_parameters(Role.POLICY), lr=1.0)
     update.critic_optimizer = torch.optim.SGD(roles.critic_parameters(), lr=1.0)
 

@@ -123,7 +123,7 @@ def do_steps(learner: Learner) -> list[dict[str, float]]:
 
 
 def lose_memory_once() -> None:
-    """The next backward pass of this process fails for want of memory."""
+    """Let the next backward pass of this process run out of memory."""
     real = torch.Tensor.backward
 
     def backward(self: torch.Tensor, *arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""The rollouts of a critic: of the run's tokenizer and prompt format, and what of their arms is another's."""
+"""The rollouts of a critic: they need the run's tokenizer and prompt format, and other arms are reported."""
 
 from pathlib import Path
 from typing import Any

@@ -357,7 +357,7 @@ def test_rewards_too_large_to_add_or_train_are_an_error_that_names_the_function(
 
 
 def error_of_a_score_that_is_left(config: RewardSettings, *, once: Path) -> RewardFunctionError:
-    """What a score ends with where the block is left as soon as a file is there."""
+    """The error of a score whose block is left as soon as the file ``once`` exists."""
     errors: list[RewardFunctionError] = []
 
     def score(opened: RewardFunctions) -> None:

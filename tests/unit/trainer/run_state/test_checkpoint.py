@@ -131,7 +131,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_as_if_nothing_had_happened(
 
 @pytest.fixture(scope="module")
 def learner(make_roles: MakeRoles) -> Learner:
-    """For tests that do not mind what is in it."""
+    """A learner for tests to which its state does not matter."""
     learner = Learner(CONFIG, make_roles())
     train(learner, 0, learner.roles.rounded_policy())
     return learner
@@ -296,7 +296,7 @@ def a_link_to_zeros(path: Path) -> None:
 
 
 def with_kl_coef(value: object) -> Callable[[Path], None]:
-    """Writes a state, with a manifest that fits, whose KL coefficient is another."""
+    """Writes a state with another KL coefficient, and a manifest that fits."""
 
     def damage(folder: Path) -> None:
         state = torch.load(folder / "state.pt", weights_only=True)
@@ -307,7 +307,7 @@ def with_kl_coef(value: object) -> Callable[[Path], None]:
 
 
 def with_numbers(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    """Writes a state, with a manifest that fits, in which a number is another."""
+    """Writes a state in which a number was changed, and a manifest that fits."""
 
     def damage(folder: Path) -> None:
         state = torch.load(folder / "state.pt", weights_only=True)

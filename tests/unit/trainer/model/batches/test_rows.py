@@ -36,7 +36,7 @@ def test_rows_are_even_where_they_can_be() -> None:
 
 
 def budget_first(sizes: list[int], max_tokens: int) -> list[list[int]]:
-    """Micro-batches of as many trees as fit, one after the other."""
+    """Micro-batches filled one after the other, each with as many trees as fit."""
     parts: list[list[int]] = [[]]
     for i, size in enumerate(sizes):
         if parts[-1] and sum(sizes[j] for j in parts[-1]) + size > max_tokens:

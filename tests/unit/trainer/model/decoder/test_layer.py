@@ -132,7 +132,7 @@ def operations_of_a_layer(folder: Path, **settings: Any) -> dict[str, int]:
 
 @pytest.fixture(params=[False, True], ids=["as on a CPU", "widened"])
 def widened(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether adapters are multiplied as on a GPU, within the products of the base."""
+    """Whether the base's products include the adapters', as on a GPU."""
     monkeypatch.setattr("trainer.model.decoder.layer._is_widened", lambda _: request.param)
     return bool(request.param)
 
@@ -163,7 +163,7 @@ def gradients(base: Path, **settings: Any) -> tuple[Tensor, Tensor]:
 
 
 def exact(base: Path) -> tuple[Tensor, Tensor]:
-    """By Transformers and PEFT in float64, the norms included, which they compute in float32."""
+    """`gradients` by Transformers and PEFT in float64, including the norms, which they compute in float32."""
 
     def norm(self: Any, x: Tensor) -> Tensor:
         mean = x.square().mean(dim=-1, keepdim=True)
@@ -178,7 +178,7 @@ def exact(base: Path) -> tuple[Tensor, Tensor]:
 
 
 def distance(found: Tensor, wanted: Tensor) -> float:
-    """Relative to the size of what is wanted."""
+    """The distance relative to the size of ``wanted``."""
     return float((found.double() - wanted).norm() / wanted.norm())
 
 

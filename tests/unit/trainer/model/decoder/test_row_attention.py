@@ -20,7 +20,7 @@ def random_trees(num_rows: int, width: int) -> Tensor:
 
 
 def side_by_side(num_rows: int, width: int) -> Tensor:
-    """The same of trees of 130 tokens, each a prompt of 50 with two completions of 40."""
+    """The same for trees of 130 tokens, each with a prompt of 50 and two completions of 40."""
     nodes = torch.arange(width)
     starts = nodes // 130 * 130
     ends = torch.where(nodes % 130 < 50, starts + 130, starts + 90 + 40 * (nodes % 130 >= 90))
@@ -34,14 +34,14 @@ def attends(ends: Tensor) -> Tensor:
 
 
 def heads(num_rows: int, width: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """[R, heads, W, D] as a layer gives them: the tokens before the heads in memory."""
+    """[R, heads, W, D] in a layer's memory layout: tokens come before heads."""
     return torch.randn(num_rows, width, 3, 8, dtype=dtype).transpose(1, 2)
 
 
 def computed(
     inputs: list[Tensor], weights: Tensor, mask: Tensor, *, in_blocks: bool
 ) -> list[Tensor]:
-    """What attention gives, and the gradients of its inputs."""
+    """Attention's output, and the gradients of its inputs."""
     q, k, v = (x.clone().requires_grad_() for x in inputs)
     if in_blocks:
         out = row_attention(q, k, v, query_blocks(mask, q.dtype), SCALE)

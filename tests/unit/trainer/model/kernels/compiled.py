@@ -26,7 +26,7 @@ FLOAT32 = ("logits", "temperature", "logprobs", "entropy", "log_sums", "of_logpr
 
 
 def type_of(name: str) -> str:
-    """Of an argument: sizes and strides are integers, and tensors bfloat16 unless they are named here."""
+    """The type of an argument: sizes and strides are integers, and tensors are bfloat16 unless named here."""
     if name == "epsilon":
         return "fp32"
     if name == "width" or name == "vocabulary" or name.endswith("stride"):

@@ -41,7 +41,7 @@ def softmax(interpreted: None) -> Any:
 
 
 def is_rounded(found: Tensor, wanted: Tensor) -> bool:
-    """Whether numbers are what is wanted, rounded once: numbers in between are float32."""
+    """Whether numbers are the wanted ones, rounded only once; intermediate numbers are float32."""
     # Not half a step of bfloat16, 1/256, but a whole one: Triton's interpreter cuts digits off.
     step = 1 / 128 if found.dtype is torch.bfloat16 else 1e-6
     wanted = wanted.detach()
