@@ -1,1 +1,1 @@
-"""What a run keeps on disk and comes back from: folder, journal, checkpoints."""
+"""What a run keeps on disk and resumes from: folder, journal, checkpoints."""

@@ -93,7 +93,7 @@ class Dispatcher:
 
         Raises:
             ServerRejectedError: The request is at fault.
-            ServerUnreachableError: No server was up for too long, or ``only`` is not up.
+            ServerUnreachableError: There was no server for too long, or ``only`` is not up.
         """
         result: asyncio.Future[tuple[Any, Member]] = asyncio.get_running_loop().create_future()
         job = _Job(version=version, size=size, send=send, only=only, result=result)

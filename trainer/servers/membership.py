@@ -105,7 +105,7 @@ class Membership:
 
         Raises:
             TrainerError: At the start, a server does not fit.
-            ServerUnreachableError: No server has been up for too long.
+            ServerUnreachableError: There has been no server for too long.
         """
         await self._settled.wait()
         if self._unfit is not None:
@@ -208,7 +208,7 @@ class Membership:
         )
 
     async def _watch(self) -> None:
-        """Look for late requests and newer statuses, and give up once no server has been up for too long."""
+        """Look for late requests and newer statuses, and give up when there has been no server for too long."""
         tick = 0
         while True:
             await asyncio.sleep(TICK_S)
