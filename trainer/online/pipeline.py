@@ -118,7 +118,7 @@ class RolloutPipeline:
 
         async def ask_all(pairs: Sequence[tuple[Record, Record | None]]) -> list[ScoredGroup]:
             """Ask for each question's group in a request of its own, so that a failure costs only one group."""
-            times = _times_before([record.id for record, _ in pairs])
+            times = _earlier_occurrences([record.id for record, _ in pairs])
             asked = (
                 self._generate_pair(*pair, questions, nth, tally)
                 for pair, nth in zip(pairs, times, strict=True)
@@ -196,7 +196,7 @@ class RolloutPipeline:
         return await asyncio.get_running_loop().run_in_executor(self._scoring, score)
 
 
-def _times_before(ids: Sequence[str]) -> list[int]:
+def _earlier_occurrences(ids: Sequence[str]) -> list[int]:
     """For each id, how many times it occurs earlier in the list."""
     counted: Counter[str] = Counter()
     found = []

@@ -95,7 +95,7 @@ def restore(
                 + "".join(f"; version {a.version} differs when recomputed here" for a in changed)
             )
     except JournalError as error:
-        raise JournalError(error.step, f"{error.what}; {_way_out(past, error.step)}") from None
+        raise JournalError(error.step, f"{error.what}; {_how_to_go_on(past, error.step)}") from None
     except NonFiniteError as error:
         step = progress.step + 1
         if step != past.last_step:
@@ -106,7 +106,7 @@ def restore(
     return Restored(progress=progress, rows=rows)
 
 
-def _way_out(past: JournalReader, step: int) -> str:
+def _how_to_go_on(past: JournalReader, step: int) -> str:
     path = shlex.quote(str(past.run_folder / JOURNAL_FILE))
     later = f"steps {step} to {past.last_step}" if past.last_step > step else f"step {step}"
     return (

@@ -147,7 +147,7 @@ def _open_training(
         check_server(status, with_policy(config, start_of(config, run.folder)))
         check_base(status, config.policy)
         lines = _advice(config, journal)
-        config = _in_one_dtype(config, status, lines)
+        config = _with_settled_dtype(config, status, lines)
         records = askable(records, config.policy.base_model, config.rollout, status, lines.append)
         with stop.waiting():
             learner = _learner(config, status, ranks)
@@ -214,7 +214,7 @@ def _advice(config: TrainConfig, journal: Journal) -> list[str]:
     return [*(f"warning: {line}" for line in advice), *changed_sources(journal.past.reward_sources)]
 
 
-def _in_one_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:
+def _with_settled_dtype(config: TrainConfig, status: ServerStatus, lines: list[str]) -> TrainConfig:
     """Replace the dtype ``auto`` by the server's and record it; add lines that say which dtypes are used."""
     if line := difference_line(config.policy, status.base_dtype):
         lines.append(line)

@@ -180,11 +180,11 @@ def update_metrics(
         skipped_updates=sums.skipped_updates if skips_updates else math.nan,
         stopped_early=sums.stopped_early,
         policy_frozen=policy_frozen,
-        **_of_critic(mini_batches, sums),
+        **_critic_metrics(mini_batches, sums),
     )
 
 
-def _of_critic(mini_batches: Sequence[MiniBatch], sums: StepSums) -> dict[str, float]:
+def _critic_metrics(mini_batches: Sequence[MiniBatch], sums: StepSums) -> dict[str, float]:
     """The critic's fields of `UpdateMetrics`; none without a critic."""
     everything = [e for m in mini_batches for e in m]
     if everything[0].values is None:

@@ -118,9 +118,9 @@ class Learner:
                 was_announced = True
             return self.learn(step, mini_batches, learning_rate_scale=learning_rate_scale)
 
-        return self._in_halves(scored_and_learned)
+        return self._halving_if_out_of_memory(scored_and_learned)
 
-    def _in_halves(self, work: Callable[[], UpdateMetrics]) -> UpdateMetrics:
+    def _halving_if_out_of_memory(self, work: Callable[[], UpdateMetrics]) -> UpdateMetrics:
         """Do some work; if the GPU runs out of memory, do it once more with micro-batches of half the size.
 
         Raises:

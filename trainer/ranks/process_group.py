@@ -59,7 +59,7 @@ class Ranks:
         """
         box = [message]
         if self.size > 1:
-            with self._others():
+            with self._noticing_lost_ranks():
                 dist.broadcast_object_list(
                     box, src=0, group=self._objects, device=torch.device("cpu")
                 )
@@ -88,7 +88,7 @@ class Ranks:
                 raise
             mine = None, error.with_traceback(None)
         parts: list[tuple[_T, Exception | None]] = [None] * self.size  # type: ignore[list-item]
-        with self._others():
+        with self._noticing_lost_ranks():
             dist.all_gather_object(parts, mine, group=self._objects)
         failed = next((error for _, error in parts if error is not None), None)
         if failed is None:
@@ -110,7 +110,7 @@ class Ranks:
         if self.size == 1:
             return [tensor]
         tensors = [torch.empty_like(tensor) for _ in range(self.size)]
-        with self._others():
+        with self._noticing_lost_ranks():
             dist.all_gather(tensors, tensor)
         return tensors
 
@@ -169,12 +169,12 @@ class Ranks:
             return RankLostError(
                 f"rank {self.rank} alone is out of GPU memory: lower ppo.token_budget"
             )
-        if self.share_passes and isinstance(error, RuntimeError) and _is_of_connection(error):
+        if self.share_passes and isinstance(error, RuntimeError) and _is_connection_error(error):
             return RankLostError(first_line(error))
         return error
 
     @contextmanager
-    def _others(self) -> Iterator[None]:
+    def _noticing_lost_ranks(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
@@ -185,7 +185,7 @@ class Ranks:
             raise
 
 
-def _is_of_connection(error: RuntimeError) -> bool:
+def _is_connection_error(error: RuntimeError) -> bool:
     """Whether a collective within a pass has failed; gloo's errors have no type, but their text names gloo."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
 
@@ -200,11 +200,11 @@ def joined_ranks(device: Device) -> Iterator[Ranks]:
     Raises:
         UsageError: The launcher's environment is incomplete, or this machine has fewer GPUs than processes.
     """
-    size = _of_environment("WORLD_SIZE", "1", at_least=1)
+    size = _environment_number("WORLD_SIZE", "1", at_least=1)
     if size == 1:
         yield Ranks()
         return
-    rank, local_rank = _of_environment("RANK"), _of_environment("LOCAL_RANK", "0")
+    rank, local_rank = _environment_number("RANK"), _environment_number("LOCAL_RANK", "0")
     if rank >= size:
         raise UsageError(f"RANK is {rank}, but WORLD_SIZE is {size}: {_ADVICE}")
     if "MASTER_ADDR" not in os.environ:
@@ -228,7 +228,7 @@ def joined_ranks(device: Device) -> Iterator[Ranks]:
 _ADVICE = "start with torchrun or accelerate launch, or unset WORLD_SIZE for a single process"
 
 
-def _of_environment(name: str, default: str | None = None, *, at_least: int = 0) -> int:
+def _environment_number(name: str, default: str | None = None, *, at_least: int = 0) -> int:
     text = os.environ.get(name, default)
     if text is None:
         raise UsageError(f"WORLD_SIZE is set, but {name} is not: {_ADVICE}")

@@ -46,7 +46,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     Args:
         groups: The groups that train; most metrics are computed over these.
         asked: All requested groups; ``reward/correct``, the shares of groups that teach nothing, and the metrics of
-            `_variety` and `_of_pairs` are computed over these.
+            `_solved_metrics` and `_pair_metrics` are computed over these.
     """
     arms = [arm for group in groups for arm in group.group.arms]
     rewards = [reward for group in groups for reward in group.earned] or [0.0]
@@ -70,7 +70,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
-    metrics |= _variety(asked) | _of_pairs(asked)
+    metrics |= _solved_metrics(asked) | _pair_metrics(asked)
     for name in _SCORES:
         present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
         if present:
@@ -99,7 +99,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
     return metrics
 
 
-def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
+def _solved_metrics(asked: Sequence[ScoredGroup]) -> Metrics:
     """The shares of groups with any, all or no completions right, and the mean number of correct paths."""
     judged = [group.scores.correct for group in asked if group.scores.correct]
     if not judged:
@@ -113,7 +113,7 @@ def _variety(asked: Sequence[ScoredGroup]) -> Metrics:
     }
 
 
-def _of_pairs(asked: Sequence[ScoredGroup]) -> Metrics:
+def _pair_metrics(asked: Sequence[ScoredGroup]) -> Metrics:
     """The share of completions that are right on a question and its counterfactual; each pair counts once."""
     both = [
         here and there

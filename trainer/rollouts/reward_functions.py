@@ -159,7 +159,8 @@ def changed_sources(recorded: Sequence[tuple[int, Mapping[str, str]]]) -> list[s
             known = ", ".join(f"{sha256[:_DIGITS]} from step {step}" for step, sha256 in then)
             lines.append(
                 f"reward.functions: {name} was changed: SHA-256 {known}, "
-                f"{'not to be found' if now is None else now[:_DIGITS]} now; the journal keeps the rewards as they were given"
+                f"{'not to be found' if now is None else now[:_DIGITS]} now; the journal keeps the rewards as they "
+                "were given"
             )
     return lines
 
