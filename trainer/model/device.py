@@ -35,10 +35,10 @@ def compute_device(device: Device) -> torch.device:
 def set_product_precision(device: torch.device, dtype: torch.dtype) -> None:
     """Set for this process how float32 matrix products on a GPU round their inputs; does nothing on a CPU.
 
-    With a 16-bit base, they round to TF32, which keeps 10 of the 23 bits. The only products in float32 are then those
-    of PEFT's adapters, in layers that `trainer.model.decoder` does not compute (QLoRA, unknown layers), and the
-    server's numbers have only 7 or 10 bits. When PEFT computed all layers, a step at the 1.5B preset's shape took
-    31 s with TF32 and 35 s without.
+    With a 16-bit base, they round to TF32, which keeps 10 of the 23 bits. This affects the products of PEFT's
+    adapters, in layers that `trainer.model.decoder` does not compute (QLoRA, unknown layers); the numbers that the
+    server multiplies with have only 7 or 10 bits. When PEFT computed all layers, a step at the 1.5B preset's shape
+    took 31 s with TF32 and 35 s without.
 
     These products stay in full float32:
 
