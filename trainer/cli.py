@@ -1,4 +1,4 @@
-"""The trainer's commands. Each is parsed first and imports torch after, so that --help is quick."""
+"""The trainer's command line. Arguments are parsed before torch is imported, so that --help is quick."""
 
 import os
 import select
@@ -42,7 +42,7 @@ from trainer.io.paths import is_lasting, shown_path
 
 @dataclass(frozen=True)
 class _Command:
-    """One command: what it reads, what it does, and its line in the usage."""
+    """One command: the settings it reads, the function it runs, and its line in the usage."""
 
     config: type[CommandConfig]
     run: Callable[[Any], None]
@@ -103,12 +103,12 @@ COMMANDS = {
     "dequantize": _Command(
         DequantizeCommand,
         actions.dequantize,
-        "the base model that a 4-bit policy stands for, to serve it",
+        "write the base model with the weights that a 4-bit policy computes with, to serve it",
     ),
     "text-model": _Command(
         TextModelCommand,
         actions.write_text_model,
-        "the language model of a model of text and images, to serve and train it",
+        "extract the language model from a model of text and images, to serve and train it",
     ),
     "doctor": _Command(
         DoctorConfig,
@@ -121,12 +121,12 @@ COMMANDS = {
 }
 """Every command by name."""
 _SCORE = "score"
-"""The reward's own command, which reads its own arguments."""
+"""The command of the package `regime_w`, which parses its own arguments."""
 
 
 def _usage(prog: str) -> str:
     texts = {name: command.text for name, command in COMMANDS.items()}
-    texts[_SCORE] = "a file of rollouts scored again under another configuration of the reward"
+    texts[_SCORE] = "score a file of rollouts again, with another configuration of the reward"
     width = max(map(len, texts))
     return "\n".join(
         [
@@ -141,7 +141,7 @@ def _usage(prog: str) -> str:
 
 
 def main() -> None:
-    """Run a command; where it fails, exit with one line on stderr and the error's code."""
+    """Run a command; if it fails, exit with one line on stderr and the error's exit code."""
     try:
         try:
             _main()
@@ -150,7 +150,8 @@ def main() -> None:
     except BrokenPipeError:
         if not _has_no_reader():
             raise
-        # Who read it, such as `head`, has seen enough; the interpreter would say so once more at its end.
+        # The reader of the pipe, such as `head`, has closed it. Without the redirection, the interpreter's last flush
+        # would fail and print the error too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -207,7 +208,7 @@ def _run(command: _Command, arguments: list[str], prog: str) -> None:
                 DiskFullError(shown_path(error.filename or ".")),
                 exit_code=DiskFullError.exit_code,
             )
-        # A supervisor that starts the command again would meet the same.
+        # These errors would come back if a supervisor started the command again.
         if not is_lasting(error):
             raise
         fail(

@@ -1,18 +1,18 @@
-"""What can go wrong, as one tree. The command line turns every one into a line and its exit code.
+"""The trainer's errors, as one tree. The command line prints an error as one line and exits with its code.
 
-Code 2 is for what the user has to fix. Code 3 is for what passes: the same command resumes where it
-stopped, so a supervisor may run it again.
+Exit code 2 means that the user has to fix something. Exit code 3 means that the cause may pass by itself: the same
+command resumes where it stopped, so a supervisor may run it again.
 
 TrainerError
 ├── UsageError             a flag, a key or a file that the user can fix
 │   └── DataError          a record; names the file and the line
 ├── CheckpointError        a checkpoint that cannot be resumed from
-├── JournalError           a step of the journal that cannot be done again
-├── SyncError              the server serves something else than was pushed
+├── JournalError           a step of the journal that cannot be recomputed
+├── SyncError              the server serves something other than what was pushed
 ├── NonFiniteError         a number or a gradient is NaN or infinite (code 3 the first time in a step)
-├── OutOfMemoryError       a step does not fit into the GPU, not with half its micro-batches either
-├── RewardFunctionError    a function of reward.functions raises, hangs or returns what is no reward
-├── RankLostError          another process of a job of several has ended
+├── OutOfMemoryError       a step does not fit into the GPU, even with micro-batches of half the size
+├── RewardFunctionError    a function of reward.functions raises, hangs or returns something that is not a reward
+├── RankLostError          another process of a multi-process job has ended
 ├── DiskFullError          there is no space left for the run's folder
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
@@ -23,7 +23,7 @@ from pathlib import Path
 
 
 class TrainerError(Exception):
-    """The message is one line that says what happened and what to do."""
+    """Base of all these errors; the message is one line that says what happened and what to do."""
 
     exit_code = 2
 
@@ -37,11 +37,11 @@ class DataError(UsageError):
 
 
 class CheckpointError(TrainerError):
-    """A checkpoint is damaged, or of another base model or adapter shape."""
+    """A checkpoint is damaged, or belongs to another base model or adapter shape."""
 
 
 class JournalError(TrainerError):
-    """What the journal has of a step is missing or damaged."""
+    """The journal's record of a step is missing or damaged."""
 
     def __init__(self, step: int, what: str):
         """Keep the step and what is wrong with it."""
@@ -51,7 +51,7 @@ class JournalError(TrainerError):
 
 
 class SyncError(TrainerError):
-    """The server serves something else than was pushed, or than the trainer trains."""
+    """The server serves something other than what was pushed, or than what the trainer trains."""
 
 
 class OutOfMemoryError(TrainerError):
@@ -61,8 +61,8 @@ class OutOfMemoryError(TrainerError):
         """Name the settings that lower the peak.
 
         Args:
-            token_budget: The tokens of a micro-batch that did not fit.
-            plan: What the memory plan has for it, where it can say.
+            token_budget: The number of tokens of the micro-batch that did not fit.
+            plan: What the memory plan estimates for it; empty if there is no estimate.
         """
         super().__init__(
             f"out of GPU memory with micro-batches of {token_budget} tokens, after they had been halved"
@@ -77,12 +77,12 @@ class NonFiniteError(TrainerError):
     """A number is NaN or infinite; weights and optimizers are as they were before the step."""
 
     def __init__(self, what: str, *, kept_in: Path | None = None, may_pass: bool = False):
-        """Say what it is, that nothing was lost, and where the step's rollouts are.
+        """Say which numbers are not finite, that nothing was lost, and where the step's rollouts are.
 
         Args:
-            what: Which numbers.
+            what: Which numbers are not finite.
             kept_in: Folder of the step's rollouts.
-            may_pass: The step has not failed before, so that the same command is worth another try.
+            may_pass: Whether the step has not failed before, so that running the same command again may help.
         """
         message = f"{what}; weights and optimizers are as they were before the step"
         if kept_in is not None:
@@ -95,28 +95,28 @@ class NonFiniteError(TrainerError):
 
 
 class RewardFunctionError(TrainerError):
-    """A function of ``reward.functions`` cannot be used; where it raised or hung, a note has its traceback."""
+    """A function of ``reward.functions`` cannot be used; if it raised or hung, a note has its traceback."""
 
 
 class RankLostError(TrainerError):
-    """Another process of the job has ended, or no longer does the same; what this one had learned is whole."""
+    """Another process of the job has ended or is out of step; this process keeps all that it had learned."""
 
     exit_code = 3
 
     def __init__(self, reason: str):
-        """Keep what the connection says."""
+        """Put the connection's own message, ``reason``, into the error's."""
         super().__init__(
             f"another rank of this job has ended ({reason}); see its own output for why. The same command resumes"
         )
 
 
 class DiskFullError(TrainerError):
-    """There is no space left; every file is whole, and the run can resume."""
+    """There is no space left on the disk; every file is complete, and the run can resume."""
 
     exit_code = 3
 
     def __init__(self, folder: Path | str):
-        """Name the folder that is written to."""
+        """Name the folder that could not be written to."""
         super().__init__(
             f"no space left on the disk of {folder}; every file in it is whole: free some space, and the "
             "same command resumes where it stopped"
@@ -124,7 +124,7 @@ class DiskFullError(TrainerError):
 
 
 class ServerError(TrainerError):
-    """Something between this process and the server went wrong."""
+    """The communication between this process and the server failed."""
 
     exit_code = 3
 
@@ -153,4 +153,4 @@ BETWEEN_STEPS = (
     RankLostError,
     RewardFunctionError,
 )
-"""Errors that end a run between two steps, so that what is done can be saved."""
+"""Errors that end a run between two steps, so that the finished steps can be saved."""
