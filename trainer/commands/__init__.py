@@ -1,1 +1,1 @@
-"""What each command does, beside online PPO, evaluation, replay and report."""
+"""The commands, except for online PPO, evaluation, replay and report, which have packages of their own."""

@@ -1,4 +1,4 @@
-"""What each command does once its settings are read: it checks them, and imports torch after that."""
+"""One function per command, run once its settings are read: it checks them first, and imports torch after that."""
 
 import sys
 
@@ -122,7 +122,7 @@ def sample(config: SampleConfig) -> None:
 
 def examine(config: DoctorConfig) -> None:
     """Whether a run can start here; exits with 1 where it cannot."""
-    # At once: the other checks come after torch, which takes seconds to import.
+    # Printed at once, because the other checks have to wait for torch, which takes seconds to import.
     if any(map(installed_version, EXTRAS)):
         for each in missing_server_prerequisites():
             print(each, file=sys.stderr)
@@ -194,7 +194,7 @@ def export_policy(command: ExportCommand) -> None:
 
 
 def dequantize(command: DequantizeCommand) -> None:
-    """The base that a 4-bit policy stands for."""
+    """The base model with the weights that a 4-bit policy computes with."""
     from trainer.model.base_files import require_base_model
 
     require_base_model(command.policy.base_model)
@@ -206,7 +206,7 @@ def dequantize(command: DequantizeCommand) -> None:
 
 
 def write_text_model(command: TextModelCommand) -> None:
-    """The language model of a model of text and images."""
+    """The language model, extracted from a model of text and images."""
     require_folder(command.output, field="output")
     from trainer.model.base_files import require_model
 

@@ -1,7 +1,7 @@
-"""Rollouts over all arms into a file, as many questions at a time as the server accepts.
+"""Collects rollouts over all arms into a file, at most as many questions at a time as the server accepts.
 
-From questions and a served model to one row per question, written as soon as its group is finished
-(`trainer.rollouts.rows`). A killed collection resumes after its last complete row.
+Each question becomes one row (`trainer.rollouts.rows`), which is written as soon as its group is finished.
+A killed collection resumes after its last complete row.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class Collected:
         self.reward_sum += sum(group.rewards)
 
     def line(self, output: Path) -> str:
-        """As one line for the terminal."""
+        """The counts as one line for the terminal."""
         text = f"{self.num_before + self.num_questions} questions in {output}"
         if not self.num_completions:
             return text + ", none of them new"
@@ -197,7 +197,7 @@ async def _version_of(
         yield spec.served_version(status, field="model")
         return
     sha256 = sha256_of_file(spec.folder / ADAPTER_WEIGHTS_FILE)
-    # A killed collection could not remove its upload, which this one uses and leaves, too.
+    # A killed collection could not remove its upload. This one uses it, and does not remove it either.
     if held := [version.version for version in status.versions if version.sha256 == sha256]:
         yield held[-1]
         return
@@ -238,7 +238,7 @@ async def _ask(
     version: int | None,
     record: Record,
 ) -> ScoredGroup:
-    # The seed depends on nothing else: a question that is asked again gets the same answers.
+    # Always the configured seed, so that a question that is asked again gets the same answers.
     request = group_request(record, config.rollout, version=version, seed=config.rollout.seed)
     ((group,), _), _ = await ask_again(
         lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
@@ -246,5 +246,5 @@ async def _ask(
     is_quick = config.reward.is_regime_w and record.answer_type.name != "math"
     if is_quick:
         return functions.score(record, group, config.reward)
-    # Functions and computer algebra would hold up the thread of the requests.
+    # Reward functions and computer algebra are slow, and would delay the requests in this thread.
     return await asyncio.to_thread(functions.score, record, group, config.reward)

@@ -1,4 +1,4 @@
-"""Completion in a shell: a script with the commands, their flags, the server's flags and the presets."""
+"""Shell completion: a script that completes commands, their flags, the server's flags and the presets."""
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from trainer.errors import UsageError
 Shell = Literal["bash", "zsh"]
 FLAG = "--print-completion"
 
-# zsh runs the functions of bash; compinit twice would be slow.
+# zsh can run bash's completion functions. compinit is skipped if it has run already, because it is slow.
 _ZSH = "(( $+functions[compdef] )) || { autoload -Uz compinit && compinit }\nautoload -Uz bashcompinit && bashcompinit\n"
 _BASH = """\
 {function}() {{
@@ -39,11 +39,11 @@ _COMMANDS = """\
 
 
 def completion(commands: Mapping[str, Iterable[str]], arguments: Sequence[str]) -> str:
-    """The script that ``--print-completion SHELL`` asks for: of ``regime-w`` and of ``regime-w-server``.
+    """The script that ``--print-completion SHELL`` prints; it completes ``regime-w`` and ``regime-w-server``.
 
     Args:
         commands: The flags of each command.
-        arguments: The shell.
+        arguments: What follows the flag: the name of the shell.
 
     Raises:
         UsageError: There is no completion for this shell.
@@ -51,7 +51,7 @@ def completion(commands: Mapping[str, Iterable[str]], arguments: Sequence[str]) 
     if len(arguments) != 1 or arguments[0] not in get_args(Shell):
         raise UsageError(f"{FLAG}: takes one of {', '.join(get_args(Shell))}")
     cases = [f'      {name}) words="{" ".join(flags)}" ;;' for name, flags in commands.items()]
-    # Of the flags of vLLM's, which takes long to import, those that our settings name too.
+    # Only those of vLLM's flags that our settings have too, because vLLM takes long to import.
     server = ["--version", *flags_of(ServeConfig, without={"api_key"}, kebab_case=True)]
     return "".join(
         [
@@ -83,8 +83,8 @@ def flags_of(
 
     Args:
         model: The settings.
-        without: Keys that are no flags.
-        kebab_case: Whether the program spells them with ``-``.
+        without: Keys that are not flags.
+        kebab_case: Whether the program spells flags with ``-`` instead of ``_``.
     """
     keys = [*known_keys(model)]
     tables = {key.rpartition(".")[0] for key in keys}

@@ -32,17 +32,17 @@ console = Console(highlight=False)
 
 
 def run_demo(command: DemoCommand) -> None:
-    """Run every stage with a server that is stopped at the end, or once a signal asks for it.
+    """Run every stage with a server that is stopped at the end, or when a signal asks to stop.
 
     Raises:
-        UsageError: The server could not start on this machine.
-        ServerError: It did not start, or stopped.
+        UsageError: The server cannot run on this machine.
+        ServerError: The server did not start, or ended by itself.
         KeyboardInterrupt: A signal asked to stop.
     """
     if missing := "; ".join(map(str, missing_server_prerequisites())):
-        # Before the stages that come before the server's.
+        # Checked before the first stages, although only the server needs them.
         raise UsageError(missing)
-    # Ends the server too; by itself the signal would end this process alone.
+    # SIGTERM raises KeyboardInterrupt, so that the server is stopped too; by default it would end this process alone.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     folder, port = free_run_folder(), usable_port(command.port)
@@ -77,14 +77,14 @@ def run_demo(command: DemoCommand) -> None:
         failure.add_note(f"{log}\n")
         raise failure from None
     except Stopped:
-        # No part of the demo resumes.
+        # The demo cannot be resumed, so a stop ends it as an interrupt does.
         raise KeyboardInterrupt from None
     finally:
         server.stop()
     console.print("the server is stopped")
 
 
-# What a stage imports takes seconds to load, so each imports it itself.
+# Each stage imports the modules that it needs itself, because they take seconds to load.
 
 
 def build_model() -> None:
@@ -119,7 +119,7 @@ def train_online(
     stage(
         4,
         "online PPO",
-        f"what is trained is on {url}, or asked by",
+        f"the policy in training is served on {url}; to ask it a question, run",
     )
     for line in sample_lines(url):
         console.print(line, highlight=False, soft_wrap=True)
@@ -168,7 +168,7 @@ def report(folder: Path) -> None:
 
 
 def stage(number: int, name: str, what: str) -> None:
-    """Print the stage that begins."""
+    """Print a line for the stage that begins."""
     head = f"[{number}/6] {name}"
     line = Text(wrapped(console, f"{head}: {what}"))
     line.stylize("bold", 0, len(head))
@@ -179,7 +179,7 @@ def serve_until_stopped(server: ServerProcess) -> None:
     """Leave the server running until Ctrl-C or SIGTERM.
 
     Raises:
-        ServerFailed: It ended by itself.
+        ServerFailed: The server ended by itself.
     """
     print_line(console, f"{server.url} goes on answering until Ctrl-C")
     with suppress(KeyboardInterrupt):
@@ -191,7 +191,7 @@ def next_lines(folder: Path, url: str, *, serving: bool) -> list[str]:
     """What to do after the demo: commands in this folder, each with what it does."""
     server = f"  {_program('regime-w-server')} --config demo --state-dir {folder / 'server'}"
     served = "      serves what was trained, with a playground on http://127.0.0.1:8000"
-    open_url = [f"  {url} in a browser", "      is the playground of what was trained"]
+    open_url = [f"  {url} in a browser", "      shows the playground of what was trained"]
     return [
         *(open_url if serving else [server, served]),
         *sample_lines(url if serving else None),
@@ -209,7 +209,7 @@ def sample_lines(url: str | None) -> list[str]:
 
 
 def _program(name: str) -> str:
-    """A program of this installation, to be typed in this folder."""
+    """The path of a program of this installation, as it can be typed in this folder."""
     path = Path(sys.executable).parent / name
     shown = os.path.relpath(path)
     return str(path) if shown.startswith("..") else shown
@@ -224,7 +224,7 @@ def free_run_folder() -> Path:
 
 
 def usable_port(port: int) -> int:
-    """The port itself; if it is taken, a free one, and a line that says so."""
+    """The port itself, or, if it is taken, a free one; then a line is printed that says so."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))

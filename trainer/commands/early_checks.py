@@ -1,4 +1,4 @@
-"""What settings alone, and the names of files in them, tell to be wrong: refused before torch is imported."""
+"""Checks that need only the settings and the names of files on the disk; they run before torch is imported."""
 
 import os
 from contextlib import suppress
@@ -52,10 +52,10 @@ def check_sft(config: SFTRunConfig) -> None:
 
 
 def require_run(folder: Path) -> None:
-    """Refuse what is no folder.
+    """Refuse a path that is not a folder.
 
     Raises:
-        UsageError: Names it.
+        UsageError: Names the path.
     """
     if not os.path.isdir(folder):
         raise UsageError(f"{shown_path(folder)}: no such folder of a run")
@@ -65,7 +65,7 @@ def check_export(command: ExportCommand) -> None:
     """Check an export.
 
     Raises:
-        UsageError: Names the flag, or says what is no run.
+        UsageError: Names the flag, or the path that is not a run's folder.
     """
     require_run(command.run)
     if command.merged == command.adapter:
@@ -82,7 +82,7 @@ def require_output(output: Path) -> None:
     """Refuse a folder that an adapter cannot be written to.
 
     Raises:
-        UsageError: It cannot be made, is a run's, or holds an adapter that nothing says the settings of.
+        UsageError: It cannot be made, is a run's folder, or holds an adapter without the settings of its training.
     """
     require_folder(output, field="output")
     with suppress(FileNotFoundError):
@@ -93,7 +93,7 @@ def require_output(output: Path) -> None:
 
 
 def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:
-    """Whether the run is new: one that was begun has its own settings and adapter."""
+    """Check what every run needs, and return whether the run is new: a run that was begun keeps its own adapter."""
     require_base_model(config.policy.base_model)
     require_folder(config.run.folder, field="run.folder")
     require_trackers(config.run.trackers)

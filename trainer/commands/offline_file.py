@@ -1,4 +1,4 @@
-"""What a file of rollouts is, said before `train-offline` learns from it, and refused where nothing can be learned."""
+"""Opens the file of rollouts of `train-offline`, refuses one that teaches nothing, and says what is in it."""
 
 from collections.abc import Callable
 
@@ -8,21 +8,21 @@ from trainer.model.dtype import collected_line
 from trainer.rollouts.files import StoredRollouts, open_rollouts
 
 _FOREIGN_NATS = 0.05
-"""Mean |starting policy - file| logprob from which the file is plainly not of the starting policy; where
-both compute in bfloat16 rounding stays below."""
+"""If the mean |starting policy - file| logprob is above this, another policy sampled the file. Rounding alone stays
+below it if both compute in bfloat16."""
 
 
 def open_file(config: OfflineRunConfig) -> StoredRollouts:
-    """The file of a run.
+    """Open a run's file of rollouts.
 
     Raises:
-        DataError: It cannot be read, holds what cannot be trained on, or has a single completion of each question
-            where advantages compare them: all would be 0.
+        DataError: It cannot be read, holds rollouts that cannot be trained on, or has only one completion of each
+            question while ppo.advantage compares a question's completions, so that all advantages would be 0.
     """
     rollouts = open_rollouts(config.rollouts, config, num_groups=config.limit)
     if config.ppo.advantage != "gae" and rollouts.num_completions == len(rollouts.records):
         raise DataError(
-            f"{config.rollouts}: one completion of each question, and ppo.advantage = {config.ppo.advantage} compares "
+            f"{config.rollouts}: one completion of each question, but ppo.advantage = {config.ppo.advantage} compares "
             "a question's completions: set it to gae, or collect with more arms or rollout.samples_per_arm"
         )
     return rollouts
@@ -31,7 +31,7 @@ def open_file(config: OfflineRunConfig) -> StoredRollouts:
 def say_what_is_in_the_file(
     config: OfflineRunConfig, rollouts: StoredRollouts, num_steps: int, say: Callable[[str], None]
 ) -> None:
-    """Lines on its questions, on what was left out, and on what its rollouts were not made for."""
+    """Say which questions the file has, what was left out, and in what its rollouts may not suit the run."""
     versions = sorted("base" if v is None else str(v) for v in rollouts.versions)
     say(
         f"{config.rollouts}: {len(rollouts.records)} questions, {rollouts.num_completions} completions of "
@@ -44,22 +44,22 @@ def say_what_is_in_the_file(
         say(
             f"warning: {rollouts.num_texts} of the completions are text without tokens and logprobs. "
             "They are tokenised again under their arm's prompt and taken to be sampled by the policy "
-            "that training starts from. If another model wrote them, or other tokens, the importance "
-            "weights are wrong: PPO then learns from them as if they were its own"
+            "that training starts from. If another model wrote them, or if its tokens were different, the "
+            "importance weights are wrong: PPO then learns from them as if they were its own"
         )
 
 
 def foreign_warning(mismatch: float) -> str | None:
-    """A warning where another policy sampled the file than the one that training starts from; else None.
+    """A warning if the file was sampled by another policy than the one that training starts from; else None.
 
     Args:
-        mismatch: Nats a token between their logprobs, in the first step.
+        mismatch: Mean |starting policy - file| logprob in the first step, in nats per token.
     """
     if mismatch <= _FOREIGN_NATS:
         return None
     return (
         f"warning: the file's logprobs differ from those of the policy that training starts from by "
-        f"{mismatch:.2g} nats a token: another policy sampled it. Importance weights up to "
-        "ppo.max_importance_weight make up for a part of that; start from the adapter that the file "
+        f"{mismatch:.2g} nats a token: another policy sampled it. Importance weights, capped at "
+        "ppo.max_importance_weight, correct this only in part; start from the adapter that the file "
         "was collected with, or set ppo.sequence_mask"
     )

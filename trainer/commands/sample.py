@@ -18,7 +18,7 @@ async def sample(config: SampleConfig) -> ArmGroup:
     """The scored group of all arms.
 
     Raises:
-        DataError: The gold answer is none of its type, or the type cannot be used.
+        DataError: The gold answer is not of the answer type, or the type cannot be used.
         ServerError: The server cannot be reached or refuses.
     """
     answer_type = usable_type(config.answer_type, config.choices)
@@ -48,7 +48,7 @@ async def sample(config: SampleConfig) -> ArmGroup:
 
 
 def as_table(group: ArmGroup) -> Table:
-    """The completions, one row an arm; model text is never read as markup."""
+    """A table of the completions, one row per arm; model text is never read as markup."""
     version = "base" if group.policy_version is None else adapter_name(group.policy_version)
     table = Table(title=_shown(group.question), caption=f"sampled from {version}", show_lines=True)
     for heading in ("arm", "T", "completion", "answer"):
@@ -80,5 +80,5 @@ def run_sample(config: SampleConfig) -> None:
 
 
 def _shown(text: str) -> str:
-    """A text of the model's or the user's: neither markup nor an escape of the terminal."""
+    """A text of the model or the user, in which markup and terminal escapes have no effect."""
     return escape(safe_text(text))

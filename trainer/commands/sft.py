@@ -1,7 +1,7 @@
 """Supervised fine-tuning of a LoRA adapter through TRL's SFTTrainer.
 
-The prompts are those of the arms, mixed at random, so that every arm is in distribution when PPO
-starts; only solutions have a loss. vLLM serves the adapter as it is.
+Each demonstration is trained under the prompt of a random arm, so that every arm is in distribution when PPO
+starts; only solutions have a loss. vLLM can serve the adapter as it is.
 """
 
 import shutil
@@ -48,16 +48,16 @@ _TRAINER_STATE_FILE = "trainer_state.json"
 def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -> Path | None:
     """Train and save the adapter, in the main thread.
 
-    If ``config.output`` holds checkpoints of the same settings, training resumes from the newest; nothing is done
-    where it is finished. SIGTERM and Ctrl-C let the current step finish; a checkpoint is written.
+    If ``config.output`` holds checkpoints of the same settings, training resumes from the newest one; if it holds the
+    finished adapter, nothing is done. After SIGTERM or Ctrl-C the current step is finished and a checkpoint written.
 
     Args:
         config: Data, model and settings.
         on_step: Called every few steps with step, number of steps and loss.
-        say: Gets a line about the data, the held-out loss, a resume, and a stop.
+        say: Gets lines about the data, the held-out loss, a resume, and a stop.
 
     Returns:
-        The adapter's folder; None where a signal has stopped the training.
+        The adapter's folder; None if a signal has stopped the training.
 
     Raises:
         UsageError: The folder holds an adapter, or checkpoints, of other settings.
@@ -75,7 +75,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             config = _without_auto(config, renderer, compute_device(config.device), say)
             keep_settings(output / CONFIG_FILE, config, free=("output", "device"))
             newest = _newest_checkpoint(output / CHECKPOINTS_FOLDER)
-            # A checkpoint of the last step is there until the whole adapter is.
+            # The last checkpoint is removed only when the adapter is complete.
             if newest is None and (output / ADAPTER_WEIGHTS_FILE).exists():
                 say(f"{output} is finished; choose another output for another adapter")
                 return output
@@ -88,7 +88,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             say(f"stopped at step {step}/{num_steps}; the same command resumes there")
             return None
         trainer.save_model(str(output))
-        # After a power cut the last checkpoint, or else the whole adapter, is there.
+        # So that after a power cut there is either the last checkpoint or the complete adapter.
         fsync_all(output)
         shutil.rmtree(output / CHECKPOINTS_FOLDER, ignore_errors=True)
     return output
@@ -101,7 +101,7 @@ def _trainer(
     newest: Path | None,
     say: Callable[[str], None],
 ) -> SFTTrainer:
-    """TRL's trainer of a fresh adapter, which ``newest``, a checkpoint, replaces where there is one."""
+    """TRL's trainer with a fresh adapter, which ``train`` replaces by that of the checkpoint ``newest``, if any."""
     device = compute_device(config.device)
     examples, held_out = _data_sets(config, renderer, say)
     if newest is not None:
@@ -123,11 +123,11 @@ def _trainer(
         processing_class=tokenizer,
         peft_config=fresh_lora(config.policy),
     )
-    # On a 4-bit base TRL makes the adapter bfloat16, whose precision is coarser than the updates.
+    # On a 4-bit base TRL casts the adapter to bfloat16, which is too coarse for the updates.
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.float32)
-    # Its dicts would be printed between our own lines.
+    # It would print dicts between our own lines.
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -135,10 +135,10 @@ def _trainer(
 def _without_auto(
     config: SFTRunConfig, renderer: PromptRenderer, device: torch.device, say: Callable[[str], None]
 ) -> SFTRunConfig:
-    """What ``auto`` stands for: what an earlier start has kept, else what model and machine say.
+    """Replace ``auto`` by what an earlier start has kept, or else by what suits the model and the machine.
 
     Raises:
-        UsageError: The base model has no prompts of ``prompt_format``.
+        UsageError: The base model cannot have prompts in ``prompt_format``.
     """
     kept = config.output / CONFIG_FILE
     policy = settled_as_kept(config.policy, device, kept_dtype(kept), say)
@@ -214,7 +214,7 @@ def _trl_config(
         per_device_eval_batch_size=examples_per_pass,
         completion_only_loss=True,
         packing=sft.packing,
-        # Whole examples, so that the loss is that of the same text with and without packing.
+        # Evaluated without packing, so that the held-out loss is of the same text in either case.
         eval_packing=False,
         max_length=sft.packed_row_tokens if sft.packing else None,
         logging_steps=5,
@@ -237,6 +237,6 @@ def _trl_config(
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete one: the trainer's state is the last file to be written."""
+    """The newest complete checkpoint, which is one with the trainer's state: that file is written last."""
     found = [f for f in folder.glob("checkpoint-*") if (f / _TRAINER_STATE_FILE).is_file()]
     return max(found, key=lambda f: int(f.name.rsplit("-", 1)[1]), default=None)

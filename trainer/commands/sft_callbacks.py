@@ -1,4 +1,4 @@
-"""What TRL calls while it fine-tunes: progress and metrics, and an end where a signal asks for it."""
+"""Callbacks of TRL's trainer: they report progress and metrics, and end the training if a signal asks for it."""
 
 import json
 import math
@@ -27,7 +27,7 @@ class ProgressCallback(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Drop the lines after the checkpoint, whose steps are repeated."""
+        """Drop the lines of steps after the checkpoint, because these steps are repeated."""
         lines = read_plain(self._metrics).splitlines(True) if self._metrics.exists() else []
         rows = [(line, metrics_row(line)) for line in lines if line.endswith(b"\n")]
         kept = [line for line, row in rows if row is not None and row["step"] <= state.global_step]
@@ -64,20 +64,20 @@ class StopCallback(TrainerCallback):  # type: ignore[misc]
     """Ends the training after the step in which a signal asked for it, with a checkpoint of that step."""
 
     def __init__(self, stop: StopRequest):
-        """Ask ``stop`` after each step."""
+        """Check ``stop`` after each step."""
         self._stop = stop
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save and end, where that was asked for."""
+        """Save and end, if a signal asked for it."""
         if self._stop.requested:
             control.should_save = control.should_training_stop = True
 
     def on_prediction_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Leave an evaluation before the first step, of which there is nothing to save.
+        """Abort the evaluation that precedes the first step; there is nothing to save yet.
 
         Raises:
             Stopped: A signal asked for it.

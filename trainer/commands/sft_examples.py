@@ -1,6 +1,6 @@
-"""The demonstrations of supervised fine-tuning: what is said of them, and their token ids.
+"""Turns demonstrations into token ids for supervised fine-tuning, and warns of unsuitable ones.
 
-They are rendered by the code that renders the server's prompts, so TRL renders nothing.
+They are rendered by the code that renders the server's prompts; TRL gets token ids and renders nothing.
 """
 
 import random
@@ -30,17 +30,17 @@ def sft_examples(
     *,
     seed: str,
 ) -> Dataset:
-    """Rows of ``input_ids`` and ``completion_mask``, which is 1 on what is learned.
+    """Rows of ``input_ids`` and ``completion_mask``, which is 1 on the tokens that have a loss.
 
-    That is the solution, without calculator annotations, and the token that ends it: EOS, or the one with
-    which the chat template ends a turn.
+    These are the solution, without calculator annotations, and the token that ends it: EOS, or the chat template's
+    end-of-turn token.
 
     Args:
         demonstrations: Questions with their solutions.
-        arms: Each demonstration has the system prompt of one of them, drawn at random.
-        renderer: Of the base model's tokenizer.
-        prompt_format: Of the prompts.
-        seed: Of the draws.
+        arms: Each demonstration gets the system prompt of one of them, drawn at random.
+        renderer: Renders prompts with the base model's tokenizer.
+        prompt_format: Format of the prompts.
+        seed: Seed of the random draws.
     """
     rng, end_id = random.Random(seed), renderer.end_token_id(prompt_format)
     end = [] if end_id is None else [end_id]
@@ -58,12 +58,12 @@ def within_context(examples: Dataset, context_tokens: int, say: Callable[[str], 
     """The rows that fit the base model's context.
 
     Args:
-        examples: Of `sft_examples`.
-        context_tokens: The longest prompt and solution together.
-        say: Gets a line where rows are left out.
+        examples: Rows of `sft_examples`.
+        context_tokens: Most tokens that a prompt and its solution may have together.
+        say: Gets a line if rows are left out.
 
     Raises:
-        DataError: None fits.
+        DataError: No row fits.
     """
     lengths = [len(row["input_ids"]) for row in examples]
     fitting = [index for index, length in enumerate(lengths) if length <= context_tokens]
@@ -87,32 +87,33 @@ def longest_tokens(*examples: Dataset | None) -> int:
 def sft_advice(
     learning_rate: float, demonstrations: Sequence[Record], held_out: Sequence[Record] = ()
 ) -> list[str]:
-    """A line for each: LoRA hardly learns at the rate, most demonstrations are an answer without a solution.
+    """Warnings: of a learning rate too low for LoRA, and of demonstrations that are mostly answers without solutions.
 
     Args:
         learning_rate: ``sft.learning_rate``.
-        demonstrations: To train on.
-        held_out: Those whose loss is measured.
+        demonstrations: Demonstrations to train on.
+        held_out: Demonstrations whose loss is measured.
     """
     lines = low_learning_rate("sft.learning_rate", learning_rate)
     num_bare = sum(map(_is_answer_alone, demonstrations))
     num_bare_held_out = sum(map(_is_answer_alone, held_out))
     if 2 * num_bare > len(demonstrations):
         lines.append(
-            f"{num_bare} of {len(demonstrations)} demonstrations are an answer alone, and SFT teaches to answer without "
-            "steps: leave SFT out, which an instruct model does not need, or give solutions that end in '#### 18'"
+            f"{num_bare} of {len(demonstrations)} demonstrations are an answer alone, so SFT would teach the model to "
+            "answer without steps: leave SFT out, which an instruct model does not need, or give solutions that end in "
+            "'#### 18'"
         )
     elif 2 * num_bare_held_out > len(held_out):
         lines.append(
-            f"{num_bare_held_out} of {len(held_out)} held-out demonstrations are an answer alone, and those that are "
-            "trained on are not: the held-out loss rises while the solutions are learned, and says nothing of them; "
-            "name solutions in data.evaluation_source, or set sft.num_evaluation_examples = 0"
+            f"{num_bare_held_out} of {len(held_out)} held-out demonstrations are an answer alone, but those that are "
+            "trained on are not: the held-out loss will rise while the solutions are learned, and says nothing about "
+            "them; name a source with solutions in data.evaluation_source, or set sft.num_evaluation_examples = 0"
         )
     return lines
 
 
 def _is_answer_alone(demonstration: Record) -> bool:
-    """Whether it has no solution, as far as can be seen: one short line, and for numbers no equation."""
+    """Whether it seems to have no solution: it is one short line and, if the answer is a number, has no equation."""
     solution, _, answer = demonstration.gold.rpartition("####")
     if solution.strip() or "\n" in answer.strip() or len(answer) > _LONGEST_BARE_ANSWER:
         return False

@@ -1,4 +1,4 @@
-"""The folder of the tiny base model, made in seconds from the weights that come with this project or trained anew."""
+"""Writes the tiny base model's folder: in seconds from the weights that come with this project, or trained anew."""
 
 import json
 from collections.abc import Callable
@@ -27,11 +27,12 @@ def build_tiny_model(
     """Write the tiny base model to ``folder``, unless it is already there.
 
     Args:
-        folder: Where ``config.json``, weights and tokenizer go; replaced whole if out of date, unless trained here.
-        recipe: Its settings; ``num_steps=0`` leaves the weights random, for tests.
-        on_step: Called after every step of training with step, number of steps and loss; never where the
-            weights that come with this project are of the same recipe.
-        from_scratch: Train it even then, and even if it is already there.
+        folder: Where ``config.json``, weights and tokenizer go. An outdated model in it is replaced, unless that model
+            was trained here.
+        recipe: The model's settings; ``num_steps=0`` leaves the weights random, for tests.
+        on_step: Called after every training step with step, number of steps and loss. There is no training if the
+            weights that come with this project have the same recipe.
+        from_scratch: Train the model even then, and even if it is already there.
 
     Returns:
         The folder, loadable by Transformers and by vLLM.
@@ -81,6 +82,6 @@ def _model(
     if weights is None:
         pretrain(model, tokenizer, recipe, on_step)
     else:
-        # The head is the embedding's weights.
+        # The head is missing in the weights, because it is tied to the embedding.
         model.load_state_dict(weights, strict=False)
     return tokenizer, model, weights is None

@@ -33,7 +33,7 @@ class TinyModelRecipe:
     batch_size: int = 48
     """Word problems in a step."""
     num_drills: int = 16
-    """Rows of bare equations beside them, from which arithmetic is learnt faster."""
+    """Rows of bare equations in a step, in addition; from these arithmetic is learnt faster."""
     learning_rate: float = 3e-3
     seed: int = 0
 
@@ -73,9 +73,9 @@ def pretrain(
     """Train all weights.
 
     Args:
-        model: From `untrained_model`.
-        tokenizer: The corpus's.
-        recipe: Of both.
+        model: The model of `untrained_model`.
+        tokenizer: The corpus's tokenizer.
+        recipe: The recipe that the model and the tokenizer were made with.
         on_step: Called after every step with step, number of steps and loss.
     """
     optimizer = torch.optim.AdamW(

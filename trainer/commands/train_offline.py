@@ -1,8 +1,8 @@
 """PPO from rollouts that were collected before: the online update without a server.
 
-The proximal policy of every step is the one that training starts from: the one that sampled the file, if
-it was collected with that adapter. PPO's clipping thus keeps the policy close to the one that the samples
-come from, however many passes are made. The reference is the same policy, so there is no KL penalty.
+The proximal policy of every step is the starting policy, which also sampled the file if the file was collected with
+that adapter. PPO's clipping thus keeps the policy close to the one that the samples come from, however many passes
+are made. The reference is the starting policy too, so there is no KL penalty.
 """
 
 import math
@@ -53,26 +53,26 @@ from trainer.run_state.run_folder import (
     with_prompt_format,
 )
 
-_OF_THE_PENALTY = ("ppo/reference_kl", "ppo/kl_coef")
-"""Metrics of the KL penalty, which would say that the policy has not moved."""
+_PENALTY_METRICS = ("ppo/reference_kl", "ppo/kl_coef")
+"""Metrics of the KL penalty. They are not written, because they would suggest that the policy has not moved."""
 
 
 def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Path:
     """Train on the file until ``offline.num_epochs`` are done or a signal asks to stop.
 
-    A run that was begun in ``run.folder`` resumes from its newest checkpoint. SIGTERM and Ctrl-C let the
-    current step finish; a checkpoint is written.
+    A run that was begun in ``run.folder`` resumes from its newest checkpoint. After SIGTERM or Ctrl-C the
+    current step is finished and a checkpoint written.
 
     Args:
-        config: The whole run.
-        must_resume: A new run is an error.
+        config: The configuration of the whole run.
+        must_resume: Whether beginning a new run is an error.
 
     Returns:
         Folder of the newest adapter.
 
     Raises:
         UsageError: The folder holds another run.
-        DataError: The file cannot be read, or holds what cannot be trained on.
+        DataError: The file cannot be read, or holds rollouts that cannot be trained on.
         CheckpointError: No checkpoint can be resumed from.
         RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
@@ -122,7 +122,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
 def _restore(
     config: OfflineRunConfig, run: RunConfig, device: torch.device
 ) -> tuple[Learner, TrainProgress]:
-    """The learner as it was at the newest checkpoint, or as it starts."""
+    """The learner and the progress at the newest checkpoint, or at the start if there is none."""
     roles = PolicyRoles(
         config.policy, device=device, serve_dtype=torch_dtype(config.policy, device)
     )
@@ -151,7 +151,7 @@ class _OfflineTraining:
     ):
         self.progress = progress
         self.adapter = _adapter_folder(run.folder, progress.step)
-        """The newest one that is on the disk."""
+        """Folder of the newest adapter that was saved."""
         self._config = config
         self._run = run
         self._rollouts = rollouts
@@ -159,7 +159,7 @@ class _OfflineTraining:
         self._learner = learner
         self._tracker = tracker
         self._questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
-        # Also after a resume: the reference is a frozen copy of the adapter that the run began with.
+        # The starting adapter, also after a resume: the reference is a frozen copy of it.
         self._start = learner.roles.adapter_state(Role.REFERENCE)
 
     def step(self) -> None:
@@ -181,7 +181,7 @@ class _OfflineTraining:
         if step == 1 and (warning := foreign_warning(ppo.logprob_mismatch)):
             self._tracker.say(warning)
         metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
-        for name in _OF_THE_PENALTY:
+        for name in _PENALTY_METRICS:
             del metrics[name]
         self._tracker.step(step, metrics)
 
@@ -209,7 +209,7 @@ def _adapter_folder(run_folder: Path, step: int) -> Path:
 def _with_behaviour(
     roles: PolicyRoles, groups: Sequence[ScoredGroup], *, token_budget: int
 ) -> list[list[Sample]]:
-    """The samples that train; those without logprobs get the ones of the starting policy."""
+    """The samples that train; samples without logprobs get the starting policy's."""
     samples = [group.samples for group in groups]
     texts = [sample for group in samples for sample in group if not sample.sampler_logprobs]
     if not texts:
