@@ -1,1 +1,1 @@
-"""Every section of the configuration, every command's, and how they are read."""
+"""The sections of the configuration, the configurations of the commands, and how they are read."""

@@ -1,4 +1,4 @@
-"""Commands that ask a running server, and what is read of their answers."""
+"""The configurations of the commands that ask a running server, and of `diff`, which compares the answers."""
 
 from pathlib import Path
 from typing import Annotated, Self
@@ -114,7 +114,7 @@ class EvaluationConfig(CommandConfig):
         """The arm whose system prompt the greedy answers have.
 
         Raises:
-            KeyError: `arm` is none of `arms`.
+            KeyError: `arm` is not one of `arms`.
         """
         return self.arms[0] if self.arm is None else {arm.name: arm for arm in self.arms}[self.arm]
 
@@ -133,13 +133,13 @@ class DiffCommand(CommandConfig):
     """Show the questions on which two evaluated models differ, side by side."""
 
     evaluation: CliPositionalArg[Path]
-    """The file that `eval --output` wrote, or the run's folder that it lies in."""
+    """The file that `eval --output` wrote, or the run's folder that holds it."""
     baseline: CliPositionalArg[str | None] = None
     """Label of the first model; the one evaluated before the second, by default."""
     model: CliPositionalArg[str | None] = None
     """Label of the second; the one evaluated last, by default."""
     limit: Annotated[int, Field(ge=0)] = 5
-    """Most questions to show of those won, and of those lost."""
+    """Most questions to show of those that the second model wins, and as many of those that it loses."""
 
 
 class SampleConfig(CommandConfig):

@@ -1,4 +1,4 @@
-"""What every section of the configuration, and every command's, has in common."""
+"""The base classes of the configuration's sections and of the commands' configurations."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -9,33 +9,33 @@ from inference_server.wire.settings_model import SettingsModel
 
 Device = Literal["auto", "cpu", "cuda"]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-"""Of a generator, PyTorch's or the server's."""
+"""Seed of a random generator, PyTorch's or the server's."""
 MAX_THREADS = 4096
-"""More CPU threads than this are a mistake, and PyTorch takes no number of them beyond 32 bits."""
+"""Most CPU threads that are accepted. More are surely a mistake, and PyTorch takes no number beyond 32 bits."""
 
 
 class Section(SettingsModel):
     """A section of the configuration: unknown keys are errors."""
 
     meant_before: ClassVar[Mapping[str, object]] = {}
-    """Values of keys that are missing in settings kept from before the keys existed, where those are not
-    the defaults of today. Work begun then goes on with them: `trainer.io.kept_settings.as_begun`."""
+    """For keys that older kept settings lack: the value that their absence means, where this is not today's
+    default. Work that was begun with such settings goes on with it: `trainer.io.kept_settings.as_begun`."""
 
     defaults_before: ClassVar[Mapping[str, object]] = {}
-    """Earlier defaults of keys that have another today: kept settings hold them though nobody chose them."""
+    """Earlier defaults of keys whose default has changed: kept settings hold them although nobody chose them."""
 
     @classmethod
     def read_kept(cls, kept: Mapping[str, Any]) -> Self:
-        """Settings that an earlier start has kept, with what they meant then.
+        """Read settings that an earlier start has kept, with the meaning that they had then.
 
         Raises:
-            ValidationError: They are of another type, or of a version that this one cannot read.
+            ValidationError: They are of another type, or of a version whose settings this one cannot read.
         """
         return cls.model_validate(cls.as_meant(kept) if isinstance(kept, Mapping) else kept)
 
     @classmethod
     def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """Kept settings with the keys that are missing and have another default today, without earlier defaults."""
+        """Kept settings with the missing keys of ``meant_before`` added and values of ``defaults_before`` removed."""
         before = cls.defaults_before
         found = {
             **cls.meant_before,
@@ -64,5 +64,5 @@ class CommandConfig(Section):
     own_section: ClassVar[str | None] = None
     """Name of the table for the command's own keys."""
     inherited: ClassVar[Mapping[str, str]] = {}
-    """Own keys that take the value of another section's key where they are not given: name of the own
+    """Own keys that take the value of another section's key if they are not given: name of the own
     key → ``section.key``."""

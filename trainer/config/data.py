@@ -15,13 +15,13 @@ _DEFAULT_SOURCE: BuiltInSource = "word-problems"
 
 
 def is_built_in(source: str) -> bool:
-    """Whether a source, or the one that a part is named of, comes with this program."""
+    """Whether a source, such as ``word-problems`` or its part ``word-problems#train``, comes with this program."""
     return source.partition("#")[0] in get_args(BuiltInSource)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordShape:
-    """Which columns of a source's records are what, and of which type the answers are."""
+    """Which columns of a source hold the question, the answer and the choices, and which type the answers have."""
 
     question: str = "question"
     answer: str = "answer"
@@ -29,10 +29,10 @@ class RecordShape:
     answer_type: AnswerTypeName = "number"
 
     def __post_init__(self) -> None:
-        """Check that the columns are different ones.
+        """Check that the columns differ.
 
         Raises:
-            ValueError: They are not.
+            ValueError: Two of them are the same.
         """
         columns = [name for name in (self.question, self.answer, self.choices) if name is not None]
         if repeated := sorted({name for name in columns if columns.count(name) > 1}):
@@ -42,7 +42,7 @@ class RecordShape:
 
 
 def _is_of_a_choice(column: str | None, info: ValidationInfo) -> str | None:
-    """Refuse a column of choices where the field before it says that answers are something else."""
+    """Refuse a column of choices if the field ``answer_type`` before it is not ``choice``."""
     prefix = (info.field_name or "").removesuffix("choices")
     answer_type = info.data.get(f"{prefix}answer_type", "choice")
     if column is not None and answer_type != "choice":
@@ -54,7 +54,8 @@ def _is_of_a_choice(column: str | None, info: ValidationInfo) -> str | None:
 
 
 ChoicesColumn = Annotated[NotBlank | None, AfterValidator(_is_of_a_choice)]
-"""Column of the choices' texts, in a field ``choices`` behind a field ``answer_type``, both with one prefix."""
+"""Column of the choices' texts. The field's name is ``choices``, and a field ``answer_type`` precedes it; both names
+may have a prefix, which must be the same."""
 
 
 class DataConfig(Section):
@@ -75,9 +76,9 @@ class DataConfig(Section):
     """Column of both sources with the question, such as `problem`: a text, or messages of which one is the user's.
     If there is no column `question`, the default reads `prompt` or `messages`."""
     answer: NotBlank = "answer"
-    """Column with the right answer, or with a solution that ends in it, such as `solution`; `extra_info.answer` is a
-    column in a column of tables. If there is no column `answer`, the default reads `reward_model.ground_truth`, or else
-    the assistant's message."""
+    """Column with the right answer, or with a solution that ends in it, such as `solution`; `extra_info.answer` is the
+    key `answer` of the tables in the column `extra_info`. If there is no column `answer`, the default reads
+    `reward_model.ground_truth`, or else the assistant's message."""
     answer_type: AnswerTypeName = "number"
     """Type of the answers: `number` (exact), `choice` (a letter, its index from 0, or the choice's text),
     `text` (equal except for case, markup, and punctuation around it), or `math` (LaTeX that math-verify finds
@@ -97,15 +98,18 @@ class DataConfig(Section):
     """For `train`: share of the questions, at most 0.5, that are counterfactuals. A counterfactual is another question
     of the step with one number changed and its answer computed again; s_cf then compares the answers to both (under
     reward.formulas = cross_checked). Needs answers with GSM8K's annotated steps (<<3*4=12>>), as the built-in
-    sources have them; if few questions have them, the share is smaller. Questions that data.evaluation_source holds
-    out are never made."""
+    sources have them; if few questions have them, the share is smaller. A counterfactual that is among the held-out
+    questions of data.evaluation_source is never asked."""
 
     @field_validator("evaluation_source")
     @classmethod
     def _is_told_from_the_earlier_default(
         cls, given: str | None, info: ValidationInfo
     ) -> str | None:
-        """Kept settings of earlier versions hold the bare name though nobody chose it; those of today never do."""
+        """Store a given `word-problems` as null or `word-problems#held_out`, which mean the same.
+
+        Kept settings of earlier versions hold the bare name although nobody chose it; today's never hold it.
+        """
         if given != _DEFAULT_SOURCE:
             return given
         return None if is_built_in(info.data.get("source", given)) else f"{given}#held_out"
@@ -121,14 +125,14 @@ class DataConfig(Section):
 
     @property
     def held_out_source(self) -> str | None:
-        """The source of the held-out questions; None where there are none of them."""
+        """The source of the held-out questions; None if there are none."""
         if self.evaluation_source is None and is_built_in(self.source):
             return _DEFAULT_SOURCE
         return self.evaluation_source
 
     @property
     def shape(self) -> RecordShape:
-        """The columns and the type of answer."""
+        """The columns, and the type of the answers."""
         return RecordShape(
             question=self.question,
             answer=self.answer,

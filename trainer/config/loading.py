@@ -31,7 +31,7 @@ def fail(command: str, *messages: object, exit_code: int = 2) -> NoReturn:
 
 
 def command_keys(kind: type[CommandConfig] = CommandConfig) -> set[str]:
-    """The own keys of every command: those that are in no section."""
+    """The own keys of all commands, which are in no section."""
     below = (command_keys(command) for command in kind.__subclasses__())
     return set[str]().union((key for key in known_keys(kind) if "." not in key), *below) - {
         *SECTIONS
@@ -56,7 +56,7 @@ def load_config(config: type[_Config], arguments: list[str], *, prog: str) -> _C
         settings, _ = load_settings(config, arguments, program)
     except SettingsError as error:
         fail(prog, *error.lines)
-    # Not a rule of the section: the settings of older runs may have both.
+    # Checked here and not by the section, because the kept settings of older runs may have both keys.
     ppo = getattr(settings, "ppo", None)
     if isinstance(ppo, PPOConfig) and ppo.ignored is not None:
         fail(prog, ppo.ignored)

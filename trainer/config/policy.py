@@ -56,7 +56,7 @@ class PolicyConfig(Section):
     frozen base (FSDP2), and gathers a layer's weights while it computes with them. Embeddings and head stay whole."""
 
     @model_validator(mode="after")
-    def _shards_whole_numbers(self) -> Self:
+    def _shards_only_full_precision(self) -> Self:
         if self.shard_base and self.quantization is not None:
             raise ValueError(
                 f"policy.shard_base divides a base in full precision, not one in {self.quantization}: leave "

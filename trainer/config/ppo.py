@@ -16,7 +16,7 @@ LossReduction = Literal["token_mean", "sequence_mean"]
 
 
 class PPOConfig(Section):
-    """The update."""
+    """The update of policy and critic."""
 
     meant_before: ClassVar[Mapping[str, object]] = {
         "critic_gae_lambda": None,
@@ -120,24 +120,24 @@ class PPOConfig(Section):
 
     @property
     def rollouts_of_critic(self) -> Path | None:
-        """What a new run's critic is fitted to; None where there is no such file or no critic."""
+        """The file that a new run's critic is fitted to; None if none is named or there is no critic."""
         return self.critic_rollouts if self.advantage == "gae" else None
 
     @property
     def ignored(self) -> str | None:
-        """A line on a key that was given and that another one overrides; None where there is none."""
+        """A message about a given key that another key overrides; None if there is none."""
         default = PPOConfig.model_fields["kl_horizon"].default
         if self.kl_horizon_steps is None or self.kl_horizon == default:
             return None
         return (
-            f"ppo.kl_horizon: ppo.kl_horizon_steps = {self.kl_horizon_steps:g} counts instead; leave one of "
+            f"ppo.kl_horizon: ppo.kl_horizon_steps = {self.kl_horizon_steps:g} is used instead; leave one of "
             "them out"
         )
 
     @model_validator(mode="before")
     @classmethod
     def _horizon_in_completions(cls, given: Any) -> Any:
-        """Files from before kl_horizon_steps keep the horizon that they give."""
+        """If only kl_horizon is given, as in files older than kl_horizon_steps, let it decide."""
         if isinstance(given, dict) and "kl_horizon" in given:
             return {"kl_horizon_steps": None, **given}
         return given

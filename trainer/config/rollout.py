@@ -1,4 +1,4 @@
-"""What is generated for each step, and what it earns."""
+"""What is generated for each step, and how it is rewarded."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
@@ -16,8 +16,8 @@ _OWN_ARMS = TypeAdapter(dict[int, ArmSpec])
 
 
 def _by_name(arms: object) -> object:
-    """Arms in place of names, and the recipe's in place of null."""
-    # A flag's null is read as a list of one.
+    """Replace names by their arms, and null by the recipe's arms."""
+    # A null given as a flag is read as a list with one element.
     if arms is None or arms == [None]:
         return build_all_arms()
     if isinstance(arms, str):
@@ -29,7 +29,7 @@ def _by_name(arms: object) -> object:
             f"must be a set of arms ({', '.join(ARM_SETS)}) or a list of arms, by name or as tables; left "
             "out, it is the recipe's eight"
         )
-    # By their place in the list as it was given, which an error names: a set stands for several.
+    # Keyed by the place in the given list, which errors name; the name of a set stands for several arms.
     own = _OWN_ARMS.validate_python({i: a for i, a in enumerate(arms) if not isinstance(a, str)})
     return [
         spec
@@ -43,7 +43,7 @@ def _as_the_server_takes_them(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(
-            f"two arms have the name {repeated[0]!r}; give each a name of its own (those of a set are the "
+            f"two arms have the name {repeated[0]!r}; give each a name of its own (the names in a set are the "
             "recipe's eight)"
         )
     if len(arms) > MAX_ARMS:
@@ -65,13 +65,13 @@ Arms = Annotated[
     tuple[ArmSpec, ...],
     BeforeValidator(_by_name),
     AfterValidator(_as_the_server_takes_them),
-    # Not written to a run's config.toml, where a missing key has always meant the eight.
+    # The recipe's eight are not written to a run's config.toml, where a missing key has always meant them.
     Field(exclude_if=_is_recipe),
 ]
 """Arms to ask: never empty, and null is read as the eight of Regime W."""
 
 RENAMED_KEYS: Mapping[str, str] = {"rollout.refill_zero_variance": "rollout.dynamic_sampling"}
-"""Earlier names of keys, which are still read, and their names now."""
+"""Earlier names of keys, which are still read, to their present names."""
 
 
 class RolloutConfig(Section):
@@ -106,7 +106,7 @@ class RolloutConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_earlier_names(cls, given: Any) -> Any:
-        """Runs begun under a key's earlier name are still read."""
+        """Read the settings of runs that were begun under a key's earlier name."""
         if isinstance(given, dict) and "refill_zero_variance" in given:
             given = dict(given)
             given.setdefault("dynamic_sampling", given["refill_zero_variance"])
@@ -115,7 +115,7 @@ class RolloutConfig(Section):
 
 
 REGIME_W = "regime_w"
-"""Regime W as one of ``reward.functions``."""
+"""The name of Regime W in ``reward.functions``."""
 _MAX_TIMEOUT_S = 86_400
 
 
@@ -162,7 +162,7 @@ class RewardSettings(RewardConfig, SettingsModel):
 
     @property
     def is_regime_w(self) -> bool:
-        """Whether Regime W alone decides."""
+        """Whether Regime W is the only reward function."""
         return self.functions == (REGIME_W,)
 
     @property

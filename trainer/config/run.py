@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from trainer.config.base import MAX_THREADS, Device, Section, Seed
 
 MAX_STEPS = 999_999
-"""Files and folders of a step have its number in six digits."""
+"""The names of a step's files and folders have its number in six digits."""
 SHORT_FLAGS: Mapping[str, str] = {"verbose": "run.verbose"}
 """Flags without a section, and the keys that they stand for."""
 TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]

@@ -11,16 +11,16 @@ from trainer.config.base import Section
 
 
 def _is_address(url: str) -> str:
-    """Refuse what no request can be sent to, and secrets, which would be kept in config.toml and shown."""
+    """Refuse a URL that no request can be sent to, or with a secret, which would be kept in config.toml and shown."""
     if any(mark in url for mark in "@?#"):
         raise ValueError(
             "must be scheme, host, port and path alone, without a user name, a password, a query or a "
             "fragment; give the key in REGIME_W_API_KEY"
         )
-    parts = urlsplit(url)  # Raises ValueError where the host's brackets do not match.
+    parts = urlsplit(url)  # Raises ValueError if the host's brackets do not match.
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable():
         raise ValueError("must be an address such as http://127.0.0.1:8000")
-    _ = parts.port  # Raises ValueError where it is no port.
+    _ = parts.port  # Raises ValueError if it is not a port.
     return url
 
 
@@ -28,7 +28,7 @@ _DEFAULT_URL = "http://127.0.0.1:8000"
 _MAX_SERVERS = 64
 
 PATIENCE_S = 4.0
-"""How long a command that somebody waits for asks a server that cannot be reached."""
+"""How long a command at a terminal retries a server that cannot be reached."""
 
 
 _Address = Annotated[str, AfterValidator(_is_address)]
@@ -71,11 +71,11 @@ class ServerConfig(Section):
             raise ValueError("urls names a server twice; name each once")
         if self.url not in (_DEFAULT_URL, self.urls[0]):
             raise ValueError("url and urls are both given; give one of the two")
-        # What asks one server asks the first.
+        # Commands that ask only one server ask the first one.
         object.__setattr__(self, "url", self.urls[0])
         return self
 
     def while_somebody_waits(self) -> Self:
-        """The same for a command at a terminal: a server that is not there is given up after seconds."""
+        """These settings for a command at a terminal, which gives up on an unreachable server after seconds."""
         patience_s = min(self.give_up_after_s, PATIENCE_S)
         return self.model_copy(update={"give_up_after_s": patience_s})

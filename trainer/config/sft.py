@@ -55,10 +55,10 @@ class SFTConfig(Section):
         return self
 
     def examples_per_pass(self, longest_tokens: int) -> int:
-        """Demonstrations of one forward pass, which divide a batch.
+        """Number of demonstrations in one forward pass, which divides the batch size.
 
         Args:
-            longest_tokens: Tokens of the longest one, to which the others are padded.
+            longest_tokens: Tokens of the longest demonstration, to which the others are padded.
         """
         if self.micro_batch_size is not None or self.packing:
             return self.micro_batch_size or 1
@@ -79,13 +79,13 @@ class SFTRunConfig(CommandConfig):
 
     policy: PolicyConfig = PolicyConfig()
     data: DataConfig = DataConfig()
-    """`word-problems` has careless demonstrations of its own; other sources' answers are imitated."""
+    """`word-problems` has careless demonstrations of its own; of other sources the answers are imitated."""
     sft: SFTConfig = SFTConfig()
     arms: Arms = Field(default_factory=build_all_arms)
     """Arms whose prompts the demonstrations are trained under; rollout.arms by default."""
     prompt_format: PromptFormatChoice = "auto"
     """`chat` puts the demonstrations into the model's chat template, `plain` joins prompt and solution as
-    text; `auto` is chat where the model's tokenizer has a template. rollout.prompt_format by default."""
+    text; `auto` is `chat` if the model's tokenizer has a template, else `plain`. rollout.prompt_format by default."""
     output: Path = Path("runs/sft")
     """Folder of the adapter, and of the checkpoints while it is trained."""
     device: Device = "auto"

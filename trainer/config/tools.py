@@ -119,7 +119,7 @@ class DoctorConfig(TrainConfig):
 
     serve: ServeConfig = ServeConfig()
     sft: SFTConfig = SFTConfig()
-    """Its memory is planned too."""
+    """The memory of an SFT with these settings is planned too."""
     role: Role = "both"
     """What runs on this machine: `both` on one card, or only the `server` or the `trainer`, if they are
     on two machines and each has its card to itself."""
@@ -133,12 +133,12 @@ class DoctorConfig(TrainConfig):
 
     @property
     def device(self) -> Device:
-        """Where this machine computes: run.device is the trainer's, and a server takes the GPU there is."""
+        """Where this machine computes: run.device is the trainer's; a server takes the GPU, if any."""
         return "auto" if self.role == "server" else self.run.device
 
     @property
     def model(self) -> str:
-        """The base model that this machine loads: of a server alone, the one that it serves."""
+        """The base model that this machine loads; a machine with the server alone loads serve.model, if it is set."""
         served = self.serve.model if self.role == "server" else None
         return served or self.policy.base_model
 

@@ -17,14 +17,14 @@ from trainer.config.server import ServerConfig
 
 
 def _require_comparison(ppo: PPOConfig, clash: str) -> None:
-    """Refuse advantages that would be 0: without differences within a group, rloo and grpo silently train on nothing.
+    """Refuse rloo and grpo if they have nothing to compare: all advantages would be 0, and nothing would be learned.
 
     Args:
-        ppo: Names the advantage.
-        clash: Why a group has no differences.
+        ppo: Names the advantage estimator.
+        clash: Why they have nothing to compare.
 
     Raises:
-        ValueError: They compare a group's completions.
+        ValueError: The estimator compares a group's completions.
     """
     if ppo.advantage != "gae":
         raise ValueError(
@@ -54,7 +54,7 @@ class TrainConfig(CommandConfig):
 
     @classmethod
     def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Section.as_meant`; held-out questions that a run was measured with, or avoided, are not taken away."""
+        """As `Section.as_meant`, but a run keeps held-out questions that it evaluates on or bars as counterfactuals."""
         found = super().as_meant(kept)
         data, run = kept.get("data"), kept.get("run")
         if not (isinstance(data, Mapping) and isinstance(run, Mapping)):
@@ -118,7 +118,7 @@ class OfflineConfig(Section):
 class OfflineRunConfig(CommandConfig):
     """PPO from a file of rollouts, without a server.
 
-    The length is offline.num_epochs, in steps of rollout.questions_per_step. Keys of run, rollout and
+    The run's length is offline.num_epochs, in steps of rollout.questions_per_step questions. Keys of run, rollout and
     ppo about the number of steps, evaluation, generation and staleness have no effect here, nor do ppo.kl_coef,
     ppo.adaptive_kl and ppo.target_kl: the reference is the policy that every step is compared with, and clipping
     keeps the policy near it.
@@ -127,11 +127,11 @@ class OfflineRunConfig(CommandConfig):
     rollouts: Path = Path("runs/rollouts.jsonl")
     """The file: of `collect`, of a run's rollouts folder, or of the original recipe (text alone)."""
     limit: Annotated[int, Field(ge=1)] | None = None
-    """Most of its questions to use."""
+    """Most questions of the file to use; null uses all."""
     policy: PolicyConfig = PolicyConfig()
     rollout: RolloutConfig = RolloutConfig()
     reward: RewardSettings = RewardSettings()
-    """The rollouts are scored again by it."""
+    """The reward by which the rollouts are scored again."""
     ppo: PPOConfig = PPOConfig()
     offline: OfflineConfig = OfflineConfig()
     run: RunConfig = RunConfig()

@@ -252,7 +252,7 @@ _ARM = 'name = "solo", system_prompt = "", temperature = 0.7, top_p = 1.0'
     [
         ('["wolfram_9"]', "rollout.arms: unknown arm 'wolfram_9'"),
         (f"[{{{_ARM}}}, {{{_ARM}}}]", "rollout.arms: two arms have the name 'solo'"),
-        ('["recipe", "exploring"]', "(those of a set are the recipe's eight)"),
+        ('["recipe", "exploring"]', "(the names in a set are the recipe's eight)"),
         (f"[{{{_ARM.replace('0.7', '0.005')}}}]", "temperature 0.005 of arm 'solo' is under 0.01"),
         (
             "[" + ", ".join(f"{{{_ARM.replace('solo', f'solo_{i}')}}}" for i in range(65)) + "]",
@@ -862,7 +862,7 @@ def test_a_horizon_that_another_key_overrides_is_refused(
     both = ["--ppo.kl_horizon", "50", "--ppo.kl_horizon_steps", "4"]
     if source == "file":
         both = [*config_file(tmp_path, "[ppo]\nkl_horizon = 50\nkl_horizon_steps = 4\n")]
-    said = "ppo.kl_horizon: ppo.kl_horizon_steps = 4 counts instead"
+    said = "ppo.kl_horizon: ppo.kl_horizon_steps = 4 is used instead"
     assert_one_line_error(capsys, both, said)
     assert load("--ppo.kl_horizon", "50").ppo.kl_horizon_steps is None
     assert load("--ppo.kl_horizon", "50", "--ppo.kl_horizon_steps", "null").ppo.kl_horizon == 50
