@@ -1,4 +1,4 @@
-"""What a command says about settings that may not be meant."""
+"""Warnings about settings that may not be intended."""
 
 from trainer.config.ppo import PPOConfig
 
@@ -8,11 +8,11 @@ _LITTLE = 1e-2
 
 
 def low_learning_rate(key: str, learning_rate: float) -> list[str]:
-    """One line where LoRA hardly learns at a rate, else none.
+    """A warning if LoRA hardly learns at this learning rate; else an empty list.
 
     Args:
         key: The setting's name.
-        learning_rate: AdamW's, of a LoRA adapter.
+        learning_rate: AdamW's learning rate for a LoRA adapter.
     """
     if learning_rate >= _LOW:
         return []
@@ -23,7 +23,7 @@ def low_learning_rate(key: str, learning_rate: float) -> list[str]:
 
 
 def ppo_advice(ppo: PPOConfig, max_tokens: int, num_steps: int) -> list[str]:
-    """A line for each: LoRA hardly learns at the rate, rewards hardly reach a completion's start, no step trains the policy.
+    """Warnings: LoRA hardly learns, rewards hardly reach a completion's first tokens, or no step trains the policy.
 
     Args:
         ppo: A run's settings.
@@ -41,14 +41,14 @@ def ppo_advice(ppo: PPOConfig, max_tokens: int, num_steps: int) -> list[str]:
         )
     if ppo.critic_warmup_steps >= num_steps:
         lines.append(
-            f"ppo.critic_warmup_steps = {ppo.critic_warmup_steps} trains the critic alone, and the run has "
-            f"{num_steps}: the policy stays as it is; set it lower, or run more steps"
+            f"ppo.critic_warmup_steps = {ppo.critic_warmup_steps} covers all {num_steps} steps of the run: only the "
+            "critic is trained, and the policy stays as it is; set it lower, or run more steps"
         )
     return lines
 
 
 def no_kl_line(ppo: PPOConfig) -> list[str]:
-    """One line where a run from a file has a KL penalty configured, which is 0 there; else none.
+    """A line if a KL penalty is configured for a run from a file, where it is always 0; else an empty list.
 
     Args:
         ppo: The run's settings.

@@ -1,10 +1,10 @@
-"""Every metric of a step, declared once: what it means, and where people meet it.
+"""Every metric of a step, declared once: what it means, and where it is shown.
 
 A row of `METRICS` feeds the step's line on the terminal, the report's charts (`trainer.report.run_charts`
 defines them), the help texts of the Prometheus endpoint, and the Grafana dashboard
 (``scripts/grafana_dashboard.py`` defines its panels and writes it). Keys are those of
-``metrics.jsonl``. A metric without a row is written and scraped like any other; it only appears in no
-line, chart or panel.
+``metrics.jsonl``. A metric without a row is written and scraped like any other, but does not appear in the
+step's line, the charts or the panels.
 """
 
 import math
@@ -20,7 +20,7 @@ class Metric:
 
     key: str
     help: str
-    """What it measures, with its unit: the help text of the scrape."""
+    """What it measures, with its unit; also the help text of the Prometheus endpoint."""
     label: str = ""
     """Its name in the legends of charts and panels."""
     chart: str = ""
@@ -32,7 +32,7 @@ class Metric:
     log: str = ""
     """Its part of the step's line, e.g. ``kl {:.3f}``; empty for none."""
     is_brief: bool = False
-    """Whether the line has it without ``--verbose`` too: these fit 80 columns."""
+    """Whether the step's line has it without ``--verbose`` too; these metrics together fit 80 columns."""
 
     @property
     def prefix(self) -> str | None:
@@ -55,7 +55,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/any_correct", "Share of the groups with a correct completion: pass@k, k being the completions of a group", "groups with a correct arm", panel="Correct and answered"),
     Metric("reward/answered", "Share of the completions that give an answer", "answered", panel="Correct and answered"),
     Metric("reward/follows_correct", "Correlation of reward and correctness within groups"),
-    Metric("reward_function/*", "Mean reward that this one of reward.functions gave, before its weight"),
+    Metric("reward_function/*", "Mean reward that this function of reward.functions gave, before its weight is applied"),
     Metric("scores/s_end", "Agreement of the answers of a group, 0 to 1", "agreement (s_end)", "correct", panel="Scores"),
     Metric("scores/s_path", "Soundness of the equations of a group, 0 to 1", "paths (s_path)", "correct", panel="Scores"),
     Metric("scores/s_cf", "Cross-check of the families of a group, 0 to 1", "cross-check (s_cf)", "correct", panel="Scores"),
@@ -105,15 +105,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("ppo/policy_frozen", "1 in the critic's warm-up steps"),
     Metric("sync/mismatch", "Mean |trainer - server| logprob of the completions that prove a push, nats per token", "proof of a push", "mismatch"),
     Metric("sync/mismatch_max", "Largest |trainer - server| logprob of the completions that prove a push, nats"),
-    Metric("sync/noise", "Typical |trainer - server| logit behind them, without the few tokens at the edge of a nucleus"),
-    Metric("sync/worst_z", "How much better the most likely other explanation fits the server than what was pushed, where explanations were compared; the run stops from about 5.3 on"),
-    Metric("sync/unprovable", "Explanations, such as the version before, that fit the server no worse than what was pushed"),
+    Metric("sync/noise", "Typical |trainer - server| of a logit in the same completions; the few tokens at the edge of a nucleus do not count"),
+    Metric("sync/worst_z", "How much better (as a z) the best alternative, such as the version before, fits the server's logprobs than what was pushed; only in steps that compute alternatives. The run stops from about 5.3 on"),
+    Metric("sync/unprovable", "Alternatives that cannot be ruled out, because what was pushed does not fit the server's logprobs clearly better"),
     Metric("sync/version", "Version that was proven"),
     # Rollouts
-    Metric("servers/groups/*", "Groups of the step that this one of several servers made", panel="Groups by server"),
-    Metric("servers/up", "How many of several servers are asked", "asked", panel="Servers asked"),
-    Metric("servers/left", "How often one of several servers has left since the trainer's start", "times one has left", panel="Servers asked"),
-    Metric("servers/asked_again", "Requests that were late and asked of a second server, since the trainer's start", "requests asked again", panel="Servers asked"),
+    Metric("servers/groups/*", "Groups of the step that this server made, if there are several servers", panel="Groups by server"),
+    Metric("servers/up", "How many servers are asked, if there are several", "asked", panel="Servers asked"),
+    Metric("servers/left", "How often a server has left since the trainer's start, if there are several", "times one has left", panel="Servers asked"),
+    Metric("servers/asked_again", "Requests that were late and were sent to a second server too, since the trainer's start", "requests asked again", panel="Servers asked"),
     Metric("rollout/lag", "How many versions old the rollouts are", "lag", "staleness", True, panel="Staleness", log="lag {:.0f}"),
     Metric("rollout/completion_tokens_mean", "Mean tokens of a completion", "tokens", "completions", panel="Length of completions"),
     Metric("rollout/truncated", "Share of completions that hit the token limit", "truncated", "completions", True, panel="Clipping and truncation"),
@@ -146,7 +146,7 @@ METRICS: tuple[Metric, ...] = (
 
 
 def help_text(key: str) -> str:
-    """What a metric measures, for the scrape; of an undeclared one its key."""
+    """The help text of a metric for the Prometheus endpoint; for an undeclared metric it only has the key."""
     for metric in METRICS:
         if metric.key == key or (metric.prefix and key.startswith(metric.prefix)):
             return f"{metric.help} (of the newest step)"
@@ -164,19 +164,19 @@ def log_line(row: Mapping[str, float], *, verbose: bool) -> str:
         metric.log.format(row[metric.key])
         for metric in METRICS
         if metric.log
-        # What has no value, such as a critic's metric where there is no critic, is NaN or missing.
+        # A metric that has no value, such as the critic's if there is no critic, is NaN or missing.
         and not math.isnan(row.get(metric.key, math.nan))
         and (verbose or metric.is_brief)
     )
 
 
 def curves(chart: str, keys: Iterable[str], *, right: bool = False) -> dict[str, str]:
-    """Keys of metrics to their labels: what a chart has on one of its axes.
+    """The metrics that a chart shows on one of its axes: their keys to their labels.
 
     Args:
         chart: Key of the chart.
-        keys: Metrics of the run; what is not among them is left out.
-        right: The right axis instead of the left one.
+        keys: Keys of the metrics that the run has; others are left out.
+        right: Whether it is the right axis instead of the left one.
     """
     present = sorted(keys)
     found: dict[str, str] = {}

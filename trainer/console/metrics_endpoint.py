@@ -1,4 +1,4 @@
-"""A step's metrics over HTTP for Prometheus: those of metrics.jsonl, as gauges on ``/metrics``."""
+"""Serves the newest step's metrics to Prometheus: those of metrics.jsonl, as gauges on ``/metrics``."""
 
 import re
 import time
@@ -55,7 +55,7 @@ class MetricsEndpoint:
 
     @property
     def address(self) -> str | None:
-        """Where it listens, also where ``run.metrics_port = 0`` leaves the port to the system; None if it does not."""
+        """The address of the endpoint, with the real port if ``run.metrics_port`` is 0; None without an endpoint."""
         if self._server is None:
             return None
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -65,7 +65,7 @@ class MetricsEndpoint:
         """Show a step's metrics; a metric that the step lacks keeps its last value.
 
         Args:
-            row: Names as in metrics.jsonl, the step among them.
+            row: Metrics by their names in metrics.jsonl, including ``step``.
             is_new: Whether the step was done just now, rather than before a resume.
         """
         for name, value in row.items():
@@ -74,7 +74,7 @@ class MetricsEndpoint:
             self._last_step.set(time.time())
 
     def _gauge(self, metric: str, what: str) -> Gauge:
-        # Two arms may have names that are the same as Prometheus writes them.
+        # The names of two arms may become the same name in Prometheus.
         name = gauge_name(metric)
         if name not in self._gauges:
             self._gauges[name] = Gauge(name, what, registry=self._registry)

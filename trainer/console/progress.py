@@ -42,12 +42,12 @@ def step_lines(name: str, console: Console | None = None) -> Iterator[OnStep]:
 
     Args:
         name: The work's name.
-        console: What else is printed meanwhile, where that is not by `print`: two would draw over each other.
+        console: The console that other lines are printed on meanwhile, if any: two consoles would draw over each other.
     """
     console = console or Console()
     last_line = -_SECONDS_BETWEEN_LINES
     began: tuple[int, float] | None = None
-    """The first step, which is not 1 where it resumes, and its time."""
+    """The first step, which is not 1 after a resume, and its time."""
     with bar(console) as progress:
         task = progress.add_task(name, total=None)
 
@@ -77,8 +77,8 @@ def group_lines(name: str, *, num_done: int, num_total: int) -> Iterator[OnGroup
 
     Args:
         name: The work's name.
-        num_done: Groups that were done before.
-        num_total: Number of all groups.
+        num_done: Number of groups that were done before.
+        num_total: Number of all groups, including these.
     """
     console, started, first = Console(), time.monotonic(), num_done
     last_line, num_tokens = started, 0

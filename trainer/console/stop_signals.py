@@ -2,7 +2,7 @@
 
 Python runs a signal's handler only between two instructions of the main thread, and one call of PyTorch
 can take minutes. So a thread reads the signals too (`signal.set_wakeup_fd`), and ends the process itself
-where the handler does not. A process may be ended at any moment: what is in the journal is not lost.
+if the handler does not. Ending the process at any moment is safe: what is in the journal is not lost.
 """
 
 import os
@@ -27,10 +27,10 @@ class EndedBySignal(KeyboardInterrupt):
     """A signal ends the command at once."""
 
     def __init__(self, number: int):
-        """``number`` is the signal's."""
+        """``number`` is the signal's number."""
         super().__init__(number)
         self.exit_code = 128 + number
-        """What a shell shows of a process that the signal has killed."""
+        """The exit code that a shell shows for a process killed by the signal."""
 
 
 class StopRequest:
@@ -42,7 +42,7 @@ class StopRequest:
         self._grace_s: float | None = None
         self._is_over = False
         self._num_own = 0
-        """Signals of `_leave` that `is_own` was not asked about yet."""
+        """Signals that `_leave` has sent and `is_own` has not yet reported."""
         self._timer = threading.Timer(0, lambda: None)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -78,7 +78,7 @@ class StopRequest:
             self._timer.cancel()
 
     def is_own(self) -> bool:
-        """Whether a signal that arrived is one that ends a wait, which nobody else has sent."""
+        """Whether a signal that has arrived was sent by `_leave` to end a wait; to be asked once for each signal."""
         if self._num_own:
             self._num_own -= 1
             return True
@@ -101,7 +101,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Handle SIGTERM and SIGINT within the block, which must be the main thread's."""
+    """Handle SIGTERM and SIGINT within the block, which must run in the main thread."""
     stop = StopRequest()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -123,7 +123,7 @@ def stop_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does, so that what it began is cleared away; of the main thread.
+    """Let SIGTERM end the block as Ctrl-C does, so that the block can clean up; it must run in the main thread.
 
     Raises:
         EndedBySignal: SIGTERM arrived.
@@ -140,7 +140,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 
 def _watch(stop: StopRequest, reading: int) -> None:
-    """Read the numbers of signals until the block ends, and end the process where it does not."""
+    """Read the numbers of signals until the block ends; if it does not end after a second signal, end the process."""
     num_signals = 0
     while (byte := os.read(reading, 1)) != _NO_SIGNAL:
         if byte[0] not in _SIGNALS or stop.is_own():

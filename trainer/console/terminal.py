@@ -1,6 +1,6 @@
-"""Lines on a terminal, and a run's output once its terminal is closed or its pipe has no reader: then a file has it.
+"""Prints lines on a terminal, and moves a run's output to a file once its terminal is closed or its pipe has no reader.
 
-A closed terminal sends SIGHUP, and writing to it fails from then on; so does writing to a pipe whose
+A terminal that is closed sends SIGHUP, and writing to it fails from then on; so does writing to a pipe whose
 reader has ended. Neither should stop training.
 """
 
@@ -55,7 +55,7 @@ class _Output(io.FileIO):
 
 
 def print_line(console: Console, line: str) -> None:
-    """Print a line in which nothing is markup: broken between words on a terminal, and left whole in a log."""
+    """Print a line without reading markup in it; on a terminal it is wrapped between words, in a log it stays whole."""
     console.print(wrapped(console, line), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -63,7 +63,7 @@ def wrapped(console: Console, line: str) -> str:
     """The line as `print_line` prints it."""
     if not console.is_terminal:
         return line
-    # A path that is longer than the terminal stays one word, to be copied, which Rich would break.
+    # A path that is longer than the terminal stays one word, so that it can be copied; Rich would break it.
     return textwrap.fill(line, console.width, break_long_words=False, break_on_hyphens=False)
 
 

@@ -43,7 +43,7 @@ class BusyTime:
 
 
 class StepClock:
-    """Times the phases of one step: each lasts from the lap before it to its own."""
+    """Times the phases of one step: each lasts from the previous lap to its own."""
 
     def __init__(self, server: BusyTime):
         """``server`` is busy while it has rollouts to generate."""

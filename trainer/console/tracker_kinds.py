@@ -1,4 +1,4 @@
-"""What Trackio, W&B, MLflow and TensorBoard are asked; see `trainer.console.trackers`."""
+"""Writes a run's metrics to Trackio, W&B, MLflow or TensorBoard; see `trainer.console.trackers`."""
 
 import os
 import re
@@ -17,20 +17,20 @@ from trainer.io.kept_settings import CONFIG_FILE, flat_settings, kept_tables
 from trainer.io.paths import read_plain
 
 TRACKER_ID_FILE = "tracker-id.txt"
-"""In a run's folder: what tells it apart in trackers."""
+"""The file in a run's folder with the id that the run has in trackers."""
 
 _RUN_ID = re.compile(r"[0-9a-f]{16}")
 _PROJECT = "regime-w"
 _MAX_PARAMS = 100
-"""Of one request to MLflow."""
+"""Most settings in one request to MLflow."""
 _MAX_PARAM_CHARS = 500
 
 
 class TrackedRun(Protocol):
-    """A run as a tracker holds it; to make one loads the library."""
+    """A run in a tracker; constructing it loads the tracker's library."""
 
     def begin(self) -> None:
-        """Begin the run, or go on with one that resumes."""
+        """Begin the run in the tracker, or go on with it after a resume."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a step's metrics, all finite."""
@@ -40,11 +40,11 @@ class TrackedRun(Protocol):
 
 
 class TensorBoard:
-    """Event files, in which steps that are done again replace those of before."""
+    """Event files, in which steps that are repeated replace their first version."""
 
     def __init__(self, run: RunConfig, first_step: int):
         """Load the library."""
-        # Torch takes seconds to import, and the names of trackers are checked before.
+        # Not imported with this module: torch takes seconds to import, and trackers' names are checked before that.
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
         self._make = partial(SummaryWriter, run.folder / "tensorboard", purge_step=first_step + 1)
@@ -178,14 +178,14 @@ class MLflow:
 
 
 def run_id(folder: Path, *, is_new: bool) -> str:
-    """Tells runs of the same name or folder apart, and finds a run again that resumes.
+    """The id of a run in trackers: it tells runs of the same name or folder apart, and finds a resumed run again.
 
-    It is random, and kept in the run's folder. A run that has steps and no file was begun by an earlier version,
-    and keeps what that called it: the digest of its path.
+    It is random, and kept in the run's folder. A run that has steps but no such file was begun by an earlier version,
+    and keeps the id that this version used: the digest of the run's path.
 
     Args:
-        folder: The run's, which exists.
-        is_new: Whether it has no step to go on from.
+        folder: The run's folder, which exists.
+        is_new: Whether the run has no step to resume after.
 
     Raises:
         UsageError: The file holds something else.
@@ -196,7 +196,7 @@ def run_id(folder: Path, *, is_new: bool) -> str:
         return kept
     if kept:
         raise UsageError(
-            f"{path}: damaged; remove it, and trackers take what follows for another run"
+            f"{path}: damaged; remove it, and trackers will show what follows as another run"
         )
     of_path = sha256_of_bytes(os.fsencode(folder.resolve()))[:16]
     made = secrets.token_hex(8) if is_new else of_path
@@ -209,7 +209,7 @@ def _name(folder: Path, identity: str) -> str:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """The run's settings, dotted keys to values; none where it keeps none."""
+    """The run's settings, as dotted keys to values; empty if its folder has none."""
     try:
         return flat_settings(kept_tables(folder / CONFIG_FILE))
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Experiment trackers beside metrics.jsonl: TensorBoard, and Trackio, W&B and MLflow where they are installed.
+"""Experiment trackers in addition to metrics.jsonl: TensorBoard, and Trackio, W&B and MLflow if they are installed.
 
-They work offline, in the run's folder, unless variables of their own say otherwise. Each has a thread, so that a
-slow one delays no step; one that fails is said once, and the run goes on.
+They work offline, in the run's folder, unless their own environment variables say otherwise. Each has a thread of its
+own, so that a slow tracker delays no step. If a tracker fails, one warning is printed, and the run goes on.
 """
 
 import threading
@@ -17,7 +17,7 @@ from trainer.io.installed import is_installed
 _CLOSE_S = 60.0
 """How long a run that ends waits for a tracker."""
 _MAX_WAITING = 1000
-"""Most steps that wait for a tracker, of some 14 kB each."""
+"""Most steps that may wait for a tracker; each takes some 14 kB."""
 
 
 def require_trackers(names: Collection[TrackerName]) -> None:
@@ -39,7 +39,7 @@ TRACKERS: dict[TrackerName, Callable[[RunConfig, int], TrackedRun]] = {
     "wandb": WandB,
     "mlflow": MLflow,
 }
-"""How each is made, with the newest step that is not done again."""
+"""Constructors of the trackers; they take the run, and the newest step that is not repeated."""
 
 
 class TrackerThread:
@@ -54,7 +54,7 @@ class TrackerThread:
         self._rows: SimpleQueue[tuple[int, Mapping[str, float]] | None] = SimpleQueue()
         tracked: TrackedRun | None = None
         try:
-            # Here and not in the thread: a library takes seconds to load, and threads would load at once.
+            # Here and not in the thread: libraries take seconds to load, and threads would load them all at once.
             tracked = TRACKERS[name](run, first_step)
         except (Exception, SystemExit) as error:
             self._warn(error)
@@ -64,7 +64,7 @@ class TrackerThread:
         self._thread.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a step, at some time; it is left out once the tracker has failed to begin, or is too far behind."""
+        """Queue a step's metrics; they are dropped if the tracker has failed to begin, or is too far behind."""
         if not self._thread.is_alive():
             return
         if self._rows.qsize() < _MAX_WAITING:
@@ -73,7 +73,7 @@ class TrackerThread:
             self._warn(f"{_MAX_WAITING} steps behind")
 
     def close(self) -> None:
-        """Wait until the tracker has everything, for a while."""
+        """Wait, for a limited time, until the tracker has written everything."""
         self._rows.put(None)
         self._thread.join(_CLOSE_S)
         if self._thread.is_alive():

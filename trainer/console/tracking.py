@@ -1,4 +1,4 @@
-"""What a run says about itself: a line a step on the terminal, metrics.jsonl, trackers, a scrape."""
+"""A run's output: a line per step on the terminal, metrics.jsonl, trackers and the Prometheus endpoint."""
 
 import json
 import math
@@ -27,7 +27,7 @@ METRICS_FILE = "metrics.jsonl"
 _NUM_STEPS = 2**63
 
 Metrics = dict[str, float]
-"""Names such as ``ppo/approx_kl`` to values; one of these a step."""
+"""Metrics of one step: names such as ``ppo/approx_kl`` to values."""
 _METRICS = TypeAdapter(dict[str, Annotated[FiniteFloat, Strict()]])
 
 
@@ -35,7 +35,7 @@ def read_metrics(run_folder: Path) -> list[Metrics]:
     """Every step's metrics, oldest first, without a truncated last line.
 
     Raises:
-        DataError: Another line is damaged; names it.
+        DataError: A line other than the last is damaged; names the line.
     """
     path = run_folder / METRICS_FILE
     return [row for _, row in _read(path)] if path.is_file() else []
@@ -49,7 +49,7 @@ def _read(path: Path) -> Iterator[tuple[bytes, Metrics]]:
         if row is not None:
             yield line, row
         elif number < len(lines):
-            raise DataError(f"{path}:{number}: no line of metrics; remove it")
+            raise DataError(f"{path}:{number}: not a line of metrics; remove it")
 
 
 def metrics_row(line: bytes) -> Metrics | None:
@@ -66,7 +66,7 @@ class Tracker:
     """Writes a run's metrics; on a terminal it also draws a progress bar."""
 
     def __init__(self, run: RunConfig, *, first_step: int):
-        """Remove lines of steps after ``first_step``, which a killed run has left.
+        """Open the outputs; lines of steps after ``first_step``, which a killed run has left, are removed.
 
         Raises:
             UsageError: ``run.metrics_port`` cannot be listened on, or a line of the metrics is damaged.
@@ -84,13 +84,13 @@ class Tracker:
         self._progress = bar(self._console)
         self._task = self._progress.add_task("PPO", total=run.num_steps, completed=first_step)
         self._trackers = {
-            # Only TensorBoard takes steps back; the others keep those that a killed run has left.
+            # Only TensorBoard can remove steps; the other trackers keep the steps that a killed run has left.
             TrackerThread(name, run, first_step, self.say): 0
             if name == "tensorboard"
             else newest_before
             for name in dict.fromkeys(run.trackers)
         }
-        """With the step up to which each gets none."""
+        """Each tracker, with the newest step that it does not need: it gets only the steps after it."""
 
     def _drop_after(self, first_step: int) -> int:
         """Keep one line of each step up to ``first_step``, in order; returns the newest step that had one."""
@@ -173,7 +173,7 @@ class Tracker:
 
 
 def _step_line(row: Metrics, *, verbose: bool) -> str:
-    """A step in one line; without a server (train-offline) the parts about it are left out."""
+    """A step in one line; without a server (train-offline) the parts about the server are left out."""
     metrics = log_line(row, verbose=verbose)
     if not verbose:
         return f"{metrics} {row['time/step_s']:.2f}s"

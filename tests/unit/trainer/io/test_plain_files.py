@@ -98,7 +98,7 @@ def test_a_damaged_line_of_metrics_is_named_unless_it_is_the_last(
     for read in readers:
         with pytest.raises(DataError) as caught:
             read(tmp_path)
-        assert str(caught.value) == f"{path}:2: no line of metrics; remove it"
+        assert str(caught.value) == f"{path}:2: not a line of metrics; remove it"
     path.write_bytes(b'{"step": 1}\n' + line + b"\n")
     assert read_metrics(tmp_path) == [{"step": 1}]
 
