@@ -21,14 +21,14 @@ from trainer.errors import DataError
 
 
 def _as_letter(answer: object) -> object:
-    """The letter of an index, as which many data sets give the right choice; 1.0 is one, too."""
+    """The letter for an index, which many data sets give as the right choice; 1.0 is an index too."""
     if isinstance(answer, float) and answer.is_integer():
         answer = int(answer)
     if not isinstance(answer, int) or isinstance(answer, bool):
         return answer
     letter = letter_of(answer)
     if letter is None:
-        raise ValueError(f"{answer} is no index of a choice, which begin at 0")
+        raise ValueError(f"{answer} is not the index of a choice; indices begin at 0")
     return letter
 
 
@@ -41,7 +41,7 @@ def _number_as_text(answer: object) -> object:
 
 
 def _as_list(choices: object) -> object:
-    """The texts of choices, which may be numbers, have their letters before them, or come as tables of texts."""
+    """The choices as texts; the source may give numbers, texts with their letters before them, or a table."""
     listed = _listed(choices)
     if not isinstance(listed, list | tuple):
         return listed
@@ -52,11 +52,11 @@ def _listed(choices: object) -> object:
     """The choices of {"text": [...], "label": [...]}, or of {"A": ..., "B": ...} in the order of the letters.
 
     Raises:
-        ValueError: The names of a table are neither.
+        ValueError: A table has other keys.
     """
     if not isinstance(choices, Mapping) or "text" in choices:
         return choices["text"] if isinstance(choices, Mapping) else choices
-    # Where rows have different numbers of choices, tables of one type hold null for the rest.
+    # If rows have different numbers of choices, a column of tables has null for the missing ones.
     named = {str(name).strip().upper(): text for name, text in choices.items() if text is not None}
     if sorted(named) != [*LETTERS[: len(named)]]:
         raise ValueError(f"a table of choices has the names A, B, and so on, not {list(choices)}")
@@ -64,7 +64,7 @@ def _listed(choices: object) -> object:
 
 
 def _without_letters(choices: list[Any]) -> list[Any]:
-    """Choices such as "A)21" without what `with_choices` puts before them again, where all have it."""
+    """Choices such as "A)21" without their letters, if all have them; `with_choices` puts them there again."""
     found = [
         re.fullmatch(rf"\s*\(?{letter}[).:]\s*(.*\S.*)", choice, re.DOTALL)
         for letter, choice in zip(LETTERS, choices, strict=False)
@@ -84,7 +84,7 @@ class Row(BaseModel):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The choices' texts; empty where no column is named for them."""
+        """The choices' texts; empty if no column is named for them."""
         return ()
 
 
@@ -98,7 +98,7 @@ class _RowWithChoices(Row):
 
 @cache
 def row_type(shape: RecordShape) -> type[Row]:
-    """The rows of a source, whose errors name its own columns."""
+    """The type of a source's rows; its errors name the source's own columns."""
     read = _as_letter if shape.answer_type == "choice" else _number_as_text
     answer = Annotated[NotBlank, BeforeValidator(read)]
     fields: dict[str, Any] = {
@@ -116,7 +116,7 @@ def row_type(shape: RecordShape) -> type[Row]:
 
 
 def _placed(shape: RecordShape, row: Any) -> Any:
-    """A row with what its shape names; what is no table is left to the type."""
+    """A row with the columns that its shape names; a row that is not a table is left to the type's own check."""
     if not isinstance(row, Mapping):
         return row
     found = placed(shape, row)
@@ -124,7 +124,11 @@ def _placed(shape: RecordShape, row: Any) -> Any:
 
 
 def _by_position(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose choices have labels of their own, {"text": [...], "label": [...]}: its answer is one of them."""
+    """The row, with the letter of its answer if choices have their own labels: {"text": [...], "label": [...]}.
+
+    Raises:
+        ValueError: The answer is not one of the labels, or `_unambiguous` refuses it.
+    """
     choices = row[column]
     labels = choices.get("label") if isinstance(choices, Mapping) else None
     if not isinstance(labels, list):
@@ -136,7 +140,11 @@ def _by_position(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[s
 
 
 def _unambiguous(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose answer is not a letter that another choice has as its text, or an index that another is."""
+    """The row, with the letter of its answer if that is a number and equal to a choice.
+
+    Raises:
+        ValueError: The answer is the letter or the index of one choice and equal to another, or is no choice's index.
+    """
     answer, choices = row[shape.answer], _listed(row[column])
     if not isinstance(choices, list | tuple):
         return row
@@ -144,13 +152,13 @@ def _unambiguous(shape: RecordShape, column: str, row: dict[str, Any]) -> dict[s
         same = [i for i, choice in enumerate(choices) if _is_number(choice) and choice == answer]
         if same and answer in range(len(choices)) and answer not in same:
             raise ValueError(
-                f"{shape.answer} {answer} is the index of one choice and another choice itself: give the right "
+                f"{shape.answer} {answer} is the index of one choice and equal to another choice: give the right "
                 "one's letter"
             )
         is_index = math.isfinite(answer) and answer == int(answer)
         if not same and is_index and answer not in range(len(choices)):
             raise ValueError(
-                f"{shape.answer} {answer} is no index of {len(choices)} choices, which begin at 0"
+                f"{shape.answer} {answer} is not an index of the {len(choices)} choices; indices begin at 0"
             )
         return {**row, shape.answer: letter_of(same[0])} if same else row
     texts = _without_letters([_number_as_text(choice) for choice in choices])
@@ -167,7 +175,7 @@ def usable_type(name: AnswerTypeName, choices: Sequence[str] = ()) -> AnswerType
     """The type of a question's answer; see `answer_type_of`.
 
     Raises:
-        DataError: It needs a library that is not installed; says which extra has it.
+        DataError: It needs a library that is not installed; names the extra that installs it.
     """
     try:
         return answer_type_of(name, choices)
@@ -179,7 +187,7 @@ def check_gold(gold: str, where: str, answer_type: AnswerType = NUMBER) -> None:
     """Refuse a gold answer that its type cannot read.
 
     Raises:
-        DataError: It cannot. The message begins with ``where``.
+        DataError: The type cannot read it. The message begins with ``where``.
     """
     if answer_type.read_gold(gold) is not None:
         return

@@ -1,7 +1,7 @@
 """Finds evaluation questions that are also trained on, exactly or nearly.
 
-Questions are compared by their words, numbers and operators (`question_key`). One is a near copy of
-another that has most of its word sequences. An index of sequences finds them in linear time.
+Questions are compared by their words, numbers and operators (`question_key`). A question is a near copy of a
+training question that has at least half of its word sequences. An index of sequences finds copies in linear time.
 """
 
 import re
@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from trainer.data.sources import Record
 
 SEQUENCE_WORDS = 5
-"""Long enough to be rarely shared by chance, short enough to fit between two changed numbers."""
+"""Words in a sequence: enough to be rarely shared by chance, and few enough to fit between two changed numbers."""
 NEAR_SHARE = 0.5
 """A near copy shares at least this fraction of its sequences with one training question."""
 _MAX_HOLDERS = 16
-"""The most training questions indexed for one sequence: of a phrase that thousands share a few are
-enough, and time stays linear."""
+"""Most training questions that are indexed for one sequence: for a phrase that thousands share a few are
+enough, and the time stays linear."""
 _NUM_SHOWN = 3
 _MANY_NEAR = 0.1
-"""From this share of the evaluation questions on near copies are named: of texts made from templates some always are."""
+"""Near copies are named if they are at least this share of the evaluation questions: texts made from templates always
+have a few."""
 
 _SIGNS = str.maketrans(
     {**dict.fromkeys("−‐‑‒–", "-"), **dict.fromkeys("×·⋅∙", "*"), "÷": "/", "∕": "/", "⁄": "/"}
@@ -29,7 +30,7 @@ _SIGNS = str.maketrans(
 _SUPERSCRIPTS = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _FRACTION = re.compile(r"(?=[¼-¾⅐-⅞])")
 _AROUND_OPERATORS = re.compile(r" ?([-+/^=<>≤≥≠()]) ?")
-# Hyphens, slashes, emphasis and parentheses of prose are no operators; numbers stay whole.
+# Hyphens, slashes, emphasis and parentheses in prose are not operators; a number is one piece.
 _PIECE = re.compile(
     r"""
     \d+(?:[.,:]\d+)+ | \w+ | [+^=<>≤≥≠√±]
@@ -44,7 +45,7 @@ _PIECE = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Repeats:
-    """Questions that one source has more than once."""
+    """The questions that a source has more than once."""
 
     num_questions: int
     repeated: tuple[tuple[str, str], ...]
@@ -53,7 +54,7 @@ class Repeats:
     """Repetitions with a different gold answer."""
 
     def line(self, source: str) -> str:
-        """As one line of a log."""
+        """The result as one line for a log."""
         text = f"data: {self.num_questions} questions of {source}, "
         if not self.repeated:
             return text + "none twice"
@@ -77,7 +78,7 @@ class Overlap:
     """(id, id in training) of near copies."""
 
     def line(self, training: str, evaluation: str) -> str:
-        """As one line of a log: short, unless something is wrong."""
+        """The result as one line for a log, which is short unless something is wrong."""
         if not self.exact and len(self.near) < _MANY_NEAR * self.num_questions:
             near = f", {len(self.near)} nearly" if self.near else ""
             return f"contamination: none of {self.num_questions} held-out questions is trained on{near}"
@@ -88,14 +89,14 @@ class Overlap:
         text += f"; {len(self.near) or 'none'} nearly so"
         if self.near:
             text += (
-                f" (one there has {NEAR_SHARE:.0%} of their {SEQUENCE_WORDS}-word sequences: "
+                f" (a question there has {NEAR_SHARE:.0%} of their {SEQUENCE_WORDS}-word sequences: "
                 f"{_shown(self.near, '~')})"
             )
         return text
 
 
 def question_key(question: str) -> str:
-    """A question reduced to its words, numbers and operators: questions with the same ones are the same.
+    """A question reduced to its words, numbers and operators; questions with equal keys count as the same.
 
     "12 + 7" and "12 - 7" differ, as do "2²" and "22"; case, punctuation and white space do not count.
     """
@@ -122,7 +123,7 @@ def data_lines(
 
 
 def find_repeats(records: Sequence[Record]) -> Repeats:
-    """Compare a source with itself."""
+    """Find the questions that a source repeats."""
     first: dict[str, Record] = {}
     repeated, contradictory = [], []
     for record in records:
@@ -138,7 +139,7 @@ def find_repeats(records: Sequence[Record]) -> Repeats:
 
 
 def find_overlap(training: Sequence[Record], evaluation: Sequence[Record]) -> Overlap:
-    """Compare the training questions with the evaluation's.
+    """Find the evaluation questions that are among the training questions.
 
     Time and memory are linear in the words of both.
     """

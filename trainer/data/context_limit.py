@@ -16,8 +16,8 @@ from trainer.data.sources import Record
 from trainer.errors import DataError
 from trainer.model.prompts import load_renderer
 
-# No tokenizer makes more tokens than a text has bytes, except a few special ones at the ends. A chat
-# template has further text of its own.
+# No tokenizer makes more tokens than a text has bytes, except for a few special tokens at the ends. A chat
+# template adds text of its own.
 _TOKENS_AT_THE_ENDS = 8
 _TOKENS_OF_A_TEMPLATE = 512
 
@@ -35,12 +35,12 @@ def drop_overlong(
 
     Args:
         records: Questions.
-        base_model: Counts tokens with its tokenizer. If it is not on this machine nothing is dropped,
+        base_model: Its tokenizer counts the tokens. If it is not on this machine, nothing is dropped,
             and the server refuses overlong questions.
         rollout: Arms and length of completions.
         status: The server's status with its limits.
         say: Gets a line if questions are dropped.
-        max_tokens_key: What the length of completions is called where it is set.
+        max_tokens_key: Name of the setting for the length of completions, for the message.
     """
     fits = context_check(base_model, rollout, status)
     too_long = {record.id for record in records if not fits(record)}
@@ -49,7 +49,7 @@ def drop_overlong(
     first = next(record.id for record in records if record.id in too_long)
     limit = status.limits.max_model_len_tokens
     say(
-        f"data: {len(too_long)} of {len(records)} questions left out, {first} for one: their prompts "
+        f"data: {len(too_long)} of {len(records)} questions left out, such as {first}: their prompts "
         f"are longer than {limit - rollout.max_tokens} tokens, the context of {limit} less {max_tokens_key} "
         f"{rollout.max_tokens}"
     )
@@ -59,7 +59,7 @@ def drop_overlong(
 def context_check(
     base_model: str, rollout: RolloutConfig, status: ServerStatus
 ) -> Callable[[Record], bool]:
-    """What says of a question if `drop_overlong` leaves it in; it loads the tokenizer once, if at all."""
+    """A function that says whether `drop_overlong` keeps a question; it loads the tokenizer at most once."""
     system_prompts = dict.fromkeys(arm.system_prompt for arm in rollout.arms)
     room = status.limits.max_model_len_tokens - rollout.max_tokens
     further = _TOKENS_AT_THE_ENDS if rollout.prompt_format == "plain" else _TOKENS_OF_A_TEMPLATE
@@ -90,10 +90,10 @@ def askable(
     *,
     max_tokens_key: str = "rollout.max_tokens",
 ) -> list[Record]:
-    """`drop_overlong`, where one question at least has to be left.
+    """As `drop_overlong`, but at least one question must be left.
 
     Raises:
-        DataError: None is.
+        DataError: No question is left.
     """
     said: list[str] = []
     fitting = drop_overlong(

@@ -1,6 +1,6 @@
-"""Counterfactual questions of a run: one number changed, the answer worked out again by the same steps.
+"""Makes a run's counterfactual questions: one number is changed, and the answer computed again by the same steps.
 
-What changes them is `regime_w.counterfactual`, which needs answers with GSM8K's annotated steps.
+`regime_w.counterfactual` makes the change; it needs answers with GSM8K's annotated steps.
 """
 
 import re
@@ -19,44 +19,44 @@ from trainer.data.word_problems import Split, split_of
 from trainer.errors import DataError
 
 _MARK = "~"
-"""Ends the id of a counterfactual, which begins with the id of its question."""
+"""The id of a counterfactual is the id of its question and this mark."""
 _NUM_TRIED = 1_000
-"""Questions that are looked at before a run begins."""
+"""Number of questions whose counterfactuals are tried before a run begins."""
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 
 
 class Counterfactuals:
-    """Makes the counterfactuals of a source's questions, one at a time, when they are asked."""
+    """Makes the counterfactuals of a source's questions, each when it is needed."""
 
     def __init__(
         self,
         records: Sequence[Record],
         is_usable: Callable[[Record], bool] = lambda counterfactual: True,
     ):
-        """Nothing is made yet.
+        """Keep the questions; no counterfactual is made yet.
 
         Args:
             records: All questions.
-            is_usable: Whether a counterfactual may be asked.
+            is_usable: Says whether a counterfactual may be asked.
         """
         self._by_id = {record.id: record for record in records}
         self._is_usable = is_usable
 
     def of(self, record: Record) -> Record | None:
-        """The counterfactual of a question; None where it has none that may be asked."""
+        """The counterfactual of a question; None if it has none that may be asked."""
         made = _counterfactual(record)
         return made if made is not None and self._is_usable(made) else None
 
     def find(self, name: str) -> Record | None:
-        """The counterfactual with an id, which was asked before; None where there is none such."""
+        """The counterfactual with an id, which was asked before; None if the id is not a counterfactual's."""
         record = self._by_id.get(name.removesuffix(_MARK)) if name.endswith(_MARK) else None
         return None if record is None else _counterfactual(record)
 
     def require_some(self, source: str) -> None:
-        """Stop a run that asks for what its questions do not have.
+        """Stop a run that asks for counterfactuals if its questions have none.
 
         Raises:
-            DataError: None of the first questions has one.
+            DataError: None of the first questions has a counterfactual.
         """
         if not any(self.of(record) for record in self._tried):
             raise DataError(
@@ -67,7 +67,7 @@ class Counterfactuals:
 
     @property
     def line(self) -> str:
-        """How many of the first questions have one."""
+        """A line that says how many of the first questions have a counterfactual."""
         num_found = sum(self.of(record) is not None for record in self._tried)
         return f"data: {num_found} of the first {len(self._tried)} questions have a counterfactual"
 
@@ -77,15 +77,15 @@ class Counterfactuals:
 
 
 def check_counterfactuals(config: TrainConfig, records: Sequence[Record]) -> None:
-    """What needs no server, before a run waits for one.
+    """Check what can be checked without a server, before a run waits for one.
 
     Args:
-        config: The run.
+        config: The run's configuration.
         records: Its questions.
 
     Raises:
-        DataError: ``data.counterfactual`` asks for some, and no question has one, or reward functions of the user's
-            would be given another question's columns.
+        DataError: ``data.counterfactual`` asks for counterfactuals, and no question has one, or the user's reward
+            functions would be given another question's columns.
     """
     if not config.data.counterfactual:
         return
@@ -100,16 +100,16 @@ def check_counterfactuals(config: TrainConfig, records: Sequence[Record]) -> Non
 def askable_counterfactuals(
     config: TrainConfig, records: Sequence[Record], status: ServerStatus, lines: list[str]
 ) -> Counterfactuals:
-    """Those that a run's server takes and that are not held out.
+    """The counterfactuals that fit the context of a run's server and are not held out.
 
     Args:
-        config: The run.
+        config: The run's configuration.
         records: Its questions.
-        status: The server's, with its limits.
-        lines: Gets one on how many there are, where ``data.counterfactual`` asks for some.
+        status: The server's status, with its limits.
+        lines: Gets a line on how many there are, if ``data.counterfactual`` asks for some.
 
     Raises:
-        DataError: The run asks for some, and there are none.
+        DataError: The run asks for counterfactuals, and there are none.
     """
     data = config.data
     if not data.counterfactual:
@@ -145,7 +145,10 @@ def _counterfactual(record: Record) -> Record | None:
 
 
 def _held_out(data: DataConfig) -> Callable[[Record], bool]:
-    """Whether a question is one of the evaluation source, all of it, or in another part than the run's."""
+    """A function that says whether a question is in the evaluation source, or in a part that is not the run's.
+
+    The whole evaluation source counts, not only the questions that an evaluation asks.
+    """
     source, part = require_source(data.source)
     part_of = split_of if source in GENERATED else lambda question: split_of(normalised(question))
     generated: Split | None = None
@@ -172,5 +175,5 @@ def _held_out(data: DataConfig) -> Callable[[Record], bool]:
 
 
 def _key(question: str) -> str:
-    """`question_key` of a question whose numbers have no commas."""
+    """The `question_key` of a question, without the commas in its numbers."""
     return question_key(_THOUSANDS.sub("", question))

@@ -15,11 +15,11 @@ def load_demonstrations(
 ) -> list[Record]:
     """Questions with solutions to imitate.
 
-    Of built-in sources they are what a hurried annotator wrote, second steps skipped here and there,
-    and to other questions than the same seed trains on; of other sources they are the answers.
+    The solutions of built-in sources are those of a hurried annotator, who skips second steps here and there; their
+    questions are drawn with another seed than training's. The solutions of other sources are their answers.
 
     Raises:
-        DataError: As of `load_records`.
+        DataError: As `load_records` raises it.
     """
     name, part = require_source(source)
     if name not in GENERATED:

@@ -1,4 +1,4 @@
-"""Files of records: JSON lines, one list in JSON, or CSV, each record as a line of JSON; and Parquet."""
+"""Reads records as JSON from files of JSON lines, a list in JSON, or CSV; `trainer.data.hub` reads Parquet."""
 
 import csv
 import json
@@ -16,13 +16,15 @@ _BETWEEN = re.compile(r"[\s,]*")
 
 
 def kind_of(path: Path) -> str:
-    """The ending that says what is in a file, however it is compressed."""
+    """The ending that says what format a file has, without the ending of a compression."""
     endings = [suffix.lower() for suffix in path.suffixes]
     return next((ending for ending in reversed(endings) if ending not in (".gz", ".zst")), "")
 
 
 def read_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
-    """The records of a file that is not Parquet, with their lines, or their numbers in a list: as JSON, or what is wrong.
+    """The records of a file that is not Parquet, each as JSON or as the error in it, after its number.
+
+    The number is that of the record's line, or in a list that of the record.
 
     Raises:
         DataError: The file cannot be read, or is not what its ending says.
@@ -45,7 +47,7 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
 
 
 def _listed(path: Path, data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The elements of a list as they are written: of numbers, every digit."""
+    """The elements of a list exactly as they are written, so that numbers keep every digit."""
     try:
         text = data.decode()
         num_records = len(json.loads(text))
@@ -53,14 +55,14 @@ def _listed(path: Path, data: bytes) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"{path}: no list in JSON: {error}") from None
     decoder, end = json.JSONDecoder(), 1
     for number in range(1, num_records + 1):
-        start = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]  # it matches nothing, too
+        start = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]  # it matches an empty text too
         _, end = decoder.raw_decode(text, start)
         yield number, text[start:end].encode()
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
     """The rows below the line of names; all values are texts."""
-    # The mark that editors put before UTF-8 is no part of the first name.
+    # The byte order mark that some editors write is not a part of the first name; `_texts` removes it.
     rows = csv.DictReader(_texts(path), strict=True)
     try:
         names = list(rows.fieldnames or ())

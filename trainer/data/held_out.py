@@ -1,4 +1,4 @@
-"""Whose held-out questions stand for a run's data: those that it names, never others in their place."""
+"""Which held-out questions belong to a run's data: those that it names, never others in their place."""
 
 import os
 
@@ -11,20 +11,20 @@ _PARTS_WITH_SPLIT = 2
 
 
 def is_on_hub(name: str) -> bool:
-    """Whether a source's name, see `require_source`, is of a Hub dataset: neither built in nor a file."""
+    """Whether a source's name (see `require_source`) is that of a Hub dataset: neither built in nor a file."""
     return not is_built_in(name) and not os.path.isfile(name)
 
 
 def require_held_out(data: DataConfig, needed_by: str) -> str:
-    """The source of held-out questions, which a training source that is not built in must have beside it.
+    """The source of held-out questions; if the training source is not built in, it must be named.
 
     Args:
-        data: Names them.
-        needed_by: The setting or command that asks held-out questions.
+        data: The settings that name both sources.
+        needed_by: The setting or command that needs held-out questions.
 
     Raises:
         DataError: There is no such source.
-        UsageError: None are named. Names the setting, and what it may be.
+        UsageError: No held-out questions are named. The message names the setting and a value for it.
     """
     if data.held_out_source is not None:
         require_source(data.held_out_source)
@@ -43,7 +43,7 @@ def require_held_out(data: DataConfig, needed_by: str) -> str:
 
 
 def is_same_source(first: str, second: str) -> bool:
-    """Whether two names of held-out questions are of the same ones: a file's may be written in several ways."""
+    """Whether two names stand for the same held-out questions: the path of a file can be written in several ways."""
     return first == second or _written_out(first) == _written_out(second)
 
 

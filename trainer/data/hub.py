@@ -1,4 +1,4 @@
-"""Rows of a Hub dataset or a Parquet file through the datasets library, which keeps what it has read."""
+"""Reads rows of a Hub dataset or a Parquet file through the datasets library, which caches what it has read."""
 
 import glob
 from collections.abc import Mapping, Sequence
@@ -12,24 +12,24 @@ from trainer.data.word_problems import Split
 from trainer.errors import DataError
 
 _SPLITS = {Split.TRAIN: ("train",), Split.HELD_OUT: ("test", "validation")}
-"""What a dataset calls them, best first."""
+"""The names that Hub datasets give to the splits, the preferred one first."""
 
 
 def load_hub_rows(dataset: str, split: Split) -> tuple[str, Sequence[Mapping[str, Any]]]:
-    """The rows of ``OWNER/NAME[:CONFIG[:SPLIT]]`` and a name that says which they are.
+    """The rows of a Hub dataset, and the full name of what was read.
 
     Args:
         dataset: ``OWNER/NAME[:CONFIG[:SPLIT]]``.
-        split: Which split where it names none.
+        split: The split to read if ``dataset`` names none.
 
     Raises:
-        DataError: It does not exist, lacks the split, or is not cached and the Hub out of reach.
+        DataError: It does not exist, lacks the split, or is not cached while the Hub cannot be reached.
     """
     repository, config, named = [*dataset.split(":"), None, None][:3]
     try:
         found = datasets.load_dataset(repository, config)
     except (DatasetNotFoundError, ValueError) as error:
-        # An unknown config, or several and none named: the message lists what there is.
+        # The config is unknown, or none is named although there are several: the message lists them.
         raise DataError(f"Hub dataset {dataset!r}: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise DataError(
@@ -52,7 +52,7 @@ def load_parquet_rows(path: Path) -> Sequence[Mapping[str, Any]]:
     """The rows of a file.
 
     Raises:
-        DataError: It is no Parquet file.
+        DataError: It is not a Parquet file.
     """
     try:
         rows: Sequence[Mapping[str, Any]] = datasets.Dataset.from_parquet(glob.escape(str(path)))

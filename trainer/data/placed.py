@@ -1,4 +1,4 @@
-"""Where a row has its question and its answer: by name, in tables of its own, and in the messages of a chat."""
+"""Finds the question and the answer in a row: in a column, in a table inside a column, or in the messages of a chat."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,11 +7,12 @@ from trainer.config.data import RecordShape
 
 _DEFAULT = RecordShape()
 _QUESTIONS = ("prompt", "messages")
-"""Columns that are read where none is called as data.question is by default: TRL's and verl's."""
+"""TRL's and verl's columns for the question; read if data.question is the default and there is no such column."""
 _ANSWERS = ("reward_model.ground_truth",)
-"""The same for data.answer: verl's."""
+"""The same for data.answer, from verl."""
 _COMPLETION = "completion"
-"""TRL's, where the messages hold no answer: a data set may have what some model said beside them."""
+"""TRL's column for the answer. It is read only if the messages hold no answer, because beside messages with one it may
+hold the text of some model."""
 _SHOWN_COLUMNS = 20
 _MISSING = object()
 
@@ -54,12 +55,12 @@ def _found(
         return otherwise
     columns = ", ".join(map(str, list(row)[:_SHOWN_COLUMNS])) or "none"
     raise ValueError(
-        f"no column {name!r}: name the one that there is by data.{setting} (columns: {columns})"
+        f"no column {name!r}: set data.{setting} to a column that there is (columns: {columns})"
     )
 
 
 def _value(row: Mapping[str, Any], name: str) -> Any:
-    """A column's value; of ``a.b`` that of ``b`` in the table ``a``, where no column has the whole name."""
+    """A column's value; ``a.b`` is the value of ``b`` in the table ``a``, unless a column has the whole name."""
     if name in row:
         return row[name]
     value: Any = row
@@ -71,14 +72,14 @@ def _value(row: Mapping[str, Any], name: str) -> Any:
 
 
 def _of_answer(messages: Sequence[Any]) -> Any:
-    """The content of the one message of an answer; other lists are left to the row's type."""
+    """The content of an answer that is a list of one message; other lists are left to the check of the row's type."""
     if len(messages) == 1 and isinstance(only := messages[0], Mapping):
         return only.get("content", messages)
     return messages
 
 
 def _of_messages(messages: Sequence[Any]) -> tuple[str, Any]:
-    """The question of a chat, and the answer behind it, if there is one.
+    """The question of a chat, and the answer that follows it, if there is one.
 
     The system message is left out: each arm has its own.
     """
@@ -88,8 +89,8 @@ def _of_messages(messages: Sequence[Any]) -> tuple[str, Any]:
     if roles[begin:] not in (["user"], ["user", "assistant"]):
         shown = ", ".join(map(str, roles[:_SHOWN_COLUMNS])) or "no messages"
         raise ValueError(
-            f"the question is a list ({shown}): it must be a text, or messages of which one is the user's, "
-            "behind a system message or none and before an answer or none"
+            f"the question is a list ({shown}): it must be a text, or messages of which one is the user's; "
+            "a system message may precede it, and an answer may follow it"
         )
     contents = [each["content"] for each in messages[begin:]]
     return contents[0], contents[1] if len(contents) > 1 else _MISSING

@@ -1,7 +1,8 @@
 """Questions with gold answers from a file, the Hub, or the generator.
 
-Every command names a source by one string: ``word-problems``, ``one-step-problems``, a file or a Hub dataset such as ``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The
-question alone decides its part, so the parts never overlap, however many records are read.
+Every command names a source by one string: ``word-problems``, ``one-step-problems``, a file, or a Hub dataset such as
+``openai/gsm8k:main``. ``SOURCE#train`` and ``SOURCE#held_out`` are the two parts of any source. The text of a question
+alone decides which part it is in, so the parts never overlap, however many records are read.
 """
 
 import os
@@ -31,10 +32,10 @@ from trainer.io.paths import shown_path
 
 GENERATED: Mapping[str, Callable[[Problem], bool]] = {
     "word-problems": lambda problem: True,
-    # What a chat model of 135 M parameters can learn to solve in minutes.
+    # Problems that a chat model of 135 M parameters can learn to solve in minutes.
     "one-step-problems": lambda problem: len(problem.steps) == 1,
 }
-"""Of each built-in source, see `BuiltInSource`, the problems of the generator that belong to it."""
+"""For each built-in source (see `BuiltInSource`), which of the generator's problems belong to it."""
 
 _SHOWN_FLAWS = 3
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+){0,2}")
@@ -53,14 +54,14 @@ class Record:
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """The record's other columns as JSON values, for reward functions."""
     question_name: str = field(default="question", compare=False)
-    """Of its column in the data, by which a reward function may know it."""
+    """Name of the question's column in the data, which a reward function may take as an argument."""
     answer_name: str = field(default="answer", compare=False)
     counterfactual_of: str | None = None
     """Id of the question from which this one differs in one number; None for a question of the source."""
 
     @property
     def named_columns(self) -> dict[str, Any]:
-        """All columns by their names in the data, where question and answer have other names there than here."""
+        """The other columns, and the question and the answer if the data has other names for them than this class."""
         own = {self.question_name: self.question, self.answer_name: self.gold}
         ours = ("question", "answer")
         named = {n: text for n, text in own.items() if n not in ours and "." not in n}
@@ -76,7 +77,7 @@ _SHAPE = RecordShape()
 
 
 def normalised(question: str) -> str:
-    """A question reduced to its words and numbers: questions with the same ones are the same."""
+    """A question reduced to its words and numbers; questions for which these are equal count as the same."""
     return " ".join(_WORD.findall(unicodedata.normalize("NFKC", question).casefold()))
 
 
@@ -95,8 +96,8 @@ def load_records(
         shape: The columns of a file or Hub dataset, and the type of its answers.
 
     Raises:
-        DataError: The source does not exist, is built in and of another type, or a line of it is no record
-            with a gold answer that its type reads.
+        DataError: The source does not exist, is built in but ``shape`` has another type of answers, or has a line that
+            is not a record with a gold answer which its type can read.
     """
     name, part = require_source(source)
     if name in GENERATED:
@@ -111,7 +112,8 @@ def load_records(
             Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
             for i, p in enumerate(problems)
         ]
-    usable_type(shape.answer_type)  # A library that is missing is no fault of each record.
+    # Checked once, so that a missing library is not reported as an error of each record.
+    usable_type(shape.answer_type)
     if os.path.isfile(name) and kind_of(Path(name)) != ".parquet":
         records = _file_records(Path(name), shape)
     else:
@@ -128,7 +130,7 @@ def _readable(
     """At most ``num_records`` records of a part.
 
     Raises:
-        DataError: What of as many cannot be read, in one message.
+        DataError: Some of the first ``num_records`` cannot be read; one message says which.
     """
     found: list[Record] = []
     flaws: list[DataError] = []
@@ -153,14 +155,14 @@ def _readable(
 
 
 def require_source(source: str) -> tuple[str, Split | None]:
-    """The name of a source, and the part of it that is named; reads nothing.
+    """The name of a source, and the part of it that is named, if any; nothing is read.
 
     Raises:
-        DataError: It is neither built in, nor a file, nor can it be a Hub dataset; or there is no such part.
+        DataError: It is neither built in nor a file, and cannot be a Hub dataset; or there is no such part.
     """
     name, part = _parse(source)
     is_of_files = name.lower().endswith((*SUFFIXES, ".gz", ".zst"))
-    # Unlike Path's, these are no errors for names that are too long for a file system.
+    # Unlike Path's methods, os.path.isfile does not raise for names that are too long for a file system.
     if name in GENERATED or os.path.isfile(name) or (_HUB_ID.fullmatch(name) and not is_of_files):
         return name, part
     found = "a folder" if os.path.isdir(name) else "no file that exists"
@@ -206,7 +208,7 @@ def _file_records(path: Path, shape: RecordShape) -> Iterator[Record | DataError
 
 
 def _table_records(source: str, split: Split, shape: RecordShape) -> Iterator[Record | DataError]:
-    """Those of a Parquet file or a Hub dataset."""
+    """The records of a Parquet file or a Hub dataset."""
     # The datasets library takes seconds to import, and most runs have no use for it.
     from trainer.data.hub import load_hub_rows, load_parquet_rows  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """The text that the tiny base model learns from: its tokenizer, its prompts and its batches.
 
-The corpus is word problems in the ``base_style`` (the habits of a weak model) under the bare problem
-text and, seldom, under an arm's prompt; beside them rows of bare equations.
+The corpus has word problems, solved in the ``base_style`` (the habits of a weak model), mostly under the bare problem
+text and sometimes under an arm's prompt. In addition it has rows of bare equations.
 """
 
 import json
@@ -129,8 +129,8 @@ def batches(
     Args:
         tokenizer: From `train_tokenizer`.
         num_problems: Word problems in a batch.
-        num_drills: Rows of bare equations beside them.
-        seed: Of the corpus.
+        num_drills: Rows of bare equations in a batch, in addition.
+        seed: Seed of the corpus.
     """
     problems, drills = _problem_rows(seed), _drill_rows(seed)
     while True:

@@ -1,6 +1,7 @@
-"""The tiny base model's weights that come with this project, so that a demo need not train it for minutes.
+"""The tiny base model's weights that come with this project, so that a demo need not train the model for minutes.
 
-They are those of `trainer.commands.tiny_pretraining`, rounded to bfloat16. ``scripts/ship_tiny_model.py`` makes the file.
+They were trained by `trainer.commands.tiny_pretraining` and rounded to bfloat16. ``scripts/ship_tiny_model.py`` writes
+the file.
 """
 
 from pathlib import Path
@@ -19,10 +20,10 @@ _SHA256 = "weights_sha256"
 
 
 def load_tiny_weights(digest: str) -> dict[str, torch.Tensor] | None:
-    """The weights in float32 by their names; None where they are of another recipe.
+    """The weights in float32, by name; None if they belong to another recipe.
 
     Args:
-        digest: Of the recipe.
+        digest: Digest of the recipe.
 
     Raises:
         UsageError: The file is missing or damaged.
@@ -44,8 +45,8 @@ def save_tiny_weights(weights: dict[str, torch.Tensor], digest: str) -> None:
     """Replace the weights that come with this project.
 
     Args:
-        weights: By their names; tied weights once.
-        digest: Of their recipe.
+        weights: The weights by name; tied weights only once.
+        digest: Digest of their recipe.
     """
     rounded = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
     save_file(rounded, TINY_WEIGHTS, metadata={_DIGEST: digest, _SHA256: _sha256(rounded)})
@@ -60,6 +61,6 @@ def _sha256(weights: dict[str, torch.Tensor]) -> str:
 
 def _damaged() -> str:
     return (
-        f"{TINY_WEIGHTS} is damaged: restore it by git checkout or another installation, or train the model with "
+        f"{TINY_WEIGHTS} is damaged: restore it by git checkout or by installing again, or train the model with "
         "tiny-model --from_scratch"
     )

@@ -1,10 +1,11 @@
 """The built-in task: seeded arithmetic word problems in the shape of GSM8K records.
 
-One or two steps over the four operations, several phrasings of each, sometimes an irrelevant number. A question belongs to the train or the held-out split by the hash of its text, so no
-seed and no count can make the two overlap.
+A problem has one or two steps of the four operations, one of several phrasings for each, and sometimes an irrelevant
+number. The hash of a question's text decides whether it belongs to the train or the held-out split, so no seed and no
+count can make the two overlap.
 
-Besides the right solution every problem can be solved in a *style*, as a tired person might write it
-down. A model trained on styled solutions has bad habits (it skips the second step, gives up, copies
+Besides the right solution, a problem has solutions in other *styles*, as a tired person might write them
+down. A model trained on such solutions has bad habits (it skips the second step, gives up, copies
 the placeholder) but can do the arithmetic; RL can correct such habits.
 """
 
@@ -57,7 +58,7 @@ _QUESTIONS = ("How many {t} does {n} have now?", "How many {t} are there in the 
 
 
 class Split(StrEnum):
-    """The two parts of all questions; no question is in both."""
+    """The two parts that all questions are divided into; no question is in both."""
 
     TRAIN = "train"
     HELD_OUT = "held_out"

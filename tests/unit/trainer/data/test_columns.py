@@ -164,9 +164,13 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
             "choices.1: a choice has at most 4096 characters",
         ),
         (MMLU, {**GOOD, "answer": "E"}, "answer: 'E' is not one choice: give its letter, A to D"),
-        (MMLU, {**GOOD, "answer": 4}, "answer 4 is no index of 4 choices, which begin at 0"),
-        (MMLU, {**GOOD, "answer": 26}, "answer 26 is no index of 4 choices"),
-        (MMLU, {**GOOD, "answer": -1}, "answer -1 is no index of 4 choices"),
+        (
+            MMLU,
+            {**GOOD, "answer": 4},
+            "answer 4 is not an index of the 4 choices; indices begin at 0",
+        ),
+        (MMLU, {**GOOD, "answer": 26}, "answer 26 is not an index of the 4 choices"),
+        (MMLU, {**GOOD, "answer": -1}, "answer -1 is not an index of the 4 choices"),
         (MMLU, {**GOOD, "answer": float("inf")}, "answer: Input should be a valid string"),
         (MMLU, {**GOOD, "answer": float("nan")}, "answer: Input should be a valid string"),
         (MMLU, {**GOOD, "answer": True}, "answer: Input should be a valid string"),
@@ -176,7 +180,7 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         (
             MMLU,
             {"question": "?", "answer": "B"},
-            "no column 'choices': name the one that there is by data.choices",
+            "no column 'choices': set data.choices to a column that there is",
         ),
         (MMLU, {**GOOD, "choices": ["one"]}, "choices: one choice is not enough: give 2 or more"),
         (MMLU, {**GOOD, "choices": []}, "choices: Value should have at least 2 items"),
@@ -208,7 +212,7 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         (
             MMLU,
             {**GOOD, "choices": [1, 2, 3], "answer": 2},
-            "answer 2 is the index of one choice and another choice itself: give the right one's letter",
+            "answer 2 is the index of one choice and equal to another choice: give the right one's letter",
         ),
         (
             MMLU,
@@ -223,12 +227,12 @@ GOOD: dict[str, object] = {"question": "?", "choices": CHOICES, "answer": "B"}
         (
             MATH_500,
             {"question": "?", "answer": "1"},
-            "no column 'problem': name the one that there is by data.question (columns: question, answer)",
+            "no column 'problem': set data.question to a column that there is (columns: question, answer)",
         ),
         (
             MATH_500,
             {"problem": "?", "answer": "1"},
-            "no column 'solution': name the one that there is by data.answer (columns: problem, answer)",
+            "no column 'solution': set data.answer to a column that there is (columns: problem, answer)",
         ),
         (MATH_500, {"problem": "?", "solution": "x^2"}, "solution: 'x^2' is not one number"),
         (RecordShape(answer_type="text"), {"question": "?", "answer": "a\nb"}, "is not one line"),

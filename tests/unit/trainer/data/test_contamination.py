@@ -88,7 +88,7 @@ def test_lines_say_what_was_compared_with_what() -> None:
         (3, "contamination: none of 40 held-out questions is trained on, 3 nearly"),
         (
             4,
-            "contamination: of 40 questions of E, none also in T; 4 nearly so (one there has 50% of "
+            "contamination: of 40 questions of E, none also in T; 4 nearly so (a question there has 50% of "
             "their 5-word sequences: e ~ t, e ~ t, e ~ t, …)",
         ),
     ],

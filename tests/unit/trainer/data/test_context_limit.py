@@ -52,7 +52,7 @@ def test_the_longest_prompt_and_its_completion_must_fit(
     assert [r.id for r in found] == (["q1", "q2"] if fits else ["q2"])
     assert (said == []) is fits
     if said:
-        assert "1 of 2 questions left out, q1" in said[0]
+        assert "1 of 2 questions left out, such as q1" in said[0]
         assert f"context of {limit}" in said[0]
 
 

@@ -449,7 +449,7 @@ async def test_a_question_too_long_for_the_context_is_left_out_and_named(
     found = await evaluate(given, Local({BASE: 4}), ignore_progress, said.append)
     assert (found.num_questions, found.models[0].accuracy.value) == (10, 0.4)
     (line,) = said
-    assert line.startswith("data: 1 of 11 questions left out, own-000004 for one")
+    assert line.startswith("data: 1 of 11 questions left out, such as own-000004")
     assert "context of 1024 less max_tokens 9" in line
     source.write_text(json.dumps({"question": "long " * 3000, "answer": "1"}))
     with pytest.raises(DataError, match="no question can be asked; data: 1 of 1 questions left"):

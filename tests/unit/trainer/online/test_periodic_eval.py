@@ -217,4 +217,4 @@ def test_a_held_out_question_too_long_for_the_context_is_left_out_and_named(
     evaluations = HeldOutEvaluations(versions, config, status, said.append)
     assert [record.question for record in evaluations.records or ()] == ["1?", "2?"]
     (line,) = said
-    assert line.startswith("data: 1 of 3 questions left out, own-000002 for one")
+    assert line.startswith("data: 1 of 3 questions left out, such as own-000002")
