@@ -1,4 +1,4 @@
-"""Whether the questions of a run can be read, as its start reads them, and put into prompts."""
+"""Checks whether a run's questions can be read, in the way in which its start reads them, and put into prompts."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,8 +15,8 @@ from trainer.model.prompts import flaw_in_format, load_renderer
 
 
 def check_prompts(config: DoctorConfig) -> Iterator[CheckResult]:
-    """A result where the base model's prompts cannot have the format that is asked for."""
-    with suppress(UsageError):  # of its files, which have rows of their own
+    """A result if the base model's prompts cannot have the configured format."""
+    with suppress(UsageError):  # An error in the model's files, which have checks of their own.
         if flaw := flaw_in_format(load_renderer(config.model), config.rollout.prompt_format):
             yield bad("prompts", f"rollout.prompt_format is {flaw}", "rollout.prompt_format")
 
@@ -25,7 +25,7 @@ def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
     """One result for each source that the run reads; nothing is downloaded."""
     data, run = config.data, config.run
     sources = [("data.source", Split.TRAIN, data.num_questions)]
-    # A run of before questions had to be named goes on without a name.
+    # A run that began before held-out questions had to be named goes on without naming any.
     has_begun = (run.folder / CONFIG_FILE).exists()
     is_asked = run.evaluate_every is not None and not has_begun
     if data.evaluation_source is not None or is_asked:
@@ -37,7 +37,8 @@ def check_data(config: DoctorConfig) -> Iterator[CheckResult]:
                 source = require_held_out(data, "run.evaluate_every")
             name, _ = require_source(source)
             if is_on_hub(name):
-                yield note("data", f"{source}: a data set of the Hub, which a start reads", setting)
+                text = f"{source}: a dataset of the Hub, which is read when the run starts"
+                yield note("data", text, setting)
                 continue
             records = load_records(
                 source, split, num_records=number, seed=data.seed, shape=data.shape

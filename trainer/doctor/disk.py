@@ -1,4 +1,4 @@
-"""The base model's files, and room for the run's own."""
+"""Checks the base model's files, and whether the disk has room for the run's own."""
 
 import json
 import os
@@ -20,7 +20,8 @@ _REQUIRED_FILES = {
 }
 """What a model's folder must hold, and the patterns of files of which one is enough."""
 
-# A completion's names and scores; a token id in JSON; id, logprob and text, which stands there twice, of a token.
+# Bytes in a file of rollouts: for a completion's names and scores; for the id of a prompt's token; and for a token of
+# a completion, with its id, its logprob and its text, which is written twice.
 _COMPLETION_BYTES, _ID_BYTES, _TOKEN_BYTES = 500, 7, 27
 
 
@@ -59,7 +60,7 @@ def _missing_shards(folder: Path) -> list[str]:
 
 
 def check_disk(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
-    """Room for checkpoints and adapters, without which the run ends, and for the rollouts of all its steps."""
+    """Whether there is room for checkpoints and adapters, without which the run ends, and for all steps' rollouts."""
     run = config.run
     folder = run.folder.absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -85,7 +86,7 @@ def check_disk(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]
 
 
 def _step_bytes(config: DoctorConfig) -> int:
-    """A step's lines of ``rollouts/`` with completions of the longest length."""
+    """The size of a step's lines in ``rollouts/`` if all completions have the greatest length."""
     rollout = config.rollout
     num_completions = rollout.questions_per_step * len(rollout.arms) * rollout.samples_per_arm
     one = _COMPLETION_BYTES + _ID_BYTES * PROMPT_TOKENS + _TOKEN_BYTES * rollout.max_tokens

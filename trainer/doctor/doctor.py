@@ -1,4 +1,4 @@
-"""Whether a run can start on this machine, and which settings to change where it cannot."""
+"""Checks whether a run can start on this machine, and says which settings to change if it cannot."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     """Run all checks, print the results, and return whether a run can start.
 
     Args:
-        config: The run's, and what to check.
+        config: The run's configuration, and what to check.
         installed: Finds installed versions.
     """
     console = Console(width=None if sys.stdout.isatty() else _LOG_WIDTH)
@@ -51,12 +51,12 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         results += check_data(config)
         if model_files[0].status is not CheckStatus.BAD:
             results += check_prompts(config)
-    policy, flaw = _started(config)
+    policy, flaw = _starting_policy(config)
     config = config.model_copy(update={"policy": policy})
     results += [] if flaw is None else [flaw]
     is_nowhere = base_folder(config.model) is None and model_files[0].status is CheckStatus.BAD
     try:
-        # What the Hub does not give it would be asked for again and again.
+        # If the model is nowhere, reading its shape would ask the Hub for it again and again.
         shape = None if is_nowhere else read_shape(config.model, config.policy.target_modules)
     except (UsageError, ValueError) as error:
         text = f"no plan without the model's configuration: {first_line(error)}"
@@ -76,11 +76,13 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     return not num_bad
 
 
-def _started(config: DoctorConfig) -> tuple[PolicyConfig, CheckResult | None]:
-    """The policy as it starts, of the shape of its adapter; without one that cannot be read, which is said."""
+def _starting_policy(config: DoctorConfig) -> tuple[PolicyConfig, CheckResult | None]:
+    """The policy with the shape of its starting adapter; if that cannot be read, without it, and the result."""
     own = config.run.folder / START_FOLDER
     policy = config.policy
-    if own.is_dir():  # of a run that has begun, whatever has become of policy.adapter
+    if (
+        own.is_dir()
+    ):  # A run that has begun has its own copy, whatever has become of policy.adapter.
         policy = policy.model_copy(update={"adapter": own})
     try:
         return shaped_as_adapter(policy), None
@@ -126,7 +128,7 @@ def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> li
 
 
 def _check_context(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
-    """Whether the server would take the context's length, and a completion fits in it beside its prompt."""
+    """A result if the server's context is longer than the model takes, or has no room for a prompt."""
     longest = shape.max_position_tokens
     # A server on another machine has settings of its own.
     asked = None if config.role == "trainer" else config.serve.max_model_len
@@ -150,7 +152,7 @@ def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResu
 
 
 def plan_table(plan: MemoryPlan, sft: Sequence[Part]) -> Table:
-    """Every part of the memory plan, and the settings that decide it; below it those of SFT, if any."""
+    """Every part of the memory plan, with the settings that decide it; below them the parts of SFT, if any."""
     card = size_text(plan.card_bytes)
     title = f"memory of a card of {card}" if plan.on_gpu else f"memory of a machine of {card}"
     table = Table(title=title, title_justify="left")

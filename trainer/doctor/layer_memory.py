@@ -1,7 +1,7 @@
-"""What the layers of a base model keep for a backward pass, in bytes a token.
+"""Computes what the layers of a base model keep for the backward pass, in bytes per token.
 
-Formulas of the layers' shape, derived from what PyTorch keeps of Qwen2, Llama and Qwen3.5 layers with adapters on
-every linear layer; tests compare them with the allocator.
+The formulas use the sizes of the layers. They were derived from what PyTorch keeps for layers of Qwen2, Llama and
+Qwen3.5 with adapters on every linear layer; tests compare them with the allocator.
 """
 
 from dataclasses import dataclass
@@ -12,28 +12,28 @@ from trainer.doctor.model_shape import ModelShape
 FLOAT32, BFLOAT16 = 4, 2
 """Bytes of a number."""
 _DELTA_CHUNK = 64
-"""Tokens of which Transformers' gated delta rule computes every pair."""
+"""Tokens of a chunk: Transformers' gated delta rule computes with every pair of tokens in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerBytes:
-    """Bytes a token."""
+    """Memory of the layers, in bytes per token."""
 
     together: float
-    """That all layers keep."""
+    """What all layers keep together."""
     largest: float
-    """That the largest layer keeps."""
+    """What the largest layer keeps."""
     in_flight: float
-    """That a pass needs in addition, in whatever layer it is."""
+    """What a pass needs in addition while it computes a layer."""
 
 
 def dtype_bytes(policy: PolicyConfig) -> int:
-    """Bytes of a number of the base."""
+    """Bytes of a number in the base's dtype."""
     return FLOAT32 if policy.dtype == "float32" else BFLOAT16
 
 
 def fused_layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> LayerBytes:
-    """Of `trainer.model.decoder.layer`, whose mask all layers share."""
+    """The memory of `trainer.model.decoder.layer`, in which all layers share one mask."""
     inner, heads = shape.served.intermediate_size, shape.attention_layers
     is_grouped = heads.kv_size < heads.query_size
     layer = (
@@ -52,7 +52,7 @@ def fused_layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -
 
 
 def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> LayerBytes:
-    """Of Transformers' and PEFT's layers."""
+    """The memory of Transformers' layers with PEFT's adapters."""
     size = dtype_bytes(policy)
     # Autocast computes matrix products in bfloat16 whatever the dtype of the weights.
     product = BFLOAT16 if policy.autocast else size
@@ -62,7 +62,7 @@ def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> Laye
         # Modules with the same input share it.
         adapter_inputs = (2 * hidden + inner) * FLOAT32
     else:
-        # PEFT casts the input for each module; autocast casts that again, and keeps the second copy.
+        # PEFT casts the input for each module; autocast casts it again and keeps the second copy.
         adapter_inputs = (5 * hidden + attention + inner) * (
             product if policy.autocast else FLOAT32
         )
@@ -86,8 +86,9 @@ def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> Laye
 def _delta_rule_bytes(shape: ModelShape, size: int) -> float:
     """What a layer with the gated delta rule keeps beyond what `layer_bytes` has for attention.
 
-    In plain PyTorch, as Transformers computes it without the package flash-linear-attention: some 17 float32 and 3
-    numbers of the model's dtype a value, and 4.6 for each pair of tokens of a chunk and head.
+    This is for plain PyTorch, which Transformers computes it in without the package flash-linear-attention. It keeps
+    some 17 float32 numbers and 3 of the model's dtype for each value, and, in each head, 4.6 float32 numbers for each
+    pair of tokens in a chunk.
     """
     values = (17 * FLOAT32 + 3 * size) * shape.delta_value_size
     pairs = 4.6 * FLOAT32 * _DELTA_CHUNK * shape.delta_num_heads

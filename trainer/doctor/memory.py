@@ -1,4 +1,4 @@
-"""Whether the services that run here fit the card, and the one that starts beside what runs there."""
+"""Checks whether the services of this machine fit the card, and whether the one that starts now finds room on it."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from trainer.model.adapter_files import shaped_as_adapter
 def check_memory(
     plan: MemoryPlan, shape: ModelShape, config: DoctorConfig, card: Card
 ) -> Iterator[CheckResult]:
-    """Whether the services that run here fit, and which settings to change where they do not."""
+    """Whether the services that run here fit, and which settings to change if they do not."""
     advice = _advice(plan, shape, config)
     share = size_text(plan.server_share_bytes)
     if plan.server and plan.server_fits:
@@ -48,10 +48,10 @@ def check_memory(
 
 
 def _taken_by_others(plan: MemoryPlan, config: DoctorConfig, card: Card) -> CheckResult | None:
-    """What is wrong where the service that is about to start does not fit beside what runs on the card now.
+    """A result if the service that is about to start does not fit beside what runs on the card now.
 
-    Unless it is said (``starts``), that is the server before the server is asked for: a trainer that waits for it
-    may be running. Else it is the trainer, beside the server.
+    ``starts`` names this service. By default it is the trainer, beside the running server, if ``ask_server`` is set;
+    else it is the server, beside which a trainer may already be waiting for it.
     """
     role = config.starts or ("trainer" if config.ask_server else "server")
     if config.role != "both":
@@ -73,7 +73,7 @@ def _taken_by_others(plan: MemoryPlan, config: DoctorConfig, card: Card) -> Chec
 
 
 def check_server_flags(config: DoctorConfig, *, on_gpu: bool) -> Iterator[CheckResult]:
-    """How the server would run on a GPU, and whether a step's completions run in one wave."""
+    """The server's flags on a GPU, and whether a step's completions run in one wave, that is all at a time."""
     if not on_gpu:
         return
     rollout = config.rollout
@@ -109,10 +109,10 @@ def _advice(plan: MemoryPlan, shape: ModelShape, config: DoctorConfig) -> str:
 
 @contextmanager
 def plan_in_message(config: TrainConfig) -> Iterator[None]:
-    """A block that trains by a configuration; where memory runs out, the error says what the plan has for it.
+    """A block that trains with a configuration; if memory runs out, the error also says what the plan estimated.
 
     Raises:
-        OutOfMemoryError: As the block raises it, with the plan where the base model's shape can be read.
+        OutOfMemoryError: As the block raises it, with the plan's estimate if the base model's shape can be read.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which settings to change where a memory plan does not fit."""
+"""Finds settings to change if a memory plan does not fit."""
 
 import json
 import math
@@ -32,20 +32,20 @@ def advise(
     on_gpu: bool,
     role: Role = "both",
 ) -> tuple[str, ...] | None:
-    """A few changes of settings under which the plan fits; None where none were found.
+    """A few changes of settings with which the plan fits; None if none are found.
 
-    Changes are tried in the order of their cost; then those that turned out unnecessary are dropped.
+    Changes are tried in the order of their cost; then those that turned out to be unnecessary are dropped.
 
     Args:
         shape: The base model's.
         config: The run's, which need not fit.
         serve: The server's settings.
         card_bytes: Memory of the GPU, or of the machine.
-        on_gpu: Whether they compute on a GPU.
+        on_gpu: Whether the services compute on a GPU.
         role: Which of the services run here.
 
     Returns:
-        Each as ``section.field = value``.
+        The changes, each as ``section.field = value``.
     """
 
     def plan_with(changes: Mapping[str, Setting]) -> MemoryPlan:
@@ -62,7 +62,7 @@ def advise(
         )
 
     def balanced(changes: dict[str, Setting]) -> dict[str, Setting]:
-        """The same changes, and the card divided so that the trainer just fits."""
+        """The changes, and the share of the card for the server with which the trainer just fits."""
         return {**changes, **_server_share(plan_with(changes))} if on_gpu else changes
 
     tried: dict[str, Setting] = {}
@@ -83,7 +83,7 @@ def advise(
 
 
 def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
-    """The largest share of the server that leaves room for the trainer; empty where the plan fits."""
+    """The largest share for the server that leaves room for the trainer; empty if the plan fits or there is none."""
     others = plan.trainer_bytes + plan.margin_bytes
     share = math.floor(100 * (1 - others / plan.card_bytes)) / 100
     share = min(share, _MAX_SERVER_SHARE)
@@ -95,7 +95,7 @@ def _server_share(plan: MemoryPlan) -> dict[str, Setting]:
 def _cheapest_first(
     config: TrainConfig, serve: ServeConfig, max_position_tokens: int, *, on_gpu: bool
 ) -> Iterator[tuple[str, Setting]]:
-    """Changes of settings by what they cost: nothing, then time, then precision."""
+    """Changes of settings in the order of their cost: first those that cost nothing, then time, then precision."""
     policy = config.policy
     longest = max(_MIN_MODEL_LEN, 2 * (PROMPT_TOKENS + config.rollout.max_tokens))
     longest = min(longest, max_position_tokens)

@@ -1,6 +1,6 @@
-"""What server and trainer each allocate, part by part. Sizes are in bytes.
+"""Computes what server and trainer each allocate, part by part. Sizes are in bytes.
 
-Weights and adapters follow from the model's shape; `trainer.doctor.layer_memory` has what a backward pass keeps.
+Weights and adapters follow from the model's shape; `trainer.doctor.layer_memory` computes what a backward pass keeps.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
 from trainer.model.logprobs import CHUNK_LOGITS
 
-# Bytes a weight: four bits, and the scales: 8 bits for each 64 weights, 32 bits for each 256 scales.
+# Bytes per weight: four bits, plus the scales: 8 bits for each 64 weights, and 32 bits for each 256 scales.
 _NF4 = 0.5 + 1 / 64 + 4 / (64 * 256)
 _NUM_ROLES = 4
 _NUM_TRAINED_ROLES = 2
@@ -29,7 +29,8 @@ _NUM_TRAINED_ROLES = 2
 # figures. The server has two processes; pages that they share are counted once.
 _TRAINER_PROCESS = 0.62 * GIB
 _SERVER_PROCESS = 1.45 * GIB
-# The C heap keeps freed blocks: a server of SmolLM2-135M grew by 0.9 GiB, where a pass works with 0.32 GiB.
+# Factor for a batch on a CPU, because the C heap keeps freed blocks: a server of SmolLM2-135M grew by 0.9 GiB,
+# although a pass works with 0.32 GiB.
 _HEAP = 2
 # An estimate: a CUDA context with cuBLAS's workspaces.
 _CUDA_CONTEXT = 0.6 * GIB
@@ -41,7 +42,7 @@ _SERVER_SETTINGS = {
     "CUDA graphs": "--cudagraph-capture-sizes, --enforce-eager",
 }
 """What decides each of the server's parts."""
-# Part of the trainer's activations that its allocator holds in addition and cannot use.
+# Memory that the trainer's allocator holds but cannot use, as a fraction of the activations and working memory.
 _FRAGMENTATION = 0.05
 
 
@@ -121,10 +122,10 @@ def trainer_parts(
     )
     is_fused = shape.is_fused and not (policy.autocast or policy.quantization or policy.shard_base)
     if is_fused:
-        # A pass's copies of one adapter, and their gradients until all are there.
+        # A pass's copy of one adapter, and the gradients of the copy, which are kept until all are there.
         numbers = policy.lora_rank * shape.adapter_parameters_per_rank
         yield Part(
-            name="an adapter as it is computed with",
+            name="a pass's copy of an adapter",
             num_bytes=2 * numbers * dtype_bytes(policy),
             settings="policy.lora_rank",
         )
@@ -163,14 +164,14 @@ def activation_parts(
     budget: str,
     on_gpu: bool,
 ) -> Iterator[Part]:
-    """What a forward and a backward pass over ``rows`` keep and work with.
+    """The memory that a forward and a backward pass over ``rows`` keep and work with.
 
     Args:
         shape: The base model's.
         rows: The micro-batch.
-        of_layers: What its layers keep.
-        policy: How it computes.
-        logits_bytes: The most that logits and their gradients take at a time.
+        of_layers: What the layers keep.
+        policy: Says how the pass computes.
+        logits_bytes: Most memory that logits and their gradients take at a time.
         budget: The setting that decides the size of ``rows``.
         on_gpu: Whether PyTorch's caching allocator holds them.
     """
@@ -194,14 +195,14 @@ def activation_parts(
 
 
 def process_part(*, on_gpu: bool) -> Part:
-    """What a process that trains takes beside its tensors."""
+    """What a process that trains takes in addition to its tensors."""
     if on_gpu:
         return Part(name="CUDA context", num_bytes=_CUDA_CONTEXT)
     return Part(name="process", num_bytes=_TRAINER_PROCESS)
 
 
 def planned_policy(policy: PolicyConfig, *, on_gpu: bool) -> PolicyConfig:
-    """The policy with a dtype in place of `auto`: on a GPU the 16 bits in which models come and are served."""
+    """The policy with a dtype for `auto`: bfloat16 on a GPU, as models come and are served in 16 bits; else float32."""
     if policy.dtype != "auto":
         return policy
     return policy.model_copy(update={"dtype": "bfloat16" if on_gpu else "float32"})

@@ -1,4 +1,4 @@
-"""What server and trainer need of one card's memory, in bytes, before either starts."""
+"""Plans how much of one card's memory server and trainer need, in bytes, before either starts."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from trainer.doctor.model_shape import ModelShape
 from trainer.model.device import MARGIN
 
 PROMPT_TOKENS = 256
-"""An arm's prompt with a question of GSM8K; nearly all are shorter."""
+"""Planned length of an arm's prompt with a question of GSM8K; nearly all are shorter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +26,16 @@ class MemoryPlan:
     """The services' parts on one card, or in one machine's memory."""
 
     server: tuple[Part, ...]
-    """Without the key-value cache. Empty where the server is on another machine."""
+    """The server's parts without the key-value cache; empty if the server is on another machine."""
     trainer: tuple[Part, ...]
-    """Empty where the trainer is on another machine."""
+    """The trainer's parts; empty if the trainer is on another machine."""
     card_bytes: float
     server_share_bytes: float
-    """What the server may allocate; on a CPU what it allocates."""
+    """What the server may allocate; on a CPU, what it does allocate."""
     kv_bytes_per_token: int
     kv_tokens_needed: int
-    """Tokens of all arms of one question at their longest, and of the longest sequence, which vLLM asks for; 0
-    without a server."""
+    """Tokens that the key-value cache must hold: those of all arms of one question at their longest, or those of the
+    longest sequence, as vLLM requires, whichever are more; 0 without a server."""
     on_gpu: bool
 
     @property
@@ -50,7 +50,7 @@ class MemoryPlan:
 
     @property
     def kv_cache_bytes(self) -> float:
-        """What is left of the server's share; negative where its other parts exceed the share."""
+        """What is left of the server's share; negative if its other parts exceed the share."""
         return self.server_share_bytes - self.server_bytes
 
     @property
@@ -106,7 +106,7 @@ def plan_memory(
         config: The run's.
         serve: The server's settings.
         card_bytes: Memory of the GPU, or of the machine.
-        on_gpu: Whether they compute on a GPU.
+        on_gpu: Whether the services compute on a GPU.
         rows: The largest micro-batch; None assumes the longest prompts and completions.
         role: Which of the services run here.
     """

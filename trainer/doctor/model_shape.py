@@ -32,7 +32,7 @@ _HEADS = (
     *("num_hidden_layers", "hidden_size"),
     *("num_attention_heads", "num_key_value_heads", "head_dim"),
 )
-"""What `AttentionLayers` is read from."""
+"""The keys of a configuration that `AttentionLayers` is read from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +41,15 @@ class ModelShape:
 
     num_layers: int
     attention_layers: AttentionLayers
-    """The others carry a state."""
+    """The layers that keep keys and values; the others carry a state."""
     sliding_layers: SlidingLayers
     num_delta_layers: int
-    """Those whose state follows the gated delta rule."""
+    """Number of layers whose state follows the gated delta rule."""
     delta_num_heads: int
     delta_value_size: int
     """Number of such a layer's heads × the size of their values."""
     delta_channels: int
-    """Of the convolution before its queries, keys and values."""
+    """Channels of the convolution before such a layer's queries, keys and values."""
     needs_own_rows: bool
     """See `trainer.model.attention.needs_own_rows`."""
     state_bytes: int
@@ -57,11 +57,11 @@ class ModelShape:
     is_fused: bool
     """Whether `trainer.model.decoder` computes its layers."""
     served: ServedModel
-    """What of it decides the server's memory."""
+    """The sizes that decide the server's memory."""
     max_position_tokens: int
     """The longest prompt and completion together that the model takes."""
     num_linear_parameters: int
-    """Those in the layers' matrices, which QLoRA keeps in four bits."""
+    """Parameters in the layers' matrices, which QLoRA keeps in four bits."""
     largest_matrix: int
     """Parameters of the largest of these matrices."""
     missing_modules: tuple[str, ...]
@@ -79,8 +79,8 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
 
     Raises:
         UsageError: The configuration was not found, or cannot be read.
-        ValueError: Its architecture is unknown, takes more than text, or names its sizes and layers in a way of
-            its own.
+        ValueError: Its architecture is unknown, takes more than text, or does not have the usual names for its sizes
+            and layers.
     """
     with reading_base(base_model):
         config = AutoConfig.from_pretrained(base_model)
@@ -94,7 +94,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         raise ValueError(f"{config.model_type}: no linear modules in a list called layers")
     sizes = ("num_attention_heads", "intermediate_size", "num_key_value_heads")
     unnamed = [size for size in sizes if getattr(config, size, None) is None]
-    # Some configurations have names of their own for these, under which alone they are written.
+    # Some configurations have other names for these, and are written with those names only.
     named = {name: getattr(config, name, None) for name in _HEADS if written.get(name) is None}
     attention_layers = AttentionLayers.of(written | named)
     if unnamed or attention_layers is None:

@@ -8,7 +8,7 @@ GIB = 2**30
 
 
 class CheckStatus(StrEnum):
-    """Whether a check stands in the way of a run."""
+    """Whether what a check has found prevents a run."""
 
     OK = "ok"
     NOTE = "note"
@@ -34,7 +34,7 @@ def ok(check: str, text: str) -> CheckResult:
 
 
 def note(check: str, text: str, advice: str = "") -> CheckResult:
-    """A check that passed with something to know."""
+    """A check that passed, but found something that the user should know."""
     return CheckResult(check=check, status=CheckStatus.NOTE, text=text, advice=advice)
 
 

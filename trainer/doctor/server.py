@@ -1,4 +1,4 @@
-"""Whether the running server serves this run's base model and allows what the run asks for."""
+"""Checks whether the running server serves this run's base model and allows what the run asks for."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def ask_server(config: DoctorConfig) -> Iterator[CheckResult]:
 
 
 def check_served_model(status: ServerStatus, config: DoctorConfig) -> Iterator[CheckResult]:
-    """Whether a server serves the same base model, and its limits suit the run."""
+    """Whether a server serves the same base model, and whether its limits suit the run."""
     try:
         check_server(status, config)
     except UsageError as error:

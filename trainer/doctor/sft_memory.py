@@ -1,4 +1,4 @@
-"""What SFT needs of memory, part by part, and whether the card has it. Sizes are in bytes.
+"""Computes how much memory SFT needs, part by part, and whether the card has it. Sizes are in bytes.
 
 SFT runs before the server is started, so it has the card to itself.
 """
@@ -19,11 +19,11 @@ from trainer.doctor.memory_parts import (
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB, CheckResult, note, ok, size_text
 
-# TRL's tiles of logits (trl.kernels.chunked_logprob): at most so many tokens by so many of the vocabulary.
+# TRL computes logits in tiles (trl.kernels.chunked_logprob): at most this many tokens by this many vocabulary entries.
 _TILE_TOKENS = 4_096
 _TILE_VOCABULARY = 32_768
 _TILE_COPIES = 7.2
-"""Copies that its backward pass makes without Triton, beside the buffer, by PyTorch's allocator."""
+"""Copies of a tile that the backward pass makes without Triton, in addition to the buffer, by PyTorch's allocator."""
 _PROCESS = 1.3 * GIB
 """Resident memory of an SFT of SmolLM2 less the parts counted here (benchmarks/README.md): TRL, datasets, and
 what the C library's allocator keeps."""
@@ -75,7 +75,7 @@ def sft_parts(
 
 
 def check_sft(parts: Sequence[Part], config: DoctorConfig, card: Card) -> CheckResult:
-    """Whether SFT fits the card alone; a run of PPO may need no SFT, so it is never a failure."""
+    """Whether SFT alone fits the card; if not, it is only a note, because a PPO run may need no SFT."""
     needed = sum(part.num_bytes for part in parts)
     if needed <= card.memory_bytes:
         return ok("memory, SFT", f"{size_text(needed)} of {size_text(card.memory_bytes)}, alone")

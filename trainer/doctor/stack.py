@@ -1,4 +1,4 @@
-"""What is installed: packages of the machine, and versions against the pins of this project."""
+"""Checks what is installed: the machine's packages, and the versions of Python packages against this project's pins."""
 
 import platform
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ _DISTRIBUTION = "regime-w"
 
 
 def check_machine(installed: Installed = installed_version) -> Iterator[CheckResult]:
-    """What vLLM needs of the machine; where only a trainer is installed, nothing."""
+    """Whether the machine has what vLLM needs; no result if only a trainer is installed."""
     if not any(map(installed, EXTRAS)):
         return
     found = [
