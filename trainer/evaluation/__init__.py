@@ -1,1 +1,1 @@
-"""Several models on the same held-out questions: answers, statistics, tables."""
+"""Evaluates several models on the same held-out questions: answers, statistics, tables."""

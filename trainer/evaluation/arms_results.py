@@ -1,6 +1,6 @@
 """Means over questions with their intervals, and one model's results over all arms.
 
-Enters: answers of `trainer.evaluation.records`. Leaves: parts of ``evaluation.json``.
+Input: answers of `trainer.evaluation.records`. Output: parts of ``evaluation.json``.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ class Estimate(EvaluationPart):
 
     value: float
     low: float
-    """Lower end of its 95% interval: Wilson's where each question is correct or wrong, else the
-    bootstrap's over questions."""
+    """Lower end of its 95% interval: Wilson's if each question is either correct or wrong, else that of the
+    bootstrap over questions."""
     high: float
     """Upper end."""
 

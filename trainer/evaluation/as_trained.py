@@ -1,4 +1,4 @@
-"""What models are asked, and how, where nothing else is said: as in the run, or the SFT, that trained them."""
+"""By default, asks models the held-out questions of the run or the SFT that trained them, and in the same way."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,17 +21,17 @@ _DATA = {
     "data_answer_type": "answer_type",
     "data_choices": "choices",
 }
-"""Keys of the evaluation's data, and where they are among a run's."""
+"""Keys of the evaluation's data settings, to the attributes of a run's `DataConfig`."""
 
 
 def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
     """The evaluation with the data, arms, prompt format, stop strings and length of the models' own training.
 
-    A key that the evaluation was given, by a flag, a variable or a file, stays as it is; with ``data`` its columns
-    and the type of its answers do. An SFT's data is that of a run that began with it, where one is evaluated too.
+    A key that the evaluation was given by a flag, a variable or a file stays as it is. If ``data`` was given, its
+    columns and answer type stay as they are, too. If runs and SFTs are evaluated together, the runs' data is taken.
 
     Returns:
-        The evaluation, and a line on what was taken from where; None where nothing was.
+        The evaluation, and a line that says what was taken from where; None if nothing was.
 
     Raises:
         UsageError: Two of the models were trained with different values of a key, they name no held-out
@@ -66,15 +66,15 @@ class _Taken:
 
     def __init__(self, config: EvaluationConfig):
         self.sources: dict[str, Path] = {}
-        """Of each key the folder that it was taken from."""
+        """For each key, the folder that its value was taken from."""
         self._config = config
         self._values: dict[str, Any] = {}
 
     def take(self, source: Path, settings: Mapping[str, Any]) -> None:
-        """Take what the evaluation was not given.
+        """Take the settings that the evaluation was not given.
 
         Raises:
-            UsageError: It was taken from another folder already, and is another value.
+            UsageError: A key has another value here than in the folder that it was taken from before.
         """
         for key, value in settings.items():
             if key in self._config.model_fields_set:
@@ -88,17 +88,17 @@ class _Taken:
 
     @property
     def changed(self) -> dict[str, Any]:
-        """What the evaluation would not ask for by itself."""
+        """The values that differ from those which the evaluation has by itself."""
         return {
             key: value for key, value in self._values.items() if value != getattr(self._config, key)
         }
 
 
 def _refuse_unknown(adapters: Sequence[Path]) -> None:
-    """Refuse models of `train-offline` of whose questions nothing is known.
+    """Refuse models that `train-offline` has trained on unknown questions.
 
     Raises:
-        UsageError: There is one.
+        UsageError: There is such a model.
     """
     for adapter in adapters:
         folder, kept = settings_of(adapter) or (adapter, {})
@@ -110,7 +110,7 @@ def _refuse_unknown(adapters: Sequence[Path]) -> None:
 
 
 def _data_of(adapter: Path) -> tuple[Path, DataConfig, bool] | None:
-    """The folder of the run or the SFT that an adapter is of, its data, and whether it is a run's."""
+    """The folder of the run or the SFT that an adapter belongs to, its data settings, and whether it is a run."""
     data, found = training_data(adapter), settings_of(adapter)
     if data is None or found is None:
         return None
@@ -118,10 +118,10 @@ def _data_of(adapter: Path) -> tuple[Path, DataConfig, bool] | None:
 
 
 def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
-    """The held-out questions of a training's data.
+    """The evaluation's data settings for the held-out questions of a run or an SFT.
 
     Raises:
-        UsageError: It names none.
+        UsageError: It names no held-out questions.
     """
     if data.held_out_source is None:
         raise UsageError(
@@ -132,7 +132,7 @@ def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
 
 
 def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
-    """The folder of the run or the SFT that an adapter is of, with how it asked; None where nothing says."""
+    """The folder of the run or the SFT that an adapter belongs to, and how it asked; None if no settings are found."""
     folder, kept = settings_of(adapter) or (adapter, {})
     with suppress(ValidationError):
         if "rollout" in kept:
@@ -145,7 +145,7 @@ def _settings_of(adapter: Path) -> tuple[Path, Mapping[str, Any]] | None:
 
 
 def _asks_alike(key: str, first: Any, second: Any, config: EvaluationConfig) -> bool:
-    """Whether two values of a key ask models the same; greedy answers know no temperature and no top_p."""
+    """Whether models are asked the same with two values of a key; greedy answers do not use temperature and top_p."""
     if key != "arms" or config.samples_per_arm:
         return bool(first == second)
     prompts = [[(arm.name, arm.system_prompt) for arm in arms] for arms in (first, second)]
@@ -153,7 +153,7 @@ def _asks_alike(key: str, first: Any, second: Any, config: EvaluationConfig) -> 
 
 
 def _shown(value: Any, *, sampling: bool = False) -> str:
-    """A value as a message has it; arms by their names, and with their ``sampling`` where only that may differ."""
+    """A value for a message: arms are shown by name, and with temperature and top_p if ``sampling`` is set."""
     if not isinstance(value, tuple):
         return str(value)
     return ", ".join(

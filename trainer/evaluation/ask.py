@@ -1,7 +1,7 @@
 """Asks several models of the running server the same held-out questions.
 
-Each model answers greedily, and through all arms if ``samples_per_arm`` is positive. Enters: names of
-served models and adapter folders. Leaves: an `Evaluation` and the file of its answers.
+Each model answers greedily, and through all arms if ``samples_per_arm`` is positive. Input: names of
+served models and adapter folders. Output: an `Evaluation` and the file of its answers.
 """
 
 import asyncio
@@ -57,10 +57,10 @@ async def evaluate(
     """Ask every model every question, and write the result to ``config.output``.
 
     Args:
-        config: What is asked of whom.
+        config: The models, the questions and how to ask them.
         client: The server.
         on_progress: See `OnProgress`.
-        say: Gets a line if questions are left out, which do not fit the server's context.
+        say: Gets a line if questions are left out because they do not fit the server's context.
 
     Raises:
         UsageError: The configuration cannot be evaluated. Nothing was generated or uploaded.
@@ -174,7 +174,7 @@ def _result(
 
 
 def run_evaluation(config: EvaluationConfig, client: AdapterServer | None = None) -> Evaluation:
-    """Evaluate with a progress bar and print the table; ``client`` is that of the config where None."""
+    """Evaluate with a progress bar and print the table; without a ``client``, one for ``config.server`` is made."""
     console = Console()
     config, taken = as_trained(config)
     if config.train_data is not None and "data" not in config.model_fields_set:
@@ -242,7 +242,7 @@ def _require_writable(output: Path) -> None:
     for path, is_ours in ((output, is_evaluation), (answers_path(output), are_answers)):
         if path.exists() and path.stat().st_size and not is_ours(path):
             raise UsageError(
-                f"output: {path} exists and is of no evaluation, which would replace it; choose another file"
+                f"output: {path} exists, was not written by an evaluation, and would be replaced; choose another file"
             )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -16,16 +16,16 @@ async def ask_model(
     records: Sequence[Record],
     config: EvaluationConfig,
 ) -> list[ModelAnswers]:
-    """A model's answers to some of the questions: greedy ones, and those of all arms where asked for.
+    """A model's answers to some of the questions: greedy ones, and those of all arms if these are asked for.
 
     Args:
         client: The server.
-        version: Of the model; None is the base.
+        version: The model's version; None for the base.
         records: The questions.
         config: How they are asked.
 
     Raises:
-        ServerError: The server stayed unreachable, refused, or aborted them again and again.
+        ServerError: The server stayed unreachable, refused, or aborted the requests again and again.
     """
     prompt = GreedyPrompt(
         system_prompt=config.greedy_arm.system_prompt,

@@ -1,4 +1,4 @@
-"""How well a score predicts correctness: coherence against correctness, question by question."""
+"""Measures how well a score, such as coherence, predicts whether a question is answered correctly."""
 
 from collections.abc import Sequence
 from typing import Self

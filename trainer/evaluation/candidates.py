@@ -20,12 +20,12 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedModel:
-    """What a candidate was, for the record."""
+    """A candidate as the evaluation records it."""
 
     name: str
     """The served model's name, or the adapter's folder."""
     adapter_sha256: str | None
-    """Of its weights file, in hex; None for the base model."""
+    """SHA-256 of its weights file, in hex; None for the base model."""
 
     @classmethod
     def of(cls, model: ModelSpec, served_version: int | None, status: ServerStatus) -> Self:

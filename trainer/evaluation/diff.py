@@ -1,6 +1,6 @@
 """The questions on which two evaluated models differ, side by side in the terminal.
 
-Enters: an evaluation's answers file. Leaves: text.
+Input: an evaluation's answers file. Output: text.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ def print_diff(
         limit: Most questions to show of those won, and of those lost.
 
     Raises:
-        UsageError: There is no such file, its questions are not all of the same models, a label is not in it, or
-            only one model was evaluated.
+        UsageError: There is no such file, not all of its questions were asked of the same models, a label is not in
+            it, or only one model was evaluated.
     """
     file = evaluation / EVALUATION_FILE if evaluation.is_dir() else evaluation
     questions = list(read_answers(answers_path(file)))

@@ -1,7 +1,7 @@
 """Answers of several models to the same questions: the lines of an evaluation's answers file.
 
-Enters: completions and gold answers. How they were generated and how they are aggregated is unknown
-here.
+Input: completions and gold answers. This module does not depend on how they were generated or how they are
+aggregated.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,10 +58,10 @@ class Answer(EvaluationPart):
         )
 
     def strictly_correct(self, answer_type: AnswerType) -> bool:
-        """Whether the answer is right, and it is what a ``####`` or a box states, and no sentence.
+        """Whether the answer is right and is stated after ``####`` or in a box, not in a sentence.
 
         Args:
-            answer_type: Of the question; its choices need not be known.
+            answer_type: The type of the question's answer; its choices need not be known.
         """
         return self.correct and answer_type.is_formatted(self.text)
 

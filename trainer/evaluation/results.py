@@ -1,6 +1,6 @@
 """The result of an evaluation: accuracies and their differences, with intervals and tests.
 
-Enters: each model's answers to the same questions. Leaves: ``evaluation.json``, which the tables and
+Input: each model's answers to the same questions. Output: ``evaluation.json``, which the tables and
 the report show.
 """
 
@@ -34,11 +34,11 @@ class ModelResult(EvaluationPart):
     model: str
     """The served model's name, or the adapter folder."""
     adapter_sha256: str | None = None
-    """Of the adapter's weights file, in hex; null for the base model, and in evaluations of before."""
+    """SHA-256 of the adapter's weights file, in hex; null for the base model and in older evaluations."""
     accuracy: Estimate
     """Accuracy of the greedy answers, wherever the text gives them (lenient)."""
     strict: Estimate | None = None
-    """The same of answers that a ``####`` or a box states; null in evaluations of before."""
+    """Accuracy that counts only answers stated after ``####`` or in a box (strict); null in older evaluations."""
     completions: CompletionStats
     """Averages over the greedy completions."""
     arms: ArmsResult | None
@@ -74,7 +74,7 @@ class PairedDifference(EvaluationPart):
     points: float
     """Accuracy of `label` minus that of `baseline`, in percentage points."""
     low: float
-    """Lower end of the 95% interval of `points`: Bonett and Price's, for ``pass@1`` the paired bootstrap's."""
+    """Lower end of the 95% interval of `points`: Bonett and Price's, or for ``pass@1`` the paired bootstrap's."""
     high: float
     """Upper end."""
     num_won: int

@@ -41,8 +41,8 @@ def difference_interval(
     """The interval of p1 − p2 for two models, each a pair of correct answers and questions.
 
     From both Wilson intervals, ``p1 − p2 − sqrt((p1 − l1)² + (u2 − p2)²)`` up to
-    ``p1 − p2 + sqrt((u1 − p1)² + (p2 − l2)²)`` (Newcombe 1998, Statistics in Medicine 17:873, method 10). It takes the
-    models for independent; of answers to the same questions it is wider than a paired interval.
+    ``p1 − p2 + sqrt((u1 − p1)² + (p2 − l2)²)`` (Newcombe 1998, Statistics in Medicine 17:873, method 10). It assumes
+    that the models are independent; for answers to the same questions it is wider than a paired interval.
     """
     (p1, l1, u1), (p2, l2, u2) = (
         (num / of, *wilson_interval(num, of, confidence)) for num, of in (first, second)
@@ -53,10 +53,10 @@ def difference_interval(
 def paired_interval(num_won: int, num_lost: int, num_questions: int) -> tuple[float, float]:
     """The interval of the difference in accuracy of two models on the same questions.
 
-    With w and l questions won and lost, each one more than there are, of n and two more:
+    With w = questions won + 1, l = questions lost + 1 and n = all questions + 2:
     ``(w − l)/n ± z sqrt((w + l)/n − ((w − l)/n)²) / sqrt(n)``, within [−1, 1] (Bonett and Price 2012, Statistics in
-    Medicine 31:479). Unlike the bootstrap it covers the difference where few questions tell the models apart, and has
-    a width where none does.
+    Medicine 31:479). Unlike the bootstrap it covers the difference if few questions tell the models apart, and has
+    a width if none does.
 
     Args:
         num_won: Questions that only the first model answers correctly.
@@ -179,7 +179,7 @@ class Trend:
     tau: float
     """Kendall's τ against the step (Mann 1945); 0 where nothing varies."""
     p_value: float
-    """Two-sided p-value of τ, for as many steps as are independent; 1 where nothing varies."""
+    """Two-sided p-value of τ, corrected for steps that resemble those before them; 1 if nothing varies."""
 
     @property
     def rises(self) -> bool:
@@ -205,11 +205,11 @@ class Trend:
 
 
 def _inflation(values: Sequence[float], *, rises: bool) -> float:
-    """By how much the variance of a statistic of τ's kind grows because steps resemble those before them.
+    """The factor by which the variance of a statistic such as τ grows because steps resemble those before them.
 
-    ``(1 + ρ)/(1 − ρ)`` with the lag-1 autocorrelation ρ, of steps that are an AR(1) process (Bayley and Hammersley
-    1946; Yue and Wang 2004 for τ), without the bias ``−(2 + 4ρ)/n`` of its estimate (Kendall 1954). It is of what a
-    monotone fit leaves, so that a trend of any shape is none of it.
+    It is ``(1 + ρ)/(1 − ρ)`` with the lag-1 autocorrelation ρ, for steps that are an AR(1) process (Bayley and
+    Hammersley 1946; Yue and Wang 2004 for τ). The estimate of ρ is corrected for its bias ``−(2 + 4ρ)/n`` (Kendall
+    1954), and is made from the residuals of a monotone fit, so that a trend of any shape does not add to it.
     """
     num = len(values)
     if num < _FEWEST_FOR_AUTOCORRELATION:

@@ -528,7 +528,7 @@ async def test_an_output_is_replaced_only_where_it_is_an_evaluation(
     asked = config("Base=base", output=output)
     if is_kept:
         with pytest.raises(
-            UsageError, match=r"output: .*mine\.jsonl exists and is of no evaluation"
+            UsageError, match=r"output: .*mine\.jsonl exists, was not written by an evaluation"
         ):
             await run(FakeServer({BASE: 3}), asked)
         assert output.read_text() == content
@@ -538,7 +538,7 @@ async def test_an_output_is_replaced_only_where_it_is_an_evaluation(
         await run(FakeServer({BASE: 3}), asked)
         answers_path(output).write_text("mine\n")
         with pytest.raises(
-            UsageError, match=r"mine\.answers\.jsonl exists and is of no evaluation"
+            UsageError, match=r"mine\.answers\.jsonl exists, was not written by an evaluation"
         ):
             await run(FakeServer({BASE: 3}), asked)
         assert answers_path(output).read_text() == "mine\n"
