@@ -77,7 +77,10 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
 
 
 def _starting_policy(config: DoctorConfig) -> tuple[PolicyConfig, CheckResult | None]:
-    """The policy with the shape of its starting adapter; if that cannot be read, without it, and the result."""
+    """The policy with the shape of its starting adapter.
+
+    If the adapter cannot be read, the policy is without one, and comes with a result that says so.
+    """
     own = config.run.folder / START_FOLDER
     policy = config.policy
     if (

@@ -1,1 +1,1 @@
-"""A run's policy handed on: merged weights or an adapter with a model card, in a folder or on the Hub."""
+"""Exports a run's policy: merged weights or an adapter, with a model card, to a folder or to the Hub."""

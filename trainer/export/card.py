@@ -1,7 +1,7 @@
 """The model card of an export: base, data, prompt, verdict with its intervals, settings and digests.
 
-Its figures are those of the run's ``evaluation.json``. Of paths out of the working
-directory only the name is shown.
+Its figures are those of the run's ``evaluation.json``. If a path leads out of the working directory, only its last
+name is shown.
 """
 
 import os
@@ -40,10 +40,10 @@ _PATHS = (
     ("ppo", "critic_rollouts"),
     ("offline", "rollouts"),
 )
-"""The settings of these sections that name files, each with its section."""
+"""The settings that name files, each as section and key."""
 
 _MARKUP = re.compile(r"[\\`*|]|\](?=[(\[])|(?<!\w)_|_(?!\w)")
-"""What Markdown would read as more than text: no underscore within a word, and no bracket but a link's."""
+"""What Markdown would read as markup; not an underscore within a word, and of brackets only those of links."""
 _BACKTICKS = re.compile("`+")
 
 
@@ -55,7 +55,7 @@ class Exported:
     """``owner/name`` on the Hub, or the folder."""
     run: RunRecord
     config: TrainConfig
-    """The run's."""
+    """The run's configuration."""
     version: RunVersion
     journal: JournalDigest | None
     merged_dtype: str | None
@@ -63,19 +63,19 @@ class Exported:
 
     @property
     def base_on_hub(self) -> str | None:
-        """The base's id; None where it is a folder of this machine."""
+        """The base model's id on the Hub; None if it is a folder of this machine."""
         base = self.config.policy.base_model
         return None if os.path.isdir(base) else base
 
     @property
     def evaluated(self) -> ModelResult | None:
-        """The evaluation of this very version; None where others were evaluated."""
+        """The evaluation's result for this version; None if this version was not evaluated."""
         models = () if self.run.evaluation is None else self.run.evaluation.models
         return next((m for m in reversed(models) if _is_version(m, self.version)), None)
 
 
 def _is_version(evaluated: ModelResult, version: RunVersion) -> bool:
-    """Whether an evaluation is of a version: by the digest of its weights, or else by its name."""
+    """Whether an evaluated model is this version, judged by the digest of its weights, or else by its name."""
     if evaluated.adapter_sha256 is not None:
         return evaluated.adapter_sha256 == version.sha256
     folder = version.folder
@@ -95,7 +95,7 @@ def model_card(exported: Exported) -> str:
     is_chat = config.rollout.prompt_format == "chat"
     base = config.policy.base_model
     folder = base_folder(base)
-    # Nothing is escaped by itself: the text is Markdown. What others wrote goes through `_plain` or `_code`.
+    # Jinja escapes nothing here, because the text is Markdown. Text of others goes through `_plain` or `_code`.
     environment = Environment(
         loader=PackageLoader("trainer.export"),
         undefined=StrictUndefined,
@@ -127,7 +127,7 @@ def model_card(exported: Exported) -> str:
 
 
 def _metadata(exported: Exported) -> ModelCardData:
-    """What the Hub reads of a card."""
+    """The part of a card that the Hub reads."""
     merged = exported.merged_dtype is not None
     found = ModelCardData(
         base_model=exported.base_on_hub,
@@ -144,7 +144,7 @@ def _metadata(exported: Exported) -> ModelCardData:
 
 
 def _results(exported: Exported) -> list[EvalResult]:
-    """The accuracy of this version as the Hub's ``model-index`` has it."""
+    """The accuracy of this version, in the form of the Hub's ``model-index``."""
     evaluation, found = exported.run.evaluation, exported.evaluated
     if evaluation is None or found is None:
         return []
@@ -171,7 +171,7 @@ def _dataset(source: str) -> str | None:
 
 
 def _settings(config_text: str) -> str:
-    """What a run learned by, as TOML; without servers and folders."""
+    """The settings that decided what a run learned, as TOML, without servers and folders."""
     found = tomllib.loads(config_text)
     kept = {name: found[name] for name in _SECTIONS if name in found}
     run = {key: found["run"][key] for key in _RUN_KEYS if key in found.get("run", {})}
@@ -179,7 +179,7 @@ def _settings(config_text: str) -> str:
 
 
 def _public_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings in which those that name files are `_public`; no text of another kind is taken for a path."""
+    """The settings, with `_public` paths; only the keys of `_PATHS` are taken for paths."""
     found = {name: dict(section) for name, section in settings.items()}
     for name, key in _PATHS:
         value = found.get(name, {}).get(key)
@@ -191,9 +191,9 @@ def _public_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _public(path: str) -> str:
-    """A path, a model, a source or a function as others may see it: nothing about a machine's folders.
+    """A path, a model, a source or a function as others may see it, without anything about a machine's folders.
 
-    What lies below the working directory is shown whole, as an id of the Hub is.
+    A path below the working directory is shown whole, and so is an id of the Hub.
     """
     found = Path(path)
     is_elsewhere = found.is_absolute() or path.startswith("~") or ".." in found.parts
@@ -211,12 +211,12 @@ def _markdown(table: TextTable) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line of Markdown that shows just this text: no tag, link, emphasis or end of a cell in it."""
+    """One line of Markdown that shows exactly this text: nothing in it is a tag, a link, emphasis or a cell's end."""
     return _MARKUP.sub(r"\\\g<0>", safe_line(text)).replace("<", "&lt;")
 
 
 def _code(text: str) -> str:
-    """A span of code, which no backtick in the text ends."""
+    """A code span, which backticks in the text do not end."""
     line = safe_line(text)
     fence = "`" * (1 + max(map(len, _BACKTICKS.findall(line)), default=0))
     return f"`{line}`" if len(fence) == 1 else f"{fence} {line} {fence}"

@@ -1,6 +1,6 @@
-"""Exports a run's policy, whole or not at all.
+"""Exports a run's policy, completely or not at all.
 
-Enters: a run's folder. Leaves: a folder, or a commit to a repository of the Hub, with merged weights or an
+Input: a run's folder. Output: a folder, or a commit to a repository of the Hub, with merged weights or an
 adapter, tokenizer, chat template and model card.
 """
 
@@ -28,11 +28,11 @@ from trainer.report.run_record import RunRecord, read_run
 
 
 def export(command: ExportCommand, say: Callable[[str], None]) -> str:
-    """Export what the command says; its target was checked.
+    """Export what the command says, whose target has been checked before.
 
     Args:
-        command: Which run, which version, what of it and where to.
-        say: Gets a line that names the version, and one on a base that others do not have.
+        command: The run, the version, whether to merge it, and the target.
+        say: Gets a line that names the version, and a warning if others do not have the base model.
 
     Returns:
         The folder, or the repository's address.
@@ -69,13 +69,13 @@ def export(command: ExportCommand, say: Callable[[str], None]) -> str:
 
 @contextmanager
 def _new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
-    """An empty folder to fill within the block, which then gets its name; an error leaves nothing.
+    """An empty folder to fill within the block; it is then renamed to ``folder``, or removed after an error.
 
-    It is beside the one whose name it gets, under a name that nothing has. Nothing of the user's is removed but, by
-    ``force``, an earlier export.
+    It is made beside ``folder``, under a name that nothing else has. Nothing of the user's is removed, except for an
+    earlier export if ``force`` is set.
 
     Raises:
-        UsageError: By the end of the block there is something of that name that may not be replaced.
+        UsageError: At the end of the block there is a ``folder`` that may not be replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     outer = Path(mkdtemp(prefix=".export-", dir=folder.parent))
@@ -89,12 +89,14 @@ def _new_folder(folder: Path, *, force: bool) -> Iterator[Path]:
         if os.path.lexists(folder):
             folder.rename(replaced)
         try:
-            # A folder's name goes to another only where that is empty.
+            # A folder can be renamed to the name of another one only if that one is empty.
             inner.rename(folder)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            raise UsageError(f"to: {folder} was made meanwhile; choose another folder") from None
+            raise UsageError(
+                f"to: {folder} was created in the meantime; choose another folder"
+            ) from None
         fsync(folder.parent)
     finally:
         if replaced.exists() and not os.path.lexists(folder):

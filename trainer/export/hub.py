@@ -1,4 +1,4 @@
-"""A folder as the content of a repository of the Hub, in one commit."""
+"""Makes a folder the content of a repository of the Hub, in one commit."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def require_pushable(repository: str, *, force: bool) -> None:
 
     Args:
         repository: ``owner/name``.
-        force: It may have files.
+        force: Whether the repository may have files already.
 
     Raises:
         UsageError: There is no token, the Hub cannot be reached, or the repository has files.
@@ -37,18 +37,18 @@ def require_pushable(repository: str, *, force: bool) -> None:
 
 
 def push(folder: Path, repository: str, *, private: bool) -> str:
-    """Make a folder's files the content of a repository, which is made where it is missing.
+    """Make a folder's files the content of a repository, which is created if it is missing.
 
     Args:
-        folder: Its files, and those of its folders, such as a tokenizer's further chat templates.
+        folder: Its files are pushed, and those in its folders, such as a tokenizer's further chat templates.
         repository: ``owner/name``; files of it that the folder lacks are removed by the same commit.
-        private: Of a repository that is made.
+        private: Whether a repository that is created is private.
 
     Returns:
         The repository's address.
 
     Raises:
-        UsageError: The Hub refuses it, or cannot be reached; nothing of it is there then.
+        UsageError: The Hub refuses the push or cannot be reached; then none of the files are there.
     """
     with _hub_errors(repository):
         api = HfApi()
@@ -71,22 +71,22 @@ def push(folder: Path, repository: str, *, private: bool) -> str:
 
 
 def _files_in(api: HfApi, repository: str) -> set[str]:
-    """Names of a repository's files, but for the one that every repository is made with."""
+    """Names of a repository's files, except for the one that every repository is created with."""
     return set(api.list_repo_files(repository)) - {".gitattributes"}
 
 
 @contextmanager
 def _hub_errors(repository: str) -> Iterator[None]:
-    """Turn the library's errors into one line, in which there is no token."""
+    """Turn the library's errors into one line without the token."""
     try:
         yield
-    except Exception as error:  # Which types there are depends on the library's version.
+    except Exception as error:  # The errors' types depend on the library's version.
         status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
         if get_token() is None or status in _REFUSED:
             hint = "set HF_TOKEN to a token that may write there"
         else:
             hint = "the same command tries again"
-        # The library wraps some, and its text may have a line for each file.
+        # The library wraps some errors, and an error's text may have a line for each file.
         causes = [str(each) or type(each).__name__ for each in (error, error.__cause__) if each]
         reason = shortened(" ".join(": ".join(causes).split()).replace(get_token() or "\0", "…"))
         raise UsageError(f"to: hub:{repository}: {reason}; {hint}") from None

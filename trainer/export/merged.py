@@ -24,10 +24,10 @@ def save_merged(policy: PolicyConfig, adapter: Path, folder: Path, dtype: str | 
     """Write the merged model, with its configurations, into an existing folder.
 
     Args:
-        policy: The run's; a 4-bit one has its base dequantized.
+        policy: The run's; a 4-bit base is dequantized.
         adapter: Folder of the adapter to add.
-        folder: Where to.
-        dtype: Of the weights that are written; None takes the base's own.
+        folder: The folder to write into.
+        dtype: Dtype of the weights that are written; None takes the base's own.
 
     Returns:
         The dtype, such as ``bfloat16``.
@@ -38,7 +38,7 @@ def save_merged(policy: PolicyConfig, adapter: Path, folder: Path, dtype: str | 
     model = merged_model(policy, adapter, dtype)
     own = (base_folder(policy.base_model) or Path()) / _GENERATION_FILE
     if own.is_file():
-        # Transformers refuses to write some that it reads.
+        # Transformers refuses to write some generation configurations that it reads, so the file is copied instead.
         model.generation_config = GenerationConfig()
     model.save_pretrained(folder)
     if own.is_file():
@@ -59,7 +59,7 @@ def merged_model(policy: PolicyConfig, adapter: Path, dtype: str | None) -> Any:
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             _merge(layer, name, to)
-    # A head of its own weights is no longer the embeddings, where it was.
+    # A head that an adapter has changed is no longer tied to the embeddings, if it was before.
     if isinstance(base.get_output_embeddings(), LoraLayer):
         base.config.tie_word_embeddings = False
     return model.unload().to(to)

@@ -1,4 +1,4 @@
-"""Where an export goes: a new folder, or a repository of the Hub. Loads no torch."""
+"""The target of an export: a new folder, or a repository of the Hub. This module does not load torch."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from trainer.io.version_names import ADAPTERS_FOLDER
 CARD_FILE = "README.md"
 """The model card."""
 TAG = "regime-w"
-"""A tag of the card's, by which the folder of an earlier export is known."""
+"""A tag in the card, by which the folder of an earlier export is recognised."""
 
 _HUB = "hub:"
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -19,10 +19,10 @@ _HEAD_CHARS = 4_096
 
 
 def repository_of(to: str) -> str | None:
-    """``owner/name`` of ``hub:owner/name``, whatever the prefix's case; None where ``to`` is a folder.
+    """``owner/name`` of ``hub:owner/name``, whatever the prefix's case; None if ``to`` is a folder.
 
     Raises:
-        UsageError: It is no name of a repository.
+        UsageError: It is not the name of a repository.
     """
     prefix, name = to[: len(_HUB)], to[len(_HUB) :]
     if prefix.lower() != _HUB:
@@ -33,14 +33,14 @@ def repository_of(to: str) -> str | None:
 
 
 def require_target(to: str, *, force: bool) -> None:
-    """Refuse what cannot be exported to; nothing is made, and no network asked.
+    """Refuse a target that cannot be exported to; nothing is created, and the network is not used.
 
     Args:
         to: A folder, or ``hub:owner/name``.
-        force: The folder of an earlier export may be replaced.
+        force: Whether the folder of an earlier export may be replaced.
 
     Raises:
-        UsageError: It is no name of a repository, cannot be written to, or holds something else.
+        UsageError: It is not the name of a repository, cannot be written to, or holds something else.
     """
     if repository_of(to) is not None:
         return
@@ -59,7 +59,7 @@ def require_target(to: str, *, force: bool) -> None:
 
 
 def require_outside_versions(to: str, run: Path) -> None:
-    """Refuse a folder among a run's versions, where it would be taken for one, or removed like one.
+    """Refuse a folder among a run's versions, where it would be taken for a version, or removed like one.
 
     Args:
         to: A folder that `require_target` has accepted, or ``hub:owner/name``.
@@ -77,7 +77,7 @@ def require_outside_versions(to: str, run: Path) -> None:
 
 
 def _is_export(folder: Path) -> bool:
-    """Whether an export has written a folder: its card says so."""
+    """Whether an export has written a folder, which its card shows."""
     try:
         with (folder / CARD_FILE).open(encoding="utf-8") as card:
             return f"\n- {TAG}\n" in card.read(_HEAD_CHARS)

@@ -1,4 +1,4 @@
-"""Which version of a run is exported: the newest, the best, or the one after a step."""
+"""Chooses the version of a run to export: the newest, the best, or the one after a step."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +22,15 @@ class RunVersion:
     step: int
     """The step after which it was written; 0 is the start."""
     sha256: str
-    """Of its weights file, in hex."""
+    """SHA-256 of its weights file, in hex."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JournalDigest:
-    """What a run's journal was at the time of the export."""
+    """The state of a run's journal at the time of the export."""
 
     sha256: str
-    """Of its first ``num_bytes`` bytes, in hex."""
+    """SHA-256 of its first ``num_bytes`` bytes, in hex."""
     num_bytes: int
 
 
@@ -43,8 +43,8 @@ def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
         best: Take the one with the best evaluation of ``run.evaluate_every`` instead.
 
     Raises:
-        UsageError: The run does not have it, or its weights are not those that the journal has.
-        CheckpointError: The record of the best one is damaged.
+        UsageError: The run does not have the version, or its weights are not those that the journal has.
+        CheckpointError: The record of the best version is damaged.
     """
     journaled = {adapter.version: adapter for adapter in JournalReader(run).adapters}
     folders = {
@@ -56,10 +56,10 @@ def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
     steps = {version: adapter.step for version, adapter in journaled.items()} or {
         version: version for version in folders
     }
-    there_are = steps.keys() & folders.keys()
-    if not there_are:
+    available = steps.keys() & folders.keys()
+    if not available:
         raise UsageError(f"{run}: there is no version of the policy in {ADAPTERS_FOLDER}/")
-    wanted = set(there_are)
+    wanted = set(available)
     if best:
         found = read_best(run)
         if found is None:
@@ -68,9 +68,9 @@ def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
             )
         wanted &= {found.version}
     elif step is not None:
-        wanted = {version for version in there_are if steps[version] == step}
+        wanted = {version for version in available if steps[version] == step}
     if not wanted:
-        known = shortened(", ".join(map(str, sorted({steps[version] for version in there_are}))))
+        known = shortened(", ".join(map(str, sorted({steps[version] for version in available}))))
         asked = "--best" if best else f"--step {step}"
         raise UsageError(f"{asked}: {run} does not hold that version; it has those of step {known}")
     version = max(wanted)
@@ -83,7 +83,7 @@ def choose_version(run: Path, *, step: int | None, best: bool) -> RunVersion:
 
 
 def journal_digest(run: Path) -> JournalDigest | None:
-    """The digest of a run's journal without a line that is being written; None where it has none."""
+    """The digest of a run's journal, without a line that is being written; None if the run has no journal."""
     num_bytes = JournalReader(run).num_bytes
     if not num_bytes:
         return None
