@@ -1,4 +1,4 @@
-"""What kept settings say of the work that an adapter, or a folder, is of: its data, its prompt format and its dtype."""
+"""Reads from kept settings how an adapter was trained: on which data, and with which prompt format and dtype."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -21,10 +21,10 @@ from trainer.io.kept_settings import (
 
 
 def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
-    """The folder of the SFT or run that an adapter folder belongs to, with its settings; None where nothing says.
+    """The folder of the SFT or run that an adapter folder belongs to, with its settings; None if there are none.
 
     Raises:
-        UsageError: The run's are damaged.
+        UsageError: The run's settings are damaged.
     """
     if (kept := _readable(adapter / CONFIG_FILE)) is not None:
         return adapter, kept
@@ -42,29 +42,29 @@ def adapter_prompt_format(adapter: Path) -> PromptFormat | None:
 
 
 def kept_prompt_format(path: Path) -> PromptFormat | None:
-    """The prompt format of kept settings, plain where they are of before there was another; None without any."""
+    """The prompt format of kept settings; plain if they are older than this setting, None if there are no settings."""
     kept = _readable(path)
     return None if kept is None else _prompt_format(kept)
 
 
 def kept_dtype(path: Path) -> str | None:
-    """policy.dtype of kept settings, float32 where they are of before it had to be chosen; None without any."""
+    """policy.dtype of kept settings; float32 if they are older than this setting, None if there are no settings."""
     kept = _readable(path)
     return None if kept is None else str(table_of(kept, "policy").get("dtype", "float32"))
 
 
 def training_data(adapter: Path) -> DataConfig | None:
-    """The data settings of the SFT or run that an adapter folder belongs to; None where nothing says.
+    """The data settings of the SFT or run that an adapter folder belongs to; None if they are not known.
 
-    Those of a run of `train-offline` are the ones that its file of rollouts was collected with, or those of the run
-    whose rollouts it is.
+    For a run of `train-offline` they are the settings that its file of rollouts was collected with, or the settings of
+    the run that wrote this file.
     """
     _, kept = settings_of(adapter) or (adapter, {})
     if (rollouts := trained_on_file(kept)) is not None:
         kept = _readable(settings_beside(rollouts)) or {}
         if not kept and rollouts.parent.name == ROLLOUTS_FOLDER:
             kept = _readable(rollouts.parent.parent / CONFIG_FILE) or {}
-    # The table of an SFT and of `collect` is the same.
+    # The table of an SFT and that of `collect` have the same keys.
     data = table_of(TrainConfig.as_meant(kept), "data")
     with suppress(ValidationError):
         return DataConfig.model_validate(data) if "source" in data else None
@@ -78,7 +78,7 @@ def trained_on_file(kept: Mapping[str, Any]) -> Path | None:
 
 
 def _readable(path: Path) -> dict[str, Any] | None:
-    """Kept settings where there are any that can be read."""
+    """Kept settings; None if there are none that can be read."""
     with suppress(FileNotFoundError, UsageError):
         return kept_tables(path)
     return None

@@ -1,4 +1,4 @@
-"""A full disk: told apart from other errors of files, and reported in one line.
+"""Tells a full disk apart from other file errors, and reports it in one line.
 
 A run that a full disk stops loses nothing, because its files are written completely or not at all
 (`trainer.io.durable`): it resumes once there is space.
@@ -30,7 +30,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 @contextmanager
 def raise_disk_full(folder: Path) -> Iterator[None]:
-    """Turn a full disk within the block into a `DiskFullError`, which no thread prints besides.
+    """Turn a full disk within the block into a `DiskFullError`; threads do not print the error in addition.
 
     Args:
         folder: The folder that is written to.

@@ -53,7 +53,7 @@ def new_folder(path: Path) -> Path:
 
 
 def finish_folder(path: Path) -> None:
-    """Give a folder of `new_folder` its name; whatever has that name is replaced."""
+    """Give a folder of `new_folder` its final name; whatever has that name is replaced."""
     folder = unfinished(path)
     fsync_all(folder)
     # What it replaces is damaged, outdated or the same: a kill between these two lines loses nothing.
@@ -64,7 +64,7 @@ def finish_folder(path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill within the block, which then gets its name; an error leaves nothing."""
+    """An empty folder to fill within the block; it is then renamed to ``path``, or removed after an error."""
     folder = new_folder(path)
     try:
         yield folder

@@ -1,4 +1,4 @@
-"""JSON lines on disk: plain, gzip or zstd by the file's suffix; read, appended to and repaired.
+"""Reads, appends to and repairs files of JSON lines: plain, gzip or zstd, as the file's suffix says.
 
 A compressed file is a sequence of gzip members or zstd frames, one for each appended row, which any
 tool reads as one file. So a kill can damage only the last row, and `repair` removes it.
@@ -34,7 +34,7 @@ _Row = TypeVar("_Row", bound=BaseModel)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1; without the mark that editors put before UTF-8.
+    """The lines that are not blank, with their numbers from 1, and without a byte order mark of UTF-8.
 
     Raises:
         DataError: The file cannot be read, is truncated, is not compressed as its suffix says or is UTF-16.
@@ -64,7 +64,7 @@ def raw_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_rows(path: Path, row: type[_Row]) -> Iterator[tuple[int, _Row]]:
-    """The lines of a file of our own as models, with their numbers from 1.
+    """The lines of a file that this program has written, as models, with their numbers from 1.
 
     Raises:
         DataError: The file cannot be read, or a line is not such a row; names the line and the field.
@@ -74,11 +74,11 @@ def read_rows(path: Path, row: type[_Row]) -> Iterator[tuple[int, _Row]]:
 
 
 def parse_row(row: type[_Row], line: bytes, where: str) -> _Row:
-    """One line that others may have written as a model.
+    """Read one line, which others may have written, as a model.
 
     Raises:
-        DataError: The line is not such a row, or any field of it, read or not, is given twice, NaN or infinite.
-            The message names ``where`` and the field.
+        DataError: The line is not such a row, or one of its fields, whether it is used or not, is given twice, NaN or
+            infinite. The message names ``where`` and the field.
     """
     found = parse_own_row(row, line, where)
     try:
@@ -89,7 +89,7 @@ def parse_row(row: type[_Row], line: bytes, where: str) -> _Row:
 
 
 def parse_own_row(row: type[_Row], line: bytes, where: str) -> _Row:
-    """One line of our own, of any release, as a model.
+    """Read one line, which some release of this program has written, as a model.
 
     Raises:
         DataError: The line is not such a row. The message names ``where`` and the field.
@@ -105,7 +105,7 @@ def parse_own_row(row: type[_Row], line: bytes, where: str) -> _Row:
 
 
 def row_error(error: ValidationError, where: str) -> DataError:
-    """The first problem of a row in one line: where it is, which field, and what is wrong."""
+    """The first problem of a row, in one line: where the row is, which field, and what is wrong."""
     first = error.errors()[0]
     if first["type"] == "value_error" and not first["loc"]:
         return DataError(f"{where}: {first['msg'].removeprefix('Value error, ')}")
@@ -124,7 +124,7 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 
 
 class JsonlAppender:
-    """Appends rows to a file. Each survives the end of the process, though not a power cut, at once."""
+    """Appends rows to a file. A row survives the end of the process at once, but a power cut only after the close."""
 
     def __init__(self, path: Path):
         """Create the file and its folder if they are missing."""

@@ -1,4 +1,4 @@
-"""The settings that a run or another piece of work was begun with, stored beside it: it resumes with the same."""
+"""Stores the settings that a run or other work was begun with beside it, so that it resumes with the same settings."""
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -23,11 +23,11 @@ ROLLOUTS_FOLDER = "rollouts"
 """The folder of a run's own files of rollouts."""
 
 _COMMANDS = {"rollouts": "train-offline", "sft": "sft", "ppo": "train"}
-"""By the first of these keys that kept settings have, the command that wrote them."""
+"""Keys of kept settings to commands: the first of these keys that the settings have says which command wrote them."""
 
 _ADAPTER = "policy.adapter"
 _SHOWN = 8
-"""Changed keys in a message."""
+"""Most changed keys in a message."""
 
 _Config = TypeVar("_Config", bound=Section)
 
@@ -45,11 +45,11 @@ def as_toml(config: BaseModel) -> str:
 def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> None:
     """Compare the settings with the stored ones, if there are any, and store them.
 
-    A key that the stored file lacks has its default, or what its lack meant when the file was written; of
-    the latter kind the file goes on lacking them.
+    A key that the stored file lacks has its default, or the value that its absence meant when the file was written. In
+    the latter case the key is not added to the file.
 
     Args:
-        path: The file; its folder is made where it is missing.
+        path: The file; its folder is created if it is missing.
         config: The settings now.
         free: Sections and keys that may change between a start and the next.
 
@@ -60,20 +60,21 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
     if path.exists():
         stored = kept_tables(path)
         written, now = flat_settings(stored), flat_settings(plain)
-        # Of a file that this version cannot read as a whole, each missing key still has its default.
+        # If this version cannot read the file as a whole, each missing key still has its default.
         before = _as_read(stored, config) or {**(_as_read({}, config) or {}), **written}
         changed = [
             f"{key} was {before.get(key, NULL)} and is {now.get(key, NULL)}"
             for key in sorted(before.keys() | now.keys())
             # Earlier versions left out null, even where it is not the default.
             if now.get(key, NULL) not in (before.get(key, NULL), written.get(key, NULL))
-            # A run that has begun has a copy of the adapter; a path of anything else could be of other content.
+            # A run that has begun has a copy of the adapter, so its path may be written in another way; another path to
+            # anything else could lead to other content.
             and not (key == _ADAPTER and _is_same_path(before.get(key), now.get(key)))
             and not any(key == each or key.startswith(f"{each}.") for each in free)
         ]
         if changed:
             more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-            # Beside a file of rollouts its settings have its name.
+            # The settings of a file of rollouts are beside it and have its name.
             is_folder = path.name == CONFIG_FILE
             begun = path.parent if is_folder else path.with_name(path.name.removesuffix(".toml"))
             raise UsageError(
@@ -86,16 +87,16 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
 
 
 def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config:
-    """The settings with which work goes on that was begun when some of their keys did not exist or had other defaults.
+    """The settings to go on with if the work was begun when some keys did not exist or had other defaults.
 
-    A key that the stored file lacks takes its value of `Section.meant_before`, and one that has an earlier default
-    which still means something keeps it, unless it was given another value than its default, which `keep_settings`
-    then refuses.
+    A key that the stored file lacks takes its value of `Section.meant_before`. A key for which it has an earlier
+    default keeps this, if it still means something. Neither holds if a value other than today's default is given for
+    the key now; `keep_settings` then refuses that value.
 
     Args:
-        path: The stored file; where there is none, the work is new.
+        path: The stored file; if there is none, the work is new.
         config: The settings now.
-        say: Gets a line with the keys that are taken back.
+        say: Gets a line with the keys that are set back.
 
     Raises:
         UsageError: The stored file is damaged.
@@ -112,14 +113,14 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
             taken_back.append(f"{name}.{key} = {NULL if value is None else value}")
     if taken_back:
         say(
-            f"{path.parent} was begun by an earlier version and goes on as then: "
+            f"{path.parent} was begun by an earlier version and keeps its settings: "
             f"{', '.join(taken_back)}"
         )
     return config
 
 
 def _is_same_path(before: object, now: object) -> bool:
-    """Whether two paths may be of one folder: the same, or an absolute one that ends as the other, a relative one."""
+    """Whether two paths may name one folder: they are equal, or an absolute one ends with the other, a relative one."""
     if not (isinstance(before, str) and isinstance(now, str)):
         return False
     relative, absolute = sorted(map(os.path.normpath, (before, now)), key=os.path.isabs)
@@ -129,7 +130,7 @@ def _is_same_path(before: object, now: object) -> bool:
 
 
 def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
-    """Section, key and value of all `Section.meant_before` of a configuration that a file lacks."""
+    """Section, key and value of those keys in a configuration's `Section.meant_before` that a file lacks."""
     for name, inner in sections_of(kind):
         for key, value in inner.meant_before.items():
             if key not in table_of(stored, name):
@@ -137,7 +138,7 @@ def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _of_before(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
-    """Section, key and value of all `Section.defaults_before` that a file holds and that mean something there."""
+    """Section, key and value of those `Section.defaults_before` that a file holds and that still mean something."""
     meant = kind.as_meant(stored)
     for name, inner in sections_of(kind):
         table = table_of(meant, name)
@@ -151,8 +152,8 @@ def kept_tables(path: Path) -> dict[str, Any]:
     """Kept settings as they stand in their file.
 
     Raises:
-        FileNotFoundError: There is none.
-        UsageError: It is damaged; names it.
+        FileNotFoundError: There is no such file.
+        UsageError: The file is damaged; names it.
     """
     try:
         return parse_toml(read_plain(path))
@@ -165,7 +166,7 @@ def kept_tables(path: Path) -> dict[str, Any]:
 
 
 def is_as_kept(path: Path) -> bool:
-    """Whether a file is as `keep_settings` writes it: without a comment, an order or a layout of somebody's own."""
+    """Whether a file is exactly as `keep_settings` writes it, without somebody's own comments, order or layout."""
     try:
         return read_plain(path) == tomli_w.dumps(kept_tables(path)).encode()
     except UsageError:
@@ -173,18 +174,18 @@ def is_as_kept(path: Path) -> bool:
 
 
 def command_of(kept: Mapping[str, Any]) -> str | None:
-    """The command whose settings these are; None where nothing says."""
+    """The command whose settings these are; None if no key shows it."""
     return next((command for key, command in _COMMANDS.items() if key in kept), None)
 
 
 def table_of(kept: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """A table of kept settings; empty where it is missing or no table."""
+    """A table of kept settings; empty if it is missing or not a table."""
     found = kept.get(name)
     return found if isinstance(found, Mapping) else {}
 
 
 def _as_read(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any] | None:
-    """The stored settings as the configuration's type reads them; None where it cannot."""
+    """The stored settings as the configuration's type reads them; None if it cannot read them."""
     try:
         kind = type(config)
         read = kind.read_kept if issubclass(kind, Section) else kind.model_validate
@@ -194,7 +195,7 @@ def _as_read(stored: Mapping[str, Any], config: BaseModel) -> dict[str, Any] | N
 
 
 def _plain(config: BaseModel) -> dict[str, Any]:
-    """Values that TOML knows; None is left out, or ``null`` where the default is another value."""
+    """A configuration in values that TOML knows; None is left out, or ``null`` if it is not the default."""
     found = config.model_dump(mode="json", exclude_none=True, exclude={"server": {"api_key"}})
     for name, section in config:
         if isinstance(section, BaseModel) and name in found:
@@ -207,7 +208,7 @@ def _plain(config: BaseModel) -> dict[str, Any]:
 
 
 def flat_settings(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys to values, of tables in tables."""
+    """Nested tables as one table of dotted keys to values."""
     found: dict[str, Any] = {}
     for key, value in section.items():
         found |= (
@@ -222,15 +223,15 @@ def read_run_config(folder: Path) -> TrainConfig:
     """The configuration of a run.
 
     Raises:
-        UsageError: There is none, or another command or another version of this one wrote it.
+        UsageError: There is no configuration, or another command or another version of this one wrote it.
     """
     path = folder / CONFIG_FILE
     try:
         tables = kept_tables(path)
         if (command := command_of(tables)) not in (None, "train"):
             raise UsageError(
-                f"{folder} is of `{command}`, which has no journal of rollouts: there is nothing to replay. Run "
-                f"`{command}` with other settings in another folder to see what they change"
+                f"{folder} was written by `{command}`, which has no journal of rollouts: there is nothing to replay. "
+                f"Run `{command}` with other settings in another folder to see what they change"
             )
         return TrainConfig.read_kept(tables)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Paths that cannot be used: told apart from faults that pass, and found before any work is done."""
+"""Finds paths that cannot be used before any work is done, and tells their errors from errors that may pass."""
 
 import errno
 import os
@@ -17,17 +17,17 @@ _LASTING = frozenset(
 
 
 def is_lasting(error: OSError) -> bool:
-    """Whether an error is about a path and stays until somebody mends it."""
+    """Whether an error is about a path and lasts until somebody fixes it."""
     return error.errno in _LASTING and error.filename is not None
 
 
 def open_plain(path: str, flags: int) -> int:
-    """The opener, for `open`, of a run's own files: a folder, pipe or device in their place is an error.
+    """An opener, for `open`, of a run's own files: a folder, pipe or device in their place is an error.
 
-    Of a pipe or a device there may be no end, or nobody at its other end, for which a plain `open` waits.
+    A pipe or a device may never end, or may have nobody at its other end, for whom a plain `open` would wait.
 
     Raises:
-        OSError: It is no file, or cannot be opened; the message says what it is.
+        OSError: The path is not a file, or cannot be opened; the message says what it is.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     kind = os.fstat(descriptor).st_mode
@@ -43,23 +43,23 @@ def read_plain(path: Path) -> bytes:
     """The content of one of a run's own files.
 
     Raises:
-        OSError: It is no file, or cannot be read.
+        OSError: It is not a file, or cannot be read.
     """
     with open(path, "rb", opener=open_plain) as file:
         return file.read()
 
 
 def shown_path(path: object) -> str:
-    """A path for a message: those that are too long for a file system are cut."""
+    """A path for a message, which is cut if it is too long."""
     text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else str(path)
     return shortened(text)
 
 
 def require_folder(folder: Path, *, field: str) -> None:
-    """Refuse a folder that can neither be written to nor made; makes nothing.
+    """Refuse a folder that can neither be written to nor created; nothing is created.
 
     Args:
-        folder: It may not exist yet.
+        folder: The folder, which need not exist yet.
         field: The setting that names it.
 
     Raises:
@@ -72,7 +72,7 @@ def require_folder(folder: Path, *, field: str) -> None:
         reason = "its name is not UTF-8, in which settings and journals are written"
     except OSError as error:
         reason = error.strerror or str(error)
-    except ValueError:  # Python's own words for it change with its version
+    except ValueError:  # Python's own message for it changes with its version.
         reason = "its name has a null byte"
     if reason is not None:
         raise UsageError(f"{field}: {shown_path(folder)}: {reason}; choose another folder")

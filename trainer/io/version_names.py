@@ -1,4 +1,4 @@
-"""The names of a run's versions on its disk: ``adapters/policy-000012``, and nothing else that begins so."""
+"""The names of a run's versions on disk: ``adapters/policy-000012``, but no other names that begin like this."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, adapter_name
 
 ADAPTERS_FOLDER = "adapters"
-"""The folder of a run's versions within the run's."""
+"""The folder of the versions within a run's folder."""
 
 START_FOLDER = "start"
 """The folder of the adapter that a run began with."""
@@ -16,7 +16,7 @@ _NAME = re.compile(r"policy-([0-9]{6,})")
 
 
 def version_of_name(name: str) -> int | None:
-    """The version that a name is of; None where it is the name of none, such as ``policy-000012-backup2``."""
+    """The version that a name stands for; None if it stands for none, such as ``policy-000012-backup2``."""
     found = _NAME.fullmatch(name)
     # `policy-0000012` holds a number too, but is not the name of any version.
     if found is None or adapter_name(version := int(found[1])) != name:
@@ -25,14 +25,14 @@ def version_of_name(name: str) -> int | None:
 
 
 def version_folders(run: Path) -> dict[int, Path]:
-    """The folders of the versions in a run's folder, oldest first; none where there is no such folder."""
+    """The folders of the versions in a run's folder, oldest first; empty if there is no such folder."""
     found = {version_of_name(path.name): path for path in (run / ADAPTERS_FOLDER).glob("policy-*")}
     return {version: found[version] for version in sorted(v for v in found if v is not None)}
 
 
 def why_no_adapter(folder: Path) -> str:
-    """What a folder without an adapter's configuration is instead, and what to name."""
-    # Not of what is no folder, such as a path that is too long for one.
+    """Says what a folder without an adapter's configuration is instead, and what to name in its place."""
+    # Not if the path is not a folder: it may be too long for a path.
     versions = list(version_folders(folder).values()) if os.path.isdir(folder) else []
     if versions:
         return (
@@ -40,5 +40,5 @@ def why_no_adapter(folder: Path) -> str:
             f"`export {folder} --best --adapter --to DIR` writes to DIR"
         )
     if os.path.isdir(folder / "checkpoints"):
-        return "it has checkpoints and no adapter yet; the command that began it resumes"
+        return "it has checkpoints but no adapter yet; run the command that began it again, which resumes it"
     return f"no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter of the Hub first)"

@@ -45,7 +45,9 @@ def test_what_another_command_began_is_called_by_its_name(
     config: OfflineRunConfig | SFTRunConfig, command: str, tmp_path: Path
 ) -> None:
     (tmp_path / CONFIG_FILE).write_text(as_toml(config))
-    with pytest.raises(UsageError, match=rf"is of `{command}`, .*nothing to replay") as raised:
+    with pytest.raises(
+        UsageError, match=rf"was written by `{command}`, .*nothing to replay"
+    ) as raised:
         read_run_config(tmp_path)
     assert "Extra inputs" not in str(raised.value)
 

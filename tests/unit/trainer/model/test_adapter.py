@@ -129,7 +129,7 @@ def test_an_adapter_that_is_no_folder_is_one_line(adapter: str, tiny_base: Path)
         ),
         (
             ["checkpoints"],
-            "it has checkpoints and no adapter yet; the command that began it resumes",
+            "it has checkpoints but no adapter yet; run the command that began it again, which resumes it",
         ),
         ([], "no adapter_config.json in it"),
     ],

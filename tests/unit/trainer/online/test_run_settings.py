@@ -230,7 +230,9 @@ def test_a_run_begun_before_goes_on_as_it_began(
     assert config.ppo.critic_gae_lambda == 1.0
     train(config, server(tiny_base), must_resume=True)
     said = capsys.readouterr().out
-    assert "goes on as then: ppo.critic_gae_lambda = null, ppo.skip_zero_advantages = False" in said
+    assert (
+        "keeps its settings: ppo.critic_gae_lambda = null, ppo.skip_zero_advantages = False" in said
+    )
     assert digests(folder) == digests(first_run)
     stored = tomllib.loads((folder / CONFIG_FILE).read_text())["ppo"]
     assert BEFORE.keys().isdisjoint(stored)
