@@ -1,1 +1,1 @@
-"""A run recomputed from its journal: the same again, or under another setting."""
+"""Recomputes a run from its journal, with the same settings or with changed ones."""

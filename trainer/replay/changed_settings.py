@@ -1,4 +1,4 @@
-"""A run's settings with some of them changed, as ``replay --what-if`` gives them; loads no torch."""
+"""Changes some of a run's settings, as ``replay --what-if`` says; this module does not load torch."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,8 +19,8 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
 
     Args:
         config: The run's.
-        changes: Each ``section.key=value``; the value ``null`` means None. As in a file, ``ppo.kl_horizon``
-            without ``ppo.kl_horizon_steps`` is what counts.
+        changes: Each ``section.key=value``; the value ``null`` means None. As in a file, ``ppo.kl_horizon`` is used
+            if it is given without ``ppo.kl_horizon_steps``.
 
     Raises:
         UsageError: A key is unknown or a value is invalid.
@@ -48,7 +48,7 @@ def changed_config(config: TrainConfig, changes: Sequence[str]) -> TrainConfig:
 
 
 def _listed(value: str) -> Any:
-    """The value of a key that is a list, such as ``["regime_w"]``."""
+    """A value, as a list if it is written as one, such as ``["regime_w"]``."""
     with suppress(ValueError):
         if value.startswith("["):
             return from_json(value)

@@ -55,7 +55,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
         run_folder: The run's folder.
         config: The run's configuration, or a changed one.
         from_step: A step; 0 is the start of the run.
-        say: Called with each line about a possible reason for differences.
+        say: Called with each line about a possible cause of differences.
 
     Raises:
         UsageError: The journal has no step, or none after ``from_step``, or the base model is missing.
@@ -95,7 +95,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
 
 
 def _device_of(config: TrainConfig) -> torch.device:
-    """The run's device where this machine has it, else the CPU."""
+    """The run's device if this machine has it, else the CPU."""
     if config.run.device == "cuda" and not torch.cuda.is_available():
         return torch.device("cpu")
     return compute_device(config.run.device)

@@ -1,6 +1,6 @@
 """Recomputes a run from its journal, without a server, and compares it with what the run recorded.
 
-Enters: a run's folder. Leaves: one line per step, and one for each step that differs.
+Input: a run's folder. Output: one line per step, and one more for each step that differs.
 """
 
 import math
@@ -26,10 +26,12 @@ _DIGITS = 12
 """Digits of a digest to show."""
 
 RELATIVE, ABSOLUTE = 0.2, 0.02
-"""How far a metric may be from the record where another device rounds differently: this part of it, or this much."""
+"""How far a metric may be from the record on another device, which rounds differently: as a fraction, and in absolute
+terms. One of the two suffices."""
 MOVED = 0.5
-"""How far weights may be from the record there, as a part of how far they moved since the checkpoint: AdamW moves a
-weight by the learning rate however small its gradient is, so rounding decides the sign of many."""
+"""How far weights may be from the record on another device, as a fraction of how far they have moved since the
+checkpoint: AdamW moves a weight by the learning rate however small its gradient is, so rounding decides the sign of
+many of these moves."""
 
 
 def verify(run_folder: Path, *, from_step: int, stop_at_first: bool, say: Say) -> bool:
@@ -145,7 +147,7 @@ def _is_same(replay: Replay, name: str, recorded: float | None, value: float) ->
 def _of_adapter(
     replay: Replay, adapter: JournaledAdapter, sha256: str, start: AdapterState
 ) -> Iterator[str]:
-    """A difference in the digest, or a changed file where the adapter still exists."""
+    """A difference in the digest, or a changed file if the adapter still exists."""
     name = adapter_name(adapter.version)
     folder = replay.run_folder / ADAPTERS_FOLDER / name
     file = folder / ADAPTER_WEIGHTS_FILE
@@ -169,7 +171,7 @@ def _of_adapter(
 def _of_moves(
     name: str, start: AdapterState, recorded: AdapterState, recomputed: AdapterState
 ) -> Iterator[str]:
-    """A difference that rounding does not explain between where two runs have moved from a start."""
+    """A line if the weights of two runs from the same start differ by more than rounding explains."""
     apart, moved = (
         math.sqrt(sum(float((a[key].float() - b[key].float()).square().sum()) for key in a))
         for a, b in ((recorded, recomputed), (recorded, start))

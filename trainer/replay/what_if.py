@@ -38,7 +38,7 @@ _SHOWN = {
     "ppo/effective_sample_size": "ess",
     "ppo/logprob_mismatch": "mismatch",
 }
-"""Metrics of a step to their names in its line; the last three measure how far off-policy it is."""
+"""Metrics of a step to their names in the step's line; the last three measure how far off-policy the step is."""
 _MIN_SAMPLE_SIZE = 0.9
 """Effective sample size below which the result is doubtful: a tenth of the rollouts is lost."""
 
@@ -88,7 +88,7 @@ def _replayed(
     functions: RewardFunctions | None,
     say: Say,
 ) -> list[Mapping[str, float]]:
-    """Recompute the steps, each with its line; their metrics."""
+    """Recompute the steps and say a line for each; returns their metrics under the changed settings."""
     learner, journal = replay.learner, replay.journal
     rewards = _Rewards(config, functions)
 
@@ -132,10 +132,10 @@ def _compare_policies(replay: Replay, say: Say) -> None:
 
 
 class _Rewards:
-    """Samples of each group under the recorded rewards or changed ones, and the step's mean rewards."""
+    """Provides the samples of each group, with recorded or changed rewards, and the step's mean rewards."""
 
     def __init__(self, config: TrainConfig, functions: RewardFunctions | None):
-        """``functions`` reward anew; None keeps the recorded rewards."""
+        """``functions`` compute the rewards again; None keeps the recorded rewards."""
         self._config = config.reward
         self._functions = functions
         self._recorded: list[float] = []
