@@ -32,14 +32,14 @@ from trainer.io.paths import require_folder
 
 
 def demonstrate(command: DemoCommand) -> None:
-    """The demo."""
+    """Run the demo."""
     from trainer.commands.demo import run_demo
 
     run_demo(command)
 
 
 def train_online(command: TrainCommand) -> None:
-    """Online PPO."""
+    """Train by online PPO."""
     config = TrainConfig.model_validate(command.model_dump(exclude={"resume"}))
     from trainer.commands.early_checks import check_online
 
@@ -62,7 +62,7 @@ def train_online(command: TrainCommand) -> None:
 
 
 def fine_tune(config: SFTRunConfig) -> None:
-    """SFT."""
+    """Train an adapter by SFT."""
     from trainer.commands.early_checks import check_sft
 
     check_sft(config)
@@ -76,7 +76,7 @@ def fine_tune(config: SFTRunConfig) -> None:
 
 
 def collect(config: CollectConfig) -> None:
-    """Rollouts into a file."""
+    """Collect rollouts into a file."""
     from trainer.data.sources import require_source
 
     require_source(config.data.source)
@@ -86,7 +86,7 @@ def collect(config: CollectConfig) -> None:
 
 
 def train_from_file(command: TrainOfflineCommand) -> None:
-    """PPO from a file of rollouts."""
+    """Train by PPO from a file of rollouts."""
     config = OfflineRunConfig.model_validate(command.model_dump(exclude={"resume"}))
     from trainer.commands.early_checks import check_offline
 
@@ -97,7 +97,7 @@ def train_from_file(command: TrainOfflineCommand) -> None:
 
 
 def evaluate(config: EvaluationConfig) -> None:
-    """Accuracy of several models."""
+    """Measure the accuracy of several models."""
     from trainer.data.sources import require_source
 
     require_source(config.data)
@@ -107,21 +107,21 @@ def evaluate(config: EvaluationConfig) -> None:
 
 
 def diff(command: DiffCommand) -> None:
-    """Questions on which two models differ."""
+    """Show the questions on which two models differ."""
     from trainer.evaluation.diff import print_diff
 
     print_diff(command.evaluation, command.baseline, command.model, limit=command.limit)
 
 
 def sample(config: SampleConfig) -> None:
-    """One question, all arms."""
+    """Ask one question of all arms."""
     from trainer.commands.sample import run_sample
 
     run_sample(config)
 
 
 def examine(config: DoctorConfig) -> None:
-    """Whether a run can start here; exits with 1 where it cannot."""
+    """Check whether a run can start here; exit with 1 if it cannot."""
     # Printed at once, because the other checks have to wait for torch, which takes seconds to import.
     if any(map(installed_version, EXTRAS)):
         for each in missing_server_prerequisites():
@@ -133,7 +133,7 @@ def examine(config: DoctorConfig) -> None:
 
 
 def replay(command: ReplayCommand) -> None:
-    """A run recomputed from its journal; exits with 1 where it differs."""
+    """Recompute a run from its journal; exit with 1 if the result differs."""
     if command.verify and command.what_if:
         raise UsageError("--verify compares a run with itself, --what-if with another; choose one")
     from trainer.commands.early_checks import require_run
@@ -158,7 +158,7 @@ def replay(command: ReplayCommand) -> None:
 
 
 def report(command: ReportCommand) -> None:
-    """A run's verdict and page."""
+    """Print a run's verdict and write its report page."""
     from trainer.commands.early_checks import require_run
 
     require_run(command.run)
@@ -170,7 +170,7 @@ def report(command: ReportCommand) -> None:
 
 
 def watch(command: WatchCommand) -> None:
-    """A live page of a run."""
+    """Serve a live page of a run."""
     from trainer.commands.early_checks import require_run
 
     require_run(command.run)
@@ -182,7 +182,7 @@ def watch(command: WatchCommand) -> None:
 
 
 def export_policy(command: ExportCommand) -> None:
-    """A run's policy with a model card, in a folder or on the Hub."""
+    """Export a run's policy with a model card, to a folder or to the Hub."""
     from trainer.commands.early_checks import check_export
 
     check_export(command)
@@ -194,7 +194,7 @@ def export_policy(command: ExportCommand) -> None:
 
 
 def dequantize(command: DequantizeCommand) -> None:
-    """The base model with the weights that a 4-bit policy computes with."""
+    """Write the base model with the weights that a 4-bit policy computes with."""
     from trainer.model.base_files import require_base_model
 
     require_base_model(command.policy.base_model)
@@ -206,7 +206,7 @@ def dequantize(command: DequantizeCommand) -> None:
 
 
 def write_text_model(command: TextModelCommand) -> None:
-    """The language model, extracted from a model of text and images."""
+    """Extract the language model from a model of text and images."""
     require_folder(command.output, field="output")
     from trainer.model.base_files import require_model
 
@@ -218,7 +218,7 @@ def write_text_model(command: TextModelCommand) -> None:
 
 
 def make_tiny_model(command: TinyModelCommand) -> None:
-    """The demo's base model."""
+    """Write the demo's base model."""
     require_folder(command.output, field="output")
     from trainer.commands.tiny_model import build_tiny_model
     from trainer.console.progress import step_lines

@@ -202,7 +202,7 @@ def next_lines(folder: Path, url: str, *, serving: bool) -> list[str]:
 
 
 def sample_lines(url: str | None) -> list[str]:
-    """A command that asks the policy; ``url`` is left out where it is the default."""
+    """A command that asks the policy a question; ``url`` is left out if it is the default."""
     is_default = url is None or url == ServerConfig().url
     server = "" if is_default else f" --server.url {url}"
     return [f"  {_program('regime-w')} sample{server} \\", f'    "{_QUESTION}"']

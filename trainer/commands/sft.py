@@ -60,7 +60,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
         The adapter's folder; None if a signal has stopped the training.
 
     Raises:
-        UsageError: The folder holds an adapter, or checkpoints, of other settings.
+        UsageError: The folder holds an adapter, or checkpoints, that other settings made.
         DataError: The data cannot be used.
         Stopped: A signal asked to stop before the first step.
     """
@@ -186,7 +186,7 @@ def _load_data(
         )
     elif sft.num_evaluation_examples:
         say(
-            f"no held-out loss is measured: data.evaluation_source names no questions beside {data.source}"
+            f"no held-out loss is measured: data.evaluation_source names no held-out questions for {data.source}"
         )
     advice = sft_advice(sft.learning_rate, training, held_out or ())
     lines = data_lines(data.source, training, data.held_out_source, held_out)

@@ -19,7 +19,7 @@ from trainer.errors import DataError
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _LONGEST_BARE_ANSWER = 40
-"""In characters."""
+"""Most characters of an answer that is taken to be bare, that is without a solution."""
 
 
 def sft_examples(

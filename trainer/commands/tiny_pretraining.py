@@ -33,7 +33,7 @@ class TinyModelRecipe:
     batch_size: int = 48
     """Word problems in a step."""
     num_drills: int = 16
-    """Rows of bare equations in a step, in addition; from these arithmetic is learnt faster."""
+    """Rows of bare equations in a step, in addition, from which the model learns arithmetic faster."""
     learning_rate: float = 3e-3
     seed: int = 0
 

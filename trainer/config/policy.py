@@ -70,7 +70,7 @@ class PolicyConfig(Section):
         if not targets or (ALL_LINEAR in targets and len(targets) > 1):
             raise ValueError(f"give at least one module, and {ALL_LINEAR} alone")
         if several := next((name for name in targets if set(name) & set(", ")), None):
-            raise ValueError(f"{several!r} is no module's name")
+            raise ValueError(f"{several!r} is not the name of a module")
         return targets
 
 

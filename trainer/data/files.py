@@ -22,9 +22,9 @@ def kind_of(path: Path) -> str:
 
 
 def read_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
-    """The records of a file that is not Parquet, each as JSON or as the error in it, after its number.
+    """Numbers and records of a file that is not Parquet; a record is in JSON, or is an error if it cannot be read.
 
-    The number is that of the record's line, or in a list that of the record.
+    The number is that of the record's line, or, in a JSON list, that of the record.
 
     Raises:
         DataError: The file cannot be read, or is not what its ending says.
@@ -52,7 +52,7 @@ def _listed(path: Path, data: bytes) -> Iterator[tuple[int, bytes]]:
         text = data.decode()
         num_records = len(json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: no list in JSON: {error}") from None
+        raise DataError(f"{path}: not a list in JSON: {error}") from None
     decoder, end = json.JSONDecoder(), 1
     for number in range(1, num_records + 1):
         start = _BETWEEN.match(text, end).end()  # type: ignore[union-attr]  # it matches an empty text too
@@ -77,7 +77,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, bytes | DataError]]:
             else:
                 yield line, json.dumps(row, ensure_ascii=False).encode()
     except csv.Error as error:
-        raise DataError(f"{path}:{rows.reader.line_num}: no CSV: {error}") from None
+        raise DataError(f"{path}:{rows.reader.line_num}: not CSV: {error}") from None
 
 
 def _texts(path: Path) -> Iterator[str]:

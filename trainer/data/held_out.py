@@ -37,7 +37,7 @@ def require_held_out(data: DataConfig, needed_by: str) -> str:
     else:
         fix = f"set it to other questions, or to {name}#held_out with data.source = {name}#train"
     raise UsageError(
-        f"data.evaluation_source: {needed_by} needs held-out questions, and none are named beside data.source = "
+        f"data.evaluation_source: {needed_by} needs held-out questions, and none are named for data.source = "
         f"{data.source}; {fix}"
     )
 

@@ -58,5 +58,5 @@ def load_parquet_rows(path: Path) -> Sequence[Mapping[str, Any]]:
         rows: Sequence[Mapping[str, Any]] = datasets.Dataset.from_parquet(glob.escape(str(path)))
     except (DatasetGenerationError, ValueError, OSError) as error:
         reason = " ".join(str(error.__cause__ or error).split())
-        raise DataError(f"{path}: no Parquet file: {reason}") from None
+        raise DataError(f"{path}: not a Parquet file: {reason}") from None
     return rows

@@ -18,7 +18,7 @@ _BFLOAT16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """The memory that server and trainer share: a GPU's, or the machine's where there is no GPU."""
+    """The memory that server and trainer share: a GPU's, or the machine's if there is no GPU."""
 
     on_gpu: bool
     memory_bytes: float
@@ -62,7 +62,7 @@ def check_device(
     """The GPU and its driver, or why no GPU can be used.
 
     Args:
-        config: Of the run.
+        config: The run's configuration.
         installed: Finds installed versions.
         driver: Finds the driver's version.
         has_gpu: Whether PyTorch can use a GPU.

@@ -86,9 +86,9 @@ def layer_bytes(shape: ModelShape, policy: PolicyConfig, row_width: int) -> Laye
 def _delta_rule_bytes(shape: ModelShape, size: int) -> float:
     """What a layer with the gated delta rule keeps beyond what `layer_bytes` has for attention.
 
-    This is for plain PyTorch, which Transformers computes it in without the package flash-linear-attention. It keeps
-    some 17 float32 numbers and 3 of the model's dtype for each value, and, in each head, 4.6 float32 numbers for each
-    pair of tokens in a chunk.
+    This is for plain PyTorch, which Transformers uses without the package flash-linear-attention. It keeps some 17
+    float32 numbers and 3 of the model's dtype for each value, and, in each head, 4.6 float32 numbers for each pair of
+    tokens in a chunk.
     """
     values = (17 * FLOAT32 + 3 * size) * shape.delta_value_size
     pairs = 4.6 * FLOAT32 * _DELTA_CHUNK * shape.delta_num_heads

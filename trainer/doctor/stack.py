@@ -27,7 +27,7 @@ def check_machine(installed: Installed = installed_version) -> Iterator[CheckRes
     ]
     if installed("vllm"):
         found += [note("machine", each.what, each.fix) for each in missing_compiler()]
-    yield from found or [ok("machine", "what vLLM needs beside Python's packages")]
+    yield from found or [ok("machine", "has all that vLLM needs in addition to Python packages")]
 
 
 def check_versions(installed: Installed = installed_version) -> Iterator[CheckResult]:

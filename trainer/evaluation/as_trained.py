@@ -82,7 +82,7 @@ class _Taken:
             if key in self._values and not _asks_alike(key, self._values[key], value, self._config):
                 raise UsageError(
                     f"{key}: {self.sources[key]} was trained with {_shown(self._values[key], sampling=True)} and "
-                    f"{source} with {_shown(value, sampling=True)}; say with --{key} how to ask both"
+                    f"{source} with {_shown(value, sampling=True)}; say with --{key} how to ask both models"
                 )
             self._values[key], self.sources[key] = value, source
 
@@ -104,8 +104,8 @@ def _refuse_unknown(adapters: Sequence[Path]) -> None:
         folder, kept = settings_of(adapter) or (adapter, {})
         if (rollouts := trained_on_file(kept)) is not None:
             raise UsageError(
-                f"data: {folder} was trained on {rollouts}, and no settings beside that file say of which questions; "
-                "say with --data what to ask, a file of held-out questions or word-problems"
+                f"data: {folder} was trained on {rollouts}, and no settings beside that file say which questions; "
+                "say with --data what to ask, such as a file of held-out questions or word-problems"
             )
 
 
@@ -126,7 +126,7 @@ def _asked_of(folder: Path, data: DataConfig) -> Mapping[str, Any]:
     if data.held_out_source is None:
         raise UsageError(
             f"data: {folder} was trained on {data.source}, and its data.evaluation_source names no held-out "
-            "questions of it; say with --data what to ask, a file of held-out questions or word-problems"
+            "questions; say with --data what to ask, such as a file of held-out questions or word-problems"
         )
     return {key: getattr(data, name) for key, name in _DATA.items()}
 

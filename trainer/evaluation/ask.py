@@ -230,7 +230,7 @@ def _require_arm(config: EvaluationConfig) -> None:
     arms = [arm.name for arm in config.arms]
     if config.arm is not None and config.arm not in arms:
         raise UsageError(
-            f"eval.arm (--arm): {config.arm!r} is none of the arms that are asked: {', '.join(arms)}; leave it out "
+            f"eval.arm (--arm): {config.arm!r} is not one of the arms that are asked: {', '.join(arms)}; leave it out "
             "for the first of them"
         )
 

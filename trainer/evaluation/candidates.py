@@ -32,7 +32,7 @@ class EvaluatedModel:
         """Describe a model before it is asked.
 
         Args:
-            model: What was named.
+            model: The model as it was named.
             served_version: The version on the server; None for the base model and for a folder.
             status: The server's, from which the version was taken.
         """

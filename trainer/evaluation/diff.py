@@ -27,7 +27,7 @@ def print_diff(
         evaluation: The file that ``eval --output`` named, or the folder with an evaluation.json.
         baseline: Label of the first model; the last but one, by default.
         model: Label of the second; the last, by default.
-        limit: Most questions to show of those won, and of those lost.
+        limit: Most questions to show of those that the second model wins, and as many of those that it loses.
 
     Raises:
         UsageError: There is no such file, not all of its questions were asked of the same models, a label is not in
@@ -46,7 +46,7 @@ def print_diff(
     baseline, model = baseline or labels[-2], model or labels[-1]
     for label in (baseline, model):
         if label not in labels:
-            raise UsageError(f"{label!r} is none of the evaluated models: {', '.join(labels)}")
+            raise UsageError(f"{label!r} is not one of the evaluated models: {', '.join(labels)}")
     won = [q for q in questions if _gain(q, baseline, model) > 0]
     lost = [q for q in questions if _gain(q, baseline, model) < 0]
     console = Console()

@@ -30,7 +30,7 @@ class Answer(EvaluationPart):
 
     text: str
     answer: str | None
-    """Canonical form; null where the text gives none."""
+    """The answer in canonical form; null if the text gives none."""
     correct: bool
     num_tokens: int
     """Length of the completion, EOS included."""
@@ -83,7 +83,7 @@ class ArmsAnswer(EvaluationPart):
     completions: tuple[ArmAnswer, ...]
     """In the order of the arms, all samples of an arm in a row."""
     consensus: str | None
-    """The most frequent answer, the earliest of a tie; null where no arm gives one."""
+    """The most frequent answer, or in a tie the earliest; null if no arm gives an answer."""
     consensus_correct: bool
     s_end: float | None
     s_path: float | None

@@ -177,7 +177,7 @@ class Trend:
     last: float
     """Mean of the last quarter."""
     tau: float
-    """Kendall's τ against the step (Mann 1945); 0 where nothing varies."""
+    """Kendall's τ against the step (Mann 1945); 0 if nothing varies."""
     p_value: float
     """Two-sided p-value of τ, corrected for steps that resemble those before them; 1 if nothing varies."""
 

@@ -54,7 +54,7 @@ def require_target(to: str, *, force: bool) -> None:
         )
     if folder.is_symlink() or not (_is_export(folder) or not any(folder.iterdir())):
         raise UsageError(
-            f"to: {shown_path(to)} is no earlier export, and --force replaces nothing else; choose another folder"
+            f"to: {shown_path(to)} is not an earlier export, and --force replaces nothing else; choose another folder"
         )
 
 

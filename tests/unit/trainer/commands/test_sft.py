@@ -180,7 +180,10 @@ def test_an_adapter_that_was_being_written_is_written_again(
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ({}, "no held-out loss is measured: data.evaluation_source names no questions beside"),
+        (
+            {},
+            "no held-out loss is measured: data.evaluation_source names no held-out questions for",
+        ),
         ({"evaluation_source": "word-problems"}, None),
         ({"evaluation_source": "bare.jsonl"}, "warning: 2 of 2 held-out demonstrations are an"),
     ],

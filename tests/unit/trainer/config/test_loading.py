@@ -189,7 +189,7 @@ def test_several_modules_in_one_text_are_no_modules_name(
     written: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--policy.target_modules", written]
-    assert_one_line_error(capsys, arguments, f"{written!r} is no module's name", _SEVERAL)
+    assert_one_line_error(capsys, arguments, f"{written!r} is not the name of a module", _SEVERAL)
 
 
 def test_lists_of_other_types_are_json_or_one_item() -> None:

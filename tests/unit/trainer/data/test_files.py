@@ -109,7 +109,7 @@ def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("d.json", '[{"question": "q"', ": no list in JSON: "),
+        ("d.json", '[{"question": "q"', ": not a list in JSON: "),
         ("d.json", '[{"question": "q", "answer": "1"}, 7]', ":2: line: Input should be an object"),
         ("d.json", '{\n "data": []\n}', ": one object over several lines; give a list of records"),
         ("d.json", "[]", ": no records"),
@@ -120,7 +120,7 @@ def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -
         ),
         ("d.csv", "question,answer\nq,1,2\n", ":2: more values than the first line has names"),
         ("d.csv", "question;answer\nq;1\n", ":2: no column 'question': set data.question to"),
-        ("d.csv", 'question,answer\n"q"x,1\n', ":2: no CSV: "),
+        ("d.csv", 'question,answer\n"q"x,1\n', ":2: not CSV: "),
         ("d.csv", "question,answer\nq\n", ":2: answer: Input should be a valid string"),
         ("d.csv", b"question,answer\n\xe9,1\n", ":2: not UTF-8; save the file as UTF-8"),
         (
@@ -128,7 +128,7 @@ def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -
             b'{"question": "\xe9", "answer": "1"}\n',
             ":1: not UTF-8; save the file as UTF-8",
         ),
-        ("d.parquet", "question", ": no Parquet file: "),
+        ("d.parquet", "question", ": not a Parquet file: "),
     ],
 )
 def test_a_file_that_is_not_what_its_ending_says_is_refused_in_one_line(

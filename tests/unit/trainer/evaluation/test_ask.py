@@ -398,7 +398,7 @@ async def test_completions_that_the_server_gave_up_are_never_counted() -> None:
         ({"models": ("PPO=nowhere",)}, "no adapter_config.json in nowhere"),
         (
             {"arm": "wolfram_9"},
-            "eval.arm (--arm): 'wolfram_9' is none of the arms that are asked: wolfram_0",
+            "eval.arm (--arm): 'wolfram_9' is not one of the arms that are asked: wolfram_0",
         ),
         ({"output": Path("/")}, "/ is a folder"),
         ({"output": Path("/dev/null/x/evaluation.json")}, "/dev/null/x: Not a directory"),

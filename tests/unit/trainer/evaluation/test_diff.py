@@ -95,5 +95,5 @@ def test_questions_of_different_models_are_named(tmp_path: Path) -> None:
 
 
 def test_a_label_that_was_not_evaluated_is_refused(evaluation: Path) -> None:
-    with pytest.raises(UsageError, match="'Base' is none of the evaluated models: SFT, PPO"):
+    with pytest.raises(UsageError, match="'Base' is not one of the evaluated models: SFT, PPO"):
         print_diff(evaluation, "Base", "PPO", limit=1)

@@ -381,7 +381,7 @@ REFUSED = {
     "no/such/run --to NEW --adapter": "no/such/run: no such folder",
     "EMPTY --to NEW --adapter": "no metrics in ",
     "RUN --to EMPTY --adapter": "exists already",
-    "RUN --to RUN --adapter --force": "is no earlier export",
+    "RUN --to RUN --adapter --force": "is not an earlier export",
     "RUN --to ADAPTERS/policy-000025 --adapter": "which is for the run's versions alone",
     "RUN --to ADAPTERS/new/x --merged": "which is for the run's versions alone",
     "RUN --to RUN/checkpoints/../adapters/x --adapter": "which is for the run's versions alone",
