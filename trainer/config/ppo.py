@@ -37,9 +37,9 @@ class PPOConfig(Section):
     critic_warmup_steps: Annotated[int, Field(ge=0)] = 2
     """Number of first steps that train only the critic, before the policy moves; ignored without a critic."""
     critic_rollouts: Path | None = None
-    """File of rollouts to which the critic is fitted before the first step: of `collect` with the starting
-    policy, or of a run. critic_warmup_steps can then be 0, which saves their rollouts. Null starts the critic at
-    zero."""
+    """File of rollouts to which the critic is fitted before the first step: from `collect` with the starting
+    policy, or from a run. critic_warmup_steps can then be 0, which saves the rollouts of these steps. Null starts the
+    critic at zero."""
     critic_pretrain_epochs: Annotated[int, Field(ge=1)] = 4
     """Most passes over critic_rollouts. The critic of the pass with the best held-out explained variance
     is kept."""
@@ -108,7 +108,7 @@ class PPOConfig(Section):
     number: with 10 by 2 %, so a KL far above target_kl doubles it in 35 steps. (K = 0.1 in arXiv 1909.08593, section
     2.2.) Null counts completions instead of steps, by kl_horizon."""
     kl_horizon: Annotated[int, Field(ge=1)] = 10_000
-    """The same in completions. It is used if kl_horizon_steps is null, or if only kl_horizon is given."""
+    """The same horizon in completions. It is used if kl_horizon_steps is null, or if only kl_horizon is given."""
     stop_kl: Annotated[float, Field(gt=0)] | None = None
     """Ends a step early: the first mini-batch on which the policy has moved by more than this many nats per token is
     not applied, nor is any after it."""

@@ -57,7 +57,7 @@ class RunConfig(Section):
     """Port of the Prometheus endpoint /metrics with the newest step's metrics. Null opens none, 0 takes a free
     port."""
     metrics_host: str = "127.0.0.1"
-    """Address that the Prometheus endpoint listens on; it asks for no key."""
+    """Address that the Prometheus endpoint listens on; the endpoint asks for no key."""
 
     @model_validator(mode="after")
     def _returns_where_it_evaluates(self) -> Self:

@@ -20,5 +20,5 @@ def safe_line(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """The text, cut where it is too long for a message."""
+    """The text, cut if it is too long for a message."""
     return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]}…"

@@ -43,7 +43,7 @@ class SFTConfig(Section):
     checkpoint_every: Annotated[int, Field(ge=1)] = 50
     """Steps between checkpoints to resume from."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the mixture of arms and of the shuffle; below 2^32, as NumPy's are."""
+    """Seed of the mixture of arms and of the shuffle; below 2^32, as NumPy requires."""
 
     @model_validator(mode="after")
     def _micro_batches_fill_a_batch(self) -> Self:

@@ -113,7 +113,7 @@ Role = Literal["both", "server", "trainer"]
 
 
 class DoctorConfig(TrainConfig):
-    """Say whether a run of this configuration can start here; exit code 1 where it cannot."""
+    """Say whether a run of this configuration can start here; exit with code 1 if it cannot."""
 
     own_section = "doctor"
 

@@ -54,7 +54,7 @@ class TrainConfig(CommandConfig):
 
     @classmethod
     def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Section.as_meant`, but a run keeps held-out questions that it evaluates on or bars as counterfactuals."""
+        """As `Section.as_meant`; a run keeps held-out questions that it evaluates on or avoids as counterfactuals."""
         found = super().as_meant(kept)
         data, run = kept.get("data"), kept.get("run")
         if not (isinstance(data, Mapping) and isinstance(run, Mapping)):
@@ -112,7 +112,7 @@ class OfflineConfig(Section):
     """How collected rollouts are used."""
 
     num_epochs: Annotated[int, Field(ge=1)] = 1
-    """Passes over the file, each in an order of its own."""
+    """Passes over the file, each in a different order."""
 
 
 class OfflineRunConfig(CommandConfig):
@@ -125,7 +125,7 @@ class OfflineRunConfig(CommandConfig):
     """
 
     rollouts: Path = Path("runs/rollouts.jsonl")
-    """The file: of `collect`, of a run's rollouts folder, or of the original recipe (text alone)."""
+    """The file: from `collect`, from a run's rollouts folder, or from the original recipe (text alone)."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Most questions of the file to use; null uses all."""
     policy: PolicyConfig = PolicyConfig()

@@ -32,7 +32,7 @@ def version_folders(run: Path) -> dict[int, Path]:
 
 def why_no_adapter(folder: Path) -> str:
     """Says what a folder without an adapter's configuration is instead, and what to name in its place."""
-    # Not if the path is not a folder: it may be too long for a path.
+    # Only if it is a folder: it may be any path, such as one that is too long for a folder.
     versions = list(version_folders(folder).values()) if os.path.isdir(folder) else []
     if versions:
         return (
