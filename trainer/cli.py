@@ -213,7 +213,7 @@ def _run(command: _Command, arguments: list[str], prog: str) -> None:
             raise
         fail(
             prog,
-            f"{shown_path(error.filename)}: {error.strerror}; give another path, or mend this one",
+            f"{shown_path(error.filename)}: {error.strerror}; give another path, or fix this one",
         )
     except Stopped:
         print(f"{prog}: stopped; the same command resumes")

@@ -37,7 +37,7 @@ class RecordShape:
         columns = [name for name in (self.question, self.answer, self.choices) if name is not None]
         if repeated := sorted({name for name in columns if columns.count(name) > 1}):
             raise ValueError(
-                f"two of the columns question, answer and choices are {repeated[0]!r}; name one each"
+                f"two of the columns question, answer and choices are {repeated[0]!r}; name a different one for each"
             )
 
 
@@ -47,8 +47,8 @@ def _is_of_a_choice(column: str | None, info: ValidationInfo) -> str | None:
     answer_type = info.data.get(f"{prefix}answer_type", "choice")
     if column is not None and answer_type != "choice":
         raise ValueError(
-            f"a column of choices is for {prefix}answer_type = choice, not {answer_type}: set that, or leave "
-            "this out"
+            f"a column of choices is for {prefix}answer_type = choice, not {answer_type}: set it to choice, or "
+            "leave the column out"
         )
     return column
 

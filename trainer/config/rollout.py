@@ -51,8 +51,8 @@ def _as_the_server_takes_them(arms: tuple[ArmSpec, ...]) -> tuple[ArmSpec, ...]:
     for arm in arms:
         if arm.temperature < MIN_TEMPERATURE:
             raise ValueError(
-                f"temperature {arm.temperature} of arm {arm.name!r} is under {MIN_TEMPERATURE}, which is the "
-                "least that vLLM samples at"
+                f"temperature {arm.temperature} of arm {arm.name!r} is below {MIN_TEMPERATURE}, the lowest "
+                "that vLLM samples at"
             )
     return arms
 

@@ -101,7 +101,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ppo/critic_grad_norm", "Norm of the critic's gradient before clipping"),
     Metric("ppo/num_optimizer_steps", "Mini-batches that were applied"),
     Metric("ppo/skipped_updates", "Mini-batches without an advantage, in which the policy stayed as it was"),
-    Metric("ppo/stopped_early", "1 where ppo.stop_kl ended the step early"),
+    Metric("ppo/stopped_early", "1 if ppo.stop_kl ended the step early"),
     Metric("ppo/policy_frozen", "1 in the critic's warm-up steps"),
     Metric("sync/mismatch", "Mean |trainer - server| logprob of the completions that prove a push, nats per token", "proof of a push", "mismatch"),
     Metric("sync/mismatch_max", "Largest |trainer - server| logprob of the completions that prove a push, nats"),

@@ -87,7 +87,7 @@ class SolutionStep:
     result: int
 
     def text(self, thing: str, *, annotated: bool) -> str:
-        """The step as a line of a solution, with GSM8K's ``<<…>>`` annotation where asked."""
+        """The step as a line of a solution, with GSM8K's ``<<…>>`` annotation if asked for."""
         annotation = f"<<{self.left}{self.op}{self.right}={self.result}>>" if annotated else ""
         return f"{self.left}{self.op}{self.right}={annotation}{self.result} {thing}\n"
 

@@ -56,7 +56,7 @@ def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
     line = (
         f"asked as in {', '.join(dict.fromkeys(str(taken.sources[key]) for key in changed))}: "
         + ", ".join(f"{key} {_shown(value)}" for key, value in changed.items())
-        + "; flags change it"
+        + "; flags override this"
     )
     return config.model_copy(update=changed), line
 

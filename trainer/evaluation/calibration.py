@@ -25,7 +25,7 @@ class Calibration(EvaluationPart):
     """How well a score in [0, 1] separates correct questions from wrong ones."""
 
     auc: float | None
-    """Probability that a correct question scores above a wrong one; 0.5 is chance. Null where all are
+    """Probability that a correct question scores above a wrong one; 0.5 is chance. Null if all are
     correct or all are wrong."""
     low: float | None
     """Lower end of the 95% bootstrap interval of `auc`."""

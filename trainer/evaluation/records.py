@@ -130,7 +130,7 @@ class ModelAnswers(EvaluationPart):
 
     greedy: Answer
     arms: ArmsAnswer | None
-    """Null where the arms were not sampled."""
+    """Null if the arms were not sampled."""
 
 
 class QuestionAnswers(EvaluationPart):

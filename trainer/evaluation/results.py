@@ -42,7 +42,7 @@ class ModelResult(EvaluationPart):
     completions: CompletionStats
     """Averages over the greedy completions."""
     arms: ArmsResult | None
-    """Null where the arms were not sampled."""
+    """Null if the arms were not sampled."""
 
     @classmethod
     def of(cls, label: str, model: EvaluatedModel, questions: Sequence[QuestionAnswers]) -> Self:

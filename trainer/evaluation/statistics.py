@@ -90,7 +90,7 @@ def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Wilson's interval where every value is 0 or 1, else the bootstrap's."""
+    """Wilson's interval if every value is 0 or 1, else the bootstrap's."""
     if set(values) <= {0.0, 1.0}:
         return wilson_interval(round(sum(values)), len(values))
     return bootstrap_interval(values)
@@ -130,7 +130,7 @@ def pass_at_k(num_completions: int, num_correct: int, k: int) -> float:
 def auc(scores: Sequence[float], correct: Sequence[bool]) -> float | None:
     """Probability that a correct question scores above a wrong one; ties count half.
 
-    The area under the ROC curve, as the Mann-Whitney statistic (Hanley and McNeil 1982). None where
+    The area under the ROC curve, as the Mann-Whitney statistic (Hanley and McNeil 1982). None if
     all are correct or all are wrong.
     """
     found = _aucs(np.asarray([scores], dtype=float), np.asarray([correct], dtype=bool))
@@ -138,7 +138,7 @@ def auc(scores: Sequence[float], correct: Sequence[bool]) -> float | None:
 
 
 def auc_interval(scores: Sequence[float], correct: Sequence[bool]) -> tuple[float, float] | None:
-    """The percentile bootstrap interval of `auc` over questions; None where `auc` is None."""
+    """The percentile bootstrap interval of `auc` over questions; None if `auc` is None."""
     if auc(scores, correct) is None:
         return None
     rng = np.random.default_rng(_SEED)

@@ -26,7 +26,7 @@ class TextTable:
 
 
 def tables_of(evaluation: Evaluation) -> list[TextTable]:
-    """Greedy accuracy, differences, and the results over the arms where they were sampled."""
+    """Greedy accuracy, differences, and the results over the arms if they were sampled."""
     tables = [
         TextTable(
             caption="Greedy accuracy, 95% Wilson interval",
@@ -142,7 +142,7 @@ def signed(points: float) -> str:
 
 
 def p_value(value: float) -> str:
-    """Two digits, or a bound where that would show zero."""
+    """Two significant digits, or a bound if that would show zero."""
     return f"<{_SMALLEST_P:.4f}" if value < _SMALLEST_P else f"{value:.2g}"
 
 

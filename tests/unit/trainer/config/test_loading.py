@@ -253,7 +253,7 @@ _ARM = 'name = "solo", system_prompt = "", temperature = 0.7, top_p = 1.0'
         ('["wolfram_9"]', "rollout.arms: unknown arm 'wolfram_9'"),
         (f"[{{{_ARM}}}, {{{_ARM}}}]", "rollout.arms: two arms have the name 'solo'"),
         ('["recipe", "exploring"]', "(the names in a set are the recipe's eight)"),
-        (f"[{{{_ARM.replace('0.7', '0.005')}}}]", "temperature 0.005 of arm 'solo' is under 0.01"),
+        (f"[{{{_ARM.replace('0.7', '0.005')}}}]", "temperature 0.005 of arm 'solo' is below 0.01"),
         (
             "[" + ", ".join(f"{{{_ARM.replace('solo', f'solo_{i}')}}}" for i in range(65)) + "]",
             "65 arms; the server takes 64",
