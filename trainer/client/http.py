@@ -8,6 +8,7 @@ Progress means the whole answer or, if the answer is streamed, each line.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 import httpx
@@ -30,7 +31,7 @@ from trainer.errors import ServerError, ServerUnreachableError
 _CONNECT_TIMEOUT_S = 5.0
 _LONGEST_ANSWER_S = 7200.0
 """A stream is broken off after this time, whatever its progress: twice the default of the server's max_request_s."""
-_HEADERS_READ = ("content-type", "retry-after")
+_HEADERS_READ = (b"content-type", b"retry-after")
 # httpx offers the same idle connections to every waiting request: if there are many, each request tries them all.
 _MAX_IDLE_CONNECTIONS = 4
 
@@ -54,6 +55,8 @@ class _FullError(_BusyError):
 _TRANSIENT = (
     httpx.TransportError,
     httpx.DecodingError,
+    # A redirect's address is wrong: httpx reads it, although it does not follow redirects here.
+    httpx.InvalidURL,
     TimeoutError,
     _BusyError,
     InvalidAnswerError,
@@ -97,6 +100,8 @@ class RetryingHTTP:
         self._http = httpx.AsyncClient(
             base_url=config.url,
             headers=headers,
+            # None is kept: httpx could not send one back that a faulty network has put other bytes into.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             transport=transport,
             # A proxy from the environment must see neither this machine's own traffic nor the key.
             trust_env=not is_local,
@@ -173,7 +178,8 @@ class RetryingHTTP:
                 content += part
                 if streamed and b"\n" in part:
                     deadline.reschedule(min(loop.time() + self._timeout_s, last_s))
-        headers = {name: value for name, value in response.headers.items() if name in _HEADERS_READ}
+        # As bytes, which need not be text: a faulty network may have changed them.
+        headers = [header for header in response.headers.raw if header[0].lower() in _HEADERS_READ]
         return httpx.Response(
             response.status_code, headers=headers, content=bytes(content), request=response.request
         )

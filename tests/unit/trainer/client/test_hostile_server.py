@@ -95,6 +95,30 @@ async def test_a_body_is_measured_as_it_is_decompressed(encoding: str, content: 
         await read()
 
 
+NO_TEXT = b"\xff\xfe"
+
+
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [
+        (200, (b"Content-Type", NO_TEXT)),
+        (503, (b"Retry-After", NO_TEXT)),
+        (503, (b"Content-Encoding", NO_TEXT)),
+        (503, (b"Set-Cookie", b"a=" + NO_TEXT)),
+        (307, (b"Location", NO_TEXT)),
+        (307, (b"Location", b"http://a.test:8x/")),
+        (307, (b"Location", b"ttp:x")),
+    ],
+)
+async def test_headers_that_the_network_has_changed_are_a_fault_like_others(
+    status: int, header: tuple[bytes, bytes]
+) -> None:
+    with stamina.set_testing(True, attempts=2):
+        async with client(httpx.Response(status, headers=[header], content=b"{}")) as connected:
+            with pytest.raises(ServerError):
+                await connected.status()
+
+
 @pytest.mark.parametrize("encoding", ["gzip, gzip", "br", "compress", "\x1b[2J"])
 async def test_an_encoding_that_was_not_asked_for_is_refused(encoding: str) -> None:
     headers = [(b"Content-Encoding", encoding.encode())]
