@@ -35,15 +35,15 @@ from inference_server.launch.shutdown import Shutdown
 from inference_server.launch.starting import Starting
 from inference_server.launch.template_variables import set_template_variables
 from inference_server.settings import Settings
-from inference_server.vllm.cpu_launch import num_workers, settle_on_cpu
+from inference_server.vllm.cpu_launch import adjust_for_cpu, num_workers
 from inference_server.vllm.cpu_settings import CPU_FLAGS, cpu_environment
-from inference_server.vllm.gpu_launch import settle_on_gpu
+from inference_server.vllm.gpu_launch import adjust_for_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_files import base_folder, why_not_on_hub
 from inference_server.wire.flags.errors import flag_suggestion
 from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
-from inference_server.wire.hardware.model_config import why_not_text_alone
+from inference_server.wire.hardware.model_config import why_not_text_only
 from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from inference_server.wire.settings_errors import SettingsError, first_line, known_keys
 
@@ -82,15 +82,15 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
             f"--model {args.model}: neither a folder nor in the Hub's cache, and {reason}"
         )
     config = _model_config(args)
-    if (reason := why_not_text_alone(config, args.model)) is not None:
+    if (reason := why_not_text_only(config, args.model)) is not None:
         raise SettingsError(f"--model {args.model}: {reason}")
     set_template_variables(args)
     if on_cpu:
-        settle_on_cpu(args, config, vllm_flags)
+        adjust_for_cpu(args, config, vllm_flags)
         _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=num_workers(args)))
     else:
         _set_defaults(gpu.ENVIRONMENT)
-        settle_on_gpu(args, settings, vllm_flags)
+        adjust_for_gpu(args, settings, vllm_flags)
     try:
         uvloop.run(_serve(args, settings))
     except ValidationError as error:

@@ -19,7 +19,7 @@ from inference_server.wire.settings_errors import SettingsError
 _KV_CACHE_GIB_OF_UNKNOWN_MODEL = "1"
 
 
-def settle_on_cpu(
+def adjust_for_cpu(
     args: argparse.Namespace, config: Mapping[str, Any], given: Sequence[str]
 ) -> None:
     """Refuse what a CPU cannot serve, and set dtype, prefix caching and key-value cache unless the user did.

@@ -32,7 +32,7 @@ _GRAPH_FLAGS = frozenset(
 _SHARDING = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
-def settle_on_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[str]) -> None:
+def adjust_for_gpu(args: argparse.Namespace, settings: Settings, given: Sequence[str]) -> None:
     """Refuse what cannot be served, and set CUDA graphs and key-value cache unless the user did.
 
     The cache gets what the memory plan leaves of the card's share ``gpu_memory_utilization``. vLLM would measure

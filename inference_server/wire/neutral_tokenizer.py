@@ -59,7 +59,7 @@ class NeutralTokenizer:
             if self._copy.token_to_id(self._names[name]) != token_id:
                 raise ValueError(f"the tokenizer gives {name!r} another id when it is copied")
 
-    def named(self, trusted: str) -> str:
+    def with_secret_names(self, trusted: str) -> str:
         """Trusted text with the secret names of its control tokens in their place."""
         return self._pattern.sub(lambda found: self._names[found[0]], trusted)
 

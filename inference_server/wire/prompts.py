@@ -123,7 +123,7 @@ class PromptRenderer:
         thought, end, rest = answer.removeprefix(start).partition(THOUGHT_ENDS)
         if not start and not end:
             thought, end, rest = "\n", THOUGHT_ENDS, f"\n\n{answer}"
-        return thought + self._neutral.named(end) + rest
+        return thought + self._neutral.with_secret_names(end) + rest
 
     def _encode(self, text: str, prompt_format: PromptFormat) -> list[int]:
         # A template writes its BOS itself.
@@ -139,7 +139,10 @@ class PromptRenderer:
         return written(frame, prompt)
 
     def _named(self, frame: Frame) -> Frame:
-        return tuple(self._neutral.named(part) if isinstance(part, str) else part for part in frame)
+        return tuple(
+            self._neutral.with_secret_names(part) if isinstance(part, str) else part
+            for part in frame
+        )
 
 
 def _is_hidden(tokenizer: Any, token: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.flags.words import meant_elsewhere
+from inference_server.wire.flags.words import key_of_other_name
 
 _MIN_LIKENESS = 0.6
 _SHOWN_CHARS = 200
@@ -88,7 +88,7 @@ def known_keys(model: type[BaseModel]) -> Iterator[str]:
 def suggestion(key: str, keys: Collection[str]) -> str:
     """``; did you mean …?`` with the key of that name, here or in other libraries, or else the nearest; or nothing."""
     same_name = sorted(known for known in keys if known.rpartition(".")[2] == key)
-    if not same_name and (elsewhere := meant_elsewhere(key, keys)):
+    if not same_name and (elsewhere := key_of_other_name(key, keys)):
         return elsewhere
     near = same_name or difflib.get_close_matches(key, sorted(keys), 1, _MIN_LIKENESS)
     return f"; did you mean {near[0]}?" if near else ""
@@ -129,7 +129,7 @@ def unknown_variables(
         if dot:
             meant = suggestion(key, keys)
         else:
-            meant = meant_elsewhere(key, keys) or _nearly(key, {*keys, *other_keys})
+            meant = key_of_other_name(key, keys) or _nearly(key, {*keys, *other_keys})
         lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
     return lines
 
@@ -149,7 +149,7 @@ def got(key: str, value: object) -> str:
     return f" (got {_shown(value)})" if is_plain and not is_secret else ""
 
 
-def not_json(key: str, value: str) -> str:
+def not_json_message(key: str, value: str) -> str:
     """What is wrong with a text where JSON is needed, and how to write a list of it for a section's key."""
     section, _, last = key.rpartition(".")
     shown = "" if value.startswith(("{", "[")) else got(last, value)

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.json_and_toml import JsonFlaw, check_flaws, parse_toml
-from inference_server.wire.settings_errors import SettingsError, Source, not_json
+from inference_server.wire.settings_errors import SettingsError, Source, not_json_message
 from inference_server.wire.settings_model import takes_json
 
 PREFIX = "REGIME_W_"
@@ -121,7 +121,7 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
             except (SourceError, RecursionError):
                 key = name[len(PREFIX) :].replace(_NESTED, ".")
                 raise SettingsError(
-                    f"{key}, from {name.upper()}: {not_json(key, value or '')}"
+                    f"{key}, from {name.upper()}: {not_json_message(key, value or '')}"
                 ) from None
         raise
 

@@ -71,7 +71,7 @@ def parts(text: str) -> list[str]:
     return [side for each in found for side in (each.sides if each.variable else (each.latex,))]
 
 
-def say_the_same(answer: str, gold: str, equal: _Equal, verify: _Equal) -> bool:
+def are_equivalent(answer: str, gold: str, equal: _Equal, verify: _Equal) -> bool:
     """Whether two texts, of which at least one has an equation, are equal.
 
     Args:

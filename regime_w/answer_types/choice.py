@@ -19,7 +19,7 @@ from regime_w.answer_types.contradictions import (
 )
 from regime_w.answer_types.positions import (
     MAX_ANSWER_CHARS,
-    Stated,
+    StatedAnswer,
     last_lines,
     only_line,
     stated_answer,
@@ -158,7 +158,7 @@ class Choice:
             return None
         return self._read(conclusion, may_explain=False)
 
-    def _goes_on(self, stated: Stated, letter: str) -> bool:
+    def _goes_on(self, stated: StatedAnswer, letter: str) -> bool:
         """Whether the next line gives the next choice in the same form: a list of choices is not an answer."""
         line = only_line(stated.behind.removeprefix("\n").partition("\n")[0])
         if (

@@ -111,7 +111,7 @@ class Mathematics:
         if a is None or b is None or a == b:
             return a is not None and a == b
         if equations.has_equation(a) or equations.has_equation(b):
-            return equations.say_the_same(a, b, self._are_equal_parts, _at_most(_MAX_COMPARED))
+            return equations.are_equivalent(a, b, self._are_equal_parts, _at_most(_MAX_COMPARED))
         if (_number(a) and _number(b)) or _WORDS.fullmatch(a) or _WORDS.fullmatch(b):
             return False
         if _NAME.fullmatch(a) and _NAME.fullmatch(b):

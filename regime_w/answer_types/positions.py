@@ -37,7 +37,7 @@ _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
-class Stated:
+class StatedAnswer:
     """An answer that a text states."""
 
     line: str
@@ -52,7 +52,7 @@ class Stated:
     """Whether only "Option:" or "Choice:" announces it, which may just name what is being discussed."""
 
 
-def stated_answer(text: str, addition: re.Pattern[str] | None = None) -> Stated | None:
+def stated_answer(text: str, addition: re.Pattern[str] | None = None) -> StatedAnswer | None:
     """The stated answer; None if none is stated.
 
     Args:
@@ -88,38 +88,40 @@ def states_gold(text: str) -> bool:
     return MARKER in text or _BOX.search(text) is not None
 
 
-def _marked_answer(text: str, addition: re.Pattern[str] | None) -> Stated:
+def _marked_answer(text: str, addition: re.Pattern[str] | None) -> StatedAnswer:
     """What stands after the last ``####``; if that is a heading, what is stated under it."""
     marked = after_marker(text, WORK_HEADING)
     if marked.below and not marked.line:
-        return _boxed_or_said("\n".join([marked.heading, *marked.below]), addition) or Stated("")
+        return _boxed_or_said("\n".join([marked.heading, *marked.below]), addition) or StatedAnswer(
+            ""
+        )
     line = (marked.line or marked.heading).strip()
     if not line or len(line) > MAX_ANSWER_CHARS:
-        return Stated("")
+        return StatedAnswer("")
     start = text.rindex(MARKER)
     inner = _boxed_or_said(line, addition)
     stated = without_outer_marks(line, text, start) if inner is None else inner.line
     behind = text[start:].partition(line)[2][:_MAX_BEHIND]
-    return Stated(stated, behind, is_marked=True, is_formatted=True)
+    return StatedAnswer(stated, behind, is_marked=True, is_formatted=True)
 
 
-def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
+def _boxed_or_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer | None:
     return _last_boxed(text) or _last_said(text, addition)
 
 
-def _last_boxed(text: str) -> Stated | None:
+def _last_boxed(text: str) -> StatedAnswer | None:
     """What the last box that is not denied holds; empty if all are denied, or if another on its line is its rival."""
     boxes = [*_BOX.finditer(text)]
     claimed = (box for box in reversed(boxes) if _is_claimed(text, box))
     last, other = next(claimed, None), next(claimed, None)
     if last is None:
-        return Stated("") if boxes else None
+        return StatedAnswer("") if boxes else None
     inner, end = _content(text, last)
     if other is not None:
         rival, other_end = _content(text, other)
         if _are_rivals(rival, text[other_end : last.start()], inner):
-            return Stated("")
-    return Stated(inner, text[end : end + _MAX_BEHIND], is_formatted=True)
+            return StatedAnswer("")
+    return StatedAnswer(inner, text[end : end + _MAX_BEHIND], is_formatted=True)
 
 
 def _is_claimed(text: str, box: re.Match[str]) -> bool:
@@ -153,7 +155,7 @@ def _are_rivals(first: str, between: str, second: str) -> bool:
     return len(answers) > 1
 
 
-def _last_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
+def _last_said(text: str, addition: re.Pattern[str] | None) -> StatedAnswer | None:
     """The sentence after the last "answer is" that states one; empty if a later one denies it, or if all deny."""
     denials: list[str] = []
     end = len(text)
@@ -165,24 +167,24 @@ def _last_said(text: str, addition: re.Pattern[str] | None) -> Stated | None:
             window = text[start : min(end, start + MAX_ANSWER_CHARS)]
             if found["quote"]:
                 value, behind = field_value(text, start)
-                return Stated(value, behind[:_MAX_BEHIND])
+                return StatedAnswer(value, behind[:_MAX_BEHIND])
             line = _first_line(window, is_below="\n" in found.group())
             sentence, rest = first_sentence(line)
             sentence = without_contrast(without_outer_marks(sentence, text, start))
             if not denial(sentence):
                 if any(_is_contradicted(sentence, denied) for denied in denials):
-                    return Stated("")
+                    return StatedAnswer("")
                 behind = text[start : start + MAX_ANSWER_CHARS + _MAX_BEHIND].partition(
                     line or "\n"
                 )[2]
-                return Stated(
+                return StatedAnswer(
                     _without_addition(sentence, addition),
                     (rest + behind)[:_MAX_BEHIND],
                     is_label=found["label"] is not None and not _WORD.search(before),
                 )
             denials.append(sentence)
         end = clause
-    return Stated("") if denials else None
+    return StatedAnswer("") if denials else None
 
 
 def _first_line(window: str, *, is_below: bool) -> str:

@@ -14,7 +14,7 @@ _PROMPT_ECHO = re.compile(r"(?:format|end with)\s*[:*]*\s*['\"`]\s*\Z", re.IGNOR
 
 
 @dataclass(frozen=True, slots=True)
-class Marked:
+class MarkedAnswer:
     """What a ``####`` marks."""
 
     line: str = ""
@@ -27,7 +27,7 @@ class Marked:
     """Whether ``line`` stands under a heading such as "Final Answer", where a sentence may give the answer."""
 
 
-def after_marker(text: str, heading: re.Pattern[str]) -> Marked:
+def after_marker(text: str, heading: re.Pattern[str]) -> MarkedAnswer:
     """What the last ``####`` marks; everything is empty if that ``####`` belongs to a repeated prompt.
 
     ``line`` is the marker's line. If that is empty or a heading that announces an answer ("Final Answer"),
@@ -45,17 +45,17 @@ def after_marker(text: str, heading: re.Pattern[str]) -> Marked:
     if opened and line.strip(" #") and not lines[0].strip("# \t"):
         before, lines[0] = opening, line.strip(" #")
     if _PROMPT_ECHO.search(before[-40:]):
-        return Marked()
+        return MarkedAnswer()
     below = [line for line in lines[1:] if line.strip()]
     if not lines[0].strip(" \t*_:"):
-        return Marked(first_block(below)[0] if lines[1].strip() else "")
+        return MarkedAnswer(first_block(below)[0] if lines[1].strip() else "")
     announced = ANSWER_HEADING.fullmatch(lines[0][:_MAX_HEADING])
     if announced and below:
         block, rest = first_block(below)
         is_work = announced["solution"] and rest
-        return Marked("" if is_work else block, below, is_final=bool(announced["final"]))
+        return MarkedAnswer("" if is_work else block, below, is_final=bool(announced["final"]))
     if announced:
-        return Marked()
+        return MarkedAnswer()
     if heading.fullmatch(lines[0][:_MAX_HEADING]):
-        return Marked(below=below, heading=lines[0])
-    return Marked(lines[0])
+        return MarkedAnswer(below=below, heading=lines[0])
+    return MarkedAnswer(lines[0])

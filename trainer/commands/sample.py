@@ -42,7 +42,7 @@ async def sample(config: SampleConfig) -> ArmGroup:
         return_tokens=False,
         score=True,
     )
-    async with ArmsClient(config.server.while_somebody_waits()) as client:
+    async with ArmsClient(config.server.for_terminal()) as client:
         (group,) = (await client.generate(request)).groups
     return group
 

@@ -38,8 +38,8 @@ from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import base_limits, load_tokenizer
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
-from trainer.model.dtype import settled_as_kept
-from trainer.model.prompts import flaw_in_format, renderer_of
+from trainer.model.dtype import with_recorded_dtype
+from trainer.model.prompts import format_problem, renderer_of
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _TRAINER_STATE_FILE = "trainer_state.json"
@@ -141,9 +141,9 @@ def _without_auto(
         UsageError: The base model cannot have prompts in ``prompt_format``.
     """
     kept = config.output / CONFIG_FILE
-    policy = settled_as_kept(config.policy, device, kept_dtype(kept), say)
+    policy = with_recorded_dtype(config.policy, device, kept_dtype(kept), say)
     prompt_format = config.prompt_format
-    if flaw := flaw_in_format(renderer, prompt_format):
+    if flaw := format_problem(renderer, prompt_format):
         raise UsageError(f"prompt_format is {flaw}")
     if prompt_format == "auto":
         prompt_format = kept_prompt_format(kept) or renderer.resolve("auto")

@@ -28,7 +28,7 @@ from trainer.errors import BETWEEN_STEPS
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
-from trainer.model.dtype import settled_as_kept, torch_dtype
+from trainer.model.dtype import torch_dtype, with_recorded_dtype
 from trainer.model.roles import PolicyRoles, Role
 from trainer.ppo.learner import Learner
 from trainer.rollouts.files import StoredRollouts, format_of_file
@@ -83,7 +83,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     config = with_prompt_format(config, lambda: format_of_file(config.rollouts))
     device, config = compute_device(config.run.device), with_kept_dtype(config)
     lines: list[str] = []
-    config = with_policy(config, settled_as_kept(config.policy, device, None, lines.append))
+    config = with_policy(config, with_recorded_dtype(config.policy, device, None, lines.append))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
         rollouts = open_file(config)
         num_groups = len(rollouts.records) * config.offline.num_epochs

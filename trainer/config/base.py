@@ -17,11 +17,11 @@ MAX_THREADS = 4096
 class Section(SettingsModel):
     """A section of the configuration: unknown keys are errors."""
 
-    meant_before: ClassVar[Mapping[str, object]] = {}
+    past_meanings: ClassVar[Mapping[str, object]] = {}
     """For keys that older kept settings lack: the value that their absence means, where this is not today's
     default. Work that was begun with such settings goes on with it: `trainer.io.kept_settings.as_begun`."""
 
-    defaults_before: ClassVar[Mapping[str, object]] = {}
+    past_defaults: ClassVar[Mapping[str, object]] = {}
     """Earlier defaults of keys whose default has changed: kept settings hold them although nobody chose them."""
 
     @classmethod
@@ -31,19 +31,21 @@ class Section(SettingsModel):
         Raises:
             ValidationError: They are of another type, or of a version whose settings this one cannot read.
         """
-        return cls.model_validate(cls.as_meant(kept) if isinstance(kept, Mapping) else kept)
+        return cls.model_validate(
+            cls.with_past_meaning(kept) if isinstance(kept, Mapping) else kept
+        )
 
     @classmethod
-    def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """Kept settings with the missing keys of ``meant_before`` added and values of ``defaults_before`` removed."""
-        before = cls.defaults_before
+    def with_past_meaning(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """Kept settings with the missing keys of ``past_meanings`` added and values of ``past_defaults`` removed."""
+        before = cls.past_defaults
         found = {
-            **cls.meant_before,
+            **cls.past_meanings,
             **{k: v for k, v in kept.items() if k not in before or v != before[k]},
         }
         for name, inner in sections_of(cls):
             if isinstance(table := found.get(name, {}), Mapping):
-                found[name] = inner.as_meant(table)
+                found[name] = inner.with_past_meaning(table)
         return found
 
 

@@ -61,7 +61,7 @@ may have a prefix, which must be the same."""
 class DataConfig(Section):
     """The questions to train and to evaluate on."""
 
-    defaults_before: ClassVar[Mapping[str, object]] = {"evaluation_source": _DEFAULT_SOURCE}
+    past_defaults: ClassVar[Mapping[str, object]] = {"evaluation_source": _DEFAULT_SOURCE}
 
     source: NotBlank = _DEFAULT_SOURCE
     """`word-problems` or `one-step-problems` (built in), a file of {"question", "answer"} records (JSON lines, a

@@ -16,7 +16,7 @@ ALL_LINEAR = "all-linear"
 class PolicyConfig(Section):
     """The base model and the adapter on it."""
 
-    meant_before: ClassVar[Mapping[str, object]] = {"dtype": "float32"}
+    past_meanings: ClassVar[Mapping[str, object]] = {"dtype": "float32"}
 
     base_model: NotBlank = "models/tiny-base"
     """Folder or Hub id of the base model; the server must serve the same one."""

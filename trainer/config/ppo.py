@@ -18,7 +18,7 @@ LossReduction = Literal["token_mean", "sequence_mean"]
 class PPOConfig(Section):
     """The update of policy and critic."""
 
-    meant_before: ClassVar[Mapping[str, object]] = {
+    past_meanings: ClassVar[Mapping[str, object]] = {
         "critic_gae_lambda": None,
         "kl_horizon_steps": None,
         "skip_zero_advantages": False,

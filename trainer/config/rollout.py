@@ -77,7 +77,7 @@ RENAMED_KEYS: Mapping[str, str] = {"rollout.refill_zero_variance": "rollout.dyna
 class RolloutConfig(Section):
     """What is generated for each step."""
 
-    meant_before: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
+    past_meanings: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
 
     questions_per_step: Annotated[int, Field(ge=1, le=65_536)] = 8
     """Questions (groups of arms) of a step, which are PPO's batch."""

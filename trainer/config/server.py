@@ -75,7 +75,7 @@ class ServerConfig(Section):
         object.__setattr__(self, "url", self.urls[0])
         return self
 
-    def while_somebody_waits(self) -> Self:
+    def for_terminal(self) -> Self:
         """These settings for a command at a terminal, which gives up on an unreachable server after seconds."""
         patience_s = min(self.give_up_after_s, PATIENCE_S)
         return self.model_copy(update={"give_up_after_s": patience_s})

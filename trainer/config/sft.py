@@ -75,7 +75,7 @@ class SFTRunConfig(CommandConfig):
         "arms": "rollout.arms",
         "prompt_format": "rollout.prompt_format",
     }
-    meant_before: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
+    past_meanings: ClassVar[Mapping[str, object]] = {"prompt_format": "plain"}
 
     policy: PolicyConfig = PolicyConfig()
     data: DataConfig = DataConfig()

@@ -53,9 +53,9 @@ class TrainConfig(CommandConfig):
     run: RunConfig = RunConfig()
 
     @classmethod
-    def as_meant(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Section.as_meant`; a run keeps held-out questions that it evaluates on or avoids as counterfactuals."""
-        found = super().as_meant(kept)
+    def with_past_meaning(cls, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Section.with_past_meaning`; a run keeps held-out questions that it evaluates on or avoids as counterfactuals."""
+        found = super().with_past_meaning(kept)
         data, run = kept.get("data"), kept.get("run")
         if not (isinstance(data, Mapping) and isinstance(run, Mapping)):
             return found

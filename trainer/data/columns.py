@@ -16,7 +16,7 @@ from regime_w.answer_types.answer_type import AnswerTypeName
 from regime_w.answer_types.choice import LETTERS, Choice, letter_of
 from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
-from trainer.data.placed import placed
+from trainer.data.row_fields import named_fields
 from trainer.errors import DataError
 
 
@@ -105,7 +105,7 @@ def row_type(shape: RecordShape) -> type[Row]:
         "question": (NotBlank, Field(alias=shape.question)),
         "answer": (answer, Field(alias=shape.answer)),
     }
-    validators: dict[str, Any] = {"placed": model_validator(mode="before")(partial(_placed, shape))}
+    validators: dict[str, Any] = {"named": model_validator(mode="before")(partial(_named, shape))}
     if shape.choices is None:
         return create_model("Row", __base__=Row, __validators__=validators, **fields)
     fields["choice_texts"] = (
@@ -115,11 +115,11 @@ def row_type(shape: RecordShape) -> type[Row]:
     return create_model("Row", __base__=_RowWithChoices, __validators__=validators, **fields)
 
 
-def _placed(shape: RecordShape, row: Any) -> Any:
+def _named(shape: RecordShape, row: Any) -> Any:
     """A row with the columns that its shape names; a row that is not a table is left to the type's own check."""
     if not isinstance(row, Mapping):
         return row
-    found = placed(shape, row)
+    found = named_fields(shape, row)
     return found if shape.choices is None else _by_position(shape, shape.choices, found)
 
 

@@ -81,7 +81,7 @@ def context_check(
     return fits
 
 
-def askable(
+def fitting(
     records: Sequence[Record],
     base_model: str,
     rollout: RolloutConfig,
@@ -96,11 +96,11 @@ def askable(
         DataError: No question is left.
     """
     said: list[str] = []
-    fitting = drop_overlong(
+    kept = drop_overlong(
         records, base_model, rollout, status, said.append, max_tokens_key=max_tokens_key
     )
-    if not fitting:
+    if not kept:
         raise DataError(f"no question can be asked; {said[-1]}")
     for line in said:
         say(line)
-    return fitting
+    return kept

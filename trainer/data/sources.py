@@ -24,7 +24,7 @@ from regime_w.answer_types.number import NUMBER
 from trainer.config.data import RecordShape
 from trainer.data.columns import Row, check_gold, row_type, usable_type
 from trainer.data.files import SUFFIXES, kind_of, read_records
-from trainer.data.placed import placed
+from trainer.data.row_fields import named_fields
 from trainer.data.word_problems import Problem, Split, split_of, word_problems
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, row_error
@@ -200,7 +200,7 @@ def _file_records(path: Path, shape: RecordShape) -> Iterator[Record | DataError
             row = parse_row(row_type(shape), line, where)
             if shape.answer_type != "choice":
                 # A number in JSON may have more digits than a float.
-                written = placed(shape, parse_json(line, parse_int=str, parse_float=str))
+                written = named_fields(shape, parse_json(line, parse_int=str, parse_float=str))
                 row = row.model_copy(update={"answer": str(written[shape.answer])})
             yield _record(f"{name}-{number:06d}", row, where, shape)
         except DataError as error:

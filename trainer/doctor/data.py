@@ -11,13 +11,13 @@ from trainer.data.word_problems import Split
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import TrainerError, UsageError
 from trainer.io.kept_settings import CONFIG_FILE
-from trainer.model.prompts import flaw_in_format, load_renderer
+from trainer.model.prompts import format_problem, load_renderer
 
 
 def check_prompts(config: DoctorConfig) -> Iterator[CheckResult]:
     """A result if the base model's prompts cannot have the configured format."""
     with suppress(UsageError):  # An error in the model's files, which have checks of their own.
-        if flaw := flaw_in_format(load_renderer(config.model), config.rollout.prompt_format):
+        if flaw := format_problem(load_renderer(config.model), config.rollout.prompt_format):
             yield bad("prompts", f"rollout.prompt_format is {flaw}", "rollout.prompt_format")
 
 

@@ -60,7 +60,7 @@ class MemoryPlan:
 
     @property
     def margin_bytes(self) -> float:
-        """What the trainer keeps free on a GPU (`trainer.model.device.leave_memory_to_others`)."""
+        """What the trainer keeps free on a GPU (`trainer.model.device.limit_gpu_memory`)."""
         return MARGIN * self.card_bytes if self.on_gpu and self.trainer else 0.0
 
     @property

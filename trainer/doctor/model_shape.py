@@ -19,7 +19,7 @@ from inference_server.wire.hardware.model_config import (
     context_tokens,
     layer_types,
     state_bytes_per_sequence,
-    why_not_text_alone,
+    why_not_text_only,
 )
 from trainer.config.policy import is_all_linear
 from trainer.errors import UsageError
@@ -85,7 +85,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
     with reading_base(base_model):
         config = AutoConfig.from_pretrained(base_model)
     written = config.to_dict()
-    if (reason := why_not_text_alone(written, base_model)) is not None:
+    if (reason := why_not_text_only(written, base_model)) is not None:
         raise ValueError(reason)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)

@@ -13,7 +13,7 @@ from trainer.model.dtype import difference_line
 
 
 async def _status(config: DoctorConfig) -> ServerStatus:
-    async with ArmsClient(config.server.while_somebody_waits()) as client:
+    async with ArmsClient(config.server.for_terminal()) as client:
         return await client.status()
 
 

@@ -22,12 +22,11 @@ from trainer.config.sections import EvaluationConfig, RolloutConfig
 from trainer.console.progress import bar
 from trainer.console.terminal import print_line
 from trainer.data.contamination import find_overlap
-from trainer.data.context_limit import askable
+from trainer.data.context_limit import fitting
 from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.errors import DataError, UsageError
-from trainer.evaluation.as_trained import as_trained
 from trainer.evaluation.ask_model import ask_model
 from trainer.evaluation.candidates import EvaluatedModel, parse_candidates
 from trainer.evaluation.records import (
@@ -39,6 +38,7 @@ from trainer.evaluation.records import (
 )
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all, is_evaluation
 from trainer.evaluation.tables import print_table
+from trainer.evaluation.training_settings import with_training_settings
 from trainer.io.adapter_settings import training_data
 
 OnProgress = Callable[[int, int], None]
@@ -126,7 +126,7 @@ def _askable(
     rollout = RolloutConfig(
         arms=arms, max_tokens=config.max_tokens, prompt_format=config.prompt_format
     )
-    return askable(records, status.base_model, rollout, status, say, max_tokens_key="max_tokens")
+    return fitting(records, status.base_model, rollout, status, say, max_tokens_key="max_tokens")
 
 
 def _result(
@@ -176,7 +176,7 @@ def _result(
 def run_evaluation(config: EvaluationConfig, client: AdapterServer | None = None) -> Evaluation:
     """Evaluate with a progress bar and print the table; without a ``client``, one for ``config.server`` is made."""
     console = Console()
-    config, taken = as_trained(config)
+    config, taken = with_training_settings(config)
     if config.train_data is not None and "data" not in config.model_fields_set:
         require_held_out(DataConfig(source=config.train_data), "eval (or --data)")
 

@@ -65,7 +65,7 @@ def training_data(adapter: Path) -> DataConfig | None:
         if not kept and rollouts.parent.name == ROLLOUTS_FOLDER:
             kept = _readable(rollouts.parent.parent / CONFIG_FILE) or {}
     # The table of an SFT and that of `collect` have the same keys.
-    data = table_of(TrainConfig.as_meant(kept), "data")
+    data = table_of(TrainConfig.with_past_meaning(kept), "data")
     with suppress(ValidationError):
         return DataConfig.model_validate(data) if "source" in data else None
     return None

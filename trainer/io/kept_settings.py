@@ -89,7 +89,7 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
 def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config:
     """The settings to go on with if the work was begun when some keys did not exist or had other defaults.
 
-    A key that the stored file lacks takes its value of `Section.meant_before`. A key for which it has an earlier
+    A key that the stored file lacks takes its value of `Section.past_meanings`. A key for which it has an earlier
     default keeps this, if it still means something. Neither holds if a value other than today's default is given for
     the key now; `keep_settings` then refuses that value.
 
@@ -130,19 +130,19 @@ def _is_same_path(before: object, now: object) -> bool:
 
 
 def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
-    """Section, key and value of those keys in a configuration's `Section.meant_before` that a file lacks."""
+    """Section, key and value of those keys in a configuration's `Section.past_meanings` that a file lacks."""
     for name, inner in sections_of(kind):
-        for key, value in inner.meant_before.items():
+        for key, value in inner.past_meanings.items():
             if key not in table_of(stored, name):
                 yield name, key, value
 
 
 def _of_before(kind: type[Section], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:
-    """Section, key and value of those `Section.defaults_before` that a file holds and that still mean something."""
-    meant = kind.as_meant(stored)
+    """Section, key and value of those `Section.past_defaults` that a file holds and that still mean something."""
+    meant = kind.with_past_meaning(stored)
     for name, inner in sections_of(kind):
         table = table_of(meant, name)
-        for key, value in inner.defaults_before.items():
+        for key, value in inner.past_defaults.items():
             if table.get(key) == value:
                 with suppress(ValidationError):
                     yield name, key, getattr(inner.model_validate(table), key)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from inference_server.wire.base_files import base_folder, why_not_on_hub
-from inference_server.wire.hardware.model_config import context_tokens, why_not_text_alone
+from inference_server.wire.hardware.model_config import context_tokens, why_not_text_only
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
 from trainer.io.disk import is_disk_full
@@ -61,7 +61,7 @@ def require_text_alone(base_model: str) -> None:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError):
         return  # Loading the model will report what is wrong.
-    if (reason := why_not_text_alone(config, shortened(base_model))) is not None:
+    if (reason := why_not_text_only(config, shortened(base_model))) is not None:
         raise UsageError(f"{_FIELD} {shortened(base_model)}: {reason}")
 
 

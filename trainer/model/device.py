@@ -76,7 +76,7 @@ def gathered(values: Tensor, indices: Tensor) -> Tensor:
     return nn.functional.embedding(indices, values)
 
 
-def leave_memory_to_others(device: torch.device) -> None:
+def limit_gpu_memory(device: torch.device) -> None:
     """Limit this process to the GPU memory that is free now, minus a margin; does nothing without a GPU.
 
     The memory in use is the server's. If the server restarts while this process runs, it finds that memory free.

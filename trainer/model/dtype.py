@@ -12,7 +12,7 @@ _AUTO = "auto"
 _KNOWN = ("float32", "bfloat16", "float16")
 
 
-def settled(policy: PolicyConfig, device: torch.device) -> PolicyConfig:
+def with_own_dtype(policy: PolicyConfig, device: torch.device) -> PolicyConfig:
     """The policy with a dtype in place of `auto`, for when no server determines the dtype.
 
     It is the base's own dtype on a GPU, and float32 on a CPU, where other dtypes are slower.
@@ -23,22 +23,22 @@ def settled(policy: PolicyConfig, device: torch.device) -> PolicyConfig:
     return policy.model_copy(update={"dtype": dtype})
 
 
-def settled_by_server(policy: PolicyConfig, served: str) -> PolicyConfig:
+def with_server_dtype(policy: PolicyConfig, served: str) -> PolicyConfig:
     """The policy with the server's dtype in place of `auto`; ``served`` is its name in torch."""
     if policy.dtype != _AUTO:
         return policy
     return policy.model_copy(update={"dtype": served})
 
 
-def settled_as_kept(
+def with_recorded_dtype(
     policy: PolicyConfig, device: torch.device, kept: str | None, say: Callable[[str], None]
 ) -> PolicyConfig:
-    """As `settled`, but with the dtype kept by an earlier start, if any; otherwise ``say`` gets a line."""
+    """As `with_own_dtype`, but with the dtype kept by an earlier start, if any; otherwise ``say`` gets a line."""
     if policy.dtype != _AUTO:
         return policy
     if kept not in (None, _AUTO):
         return policy.model_copy(update={"dtype": kept})
-    found = settled(policy, device)
+    found = with_own_dtype(policy, device)
     why = "no GPU" if device.type == "cpu" else "the base model's own"
     say(f"computing in {found.dtype} ({why}); policy.dtype sets another")
     return found
@@ -74,7 +74,7 @@ def collected_line(policy: PolicyConfig, collected: str) -> str | None:
 
 def torch_dtype(policy: PolicyConfig, device: torch.device) -> torch.dtype:
     """The dtype that the base is loaded in."""
-    dtype: torch.dtype = getattr(torch, settled(policy, device).dtype)
+    dtype: torch.dtype = getattr(torch, with_own_dtype(policy, device).dtype)
     return dtype
 
 

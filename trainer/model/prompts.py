@@ -32,7 +32,7 @@ def renderer_of(tokenizer: Any, base_model: str) -> PromptRenderer:
         raise UsageError(f"base model {base_model}: {error}") from None
 
 
-def flaw_in_format(renderer: PromptRenderer, choice: PromptFormatChoice) -> str | None:
+def format_problem(renderer: PromptRenderer, choice: PromptFormatChoice) -> str | None:
     """Why a base model's prompts cannot have a format, and how to fix it; None if they can."""
     if choice != "chat" or renderer.has_chat_template:
         return None

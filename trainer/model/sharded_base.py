@@ -129,13 +129,13 @@ class SharedPasses:
 @contextmanager
 def announced_pass(passes: SharedPasses | None) -> Iterator[None]:
     """A block around a forward pass; if all ranks take part in the pass, they are told of it."""
-    with guarded(passes):
+    with pass_guard(passes):
         if passes is not None:
             passes.announce(torch.is_grad_enabled())
         yield
 
 
-def guarded(passes: SharedPasses | None) -> AbstractContextManager[None]:
+def pass_guard(passes: SharedPasses | None) -> AbstractContextManager[None]:
     """A block around a forward pass and its backward pass that are not part of a step."""
     return nullcontext() if passes is None else passes.guard()
 

@@ -16,7 +16,7 @@ from inference_server.wire.schemas import ServerStatus
 from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
-from trainer.data.context_limit import askable
+from trainer.data.context_limit import fitting
 from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
@@ -67,7 +67,7 @@ class HeldOutEvaluations:
         self._fallen_from: Best | None = None
         rollout = config.rollout
         if config.run.evaluate_every is not None:
-            self._records = askable(
+            self._records = fitting(
                 load_records(
                     require_held_out(config.data, "run.evaluate_every"),
                     Split.HELD_OUT,

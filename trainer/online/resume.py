@@ -24,7 +24,7 @@ from trainer.run_state.checkpoint import (
     TrainProgress,
     checkpoint_folders,
     load_checkpoint,
-    pass_over_damaged_best,
+    skip_damaged_best,
     step_of,
 )
 from trainer.run_state.journal import Journal
@@ -71,7 +71,7 @@ def restore(
         JournalError: The rollouts of a step are missing or damaged; the message says how to go on without it.
         NonFiniteError: A step produces NaN or infinity.
     """
-    pass_over_damaged_best(config.run.folder, say)
+    skip_damaged_best(config.run.folder, say)
     checkpoint = load_checkpoint(newest, learner.roles, learner.update)
     progress = checkpoint.progress
     curriculum = Curriculum(config.data.curriculum, progress.questions.streaks)

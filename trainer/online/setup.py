@@ -13,7 +13,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.advice import ppo_advice
 from trainer.console.stop_signals import StopRequest, stop_signals
 from trainer.console.tracking import Tracker, read_metrics
-from trainer.data.context_limit import askable
+from trainer.data.context_limit import fitting
 from trainer.data.counterfactuals import (
     Counterfactuals,
     askable_counterfactuals,
@@ -24,7 +24,7 @@ from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
-from trainer.model.dtype import difference_line, settled_by_server
+from trainer.model.dtype import difference_line, with_server_dtype
 from trainer.model.prompts import prompt_format_of
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
@@ -148,7 +148,7 @@ def _open_training(
         check_base(status, config.policy)
         lines = _advice(config, journal)
         config = _with_settled_dtype(config, status, lines)
-        records = askable(records, config.policy.base_model, config.rollout, status, lines.append)
+        records = fitting(records, config.policy.base_model, config.rollout, status, lines.append)
         with stop.waiting():
             learner = _learner(config, status, ranks)
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
@@ -219,7 +219,7 @@ def _with_settled_dtype(config: TrainConfig, status: ServerStatus, lines: list[s
     if line := difference_line(config.policy, status.base_dtype):
         lines.append(line)
     if config.policy.dtype == "auto":
-        config = with_policy(config, settled_by_server(config.policy, status.base_dtype))
+        config = with_policy(config, with_server_dtype(config.policy, status.base_dtype))
         lines.append(f"computing in {config.policy.dtype}, as the server does")
         record_config(config)
     return config

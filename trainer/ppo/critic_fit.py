@@ -16,7 +16,7 @@ from trainer.config.sections import PPOConfig
 from trainer.errors import DataError, NonFiniteError
 from trainer.model.batches.batch import MicroBatch, Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.model.sharded_base import guarded
+from trainer.model.sharded_base import pass_guard
 from trainer.ppo.advantages import generalized_advantages, token_rewards
 from trainer.ppo.diagnostics import explained_variance
 from trainer.ppo.experience import require_finite
@@ -129,7 +129,7 @@ def _fit_mini_batch(
     weights = token_loss_weights([batch.mask for batch in batches], config.loss_reduction)
     for batch, loss_weights in zip(batches, weights, strict=True):
         returns = _returns(batch, gamma=config.gamma)
-        with guarded(roles.shared_passes):
+        with pass_guard(roles.shared_passes):
             values = roles.values(batch)[:, :-1]
             loss, _ = value_loss(values, values.detach(), returns, loss_weights, clip=None)
             loss.backward()

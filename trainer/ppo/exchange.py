@@ -14,7 +14,7 @@ from trainer.ranks.process_group import Ranks
 from trainer.ranks.shards import fewer_than_most, shards_by_cost
 
 
-def of_all_ranks(
+def experience_of_all_ranks(
     planned: Sequence[Sequence[MicroBatch]],
     compute: Callable[[MicroBatch], Experience],
     ranks: Ranks,

@@ -14,7 +14,7 @@ import torch
 
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import RankLostError
-from trainer.model.device import compute_device, leave_memory_to_others
+from trainer.model.device import compute_device, limit_gpu_memory
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner import Learner, LearningCall, ScoringCall
@@ -36,8 +36,8 @@ def make_learner(start: FollowerStart, ranks: Ranks) -> Learner:
     if ranks.rank == 0:
         ranks.broadcast(start)
     device = compute_device(start.config.run.device)
-    leave_memory_to_others(device)
-    with ranks.to_its_end():
+    limit_gpu_memory(device)
+    with ranks.must_succeed():
         roles = PolicyRoles(start.policy, device=device, serve_dtype=start.serve_dtype)
         if roles.shared_passes is not None:
             roles.shared_passes.require_adapter()

@@ -18,7 +18,7 @@ from trainer.ppo.advantages import (
     token_rewards,
     whiten,
 )
-from trainer.ppo.exchange import of_all_ranks
+from trainer.ppo.exchange import experience_of_all_ranks
 from trainer.ppo.experience import Experience, MiniBatch, flat, require_finite, unequal_groups
 from trainer.ppo.kl import kl_estimate
 from trainer.ppo.losses import importance_weights, sequence_mask
@@ -67,7 +67,7 @@ def make_experience(
         )
         for indices in chosen
     ]
-    mini_batches = of_all_ranks(
+    mini_batches = experience_of_all_ranks(
         planned,
         partial(_experience, roles, config, kl_coef=kl_coef),
         ranks,

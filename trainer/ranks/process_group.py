@@ -154,7 +154,7 @@ class Ranks:
             raise found from error
 
     @contextmanager
-    def to_its_end(self) -> Iterator[None]:
+    def must_succeed(self) -> Iterator[None]:
         """A block that all ranks run once; if it fails on this rank, the ranks cannot go on together."""
         try:
             yield

@@ -90,7 +90,7 @@ def read_best(run_folder: Path) -> Best | None:
         raise CheckpointError(f"{path}: {error.errors()[0]['msg']}{_REMOVE}") from None
 
 
-def pass_over_damaged_best(run_folder: Path, say: Callable[[str], None]) -> None:
+def skip_damaged_best(run_folder: Path, say: Callable[[str], None]) -> None:
     """Put a damaged ``checkpoints/best.json`` aside: the next evaluation is then the best so far.
 
     Args:

@@ -38,7 +38,9 @@ def require_agreement(member: Member, status: ServerStatus, other: Member) -> No
             )
 
 
-def together(statuses: Sequence[ServerStatus], boot_id: str, next_version: int) -> ServerStatus:
+def combined_status(
+    statuses: Sequence[ServerStatus], boot_id: str, next_version: int
+) -> ServerStatus:
     """One status for several servers: the limits that each of them allows, and the versions that all of them hold.
 
     Args:

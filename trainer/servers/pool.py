@@ -18,7 +18,7 @@ from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ServerStatu
 from trainer.client.protocol import GreedyPrompt, InferenceServer, TextCompletion
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, TrainerError
 from trainer.rollouts.groups import ServedGroup
-from trainer.servers.agreement import together
+from trainer.servers.agreement import combined_status
 from trainer.servers.dispatch import Dispatcher
 from trainer.servers.first_answers import first_answers
 from trainer.servers.member import GivenVersions, Member, looked_up
@@ -113,7 +113,7 @@ class ServerPool:
             # For a server that is late, its last status is used.
             if up := [m.found for m in members if m.is_up and m.found is not None]:
                 found = [m.found for m in self._members if m.found is not None]
-                return together(up, _BOOT_ID, max(status.next_version for status in found))
+                return combined_status(up, _BOOT_ID, max(status.next_version for status in found))
 
     async def generate(self, request: ArmsRequest, *, only: Member | None = None) -> ArmsResponse:
         """A group of arms for each question of a request, all from one server."""

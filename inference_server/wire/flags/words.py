@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-ALSO_CALLED: Mapping[str, str] = {
+OTHER_NAMES: Mapping[str, str] = {
     "policy.base_model": "model_name_or_path model_path",
     "policy.lora_rank": "lora_r r",
     "policy.target_modules": "lora_target_modules",
@@ -59,10 +59,10 @@ _NOTES: Mapping[str, str] = {
 """Remarks on what differs here, by the last part of our key."""
 
 
-def meant_elsewhere(key: str, keys: Collection[str]) -> str:
+def key_of_other_name(key: str, keys: Collection[str]) -> str:
     """``; did you mean …?`` with our key for another library's name; empty if the program has no such key."""
     name = key.rpartition(".")[2]
     ours = next(
-        (own for own, words in ALSO_CALLED.items() if own in keys and name in words.split()), ""
+        (own for own, words in OTHER_NAMES.items() if own in keys and name in words.split()), ""
     )
     return f"; did you mean {ours}{_NOTES.get(ours.rpartition('.')[2], '')}?" if ours else ""

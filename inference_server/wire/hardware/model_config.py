@@ -51,7 +51,7 @@ class DeltaNet:
         return matrices + self.channels * max(0, self.taps - 1) * bytes_per_number
 
 
-def why_not_text_alone(config: Mapping[str, Any], name: str) -> str | None:
+def why_not_text_only(config: Mapping[str, Any], name: str) -> str | None:
     """Why a model of text and images cannot be a policy's base; None for a text-only model.
 
     Transformers loads only its language model, but vLLM loads the whole model, whose layers have other names: an

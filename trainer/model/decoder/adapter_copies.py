@@ -53,7 +53,7 @@ class AdapterCopies:
         """Look up the masters.
 
         Args:
-            groups: Groups of layers that share an input, in the order in which `of_pass` returns their copies.
+            groups: Groups of layers that share an input, in the order in which `for_pass` returns their copies.
             num_rows: R of each group.
             role: The adapter's name.
             dtype: The base's dtype.
@@ -78,7 +78,7 @@ class AdapterCopies:
             self._parts += [(part, columns) for part in [*ranks, rows - sum(ranks)]]
             self._is_a += [*(True for _ in ranks), False]
 
-    def of_pass(self) -> list[Adapter | None]:
+    def for_pass(self) -> list[Adapter | None]:
         """Make a pass's copies, one `Adapter` for each group of layers; None for a group without adapters."""
         if not self.a:
             return [None] * len(self._has_adapter)

@@ -17,7 +17,7 @@ from trainer.model.kernels.triton_modules import triton_module
 def swiglu(gate_up: Tensor, num_free: int) -> Tensor:
     """[T, I + num_free] ``silu(gate) · up`` from [T, 2·I]; only this input is saved for the backward pass.
 
-    The last ``num_free`` columns are not set; see `RMSNorm.beside`.
+    The last ``num_free`` columns are not set; see `RMSNorm.with_residual`.
     """
     out: Tensor = _SwiGLU.apply(gate_up, num_free)  # type: ignore[no-untyped-call]
     return out

@@ -89,7 +89,7 @@ class Decoder:
             adapted, num_rows = zip(*((g.adapted, g.num_low) for g in groups), strict=True)
             dtype = groups[0].weight.dtype
             self._copies[role] = AdapterCopies(adapted, num_rows, role, dtype)
-        copies = self._copies[role].of_pass()
+        copies = self._copies[role].for_pass()
         embedded = self._body.embed_tokens(token_ids)
         cos, sin = (t.unsqueeze(2) for t in self._body.rotary_emb(embedded, position_ids))
         low, high = sin.chunk(2, dim=-1)
@@ -177,7 +177,7 @@ def _hidden(
     layer: _Layer, adapters: Sequence[Adapter | None], shared: _Pass, hidden: Tensor
 ) -> Tensor:
     """[T, H] the hidden states after a layer."""
-    normed, hidden = layer.before_attention.beside(hidden, layer.qkv.num_free)
+    normed, hidden = layer.before_attention.with_residual(hidden, layer.qkv.num_free)
     qkv = layer.qkv(normed, adapters[0])
     num_rows, width, _, head_dim = shared.cos.shape
     heads = qkv.view(num_rows, width, -1, head_dim)
@@ -189,6 +189,6 @@ def _hidden(
     q, k, v = attention_heads(heads, values, shared.cos, shared.sin, num_heads)
     attended = row_attention(q, k, v, shared.blocks, layer.scale)
     hidden = layer.o(attended.transpose(1, 2).reshape(len(hidden), -1), adapters[1], hidden)
-    normed, hidden = layer.before_mlp.beside(hidden, layer.gate_up.num_free)
+    normed, hidden = layer.before_mlp.with_residual(hidden, layer.gate_up.num_free)
     gate_up = layer.gate_up(normed, adapters[2])
     return layer.down(swiglu(gate_up, layer.down.num_free), adapters[3], hidden)

@@ -35,7 +35,7 @@ class RMSNorm:
         out: Tensor = _RMSNorm.apply(x, self, 0)[0]  # type: ignore[no-untyped-call]
         return out
 
-    def beside(self, hidden: Tensor, num_free: int) -> tuple[Tensor, Tensor]:
+    def with_residual(self, hidden: Tensor, num_free: int) -> tuple[Tensor, Tensor]:
         """The norm's output, and its input for the residual connection, so that backward adds the two gradients.
 
         Args:
@@ -54,7 +54,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: RMSNorm, num_free: int) -> tuple[Tensor, Tensor]:
-        """Normalise [..., H]; see `RMSNorm.beside`."""
+        """Normalise [..., H]; see `RMSNorm.with_residual`."""
         ctx.norm = norm
         ctx.set_materialize_grads(False)
         width = x.shape[-1]

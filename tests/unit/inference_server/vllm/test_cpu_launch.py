@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inference_server.vllm.cpu_launch import num_workers, settle_on_cpu
+from inference_server.vllm.cpu_launch import adjust_for_cpu, num_workers
 from inference_server.wire.hardware.cpu import KV_CACHE_VARIABLE
 from inference_server.wire.settings_errors import SettingsError
 
@@ -58,31 +58,31 @@ def test_layers_with_a_state_need_no_prefix_cache_and_the_delta_rule_16_bits(
     config: dict[str, Any], given: tuple[str, ...], dtype: str, caches_prefixes: bool
 ) -> None:
     args = arguments()
-    settle_on_cpu(args, config, given)
+    adjust_for_cpu(args, config, given)
     assert (args.dtype, args.enable_prefix_caching) == (dtype, caches_prefixes)
 
 
 def test_the_cache_is_sized_by_the_model_unless_the_user_did() -> None:
     args = arguments(max_model_len=448, max_num_seqs=2)
-    settle_on_cpu(args, PLAIN, ())
+    adjust_for_cpu(args, PLAIN, ())
     # Two layers' keys and values of 64 numbers in float32, for 448 tokens and two blocks.
     assert args.kv_cache_memory_bytes == 2 * 512 * (2 * 2 * 64 * 4)
     given = arguments(kv_cache_memory_bytes=5)
-    settle_on_cpu(given, PLAIN, ())
+    adjust_for_cpu(given, PLAIN, ())
     assert given.kv_cache_memory_bytes == 5
     assert not os.environ[KV_CACHE_VARIABLE]
 
 
 def test_a_model_of_unknown_shape_has_a_cache_of_one_gib() -> None:
     args = arguments()
-    settle_on_cpu(args, {"max_position_embeddings": 512}, ())
+    adjust_for_cpu(args, {"max_position_embeddings": 512}, ())
     assert args.kv_cache_memory_bytes is None
     assert os.environ[KV_CACHE_VARIABLE] == "1"
 
 
 def test_what_works_on_a_gpu_alone_is_refused() -> None:
     with pytest.raises(SettingsError, match="--fully-sharded-loras"):
-        settle_on_cpu(arguments(fully_sharded_loras=True), PLAIN, ())
+        adjust_for_cpu(arguments(fully_sharded_loras=True), PLAIN, ())
 
 
 @pytest.mark.parametrize(("sizes", "workers"), [((1, 1, 1), 1), ((2, 1, 3), 6), ((0, 1, 1), 1)])

@@ -44,13 +44,13 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_cache_is_what_the_doctors_plan_says(served: Path) -> None:
     from inference_server.settings import Settings
-    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.vllm.gpu_launch import adjust_for_gpu
     from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
     from trainer.doctor.memory_plan import plan_memory
     from trainer.doctor.model_shape import read_shape
 
     args = arguments(served)
-    settle_on_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), [])
+    adjust_for_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), [])
     shape = read_shape(str(served), PolicyConfig().target_modules)
     serve = ServeConfig(gpu_memory_utilization=0.45, max_model_len=4096)
     plan = plan_memory(shape, TrainConfig(), serve, card_bytes=80 * GIB, on_gpu=True)
@@ -63,22 +63,22 @@ def test_the_cache_is_what_the_doctors_plan_says(served: Path) -> None:
 
 def test_the_share_is_one_thing_as_a_flag_and_as_a_setting(served: Path) -> None:
     from inference_server.settings import Settings
-    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.vllm.gpu_launch import adjust_for_gpu
 
     by_flag, by_setting = arguments(served), arguments(served)
-    settle_on_gpu(by_flag, Settings(model=str(served)), ["--gpu-memory-utilization", "0.45"])
-    settle_on_gpu(by_setting, Settings(model=str(served), gpu_memory_utilization=0.45), [])
+    adjust_for_gpu(by_flag, Settings(model=str(served)), ["--gpu-memory-utilization", "0.45"])
+    adjust_for_gpu(by_setting, Settings(model=str(served), gpu_memory_utilization=0.45), [])
     assert by_flag.kv_cache_memory_bytes == by_setting.kv_cache_memory_bytes > 0
     assert by_flag.gpu_memory_utilization == by_setting.gpu_memory_utilization
 
 
 def test_a_model_that_names_its_sizes_otherwise_is_left_to_vllm(served: Path) -> None:
     from inference_server.settings import Settings
-    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.vllm.gpu_launch import adjust_for_gpu
 
     GPT2Config().save_pretrained(served)
     args = arguments(served, max_model_len=None)
-    settle_on_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), [])
+    adjust_for_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), [])
     assert args.kv_cache_memory_bytes is None
 
 
@@ -94,10 +94,10 @@ def test_what_the_user_gives_or_the_plan_does_not_know_is_left_to_vllm(
     given: list[str], changes: dict[str, object], served: Path
 ) -> None:
     from inference_server.settings import Settings
-    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.vllm.gpu_launch import adjust_for_gpu
 
     args = arguments(served, **changes)
-    settle_on_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), given)
+    adjust_for_gpu(args, Settings(model=str(served), gpu_memory_utilization=0.45), given)
     assert args.kv_cache_memory_bytes == changes.get("kv_cache_memory_bytes")
 
 
@@ -112,12 +112,12 @@ def test_a_cache_without_room_for_one_sequence_is_refused(
     changes: dict[str, object], leaves: str, served: Path
 ) -> None:
     from inference_server.settings import Settings
-    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.vllm.gpu_launch import adjust_for_gpu
     from inference_server.wire.settings_errors import SettingsError
 
     settings = Settings(model=str(served), gpu_memory_utilization=0.45)
     with pytest.raises(SettingsError, match=r"lower serve\.max_model_len") as refused:
-        settle_on_gpu(arguments(served, **changes), settings, [])
+        adjust_for_gpu(arguments(served, **changes), settings, [])
     assert leaves in str(refused.value)
 
 
@@ -126,18 +126,18 @@ def test_a_cache_without_room_for_one_sequence_is_refused(
 )
 def test_graphs_that_the_user_chooses_stay(given: list[str], served: Path) -> None:
     from inference_server.settings import Settings
-    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.vllm.gpu_launch import adjust_for_gpu
 
     args = arguments(served)
-    settle_on_gpu(args, Settings(model=str(served)), given)
+    adjust_for_gpu(args, Settings(model=str(served)), given)
     assert args.cudagraph_capture_sizes is None
     assert args.kv_cache_memory_bytes is None
 
 
 def test_float32_is_refused_before_the_engine_starts(served: Path) -> None:
     from inference_server.settings import Settings
-    from inference_server.vllm.gpu_launch import settle_on_gpu
+    from inference_server.vllm.gpu_launch import adjust_for_gpu
     from inference_server.wire.settings_errors import SettingsError
 
     with pytest.raises(SettingsError, match="--dtype float32: vLLM's LoRA kernels"):
-        settle_on_gpu(arguments(served, dtype="float32"), Settings(model=str(served)), [])
+        adjust_for_gpu(arguments(served, dtype="float32"), Settings(model=str(served)), [])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from regime_w.algebra.equations import parts, say_the_same
+from regime_w.algebra.equations import are_equivalent, parts
 from regime_w.answer_types.mathematics import Mathematics
 from tests.unit.math_library import needs_library
 
@@ -150,7 +150,7 @@ def test_an_equation_that_is_not_understood_equals_none_that_has_no_solution() -
         asked.append((answer, gold))
         return True
 
-    assert not say_the_same("x, y = 3", "x, y = 4", verify, verify)
+    assert not are_equivalent("x, y = 3", "x, y = 4", verify, verify)
     assert asked == [("x, y = 3", "x, y = 4"), ("x, y = 3", "1 = 0")]
-    assert say_the_same("2x = 3", "3 = 2x", verify, verify)
-    assert not say_the_same("2x = 3", "x = 3", verify, verify)
+    assert are_equivalent("2x = 3", "3 = 2x", verify, verify)
+    assert not are_equivalent("2x = 3", "x = 3", verify, verify)

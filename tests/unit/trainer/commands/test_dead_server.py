@@ -37,5 +37,5 @@ def test_doctor_does_not_wait_for_a_dead_server(dead: ServerConfig) -> None:
 
 
 def test_a_shorter_patience_is_kept() -> None:
-    assert ServerConfig(give_up_after_s=1).while_somebody_waits().give_up_after_s == 1
-    assert ServerConfig().while_somebody_waits().give_up_after_s == server_config.PATIENCE_S
+    assert ServerConfig(give_up_after_s=1).for_terminal().give_up_after_s == 1
+    assert ServerConfig().for_terminal().give_up_after_s == server_config.PATIENCE_S

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from inference_server.settings import Settings, read_settings
-from inference_server.wire.flags.words import ALSO_CALLED
+from inference_server.wire.flags.words import OTHER_NAMES
 from inference_server.wire.settings_errors import SettingsError, got, known_keys
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms
 from trainer.cli import COMMANDS
@@ -621,7 +621,7 @@ def test_what_is_wrong_in_a_flag_names_the_flag(
 
 def test_settings_that_others_name_otherwise_are_there() -> None:
     there_are = {key for command in COMMANDS.values() for key in known_keys(command.config)}
-    assert set(ALSO_CALLED) <= there_are | set(known_keys(Settings))
+    assert set(OTHER_NAMES) <= there_are | set(known_keys(Settings))
 
 
 @pytest.mark.parametrize("advantage", ["rloo", "grpo"])

@@ -9,7 +9,7 @@ import pytest
 from trainer.config.sections import EvaluationConfig, RunConfig, TrainConfig
 from trainer.console.tracking import METRICS_FILE, Tracker, read_metrics
 from trainer.errors import DataError, TrainerError, UsageError
-from trainer.evaluation.as_trained import as_trained
+from trainer.evaluation.training_settings import with_training_settings
 from trainer.io.adapter_settings import adapter_prompt_format, kept_dtype, training_data
 from trainer.io.jsonl import read_lines
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, read_run_config
@@ -113,7 +113,7 @@ DAMAGED = {
 COMMANDS: dict[str, Callable[[Path], object]] = {
     "report": read_run,
     "replay": read_run_config,
-    "eval": lambda run: as_trained(EvaluationConfig(models=(f"A={run}",))),
+    "eval": lambda run: with_training_settings(EvaluationConfig(models=(f"A={run}",))),
     "eval's training data": lambda run: training_data(run / "adapters/policy-000001"),
     "train": lambda run: run_as_begun(TrainConfig(run=RunConfig(folder=run)), print),
     "train from it": lambda run: adapter_prompt_format(run / "start"),
@@ -148,7 +148,7 @@ def test_sections_that_are_none_say_nothing_of_an_adapter(text: str, tmp_path: P
         (adapter / name).touch()
     (tmp_path / CONFIG_FILE).write_text(text)
     config = EvaluationConfig(models=(f"A={adapter}",))
-    assert as_trained(config) == (config, None)
+    assert with_training_settings(config) == (config, None)
     assert training_data(adapter) is None
 
 

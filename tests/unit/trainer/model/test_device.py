@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from trainer.model.device import gathered, leave_memory_to_others, set_product_precision
+from trainer.model.device import gathered, limit_gpu_memory, set_product_precision
 from trainer.model.head import scalars
 
 
@@ -18,7 +18,7 @@ def test_the_trainer_keeps_to_what_the_server_leaves(
     capped: list[float] = []
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (44, 80))
     monkeypatch.setattr("torch.cuda.set_per_process_memory_fraction", capped.append)
-    leave_memory_to_others(torch.device(device))
+    limit_gpu_memory(torch.device(device))
     assert capped == pytest.approx(fractions)
 
 

@@ -124,7 +124,7 @@ def test_what_fails_before_the_first_step_is_told_as_what_it_is(size: int) -> No
     with (
         pytest.raises(UsageError, match="no tensor called"),
         leading(ranks),
-        ranks.to_its_end(),
+        ranks.must_succeed(),
     ):
         raise UsageError("no tensor called x")
     assert ranks.is_lost == (size > 1)

@@ -24,9 +24,9 @@ from trainer.run_state.checkpoint import (
     checkpoint_folders,
     load_checkpoint,
     newest_checkpoint,
-    pass_over_damaged_best,
     read_best,
     save_checkpoint,
+    skip_damaged_best,
     step_of,
     write_best,
 )
@@ -484,7 +484,7 @@ def test_a_damaged_best_file_is_an_error_that_names_it(text: str, tmp_path: Path
     assert "\n" not in str(caught.value)
     said: list[str] = []
     for _ in range(2):
-        pass_over_damaged_best(tmp_path, said.append)
+        skip_damaged_best(tmp_path, said.append)
     (line,) = said
     assert line.startswith(f"{path}: ")
     assert "best.json.damaged" in line

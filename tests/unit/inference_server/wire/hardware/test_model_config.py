@@ -12,7 +12,7 @@ from inference_server.wire.hardware.model_config import (
     carries_state,
     context_tokens,
     state_bytes_per_sequence,
-    why_not_text_alone,
+    why_not_text_only,
 )
 
 QWEN3_5_2B: dict[str, Any] = {
@@ -118,7 +118,7 @@ def test_the_cache_has_room_for_the_states_of_all_sequences() -> None:
 
 
 def test_a_model_of_more_than_text_is_told_how_to_write_its_language_model() -> None:
-    reason = why_not_text_alone({"text_config": {}, "model_type": "some"}, "owner/some")
+    reason = why_not_text_only({"text_config": {}, "model_type": "some"}, "owner/some")
     assert reason is not None
     assert reason.startswith("a model of more than text (some)")
     assert "text-model owner/some --output DIR" in reason
@@ -126,7 +126,7 @@ def test_a_model_of_more_than_text_is_told_how_to_write_its_language_model() -> 
 
 @pytest.mark.parametrize("config", [{}, {"text_config": None}, LFM2])
 def test_a_model_of_text_alone_has_no_reason(config: dict[str, Any]) -> None:
-    assert why_not_text_alone(config, "owner/some") is None
+    assert why_not_text_only(config, "owner/some") is None
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ _SHOWN_COLUMNS = 20
 _MISSING = object()
 
 
-def placed(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
+def named_fields(shape: RecordShape, row: Mapping[str, Any]) -> dict[str, Any]:
     """A row with its question, answer and choices under the names that its shape gives them.
 
     Raises:

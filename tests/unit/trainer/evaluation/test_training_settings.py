@@ -15,7 +15,7 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.errors import UsageError
-from trainer.evaluation.as_trained import as_trained
+from trainer.evaluation.training_settings import with_training_settings
 from trainer.io.kept_settings import CONFIG_FILE, as_toml, settings_beside
 
 OLD_RUN = Path(__file__).parents[3] / "fixtures/verdict/improves" / CONFIG_FILE
@@ -46,7 +46,7 @@ def asked(*models: Path | str, **given: Any) -> EvaluationConfig:
 @pytest.mark.parametrize("of_the_run", ["", "adapters/policy-000003"])
 def test_a_run_is_asked_as_it_was_trained(of_the_run: str, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
-    config, line = as_trained(asked("base", run / of_the_run))
+    config, line = with_training_settings(asked("base", run / of_the_run))
     assert (config.arms, config.prompt_format, config.stop) == ((SOLO,), "chat", ("\n\n",))
     assert (config.max_tokens, config.greedy_arm) == (64, SOLO)
     assert line is not None
@@ -59,8 +59,8 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
     given = {"max_tokens": 7, "prompt_format": "plain", "arms": build_all_arms(), "stop": ()}
     config = asked(run, **given)
-    assert as_trained(config) == (config, None)
-    config, line = as_trained(asked(run, max_tokens=7))
+    assert with_training_settings(config) == (config, None)
+    config, line = with_training_settings(asked(run, max_tokens=7))
     assert config.max_tokens == 7
     assert line is not None
     assert "max_tokens" not in line
@@ -69,7 +69,7 @@ def test_what_is_given_stays(tmp_path: Path) -> None:
 def test_a_run_from_before_chat_prompts_is_asked_with_plain_ones(tmp_path: Path) -> None:
     adapter(tmp_path / "adapters/policy-000003")
     shutil.copy(OLD_RUN, tmp_path / CONFIG_FILE)
-    config, line = as_trained(asked(tmp_path))
+    config, line = with_training_settings(asked(tmp_path))
     assert (config.prompt_format, config.arms) == ("plain", build_all_arms())
     assert line is not None
     assert "prompt_format plain" in line
@@ -78,18 +78,18 @@ def test_a_run_from_before_chat_prompts_is_asked_with_plain_ones(tmp_path: Path)
 def test_an_sft_says_its_prompts_alone(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "sft")
     (folder / CONFIG_FILE).write_text(as_toml(SFTRunConfig(prompt_format="chat", arms=(SOLO,))))
-    config, _ = as_trained(asked("base", folder))
+    config, _ = with_training_settings(asked("base", folder))
     assert (config.prompt_format, config.greedy_arm, config.max_tokens) == ("chat", SOLO, 256)
     # Beside a run with the same prompts, the run's other settings hold.
-    config, _ = as_trained(asked("base", folder, run_folder(tmp_path / "run")))
+    config, _ = with_training_settings(asked("base", folder, run_folder(tmp_path / "run")))
     assert config.max_tokens == 64
 
 
 def test_runs_that_were_asked_otherwise_need_a_word(tmp_path: Path) -> None:
     runs = run_folder(tmp_path / "a"), run_folder(tmp_path / "b", prompt_format="plain")
     with pytest.raises(UsageError, match=r"prompt_format: .*chat.*plain.*--prompt_format"):
-        as_trained(asked(*runs))
-    config, _ = as_trained(asked(*runs, prompt_format="chat"))
+        with_training_settings(asked(*runs))
+    config, _ = with_training_settings(asked(*runs, prompt_format="chat"))
     assert config.prompt_format == "chat"
 
 
@@ -98,13 +98,13 @@ def test_runs_whose_arms_differ_in_sampling_alone_are_asked_greedily_alike(tmp_p
         run_folder(tmp_path / name, arms=[SOLO.model_copy(update={"temperature": temperature})])
         for name, temperature in (("a", 0.7), ("b", 1.0))
     ]
-    config, _ = as_trained(asked(*runs))
+    config, _ = with_training_settings(asked(*runs))
     assert [arm.name for arm in config.arms] == ["solo"]
     with pytest.raises(UsageError, match=r"arms: .*solo \(temperature 0.7.*solo \(temperature 1,"):
-        as_trained(asked(*runs, samples_per_arm=1))
+        with_training_settings(asked(*runs, samples_per_arm=1))
     other = run_folder(tmp_path / "c", arms=[SOLO.model_copy(update={"system_prompt": "Think."})])
     with pytest.raises(UsageError, match="arms: "):
-        as_trained(asked(runs[0], other))
+        with_training_settings(asked(runs[0], other))
 
 
 MATH = {"source": "a.jsonl", "evaluation_source": "b.jsonl", "question": "problem"} | {
@@ -119,7 +119,7 @@ def test_a_run_is_asked_its_own_held_out_questions(tmp_path: Path) -> None:
     other = SFTRunConfig.model_validate({"arms": (SOLO,), "data": {"source": "c.jsonl"}})
     (sft / CONFIG_FILE).write_text(as_toml(other))
     # What the SFT learned from is not the run's.
-    config, line = as_trained(asked(sft, run, prompt_format="chat"))
+    config, line = with_training_settings(asked(sft, run, prompt_format="chat"))
     assert (config.data, config.data_question, config.data_answer) == (
         *("b.jsonl", "problem", "solution"),
     )
@@ -127,18 +127,18 @@ def test_a_run_is_asked_its_own_held_out_questions(tmp_path: Path) -> None:
     assert line is not None
     assert "data b.jsonl" in line
     # Other questions have columns of their own.
-    config, _ = as_trained(asked(run, data="word-problems"))
+    config, _ = with_training_settings(asked(run, data="word-problems"))
     assert (config.data, config.data_answer_type) == ("word-problems", "number")
 
 
 def test_models_that_name_no_held_out_questions_are_not_asked_built_in_ones(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", {"source": "a.jsonl"})
     with pytest.raises(UsageError, match=r"data: .*run was trained on a\.jsonl, .*--data"):
-        as_trained(asked(run))
-    assert as_trained(asked(run, data="word-problems"))[0].data == "word-problems"
+        with_training_settings(asked(run))
+    assert with_training_settings(asked(run, data="word-problems"))[0].data == "word-problems"
     runs = run_folder(tmp_path / "b", MATH), run_folder(tmp_path / "c")
     with pytest.raises(UsageError, match=r"data: .*b\.jsonl.*word-problems; say with --data"):
-        as_trained(asked(*runs))
+        with_training_settings(asked(*runs))
 
 
 def test_a_run_from_collected_rollouts_is_asked_what_they_hold_out(tmp_path: Path) -> None:
@@ -150,18 +150,21 @@ def test_a_run_from_collected_rollouts_is_asked_what_they_hold_out(tmp_path: Pat
     with pytest.raises(
         UsageError, match=r"offline was trained on .*rollouts.jsonl, and no settings"
     ):
-        as_trained(asked(folder))
-    assert as_trained(asked(folder, data="word-problems"))[0].data == "word-problems"
-    assert as_trained(asked(folder, run_folder(tmp_path / "run", MATH)))[0].data == "b.jsonl"
+        with_training_settings(asked(folder))
+    assert with_training_settings(asked(folder, data="word-problems"))[0].data == "word-problems"
+    assert (
+        with_training_settings(asked(folder, run_folder(tmp_path / "run", MATH)))[0].data
+        == "b.jsonl"
+    )
     collected = settings_beside(rollouts)
     for data in (MATH, {"source": "a.jsonl"}):
         collected.write_text(as_toml(CollectConfig.model_validate({"data": data})))
         if data is MATH:
-            config, _ = as_trained(asked(folder))
+            config, _ = with_training_settings(asked(folder))
             assert (config.data, config.data_question) == ("b.jsonl", "problem")
         else:
             with pytest.raises(UsageError, match=r"offline was trained on a\.jsonl, .*--data"):
-                as_trained(asked(folder))
+                with_training_settings(asked(folder))
 
 
 def test_a_run_from_another_run_s_rollouts_is_asked_what_that_one_holds_out(tmp_path: Path) -> None:
@@ -169,11 +172,11 @@ def test_a_run_from_another_run_s_rollouts_is_asked_what_that_one_holds_out(tmp_
     folder = adapter(tmp_path / "offline/adapters/policy-000003").parents[1]
     offline = OfflineRunConfig.model_validate({"rollout": ROLLOUT, "rollouts": rollouts})
     (folder / CONFIG_FILE).write_text(as_toml(offline))
-    assert as_trained(asked(folder))[0].data == "b.jsonl"
+    assert with_training_settings(asked(folder))[0].data == "b.jsonl"
 
 
 def test_adapters_that_say_nothing_change_nothing(tmp_path: Path) -> None:
     folder = adapter(tmp_path / "elsewhere/adapter")
     (folder / CONFIG_FILE).write_text("not TOML [")
     config = asked("base", folder)
-    assert as_trained(config) == (config, None)
+    assert with_training_settings(config) == (config, None)

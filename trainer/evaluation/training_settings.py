@@ -24,7 +24,7 @@ _DATA = {
 """Keys of the evaluation's data settings, to the attributes of a run's `DataConfig`."""
 
 
-def as_trained(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
+def with_training_settings(config: EvaluationConfig) -> tuple[EvaluationConfig, str | None]:
     """The evaluation with the data, arms, prompt format, stop strings and length of the models' own training.
 
     A key that the evaluation was given by a flag, a variable or a file stays as it is. If ``data`` was given, its
