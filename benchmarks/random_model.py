@@ -1,10 +1,10 @@
-"""A folder with a preset's shape of model, random weights and a tokenizer: server and trainer without a download.
+"""Write a model of a preset's shape with random weights and a tokenizer, to run server and trainer without a download.
 
     python -m benchmarks.random_model --shape 1.5b --output models/random-1.5b --device cuda
 
-Questions and answers are tokenized as the tiny model's; the rest of the vocabulary is words `<t512>`, `<t513>`,
-and so on, so that every sampled token has a text. What it generates means nothing, and costs what the real
-model's tokens cost.
+The tokenizer splits questions and answers as the tiny model's does; the rest of the vocabulary consists of the words
+`<t512>`, `<t513>` and so on, so that every sampled token has a text. The generated text is meaningless, but its tokens
+cost as much as the real model's.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from trainer.io.durable import whole_folder
 
 SHAPES = {"1.5b": PRESETS["gsm8k_a100"], "8b": PRESETS["gsm8k_a100_8b"]}
 SHARPNESS = 8.0
-"""Weight of the last norm. With 1, random weights give nearly uniform distributions, whose nuclei are thousands
-of tokens; with it they are as small as a trained model's."""
+"""Weight of the last norm. With a weight of 1, random weights give nearly uniform distributions, whose nuclei have
+thousands of tokens; with this weight the nuclei are as small as a trained model's."""
 _NUM_WORDS, _MAX_LENGTH_TOKENS = 512, 32_768
 
 
@@ -34,7 +34,7 @@ def main() -> int:
         description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("--shape", choices=SHAPES, default="1.5b", help="[%(default)s]")
-    parser.add_argument("--output", type=Path, required=True, help="the folder to make")
+    parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cpu", help="[%(default)s]")
     arguments = parser.parse_args()
     prepare_environment()
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def random_base(shape: PretrainedConfig, device: torch.device) -> Any:
-    """A frozen model of that shape in bfloat16, the same for each call on a device."""
+    """A frozen bfloat16 model of that shape; every call on the same device gives the same weights."""
     torch.manual_seed(0)
     with device:
         base = AutoModelForCausalLM.from_config(shape, dtype=torch.bfloat16)
@@ -55,7 +55,7 @@ def random_base(shape: PretrainedConfig, device: torch.device) -> Any:
 
 
 def write_random_model(output: Path, shape: PretrainedConfig, device: torch.device) -> None:
-    """Weights, configuration and tokenizer, whole or not at all."""
+    """Write weights, configuration and tokenizer: the whole folder or none."""
     tokenizer = train_tokenizer(vocab_size=_NUM_WORDS, max_length_tokens=_MAX_LENGTH_TOKENS)
     base = random_base(shape, device)
     for config in (base.config, base.generation_config):

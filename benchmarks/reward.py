@@ -1,4 +1,4 @@
-"""How fast the reward is: groups a second by words and arms, answer extraction by length of text.
+"""Speed of the reward: groups per second by number of words and arms, and answer extraction by length of text.
 
 Run it alone: ``python -m benchmarks.reward``. Everything runs on one core; each row is the median of
 several repetitions with their spread.
@@ -19,7 +19,7 @@ MIN_REPETITION_S = 0.2
 
 
 def seconds(call: Callable[[], object]) -> tuple[float, float]:
-    """Median seconds a call, and the spread (largest - smallest) as a share of it."""
+    """Median seconds per call, and the spread (largest - smallest) as a share of the median."""
     num_calls = 1
     while True:
         started = time.perf_counter()
@@ -40,7 +40,7 @@ def seconds(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def solution(rng: random.Random, num_words: int) -> str:
-    """Worked steps of some fifteen words each, as instruct models write them."""
+    """Worked steps of about fifteen words each, as instruct models write them."""
     lines, words, total = [], 0, rng.randint(2, 60)
     while words < num_words - 15:
         number = rng.randint(2, 40)
@@ -62,7 +62,7 @@ def group(num_arms: int, num_words: int) -> list[ArmOutput]:
 
 
 def score(texts: list[tuple[str, str]]) -> object:
-    """What the trainer does with a group: read the answers, score, reward."""
+    """Do what the trainer does with a group: read the answers, score and reward them."""
     outputs = [ArmOutput.from_text(name, text) for name, text in texts]
     return reward_group(outputs, "#### 7")
 

@@ -1,13 +1,13 @@
-"""Held-out accuracy against wall time, for the ways to credit and to compare; see benchmarks/README.md.
+"""Held-out accuracy against wall time for credit rules, advantage estimators and other settings; see benchmarks/README.md.
 
-Every row is a run of deploy/configs/demo.toml with a setting or two changed, for some seeds (of questions, shuffles,
-sampling and torch), all from one SFT adapter. Rows take turns within a seed, on one server. Every version
-is evaluated once all runs are over; the time is the training loop's own. Runs that are there already
-are not repeated, so the whole can be measured in parts:
+Each row of the table stands for runs of deploy/configs/demo.toml with a few settings changed, one run for each seed (of
+questions, shuffles, sampling and torch). All runs start from one SFT adapter and share one server; for each seed the
+rows run one after another. The versions are evaluated once all runs are over; only the training loop's own time counts.
+Runs that exist already are not repeated, so the benchmark can be run in parts:
 
     python -m benchmarks.learning --seeds 0
     python -m benchmarks.learning --seeds 1 2
-    python -m benchmarks.learning --seeds 0 1 2    # the table and the picture of all
+    python -m benchmarks.learning --seeds 0 1 2    # the table and the plot of all runs
 """
 
 import argparse
@@ -30,7 +30,7 @@ from trainer.console.environment import prepare_environment
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        # A folder's program would call itself __main__.py.
+        # By default the usage line would say __main__.py.
         prog="python -m benchmarks.learning",
         description=(__doc__ or "").splitlines()[0],
         allow_abbrev=False,
@@ -40,9 +40,11 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, default=BUILT_IN, help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
-    parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
-    parser.add_argument("--plot", type=Path, help="where the picture goes [FOLDER/learning.svg]")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="per run [%(default)s]")
+    parser.add_argument(
+        "--questions", type=int, default=400, help="held-out questions [%(default)s]"
+    )
+    parser.add_argument("--plot", type=Path, help="file of the plot [FOLDER/learning.svg]")
     arguments = parser.parse_args()
     prepare_environment()
     folder = folder_of_runs(parser, arguments, "model", "task", "steps", "questions")

@@ -1,9 +1,10 @@
-"""What the coherence reward, counterfactual pairs, families and temperatures do; see benchmarks/README.md.
+"""Effects of the coherence reward, counterfactual pairs, arm families and temperatures; see benchmarks/README.md.
 
-Rows are runs of deploy/configs/demo.toml on the three-step task with a setting or two changed, all from one SFT
-adapter, for some seeds. Of each run's last version the exploring arms are sampled once for every held-out question:
-the share of right completions, the questions that one arm of eight solves (pass@8), how many different ways lead to
-their answers, and the accuracy at temperature 0. Runs that are there already are not repeated.
+Each row of the table stands for runs of deploy/configs/demo.toml on the three-step task with a few settings changed, one
+run for each seed, all from one SFT adapter. The last version of each run answers every held-out question once with each
+of the eight exploring arms, and once at temperature 0. The table shows the accuracy at temperature 0, the share of
+correct completions, the share of questions that at least one of the eight arms solves (pass@8), the number of different
+ways to the answer, and how far the arms agree. Runs that exist already are not repeated.
 """
 
 import argparse
@@ -57,7 +58,7 @@ ROWS: Mapping[str, tuple[str, ...]] = {
     "one family": _arms(*_EXPLORING[:4], samples=2),
     "one arm at T = 1, coherence 0": (*_arms(_WARM[0], samples=8), *NO_COHERENCE),
     "the recipe's arms": ("--rollout.arms", "recipe"),
-    # Whose advantages are not divided by the group's standard deviation.
+    # RLOO does not divide advantages by the group's standard deviation.
     "RLOO": RLOO,
     "RLOO, coherence 0": (*RLOO, *NO_COHERENCE),
     "RLOO, counterfactual pairs": (*RLOO, *COUNTERFACTUAL),
@@ -67,18 +68,18 @@ _NUM_AT_ONCE = 32
 
 
 class LastVersion(BaseModel):
-    """How a run's last version answers the held-out questions; an entry for each question."""
+    """How a run's last version answers the held-out questions; each field has one entry per question."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     greedy: tuple[int, ...]
-    """1 where the first arm's prompt is answered right at temperature 0."""
+    """1 if the answer to the first arm's prompt at temperature 0 is correct, else 0."""
     num_right: tuple[int, ...]
-    """Of the eight exploring arms."""
+    """How many of the eight exploring arms are correct."""
     num_ways: tuple[int, ...]
-    """Different ways to the answer among the right ones (`GroupScores.num_correct_paths`)."""
+    """How many different ways the correct completions take (`GroupScores.num_correct_paths`)."""
     s_end: tuple[float, ...]
-    """Agreement of the arms."""
+    """How far the arms agree."""
 
 
 METRICS: Mapping[str, Callable[[LastVersion], np.ndarray]] = {
@@ -98,7 +99,9 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/coherence"), help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="[all]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--questions", type=int, default=300, help="held out [%(default)s]")
+    parser.add_argument(
+        "--questions", type=int, default=300, help="held-out questions [%(default)s]"
+    )
     arguments = parser.parse_args()
     prepare_environment()
     folder = folder_of_runs(parser, arguments, "model", "questions")
@@ -136,7 +139,7 @@ def _read(path: Path) -> LastVersion:
 def _trained(
     row: str, seed: int, model: Path, sft: Path, url: str, folder: Path, task: Task
 ) -> Path:
-    """The last adapter of a row's run, trained where that is not done."""
+    """The last adapter of a row's run, which is trained first unless that is done."""
     if len(read_metrics(folder)) < NUM_STEPS:
         config = demo_config(
             *(model, sft, url, folder),
@@ -150,7 +153,7 @@ def _trained(
 
 
 def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task) -> LastVersion:
-    """Samples the exploring arms for every question, and answers it at temperature 0."""
+    """Sample the exploring arms for every question, and ask each question once at temperature 0."""
     from trainer.client.arms_client import ArmsClient
     from trainer.client.ask_groups import ask_groups, group_request
     from trainer.client.model_spec import uploaded
@@ -187,7 +190,7 @@ def _shown(found: LastVersion) -> str:
 
 
 def table(start: LastVersion, found: Mapping[str, Sequence[LastVersion]]) -> str:
-    """Means, with the difference from the first row and its interval: runs and questions drawn again."""
+    """Means, with their differences from the first row and bootstrap intervals over runs and questions."""
     (first, *_) = found
 
     def cell(row: str, name: str) -> str:

@@ -1,6 +1,6 @@
-"""Held-out accuracy against training time: what the learning benchmarks share.
+"""Held-out accuracy against training time, for all learning benchmarks.
 
-Enters: for each run, which held-out questions its versions answered. Leaves: a table and a picture.
+Input: for each run, which held-out questions its versions answer correctly. Output: a table and a plot.
 """
 
 import math
@@ -18,7 +18,7 @@ from benchmarks.markdown import markdown_table
 
 NUM_RESAMPLES = 10_000
 SHARES = (0.5, 0.9)
-"""Of what can be won: the times until there are what a table compares."""
+"""Shares of what can be won; a table compares the times until they are reached."""
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#7f7f7f", "#17becf", "#8c564b")
 
 
@@ -29,9 +29,9 @@ class Point(BaseModel):
 
     step: int
     seconds: float
-    """Of training before it; evaluation does not count."""
+    """Seconds of training before this version; evaluation does not count."""
     correct: str
-    """A 1 for each held-out question that it answered, a 0 for each that it did not."""
+    """A 1 for each held-out question that the version answers correctly, a 0 for each other one."""
 
     @property
     def accuracy(self) -> float:
@@ -39,7 +39,7 @@ class Point(BaseModel):
 
 
 class Curve(BaseModel):
-    """One run; a file holds one."""
+    """One run; each file holds one curve."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -59,14 +59,14 @@ class Curve(BaseModel):
 
     @property
     def step_s(self) -> float:
-        """Median over the stretches between points, so that a slow first step does not count."""
+        """Seconds per step: the median over the stretches between points, so that a slow first step does not count."""
         pairs = zip(self.points, self.points[1:], strict=False)
         return statistics.median((b.seconds - a.seconds) / (b.step - a.step) for a, b in pairs)
 
     def time_to(self, accuracy: float) -> float:
-        """Seconds until the accuracy is reached for the first time, infinite where it never is.
+        """Seconds until the accuracy is reached for the first time, infinite if it never is.
 
-        Between two points the accuracy is taken to rise in a straight line.
+        Between two points the accuracy is interpolated linearly.
         """
         before = self.points[0]
         for point in self.points:
@@ -78,12 +78,12 @@ class Curve(BaseModel):
         return math.inf
 
     def time_to_share(self, share: float, to_win: float) -> float:
-        """`time_to` a share of what can be won over the start."""
+        """Seconds until the accuracy has risen by this share of what can be won over the start; see `time_to`."""
         return self.time_to(self.points[0].accuracy + share * to_win)
 
 
 def to_win(curves: Sequence[Curve]) -> float:
-    """What a comparison's runs show can be won over their start: the best row's median of last versions less it."""
+    """What can be won over the start, judged by a comparison's runs: the best row's median gain of its last versions."""
     rows = {curve.row: [c for c in curves if c.row == curve.row] for curve in curves}
     return max(
         statistics.median(run.points[-1].accuracy - run.points[0].accuracy for run in runs)
@@ -98,20 +98,20 @@ class Summary:
     row: str
     step_s: float
     times_s: tuple[tuple[float, ...], ...]
-    """For each of `SHARES` the seconds that each run took, lowest first; infinite where it was not reached."""
+    """For each of `SHARES` the seconds that each run took, lowest first; infinite if it was not reached."""
     final_accuracy: float
     gain: float
-    """Of the last versions over the start, in points."""
+    """Mean gain of the last versions over the start, in percentage points."""
     gain_low: float
     gain_high: float
 
     @classmethod
     def of(cls, curves: Sequence[Curve], *, to_win: float) -> Self:
-        """Sum up the runs of one row.
+        """Summarize the runs of one row.
 
         Args:
             curves: At least one.
-            to_win: Accuracy over the start; the times to `SHARES` of it are measured.
+            to_win: Accuracy that can be won over the start; the summary has the times to `SHARES` of it.
         """
         starts = np.array([_bits(curve.points[0]) for curve in curves])
         ends = np.array([_bits(curve.points[-1]) for curve in curves])
@@ -142,12 +142,12 @@ class Summary:
 
 
 def late_median(times_s: Sequence[float]) -> float:
-    """The middle one (of an even number the later), so that it is a run's and may be infinite."""
+    """The median, or of an even number the later of the two in the middle: always one run's time, perhaps infinite."""
     return sorted(times_s)[len(times_s) // 2]
 
 
 def gain_interval(gains: np.ndarray) -> tuple[float, float]:
-    """The 95% bootstrap interval of the mean gain, runs and questions both drawn again.
+    """The 95% bootstrap interval of the mean gain, with both runs and questions resampled.
 
     Args:
         gains: [runs, questions] 1 where a question was won, -1 where it was lost.

@@ -19,7 +19,7 @@ WARM_UP_STEPS = 2
 
 
 def sft_adapter(model: Path, folder: Path, task: Task = TASKS[BUILT_IN]) -> Path:
-    """The start of every run, made where it is not there yet."""
+    """The SFT adapter that every run starts from; it is trained if the folder has none."""
     if not (folder / "adapter_config.json").is_file():
         from trainer.commands.sft import run_sft
 
@@ -72,7 +72,7 @@ def demo_config(
         "--run.seed": seed,
         "--run.folder": folder,
         "--run.num_steps": num_steps,
-        # A checkpoint is no part of learning; the last step writes one.
+        # Checkpoints are not what is measured here, so only the last step writes one.
         "--run.checkpoint_every": num_steps,
     }
     words = [str(word) for pair in given.items() for word in pair]
@@ -84,7 +84,7 @@ def demo_config(
 
 
 def train_quietly(config: TrainConfig) -> None:
-    """Train, and leave what it says beside the run's folder."""
+    """Train, and write what it prints to a log beside the run's folder."""
     from trainer.online.setup import train
 
     config.run.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def train_quietly(config: TrainConfig) -> None:
 
 
 def warm_up(model: Path, sft: Path, url: str) -> None:
-    """A short run, so that the first one measured is not the one that loads everything."""
+    """Train a short run that loads everything, so that the first measured run does not have to."""
     with tempfile.TemporaryDirectory() as folder:
         train_quietly(
             demo_config(
@@ -118,7 +118,7 @@ def train_row(
     folder: Path,
     task: Task = TASKS[BUILT_IN],
 ) -> None:
-    """Train one row for one seed, unless that was done; what was cut short starts anew."""
+    """Train one row for one seed, unless that is done; a run that was cut short starts from the beginning."""
     if len(read_metrics(folder)) == num_steps:
         return
     shutil.rmtree(folder, ignore_errors=True)

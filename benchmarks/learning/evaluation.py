@@ -1,4 +1,4 @@
-"""The held-out answers of a run's versions, asked greedily once the run is over."""
+"""Held-out evaluation of a run's versions at temperature 0, once the run is over."""
 
 import asyncio
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ def write_curve(
 
 
 def greedy_prompt(max_tokens: int) -> GreedyPrompt:
-    """How the tasks of the tiny model are asked in an evaluation."""
+    """The prompt with which an evaluation asks the tiny model's tasks."""
     return GreedyPrompt(
         system_prompt=build_all_arms()[0].system_prompt,
         prompt_format="plain",
@@ -54,7 +54,7 @@ def greedy_prompt(max_tokens: int) -> GreedyPrompt:
 def correct_answers(
     adapters: Sequence[Path], url: str, records: Sequence[Record], prompt: GreedyPrompt
 ) -> list[str]:
-    """For each adapter a 1 for each question that it answers greedily, a 0 for each other one."""
+    """For each adapter a string: a 1 for each question that its greedy answer solves, a 0 for each other one."""
     from trainer.client.arms_client import ArmsClient
     from trainer.client.model_spec import uploaded
     from trainer.config.sections import ServerConfig

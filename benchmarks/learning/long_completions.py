@@ -1,12 +1,12 @@
 """GAE against rloo and grpo on completions of more than 100 tokens; see benchmarks/README.md.
 
-The task is a chain of twelve sums, of which the demonstrations mostly leave out the second: what the
-reward depends on is decided a hundred tokens before it is paid. Every row is a run of
-deploy/configs/demo.toml with a setting or two changed, for some seeds, all from one SFT adapter, on one
-server. Runs that are there already are not repeated, so the whole can be measured in parts:
+The task is a chain of twelve sums, and most demonstrations leave out the second one: the decision that the reward
+depends on comes a hundred tokens before the reward. Each row of the table stands for runs of deploy/configs/demo.toml
+with a few settings changed, one run for each seed, all from one SFT adapter and on one server. Runs that exist already
+are not repeated, so the benchmark can be run in parts:
 
     python -m benchmarks.learning.long_completions --seeds 0 --rows "rloo" "grpo"
-    python -m benchmarks.learning.long_completions    # what is missing, and the table of all
+    python -m benchmarks.learning.long_completions    # the missing runs, and the table of all
 """
 
 import argparse
@@ -43,7 +43,7 @@ CRITIC = (
     *("--ppo.advantage", "gae", "--ppo.critic_learning_rate", "3e-4"),
     *("--ppo.critic_warmup_steps", "0", "--ppo.value_clip", "1.0"),
 )
-"""At 5e-3 a step moves all values by half a reward, and the critic becomes a constant."""
+"""At a critic learning rate of 5e-3, a step moves all values by half a reward, and the critic becomes a constant."""
 ROWS: dict[str, tuple[str, ...]] = {
     PRETRAINED: ("--ppo.gae_lambda", "1", *CRITIC),
     "gae, λ 1, critic cold": ("--ppo.gae_lambda", "1", *CRITIC),
@@ -52,8 +52,8 @@ ROWS: dict[str, tuple[str, ...]] = {
     "grpo": ("--ppo.advantage", "grpo"),
 }
 ARMS = tuple(arm.model_copy(update={"temperature": 0.6, "top_p": 1.0}) for arm in build_all_arms())
-"""At the recipe's temperatures most groups would agree, and leave rloo and grpo nothing to compare; at 1 a chain of
-twelve sums has a slip in it, mostly, whatever the policy decides."""
+"""At the recipe's temperatures the completions of most groups would agree and leave rloo and grpo nothing to compare; at
+temperature 1 most chains of twelve sums have a slip in them, whatever the policy decides."""
 NUM_COLLECTED = 100
 MAX_TOKENS = 160
 NUM_STEPS = 20
@@ -69,8 +69,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/long"), help="[%(default)s]")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS), help="[all]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
-    parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="per run [%(default)s]")
+    parser.add_argument(
+        "--questions", type=int, default=200, help="held-out questions [%(default)s]"
+    )
     arguments = parser.parse_args()
     prepare_environment()
     folder = folder_of_runs(parser, arguments, "model", "steps", "questions")
@@ -99,7 +101,7 @@ def main() -> None:
 
 
 def collected(folder: Path, sft: Path, url: str, seed: int) -> tuple[Path, float]:
-    """Rollouts of the SFT adapter for the critic, and how long they took, s."""
+    """The file of the SFT adapter's rollouts for the critic, and the seconds that collecting them took."""
     from trainer.commands.collect import run_collect
 
     path, took = folder / f"rollouts-{seed}.jsonl", folder / f"rollouts-{seed}.seconds"
@@ -133,10 +135,10 @@ class Bench:
     num_steps: int
     held_out: Sequence[Record]
     start: str
-    """Of each held-out question, whether the SFT adapter answers it."""
+    """For each held-out question a 1 if the SFT adapter answers it correctly, else a 0."""
 
     def measure(self, row: str, seed: int) -> None:
-        """Train one row for one seed, unless that was done, and evaluate some of its versions."""
+        """Train one row for one seed, unless that is done, and evaluate some of its versions."""
         path = curve_path(self.folder, seed, row)
         run, before_s = path.parent / "run", 0.0
         words = [*ROWS[row]]

@@ -10,11 +10,11 @@ from benchmarks.markdown import markdown_table
 from trainer.console.tracking import read_metrics
 
 VARIANCE_STEPS = range(16, 21)
-"""The explained variance "at step 20" is the mean over these, as a step has 64 completions."""
+"""The explained variance "at step 20" is the mean over these steps, since one step has only 64 completions."""
 
 
 def accuracy_at(curve: Curve, seconds: float) -> float:
-    """Accuracy after so many seconds of training, in a straight line between two points."""
+    """Accuracy after this many seconds of training, interpolated linearly between two points."""
     before = curve.points[0]
     for point in curve.points[1:]:
         if point.seconds >= seconds:
@@ -25,7 +25,7 @@ def accuracy_at(curve: Curve, seconds: float) -> float:
 
 
 def table(rows: Iterable[str], runs: Sequence[tuple[str, Curve]], folder: Path) -> str:
-    """A Markdown table with a line for each row that has runs; lowest to highest of the seeds."""
+    """A Markdown table with a line for each row that has runs; cells show the mean over seeds (lowest to highest)."""
     equal_s = min(curve.points[-1].seconds for _, curve in runs)
     heads = (
         "",

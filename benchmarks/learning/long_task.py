@@ -24,7 +24,7 @@ NUM_ROWS = {
 
 
 def problems(seed: str) -> Iterator[dict[str, str]]:
-    """Endless records with the full solution, and one that leaves out its second sum."""
+    """Endless records, each with the full solution and a careless one that leaves out the second sum."""
     rng = random.Random(f"long/{seed}")
     while True:
         name, thing = rng.choice(NAMES), rng.choice(THINGS)
@@ -58,7 +58,7 @@ def solution(number: int, sums: Sequence[tuple[str, int]], thing: str) -> str:
 
 
 def write_task(folder: Path) -> None:
-    """One file of problems of its own for each use; in the demonstrations the second sum is mostly missing."""
+    """Write a separate file of problems for each use; most of the demonstrations leave out the second sum."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = random.Random("careless")
     for name, num_rows in NUM_ROWS.items():
@@ -71,7 +71,7 @@ def write_task(folder: Path) -> None:
 
 
 def sft_adapter(model: Path, folder: Path) -> Path:
-    """The start of every run, made where it is not there yet."""
+    """The SFT adapter that every run starts from; it is trained if the folder has none."""
     output = folder / "sft"
     if not (output / "adapter_config.json").is_file():
         from trainer.commands.sft import run_sft

@@ -8,7 +8,7 @@ from regime_w import RewardConfig
 
 
 def random_reward(completions: Sequence[str], question: Sequence[str], **_: Any) -> list[float]:
-    """What a wrong or a correct answer earns, by a coin for each completion; the same for the same group."""
+    """For each completion a coin picks the reward of a wrong or a correct answer; a group always gets the same rewards."""
     coins = random.Random("/".join([*question[:1], *completions]))
     config = RewardConfig()
     return [coins.choice((config.wrong_base, config.correct_bonus)) for _ in completions]

@@ -1,9 +1,9 @@
 """What PPO adds to SFT on a real model, for prompt formats and seeds; see benchmarks/README.md.
 
-For each format one SFT adapter; for each seed of it (of questions, sampling and torch) a run of PPO against a
-server that this program starts, and `trainer eval` of both on the same held-out questions. Every command is
-what a user types, with a setting or two changed. What is there already is not repeated and what was cut
-short resumes, so the whole can be measured in parts:
+Each prompt format has one SFT adapter. For each format and seed (of questions, sampling and torch) this program runs PPO
+against a server that it starts, and then `trainer eval` of SFT and PPO on the same held-out questions. The commands are
+those that a user would type, with a few settings changed. Finished runs are not repeated, and runs that were cut short
+resume, so the benchmark can be run in parts:
 
     python -m benchmarks.learning.real_model_runs --formats plain --seeds 1
     python -m benchmarks.learning.real_model_runs --formats chat plain --seeds 1 2 3    # the table of all
@@ -30,7 +30,7 @@ PHASES = ("generate", "wait", "prove", "experience", "update", "publish")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of PPO: where it lies and where it starts."""
+    """One run of PPO: its files, and the adapter that it starts from."""
 
     prompt_format: str
     seed: int
@@ -43,7 +43,7 @@ class Run:
 
     @property
     def ppo(self) -> Path:
-        """Its folder."""
+        """The folder of the PPO run."""
         return self.folder / self.prompt_format / f"seed-{self.seed}"
 
     @property
@@ -62,8 +62,10 @@ def main() -> None:
     )
     parser.add_argument("--formats", nargs="+", default=["chat", "plain"], help="[chat plain]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="[1 2 3]")
-    parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
-    parser.add_argument("--url", help="of a server that runs already [one is started]")
+    parser.add_argument(
+        "--questions", type=int, default=200, help="held-out questions [%(default)s]"
+    )
+    parser.add_argument("--url", help="URL of a running server [one is started]")
     arguments, more = parser.parse_known_args()
     prepare_environment()
     runs = [
@@ -83,7 +85,7 @@ def main() -> None:
 
 
 def call(log: Path, *words: object) -> None:
-    """A command of the trainer, its output in a log."""
+    """Run a command of the trainer, and append its output to a log."""
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "trainer", *map(str, words)]
     print(" ".join(command[1:]), flush=True)
@@ -115,7 +117,7 @@ def served(url: str | None, config: Path, folder: Path) -> Iterator[str]:
 
 
 def train(run: Run, config: Path, url: str, more: Sequence[str]) -> None:
-    """Train; a run that is there goes on, and a finished one does nothing."""
+    """Train; an unfinished run resumes, and a finished one does nothing."""
     settings = {
         "--config": config,
         "--policy.adapter": run.sft,

@@ -2,7 +2,7 @@
 
 RANDOM_REWARD = "random reward"
 AT_RANDOM = ("--reward.functions", '["benchmarks.learning.random_reward:random_reward"]')
-"""Its settings."""
+"""The flags of the row `RANDOM_REWARD`."""
 DEFAULT = "exploring, grpo (the demo)"
 RECIPE_ARMS = ("--rollout.arms", "recipe")
 
@@ -16,7 +16,7 @@ def with_critic(*, learning_rate: str = "5e-3", warmup_steps: int = 0) -> tuple[
 
 
 CRITIC = with_critic()
-"""The demo's settings of a critic until 2026-11-27; figures from before are of these with the recipe's arms."""
+"""The demo's critic settings until 2026-11-27; older figures were measured with them and the recipe's arms."""
 ROWS: dict[str, tuple[str, ...]] = {
     DEFAULT: (),
     "exploring, gae": CRITIC,

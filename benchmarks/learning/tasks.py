@@ -1,7 +1,8 @@
 """The tasks of `python -m benchmarks.learning`: built-in word problems, and longer ones with more to win.
 
-Demonstrations stop before a later step as often as its operation says, and answer with what they have by then. An
-adapter trained on them can do the arithmetic, and answers wrongly where it stops.
+A demonstration may stop before any step but the first, with a probability that depends on the operation of that step,
+and then answers with its result so far. An adapter trained on such demonstrations can do the arithmetic, but gives a
+wrong answer where it stops.
 """
 
 import random
@@ -27,7 +28,7 @@ from trainer.io.jsonl import write_jsonl
 
 BUILT_IN = "word-problems"
 QUESTIONS_PER_STEP = 16
-"""Of deploy/configs/demo.toml, and of the trainers beside it."""
+"""The same for deploy/configs/demo.toml and for the trainers that it is compared with."""
 # The built-in task's sentences, which the tiny base knows.
 STARTS = {
     "+": "{n} has {a} {t} and buys {b} more.",
@@ -46,19 +47,19 @@ QUESTIONS = ("How many {t} does {n} have now?", "How many {t} are there in the e
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Problems and the habit that reinforcement learning can correct."""
+    """Problems, and demonstrations with a bad habit that reinforcement learning can correct."""
 
     name: str
     problems: Callable[[Split, int], Iterator[Problem]]
-    """Endless distinct problems of a split, the same for the same seed."""
+    """Returns endless distinct problems of a split, the same ones for the same seed."""
     stop_shares: Mapping[str, float]
-    """How often a demonstration stops before a step of each operation."""
+    """For each operation, the probability that a demonstration stops before a step of it."""
     num_demonstrations: int
     demonstration_seed: int
     max_tokens: int
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
-        """A solution as the demonstrations have it."""
+        """A solution that may stop early, as demonstrations do."""
         num_steps = 1
         while num_steps < len(problem.steps):
             if rng.random() < self.stop_shares[problem.steps[num_steps].op]:
@@ -67,7 +68,7 @@ class Task:
         return replace(problem, steps=problem.steps[:num_steps]).solution(Style.FULL)
 
     def write_demonstrations(self, path: Path) -> None:
-        """A file for SFT."""
+        """Write the file of demonstrations for SFT."""
         rng = random.Random("careless")
         problems = islice(
             self.problems(Split.TRAIN, self.demonstration_seed), self.num_demonstrations
@@ -78,7 +79,7 @@ class Task:
         )
 
     def source(self, folder: Path, *, seed: int, num_questions: int) -> str:
-        """``data.source`` of a run: a file with its questions, where they are not built in."""
+        """``data.source`` of a run: the built-in task, or a file to which this writes the run's questions."""
         if self.name == BUILT_IN:
             return BUILT_IN
         path = folder / f"{self.name}-{seed}.jsonl"
@@ -100,8 +101,8 @@ class Task:
 def three_step_problems(split: Split, seed: int) -> Iterator[Problem]:
     """Endless distinct problems of three operations; see `Task.problems`.
 
-    No number of a question is the beginning of another: telling 2 from 27 is what the tiny base does worst, and no
-    habit that reinforcement learning corrects in a few steps.
+    No number of a question begins with another one: telling 2 from 27 is what the tiny base is worst at, and
+    reinforcement learning does not correct that in a few steps.
     """
     rng = random.Random(f"three steps/{seed}")
     seen: set[str] = set()

@@ -1,17 +1,17 @@
-"""Runs whose truth is known, for the question "is RL helping?": what does the report say of them?
+"""Runs for which the answer to "is RL helping?" is known: what does the report say about them?
 
-Trains the demo's policy four times against one real server, evaluates each and prints its verdict:
+Trains the demo's policy four times against one real server, evaluates each run and prints its verdict:
 
 - ``improves``: the demo as it is.
-- ``random_reward``: a fair coin pays each completion; correctness is measured, but never paid.
-- ``shuffled_golds``: the right reward, but every question has another one's gold answer.
+- ``random_reward``: a fair coin decides each completion's reward; correctness is measured, but never rewarded.
+- ``shuffled_golds``: the usual reward, but the gold answers are shuffled among the questions.
 - ``kl_blow_up``: no KL penalty, and a learning rate twenty times the demo's.
 
     python -m benchmarks.learning.verdict_runs --model models/tiny-base
 
-A run that is there already is evaluated again, not trained. ``--fixtures tests/fixtures/verdict`` also
-writes what the tests of the verdict read of each run: its configuration, what its evaluation came to, and
-the metrics that findings look at, to five digits.
+A run that exists already is evaluated again, but not trained. ``--fixtures tests/fixtures/verdict`` also writes, for each
+run, the files that the tests of the verdict read: its configuration, the results of its evaluation, and the metrics that
+the findings look at, rounded to five digits.
 """
 
 import argparse
@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--folder", type=Path, default=Path("runs/verdict"))
     parser.add_argument("--only", nargs="+", choices=RUNS, default=RUNS)
-    parser.add_argument("--questions", type=int, default=400, help="held-out [%(default)s]")
+    parser.add_argument(
+        "--questions", type=int, default=400, help="held-out questions [%(default)s]"
+    )
     parser.add_argument("--samples-per-arm", type=int, default=1, help="[%(default)s]")
     parser.add_argument("--fixtures", type=Path, help="folder for the tests' copies")
     arguments = parser.parse_args()
@@ -122,7 +124,7 @@ def train_run(name: str, folder: Path, url: str, sft: Path, model: Path) -> None
         [
             *("--config", str(DEMO), "--policy.base_model", str(model), "--server.url", url),
             *("--policy.adapter", str(sft), "--run.folder", str(folder)),
-            # What is told of a critic needs one, and of solved groups the recipe's temperatures.
+            # Findings about the critic need a critic, and those about solved groups the recipe's temperatures.
             *RECIPE_ARMS,
             *CRITIC,
             *settings_of(name, folder.parent),
@@ -142,7 +144,7 @@ def evaluate_run(folder: Path, url: str, sft: Path, arguments: argparse.Namespac
     run_evaluation(
         EvaluationConfig(
             models=(f"SFT={sft}", f"PPO={adapter}"),
-            # Not by itself of a run whose data.source is a file of its own.
+            # Given here because it is not the default for a run whose data.source is a file of its own.
             data="word-problems",
             num_questions=arguments.questions,
             max_tokens=40,
@@ -170,7 +172,7 @@ def write_fixture(run: Path, folder: Path) -> None:
 
 
 def settings_of(name: str, folder: Path) -> Sequence[str]:
-    """What a run changes in the demo's configuration."""
+    """The flags by which a run differs from the demo's configuration."""
     if name == "kl_blow_up":
         return ("--ppo.kl_coef", "0", "--ppo.learning_rate", "1e-2")
     if name == "shuffled_golds":
@@ -191,7 +193,7 @@ def coin_rewards(
     config: RewardConfig,
     **_: object,
 ) -> GroupReward:
-    """True scores; the reward of a completion is a coin."""
+    """The true scores, with rewards that a coin decides."""
     true = reward_group(arm_outputs, gold_answer, config=config)
     coins = (COIN.choice((config.correct_bonus, config.wrong_base)) for _ in arm_outputs)
     parts = tuple(RewardParts(base=coin, coherence=0.0, length=0.0) for coin in coins)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def chat_tokenizer(model: Path) -> Any:
-    """A tokenizer with what the asynchronous trainer reads an answer by."""
+    """A tokenizer with the response template by which the asynchronous trainer reads an answer."""
     from transformers import AutoTokenizer
 
     from regime_w import build_prompt
@@ -30,8 +30,8 @@ def chat_tokenizer(model: Path) -> Any:
 def make_async_run_on_cpu() -> None:
     """Replace the two parts of the asynchronous trainer that need CUDA.
 
-    It asks for the GPU's peak FLOPS, for a metric; and its tree attention is FlashAttention 3 from the
-    Hub. Here: PyTorch's attention under a mask that says the same, made once for all layers.
+    The trainer asks for the GPU's peak FLOPS for a metric; here it gets None. Its tree attention is FlashAttention 3
+    from the Hub; here it is PyTorch's attention with an equivalent mask, which is made once for all layers.
     """
     import torch
     from trl.experimental.async_grpo import async_grpo_trainer, packing
@@ -41,7 +41,7 @@ def make_async_run_on_cpu() -> None:
     made: dict[str, Any] = {}
 
     def mask_of(paths: torch.Tensor, ends_q: torch.Tensor, ends_k: torch.Tensor) -> torch.Tensor:
-        """[N, N] which packed token sees which: its segment's path up to itself."""
+        """[N, N] which packed tokens each token attends to: its segment's path, up to the token itself."""
         if made.get("paths") is not paths:
             num_tokens = int(ends_q[-1])
             mask = torch.zeros(num_tokens, num_tokens, dtype=torch.bool)

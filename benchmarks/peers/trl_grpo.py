@@ -1,10 +1,10 @@
-"""Our default beside TRL's GRPOTrainer and AsyncGRPOTrainer: seconds a step, and accuracy against wall time.
+"""Our default compared with TRL's GRPOTrainer and AsyncGRPOTrainer: seconds per step, and accuracy against wall time.
 
-Base, SFT adapter, training questions, reward, optimizer steps and completions a step are the same; see
-benchmarks/peers/trl_peers.py for what TRL cannot do alike. The trainers take turns, a seed at a time, each with the machine
-for itself: our server idles while TRL trains. Versions of all are evaluated afterwards on our server. What is
-there already is not measured again. Several rates, temperatures and rows of ours are compared in one table, so that what
-can be won is the same for all.
+The trainers have the same base, SFT adapter, training questions, reward, and optimizer steps and completions per step;
+benchmarks/peers/trl_peers.py says what TRL cannot do in the same way. For each seed the trainers run one after another,
+each with the machine to itself: our server idles while TRL trains. The versions of all trainers are evaluated afterwards
+on our server. Runs that exist already are not measured again. Several learning rates, temperatures and rows of ours are
+compared in one table, so that what can be won is the same for all.
 
     python -m benchmarks.peers.trl_grpo --seeds 0 1 2
     python -m benchmarks.peers.trl_grpo --peers grpo --learning-rates 2.5e-4 5e-4 1e-3 --temperatures 0.8 1 1.2
@@ -60,7 +60,7 @@ class Peer:
     """One of TRL's trainers with its settings."""
 
     trainer: str
-    """Of `PEERS`."""
+    """A key of `PEERS`."""
     learning_rate: float
     temperature: float
 
@@ -80,8 +80,10 @@ def main() -> None:
     parser.add_argument("--ours", nargs="+", choices=ROWS, default=[DEFAULT], metavar="ROW")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="of a run [%(default)s]")
-    parser.add_argument("--questions", type=int, default=400, help="held out [%(default)s]")
+    parser.add_argument("--steps", type=int, default=NUM_STEPS, help="per run [%(default)s]")
+    parser.add_argument(
+        "--questions", type=int, default=400, help="held-out questions [%(default)s]"
+    )
     parser.add_argument(
         "--learning-rates", type=float, nargs="+", default=[5e-4], help="TRL's %(default)s"
     )
@@ -105,7 +107,7 @@ def main() -> None:
                 if row in of_row:
                     train_peer(of_row[row], seed, sft, arguments, into)
                 else:
-                    # Each time: while the others train, the system takes the pages of this process away.
+                    # Before every run: while the others train, the system evicts this process's pages.
                     warm_up(arguments.model, sft, url)
                     run = into / "run"
                     train_row(row, seed, arguments.model, sft, url, arguments.steps, run, task)
@@ -124,12 +126,12 @@ def main() -> None:
 
 
 def compared(curves: Sequence[Curve], ours: str, theirs: str) -> str:
-    """The share of a peer's time that ours takes: of a step by seed, and of the median times to what can be won.
+    """Our time divided by a peer's: per step for each seed, and for the median times to shares of what can be won.
 
     Args:
-        curves: Of both, in the same order of seeds.
-        ours: The row of ours.
-        theirs: The peer's.
+        curves: The curves of both rows, with the seeds in the same order.
+        ours: Our row.
+        theirs: The peer's row.
     """
     sides = [[curve for curve in curves if curve.row == row] for row in (ours, theirs)]
     parts = [f"a step {spread([a.step_s / b.step_s for a, b in zip(*sides, strict=True)])}"]
@@ -151,12 +153,12 @@ def spread(ratios: list[float]) -> str:
 def train_peer(
     peer: Peer, seed: int, sft: Path, arguments: argparse.Namespace, folder: Path
 ) -> None:
-    """Train one of TRL's trainers in a process of its own, unless that was done."""
+    """Train one of TRL's trainers in a process of its own, unless that is done."""
     if (folder / TIMES_FILE).is_file():
         return
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    # A process that generates and trains has both cores; beside a server, as ours, one.
+    # A process that both generates and trains gets all cores; one beside a server gets one core, as ours does.
     num_threads = len(os.sched_getaffinity(0)) if peer.trainer == "grpo" else 1
     task = TASKS[arguments.task]
     problems = task.problems(Split.TRAIN, seed)
@@ -178,7 +180,7 @@ def train_peer(
         "--warm-up-steps": WARM_UP_STEPS,
     }
     if peer.trainer == "async":
-        # Adapters are named alike in every run, and vLLM's prefix cache knows them by name.
+        # One server per run: adapters have the same names in every run, and vLLM's prefix cache knows them by name.
         with vllm_server(arguments.model, folder) as vllm_url:
             run_process("async", {**options, "--url": vllm_url}, folder)
     else:
@@ -188,7 +190,7 @@ def train_peer(
 def evaluate_peer(
     row: str, seed: int, sft: Path, url: str, records: Sequence[Record], task: Task, path: Path
 ) -> None:
-    """Evaluate what a peer kept after each step, and write the curve."""
+    """Evaluate the adapters that a peer saved after each step, and write the curve."""
     folder = path.parent
     seconds = [0.0, *json.loads((folder / TIMES_FILE).read_text())["seconds"]]
     adapters = [sft, *sorted(folder.glob("step-??????"))]

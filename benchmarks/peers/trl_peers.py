@@ -1,8 +1,8 @@
 """TRL's own trainers on our tasks, each in a process of its own; run by trl_grpo.py and trl_real_model.py.
 
-A step is what it is for us: 128 completions by one policy, four optimizer steps of 32 completions. TRL samples eight
-completions of one prompt, the first arm's, at one temperature. An adapter is kept after every step; the clock
-stands still while it is written.
+A step has the size of ours: 128 completions by one policy, and four optimizer steps of 32 completions. TRL samples eight
+completions of one prompt, the first arm's, at one temperature. The adapter is saved after every step; the time that this
+takes does not count.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _reward = regime_w_reward()
 
 
 def regime_w(**columns: Any) -> list[float]:
-    """The reward by a name that the asynchronous trainer's rollout process can import."""
+    """The reward, under a name that the asynchronous trainer's rollout process can import."""
     return _reward(**columns)
 
 
@@ -41,16 +41,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--learning-rate", type=float, required=True)
-    parser.add_argument("--questions", type=Path, required=True, help="of all steps, as JSON Lines")
+    parser.add_argument(
+        "--questions", type=Path, required=True, help="those of all steps, JSON Lines"
+    )
     parser.add_argument("--system-prompt", required=True)
     parser.add_argument("--prompt-format", choices=("plain", "chat"), required=True)
     parser.add_argument("--max-tokens", type=int, required=True)
     parser.add_argument("--temperature", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument(
-        "--warm-up-steps", type=int, default=0, help="of grpo, before the run that counts"
+        "--warm-up-steps", type=int, default=0, help="of grpo, before the measured run"
     )
-    parser.add_argument("--url", help="of the vLLM server, for async")
+    parser.add_argument("--url", help="URL of the vLLM server, for async")
     arguments = parser.parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     {"grpo": train_grpo, "async": train_async}[arguments.peer](arguments)
@@ -97,7 +99,7 @@ def train_async(arguments: argparse.Namespace) -> None:
         args=AsyncGRPOConfig(
             **shared_settings(arguments),
             vllm_server_base_url=arguments.url,
-            # A fixed number of completions an update instead of as many as fit a context.
+            # A fixed number of completions per update instead of as many as fit a context.
             token_budget=0,
             weight_sync_steps=UPDATES_PER_STEP,
             max_staleness=1,
@@ -159,7 +161,7 @@ def questions(arguments: argparse.Namespace, *, as_chat: bool) -> Any:
 
 
 def train(trainer: Any, arguments: argparse.Namespace) -> None:
-    """Train; keep the adapter after every step and the seconds until then."""
+    """Train; after every step, save the adapter and record the seconds until then."""
     from transformers import TrainerCallback
 
     folder: Path = arguments.folder
@@ -179,7 +181,7 @@ def train(trainer: Any, arguments: argparse.Namespace) -> None:
                 trainer.model.save_pretrained(folder / f"step-{len(seconds):06d}")
                 self.written_s += time.perf_counter() - now
 
-    # Last of the callbacks: after a sync of weights, which is part of the step.
+    # Added last, so that it runs after the weight sync, which is part of the step.
     trainer.add_callback(Clock())
     trainer.train()
     rows = [row for row in trainer.state.log_history if "reward" in row]

@@ -1,10 +1,10 @@
-"""Our trainer beside TRL's GRPOTrainer on SmolLM2-135M-Instruct: accuracy against wall time.
+"""Our trainer compared with TRL's GRPOTrainer on SmolLM2-135M-Instruct: accuracy against wall time.
 
-Both begin with one SFT adapter and have the same reward, completions a step, temperature and, unless other rates
-are asked for, learning rate. A short run of each says how many steps fit into the time, since the rate falls to zero
-over them; steps become quicker than the first ones, so that giving them by number comes closer to it. The trainers take
-turns, a seed at a time, each with the machine for itself. Ours is `examples/smollm2.toml`; TRL asks its first arm's
-prompt. What is there already is not measured again.
+Both start from one SFT adapter and have the same reward, completions per step, temperature and, unless other rates are
+given, learning rate. The learning rate falls to zero over a run, so that the number of steps must be known beforehand: a
+short run of each trainer shows how many fit into --minutes. Steps become faster than the first ones, so that --steps
+meets a time more closely. For each seed the trainers run one after another, each with the machine to itself. Our trainer
+runs `examples/smollm2.toml`; TRL uses the prompt of its first arm. Runs that exist already are not measured again.
 
     python scripts/real_model.py
     python -m benchmarks.peers.trl_real_model --trainers trl --seeds 3 --steps 1 8 --learning-rates 2e-4 4e-4 1e-3
@@ -39,8 +39,8 @@ from trainer.io.jsonl import write_jsonl
 OURS = "examples/smollm2.toml"
 PILOT_SEED = 99
 PILOT_OF_OURS, PILOT_OF_PEER = (4, 3), (2, 2)
-"""Steps of a short run, and which of them counts: the first ones load everything, and in its last one ours
-generates nothing ahead."""
+"""Number of steps of a short run, and the step that is timed: the first ones load everything, and in the last one our
+trainer generates nothing ahead."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Runs:
     url: str
 
     def seconds(self, row: Peer | None, seed: int, num_steps: int) -> list[float]:
-        """Train, unless that was done; no peer is ours.
+        """Train, unless that is done; ``row`` is None for our trainer.
 
         Returns:
             When each step was over, in seconds from the start.
@@ -128,7 +128,7 @@ class Runs:
         records: Sequence[Record],
         count: int,
     ) -> Curve:
-        """The SFT adapter and ``count`` versions evenly apart, of which the last is one, asked greedily."""
+        """Evaluate the SFT adapter and ``count`` evenly spaced versions, the last one included, at temperature 0."""
         num_steps = len(seconds)
         steps = sorted({math.ceil(num_steps * i / count) for i in range(1, count + 1)})
         adapters = self.adapters(row, seed)
@@ -156,7 +156,7 @@ def name_of(row: Peer | None) -> str:
 
 
 def _times(folder: Path) -> list[float]:
-    """When each step of a peer was over; empty where it has not ended."""
+    """When each step of a peer was over; empty if the peer's run is not finished."""
     path = folder / TIMES_FILE
     return list(json.loads(path.read_text())["seconds"]) if path.is_file() else []
 
@@ -168,14 +168,16 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/trl_real_model"))
     parser.add_argument("--sft", type=Path, help="the adapter to start from [made in FOLDER/sft]")
     parser.add_argument("--trainers", nargs="+", choices=("ours", "trl"), default=["ours", "trl"])
-    parser.add_argument("--minutes", type=float, default=30.0, help="of a run [%(default)s]")
+    parser.add_argument("--minutes", type=float, default=30.0, help="per run [%(default)s]")
     parser.add_argument(
-        "--steps", type=int, nargs=2, metavar=("OURS", "TRL"), help="of a run, instead of minutes"
+        "--steps", type=int, nargs=2, metavar=("OURS", "TRL"), help="per run, instead of --minutes"
     )
-    parser.add_argument("--learning-rates", type=float, nargs="+", help="TRL's [ours]")
+    parser.add_argument("--learning-rates", type=float, nargs="+", help="of TRL [as ours]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--questions", type=int, default=200, help="held out [%(default)s]")
-    parser.add_argument("--versions", type=int, default=3, help="evaluated of a run [%(default)s]")
+    parser.add_argument(
+        "--questions", type=int, default=200, help="held-out questions [%(default)s]"
+    )
+    parser.add_argument("--versions", type=int, default=3, help="evaluated per run [%(default)s]")
     arguments = parser.parse_args()
     prepare_environment()
     folder = folder_of_runs(parser, arguments, "sft", "questions", "versions")
@@ -220,7 +222,7 @@ def main() -> None:
 
 
 def num_steps(runs: Runs, row: Peer | None, minutes: float) -> int:
-    """How many steps of a trainer fit, by a step of a short run of it."""
+    """How many steps of a trainer fit into the minutes, judged by one step of a short run."""
     pilot_steps, step = PILOT_OF_OURS if row is None else PILOT_OF_PEER
     seconds = runs.seconds(row, PILOT_SEED, pilot_steps)
     step_s = seconds[step - 1] - seconds[step - 2]

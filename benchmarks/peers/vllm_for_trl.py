@@ -1,4 +1,4 @@
-"""vLLM's own server with what AsyncGRPOTrainer asks of it."""
+"""vLLM's own server, set up as AsyncGRPOTrainer needs it."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ VLLM_START_TIMEOUT_S = 300.0
 
 @contextmanager
 def vllm_server(model: Path, folder: Path) -> Iterator[str]:
-    """vLLM's own server as TRL wants it: adapters at run time, and the routes that pause it."""
+    """vLLM's own server as TRL needs it: it loads adapters at run time and has the routes that pause it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]

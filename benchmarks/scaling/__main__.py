@@ -1,11 +1,11 @@
-"""Seconds a step against servers and trainer ranks, by a small simulator fed with measured phases; see docs/scaling.md.
+"""Seconds per step by number of servers and trainer ranks, from a simulator fed with measured phases; see docs/scaling.md.
 
     python -m benchmarks.scaling tables --plot docs/images/scaling.svg
     python -m benchmarks.scaling one --model 8B --servers 2 --ranks 4 --staleness 1
     python -m benchmarks.scaling check runs/scaling/measured.json
 
-`tables` prints the tables of docs/scaling.md, `one` a single case, and `check` holds the simulator against measured runs
-of `benchmarks.scaling.runs`.
+`tables` prints the tables of docs/scaling.md, `one` prints a single case, and `check` compares the simulator with runs
+that `benchmarks.scaling.runs` has measured.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks.scaling.tables import all_tables, outcome
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        # A folder's program would call itself __main__.py.
+        # By default the usage line would say __main__.py.
         prog="python -m benchmarks.scaling",
         description=__doc__,
         allow_abbrev=False,
@@ -30,13 +30,13 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     tables = commands.add_parser("tables", allow_abbrev=False, help="the tables of docs/scaling.md")
-    tables.add_argument("--plot", type=Path, help="where the picture goes [none]")
+    tables.add_argument("--plot", type=Path, help="file of the plot [none]")
     one = commands.add_parser("one", allow_abbrev=False, help="a single case")
     one.add_argument("--model", choices=list(SHAPES), required=True)
     one.add_argument("--servers", type=_positive, default=1, help="[%(default)s]")
     one.add_argument("--ranks", type=_positive, default=1, help="of the trainer [%(default)s]")
     one.add_argument("--staleness", type=int, choices=range(5), default=1, help="[%(default)s]")
-    check = commands.add_parser("check", allow_abbrev=False, help="against measured runs")
+    check = commands.add_parser("check", allow_abbrev=False, help="compare with measured runs")
     check.add_argument("measured", type=Path, help="written by benchmarks.scaling.runs")
     arguments = parser.parse_args()
     if arguments.command == "tables":
@@ -58,7 +58,7 @@ def _positive(text: str) -> int:
 
 
 def checked(measured: Mapping[str, Any]) -> str:
-    """Predicted against measured steps of the demo on a CPU."""
+    """A table of predicted and measured steps of the demo on a CPU."""
     case = cpu_case(measured)
     heads = [
         "servers",
@@ -78,9 +78,9 @@ def checked(measured: Mapping[str, Any]) -> str:
         step_s = row["time/step_s"]
         spread = f"{step_s:.2f} s ({row['lowest_step_s']:.2f} to {row['highest_step_s']:.2f})"
         remark = (
-            "fed with it, and with its small passes"
+            "fed with this row, and with its small passes"
             if name == ONE_RANK
-            else "more at work than cores"
+            else "more processes at work than cores"
             if row["crowded"]
             else ""
         )

@@ -15,10 +15,10 @@ from benchmarks.scaling.servers import Decoder, scaled_to
 from benchmarks.scaling.simulation import Case
 from benchmarks.scaling.workload import Workload
 
-# One H200: the peak of its memory, and a rate of products that is 40 % of its dense peak in bfloat16.
+# One H200: its peak memory bandwidth, and 40 % of its dense bfloat16 peak for matrix products.
 MEMORY_BYTES_A_S = 4.8e12
 FLOP_A_S = 0.4e15
-# Assumed links: servers behind 10 Gb/s, ranks of one box, and Python objects over gloo.
+# Assumed links: 10 Gb/s to the servers, the link between ranks of one box, and Python objects over gloo.
 PUSH_BYTES_A_S = 1.25e9
 RANK_BYTES_A_S = 1e11
 STEP_BYTES_A_S = 1e9
@@ -26,15 +26,15 @@ RANK = 16
 PROMPT_TOKENS = 180
 MEAN_TOKENS, SPREAD, MAX_TOKENS = 256, 0.4, 512
 CONTEXT_TOKENS = 300
-"""Mean of what a sequence has in the cache while it decodes."""
+"""Mean number of tokens that a sequence has in the KV cache while it decodes."""
 FIXED_S = 0.008
-"""Of a step of decoding at 1.5B, its weights' reading included: assumed, since only one batch size was measured."""
+"""Fixed part of a decoding step at 1.5B, reading the weights included: assumed, since only one batch size was measured."""
 ALL_REDUCE_S = 20e-6
-"""Two of them a layer where two cards serve together."""
+"""Seconds of one all-reduce; each layer has two of them where two cards serve together."""
 PROVE_S = 0.05
-"""After a run's first three versions: 0.03 to 0.10 s at 135M, on logprobs that the step has computed anyway."""
+"""Proving a version, after a run's first three: 0.03 to 0.10 s at 135M, on logprobs that the step has computed anyway."""
 OPTIMIZER_S = 0.05
-"""Of a mini-batch at 1.5B: assumed."""
+"""Seconds per mini-batch at 1.5B: assumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +46,17 @@ class Shape:
     hidden: int
     intermediate: int
     key_values: int
-    """Width of keys, and of values."""
+    """Width of the keys, and also of the values."""
 
     @property
     def lora_parameters(self) -> float:
-        """Of one adapter of rank 16 on every linear layer."""
+        """Parameters of one adapter of rank 16 on every linear layer."""
         attention = 2 * (self.hidden + self.hidden) + 2 * (self.hidden + self.key_values)
         return RANK * self.layers * (attention + 3 * (self.hidden + self.intermediate))
 
     @property
     def cache_bytes(self) -> float:
-        """Of a token, in bfloat16."""
+        """Bytes of a token in the KV cache, in bfloat16."""
         return 2 * 2 * self.layers * self.key_values
 
 
@@ -67,7 +67,7 @@ SHAPES = {
     "70B": Shape(parameters=70.6e9, layers=80, hidden=8192, intermediate=28672, key_values=1024),
 }
 CARDS_A_SERVER = {"1.5B": 1, "8B": 1, "70B": 2}
-# A whole step at 1.5B, server and trainer alone on the card one after the other (benchmarks/README.md).
+# A whole step at 1.5B in which server and trainer use the card one after the other (benchmarks/README.md).
 GENERATE_S, EXPERIENCE_S, UPDATE_S, PUBLISH_S = 9.7, 4.7, 6.6, 0.62
 MEASURED_COMPLETIONS = 512
 
@@ -84,7 +84,7 @@ def measured_decoder(fixed_s: float = FIXED_S) -> Decoder:
 
 
 def computed_decoder(shape: Shape, cards: int) -> Decoder:
-    """What the measured one would take with more parameters to read and to multiply with."""
+    """The measured decoder, slowed by the additional parameters that a larger model reads and multiplies with."""
     small, of_small = SHAPES["1.5B"], measured_decoder()
     more = shape.parameters / cards - small.parameters
     more_cache = CONTEXT_TOKENS * (shape.cache_bytes / cards - small.cache_bytes)
@@ -94,17 +94,18 @@ def computed_decoder(shape: Shape, cards: int) -> Decoder:
         per_sequence_s=of_small.per_sequence_s
         + 2 * more / FLOP_A_S
         + more_cache / MEMORY_BYTES_A_S,
-        # The arms of a family share theirs in the server's cache.
+        # The arms of a family share their prompt in the server's cache.
         prefill_s=FAMILIES * PROMPT_TOKENS * 2 * more / FLOP_A_S,
         max_sequences=256,
     )
 
 
 def gpu_case(name: str, *, fixed_s: float = FIXED_S) -> Case:
-    """A model on H200s with the settings of its preset, and the first one's for 70B as for 8B."""
+    """A model on H200s with the settings of its preset; 70B has those of the 8B preset."""
     shape, small = SHAPES[name], SHAPES["1.5B"]
     is_small = shape is small
-    # Of the measured step's 64 questions, and activations recomputed in the update where there is no room for them.
+    # The share of the measured step's 64 questions, and the cost of recomputing activations in the update, which
+    # is needed where there is no room for them.
     share, recompute = (1.0, 1.0) if is_small else (0.5, 4 / 3)
     times = shape.parameters / small.parameters * share
     adapters = shape.lora_parameters / small.lora_parameters
@@ -143,16 +144,16 @@ def gpu_case(name: str, *, fixed_s: float = FIXED_S) -> Case:
 # --- the demo on a CPU -----------------------------------------------------------------------------
 
 CPU_SEQUENCES_OF_FIXED = 31.0
-"""For how many sequences a step of decoding takes twice as long as for none: 7.5, 14, 35 and 55 ms for 8, 32, 128 and 256
-sequences (benchmarks/README.md, "The server", tokens/s with 1, 4, 16 and 64 groups in flight)."""
+"""The number of sequences that doubles the time of a decoding step over its fixed part. A step takes 7.5, 14, 35 and 55 ms
+for 8, 32, 128 and 256 sequences (benchmarks/README.md, "The server", tokens/s with 1, 4, 16 and 64 groups in flight)."""
 MINI_BATCHES = 4
 ONE_RANK = "servers=1,ranks=1,staleness=0"
 SMALL_PASSES = f"{ONE_RANK},small passes"
-"""The same with micro-batches as small as those that two ranks have: what a pass takes however small it is."""
+"""The same with micro-batches as small as those of two ranks, which shows the fixed time of a pass."""
 
 
 def cpu_case(measured: Mapping[str, Any]) -> Case:
-    """The demo, fed with the phases of one server and one rank, one after the other, at two token budgets.
+    """The demo, fed with the phases of one server and one rank without overlap, at two token budgets.
 
     Args:
         measured: What `benchmarks.scaling.runs` has written.
@@ -175,7 +176,7 @@ def cpu_case(measured: Mapping[str, Any]) -> Case:
     together_s = MINI_BATCHES * measured["optimizer_s"]
 
     def pass_s(usual_s: float, divided_s: float) -> float:
-        """The same seconds a cost, and a pass, explain both."""
+        """Fixed seconds per pass, such that the same seconds per cost and per pass explain both measurements."""
         found = (divided_s * usual.cost - usual_s * divided.cost) / (
             divided.passes * usual.cost - usual.passes * divided.cost
         )

@@ -1,4 +1,4 @@
-"""`python -m trainer` with phases in CPU seconds of its own process, so that other work on the machine counts for little.
+"""`python -m trainer` with phases timed in CPU seconds of its process, so that other work on the machine hardly counts.
 
 python -m benchmarks.scaling.cpu_clock train --config deploy/configs/demo.toml …
 """
@@ -10,6 +10,6 @@ from trainer.cli import main
 from trainer.console import timing
 
 if __name__ == "__main__":
-    # Of `timing` alone; everything else waits by the wall's clock.
+    # Only in `timing`; everything else keeps to wall-clock time.
     vars(timing)["time"] = SimpleNamespace(monotonic=time.process_time)
     main()

@@ -1,4 +1,4 @@
-"""The picture of docs/scaling.md."""
+"""The plot of docs/scaling.md."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from benchmarks.scaling.tables import divisions, outcome
 
 
 def picture() -> str:
-    """An SVG: how many times quicker than the smallest division of cards, both axes logarithmic."""
+    """An SVG: the speed-up over the smallest number of cards, with both axes logarithmic."""
     width, height, left, top, right, bottom = 640, 420, 56, 20, 120, 46
     curves = {}
     for name in SHAPES:

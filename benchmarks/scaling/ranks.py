@@ -1,6 +1,6 @@
-"""A simulated trainer: what each rank has of a step, and how long the ranks take together.
+"""A simulated trainer: each rank's work in a step, and how long the ranks take together.
 
-They divide a mini-batch as `trainer.model.batches.prefix_tree` and `trainer.ranks.shards` do.
+A mini-batch is divided as in `trainer.model.batches` and `trainer.ranks.shards`.
 """
 
 import math
@@ -18,37 +18,37 @@ from trainer.model.batches.rows import pack, row_cost
 from trainer.ranks.shards import shards_by_cost
 
 FAMILIES = 2
-"""Of arms, each with a system prompt of its own."""
+"""Families of arms, each with a system prompt of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trainer:
-    """What the ranks do in a step, and what they and the servers tell each other."""
+    """How long the ranks' work in a step takes, and what they send to each other and to the servers."""
 
     experience_s: float
     """On one rank; the ranks divide it."""
     update_s: float
-    """On one rank; the ranks divide it, but for `optimizer_s`."""
+    """On one rank; the ranks divide it, except for `optimizer_s`."""
     optimizer_s: float = 0.0
-    """Of the update: the optimizer's step of a mini-batch and all else that every rank does alike."""
+    """Part of the update, per mini-batch: the optimizer's step and everything else that every rank repeats."""
     experience_pass_s: float = 0.0
-    """Of the experience: what a micro-batch takes however small it is."""
+    """Part of the experience: the fixed time of a micro-batch, however small it is."""
     update_pass_s: float = 0.0
-    """Of the update, likewise."""
+    """Part of the update: the fixed time of a micro-batch."""
     publish_s: float = 0.0
-    """With one server, its bytes' time included."""
+    """With one server, the time for sending the bytes included."""
     prove_s: float = 0.0
     journal_s: float = 0.0
     adapter_bytes: float = 0.0
-    """Of a push."""
+    """Bytes of a push to one server."""
     gradient_bytes: float = 0.0
-    """Of a mini-batch, from each rank to each other."""
+    """Per mini-batch, from each rank to each other rank."""
     step_bytes: float = 0.0
     """From the first rank to the others at the start of a step: rollouts and the proximal weights."""
     push_bytes_a_s: float = math.inf
-    """Of the first rank's machine to all servers together."""
+    """Bandwidth from the first rank's machine to all servers together."""
     rank_bytes_a_s: float = math.inf
-    """Of a rank's link for gradients."""
+    """Bandwidth of a rank's link for gradients."""
     step_bytes_a_s: float = math.inf
 
 
@@ -56,16 +56,16 @@ class Work(NamedTuple):
     """What a rank computes."""
 
     cost: float
-    """Of its tokens, in units of a token without attention."""
+    """Cost of its tokens, in units of a token without attention."""
     passes: float
-    """Micro-batches."""
+    """Number of micro-batches."""
 
     def seconds(self, per_cost_s: float, pass_s: float) -> float:
         return self.cost * per_cost_s + self.passes * pass_s
 
 
 def added(parts: Sequence[Work]) -> Work:
-    """Several mini-batches of a rank."""
+    """The work of several mini-batches of a rank together."""
     return Work(*map(sum, zip(*parts, strict=True)))
 
 
@@ -112,7 +112,7 @@ def shards_of(workload: Workload, groups: Sequence[Sequence[int]], ranks: int) -
 
 @lru_cache(maxsize=4096)
 def _work(workload: Workload, number: int, ranks: int) -> list[list[Work]]:
-    """What each rank has of each mini-batch of a step."""
+    """Each rank's work in each mini-batch of a step."""
     groups, size = workload.batch(number), workload.per_mini_batch
     parts = (groups[i : i + size] for i in range(0, len(groups), size))
     return [shards_of(workload, part, ranks) for part in parts]
@@ -120,7 +120,7 @@ def _work(workload: Workload, number: int, ranks: int) -> list[list[Work]]:
 
 @lru_cache(maxsize=64)
 def usual_work(workload: Workload) -> Work:
-    """A step on one rank, mean of eight."""
+    """The work of a step on one rank, as the mean of eight steps."""
     steps = [added([shard for (shard,) in _work(workload, number, 1)]) for number in range(8)]
     return Work(*map(statistics.fmean, zip(*steps, strict=True)))
 

@@ -1,8 +1,9 @@
-"""Steps of the demo with 1 and 2 trainer ranks and 1 and 2 servers, for `benchmarks.scaling check`.
+"""Measure steps of the demo with 1 and 2 trainer ranks and 1 and 2 servers, for `benchmarks.scaling check`.
 
-Every row is a run of deploy/configs/demo.toml from one SFT adapter with seconds of each phase, rows in turns within a
-round, on the same servers. Medians of the middle steps of every run go to a JSON file. A rank and a server take a core
-each: where a row has more of them at work at once than the machine has cores, it says so in `crowded`.
+Each row is a kind of run of deploy/configs/demo.toml, all from one SFT adapter and on the same servers. In each round the
+rows run one after another. A JSON file gets the seconds of each phase: the median over the middle steps of a run, and
+over the rounds. A rank and a server take a core each; `crowded` is true for a row that has more of them at work at once
+than the machine has cores.
 
     python -m benchmarks.scaling.runs --output runs/scaling/measured.json
 """
@@ -50,7 +51,7 @@ class Row(NamedTuple):
         return f"servers={self.servers},ranks={self.ranks},staleness={self.staleness}"
 
 
-# Half of a mini-batch of the demo, as two ranks divide it.
+# A token budget of 350 is half of a mini-batch of the demo, as two ranks divide it.
 ROWS = (
     *(Row(1, 1, 0), Row(1, 1, 0, token_budget=350)),
     *(Row(1, 2, 0), Row(2, 1, 0), Row(1, 1, 1), Row(1, 2, 1)),
@@ -69,11 +70,11 @@ def main() -> None:
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="[%(default)s]")
     parser.add_argument("--rounds", type=int, default=3, help="[%(default)s]")
-    parser.add_argument("--steps", type=int, default=12, help="of a run [%(default)s]")
+    parser.add_argument("--steps", type=int, default=12, help="per run [%(default)s]")
     parser.add_argument(
         "--cpu-time",
         action="store_true",
-        help="phases in CPU seconds of the first rank, on a machine with other work; 1 and 2 ranks only",
+        help="time phases in CPU seconds of the first rank, if the machine has other work; only for 1 and 2 ranks",
     )
     parser.add_argument("--output", type=Path, default=Path("runs/scaling/measured.json"))
     arguments = parser.parse_args()
@@ -109,7 +110,7 @@ def main() -> None:
 
 
 def demo_start(model: Path, folder: Path) -> Path:
-    """The demo's base and SFT adapter, made where they are not there yet."""
+    """The demo's SFT adapter; it and the base are made if they do not exist yet."""
     if not (model / "config.json").is_file():
         from trainer.commands.tiny_model import build_tiny_model
 
@@ -140,7 +141,7 @@ def train(row: Row, urls: list[str], sft: Path, run: Path, steps: int, program: 
         "--server.urls": json.dumps(urls[: row.servers]),
         "--rollout.max_staleness": row.staleness,
         "--ppo.token_budget": row.token_budget or demo_budget(),
-        # Beside servers and other ranks.
+        # One, since servers and other ranks need cores too.
         "--run.num_threads": 1,
         "--run.folder": run,
         "--run.num_steps": steps,
@@ -158,7 +159,7 @@ def train(row: Row, urls: list[str], sft: Path, run: Path, steps: int, program: 
 
 
 def medians(run: Path) -> dict[str, float]:
-    """Seconds of each phase, without the first steps, which load, and the last, which asks for nothing."""
+    """Median seconds per phase without the first steps, which load everything, and the last, which asks for no rollouts."""
     rows = read_metrics(run)[WARM_UP_STEPS:-1]
     names = [f"time/{phase}_s" for phase in PHASES]
     return {name: round(statistics.median(row[name] for row in rows), 4) for name in names}
@@ -170,7 +171,7 @@ def measured(
     kinds: Sequence[Row],
     sft: Path,
 ) -> Mapping[str, object]:
-    """What `benchmarks.scaling` reads."""
+    """The content of the file that `benchmarks.scaling check` reads."""
     cores = len(os.sched_getaffinity(0))
     rows = {}
     for kind in kinds:
@@ -205,7 +206,7 @@ def demo_budget() -> int:
 
 
 def optimizer_s(sft: Path) -> float:
-    """CPU seconds of AdamW's step on an adapter: what every rank does alike."""
+    """CPU seconds of AdamW's step on an adapter, which every rank repeats."""
     torch.set_num_threads(1)
     parameters = [
         torch.nn.Parameter(tensor.float())
@@ -224,7 +225,7 @@ def optimizer_s(sft: Path) -> float:
 
 
 def completions(run: Path) -> tuple[list[list[int]], int]:
-    """Tokens of the completions of each group of the middle steps, and the mean of a prompt."""
+    """Token counts of each group's completions in the middle steps, and the mean number of prompt tokens."""
     found, prompts = [], []
     for path in sorted((run / "rollouts").glob("*.jsonl"))[WARM_UP_STEPS:-1]:
         for _, line in read_lines(path):

@@ -1,6 +1,6 @@
-"""Simulated inference servers: each gives every sequence that it decodes a token at a time.
+"""Simulated inference servers: in each decoding step a server adds one token to every sequence that it decodes.
 
-Such a step takes `fixed_s + n * per_sequence_s`, so that a batch's last long completions keep the server waiting.
+A step with n sequences takes `fixed_s + n * per_sequence_s`, so that a batch's last long completions hold the server up.
 """
 
 import heapq
@@ -18,13 +18,13 @@ class Decoder:
     """One inference server."""
 
     fixed_s: float
-    """Of a step of decoding, however many sequences there are."""
+    """Part of a decoding step that does not depend on the number of sequences."""
     per_sequence_s: float
-    """Of a step of decoding, for each sequence in it."""
+    """Part of a decoding step for each sequence in it."""
     prefill_s: float = 0.0
-    """Of a group's prompts, in which nothing is decoded."""
+    """For a group's prompts; meanwhile nothing is decoded."""
     max_sequences: int = 256
-    """The others wait."""
+    """How many are decoded at once; the others wait."""
 
 
 @dataclass(kw_only=True)
@@ -35,11 +35,11 @@ class Server:
     now_s: float = 0.0
     idle_s: float = 0.0
     decoded: float = 0.0
-    """Tokens that a sequence which was there from the start would have."""
+    """Tokens that a sequence decoded from the start on would have by now."""
     ends: list[tuple[float, int]] = field(default_factory=list)
-    """A heap: where `decoded` will be at each sequence's end, and its batch."""
+    """A heap: for each sequence, the value of `decoded` at its end, and its batch."""
     waiting: deque[tuple[int, int]] = field(default_factory=deque)
-    """Tokens and batch of the sequences that have no place yet."""
+    """Tokens and batch of each sequence that has no place yet."""
     prefill_s: float = 0.0
     left: Counter[int] = field(default_factory=Counter)
     """Sequences of each batch that have not ended."""
@@ -53,7 +53,7 @@ class Server:
         self._fill()
 
     def advance(self, until_s: float) -> None:
-        """Generate until then."""
+        """Generate until ``until_s``."""
         while self.ends and self.now_s < until_s:
             prefill_s = min(self.prefill_s, until_s - self.now_s)
             self.now_s += prefill_s
@@ -76,7 +76,7 @@ class Server:
             self.now_s = until_s
 
     def finish(self, batch: int) -> float:
-        """When the last sequence of a batch ends; the clock does not go beyond."""
+        """When the last sequence of a batch ends; the clock does not advance beyond that."""
         while self.left[batch]:
             token_s = self.decoder.fixed_s + len(self.ends) * self.decoder.per_sequence_s
             left_s = (self.ends[0][0] - self.decoded) * token_s
@@ -96,7 +96,7 @@ class Fleet:
         self.servers = [Server(decoder=decoder) for _ in range(count)]
 
     def ask(self, groups: Sequence[Sequence[int]], batch: int, now_s: float) -> None:
-        """Give each group to the server with the fewest sequences to come."""
+        """Give each group to the server with the fewest unfinished sequences."""
         for server in self.servers:
             server.advance(now_s)
         load = [server.left.total() for server in self.servers]
@@ -110,14 +110,14 @@ class Fleet:
         return max(server.finish(batch) for server in self.servers)
 
     def idle_s(self, now_s: float) -> float:
-        """Seconds without work until then, of all servers."""
+        """Seconds without work until ``now_s``, summed over all servers."""
         for server in self.servers:
             server.advance(now_s)
         return sum(server.idle_s for server in self.servers)
 
 
 def generation_s(decoder: Decoder, workload: Workload, servers: int = 1) -> float:
-    """Seconds of a batch that is alone on the servers, mean of eight."""
+    """Seconds for a batch that is alone on the servers, as the mean of eight batches."""
     times = []
     for number in range(8):
         fleet = Fleet(decoder, servers)
@@ -127,7 +127,7 @@ def generation_s(decoder: Decoder, workload: Workload, servers: int = 1) -> floa
 
 
 def scaled_to(decoder: Decoder, workload: Workload, measured_s: float) -> Decoder:
-    """The decoder, quicker or slower, so that a batch alone on it takes as long as was measured."""
+    """The decoder, made faster or slower so that a batch alone on it takes the measured time."""
     factor = measured_s / generation_s(decoder, workload)
     return replace(
         decoder,

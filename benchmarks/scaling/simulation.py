@@ -1,8 +1,8 @@
-"""A step's time by simulation: servers that generate, ranks that train, and the loop that joins them.
+"""Simulates the time of a step: servers that generate, ranks that train, and the loop that joins them.
 
-Events are those of `trainer/online/loop.py` and `pipeline.py`: a batch is asked as a whole once `max_staleness` allows, each
-group of the server with the fewest groups; a version is learned, pushed to all servers, and only then the next batch is
-asked. Everything is drawn with a seed: the same case gives the same times.
+The events are those of `trainer/online/loop.py` and `pipeline.py`: a batch is asked for as a whole once `max_staleness`
+allows it, and each of its groups goes to the server with the fewest groups. A version is trained and pushed to all
+servers before the next batch is asked for. All random draws are seeded: the same case gives the same times.
 """
 
 import statistics
@@ -30,7 +30,7 @@ class Outcome:
 
     step_s: float
     wait_s: float
-    """The ranks without rollouts to train on."""
+    """How long the ranks wait for rollouts to train on."""
     generate_s: float
     """From a batch's request to its last completion."""
     train_s: float
@@ -38,11 +38,11 @@ class Outcome:
     server_idle: float
     """Share of the servers' time in which they have nothing to generate, mean over servers."""
     balance: float
-    """Of the ranks: their mean work over that of the one with the most."""
+    """The ranks' mean work divided by the work of the rank that has the most."""
 
 
 def simulate(case: Case, *, servers: int, ranks: int, staleness: int, steps: int = 18) -> Outcome:
-    """Run the loop for some steps and a few before them that do not count."""
+    """Run the loop for ``steps`` steps, after a few steps that do not count."""
     t, fleet, num_warm_up = case.trainer, Fleet(case.decoder, servers), 6
     publish_s = t.publish_s + t.adapter_bytes * (servers - 1) / t.push_bytes_a_s
     asked_s: deque[float] = deque()

@@ -10,7 +10,7 @@ from benchmarks.scaling.simulation import Outcome, simulate
 COUNTS = (1, 2, 4, 8)
 STALENESSES = (0, 1, 2)
 PAYS = 0.5
-"""More cards pay while they save at least this share of what perfect division among them would."""
+"""More cards pay as long as they save at least this share of the time that perfect division among them would save."""
 STEPS = 12
 FIXED_TIMES_S = (0.004, 0.008, 0.016)
 PUSHED_TO = (1, 4, 16)
@@ -30,14 +30,16 @@ def all_tables() -> dict[str, str]:
     """Every table by its heading, as docs/scaling.md has them."""
     return {
         **{f"{name}: seconds a step": grid(name) for name in SHAPES},
-        **{f"{name}: the best division of so many cards": splits(name) for name in SHAPES},
+        **{
+            f"{name}: the fastest division of each number of cards": splits(name) for name in SHAPES
+        },
         "What an assumption does": assumption(),
         "A push": pushes(),
     }
 
 
 def grid(name: str) -> str:
-    """Servers against ranks at staleness 1, with the side that waits."""
+    """Seconds per step and the servers' idle time for each number of ranks and servers, at staleness 1."""
     heads = ["ranks \\ servers", *map(str, COUNTS)]
     rows = []
     for ranks in COUNTS:
@@ -50,7 +52,7 @@ def grid(name: str) -> str:
 
 
 def divisions(name: str) -> dict[int, tuple[int, int]]:
-    """For each number of cards, the servers and ranks with the quickest step at staleness 1."""
+    """For each number of cards, the servers and ranks with the fastest step at staleness 1."""
     best: dict[int, tuple[int, int]] = {}
     for servers in COUNTS:
         for ranks in COUNTS:
@@ -58,7 +60,7 @@ def divisions(name: str) -> dict[int, tuple[int, int]]:
             quickest = best.setdefault(cards, (servers, ranks))
             if outcome(name, servers, ranks, 1).step_s < outcome(name, *quickest, 1).step_s:
                 best[cards] = servers, ranks
-    # More cards that are no quicker are not worth a line.
+    # A number of cards that is hardly faster than a smaller number gets no line.
     kept: dict[int, tuple[int, int]] = {}
     for cards in sorted(best):
         last_s = min((outcome(name, *split, 1).step_s for split in kept.values()), default=math.inf)
@@ -68,7 +70,7 @@ def divisions(name: str) -> dict[int, tuple[int, int]]:
 
 
 def splits(name: str) -> str:
-    """The quickest division of each number of cards, and what the next cards bring."""
+    """The fastest division of each number of cards, and whether the additional cards pay."""
     heads = [
         *("cards", "servers + ranks"),
         *(f"staleness {staleness}" for staleness in STALENESSES),
@@ -106,7 +108,7 @@ def assumption() -> str:
 
 
 def pushes() -> str:
-    """Bytes of a push and the time that a link takes for them."""
+    """Bytes of a push, and how long a link takes to send them."""
     heads = ["model", "a push", "servers", *LINKS_BYTES_A_S, "link for 5 % of the quickest step"]
     rows = []
     for name in SHAPES:

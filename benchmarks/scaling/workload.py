@@ -11,13 +11,13 @@ class Workload:
 
     questions: int
     per_mini_batch: int
-    """Questions of an optimizer step."""
+    """Questions per optimizer step."""
     arms: int = 8
     prompt_tokens: int
     mean_tokens: float
-    """Of a completion; lengths are lognormal."""
+    """Mean length of a completion; lengths are lognormal."""
     spread: float
-    """Standard deviation of the lengths over their mean."""
+    """Standard deviation of the lengths divided by their mean."""
     max_tokens: int
     token_budget: int
     hidden_size: int
@@ -25,7 +25,7 @@ class Workload:
     """Lengths of groups to draw from, instead of a lognormal distribution."""
 
     def batch(self, number: int) -> list[list[int]]:
-        """Tokens of every completion of the groups of a step; the same for the same number."""
+        """Token counts of the completions in each group of a step; the same number gives the same counts."""
         rng = random.Random(number)
         if self.measured:
             return [list(rng.choice(self.measured)) for _ in range(self.questions)]

@@ -1,4 +1,4 @@
-"""The same seeds and version alone, among many, and after a restart: how often do tokens differ?
+"""How often do tokens differ for the same seeds and version: asked alone, in a batch, and after a restart?
 
 python -m benchmarks.server.determinism --model models/tiny-base
 """
@@ -16,10 +16,10 @@ from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig
 
 NUM_QUESTIONS = 128
-"""Of eight completions each."""
+"""Each has eight completions."""
 BATCH = 64
 
-# Tokens of a completion by question and arm.
+# The tokens of each completion, by question and arm.
 _Tokens = dict[tuple[str, str], list[int]]
 
 
@@ -52,7 +52,7 @@ def main() -> None:
 async def sample(
     url: str, adapter: Path, questions: Sequence[Question], batch_size: int
 ) -> _Tokens:
-    """All questions, so many in each request."""
+    """Ask all questions, ``batch_size`` of them in each request."""
     tokens: _Tokens = {}
     async with ArmsClient(ServerConfig(url=url)) as client:
         await client.push_adapter(1, adapter)

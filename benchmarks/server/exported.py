@@ -1,8 +1,8 @@
-"""Does vLLM answer with an exported, merged model as it does with base and adapter?
+"""Does vLLM give the same answers with an exported, merged model as with base and adapter?
 
 python -m benchmarks.server.exported --run runs/demo
 
-Serves the run's base with its newest adapter and then the folder of ``export --merged``, both in float32, and
+Serves the run's base with its newest adapter and then the folder of ``export --merged``, both in float32 by default, and
 asks both the same held-out questions greedily.
 """
 
@@ -89,7 +89,7 @@ def main() -> None:
 async def answers(
     url: str, prompts: Sequence[list[int]], max_tokens: int, adapter: Path | None
 ) -> list[GreedyAnswer]:
-    """Every prompt's greedy answer, of the adapter or else of the served model itself."""
+    """The greedy answer to every prompt: the adapter's, or the served model's own if ``adapter`` is None."""
     async with (
         ArmsClient(ServerConfig(url=url)) as client,
         httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http,

@@ -1,12 +1,13 @@
-"""What a step's generation is made of: ``LLM.generate`` with its parts added one after another, then the server.
+"""Where a step's generation time goes: ``LLM.generate`` with its parts added one after another, then the server.
 
     python -m benchmarks.server.generation_parts --model models/random-1.5b --questions 64 --max-tokens 256
 
-Each row adds one thing to the row before: logprobs, seeds, the temperatures of the 1.5B preset's arms, an adapter; then
-the same through `POST /v1/arms/generate`. Last come the recipe's arms, which have a top-p, and logits in the model's
-dtype instead of float32. Every completion of an offline row has ``--max-tokens`` tokens, and ``ms a step`` is the time
-of one token of all of them; the server's end at EOS, which a model with random weights hardly ever samples.
-Rows are printed as they are measured, so that a run that is cut short has said something.
+The first rows each add one thing to the row before: logprobs, seeds, the temperatures of the 1.5B preset's arms, an
+adapter. Further rows have the recipe's arms, which have a top-p; the same as with an adapter, but through
+`POST /v1/arms/generate`; and logits in the model's dtype instead of float32. In an offline row every completion has
+``--max-tokens`` tokens, and ``ms a step`` is the time for one token of all completions. The server's completions end at
+EOS, which a model with random weights hardly ever samples. Each row is printed as soon as it is measured, so that a run
+that is cut short still shows something.
 """
 
 import argparse
@@ -40,7 +41,7 @@ from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig
 
 ARMS = build_exploring_arms()
-"""The 1.5B preset's."""
+"""Those of the 1.5B preset."""
 NUM_ARMS = len(ARMS)
 
 
@@ -51,11 +52,11 @@ def main() -> int:
     )
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument(
-        "--questions", type=int, default=64, help="of eight arms each [%(default)s]"
+        "--questions", type=int, default=64, help="with eight arms each [%(default)s]"
     )
     parser.add_argument("--max-tokens", type=int, default=256, help="[%(default)s]")
     parser.add_argument(
-        "--rounds", type=int, default=2, help="of each row, the best counts [%(default)s]"
+        "--rounds", type=int, default=2, help="per row, of which the best counts [%(default)s]"
     )
     parser.add_argument("--gpu-memory-utilization", type=float, default=0.6, help="[%(default)s]")
     arguments = parser.parse_args()
@@ -103,7 +104,7 @@ def engine(arguments: argparse.Namespace, head_dtype: str) -> Iterator[OfflineEn
 
 
 def asked(arguments: argparse.Namespace, arms: Sequence[ArmSpec] = ARMS) -> list[Prompt]:
-    """A step's prompts as the server samples them, with seeds; never the same twice."""
+    """A step's prompts with seeds, as the server samples them; each call takes new questions."""
     records = [next(QUESTIONS) for _ in range(arguments.questions)]
     return [replace(prompt, seed=i) for i, prompt in enumerate(prompts(records, arms))]
 
@@ -112,7 +113,7 @@ QUESTIONS = fresh_questions()
 
 
 def offline_rows(offline: OfflineEngine, adapter: Path, arguments: argparse.Namespace) -> None:
-    """Rows of one engine, each with one thing more than the row before."""
+    """Measure rows with one engine, each of which adds one thing to the row before."""
 
     def row(name: str, *, arms: bool, seeds: bool, logprobs: bool) -> None:
         def once() -> Timing:
@@ -145,7 +146,7 @@ def whole(
     adapter: Path,
     arguments: argparse.Namespace,
 ) -> None:
-    """A row with all that rollouts need."""
+    """Measure a row with everything that rollouts need."""
     timings = [
         offline.generate(
             asked(arguments, arms),
@@ -159,7 +160,7 @@ def whole(
 
 
 def served(adapter: Path, folder: Path, arguments: argparse.Namespace) -> None:
-    """The same through the server, as the trainer asks: a request a question, all at once."""
+    """Measure the same through the server, asked as the trainer does: one request per question, all at once."""
     flags = ["--max-num-seqs", str(NUM_ARMS * arguments.questions), "--max-lora-rank", str(RANK)]
     if torch.cuda.is_available():
         share = str(arguments.gpu_memory_utilization)
@@ -188,7 +189,7 @@ def served(adapter: Path, folder: Path, arguments: argparse.Namespace) -> None:
 
 
 def report(name: str, timings: list[Timing], arguments: argparse.Namespace) -> None:
-    """The best of the rounds after the first, which is the warm-up."""
+    """Print the best of the rounds after the first, which is the warm-up."""
     best = max(timings[1:], key=lambda timing: timing.tokens_per_s)
     steps = best.num_tokens / (NUM_ARMS * arguments.questions)
     milliseconds = 1000 * best.seconds / steps

@@ -1,8 +1,8 @@
-"""What several servers bring, and what asking them costs, without an engine: servers in memory of a known rate.
+"""The gain from several servers and the cost of asking them, measured with in-memory servers of a known rate.
 
-Scaling: the time for as many groups a server from 1 to 8 servers; 1.0 of linear is that of one. Cost: the CPU time
-of the pool for a group, of a step of 10,000 groups on 64 servers, and its share of the step. One slow server: the
-time of a step with one server of four that works at a tenth of the others' rate.
+Scaling: the time for the same number of groups per server, with 1 to 8 servers; 1.0 of linear is as fast as one server
+alone. Cost: the pool's CPU time per group, in a step of 10,000 groups on 64 servers, and its share of the step. One slow
+server: the time of a step on four servers, one of which works at a tenth of the others' rate.
 
     python -m benchmarks.server.many_servers
 """
@@ -55,7 +55,7 @@ async def step_s(
 
 
 async def alone_cpu_s(num_groups: int, num_servers: int, seconds: float, places: int) -> float:
-    """CPU seconds of the same servers asked without a pool, each for its share."""
+    """CPU seconds of the same servers when each is asked for its share without a pool."""
     asked = servers(num_servers, seconds, places)
     for server in asked:
         server.held[1] = "x"

@@ -26,7 +26,7 @@ class Prompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What one call came to."""
+    """The result of one call."""
 
     num_tokens: int
     """Generated, EOS included."""
@@ -52,7 +52,7 @@ class OfflineEngine:
         logprobs: bool = True,
         ignore_eos: bool = False,
     ) -> Timing:
-        """Generates all prompts in one call, with logprobs unless told otherwise, as rollouts need them.
+        """Generates a completion of each prompt in one call; logprobs are included by default, since rollouts need them.
 
         With ``ignore_eos`` every completion has ``max_tokens`` tokens.
         """
@@ -69,8 +69,8 @@ def offline_engine(
 
     Args:
         model: Base model.
-        engine_arguments: Of ``vllm.LLM``.
-        environment: Variables of that process, over those of this one.
+        engine_arguments: Arguments of ``vllm.LLM``.
+        environment: Variables of that process, which override those of this one.
     """
     ours, theirs = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
@@ -86,7 +86,7 @@ def offline_engine(
     finally:
         ours.close()
         process.join(30)
-        # The engine's own processes are in its group, and outlive it where it was killed.
+        # The engine's own processes are in its process group, and outlive it if it was killed.
         if process.pid is not None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -98,7 +98,7 @@ def _serve(
 ) -> None:
     os.setsid()
     os.environ |= {"VLLM_LOGGING_LEVEL": "WARNING", "VLLM_NO_USAGE_STATS": "1", **environment}
-    # vllm takes many seconds to import, and reads its environment then.
+    # vllm takes many seconds to import, and reads its environment variables while it is imported.
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 

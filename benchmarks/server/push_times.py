@@ -1,4 +1,4 @@
-"""How long a push takes, by turns with vLLM's own route, and what pushing costs generation."""
+"""How long a push takes, in turns with vLLM's own route, and how much pushes slow down generation."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from trainer.config.sections import ServerConfig
 from trainer.data.sources import Record
 
 PAUSE_S = 0.6
-"""Between pushes: no trainer's step is shorter, and what a push displaces has left by then."""
+"""Between pushes: no trainer's step is shorter, and by then the version that a push displaces is gone."""
 
 
 async def pushes(
@@ -33,9 +33,9 @@ async def pushes(
     folder: Path,
     arguments: Namespace,
 ) -> None:
-    """From the push to the first token of the new version, by turns: ours, and vLLM's own route.
+    """Seconds from a push to the first token of the new version, in turns through our route and vLLM's own.
 
-    A trainer writes the adapter first, and names its folder or uploads it.
+    They include writing the adapter, as a trainer does first. Our route then gets an upload or the folder's path.
     """
     seconds: dict[str, list[float]] = {"upload": [], "path": [], "vllm": []}
     arm = ARMS[0]
@@ -85,7 +85,7 @@ async def dip(
     questions: Iterator[Record],
     arguments: Namespace,
 ) -> None:
-    """Throughput with a push a second against throughput without, by turns."""
+    """Throughput with a push every second against throughput without pushes, measured in turns."""
     ratios, disturbed, undisturbed = [], [], []
     async with ArmsClient(ServerConfig(url=server.url)) as client:
         versions = iter(range((await client.status()).next_version, 10**6))

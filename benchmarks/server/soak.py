@@ -46,7 +46,7 @@ def main() -> None:
 async def soak(
     server: ServerProcess, adapters: list[Path], state: Path, num_pushes: int
 ) -> list[ArmGroup]:
-    """Pushes under load; returns some groups, to look at what generated them."""
+    """Push under load; returns some groups, to check which version generated them."""
     questions, groups, num_failed, checked = fresh_questions(), 0, 0, []
     most_loaded = most_on_disk = 0
     rss_mib: list[float] = []
@@ -101,14 +101,14 @@ def versions_on_disk(state: Path) -> int:
 
 
 def memory_mib(server: ServerProcess) -> float:
-    """Of the server and its engine together."""
+    """Resident memory of the server and its engine together."""
     root = psutil.Process(server.process.pid)
     rss_bytes: int = sum(p.memory_info().rss for p in (root, *root.children(recursive=True)))
     return rss_bytes / 2**20
 
 
 def check_logprobs(model: Path, adapters: list[Path], groups: list[ArmGroup]) -> None:
-    """Every token's logprob under the one version that its group names, recomputed with PEFT."""
+    """Recompute every token's logprob with PEFT, under the one version that its group names."""
     base = AutoModelForCausalLM.from_pretrained
     policies = [PeftModel.from_pretrained(base(model), path).eval() for path in adapters]
     worst, num_tokens = 0.0, 0

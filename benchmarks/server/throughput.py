@@ -1,8 +1,8 @@
-"""The server beside what it stands on, in one run on one model; see benchmarks/README.md.
+"""Throughput of the server compared with vLLM alone, in one run on one model; see benchmarks/README.md.
 
-Side by side: (a) offline ``LLM.generate``, (b) ``POST /v1/arms/generate`` with 1, 4, 16 and 64 questions in
-flight, (c) the same kind of prompts through vLLM's own ``/v1/completions``; what seeds, tokens on the wire
-and an adapter cost; a push against vLLM's own ``/v1/load_lora_adapter``, and what pushing costs generation.
+It compares (a) offline ``LLM.generate``, (b) ``POST /v1/arms/generate`` with 1, 4, 16 and 64 questions in flight, and
+(c) the same kind of prompts through vLLM's own ``/v1/completions``. It also measures the cost of seeds, of tokens on the
+wire and of an adapter, a push against vLLM's own ``/v1/load_lora_adapter``, and how much pushes slow down generation.
 
     python -m benchmarks.server.throughput --model models/tiny-base
 """
@@ -52,7 +52,7 @@ RATIOS = (
     ("(a) offline, one process", "offline, base"),
     ("offline, vLLM's kernels, adapter", "offline, vLLM's kernels, base"),
 )
-"""Rows whose rates are divided by those of another row."""
+"""Pairs of rows; the rates of the first are divided by those of the second."""
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
                 with contextlib.ExitStack() as stack:
                     environments = {
                         "ours": {**cpu, "VLLM_PLUGINS": PATCHES_PLUGIN},
-                        # As vLLM runs by itself, with a process for the scheduler and one for the model.
+                        # As vLLM runs by default, with a process for the scheduler and one for the model.
                         "processes": {
                             **cpu,
                             "VLLM_PLUGINS": PATCHES_PLUGIN,
@@ -100,7 +100,7 @@ def main() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """The ways to generate for fresh questions; each returns tokens/s."""
+    """The ways to generate completions of fresh questions; each returns tokens/s."""
 
     engines: Mapping[str, OfflineEngine]
     url: str
@@ -140,7 +140,7 @@ class Generation:
         return timing.tokens_per_s
 
     async def warm_up(self) -> None:
-        """Every kernel and every batch size once."""
+        """Use every kernel and every batch size once."""
         for name in self.engines:
             for lora in (self.adapter, None):
                 await self.offline(name, lora)
@@ -176,7 +176,7 @@ async def generation(
     questions: Iterator[Record],
     arguments: argparse.Namespace,
 ) -> None:
-    """Tokens/s of every way to generate, measured by turns."""
+    """Tokens/s of every way to generate, measured in turns."""
     config = ServerConfig(url=server.url)
     async with ArmsClient(config) as client, httpx.AsyncClient(timeout=None) as plain:
         await client.push_adapter(1, adapter)
@@ -201,11 +201,11 @@ async def generation(
 async def by_turns(
     measures: Mapping[str, Callable[[], Awaitable[float]]], rounds: int
 ) -> dict[str, list[float]]:
-    """What each measure finds in each round."""
+    """The result of each measure in each round."""
     rows: dict[str, list[float]] = {}
     shuffle = random.Random(0).shuffle
     for _ in range(rounds):
-        # In another order each time: whatever ran before leaves its mark.
+        # In another order each time, since every measure affects the next one.
         names = list(measures)
         shuffle(names)
         for name in names:

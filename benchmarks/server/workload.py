@@ -1,4 +1,4 @@
-"""What the server's benchmarks ask: fresh questions, prompts, adapters, and many requests at once."""
+"""What the server's benchmarks share: fresh questions, prompts, adapters, and many requests at once."""
 
 import asyncio
 import time
@@ -49,7 +49,7 @@ async def ask_arms(
     *,
     questions_per_request: int = 1,
 ) -> tuple[Timing, list[float]]:
-    """So many requests at once; also the seconds of each."""
+    """Send all requests, ``in_flight`` of them at once; returns the timing, and the seconds of each request."""
     places, seconds = asyncio.Semaphore(in_flight), []
 
     async def ask(records: Sequence[Record]) -> int:
@@ -74,7 +74,7 @@ async def ask_arms(
 async def ask_completions(
     client: httpx.AsyncClient, url: str, model: str, records: Sequence[Record], max_tokens: int
 ) -> Timing:
-    """A request an arm with all questions in it, which is the least that this route can do with."""
+    """Send one request per arm with all questions in it, which is the smallest number that this route allows."""
     started = time.perf_counter()
     answers = await asyncio.gather(
         *(
@@ -123,7 +123,7 @@ def fresh_questions() -> Iterator[Record]:
 
 
 def save_adapter(model: Path, folder: Path, seed: int) -> Path:
-    """An adapter on every linear layer that changes the model a little."""
+    """Write an adapter for every linear layer that changes the model a little."""
     torch.manual_seed(seed)
     config = LoraConfig(r=RANK, lora_alpha=RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     policy = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)

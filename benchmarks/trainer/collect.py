@@ -1,4 +1,4 @@
-"""`collect` against the arms endpoint that it collects from: tokens a second of both, by turns.
+"""`collect` compared with the arms endpoint that it collects from: tokens per second of both, measured in turns.
 
 python -m benchmarks.trainer.collect --model models/tiny-base
 """
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
     parser.add_argument("--adapter", default="base", help="adapter folder to collect from")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--questions", type=int, default=512, help="of each measurement")
+    parser.add_argument("--questions", type=int, default=512, help="per measurement")
     parser.add_argument("--max-tokens", type=int, default=40)
     parser.add_argument("--suffix", default=".jsonl.zst", help="of the collected file")
     arguments = parser.parse_args()
@@ -81,7 +81,7 @@ async def measure(url: str, folder: Path, arguments: argparse.Namespace) -> None
 async def ask(
     client: ArmsClient, records: Sequence[Record], version: int | None, max_tokens: int
 ) -> float:
-    """The endpoint's own throughput: nothing is scored or written."""
+    """Measure the endpoint's own throughput: nothing is scored or written."""
     waiting = iter(records)
 
     async def ask_on(waiting: Iterator[Record]) -> int:

@@ -1,6 +1,6 @@
-"""What journal and checkpoints cost: their shares of a run's wall time, on that run's own disk.
+"""The cost of journal and checkpoints: their shares of a run's wall time, on that run's own disk.
 
-The journal's is read from the run's metrics; the checkpoint is written again and again from its state.
+The journal's share is read from the run's metrics. For the other, a checkpoint of the run's state is written repeatedly.
 """
 
 import argparse
@@ -18,7 +18,9 @@ def main() -> None:
         description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("--repetitions", type=int, default=15, help="checkpoints [%(default)s]")
+    parser.add_argument(
+        "--repetitions", type=int, default=15, help="checkpoints to write [%(default)s]"
+    )
     arguments = parser.parse_args()
     prepare_environment()
 

@@ -42,11 +42,11 @@ class Reading:
     trainer_mib: float
     server_mib: float
     run_mib: float
-    """What grows by design aside: rollouts, journal, metrics and TensorBoard."""
+    """The run's folder without what grows by design: rollouts, journal, metrics and TensorBoard."""
     records_mib: float
-    """Those."""
+    """What grows by design."""
     state_mib: float
-    """The server's folder."""
+    """The server's state folder."""
 
 
 LINES = {
@@ -134,7 +134,7 @@ def num_lines(path: Path) -> int:
 
 
 def memory_mib(pid: int) -> float:
-    """Of a process and those below it."""
+    """Resident memory of a process and its descendants."""
     try:
         root = psutil.Process(pid)
         processes = [root, *root.children(recursive=True)]
@@ -145,7 +145,7 @@ def memory_mib(pid: int) -> float:
 
 def disk_mib(folder: Path) -> float:
     total = 0
-    # What is removed meanwhile is not counted.
+    # Files that are removed meanwhile are not counted.
     for root, _, names in os.walk(folder):
         for name in names:
             with suppress(FileNotFoundError):
@@ -154,7 +154,7 @@ def disk_mib(folder: Path) -> float:
 
 
 def mean_at(readings: Sequence[Reading], field: str, step: int) -> float:
-    """Over a window of steps."""
+    """Mean of a field over a window of steps."""
     found: list[float] = [
         getattr(r, field) for r in readings if step <= r.step <= step + WINDOW_STEPS
     ]
@@ -162,7 +162,7 @@ def mean_at(readings: Sequence[Reading], field: str, step: int) -> float:
 
 
 def as_svg(readings: Sequence[Reading]) -> str:
-    """One panel a quantity, each from zero: a leak is a slope."""
+    """One panel per quantity, each starting from zero, so that a leak shows as a slope."""
     width, height, margin = 640, 110, 60
     last_step = readings[-1].step
     shown = readings[:: max(1, len(readings) // 300)]

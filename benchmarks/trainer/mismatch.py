@@ -1,4 +1,4 @@
-"""The server's logprobs beside the trainer's, of one version, with the nucleus mask replayed and without.
+"""The server's logprobs compared with the trainer's for one version, with and without replaying the nucleus mask.
 
 Every arm samples at its own temperature and top_p on a real server; the trainer scores the same tokens with the
 adapter that it pushed. See benchmarks/README.md.
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 async def sample(url: str, adapter: Path, num_questions: int) -> list[ArmGroup]:
-    """All arms of some questions, by one version."""
+    """Completions of all arms for some questions, by one version."""
     records = load_records("word-problems", Split.TRAIN, num_records=num_questions)
     async with ArmsClient(ServerConfig(url=url)) as client:
         await client.push_adapter(0, adapter)

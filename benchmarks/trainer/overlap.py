@@ -1,7 +1,7 @@
 """Does generation hide behind the update? Wall time of a step against the longer of its two halves.
 
-Runs the training loop twice against one real server, each side on a core of its own: with
-``max_staleness`` 0, where a step is generation and then update, and with 1, where they overlap.
+Runs the training loop twice against one real server, with server and trainer on cores of their own: with
+``max_staleness`` 0, where a step is generation and then update, and with 1, where the two overlap.
 
     python -m benchmarks.trainer.overlap --model models/tiny-base
 """
@@ -34,8 +34,8 @@ def main() -> None:
         description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
     parser.add_argument("--model", type=Path, default=Path("models/tiny-base"))
-    parser.add_argument("--steps", type=int, default=20, help="measured of each run [%(default)s]")
-    parser.add_argument("--questions", type=int, default=16, help="groups a step [%(default)s]")
+    parser.add_argument("--steps", type=int, default=20, help="measured per run [%(default)s]")
+    parser.add_argument("--questions", type=int, default=16, help="groups per step [%(default)s]")
     parser.add_argument("--max-tokens", type=int, default=40)
     arguments = parser.parse_args()
     prepare_environment()

@@ -1,10 +1,10 @@
-"""Attention of a pass over a step's completions, before and after rows were packed by cost; without a model or a GPU.
+"""Cost of attention in a pass over a step's completions, before and after rows were packed by cost; needs no model or GPU.
 
     python -m benchmarks.trainer.packing
 
-Rows are computed against themselves whole, as a dense mask does: 4 · H · W² operations a layer and row of
-width W. Before: micro-batches filled to ``ppo.token_budget``. After: `trainer.model.batches.prefix_tree.pack`. Alone:
-each tree in a row of its own, the least that a dense mask can do.
+Each row attends to all of itself, as with a dense mask: 4 · H · W² operations per layer for a row of width W. Before:
+micro-batches filled to ``ppo.token_budget``. After: `trainer.model.batches.rows.pack`. Alone: each tree in a row of its
+own, which is the minimum for a dense mask.
 """
 
 import random
@@ -31,7 +31,7 @@ PROMPT_TOKENS = (50, 77)
 COMPLETION_TOKENS = 256
 
 Packing = list[list[list[int]]]
-"""For each micro-batch its rows, each the indices of its trees."""
+"""For each micro-batch its rows, and for each row the indices of its trees."""
 
 
 def filled(sizes: Sequence[int], *, max_tokens: int, hidden_size: int) -> Packing:

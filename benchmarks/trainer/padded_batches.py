@@ -1,4 +1,4 @@
-"""Micro-batches of length-sorted padded rows, as the trainer used to have them."""
+"""Micro-batches of length-sorted padded rows, as the trainer used to make them."""
 
 from collections.abc import Sequence
 

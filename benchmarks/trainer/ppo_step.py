@@ -1,9 +1,9 @@
-"""A PPO step beside what it stands on, on one device; see benchmarks/README.md.
+"""A PPO step compared with the bare passes of a plain PEFT model, on one device; see benchmarks/README.md.
 
-On completions that the tiny model samples for the eight arms: experience and update (a) as the trainer does
-them, (b) with the length-sorted padded rows that it used to have, and (c) their floor, the bare forward and
-backward passes of a plain PEFT model over the same rows. Then the update against the length of sequences and
-the number of questions, and the peak memory of a logprob pass against the vocabulary.
+On completions that the tiny model samples for the eight arms, it times experience and update (a) as the trainer does
+them, (b) with the length-sorted padded rows that the trainer used to have, and (c) as their floor, the bare forward and
+backward passes of a plain PEFT model over the same rows. It then times them for several sequence lengths and numbers of
+questions, and measures the peak memory of a logprob pass for two sizes of vocabulary.
 
     python -m benchmarks.trainer.ppo_step --model models/tiny-base
 """
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="repetitions of each [%(default)s]")
     parser.add_argument("--num-threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--parts", default="step,shape,memory", help="[%(default)s]")
-    # Memory is measured in processes of their own.
+    # Memory is measured in a separate process for each vocabulary.
     parser.add_argument("--vocabulary", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.vocabulary is not None:

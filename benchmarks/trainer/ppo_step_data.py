@@ -29,7 +29,7 @@ def random_roles(model: Path) -> PolicyRoles:
 
 
 def sampled_groups(model: Path, *, num_questions: int) -> Groups:
-    """What the base model answers in all arms."""
+    """Completions that the base model samples in all arms."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     policy = AutoModelForCausalLM.from_pretrained(model)
@@ -57,7 +57,7 @@ def sampled_groups(model: Path, *, num_questions: int) -> Groups:
 
 
 def synthetic_groups(num_questions: int, *, num_prompt: int, num_completion: int) -> Groups:
-    """Random tokens: prompts shared by a family's arms, completions by half of their beginning."""
+    """Random tokens: the arms of a family share their prompt and the first half of their completions."""
     rng = random.Random(0)
     groups: Groups = []
     for _ in range(num_questions):

@@ -1,4 +1,4 @@
-"""The peak memory of a logprob pass against the vocabulary."""
+"""The peak memory of a logprob pass for a size of vocabulary."""
 
 import tempfile
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
-"""What a rank holds of a base that `policy.shard_base` divides, and at most while it computes; see benchmarks/README.md.
+"""Memory of a rank with a base that `policy.shard_base` divides, at rest and while computing; see benchmarks/README.md.
 
-Writes a random base of 48 layers where there is none. On a CPU; glibc keeps what was freed unless it is told not to:
+Writes a random base of 48 layers if there is none, and runs on a CPU. glibc keeps freed memory unless it is told not to:
 
     export MALLOC_TRIM_THRESHOLD_=0 MALLOC_MMAP_THRESHOLD_=65536
     torchrun --standalone --nproc-per-node 2 -m benchmarks.trainer.shard_memory
@@ -19,7 +19,7 @@ from trainer.model.base_model import load_base
 from trainer.ranks.process_group import joined_ranks
 
 NUM_TOKENS = 1
-"""So that what is computed for the backward pass is no part: 32 tokens keep 1.4 MiB a layer."""
+"""So few that what is kept for the backward pass does not count: 32 tokens keep 1.4 MiB per layer."""
 SAMPLE_EVERY_S = 0.001
 MIB = 2**20
 
@@ -37,7 +37,7 @@ def main() -> None:
             write_base(folder, num_layers=48)
             write_base(small, num_layers=2)
         dist.barrier()
-        # What a process needs for the first time, modules and buffers, is not the base's.
+        # Modules and buffers that a process needs only once must not count as the base's.
         measured(small)
         print(f"rank {ranks.rank}: {measured(folder)}", flush=True)
 
@@ -58,7 +58,7 @@ def write_base(folder: Path, *, num_layers: int) -> None:
 
 
 def measured(folder: Path) -> str:
-    """Load, one forward and one backward pass."""
+    """Load a base, and run one forward and one backward pass; returns the sizes as text."""
     with Peak() as peak:
         base = load_base(
             PolicyConfig(base_model=str(folder), dtype="float32", shard_base=True),
@@ -76,7 +76,7 @@ def measured(folder: Path) -> str:
 
 
 class Peak:
-    """The most anonymous memory of this process within a block, over that at its start."""
+    """The peak of this process's anonymous memory within a block, above what it had at the start."""
 
     def __enter__(self) -> "Peak":
         self.start_bytes = self._largest = anonymous_bytes()
@@ -100,7 +100,7 @@ class Peak:
 
 
 def anonymous_bytes() -> int:
-    """Resident memory that is of no file: RssAnon of proc(5)."""
+    """Resident memory that belongs to no file: RssAnon of proc(5)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (found,) = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
     return int(found) * 1024

@@ -1,8 +1,8 @@
 """The weight-sync check on a real server: healthy pushes, and the same pushes sabotaged; see benchmarks/README.md.
 
-The adapters of a finished run (`make demo`) are pushed to a real server and asked for rollouts; what the trainer
-computes for them under every explanation is kept beside them. For another learning rate than the run's, the version
-before is put at another distance: the run's own step from one version to the next, times the ratio of the rates.
+`collect` pushes the adapters of a finished run (`make demo`) to a real server, asks each for rollouts, and keeps them
+with what the trainer computes for them under every explanation. For another learning rate than the run's, it puts the
+neighbouring versions at another distance: the run's own step from one version to the next, times the ratio of the rates.
 
     python -m benchmarks.weight_sync collect --run runs/demo --dtype bfloat16
     python -m benchmarks.weight_sync table runs/weight_sync/bfloat16-recipe.pt
@@ -42,13 +42,13 @@ from trainer.rollouts.groups import as_sample
 from trainer.run_state.journal_reader import JournalReader
 
 RATES = {"5e-4": 1.0, "2e-5": 0.04, "2e-6": 0.004}
-"""Learning rates, and the length of their steps in those of the run's, which is taken to have the first."""
+"""Learning rates, each with the length of its steps relative to the run's, which is taken to have the first rate."""
 Kept = dict[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        # A folder's program would call itself __main__.py.
+        # By default the usage line would say __main__.py.
         prog="python -m benchmarks.weight_sync",
         description=(__doc__ or "").splitlines()[0],
         allow_abbrev=False,
@@ -70,14 +70,14 @@ def main() -> None:
     making.add_argument(
         "--sabotaged", type=int, default=22, help="sets also sabotaged [%(default)s]"
     )
-    making.add_argument("--questions", type=int, default=16, help="of a set [%(default)s]")
+    making.add_argument("--questions", type=int, default=16, help="per set [%(default)s]")
     making.add_argument(
         "--rates", nargs="+", choices=list(RATES), default=list(RATES), help="[all]"
     )
-    reading = commands.add_parser("table", help="what the check makes of what was kept")
+    reading = commands.add_parser("table", help="how the check judges what was kept")
     reading.add_argument("files", type=Path, nargs="+", help="made by collect")
-    reading.add_argument("--pushes", type=int, default=200, help="healthy, a rate [%(default)s]")
-    reading.add_argument("--sabotages", type=int, default=100, help="of a kind [%(default)s]")
+    reading.add_argument("--pushes", type=int, default=200, help="healthy, per rate [%(default)s]")
+    reading.add_argument("--sabotages", type=int, default=100, help="of each kind [%(default)s]")
     arguments = parser.parse_args()
     if arguments.command == "table":
         for path in arguments.files:
@@ -90,14 +90,14 @@ def main() -> None:
             )
         return
     prepare_environment()
-    # A benchmark that is told to stop ends its server, as an interrupted one does.
+    # On SIGTERM the benchmark ends its server, as it does when it is interrupted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     torch.set_num_threads(1)
     collect(arguments)
 
 
 def collect(arguments: argparse.Namespace) -> None:
-    """Make the pushes of a run, and keep what server and trainer say."""
+    """Push a run's versions, and keep what server and trainer compute for them."""
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     with (
@@ -114,13 +114,13 @@ def collect(arguments: argparse.Namespace) -> None:
 
 
 class Pushes:
-    """The versions of a run, each asked honestly and dishonestly."""
+    """The versions of a run, with healthy and with sabotaged rollouts of them."""
 
     def __init__(self, arguments: argparse.Namespace, requests: RequestThread) -> None:
         self.arguments, self.requests = arguments, requests
         self.folders = sorted((arguments.run / "adapters").glob("policy-*"))
         self.last_step = read_run_config(arguments.run).run.num_steps
-        """Of the run, whose learning rate falls to 0 in a straight line."""
+        """The last step of the run; its learning rate falls linearly to 0."""
         step_of = {
             adapter.version: adapter.step for adapter in JournalReader(arguments.run).adapters
         }
@@ -144,7 +144,7 @@ class Pushes:
     def make(self, path: Path) -> None:
         kept: list[Kept] = []
         started, size = time.monotonic(), self.arguments.questions
-        # The run's last steps hardly move.
+        # In the run's last steps the adapter hardly moves.
         inner = range(1, len(self.folders) - 1)
         moving = [k for k in inner if self.steps[k] < 5 * self.last_step // 6]
         for number in range(self.arguments.sets):
@@ -204,7 +204,7 @@ class Pushes:
     def ask(
         self, published: Published, records: Sequence[Record], seed: int, heat: float = 1.0
     ) -> list[Sample]:
-        """Rollouts, which pass for ones at the arms' own temperatures."""
+        """Rollouts at ``heat`` times the arms' temperatures, labelled as if sampled at the arms' own."""
         arms = tuple(
             arm.model_copy(update={"temperature": arm.temperature * heat})
             for arm in self.rollout.arms

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class RoundedProducts(TorchDispatchMode):
-    """bfloat16 products by way of float32: the same sums, many times as fast without bfloat16 instructions."""
+    """Computes bfloat16 products in float32: the same sums, many times as fast on a CPU without bfloat16 instructions."""
 
     _PRODUCTS = frozenset({"mm", "addmm", "addmm_", "bmm", "baddbmm"})
 

@@ -1,8 +1,8 @@
-"""What the weight-sync check makes of the pushes that `python -m benchmarks.weight_sync collect` has kept.
+"""How the weight-sync check judges the pushes that `python -m benchmarks.weight_sync collect` has kept.
 
-A push is drawn from them: a version and three quarters of the questions that it was asked, so that many pushes
-come of few; a second look asks the others. The check is the trainer's own, which only finds what it asks for
-already computed.
+Pushes are drawn from the kept ones: each is a version and three quarters of the questions that it was asked, so that a
+few versions give many pushes. If the check asks for more rollouts, it gets those of the other questions. The check is the
+trainer's own; only the logprobs that it asks for are computed already.
 """
 
 import math
@@ -30,13 +30,13 @@ SCALED = ("lora_B", "the base without")
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """A server's completions of a version, and what the trainer says of them; `Explanations` of any of them."""
+    """A server's completions by a version with the trainer's logprobs of them; gives `Explanations` of any of them."""
 
     samples: list[Sample]
-    """Each one's ``reward`` is its place."""
+    """The ``reward`` of each is its index."""
     explained: dict[str, list[Tensor]]
     names: Mapping[str, str]
-    """The explanations that are held against each other, and what they are called here."""
+    """The explanations that the check compares, and the name of each in ``explained``."""
     version: int = 0
 
     @classmethod
@@ -72,7 +72,7 @@ class Answered:
         return noise(tokens, tokens.chosen(self.pushed(self.samples))).per_logit
 
     def _of(self, samples: Sequence[Sample], names: Sequence[str]) -> dict[str, list[Tensor]]:
-        # A look may have cut them short.
+        # The check may have cut the completions short.
         return {
             name: [
                 self.explained[self.names[name]][int(s.reward)][: len(s.completion_ids)]
@@ -84,7 +84,7 @@ class Answered:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the check makes of a push."""
+    """The check's result for a push."""
 
     outcome: SyncOutcome | None
     """None if it stopped the run."""
@@ -99,14 +99,14 @@ def verdict(
     compares: bool,
     server_dtype: str,
 ) -> Verdict:
-    """Draw a push of a run whose versions had some usual noise, and check it.
+    """Draw a push and check it, as in a run whose earlier versions had the usual noise.
 
     Args:
-        answered: Where it is drawn from.
-        rng: Draws it.
-        usual_noise: Of the versions before.
-        compares: Compute the alternatives, whatever the noise.
-        server_dtype: What the server computed in, like the trainer.
+        answered: What the push is drawn from.
+        rng: Draws the push.
+        usual_noise: The noise of each earlier version.
+        compares: Whether to compute the alternatives, whatever the noise.
+        server_dtype: The dtype in which the server computed, and the trainer too.
     """
     prompts = sorted({sample.prompt_ids for sample in answered.samples})
     drawn = set(rng.sample(prompts, max(1, len(prompts) * 3 // 4)))
@@ -129,7 +129,7 @@ def verdict(
 
 
 def table(path: Path, *, pushes: int, sabotaged: int) -> str:
-    """Markdown: a row a learning rate."""
+    """A Markdown table with a row for each learning rate."""
     kept = torch.load(path, weights_only=False)
     rng = random.Random(0)
     check = partial(verdict, rng=rng, server_dtype=path.stem.split("-")[0])
@@ -188,7 +188,7 @@ def spread(z: Sequence[float]) -> str:
 
 
 def false_stops(z: Sequence[float]) -> float:
-    """In 10,000 pushes, if the z of the version before is normal with the mean and spread that it has."""
+    """False stops in 10,000 pushes, if the z of the version before is normally distributed with its mean and spread."""
     mean = sum(z) / len(z)
     deviation = max(1.0, math.sqrt(sum((x - mean) ** 2 for x in z) / len(z)))
     limit = math.sqrt(2 * math.log(10 / 1e-5))

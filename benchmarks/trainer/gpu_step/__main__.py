@@ -1,12 +1,12 @@
 """An optimizer step at the presets' shapes, with random weights made on the device: speed, launches, memory.
 
     python -m benchmarks.trainer.gpu_step                         # all parts, as many as fit in ten minutes
-    python -m benchmarks.trainer.gpu_step                         # the same again: those that are left
+    python -m benchmarks.trainer.gpu_step                         # again: the parts that are left
     python -m benchmarks.trainer.gpu_step --device cpu --shapes tiny --budgets 512
 
-A part is one shape, token budget, checkpointing and attention, in a process of its own. Its record is added
-to ``--results``, a JSONL file; a part that has one on the same device is not done again, unless it failed. The
-table is printed at the end, or with ``--table`` alone.
+A part is one combination of shape, token budget, checkpointing and attention kernel, measured in a process of its own.
+Its record is added to ``--results``, a JSONL file; a part that has one on the same device is not done again, unless it
+failed. The table is printed at the end; with ``--table`` nothing else is done.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        # A folder's program would call itself __main__.py.
+        # By default the usage line would say __main__.py.
         prog="python -m benchmarks.trainer.gpu_step",
         description=(__doc__ or "").splitlines()[0],
         allow_abbrev=False,
@@ -64,17 +64,15 @@ def parse() -> argparse.Namespace:
     add("--attentions", nargs="+", choices=ATTENTIONS, default=list(ATTENTIONS), help="[all]")
     add("--rounds", type=int, default=3, help="repetitions of each measure [%(default)s]")
     add("--results", type=Path, default=Path("runs/gpu_step/results.jsonl"), help="[%(default)s]")
-    add(
-        "--limit_s", type=float, default=540, help="seconds in which no part is begun [%(default)s]"
-    )
-    add("--list", action="store_true", help="name the parts and end")
+    add("--limit_s", type=float, default=540, help="seconds for all parts together [%(default)s]")
+    add("--list", action="store_true", help="name the parts and exit")
     add("--table", action="store_true", help="only print the table of what is in --results")
     add("--part", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def selected(arguments: argparse.Namespace) -> list[Part]:
-    """The parts in order of use: other kernels than PyTorch's choice only at the budget in the middle."""
+    """The parts, the most useful ones first; kernels other than PyTorch's choice only at the middle budget."""
     parts = [
         Part(shape=s, budget=b, checkpointing=c == "on", attention=a)
         for a, s, b, c in product(
@@ -100,7 +98,7 @@ def run_parts(parts: Sequence[Part], arguments: argparse.Namespace) -> None:
         began = time.monotonic()
         record = in_process(part, arguments, max(1.0, rest_s))
         if record["status"] == "too long" and i:
-            # It did not have all of the time, and comes first the next time.
+            # It had only the rest of the time; the next call begins with it.
             print(f"cut short; {len(left) - i} parts are left: run it again")
             return
         longest_s = max(longest_s, time.monotonic() - began)
@@ -115,7 +113,7 @@ def run_parts(parts: Sequence[Part], arguments: argparse.Namespace) -> None:
 
 
 def in_process(part: Part, arguments: argparse.Namespace, limit_s: float) -> dict[str, Any]:
-    """What a process of its own finds, or how it ended."""
+    """Measure a part in a process of its own; returns its record, or how the process ended."""
     command = [
         sys.executable,
         "-m",

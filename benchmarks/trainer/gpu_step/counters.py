@@ -71,7 +71,7 @@ def counted(work: Callable[[], object]) -> tuple[int, int]:
 
 
 def on_gpu(work: Callable[[], object], device: torch.device) -> tuple[float | None, int | None]:
-    """Seconds that the GPU worked, and the kernels that were launched; None on a CPU."""
+    """Seconds that the GPU worked, and the number of kernels launched; None on a CPU."""
     if device.type != "cuda":
         return None, None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

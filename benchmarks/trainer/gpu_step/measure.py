@@ -1,4 +1,4 @@
-"""One part: experience and update of a mini-batch with random weights, and the doctor's plan for the same."""
+"""One part: experience and update of a mini-batch with random weights, and the doctor's memory plan for it."""
 
 import statistics
 import tempfile
@@ -40,12 +40,12 @@ DENSE_BF16 = {
     "L4": 121e12,
     "RTX 4090": 165e12,
 }
-"""FLOP/s in bfloat16 without sparsity, by NVIDIA's data sheets; the first name that occurs in the card's counts."""
+"""Dense bfloat16 FLOP/s by NVIDIA's data sheets; the first name that occurs in the card's own name counts."""
 _NOT_TENSORS = ("CUDA context", "fragmentation")
 
 
 def attempt(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
-    """`measure`, or why it cannot be done."""
+    """The result of `measure`, or why the part cannot be measured."""
     try:
         return {"status": "done", **measure(part, device, rounds)}
     except torch.OutOfMemoryError as error:
@@ -81,7 +81,7 @@ def measure(part: Part, device: torch.device, rounds: int) -> dict[str, Any]:
         seconds: dict[str, list[float]] = {"experience": [], "update": []}
         peaks: dict[str, list[float]] = {"experience": [], "update": []}
         for seed in range(1, rounds + 1):
-            # Shapes that a run has not met either: an attention may have to be planned for them.
+            # New shapes, as a run meets them too: an attention kernel may have to be planned for them.
             groups = mini_batch_of(config, part, seed=seed)
             for name, work in (("experience", experience), ("update", step)):
                 seconds[name].append(timed(work, device))
@@ -127,7 +127,7 @@ def mini_batch_of(config: TrainConfig, part: Part, *, seed: int) -> list[list[Sa
 
 
 def configuration(part: Part, base: str) -> TrainConfig:
-    """The preset's, with the part's settings."""
+    """The preset's configuration with the part's settings."""
     preset, _ = SHAPES[part.shape]
     path = CONFIGS / f"{preset}.toml"
     config = load_config(TrainConfig, ["--config", str(path)], prog="gpu_step")
@@ -164,10 +164,10 @@ def kernel(attention: str) -> AbstractContextManager[None]:
 
 
 def planned(config: TrainConfig, folder: str, rows: Rows) -> dict[str, float]:
-    """What the doctor's plan has for the same micro-batch, in GiB, without the CUDA context.
+    """The doctor's memory plan for the same micro-batch, in GiB, without CUDA context and fragmentation.
 
-    Loaded are the weights and adapters; the optimizers' parts and activations come with the update. The
-    plan has no figure of its own for experience, which keeps no activations.
+    The figure for loading has the weights and adapters; that for the update also has the optimizers' parts and the
+    activations. The plan has no figure for experience, which keeps no activations.
     """
     plan = plan_memory(
         read_shape(folder, config.policy.target_modules),

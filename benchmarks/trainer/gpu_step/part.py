@@ -1,4 +1,4 @@
-"""What a part of the benchmark is: a shape, a token budget, checkpointing and an attention."""
+"""A part of the benchmark: a shape, a token budget, checkpointing on or off, and an attention kernel."""
 
 from dataclasses import dataclass
 
@@ -20,14 +20,14 @@ SHAPES: dict[str, tuple[str, PretrainedConfig]] = {
     "8b": ("gsm8k_a100_8b", PRESETS["gsm8k_a100_8b"]),
     "tiny": ("demo", TINY),
 }
-"""The preset and the shape of its base; ``tiny`` is to try this program with."""
+"""Each preset with the shape of its base; ``tiny`` is for trying out this program."""
 ATTENTIONS: dict[str, SDPBackend | None] = {
     "default": None,
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "math": SDPBackend.MATH,
 }
-"""Kernels of scaled_dot_product_attention that take a mask, which FlashAttention does not; the default is PyTorch's
+"""Kernels of scaled_dot_product_attention that take a mask; FlashAttention takes none. The default is PyTorch's
 choice."""
 
 

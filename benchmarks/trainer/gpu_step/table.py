@@ -1,4 +1,4 @@
-"""The table of the parts that were measured."""
+"""Prints the table of the parts that were measured."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
