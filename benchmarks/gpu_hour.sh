@@ -7,7 +7,7 @@
 #
 # A part's log begins with what it ran and ends with how long it took and its exit status; the line that is
 # printed is kept in summary.txt. A part that fails does not stop the others; the exit status is 1 then.
-# A part that has passed runs again only where it is named.
+# A part that has passed runs again only if it is named.
 #
 # LOGS        the folder of the logs [runs/gpu_hour]
 # PYTHON      the interpreter [.venv/bin/python]
@@ -34,17 +34,17 @@ PARTS="doctor server contract demo smollm2 step generate whole overlap mps resta
 say() {
   case $1 in
     doctor) echo "the doctor of the 1.5B preset, without a server" ;;
-    server) echo "a server of the tiny model: until it answers, and one question to it" ;;
+    server) echo "a server with the tiny model: how long it takes to answer, and one question to it" ;;
     contract) echo "the tests of the HTTP interface, with a fake engine and with a real server" ;;
     demo) echo "make demo without the installation" ;;
     smollm2) echo "SFT and ten PPO steps of SmolLM2, if $SMOLLM2 is there (scripts/real_model.py)" ;;
-    step) echo "an optimizer step at the 1.5B preset's shape (benchmarks.trainer.gpu_step); again for what is left" ;;
-    generate) echo "what generation at that shape is made of, beside LLM.generate (benchmarks.server.generation_parts)" ;;
-    whole) echo "three whole steps at the 1.5B preset's shape, random weights, server and trainer by turns" ;;
-    overlap) echo "five such steps with generation beside the update (rollout.max_staleness 1)" ;;
+    step) echo "an optimizer step at the 1.5B preset's shape (benchmarks.trainer.gpu_step); run it again for the parts that are left" ;;
+    generate) echo "where generation at that shape spends its time, from LLM.generate to the server (benchmarks.server.generation_parts)" ;;
+    whole) echo "three whole steps at the 1.5B preset's shape, with random weights; server and trainer take turns" ;;
+    overlap) echo "five such steps with generation during the update (rollout.max_staleness 1)" ;;
     mps) echo "the same under NVIDIA's MPS, if nvidia-cuda-mps-control is there" ;;
     restart) echo "the server killed with -9 in the middle of a run, and started again" ;;
-    memory) echo "tests of a step on a GPU, out of memory among them (pytest -m gpu)" ;;
+    memory) echo "tests of a step on a GPU, including one that runs out of memory (pytest -m gpu)" ;;
     pair) echo "tests of server and trainer on one GPU (pytest -m gpu)" ;;
     *) return 1 ;;
   esac
@@ -108,13 +108,13 @@ part_mps() {
   in_mps whole_steps 1 5
 }
 
-# Runs a command whose GPU work, and its children's, goes through the part's MPS server.
+# Runs a command so that its GPU work and that of its children go through the part's MPS server.
 in_mps() {
   folder=$(realpath "$WORK/mps")
   CUDA_MPS_PIPE_DIRECTORY=$folder CUDA_MPS_LOG_DIRECTORY=$folder "$@"
 }
 
-# Steps at the 1.5B preset's shape with a server of their own: rollout.max_staleness, how many.
+# Runs $2 steps at the 1.5B preset's shape with a server of their own and rollout.max_staleness $1.
 whole_steps() {
   [ -n "$HAS_GPU" ] || { echo "skipped: no GPU"; return 0; }
   config="--config deploy/configs/gsm8k_a100.toml" run=$WORK/run
@@ -149,7 +149,7 @@ part_pair() {
   "$PYTHON" -m pytest -q -m gpu tests/gpu/test_pair.py
 }
 
-# Waits until a run has so many steps; fails where it ended before.
+# Waits until the run has $1 steps; fails if it ends before that.
 wait_for_steps() {
   { set +x; } 2>/dev/null
   until [ "$(cat "$run/metrics.jsonl" 2>/dev/null | wc -l)" -ge "$1" ]; do
@@ -194,7 +194,7 @@ answers() {
   echo "the server answers after $((SECONDS - started)) s"
 }
 
-# Ends the servers of a part, whichever way it ended.
+# Ends the servers of a part, however the part ended.
 end_servers() {
   [ -f "$WORK/groups" ] || return 0
   while read -r group; do
@@ -246,7 +246,7 @@ case ${1:-} in
 esac
 cd "$(dirname "$0")/.." || exit 2
 HAS_GPU=$(nvidia-smi -L 2>/dev/null)
-# Leaves a trainer room on the GPU, whatever the configuration's share is.
+# Leaves the trainer room on the GPU, whatever share the configuration gives the server.
 SHARE=${HAS_GPU:+--gpu-memory-utilization 0.4}
 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 export LOGS PYTHON LIMIT_S STEP_FLAGS WHOLE_FLAGS PORT PYTHONPATH
@@ -261,7 +261,7 @@ trap '[ -z "$WORK" ] || { kill "$RUNNING"; wait "$RUNNING"; end_servers; end_mps
 for part in "$@"; do
   say "$part" >/dev/null || { echo "gpu_hour: no part $part; --list names them" >&2; exit 2; }
 done
-command -v curl >/dev/null || { echo "gpu_hour: there is no curl, with which servers are asked" >&2; exit 2; }
+command -v curl >/dev/null || { echo "gpu_hour: there is no curl, which is needed to ask the servers" >&2; exit 2; }
 mkdir -p "$LOGS" || exit 2
 failed=0
 if [ $# = 0 ]; then

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Resolves both extras for every supported Python and writes names and versions, nothing else.
+# Resolves both extras for every supported Python and writes only names and versions.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ resolve() {
   rm requirements/.resolved
 }
 
-# The CPU build of PyTorch: from a local wheel folder where there is one, see install.sh.
+# The CPU build of PyTorch comes from a local wheel folder if there is one; see install.sh.
 if [ -n "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" ]; then
   UV_FIND_LINKS=${UV_FIND_LINKS:-$PIP_FIND_LINKS}
   export UV_FIND_LINKS
@@ -23,6 +23,6 @@ if [ -n "${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}" ]; then
 else
   resolve cpu --override requirements/cpu-overrides.txt --torch-backend cpu
 fi
-# The GPU build is the index's, whatever wheels lie here.
+# The GPU build comes from the package index, even if there are local wheels.
 unset UV_FIND_LINKS
 resolve gpu

@@ -1,7 +1,7 @@
-"""Writes deploy/grafana/dashboards/regime-w.json: the trainer's metrics and the server's.
+"""Writes deploy/grafana/dashboards/regime-w.json: a dashboard of the trainer's metrics and the server's.
 
 The trainer's queries come from `trainer.console.metric_catalog`, where each metric names its panel;
-the panels, and the queries of the server's metrics, are here. Run it after a change of either.
+the panels, and the queries of the server's metrics, are defined here. Run it after you change either.
 """
 
 import json
@@ -33,7 +33,7 @@ class Panel:
 
     title: str
     unit: str = "short"
-    """Grafana's name of it."""
+    """Grafana's name of the unit."""
     description: str = ""
     min: float | None = None
     max: float | None = None
@@ -68,14 +68,14 @@ SECTIONS = (
     PanelGroup("Where the run is", kind="stat", width=4, height=4, panels=(
         Panel("Step"),
         Panel("Steps in all", queries=(Query(gauge_name("num_steps"), "steps"),)),
-        Panel("Since the newest step", "s", "Grows without end where a run hangs.", queries=(Query(_AGE, "age"),)),
+        Panel("Since the newest step", "s", "Grows without end if a run hangs.", queries=(Query(_AGE, "age"),)),
         Panel("Version, trainer"),
         Panel("Version, server", queries=(Query("regime_w_active_version", "active"),)),
         Panel("Services up", description="Two: inference and trainer.", queries=(Query("sum(up)", "up"),)),
     )),
     PanelGroup("Is it learning?", (
         Panel("Reward"),
-        Panel("Correct and answered", "percentunit", "The last one with run.evaluate_every.", min=0, max=1),
+        Panel("Correct and answered", "percentunit", "The last curve needs run.evaluate_every.", min=0, max=1),
         Panel("Reward by arm"),
         Panel("Scores", min=0, max=1),
         Panel("Groups that teach nothing", "percentunit", min=0, max=1),
@@ -113,7 +113,7 @@ SECTIONS = (
             Query("rate(regime_w_completions_total[1m])", "completions: {{finish_reason}}"))),
     )),
     PanelGroup("Several servers", width=12, panels=(
-        Panel("Groups by server", description="Of the newest step. Empty where there is one server, as is the next.", min=0),
+        Panel("Groups by server", description="Of the newest step. With one server, this panel and the next are empty.", min=0),
         Panel("Servers asked", min=0),
     )),
 )

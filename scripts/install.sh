@@ -1,14 +1,14 @@
 #!/bin/sh
 # Installs the project, with the extra that fits the hardware, into .venv: editable, for development.
-# deploy/Dockerfile calls it too: INSTALL=dependencies puts what the project needs into PYTHON itself,
-# and INSTALL=project the project.
+# deploy/Dockerfile calls it too: INSTALL=dependencies installs what the project needs into PYTHON itself, and
+# INSTALL=project then installs the project there.
 #
 # PYTHON   the interpreter to use (3.11 to 3.13)
 # EXTRA    cpu or gpu, instead of looking for a GPU
 # INSTALL  development [default], dependencies or project
 #
-# PyTorch's CPU build is not on the ordinary package index. Where pip is told of a local wheel
-# folder that holds it, that folder serves; elsewhere uv takes it from PyTorch's own index.
+# PyTorch's CPU build is not on the ordinary package index. If pip is configured with a local wheel folder
+# that has it, uv takes it from there, and otherwise from PyTorch's own index.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,7 +29,7 @@ case $EXTRA in cpu|gpu) ;; *) echo "install: EXTRA=$EXTRA; it must be cpu or gpu
 UV="uv==0.13.9"
 case ${INSTALL:-development} in
   development)
-    # Before minutes are spent: a line for each thing that the machine lacks.
+    # Prints a line for each thing that the machine lacks, before minutes are spent.
     "$PYTHON" inference_server/wire/hardware/prerequisites.py "$EXTRA"
     [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
     PYTHON=.venv/bin/python

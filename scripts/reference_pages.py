@@ -1,4 +1,4 @@
-"""Writes docs/settings.md and docs/metrics.md from the code that reads and makes them.
+"""Writes docs/settings.md and docs/metrics.md from the code that defines the settings and metrics.
 
     python scripts/reference_pages.py
 
@@ -82,7 +82,7 @@ def _table(section: type[BaseModel]) -> Iterable[str]:
     keys = {
         name: field
         for name, field in section.model_fields.items()
-        # What a command shares with others stands in those sections.
+        # The sections that a command shares with others have tables of their own.
         if shared is None or not _is_section(field)
     }
     yield "| key | type | default | meaning |"

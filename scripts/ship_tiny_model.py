@@ -1,6 +1,6 @@
-"""Makes a tiny base model that was trained here the one that comes with this project.
+"""Makes a tiny base model that was trained on this machine the one that ships with the project.
 
-Whenever the recipe or its version changes (a unit test says so):
+Run it whenever the recipe or its version changes (a unit test says so):
 
     .venv/bin/python -m trainer tiny-model --from_scratch --output models/tiny-new
     PYTHONPATH=. .venv/bin/python scripts/ship_tiny_model.py models/tiny-new

@@ -34,15 +34,15 @@ def read_tokenizer(gguf_file: Path) -> Any:
 def build_tokenizer(
     tokens: Sequence[str], merges: Sequence[str], *, special: Sequence[str], **settings: Any
 ) -> Any:
-    """A byte-level BPE with one token a digit, which is what llama.cpp calls ``smollm``.
+    """A byte-level BPE with one token per digit, which llama.cpp calls ``smollm``.
 
-    Transformers' own reading of GGUF knows of no rule for digits here and would merge them.
+    Transformers' own GGUF reader has no rule for digits here and would merge them.
 
     Args:
         tokens: All tokens in the order of their ids.
         merges: Pairs of tokens, separated by a space, in the order of their ranks.
-        special: Those of the tokens that text is never split within.
-        settings: The chat template, and which tokens begin, end, pad.
+        special: The tokens that text is never split within.
+        settings: The chat template, the longest input, and the BOS, EOS, padding and unknown tokens.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
