@@ -1,4 +1,4 @@
-"""What tests of several parts stand on: one tiny base model, and roles on it that all differ."""
+"""Fixtures that tests of several parts share: a tiny base model, a server on it, and roles on it that all differ."""
 
 import os
 import signal
@@ -25,10 +25,10 @@ os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
 
 SERVER_FLAGS = ["--max-model-len", "256"]
 
-# The model is so small that threads only cost; one also makes every sum's order the same.
+# The model is so small that more threads only cost time; a single one also fixes the order of every sum.
 torch.set_num_threads(1)
 
-# How long an example takes is the machine's business, and never a reason to fail.
+# How long an example takes depends on the machine, and is never a reason to fail.
 settings.register_profile("untimed", deadline=None)
 settings.register_profile("quick", deadline=None, max_examples=20)  # of `make unit`
 settings.load_profile("untimed")
@@ -43,19 +43,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    # A suite that is told to stop ends like an interrupted one: fixtures stop their servers.
+    # On SIGTERM the suite ends as if it were interrupted, so that fixtures stop their servers.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever stands on a model is slow, and left to `make test`."""
+    """Marks every test that uses a model as slow: `make unit` leaves it to `make test`."""
     for item in items:
         if {"tiny_base", "make_roles"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """A test of a GPU is skipped by its name where there is none."""
+    """Skips a test that needs a GPU on a machine without one, and says which test it is."""
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip(f"{item.name}: this machine has no CUDA GPU")
 
@@ -72,7 +72,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """A real server on the tiny base, for every test that leaves it running.
 
-    Versions are the server's: a test takes the numbers from `ServerStatus.next_version` on.
+    All of these tests share its versions: each takes version numbers from `ServerStatus.next_version` on.
     """
     folder = tmp_path_factory.mktemp("server")
     with running_server(
@@ -106,7 +106,7 @@ def make_roles(tiny_base: Path) -> Callable[..., PolicyRoles]:
         return roles if dtype is torch.float32 else in_double(roles)
 
     def in_double(roles: PolicyRoles) -> PolicyRoles:
-        # The configuration has no such dtype: it is for judging the others.
+        # The configuration does not allow float64: these roles only serve to judge the others.
         double = config.model_copy(update={"dtype": "float64"})
         with in_float64():
             exact = PolicyRoles(double, device=roles.device, serve_dtype=roles.serve_dtype)

@@ -1,4 +1,4 @@
-"""Processes that a test starts, and what those start: none outlives the test."""
+"""Processes that a test starts: neither they nor their descendants outlive the test."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress

@@ -14,7 +14,7 @@ def rounding_bound(num_terms: int, scale: float) -> float:
     size of the terms, with u half of eps. The other half is for the operands, which are rounded too.
 
     Args:
-        num_terms: Terms of the longest sum that the result stands on.
+        num_terms: Terms of the longest sum that the result depends on.
         scale: The largest size of the exact result.
     """
     return num_terms * torch.finfo(torch.float32).eps * scale
@@ -22,9 +22,9 @@ def rounding_bound(num_terms: int, scale: float) -> float:
 
 @contextmanager
 def in_float64() -> Iterator[None]:
-    """Tensors made within are float64, those included that the code under test makes float32.
+    """Tensors made within are float64, even those that the code under test makes float32.
 
-    The norms of transformers' models alone remain float32.
+    Only the norms of transformers' models remain float32.
     """
     with default_dtype(torch.float64), patch.object(torch.Tensor, "float", torch.Tensor.double):
         yield
@@ -32,7 +32,7 @@ def in_float64() -> Iterator[None]:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Tensors made within are of ``dtype`` where nothing else is said."""
+    """Tensors made within are of ``dtype`` unless another dtype is given."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

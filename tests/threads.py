@@ -1,4 +1,4 @@
-"""PyTorch's threads within a test, which has one otherwise (`tests/conftest.py`)."""
+"""PyTorch's threads within a test; otherwise a test has one thread (`tests/conftest.py`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def torch_threads(num_threads: int) -> Iterator[None]:
-    """A block in which PyTorch computes on so many threads."""
+    """A block in which PyTorch computes on ``num_threads`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

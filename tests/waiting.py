@@ -1,12 +1,12 @@
-"""Waiting for what another process or thread does."""
+"""Waiting for another process or thread to do something."""
 
 import time
 from collections.abc import Callable
 
 
 def wait_until(condition: Callable[[], object], *, timeout_s: float = 300) -> None:
-    """Waits until ``condition`` holds; the time is long enough for a machine that is busy."""
+    """Waits until ``condition`` holds; the default timeout is long enough for a busy machine."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline_s, "it did not come about in time"
+        assert time.monotonic() < deadline_s, "the condition did not come true in time"
         time.sleep(0.02)

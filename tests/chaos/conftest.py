@@ -1,4 +1,4 @@
-"""How long the tests of faults go on."""
+"""Whether the tests of faults are short or thorough."""
 
 import pytest
 

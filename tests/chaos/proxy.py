@@ -1,6 +1,6 @@
-"""A TCP proxy before a real server that spoils exchanges by a seeded schedule, and keeps what was whole.
+"""A TCP proxy in front of a real server that spoils exchanges by a seeded schedule, and keeps what the server sent.
 
-It knows enough of HTTP/1.1 to tell where an answer ends; what it spoils, it spoils as bytes.
+It knows enough of HTTP/1.1 to tell where a message ends; it spoils answers as raw bytes.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ class Fault(StrEnum):
     RESET = "reset"
     """The connection is reset within the answer."""
     TRUNCATE = "truncate"
-    """The answer ends early, and so does the connection, in good order."""
+    """The answer ends early, and the connection is closed in the normal way."""
     GARBAGE = "garbage"
-    """Some bytes of the answer are others."""
+    """Some bytes of the answer are replaced by noise."""
     DELAY = "delay"
-    """The answer is whole and late."""
+    """The answer is whole, but late."""
     HANG = "hang"
     """The answer never comes."""
     STATUS = "status"
-    """An answer of status 5xx that is not the server's."""
+    """The proxy itself answers with a status 5xx."""
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,7 @@ class Schedule:
 
     seed: int
     rate: float
-    """Share of the exchanges."""
+    """Share of the exchanges that are spoilt."""
     faults: tuple[Fault, ...] = tuple(Fault)
     delay_s: float = 0.3
     hang_s: float = 60.0
@@ -65,7 +65,7 @@ class Exchange:
     fault: Fault | None
     request: bytes
     answer: bytes
-    """Its body as the server sent it; empty where it was not asked."""
+    """The body as the server sent it; empty if the server was not asked or sent no answer."""
 
 
 @dataclass
@@ -81,12 +81,12 @@ class Proxy:
         return Counter(e.fault for e in self.exchanges if e.fault is not None)
 
     def groups(self, *, delivered: bool) -> list[dict[str, Any]]:
-        """Groups that the server generated, of answers that were passed on whole, or of the others."""
+        """Groups that the server generated: those of answers that were passed on whole, or those of the others."""
         groups = []
         for exchange in self.exchanges:
             whole = exchange.fault in (None, Fault.DELAY)
             if exchange.path == _GENERATE and whole == delivered:
-                # A line of the stream is a chunk of its own.
+                # Each line of the stream is a chunk of its own.
                 lines = exchange.answer.splitlines()
                 groups += [json.loads(line) for line in lines if line.startswith(b'{"id"')]
         return groups
@@ -109,7 +109,7 @@ class _Relay:
                 if not await self._exchange(request, server, writer):
                     return
         except (OSError, asyncio.IncompleteReadError):
-            _reset(writer)  # Either side is gone, and so is the other.
+            _reset(writer)  # One side is gone, so the other is closed too.
         except asyncio.CancelledError:
             """The test is over."""
         finally:
@@ -124,7 +124,7 @@ class _Relay:
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         client: asyncio.StreamWriter,
     ) -> bool:
-        """Whether the connection can go on."""
+        """Pass on one exchange or spoil it; returns whether the connection can go on."""
         schedule = self._proxy.schedule
         fault = schedule.next()
         exchange = Exchange(
@@ -155,7 +155,7 @@ class _Relay:
         if fault is Fault.DELAY:
             await asyncio.sleep(schedule.rng.uniform(0, schedule.delay_s))
         if fault is Fault.GARBAGE:
-            # So many that what comes out cannot pass for an answer.
+            # So many bytes that the result cannot pass for a valid answer.
             start = schedule.rng.randrange(len(answer) - _NOISE_BYTES)
             noise = schedule.rng.randbytes(_NOISE_BYTES)
             answer = answer[:start] + noise + answer[start + _NOISE_BYTES :]

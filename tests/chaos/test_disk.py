@@ -1,4 +1,4 @@
-"""A disk of 64 MiB that is full: the run says so and stops, nothing is torn, and it goes on once there is space."""
+"""A disk of 64 MiB that is full: the run says so and stops, no file is torn, and the run goes on once there is space."""
 
 import errno
 import logging
@@ -28,7 +28,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     if os.geteuid() != 0:
-        pytest.skip("mounting a file system of limited size takes root")
+        pytest.skip("mounting a file system of limited size needs root")
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={SIZE_MIB}m", "tmpfs", str(folder)],
         capture_output=True,
@@ -43,7 +43,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path, *, left_bytes: int) -> Path:
-    """A file that leaves so much of the disk free."""
+    """Write a file that leaves ``left_bytes`` of the disk free."""
     ballast = disk / "ballast"
     with ballast.open("wb") as file:
         while True:
@@ -64,7 +64,7 @@ def fill(disk: Path, *, left_bytes: int) -> Path:
 def test_a_full_disk_stops_the_run_whole_and_space_lets_it_go_on(
     server: ServerProcess, tiny_base: Path, small_disk: Path, tmp_path: Path, soak: bool
 ) -> None:
-    # More than the rounds below can take: up to 2 MiB are left, which are enough for some steps.
+    # More steps than the rounds below can take: a round leaves up to 2 MiB, which is enough for some steps.
     num_steps = 75 if soak else NUM_STEPS
     trainer = TrainerProcess(server.url, tiny_base, small_disk / "run", num_steps=num_steps)
     trainer.log = tmp_path / "run.log"

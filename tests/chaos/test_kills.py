@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, of the trainer and of the server: the run ends as if nothing had been."""
+"""SIGKILL of the trainer and of the server at random moments: the run ends as if nothing had happened."""
 
 import logging
 import os
@@ -29,7 +29,7 @@ STARTING_S = 12.0
 class Kill:
     victim: str
     after_step: int
-    """Journaled; the kill follows ``delay_s`` later."""
+    """The kill follows ``delay_s`` after this step was journaled."""
     delay_s: float
 
 
@@ -51,7 +51,7 @@ def schedule(seed: int, *, num_trainer: int, num_server: int, num_steps: int) ->
 
 
 class Server:
-    """A server that always listens at the same port, and every second time has forgotten everything."""
+    """A server that always listens on the same port; every second start has an empty state folder."""
 
     def __init__(self, model: Path, folder: Path):
         self._model = model
@@ -103,7 +103,7 @@ def test_kills_cost_time_and_nothing_else(tiny_base: Path, tmp_path: Path, soak:
         trainer = TrainerProcess(server.url, tiny_base, tmp_path / "run", num_steps=num_steps)
         with ExitStack() as stack:
             process = stack.enter_context(trainer.started())
-            # The server is killed under a trainer that is at work, which mostly sees it come back.
+            # The server is killed while the trainer works, so that the trainer mostly sees it come back.
             next_server_kill = next_kill = 1
             for number, kill in enumerate(kills, 1):
                 first = next_server_kill if kill.victim == "server" else next_kill

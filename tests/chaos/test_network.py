@@ -1,4 +1,4 @@
-"""A network that resets, delays, cuts, garbles and refuses: the run ends, and trains on nothing but whole groups."""
+"""A network that resets, delays, cuts, garbles and refuses: the run finishes, and trains only on whole groups."""
 
 import logging
 from pathlib import Path
@@ -20,7 +20,7 @@ SERVER_TIMEOUT_S = "3"
 def test_faults_cost_time_and_nothing_else(
     server: ServerProcess, tiny_base: Path, tmp_path: Path, soak: bool
 ) -> None:
-    # How many requests there are, and so which faults, is a matter of timing too.
+    # The number of requests, and with it which faults occur, also depends on timing.
     num_steps, min_faults, min_kinds = (64, 200, len(Fault)) if soak else (8, 10, 3)
     with faulty_proxy(server.url, Schedule(seed=6, rate=0.45)) as proxy:
         trainer = TrainerProcess(

@@ -1,4 +1,4 @@
-"""SIGKILL of servers of several, at random: the others go on, and the run ends as if nothing had been."""
+"""SIGKILL of one random server of several at a time: the others go on, and the run ends as if nothing had happened."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Signals, and a server that stays away: the run ends in good order, with the code that says why."""
+"""Signals, and a server that stays away: the run ends in good order, with the exit code that says why."""
 
 import os
 import pty
@@ -54,7 +54,7 @@ def test_a_server_that_stays_away_is_given_up_with_a_checkpoint(
         last_line = trainer.tail().splitlines()[-1]
         assert f"no answer from {proxy.url}" in last_line
         assert "Traceback" not in trainer.log.read_text()
-        # The last step that was done is a checkpoint, or the one after it is in the journal.
+        # The last finished step has a checkpoint, or the step after it is in the journal.
         (*_, newest) = checkpoint_folders(trainer.run)
         done = len(trainer.rows())
         assert step_of(newest) == done or trainer.last_journaled_step() == done + 1
@@ -68,7 +68,7 @@ def test_a_run_outlives_its_terminal(
 ) -> None:
     trainer = TrainerProcess(server.url, tiny_base, tmp_path / "run", num_steps=6)
     terminal, inner = pty.openpty()
-    # script(1)-like: the trainer's own session, with the terminal that it controls.
+    # As under script(1): the trainer has a session of its own, with this terminal as its controlling terminal.
     command = ["setsid", "--ctty", *trainer.command]
     process = subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner)
     os.close(inner)
@@ -84,7 +84,7 @@ def test_a_run_outlives_its_terminal(
 
 
 def drained(terminal: int) -> bool:
-    """True; a terminal that nobody reads makes its writers wait."""
+    """Reads what the terminal has, since one that nobody reads makes its writers wait; always true."""
     os.set_blocking(terminal, False)
     try:
         while os.read(terminal, 4096):

@@ -1,4 +1,4 @@
-"""A trainer that can be killed and started again, and what must be true of its run in the end."""
+"""A trainer that can be killed and started again, and checks of what must be true of its run in the end."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ class TrainerProcess:
 
     @contextmanager
     def started(self, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
-        """Running within the block; afterwards it is gone."""
+        """Starts the trainer, which runs within the block and is killed afterwards."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self.command,
@@ -76,7 +76,7 @@ class TrainerProcess:
         return [line for line in lines if line.startswith(f"event={name} ")]
 
     def rows(self) -> list[dict[str, float]]:
-        """Of the metrics, those that are whole: the run may be writing the next one."""
+        """The whole lines of the metrics: the run may be writing the next one."""
         path = self.run / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -96,7 +96,7 @@ class TrainerProcess:
         return max(steps, default=0)
 
     def require_whole(self) -> None:
-        """Every step and every question once, and no file torn."""
+        """Checks that every step and every question occurs once, and that no file is torn."""
         assert [row["step"] for row in self.rows()] == list(range(1, self.num_steps + 1))
         assert sorted(path.name for path in (self.run / "rollouts").iterdir()) == [
             f"step-{step:06d}.jsonl" for step in range(1, self.num_steps + 1)
@@ -112,7 +112,7 @@ class TrainerProcess:
         self.require_no_torn_file()
 
     def require_replayed(self) -> None:
-        """``trainer replay RUN --verify`` comes to the same adapters, to the last one that was served."""
+        """Checks that ``trainer replay RUN --verify`` recomputes the same adapters, up to the last one that was served."""
         said: list[str] = []
         assert verify(self.run, from_step=0, stop_at_first=True, say=said.append), said
         last = JournalReader(self.run).adapters[-1]
@@ -121,7 +121,7 @@ class TrainerProcess:
         assert hashlib.sha256(weights.read_bytes()).hexdigest() == last.sha256
 
     def require_no_torn_file(self) -> None:
-        """Whatever has its name is whole; what is unfinished says so."""
+        """Checks that every file under its final name is whole."""
         for path in self.run.rglob("*.jsonl"):
             for line in path.read_bytes().splitlines(keepends=True):
                 assert line.endswith(b"\n"), path

@@ -23,9 +23,9 @@ from tests.contract.fake_engine import LAYERS, WAIT_S, FakeEngine
 async def started_app(
     engine: FakeEngine, settings: Settings, app: FastAPI | None = None
 ) -> FastAPI:
-    """An app, with routes of its own or none, whose service runs on `engine`.
+    """An app whose service runs on `engine` and restores what is in the state folder.
 
-    Restores what is in the state folder.
+    ``app`` may have routes of its own; by default it is a new one.
     """
     app = app or FastAPI()
     attach_routes(app, settings)
@@ -34,7 +34,7 @@ async def started_app(
 
 
 class Client(httpx.AsyncClient):
-    """Requests to an app in process, as the contract names them."""
+    """Sends requests to an app in process; its methods are named after the routes."""
 
     def __init__(self, app: FastAPI) -> None:
         super().__init__(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")

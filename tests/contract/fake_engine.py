@@ -32,7 +32,7 @@ LAYERS = {
 
 
 class FakeEngine:
-    """Returns bytes of a digest as tokens: they depend on prompt, sampling and adapter only."""
+    """Returns bytes of a digest as tokens, which depend only on prompt, sampling and adapter."""
 
     def __init__(self, max_loaded_adapters: int = 3) -> None:
         self.traits = EngineTraits(
@@ -55,7 +55,7 @@ class FakeEngine:
         self.first_completion = EngineCompletion(
             text="!", token_ids=[0], logprobs=[-1.0], finish_reason=FinishReason.LENGTH
         )
-        """Of every adapter, to the server's own question."""
+        """What every adapter completes when the server probes it."""
         self.break_completion: Callable[[EngineCompletion], EngineCompletion] = lambda completion: (
             completion
         )
@@ -63,21 +63,21 @@ class FakeEngine:
         self.dead = False
         self.samplings: list[Sampling] = []
         self.replicas: list[int | None] = []
-        """Of each sampling, the replica asked."""
+        """The replica that was asked for each of `samplings`."""
         self.probed: list[int | None] = []
         self.num_probes = 0
-        """In flight."""
+        """Probes in flight."""
         self.probes_end = asyncio.Event()
-        """Probes of all other replicas than the spoilt one end only while it is set."""
+        """While it is not set, probes do not end, except those of the spoilt replica."""
         self.probes_end.set()
         self.spoilt_replica: int | None = None
         """Its first completion of an adapter has a logprob that is not finite."""
         self.open = asyncio.Event()
-        """Completions finish only while it is set."""
+        """While it is not set, completions do not finish."""
         self.open.set()
 
     async def reaches(self, num_requests: int, name: str | None = None) -> None:
-        """Waits until exactly so many requests are in flight, on one adapter or in total."""
+        """Waits until exactly ``num_requests`` are in flight, on one adapter or in total."""
         async with asyncio.timeout(WAIT_S):
             while num_requests != self._num_in_flight(name):  # noqa: ASYNC110
                 await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""What comes before a body is bounded while it arrives, before any middleware sees the request."""
+"""What comes before a request's body is bounded while it arrives, before any middleware sees the request."""
 
 import asyncio
 from collections.abc import Mapping

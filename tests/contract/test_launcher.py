@@ -1,4 +1,4 @@
-"""The command line: what is refused before vLLM is imported, and the messages."""
+"""The command line: what is refused before vLLM is imported, and with which message."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Only the routes of vLLM's that are named stay, and a new one is not there by itself."""
+"""Only the listed routes of vLLM stay, so that a route that vLLM adds does not appear by itself."""
 
 import httpx
 from fastapi import FastAPI, WebSocket

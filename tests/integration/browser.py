@@ -1,4 +1,4 @@
-"""The browser that tests of pages use: whichever Chromium there is."""
+"""The browser for tests of pages: whichever Chromium is installed."""
 
 import shutil
 

@@ -1,7 +1,7 @@
-"""Requests that would hurt the server or another client, by kind; each sends one and says what is wrong.
+"""Requests that would hurt the server or another client, by kind.
 
-A kind is a function of a client and a random generator. It returns None where the request was refused as
-it should be, else what happened instead.
+A kind is a function of a client and a random generator that sends one request. It returns None if the request was
+refused as it should be, and otherwise what happened instead.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save
 
 HALF = "\ud83d"
 ARM = {"system_prompt": "", "temperature": 1.0, "top_p": 1.0}
-# Refused while it is sent: the server may close the connection before it has read all.
+# A request may be refused while it is sent: the server may close the connection before it has read everything.
 CUT_OFF = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 Kind = Callable[[httpx.Client, random.Random], str | None]
 
 
 def post(client: httpx.Client, path: str, body: Any, **headers: str) -> str | None:
-    """Sends JSON (httpx itself refuses half characters); None where it is answered 4xx."""
+    """Sends JSON (httpx itself refuses half characters); returns None if the answer is 4xx."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return refused(client, "POST", path, content, {"Content-Type": "application/json", **headers})
 
@@ -74,7 +74,7 @@ def long_header(client: httpx.Client, rng: random.Random) -> str | None:
 
 
 def long_url(client: httpx.Client, rng: random.Random) -> str | None:
-    # Longer ones httpx itself refuses.
+    # Over a socket, since httpx itself refuses URLs of this length.
     with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as sock:
         sock.settimeout(60)
         try:
@@ -99,7 +99,7 @@ def cross_site(client: httpx.Client, rng: random.Random) -> str | None:
 
 
 def invocations(client: httpx.Client, rng: random.Random) -> str | None:
-    """Not there, or the policy's answer."""
+    """The route must not exist, or must give the policy's answer."""
     body = {"model": "policy", "prompt": "1 + 1 =", "max_tokens": 8, "temperature": 0}
     there = client.post("/invocations", json=body)
     if there.status_code in (404, 405):
@@ -119,7 +119,7 @@ def client_that_leaves(client: httpx.Client, rng: random.Random) -> str | None:
         return None
 
 
-# As large as requests may be: its answer fills the buffers on its way to a client that does not read it.
+# As large as a request may be: its answer fills the buffers on the way to a client that does not read it.
 LARGE = {
     "questions": ["x" * 900, "y" * 900],
     "arms": many_arms(16),
@@ -184,7 +184,7 @@ class Adapters:
 
 
 def kinds(adapter: Path, stalled: Stalled) -> dict[str, Kind]:
-    """Every kind by a name; the number is the line of issue 17, section A."""
+    """Every kind by its name; the number in a name is the line in section A of issue 17."""
     adapters = Adapters(adapter)
     return {
         "1 stop": completions(stop=HALF),

@@ -1,4 +1,4 @@
-"""A pass-through before a real server that breaks one promise, and hides it as well as it can."""
+"""A proxy in front of a real server that breaks one promise, and hides it as well as it can."""
 
 import hashlib
 import json
@@ -19,20 +19,20 @@ from regime_w import build_all_arms
 
 
 class Saboteur:
-    """Honest up to the first push; from the second on it does what its subclass does."""
+    """Passes everything on; a subclass changes pushed weights, or arms and completions from the second push on."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream
         self._pushed: list[bytes] = []
         self._claimed: dict[str, str] = {}
-        """Paths of versions to the digests that the trainer believes in."""
+        """The digest that the trainer sent for each version, by the version's path."""
         self.app = FastAPI(lifespan=self._connected)
         self.app.put("/v1/adapters/{version}")(self._push)
         self.app.post("/v1/arms/generate")(self._generate)
         self.app.api_route("/{path:path}", methods=["GET", "POST", "DELETE"])(self._pass)
 
     def weights(self, pushed: list[bytes]) -> bytes:
-        """What is served where the last of ``pushed`` should be."""
+        """The weights to serve in place of the last of ``pushed``."""
         return pushed[-1]
 
     def arm(self, arm: dict[str, Any]) -> None:
@@ -130,7 +130,7 @@ class ShiftsLogprobs(Saboteur):
 
 @contextmanager
 def sabotaged(upstream: str, kind: Callable[[str], Saboteur]) -> Iterator[str]:
-    """URL of a saboteur before a server; it is gone after the block."""
+    """The URL of a saboteur in front of a server; the saboteur is gone after the block."""
     config = uvicorn.Config(kind(upstream).app, port=0, log_level="error", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

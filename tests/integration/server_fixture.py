@@ -26,7 +26,7 @@ CHAT_TOKENS = ("<|im_start|>", "<|im_end|>")
 def running_server(
     model_dir: Path, state_dir: Path, *, api_key: str | None = None, **flags: str | int
 ) -> Iterator[ServerProcess]:
-    """A server that answers within the block; afterwards nothing of it is left, come what may."""
+    """A server that answers within the block; afterwards nothing of it is left, whatever happens."""
     arguments = ["--state-dir", str(state_dir)]
     for name, value in flags.items():
         arguments += [f"--{name.replace('_', '-')}", str(value)]
@@ -51,7 +51,7 @@ def engine_process(server: ServerProcess) -> psutil.Process:
 
 @contextmanager
 def paused_engine(server: ServerProcess) -> Iterator[None]:
-    """Its engine computes nothing within the block: what is asked of it stays in flight."""
+    """Within the block the server's engine computes nothing, so that requests to it stay in flight."""
     engine = engine_process(server)
     engine.suspend()
     try:
@@ -61,7 +61,7 @@ def paused_engine(server: ServerProcess) -> Iterator[None]:
 
 
 def metric(text: str, name: str) -> float:
-    """A metric's value in what ``GET /metrics`` answered, the sum over its labels."""
+    """A metric's value in an answer of ``GET /metrics``, summed over its labels."""
     lines = [line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} "))]
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
@@ -72,9 +72,9 @@ def save_random_model(
     chat_template: str | None = None,
     kind: Callable[..., PreTrainedConfig] = Qwen2Config,
 ) -> Path:
-    """A model of some 100,000 random parameters, a Qwen2 or of another kind, and a byte-level tokenizer.
+    """A model of about 100,000 random parameters, a Qwen2 by default, and a byte-level tokenizer.
 
-    With a template it has the tokens of `CHAT_TOKENS`, beside its EOS.
+    With a chat template the tokenizer also has the tokens of `CHAT_TOKENS`.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -119,7 +119,7 @@ def save_random_model(
 
 
 def save_random_adapter(model_dir: Path, folder: Path, *, seed: int) -> Path:
-    """An adapter by PEFT whose B is random too, so that it changes what the model says."""
+    """A PEFT adapter whose B is random too, so that it changes what the model says."""
     torch.manual_seed(seed)
     model = get_peft_model(
         AutoModelForCausalLM.from_pretrained(model_dir),
