@@ -72,7 +72,7 @@ class Family:
     template: str | None
     special: tuple[str, ...]
     end_of_turn: str
-    """The token that the template ends a turn with."""
+    """The token with which the template ends a turn."""
     eos: str
     bos: str | None = None
     markup: tuple[str, ...] = ()
@@ -148,7 +148,7 @@ FAMILIES["always_thinking"] = replace(FAMILIES["qwen_3"], template=_ALWAYS_THINK
 
 
 def make_tokenizer(family: Family) -> PreTrainedTokenizerFast:
-    """A BPE over bytes, or one like SentencePiece's with a prefix space and bytes to fall back on."""
+    """A byte-level BPE, or one like SentencePiece's with a prefix space and byte fallback."""
     special = [*family.special, *([family.bos] if family.bos else [])]
     backend = _sentencepiece(special) if family.is_sentencepiece else _byte_level()
     backend.add_special_tokens([AddedToken(token, special=True) for token in special])
@@ -181,8 +181,8 @@ def _byte_level() -> Tokenizer:
 
 
 def _sentencepiece(special: list[str]) -> Tokenizer:
-    """Its control tokens and bytes stand in the model's own vocabulary, before the pieces."""
-    # With white space kept, so that merges reach over the ends of template and text.
+    """As in SentencePiece, control tokens and bytes are in the model's own vocabulary, before the pieces."""
+    # White space is kept, so that merges can cross the borders between template and text.
     prefix_space = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
     pieces = Tokenizer(models.BPE())
     pieces.pre_tokenizer = prefix_space

@@ -1,4 +1,4 @@
-"""Operations that PyTorch dispatches, counted: of them an accelerator waits for launches."""
+"""Counts the operations that PyTorch dispatches: an accelerator waits for those that launch a kernel."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ class _Counting(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Count it and let it run."""
+        """Count the operation and run it."""
         name = func.__name__.partition(".")[0]
         self.counts[f"view {name}" if func.is_view or name in _NO_KERNEL else name] += 1
         return func(*args, **(kwargs or {}))
@@ -36,7 +36,7 @@ def dispatched(work: Callable[[], object]) -> Counter[str]:
 
 
 def by_kind(counts: Mapping[str, int]) -> dict[str, int]:
-    """All of them, those that launch a kernel, and of these matrix products, copies or casts, and ``mul``."""
+    """Counts all operations, those that launch a kernel, and of these matrix products, copies or casts, and ``mul``."""
     kernels = {name: n for name, n in counts.items() if not name.startswith("view ")}
     return {
         "all": sum(counts.values()),
@@ -48,7 +48,7 @@ def by_kind(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def a_layer(shallow: Mapping[str, int], deep: Mapping[str, int]) -> Counter[str]:
-    """One layer's operations, from those of models that differ in one layer."""
+    """One layer's operations, from the counts of two models of which one is deeper by a layer."""
     more = Counter(dict(deep))
     more.subtract(shallow)
     return Counter({name: n for name, n in more.items() if n})

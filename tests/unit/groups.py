@@ -1,4 +1,4 @@
-"""Groups of completions, made up: which arm is right, and how each ended."""
+"""Made-up groups of completions: which arm is right, and how each completion ended."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def group_of(
     wrong: str = "#### 1000",
     names: Sequence[str] = (),
 ) -> ArmGroup:
-    """One arm for each reason; the first is right, the others say what is ``wrong``."""
+    """A group with one arm for each reason; the first arm answers correctly, the others answer ``wrong``."""
     texts = [record.gold, *[wrong] * (len(reasons) - 1)]
     names = names or [f"arm_{i}" for i in range(len(reasons))]
     return ArmGroup(

@@ -1,4 +1,4 @@
-"""A small stand-in of the Hub's HTTP API: what huggingface_hub asks for when it makes a repository and commits."""
+"""A small stand-in for the Hub's HTTP API: what huggingface_hub asks for when it makes a repository and commits."""
 
 import base64
 import json
@@ -17,16 +17,16 @@ class Hub:
     def __init__(self) -> None:
         self.url = ""
         self.files: dict[str, dict[str, bytes]] = {}
-        """Content by file, by repository."""
+        """For each repository, the content of each file."""
         self.visibility: dict[str, str | None] = {}
         self.commits: list[list[str]] = []
-        """The kinds of the lines of each commit."""
+        """For each commit, the keys of its lines."""
         self.refuses = ""
-        """A path whose requests get an error of the server."""
+        """Requests whose path contains this text get a server error."""
         self._objects: dict[str, bytes] = {}
 
     def answer(self, method: str, path: str, token: str, body: bytes) -> tuple[int, Any]:
-        """Status and JSON body."""
+        """Answer a request with a status and a JSON body."""
         if self.refuses and self.refuses in path:
             return 500, {"error": f"no {path} for {token}"}
         if path.startswith("/objects/"):

@@ -1,4 +1,4 @@
-"""Whether math-verify is installed, which an extra brings."""
+"""Whether math-verify is installed, which comes with an extra."""
 
 import importlib.util
 

@@ -37,7 +37,7 @@ VOCABULARY = 200
 
 @dataclass(kw_only=True)
 class ServerState:
-    """What a server that is started again would still know."""
+    """What a restarted server would still know."""
 
     digests: dict[int, str] = field(default_factory=dict)
     weights: dict[int, AdapterState] = field(default_factory=dict)
@@ -45,10 +45,10 @@ class ServerState:
 
 
 class MemoryServer:
-    """An `InferenceServer`; the same request to the same version gets the same answer."""
+    """An `InferenceServer` that gives the same answer to the same request of the same version."""
 
     def __init__(self, roles: PolicyRoles) -> None:
-        """``roles`` score what is generated, on the thread of the requests."""
+        """``roles`` compute the logprobs of what is generated, on the thread of the requests."""
         self._roles = roles
         self.state = ServerState()
         self.asked: list[tuple[str, int]] = []

@@ -52,7 +52,7 @@ def random_groups(
         spread_tokens: How much shorter or longer one may be.
         vocabulary: The model's.
         arms: The recipe's without.
-        seed: Of tokens, lengths and rewards.
+        seed: Seed of tokens, lengths and rewards.
     """
     rng = random.Random(seed)
     arms = build_all_arms() if arms is None else arms

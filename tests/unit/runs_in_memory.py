@@ -29,7 +29,7 @@ def write_questions(path: Path) -> Path:
 def run_config(
     base: Path, folder: Path, questions: Path, **sections: dict[str, Any]
 ) -> TrainConfig:
-    """Everything that a run carries from step to step is in use; ``sections`` change some of it."""
+    """A configuration that uses everything that a run carries from step to step; ``sections`` change parts of it."""
     given: dict[str, dict[str, Any]] = {
         "policy": {"base_model": str(base), "lora_rank": 2},
         "data": {
@@ -69,7 +69,7 @@ def run_config(
 
 
 def small_config(base: Path, folder: Path, *, num_steps: int, **ppo: Any) -> TrainConfig:
-    """A run of two arms and nothing beside its update; ``ppo`` are settings of that."""
+    """A small run of two arms, otherwise mostly with default settings; ``ppo`` are settings of its update."""
     return TrainConfig.model_validate(
         {
             "policy": {"base_model": str(base), "lora_rank": 2},

@@ -1,4 +1,4 @@
-"""Inference servers that work at a known rate, die and come back on command: for pools of them."""
+"""Inference servers that work at a known rate, and die and come back on command, for tests of pools."""
 
 import asyncio
 import hashlib
@@ -48,10 +48,10 @@ class RatedServer(ServerStub):
         self.num_others = 0
         self.push_seconds = 0.0
         self.pushes_end = asyncio.Event()
-        """Pushes end only while it is set."""
+        """While it is not set, pushes do not end."""
         self.pushes_end.set()
         self.is_silent = False
-        """It takes what is asked of its state, and does not answer before `answers_end`, and then with an error."""
+        """If true, requests for its state get no answer until `answers_end` is set, and then an error."""
         self.answers_end = asyncio.Event()
         self.refusal: Exception | None = None
         self._free = asyncio.Semaphore(self.places)
@@ -61,7 +61,7 @@ class RatedServer(ServerStub):
         return f"{self.name}-{self.boot}"
 
     def restart(self) -> None:
-        """It knows no version any more."""
+        """Restart the server, which then knows no version any more."""
         self.boot += 1
         self.held, self.active, self.is_down = {}, None, False
         self._free = asyncio.Semaphore(self.places)
@@ -184,14 +184,14 @@ class RatedServer(ServerStub):
 
 
 def write_version(folder: Path, text: str = "weights") -> Path:
-    """A folder that can be pushed."""
+    """Write a folder that can be pushed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ADAPTER_WEIGHTS_FILE).write_text(text)
     return folder
 
 
 def group_request_of(number: int, version: int | None = 1) -> ArmsRequest:
-    """A request of one group."""
+    """A request for one group."""
     return ArmsRequest(
         questions=[Question(id=f"q{number}", question="?")],
         seed=1,

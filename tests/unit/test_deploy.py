@@ -48,13 +48,13 @@ STACKS = {
     ),
 }
 DASHBOARDS = sorted((ROOT / "deploy/grafana/dashboards").glob("*.json"))
-# What the server hands on to vLLM of its own section.
+# The keys of the server's section that it hands on to vLLM.
 VLLM_FLAGS = {f"--{key.replace('_', '-')}" for key in VLLM_KEYS}
 _VARIABLE = re.compile(r"(?<!\$)\$\{(\w+)(?::?([-?])([^}]*))?\}")
 
 
 def merged(base: Any, override: Any) -> Any:
-    """As Compose merges files: mappings by key, devices and the like one after the other."""
+    """Merges compose files: mappings by key; any other value is replaced."""
     if isinstance(base, dict) and isinstance(override, dict):
         return base | {
             key: merged(base[key], value) if key in base else value
@@ -64,7 +64,7 @@ def merged(base: Any, override: Any) -> Any:
 
 
 def stack(name: str) -> dict[str, Any]:
-    """A stack's files merged, variables as they are written."""
+    """The merged files of a stack, with variables as they are written."""
     files: dict[str, Any] = {}
     for path in STACKS[name]:
         files = merged(files, yaml.safe_load((ROOT / path).read_text()))
@@ -76,7 +76,7 @@ def services(name: str) -> dict[str, dict[str, Any]]:
 
 
 def with_defaults(text: str, variables: Mapping[str, str] = MappingProxyType({})) -> str:
-    """What Compose makes of a value where only these variables are set."""
+    """What Compose makes of a value if only these variables are set."""
     return _VARIABLE.sub(
         lambda match: variables.get(match[1]) or (match[3] or "" if match[2] == "-" else "KEY"),
         text,
@@ -84,7 +84,7 @@ def with_defaults(text: str, variables: Mapping[str, str] = MappingProxyType({})
 
 
 def environment(name: str, service: str, **variables: str) -> dict[str, str]:
-    """What a service finds in its environment where only these variables are set."""
+    """What a service finds in its environment if only these variables are set."""
     told = services(name)[service]["environment"]
     return {key: with_defaults(str(value), variables) for key, value in told.items()}
 
@@ -140,11 +140,12 @@ def test_what_the_server_hands_on_are_flags_of_vllm() -> None:
 
 
 def test_the_doctor_of_a_container_asks_no_server() -> None:
-    # One that is away passes, and must not use up the tries of what has to be mended; `train` waits for it.
+    # A server that is away comes back by itself: `train` waits for it, and it must not use up the few restarts that
+    # are meant for problems that somebody has to fix.
     doctors = [words for _, words in commands() if words[:2] == ["trainer", "doctor"]]
     assert doctors
     assert all("--no-ask_server" in words for words in doctors)
-    # Beside a server that is up, of which it does not know, there must be room for the trainer alone.
+    # The doctor does not know of a server that is already up, so it must only check that the trainer has room.
     starting = {words[words.index("--starts") + 1] for words in doctors if "--starts" in words}
     assert starting == {"trainer"}
 
@@ -159,7 +160,7 @@ def documented() -> dict[str, str]:
 
 
 def used() -> dict[str, set[str]]:
-    """Every variable of the compose files with its defaults there."""
+    """Every variable of the compose files, with the defaults that it has there."""
     found: dict[str, set[str]] = {}
     for path in COMPOSE_FILES:
         text = "\n".join(
@@ -167,7 +168,7 @@ def used() -> dict[str, set[str]]:
         )
         for match in _VARIABLE.finditer(text):
             if match[1] == "COMPOSE_PROJECT_NAME":
-                # Compose's own.
+                # A variable of Compose itself.
                 continue
             default = match[3] if match[2] == "-" else None
             found.setdefault(match[1], set()).update(() if default is None else (default,))
@@ -282,7 +283,7 @@ def seconds(duration: str) -> int:
 def test_a_crash_is_restarted_and_what_must_be_mended_only_a_few_times(name: str) -> None:
     inference, trainer = (services(name)[service] for service in ("inference", "trainer"))
     for service in (inference, trainer):
-        # Crashes are the script's, without a bound; Docker repeats what the script gives up on, four times.
+        # The script restarts after crashes without a limit; if it gives up, Docker starts it again up to four times.
         assert re.search(r"exec sh \S*/supervise\.sh python3 -m ", service["command"][-1])
         assert service["restart"] == "on-failure:4"
     assert trainer["depends_on"]["inference"] == {"condition": "service_healthy"}
@@ -393,7 +394,7 @@ def test_the_cpu_demo_ends_with_an_evaluation_and_says_how_to_fetch_the_report()
     files = re.findall(r"-f (\S+)", fetch[1])
     assert tuple(files) == STACKS["cpu"]
     assert fetch[2] == f"/data/{folder}/report.html"
-    # It is the last line: the server, which goes on, says nothing of itself.
+    # It is the last line: the server goes on, but logs nothing by itself.
     assert environment("cpu", "inference")["VLLM_LOGGING_LEVEL"] == "WARNING"
 
 
@@ -431,7 +432,7 @@ def test_what_the_guide_fetches_lies_in_volumes() -> None:
 
 
 def test_the_guide_keeps_the_key_where_every_later_command_finds_it() -> None:
-    # Compose wants it for `cp`, `logs` and `down` too.
+    # Compose needs the key for `cp`, `logs` and `down` too.
     text = (ROOT / "deploy/README.md").read_text()
     for command in (
         "docker compose up",

@@ -46,7 +46,7 @@ OTHERS = {
     "SERVERS=": "tests/unit/test_two_gpus.py runs the containers' scripts",
     "sky launch ": "tests/unit/test_skypilot.py runs the script",
     "python -m benchmarks.scaling ": "tests/unit/benchmarks/test_scaling.py runs it",
-    # Not runnable here, and why. tests/unit/test_deploy.py checks the files that these read.
+    # These are not runnable here, for the reasons given. tests/unit/test_deploy.py checks the files that they read.
     "MACHINE_ROLE=": "needs Docker",
     "docker ": "needs Docker",
     "git pull && docker": "needs Docker",
@@ -60,11 +60,11 @@ OTHERS = {
     "sudo ": "changes the machine",
     "ssh -L ": "needs a second machine",
 }
-"""How the other commands of the pages begin, and where they are run or why they are not."""
+"""How the other commands of the pages begin, and which test runs them or why none does."""
 
 
 def shell_lines() -> Iterator[tuple[str, str]]:
-    """Every command in a block of shell, with the page that it stands in."""
+    """Every command in a shell block, with its page."""
     for page in PAGES:
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
@@ -73,14 +73,14 @@ def shell_lines() -> Iterator[tuple[str, str]]:
 
 
 def _as_module(line: str) -> str:
-    """The programs are the modules."""
+    """Replace an installed program by the Python module that it runs."""
     for program, module in (("regime-w", TRAINER), ("regime-w-server", SERVER)):
         line = re.sub(rf"^(?:\.venv/bin/)?{program} ", f".venv/bin/python {module}", line)
     return line
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every command of ours."""
+    """Every command of the trainer or the server, with its page."""
     for page, line in shell_lines():
         if TRAINER in line or SERVER in line:
             yield page, line
@@ -125,7 +125,7 @@ def test_commands_are_understood(
 
 
 def mine() -> str:
-    """The file of one's own that docs/own.md shows."""
+    """The configuration file that docs/own.md shows as an example of a user's own."""
     return toml_of_own_page("base_model")
 
 

@@ -44,7 +44,7 @@ def test_folders_hold_few_modules(folder: Path) -> None:
 
 
 def test_no_command_line_takes_abbreviated_flags() -> None:
-    """An abbreviation of a flag evades whatever looks at the flag by its name."""
+    """Code that looks for a flag by its name would miss an abbreviation of it."""
     folders = (*PACKAGES, *PROGRAMS, "tests")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     parsers = [

@@ -1,4 +1,4 @@
-"""Kubernetes manifests and the SLURM script: by schema, by what they pass on, and by a run with fakes of srun and scontrol."""
+"""Kubernetes manifests and the SLURM script: their schema, what they pass on, and a run with fakes of srun and scontrol."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ SBATCH = ROOT / "deploy/slurm/regime_w.sbatch"
 
 
 def resources() -> list[dict[str, Any]]:
-    """What the kustomization lists."""
+    """The resources that the kustomization lists."""
     kustomization = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text())
     files = [KUBERNETES / name for name in kustomization["resources"]]
     return [part for file in files for part in yaml.safe_load_all(file.read_text())]
@@ -110,7 +110,7 @@ def test_containers_write_where_volumes_are() -> None:
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Path:
-    """A clone whose interpreter notes its node and what it is asked for, and a PATH with fakes of SLURM's programs."""
+    """A clone whose interpreter notes its node and arguments, and a folder with fakes of SLURM's programs."""
     for name in (".venv/bin", "bin", "deploy"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "deploy/supervise.sh").write_text((ROOT / "deploy/supervise.sh").read_text())
@@ -148,7 +148,7 @@ def cluster(tmp_path: Path) -> Path:
 def submitted(
     cluster: Path, nodes: str, *, codes: Sequence[int] = (0,), **variables: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """The script, with the trainer's exit codes, one a start."""
+    """Run the script; the trainer ends with one of ``codes`` at each start."""
     (cluster / "codes").write_text("".join(f"{code}\n" for code in codes))
     job = subprocess.Popen(
         ["bash", str(SBATCH)],
@@ -171,13 +171,13 @@ def submitted(
 
 
 def calls_of(cluster: Path, kind: str) -> list[list[str]]:
-    """Node and words of what was started of a kind, in the order of the nodes."""
+    """Node and arguments of each program of a kind that was started, in the order of the nodes."""
     calls = [call for call in (cluster / "calls").read_text().splitlines() if f" {kind} " in call]
     return sorted(shlex.split(call.replace('"', "'\"'")) for call in calls)
 
 
 def after_module(words: list[str]) -> list[str]:
-    """The arguments of a Python module, its configuration read from the repository."""
+    """The arguments of a Python module, with paths of configurations in the repository."""
     found = words[words.index("-m") + 2 :]
     return [word.replace("deploy/", f"{ROOT}/deploy/") for word in found]
 
@@ -197,7 +197,7 @@ def test_a_slurm_job_is_a_trainer_and_a_server_on_each_other_node(
     assert [each[0] for each in servers] == ["n2", "n3"]
     for words in servers:
         settings, unknown = read_settings(after_module(words))
-        # Of the job's number.
+        # The port is derived from the job's number.
         assert (settings.host, settings.port, unknown) == ("0.0.0.0", 24_007, [])
     trainers = calls_of(cluster, "train")
     assert [each[0] for each in trainers] == ["n1"] * num_starts

@@ -33,14 +33,14 @@ class Strict(BaseModel):
 
 
 class Resources(Strict):
-    """Of https://docs.skypilot.co/en/latest/reference/yaml-spec.html and `sky/utils/schemas.py`, the fields in use."""
+    """The fields in use of https://docs.skypilot.co/en/latest/reference/yaml-spec.html and `sky/utils/schemas.py`."""
 
     accelerators: str = Field(pattern=r"^[\w-]+:\d+$")
     disk_size: int = Field(gt=0)
 
 
 class Task(Strict):
-    """As above."""
+    """The fields in use of a task, from the same sources as `Resources`."""
 
     name: str
     num_nodes: int = Field(ge=1)
@@ -55,7 +55,7 @@ class Task(Strict):
 def test_the_task_has_skypilots_fields() -> None:
     task = Task.model_validate(TASK)
     assert task.num_nodes == 2
-    # A null has to be given at the start.
+    # A secret that is null has to be given when the task is launched.
     assert task.secrets == {"REGIME_W_API_KEY": None}
     for name in (*task.envs, *task.secrets):
         assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)
@@ -74,7 +74,7 @@ def test_setup_is_a_target_of_the_makefile() -> None:
 
 
 class Node:
-    """A node's working folder, with a Python that notes its arguments and ends with `code`, or serves for ever."""
+    """A node's working folder, with a fake Python that notes its arguments and then ends, or serves for ever."""
 
     def __init__(self, folder: Path, *, server_lasts: bool = False):
         self.folder, self.calls = folder, folder / "calls"
@@ -111,9 +111,9 @@ class Node:
             yield job
 
     def commands(self) -> list[list[str]]:
-        """What was started, configurations read from the repository."""
+        """The arguments of each program that was started, with paths of configurations in the repository."""
         lines = self.calls.read_text().splitlines()
-        # `$*` has lost the quotes of the list of URLs, which has a space nowhere.
+        # `$*` has lost the quotes around the list of URLs, but the list has no spaces.
         words = [line.replace("deploy/configs", f"{ROOT}/deploy/configs").split() for line in lines]
         return [each[1:] for each in words]
 

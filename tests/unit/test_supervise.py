@@ -38,7 +38,7 @@ def supervised() -> Iterator[Start]:
 
 def is_running(pid: int) -> bool:
     try:
-        # A zombie has ended; its new parent has not read that yet.
+        # A zombie has ended; its new parent has not read its exit code yet.
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False

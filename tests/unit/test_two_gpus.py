@@ -28,17 +28,17 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def environment(service: str, **variables: str) -> dict[str, str]:
-    """What a service finds where Compose has these variables, its own among them."""
+    """What a service finds in its environment if Compose has these variables besides its own."""
     variables = {"COMPOSE_PROJECT_NAME": "regime-w", **variables}
     told = services()[service]["environment"]
     return {name: with_defaults(str(value), variables) for name, value in told.items()}
 
 
 def started(service: str, folder: Path, **variables: str) -> list[tuple[list[str], dict[str, str]]]:
-    """The Python programs that a container starts, as arguments and variables, by a run of its script with a fake."""
+    """Arguments and variables of the Python programs that a container starts, found by running its script with a fake."""
     fakes = {
         "python3": f'{{ echo "@ $*"; env | grep "^REGIME_W_SERVE"; }} >> {folder}/calls',
-        # Of supervise.sh.
+        # supervise.sh calls it.
         "setsid": 'exec "$@"',
     }
     for name, script in fakes.items():

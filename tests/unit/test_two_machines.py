@@ -21,14 +21,14 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 
 
 def lines(recipe: str) -> list[str]:
-    """The commands of a section."""
+    """The commands of a section of deploy/README.md."""
     section = README.split(f"\n## {recipe}\n")[1].split("\n## ")[0]
     blocks = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)
     return [line for block in blocks for line in block.splitlines()]
 
 
 def words_of(line: str) -> tuple[dict[str, str], str, list[str]]:
-    """A command's variables, its service, and the flags of the doctor that this service begins with."""
+    """A command's variables, its service, and the flags of the doctor with which this service begins."""
     words = shlex.split(line)
     variables = dict(word.split("=", 1) for word in words if re.match(r"[A-Z_]+=", word))
     service = words[-1]
@@ -40,7 +40,7 @@ def words_of(line: str) -> tuple[dict[str, str], str, list[str]]:
 
 
 def environment(service: str, variables: dict[str, str]) -> dict[str, str]:
-    """The service's environment where only these variables are set."""
+    """The service's environment if only these variables are set."""
 
     def value(match: re.Match[str]) -> str:
         default = match[3] or "" if match[2] == "-" else "key"
@@ -59,7 +59,7 @@ def test_the_recipe_starts_one_service_on_each_side() -> None:
         ("inference", "server"),
         ("trainer", "trainer"),
     ]
-    # The second command starts or replaces no server.
+    # The second command neither starts nor replaces a server.
     assert "--no-deps" in lines("Two machines")[1]
 
 
@@ -82,14 +82,15 @@ def test_the_doctor_lets_each_machine_start(
     variables, service, flags = words_of(line)
     told: dict[str, Any] = environment(service, variables)
     told |= {"REGIME_W_POLICY__BASE_MODEL": tiny_base, "REGIME_W_RUN__FOLDER": tmp_path / "run"}
-    # The tiny base takes no more.
+    # The tiny base has no longer context.
     told |= {"REGIME_W_SERVE__MAX_MODEL_LEN": 512, "REGIME_W_ROLLOUT__MAX_TOKENS": 128}
     for name, value in told.items():
         monkeypatch.setenv(name, str(value))
-    # A card on which the server's 0.9 leaves less than the trainer needs, and the trainer needs most of it.
+    # The trainer needs most of this card, more than a server with its share of 0.9 would leave.
     config = load_config(DoctorConfig, [*flags, "--card_gib", "5"], prog="doctor")
     assert run_doctor(config)
-    # Whoever starts first: `train` waits for a server that is away, and the doctor's no would be a try.
+    # Either side may start first: `train` waits for a server that is away, but a doctor that asked would fail and use
+    # up a restart.
     assert asked == []
     both = config.model_copy(update={"role": "both", "ask_server": False})
     both = both.model_copy(

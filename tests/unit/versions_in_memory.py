@@ -1,4 +1,4 @@
-"""`Versions` in front of a server that stands in for one which is never restarted."""
+"""`Versions` for a stand-in server that is never restarted."""
 
 from typing import cast
 
@@ -40,9 +40,9 @@ def versions_for(
 
     Args:
         server: Stands in for the server.
-        portal: The thread of its requests; None where a test only awaits coroutines.
-        adapters: On disk; None where nothing is pushed.
-        config: Of the run; it gives up after a minute where None.
+        portal: The thread of its requests; None if a test only awaits coroutines.
+        adapters: The run's adapters on disk; None if nothing is pushed.
+        config: The run's configuration; by default one that gives up after a minute.
         found: The server as the run found it.
         vocab_size: How many tokens the base model has.
     """

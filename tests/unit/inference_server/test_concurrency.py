@@ -1,4 +1,4 @@
-"""A call that many share: it runs once at a time, and nobody's end is another's."""
+"""A call that many callers share: it runs once at a time, and a caller that goes away ends it for no other."""
 
 import asyncio
 

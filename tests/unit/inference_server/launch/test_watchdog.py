@@ -1,4 +1,4 @@
-"""An engine that hangs is killed, one that is slow, answers or is dead is not."""
+"""An engine that hangs is killed; one that is slow, answers or is dead is not."""
 
 import asyncio
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What the server settles on a CPU by the model's layers, the user's flags and the machine."""
+"""What the server chooses for vLLM on a CPU, depending on the model's layers, the user's flags and the machine."""
 
 import os
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""What the server settles on a GPU, with a faked card."""
+"""Which flags the server chooses for vLLM on a GPU, with a faked card."""
 
 from argparse import Namespace
 from pathlib import Path

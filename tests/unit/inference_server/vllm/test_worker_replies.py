@@ -1,4 +1,4 @@
-"""What a worker replies where it cannot load an adapter."""
+"""What a worker replies if it cannot load an adapter."""
 
 import warnings
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""JSON of others: what parsers differ in is refused, with its key."""
+"""JSON from outside: what only some parsers read is refused, and its key is named."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""Scores and rewards of a group whose answers are no numbers."""
+"""Scores and rewards of a group whose answers are not numbers."""
 
 import pytest
 

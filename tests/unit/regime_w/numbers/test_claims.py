@@ -1,4 +1,4 @@
-"""What an "answer is" claims: one number, something that is none, or nothing yet."""
+"""What an "answer is" claims: one number, something that is not a number, or nothing yet."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A number and what follows it: units and nouns leave it as it is, other words make another one of it."""
+"""A number and what follows it: units and nouns leave it as it is, other words turn it into another number."""
 
 import pytest
 

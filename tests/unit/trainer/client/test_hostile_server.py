@@ -1,4 +1,4 @@
-"""A server, or what stands in its place, that answers without end, measure or sense."""
+"""A server, or something in its place, whose answers are endless, oversized or senseless."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""Commands that somebody waits for give a server that is not there up after seconds."""
+"""Commands that somebody waits for give up after seconds on a server that is not there."""
 
 import asyncio
 import socket

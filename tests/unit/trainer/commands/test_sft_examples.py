@@ -1,4 +1,4 @@
-"""What is said of demonstrations."""
+"""Demonstrations about which SFT warns."""
 
 import pytest
 

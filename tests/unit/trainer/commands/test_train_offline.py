@@ -1,4 +1,4 @@
-"""PPO from a file: our rows and the recipe's text, resumes where it was killed, moves the right way."""
+"""PPO from a file: it reads our rows and the recipe's text, resumes where it was killed, and moves the right way."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Where a setting comes from, and what is said of one that is wrong."""
+"""Where a setting comes from, and what the error for a wrong one says."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The shipped configurations: the server and every command read every one, and no key of them is unread."""
+"""The shipped configurations: the server and every command can read each of them, and none of their keys is unread."""
 
 import subprocess
 import sys

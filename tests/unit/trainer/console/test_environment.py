@@ -1,4 +1,4 @@
-"""Which lines and bars of libraries a command's terminal is kept free of."""
+"""Which log lines and progress bars of libraries are kept off a command's terminal."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The declaration of metrics: whole, without repetition, and followed by all that draw from it."""
+"""The catalog of metrics is complete and without repetition, and everything that draws from it follows it."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A signal ends a wait at once, work after it is done, and everything when it comes twice."""
+"""A signal ends a wait at once, and other work once it is done; a second signal ends everything."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A run goes on when nobody reads what it says: in processes of their own, for they lose their outputs."""
+"""A run goes on when nobody reads its output; each test uses a separate process, which loses its output."""
 
 import io
 import os

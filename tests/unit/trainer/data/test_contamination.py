@@ -1,4 +1,4 @@
-"""What was trained on is found among what is measured, copies and near copies."""
+"""Training questions are found among the questions that are measured, both copies and near copies."""
 
 import random
 

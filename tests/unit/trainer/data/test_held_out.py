@@ -1,4 +1,4 @@
-"""Held-out questions are those that were named, never built-in ones in the place of others."""
+"""Held-out questions are those that were named; built-in ones never replace them."""
 
 from pathlib import Path
 from typing import Any, get_args

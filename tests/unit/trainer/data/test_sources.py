@@ -1,4 +1,4 @@
-"""Where questions come from: readable errors, one split apart from the other."""
+"""Where questions come from: errors are readable, and the splits are kept apart."""
 
 import gzip
 import json

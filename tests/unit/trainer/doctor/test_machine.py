@@ -1,4 +1,4 @@
-"""What the doctor says of the machine itself, without torch."""
+"""What the doctor says about the machine itself, without torch."""
 
 import sys
 from pathlib import Path

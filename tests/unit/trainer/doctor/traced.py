@@ -1,7 +1,7 @@
 """A PPO step on tensors without data: their devices, dtypes, sizes, and how many bytes of them are alive.
 
-They are on PyTorch's device `meta`, which a build without CUDA can differentiate on (it cannot on fake CUDA
-tensors), and count as a GPU's: the trainer takes the paths that it takes there.
+The tensors are on PyTorch's device `meta`, on which a build without CUDA can differentiate (it cannot on fake CUDA
+tensors). They count as a GPU's, so that the trainer takes the same paths as on a GPU.
 """
 
 import sys
@@ -32,8 +32,8 @@ _COPIES = (_ATEN.copy_.default, _ATEN._to_copy.default)
 class Trace(TorchDispatchMode):
     """Sums the storages that are alive, and refuses operations on tensors of two devices.
 
-    What depends on data is answered: a number is 1, a truth false, a tensor that is read whole is zeros, and a mask
-    selects everything, which is the most that it can.
+    Reads of data get an answer: a number is 1, a truth value is false, and a tensor that is read as a whole is zeros. A
+    mask selects everything, which is the most that it can select.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Trace(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def hold(self, tensor: Tensor) -> None:
-        """Counts a tensor's storage until it is gone."""
+        """Counts a tensor's storage as alive until it is freed."""
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if tensor.device != DEVICE or key in self._seen:
@@ -102,7 +102,7 @@ def _is_mask(indices: Sequence[Tensor | None]) -> bool:
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **settings: Any
 ) -> Tensor:
-    """What PyTorch does on a GPU: a kernel that takes the mask as numbers and keeps no scores."""
+    """Attention as PyTorch computes it on a GPU: with a kernel that takes the mask as numbers and keeps no scores."""
     bias = attn_mask
     if bias is not None:
         if bias.dtype == torch.bool:
@@ -145,18 +145,18 @@ _TRITON_MODULES = {
         logprobs_gradient=lambda logits, *others: torch.empty_like(logits, dtype=others[-1]),
     ),
 }
-"""The kernels without data: what they allocate."""
+"""Stand-ins for the kernels, which only allocate what the kernels allocate."""
 
 
 def _float32_product(states: Tensor, weight: Tensor) -> Tensor:
-    """What `trainer.model.head` does on a GPU; PyTorch has no such product on `meta`."""
+    """The product that `trainer.model.head` computes on a GPU; PyTorch does not have it on `meta`."""
     assert states.dtype == weight.dtype
     return states.new_empty((len(states), len(weight)), dtype=torch.float32)
 
 
 @contextmanager
 def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
-    """A block in which a base of this shape, without data, is loaded, and `meta` counts as a GPU."""
+    """A block in which bases of this shape are loaded without data, and `meta` counts as a GPU."""
 
     def load_base(policy: PolicyConfig, device: torch.device) -> Any:
         with device:
@@ -171,30 +171,30 @@ def as_on_a_gpu(config: PretrainedConfig) -> Iterator[None]:
             patch.setattr(f"{module}.scaled_dot_product_attention", _attention)
         for module in ("decoder.fused", "decoder.norm", "logprobs"):
             patch.setattr(f"trainer.model.{module}.triton_module", _TRITON_MODULES.__getitem__)
-        # Not an attribute of torch.optim, which deletes it.
+        # From sys.modules, since torch.optim deletes its attribute for this module.
         optimizer = sys.modules[torch.optim.Optimizer.__module__]
         patch.setattr(optimizer, "_get_fused_kernels_supported_devices", lambda: ["meta"])
         for module in ("head", "logprobs"):
             patch.setattr(f"trainer.model.{module}.float32_product", _float32_product)
-        # Every count is 1 here, of what is not finite too.
+        # Every number that is read is 1 here, also the count of values that are not finite.
         patch.setattr("trainer.ppo.scoring.require_finite", lambda *_: None)
-        # Every truth is false: without this the policy's update would be left out as one of no advantage.
+        # Every truth value is false: without this the policy's update would be skipped for lack of advantages.
         patch.setattr("trainer.ppo.loss_weights.has_signal", lambda *_: True)
         yield
 
 
 @dataclass(kw_only=True)
 class TracedStep:
-    """What a step made and held."""
+    """The tensors that a step made, and the memory that it held."""
 
     batches: list[MicroBatch]
     made: set[tuple[tuple[int, ...], torch.dtype]]
     weights: set[tuple[int, ...]]
     """Shapes of the frozen base's matrices."""
     num_waits: int
-    """Of the update for the device; see `Trace`."""
+    """How often the update waited for the device; see `Trace`."""
     peak_bytes: int
-    """The most that was alive at once; the optimizers have their moments from a step before."""
+    """The most bytes that were alive at once, including the moments that the optimizers have from an earlier step."""
 
 
 def _make_moments(optimizer: torch.optim.Optimizer) -> None:

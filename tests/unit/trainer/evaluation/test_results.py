@@ -1,4 +1,4 @@
-"""What answers add up to: counts by hand, properties of differences, file and table."""
+"""How answers are summed up: counts by hand, properties of differences, file and table."""
 
 import io
 from collections.abc import Sequence

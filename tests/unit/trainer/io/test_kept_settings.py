@@ -1,4 +1,4 @@
-"""Which settings work resumes with: those it was begun with, by an earlier version of the program too."""
+"""Work resumes with the settings that it was begun with, even if an earlier version of the program began it."""
 
 import shutil
 import tomllib

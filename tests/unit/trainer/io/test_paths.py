@@ -1,4 +1,4 @@
-"""Paths that cannot be used are found before any work, and are one line with exit code 2."""
+"""Paths that cannot be used are found before any work, and end in one line and exit code 2."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""A run's own files: what stands in their place and is none is named, and nobody waits for it."""
+"""A run's own files: anything else in the place of one is named in an error, and nothing waits for it."""
 
 import os
 from collections.abc import Callable

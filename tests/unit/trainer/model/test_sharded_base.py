@@ -1,4 +1,4 @@
-"""What a base that cannot be divided says; `tests/unit/trainer/ranks` computes with one that can."""
+"""The error for a base that cannot be divided; `tests/unit/trainer/ranks` computes with one that can."""
 
 import shutil
 from collections.abc import Iterator

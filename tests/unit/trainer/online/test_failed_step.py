@@ -1,4 +1,4 @@
-"""A step that comes to NaN: nothing of it stays but what is needed to see why."""
+"""A step that ends in NaN leaves nothing but what is needed to see why."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A run whose GPU's memory does not suffice for a step: it goes on, and is replayed and resumed as it went."""
+"""A run whose GPU has too little memory for a step goes on, and is replayed and resumed as it went."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Runs rewarded by a function of the user's: trained, replayed, and stopped when the function fails."""
+"""Runs rewarded by a user's function: trained, replayed, and stopped when the function fails."""
 
 import json
 import shutil

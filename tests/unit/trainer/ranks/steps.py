@@ -1,6 +1,6 @@
-"""Steps on random completions, as one process or several do them; run as a program, this is one of several.
+"""Steps on random completions by one process or several; run as a program, this is one process of several.
 
-``python steps.py BASE_MODEL FOLDER CASE…`` writes what the first rank has in the end into the folder.
+``python steps.py BASE_MODEL FOLDER CASE…`` writes the final state of the first rank into the folder.
 """
 
 import os
@@ -40,7 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
 SHARDED: dict[str, dict[str, Any]] = {
     "sharded": {"advantage": "gae"},
     "sharded, recomputed": {"advantage": "gae", "token_budget": 32},
-    # A question has equal rewards: a mini-batch of it alone leaves the policy as it is.
+    # One question has equal rewards, so that a mini-batch of only this question leaves the policy as it is.
     "sharded, rloo": {
         "advantage": "rloo",
         "kl_coef": 0.0,
@@ -51,7 +51,7 @@ SHARDED: dict[str, dict[str, Any]] = {
 """Cases with a base that is divided among the ranks, at the default learning rates."""
 _DEFAULT_RATES = {"learning_rate": 5e-5, "critic_learning_rate": 5e-5}
 ONE_SHARD = "one shard"
-"""Steps of a run that had one rank, done again by two."""
+"""The steps of a run with one rank, repeated by two ranks."""
 LOSES_MEMORY, ENDS = "loses memory", "ends"
 """What happens to the second rank in further cases, which are otherwise `gae`."""
 NOT_FINITE, SHARDED_LOSES_MEMORY = "sharded, not finite", "sharded, loses memory"
@@ -104,7 +104,7 @@ def start_of(base_model: str, case: str) -> FollowerStart:
 
 
 def do_steps(learner: Learner) -> list[dict[str, float]]:
-    """Some steps, from weights that are random and all different; returns the metrics."""
+    """Do some steps, starting from random weights that all differ; returns the metrics."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for role in (Role.POLICY, Role.REFERENCE, Role.CRITIC):
@@ -134,7 +134,7 @@ def lose_memory_once() -> None:
 
 
 def end_in_backward() -> None:
-    """This process ends in the middle of a step."""
+    """Let this process end in the middle of its next backward pass."""
     torch.Tensor.backward = lambda *_: os._exit(9)  # type: ignore[method-assign]
 
 
@@ -146,7 +146,7 @@ _FAULTS = {
 
 
 def count_states(ranks: Ranks) -> list[None]:
-    """An item for each time that the first rank gives its state to the others."""
+    """Returns a list that gets an item each time the first rank gives its state to the others."""
     sent: list[None] = []
     send = ranks.broadcast_bytes
 
@@ -159,7 +159,7 @@ def count_states(ranks: Ranks) -> list[None]:
 
 
 def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:
-    """The first rank's part; an error is written down."""
+    """Do the first rank's part of a case, and write its result or error into the folder."""
     with leading(ranks):
         learner = make_learner(start_of(base_model, case), ranks)
         if case == ONE_SHARD:
@@ -177,11 +177,11 @@ def lead(ranks: Ranks, base_model: str, case: str, folder: Path) -> None:
 
 
 def main(base_model: str, folder: Path, cases: list[str]) -> None:
-    """This process's part of the cases."""
+    """Do this process's part of the cases."""
     torch.set_num_threads(1)
     with joined_ranks("cpu") as ranks:
         for case in cases:
-            # Weights that start otherwise on every rank.
+            # The initial weights differ from rank to rank.
             torch.manual_seed(ranks.rank)
             if ranks.rank == 0:
                 lead(ranks, base_model, case, folder)

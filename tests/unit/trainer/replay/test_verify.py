@@ -1,4 +1,4 @@
-"""A run replayed from its journal: equal to the last bit, or the first step and quantity that is not."""
+"""A run replayed from its journal is equal to the last bit, or the first step and quantity that differ are named."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What a step's line says of its rollouts, computed by hand."""
+"""What a step's line says about its rollouts, computed by hand."""
 
 import statistics
 from dataclasses import replace

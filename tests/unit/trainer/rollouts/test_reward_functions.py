@@ -1,4 +1,4 @@
-"""Reward functions of the user's: what they are called with, what their rewards become, and how they fail."""
+"""A user's reward functions: what they are called with, what becomes of their rewards, and how they fail."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What of PEFT's configuration is applied, field by field: server and trainer refuse the same."""
+"""Which fields of PEFT's configuration are applied; server and trainer refuse the same ones."""
 
 import json
 from dataclasses import fields

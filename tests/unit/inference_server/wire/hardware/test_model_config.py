@@ -1,4 +1,4 @@
-"""What a config.json says of layers and modalities, by hand-counted models."""
+"""What a config.json says about layers and modalities, for models counted by hand."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a machine lacks is said before minutes are spent: in processes that do not have it."""
+"""What a machine lacks is reported before minutes are spent; the tests run in processes that lack it."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Micro-batches: every sample once, within the budget, and every state sees its own past alone."""
+"""Micro-batches: every sample occurs once, within the budget, and every state sees only its own past."""
 
 import random
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Attention in blocks of queries against all of it at once, in float64."""
+"""Attention in blocks of queries against attention of all queries at once, in float64."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Compiles every kernel for an A100 and an H200, which takes no card; a program, since Triton decides once a process."""
+"""Compiles every kernel for an A100 and an H200, which needs no GPU; a program, since Triton decides once per process."""
 
 from collections.abc import Mapping
 from typing import Any
