@@ -32,8 +32,8 @@ from trainer.online.setup import train
 pytestmark = [pytest.mark.gpu, pytest.mark.slow, pytest.mark.timeout(900)]
 
 BFLOAT16_MISMATCH = 0.03
-"""Nats a token between two bfloat16 computations of a model; 0.013 to 0.021 were measured at 135M."""
-# More tokens than the CPU's tests: rounding hides a change of a few.
+"""Nats per token between two bfloat16 computations of a model; 0.013 to 0.021 were measured at 135M."""
+# More tokens than in the tests on a CPU: rounding hides a change that shows in only a few tokens.
 MORE_TOKENS = {"rollout.questions_per_step": "8", "rollout.max_tokens": "32"}
 
 
@@ -41,7 +41,7 @@ MORE_TOKENS = {"rollout.questions_per_step": "8", "rollout.max_tokens": "32"}
 def gpu_server(
     tiny_base: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    """A server that leaves a trainer room on the card."""
+    """A server that leaves room on the card for a trainer."""
     folder = tmp_path_factory.mktemp("gpu-server")
     flags = ["--max-model-len", "256", "--gpu-memory-utilization", "0.3"]
     with running_server(
@@ -93,7 +93,7 @@ def test_a_run_moves_the_served_policy(
 def test_a_server_that_breaks_its_promise_is_found(
     kind: type[Saboteur], gpu_server: ServerProcess, tiny_base: Path, tmp_path: Path
 ) -> None:
-    # A rate at which a step changes more than rounding does.
+    # A learning rate at which a step changes logprobs by more than rounding does.
     options = {"run.num_steps": "9", "ppo.learning_rate": "1e-2", **MORE_TOKENS}
     with sabotaged(gpu_server.url, kind) as url, pytest.raises(SyncError, match="fails the proof"):
         train(train_config(url, tiny_base, tmp_path, **options))

@@ -1,4 +1,4 @@
-"""A step on a GPU: against the same on a CPU in float32, and where memory runs out."""
+"""A step on a GPU: compared with the same step on a CPU in float32, and when memory runs out."""
 
 import math
 import random
@@ -22,7 +22,7 @@ GPU = torch.device("cuda")
 
 
 def make_groups(num_questions: int, num_tokens: int) -> list[list[Sample]]:
-    """Random tokens."""
+    """Groups of random tokens."""
     rng = random.Random(0)
     return [
         [
@@ -43,12 +43,12 @@ def make_groups(num_questions: int, num_tokens: int) -> list[list[Sample]]:
 
 
 def make_learner(base: Path, device: torch.device, dtype: str) -> Learner:
-    """The same adapters and value head on every device."""
+    """A learner with the same adapters and value head on every device."""
     policy = PolicyConfig.model_validate({"base_model": str(base), "dtype": dtype})
     ppo = {"token_budget": BUDGET, "critic_warmup_steps": 0, "questions_per_mini_batch": 64}
     roles = PolicyRoles(policy, device=device, serve_dtype=torch.bfloat16)
     torch.manual_seed(0)
-    # Nothing of PEFT's own start, which is drawn from whatever the seed was before.
+    # PEFT's own start is replaced, since it depends on the seed before this one.
     start = {n: 0.05 * torch.randn(t.shape) for n, t in roles.adapter_state(Role.POLICY).items()}
     for role in Role:
         roles.load_adapter_state(role, start)
@@ -56,7 +56,7 @@ def make_learner(base: Path, device: torch.device, dtype: str) -> Learner:
 
 
 def gradients(learner: Learner, num_questions: int = 4) -> AdapterState:
-    """The first step's average of the gradient, AdamW's first moment."""
+    """AdamW's first moment after the first step: its average of the gradient."""
     proximal = learner.roles.rounded_policy()
     learner.step(1, make_groups(num_questions, 24), proximal, learning_rate_scale=1.0)
     state = learner.update.policy_optimizer.state
@@ -65,7 +65,7 @@ def gradients(learner: Learner, num_questions: int = 4) -> AdapterState:
 
 
 def norm(*states: AdapterState) -> float:
-    """Of a state, or of the difference of two."""
+    """The norm of a state, or of the difference of two."""
     first, *others = states
     return math.sqrt(
         sum(float((t - sum(o[n] for o in others)).square().sum()) for n, t in first.items())
@@ -83,13 +83,13 @@ def test_a_step_is_the_cpus_in_float32_up_to_rounding(
 
 @pytest.fixture
 def learner(tiny_base: Path) -> Iterator[Learner]:
-    """Its cap on the GPU's memory is taken away again."""
+    """A learner on the GPU; after the test, any cap on the GPU's memory is removed."""
     yield make_learner(tiny_base, GPU, "bfloat16")
     torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def peak_bytes(learner: Learner, budget: int) -> int:
-    """What a step takes of the GPU with a budget."""
+    """The GPU memory that a step with this token budget takes."""
     learner.token_budget = budget
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -99,7 +99,7 @@ def peak_bytes(learner: Learner, budget: int) -> int:
 
 
 def cap(num_bytes: float) -> None:
-    """Let the process have no more."""
+    """Let the process have no more GPU memory than this."""
     torch.cuda.empty_cache()
     _, total = torch.cuda.mem_get_info()
     torch.cuda.set_per_process_memory_fraction(num_bytes / total)

@@ -29,7 +29,7 @@ BATCHES = {
 
 @dataclass
 class Mapping:
-    """vLLM's LoRAMapping, as far as the wrappers read it."""
+    """The part of vLLM's LoRAMapping that the wrappers read."""
 
     index_mapping: tuple[int, ...]
     prompt_mapping: tuple[int, ...]
@@ -38,9 +38,9 @@ class Mapping:
 
 @pytest.fixture(scope="module")
 def wrappers() -> tuple[Any, Any]:
-    # Importing vllm takes seconds, and only here: other tests run without it.
+    # vllm is imported only here, since that takes seconds and other tests run without it.
     with warnings.catch_warnings():
-        # Whichever test imports it first meets the warnings of what it imports.
+        # The first test to import it would get the warnings of its imports.
         warnings.simplefilter("ignore")
         from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
@@ -97,7 +97,7 @@ def test_the_products_are_vllms_own(
 
 @pytest.mark.parametrize("sequences", [[0, 0], [0, 9, 0, 3]], ids=["alone", "beside adapters"])
 def test_the_base_model_is_left_alone(wrappers: tuple[Any, Any], sequences: list[int]) -> None:
-    """In vLLM's own, a base token beside others gets the adapter of the last slot."""
+    """With vLLM's own kernels, a base token beside tokens of adapters gets the adapter of the last slot."""
     _, grouped = wrappers
     made, num_tokens = make(grouped, sequences, 3)
     x, y = torch.randn(num_tokens, HIDDEN), torch.randn(num_tokens, HIDDEN)
@@ -148,7 +148,7 @@ def test_the_plugin_is_what_vllm_finds(wrappers: tuple[Any, Any]) -> None:
     if not current_platform.is_cpu():
         pytest.skip("on a GPU vLLM keeps its own kernels")
     with warnings.catch_warnings():
-        # Of what the patches import.
+        # Ignores warnings of what the patches import.
         warnings.simplefilter("ignore")
         register()
     assert resolve_obj_by_qualname(current_platform.get_punica_wrapper()) is GroupedPunicaWrapper

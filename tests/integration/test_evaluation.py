@@ -57,7 +57,7 @@ def test_the_same_adapter_twice_is_the_same_numbers(
 ) -> None:
     adapter = save_random_adapter(base, tmp_path / "adapter", seed=1)
     other = save_random_adapter(base, tmp_path / "other", seed=2)
-    # Each time under another version, once beside another batch of the same questions.
+    # Each time under another version, and once in batches of another size.
     found = [
         run(
             server,
@@ -82,7 +82,7 @@ def test_the_same_adapter_twice_is_the_same_numbers(
         if difference.label == "Again":
             assert (difference.points, difference.num_won, difference.num_lost) == (0, 0, 0)
             assert difference.p_value in (1.0, None)
-    # Nothing of this would be seen if every answer were the same.
+    # The comparisons above would prove nothing if every answer were the same.
     lines = list(read_answers(answers_path(tmp_path / "40.json")))
     assert all(line.models["A"] == line.models["Again"] for line in lines)
     assert any(line.models["A"] != line.models["B"] for line in lines)

@@ -1,4 +1,4 @@
-"""Two hundred hostile requests to a real server: all are refused, and nothing of them is left."""
+"""Two hundred hostile requests to a real server: all are refused, and they leave nothing behind."""
 
 import random
 import threading
@@ -77,7 +77,7 @@ def test_hostile_requests_leave_nothing_behind(
 
 
 def attack(server: ServerProcess, requests: list[tuple[str, Any, float]]) -> list[str]:
-    """Sends every request; says which were not answered as they should be, and how."""
+    """Sends every request; returns the names of those that were not answered as they should be, and what happened."""
     with (
         httpx.Client(base_url=server.url, timeout=300, trust_env=False) as client,
         ThreadPoolExecutor(NUM_CLIENTS) as clients,
@@ -99,7 +99,7 @@ def is_idle(status: ServerStatus) -> bool:
 
 
 def completion(server: ServerProcess, **body: Any) -> dict[str, Any]:
-    # A salt of its own: what is cached of another request would round otherwise.
+    # A cache salt of its own: a prefix cached by another request would be rounded differently.
     asked = {"temperature": 0, "max_tokens": 32, "logprobs": 1, "cache_salt": uuid.uuid4().hex}
     response = httpx.post(
         f"{server.url}/v1/completions", json={"model": "base", **asked, **body}, timeout=120
@@ -114,7 +114,7 @@ def base_answers(server: ServerProcess) -> list[dict[str, Any]]:
 
 
 def warm_up(server: ServerProcess) -> None:
-    """Loads what the server loads with the first request that needs it, and fills what it reuses."""
+    """Makes the server load what it loads only on demand, and fill the caches that it reuses."""
     completion(server, prompt="1", structured_outputs={"regex": "a+"}, model="policy")
     completion(server, prompt="1", bad_words=["a"])
     for stream in (False, True):
@@ -129,7 +129,7 @@ def memory_bytes(server: ServerProcess) -> int:
 
 @contextmanager
 def asking_health(server: ServerProcess) -> Iterator[list[float]]:
-    """The seconds that each ``GET /health`` took, asked again and again within the block."""
+    """Repeats ``GET /health`` within the block, and collects the seconds that each took."""
     took_s: list[float] = []
     done = threading.Event()
 
@@ -150,8 +150,8 @@ def asking_health(server: ServerProcess) -> Iterator[list[float]]:
 
 
 def stop_the_engine_under_a_request(server: ServerProcess) -> None:
-    """A completion that the engine does not end is 503, not half an answer."""
-    # A minute's work and more, so that it has not ended by itself before the first look.
+    """Checks that a completion that the engine does not finish is answered 503, not with half an answer."""
+    # More than a minute's work, so that it is not finished before the first look.
     body = {"model": "base", "prompt": ["?"] * 64, "max_tokens": 900, "n": 16, "ignore_eos": True}
     with ThreadPoolExecutor(1) as thread:
         asking = thread.submit(httpx.post, f"{server.url}/v1/completions", json=body, timeout=120)

@@ -1,4 +1,4 @@
-"""What of vLLM's HTTP server is reachable, on a real one without a key: routes, names, sizes."""
+"""What is reachable of vLLM's HTTP server, on a real server without a key: routes, names, sizes."""
 
 import hashlib
 import socket

@@ -14,7 +14,7 @@ from tests.integration.server_fixture import save_random_adapter, save_random_mo
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# The engine alone: the server would refuse the adapter.
+# Only the engine runs, since the server would refuse the adapter.
 SCRIPT = """
 import json, math, sys
 from vllm import LLM, SamplingParams

@@ -1,4 +1,4 @@
-"""examples/minimal_ppo.py as a newcomer runs it, against a real server on a model that guesses."""
+"""examples/minimal_ppo.py as a newcomer runs it, against a real server with a model that guesses."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapter(base: Path) -> Path:
-    """Guesses a plausible answer: now and then one is right, so groups differ in their rewards."""
+    """A model that guesses plausible answers: now and then one is right, so that rewards differ within groups."""
     demonstrations = base.parent / "answers.jsonl"
     problems = islice(word_problems(Split.TRAIN, seed=5), 320)
     rows = [{"question": p.question, "answer": f"#### {p.steps[-1].result}"} for p in problems]

@@ -1,4 +1,4 @@
-"""The playground in a real browser, before the contract tests' engine: what a person does and then sees."""
+"""The playground in a real browser, on the contract tests' engine: what a person does and then sees."""
 
 import asyncio
 import os
@@ -90,7 +90,7 @@ DRIVER = """
 
 
 class SlowWhenWarm(FakeEngine):
-    """Completions of warm arms finish only while `release` is set."""
+    """While `release` is not set, completions of warm arms do not finish."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class SlowWhenWarm(FakeEngine):
 
 @dataclass
 class Site:
-    """A server with the page on a thread of its own, and what the page's driver found."""
+    """A server that serves the page from a thread of its own, and what the driver in the page found."""
 
     settings: Settings
     ports: "Queue[int]" = field(default_factory=Queue)

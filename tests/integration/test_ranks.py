@@ -1,4 +1,4 @@
-"""Online PPO on several ranks against a real server: one that is killed, and any number that goes on."""
+"""Online PPO on several ranks against a real server: a rank is killed, and any number of ranks can continue the run."""
 
 import os
 import subprocess

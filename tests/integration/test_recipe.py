@@ -58,7 +58,7 @@ def rollouts(server: ServerProcess, sft: Path) -> Path:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             deadline = time.monotonic() + 120
-            # Until some rows have come that were not there before.
+            # Wait for some new rows.
             while not output.exists() or output.stat().st_size < size + 20_000:
                 assert process.poll() is None, "the collection ended before it could be killed"
                 assert time.monotonic() < deadline
@@ -116,10 +116,10 @@ def test_a_collection_that_was_killed_three_times_has_every_question_once(rollou
 def test_the_sft_adapter_is_served_as_it_is(rollouts: Path, sft: Path, tiny_base: Path) -> None:
     found = mismatches(tiny_base, sft, rows_of(rollouts)[:20])
     assert len(found) > 1000
-    # Not the maximum: a token at the edge of a nucleus is in it on one side alone now and then.
+    # Not the maximum: now and then a token at the edge of a nucleus is in it on one side only.
     assert found.mean() < 1e-3
     assert found.quantile(0.99) < 1e-3
-    # It is this adapter that was asked, not the base.
+    # The adapter was sampled, not the base.
     assert mismatches(tiny_base, None, rows_of(rollouts)[:20]).mean() > 0.01
 
 
@@ -131,7 +131,7 @@ def test_ppo_from_the_file_ends_in_an_adapter_that_is_served(
         *("train-offline", "--policy.base_model", tiny_base, "--policy.adapter", sft),
         *("--rollouts", rollouts, "--limit", 16, "--run.folder", folder, "--run.num_threads", 1),
         *("--ppo.learning_rate", "1e-3", "--ppo.critic_warmup_steps", 0),
-        # As they were collected; a reward would hardly reach the first of 256 tokens, which is warned of.
+        # As in the collection: a reward would hardly reach the first of 256 tokens, which gives a warning.
         *("--rollout.max_tokens", 24),
     )
     assert f"adapter in {folder / 'adapters/policy-000002'}" in printed

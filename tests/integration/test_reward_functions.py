@@ -1,4 +1,4 @@
-"""``trainer train`` with a reward function of the user's, against a real vLLM server."""
+"""``trainer train`` with a user's reward function, against a real vLLM server."""
 
 import shutil
 import subprocess

@@ -71,7 +71,7 @@ def client(server: ServerProcess) -> Iterator[httpx.Client]:
 
 
 def assert_sigterm_ends(server: ServerProcess) -> None:
-    """It exits with 0 by itself, and so do the engine's processes."""
+    """Sends SIGTERM, and checks that the server exits with 0 by itself and that the engine's processes end."""
     family = psutil.Process(server.process.pid).children(recursive=True)
     server.process.terminate()
     assert server.process.wait(300) == 0, server.log_tail()
@@ -406,7 +406,7 @@ def test_every_group_is_of_one_version_while_versions_are_pushed(
 
 @contextmanager
 def sampling(client: httpx.Client, responses: list[ArmsResponse]) -> Iterator[None]:
-    """Two clients that ask without a pause within the block, and whose answers are collected."""
+    """Within the block two clients ask without a pause; ``responses`` collects the answers."""
     stop = threading.Event()
 
     def sample() -> None:
@@ -436,7 +436,7 @@ def test_a_client_that_goes_away_frees_the_engine(
     headers = {"Authorization": f"Bearer {KEY}"}
     arm = {"name": "long", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
     body = {"questions": ["?"] * 8, "arms": [arm], "samples_per_arm": 16, "max_tokens": 900}
-    # What ends while the engine is paused has not ended by itself.
+    # The engine is paused, so that a request that ends has not simply finished.
     with paused_engine(server):
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{server.url}/v1/arms/generate", json=body, headers=headers, timeout=0.5)
@@ -445,7 +445,7 @@ def test_a_client_that_goes_away_frees_the_engine(
 
 
 def test_every_route_but_health_asks_for_the_key(server: ServerProcess) -> None:
-    """A table over all routes that the server has registered, as vLLM logs them at its start."""
+    """Checks every route that the server has registered, as vLLM logs them when it starts."""
     routes = re.findall(r"Route: (\S+), Methods: ([A-Z, ]+)", server.log_path.read_text())
     requests = [(m, path) for path, methods in routes for m in methods.split(", ")]
     requests += [("GET", "/metrics"), ("GET", "/nowhere"), ("POST", "/health/x")]

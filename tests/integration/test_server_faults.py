@@ -69,11 +69,11 @@ class Restarted:
     """A server that was stopped while it answered, and started again on the same state."""
 
     before: ArmsResponse
-    """What it answered to `SEEDED` before."""
+    """The answer to `SEEDED` before the stop."""
     status: ServerStatus
-    """As it was then."""
+    """The status before the stop."""
     drained: ArmsResponse
-    """What was in flight when the signal came."""
+    """The answer to the request that was in flight when the signal came."""
     exit_code: int
     server: ServerProcess
 
@@ -125,7 +125,7 @@ def test_a_server_comes_back_with_its_versions(restarted: Restarted) -> None:
 def test_a_client_that_leaves_stops_its_requests(restarted: Restarted) -> None:
     server, body = restarted.server, {**LONG, "questions": ["a", "b"], "stream": True}
     before = metric_of(server, "vllm:iteration_tokens_total_count")
-    # What ends while the engine is paused has not ended by itself.
+    # The engine is paused, so that a request that ends has not simply finished.
     with paused_engine(server):
         with httpx.stream("POST", f"{server.url}/v1/arms/generate", json=body, timeout=60) as reply:
             assert reply.status_code == 200
@@ -154,7 +154,7 @@ def test_a_server_ends_with_its_engine(restarted: Restarted) -> None:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """Whether a process computes no more; who inherited it may not have looked at its exit code."""
+    """Whether a process has ended; it may be a zombie whose new parent has not read its exit code yet."""
     try:
         return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -162,7 +162,7 @@ def has_ended(process: psutil.Process) -> bool:
 
 
 def metric_of(server: ServerProcess, name: str) -> float:
-    """Its value now; the engine need not answer for it."""
+    """The metric's value now; the server answers this without the engine."""
     return metric(httpx.get(f"{server.url}/metrics", timeout=60).text, name)
 
 

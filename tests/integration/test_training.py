@@ -64,7 +64,7 @@ def train_command(server: ServerProcess, base: Path, run: Path, **options: str) 
 
 
 def train_config(url: str, base: Path, run: Path, **options: str) -> TrainConfig:
-    """The same, for the loop in this process."""
+    """The same settings, for the training loop in this process."""
     sections: dict[str, dict[str, str]] = {}
     for key, value in train_settings(url, base, run, **options).items():
         section, name = key.split(".")
@@ -79,7 +79,7 @@ def run_trainer(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def metrics_of(run: Path) -> list[dict[str, float]]:
-    """The rows that are whole: a run may be writing the next one."""
+    """The whole rows: a run may be writing the next one."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -143,7 +143,7 @@ def test_online_ppo_moves_the_served_policy(
 
 
 def journal_lines(run: Path) -> int:
-    """One for the start, then two a step: before its update, and before its push."""
+    """The number of journal lines: one for the start, then two per step, before its update and before its push."""
     path = run / "journal.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -163,9 +163,9 @@ def is_saving(run: Path) -> bool:
 
 
 def kill_while(condition: Callable[[Path], bool], command: list[str], run: Path, step: int) -> None:
-    """SIGKILL a trainer the first time that a condition holds from a step on; two steps later anyway.
+    """SIGKILL a trainer the first time that a condition holds from ``step`` on, or else two steps later.
 
-    How long the moment lasts is the machine's business, and no reason to miss the kill.
+    How long the condition holds depends on the machine, so the kill must not depend on seeing it.
     """
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -203,11 +203,11 @@ def test_resumes_after_sigkills(server: ServerProcess, tiny_base: Path, tmp_path
     assert done.returncode == 0, done.stderr
     assert [row["step"] for row in metrics_of(run)] == list(range(1, 9))
     versions = [row["version"] for row in metrics_of(run)]
-    # What was published keeps its number, and nothing is published twice: as if never killed.
+    # Published versions keep their numbers and none is published twice, as if the run had never been killed.
     assert versions == list(range(int(versions[0]), int(versions[0]) + 8))
     assert status_of(server).active_version == versions[-1]
-    # Nothing is ever solved, so every question was replaced while spares lasted: the questions of
-    # each step, killed or not, are the last spares of a stream that nobody disturbed.
+    # No question is ever solved, so every question was replaced while spares lasted: the questions of
+    # each step, killed or not, are the last spares of an undisturbed stream.
     stream = QuestionStream(load_records(str(data), Split.TRAIN, num_records=13), seed=0)
     expected = [
         [r.id for r in stream.take(2, num_spares=4, version=0).spares[2:]] for _ in range(8)
@@ -351,8 +351,8 @@ def test_a_server_that_breaks_its_promise_stops_the_run_at_that_step(
     message = str(caught.value)
     assert cause.format(previous=version) in message
     assert "\n" not in message
-    # Honest up to the second push, after step 1; step 2 still trained on rollouts of the first, and none
-    # of the second's were trained on. A checkpoint has what was done until then.
+    # The server is honest up to the second push, after step 1. Step 2 still trained on rollouts of the first version,
+    # and no step trained on rollouts of the second. A checkpoint has the steps done until then.
     assert [row["step"] for row in metrics_of(tmp_path)] == [1, 2]
     assert [f.name for f in checkpoint_folders(tmp_path)] == ["step-000000", "step-000002"]
 
@@ -368,7 +368,7 @@ def test_an_honest_pass_through_does_not_stop_the_run(
         row["version"] - 1 - row["rollout/lag"] for row in rows
     ]
     assert all(row["sync/mismatch"] < 1e-5 for row in rows)
-    # The first step trains on its own version's rollouts; the others on those of one before.
+    # The first step trains on rollouts of its own version, the others on rollouts of the version before.
     assert rows[0]["ppo/logprob_lag"] < 1e-5
     assert all(row["ppo/logprob_lag"] > 1e-4 for row in rows[1:])
     assert all(row["ppo/logprob_mismatch"] < 1e-5 for row in rows)
@@ -378,7 +378,7 @@ DASHBOARDS = sorted((Path(__file__).resolve().parents[2] / "deploy/grafana/dashb
 
 
 def scraped(url: str) -> set[str]:
-    """Names of families and of samples: a counter without a label yet is a family alone."""
+    """Names of families and of samples: a counter that has no label values yet has a family but no samples."""
     families = list(text_string_to_metric_families(httpx.get(url).text))
     samples = {sample.name for family in families for sample in family.samples}
     counters = {f"{family.name}_total" for family in families if family.type == "counter"}
@@ -386,7 +386,7 @@ def scraped(url: str) -> set[str]:
 
 
 def queried(dashboard: Path) -> set[str]:
-    """Every metric, or expression that metrics' names match, of a dashboard's queries."""
+    """Every name of a metric in a dashboard's queries, or regular expression for such names."""
     expressions = [
         target["expr"]
         for panel in json.loads(dashboard.read_text())["panels"]
@@ -403,7 +403,7 @@ def test_every_metric_of_the_dashboards_is_scraped(
     server: ServerProcess, tiny_base: Path, tmp_path: Path
 ) -> None:
     metrics_port = free_port()
-    # By two names, so that there are metrics of several servers as well.
+    # The same server under two names, so that there are metrics of several servers as well.
     urls = [server.url, server.url.replace("127.0.0.1", "localhost")]
     running = subprocess.Popen(
         train_command(
@@ -427,7 +427,7 @@ def test_every_metric_of_the_dashboards_is_scraped(
         for line in running.stdout:
             if line.startswith("evaluation of step"):
                 break
-        # The line of that step comes after its evaluation's, and the scrape with it.
+        # The step's own line comes after that of its evaluation; by then the metrics can be scraped.
         running.stdout.readline()
         names = scraped(trainer_url) | scraped(f"{server.url}/metrics")
     finally:
