@@ -120,14 +120,14 @@ async def test_files_of_retired_versions_stay_until_no_request_can_need_them(
 
     monkeypatch.setattr(versions, "_until", until)
     files = [state_dir / f"policy-00000{version}" for version in (1, 2)]
-    # Neither another deletion nor an upload takes them away earlier.
+    # Neither another deletion nor an upload removes the files earlier.
     for version in (1, 2):
         assert (await client.delete(f"/v1/adapters/{version}")).status_code == 204
     upload = asyncio.create_task(client.put_adapter(3))
     await asyncio.wait([upload], timeout=0.1)
     assert await versions_of(client) == (None, [])
     assert all(path.exists() for path in files)
-    # A server that is stopped now does not serve them again.
+    # If the server is stopped now, it does not serve them again after a restart.
     shutil.copytree(state_dir, tmp_path / "stopped")
     stopped, _ = await restart(state_dir=tmp_path / "stopped")
     assert await versions_of(stopped) == (None, [])

@@ -222,7 +222,7 @@ WRONG_TYPES: list[tuple[list[str], list[Any], str]] = [
     (["stream", "score", "greedy", "return_tokens"], [0, 1, "true"], "valid boolean"),
     (["timeout_s"], [True, "1", 10**400], "valid number"),
 ]
-"""Fields, values of other types than theirs and what is said."""
+"""Fields, values of a wrong type for them, and words of the error."""
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def _basic(password: str) -> str:
 async def test_a_password_counts_only_for_the_page_and_what_it_asks(
     settings: Settings, path: str, site: str | None, status: int
 ) -> None:
-    """A browser attaches it to requests of any page to this server."""
+    """A browser attaches the password to the requests that any page sends to this server."""
     app = FastAPI()
 
     @app.get("/metrics")

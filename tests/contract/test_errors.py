@@ -27,6 +27,6 @@ def test_every_kind_of_error_is_answered_in_the_one_shape() -> None:
         response = error_response(kind("the reason", "field"))
         assert 400 <= response.status_code < 600
         error = ErrorResponse.model_validate(json.loads(bytes(response.body))).error
-        # At the end of a stream a client has the type alone.
+        # At the end of a stream a client has only the type to tell the status from.
         assert STATUS_OF_TYPE[error.type] == response.status_code or kind is UnusableCompletion
         assert (error.message, error.param) == ("the reason", "field")

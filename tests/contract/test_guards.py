@@ -254,7 +254,7 @@ async def test_metrics_tell_what_happened(
     assert value("completion_tokens_total", arm="mine") is None
     assert value("completions_total", finish_reason="stop") == 2
     assert value("rejects_total", type="not_found") == 1
-    # Refused by a middleware, and while a response was streamed.
+    # A request refused by a middleware and an error while a response is streamed are counted too.
     json_headers = {"Content-Type": "application/json"}
     refused = await client.post("/v1/arms/generate", content=b"NaN", headers=json_headers)
     assert refused.status_code == 400

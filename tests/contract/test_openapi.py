@@ -35,7 +35,7 @@ OPERATIONS = [
     ("post", "/v1/adapters/{version}/activate"),
     ("get", "/v1/status"),
 ]
-# For each operation, valid and invalid requests each: about 1,300 in all.
+# The number of valid and of invalid requests for each operation: about 1,300 requests in all.
 NUM_CASES = 130
 # A server without a key answers to loopback names only.
 HEADERS = {"Host": "localhost"}

@@ -98,7 +98,7 @@ def test_a_list_fails_on_its_first_error(body: dict[str, Any]) -> None:
 
 
 class Tokenizer:
-    """The fake engine's, which works until it is told to end."""
+    """The fake engine's tokenizer, made to work until it is told to end."""
 
     def __init__(self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.encode = engine.encode

@@ -395,7 +395,7 @@ async def test_an_upload_that_is_too_large_is_refused_early_declared_or_not(
 
     response = await client.put("/v1/adapters/1", content=body(), headers=headers)
     assert response.status_code == 413
-    # Between the whole body's limit and the weights' own.
+    # These weights are over their own limit, but within that of the whole body.
     response = await client.put_adapter(1, weights=bytes(settings.max_adapter_bytes + 1))
     assert response.status_code == 413
     assert not list(state_dir.iterdir())

@@ -11,11 +11,11 @@ from trainer import cli
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# What a random model answers by chance: one token that is a letter or a digit, a number, a line.
+# A random model gives such answers by chance: one token that is a letter or a digit, a number, or a line.
 SYMBOLS = [*"0123456789abcdefghijklmnop"]
 ROWS: dict[str, dict[str, object]] = {
     "number": {"answer": "7"},
-    # By its index: the letter E alone is the text of another choice too, and refused.
+    # By its index, since the letter E alone is also the text of another choice and therefore refused.
     "choice": {"answer": 4, "choices": SYMBOLS},
     "text": {"answer": "Mary Shelley"},
     "math": {"answer": "x^2"},
@@ -48,7 +48,7 @@ def test_a_run_on_answers_of_each_type(
     }
 
     def trainer(*arguments: str) -> str:
-        # In this process: to start another takes longer than the run. It raises where that would exit.
+        # In this process, since starting another one takes longer than the run. A failure raises an exception here.
         monkeypatch.setattr("sys.argv", ["trainer", *arguments])
         cli.main()
         return capfd.readouterr().out

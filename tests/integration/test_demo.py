@@ -37,7 +37,7 @@ def test_the_demo_does_all_of_it_and_its_run_can_be_recomputed(tmp_path: Path) -
     assert (tmp_path / "runs/demo/report.html").is_file()
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False)
-    # The preset's steps are of the size at which PyTorch divides work among its threads.
+    # The preset's steps are large enough for PyTorch to divide their work among its threads.
     replayed = run(tmp_path, "replay", "runs/demo", "--verify")
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
     assert "2 steps, 3 adapters: all digests and metrics are as recorded" in replayed.stdout

@@ -194,7 +194,7 @@ def test_openais_chat_route_asks_as_the_arms_do(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_vllms_tokenizer_renders_what_the_trainers_does(name: str, tmp_path: Path) -> None:
-    # Importing vllm takes seconds, and only here.
+    # vllm is imported only here, since that takes seconds.
     from vllm.tokenizers import get_tokenizer
 
     family = FAMILIES[name]

@@ -41,7 +41,7 @@ def client(server: ServerProcess) -> Iterator[httpx.Client]:
 
 
 TURN = [{"role": "user", "content": "How many?"}]
-# By route: a request beside model and temperature, and its text.
+# For each route, the body of a request without model and temperature, and how to read the text of the answer.
 MODEL_ROUTES: dict[str, tuple[dict[str, Any], Callable[[Any], str]]] = {
     "/v1/completions": (
         {"prompt": "How many?", "max_tokens": 16},
@@ -118,7 +118,7 @@ def test_a_body_of_many_parts_is_not_taken(client: httpx.Client, path: str) -> N
 
     method = "PUT" if path == "/v1/adapters/1" else "POST"
     response = client.request(method, path, content=body(), headers={"Content-Type": "multipart/x"})
-    # An upload that is no form is refused before its body is read.
+    # An upload that is not a form is refused before its body is read.
     assert response.status_code == (400 if method == "PUT" else 413)
 
 

@@ -132,5 +132,5 @@ def test_a_server_that_is_not_up_is_one_line(base: Path, adapter: Path) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     done = run_example("--url", url, "--model", base, "--adapter", adapter)
     assert (done.returncode, done.stdout) == (2, "")
-    # Before it libraries may speak, such as of a kernel that this make of CPU could have.
+    # Libraries may print lines before it, for instance about a kernel that this kind of CPU could have.
     assert done.stderr.splitlines()[-1].startswith(f"minimal_ppo: error: --url {url}")

@@ -82,7 +82,7 @@ def test_every_replica_serves_each_version_as_peft_does(
         assert_logprobs_are_those_of(first, load_policy(model_dir, folder))
         assert tokens_of(second) == tokens_of(first)
         assert logprobs_of(second) == pytest.approx(logprobs_of(first), abs=1e-4)
-    # Both are used without being asked for.
+    # Both replicas are used if requests name none.
     questions = [f"{i} + 1?" for i in range(6)]
     spread = Counter(group.replica for group in generate(client, questions=questions).groups)
     assert spread == dict.fromkeys(REPLICAS, 3)
@@ -105,5 +105,5 @@ def test_a_run_proves_its_versions_on_each_replica(
     rows = metrics_of(run)
     assert [row["step"] for row in rows] == [1, 2]
     assert all(row["sync/mismatch"] < 1e-4 for row in rows)
-    # Two questions for each of the steps. The last version has no rollouts: a probe has eight for each replica.
+    # Two questions for each step. The last version has no rollouts, so a probe asks eight questions for each replica.
     assert num_requests(server) - num_asked >= 2 * 2 + 8 * len(REPLICAS)

@@ -178,7 +178,7 @@ def seen(
 
 
 def _browser(address: str, width: int, folder: Path) -> "subprocess.Popen[bytes]":
-    # With a debugging port it stays until it is ended.
+    # With a debugging port the browser stays until it is killed.
     return subprocess.Popen(
         [
             *(str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu"),

@@ -38,7 +38,7 @@ def test_a_lost_rank_ends_the_run_and_any_number_goes_on(
         settings = {**options, "run.num_steps": str(num_steps)}
         return [*train_command(server, tiny_base, run, **settings), *flags]
 
-    # As torchrun starts them, which would itself stop the first rank once the second has ended.
+    # Started as torchrun would, but without it, since torchrun would stop the first rank once the second has ended.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     environment = {
         **os.environ,

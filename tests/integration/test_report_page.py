@@ -16,7 +16,7 @@ from trainer.report.page import report_run
 from trainer.report.watch import Watch
 
 MADE_RUN = Path(__file__).parent.parent / "fixtures/verdict/kl_blow_up"
-# The network log's name for a request that no page made.
+# What the network log gives as the origin of a request that no page made.
 NO_ORIGIN = "not an origin"
 
 pytestmark = [pytest.mark.slow, needs_browser]
@@ -35,7 +35,7 @@ PROBE = """
       wide: drawn().filter((chart) => chart.querySelector(".main-svg").clientWidth > chart.clientWidth + 1).length,
     });
   };
-  // Messages, unlike timers, let no virtual time pass: however long the library takes to unpack, it is waited for.
+  // Messages, unlike timers, let no virtual time pass, so this waits for the library however long it takes to unpack.
   const { port1, port2 } = new MessageChannel();
   port1.onmessage = () => (drawn().length < figures() ? port2.postMessage(0) : setTimeout(measure, 1500));
   addEventListener("load", () => port2.postMessage(0));

@@ -156,9 +156,9 @@ def assert_logprobs_are_those_of(response: ArmsResponse, policy: torch.nn.Module
             with torch.no_grad():
                 logits = policy(input_ids=ids).logits[0, len(arm.prompt_token_ids) - 1 : -1]
             probs = (logits.double() / arm.temperature).softmax(-1)
-            # Where the nucleus ends within the rounding of its mass (a float32 sum over the
-            # vocabulary, of logits divided by the temperature), the token at its edge is in it on
-            # one side alone: both are right, and every token of the position changes with it.
+            # If the nucleus ends within the rounding error of its mass (a float32 sum over the
+            # vocabulary, of logits divided by the temperature), the token at its edge may be in it on
+            # one side only. Then both sides are right, and every logprob of the position differs.
             rounding = probs.shape[-1] * torch.finfo(torch.float32).eps / arm.temperature
             largest = nucleus_logprobs(probs, arm.token_ids, arm.top_p + rounding)
             smallest = nucleus_logprobs(probs, arm.token_ids, arm.top_p - rounding)
@@ -170,7 +170,7 @@ def assert_logprobs_are_those_of(response: ArmsResponse, policy: torch.nn.Module
 
 
 def nucleus_logprobs(probs: torch.Tensor, token_ids: list[int], top_p: float) -> torch.Tensor:
-    """[T] of each token among the likeliest of ``probs`` [T, V]; minus infinity outside them."""
+    """[T] the logprob of each token within the nucleus of ``probs`` [T, V]; minus infinity outside it."""
     likeliest, order = probs.sort(descending=True)
     outside = likeliest.cumsum(-1) - likeliest >= top_p
     nucleus = torch.zeros_like(probs).scatter(-1, order, likeliest.masked_fill(outside, 0))
@@ -357,7 +357,7 @@ def test_bad_uploads_change_nothing(
         {"weights": save({**tensors, name.replace("layers.0", "layers.7"): tensors[name].clone()})},
         {"config": json.dumps({**config, "r": 64}).encode()},
         {"config": json.dumps({**config, "use_dora": True}).encode()},
-        # Ours lets it pass; the engine itself refuses it.
+        # Our own checks let this pass; the engine refuses it.
         {"config": json.dumps({**config, "init_lora_weights": "pissa"}).encode()},
     ):
         response = put(client, version, folder, **changes)
@@ -382,8 +382,8 @@ def test_every_group_is_of_one_version_while_versions_are_pushed(
             folder_of[version] = adapter_dirs[index % 3]
             pushed = put(client, version, folder_of[version])
             assert pushed.status_code == 201, pushed.text
-            # However slow the machine: a sampler that stayed on an older version while three more
-            # were pushed would rightly get the push refused, with every version in use.
+            # Waits however slow the machine is: if a sampler stayed on an older version while three
+            # more were pushed, every version would be in use, and the push would rightly be refused.
             wait_until(lambda: responses[-1:] and responses[-1].policy_version == max(folder_of))
     assert {response.policy_version for response in responses} >= folder_of.keys() - {first}
     policies = [load_policy(model_dir, folder) for folder in adapter_dirs]
@@ -396,7 +396,7 @@ def test_every_group_is_of_one_version_while_versions_are_pushed(
     assert status.groups_in_flight == 0
     assert len(status.versions) <= 4
     assert all(version.num_leases == 0 for version in status.versions)
-    # vLLM's time series of adapters end with them: of a long run there would be thousands.
+    # vLLM's time series of an adapter ends with it; otherwise a long run would leave thousands of them.
     lines = client.get("/metrics").text.splitlines()
     series = [line for line in lines if line.startswith("vllm:lora_requests_info{")]
     named = set(re.findall(r"policy-[0-9]{6}", "\n".join(series)))

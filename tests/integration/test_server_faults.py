@@ -25,7 +25,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# Samples until it is stopped: nothing of it is a likely end.
+# It samples until it is stopped, since its completions are unlikely to end by themselves.
 LONG_ARM = {"name": "long", "system_prompt": "", "temperature": 1.0, "top_p": 1.0}
 LONG = {"arms": [LONG_ARM], "samples_per_arm": 16, "max_tokens": 900}
 SEEDED = {"questions": ["What is 3 + 4?", "What is 9 - 2?"], "max_tokens": 24, "seed": 1}

@@ -17,7 +17,7 @@ CONVOLUTIONS = partial(
     Lfm2Config,
     block_auto_adjust_ff_dim=False,
     layer_types=["conv", "full_attention"],
-    # vLLM reads these, which LFM2's own config.json has.
+    # vLLM reads these keys, which LFM2's own config.json has too.
     conv_dim=64,
     block_dim=64,
     block_multiple_of=32,

@@ -17,7 +17,7 @@ from trainer.data.word_problems import Split, word_problems
 
 pytestmark = pytest.mark.slow
 
-# Random weights never answer; what can earn more here is saying less.
+# A model with random weights never gives an answer, so only shorter completions can earn more here.
 REWARD = RewardConfig(free_words=0, length_penalty_per_word=0.1)
 
 ARMS = [arm for arm in build_all_arms() if arm.name in ("wolfram_0", "maudlin_0")]
@@ -30,7 +30,7 @@ def test_grpo_trains_on_regime_w(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with warnings.catch_warnings():
-        # It imports much else: vLLM, of which it wants another version, and old torch.jit code.
+        # TRL imports much else that warns: vLLM, of which it wants another version, and old torch.jit code.
         warnings.simplefilter("ignore")
         from trl import GRPOConfig, GRPOTrainer
 
@@ -87,7 +87,7 @@ def test_grpo_trains_on_regime_w(
     logged = [row["reward"] for row in trainer.state.log_history if "reward" in row]
     assert logged == pytest.approx([sum(r) / len(r) for _, r in calls], abs=1e-6)
     for columns, rewards in calls:
-        # One question a step, whole: both arms with all their completions.
+        # Each step has one whole question: both arms with all their completions.
         assert len(set(columns["question"])) == 1
         assert sorted(columns["arm"]) == sorted([arm.name for arm in ARMS] * NUM_GENERATIONS)
         outputs = [
