@@ -12,7 +12,7 @@ Open = Callable[..., Path]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
-    """Opens a folder with settings as a benchmark does; benchmarks/ is no package."""
+    """Opens a folder with settings as a benchmark does; benchmarks/ is not a package, so its file is loaded."""
     path = Path(__file__).parents[3] / "benchmarks/learning/kept_runs.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None

@@ -14,7 +14,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def curves() -> ModuleType:
-    """benchmarks/ is no package: its programs are run, not imported."""
+    """The module `curves`, loaded from its file, since benchmarks/ is not a package."""
     path = Path(__file__).parents[3] / "benchmarks/learning/curves.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None

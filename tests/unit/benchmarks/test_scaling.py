@@ -35,7 +35,7 @@ def case(
     trainer: Trainer | None = None,
     **decoder: float,
 ) -> Case:
-    """16 equal groups a step, 8 an optimizer step; all else of a step takes `TRAIN_S`."""
+    """A case with 16 equal groups per step and 8 per optimizer step; all else in a step takes `TRAIN_S`."""
     return Case(
         name="by hand",
         decoder=Decoder(

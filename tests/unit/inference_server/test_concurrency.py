@@ -8,7 +8,7 @@ from inference_server.concurrency import SharedCall
 
 
 class Counted:
-    """A call that waits to be let go."""
+    """A call that counts itself and ends only once ``go`` is set."""
 
     def __init__(self) -> None:
         self.num_calls = 0

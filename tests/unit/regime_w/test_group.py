@@ -40,7 +40,7 @@ def wrong(number: int) -> str:
 
 
 def padded(text: str) -> str:
-    """With fifteen true equations that lead nowhere."""
+    """The text after fifteen true equations that lead nowhere."""
     return "".join(f"{i} + {i + 1} = {2 * i + 1}\n" for i in range(30, 45)) + text
 
 

@@ -11,7 +11,7 @@ from inference_server.launch.watchdog import end_if_hung, kill_processes
 
 
 class Answers:
-    """An engine that answers so many times, the first time with an error, and then hangs or is dead."""
+    """An engine that answers ``num_answers`` times, the first time with an error, and then hangs or is dead."""
 
     def __init__(self, num_answers: int, *, dies: bool = False) -> None:
         self.num_answers, self.num_asked, self.dies = num_answers, 0, dies

@@ -22,7 +22,7 @@ DELTA_RULE = PLAIN | {"layer_types": ["linear_attention", "full_attention"]}
 
 
 def arguments(**changes: object) -> Namespace:
-    """vLLM's arguments as it parses ours, those that are read."""
+    """vLLM's parsed arguments, as far as our code reads them."""
     values: dict[str, object] = {
         "dtype": "float32",
         "enable_prefix_caching": True,
@@ -39,7 +39,7 @@ def arguments(**changes: object) -> Namespace:
 
 @pytest.fixture(autouse=True)
 def without_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test may set it in this process."""
+    """Clears the variable, which a test may set in this process."""
     monkeypatch.setenv(KV_CACHE_VARIABLE, "")
 
 

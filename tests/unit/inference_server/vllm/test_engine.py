@@ -15,7 +15,7 @@ ADAPTER = EngineAdapter(lora_id=7, name="policy-000007", path=Path("adapter"))
 
 
 class Replicas:
-    """What the core's client asks; each replica holds ids, or refuses to."""
+    """A stand-in for vLLM's engine client: each replica holds ids of adapters, or refuses to load one."""
 
     def __init__(self, refuses: list[bool | Exception]) -> None:
         self.errored = False

@@ -13,7 +13,7 @@ GIB = 2**30
 
 
 def arguments(model: Path, **changes: object) -> Namespace:
-    """vLLM's arguments as it parses ours, those that are read."""
+    """vLLM's parsed arguments, as far as our code reads them."""
     values = {
         "model": str(model),
         "revision": None,

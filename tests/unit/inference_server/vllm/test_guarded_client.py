@@ -32,7 +32,7 @@ MAX_COMPLETIONS = 4
 
 
 class Core:
-    """The engine's process as its client sees it: encodes as vLLM's own client does."""
+    """A stand-in for the engine's process, which encodes requests as vLLM's own client does."""
 
     def __init__(self) -> None:
         self.resources = SimpleNamespace(engine_dead=False)
@@ -92,7 +92,7 @@ class Inputs:
 
 @pytest.fixture
 async def client() -> AsyncIterator[Any]:
-    """vLLM's `AsyncLLM` itself around `Core`, guarded."""
+    """vLLM's own `AsyncLLM` with `Core` as its engine, guarded by `guard_client`."""
     client = async_llm.AsyncLLM.__new__(async_llm.AsyncLLM)
     off = SimpleNamespace(kv_sharing_fast_prefill=False, otlp_traces_endpoint=None)
     client.vllm_config = SimpleNamespace(cache_config=off)

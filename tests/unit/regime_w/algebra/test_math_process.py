@@ -18,7 +18,7 @@ from regime_w.algebra.math_process import LibraryMissing, MathProcess, require_l
 
 
 class Ended(BaseException):
-    """In place of `os._exit`."""
+    """Raised in place of calling `os._exit`."""
 
 
 def end(code: int) -> None:
@@ -27,7 +27,7 @@ def end(code: int) -> None:
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[int, int]]:
-    """What the worker limits; nothing that it does to its own process happens to this one."""
+    """The limits that the worker sets; what it would do to its own process is not done to this one."""
     found: dict[int, tuple[int, int]] = {}
     monkeypatch.setattr(resource, "setrlimit", found.__setitem__)
     monkeypatch.setattr(logging, "disable", lambda: None)

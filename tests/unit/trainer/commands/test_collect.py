@@ -48,7 +48,7 @@ def info(version: int, sha256: str) -> AdapterInfo:
 
 
 class FakeServer(ServerStub):
-    """Answers every question rightly; gone after so many groups."""
+    """Answers every question correctly, and is gone after ``gone_after`` groups."""
 
     def __init__(self, *, gone_after: int = 10**9, active: int | None = 3):
         self.gone_after = gone_after

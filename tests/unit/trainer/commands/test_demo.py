@@ -13,7 +13,7 @@ URL = "http://127.0.0.1:8000"
 
 
 def server(log: Path, code: str) -> ServerProcess:
-    """A process that is no server and does what ``code`` says."""
+    """A process in place of a server, which runs ``code``."""
     log.write_text("its log\n")
     return ServerProcess(
         url=URL, process=subprocess.Popen([sys.executable, "-c", code]), log_path=log

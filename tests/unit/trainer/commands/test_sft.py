@@ -39,7 +39,7 @@ def config(base: Path, output: Path, **settings: Any) -> SFTRunConfig:
 
 
 def train(asked: SFTRunConfig, *, killed_at: int | None = None) -> list[str]:
-    """What was said; a kill comes right after a step."""
+    """Runs SFT, which may be killed right after a step; returns the lines that it printed."""
     said: list[str] = []
 
     class Killed(BaseException):

@@ -254,7 +254,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
 
 @contextmanager
 def killed_after(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A kill right after a step's line is written."""
+    """A block in which the run is killed right after this step's line is written."""
     from trainer.console.tracking import Metrics, Tracker
 
     write_line = Tracker.step

@@ -155,7 +155,7 @@ def test_a_damaged_id_is_named(content: bytes, tmp_path: Path) -> None:
 
 
 class Faulty:
-    """Fails in the named call."""
+    """A tracker that fails in the named call."""
 
     def __init__(self, fails_in: str):
         self.fails_in = fails_in

@@ -53,7 +53,7 @@ PINNED = {
 
 
 def environment(*builds: str, **changes: str | None) -> Installed:
-    """Finds all that the project requires, and of the builds of vLLM only those given."""
+    """An environment with everything that the project requires, but only the given builds of vLLM."""
     others = {build: None for build in BUILDS if build not in builds}
     found = {**PINNED, **others, **{name.replace("_", "-"): v for name, v in changes.items()}}
     return found.get

@@ -50,10 +50,10 @@ EIGHT_B = LlamaConfig(
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that was allocated at a time, beyond what was before.
+    """The most bytes that ``work`` has allocated at a time, beyond what was allocated before.
 
-    By the allocator's own running total, which does not depend on the events' clock. What earlier tests
-    left is collected first: freed in between, it would count as freed by the work.
+    They come from the allocator's own running total, which does not depend on the events' clock. What earlier tests
+    left is collected first, since it would count as freed by the work if it were freed meanwhile.
     """
     gc.collect()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

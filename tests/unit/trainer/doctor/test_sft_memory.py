@@ -26,7 +26,7 @@ def config(base: Path, *, checkpointing: bool = False, **sft: Any) -> DoctorConf
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model with the proportions of SmolLM2, and a vocabulary that matters."""
+    """A small model with the proportions of SmolLM2, and a vocabulary large enough to matter."""
     folder = tmp_path_factory.mktemp("small")
     LlamaForCausalLM(
         LlamaConfig(
@@ -43,7 +43,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def parts_of(asked: DoctorConfig, num_tokens: int) -> dict[str, Part]:
-    """The plan where a quarter of every demonstration is its solution."""
+    """The memory plan for demonstrations of which a quarter is the solution."""
     shape = read_shape(asked.policy.base_model, asked.policy.target_modules)
     completion_tokens = num_tokens // 4
     parts = sft_parts(
@@ -57,7 +57,7 @@ def parts_of(asked: DoctorConfig, num_tokens: int) -> dict[str, Part]:
 
 
 def peak_bytes_of_a_pass(asked: DoctorConfig, num_examples: int, num_tokens: int) -> int:
-    """The most that a forward and backward pass of TRL's allocates at a time."""
+    """The most bytes that TRL's forward and backward pass allocates at a time."""
     policy = asked.policy
     model = AutoModelForCausalLM.from_pretrained(policy.base_model).requires_grad_(False)
     if policy.gradient_checkpointing:

@@ -24,7 +24,7 @@ def write_python() -> None:
 
 
 def write_safetensors() -> None:
-    """As the library says it; it writes in Rust, and past Python's errors."""
+    """Fails as the library does; it writes in Rust, so that Python's own errors do not occur."""
     message = "Error while serializing: I/O error: No space left on device (os error 28)"
     raise SafetensorError(message)
 
@@ -78,7 +78,7 @@ def test_other_errors_are_left_alone(error: Exception, tmp_path: Path) -> None:
 
 
 class AlmostFull(io.FileIO):
-    """Takes a few bytes at a time, and so many in all."""
+    """A file that takes a few bytes at a time, and ``space`` bytes in all."""
 
     space = 10
 

@@ -216,7 +216,7 @@ def test_auto_is_what_a_run_was_begun_with(old_run: Path) -> None:
 
 
 def kept_by_an_earlier_version(path: Path, data: dict[str, object], run: dict[str, object]) -> None:
-    """Settings of a run, with the default of that version."""
+    """Writes a run's settings as an earlier version kept them, with that version's default."""
     config = TrainConfig.model_validate({"data": data, "run": {"folder": path.parent, **run}})
     tables = tomllib.loads(as_toml(config))
     tables["data"].setdefault("evaluation_source", "word-problems")

@@ -189,7 +189,7 @@ def test_the_window_is_seen_where_it_is_shorter_than_the_row() -> None:
 
 
 def loaded(config: PreTrainedConfig) -> Any:
-    """As much of a model as decides what its layers see."""
+    """A stand-in for a loaded model, with what decides what its layers see."""
     return SimpleNamespace(config=config, _is_stateful=False)
 
 

@@ -130,7 +130,7 @@ def make_sampled(num_tokens: int, num_restricted: int, vocabulary: int) -> Sampl
 
 
 class Adapted(nn.Linear):
-    """A head that is more than its weight, so that it must be called; its weight may not be used directly."""
+    """A head that computes more than a product with its weight, so that it must be called."""
 
     def forward(self, states: Tensor) -> Tensor:
         return 2 * super().forward(states)

@@ -88,7 +88,7 @@ class Merged:
 
     @torch.no_grad()
     def logits(self, sample: Sample) -> Array:
-        """[completion tokens, V] in float64: what stands before each completion token."""
+        """[completion tokens, V] in float64: the logits before each completion token."""
         ids = torch.tensor([[*sample.prompt_ids, *sample.completion_ids]])
         logits: Array = self.model(input_ids=ids).logits[0].double().numpy()
         return logits[len(sample.prompt_ids) - 1 : -1]

@@ -42,7 +42,7 @@ def train(tiny_base: Path, run: Path) -> Train:
 
 
 def fails(patch: pytest.MonkeyPatch, *, times: int) -> None:
-    """Let a step run out of memory so many times."""
+    """Let step `FAILS_AT` run out of memory ``times`` times."""
     real, failed = Learner.learn, list[int]()
 
     def learn(self: Learner, step: int, *arguments: Any, **options: Any) -> Any:

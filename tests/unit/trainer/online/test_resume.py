@@ -42,7 +42,7 @@ def scorer(tiny_base: Path) -> PolicyRoles:
 
 @dataclass(frozen=True, kw_only=True)
 class Photograph:
-    """Disk and server at one moment."""
+    """The state of disk and server at one moment."""
 
     before: str
     """What the run was about to do."""
@@ -65,7 +65,7 @@ class Photographer:
         self.run, self.album, self.server = run, album, server
         self.taken: list[Photograph] = []
         self.newest: dict[str, Photograph] = {}
-        """What a moment looked like when it came last."""
+        """For each call, the last photograph before it."""
         self._seen: Any = None
 
     def take(self, before: str) -> None:
@@ -133,7 +133,7 @@ def outcome_of(folder: Path, server: MemoryServer) -> Outcome:
 
 
 def flat(state: Any, name: str = "") -> dict[str, Any]:
-    """A checkpoint's numbers by name; tensors by their bytes."""
+    """A checkpoint's values by name, with tensors as their bytes."""
     if isinstance(state, torch.Tensor):
         return {name: (state.dtype, state.shape, state.numpy().tobytes())}
     if isinstance(state, dict | list | tuple):

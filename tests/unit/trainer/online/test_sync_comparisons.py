@@ -21,7 +21,7 @@ STALE = "version 0"
 
 @dataclass
 class Explained:
-    """Completions whose server logprobs differ by some noise from those of what was pushed or of the version before."""
+    """Completions whose server logprobs are those of the pushed version or of the one before, with some noise."""
 
     serves: str = PUSHED
     noise: float = NOISE

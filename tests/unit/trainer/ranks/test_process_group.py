@@ -131,7 +131,7 @@ def test_what_fails_before_the_first_step_is_told_as_what_it_is(size: int) -> No
 
 
 class Allocated:
-    """Stands for what failed work had allocated."""
+    """Stands for memory that failed work had allocated."""
 
 
 def test_an_error_of_all_ranks_keeps_nothing_of_what_failed(

@@ -27,7 +27,7 @@ SIZE = 2
 
 @contextmanager
 def ranks_of(base_model: Path, folder: Path, *cases: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes of `steps`, as a launcher starts them; none outlives the block."""
+    """Processes that run `steps`, started as by a launcher; none outlives the block."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     environment = {
         **os.environ,
@@ -57,7 +57,7 @@ def ranks_of(base_model: Path, folder: Path, *cases: str) -> Iterator[list[subpr
 
 @pytest.fixture(scope="module")
 def of_ranks(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, State]:
-    """What the first of two ranks has at the end of each case; the second has ended in the last one."""
+    """The state of the first of two ranks at the end of each case; in the last case the second rank ends early."""
     folder = tmp_path_factory.mktemp("ranks")
     # One start for all: most of the time goes into imports.
     cases = [steps.NOT_FINITE, *steps.SHARDED, *steps.CASES, steps.ONE_SHARD]
@@ -81,7 +81,7 @@ def of_one_process(
 
 
 def recomputed(base_model: Path, case: str) -> tuple[State, list[State]]:
-    """What one process has after the steps of two ranks, and its metrics."""
+    """The state of one process after the steps of two ranks, and its metrics."""
     learner, metrics = of_one_process(base_model, case, num_shards=SIZE)
     return learner_state(learner.roles, learner.update), metrics
 

@@ -35,7 +35,7 @@ def recorded(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(recorded: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy of the recorded run that a test may spoil."""
     return shutil.copytree(recorded, tmp_path / "run")
 
 

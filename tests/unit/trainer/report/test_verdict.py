@@ -237,7 +237,7 @@ def model(label: str, num_correct: int, where: str) -> ModelResult:
 
 
 def evaluation(*models: ModelResult, won: int = 10, lost: int = 10) -> Evaluation:
-    """Of 200 questions; every later model won and lost so many against every earlier one."""
+    """An evaluation of 200 questions, in which every later model won and lost these numbers against every earlier one."""
     return Evaluation(
         base_model="base-model",
         data="word-problems",
@@ -273,7 +273,7 @@ def record(
     config: dict[str, Any] | None = None,
     evaluated: Evaluation | None = None,
 ) -> RunRecord:
-    """A healthy run, less what ``change`` says of each step; a value of NaN is left out."""
+    """A healthy run in which ``change`` replaces metrics of each step; metrics that become NaN are left out."""
     rows = [{**healthy(step, num_steps), **change(step)} for step in range(1, num_steps + 1)]
     kept = [{k: v for k, v in row.items() if not math.isnan(v)} for row in rows]
     return RunRecord(

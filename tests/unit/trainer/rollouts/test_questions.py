@@ -50,9 +50,9 @@ def test_epochs_and_seeds_shuffle_differently() -> None:
 def play(
     stream: QuestionStream, num_steps: int, *, num_ahead: int, first_version: int = 0
 ) -> list[QuestionBatch]:
-    """Steps of a run that keeps batches in flight; questions of an even number are always solved.
+    """Play the steps of a run that keeps batches in flight; questions with an even number are always solved.
 
-    Each step begins with another version, which is asked for what is not in flight yet.
+    Each step begins with a new version, which is asked the questions that are not in flight yet.
     """
     in_flight: list[QuestionBatch] = []
     trained = []

@@ -72,8 +72,8 @@ def roles_of(base: Path, *, plain: bool = False, **settings: Any) -> PolicyRoles
 
     Args:
         base: The base's folder.
-        plain: Computed by Transformers and PEFT, as all was before.
-        settings: Of ``policy``.
+        plain: Whether Transformers and PEFT compute, as they did everything earlier.
+        settings: Settings of the table ``policy``.
     """
     config = PolicyConfig(
         base_model=str(base),
