@@ -169,14 +169,14 @@ def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task)
             uploaded(client, adapter) as version,
         ):
 
-            async def of(record: Record) -> tuple[int, int, float]:
+            async def ask_one(record: Record) -> tuple[int, int, float]:
                 async with places:
                     request = group_request(record, rollout, version=version, seed=1)
                     (group,), _ = await ask_groups(client, request)
                 scores = score_group(record, group, RewardConfig()).scores
                 return sum(scores.correct or ()), scores.num_correct_paths or 0, scores.s_end or 0.0
 
-            return await asyncio.gather(*map(of, records))
+            return await asyncio.gather(*map(ask_one, records))
 
     num_right, num_ways, s_end = zip(*asyncio.run(ask()), strict=True)
     (greedy,) = correct_answers([adapter], url, records, greedy_prompt(task.max_tokens))
@@ -186,7 +186,7 @@ def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task)
 
 
 def _shown(found: LastVersion) -> str:
-    return ", ".join(f"{name} {of(found).mean():.2f}" for name, of in METRICS.items())
+    return ", ".join(f"{name} {metric(found).mean():.2f}" for name, metric in METRICS.items())
 
 
 def table(start: LastVersion, found: Mapping[str, Sequence[LastVersion]]) -> str:

@@ -85,10 +85,10 @@ def main() -> None:
         "--questions", type=int, default=400, help="held-out questions [%(default)s]"
     )
     parser.add_argument(
-        "--learning-rates", type=float, nargs="+", default=[5e-4], help="TRL's %(default)s"
+        "--learning-rates", type=float, nargs="+", default=[5e-4], help="for TRL %(default)s"
     )
     parser.add_argument(
-        "--temperatures", type=float, nargs="+", default=[1.0], help="TRL's %(default)s"
+        "--temperatures", type=float, nargs="+", default=[1.0], help="for TRL %(default)s"
     )
     arguments = parser.parse_args()
     prepare_environment()
@@ -97,15 +97,15 @@ def main() -> None:
     sft = sft_adapter(arguments.model, arguments.sft or folder / "sft", task)
     settings = product(arguments.peers, arguments.learning_rates, arguments.temperatures)
     peers = [Peer(trainer=name, learning_rate=rate, temperature=t) for name, rate, t in settings]
-    of_row = {peer.row: peer for peer in peers}
-    rows = [*arguments.ours, *of_row]
+    peer_of_row = {peer.row: peer for peer in peers}
+    rows = [*arguments.ours, *peer_of_row]
     wanted = [(seed, row) for seed in arguments.seeds for row in rows]
     if missing := [key for key in wanted if not curve_path(folder, *key).is_file()]:
         with benchmark_server(arguments.model, folder) as url:
             for seed, row in missing:
                 into = curve_path(folder, seed, row).parent
-                if row in of_row:
-                    train_peer(of_row[row], seed, sft, arguments, into)
+                if row in peer_of_row:
+                    train_peer(peer_of_row[row], seed, sft, arguments, into)
                 else:
                     # Before every run: while the others train, the system evicts this process's pages.
                     warm_up(arguments.model, sft, url)
@@ -114,14 +114,14 @@ def main() -> None:
             records = task.held_out(arguments.questions)
             for seed, row in missing:
                 path = curve_path(folder, seed, row)
-                if row in of_row:
+                if row in peer_of_row:
                     evaluate_peer(row, seed, sft, url, records, task, path)
                 else:
                     evaluate_row(row, seed, url, records, task, path)
     curves = [Curve.read(curve_path(folder, *key)) for key in wanted]
     print(table(curves, rows))
     (folder / "learning.svg").write_text(plot(curves, rows))
-    for row in of_row:
+    for row in peer_of_row:
         print(compared(curves, arguments.ours[0], row))
 
 

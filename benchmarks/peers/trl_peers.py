@@ -66,7 +66,7 @@ def train_grpo(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
 
-    def made(settings: dict[str, Any]) -> Any:
+    def make_trainer(settings: dict[str, Any]) -> Any:
         base = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32)
         return GRPOTrainer(
             model=PeftModel.from_pretrained(base, arguments.sft, is_trainable=True),
@@ -80,8 +80,8 @@ def train_grpo(arguments: argparse.Namespace) -> None:
     if arguments.warm_up_steps:
         max_steps = arguments.warm_up_steps * UPDATES_PER_STEP
         with tempfile.TemporaryDirectory() as folder:
-            made({**settings, "max_steps": max_steps, "output_dir": folder}).train()
-    train(made(settings), arguments)
+            make_trainer({**settings, "max_steps": max_steps, "output_dir": folder}).train()
+    train(make_trainer(settings), arguments)
 
 
 def train_async(arguments: argparse.Namespace) -> None:

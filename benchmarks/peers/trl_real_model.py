@@ -88,7 +88,7 @@ class Runs:
             "--run.folder": folder / "run",
             "--run.num_steps": num_steps,
             "--run.num_adapters": num_steps + 1,
-            # A checkpoint is no part of learning; the last step writes one.
+            # Checkpoints are not what is measured here, so only the last step writes one.
             "--run.checkpoint_every": num_steps,
         }
         call(folder / "train.log", "train", *(word for pair in settings.items() for word in pair))
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, nargs=2, metavar=("OURS", "TRL"), help="per run, instead of --minutes"
     )
-    parser.add_argument("--learning-rates", type=float, nargs="+", help="of TRL [as ours]")
+    parser.add_argument("--learning-rates", type=float, nargs="+", help="for TRL [ours]")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument(
         "--questions", type=int, default=200, help="held-out questions [%(default)s]"

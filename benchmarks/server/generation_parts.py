@@ -41,7 +41,7 @@ from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig
 
 ARMS = build_exploring_arms()
-"""Those of the 1.5B preset."""
+"""The arms of the 1.5B preset."""
 NUM_ARMS = len(ARMS)
 
 

@@ -88,7 +88,7 @@ async def main(num_groups: int, num_servers: int) -> None:
         f"{', '.join(f'{each:.2f}' for each in took)} s, at best {ideal_s:.2f} s, "
         f"{metrics['servers/asked_again']:.0f} asked again"
     )
-    # A step of 100 s, so that the servers' own sleeping is no part of what is measured.
+    # A step of 100 s, so that the servers' own sleeping is not part of what is measured.
     places, seconds = 16, 100.0 * num_servers * 16 / num_groups
     alone_s = await alone_cpu_s(num_groups, num_servers, seconds, places)
     (took_s,), (cpu_s,), _ = await step_s(servers(num_servers, seconds, places), num_groups)

@@ -1,6 +1,7 @@
 """The cost of journal and checkpoints: their shares of a run's wall time, on that run's own disk.
 
-The journal's share is read from the run's metrics. For the other, a checkpoint of the run's state is written repeatedly.
+The journal's share is read from the run's metrics. For the checkpoints' share, one of the run's state is written
+repeatedly.
 """
 
 import argparse

@@ -27,7 +27,7 @@ from trainer.model.batches.rows import arrange, pack
 
 CONFIGS = Path(__file__).parents[2] / "deploy/configs"
 PROMPT_TOKENS = (50, 77)
-"""Questions differ in length."""
+"""Shortest and longest prompt, since questions differ in length."""
 COMPLETION_TOKENS = 256
 
 Packing = list[list[list[int]]]

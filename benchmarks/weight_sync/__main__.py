@@ -54,30 +54,34 @@ def main() -> None:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    making = commands.add_parser("collect", help="push, ask and compute; takes minutes")
-    making.add_argument("--run", type=Path, default=Path("runs/demo"), help="[%(default)s]")
-    making.add_argument(
+    collect_parser = commands.add_parser("collect", help="push, ask and compute; takes minutes")
+    collect_parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="[%(default)s]")
+    collect_parser.add_argument(
         "--model", type=Path, default=Path("models/tiny-base"), help="[%(default)s]"
     )
-    making.add_argument(
+    collect_parser.add_argument(
         "--folder", type=Path, default=Path("runs/weight_sync"), help="[%(default)s]"
     )
-    making.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    making.add_argument(
+    collect_parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    collect_parser.add_argument(
         "--arms", choices=("recipe", "hot"), default="recipe", help="hot: T 1, top_p 1"
     )
-    making.add_argument("--sets", type=int, default=44, help="of questions [%(default)s]")
-    making.add_argument(
+    collect_parser.add_argument("--sets", type=int, default=44, help="of questions [%(default)s]")
+    collect_parser.add_argument(
         "--sabotaged", type=int, default=22, help="sets also sabotaged [%(default)s]"
     )
-    making.add_argument("--questions", type=int, default=16, help="per set [%(default)s]")
-    making.add_argument(
+    collect_parser.add_argument("--questions", type=int, default=16, help="per set [%(default)s]")
+    collect_parser.add_argument(
         "--rates", nargs="+", choices=list(RATES), default=list(RATES), help="[all]"
     )
-    reading = commands.add_parser("table", help="how the check judges what was kept")
-    reading.add_argument("files", type=Path, nargs="+", help="made by collect")
-    reading.add_argument("--pushes", type=int, default=200, help="healthy, per rate [%(default)s]")
-    reading.add_argument("--sabotages", type=int, default=100, help="of each kind [%(default)s]")
+    table_parser = commands.add_parser("table", help="how the check judges what was kept")
+    table_parser.add_argument("files", type=Path, nargs="+", help="made by collect")
+    table_parser.add_argument(
+        "--pushes", type=int, default=200, help="healthy, per rate [%(default)s]"
+    )
+    table_parser.add_argument(
+        "--sabotages", type=int, default=100, help="of each kind [%(default)s]"
+    )
     arguments = parser.parse_args()
     if arguments.command == "table":
         for path in arguments.files:

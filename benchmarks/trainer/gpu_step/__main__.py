@@ -98,7 +98,7 @@ def run_parts(parts: Sequence[Part], arguments: argparse.Namespace) -> None:
         began = time.monotonic()
         record = in_process(part, arguments, max(1.0, rest_s))
         if record["status"] == "too long" and i:
-            # It had only the rest of the time; the next call begins with it.
+            # The part had only the rest of the time; the next call begins with it.
             print(f"cut short; {len(left) - i} parts are left: run it again")
             return
         longest_s = max(longest_s, time.monotonic() - began)
