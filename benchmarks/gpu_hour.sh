@@ -44,7 +44,7 @@ say() {
     overlap) echo "five such steps with generation during the update (rollout.max_staleness 1)" ;;
     mps) echo "the same under NVIDIA's MPS, if nvidia-cuda-mps-control is there" ;;
     restart) echo "the server killed with -9 in the middle of a run, and started again" ;;
-    memory) echo "tests of a step on a GPU, including one that runs out of memory (pytest -m gpu)" ;;
+    memory) echo "tests of a step on a GPU, also when it runs out of memory (pytest -m gpu)" ;;
     pair) echo "tests of server and trainer on one GPU (pytest -m gpu)" ;;
     *) return 1 ;;
   esac
