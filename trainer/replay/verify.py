@@ -93,7 +93,7 @@ def _differences(replay: Replay, say: Say) -> Iterator[str]:
             for adapter, sha256 in done.adapters:
                 found += _of_adapter(replay, adapter, sha256, start)
             if not done.adapters and done.entry.step < journal.last_step:
-                found.append(f"{JOURNAL_FILE} has no adapter of it")
+                found.append(f"{JOURNAL_FILE} has no adapter for this step")
             if found:
                 yield f"step {done.entry.step}: {'; '.join(found)}"
     except JournalError as error:
@@ -119,7 +119,7 @@ def _of_metrics(replay: Replay, done: RecomputedStep) -> Iterator[str]:
     row = replay.rows.get(done.entry.step)
     if row is None:
         if done.entry.step < replay.journal.last_step:
-            yield f"{METRICS_FILE} has no line of it"
+            yield f"{METRICS_FILE} has no line for this step"
         return
     finite = {name: value for name, value in done.metrics.items() if math.isfinite(value)}
     # Versions are compared with the adapters: a number that the server had already used was skipped.

@@ -93,7 +93,9 @@ class JournalReader:
         """
         if step not in self._offsets:
             damaged = [f"line {number} is damaged" for number in sorted(self.damaged_lines)[:1]]
-            raise JournalError(step, "; ".join([f"{self._path} has no line of it", *damaged]))
+            raise JournalError(
+                step, "; ".join([f"{self._path} has no line for this step", *damaged])
+            )
         with open(self._path, "rb", opener=open_plain) as file:
             file.seek(self._offsets[step])
             entry = parse_line(file.readline())

@@ -346,7 +346,12 @@ def damage_lines(folder: Path, start: str) -> None:
     [
         (damage_rollouts_of_step_3, r"step 3: .*step-000003\.jsonl was changed", "step 3", []),
         (damage_all_after_the_start, r"step 1: .*step-000001\.jsonl was ch", "steps 1 to 3", []),
-        (damage_the_line_of_step_2, "step 2: .*no line of it; line 4 is dama", "steps 2 to 3", []),
+        (
+            damage_the_line_of_step_2,
+            "step 2: .*no line for this step; line 4 is dama",
+            "steps 2 to 3",
+            [],
+        ),
         # Not needed before step 3, so that the steps before it are kept, and with them the damage.
         (damage_the_line_of_version_1, "step 3: version 1.* is not known", "step 3", [3]),
     ],

@@ -204,10 +204,10 @@ def change_entry(run: Path, journal: JournalReader, changes: dict[str, object]) 
         (flip_a_bit_of_rollouts, ["step-000003.jsonl was changed"]),
         (lose_rollouts, ["step-000003.jsonl: No such file"]),
         (change_a_metric, ["ppo/policy_loss was recorded as", "recomputed as"]),
-        (lose_a_line_of_metrics, ["metrics.jsonl has no line of it"]),
+        (lose_a_line_of_metrics, ["metrics.jsonl has no line for this step"]),
         (change_an_adapter, ["policy-000003/adapter_model.safetensors was changed"]),
-        (damage_the_journals_step, ["has no line of it", "is damaged"]),
-        (damage_the_journals_adapter, ["has no adapter of it"]),
+        (damage_the_journals_step, ["has no line for this step", "is damaged"]),
+        (damage_the_journals_adapter, ["has no adapter for this step"]),
         (
             forge_a_reward,
             ["ppo/", "more metrics", "policy-000003 has digest", "tensors differ", "lora_"],

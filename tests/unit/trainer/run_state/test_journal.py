@@ -175,7 +175,9 @@ def test_a_flipped_bit_costs_its_line_and_no_other(place: float, bit: int) -> No
         ]
         for number, (step, _) in steps.items():
             if number in lost:
-                with pytest.raises(JournalError, match=f"step {step}: .*no line of it") as caught:
+                with pytest.raises(
+                    JournalError, match=f"step {step}: .*no line for this step"
+                ) as caught:
                     journal.step(step)
                 assert caught.value.step == step
             else:
