@@ -1,6 +1,6 @@
 """How every chart of the report is drawn: colours, axes, error bars, caption.
 
-Figures leave as JSON, which plotly.js draws in the page.
+Input: plotly figures. Output: their JSON, which plotly.js draws in the page.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ COLOURS = (
 )
 """Readable on white and on black."""
 _NUMBERS = {"tickformat": ",.6~g", "hoverformat": ",.4~g"}
-"""Of d3-format: 12,000 and 4.8e-7, where plotly would write 12k and 480n."""
+"""Formats in the syntax of d3-format: they give 12,000 and 4.8e-7, where plotly would write 12k and 480n."""
 ON_DEMAND = "on demand"
-"""A trace's ``meta`` where it is hidden until its chart's button is pressed."""
+"""The ``meta`` of a trace that is hidden until its chart's button is pressed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class RenderedChart:
 
 
 def axis(title: str | None = None, **layout: object) -> dict[str, object]:
-    """Layout of an axis with the page's grid; ``layout`` adds to plotly's other settings of it."""
+    """Layout of an axis with the page's grid; ``layout`` holds further plotly settings of the axis."""
     named = {} if title is None else {"title": {"text": title}}
     looks = {"gridcolor": _GRID, "zerolinecolor": _GRID, "automargin": True}
     return {**named, **looks, **_NUMBERS, **layout}
@@ -56,7 +56,7 @@ def error_bars(
     *,
     thickness: float = 1.5,
 ) -> dict[str, object]:
-    """Error bars around values, in the values' unit, from the ends of their intervals."""
+    """Error bars from the ends of the values' intervals, which are in the values' unit."""
     return {
         "type": "data",
         "symmetric": False,
@@ -81,7 +81,7 @@ def render(
     hidden = any(trace.meta == ON_DEMAND for trace in figure.data)
     figure.update_layout(
         template="none",
-        # The page's own colours show through, light or dark; its script sets the ink.
+        # The page's background shows through, light or dark; the page's script sets the text colour.
         paper_bgcolor="rgba(0, 0, 0, 0)",
         plot_bgcolor="rgba(0, 0, 0, 0)",
         colorway=COLOURS,
@@ -89,7 +89,7 @@ def render(
         showlegend=len(figure.data) > 1,
         legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"},
     )
-    # plotly escapes <, > and / in what it embeds; a name cannot end the script.
+    # plotly escapes <, > and / in the JSON, so that a name cannot end the script element.
     return RenderedChart(
         title=title,
         note=note,

@@ -1,6 +1,6 @@
 """Metrics over steps as a figure: one curve for each metric, on one axis or two.
 
-Enters: rows of ``metrics.jsonl``. Leaves: plotly figures.
+Input: rows of ``metrics.jsonl``. Output: plotly figures.
 """
 
 import math
@@ -15,9 +15,9 @@ from trainer.report.charts import COLOURS, ON_DEMAND, axis, error_bars
 _MARKERS_UP_TO_STEPS = 50
 """A line through one point is invisible, so few points get markers; many markers would hide the line."""
 _WHOLE_STEPS_UP_TO = 10
-"""So few steps would get ticks between whole numbers."""
+"""With fewer steps, plotly would put ticks between whole numbers."""
 _TICKS_OF_A_DECADE = ((3, (1, 2, 5)), (5, (1, 3)))
-"""Up to so many decades of a logarithmic axis, and where each of them has a tick; beyond, at its start."""
+"""For a logarithmic axis of up to so many decades, where each decade has ticks; a longer axis has one per decade."""
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 
 
@@ -28,7 +28,7 @@ class Axis:
     title: str
     """The quantity or its unit."""
     curves: Mapping[str, str] = field(default_factory=dict)
-    """Names of metrics to names in the legend."""
+    """Keys of metrics, mapped to their names in the legend."""
     log: bool = False
     limits: tuple[float, float] | None = None
     """Visible range; None fits the curves."""
@@ -49,11 +49,12 @@ class CurveChart:
     step: str = "step"
     """The metric that says which step a row is about; rows without it are left out."""
     interval: tuple[str, str] | None = None
-    """Metrics of the ends of the first curve's interval, drawn as error bars."""
+    """The two metrics that hold the ends of the first curve's interval, drawn as error bars."""
     by_family: bool = False
-    """Whether the metrics of arms are drawn as one curve a family, and the arms' on demand."""
+    """Whether the arms are drawn as one curve per family, and as one curve per arm on demand."""
     members: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Metrics of the left axis to those behind them, with their names: hidden until they are asked for."""
+    """Metrics of the left axis, mapped to the metrics of their arms with the arms' names; the arms' curves are hidden
+    until they are asked for."""
 
     @property
     def metrics(self) -> set[str]:
@@ -66,7 +67,7 @@ def curve_figure(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> go.F
 
     Args:
         chart: What to draw.
-        rows: A step each, oldest first; each has ``step``.
+        rows: One row per step, oldest first; each has ``step``.
     """
     figure = go.Figure()
     rows = [row for row in rows if chart.step in row]
@@ -124,13 +125,13 @@ def curve_figure(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> go.F
 
 def _line(chart: CurveChart, dash: str, colour: str, *, is_first: bool) -> dict[str, object]:
     if chart.interval is not None and not is_first:
-        # It follows the first curve, which must be seen under it.
+        # Thin and dotted: it follows the first curve, which must stay visible under it.
         return {"dash": "dot", "color": colour, "width": 1}
     return {"dash": dash, "color": colour, "width": 3 if chart.members else 2}
 
 
 def _joined(values: Sequence[float | None]) -> dict[str, object]:
-    """How the points of a curve are joined so that each is seen: a line through one point is not."""
+    """How plotly joins the points of a curve so that each is visible; a line through one point is not."""
     around = [None, *values, None]
     alone = [
         around[i - 1] is None and around[i + 1] is None
@@ -138,12 +139,12 @@ def _joined(values: Sequence[float | None]) -> dict[str, object]:
         if around[i] is not None
     ]
     with_markers = len(values) <= _MARKERS_UP_TO_STEPS or any(alone)
-    # What is measured every few steps is one curve, not points.
+    # If every point is alone, the metric is measured every few steps: its points are joined to one curve.
     return {"mode": "lines+markers" if with_markers else "lines", "connectgaps": all(alone)}
 
 
 def _interval(chart: CurveChart, rows: Sequence[Mapping[str, float]]) -> dict[str, object] | None:
-    """Error bars of the chart's first curve, where every row has both ends."""
+    """Error bars of the chart's first curve; None unless every row has the value and both ends."""
     if chart.interval is None:
         return None
     metric, (low, high) = next(iter(chart.left.curves)), chart.interval
@@ -168,14 +169,14 @@ def _vertical(side: Axis, rows: Sequence[Mapping[str, float]]) -> dict[str, obje
 
 
 def log_ticks(values: Iterable[float]) -> list[float]:
-    """Ticks of a logarithmic axis around the positive values: plotly's own lie over each other within a decade."""
+    """Ticks of a logarithmic axis that enclose the positive values; plotly's own ticks overlap within a decade."""
     positive = [value for value in values if value > 0]
     if not positive:
         return []
     low, high = min(positive), max(positive)
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     each = next((each for most, each in _TICKS_OF_A_DECADE if last - first <= most), (1,))
-    # A decade more on both sides: logarithms are rounded.
+    # One decade more on each side, because logarithms are rounded.
     ladder = [float(f"{digit}e{power}") for power in range(first - 1, last + 2) for digit in each]
     begin = max(tick for tick in ladder if tick <= low)
     end = min(tick for tick in ladder if tick >= high and tick > begin)

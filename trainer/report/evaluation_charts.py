@@ -1,6 +1,6 @@
 """An evaluation as charts: accuracies with their intervals, pass@k, and coherence against correctness.
 
-Enters: an `Evaluation`. Leaves: rendered charts.
+Input: an `Evaluation`. Output: rendered charts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from trainer.report.charts import RenderedChart, axis, error_bars, render
 
 
 def evaluation_charts(evaluation: Evaluation) -> list[RenderedChart]:
-    """Greedy accuracy, and the charts over the arms where the arms were sampled."""
+    """The chart of greedy accuracy and, if arms were sampled, the charts over the arms."""
     with_arms = [(model.label, model.arms) for model in evaluation.models if model.arms is not None]
     charts = [
         render(
@@ -28,7 +28,7 @@ def evaluation_charts(evaluation: Evaluation) -> list[RenderedChart]:
             render(
                 _pass_at(with_arms),
                 title="pass@k",
-                note="Probability that at least one of k completions, of different arms, is correct.",
+                note="Probability that at least one of k completions from different arms is correct.",
                 div_id="chart-pass-at-k",
             ),
             render(
@@ -58,16 +58,16 @@ def _accuracies(evaluation: Evaluation) -> go.Figure:
             y=labels,
             name=name,
             mode="markers",
-            # Side by side, not on top of each other.
+            # Lays the markers of a model side by side, not on top of each other.
             orientation="h",
             marker={"size": 9},
-            # One at 0 is seen whole.
+            # A marker at 0 is drawn whole.
             cliponaxis=False,
             error_x=_percent_bars(estimates),
         )
     figure.update_layout(
         xaxis=axis("% correct", zeroline=False),
-        # The first model on top; labels are never read as numbers or dates.
+        # The first model is on top, and labels are never read as numbers or dates.
         yaxis=axis(type="category", autorange="reversed", zeroline=False, ticklabelstandoff=8),
         scattermode="group",
     )

@@ -1,7 +1,7 @@
 """A run as one HTML page that needs no network: verdict, evaluation, curves, sample transcripts.
 
-Enters: a run's folder. Leaves: ``report.html`` in it, or the text of the page that `trainer.report.watch`
-serves. All text of models and data is escaped.
+Input: a run's folder. Output: ``report.html`` in it, or the text of the page that `trainer.report.watch`
+serves. All text from models and data is escaped.
 """
 
 import base64
@@ -56,8 +56,8 @@ def report_run(run_folder: Path, console: Console) -> Path:
     """Print the verdict on what a run has recorded so far, and write ``report.html`` into its folder.
 
     Raises:
-        UsageError: The folder does not exist, has no metrics yet, or cannot be written to, in which case the
-            verdict is printed all the same.
+        UsageError: The folder does not exist, has no metrics yet, or cannot be written to. In the last case the
+            verdict has been printed already.
     """
     run = read_run(run_folder)
     verdict = verdict_of(run)
@@ -84,11 +84,11 @@ def write_page(run: RunRecord, verdict: Verdict) -> Path:
 
 
 def live_html(run_folder: Path, state: str) -> str:
-    """The page of a run that goes on: it asks for ``state`` again and again, and for itself when that changed.
+    """The page of a run in progress: it polls ``/state``, and fetches itself again when the state has changed.
 
     Args:
-        run_folder: The run's folder; its first step may not be finished.
-        state: What the page shows, as ``state`` will name it.
+        run_folder: The run's folder; its first step need not be finished.
+        state: Identifies what the page shows; the page compares it with what ``/state`` answers.
 
     Raises:
         UsageError: The folder does not exist.
@@ -98,7 +98,7 @@ def live_html(run_folder: Path, state: str) -> str:
 
 
 def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = None) -> str:
-    """The page, which needs no network; with a ``state``, the live one, which needs its server alone."""
+    """The page, which needs no network; with a ``state``, the live page, which needs only its server."""
     # Set explicitly: jinja2's select_autoescape does not recognise the suffix .html.j2.
     environment = Environment(
         loader=PackageLoader("trainer.report"),
@@ -127,7 +127,7 @@ def report_html(run: RunRecord, verdict: Verdict | None, *, state: str | None = 
 
 
 def _packed(text: str) -> str:
-    """Gzipped, in base64."""
+    """The text, gzipped and encoded in base64."""
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
@@ -145,7 +145,7 @@ def _read_transcripts(run_folder: Path) -> list[_StepTranscripts]:
 
 
 def _read_groups(path: Path) -> tuple[_GroupTranscript, ...]:
-    """The first groups of a step, up to a row that is truncated or not a rollout."""
+    """The first groups of a step; reading ends at a row that is truncated or not a rollout."""
     groups = []
     with suppress(DataError):
         for _, group in islice(read_rows(path, _GroupTranscript), _QUESTIONS_PER_STEP):

@@ -1,6 +1,6 @@
 """The charts of a run's metrics: which charts there are, and how to read each one.
 
-Enters: the rows of ``metrics.jsonl``. Leaves: rendered charts. `trainer.console.metric_catalog` declares
+Input: the rows of ``metrics.jsonl``. Output: rendered charts. `trainer.console.metric_catalog` declares
 which metric is drawn in which chart.
 """
 
@@ -15,9 +15,9 @@ from trainer.report.families import by_family, family_means
 from trainer.report.thinning import thinned
 
 _MOST_POINTS = 1000
-"""Of a curve over all steps: more cannot be told apart, and 20,000 in each made a page of 27 MB."""
+"""Most points of a curve over all steps. More cannot be told apart, and 20,000 in each curve made a page of 27 MB."""
 _PHASES = ("experience", "update")
-"""Phases whose throughput is computed from their time; that of generation is measured."""
+"""Phases whose throughput is computed from their time; the throughput of generation is measured."""
 
 CHARTS: Mapping[str, CurveChart] = {
     "reward": CurveChart(
@@ -33,19 +33,19 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "arm_correct": CurveChart(
         title="Accuracy by arm",
-        note="Share of an arm's completions that are correct; the mean over the arms of a family.",
+        note="Share of an arm's completions that are correct; for a family, the mean over its arms.",
         left=Axis(title="share correct"),
         by_family=True,
     ),
     "arm": CurveChart(
         title="Reward by arm",
-        note="Mean over an arm's completions; the mean over the arms of a family.",
+        note="Mean over an arm's completions; for a family, the mean over its arms.",
         left=Axis(title="reward"),
         by_family=True,
     ),
     "eval": CurveChart(
         title="Held-out accuracy",
-        note="Greedy answers of the version after a step to questions that are never trained on, with "
+        note="Greedy answers, by the version after a step, to questions that are never trained on, with "
         "95% intervals; measured every run.evaluate_every steps.",
         left=Axis(title="share correct"),
         step="eval/step",
@@ -53,7 +53,7 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "kl": CurveChart(
         title="KL to the reference",
-        note="Distance of the policy from the reference, and the coefficient of the penalty on it.",
+        note="Distance of the policy from the reference, and the coefficient of the KL penalty.",
         left=Axis(title="nats per completion"),
         right=Axis(title="coefficient"),
     ),
@@ -70,21 +70,21 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "critic": CurveChart(
         title="Critic",
-        note="Explained variance: 1 predicts every return, 0 is no better than their mean. Cut off "
-        "at -1: where returns hardly vary it has no lower bound.",
+        note="Explained variance: at 1 the critic predicts every return, at 0 it is no better than their mean. "
+        "The axis is cut off at -1, because explained variance has no lower bound where returns hardly vary.",
         left=Axis(title="explained variance", limits=(-1.05, 1.05)),
         right=Axis(title="value loss"),
     ),
     "mismatch": CurveChart(
         title="Mismatch",
-        note="Mean |difference| between trainer's and server's logprobs of the same version, over "
-        "the rollouts and over the probe of each push: numerical differences only.",
+        note="Mean |difference| between the trainer's and the server's logprobs under the same version, over "
+        "the rollouts and over the completions that prove each push. Such differences are only numerical.",
         left=Axis(title="nats per token", log=True),
     ),
     "staleness": CurveChart(
         title="Staleness",
         note="How many versions old the rollouts are, and how far a token's logprob has moved "
-        "since.",
+        "since they were sampled.",
         left=Axis(title="nats per token"),
         right=Axis(title="versions"),
     ),
@@ -96,19 +96,20 @@ CHARTS: Mapping[str, CurveChart] = {
     ),
     "time": CurveChart(
         title="Time by phase",
-        note="Generation overlaps the update, so only the wait for it counts.",
+        note="Generation overlaps the update, so only the time spent waiting for it counts.",
         left=Axis(title="seconds"),
         stacked=True,
     ),
     "waiting": CurveChart(
         title="Waiting",
-        note="Share of a step that each side waits; the side that waits less is the bottleneck.",
+        note="Share of a step in which each side waits; the side that waits less is the bottleneck.",
         left=Axis(title="share of the step"),
     ),
     "equal": CurveChart(
         title="Groups without variance",
-        note="Share of groups whose completions all have the same reward, from which nothing is learnt; "
-        "of groups that are right in every arm, and wrong in every arm; and how many were replaced.",
+        note="Share of groups whose completions all have the same reward, so that nothing is learnt from them; "
+        "shares of groups in which every arm is right, and in which every arm is wrong; and how many groups "
+        "were replaced.",
         left=Axis(title="share of groups"),
         right=Axis(title="groups"),
     ),
@@ -119,45 +120,50 @@ CHARTS: Mapping[str, CurveChart] = {
         left=Axis(title="tokens per second"),
     ),
 }
-"""The charts in the order of the page, without their curves; the keys are those of the catalog."""
+"""The charts in the order of the page, without their curves; their keys are the values of `Metric.chart` in the catalog."""
 
 
 def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
     """The charts that the metrics have data for.
 
     Args:
-        rows: A step each, oldest first; each has ``step``.
+        rows: One row per step, oldest first; each has ``step``.
     """
     points: list[Mapping[str, float]] = [
         {**row, **_throughput(row), **family_means(row)} for row in thinned(rows, _MOST_POINTS)
     ]
     keys = {key for row in points for key in row}
-    zero = {key for key in keys if not any(row.get(key) for row in points)}
+    always_zero = {key for key in keys if not any(row.get(key) for row in points)}
     rendered = []
     for name in CHARTS:
-        chart, of = _with_curves(name, keys), points
+        chart, drawn_rows = _with_curves(name, keys), points
         if not chart.metrics:
             continue
         if chart.step != "step":
-            # What is measured every few steps, with its interval, stays as it was measured.
-            of = list(rows)
+            # Held-out accuracy and its interval are drawn as measured, not averaged.
+            drawn_rows = list(rows)
         elif len(points) < len(rows):
             num_steps = math.ceil(len(rows) / len(points))
             note = f"{chart.note} A point is the mean of up to {num_steps} steps."
             chart = replace(chart, note=note)
-        rendered.append(_rendered(name, chart, of, zero))
+        rendered.append(_rendered(name, chart, drawn_rows, always_zero))
     return rendered
 
 
 def _rendered(
-    name: str, chart: CurveChart, rows: Sequence[Mapping[str, float]], zero: Set[str]
+    name: str, chart: CurveChart, rows: Sequence[Mapping[str, float]], always_zero: Set[str]
 ) -> RenderedChart:
-    """A chart without the curves that are 0 in every step, which would lie on its edge: the note names them."""
+    """Draw a chart. The note names the curves that are 0 in every step, which would lie on the chart's edge.
+
+    A chart whose curves are all 0 is drawn whole.
+    """
     labels = {**chart.left.curves, **(chart.right.curves if chart.right else {})}
-    left_out = [label for key, label in labels.items() if key in zero]
+    left_out = [label for key, label in labels.items() if key in always_zero]
     if 0 < len(left_out) < len(labels):
-        left = replace(chart.left, curves=_without(chart.left.curves, zero))
-        right = chart.right and replace(chart.right, curves=_without(chart.right.curves, zero))
+        left = replace(chart.left, curves=_without(chart.left.curves, always_zero))
+        right = chart.right and replace(
+            chart.right, curves=_without(chart.right.curves, always_zero)
+        )
         right = right if right and right.curves else None
         note = f"{chart.note} 0 in every step: {', '.join(left_out)}."
         chart = replace(chart, left=left, right=right, note=note)
@@ -175,7 +181,7 @@ def _without(curves: Mapping[str, str], left_out: Set[str]) -> dict[str, str]:
 
 
 def _with_curves(name: str, keys: Set[str]) -> CurveChart:
-    """A chart with the curves of those metrics that the run has."""
+    """The named chart with its curves: one for each of its metrics that the run has."""
     chart = CHARTS[name]
     found = curves(name, keys)
     if chart.by_family:

@@ -1,6 +1,6 @@
-"""A long run's metrics as no more points than a chart can show.
+"""Averages a long run's metrics, so that there are no more points than a chart can show.
 
-Enters: rows of ``metrics.jsonl``. Leaves: fewer rows.
+Input: rows of ``metrics.jsonl``. Output: fewer rows.
 """
 
 import statistics
@@ -10,21 +10,21 @@ from itertools import pairwise
 
 
 def thinned(rows: Sequence[Mapping[str, float]], most: int) -> list[Mapping[str, float]]:
-    """At most so many rows, each the mean of some steps; its ``step`` is their last.
+    """At most ``most`` rows, each the mean of consecutive steps; its ``step`` is the last of them.
 
-    A metric that only some of the steps have is the mean of those.
+    A metric that only some of these steps have is averaged over those that have it.
 
     Args:
-        rows: A step each, oldest first.
-        most: At least 1.
+        rows: One row per step, oldest first.
+        most: Largest number of rows to return; at least 1.
     """
     if len(rows) <= most:
         return list(rows)
     ends = [len(rows) * i // most for i in range(most + 1)]
-    return [_together(rows[first:end]) for first, end in pairwise(ends)]
+    return [_mean_row(rows[first:end]) for first, end in pairwise(ends)]
 
 
-def _together(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def _mean_row(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     found: defaultdict[str, list[float]] = defaultdict(list)
     for row in rows:
         for key, value in row.items():

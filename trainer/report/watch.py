@@ -1,8 +1,9 @@
-"""A page of a run that goes on: its report, made anew when the run has recorded more.
+"""The live page of a run: its report, rendered again when the run has recorded more.
 
-Enters: a run's folder, which is only read. Leaves: HTTP on 127.0.0.1, without a key: for programs and
-people of this machine. A page of another site that a browser of this machine shows cannot read the answers
-(they are of another origin), and one whose name was pointed at 127.0.0.1 is refused by its ``Host``.
+Input: a run's folder, which is only read. Output: HTTP on 127.0.0.1 without a key, for the programs and
+people on this machine. If a browser on this machine shows a page of another site, that page cannot read the
+answers, since they have another origin. A site whose name was pointed at 127.0.0.1 is refused because of its
+``Host`` header.
 """
 
 import json
@@ -40,10 +41,10 @@ _NO_STORE = "no-store"
 
 
 class Watch:
-    """Serves the page of a run, as a context manager.
+    """Serves the page of a run; a context manager.
 
     Args:
-        run_folder: The run's folder; its first step may not be finished.
+        run_folder: The run's folder; its first step need not be finished.
         port: Port on 127.0.0.1; 0 takes a free one.
 
     Raises:
@@ -54,10 +55,10 @@ class Watch:
         """See the class."""
         self._folder = run_folder
         self._lock = Lock()
-        self._made: tuple[str, bytes] | None = None
+        self._rendered: tuple[str, bytes] | None = None
         if not any((run_folder / name).exists() for name in (CONFIG_FILE, METRICS_FILE)):
             raise UsageError(
-                f"no run was begun in {run_folder}; name the folder of run.folder, which has {CONFIG_FILE}"
+                f"no run was begun in {run_folder}; name the run's own folder (run.folder), which has {CONFIG_FILE}"
             )
         try:
             self._server = _Server((_HOST, port), self)
@@ -65,7 +66,7 @@ class Watch:
             raise UsageError(f"port {port}: {error.strerror}; give another with --port") from error
 
     def __enter__(self) -> Self:
-        """Nothing is to be opened: it listens already."""
+        """Open nothing: the server has listened since it was created."""
         return self
 
     def __exit__(
@@ -79,7 +80,7 @@ class Watch:
 
     @property
     def address(self) -> str:
-        """Where the page is."""
+        """URL of the page."""
         return f"http://{_HOST}:{self._server.server_port}"
 
     def serve(self) -> None:
@@ -92,22 +93,22 @@ class Watch:
         self._server.shutdown()
 
     def page(self) -> bytes:
-        """The page of what is recorded now, made once for each state."""
+        """The page with what is recorded now, rendered once for each state."""
         with self._lock:
             state = self._state()
-            if self._made is None or self._made[0] != state:
-                self._made = state, live_html(self._folder, state).encode()
-            return self._made[1]
+            if self._rendered is None or self._rendered[0] != state:
+                self._rendered = state, live_html(self._folder, state).encode()
+            return self._rendered[1]
 
     def state(self) -> bytes:
-        """What is recorded now, to compare with what a page shows, and seconds since the newest step."""
+        """The present state, to compare with the one that a page shows, and the seconds since the newest step."""
         age_s = None
         with suppress(FileNotFoundError):
             age_s = max(0.0, time.time() - (self._folder / METRICS_FILE).stat().st_mtime)
         return json.dumps({"state": self._state(), "age_s": age_s}).encode()
 
     def _state(self) -> str:
-        """Another text as soon as a file that the page shows is another."""
+        """A text that changes as soon as the size or time of something that the page shows changes."""
         found = []
         for name in (METRICS_FILE, EVALUATION_FILE, CONFIG_FILE, ROLLOUTS_FOLDER):
             with suppress(FileNotFoundError):
@@ -123,7 +124,7 @@ def _plotly() -> bytes:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A second one on the port would get half of the requests.
+    # A second server on the same port would get half of the requests.
     allow_reuse_port = False
 
     def __init__(self, address: tuple[str, int], watch: Watch) -> None:
@@ -131,7 +132,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that left is no error."""
+        """Ignore an `OSError`: a browser that closes its connection is no error."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
@@ -180,4 +181,4 @@ class _Handler(BaseHTTPRequestHandler):
         return "regime-w"
 
     def log_message(self, format: str, *args: object) -> None:
-        """No line for each request."""
+        """Log nothing for a request."""

@@ -1,4 +1,4 @@
-  // Charts use the page's colours, also after the colour scheme changes.
+  // Charts use the page's colours, and are redrawn when the colour scheme changes.
   function colours() {
     const page = getComputedStyle(document.body);
     return {
@@ -7,7 +7,7 @@
     };
   }
 
-  // Draws a chart, or draws it again from what its script holds now; what was asked for stays shown.
+  // Draws a chart, or redraws it from the present content of its script element; arms that the reader asked for stay shown.
   function draw(chart) {
     const figure = JSON.parse(chart.nextElementSibling.textContent);
     const button = chart.parentElement.querySelector(".more");

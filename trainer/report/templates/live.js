@@ -7,14 +7,14 @@
 
   const ids = (page) => [...page.querySelectorAll(".chart")].map((chart) => chart.id).join();
 
-  // What somebody reads, has opened or marked stays as it is until they leave it.
+  // Whether the reader has focused, opened or selected something in an element, which then stays as it is until they leave it.
   function isInUse(element) {
-    const marked = getSelection();
+    const selection = getSelection();
     return element.contains(document.activeElement) || element.querySelector("details[open]")
-      || (!marked.isCollapsed && element.contains(marked.anchorNode));
+      || (!selection.isCollapsed && element.contains(selection.anchorNode));
   }
 
-  function exchange(name, next) {
+  function replacePart(name, next) {
     const old = part(document, name), source = next.innerHTML;
     if (source === shown[name] || (name !== "curves" && isInUse(old))) return;
     shown[name] = source;
@@ -23,7 +23,7 @@
       next.querySelectorAll(".chart").forEach(draw);
       return;
     }
-    // The same charts are only drawn again: they keep their place, their focus and what was hidden.
+    // If the charts are the same, they are only redrawn, so that they keep their place, their focus and their hidden curves.
     for (const chart of old.querySelectorAll(".chart")) {
       const figure = next.querySelector(`#${CSS.escape(chart.id)}`).parentElement;
       chart.parentElement.querySelector("figcaption p").textContent = figure.querySelector("figcaption p").textContent;
@@ -48,7 +48,7 @@
       const now = await (await ask("state")).json();
       if (now.state !== state && !document.hidden) {
         const next = new DOMParser().parseFromString(await (await ask(".")).text(), "text/html");
-        for (const name of NAMES) exchange(name, part(next, name));
+        for (const name of NAMES) replacePart(name, part(next, name));
         state = next.body.dataset.state;
       }
       const age = now.age_s === null ? "" : ` The newest step ended ${ago(now.age_s)} ago.`;

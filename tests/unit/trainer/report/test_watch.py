@@ -112,7 +112,7 @@ def test_what_cannot_be_watched_is_refused_in_a_line(
     run: Path, watch: Watch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     empty = tmp_path_factory.mktemp("empty")
-    with pytest.raises(UsageError, match=f"no run was begun in {empty}; name the folder"):
+    with pytest.raises(UsageError, match=f"no run was begun in {empty}; name the run's own"):
         Watch(empty, 0)
     port = int(watch.address.rpartition(":")[2])
     with pytest.raises(UsageError, match=f"port {port}: .*in use; give another with --port"):
