@@ -17,7 +17,7 @@ _MARKERS_UP_TO_STEPS = 50
 _WHOLE_STEPS_UP_TO = 10
 """With fewer steps, plotly would put ticks between whole numbers."""
 _TICKS_OF_A_DECADE = ((3, (1, 2, 5)), (5, (1, 3)))
-"""For a logarithmic axis of up to so many decades, where each decade has ticks; a longer axis has one per decade."""
+"""Pairs: most decades of a logarithmic axis, and the ticks of each decade. A longer axis has one tick per decade."""
 _DASHES = ("solid", "dot", "dash", "dashdot", "longdash", "longdashdot")
 
 

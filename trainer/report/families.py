@@ -33,8 +33,8 @@ def by_family(
         arms: Keys of the arms' metrics, mapped to the arms' names.
 
     Returns:
-        The curves, as keys of `family_means` mapped to labels, and for each of these keys the metrics of its arms, mapped to
-        the arms' names. An arm that is alone in its family is a curve of its own, under its own key.
+        The curves, as keys of `family_means` mapped to labels, and for each of these keys the metrics of its arms,
+        mapped to the arms' names. An arm that is alone in its family is a curve under its own key.
     """
     members: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for key, name in arms.items():

@@ -120,7 +120,7 @@ CHARTS: Mapping[str, CurveChart] = {
         left=Axis(title="tokens per second"),
     ),
 }
-"""The charts in the order of the page, without their curves; their keys are the values of `Metric.chart` in the catalog."""
+"""The charts in the order of the page, without their curves; `Metric.chart` in the catalog refers to their keys."""
 
 
 def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:

@@ -24,7 +24,7 @@ class RunRecord:
 
     folder: Path
     rows: list[Metrics]
-    """Metrics of each step, oldest first; at least one step unless `read_run` was allowed none."""
+    """Metrics of each step, oldest first; empty only if `read_run` was called with ``with_steps=False``."""
     config_text: str | None
     """Content of ``config.toml``; None if there is none."""
     config: TrainConfig | None
@@ -32,14 +32,14 @@ class RunRecord:
     has_evaluation: bool
     """Whether there is an evaluation file, readable or not."""
     evaluation: Evaluation | None
-    """None if there is none, or it cannot be read."""
+    """The evaluation; None if there is none, or its file cannot be read."""
 
     def series(self, name: str) -> list[float]:
         """A metric's values over the steps that have it, oldest first."""
         return [row[name] for row in self.rows if name in row]
 
     def last_quarter(self, name: str) -> float | None:
-        """A metric's mean over the last quarter of the steps that have it; None where none has."""
+        """A metric's mean over the last quarter of the steps that have it; None if no step has it."""
         values = self.series(name)
         latest = values[-max(1, len(values) // 4) :]
         return math.fsum(latest) / len(latest) if latest else None
@@ -62,9 +62,9 @@ class RunRecord:
         return start, trained
 
     def num_evaluations_chosen_from(self, model: ModelResult) -> int:
-        """Of how many evaluations during training a version was the best; 0 where it was not chosen as that.
+        """From how many evaluations during training a model was chosen as the best; 0 if it was not.
 
-        The newest version is not: it is evaluated whether it is the best or not.
+        The newest version was not chosen: it is evaluated whether it is the best or not.
         """
         version = version_of_name(Path(model.model).name)
         rows = [row for row in self.rows if "eval/version" in row and "eval/best_step" in row]
@@ -78,16 +78,16 @@ class RunRecord:
 
     @property
     def held_out(self) -> str | None:
-        """Source of the run's held-out questions; None where it names none, as those of `train-offline`."""
+        """Source of the run's held-out questions; None if its settings name none, as in runs of `train-offline`."""
         if self.config is None or "source" not in self.config.data.model_fields_set:
             return None
         return self.config.data.held_out_source
 
     def other_data(self, shown: Callable[[str], str] = str) -> str | None:
-        """A sentence where the evaluation asked questions of another source than the run's; else None.
+        """A sentence that says that the evaluation's questions are not from the run's source; None unless that is known.
 
         Args:
-            shown: How sources are written.
+            shown: Formats the name of a source.
         """
         if self.evaluation is None or self.config is None:
             return None
@@ -97,9 +97,7 @@ class RunRecord:
         if self.held_out is None:
             if not is_built_in(asked):
                 return None
-            own = (
-                f"the run was trained on {shown(data.source)} and names no held-out questions of it"
-            )
+            own = f"the run was trained on {shown(data.source)}, and its settings name no held-out questions"
         elif is_same_source(asked, self.held_out):
             return None
         else:
@@ -130,8 +128,8 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         with_steps: Whether at least one step must be finished.
 
     Raises:
-        UsageError: The folder does not exist, has no metrics yet although it must, or its metrics or
-            settings are damaged.
+        UsageError: The folder does not exist, has no metrics yet although ``with_steps`` is set, or its
+            metrics or settings are damaged.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
@@ -154,7 +152,7 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
 
 
 def _read_config(tables: Mapping[str, Any]) -> TrainConfig | None:
-    """The sections that the report uses; None if this version of the program cannot.
+    """The sections that the report uses; None if this version of the program cannot read them.
 
     The configuration of `train-offline` has further sections, which are skipped.
     """

@@ -1,9 +1,9 @@
 """Is RL helping? The verdict of a paired test on held-out questions, and what to change next.
 
-Enters: a `RunRecord`. Leaves: a `Verdict`, which terminal and report show. The test decides whether
+Input: a `RunRecord`. Output: a `Verdict`, which the terminal and the report show. The test decides whether
 accuracy changed; the findings (`trainer.report.findings.ranking`) give likely causes. If accuracy rose
 but the reward does not follow correctness, RL gets no credit: random rewards improve some models too
-(Spurious Rewards, arXiv 2506.10947). The test is over questions, not over training seeds.
+(Spurious Rewards, arXiv 2506.10947). The test covers the choice of questions, not the choice of training seeds.
 """
 
 import json
@@ -56,15 +56,15 @@ class Verdict:
     evidence: str
     """The basis of the answer, in one or two sentences."""
     other_data: str | None
-    """A sentence where the evidence is of questions of another source than the run's."""
+    """A sentence that says that the questions are not from the run's source; None unless that is known."""
     findings: tuple[Finding, ...]
     """The likeliest cause first."""
 
     @property
     def cause(self) -> Finding | None:
-        """What most likely keeps RL from helping; None where it helps or was not measured."""
-        is_known = self.outcome not in (Outcome.HELPING, Outcome.UNMEASURED)
-        return self.findings[0] if is_known and self.findings else None
+        """What most likely keeps RL from helping; None if it helps, was not measured, or there is no finding."""
+        needs_cause = self.outcome not in (Outcome.HELPING, Outcome.UNMEASURED)
+        return self.findings[0] if needs_cause and self.findings else None
 
 
 def verdict_of(run: RunRecord) -> Verdict:
@@ -101,8 +101,8 @@ def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
     )
     if (num_evaluations := run.num_evaluations_chosen_from(trained)) > 1:
         evidence += (
-            f" It was chosen as the best of {num_evaluations} evaluations during training: where these questions were "
-            "among theirs, the gain is flattered and p too small; ask others to be sure."
+            f" It was chosen as the best of {num_evaluations} evaluations during training: if they asked some of these "
+            "questions, the gain is overstated and p is too small; evaluate on other questions to be sure."
         )
     if found.p_value < 1 - CONFIDENCE:
         if found.points > 0:
@@ -121,9 +121,9 @@ def _equals(value: float) -> str:
 
 
 def _needed(found: PairedDifference, num_questions: int) -> str:
-    """How many questions would show a small effect, from the share answered differently.
+    """Say how many questions would show a small effect, given the share that the two models answer differently.
 
-    ``n = (z_α sqrt(d) + z_β sqrt(d − δ²))² / δ²`` with d that share and δ the effect (Connor 1987).
+    ``n = (z_α sqrt(d) + z_β sqrt(d − δ²))² / δ²``, where d is that share and δ the effect (Connor 1987).
     """
     delta = _POINTS_TO_SEE / 100
     discordant = max((found.num_won + found.num_lost) / num_questions, delta)
@@ -140,13 +140,13 @@ def _round_up(number: float) -> int:
 
 def _how_to_measure(run: RunRecord) -> str:
     adapter = None if run.config is None else run.config.policy.adapter
-    # The run's own copy is there even where the adapter no longer is.
+    # The run's own copy of the adapter exists even if the adapter is gone.
     kept = run.folder / START_FOLDER
     start = adapter if adapter is None or not kept.exists() else kept
     version = run.rows[-1].get("version", max(version_folders(run.folder), default=None))
     newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
     models = json.dumps([f"Start={start or 'base'}", f"PPO={newest}"], ensure_ascii=False)
-    # `eval` takes a run's own questions along, or those that its rollouts were collected with.
+    # `eval` takes the questions from the run's settings, or from those with which its rollouts were collected.
     known = training_data(run.folder) if run.held_out is None else None
     is_known = run.held_out is not None or (known is not None and known.held_out_source is not None)
     data = "" if is_known else " --data QUESTIONS"

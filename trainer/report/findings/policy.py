@@ -10,11 +10,11 @@ from trainer.report.run_record import RunRecord
 _MISMATCH_NATS = 0.02
 """Mean |trainer - server| per token; bfloat16 rounding alone causes about 0.01."""
 _EFFECTIVE = 0.9
-"""Effective sample size of the importance weights."""
+"""Effective sample size of the importance weights, as a share of the tokens."""
 _LAG_NATS = 0.1
 """Mean |change| of a token's logprob since the version that sampled it."""
 _KL_PER_TOKEN = 0.2
-"""Nats: on average a sampled token is e^0.2 = 1.2 times as likely as under the reference."""
+"""KL to the reference, in nats: on average a sampled token is e^0.2 = 1.2 times as likely as under the reference."""
 _KL_TARGETS = 3.0
 """Multiple of ppo.target_kl beyond which the adaptive coefficient has lost control."""
 _STEP_KL = 0.2
@@ -25,7 +25,7 @@ _ENTROPY_LEFT = 0.2
 _ENTROPY_GAINED = 3.0
 """Multiples of the entropy at the start."""
 _KL_UNMOVED = 1e-4
-"""Nats per token."""
+"""KL to the reference, in nats per token, up to which the policy has hardly moved."""
 
 
 def mismatch(run: RunRecord, config: TrainConfig) -> Finding | None:
@@ -41,13 +41,13 @@ def mismatch(run: RunRecord, config: TrainConfig) -> Finding | None:
         title="Trainer and server compute different logprobs for the same version",
         evidence=f"The logprobs of sampled tokens differ by {number(nats)} nats per token; the effective sample "
         f"size of the importance weights is {percent(effective)} of the tokens.",
-        change=f"set policy.dtype ({config.policy.dtype}) and the server's --dtype to the same, float32 if "
-        "memory allows; ppo.sequence_mask to leave out completions with a large mismatch.",
+        change=f"set policy.dtype ({config.policy.dtype}) and the server's --dtype to the same type, float32 "
+        "if memory allows; or set ppo.sequence_mask, which leaves out completions with a large mismatch.",
     )
 
 
 def kl_blow_up(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """The policy moves away from the reference faster than the penalty holds it."""
+    """KL to the reference is too high, or far above the target of an adaptive penalty."""
     kl = run.last_quarter("ppo/reference_kl")
     tokens = run.last_quarter("rollout/completion_tokens_mean")
     if kl is None or not tokens:
@@ -104,7 +104,7 @@ def stale(run: RunRecord, config: TrainConfig) -> Finding | None:
 
 
 def entropy(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """The policy no longer explores, or does nothing else."""
+    """Entropy has collapsed, so that the policy no longer explores, or it has exploded."""
     values = run.series("ppo/entropy")
     if not values:
         return None
@@ -117,7 +117,7 @@ def entropy(run: RunRecord, config: TrainConfig) -> Finding | None:
             title="Entropy has collapsed",
             evidence=evidence,
             change=f"set ppo.clip_high ({config.ppo.clip_high:g}) to 0.28, so that rare tokens can become more "
-            f"likely; use rollout.arms of higher temperature; raise ppo.kl_coef ({config.ppo.kl_coef:g}); {rate}.",
+            f"likely; use rollout.arms with higher temperatures; raise ppo.kl_coef ({config.ppo.kl_coef:g}); {rate}.",
         )
     if trend.last > _ENTROPY_GAINED * trend.first:
         return Finding(
@@ -130,7 +130,7 @@ def entropy(run: RunRecord, config: TrainConfig) -> Finding | None:
 
 
 def unmoved(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """The policy hardly changed; for runs that do not help and have no other finding."""
+    """The policy has hardly moved; only looked for if RL does not help and there is no other finding."""
     kl = run.last_quarter("ppo/reference_kl")
     tokens = run.last_quarter("rollout/completion_tokens_mean")
     if kl is None or not tokens or kl / tokens > _KL_UNMOVED:

@@ -3,7 +3,7 @@
 Rules are functions of a `RunRecord`, ordered from cause to effect: the reward must follow correctness,
 the rollouts must come from the policy that trains, steps must be of a sound size, the policy must keep
 exploring, groups and critic must be informative. The first rule that fires is the likeliest cause.
-Levels are means over the last quarter of the steps; every threshold is a constant with its reason.
+Levels are means over the last quarter of the steps; every threshold is a constant of its module.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from trainer.report.run_record import RunRecord
 MIN_STEPS = 8
 """With fewer steps, neither trends nor levels are meaningful."""
 MEANINGLESS = ("reward_ignores_correctness", "golds_do_not_fit")
-"""Findings with which the reward cannot be what improved the policy."""
+"""Findings that rule out that the reward improved the policy."""
 
 _RULES: tuple[Callable[[RunRecord, TrainConfig], Finding | None], ...] = (
     reward_findings.reward_ignores_correctness,

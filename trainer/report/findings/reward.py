@@ -9,12 +9,13 @@ from trainer.report.findings.finding import Finding
 from trainer.report.run_record import RunRecord
 
 _FOLLOWS = 0.3
-"""Correlation of reward and correctness. It is at least 0.98 within groups for a reward of correctness plus
-coherence, and at least 0.7 between groups for a reward that groups share (benchmarks/README.md)."""
+"""Correlation below which the reward does not follow correctness. It is at least 0.98 within groups for
+a reward of correctness plus coherence, and at least 0.7 between groups for a reward that groups share
+(benchmarks/README.md)."""
 _GOLD_SHARE = 0.5
-"""Share of the held-out accuracy that some step of training reaches, if its gold answers are right."""
+"""Share of the held-out accuracy that at least one training step reaches if the gold answers are right."""
 _AGREEING = 0.5
-"""Share of pairs of arms that agree, above which the questions are not too hard for them."""
+"""Share of agreeing pairs of arms from which on the questions are not too hard for the arms."""
 _REWARD_RISE = 0.05
 _COHERENCE_RISE = 0.03
 
@@ -27,7 +28,7 @@ def reward_ignores_correctness(run: RunRecord, config: TrainConfig) -> Finding |
     return Finding(
         name="reward_ignores_correctness",
         title="The reward does not follow correctness",
-        evidence=f"Reward and correctness correlate by {statistics.fmean(values):+.2f} "
+        evidence=f"The correlation of reward and correctness is {statistics.fmean(values):+.2f} "
         f"(mean of {len(values)} steps); a reward that pays for correct answers reaches 0.7 or more.",
         change=f"raise reward.correct_bonus ({config.reward.correct_bonus:g}) above reward.wrong_base "
         f"({config.reward.wrong_base:g}), or fix the reward's code: "
@@ -41,7 +42,7 @@ def golds_do_not_fit(run: RunRecord, config: TrainConfig) -> Finding | None:
     if run.compared is None or not correct or agreement is None:
         return None
     start, _ = run.compared
-    # Where questions are merely too hard, the arms' wrong answers differ.
+    # If the questions are merely too hard, the arms give different wrong answers.
     if max(correct) >= _GOLD_SHARE * start.accuracy.low or agreement < _AGREEING:
         return None
     return Finding(
@@ -63,7 +64,7 @@ def coherence_without_correctness(run: RunRecord, config: TrainConfig) -> Findin
     gain = coherence.last - coherence.first
     if not coherence.rises or gain < _COHERENCE_RISE:
         return None
-    # Correctness that rose by at least half as much keeps up, even if noise hides its trend.
+    # Correctness keeps up if it rose by at least half as much, even if noise hides its trend.
     if correctness.rises or correctness.last - correctness.first >= gain / 2:
         return None
     return Finding(
@@ -81,7 +82,7 @@ def coherence_without_correctness(run: RunRecord, config: TrainConfig) -> Findin
 
 
 def reward_without_accuracy(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """The reward rises without accuracy; for runs that do not help."""
+    """The reward rises without accuracy; only looked for if RL does not help."""
     rewards = run.series("reward/mean")
     if run.compared is None or not rewards:
         return None
@@ -103,6 +104,6 @@ def reward_without_accuracy(run: RunRecord, config: TrainConfig) -> Finding | No
         evidence=f"The reward went from {trend.first:+.2f} to {trend.last:+.2f}{where}; held-out accuracy changed by "
         f"{signed(points)} points.",
         change=f"lower reward.coherence_weight ({config.reward.coherence_weight:g}) if coherence rose; raise "
-        f"data.num_questions ({config.data.num_questions}) if it is overfitting; raise ppo.kl_coef "
+        f"data.num_questions ({config.data.num_questions}) if the policy overfits; raise ppo.kl_coef "
         f"({config.ppo.kl_coef:g}).",
     )

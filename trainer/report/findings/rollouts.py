@@ -11,7 +11,7 @@ from trainer.report.run_record import RunRecord
 _TRUNCATED = 0.1
 _ZERO_VARIANCE = 0.5
 _SOLVED = 0.7
-"""Share of correct completions above which groups without variance are solved rather than too hard."""
+"""Share of correct completions above which groups without variance count as solved rather than too hard."""
 _EXPLAINED = 0.1
 
 
@@ -26,10 +26,10 @@ def truncation(run: RunRecord, config: TrainConfig) -> Finding | None:
         title="Completions are truncated",
         evidence=f"{share:.0%} hit the token limit of {config.rollout.max_tokens}; the mean length is "
         f"{number(tokens)} tokens.",
-        change=f"raise rollout.max_tokens ({config.rollout.max_tokens}); ppo.truncation "
-        f'({config.ppo.truncation}) = "mask" leaves truncated completions out of the losses'
+        change=f"raise rollout.max_tokens ({config.rollout.max_tokens}); with ppo.truncation "
+        f'({config.ppo.truncation}) at "mask", truncated completions are left out of the losses'
         + (
-            ", bootstrap teaches them what the critic expects, not their reward."
+            "; bootstrap replaces their reward with what the critic expects."
             if config.ppo.truncation == "bootstrap" and config.ppo.advantage == "gae"
             else "."
         ),
@@ -44,8 +44,8 @@ def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
         return None
     right = run.last_quarter("rollout/all_correct_groups")
     wrong = run.last_quarter("rollout/all_wrong_groups")
-    evidence = f"{share:.0%} of the groups"
-    if right is None or wrong is None:  # a run from before they were counted
+    evidence = f"This holds for {share:.0%} of the groups"
+    if right is None or wrong is None:  # an earlier version of the program recorded the run
         solved = correct > _SOLVED
     else:
         solved = right >= wrong
@@ -53,7 +53,7 @@ def zero_variance(run: RunRecord, config: TrainConfig) -> Finding | None:
             f": {right:.0%} of all groups are right in every arm, {wrong:.0%} wrong in every arm"
         )
     on = config.rollout.dynamic_sampling
-    # Last, since every replaced question is generated twice.
+    # Suggested last, because every replaced question costs the generation of another one.
     dynamic_sampling = "" if on else " Or turn on rollout.dynamic_sampling, which generates more."
     return Finding(
         name="zero_variance",
@@ -87,7 +87,7 @@ def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
     means, deviations = run.series("ppo/value_mean"), run.series("reward/std")
     jump = max((abs(b - a) for a, b in pairwise(means)), default=0.0)
     if deviations and jump > statistics.median(deviations):
-        # Steps too large for what is to be learned: such a critic ends as a constant.
+        # Its steps are too large for what it has to learn; such a critic ends up predicting a constant.
         evidence = (
             f" Its mean value moved by up to {jump:.2f} from one step to the next, more than the rewards' "
             f"standard deviation of {statistics.median(deviations):.2f}."
@@ -103,11 +103,11 @@ def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
 
 
 def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
-    """Accuracy fell from its best, the luckiest of its evaluations, by more than chance explains.
+    """Held-out accuracy fell from its best evaluation by more than chance explains.
 
-    By the interval of the difference of two shares, which takes the evaluations for independent: answers to the same
-    questions are not, which makes their difference smaller. Its confidence is Bonferroni's for all comparisons with
-    the last.
+    The best evaluation is also the luckiest, so the confidence is corrected (Bonferroni) for comparing every evaluation
+    with the last. The interval is that of the difference of two independent shares. Evaluations of the same questions
+    are not independent, and differ less by chance than this interval assumes.
     """
     accuracy, best_step = run.series("eval/accuracy"), run.series("eval/best_step")
     if not (accuracy and best_step and 0 <= min(accuracy) <= max(accuracy) <= 1):

@@ -1,4 +1,4 @@
-"""Is RL helping? Real runs of known truth, each finding alone, and which models are compared."""
+"""Is RL helping? Real runs whose truth is known, each finding on its own, and which models are compared."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def test_a_run_that_improves_is_helping() -> None:
     assert verdict.outcome is Outcome.HELPING
     assert verdict.answer == "Yes."
     assert verdict.cause is None
-    # What is left to change: hardly anything is left to learn. Nothing is called broken.
+    # With hardly anything left to learn, only these findings may remain; nothing is called broken.
     assert {finding.name for finding in verdict.findings} <= {"zero_variance", "critic"}
 
 
@@ -63,8 +63,8 @@ def test_a_blown_up_run_hurts_and_the_coefficient_is_what_to_change() -> None:
     assert verdict.cause.change.startswith("raise ppo.kl_coef (0), with ppo.adaptive_kl")
 
 
-def test_accuracy_that_rose_under_a_random_reward_is_no_merit_of_it() -> None:
-    """The coins happened to drift the right way: 28 questions won, 11 lost."""
+def test_a_random_reward_gets_no_credit_for_accuracy_that_rose() -> None:
+    """Training on random rewards happened to drift the right way: 28 questions won, 11 lost."""
     run = read_run(MADE_RUNS / "random_reward")
     assert run.evaluation is not None
     (difference,) = run.evaluation.differences
@@ -99,12 +99,16 @@ OWN = {"source": "mine.jsonl", "evaluation_source": "test.jsonl"}
         (OWN, "word-problems", "are those of word-problems, but the run's held-out questions"),
         (OWN, "other.jsonl", "(data.evaluation_source) are those of test.jsonl."),
         ({"source": "mine.jsonl"}, "test.jsonl", None),
-        ({"source": "mine.jsonl"}, "word-problems", "was trained on mine.jsonl and names no"),
+        (
+            {"source": "mine.jsonl"},
+            "word-problems",
+            "was trained on mine.jsonl, and its settings name no",
+        ),
         # A run of train-offline has no data of its own.
         ({}, "word-problems", None),
     ],
 )
-def test_an_evaluation_of_other_questions_than_the_run_s_is_called_that(
+def test_the_verdict_says_if_the_questions_are_not_from_the_run_s_source(
     data: dict[str, Any], asked: str, said: str | None
 ) -> None:
     evaluated = EVALUATED.model_copy(update={"data": asked})
@@ -126,7 +130,9 @@ def test_how_to_measure_names_questions_where_the_run_does_not(
     assert ("QUESTIONS: the run's settings name none" in evidence) is not names
 
 
-def test_how_to_measure_knows_the_questions_of_a_run_s_rollouts(tmp_path: Path) -> None:
+def test_how_to_measure_finds_the_questions_of_the_rollouts_of_an_offline_run(
+    tmp_path: Path,
+) -> None:
     run = Path(shutil.copytree(MADE_RUNS / "kl_blow_up", tmp_path / "my run"))
     (run / "evaluation.json").unlink()
     rollouts = tmp_path / "rollouts.jsonl"
@@ -143,7 +149,7 @@ def test_how_to_measure_knows_the_questions_of_a_run_s_rollouts(tmp_path: Path) 
     command = shlex.split(evidence[evidence.index("python -m trainer eval") :])
     assert command[-1] == str(run / "evaluation.json")
     assert json.loads(command[command.index("--models") + 1])[0] == "Start=base"
-    # Of the adapter that it began with the run has a copy, which is there even where the adapter is gone.
+    # The run has a copy of the adapter that it began with, which exists even if the adapter is gone.
     policy = PolicyConfig(adapter=tmp_path / "gone")
     (run / "config.toml").write_text(as_toml(config.model_copy(update={"policy": policy})))
     assert f"Start={tmp_path / 'gone'}" in verdict_of(read_run(run)).evidence
@@ -154,7 +160,7 @@ def test_how_to_measure_knows_the_questions_of_a_run_s_rollouts(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("version", "num_evaluations"), [(9, 3), (13, 0), (17, 0)], ids=["best", "another", "newest"]
 )
-def test_a_version_that_evaluations_have_chosen_is_said_to_be_that(
+def test_the_verdict_says_if_evaluations_have_chosen_the_version(
     version: int, num_evaluations: int
 ) -> None:
     def evaluated(step: int) -> Metrics:
@@ -237,7 +243,7 @@ def model(label: str, num_correct: int, where: str) -> ModelResult:
 
 
 def evaluation(*models: ModelResult, won: int = 10, lost: int = 10) -> Evaluation:
-    """An evaluation of 200 questions, in which every later model won and lost these numbers against every earlier one."""
+    """An evaluation of 200 questions; every later model has the same ``won`` and ``lost`` against every earlier one."""
     return Evaluation(
         base_model="base-model",
         data="word-problems",
@@ -273,7 +279,7 @@ def record(
     config: dict[str, Any] | None = None,
     evaluated: Evaluation | None = None,
 ) -> RunRecord:
-    """A healthy run in which ``change`` replaces metrics of each step; metrics that become NaN are left out."""
+    """A healthy run in which ``change`` overwrites metrics of each step; a metric that is NaN is left out."""
     rows = [{**healthy(step, num_steps), **change(step)} for step in range(1, num_steps + 1)]
     kept = [{k: v for k, v in row.items() if not math.isnan(v)} for row in rows]
     return RunRecord(
@@ -295,7 +301,7 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "reward_ignores_correctness",
         lambda step: {"reward/follows_correct": 0.05 * (-1) ** step},
         {},
-        ("correlate by +0.00", "reward.correct_bonus (1)"),
+        ("is +0.00 (mean of 16 steps)", "reward.correct_bonus (1)"),
     ),
     (
         "golds_do_not_fit",
@@ -448,14 +454,14 @@ def test_a_healthy_run_shows_nothing() -> None:
     assert findings_of(record(config=LOOSE_TARGET, evaluated=EVALUATED), helps=True) == ()
 
 
-def test_questions_that_are_only_hard_have_no_wrong_golds() -> None:
+def test_hard_questions_are_not_taken_for_wrong_golds() -> None:
     def hard(step: int) -> Metrics:
         return {"reward/correct": 0.02 + 0.001 * step, "scores/s_end": 0.1}
 
     assert findings_of(record(hard, config=LOOSE_TARGET, evaluated=EVALUATED), helps=True) == ()
 
 
-def test_correctness_that_rises_under_noise_is_no_lag_behind_coherence() -> None:
+def test_correctness_that_rises_under_noise_keeps_up_with_coherence() -> None:
     def noisy(step: int) -> Metrics:
         return {"reward/correct": 0.5 + 0.01 * step + 0.2 * math.sin(3 * step * step)}
 
@@ -464,7 +470,7 @@ def test_correctness_that_rises_under_noise_is_no_lag_behind_coherence() -> None
     assert findings_of(run, helps=True) == ()
 
 
-def test_without_a_critic_nobody_asks_what_it_explains() -> None:
+def test_a_run_without_a_critic_has_no_finding_about_it() -> None:
     run = record(
         lambda step: {"ppo/explained_variance": math.nan},
         config={"ppo": {"target_kl": 1.0, "advantage": "rloo"}},
@@ -480,7 +486,7 @@ def test_a_reward_that_rises_without_accuracy_is_a_finding_only_where_rl_does_no
     assert verdict_of(run).cause == finding
 
 
-def test_a_policy_that_did_not_move_is_said_to_be_so_where_nothing_else_is_found() -> None:
+def test_an_unmoved_policy_is_a_finding_if_there_is_no_other() -> None:
     def still(step: int) -> Metrics:
         return {"ppo/reference_kl": 0.001, "reward/mean": 0.2 + 0.01 * (-1) ** step}
 
@@ -490,7 +496,7 @@ def test_a_policy_that_did_not_move_is_said_to_be_so_where_nothing_else_is_found
     assert "after 16 steps" in finding.evidence
 
 
-def test_metrics_that_are_not_there_are_no_finding() -> None:
+def test_missing_metrics_are_no_finding() -> None:
     rows = [{"step": float(step)} for step in range(1, 20)]
     run = RunRecord(
         folder=Path("runs/x"),
@@ -576,7 +582,7 @@ def test_a_configuration_of_another_version_is_kept_as_text(tmp_path: Path) -> N
     assert verdict_of(run).outcome is Outcome.HELPING
 
 
-def test_a_run_from_a_file_has_its_settings_too(tmp_path: Path) -> None:
+def test_the_settings_of_an_offline_run_are_read(tmp_path: Path) -> None:
     run = Path(shutil.copytree(MADE_RUNS / "improves", tmp_path / "run"))
     text = 'rollouts = "r.jsonl"\n[ppo]\ntarget_kl = 7.0\n[offline]\nnum_epochs = 2\n'
     (run / "config.toml").write_text(text)
@@ -585,7 +591,7 @@ def test_a_run_from_a_file_has_its_settings_too(tmp_path: Path) -> None:
     assert config.ppo.target_kl == 7.0
 
 
-def test_it_prints_as_plain_lines_and_reads_nothing_as_markup() -> None:
+def test_a_verdict_prints_as_plain_lines_and_reads_nothing_as_markup() -> None:
     models = (model("S[b]FT[/b]", 100, "runs/sft"), model("PPO", 85, "x/policy-000017"))
     run = record(
         lambda step: {"ppo/reference_kl": 1e3},
@@ -600,7 +606,7 @@ def test_it_prints_as_plain_lines_and_reads_nothing_as_markup() -> None:
     assert [line[:2] for line in findings] == ["- "] * len(findings)
 
 
-def test_on_a_terminal_it_is_broken_between_words() -> None:
+def test_on_a_terminal_a_verdict_is_wrapped_between_words() -> None:
     out = io.StringIO()
     console = Console(file=out, width=40, force_terminal=True)
     print_verdict(verdict_of(read_run(MADE_RUNS / "kl_blow_up")), console)
