@@ -1,4 +1,4 @@
-"""The report: whole with everything there, honest with little there, and nothing unescaped."""
+"""The report: complete for a full run, true for a run with little data, and with all text escaped."""
 
 import json
 import sys
@@ -20,13 +20,13 @@ from trainer.report.page import report_run
 
 ATTACK = "</pre><script>alert('owned')</script><img src=x onerror=alert(1)>"
 NUM_CURVES = 12
-QUIET = Console(quiet=True)
 """Charts for which `metrics` has data."""
+QUIET = Console(quiet=True)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """The text of a page by element, and what would be wrong with it."""
+    """A page's text, tags, ids, links and scripts; `open` lists the elements that are not closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ def write_lines(path: Path, rows: list[dict[str, Any]], torn: str = "") -> None:
 
 
 def arms(right: bool) -> ArmsAnswer:
-    """Two arms that agree, or of which one is right."""
+    """Two arms that are both right, or of which only the first is right."""
     texts = {"wolfram_0": "#### 2", "<maudlin_0>": "#### 2" if right else "#### 3"}
     completions = [
         ArmCompletion(
@@ -155,7 +155,7 @@ def arms(right: bool) -> ArmsAnswer:
 
 
 def write_evaluation(run: Path, models: dict[str, list[bool]], *, with_arms: bool = False) -> None:
-    """As ``eval --output RUN/evaluation.json`` does; each model is right or wrong a question."""
+    """Write what ``eval --output RUN/evaluation.json`` does; ``models`` says which questions each model gets right."""
     num_questions = len(next(iter(models.values())))
     questions = [
         QuestionAnswers(
@@ -279,7 +279,7 @@ def figures_of(page: Page) -> list[dict[str, Any]]:
 
 
 def traces_of(page: Page, name: str) -> list[dict[str, Any]]:
-    """The curves of the chart that has one of this name."""
+    """The curves of the only chart that has a curve with this name."""
     found: list[dict[str, Any]]
     (found,) = (f["data"] for f in figures_of(page) if name in [t["name"] for t in f["data"]])
     return found
@@ -327,7 +327,8 @@ def test_held_out_accuracy_is_a_curve_of_the_steps_that_were_evaluated(run: Path
     assert accuracy["error_y"]["array"] == pytest.approx([0.2, 0.1])
     assert accuracy["error_y"]["arrayminus"] == pytest.approx([0.1, 0.2])
     assert (best["name"], "error_y" in best) == ("best so far", False)
-    assert best["line"]["dash"] == "dot"  # where the newest is the best, both are seen
+    # Both are visible where the newest accuracy is the best.
+    assert best["line"]["dash"] == "dot"
 
 
 def test_every_curve_can_be_seen_and_read(run: Path) -> None:
@@ -363,7 +364,7 @@ def test_completions_without_a_judgement_or_an_answer_say_so(run: Path) -> None:
         assert shown in text
 
 
-def test_a_pair_of_questions_is_shown_with_what_the_other_one_was_answered(run: Path) -> None:
+def test_a_pair_of_questions_shows_how_the_other_question_was_answered(run: Path) -> None:
     row = group(1)
     arms = len(row["arm_outputs"])
     pair = {"id": "q~", "question": f"2 + 3? {ATTACK}", "gold_answer": "#### 5"}
@@ -377,7 +378,7 @@ def test_a_pair_of_questions_is_shown_with_what_the_other_one_was_answered(run: 
     assert "pair's other" not in page_of(run).text
 
 
-def test_a_broken_evaluation_is_named_and_stops_nothing(run: Path) -> None:
+def test_a_broken_evaluation_is_reported_and_the_curves_are_still_drawn(run: Path) -> None:
     (run / "evaluation.json").write_text('{"models"')
     page = page_of(run)
     assert "evaluation.json could not be read" in page.text
@@ -389,7 +390,7 @@ def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
         report_run(tmp_path / "nowhere", QUIET)
 
 
-def test_a_folder_that_cannot_be_written_to_has_its_verdict_and_no_page(
+def test_a_folder_that_cannot_be_written_to_gets_a_verdict_but_no_page(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (run / "report.html.unfinished").mkdir()

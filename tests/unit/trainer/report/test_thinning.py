@@ -1,4 +1,4 @@
-"""A long run's metrics as few points, by hand."""
+"""A long run's metrics averaged to few points, compared with means computed by hand."""
 
 import pytest
 
@@ -23,13 +23,15 @@ ROWS = [
         (1, [4], [4.25]),
     ],
 )
-def test_steps_together_are_their_mean(most: int, steps: list[int], rewards: list[float]) -> None:
+def test_consecutive_steps_become_their_mean(
+    most: int, steps: list[int], rewards: list[float]
+) -> None:
     found = thinned(ROWS, most)
     assert [row["step"] for row in found] == steps
     assert [row["reward/mean"] for row in found] == rewards
 
 
-def test_a_metric_that_some_steps_have_is_theirs() -> None:
+def test_a_metric_of_only_some_steps_is_averaged_over_these() -> None:
     first, second = thinned(ROWS, 2)
     assert (first["ppo/entropy"], first["eval/accuracy"]) == (6.5, 0.5)
     assert second.keys() == {"step", "reward/mean"}

@@ -1,4 +1,4 @@
-"""The live page: what it answers to whom, before the first step and after each."""
+"""The live page: what it shows before the first step and after each one, and whose requests it answers."""
 
 import json
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def add_step(run: Path, step: int) -> None:
         file.write(json.dumps({"step": step, "version": step, "reward/mean": 0.5}) + "\n")
 
 
-def test_a_run_without_a_step_is_waited_for_and_steps_appear_as_they_come(
+def test_the_page_waits_for_the_first_step_and_shows_steps_as_they_come(
     run: Path, watch: Watch
 ) -> None:
     answer, page = get(watch, "/")
@@ -100,7 +100,7 @@ def test_no_file_is_served(watch: Watch, path: str) -> None:
     assert (answer.status, text) == (404, "the page is at /\n")
 
 
-def test_a_run_that_is_gone_is_said_to_be(run: Path, watch: Watch) -> None:
+def test_a_run_folder_that_is_gone_is_reported(run: Path, watch: Watch) -> None:
     (run / "config.toml").unlink()
     run.rmdir()
     answer, text = get(watch, "/")
@@ -108,7 +108,7 @@ def test_a_run_that_is_gone_is_said_to_be(run: Path, watch: Watch) -> None:
     run.mkdir()
 
 
-def test_what_cannot_be_watched_is_refused_in_a_line(
+def test_a_folder_without_a_run_and_a_port_in_use_are_refused(
     run: Path, watch: Watch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     empty = tmp_path_factory.mktemp("empty")
