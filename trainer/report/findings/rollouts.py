@@ -21,18 +21,17 @@ def truncation(run: RunRecord, config: TrainConfig) -> Finding | None:
     if share is None or share <= _TRUNCATED:
         return None
     tokens = run.last_quarter("rollout/completion_tokens_mean")
+    change = f"raise rollout.max_tokens ({config.rollout.max_tokens})"
+    if config.ppo.truncation == "bootstrap":
+        change += '; ppo.truncation = "mask" leaves truncated completions out of the losses'
+        if config.ppo.advantage == "gae":
+            change += ", while bootstrap replaces their reward with what the critic expects"
     return Finding(
         name="truncation",
         title="Completions are truncated",
         evidence=f"{share:.0%} hit the token limit of {config.rollout.max_tokens}; the mean length is "
         f"{number(tokens)} tokens.",
-        change=f"raise rollout.max_tokens ({config.rollout.max_tokens}); with ppo.truncation "
-        f'({config.ppo.truncation}) at "mask", truncated completions are left out of the losses'
-        + (
-            "; bootstrap replaces their reward with what the critic expects."
-            if config.ppo.truncation == "bootstrap" and config.ppo.advantage == "gae"
-            else "."
-        ),
+        change=f"{change}.",
     )
 
 

@@ -367,7 +367,13 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
         "truncation",
         lambda step: {"rollout/truncated": 0.3},
         {},
-        ("30% hit the token limit", "raise rollout.max_tokens (256)"),
+        ("30% hit the token limit", "raise rollout.max_tokens (256); ppo.truncation =", "critic"),
+    ),
+    (
+        "truncation",
+        lambda step: {"rollout/truncated": 0.3},
+        {"ppo": {"target_kl": 1.0, "truncation": "mask"}},
+        ("30% hit the token limit", "raise rollout.max_tokens (256)."),
     ),
     (
         "coherence_without_correctness",
