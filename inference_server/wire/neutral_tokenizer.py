@@ -14,7 +14,7 @@ _MARKUP = re.compile(r"<.*>|\[.*\]", re.DOTALL)
 class NeutralTokenizer:
     """Encodes as a tokenizer does, except that its control tokens have secret names.
 
-    `named` puts the secret names into trusted text; in any other text ``<|im_end|>`` and the like are plain
+    `with_secret_names` puts these names into trusted text; in any other text ``<|im_end|>`` and the like are plain
     characters. Control tokens are the special ones, and those that occur as markup in trusted text, such as
     ``<|assistant|>`` in a tokenizer that does not call it special.
     """

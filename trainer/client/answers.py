@@ -32,6 +32,11 @@ def retry_after_s(response: httpx.Response) -> float:
     return min(float(given), _MAX_RETRY_AFTER_S) if _SECONDS.fullmatch(given) else 0.0
 
 
+async def drop_location(response: httpx.Response) -> None:
+    """Remove a redirect's address: httpx would parse it, and may fail, although it does not follow redirects here."""
+    response.headers.pop("Location", None)
+
+
 async def read_body(response: httpx.Response, max_bytes: int) -> AsyncIterator[bytes]:
     """The pieces of a body, decompressed.
 

@@ -56,7 +56,7 @@ def check_base(status: ServerStatus, policy: PolicyConfig) -> None:
     """
     found = compare_base(status, policy)
     if found.is_same is False:
-        raise UsageError(f"the server serves {found.text}: mend {found.advice}")
+        raise UsageError(f"the server serves {found.text}: fix {found.advice}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from trainer.client.answers import (
     ACCEPTED_ENCODINGS,
     MAX_BODY_BYTES,
     InvalidAnswerError,
+    drop_location,
     read_body,
     rejection,
     retry_after_s,
@@ -55,8 +56,6 @@ class _FullError(_BusyError):
 _TRANSIENT = (
     httpx.TransportError,
     httpx.DecodingError,
-    # A redirect's address is wrong: httpx reads it, although it does not follow redirects here.
-    httpx.InvalidURL,
     TimeoutError,
     _BusyError,
     InvalidAnswerError,
@@ -102,8 +101,9 @@ class RetryingHTTP:
             headers=headers,
             # None is kept: httpx could not send one back that a faulty network has put other bytes into.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            event_hooks={"response": [drop_location]},
             transport=transport,
-            # A proxy from the environment must see neither this machine's own traffic nor the key.
+            # Traffic within this machine, and with it the key, must not go through a proxy from the environment.
             trust_env=not is_local,
             timeout=httpx.Timeout(config.request_timeout_s, connect=_CONNECT_TIMEOUT_S),
             limits=httpx.Limits(

@@ -57,7 +57,7 @@ class SyncOutcome:
 
     @property
     def unprovable(self) -> list[str]:
-        """The alternatives that cannot be ruled out: what was pushed fits no better than they do."""
+        """The alternatives that cannot be ruled out: what was pushed does not fit clearly better."""
         limit = self.threshold(_FALSE_ALARMS_A_PUSH)
         return [name for name, z in self.z.items() if z > -limit]
 

@@ -45,7 +45,7 @@ class FunctionFailure(Exception):
     def as_error(self, what: str) -> RewardFunctionError:
         """The error that ends a command; the traceback is attached as a note."""
         error = RewardFunctionError(
-            f"reward.functions: {what}: {self.line}; mend it and start the same command again"
+            f"reward.functions: {what}: {self.line}; fix it and start the same command again"
         )
         if self._traceback:
             error.add_note(_bounded(self._traceback))

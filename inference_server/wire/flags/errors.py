@@ -30,23 +30,35 @@ def unknown_flags(
         arguments: The whole command line.
     """
     without_flag = positionals(model)
-    keys = set(known_keys(model)) - without_flag
+    keys = set(known_keys(model))
     lines = []
     for flag in (a.partition("=")[0] for a in unknown if a.startswith("--")):
         key = flag[2:].replace("-", "_")
-        if key in without_flag:
-            lines.append(f"{flag}: unknown flag; give {key.upper()} without a flag in front of it")
-            continue
-        if key not in other_keys:
-            lines.append(f"{flag}: unknown flag{flag_suggestion(flag, keys)}")
+        if key not in other_keys or key in without_flag:
+            lines.append(f"{flag}: unknown flag{_meant(flag, keys, without_flag)}")
             continue
         own = key.rpartition(".")[2]
-        advice = f"here it is --{own}" if own in keys else "of no use to this one; leave it out"
+        advice = "of no use to this one; leave it out"
+        if own in keys:
+            advice = f"here it is {own.upper() if own in without_flag else f'--{own}'}"
         lines.append(f"{flag}: a setting of other commands; {advice}")
     return lines or [
         f"unexpected argument {argument!r}{_behind_a_list(argument, model, arguments)}"
         for argument in unknown[:1]
     ]
+
+
+def _meant(flag: str, keys: Collection[str], without_flag: Collection[str]) -> str:
+    """`flag_suggestion`, or how to give a value that takes no flag, if that is what was meant."""
+    meant = flag_suggestion(flag, keys)
+    nearest = meant.removeprefix("; did you mean --").removesuffix("?")
+    value = next((name for name in (flag[2:], nearest) if name in without_flag), None)
+    return meant if value is None else f"; {give_without_flag(value)}"
+
+
+def give_without_flag(value: str) -> str:
+    """How to give a value that stands on the command line without a flag."""
+    return f"give {value.upper()} without a flag in front of it"
 
 
 def _behind_a_list(argument: str, model: type[BaseModel], arguments: Sequence[str]) -> str:

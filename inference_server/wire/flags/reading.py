@@ -7,10 +7,10 @@ from pydantic import BaseModel
 from pydantic_settings import CliUnknownArgs
 from pydantic_settings import SettingsError as SourceError
 
-from inference_server.wire.flags.errors import repeated_flags
+from inference_server.wire.flags.errors import give_without_flag, repeated_flags
 from inference_server.wire.flags.source import FlagSource
 from inference_server.wire.settings_errors import SettingsError, known_keys
-from inference_server.wire.settings_model import is_switch, takes_json
+from inference_server.wire.settings_model import is_switch, positionals, takes_json
 from inference_server.wire.settings_sources import Program, Values, as_settings, check_json
 
 _UNKNOWN = "unknown_arguments"
@@ -56,7 +56,9 @@ def read_flags(
         )
         values = source()
     except SourceError as error:
-        raise SettingsError(str(error).removeprefix("error parsing CLI: ")) from None
+        message = str(error).removeprefix("error parsing CLI: ")
+        as_flags = positionals(model) & {_key(argument) for argument in arguments}
+        raise SettingsError("; ".join([message, *map(give_without_flag, as_flags)])) from None
     return values, list(values.pop(_UNKNOWN, ()))
 
 
@@ -66,6 +68,12 @@ def given_flags(arguments: Sequence[str]) -> set[str]:
     Values that are separate words are among them, too.
     """
     return {argument.partition("=")[0].replace("_", "-") for argument in arguments}
+
+
+def _key(argument: str) -> str:
+    """The key that a flag names; a word that is not a flag names none."""
+    flag = argument.partition("=")[0]
+    return flag[2:].replace("-", "_") if flag.startswith("--") else ""
 
 
 def _flag_and_value(argument: str) -> list[str]:

@@ -57,6 +57,8 @@ MISTAKES = {
     "trainer train --hos 0.0.0.0": "--hos: unknown flag",
     "trainer sample --rollout.arms recipe": "--rollout.arms: a setting of other commands; here it is --arms",
     "trainer replay --run runs/x": "--run: unknown flag; give RUN without a flag in front of it",
+    "trainer replay --runs runs/x": "--runs: unknown flag; give RUN without a flag in front of it",
+    "trainer replay --run=runs/x": "are required: RUN; give RUN without a flag in front of it",
     "trainer collect --policy.base_model x": "--policy.base_model: a setting of other commands; of no use",
     "trainer train --ppo.learning_rate -1": "ppo.learning_rate",
     "trainer train --config missing.toml": "missing.toml",

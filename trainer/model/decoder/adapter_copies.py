@@ -128,14 +128,11 @@ class _Copied(torch.autograd.Function):
             for stack, ranks in zip(grads[:num_groups], adapter.ranks, strict=True)
             for part in _rows(stack, ranks)
         ]
-        found, dtype = [*grads_of_a, *grads[num_groups:]], adapter.a[0].dtype
+        dtype = adapter.a[0].dtype
         # With widened products, the gradients of B are views of a larger matrix; autograd would copy each one.
-        if found[0].dtype is not dtype or not all(grad.is_contiguous() for grad in found):
-            cast = _Stacked(_shapes(found), found[0], dtype).matrices()
-            torch._foreach_copy_(cast, found)
-            found = cast
-        torch._foreach_mul_(found[len(grads_of_a) :], adapter.scales)
-        return None, None, *found
+        grads_of_a, grads_of_b = (_dense(g, dtype) for g in (grads_of_a, grads[num_groups:]))
+        torch._foreach_mul_(grads_of_b, adapter.scales)
+        return None, None, *grads_of_a, *grads_of_b
 
 
 class _Stacked:
@@ -175,6 +172,15 @@ class _Stacked:
 
 def _shapes(matrices: Sequence[Tensor]) -> list[_Shape]:
     return [(len(matrix), matrix.shape[1]) for matrix in matrices]
+
+
+def _dense(grads: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """The gradients in a dtype, each contiguous: themselves if they are so already, else copies."""
+    if all(grad.dtype is dtype and grad.is_contiguous() for grad in grads):
+        return list(grads)
+    copies = _Stacked(_shapes(grads), grads[0], dtype).matrices()
+    torch._foreach_copy_(copies, list(grads))
+    return copies
 
 
 def _rows(stack: Tensor, ranks: Sequence[int]) -> Sequence[Tensor]:

@@ -31,7 +31,7 @@ def test_another_revision_is_refused_with_both_names(base: Path) -> None:
 def test_a_base_in_4_bits_is_not_served_by_its_own_files(base: Path) -> None:
     policy = PolicyConfig(base_model=str(base), quantization="nf4")
     status = STATUS.model_copy(update={"base_fingerprint": fingerprint(base)})
-    with pytest.raises(UsageError, match=r"4-bit weights differ from these: mend .*dequantize"):
+    with pytest.raises(UsageError, match=r"4-bit weights differ from these: fix .*dequantize"):
         check_base(status, policy)
 
 

@@ -108,6 +108,8 @@ NO_TEXT = b"\xff\xfe"
         (307, (b"Location", NO_TEXT)),
         (307, (b"Location", b"http://a.test:8x/")),
         (307, (b"Location", b"ttp:x")),
+        (301, (b"Location", b"http://xn--a/")),
+        (302, (b"Location", b"//xn--a/y")),
     ],
 )
 async def test_headers_that_the_network_has_changed_are_a_fault_like_others(
