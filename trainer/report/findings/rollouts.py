@@ -9,10 +9,13 @@ from trainer.report.findings.finding import Finding, number
 from trainer.report.run_record import RunRecord
 
 _TRUNCATED = 0.1
+"""Share of truncated completions above which the token limit, and not the policy, decides about many rewards."""
 _ZERO_VARIANCE = 0.5
+"""Share of groups without variance above which most of what is generated teaches nothing."""
 _SOLVED = 0.7
 """Share of correct completions above which groups without variance count as solved rather than too hard."""
 _EXPLAINED = 0.1
+"""Explained variance below which the critic's values are hardly better a baseline than the mean return."""
 
 
 def truncation(run: RunRecord, config: TrainConfig) -> Finding | None:
