@@ -84,25 +84,25 @@ class AdapterCopies:
             return [None] * len(self._has_adapter)
         masters = [*self.a, *self.b]
         with torch.no_grad():
-            a = _Stacked(self._stacks, masters[0], self._dtype)
-            b = _Stacked(_shapes(self.b), masters[0], self._dtype)
-            ups = b.matrices()
-            parts = compress(a.matrices(self._parts), self._is_a)
+            all_a = _Stacked(self._stacks, masters[0], self._dtype)
+            all_b = _Stacked(_shapes(self.b), masters[0], self._dtype)
+            parts = compress(all_a.matrices(self._parts), self._is_a)
+            ups = all_b.matrices()
             torch._foreach_copy_([*parts, *ups], masters)
             torch._foreach_mul_(ups, self.scales)
-            copies = [*a.matrices(), *ups]
-            a_transposed, b_transposed = iter(a.transposes()), iter(b.transposes())
+            copies = [*all_a.matrices(), *ups]
+            a_transposed, b_transposed = iter(all_a.transposes()), iter(all_b.transposes())
         copies = _Copied.apply(self, copies, *masters)  # type: ignore[no-untyped-call]
-        stacks, ups = iter(copies), iter(copies[len(self.ranks) :])
+        stacks, of_layers = copies[: len(self.ranks)], iter(copies[len(self.ranks) :])
         number = next(_pass_numbers)
         adapters = (
             Adapter(
-                a=next(stacks),
-                b=tuple(islice(ups, len(ranks))),
+                a=stack,
+                b=tuple(islice(of_layers, len(ranks))),
                 transposed=(next(a_transposed), *islice(b_transposed, len(ranks))),
                 pass_number=number,
             )
-            for ranks in self.ranks
+            for stack, ranks in zip(stacks, self.ranks, strict=True)
         )
         return [next(adapters) if has else None for has in self._has_adapter]
 
