@@ -5,7 +5,7 @@ they get the gradients of a pass in float32.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import compress, count, islice
 from typing import Any
@@ -154,20 +154,22 @@ class _Stacked:
 
     def matrices(self, shapes: Sequence[_Shape] | None = None) -> list[Tensor]:
         """Views of all matrices, or views of other shapes that divide the same rows."""
-        shapes = self._shapes if shapes is None else shapes
-        parts = {
-            columns: iter(whole.split([rows for rows, c in shapes if c == columns]))
-            for columns, whole in self._wholes.items()
-        }
-        return [next(parts[columns]) for _, columns in shapes]
+        return self._divided(shapes or self._shapes, lambda whole, rows: whole.split(rows))
 
     def transposes(self) -> list[Tensor]:
         """Views of the transposes of all matrices."""
+        return self._divided(self._shapes, lambda whole, rows: whole.T.split(rows, dim=1))
+
+    def _divided(
+        self,
+        shapes: Sequence[_Shape],
+        divide: Callable[[Tensor, list[int]], Sequence[Tensor]],
+    ) -> list[Tensor]:
         parts = {
-            columns: iter(whole.T.split([rows for rows, c in self._shapes if c == columns], dim=1))
+            columns: iter(divide(whole, [rows for rows, c in shapes if c == columns]))
             for columns, whole in self._wholes.items()
         }
-        return [next(parts[columns]) for _, columns in self._shapes]
+        return [next(parts[columns]) for _, columns in shapes]
 
 
 def _shapes(matrices: Sequence[Tensor]) -> list[_Shape]:
@@ -183,9 +185,9 @@ def _dense(grads: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
     return copies
 
 
-def _rows(stack: Tensor, ranks: Sequence[int]) -> Sequence[Tensor]:
+def _rows(stack: Tensor, ranks: list[int]) -> Sequence[Tensor]:
     """The rows of each A in a stack, without the zero rows below them."""
-    if list(ranks) == [len(stack)]:
+    if ranks == [len(stack)]:
         return [stack]
     parts: Sequence[Tensor] = stack.split([*ranks, len(stack) - sum(ranks)])
     return parts[:-1]
