@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from inference_server.wire.flags.words import key_of
 from inference_server.wire.serve_config import VLLM_KEYS, ServeConfig
 from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_loader import load_settings
@@ -152,9 +153,7 @@ def _misspelt(flags: Sequence[str]) -> list[str]:
     """One line for each flag that is nearly one of ours. No flag of vLLM's is, so vLLM need not be imported first."""
     keys = [key for key in known_keys(Settings) if key not in VLLM_KEYS]
     names = [flag.partition("=")[0] for flag in flags if flag.startswith("--")]
-    near = {
-        name: get_close_matches(name[2:].replace("-", "_"), keys, 1, _LIKENESS) for name in names
-    }
+    near = {name: get_close_matches(key_of(name), keys, 1, _LIKENESS) for name in names}
     return [
         f"{name}: unknown flag; did you mean --{found[0].replace('_', '-')}?"
         for name, found in near.items()

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.flags.words import key_of_other_name
+from inference_server.wire.flags.words import key_of_other_name, other_name_suggestion
 
 _MIN_LIKENESS = 0.6
 _SHOWN_CHARS = 200
@@ -87,11 +87,18 @@ def known_keys(model: type[BaseModel]) -> Iterator[str]:
 
 def suggestion(key: str, keys: Collection[str]) -> str:
     """``; did you mean …?`` with the key of that name, here or in other libraries, or else the nearest; or nothing."""
-    same_name = sorted(known for known in keys if known.rpartition(".")[2] == key)
-    if not same_name and (elsewhere := key_of_other_name(key, keys)):
-        return elsewhere
-    near = same_name or difflib.get_close_matches(key, sorted(keys), 1, _MIN_LIKENESS)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest_key(key, keys)
+    if near and near == key_of_other_name(key, keys):
+        return other_name_suggestion(key, keys)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest_key(key: str, keys: Collection[str]) -> str:
+    """The key that `suggestion` names; empty if there is none."""
+    if same_name := sorted(known for known in keys if known.rpartition(".")[2] == key):
+        return same_name[0]
+    near = difflib.get_close_matches(key, sorted(keys), 1, _MIN_LIKENESS)
+    return key_of_other_name(key, keys) or next(iter(near), "")
 
 
 def _as_list(value: object, *, is_item: bool) -> str:
@@ -129,7 +136,7 @@ def unknown_variables(
         if dot:
             meant = suggestion(key, keys)
         else:
-            meant = key_of_other_name(key, keys) or _nearly(key, {*keys, *other_keys})
+            meant = other_name_suggestion(key, keys) or _nearly(key, {*keys, *other_keys})
         lines.append(Source(values={}, kind="variable").says(key, f"unknown key{meant}"))
     return lines
 

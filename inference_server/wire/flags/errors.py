@@ -5,13 +5,20 @@ from itertools import zip_longest
 
 from pydantic import BaseModel
 
-from inference_server.wire.settings_errors import SEVERAL, Source, known_keys, suggestion
+from inference_server.wire.flags.words import key_of
+from inference_server.wire.settings_errors import (
+    SEVERAL,
+    Source,
+    known_keys,
+    nearest_key,
+    suggestion,
+)
 from inference_server.wire.settings_model import positionals, takes_json
 
 
 def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:
     """`suggestion` for a flag that is given with its ``--``."""
-    meant = suggestion(flag[2:].replace("-", "_"), keys).replace("mean ", "mean --")
+    meant = suggestion(key_of(flag), keys).replace("mean ", "mean --")
     return meant.replace("_", "-") if kebab_case else meant
 
 
@@ -33,7 +40,7 @@ def unknown_flags(
     keys = set(known_keys(model))
     lines = []
     for flag in (a.partition("=")[0] for a in unknown if a.startswith("--")):
-        key = flag[2:].replace("-", "_")
+        key = key_of(flag)
         if key not in other_keys or key in without_flag:
             lines.append(f"{flag}: unknown flag{_meant(flag, keys, without_flag)}")
             continue
@@ -50,10 +57,11 @@ def unknown_flags(
 
 def _meant(flag: str, keys: Collection[str], without_flag: Collection[str]) -> str:
     """`flag_suggestion`, or how to give a value that takes no flag, if that is what was meant."""
-    meant = flag_suggestion(flag, keys)
-    nearest = meant.removeprefix("; did you mean --").removesuffix("?")
-    value = next((name for name in (flag[2:], nearest) if name in without_flag), None)
-    return meant if value is None else f"; {give_without_flag(value)}"
+    key = key_of(flag)
+    value = key if key in without_flag else nearest_key(key, keys)
+    if value in without_flag:
+        return f"; {give_without_flag(value)}"
+    return flag_suggestion(flag, keys)
 
 
 def give_without_flag(value: str) -> str:
@@ -65,7 +73,7 @@ def _behind_a_list(argument: str, model: type[BaseModel], arguments: Sequence[st
     """How to give several items, if an argument follows the first one behind a list's flag."""
     before = arguments[: arguments.index(argument)] if argument in arguments else ()
     flag = next((a.partition("=")[0] for a in reversed(before) if a.startswith("--")), "")
-    is_items = takes_json(model, flag.removeprefix("--").replace("-", "_"))
+    is_items = takes_json(model, key_of(flag))
     return f"; of {flag} {SEVERAL}" if is_items else ""
 
 
@@ -82,10 +90,10 @@ def repeated_flags(
     given: dict[str, set[str]] = {}
     for argument, after in zip_longest(arguments, arguments[1:], fillvalue="--"):
         flag, equals, value = argument.partition("=")
-        key = flag.removeprefix("--").replace("-", "_")
+        key = key_of(flag)
         if key not in keys and key.startswith("no_"):
             key, value, equals = key.removeprefix("no_"), "false", "="
-        if flag.startswith("--") and key in keys:
+        if key in keys:
             value = value if equals else "true" if after.startswith("--") else after
             given.setdefault(key, set()).add(value)
     source = Source(values={}, kind="flag", kebab_case=kebab_case)

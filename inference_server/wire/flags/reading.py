@@ -9,6 +9,7 @@ from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.flags.errors import give_without_flag, repeated_flags
 from inference_server.wire.flags.source import FlagSource
+from inference_server.wire.flags.words import key_of
 from inference_server.wire.settings_errors import SettingsError, known_keys
 from inference_server.wire.settings_model import is_switch, positionals, takes_json
 from inference_server.wire.settings_sources import Program, Values, as_settings, check_json
@@ -57,7 +58,7 @@ def read_flags(
         values = source()
     except SourceError as error:
         message = str(error).removeprefix("error parsing CLI: ")
-        as_flags = positionals(model) & {_key(argument) for argument in arguments}
+        as_flags = sorted(positionals(model) & {key_of(argument) for argument in arguments})
         raise SettingsError("; ".join([message, *map(give_without_flag, as_flags)])) from None
     return values, list(values.pop(_UNKNOWN, ()))
 
@@ -68,12 +69,6 @@ def given_flags(arguments: Sequence[str]) -> set[str]:
     Values that are separate words are among them, too.
     """
     return {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-
-
-def _key(argument: str) -> str:
-    """The key that a flag names; a word that is not a flag names none."""
-    flag = argument.partition("=")[0]
-    return flag[2:].replace("-", "_") if flag.startswith("--") else ""
 
 
 def _flag_and_value(argument: str) -> list[str]:
@@ -93,7 +88,7 @@ def _canonical(arguments: Sequence[str], keys: Collection[str], program: Program
     found = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
-        known = flags.get(name[2:].replace("-", "_")) if name.startswith("--") else None
+        known = flags.get(key_of(name))
         found.append(argument if known is None else f"--{known}{equals}{value}")
     return found
 

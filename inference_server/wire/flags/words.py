@@ -59,10 +59,21 @@ _NOTES: Mapping[str, str] = {
 """Remarks on what differs here, by the last part of our key."""
 
 
+def key_of(argument: str) -> str:
+    """The key that a flag names, with or without a value behind ``=``; empty for a word that is not a flag."""
+    flag = argument.partition("=")[0]
+    return flag[2:].replace("-", "_") if flag.startswith("--") else ""
+
+
 def key_of_other_name(key: str, keys: Collection[str]) -> str:
-    """``; did you mean …?`` with our key for another library's name; empty if the program has no such key."""
+    """Our key for another library's name; empty if the program has no such key."""
     name = key.rpartition(".")[2]
-    ours = next(
+    return next(
         (own for own, words in OTHER_NAMES.items() if own in keys and name in words.split()), ""
     )
+
+
+def other_name_suggestion(key: str, keys: Collection[str]) -> str:
+    """``; did you mean …?`` with our key for another library's name; empty if the program has no such key."""
+    ours = key_of_other_name(key, keys)
     return f"; did you mean {ours}{_NOTES.get(ours.rpartition('.')[2], '')}?" if ours else ""
