@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 from inference_server.launch.server_process import free_port
-from inference_server.vllm.cpu_settings import cpu_environment
+from inference_server.vllm.cpu.settings import cpu_environment
 
 VLLM_FLAGS = (
     *("--dtype", "float32", "--enforce-eager", "--block-size", "32", "--no-enable-chunked-prefill"),

@@ -33,7 +33,7 @@ from benchmarks.server.workload import (
     save_adapter,
 )
 from inference_server.launch.server_process import running_server
-from inference_server.vllm.cpu_settings import cpu_environment
+from inference_server.vllm.cpu.settings import cpu_environment
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from regime_w import ArmSpec, build_all_arms, build_exploring_arms

@@ -35,7 +35,7 @@ from benchmarks.server.workload import (
     spread,
 )
 from inference_server.launch.server_process import ServerProcess, running_server
-from inference_server.vllm.cpu_settings import cpu_environment
+from inference_server.vllm.cpu.settings import cpu_environment
 from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from trainer.client.arms_client import ArmsClient
 from trainer.config.sections import ServerConfig

@@ -35,8 +35,8 @@ from inference_server.launch.shutdown import Shutdown
 from inference_server.launch.starting import Starting
 from inference_server.launch.template_variables import set_template_variables
 from inference_server.settings import Settings
-from inference_server.vllm.cpu_launch import adjust_for_cpu, num_workers
-from inference_server.vllm.cpu_settings import CPU_FLAGS, cpu_environment
+from inference_server.vllm.cpu.launch import adjust_for_cpu, num_workers
+from inference_server.vllm.cpu.settings import CPU_FLAGS, cpu_environment
 from inference_server.vllm.gpu_launch import adjust_for_gpu
 from inference_server.vllm.phases import PHASE_FILE_VARIABLE
 from inference_server.wire.base_files import base_folder, why_not_on_hub

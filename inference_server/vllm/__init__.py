@@ -1,1 +1,1 @@
-"""The vLLM engine, and what it needs to run on a CPU."""
+"""The vLLM engine behind the server's own routes, and the patches of vLLM that it needs."""

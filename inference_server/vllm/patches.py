@@ -4,7 +4,8 @@ from vllm.platforms import current_platform
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
 from inference_server.concurrency import end_with_parent
-from inference_server.vllm import cpu_lora, cpu_rotary, cpu_top_p, phases, worker_replies
+from inference_server.vllm import phases, worker_replies
+from inference_server.vllm.cpu import lora, rotary, top_p
 
 
 def register() -> None:
@@ -28,9 +29,9 @@ def register() -> None:
     zero_new_blocks()
     worker_replies.install()
     if current_platform.is_cpu():
-        cpu_lora.install()
-        cpu_rotary.install()
-        cpu_top_p.install()
+        lora.install()
+        rotary.install()
+        top_p.install()
 
 
 def zero_new_blocks() -> None:

@@ -44,7 +44,7 @@ def wrappers() -> tuple[Any, Any]:
         warnings.simplefilter("ignore")
         from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-        from inference_server.vllm.cpu_lora import GroupedPunicaWrapper
+        from inference_server.vllm.cpu.lora import GroupedPunicaWrapper
 
     return PunicaWrapperCPU, GroupedPunicaWrapper
 
@@ -142,7 +142,7 @@ def test_the_plugin_is_what_vllm_finds(wrappers: tuple[Any, Any]) -> None:
     from vllm.platforms import current_platform
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    from inference_server.vllm.cpu_lora import GroupedPunicaWrapper
+    from inference_server.vllm.cpu.lora import GroupedPunicaWrapper
     from inference_server.vllm.patches import register
 
     if not current_platform.is_cpu():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 sampler = pytest.importorskip("vllm.v1.sample.ops.topk_topp_sampler")
-cpu_top_p = pytest.importorskip("inference_server.vllm.cpu_top_p")
+cpu_top_p = pytest.importorskip("inference_server.vllm.cpu.top_p")
 
 VOCABULARY = 5_000
 

@@ -5,7 +5,7 @@ import torch
 
 base = pytest.importorskip("vllm.model_executor.layers.rotary_embedding.base")
 platforms = pytest.importorskip("vllm.platforms")
-cpu_rotary = pytest.importorskip("inference_server.vllm.cpu_rotary")
+cpu_rotary = pytest.importorskip("inference_server.vllm.cpu.rotary")
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from inference_server.vllm.cpu_launch import adjust_for_cpu, num_workers
+from inference_server.vllm.cpu.launch import adjust_for_cpu, num_workers
 from inference_server.wire.hardware.cpu import KV_CACHE_VARIABLE
 from inference_server.wire.settings_errors import SettingsError
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from inference_server.vllm.cpu_settings import cpu_environment
+from inference_server.vllm.cpu.settings import cpu_environment
 
 
 @pytest.mark.parametrize(
