@@ -6,8 +6,9 @@ The first rows each add one thing to the row before: logprobs, seeds, the temper
 adapter. Further rows have the recipe's arms, which have a top-p; the same as with an adapter, but through
 `POST /v1/arms/generate`; and logits in the model's dtype instead of float32. In an offline row every completion has
 ``--max-tokens`` tokens, and ``ms a step`` is the time for one token of all completions. The server's completions end at
-EOS, which a model with random weights hardly ever samples. Each row is printed as soon as it is measured, so that a run
-that is cut short still shows something.
+EOS, which a model with random weights hardly ever samples. Below it is the processor time of the server's threads: one
+whose microseconds for a token are the inverse of the row's tokens/s is what limits the server. Each row is printed as
+soon as it is measured, so that a run that is cut short still shows something.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.server.offline_engine import OfflineEngine, Prompt, Timing, offline_engine
+from benchmarks.server.processor_time import thread_seconds
 from benchmarks.server.workload import (
     OFFLINE,
     RANK,
@@ -32,7 +35,7 @@ from benchmarks.server.workload import (
     prompts,
     save_adapter,
 )
-from inference_server.launch.server_process import running_server
+from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.vllm.cpu.settings import cpu_environment
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
@@ -166,10 +169,11 @@ def served(adapter: Path, folder: Path, arguments: argparse.Namespace) -> None:
         share = str(arguments.gpu_memory_utilization)
         flags += ["--gpu-memory-utilization", share, "--max-model-len", "4096"]
 
-    async def ask(url: str) -> list[Timing]:
-        async with ArmsClient(ServerConfig(url=url)) as client:
+    async def ask(server: ServerProcess) -> tuple[list[Timing], Counter[str]]:
+        async with ArmsClient(ServerConfig(url=server.url)) as client:
             await client.push_adapter(1, adapter)
             timings = []
+            before = thread_seconds(server.process.pid)
             for _ in range(1 + arguments.rounds):
                 records = [next(QUESTIONS) for _ in range(arguments.questions)]
                 changes = {"seed": 1, "arms": ARMS}
@@ -177,14 +181,18 @@ def served(adapter: Path, folder: Path, arguments: argparse.Namespace) -> None:
                     client, records, len(records), arguments.max_tokens, changes
                 )
                 timings.append(timing)
-            return timings
+            return timings, thread_seconds(server.process.pid) - before
 
     started = time.perf_counter()
     with running_server(
         model=arguments.model, log_path=folder / "server.log", flags=flags
     ) as server:
         seconds = time.perf_counter() - started
-        report("the server, POST /v1/arms/generate", asyncio.run(ask(server.url)), arguments)
+        timings, spent = asyncio.run(ask(server))
+        report("the server, POST /v1/arms/generate", timings, arguments)
+    num_tokens = sum(timing.num_tokens for timing in timings)
+    shares = [f"{name} {1e6 * spent[name] / num_tokens:.1f}" for name in spent]
+    print(f"  processor time for a token, in µs: {', '.join(shares)}")
     print(f"the server answered after {seconds:.0f} s")
 
 

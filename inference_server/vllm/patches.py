@@ -1,5 +1,9 @@
 """The patches of vLLM 0.32, and the general plugin that applies them in each of its processes."""
 
+from functools import wraps
+from typing import Any
+
+from vllm.config import SchedulerConfig
 from vllm.platforms import current_platform
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
@@ -16,6 +20,7 @@ def register() -> None:
     - a process ends when its parent does: an orphan would keep the device's memory;
     - a process reports the phase of its start, which vLLM only logs;
     - new blocks of the KV cache are zeroed: see `zero_new_blocks`;
+    - the outputs of several steps are sent at once where nobody waits for them;
     - one of several workers replies that it cannot load an adapter: an exception would put replies out of step.
 
     Only on a CPU:
@@ -27,6 +32,7 @@ def register() -> None:
     end_with_parent()
     phases.follow()
     zero_new_blocks()
+    join_outputs()
     worker_replies.install()
     if current_platform.is_cpu():
         lora.install()
@@ -46,3 +52,24 @@ def zero_new_blocks() -> None:
     window in every layer.
     """
     KVCacheConfig.needs_kv_cache_zeroing = True
+
+
+def join_outputs() -> None:
+    """Makes every scheduler join the outputs of several steps; see `inference_server.vllm.joined_outputs`.
+
+    The scheduler's class is changed when the engine asks for it, since other processes need not import it.
+    """
+    original = SchedulerConfig.get_scheduler_cls
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    def get_scheduler_cls(config: SchedulerConfig) -> Any:
+        from inference_server.vllm.joined_outputs import with_joined_outputs  # noqa: PLC0415
+
+        scheduler = original(config)
+        if not hasattr(scheduler.update_from_output, "__wrapped__"):
+            scheduler.update_from_output = with_joined_outputs(scheduler.update_from_output)
+        return scheduler
+
+    SchedulerConfig.get_scheduler_cls = get_scheduler_cls

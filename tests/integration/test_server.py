@@ -339,6 +339,26 @@ def test_metrics_are_beside_vllms_own(client: httpx.Client) -> None:
         assert f"\n{name}" in metrics
 
 
+def test_the_engine_sends_tokens_in_groups_unless_they_are_streamed(client: httpx.Client) -> None:
+    def num_messages(*, stream: bool) -> float:
+        """Messages with a completion's 40 tokens after the first; each is one observation of this histogram."""
+        names = ("vllm:inter_token_latency_seconds_count", "vllm:generation_tokens_total")
+
+        def read() -> list[float]:
+            text = client.get("/metrics").text
+            return [metric(text, name) for name in names]
+
+        before, tokens_before = read()
+        body = {"model": "base", "prompt": "Solve", "max_tokens": 40, "ignore_eos": True}
+        response = client.post("/v1/completions", json={**body, "stream": stream})
+        assert response.status_code == 200, response.text
+        wait_until(lambda: read()[1] - tokens_before == 40)
+        return read()[0] - before
+
+    assert num_messages(stream=True) == 39
+    assert num_messages(stream=False) == 3
+
+
 def test_bad_uploads_change_nothing(
     client: httpx.Client, adapter_dirs: list[Path], versions: Versions
 ) -> None:
