@@ -1,7 +1,7 @@
 """Joins the outputs of several steps, where the front end only needs a completion's end.
 
 vLLM 0.32 sends every token of every request from the engine's process to the front end: a message with three arrays for
-its logprobs, which the front end decodes, counts and appends. That takes about 30 µs of the front end's thread for a
+its logprobs, which the front end decodes, counts and appends. That takes 30 to 40 µs of the front end's thread for a
 token, which limits the whole server, and some of the engine's time too (`benchmarks/README.md`). A request whose output
 is read when it is complete (``RequestOutputKind.FINAL_ONLY``) loses nothing if the tokens of 16 steps come as one
 message. The first token and the end of a completion are still sent at once.
