@@ -73,7 +73,9 @@ def test_every_other_field_is_sent_at_once_and_kept() -> None:
     for name in names - {"request_id", "new_token_ids", "new_logprobs"}:
         joiner, requests = joined_outputs.OutputJoiner(), {"a": request()}
         assert joiner.join([output("a", 1)], requests) == []
-        (sent,) = joiner.join([output("a", 2, **{name: ["set"]})], requests)
+        with_field = output("a", 2)
+        setattr(with_field, name, ["set"])
+        (sent,) = joiner.join([with_field], requests)
         assert sent.new_token_ids == [1, 2]
         assert getattr(sent, name) == ["set"]
 
@@ -106,7 +108,9 @@ def test_the_front_end_gets_every_token_and_logprob_in_order(
     steps: list[dict[str, int]], width: int
 ) -> None:
     joiner, requests = joined_outputs.OutputJoiner(), {name: request() for name in "abc"}
-    sampled, sent, logprobs = defaultdict(list), defaultdict(list), defaultdict(list)
+    sampled: dict[str, list[int]] = defaultdict(list)
+    sent: dict[str, list[int]] = defaultdict(list)
+    logprobs: dict[str, list[float]] = defaultdict(list)
 
     def receive(made: list[Any]) -> None:
         for one in made:
