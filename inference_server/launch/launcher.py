@@ -16,6 +16,8 @@ from types import FrameType
 from typing import NoReturn
 
 from inference_server.engine import EngineDied
+from inference_server.launch.engine_imports import METHOD_VARIABLE, EngineImports
+from inference_server.launch.environment import expected_engine_environment, set_environment
 from inference_server.launch.state_dir import claim_state_dir
 from inference_server.settings import Settings, read_settings
 from inference_server.wire.hardware.prerequisites import (
@@ -59,10 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with claim_state_dir(settings.state_dir) as state_dir:
             # Warnings of libraries and of our own modules stay in the log.
             os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
+            set_environment()
+            imports = None
+            if METHOD_VARIABLE not in os.environ:
+                imports = EngineImports.start(expected_engine_environment(settings.model))
             # vllm takes many seconds to import.
             from inference_server.launch.vllm_server import serve  # noqa: PLC0415
 
-            serve(settings.model_copy(update={"state_dir": state_dir}), vllm_flags)
+            serve(settings.model_copy(update={"state_dir": state_dir}), vllm_flags, imports)
     except SettingsError as error:
         for line in error.lines:
             print(f"inference_server: {line}", file=sys.stderr)  # noqa: T201 - a command's own message

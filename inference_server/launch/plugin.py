@@ -18,6 +18,7 @@ from starlette.datastructures import State
 
 from inference_server.http.routes import attach_routes
 from inference_server.http.vllm_routes import VLLM_ROUTES, keep_routes
+from inference_server.launch.environment import ENDPOINT_PLUGIN
 from inference_server.launch.starting import playground_url
 from inference_server.launch.watchdog import end_if_hung, kill_processes
 from inference_server.service import Service
@@ -35,7 +36,7 @@ _log = structlog.get_logger()
 class RegimeWPlugin:
     """Adds arms, adapters and status to vLLM's server. See vLLM's ``EndpointPlugin``."""
 
-    name = "regime_w"
+    name = ENDPOINT_PLUGIN
     required_tasks = ("generate",)
 
     def attach_router(self, app: FastAPI) -> None:

@@ -3,7 +3,7 @@
 import argparse
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,11 +25,12 @@ from inference_server.adapters.versions import POLICY_ALIAS
 from inference_server.engine import EngineDied
 from inference_server.http.bounded_protocol import BoundedProtocol
 from inference_server.http.request_log import configure_logging
+from inference_server.launch.engine_imports import EngineImports
+from inference_server.launch.environment import set_defaults
 from inference_server.launch.plugin import (
     SETTINGS_ATTRIBUTE,
     SHUTDOWN_ATTRIBUTE,
     STARTING_ATTRIBUTE,
-    RegimeWPlugin,
 )
 from inference_server.launch.shutdown import Shutdown
 from inference_server.launch.starting import Starting
@@ -44,7 +45,6 @@ from inference_server.wire.flags.errors import flag_suggestion
 from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.model_config import why_not_text_only
-from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN
 from inference_server.wire.settings_errors import SettingsError, first_line, known_keys
 
 _BASE_ALIAS = "base"
@@ -54,12 +54,15 @@ _NO_GPU = (
 )
 
 
-def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
+def serve(
+    settings: Settings, vllm_flags: Sequence[str], engine_imports: EngineImports | None
+) -> None:
     """Runs the server until SIGINT or SIGTERM.
 
     Args:
         settings: The server's settings; ``state_dir`` must be set.
         vllm_flags: Flags of ``vllm serve`` given by the user; they override ours.
+        engine_imports: The process that imports the engine's modules meanwhile; None if there is none.
 
     Raises:
         SettingsError: vLLM finds no device or rejects its flags, or the model cannot be found or served.
@@ -68,7 +71,6 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     if current_platform.is_unspecified():
         raise SettingsError(_NO_GPU)
     on_cpu = current_platform.is_cpu()
-    _set_environment()
     cli_env_setup()
     args = _parse(settings, vllm_flags, on_cpu)
     configure_logging_from_args(args)
@@ -87,10 +89,13 @@ def serve(settings: Settings, vllm_flags: Sequence[str]) -> None:
     set_template_variables(args)
     if on_cpu:
         adjust_for_cpu(args, config, vllm_flags)
-        _set_defaults(cpu_environment(config.get("hidden_size"), num_workers=num_workers(args)))
+        set_defaults(cpu_environment(config.get("hidden_size"), num_workers=num_workers(args)))
     else:
-        _set_defaults(gpu.ENVIRONMENT)
+        set_defaults(gpu.ENVIRONMENT)
         adjust_for_gpu(args, settings, vllm_flags)
+    # To bind a process to a NUMA node, vLLM starts it by another program.
+    if engine_imports is not None and not args.numa_bind:
+        engine_imports.use()
     try:
         uvloop.run(_serve(args, settings))
     except ValidationError as error:
@@ -177,28 +182,6 @@ def _our_flags(settings: Settings, on_cpu: bool) -> dict[str, str | None]:
     else:
         flags |= gpu.flags(settings)
     return flags
-
-
-def _set_environment() -> None:
-    """Sets the environment variables that vLLM reads; keeps those that the user set."""
-    plugins = os.environ.get("VLLM_PLUGINS", "").split(",")
-    names = dict.fromkeys(name for name in (*plugins, RegimeWPlugin.name, PATCHES_PLUGIN) if name)
-    os.environ["VLLM_PLUGINS"] = ",".join(names)
-    # These would add routes that change weights without the registry, or stop generation.
-    os.environ["VLLM_SERVER_DEV_MODE"] = "0"
-    os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
-    defaults = {
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        # Longer than a client keeps an idle connection; otherwise it may send into a closing one.
-        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
-    }
-    _set_defaults(defaults)
-
-
-def _set_defaults(environment: Mapping[str, str]) -> None:
-    for name, value in environment.items():
-        os.environ.setdefault(name, value)
 
 
 def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argparse.Namespace:

@@ -103,6 +103,16 @@ def test_a_flag_that_vllm_refuses_is_one_line_and_exit_code_2(model_dir: Path) -
     assert "unrecognized arguments: --max-model-length=5" in result.stderr.splitlines()[-1]
 
 
+def test_the_engine_is_a_fork_of_the_process_that_imported_its_modules(
+    server: ServerProcess,
+) -> None:
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    (engine,) = [process for process in family if "EngineCore" in " ".join(process.cmdline())]
+    (fork_server,) = [parent for parent in family if parent.pid == engine.ppid()]
+    assert fork_server.ppid() == server.process.pid
+    assert "engine_imports_again" not in server.log_path.read_text()
+
+
 class Versions:
     """Version numbers that no test has used; versions are immutable while the server runs."""
 

@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
 
 from inference_server.wire.hardware.cpu import CPU_MAX_BATCHED_TOKENS, CPU_MAX_NUM_SEQS
 
@@ -16,6 +18,8 @@ CPU_FLAGS: Mapping[str, str | None] = {
     "--max-num-seqs": str(CPU_MAX_NUM_SEQS),
 }
 
+LIBRARIES_VARIABLE = "LD_PRELOAD"
+_OPENMP = ("libomp", "libgomp", "libiomp")
 _THREADS_PAY_FROM_HIDDEN_SIZE = 256
 
 
@@ -51,3 +55,27 @@ def _shared(num_cores: int, num_workers: int) -> str:
     each = max(1, num_cores // num_workers)
     firsts = [number * each % num_cores for number in range(num_workers)]
     return "|".join(f"{first}-{first + each - 1}" for first in firsts)
+
+
+def loaded_first(libraries: str) -> str:
+    """The value of ``LD_PRELOAD`` that vLLM sets for its worker on Linux: PyTorch's OpenMP and vLLM's allocator are added.
+
+    Args:
+        libraries: The value that the user set.
+    """
+    found = [library for library in libraries.split(":") if library]
+    torch, vllm = (_folder(name) for name in ("torch", "vllm"))
+    if torch is not None and not any(name in libraries for name in _OPENMP):
+        folders = (torch.parent / "torch.libs", torch / "lib")
+        found += [str(path) for folder in folders for path in folder.glob("libgomp*.so*")][:1]
+    if vllm is not None and "libtcmalloc" not in libraries:
+        patterns = ("libtcmalloc_minimal*.so*", "libtcmalloc.so*")
+        allocators = [str(path) for pattern in patterns for path in (vllm / "libs").glob(pattern)]
+        found = [*allocators[:1], *found]
+    return ":".join(found)
+
+
+def _folder(package: str) -> Path | None:
+    """Where a package is, without importing it."""
+    spec = find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent

@@ -1,0 +1,107 @@
+"""Processes that a fork server makes, and what happens where it cannot; with modules that are quick to import."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from inference_server.launch.engine_imports import EngineImports
+
+SCRIPT = """
+import json, multiprocessing, os, sys
+from inference_server.launch.engine_imports import EngineImports
+
+def report(path):
+    state = {name: os.environ.get(name) for name in ("EARLY", "LATE", "GONE")}
+    state["parent"] = os.getppid()
+    state["was_imported"] = "imported_early" in sys.modules
+    state["seen_while_imported"] = getattr(sys.modules.get("imported_early"), "SEEN", None)
+    with open(path, "w") as file:
+        json.dump(state, file)
+
+if __name__ == "__main__":
+    os.environ["GONE"] = "here"
+    imports = EngineImports.start({"EARLY": "known"}, [sys.argv[1]])
+    assert "EARLY" not in os.environ
+    del os.environ["GONE"]
+    os.environ |= {"EARLY": sys.argv[2], "LATE": "set later"}
+    context = imports.context(multiprocessing.get_context("spawn"))
+    process = context.Process(target=report, args=(sys.argv[3],))
+    process.start()
+    process.join()
+    print(json.dumps({"pid": os.getpid(), "exit_code": process.exitcode}))
+"""
+
+
+def run(folder: Path, *, early: str = "known", module: str = "imported_early") -> dict[str, Any]:
+    """What the process that was started saw, and the id of the process that started it."""
+    (folder / "imported_early.py").write_text("import os\nSEEN = os.environ.get('EARLY')\n")
+    (folder / "ends_at_once.py").write_text("raise RuntimeError('no fork server')\n")
+    script, answer = folder / "script.py", folder / "answer.json"
+    script.write_text(SCRIPT)
+    result = subprocess.run(
+        [sys.executable, str(script), module, early, str(answer)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    state: dict[str, Any] = json.loads(answer.read_text())
+    started = json.loads(result.stdout.splitlines()[-1])
+    assert started["exit_code"] == 0
+    return {**state, "starter": started["pid"], "log": result.stdout + result.stderr}
+
+
+def test_a_process_has_the_modules_of_the_fork_server_and_todays_environment(
+    tmp_path: Path,
+) -> None:
+    state = run(tmp_path)
+    assert state["was_imported"]
+    assert state["seen_while_imported"] == "known"
+    assert (state["EARLY"], state["LATE"], state["GONE"]) == ("known", "set later", None)
+    assert state["parent"] != state["starter"]
+    assert "engine_imports_again" not in state["log"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [({"early": "otherwise"}, "EARLY"), ({"module": "ends_at_once"}, "the fork server has ended")],
+    ids=["imported with another environment", "ended"],
+)
+def test_a_process_imports_itself_if_the_fork_server_does_not_fit(
+    tmp_path: Path, changes: dict[str, str], reason: str
+) -> None:
+    state = run(tmp_path, **changes)
+    assert not state["was_imported"]
+    assert state["parent"] == state["starter"]
+    assert state["EARLY"] == changes.get("early", "known")
+    assert state["LATE"] == "set later"
+    (line,) = [line for line in state["log"].splitlines() if "engine_imports_again" in line]
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("now", "fits"),
+    [
+        ({"A": "1"}, True),
+        ({"A": "1", "B": "2"}, True),
+        ({}, False),
+        ({"A": ""}, False),
+        ({"A": "2"}, False),
+    ],
+)
+def test_the_environment_of_the_imports_must_not_have_changed(
+    monkeypatch: pytest.MonkeyPatch, now: dict[str, str], fits: bool
+) -> None:
+    for name in ("A", "B"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in now.items():
+        monkeypatch.setenv(name, value)
+    vllms_own = object()
+    assert (EngineImports({"A": "1"}).context(vllms_own) is not vllms_own) == fits
