@@ -2,8 +2,8 @@
 
 vLLM's engine is a process of its own, which vLLM starts when it knows the configuration. This process would then import
 thousands of modules, as the server did before it: with a tiny model these are 8 of the 18 s until the server answers.
-Python's fork server imports them at the same time as the server does. It has no other threads and does not use the
-device, so that a fork of it can. Where that does not work, vLLM starts the engine as it would without this module.
+Python's fork server imports them at the same time as the server does. It runs nothing else and does not use the device,
+so that a fork of it can. Where that does not work, vLLM starts the engine as it would without this module.
 """
 
 import multiprocessing

@@ -48,7 +48,7 @@ class ServerProcess:
         flags: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> Self:
-        """Starts ``python -m inference_server`` on loopback; it answers about a minute later.
+        """Starts ``python -m inference_server`` on loopback; it answers 10 s to a minute or two later.
 
         Args:
             model: Base model.

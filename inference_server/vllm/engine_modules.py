@@ -1,6 +1,7 @@
 """Imported by the fork server alone, before it makes engines; see `inference_server.launch.engine_imports`."""
 
 import ctypes
+import os
 import signal
 from contextlib import suppress
 
@@ -17,9 +18,21 @@ with suppress(ImportError):  # it is optional in vLLM
     # Its first call finds where the title is, and needs the environment as it was at the start; a fork's is changed.
     setproctitle.setproctitle("regime-w fork server")
 
-import torch  # noqa: E402
 import vllm.v1.engine.core  # noqa: E402, F401
 
-if torch.cuda.is_initialized():
-    # A fork could not use the device. The server notices that this process has ended.
-    raise RuntimeError("importing vLLM's engine has initialized CUDA")
+
+def forks_can_use_cuda() -> bool:
+    """Whether CUDA can be initialized in a fork of this process; True where there is none."""
+    pid = os.fork()
+    if pid == 0:
+        result = 0
+        with suppress(OSError):  # no driver
+            result = ctypes.CDLL("libcuda.so.1").cuInit(0)
+        os._exit(min(result, 1))
+    _, status = os.waitpid(pid, 0)
+    return status == 0
+
+
+if not forks_can_use_cuda():
+    # Some module has initialized it here. The server notices that this process has ended.
+    raise RuntimeError("a fork of the process that imported vLLM's engine cannot use CUDA")
