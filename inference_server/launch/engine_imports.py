@@ -6,10 +6,12 @@ Python's fork server imports them at the same time as the server does. It runs n
 so that a fork of it can. Where that does not work, vLLM starts the engine as it would without this module.
 """
 
+import ctypes
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
@@ -64,6 +66,18 @@ class EngineImports:
         return _EngineContext()
 
 
+def forks_can_use_cuda() -> bool:
+    """Whether CUDA can be initialized in a fork of this process; True where it is not installed."""
+    pid = os.fork()
+    if pid == 0:
+        result = 0
+        with suppress(OSError):  # no driver
+            result = ctypes.CDLL("libcuda.so.1").cuInit(0)
+        os._exit(min(result, 1))
+    _, status = os.waitpid(pid, 0)
+    return status == 0
+
+
 class _EngineProcess(ForkServerProcess):
     """A fork of the fork server, with the environment of the process that asks for it."""
 
@@ -73,7 +87,9 @@ class _EngineProcess(ForkServerProcess):
         super().start()
 
     def run(self) -> None:
-        """In the new process."""
+        """In the new process, which the fork server's signal handlers are not for."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.environ.clear()
         os.environ.update(self._environment)
         if (num_threads := os.environ.get("OMP_NUM_THREADS", "")).isdecimal():

@@ -12,12 +12,15 @@ import pytest
 from inference_server.launch.engine_imports import EngineImports
 
 SCRIPT = """
-import json, multiprocessing, os, sys
+import json, multiprocessing, os, signal, sys
 from inference_server.launch.engine_imports import EngineImports
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 def report(path):
     state = {name: os.environ.get(name) for name in ("EARLY", "LATE", "GONE")}
     state["parent"] = os.getppid()
+    state["handles_stops"] = [signal.getsignal(stop) is not signal.SIG_IGN for stop in STOPS]
     state["was_imported"] = "imported_early" in sys.modules
     state["seen_while_imported"] = getattr(sys.modules.get("imported_early"), "SEEN", None)
     with open(path, "w") as file:
@@ -36,10 +39,17 @@ if __name__ == "__main__":
     print(json.dumps({"pid": os.getpid(), "exit_code": process.exitcode}))
 """
 
+IMPORTED = """
+import os, signal
+SEEN = os.environ.get("EARLY")
+for stop in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(stop, signal.SIG_IGN)
+"""
+
 
 def run(folder: Path, *, early: str = "known", module: str = "imported_early") -> dict[str, Any]:
     """What the process that was started saw, and the id of the process that started it."""
-    (folder / "imported_early.py").write_text("import os\nSEEN = os.environ.get('EARLY')\n")
+    (folder / "imported_early.py").write_text(IMPORTED)
     (folder / "ends_at_once.py").write_text("raise RuntimeError('no fork server')\n")
     script, answer = folder / "script.py", folder / "answer.json"
     script.write_text(SCRIPT)
@@ -65,6 +75,7 @@ def test_a_process_has_the_modules_of_the_fork_server_and_todays_environment(
     assert state["was_imported"]
     assert state["seen_while_imported"] == "known"
     assert (state["EARLY"], state["LATE"], state["GONE"]) == ("known", "set later", None)
+    assert state["handles_stops"] == [True, True]
     assert state["parent"] != state["starter"]
     assert "engine_imports_again" not in state["log"]
 
@@ -105,3 +116,27 @@ def test_the_environment_of_the_imports_must_not_have_changed(
         monkeypatch.setenv(name, value)
     vllms_own = object()
     assert (EngineImports({"A": "1"}).context(vllms_own) is not vllms_own) == fits
+
+
+FORKS = """
+import ctypes, sys
+from inference_server.launch.engine_imports import forks_can_use_cuda
+
+class Driver:
+    def __init__(self, name):
+        if sys.argv[1] == "missing":
+            raise OSError(name)
+    def cuInit(self, flags):
+        return int(sys.argv[1])
+
+ctypes.CDLL = Driver
+print(forks_can_use_cuda())
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"), [("0", "True"), ("3", "False"), ("999", "False"), ("missing", "True")]
+)
+def test_whether_a_fork_can_use_cuda_is_tried_in_one(result: str, expected: str) -> None:
+    command = [sys.executable, "-c", FORKS, result]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == f"{expected}\n"
