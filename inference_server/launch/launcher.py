@@ -46,6 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         are wrong.
     """
     arguments = sys.argv[1:] if argv is None else argv
+    is_stopped = False
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        nonlocal is_stopped
+        is_stopped = True
+        sys.exit(0)
+
     if "--version" in arguments:
         print(f"regime-w-server {installed_version('regime-w') or 'is not installed'}")  # noqa: T201
         return 0
@@ -56,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_port(settings)
         _check_installation()
         # Until the server listens: raise SystemExit, since vLLM swallows a KeyboardInterrupt while it loads.
-        for stop in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(stop, _exit)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
         with claim_state_dir(settings.state_dir) as state_dir:
             # Warnings of libraries and of our own modules stay in the log.
             os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
@@ -76,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EngineDied as error:
         print(f"inference_server: {error}", file=sys.stderr)  # noqa: T201
         return _FAILED_EXIT_CODE
+    except Exception:
+        # In the middle of an import, a library's code may turn the SystemExit into an error of its own.
+        if not is_stopped:
+            raise
     return 0
-
-
-def _exit(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(0)
 
 
 def _check_exposure(settings: Settings) -> None:

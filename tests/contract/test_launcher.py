@@ -364,6 +364,40 @@ def test_help_and_schemas_load_neither_torch_nor_vllm() -> None:
     assert result.stdout == "set()\n"
 
 
+INTERRUPTED = """
+import os, signal, sys, types
+
+class Importing(types.ModuleType):
+    def __getattr__(self, name):
+        if name == "serve":
+            if sys.argv[1] == "stopped":
+                try:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                except SystemExit as error:
+                    raise RuntimeError("a library's own error") from error
+            raise RuntimeError("a library's own error")
+        raise AttributeError(name)
+
+sys.modules["inference_server.launch.vllm_server"] = Importing("vllm_server")
+os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+from inference_server.launch.launcher import main
+from inference_server.launch.server_process import free_port
+
+sys.exit(main(["--model", sys.argv[2], "--port", str(free_port())]))
+"""
+
+
+@pytest.mark.parametrize(("what", "exit_code"), [("stopped", 0), ("failed", 1)])
+def test_a_stop_that_a_library_turns_into_an_error_is_a_stop(
+    tmp_path: Path, what: str, exit_code: int
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    result = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, what, str(tmp_path)], capture_output=True, text=True
+    )
+    assert (result.returncode, "Traceback" in result.stderr) == (exit_code, exit_code == 1)
+
+
 @pytest.mark.parametrize(
     "variable", ["REGIME_W_PROT", "REGIME_W_SERVE_PORT", "REGIME_W_MAX_QUESTION"]
 )
