@@ -28,6 +28,10 @@ def register() -> None:
     - LoRA is computed per adapter: vLLM's kernels gather a whole A and B for every token;
     - rotary embeddings take a tensor with a dimension for heads: the kernel would rotate only its first rows;
     - top-p sorts only the likeliest tokens: vLLM sorts the whole vocabulary.
+
+    Only on an NVIDIA GPU:
+
+    - LoRA's metadata is computed on the CPU: vLLM computes it on the GPU, and waits for it.
     """
     end_with_parent()
     phases.follow()
@@ -38,6 +42,8 @@ def register() -> None:
         lora.install()
         rotary.install()
         top_p.install()
+    elif current_platform.is_cuda():
+        compute_lora_metadata_on_cpu()
 
 
 def zero_new_blocks() -> None:
@@ -73,3 +79,9 @@ def join_outputs() -> None:
         return scheduler
 
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls
+
+
+def compute_lora_metadata_on_cpu() -> None:
+    """Makes vLLM use `inference_server.vllm.gpu_lora.AsyncPunicaWrapper`, which it imports by its name."""
+    name = "inference_server.vllm.gpu_lora.AsyncPunicaWrapper"
+    type(current_platform).get_punica_wrapper = classmethod(lambda cls: name)

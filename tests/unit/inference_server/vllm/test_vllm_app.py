@@ -42,7 +42,7 @@ def test_a_build_for_a_gpu_without_one_is_a_one_line_error(
 ) -> None:
     monkeypatch.setattr(type(vllm_server.current_platform), "is_unspecified", lambda self: True)
     with pytest.raises(SettingsError, match="build for a GPU finds none: nvidia-smi") as caught:
-        vllm_server.serve(SETTINGS, [])
+        vllm_server.serve(SETTINGS, [], None)
     assert "\n" not in str(caught.value)
 
 
