@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 
 from inference_server.vllm.cpu.settings import LIBRARIES_VARIABLE, cpu_environment, loaded_first
-from inference_server.wire.base_files import base_folder
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.prerequisites import PATCHES_PLUGIN, installed_version
 
@@ -54,10 +53,13 @@ def _set_by_user(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def _hidden_size(model: str) -> int | None:
+    # Not at the top: it loads the Hub's library, which reads at once what `set_environment` sets.
+    from inference_server.wire.base_files import base_folder  # noqa: PLC0415
+
     try:
         folder = base_folder(model)
         config = None if folder is None else json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # the reason is given when the model is loaded
     size = config.get("hidden_size") if isinstance(config, dict) else None
     return size if isinstance(size, int) else None

@@ -93,9 +93,11 @@ def serve(
     else:
         set_defaults(gpu.ENVIRONMENT)
         adjust_for_gpu(args, settings, vllm_flags)
-    # To bind a process to a NUMA node, vLLM starts it by another program.
-    if engine_imports is not None and not args.numa_bind:
-        engine_imports.use()
+    if engine_imports is not None:
+        if args.numa_bind:  # vLLM starts the process by another program then
+            engine_imports.end()
+        else:
+            engine_imports.use()
     try:
         uvloop.run(_serve(args, settings))
     except ValidationError as error:

@@ -2,6 +2,7 @@
 
 import ctypes
 import signal
+import sys
 from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
@@ -19,11 +20,13 @@ with suppress(ImportError):  # it is optional in vLLM
     # Its first call finds where the title is, and needs the environment as it was at the start; a fork's is changed.
     setproctitle.setproctitle("regime-w fork server")
 
-import vllm.v1.engine.core  # noqa: E402, F401, I001 - before torch, for which it sets variables
-import torch  # noqa: E402
+# Where this process ends, the server notices and starts the engine anew.
+try:
+    import vllm.v1.engine.core  # noqa: F401, I001 - before torch, for which it sets variables
+    import torch
 
-from inference_server.launch.engine_imports import forks_can_use_cuda  # noqa: E402
-
+    from inference_server.launch.engine_process import forks_can_use_cuda
+except ImportError as error:  # the fork server would go on without these modules
+    sys.exit(f"the engine's modules cannot be imported: {error}")
 if torch.version.cuda is not None and not forks_can_use_cuda():
-    # Some module has initialized it here. The server notices that this process has ended.
-    raise RuntimeError("a fork of the process that imported vLLM's engine cannot use CUDA")
+    sys.exit("a fork of the process that imported vLLM's engine cannot use CUDA")

@@ -8,8 +8,9 @@ message. The first token and the end of a completion are still sent at once.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import wraps
-from itertools import groupby
+from itertools import cycle, groupby
 from operator import attrgetter, is_
 from typing import Any
 
@@ -20,13 +21,13 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.outputs import LogprobsLists
 
 MAX_STEPS = 16
-"""Outputs of a request that are joined. The counters of tokens in ``/metrics`` lag by as many steps."""
+"""Outputs of a request that are joined. The counters of tokens in ``/metrics`` lag by as many steps, and never get the
+tokens of an aborted request that were not sent."""
 
 _JOINED = {"request_id", "new_token_ids", "new_logprobs"}
 _OTHERS = [field for field in msgspec.structs.fields(EngineCoreOutput) if field.name not in _JOINED]
 _others = attrgetter(*(field.name for field in _OTHERS))
 _UNSET = tuple(field.default for field in _OTHERS)
-
 
 Update = Callable[..., dict[int, Any]]
 
@@ -45,13 +46,24 @@ def with_joined_outputs(original: Update) -> Update:
     return update
 
 
+@dataclass(kw_only=True, slots=True)
+class _HeldBack:
+    """Outputs of a request that have not been sent."""
+
+    outputs: list[EngineCoreOutput]
+    max_steps: int
+    """How many are sent together."""
+
+
 class OutputJoiner:
     """Holds back outputs of one scheduler's requests until `MAX_STEPS` of them are there or the request ends."""
 
     def __init__(self) -> None:
         """Nothing is held back."""
-        # vLLM makes each request's id unique. What an aborted request leaves is removed in `join`.
-        self._held_back: dict[str, list[EngineCoreOutput]] = {}
+        self._held_back: dict[str, _HeldBack] = {}
+        # Requests that begin in the same step are sent in different steps: the front end handles many messages of one
+        # step without a pause, in which every stream would stand still.
+        self._first_steps = cycle(range(MAX_STEPS, 0, -1))
 
     def join(
         self, outputs: list[EngineCoreOutput], requests: dict[str, Any]
@@ -64,16 +76,23 @@ class OutputJoiner:
         """
         to_send = []
         for output in outputs:
-            held_back = self._held_back.pop(output.request_id, [])
-            held_back.append(output)
-            if len(held_back) < MAX_STEPS and _can_wait(output, requests.get(output.request_id)):
-                self._held_back[output.request_id] = held_back
-            else:
-                to_send += joined(held_back)
-        if len(self._held_back) > len(requests):
-            self._held_back = {
-                name: held for name, held in self._held_back.items() if name in requests
-            }
+            name, can_wait = output.request_id, _can_wait(output, requests.get(output.request_id))
+            held = self._held_back.get(name)
+            if held is None:
+                if not can_wait:
+                    to_send.append(output)
+                    continue
+                held = _HeldBack(outputs=[], max_steps=next(self._first_steps))
+                self._held_back[name] = held
+            if output.prefill_stats is not None:
+                # The first output of a request; what is there is of an aborted one with the same id.
+                held.outputs.clear()
+            held.outputs.append(output)
+            if not can_wait or len(held.outputs) >= held.max_steps:
+                to_send += joined(held.outputs)
+                held.outputs, held.max_steps = [], MAX_STEPS
+        for name in self._held_back.keys() - requests.keys():  # finished or aborted
+            del self._held_back[name]
         return to_send
 
 

@@ -366,7 +366,7 @@ def test_the_engine_sends_tokens_in_groups_unless_they_are_streamed(client: http
         return read()[0] - before
 
     assert num_messages(stream=True) == 39
-    assert num_messages(stream=False) == 3
+    assert num_messages(stream=False) in (3, 4)  # the first group may be shorter than the others
 
 
 def test_bad_uploads_change_nothing(

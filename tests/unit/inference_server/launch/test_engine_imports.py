@@ -12,7 +12,7 @@ import pytest
 from inference_server.launch.engine_imports import EngineImports
 
 SCRIPT = """
-import json, multiprocessing, os, signal, sys
+import json, multiprocessing, os, resource, signal, sys
 from inference_server.launch.engine_imports import EngineImports
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
@@ -20,6 +20,7 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 def report(path):
     state = {name: os.environ.get(name) for name in ("EARLY", "LATE", "GONE")}
     state["parent"] = os.getppid()
+    state["open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     state["handles_stops"] = [signal.getsignal(stop) is not signal.SIG_IGN for stop in STOPS]
     state["was_imported"] = "imported_early" in sys.modules
     state["seen_while_imported"] = getattr(sys.modules.get("imported_early"), "SEEN", None)
@@ -31,7 +32,8 @@ if __name__ == "__main__":
     imports = EngineImports.start({"EARLY": "known"}, [sys.argv[1]])
     assert "EARLY" not in os.environ
     del os.environ["GONE"]
-    os.environ |= {"EARLY": sys.argv[2], "LATE": "set later"}
+    os.environ |= {"EARLY": sys.argv[2], "LATE": "set later", **json.loads(sys.argv[4])}
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
     context = imports.context(multiprocessing.get_context("spawn"))
     process = context.Process(target=report, args=(sys.argv[3],))
     process.start()
@@ -47,14 +49,20 @@ for stop in (signal.SIGINT, signal.SIGTERM):
 """
 
 
-def run(folder: Path, *, early: str = "known", module: str = "imported_early") -> dict[str, Any]:
+def run(
+    folder: Path,
+    *,
+    early: str = "known",
+    module: str = "imported_early",
+    now: dict[str, str] | None = None,
+) -> dict[str, Any]:
     """What the process that was started saw, and the id of the process that started it."""
     (folder / "imported_early.py").write_text(IMPORTED)
-    (folder / "ends_at_once.py").write_text("raise RuntimeError('no fork server')\n")
+    (folder / "ends_at_once.py").write_text("import sys\nsys.exit('no fork server')\n")
     script, answer = folder / "script.py", folder / "answer.json"
     script.write_text(SCRIPT)
     result = subprocess.run(
-        [sys.executable, str(script), module, early, str(answer)],
+        [sys.executable, str(script), module, early, str(answer), json.dumps(now or {})],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         cwd=folder,
         capture_output=True,
@@ -76,17 +84,31 @@ def test_a_process_has_the_modules_of_the_fork_server_and_todays_environment(
     assert state["seen_while_imported"] == "known"
     assert (state["EARLY"], state["LATE"], state["GONE"]) == ("known", "set later", None)
     assert state["handles_stops"] == [True, True]
+    assert state["open_files"] == 300
     assert state["parent"] != state["starter"]
     assert "engine_imports_again" not in state["log"]
 
 
 @pytest.mark.parametrize(
+    "threads", ["0", "-1", "99999999999", "two", ""], ids=lambda value: value or "empty"
+)
+def test_a_number_of_threads_that_is_none_is_left_to_the_libraries(
+    tmp_path: Path, threads: str
+) -> None:
+    assert run(tmp_path, now={"OMP_NUM_THREADS": threads})["was_imported"]
+
+
+@pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"early": "otherwise"}, "EARLY"), ({"module": "ends_at_once"}, "the fork server has ended")],
-    ids=["imported with another environment", "ended"],
+    [
+        ({"early": "otherwise"}, "EARLY"),
+        ({"now": {"LD_LIBRARY_PATH": "/somewhere/else"}}, "LD_LIBRARY_PATH"),
+        ({"module": "ends_at_once"}, "the fork server has ended"),
+    ],
+    ids=["imported with another environment", "other libraries", "ended"],
 )
 def test_a_process_imports_itself_if_the_fork_server_does_not_fit(
-    tmp_path: Path, changes: dict[str, str], reason: str
+    tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
     state = run(tmp_path, **changes)
     assert not state["was_imported"]
@@ -95,6 +117,23 @@ def test_a_process_imports_itself_if_the_fork_server_does_not_fit(
     assert state["LATE"] == "set later"
     (line,) = [line for line in state["log"].splitlines() if "engine_imports_again" in line]
     assert reason in line
+
+
+def test_a_folder_for_temporary_files_without_room_for_a_socket_is_no_error(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    code = (
+        "from inference_server.launch.engine_imports import EngineImports\n"
+        "print(EngineImports.start({}, ['string']))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "TMPDIR": str(deep)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.splitlines()[-1] == "None", result.stderr
+    assert "no fork server" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -120,7 +159,7 @@ def test_the_environment_of_the_imports_must_not_have_changed(
 
 FORKS = """
 import ctypes, sys
-from inference_server.launch.engine_imports import forks_can_use_cuda
+from inference_server.launch.engine_process import forks_can_use_cuda
 
 class Driver:
     def __init__(self, name):

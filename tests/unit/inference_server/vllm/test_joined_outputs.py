@@ -76,7 +76,8 @@ def test_every_other_field_is_sent_at_once_and_kept() -> None:
         with_field = output("a", 2)
         setattr(with_field, name, ["set"])
         (sent,) = joiner.join([with_field], requests)
-        assert sent.new_token_ids == [1, 2]
+        is_first = name == "prefill_stats"  # then the output before is not the same request's
+        assert sent.new_token_ids == ([2] if is_first else [1, 2])
         assert getattr(sent, name) == ["set"]
 
 
@@ -94,8 +95,27 @@ def test_what_an_aborted_request_left_is_forgotten() -> None:
     joiner, requests = joined_outputs.OutputJoiner(), {"a": request(), "b": request()}
     assert joiner.join([output("a", 1), output("b", 2)], requests) == []
     del requests["a"]
-    assert joiner.join([output("b", 3)], requests) == []
+    assert joiner.join([], requests) == []
     assert joiner._held_back.keys() == {"b"}
+
+
+def test_an_aborted_request_leaves_nothing_to_another_with_its_id() -> None:
+    """vLLM makes ids unique, unless ``VLLM_DISABLE_REQUEST_ID_RANDOMIZATION`` is set."""
+    joiner, requests = joined_outputs.OutputJoiner(), {"a": request()}
+    joiner.join([output("a", 1), output("a", 2)], requests)
+    (first,) = joiner.join([output("a", 3, prefill_stats=["the first output has them"])], requests)
+    assert first.new_token_ids == [3]
+
+
+def test_requests_of_one_step_are_sent_in_different_steps() -> None:
+    names = [f"{i}" for i in range(2 * MAX_STEPS)]
+    joiner, requests = joined_outputs.OutputJoiner(), {name: request() for name in names}
+    steps = [
+        joiner.join([output(name, token) for name in names], requests)
+        for token in range(4 * MAX_STEPS)
+    ]
+    assert [len(step) for step in steps] == [2] * len(steps)
+    assert max(len(one.new_token_ids) for step in steps for one in step) == MAX_STEPS
 
 
 STEPS = st.lists(

@@ -1,0 +1,115 @@
+"""A process that Python's fork server makes, in the state that one started anew would have."""
+
+import atexit
+import ctypes
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerProcess, SpawnProcess
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Self
+
+import structlog
+
+_CUDA_TIMEOUT_S = 60
+_MOST_THREADS = 1024
+_log = structlog.get_logger()
+
+
+def fork_server_pid() -> int | None:
+    """Process id of the fork server; None if there is none, or if it has ended."""
+    pid: int | None = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid is None:
+        return None
+    try:
+        # The fork server's own code collects its exit status.
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return pid if ended is None else None
+
+
+def forks_can_use_cuda() -> bool:
+    """Whether CUDA can be initialized in a fork of this process; True where it is not installed."""
+    pid = os.fork()
+    if pid == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_CUDA_TIMEOUT_S)
+        result = 0
+        with suppress(OSError):  # no driver
+            result = ctypes.CDLL("libcuda.so.1").cuInit(0)
+        os._exit(min(result, 1))
+    _, status = os.waitpid(pid, 0)
+    return status == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Inherited:
+    """What a new program would inherit from the process that starts it."""
+
+    environment: dict[str, str]
+    open_files: tuple[int, int]
+    """Soft and hard limit."""
+
+    @classmethod
+    def of_this_process(cls) -> Self:
+        return cls(
+            environment=dict(os.environ),
+            open_files=resource.getrlimit(resource.RLIMIT_NOFILE),
+        )
+
+    def take_over(self) -> None:
+        """In the fork: the same environment and limit, and no signal handler of the fork server's."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with suppress(OSError, ValueError):  # it only may not be raised
+            resource.setrlimit(resource.RLIMIT_NOFILE, self.open_files)
+        name = "OMP_NUM_THREADS"
+        before, now = os.environ.get(name, ""), self.environment.get(name, "")
+        os.environ.clear()
+        os.environ.update(self.environment)
+        if now != before and now.isdecimal() and 0 < int(now) <= _MOST_THREADS:
+            # PyTorch has read the variable already, and vLLM sets it just for the engine's start.
+            import torch  # noqa: PLC0415
+
+            torch.set_num_threads(int(now))
+
+
+class EngineProcess(ForkServerProcess):
+    """A fork of the fork server, or a process started anew if that has ended."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled so that the environment is set before anything else is read."""
+        return _restored, (_Inherited.of_this_process(), bytes(ForkingPickler.dumps(vars(self))))
+
+    def run(self) -> None:
+        """In the new process."""
+        try:
+            super().run()
+        finally:
+            if sys.version_info < (3, 13):  # later versions do so
+                atexit._run_exitfuncs()
+
+    @staticmethod
+    def _Popen(process: BaseProcess) -> Any:
+        try:
+            # Asked for a process, a fork server that has ended would start again, import again and end again.
+            if fork_server_pid() is not None:
+                return ForkServerProcess._Popen(process)
+            reason = "the fork server has ended"
+        except (EOFError, OSError) as error:
+            reason = f"the fork server has ended: {error!r}"
+        _log.warning("engine_imports_again", because_of=reason)
+        return SpawnProcess._Popen(process)
+
+
+def _restored(inherited: _Inherited, state: bytes) -> EngineProcess:
+    inherited.take_over()
+    process = EngineProcess.__new__(EngineProcess)
+    vars(process).update(ForkingPickler.loads(state))
+    return process
