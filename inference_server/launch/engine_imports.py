@@ -21,7 +21,7 @@ from inference_server.launch.engine_process import EngineProcess, fork_server_pi
 
 METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
 """With it, the user chooses how vLLM starts processes."""
-_MODULES = ("inference_server.vllm.engine_modules",)
+_MODULES = ("inference_server.launch.engine_modules",)
 # The dynamic linker reads them when a program starts, which a fork does not.
 _LINKER_VARIABLES = ("LD_LIBRARY_PATH", "LD_PRELOAD")
 _log = structlog.get_logger()
