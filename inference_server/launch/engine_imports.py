@@ -1,26 +1,26 @@
 """Imports the engine's modules in a second process while the server imports them, and forks the engine from there.
 
 vLLM's engine is a process of its own, which vLLM starts when it knows the configuration. This process would then import
-thousands of modules, as the server did before it: with a tiny model these are 8 of the 18 s until the server answers.
+thousands of modules, as the server did before it: with a tiny model these are 8 of the 17 s until the server answers.
 Python's fork server imports them at the same time as the server does. It runs nothing else and does not use the device,
-so that a fork of it can. Where that does not work, vLLM starts the engine as it would without this module.
+so that its forks can use it. Where that does not work, vLLM starts the engine as it would without this module.
 """
 
 import multiprocessing
 import os
-import signal
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Any, Self
 
 import structlog
 
-from inference_server.launch.engine_process import EngineProcess, fork_server_pid
+from inference_server.launch.engine_process import EngineProcess, end_fork_server
 
 METHOD_VARIABLE = "VLLM_WORKER_MULTIPROC_METHOD"
-"""With it, the user chooses how vLLM starts processes."""
+"""With it, the user chooses how vLLM starts processes; vLLM itself sets it later."""
 _MODULES = ("inference_server.launch.engine_modules",)
 # The dynamic linker reads them when a program starts, which a fork does not.
 _LINKER_VARIABLES = ("LD_LIBRARY_PATH", "LD_PRELOAD")
@@ -52,7 +52,9 @@ class EngineImports:
         multiprocessing.set_forkserver_preload(list(modules))
         linker = {name: os.environ.get(name) for name in _LINKER_VARIABLES}
         try:
-            with _changed(environment):
+            # The fork server is `python -c`, which would look for modules in the current folder first.
+            path = os.pathsep.join(map(os.path.abspath, sys.path))
+            with _changed({**environment, "PYTHONSAFEPATH": "1", "PYTHONPATH": path}):
                 forkserver.ensure_running()
         except OSError as error:  # no socket can be bound in the folder for temporary files
             _log.info("engine_imports_again", because_of=f"no fork server: {error}")
@@ -81,10 +83,8 @@ class EngineImports:
         return context
 
     def end(self) -> None:
-        """Ends the fork server, which holds hundreds of megabytes, if no engine comes from it."""
-        if (pid := fork_server_pid()) is not None:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """Ends the fork server, if no engine comes from it."""
+        end_fork_server()
 
 
 class _EngineContext(ForkServerContext):

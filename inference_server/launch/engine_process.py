@@ -2,10 +2,12 @@
 
 import atexit
 import ctypes
+import logging
 import os
 import resource
 import signal
 import sys
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
@@ -34,6 +36,13 @@ def fork_server_pid() -> int | None:
     return pid if ended is None else None
 
 
+def end_fork_server() -> None:
+    """Ends it, since it holds hundreds of megabytes; does nothing if there is none."""
+    if (pid := fork_server_pid()) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def forks_can_use_cuda() -> bool:
     """Whether CUDA can be initialized in a fork of this process; True where it is not installed."""
     pid = os.fork()
@@ -43,7 +52,10 @@ def forks_can_use_cuda() -> bool:
         result = 0
         with suppress(OSError):  # no driver
             result = ctypes.CDLL("libcuda.so.1").cuInit(0)
-        os._exit(min(result, 1))
+        # PyTorch has a flag of its own, which any question for the number of devices sets.
+        torch = sys.modules.get("torch")
+        is_refused = torch is not None and torch.cuda._is_in_bad_fork()
+        os._exit(result != 0 or is_refused)
     _, status = os.waitpid(pid, 0)
     return status == 0
 
@@ -64,10 +76,10 @@ class _Inherited:
         )
 
     def take_over(self) -> None:
-        """In the fork: the same environment and limit, and no signal handler of the fork server's."""
+        """In the fork: the same environment and limit of open files, and no signal handler of the fork server's."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with suppress(OSError, ValueError):  # it only may not be raised
+        with suppress(OSError, ValueError):  # the hard limit may be lowered, not raised
             resource.setrlimit(resource.RLIMIT_NOFILE, self.open_files)
         name = "OMP_NUM_THREADS"
         before, now = os.environ.get(name, ""), self.environment.get(name, "")
@@ -84,15 +96,16 @@ class EngineProcess(ForkServerProcess):
     """A fork of the fork server, or a process started anew if that has ended."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled so that the environment is set before anything else is read."""
+        """Pickled so that the environment is set before the process's own state is read."""
         return _restored, (_Inherited.of_this_process(), bytes(ForkingPickler.dumps(vars(self))))
 
-    def run(self) -> None:
-        """In the new process."""
+    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+        """Runs the process; then its exit handlers, which a fork server's processes skip before Python 3.13."""
         try:
-            super().run()
+            exit_code: int = super()._bootstrap(parent_sentinel)  # type: ignore[misc]  # not in the stubs
+            return exit_code
         finally:
-            if sys.version_info < (3, 13):  # later versions do so
+            if sys.version_info < (3, 13):
                 atexit._run_exitfuncs()
 
     @staticmethod
@@ -103,13 +116,20 @@ class EngineProcess(ForkServerProcess):
                 return ForkServerProcess._Popen(process)
             reason = "the fork server has ended"
         except (EOFError, OSError) as error:
-            reason = f"the fork server has ended: {error!r}"
+            reason = f"no process from the fork server: {error!r}"
+        end_fork_server()
         _log.warning("engine_imports_again", because_of=reason)
         return SpawnProcess._Popen(process)
 
 
 def _restored(inherited: _Inherited, state: bytes) -> EngineProcess:
     inherited.take_over()
+    if sys.version_info >= (
+        3,
+        13,
+    ):  # there, the fork server forgets the handlers of what it imported
+        atexit.register(logging.shutdown)
+        atexit.register(weakref.finalize._exitfunc)
     process = EngineProcess.__new__(EngineProcess)
     vars(process).update(ForkingPickler.loads(state))
     return process

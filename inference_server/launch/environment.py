@@ -36,7 +36,7 @@ def set_defaults(environment: Mapping[str, str]) -> None:
 
 
 def expected_engine_environment(model: str) -> dict[str, str]:
-    """The variables that the engine reads as its modules are imported, from what is known before vLLM is.
+    """The variables that the engine reads as its modules are imported, from what is known before vLLM is imported.
 
     Args:
         model: A folder or a Hub id.
@@ -45,7 +45,9 @@ def expected_engine_environment(model: str) -> dict[str, str]:
         return {**gpu.ENVIRONMENT, **_set_by_user(gpu.ENVIRONMENT)}
     environment = cpu_environment(_hidden_size(model))
     environment |= _set_by_user(environment)
-    return environment | {LIBRARIES_VARIABLE: loaded_first(os.environ.get(LIBRARIES_VARIABLE, ""))}
+    if libraries := loaded_first(os.environ.get(LIBRARIES_VARIABLE, "")):
+        environment[LIBRARIES_VARIABLE] = libraries
+    return environment
 
 
 def _set_by_user(names: Mapping[str, str]) -> dict[str, str]:

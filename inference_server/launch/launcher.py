@@ -72,9 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             imports = None
             if METHOD_VARIABLE not in os.environ:
                 imports = EngineImports.start(expected_engine_environment(settings.model))
-            # vllm takes many seconds to import.
-            from inference_server.launch.vllm_server import serve  # noqa: PLC0415
-
+            try:
+                # vllm takes many seconds to import.
+                from inference_server.launch.vllm_server import serve  # noqa: PLC0415
+            except Exception:
+                # A library's code may turn the SystemExit into an error of its own, or ignore it.
+                if not is_stopped:
+                    raise
+            if is_stopped:
+                return 0
             serve(settings.model_copy(update={"state_dir": state_dir}), vllm_flags, imports)
     except SettingsError as error:
         for line in error.lines:
@@ -83,10 +89,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EngineDied as error:
         print(f"inference_server: {error}", file=sys.stderr)  # noqa: T201
         return _FAILED_EXIT_CODE
-    except Exception:
-        # In the middle of an import, a library's code may turn the SystemExit into an error of its own.
-        if not is_stopped:
-            raise
     return 0
 
 

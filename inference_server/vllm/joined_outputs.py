@@ -37,10 +37,13 @@ def with_joined_outputs(original: Update) -> Update:
 
     @wraps(original)
     def update(scheduler: Any, *arguments: Any, **keywords: Any) -> dict[int, Any]:
-        joiner = vars(scheduler).setdefault("output_joiner", OutputJoiner())
+        if not hasattr(scheduler, "output_joiner"):
+            scheduler.output_joiner = OutputJoiner()
+        joiner = scheduler.output_joiner
         by_front_end = original(scheduler, *arguments, **keywords)
         for sent in by_front_end.values():
             sent.outputs = joiner.join(sent.outputs, scheduler.requests)
+        joiner.forget_all_but(scheduler.requests)
         return by_front_end
 
     return update
@@ -68,7 +71,7 @@ class OutputJoiner:
     def join(
         self, outputs: list[EngineCoreOutput], requests: dict[str, Any]
     ) -> list[EngineCoreOutput]:
-        """What to send of a step's outputs.
+        """What to send of a step's outputs to one front end.
 
         Args:
             outputs: One per request.
@@ -91,9 +94,12 @@ class OutputJoiner:
             if not can_wait or len(held.outputs) >= held.max_steps:
                 to_send += joined(held.outputs)
                 held.outputs, held.max_steps = [], MAX_STEPS
-        for name in self._held_back.keys() - requests.keys():  # finished or aborted
-            del self._held_back[name]
         return to_send
+
+    def forget_all_but(self, requests: dict[str, Any]) -> None:
+        """Drops what finished and aborted requests left, once all front ends have a step's outputs."""
+        for name in self._held_back.keys() - requests.keys():
+            del self._held_back[name]
 
 
 def joined(outputs: list[EngineCoreOutput]) -> list[EngineCoreOutput]:

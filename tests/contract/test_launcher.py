@@ -370,11 +370,13 @@ import os, signal, sys, types
 class Importing(types.ModuleType):
     def __getattr__(self, name):
         if name == "serve":
-            if sys.argv[1] == "stopped":
-                try:
+            try:
+                if sys.argv[1] != "failed":
                     os.kill(os.getpid(), signal.SIGTERM)
-                except SystemExit as error:
-                    raise RuntimeError("a library's own error") from error
+            except SystemExit as error:
+                if sys.argv[1] == "ignored":
+                    return lambda *arguments: print("serves")
+                raise RuntimeError("a library's own error") from error
             raise RuntimeError("a library's own error")
         raise AttributeError(name)
 
@@ -387,8 +389,8 @@ sys.exit(main(["--model", sys.argv[2], "--port", str(free_port())]))
 """
 
 
-@pytest.mark.parametrize(("what", "exit_code"), [("stopped", 0), ("failed", 1)])
-def test_a_stop_that_a_library_turns_into_an_error_is_a_stop(
+@pytest.mark.parametrize(("what", "exit_code"), [("stopped", 0), ("ignored", 0), ("failed", 1)])
+def test_a_stop_that_a_library_ignores_or_turns_into_an_error_is_a_stop(
     tmp_path: Path, what: str, exit_code: int
 ) -> None:
     (tmp_path / "config.json").write_text("{}")
@@ -396,6 +398,7 @@ def test_a_stop_that_a_library_turns_into_an_error_is_a_stop(
         [sys.executable, "-c", INTERRUPTED, what, str(tmp_path)], capture_output=True, text=True
     )
     assert (result.returncode, "Traceback" in result.stderr) == (exit_code, exit_code == 1)
+    assert "serves" not in result.stdout
 
 
 @pytest.mark.parametrize(

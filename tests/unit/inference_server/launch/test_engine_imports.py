@@ -12,20 +12,29 @@ import pytest
 from inference_server.launch.engine_imports import EngineImports
 
 SCRIPT = """
-import json, multiprocessing, os, resource, signal, sys
+import atexit, json, multiprocessing, os, resource, signal, sys, weakref
 from inference_server.launch.engine_imports import EngineImports
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
+class Kept:
+    pass
+
+KEPT = Kept()
+
 def report(path):
+    atexit.register(lambda: open(path + ".exit", "w").close())
+    weakref.finalize(KEPT, lambda: open(path + ".finalized", "w").close())
     state = {name: os.environ.get(name) for name in ("EARLY", "LATE", "GONE")}
     state["parent"] = os.getppid()
     state["open_files"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     state["handles_stops"] = [signal.getsignal(stop) is not signal.SIG_IGN for stop in STOPS]
     state["was_imported"] = "imported_early" in sys.modules
     state["seen_while_imported"] = getattr(sys.modules.get("imported_early"), "SEEN", None)
+    state["threads"] = getattr(sys.modules.get("torch"), "get_num_threads", int)()
     with open(path, "w") as file:
         json.dump(state, file)
+    sys.exit(3)
 
 if __name__ == "__main__":
     os.environ["GONE"] = "here"
@@ -60,11 +69,15 @@ def run(
     (folder / "imported_early.py").write_text(IMPORTED)
     (folder / "ends_at_once.py").write_text("import sys\nsys.exit('no fork server')\n")
     script, answer = folder / "script.py", folder / "answer.json"
+    # Found first by a program that looks in the current folder, unlike the script.
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "imported_early.py").write_text("SEEN = 'another module of this name'\n")
     script.write_text(SCRIPT)
     result = subprocess.run(
         [sys.executable, str(script), module, early, str(answer), json.dumps(now or {})],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        cwd=folder,
+        cwd=elsewhere,
         capture_output=True,
         text=True,
         timeout=120,
@@ -72,7 +85,9 @@ def run(
     assert result.returncode == 0, result.stderr
     state: dict[str, Any] = json.loads(answer.read_text())
     started = json.loads(result.stdout.splitlines()[-1])
-    assert started["exit_code"] == 0
+    assert started["exit_code"] == 3
+    assert answer.with_suffix(".json.exit").exists()
+    assert answer.with_suffix(".json.finalized").exists()
     return {**state, "starter": started["pid"], "log": result.stdout + result.stderr}
 
 
@@ -89,13 +104,17 @@ def test_a_process_has_the_modules_of_the_fork_server_and_todays_environment(
     assert "engine_imports_again" not in state["log"]
 
 
-@pytest.mark.parametrize(
-    "threads", ["0", "-1", "99999999999", "two", ""], ids=lambda value: value or "empty"
-)
-def test_a_number_of_threads_that_is_none_is_left_to_the_libraries(
+@pytest.mark.parametrize("threads", ["0", "-1", "99999999999", "two"])
+def test_an_invalid_number_of_threads_is_left_to_the_libraries(
     tmp_path: Path, threads: str
 ) -> None:
     assert run(tmp_path, now={"OMP_NUM_THREADS": threads})["was_imported"]
+
+
+def test_pytorch_uses_the_number_of_threads_that_is_set_at_the_start(tmp_path: Path) -> None:
+    state = run(tmp_path, module="torch", now={"OMP_NUM_THREADS": "3"})
+    assert state["threads"] == 3
+    assert state["parent"] != state["starter"]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +122,7 @@ def test_a_number_of_threads_that_is_none_is_left_to_the_libraries(
     [
         ({"early": "otherwise"}, "EARLY"),
         ({"now": {"LD_LIBRARY_PATH": "/somewhere/else"}}, "LD_LIBRARY_PATH"),
-        ({"module": "ends_at_once"}, "the fork server has ended"),
+        ({"module": "ends_at_once"}, "the fork server"),
     ],
     ids=["imported with another environment", "other libraries", "ended"],
 )
@@ -131,6 +150,7 @@ def test_a_folder_for_temporary_files_without_room_for_a_socket_is_no_error(tmp_
         env={**os.environ, "TMPDIR": str(deep)},
         capture_output=True,
         text=True,
+        timeout=120,
     )
     assert result.stdout.splitlines()[-1] == "None", result.stderr
     assert "no fork server" in result.stdout

@@ -95,7 +95,7 @@ def test_what_an_aborted_request_left_is_forgotten() -> None:
     joiner, requests = joined_outputs.OutputJoiner(), {"a": request(), "b": request()}
     assert joiner.join([output("a", 1), output("b", 2)], requests) == []
     del requests["a"]
-    assert joiner.join([], requests) == []
+    joiner.forget_all_but(requests)
     assert joiner._held_back.keys() == {"b"}
 
 
@@ -105,6 +105,23 @@ def test_an_aborted_request_leaves_nothing_to_another_with_its_id() -> None:
     joiner.join([output("a", 1), output("a", 2)], requests)
     (first,) = joiner.join([output("a", 3, prefill_stats=["the first output has them"])], requests)
     assert first.new_token_ids == [3]
+
+
+def test_each_front_end_gets_what_its_requests_held_back() -> None:
+    scheduler = SimpleNamespace(requests={"a": request(), "b": request()})
+
+    def update(scheduler: Any, *, ends: bool) -> dict[int, Any]:
+        if ends:
+            scheduler.requests = {"a": scheduler.requests["a"]}
+        made = {0: output("a", 1), 1: output("b", 2, finish_reason=end() if ends else None)}
+        return {front_end: SimpleNamespace(outputs=[one]) for front_end, one in made.items()}
+
+    joined_update = joined_outputs.with_joined_outputs(update)
+    assert [sent.outputs for sent in joined_update(scheduler, ends=False).values()] == [[], []]
+    first, second = joined_update(scheduler, ends=True).values()
+    assert first.outputs == []
+    assert tokens_of(second.outputs) == [[2, 2]]
+    assert scheduler.output_joiner._held_back.keys() == {"a"}
 
 
 def test_requests_of_one_step_are_sent_in_different_steps() -> None:
@@ -147,6 +164,7 @@ def test_the_front_end_gets_every_token_and_logprob_in_order(
         receive(joiner.join(made, requests))
     ends = [output(name, -1, width=width, finish_reason=end()) for name in "abc"]
     receive(joiner.join(ends, {}))
+    joiner.forget_all_but({})
     for name in "abc":
         assert sent[name] == [*sampled[name], -1]
         assert logprobs[name] == ([-float(token) for token in sent[name]] if width else [])
