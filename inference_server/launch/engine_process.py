@@ -124,10 +124,8 @@ class EngineProcess(ForkServerProcess):
 
 def _restored(inherited: _Inherited, state: bytes) -> EngineProcess:
     inherited.take_over()
-    if sys.version_info >= (
-        3,
-        13,
-    ):  # there, the fork server forgets the handlers of what it imported
+    if sys.version_info >= (3, 13):
+        # There, the fork server's processes forget the handlers of the modules that it imported.
         atexit.register(logging.shutdown)
         atexit.register(weakref.finalize._exitfunc)
     process = EngineProcess.__new__(EngineProcess)
