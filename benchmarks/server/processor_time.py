@@ -11,10 +11,9 @@ FRONT_END, ENGINE, OTHERS = "front end", "engine", "other threads"
 def thread_seconds(pid: int) -> Counter[str]:
     """Processor seconds so far of the server's main thread, of the engine's main threads, and of all other threads.
 
-    The fork server and other helper processes count as the engine; they do nothing while tokens are sampled.
-
     The front end handles HTTP, and every message from the engine. The engine's main thread schedules and launches the
-    model; on a CPU it computes it too, and on a GPU it may also count the time in which it waits for the card.
+    model; on a CPU it computes it too, and on a GPU it may also count the time in which it waits for the card. The fork
+    server and other helper processes count as the engine; they do nothing while tokens are sampled.
     """
     root = psutil.Process(pid)
     seconds: Counter[str] = Counter()

@@ -68,7 +68,7 @@ class EngineImports:
         from vllm.v1.engine import utils  # noqa: PLC0415
 
         if in_wsl():  # NVML does not work in a fork there, according to vLLM
-            self.end()
+            self.end("WSL")
             return
         original = utils.get_mp_context
         utils.get_mp_context = lambda: self.context(original())
@@ -78,12 +78,12 @@ class EngineImports:
         other = [name for name, value in self._environment.items() if os.environ.get(name) != value]
         if not other:
             return _EngineContext()
-        _log.info("engine_imports_again", because_of=other)
-        self.end()
+        self.end(other)
         return context
 
-    def end(self) -> None:
-        """Ends the fork server, if no engine comes from it."""
+    def end(self, because_of: object) -> None:
+        """Ends the fork server since no engine comes from it, and logs the reason."""
+        _log.info("engine_imports_again", because_of=because_of)
         end_fork_server()
 
 

@@ -95,7 +95,7 @@ def serve(
         adjust_for_gpu(args, settings, vllm_flags)
     if engine_imports is not None:
         if args.numa_bind:  # vLLM starts the process by another program then
-            engine_imports.end()
+            engine_imports.end("--numa-bind")
         else:
             engine_imports.use()
     try:

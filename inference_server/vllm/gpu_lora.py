@@ -1,9 +1,9 @@
 """LoRA's metadata on a GPU, computed on the CPU so that nothing waits for the GPU.
 
 Whenever a batch changes, such as when a completion ends, vLLM 0.32 sorts and counts its tokens by adapter on the GPU and
-reads the results back, several times (``punica_gpu.py``: "TODO avoid gpu<->cpu sync here"). Each read waits until the GPU has
-finished the step before, and the GPU then waits for the next one. What is sorted is known on the CPU, and is a few
-hundred numbers in a step of generation.
+reads the results back, several times (``punica_gpu.py``: "TODO avoid gpu<->cpu sync here"). Each read waits until the
+GPU has finished the step before, and the GPU then waits for the next one. What is sorted is known on the CPU, and is a
+few hundred numbers in a step of generation.
 """
 
 from bisect import bisect_left
