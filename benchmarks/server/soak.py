@@ -8,11 +8,11 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-import psutil
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from benchmarks.memory import memory_mib
 from benchmarks.server.workload import FLAGS, fresh_questions, save_adapter
 from inference_server.launch.server_process import ServerProcess, running_server
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
@@ -49,7 +49,7 @@ async def soak(
     """Push under load; returns some groups, to check which version generated them."""
     questions, groups, num_failed, checked = fresh_questions(), 0, 0, []
     most_loaded = most_on_disk = 0
-    rss_mib: list[float] = []
+    used_mib: list[float] = []
     async with ArmsClient(ServerConfig(url=server.url)) as client:
         await client.push_adapter(0, adapters[0])
 
@@ -78,19 +78,20 @@ async def soak(
             status = await client.status()
             most_loaded = max(most_loaded, len(status.versions))
             most_on_disk = max(most_on_disk, versions_on_disk(state))
-            rss_mib.append(memory_mib(server))
+            used_mib.append(memory_mib(server.process.pid))
             if version % 50 == 0:
                 print(
-                    f"pushes {version:4}  groups {groups:6}  RSS {rss_mib[-1]:7.0f} MiB", flush=True
+                    f"pushes {version:4}  groups {groups:6}  memory {used_mib[-1]:7.0f} MiB",
+                    flush=True,
                 )
         for sampler in samplers:
             sampler.cancel()
         await asyncio.gather(*samplers, return_exceptions=True)
-    after_50 = sum(rss_mib[45:55]) / len(rss_mib[45:55])
-    at_end = sum(rss_mib[-10:]) / len(rss_mib[-10:])
+    after_50 = sum(used_mib[45:55]) / len(used_mib[45:55])
+    at_end = sum(used_mib[-10:]) / len(used_mib[-10:])
     print(f"most versions in the engine {most_loaded}, on disk {most_on_disk}")
     print(
-        f"RSS after 50 pushes {after_50:.0f} MiB, at the end {at_end:.0f}: {at_end / after_50 - 1:+.1%}"
+        f"memory after 50 pushes {after_50:.0f} MiB, at the end {at_end:.0f}: {at_end / after_50 - 1:+.1%}"
     )
     print(f"{groups} groups, {num_failed} failed")
     return checked
@@ -98,13 +99,6 @@ async def soak(
 
 def versions_on_disk(state: Path) -> int:
     return len(list(state.glob("policy-*")))
-
-
-def memory_mib(server: ServerProcess) -> float:
-    """Resident memory of the server and its engine together."""
-    root = psutil.Process(server.process.pid)
-    rss_bytes: int = sum(p.memory_info().rss for p in (root, *root.children(recursive=True)))
-    return rss_bytes / 2**20
 
 
 def check_logprobs(model: Path, adapters: list[Path], groups: list[ArmGroup]) -> None:

@@ -15,8 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
+from benchmarks.memory import memory_mib
 from inference_server.launch.server_process import ServerProcess, running_server
 
 SVG = Path(__file__).with_suffix(".svg")
@@ -50,8 +49,8 @@ class Reading:
 
 
 LINES = {
-    "trainer_mib": ("trainer, MiB of RSS", "#1f77b4"),
-    "server_mib": ("server and engine, MiB of RSS", "#d62728"),
+    "trainer_mib": ("trainer, MiB of memory", "#1f77b4"),
+    "server_mib": ("server and engine, MiB of memory", "#d62728"),
     "run_mib": ("checkpoints and adapters, MiB on disk", "#2ca02c"),
     "records_mib": ("journal, rollouts, metrics, TensorBoard, MiB on disk", "#9467bd"),
 }
@@ -131,16 +130,6 @@ def read(step: int, trainer: int, server: int, run: Path, state: Path) -> Readin
 
 def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
-
-
-def memory_mib(pid: int) -> float:
-    """Resident memory of a process and its descendants."""
-    try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
-        return float(sum(process.memory_info().rss for process in processes)) / 2**20
-    except psutil.NoSuchProcess:
-        return 0.0
 
 
 def disk_mib(folder: Path) -> float:
