@@ -37,13 +37,16 @@ def main() -> None:
         part = Part(**json.loads(arguments.part))
         print(json.dumps(attempt(part, torch.device(arguments.device), arguments.rounds)))
         return
+    has_failed = False
     if not arguments.table:
         parts = selected(arguments)
         if arguments.list:
             print("\n".join(part.name for part in parts))
             return
-        run_parts(parts, arguments)
+        has_failed = run_parts(parts, arguments)
     show(records(arguments.results))
+    if has_failed:
+        sys.exit(1)
 
 
 def parse() -> argparse.Namespace:
@@ -83,24 +86,27 @@ def selected(arguments: argparse.Namespace) -> list[Part]:
     return [p for p in parts if ATTENTIONS[p.attention] is None or p.budget == middle]
 
 
-def run_parts(parts: Sequence[Part], arguments: argparse.Namespace) -> None:
-    """Do the parts that have no record on this device, as long as there is time for the next one."""
+def run_parts(parts: Sequence[Part], arguments: argparse.Namespace) -> bool:
+    """Do the parts that have no record on this device, as long as there is time for the next one.
+
+    Returns whether one failed, for another reason than too little memory or a kernel that refuses the part.
+    """
     device = device_name(arguments.device)
     done = {(r["name"], r["device"]) for r in records(arguments.results) if r["status"] != "failed"}
     left = [part for part in parts if (part.name, device) not in done]
-    started, longest_s = time.monotonic(), 0.0
+    started, longest_s, has_failed = time.monotonic(), 0.0, False
     for i, part in enumerate(left):
         rest_s = arguments.limit_s - (time.monotonic() - started)
         if i and rest_s < 1.5 * longest_s:
             print(f"{len(left) - i} parts are left: run it again")
-            return
+            break
         print(f"{part.name} … ", end="", flush=True)
         began = time.monotonic()
         record = in_process(part, arguments, max(1.0, rest_s))
         if record["status"] == "too long" and i:
             # The part had only the rest of the time; the next call begins with it.
             print(f"cut short; {len(left) - i} parts are left: run it again")
-            return
+            break
         longest_s = max(longest_s, time.monotonic() - began)
         record |= {"name": part.name, "device": device, **asdict(part)}
         record |= {"seconds": time.monotonic() - began, "torch": torch.__version__}
@@ -110,6 +116,8 @@ def run_parts(parts: Sequence[Part], arguments: argparse.Namespace) -> None:
             file.flush()
             os.fsync(file.fileno())
         print(f"{record['status']}, {record['seconds']:.0f} s", flush=True)
+        has_failed |= record["status"] == "failed"
+    return has_failed
 
 
 def in_process(part: Part, arguments: argparse.Namespace, limit_s: float) -> dict[str, Any]:
