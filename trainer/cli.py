@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from inference_server.wire.hardware.prerequisites import installed_version
-from inference_server.wire.settings_sources import presets, program_name
+from inference_server.wire.settings.sources import presets, program_name
 from regime_w import RewardConfig
 from trainer.commands import actions
 from trainer.commands.completion import FLAG, completion, flags_of

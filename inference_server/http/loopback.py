@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from inference_server.errors import Forbidden
 from inference_server.http.auth import PLAYGROUND_PATH
 from inference_server.http.errors import refuse
-from inference_server.wire.serve_config import names_loopback
+from inference_server.wire.settings.serve import names_loopback
 
 _WITH_A_KEY = "to allow it, set REGIME_W_API_KEY and send it as 'Authorization: Bearer KEY'"
 # "none" is sent for an address that the user typed.

@@ -24,8 +24,8 @@ from inference_server.wire.hardware.prerequisites import (
     installed_version,
     missing_server_prerequisites,
 )
-from inference_server.wire.serve_config import is_loopback
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
+from inference_server.wire.settings.serve import is_loopback
 
 _USAGE_EXIT_CODE = 2
 _FAILED_EXIT_CODE = 1

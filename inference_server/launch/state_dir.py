@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from inference_server.adapters.storage import INCOMING_PREFIX, RECORD_FILE, remove_path
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from contextlib import suppress
 from transformers import AutoTokenizer
 
 from inference_server.wire.prompt_frames import TEMPLATE_VARIABLES
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 
 
 def set_template_variables(args: argparse.Namespace) -> None:

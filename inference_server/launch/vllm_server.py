@@ -45,7 +45,7 @@ from inference_server.wire.flags.errors import flag_suggestion
 from inference_server.wire.flags.reading import given_flags
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.model_config import why_not_text_only
-from inference_server.wire.settings_errors import SettingsError, first_line, known_keys
+from inference_server.wire.settings.errors import SettingsError, first_line, known_keys
 
 _BASE_ALIAS = "base"
 _NO_GPU = (

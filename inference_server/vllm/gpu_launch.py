@@ -18,7 +18,7 @@ from inference_server.wire.hardware.model_config import (
     SlidingLayers,
     context_tokens,
 )
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 
 _HALF = 2
 _log = structlog.get_logger()

@@ -12,7 +12,7 @@ import pytest
 from inference_server.launch.launcher import main
 from inference_server.launch.state_dir import claim_state_dir
 from inference_server.settings import Settings, read_settings
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from inference_server.http.routes import attach_routes
 from inference_server.settings import Settings
-from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION, VLLM_KEYS
+from inference_server.wire.settings.serve import VLLM_GPU_MEMORY_UTILIZATION, VLLM_KEYS
 from trainer.cli import COMMANDS
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig, RunConfig, TrainConfig

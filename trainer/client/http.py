@@ -15,7 +15,7 @@ import httpx
 import stamina
 from pydantic import BaseModel, ValidationError
 
-from inference_server.wire.serve_config import is_loopback
+from inference_server.wire.settings.serve import is_loopback
 from trainer.client.answers import (
     ACCEPTED_ENCODINGS,
     MAX_BODY_BYTES,

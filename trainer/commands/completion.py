@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel
 
-from inference_server.wire.serve_config import ServeConfig
-from inference_server.wire.settings_errors import known_keys
-from inference_server.wire.settings_model import positionals
-from inference_server.wire.settings_sources import presets
+from inference_server.wire.settings.errors import known_keys
+from inference_server.wire.settings.model import positionals
+from inference_server.wire.settings.serve import ServeConfig
+from inference_server.wire.settings.sources import presets
 from trainer.config.run import SHORT_FLAGS
 from trainer.errors import UsageError
 

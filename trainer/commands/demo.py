@@ -16,7 +16,7 @@ from rich.text import Text
 
 from inference_server.launch.server_process import ServerFailed, ServerProcess, free_port
 from inference_server.wire.hardware.prerequisites import missing_server_prerequisites
-from inference_server.wire.settings_sources import presets
+from inference_server.wire.settings.sources import presets
 from trainer.config.loading import load_config
 from trainer.config.sections import DemoCommand, ServerConfig, SFTRunConfig, TrainConfig
 from trainer.console.progress import step_lines

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, model_
 
 from inference_server.wire.prompt_options import PromptFormatChoice, StopStrings
 from inference_server.wire.schemas import MAX_ARMS, MIN_TEMPERATURE
-from inference_server.wire.settings_model import SettingsModel
+from inference_server.wire.settings.model import SettingsModel
 from regime_w import ArmSpec, RewardConfig, build_all_arms
 from regime_w.arms import ARM_SETS, named_arms
 from trainer.config.base import Section, Seed

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from inference_server.wire.serve_config import ServeConfig
+from inference_server.wire.settings.serve import ServeConfig
 from trainer.config.asking import CollectConfig, DiffCommand, EvaluationConfig, SampleConfig
 from trainer.config.base import CommandConfig, Device, Section
 from trainer.config.data import DataConfig

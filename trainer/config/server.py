@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from inference_server.wire.serve_config import ApiKey
+from inference_server.wire.settings.serve import ApiKey
 from trainer.config.base import Section
 
 

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.prompt_options import NotBlank
-from inference_server.wire.serve_config import ServeConfig
+from inference_server.wire.settings.serve import ServeConfig
 from trainer.config.base import CommandConfig, Device
 from trainer.config.policy import PolicyConfig
 from trainer.config.sft import SFTConfig

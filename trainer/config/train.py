@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from inference_server.wire.settings_model import NULL
+from inference_server.wire.settings.model import NULL
 from trainer.config.base import CommandConfig, Section
 from trainer.config.data import DataConfig, is_built_in
 from trainer.config.policy import PolicyConfig

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import suppress
 
-from inference_server.wire.settings_errors import first_line
+from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import DoctorConfig
 from trainer.data.held_out import is_on_hub, require_held_out
 from trainer.data.sources import load_records, require_source

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from inference_server.wire.base_files import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
-from inference_server.wire.settings_errors import first_line
+from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import DoctorConfig, PolicyConfig
 from trainer.console.advice import low_learning_rate
 from trainer.doctor.data import check_data, check_prompts

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
-from inference_server.wire.serve_config import VLLM_GPU_MEMORY_UTILIZATION
+from inference_server.wire.settings.serve import VLLM_GPU_MEMORY_UTILIZATION
 from trainer.config.sections import Role, ServeConfig, TrainConfig
 from trainer.doctor.layer_memory import BFLOAT16, FLOAT32
 from trainer.doctor.memory_parts import (

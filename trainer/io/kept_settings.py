@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticUndefined
 
 from inference_server.wire.json_and_toml import parse_toml
-from inference_server.wire.settings_model import NULL
+from inference_server.wire.settings.model import NULL
 from trainer.config.base import Section, sections_of
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError

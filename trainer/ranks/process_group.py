@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from inference_server.wire.settings_errors import first_line
+from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import Device
 from trainer.errors import NonFiniteError, RankLostError, UsageError
 from trainer.model.device import compute_device

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from inference_server.wire.settings_errors import suggestion
+from inference_server.wire.settings.errors import suggestion
 from trainer.config.sections import TrainConfig
 from trainer.errors import UsageError
 

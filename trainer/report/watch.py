@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from plotly.offline import get_plotlyjs
 
-from inference_server.wire.serve_config import names_loopback
+from inference_server.wire.settings.serve import names_loopback
 from trainer.console.tracking import METRICS_FILE
 from trainer.errors import TrainerError, UsageError
 from trainer.evaluation.results import EVALUATION_FILE

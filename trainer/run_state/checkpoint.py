@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from inference_server.wire.schemas import adapter_name
-from inference_server.wire.settings_errors import first_line
+from inference_server.wire.settings.errors import first_line
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.io.paths import read_plain

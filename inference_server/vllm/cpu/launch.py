@@ -14,7 +14,7 @@ from inference_server.wire.hardware.cpu import (
     cpu_kv_cache_bytes,
     machine_memory_bytes,
 )
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 
 _KV_CACHE_GIB_OF_UNKNOWN_MODEL = "1"
 

@@ -6,14 +6,14 @@ from itertools import zip_longest
 from pydantic import BaseModel
 
 from inference_server.wire.flags.words import key_of
-from inference_server.wire.settings_errors import (
+from inference_server.wire.settings.errors import (
     SEVERAL,
     Source,
     known_keys,
     nearest_key,
     suggestion,
 )
-from inference_server.wire.settings_model import positionals, takes_json
+from inference_server.wire.settings.model import positionals, takes_json
 
 
 def flag_suggestion(flag: str, keys: Collection[str], *, kebab_case: bool = False) -> str:

@@ -10,9 +10,9 @@ from pydantic_settings import SettingsError as SourceError
 from inference_server.wire.flags.errors import give_without_flag, repeated_flags
 from inference_server.wire.flags.source import FlagSource
 from inference_server.wire.flags.words import key_of
-from inference_server.wire.settings_errors import SettingsError, known_keys
-from inference_server.wire.settings_model import is_switch, positionals, takes_json
-from inference_server.wire.settings_sources import Program, Values, as_settings, check_json
+from inference_server.wire.settings.errors import SettingsError, known_keys
+from inference_server.wire.settings.model import is_switch, positionals, takes_json
+from inference_server.wire.settings.sources import Program, Values, as_settings, check_json
 
 _UNKNOWN = "unknown_arguments"
 _PREFIXES = {"true": "--", "false": "--no-"}

@@ -11,7 +11,7 @@ from pydantic_settings import CliSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.json_and_toml import parse_json
-from inference_server.wire.settings_model import NULL, NULLS, is_list, is_of_text, is_secret
+from inference_server.wire.settings.model import NULL, NULLS, is_list, is_of_text, is_secret
 
 LISTS = (
     """A LIST is JSON, such as '["a", "b"]' ("\\n" in it is a line break), or one item as it is, with its commas;\n"""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from inference_server.wire.serve_config import ServeConfig
+from inference_server.wire.settings.serve import ServeConfig
 
 MAX_NUM_SEQS = 512
 """Sequences that run at a time if ``serve.max_num_seqs`` is null: enough for a step of 64 questions and 8 arms,

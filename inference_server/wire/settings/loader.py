@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError, create_model
 
 from inference_server.wire.flags.errors import unknown_flags
 from inference_server.wire.flags.reading import read_flags
-from inference_server.wire.settings_errors import (
+from inference_server.wire.settings.errors import (
     SettingsError,
     Source,
     error_lines,
@@ -25,8 +25,8 @@ from inference_server.wire.settings_errors import (
     known_keys,
     unknown_variables,
 )
-from inference_server.wire.settings_model import mistaken_types
-from inference_server.wire.settings_sources import (
+from inference_server.wire.settings.model import mistaken_types
+from inference_server.wire.settings.sources import (
     Program,
     Values,
     config_flag,

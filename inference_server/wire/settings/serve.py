@@ -11,7 +11,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from inference_server.wire.schemas import MAX_QUESTIONS
-from inference_server.wire.settings_model import SettingsModel
+from inference_server.wire.settings.model import SettingsModel
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """vLLM 0.32's ``MaxLoRARanks``."""

@@ -18,8 +18,8 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.json_and_toml import JsonFlaw, check_flaws, parse_toml
-from inference_server.wire.settings_errors import SettingsError, Source, not_json_message
-from inference_server.wire.settings_model import takes_json
+from inference_server.wire.settings.errors import SettingsError, Source, not_json_message
+from inference_server.wire.settings.model import takes_json
 
 PREFIX = "REGIME_W_"
 _NESTED = "__"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from inference_server.launch.template_variables import set_template_variables
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 
 

@@ -113,7 +113,7 @@ def test_a_cache_without_room_for_one_sequence_is_refused(
 ) -> None:
     from inference_server.settings import Settings
     from inference_server.vllm.gpu_launch import adjust_for_gpu
-    from inference_server.wire.settings_errors import SettingsError
+    from inference_server.wire.settings.errors import SettingsError
 
     settings = Settings(model=str(served), gpu_memory_utilization=0.45)
     with pytest.raises(SettingsError, match=r"lower serve\.max_model_len") as refused:
@@ -137,7 +137,7 @@ def test_graphs_that_the_user_chooses_stay(given: list[str], served: Path) -> No
 def test_float32_is_refused_before_the_engine_starts(served: Path) -> None:
     from inference_server.settings import Settings
     from inference_server.vllm.gpu_launch import adjust_for_gpu
-    from inference_server.wire.settings_errors import SettingsError
+    from inference_server.wire.settings.errors import SettingsError
 
     with pytest.raises(SettingsError, match="--dtype float32: vLLM's LoRA kernels"):
         adjust_for_gpu(arguments(served, dtype="float32"), Settings(model=str(served)), [])

@@ -11,7 +11,7 @@ from inference_server.http.routes import router
 from inference_server.http.vllm_routes import VLLM_ROUTES
 from inference_server.launch.launcher import ROOT_LOG_LEVEL_VARIABLE
 from inference_server.settings import Settings
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 
 pytestmark = [
     pytest.mark.slow,  # vLLM's server takes 20 s to import

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from inference_server.wire.settings_sources import presets
+from inference_server.wire.settings.sources import presets
 from trainer.cli import COMMANDS, main
 
 

@@ -10,8 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from inference_server.settings import OTHER_KEYS, OTHER_SECTIONS, read_settings
-from inference_server.wire import settings_sources
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings import sources
+from inference_server.wire.settings.errors import SettingsError
 from regime_w.arms import build_exploring_arms
 from trainer.cli import COMMANDS
 from trainer.config.loading import command_keys, load_config
@@ -120,7 +120,7 @@ def test_an_installed_package_has_the_presets_where_they_are_looked_for(
         (tmp_path / target).parent.mkdir(parents=True)
         (tmp_path / target).symlink_to(ROOT / source)
     monkeypatch.setattr("importlib.resources.files", tmp_path.joinpath)
-    assert settings_sources.presets() == {
+    assert sources.presets() == {
         path.stem: tmp_path / "inference_server/presets" / path.name for path in PRESETS
     }
 

@@ -8,7 +8,7 @@ import pytest
 
 from inference_server.vllm.cpu.launch import adjust_for_cpu, num_workers
 from inference_server.wire.hardware.cpu import KV_CACHE_VARIABLE
-from inference_server.wire.settings_errors import SettingsError
+from inference_server.wire.settings.errors import SettingsError
 
 PLAIN = {
     "num_hidden_layers": 2,

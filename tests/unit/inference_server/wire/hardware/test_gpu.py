@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from inference_server.wire.hardware import gpu
-from inference_server.wire.serve_config import ServeConfig
+from inference_server.wire.settings.serve import ServeConfig
 
 
 @pytest.mark.parametrize("max_num_seqs", [1, 3, 100, 256, 500, 512, 1024])

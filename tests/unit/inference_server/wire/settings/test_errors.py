@@ -1,6 +1,6 @@
 import pytest
 
-from inference_server.wire.settings_errors import first_line
+from inference_server.wire.settings.errors import first_line
 
 
 @pytest.mark.parametrize(
