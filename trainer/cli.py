@@ -10,6 +10,7 @@ from typing import Any
 
 from inference_server.wire.hardware.prerequisites import installed_version
 from inference_server.wire.settings.sources import presets, program_name
+from inference_server.wire.standard_streams import open_standard_streams
 from regime_w import RewardConfig
 from trainer.commands import actions
 from trainer.commands.completion import FLAG, completion, flags_of
@@ -142,6 +143,7 @@ def _usage(prog: str) -> str:
 
 def main() -> None:
     """Run a command; if it fails, exit with one line on stderr and the error's exit code."""
+    open_standard_streams()
     try:
         try:
             _main()

@@ -26,6 +26,7 @@ from inference_server.wire.hardware.prerequisites import (
 )
 from inference_server.wire.settings.errors import SettingsError
 from inference_server.wire.settings.serve import is_loopback
+from inference_server.wire.standard_streams import open_standard_streams
 
 _USAGE_EXIT_CODE = 2
 _FAILED_EXIT_CODE = 1
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0 after Ctrl-C or SIGTERM, 1 if the engine died, 2 if the command line or the settings
         are wrong.
     """
+    open_standard_streams()
     arguments = sys.argv[1:] if argv is None else argv
     is_stopped = False
 
