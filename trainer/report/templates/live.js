@@ -33,7 +33,7 @@
   }
 
   async function ask(path) {
-    const answer = await fetch(path, { cache: "no-store" });
+    const answer = await fetch(path, { cache: "no-store" }).catch(() => { throw new Error("regime-w watch has ended"); });
     if (!answer.ok) throw new Error((await answer.text()).trim());
     return answer;
   }
@@ -55,8 +55,7 @@
       document.getElementById("age").textContent = `Live.${age}`;
       document.getElementById("lost").textContent = "";
     } catch (error) {
-      const reason = error instanceof TypeError ? "regime-w watch has ended" : error.message;
-      document.getElementById("lost").textContent = `Not refreshed: ${reason}.`;
+      document.getElementById("lost").textContent = `Not refreshed: ${error.message}.`;
     }
     setTimeout(poll, POLL_MS);
   }
