@@ -147,7 +147,7 @@ def _check_context(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckRes
 def _check_layers(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:
     """Whether a fresh adapter and the rows of SFT suit the model's layers."""
     if config.policy.adapter is None and shape.missing_modules:
-        text = f"no layer has a module called {', '.join(sorted(shape.missing_modules))}"
+        text = f"no decoder layer has a linear module called {', '.join(sorted(shape.missing_modules))}"
         yield bad("adapter", text, 'policy.target_modules, such as ["all-linear"]')
     if config.sft.packing and shape.needs_own_rows:
         text = "a demonstration's state would reach the next one in its row"

@@ -23,7 +23,7 @@ from inference_server.wire.hardware.model_config import (
 )
 from trainer.config.policy import is_all_linear
 from trainer.errors import UsageError
-from trainer.model.adapter import missing_targets
+from trainer.model.adapter import is_target, missing_targets
 from trainer.model.attention import Attention, attention_of, needs_own_rows
 from trainer.model.base_files import reading_base
 from trainer.model.decoder.layer import KNOWN_LAYERS
@@ -101,9 +101,7 @@ def read_shape(base_model: str, target_modules: tuple[str, ...]) -> ModelShape:
         missing = unnamed[0] if unnamed else "heads that can be read"
         raise ValueError(f"{config.model_type}: its configuration has no {missing}")
     takes_all = is_all_linear(target_modules)
-    targets = [
-        m for name, m in in_layers.items() if takes_all or name.rpartition(".")[2] in target_modules
-    ]
+    targets = [m for name, m in in_layers.items() if takes_all or is_target(name, target_modules)]
     delta = DeltaNet.of(written)
     return ModelShape(
         num_layers=config.num_hidden_layers,

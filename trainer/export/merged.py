@@ -59,9 +59,6 @@ def merged_model(policy: PolicyConfig, adapter: Path, dtype: str | None) -> Any:
     for name, layer in model.named_modules():
         if isinstance(layer, LoraLayer):
             _merge(layer, name, to)
-    # A head that an adapter has changed is no longer tied to the embeddings, if it was before.
-    if isinstance(base.get_output_embeddings(), LoraLayer):
-        base.config.tie_word_embeddings = False
     return model.unload().to(to)
 
 

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from inference_server.wire.adapters.adapter_config import module_and_side
+from inference_server.wire.hardware.gpu import linear_modules
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 from trainer.config.policy import ALL_LINEAR, is_all_linear
 from trainer.config.sections import PolicyConfig
@@ -65,29 +67,32 @@ def fresh_lora(config: PolicyConfig) -> LoraConfig:
 
 
 def missing_targets(base: Any, target_modules: Sequence[str]) -> list[str]:
-    """The ``policy.target_modules`` that match no module of a base, by its whole name or by the name's end."""
+    """The ``policy.target_modules`` that match no linear module of the decoder layers, by whole name or by its end.
+
+    Embeddings and the output layer are no targets: PEFT would store their base weights in every version.
+    """
     if is_all_linear(tuple(target_modules)):
         return []
-    every = [name for name, _ in base.named_modules()]
-    return [
-        target
-        for target in target_modules
-        if not any(name == target or name.endswith(f".{target}") for name in every)
-    ]
+    names = linear_modules(base, nn.Linear)
+    return [t for t in target_modules if not any(is_target(name, [t]) for name in names)]
+
+
+def is_target(name: str, target_modules: Sequence[str]) -> bool:
+    """Whether PEFT adapts a module, by its whole name or by the name's end."""
+    return any(name == target or name.endswith(f".{target}") for target in target_modules)
 
 
 def require_targets(base: Any, config: PolicyConfig) -> None:
-    """Refuse modules that the base does not have.
+    """Refuse modules that are no linear modules of the base's decoder layers.
 
     Raises:
         UsageError: A module is missing; the message names one, and the modules that the base has.
     """
     if missing := missing_targets(base, config.target_modules):
-        modules = base.named_modules()
-        there_are = {n.rpartition(".")[2] for n, m in modules if isinstance(m, nn.Linear)}
+        there_are = {name.rpartition(".")[2] for name in linear_modules(base, nn.Linear)}
         raise UsageError(
-            f"policy.target_modules: {missing[0]!r} is no module of {config.base_model}; it has "
-            f"{', '.join(sorted(there_are))}, or take {ALL_LINEAR} alone"
+            f"policy.target_modules: the decoder layers of {config.base_model} have no linear module "
+            f"{missing[0]!r}; they have {', '.join(sorted(there_are))}, or take {ALL_LINEAR} alone"
         )
 
 
@@ -109,7 +114,8 @@ def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
 
     Raises:
         UsageError: The starting adapter cannot be read, has dropout, is not LoRA, or has other tensors
-            than the base takes; or ``policy.target_modules`` names what the base does not have.
+            than the base takes, or adapts more than linear modules of the decoder layers; or
+            ``policy.target_modules`` names such modules, or what the base does not have.
     """
     if config.adapter is None:
         require_targets(base, config)
@@ -131,15 +137,32 @@ def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
         raise
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise UsageError(f"{where}: it does not fit the base model: {one_line(error)}") from error
-    flaw = flaw_in_state(get_peft_model_state_dict(model, adapter_name=name), tensors)
+    flaw = flaw_in_state(adapter_tensors(model, name), tensors)
     if flaw is not None:
         raise UsageError(
             f"{where}: {flaw}: it was not made for {config.base_model}, or its names have another prefix "
             "than PEFT's base_model.model."
         )
+    layers = linear_modules(model.get_base_model(), LoraLayer)
+    for tensor in tensors:
+        module, _ = module_and_side(tensor) or (tensor, "")
+        if module not in layers:
+            raise UsageError(
+                f"{where}: {module} is not a linear module of the decoder layers; adapters of the "
+                "embeddings or of the output layer are not trained"
+            )
     if (name_at_fault := first_not_finite(tensors)) is not None:
         raise UsageError(f"{where}: {name_at_fault} has a value that is not finite")
     return model
+
+
+def adapter_tensors(model: Any, name: str) -> AdapterState:
+    """The adapter's own tensors in PEFT's model, not copies of them."""
+    # By default PEFT asks the Hub whether the base's vocabulary has been changed.
+    tensors: AdapterState = get_peft_model_state_dict(
+        model, adapter_name=name, save_embedding_layers=False
+    )
+    return tensors
 
 
 def flaw_in_state(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:

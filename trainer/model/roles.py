@@ -11,13 +11,13 @@ from enum import StrEnum
 from pathlib import Path
 
 import torch
-from peft import get_peft_model_state_dict
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 
 from trainer.config.sections import PolicyConfig
 from trainer.model.adapter import (
     AdapterState,
+    adapter_tensors,
     attach_adapter,
     flaw_in_state,
     fuse_additions,
@@ -84,7 +84,7 @@ class PolicyRoles(nn.Module):
             self.model.add_adapter(role, self.model.peft_config[Role.POLICY])
         # Looked up once: PEFT walks through every module, which takes longer than the copy.
         self._tensors: dict[Role, AdapterState] = {
-            role: get_peft_model_state_dict(self.model, adapter_name=role) for role in Role
+            role: adapter_tensors(self.model, role) for role in Role
         }
         start = self.adapter_state(Role.POLICY)
         for role in others:

@@ -64,11 +64,11 @@ class ServedModel:
 
 
 def linear_modules(model: Any, kind: type) -> dict[str, Any]:
-    """The linear modules of a model's layers by their names.
+    """The linear modules of a model's decoder layers by their names; adapters are made for no others.
 
     Args:
         model: A model of Transformers.
-        kind: ``torch.nn.Linear``, which is not loaded here.
+        kind: Their class, such as ``torch.nn.Linear``, which is not loaded here.
     """
     return {
         name: module

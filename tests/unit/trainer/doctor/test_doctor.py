@@ -447,7 +447,7 @@ def test_what_a_model_with_states_needs_is_said_before_the_run_says_it(
     policy, sft = PolicyConfig(base_model=str(base)), SFTConfig(packing=True)
     text = doctors_text(DoctorConfig(ask_server=False, policy=policy, sft=sft), capsys)
     # The table breaks its lines.
-    assert all(name in text for name in ("no layer has a module", "down_proj", "all-linear"))
+    assert all(name in text for name in ("no decoder layer has a", "down_proj", "all-linear"))
     assert "leave sft.packing out" in text
     assert "sequences' states" in text
 
@@ -508,8 +508,10 @@ def test_heads_that_a_configuration_names_its_own_way_are_read(
 
 
 def test_a_module_may_be_named_by_the_end_of_its_name(model: Path) -> None:
-    shape = read_shape(str(model), ("self_attn.q_proj", "mlp.up", "no_proj"))
-    assert shape.missing_modules == ("mlp.up", "no_proj")
+    shape = read_shape(str(model), ("self_attn.q_proj", "mlp.up", "no_proj", "lm_head"))
+    assert shape.missing_modules == ("mlp.up", "no_proj", "lm_head")
+    only_q = read_shape(str(model), ("q_proj",))
+    assert shape.adapter_parameters_per_rank == only_q.adapter_parameters_per_rank > 0
 
 
 @pytest.mark.parametrize("content", ['{"model_type": "lfm2", "layer_types": ["conv", null]}', "{"])

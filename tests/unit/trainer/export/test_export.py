@@ -22,15 +22,13 @@ from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from tests.unit.chat_tokenizers import CHATML
 from trainer.cli import main
 from trainer.client.model_spec import ModelSpec
-from trainer.config.sections import ExportCommand, PolicyConfig
+from trainer.config.sections import ExportCommand
 from trainer.errors import UsageError
 from trainer.evaluation.results import Evaluation
 from trainer.export.card import Exported, model_card
 from trainer.export.export import export
-from trainer.export.merged import merged_model
 from trainer.export.target import repository_of
 from trainer.export.versions import RunVersion, choose_version
-from trainer.model.adapter import attach_adapter
 from trainer.model.roles import PolicyRoles
 from trainer.report.run_record import read_run
 from trainer.run_state.checkpoint import Best, write_best
@@ -121,24 +119,6 @@ def test_in_half_precision_every_weight_is_the_sum_in_float32_rounded_once(
     assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
     for name, weight in half.items():
         assert torch.equal(weight, exact[name].to(torch.bfloat16)), name
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of a head that is tied
-def test_a_head_with_an_adapter_is_no_longer_tied_to_the_embeddings(
-    tiny_base: Path, tmp_path: Path
-) -> None:
-    policy = PolicyConfig(base_model=str(tiny_base), lora_rank=2, target_modules=("lm_head",))
-    base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
-    model = attach_adapter(base, policy, "default")
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.normal_()
-    wanted = logits(model, tiny_base)
-    model.save_pretrained(tmp_path / "adapter")
-    merged_model(policy, tmp_path / "adapter", None).save_pretrained(tmp_path / "model")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    torch.testing.assert_close(logits(again, tiny_base), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_the_tokenizer_its_template_and_the_generation_settings_come_along(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from trainer.config.sections import PolicyConfig
@@ -156,10 +157,28 @@ def test_all_linear_is_every_linear_layer_but_the_head(tiny_base: Path) -> None:
     assert targets("all-linear") == targets(*PolicyConfig().target_modules)
 
 
-def test_a_module_that_the_base_lacks_is_named(tiny_base: Path) -> None:
-    config = PolicyConfig(base_model=str(tiny_base), target_modules=("q_proj", "q_porj"))
-    with pytest.raises(UsageError, match=r"policy\.target_modules: 'q_porj' is no module .*q_proj"):
+@pytest.mark.parametrize("module", ["q_porj", "lm_head", "embed_tokens", "self_attn", "norm"])
+def test_a_module_that_is_no_linear_one_of_the_decoder_layers_is_named(
+    module: str, tiny_base: Path
+) -> None:
+    config = PolicyConfig(base_model=str(tiny_base), target_modules=("q_proj", module))
+    said = rf"policy\.target_modules: .* have no linear module '{module}'; they have .*q_proj"
+    with pytest.raises(UsageError, match=said):
         attach_adapter(load_base(config, CPU), config, "policy")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PEFT's, of embeddings that are tied
+@pytest.mark.parametrize("module", ["lm_head", "embed_tokens"])
+@pytest.mark.parametrize("with_base", [True, False])
+def test_a_starting_adapter_of_other_modules_is_refused(
+    module: str, with_base: bool, tiny_base: Path, tmp_path: Path
+) -> None:
+    base = load_base(PolicyConfig(base_model=str(tiny_base)), CPU)
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", module]))
+    model.save_pretrained(tmp_path, save_embedding_layers=with_base)
+    said = refusal(tiny_base, tmp_path)
+    assert ("unexpected tensor" if with_base else "not a linear module of the decoder") in said
+    assert module in said
 
 
 @pytest.mark.parametrize("targets", [(), ("all-linear", "q_proj")])
