@@ -1,8 +1,9 @@
 """Reads the equations of a worked solution: their operands, their results, and whether they are true.
 
 From a text to equations with exact numbers. The sides are numbers and operators; units, currency and
-rates (``$5/hour * 3 hours = $15``) are dropped, and equations with variables are ignored. Every step
-scans the text once, so time is linear in it.
+rates (``$5/hour * 3 hours = $15``) are dropped. Equations with variables, powers, roots, factorials or
+times of day are ignored, since the rest of such a side would be judged as if it were all. Every step scans
+the text once, so time is linear in it.
 """
 
 import re
@@ -21,7 +22,11 @@ _MAX_UNIT_WORDS = 8
 
 # No equation crosses these; clauses without "=" need no further processing.
 # (One character class in front lets the search skip from one candidate to the next.)
-_CLAUSE_END = re.compile(r"[\n\r,;:!?.](?:(?<=[\n\r])|(?<=[,;:!?])(?<!\\.)\s|(?<=\.)\s(?=[A-Z]))")
+# "5! * 2" and "5! = 120" go on behind the factorial.
+_CLAUSE_END = re.compile(
+    r"[\n\r,;:!?.](?:(?<=[\n\r])|(?<=[,;:!?])(?<!\\.)(?!(?<=[0-9)]!)\s[-+*/=×÷])\s|(?<=\.)\s(?=[A-Z]))"
+)
+_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 # Each pattern comes with strings, at least one of which it needs to match: searching for these is cheaper.
 _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
     (needs, re.compile(pattern), replacement)
@@ -40,11 +45,25 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
         (("multiplied by",), r"\bmultiplied by(?= [$€£¥\d(.])", "*"),
         (("divided by",), r"\bdivided by(?= [$€£¥\d(.])", "/"),
         (("times",), r"\btimes(?= [$€£¥\d(.])", "*"),
-        (("x", "X"), r"(?<=[\d%)])[xX](?=[\d$€£¥(.])|(?<=[\w%)]) [xX] (?=[\d$€£¥(.])", "*"),
+        (("x", "X"), r"(?<=[\d%)]) ?[xX] ?(?=[\d$€£¥(.])|(?<=[\w%)]) [xX] (?=[\d$€£¥(.])", "*"),
         ((" of ",), r"(?<=%) of (?=[$€£¥\d(.])|(?<=\d/\d) of (?=[$€£¥\d(.])", "*"),
-        (tuple("\\$€£¥*_`~"), r"\\?[$€£¥]|\\[\[\]() ,;!]|[*]{2,}|[_`~]", " "),
+        # Below, ^ stands for everything that is not read: powers, times of day, decimal commas, negated
+        # parentheses. A stated result may be read in front of "!".
+        (("**",), r"(?<=[\d)])(?:\*\*| \*\* )(?=[\d(])", "^"),
+        (
+            tuple(_SUPERSCRIPTS),
+            rf"(?<=[\d)])[{_SUPERSCRIPTS}]",
+            "^",
+        ),  # behind a letter it is a unit's
+        ((":",), r"(?<=\d):(?=\d)", "^"),
+        ((",",), r"(?<=\d),(?=\d)(?!\d{3}(?!\d))", "^"),
+        (("..", "…"), r"(?<=\d)(?:\.{2,}|…)", "!"),
+        (("-(",), r"-(?<![\w)%]-)(?<![\w)%]\s-)\(", "^("),
+        (tuple("\\$€£¥*_`~"), r"\\?[$€£¥]|\\[\\\[\]() ,;!]|[*]{2,}|[_`~]", " "),
         (("/",), r"/ ?(?=[A-Za-z])[A-Za-z]+", " "),  # the unit of a rate
         (("/",), r"\b([0-9]+) ([0-9]+/[0-9]+)(?![/0-9])", r"(\1+\2)"),
+        # "25 / 1/3" divides by a third.
+        (("/",), r"(?<=/\s)([0-9]+/[0-9]+)(?![/0-9])", r"(\1)"),
         (("[",), r"\[", "("),
         (("]",), r"\]", ")"),
         (("(",), r"(?<=[0-9])\((?=[0-9.(])|(?<=\))\((?=[0-9.(])", "*("),
@@ -59,6 +78,11 @@ _TOKEN = re.compile(
 )
 # A single letter is a variable, unless it is the sign of a unit or an article.
 _VARIABLE = re.compile(r"(?![gmlLhscdaAI])[A-Za-z]")
+_SCALE = re.compile(r"(?i:(?:hundred|thousand|[mbtr]{1,2}illion|dozen|cent)s?\.?)|[A-Za-z]")
+"""Words that may change the number before them, though they are dropped like units. A single letter may be a variable."""
+# A side that one of these cuts off is not read.
+_UNREAD_BEFORE = frozenset("^!√∛±}")
+_UNREAD_BEHIND = frozenset("^{√∛")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +123,10 @@ def parse_equations(text: str) -> tuple[Equation, ...]:
 
 def _equation(tokens: Sequence[_Token], equals: int) -> Equation | None:
     before = tokens[max(0, equals - _MAX_SIDE_TOKENS) : equals]
-    left = _side(before[::-1], leftwards=True)[::-1]
-    right = _side(tokens[equals + 1 : equals + 1 + _MAX_SIDE_TOKENS], leftwards=False)
+    left, is_left_whole = _side(before[::-1], leftwards=True)
+    left.reverse()
+    behind = tokens[equals + 1 : equals + 1 + _MAX_SIDE_TOKENS]
+    right, is_right_whole = _side(behind, leftwards=False)
     # Before any number is read: int() refuses 4300 digits and more.
     if len(left) < 2 or not right or sum(map(len, left)) > MAX_CHARS:
         return None
@@ -117,11 +143,12 @@ def _equation(tokens: Sequence[_Token], equals: int) -> Equation | None:
         result = _stated(claimed)
         if result is not None and _agree(expected, result, claimed):
             return Equation(operands, result, holds=True)
-    result = _stated(right[:1])
+    # What is not read of a side may be what makes it true.
+    result = _stated(right[:1]) if is_left_whole and is_right_whole else None
     return None if result is None else Equation(operands, result, holds=False)
 
 
-def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
+def _side(tokens: Sequence[_Token], *, leftwards: bool) -> tuple[list[str], bool]:
     """Reads the expression next to an "=", away from it, as far as it reaches.
 
     Args:
@@ -129,21 +156,28 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
         leftwards: Whether the tokens were reversed.
 
     Returns:
-        The expression's parts, nearest first; empty if there is none or it holds a variable.
+        The expression's parts, nearest first, and whether they are probably all of it. There are none if it
+        holds a variable, or a sign that is not read cuts it off.
     """
     entering = "close" if leftwards else "open"
+    unread = _UNREAD_BEFORE if leftwards else _UNREAD_BEHIND
     parts: list[str] = []
     num_complete = depth = 0
-    expects_operand = True
-    for kind, text in tokens:
+    expects_operand = is_whole = True
+    goes_on = False  # beyond what was read, as in "revenue - 3 * 4"
+    for index, (kind, text) in enumerate(tokens):
         if kind == "words":
             # A unit follows its number, so leftwards it is read before the number.
             words = text.split()
+            goes_on = expects_operand
             if expects_operand is not leftwards or len(words) > _MAX_UNIT_WORDS:
+                goes_on = goes_on or _joins(words, tokens[index + 1 :])
                 break
             if any(map(_VARIABLE.fullmatch, words)):
-                return []
+                return [], False
+            is_whole = is_whole and not any(map(_SCALE.fullmatch, words))
             continue
+        goes_on = False
         if kind in ("number", entering) and expects_operand:
             depth += kind == entering
             expects_operand = kind == entering
@@ -151,12 +185,24 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> list[str]:
             expects_operand = True
         elif kind in ("open", "close") and not expects_operand and depth > 0:
             depth -= 1
+        elif text in unread:
+            return [], False
         else:
+            goes_on = expects_operand or kind == "number" or text in "!\\"
             break
         parts.append(text)
         if depth == 0 and not expects_operand:
             num_complete = len(parts)
-    return parts[:num_complete]
+    return parts[:num_complete], is_whole and not goes_on
+
+
+def _joins(words: Sequence[str], tokens: Sequence[_Token]) -> bool:
+    """Whether the words between an expression and the ``tokens`` behind it join them, as in "+ his 1" or "1 and 1/4"."""
+    if not tokens:
+        return False
+    (kind, _), *rest = tokens
+    # An operator with nothing behind it marks the item of a list.
+    return (kind == "operator" and bool(rest)) or (kind == "number" and words == ["and"])
 
 
 def _as_written(part: str) -> Exact:

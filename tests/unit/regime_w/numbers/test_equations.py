@@ -115,12 +115,55 @@ NONE = [
     "3 + 4 = seven", "3 + = 7", "3 + 4\n= 7", "a) 3) + 4) = 7", "1/0 = 1", "no numbers = at all",
     "9" * 300 + " + 1 = 2", "5 + 3 = " + "9" * 300, "f(x) = 3", "5! = 120", "2^3 = 8", "2 + 3 != 6", "2 + 3 >= 4", "2 + 3 ≈ 5", "3 * x = 6",
     "half of 10 = 5", "<<3+4=7>>", "6 = 2 * 3", "2 + (3 = 5", "12 / 0 = 12", "3 + 4: = 7", "4 + 4? Yes = 8",
+    # A side that is read in part would be judged as if that were all.
+    "3² + 4² = 25", "2^3 * 5 = 40", "2^3 * 5 = 15", "2**3 * 5 = 40", "2 ** 3 * 5 = 15", "√16 + 2 = 6", "√16 + 2 = 18", "(2+3)^2 + 5 = 30",
+    "5! + 3 * 2 = 6", "2 * 5! + 3 * 2 = 6", "2 + 5! - 3 = 119", "\\sqrt{16} + 2 * 3 = 10", "2^{3} + 2 * 3 = 6", "-(3 - 5) = 2", "3 * -(2 + 1) = -9", "±2 + 3 = 5", "3 * 4 = 2^3",
+    "3 * 4 = 12²", "3 * 4 = 2{3}", "3 * 4 = 6√4", "9:15 + 45 minutes = 10:00", "1,5 + 2 = 3,5", "3.33... * 3 = 9.99",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NONE)
 def test_nothing_to_read(text: str) -> None:
     assert parse_equations(text) == ()
+
+
+# Of these only a part may be read, so what is read may be right but is not called wrong.
+IN_PART = [
+    ("$2 million + $500,000 = $2,500,000", "5 million + 3 million = 8 million"), ("2 dozen - 4 = 20", "3 dozen * 12 = 36"),
+    ("500 * 3 = 1.5 thousand", "5 * 3 = 15 thousand"), ("$1 / 2 = 50 cents", "25 * 2 = 50 cents"), ("2L + 8 = 22", "2 L + 8 L = 10 L"),
+    ("revenue - 3 * 4 = 8", "Total - 3 * 4 = 12"), ("x = a / 3 * 4 = 8", "= * 3 * 4 = 12"), ("Step 2 3 + 4 = 8", "Step 2 3 + 4 = 7"),
+    ("2 teachers + his 1 aunt + 1 uncle = 4", "2 + his 1 aunt + 1 uncle = 2"), ("1 cup + 1 and 1/4 + 1/4 = 1.5", "3 and 1/4 + 1/4 = 1/2"),
+    ("3 * 4 = 13!", "3 * 4 = 12!"), ("2 / 3 = 0.666...", "2 / 3 = 0.667..."), ("2 * 3 = 5\\%", "2 * 3 = 6\\%"),
+    ("3 * 4 = 20 - discount", "3 * 4 = 12 - discount"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("ignored", "right"), IN_PART)
+def test_what_is_read_in_part_is_not_called_wrong(ignored: str, right: str) -> None:
+    assert parse_equations(ignored) == ()
+    (equation,) = parse_equations(right)
+    assert equation.holds
+
+
+WRONG = [
+    "- 3 + 4 = 8", "* 3 + 4 = 8", "- 4 apples + 4 apples = 9", "- Ann has 3 + 4 = 8 apples", "1. 3 + 4 = 8", "1) 3 + 4 = 8", "**3** + **4** = **8**",
+    "3 + 4 = 8 \\\\", "\\textit{3 + 4 = 8}", "| 3 + 4 = 8 | 9 |", '"3 + 4 = 8"', "→3 + 4 = 8", "3 m² + 4 m² = 8 m²", "1,000,000 + 1 = 1,000,002",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_stands_around_an_equation_does_not_excuse_it(text: str) -> None:
+    (equation,) = parse_equations(text)
+    assert not equation.holds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["25 / 1/3 = 75", "6 km/ 1/30 hour = 180", "12 / 2 / 3 = 2", "72 x1/4 = 18", "72x 1/4 = 18"],
+)
+def test_fractions_and_factors_that_are_written_close(text: str) -> None:
+    (equation,) = parse_equations(text)
+    assert equation.holds
 
 
 def test_chains_and_lines() -> None:
@@ -176,7 +219,8 @@ def test_no_text_raises(text: str) -> None:
      "<<1" * 33_000 + "=", "\\text{" * 16_000 + "=", "1\\frac{" * 15_000 + "=", "½" * 50_000 + "=", "＝" * 100_000, "1 1/" * 25_000 + "=",
      "1,111" * 20_000 + "=", "1% of " * 16_000 + "=", "1 x " * 25_000 + "=", "-" * 100_000 + "=1", ")(" * 50_000 + "=", "a-" * 50_000 + "=",
      "1" + " " * 100_000 + "=", ". A" * 30_000 + "=", "\ud800=1" * 25_000, "1+1\0=2" * 15_000, "1+1=3 " * 16_000, "a b c = " * 12_000,
-     "1/3=0." + "3" * 100_000],
+     "1/3=0." + "3" * 100_000, "1..." * 25_000 + "=", "1:1" * 30_000 + "=", "1,1" * 30_000 + "=", "-(" * 50_000 + "=", "1 ** " * 20_000 + "=",
+     "1" + "." * 100_000 + "=", "1! " * 30_000 + "=", "/ 1/1 " * 16_000 + "=", "1 x" * 30_000 + "=", "1²" * 50_000 + "="],
 )  # fmt: skip
 def test_long_and_odd_texts_end(text: str) -> None:
     assert 0 <= read_path(text, "1").quality <= 1
