@@ -34,6 +34,11 @@ _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 _NAME = re.compile(r"[A-Z]{2,}|[A-Za-z]")
 _NUMBERS_APART = re.compile(r"[0-9]+(?: [0-9]+)+")
 _FORMULA = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)")
+# A single word in front of a formula would be read as letters of it.
+_LEAD_IN = re.compile(
+    r"\A(?:so|thus|hence|therefore|then|finally|and|or|now|giving|get)\b[,:]?\s*(?=\$|\\\()",
+    re.IGNORECASE,
+)
 _NO_UNION = r"(?:(?!\\cup|\\cap|\\setminus).)*"
 _MAX_COMPARED = 16
 """Most pairs of equations that are compared for one answer: enough for systems of four."""
@@ -87,6 +92,7 @@ class Mathematics:
         line = only_line(" ".join(answer.split()) if r"\begin{" in answer else answer)
         if line is None or "?" in line:
             return None
+        line = _LEAD_IN.sub("", line, count=1)
         found = _read(line)
         formulas = _FORMULA.findall(line)
         if found is None and len(formulas) == 1 and not has_hedge(_FORMULA.sub(" ", line)):
