@@ -16,8 +16,7 @@ class Estimate(EvaluationPart):
 
     value: float
     low: float
-    """Lower end of its 95% interval: Wilson's if each question is either correct or wrong, else that of the
-    bootstrap over questions."""
+    """Lower end of its 95% interval; see `mean_interval`."""
     high: float
     """Upper end."""
 

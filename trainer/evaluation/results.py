@@ -16,7 +16,7 @@ from regime_w.answer_types.named import answer_type_of
 from trainer.evaluation.arms_results import ArmsResult, CompletionStats, Estimate
 from trainer.evaluation.candidates import EvaluatedModel
 from trainer.evaluation.records import ArmsAnswer, EvaluationPart, QuestionAnswers
-from trainer.evaluation.statistics import bootstrap_interval, mcnemar_p_value, paired_interval
+from trainer.evaluation.statistics import mcnemar_p_value, paired_interval
 from trainer.io.durable import write_file
 from trainer.io.paths import read_plain
 
@@ -74,7 +74,7 @@ class PairedDifference(EvaluationPart):
     points: float
     """Accuracy of `label` minus that of `baseline`, in percentage points."""
     low: float
-    """Lower end of the 95% interval of `points`: Bonett and Price's, or for ``pass@1`` the paired bootstrap's."""
+    """Lower end of the 95% interval of `points`; see `paired_interval`."""
     high: float
     """Upper end."""
     num_won: int
@@ -92,11 +92,7 @@ class PairedDifference(EvaluationPart):
         value = _MEASURES[measure]
         gains = [value(q, label) - value(q, baseline) for q in questions]
         num_won, num_lost = sum(g > 0 for g in gains), sum(g < 0 for g in gains)
-        low, high = (
-            bootstrap_interval(gains)
-            if measure == "pass@1"
-            else paired_interval(num_won, num_lost, len(gains))
-        )
+        low, high = paired_interval(gains)
         return cls(
             label=label,
             baseline=baseline,

@@ -14,9 +14,7 @@ from scipy.stats import binomtest, kendalltau, norm, rankdata
 
 CONFIDENCE = 0.95
 
-_NUM_RESAMPLES = 10_000
-_NUM_AUC_RESAMPLES = 2_000
-"""Fewer, since each one sorts all questions."""
+_NUM_RESAMPLES = 2_000
 _SEED = 0
 _TAIL = (1 - CONFIDENCE) / 2
 _FEWEST_FOR_AUTOCORRELATION = 8
@@ -50,50 +48,36 @@ def difference_interval(
     return p1 - p2 - hypot(p1 - l1, u2 - p2), p1 - p2 + hypot(u1 - p1, p2 - l2)
 
 
-def paired_interval(num_won: int, num_lost: int, num_questions: int) -> tuple[float, float]:
-    """The interval of the difference in accuracy of two models on the same questions.
-
-    With w = questions won + 1, l = questions lost + 1 and n = all questions + 2:
-    ``(w − l)/n ± z sqrt((w + l)/n − ((w − l)/n)²) / sqrt(n)``, within [−1, 1] (Bonett and Price 2012, Statistics in
-    Medicine 31:479). Unlike the bootstrap it covers the difference if few questions tell the models apart, and has
-    a width if none does.
+def paired_interval(gains: Sequence[float]) -> tuple[float, float]:
+    """The interval of the mean difference of two models on the same questions; see `bounded_mean_interval`.
 
     Args:
-        num_won: Questions that only the first model answers correctly.
-        num_lost: Questions that only the second model answers correctly.
-        num_questions: All questions, at least one.
+        gains: For each question the first model's value minus the second's, from −1 to 1; at least one. If all are
+            −1, 0 or 1, this is Bonett and Price's interval (2012, Statistics in Medicine 31:479).
     """
-    num = num_questions + 2
-    won, lost = (num_won + 1) / num, (num_lost + 1) / num
-    half = float(norm.isf(_TAIL)) * sqrt((won + lost - (won - lost) ** 2) / num)
-    return max(-1.0, won - lost - half), min(1.0, won - lost + half)
-
-
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean of one value per question (Efron 1979).
-
-    Applied to differences between two models it is the paired bootstrap: both models' answers to a
-    question are resampled together, so the question's difficulty cancels (Efron and Tibshirani 1993,
-    section 13.3; Koehn 2004 compares systems this way).
-
-    Args:
-        values: At least one; any real numbers.
-    """
-    # Drawing questions with replacement draws the counts of the distinct values from a multinomial.
-    # scipy's bootstrap has the same distribution but draws 10,000 arrays of indices: 1 s for the 1319
-    # questions of GSM8K instead of 10 ms, and an evaluation of three models needs some 40 intervals.
-    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
-    rng = np.random.default_rng(_SEED)
-    drawn = rng.multinomial(len(values), counts / len(values), size=_NUM_RESAMPLES)
-    low, high = np.quantile(drawn @ distinct / len(values), (_TAIL, 1 - _TAIL))
-    return float(low), float(high)
+    return bounded_mean_interval(gains, -1.0, 1.0)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Wilson's interval if every value is 0 or 1, else the bootstrap's."""
+    """The interval of the mean of one value from 0 to 1 per question: Wilson's if every value is 0 or 1."""
     if set(values) <= {0.0, 1.0}:
         return wilson_interval(round(sum(values)), len(values))
-    return bootstrap_interval(values)
+    return bounded_mean_interval(values, 0.0, 1.0)
+
+
+def bounded_mean_interval(
+    values: Sequence[float], lowest: float, highest: float
+) -> tuple[float, float]:
+    """The interval of a mean whose values have bounds.
+
+    ``m ± z s/sqrt(n)``, within the bounds, with mean m and standard deviation s of the values and of one more at each
+    bound, n in all. This is how Bonett and Price (2012) extend Agresti and Coull's interval (1998, The American
+    Statistician 52:119), for values that may lie between the bounds too. The bootstrap's interval covers too little
+    where few questions differ from the rest, and has no width where none does.
+    """
+    every = np.asarray([*values, lowest, highest])
+    middle, half = every.mean(), norm.isf(_TAIL) * every.std() / sqrt(len(every))
+    return max(lowest, float(middle - half)), min(highest, float(middle + half))
 
 
 def mcnemar_p_value(num_won: int, num_lost: int) -> float:
@@ -142,7 +126,7 @@ def auc_interval(scores: Sequence[float], correct: Sequence[bool]) -> tuple[floa
     if auc(scores, correct) is None:
         return None
     rng = np.random.default_rng(_SEED)
-    drawn = rng.integers(len(scores), size=(_NUM_AUC_RESAMPLES, len(scores)))
+    drawn = rng.integers(len(scores), size=(_NUM_RESAMPLES, len(scores)))
     found = _aucs(np.asarray(scores, dtype=float)[drawn], np.asarray(correct, dtype=bool)[drawn])
     low, high = np.quantile(found, (_TAIL, 1 - _TAIL))
     return float(low), float(high)
