@@ -34,7 +34,7 @@ def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
     that hold, C is 1 if the result of a true one is the answer (else 0), U is the fraction from which the
     answer was computed. Checking a result again costs nothing: the other equations reduce quality only
     if fewer than half of all lead to the answer. Without equations quality is 0: no work was shown.
-    Equations that change nothing (``18 + 0 = 18``, ``18 * 1 = 18``) are not counted.
+    Equations that change nothing (``18 + 0 = 18``, ``18 * 1 * 1 = 18``) are not counted.
 
     Args:
         reasoning: The arm's text.
@@ -60,13 +60,12 @@ def read_path(reasoning: str, answer: str | None) -> ReasoningPath:
 
 
 def _is_idle(equation: Equation) -> bool:
-    """Whether a true equation returns one of its two operands because the other is 0 or 1."""
-    if not equation.holds or len(equation.operands) != 2:
+    """Whether a true equation returns one of its operands, and all others are 0 or 1: ``18 + 1 - 1 = 18``."""
+    if not equation.holds or equation.result not in equation.operands:
         return False
-    left, right = equation.operands
-    return (equation.result == left and right in (0, 1)) or (
-        equation.result == right and left in (0, 1)
-    )
+    others = list(equation.operands)
+    others.remove(equation.result)
+    return all(operand in (0, 1) for operand in others)
 
 
 def path_scores(paths: Sequence[ReasoningPath], families: Sequence[str]) -> tuple[float, ...]:

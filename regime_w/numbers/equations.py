@@ -32,6 +32,22 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
     (needs, re.compile(pattern), replacement)
     for needs, pattern, replacement in (
         (("<<",), r"<<[^<>\n]*>>", ""),  # GSM8K's calculator annotations
+        (("{,}",), r"\{,\}", ","),
+        (("&",), r"&", " "),  # where LaTeX aligns lines
+        (("\\%",), r"\\%", "%"),
+        (("\\sqrt",), r"\\sqrt", "√"),
+        (
+            ("\\left", "\\right", "\\big", "\\Big"),
+            r"\\(?:left|right|(?:big|Big)g?[lr]?)(?![A-Za-z])\.?",
+            " ",
+        ),
+        (
+            ("\\",),
+            r"\\(?:\\(?![A-Za-z])|(?:begin|end)\{[a-z]{1,20}\*?\}"
+            r"|(?:q?quad|implies|iff|to|therefore|(?:[Rr]ight|[Ll]eftright)arrow)(?![A-Za-z]))",
+            "\n",
+        ),
+        (("\\",), r"\\(?:text|mathrm|boxed|textbf|mathbf)\{([^{}\n]{0,40})\}", r" \1 "),
         # A whole number in front makes it a mixed number, as `regime_w.answers` reads it.
         (
             ("\\",),
@@ -39,7 +55,7 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
             r"(\1+\2/\3)",
         ),
         (("\\",), r"\\[dt]?frac\{([^{}\n]{1,40})\}\{([^{}\n]{1,40})\}", r"((\1)/(\2))"),
-        (("\\",), r"\\(?:text|mathrm|boxed|textbf|mathbf)\{([^{}\n]{0,40})\}", r" \1 "),
+        (("{",), r"\{(\s?-?[0-9.,]{1,40}%?\s?)\}", r" \1 "),
         (("\\", "×", "·", "⋅"), r"\\times|\\cdot|[×·⋅]", "*"),
         (("\\", "÷"), r"\\div|÷", "/"),
         (("multiplied by",), r"\bmultiplied by(?= [$€£¥\d(.])", "*"),
@@ -50,16 +66,13 @@ _NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
         # Below, ^ stands for everything that is not read: powers, times of day, decimal commas, negated
         # parentheses. A stated result may be read in front of "!".
         (("**",), r"(?<=[\d)])(?:\*\*| \*\* )(?=[\d(])", "^"),
-        (
-            tuple(_SUPERSCRIPTS),
-            rf"(?<=[\d)])[{_SUPERSCRIPTS}]",
-            "^",
-        ),  # behind a letter it is a unit's
+        # Behind a letter, a superscript is a unit's.
+        (tuple(_SUPERSCRIPTS), rf"(?<=[\d)])[{_SUPERSCRIPTS}]", "^"),
         ((":",), r"(?<=\d):(?=\d)", "^"),
         ((",",), r"(?<=\d),(?=\d)(?!\d{3}(?!\d))", "^"),
         (("..", "…"), r"(?<=\d)(?:\.{2,}|…)", "!"),
         (("-(",), r"-(?<![\w)%]-)(?<![\w)%]\s-)\(", "^("),
-        (tuple("\\$€£¥*_`~"), r"\\?[$€£¥]|\\[\\\[\]() ,;!]|[*]{2,}|[_`~]", " "),
+        (tuple("\\$€£¥*_`~"), r"\\?[$€£¥]|\\[\[\]() ,;!]|[*]{2,}|[_`~]", " "),
         (("/",), r"/ ?(?=[A-Za-z])[A-Za-z]+", " "),  # the unit of a rate
         (("/",), r"\b([0-9]+) ([0-9]+/[0-9]+)(?![/0-9])", r"(\1+\2)"),
         # "25 / 1/3" divides by a third.
@@ -131,6 +144,8 @@ def _equation(tokens: Sequence[_Token], equals: int) -> Equation | None:
     if len(left) < 2 or not right or sum(map(len, left)) > MAX_CHARS:
         return None
     operands = tuple([_as_written(part) for part in left if part[-1] in ".%0123456789"])
+    if len(operands) < 2:
+        return None
     expected: Exact | None
     if len(left) == 3 and len(operands) == 2 and not any(part[-1] == "%" for part in left):
         expected = combine(operands[0], left[1], operands[1])  # by far the most frequent case
