@@ -81,8 +81,10 @@ def collect(config: CollectConfig) -> None:
 
     require_source(config.data.source)
     from trainer.commands.collect import run_collect
+    from trainer.io.disk import raise_disk_full
 
-    run_collect(config)
+    with raise_disk_full(config.output.parent.absolute()):
+        run_collect(config)
 
 
 def train_from_file(command: TrainOfflineCommand) -> None:
@@ -92,8 +94,10 @@ def train_from_file(command: TrainOfflineCommand) -> None:
 
     check_offline(config)
     from trainer.commands.train_offline import train_offline
+    from trainer.io.disk import raise_disk_full
 
-    print(f"adapter in {train_offline(config, must_resume=command.resume)}")
+    with raise_disk_full(config.run.folder):
+        print(f"adapter in {train_offline(config, must_resume=command.resume)}")
 
 
 def evaluate(config: EvaluationConfig) -> None:

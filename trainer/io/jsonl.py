@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from inference_server.wire.json_and_toml import JsonFlaw, check_flaws
 from regime_w.compressed_lines import DAMAGED, lines_of
 from trainer.errors import DataError
-from trainer.io.durable import write_file
+from trainer.io.durable import append, write_file
 from trainer.io.paths import open_plain
 
 SUFFIXES = (".jsonl", ".json", ".gz", ".zst")
@@ -143,17 +143,17 @@ class JsonlAppender:
         traceback: TracebackType | None,
     ) -> None:
         """Wait until every row is on the disk, and close."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            os.fsync(self._file.fileno())
 
     def append(self, row: Mapping[str, object]) -> None:
-        """Append one row, as a line, member or frame of its own."""
+        """Append one row, as a line, member or frame of its own; if that fails, such as on a full disk, none of it."""
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         if self._suffix == ".gz":
             line = gzip.compress(line, mtime=0)
         elif self._suffix == ".zst":
             line = zstandard.ZstdCompressor().compress(line)
-        self._file.write(line)
+        append(self._file, line, wait=False)
 
 
 def repair(path: Path) -> int:

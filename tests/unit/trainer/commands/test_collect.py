@@ -1,6 +1,7 @@
 """Collecting rollouts from a server that answers from memory: every question once, whatever happens."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import tomllib
@@ -23,12 +24,13 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from tests.unit.server_stub import ServerStub
+from trainer.commands import actions
 from trainer.commands.collect import Collected, collect
 from trainer.config.sections import CollectConfig
 from trainer.console.stop_signals import StopRequest
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.errors import DataError, ServerUnreachableError, UsageError
+from trainer.errors import DataError, DiskFullError, ServerUnreachableError, UsageError
 from trainer.io.jsonl import read_lines
 
 ARMS = ("wolfram_0", "maudlin_0")
@@ -330,3 +332,16 @@ async def test_a_folder_is_uploaded_once_and_removed(tmp_path: Path) -> None:
     await run(again, config(tmp_path / "b.jsonl", model=str(folder)))
     assert again.log == []
     assert {request.policy for request in again.asked} == {6}
+
+
+def test_a_full_disk_is_said_with_the_files_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: CollectConfig) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.commands.collect.run_collect", write)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DiskFullError, match=f"disk of {tmp_path}; ") as caught:
+        actions.collect(config(Path("rows.jsonl")))
+    assert caught.value.exit_code == 3

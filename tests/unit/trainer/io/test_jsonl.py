@@ -2,8 +2,11 @@
 
 import gzip
 import json
+import resource
 import tracemalloc
 from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,33 @@ def test_wherever_a_kill_tears_it_a_file_is_mended_to_its_whole_rows(
     num_rows = sum(end <= cut for end in ends) - 1
     assert (path.stat().st_size, num_truncated) == (ends[num_rows], cut - ends[num_rows])
     append(path, ROWS[num_rows:])
+    assert rows_of(path) == ROWS
+
+
+@contextmanager
+def files_of_at_most(size_bytes: int) -> Iterator[None]:
+    """A block in which a write beyond this size is cut short, and the next one fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_row_for_which_there_is_no_space_leaves_the_rows_before_it_and_goes_in_later(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"rows.jsonl{suffix}"
+    append(path, ROWS[:2])
+    size_bytes = path.stat().st_size
+    with JsonlAppender(path) as file:
+        with files_of_at_most(size_bytes + 7), pytest.raises(OSError, match="too large"):
+            file.append(ROWS[2])
+        assert path.stat().st_size == size_bytes
+        for row in ROWS[2:]:
+            file.append(row)
     assert rows_of(path) == ROWS
 
 
