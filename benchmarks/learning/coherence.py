@@ -156,7 +156,7 @@ def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task)
     """Sample the exploring arms for every question, and ask each question once at temperature 0."""
     from trainer.client.arms_client import ArmsClient
     from trainer.client.ask_groups import ask_groups, group_request
-    from trainer.client.model_spec import uploaded
+    from trainer.client.asked_model import uploaded
 
     rollout = RolloutConfig(
         arms=_EXPLORING, max_tokens=task.max_tokens, prompt_format="plain", seed=1
@@ -166,12 +166,12 @@ def last_version(adapter: Path, url: str, records: Sequence[Record], task: Task)
         places = asyncio.Semaphore(_NUM_AT_ONCE)
         async with (
             ArmsClient(ServerConfig(url=url)) as client,
-            uploaded(client, adapter) as version,
+            uploaded(client, adapter) as model,
         ):
 
             async def ask_one(record: Record) -> tuple[int, int, float]:
                 async with places:
-                    request = group_request(record, rollout, version=version, seed=1)
+                    request = group_request(record, rollout, version=model.version, seed=1)
                     (group,), _ = await ask_groups(client, request)
                 scores = score_group(record, group, RewardConfig()).scores
                 return sum(scores.correct or ()), scores.num_correct_paths or 0, scores.s_end or 0.0

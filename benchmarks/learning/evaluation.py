@@ -56,7 +56,7 @@ def correct_answers(
 ) -> list[str]:
     """For each adapter a string: a 1 for each question that its greedy answer solves, a 0 for each other one."""
     from trainer.client.arms_client import ArmsClient
-    from trainer.client.model_spec import uploaded
+    from trainer.client.asked_model import uploaded
     from trainer.config.sections import ServerConfig
 
     questions = [record.question for record in records]
@@ -65,8 +65,8 @@ def correct_answers(
         found = []
         async with ArmsClient(ServerConfig(url=url)) as client:
             for adapter in adapters:
-                async with uploaded(client, adapter) as version:
-                    completions = await client.complete(version, questions, prompt)
+                async with uploaded(client, adapter) as model:
+                    completions = await client.complete(model.version, questions, prompt)
                 correct = (
                     answers_agree(extract_answer(completion.text), extract_gold(record.gold))
                     for completion, record in zip(completions, records, strict=True)

@@ -1,17 +1,12 @@
-"""The model that a command asks: the base, a served version, or an adapter folder that is uploaded.
+"""The model that a command asks, as its user names it: the base, a served version, or an adapter folder.
 
 The user names ``base``, ``policy``, ``policy-000012``, an adapter folder, or a run's folder (for its newest
 adapter); the result is the version to ask for.
 """
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from http import HTTPStatus
 from pathlib import Path
-
-import stamina
 
 from inference_server.wire.schemas import (
     ADAPTER_CONFIG_FILE,
@@ -19,16 +14,11 @@ from inference_server.wire.schemas import (
     ServerStatus,
     adapter_name,
 )
-from trainer.client.protocol import AdapterServer
-from trainer.errors import ServerError, ServerRejectedError, UsageError
+from trainer.errors import UsageError
 from trainer.io.paths import shown_path
 from trainer.io.version_names import version_folders, version_of_name
 
 _BASE, _POLICY = "base", "policy"
-
-_NUM_PUSHES = 5
-_IDLE_WITHIN_S = 10.0
-"""How long to wait for aborted requests to leave the engine; their version cannot be removed before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,32 +69,3 @@ class ModelSpec:
                 "name its adapter folder instead"
             )
         return versions[self.what]
-
-
-@asynccontextmanager
-async def uploaded(client: AdapterServer, folder: Path) -> AsyncIterator[int]:
-    """Serve an adapter folder as a version within the block; ``policy`` does not move to it."""
-    # Another client, such as a run in progress, may take the number in between.
-    async for attempt in stamina.retry_context(on=_is_conflict, attempts=_NUM_PUSHES):
-        with attempt:
-            version = (await client.status()).next_version
-            await client.push_adapter(version, folder, activate=False)
-    try:
-        yield version
-    finally:
-        # A failed removal must not discard the answers or hide an error of the block. The server later
-        # retires a version that stays for a newer one, as it does after a killed command.
-        with suppress(ServerError):
-            await _remove(client, version)
-
-
-async def _remove(client: AdapterServer, version: int) -> None:
-    async for attempt in stamina.retry_context(
-        on=_is_conflict, timeout=_IDLE_WITHIN_S, attempts=None
-    ):
-        with attempt:
-            await client.delete_adapter(version)
-
-
-def _is_conflict(error: Exception) -> bool:
-    return isinstance(error, ServerRejectedError) and error.status == HTTPStatus.CONFLICT

@@ -14,12 +14,12 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
-from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.prompt_options import resolve_format
-from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, FinishReason, ServerStatus
+from inference_server.wire.schemas import FinishReason, ServerStatus
 from trainer.client.arms_client import ArmsClient
-from trainer.client.ask_groups import ask_again, ask_groups, group_request
-from trainer.client.model_spec import ModelSpec, uploaded
+from trainer.client.ask_groups import group_request
+from trainer.client.asked_model import AskedModel, uploaded
+from trainer.client.model_spec import ModelSpec
 from trainer.client.protocol import AdapterServer
 from trainer.config.sections import CollectConfig
 from trainer.console.progress import OnGroup, group_lines
@@ -147,10 +147,10 @@ async def collect(
         JsonlAppender(output) as file,
         group_lines("collect", num_done=len(stored), num_total=len(stored) + len(missing)) as shown,
     ):
-        async with _version_of(spec, client, status) as version:
+        async with _asked(spec, client, status) as model:
             await _ask_all(
                 missing,
-                partial(_ask, config, client, functions, version),
+                partial(_ask, config, functions, model),
                 _keeper(file, found, shown, dtype=status.base_dtype),
                 stop,
                 num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
@@ -189,20 +189,16 @@ def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None])
 
 
 @asynccontextmanager
-async def _version_of(
+async def _asked(
     spec: ModelSpec, client: AdapterServer, status: ServerStatus
-) -> AsyncIterator[int | None]:
-    """The version to request from; a folder is uploaded unless the server already has its weights."""
+) -> AsyncIterator[AskedModel]:
+    """The model to request from; a folder is uploaded unless the server already has its weights."""
     if spec.folder is None:
-        yield spec.served_version(status, field="model")
+        yield AskedModel(client, spec.served_version(status, field="model"))
         return
-    sha256 = sha256_of_file(spec.folder / ADAPTER_WEIGHTS_FILE)
     # A killed collection could not remove its upload. This one uses it, and does not remove it either.
-    if held := [version.version for version in status.versions if version.sha256 == sha256]:
-        yield held[-1]
-        return
-    async with uploaded(client, spec.folder) as version:
-        yield version
+    async with uploaded(client, spec.folder, status) as model:
+        yield model
 
 
 async def _ask_all(
@@ -232,16 +228,13 @@ async def _ask_all(
 
 
 async def _ask(
-    config: CollectConfig,
-    client: AdapterServer,
-    functions: RewardFunctions,
-    version: int | None,
-    record: Record,
+    config: CollectConfig, functions: RewardFunctions, model: AskedModel, record: Record
 ) -> ScoredGroup:
     # Always the configured seed, so that a question that is asked again gets the same answers.
-    request = group_request(record, config.rollout, version=version, seed=config.rollout.seed)
-    ((group,), _), _ = await ask_again(
-        lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
+    rollout = config.rollout
+    (group,) = await model.groups(
+        lambda version: group_request(record, rollout, version=version, seed=rollout.seed),
+        give_up_after_s=config.server.give_up_after_s,
     )
     is_quick = config.reward.is_regime_w and record.answer_type.name != "math"
     if is_quick:

@@ -15,7 +15,7 @@ from rich.console import Console
 from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
-from trainer.client.model_spec import uploaded
+from trainer.client.asked_model import AskedModel, uploaded
 from trainer.client.protocol import AdapterServer
 from trainer.config.data import DataConfig, RecordShape, is_built_in
 from trainer.config.sections import EvaluationConfig, RolloutConfig
@@ -88,13 +88,12 @@ async def evaluate(
     # Served models go first: an upload may make the server retire its oldest version.
     for candidate in sorted(candidates, key=lambda c: c.model.folder is not None):
         label, folder = candidate.label, candidate.model.folder
-        async with (
-            nullcontext(served[label]) if folder is None else uploaded(client, folder)
-        ) as version:
+        pinned = AskedModel(client, served.get(label))
+        async with nullcontext(pinned) if folder is None else uploaded(client, folder) as model:
             answers[label] = []
             for start in range(0, len(records), config.batch_size):
                 batch = records[start : start + config.batch_size]
-                answers[label] += await ask_model(client, version, batch, config)
+                answers[label] += await ask_model(client, model, batch, config)
                 num_answered += len(batch)
                 on_progress(num_answered, num_total)
 

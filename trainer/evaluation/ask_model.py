@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from inference_server.wire.schemas import ArmsRequest, Question
-from trainer.client.ask_groups import ask_again, ask_groups, policy_of
+from trainer.client.ask_groups import policy_of
+from trainer.client.asked_model import AskedModel
 from trainer.client.protocol import GreedyPrompt, InferenceServer
 from trainer.config.sections import EvaluationConfig
 from trainer.data.sources import Record
@@ -12,7 +13,7 @@ from trainer.evaluation.records import Answer, ArmsAnswer, ModelAnswers
 
 async def ask_model(
     client: InferenceServer,
-    version: int | None,
+    model: AskedModel,
     records: Sequence[Record],
     config: EvaluationConfig,
 ) -> list[ModelAnswers]:
@@ -20,7 +21,7 @@ async def ask_model(
 
     Args:
         client: The server.
-        version: The model's version; None for the base.
+        model: Who is asked.
         records: The questions.
         config: How they are asked.
 
@@ -34,11 +35,11 @@ async def ask_model(
         stop=config.stop,
     )
     questions = [record.question for record in records]
-    completions, _ = await ask_again(
-        lambda: client.complete(version, questions, prompt),
+    completions = await model.ask(
+        lambda version: client.complete(version, questions, prompt),
         give_up_after_s=config.server.give_up_after_s,
     )
-    by_arms = await _ask_arms(client, version, records, config)
+    by_arms = await _ask_arms(model, records, config)
     return [
         ModelAnswers(
             greedy=Answer.of(
@@ -55,8 +56,7 @@ async def ask_model(
 
 
 async def _ask_arms(
-    client: InferenceServer,
-    version: int | None,
+    model: AskedModel,
     records: Sequence[Record],
     config: EvaluationConfig,
 ) -> Sequence[ArmsAnswer | None]:
@@ -71,9 +71,9 @@ async def _ask_arms(
         prompt_format=config.prompt_format,
         stop=config.stop,
         seed=config.seed,
-        policy=policy_of(version),
     )
-    (groups, _), _ = await ask_again(
-        lambda: ask_groups(client, request), give_up_after_s=config.server.give_up_after_s
+    groups = await model.groups(
+        lambda version: request.model_copy(update={"policy": policy_of(version)}),
+        give_up_after_s=config.server.give_up_after_s,
     )
     return [ArmsAnswer.of(group, record) for group, record in zip(groups, records, strict=True)]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import stamina
 
 from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import (
@@ -30,7 +31,13 @@ from trainer.config.sections import CollectConfig
 from trainer.console.stop_signals import StopRequest
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.errors import DataError, DiskFullError, ServerUnreachableError, UsageError
+from trainer.errors import (
+    DataError,
+    DiskFullError,
+    ServerRejectedError,
+    ServerUnreachableError,
+    UsageError,
+)
 from trainer.io.jsonl import read_lines
 
 ARMS = ("wolfram_0", "maudlin_0")
@@ -332,6 +339,35 @@ async def test_a_folder_is_uploaded_once_and_removed(tmp_path: Path) -> None:
     await run(again, config(tmp_path / "b.jsonl", model=str(folder)))
     assert again.log == []
     assert {request.policy for request in again.asked} == {6}
+
+
+async def test_a_folder_that_a_run_displaces_is_uploaded_again(tmp_path: Path) -> None:
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+
+    class Displacing(FakeServer):
+        async def generate(self, request: ArmsRequest) -> ArmsResponse:
+            if request.policy not in self.adapters:
+                raise ServerRejectedError(404, f"version {request.policy} is not loaded")
+            found = await super().generate(request)
+            if len(self.asked) % 3 == 0:
+                self.adapters.clear()
+            return found
+
+        async def push_adapter(
+            self, version: int, folder: Path, *, activate: bool = True
+        ) -> AdapterInfo:
+            self.adapters[version] = hashlib.sha256(b"weights").hexdigest()
+            return await super().push_adapter(version, folder, activate=activate)
+
+    server, output = Displacing(), tmp_path / "a.jsonl"
+    with stamina.set_testing(True, attempts=9):
+        await run(server, config(output, model=str(folder), limit=10, num_in_flight=2))
+    assert Counter(server.log)["push 8"] > 1
+    assert server.log[-1] == "delete 8"
+    assert Counter(row["policy_version"] for row in rows_of(output)) == {8: 10}
 
 
 def test_a_full_disk_is_said_with_the_files_folder(

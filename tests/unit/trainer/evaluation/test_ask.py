@@ -158,7 +158,7 @@ class FakeServer(ServerStub):
                 )
             )
         usage = Usage(prompt_tokens=1, completion_tokens=1)
-        return ArmsResponse(policy_version=None, boot_id="b", groups=groups, usage=usage)
+        return ArmsResponse(policy_version=None, boot_id="boot", groups=groups, usage=usage)
 
     def completion(self, arm: str, text: str) -> ArmCompletion:
         return ArmCompletion(
@@ -311,6 +311,26 @@ async def test_a_number_that_a_run_takes_in_between_is_left_to_it(tmp_path: Path
         found = await run(server, config(f"SFT={adapter(tmp_path / 'sft')}"))
     assert found.models[0].accuracy.value == 0.3
     assert not server.versions
+
+
+async def test_an_upload_that_a_run_displaces_between_batches_is_uploaded_again(
+    tmp_path: Path,
+) -> None:
+    class Displacing(FakeServer):
+        async def complete(
+            self, version: int | None, questions: list[str], prompt: GreedyPrompt
+        ) -> list[TextCompletion]:
+            if version not in self.versions:
+                raise ServerRejectedError(404, f"version {version} is not loaded")
+            found = await super().complete(version, questions, prompt)
+            self.versions.clear()
+            return found
+
+    server = Displacing({"policy-000007": 3})
+    with stamina.set_testing(True, attempts=3):
+        found = await run(server, config(f"SFT={adapter(tmp_path / 'sft')}", batch_size=5))
+    assert found.models[0].accuracy.value == 0.3
+    assert Counter(server.log)["push 7 sft"] == 2
 
 
 async def test_an_upload_that_the_server_retired_by_itself_is_no_error(tmp_path: Path) -> None:
