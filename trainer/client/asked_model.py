@@ -41,12 +41,15 @@ class AskedModel:
     version: int | None
     """What to ask for now; a folder's may get another number when it is uploaded again."""
 
-    def __init__(self, client: AdapterServer, version: int | None):
+    sha256: str | None
+    """Digest of its weights; None of the base, and if it is not known."""
+
+    def __init__(self, client: AdapterServer, version: int | None, sha256: str | None = None):
         """Nothing is sent."""
         self.version = version
+        self.sha256 = sha256
         self._client = client
         self._folder: Path | None = None
-        self._sha256 = ""
         self._boot_id = ""
         self._is_own = False
         # All requests in flight lose the version at once, and one of them uploads it.
@@ -102,8 +105,8 @@ class AskedModel:
             folder: The adapter folder.
             found: The server's status. If it lists a version with the folder's weights, then this one is used.
         """
-        self._folder, self._sha256 = folder, await _digest(folder)
-        same = [v.version for v in found.versions if v.sha256 == self._sha256] if found else []
+        self._folder, self.sha256 = folder, await _digest(folder)
+        same = [v.version for v in found.versions if v.sha256 == self.sha256] if found else []
         if found is None or not same:
             await self._upload(folder)
         else:
@@ -122,11 +125,11 @@ class AskedModel:
         async with self._changes:
             status = await self._client.status()
             held = {info.version: info.sha256 for info in status.versions}
-            if self.version is not None and held.get(self.version) == self._sha256:
+            if self.version is not None and held.get(self.version) == self.sha256:
                 self._boot_id = status.boot_id
                 return True
             try:
-                is_same = await _digest(folder) == self._sha256
+                is_same = await _digest(folder) == self.sha256
             except OSError as error:
                 raise UsageError(
                     f"{folder}: {error.strerror}, and the server has retired its version {self.version} for newer "

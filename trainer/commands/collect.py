@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 
 from inference_server.wire.prompt_options import resolve_format
@@ -28,10 +27,10 @@ from trainer.console.terminal import print_line
 from trainer.data.context_limit import drop_overlong
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.errors import DataError
 from trainer.io.adapter_settings import kept_prompt_format
-from trainer.io.jsonl import JsonlAppender, read_rows, repair
+from trainer.io.jsonl import JsonlAppender
 from trainer.io.kept_settings import keep_settings, settings_beside
+from trainer.rollouts.collected import collected_rows
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.reward_functions import RewardFunctions
 from trainer.rollouts.rows import rollout_row
@@ -77,13 +76,6 @@ class Collected:
         )
 
 
-class _StoredQuestion(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    id: str
-    question: str
-
-
 def run_collect(config: CollectConfig) -> Collected:
     """Collect and show progress; SIGTERM and Ctrl-C let requests in flight finish.
 
@@ -115,7 +107,7 @@ async def collect(
         config: Questions, model and file.
         client: The server.
         stop: Once it is requested, no further question is requested.
-        say: Gets a line if a collection is resumed.
+        say: Gets a line if a collection is resumed, and a warning if it then has rows of several policies.
     """
     spec = ModelSpec.parse(config.model, field="model")
     num_records = min(config.limit or config.data.num_questions, config.data.num_questions)
@@ -133,9 +125,10 @@ async def collect(
     rollout = config.rollout.model_copy(update={"prompt_format": asked_as})
     config = config.model_copy(update={"rollout": rollout})
     keep_settings(kept, config, free=_FREE_SETTINGS)
-    stored = _stored(output, records, say)
-    missing = [record for record in records if record.id not in stored]
-    found = Collected(num_before=len(stored))
+    stored = collected_rows(output, records, say)
+    num_stored = len(stored.ids)
+    missing = [record for record in records if record.id not in stored.ids]
+    found = Collected(num_before=num_stored)
     if not missing:
         return found
     status = await client.status()
@@ -145,13 +138,18 @@ async def collect(
     with (
         RewardFunctions(config.reward) as functions,
         JsonlAppender(output) as file,
-        group_lines("collect", num_done=len(stored), num_total=len(stored) + len(missing)) as shown,
+        group_lines("collect", num_done=num_stored, num_total=num_stored + len(missing)) as shown,
     ):
         async with _asked(spec, client, status) as model:
+            is_folder = spec.folder is not None
+            if warning := stored.mixture_warning(
+                output, model.version, model.sha256, is_folder=is_folder
+            ):
+                say(warning)
             await _ask_all(
                 missing,
                 partial(_ask, config, functions, model),
-                _keeper(file, found, shown, dtype=status.base_dtype),
+                _keeper(file, found, shown, model, dtype=status.base_dtype),
                 stop,
                 num_in_flight=min(config.num_in_flight, status.limits.max_groups_in_flight),
             )
@@ -159,33 +157,19 @@ async def collect(
 
 
 def _keeper(
-    file: JsonlAppender, found: Collected, shown: OnGroup, *, dtype: str
+    file: JsonlAppender, found: Collected, shown: OnGroup, model: AskedModel, *, dtype: str
 ) -> Callable[[ScoredGroup], None]:
+    served = {"dtype": dtype}
+    # The number alone does not say which weights these were, since each start uploads a folder anew.
+    if model.sha256 is not None:
+        served["adapter_sha256"] = model.sha256
+
     def keep(group: ScoredGroup) -> None:
-        file.append(rollout_row(group, dtype=dtype))
+        file.append(rollout_row(group, served=served))
         found.add(group)
         shown(sum(len(arm.token_ids) for arm in group.group.arms))
 
     return keep
-
-
-def _stored(output: Path, records: Sequence[Record], say: Callable[[str], None]) -> set[str]:
-    """The ids of the file's complete rows; a truncated last row is removed."""
-    if not output.exists():
-        return set()
-    num_bytes = repair(output)
-    questions = {record.id: record.question for record in records}
-    stored: set[str] = set()
-    for number, row in read_rows(output, _StoredQuestion):
-        if questions.get(row.id, row.question) != row.question:
-            raise DataError(
-                f"{output}:{number}: {row.id} is another question in the file than in the data; "
-                "choose another output"
-            )
-        stored.add(row.id)
-    truncated = f"; removed a truncated row of {num_bytes} bytes" if num_bytes else ""
-    say(f"{output} has {len(stored)} questions{truncated}; resuming after them")
-    return stored
 
 
 @asynccontextmanager
@@ -194,7 +178,9 @@ async def _asked(
 ) -> AsyncIterator[AskedModel]:
     """The model to request from; a folder is uploaded unless the server already has its weights."""
     if spec.folder is None:
-        yield AskedModel(client, spec.served_version(status, field="model"))
+        digests = {held.version: held.sha256 for held in status.versions}
+        version = spec.served_version(status, field="model")
+        yield AskedModel(client, version, None if version is None else digests.get(version))
         return
     # A killed collection could not remove its upload. This one uses it, and does not remove it either.
     async with uploaded(client, spec.folder, status) as model:

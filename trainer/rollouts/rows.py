@@ -4,7 +4,7 @@ The journal's ``rollouts/step-….jsonl`` and the files of ``collect`` hold thes
 rows, which have only names and texts, can be read too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -29,14 +29,14 @@ from trainer.rollouts.groups import Score, ScoredGroup, ServedGroup, as_sample, 
 
 
 def rollout_row(
-    scored: ScoredGroup, *, step: int | None = None, dtype: str | None = None
+    scored: ScoredGroup, *, step: int | None = None, served: Mapping[str, str] | None = None
 ) -> dict[str, object]:
     """A group's row: the recipe's fields, and tokens, logprobs, version and more.
 
     Args:
         scored: The group.
         step: The run's step; None outside of a run.
-        dtype: The dtype that the server computed in; None in a run, whose ``config.toml`` has it.
+        served: What the server computed with, ``dtype`` and ``adapter_sha256``; None in a run, which has both elsewhere.
     """
     group, scores, answer_type = scored.group, scored.scores, scored.record.answer_type
     correct = scores.correct or [None] * len(scored.rewards)
@@ -52,7 +52,7 @@ def rollout_row(
         **({"stop": group.stop} if group.stop else {}),
         **({"columns": columns} if (columns := scored.record.named_columns) else {}),
         **({} if scored.paired is None else {"counterfactual": scored.paired.model_dump()}),
-        **({} if dtype is None else {"dtype": dtype}),
+        **(served or {}),
         **({"server": group.server} if isinstance(group, ServedGroup) else {}),
         **({} if group.replica is None else {"replica": group.replica}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},

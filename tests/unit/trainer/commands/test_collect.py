@@ -311,6 +311,95 @@ async def test_rows_of_something_else_are_an_error_that_names_the_line(
 
 
 @pytest.mark.parametrize(
+    ("before", "complaint"),
+    [
+        (
+            {"gold_answer": "#### 8"},
+            "gold_answer of q2 is '#### 8' in the file and '#### 7' in the data",
+        ),
+        ({"answer_type": "text"}, "answer_type of q2 is 'text' in the file and 'number' in the"),
+        ({"choices": ["5", "7"]}, "choices of q2 is ('5', '7') in the file and () in the data"),
+        ({"question": "Why?"}, "q2 is another question in the file than in the data"),
+    ],
+)
+async def test_a_row_whose_question_or_answer_was_corrected_since_is_an_error_that_names_it(
+    before: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    source, output = tmp_path / "data.jsonl", tmp_path / "rows.jsonl"
+    source.write_text(
+        "".join(
+            f'{{"id": "q{i}", "question": "What is {i}?", "answer": "#### 7"}}\n' for i in range(5)
+        )
+    )
+    asked = config(output, data={"source": str(source)})
+    await run(FakeServer(), asked.model_copy(update={"limit": 3}))
+    rows = rows_of(output)
+    place = next(i for i, row in enumerate(rows) if row["id"].endswith("2"))
+    name = rows[place]["id"]
+    rows[place] |= before
+    output.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError) as caught:
+        await run(FakeServer(), asked)
+    assert f"{output}:{place + 1}: {complaint.replace('q2', name)}" in str(caught.value)
+    assert "choose another output" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(rows_of(output)) == 3
+
+
+WEIGHTS = {"a": "a" * 64, "b": "b" * 64}
+
+
+@pytest.mark.parametrize(
+    ("starts", "counts"),
+    [
+        ([(3, "a"), (3, "a"), (3, "a")], None),
+        # The same weights under another number, such as after a restart of the server.
+        ([(3, "a"), (5, "a")], None),
+        ([(3, "a"), (4, "b")], "2 of the 2 rows of {} are of other policies than version 4, "),
+        ([(3, "a"), (4, "b"), (4, "b")], "2 of the 4 rows of {} are of other policies than "),
+        ([(3, "a"), (3, "b")], "is asked now: 2 of an earlier version 3. "),
+        ([(None, None), (3, "a")], "is asked now: 2 of the base. "),
+        ([(3, "a"), (None, None)], "than the base, which is asked now: 2 of version 3. "),
+        # Rows of the releases that did not write a digest.
+        ([(3, None), (3, "a")], None),
+        ([(3, None), (5, "a")], "is asked now: 2 of version 3. "),
+    ],
+)
+async def test_rows_of_several_policies_are_said_to_be_so(
+    starts: list[tuple[int | None, str | None]],
+    counts: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "rows.jsonl"
+    for number, (version, weights) in enumerate(starts, 1):
+        capsys.readouterr()
+        server = FakeServer(active=version)
+        if version is not None and weights is not None:
+            server.adapters = {version: WEIGHTS[weights]}
+        await run(server, config(output, limit=2 * number))
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert len(warnings) == (counts is not None)
+    assert (counts or "").format(output) in "".join(warnings)
+    assert len(rows_of(output)) == 2 * len(starts)
+
+
+async def test_a_folder_of_other_weights_in_the_same_place_is_said_to_be_another_policy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, output = tmp_path / "sft", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text("{}")
+    for limit, weights in enumerate((b"first", b"first", b"second"), 1):
+        capsys.readouterr()
+        (folder / "adapter_model.safetensors").write_bytes(weights)
+        await run(FakeServer(), config(output, limit=limit, model=str(folder)))
+        assert ("warning: 2 of the 2 rows" in capsys.readouterr().out) == (weights == b"second")
+    digests = [row["adapter_sha256"] for row in rows_of(output)]
+    assert digests == [hashlib.sha256(b).hexdigest() for b in (b"first", b"first", b"second")]
+
+
+@pytest.mark.parametrize(
     ("model", "active", "asked"),
     [("policy", 3, 3), ("policy", None, "base"), ("base", 3, "base"), ("policy-000005", 3, 5)],
 )

@@ -1,0 +1,117 @@
+"""What a file of collected rollouts has already: which questions, with which golds, and of which policies."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from regime_w.answer_types.answer_type import AnswerTypeName
+from trainer.config.safe_text import shortened
+from trainer.data.sources import Record
+from trainer.errors import DataError
+from trainer.io.jsonl import read_rows, repair
+
+
+class _CollectedRow(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: str
+    question: str
+    gold_answer: str = ""
+    answer_type: AnswerTypeName = "number"
+    choices: tuple[str, ...] = ()
+    policy_version: int | None = None
+    adapter_sha256: str | None = None
+    """None of the base, and in rows older than this field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollectedRows:
+    """The complete rows of a file."""
+
+    ids: set[str] = field(default_factory=set)
+    policies: Counter[tuple[int | None, str | None]] = field(default_factory=Counter)
+    """How many rows each version, with the digest of its weights, has; see `_CollectedRow`."""
+
+    def mixture_warning(
+        self, output: Path, version: int | None, sha256: str | None, *, is_folder: bool
+    ) -> str | None:
+        """A line if some rows are of another policy than the one that is asked now; else None.
+
+        Args:
+            output: The file.
+            version: The version that is asked; None for the base.
+            sha256: Digest of the version's weights.
+            is_folder: Whether the version is an uploaded folder, whose number differs from one start to the next.
+        """
+        others: Counter[str] = Counter()
+        for (row_version, row_sha256), num_rows in self.policies.items():
+            if row_sha256 is not None and sha256 is not None:
+                is_other = row_sha256 != sha256
+            else:
+                is_other = row_version != version and not (is_folder and row_version is not None)
+            if is_other:
+                is_same_number = row_version == version
+                others[("an earlier " if is_same_number else "") + _name(row_version)] += num_rows
+        if not others:
+            return None
+        counts = ", ".join(f"{num_rows} of {name}" for name, num_rows in others.items())
+        return (
+            f"warning: {others.total()} of the {self.policies.total()} rows of {output} are of other policies than "
+            f"{_name(version)}, which is asked now: {counts}. Every row names its own; to collect from one policy only, "
+            "choose another output and set model to a version such as policy-000012 or to an adapter folder"
+        )
+
+
+def _name(version: int | None) -> str:
+    return "the base" if version is None else f"version {version}"
+
+
+def collected_rows(
+    output: Path, records: Sequence[Record], say: Callable[[str], None]
+) -> CollectedRows:
+    """A file's complete rows; a truncated last row is removed.
+
+    Args:
+        output: The file, which need not exist.
+        records: The data now.
+        say: Gets a line if there is a file.
+
+    Raises:
+        DataError: A row is not one of a collection, or its question, gold answer, answer type or choices are not those
+            of the data any more.
+    """
+    found = CollectedRows()
+    if not output.exists():
+        return found
+    num_bytes = repair(output)
+    by_id = {record.id: record for record in records}
+    for number, row in read_rows(output, _CollectedRow):
+        if (record := by_id.get(row.id)) is not None:
+            _require_unchanged(row, record, f"{output}:{number}")
+        found.ids.add(row.id)
+        found.policies[row.policy_version, row.adapter_sha256] += 1
+    truncated = f"; removed a truncated row of {num_bytes} bytes" if num_bytes else ""
+    say(f"{output} has {len(found.ids)} questions{truncated}; resuming after them")
+    return found
+
+
+def _require_unchanged(row: _CollectedRow, record: Record, where: str) -> None:
+    if row.question != record.question:
+        raise DataError(
+            f"{where}: {row.id} is another question in the file than in the data; choose another output"
+        )
+    kind = record.answer_type
+    for name, before, now in (
+        ("gold_answer", row.gold_answer, record.gold),
+        ("answer_type", row.answer_type, kind.name),
+        ("choices", row.choices, tuple(kind.choices)),
+    ):
+        if before != now:
+            raise DataError(
+                f"{where}: {name} of {row.id} is {shortened(repr(before))} in the file and {shortened(repr(now))} "
+                "in the data, so its scores and rewards are of another answer: remove the row, and its question is "
+                "asked again, or choose another output"
+            )
