@@ -6,6 +6,8 @@ from trainer.config.sections import OfflineRunConfig
 from trainer.errors import DataError
 from trainer.model.dtype import collected_line
 from trainer.rollouts.files import StoredRollouts, open_rollouts
+from trainer.run_state.checkpoint import checkpoint_folders
+from trainer.run_state.recorded_rollouts import require_same_rollouts
 
 _FOREIGN_NATS = 0.05
 """If the mean |starting policy - file| logprob is above this, another policy sampled the file. Rounding alone stays
@@ -16,8 +18,9 @@ def open_file(config: OfflineRunConfig) -> StoredRollouts:
     """Open a run's file of rollouts.
 
     Raises:
-        DataError: It cannot be read, holds rollouts that cannot be trained on, or has only one completion of each
-            question while ppo.advantage compares a question's completions, so that all advantages would be 0.
+        DataError: It cannot be read, holds rollouts that cannot be trained on, is not what the run began with, or has
+            only one completion of each question while ppo.advantage compares a question's completions, so that all
+            advantages would be 0.
     """
     rollouts = open_rollouts(config.rollouts, config, num_groups=config.limit)
     if config.ppo.advantage != "gae" and rollouts.num_completions == len(rollouts.records):
@@ -25,6 +28,9 @@ def open_file(config: OfflineRunConfig) -> StoredRollouts:
             f"{config.rollouts}: one completion of each question, but ppo.advantage = {config.ppo.advantage} compares "
             "a question's completions: set it to gae, or collect with more arms or rollout.samples_per_arm"
         )
+    folder, rows = config.run.folder, list(rollouts.lines.values())
+    has_begun = bool(checkpoint_folders(folder))
+    require_same_rollouts(folder, config.rollouts, rows, has_begun=has_begun)
     return rollouts
 
 

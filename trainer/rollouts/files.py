@@ -123,7 +123,8 @@ class StoredRollouts:
         self._path = path
         self._retokeniser = retokeniser
         self._limits = limits
-        self._lines: dict[str, tuple[int, bytes]] = {}
+        self.lines: dict[str, tuple[int, bytes]] = {}
+        """Number and content of the line of each record, by the record's id."""
         self.records: list[Record] = []
         self.num_completions = self.num_texts = 0
         self.versions: Counter[int | None] = Counter()
@@ -137,10 +138,10 @@ class StoredRollouts:
             if not self._fits(row, f"{path}:{number}"):
                 continue
             name = row.id or f"{path.name.split('.')[0]}-{number:06d}"
-            if name in self._lines:
+            if name in self.lines:
                 # The same question occurs again, for example in a later epoch.
                 name += f"@{number}"
-            self._lines[name] = (number, line)
+            self.lines[name] = (number, line)
             self.records.append(replace(row.record, id=name, columns={}))
             self.versions[row.policy_version] += 1
             self.dtypes[row.dtype] += 1
@@ -213,7 +214,7 @@ class StoredRollouts:
         Raises:
             DataError: A completion is only text and its arm is unknown.
         """
-        number, line = self._lines[record.id]
+        number, line = self.lines[record.id]
         row = self._parse(number, line)
         where = f"{self._path}:{number}"
         completions = [self._with_tokens(arm, row, where) for arm in row.arm_outputs]

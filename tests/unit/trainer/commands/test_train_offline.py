@@ -252,6 +252,37 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(adapter).items())
 
 
+@pytest.mark.parametrize("has_record", [True, False])
+def test_a_file_that_grew_or_changed_is_not_resumed_on(
+    has_record: bool,
+    policy: PolicyConfig,
+    rows: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The cursor is of a shuffle of the rows that there were: questions would train twice, and others never."""
+    file = write(tmp_path / "rows.jsonl", rows[:5])
+    asked = config(policy, file, tmp_path / "run", offline={"num_epochs": 1})
+    asked = asked.model_copy(update={"run": asked.run.model_copy(update={"checkpoint_every": 1})})
+    # The second step has no checkpoint.
+    with killed_after(2, monkeypatch), pytest.raises(KeyboardInterrupt):
+        train_offline(asked)
+    if not has_record:
+        # A run that an earlier version began.
+        (tmp_path / "run/rollouts.json").unlink()
+        write(file, rows)
+        train_offline(asked)
+        return
+    for changed in (rows, [*rows[:4], rows[5]]):
+        write(file, changed)
+        with pytest.raises(DataError, match=r"rows\.jsonl was changed since .*run began to train"):
+            train_offline(asked)
+    assert [row["step"] for row in metrics(asked.run.folder)] == [1, 2]
+    write(file, rows[:5])
+    train_offline(asked)
+    assert [row["step"] for row in metrics(asked.run.folder)] == [1, 2]
+
+
 @contextmanager
 def killed_after(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A block in which the run is killed right after this step's line is written."""
