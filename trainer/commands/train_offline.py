@@ -43,8 +43,9 @@ from trainer.run_state.checkpoint import (
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
+    step_of,
 )
-from trainer.run_state.run_adapters import save_adapter
+from trainer.run_state.run_adapters import retain_newest, save_adapter
 from trainer.run_state.run_folder import (
     open_run,
     run_as_begun,
@@ -126,8 +127,11 @@ def _restore(
     roles = PolicyRoles(
         config.policy, device=device, serve_dtype=torch_dtype(config.policy, device)
     )
+    # No rollouts wait for their adapter here, so `num_adapters` has no lower bound.
+    bounded = run.model_copy(update={"num_adapters": config.rollout.max_staleness + 2})
     learner = Learner(
-        TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run), roles
+        TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=bounded),
+        roles,
     )
     if not checkpoint_folders(run.folder):
         pretrain_critic(config, roles, print)
@@ -192,7 +196,7 @@ class _OfflineTraining:
         return step % self._run.checkpoint_every == 0 or step == self._run.num_steps
 
     def save(self) -> None:
-        """Write adapter and checkpoint."""
+        """Write adapter and checkpoint, and remove the older ones that are not to be kept."""
         roles, run = self._learner.roles, self._run
         self.adapter = _adapter_folder(run.folder, self.progress.step)
         save_adapter(roles, self.adapter)
@@ -200,6 +204,9 @@ class _OfflineTraining:
         save_checkpoint(
             run.folder, self.progress, roles, self._learner.update, num_kept=run.num_checkpoints
         )
+        # A run that goes back to a checkpoint, since a newer one is damaged, has that step's adapter to show.
+        of_checkpoints = {step_of(folder) for folder in checkpoint_folders(run.folder)}
+        retain_newest(run.folder, run.num_adapters, of_checkpoints)
 
 
 def _adapter_folder(run_folder: Path, step: int) -> Path:

@@ -27,7 +27,8 @@ class RunConfig(Section):
     num_checkpoints: Annotated[int, Field(ge=1)] = 3
     """How many of the newest checkpoints to keep, in addition to the first and the best one."""
     num_adapters: Annotated[int, Field(ge=1)] = 20
-    """How many of the newest adapters to keep, in addition to the best one; at least rollout.max_staleness + 2."""
+    """How many of the newest adapters to keep, in addition to the best one; at least rollout.max_staleness + 2.
+    `train-offline` needs no such minimum, and also keeps the adapters of the checkpoints that it keeps."""
     evaluate_every: Annotated[int, Field(ge=1)] | None = None
     """Steps between evaluations: greedy accuracy of the newest version on held-out questions, measured
     while training goes on. The best version's checkpoint is kept. Null never evaluates."""

@@ -12,6 +12,7 @@ import torch
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.io.durable import finish_folder, new_folder, remove_folder, unfinished
+from trainer.io.version_names import version_folders
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.journal import Journal
@@ -22,6 +23,14 @@ def save_adapter(roles: PolicyRoles, folder: Path, dtype: torch.dtype | None = N
     """Write the policy into a folder, atomically, rounded to ``dtype`` or else to the dtype in which it is served."""
     roles.export_policy(new_folder(folder), dtype)
     finish_folder(folder)
+
+
+def retain_newest(run_folder: Path, num_kept: int, others: Collection[int]) -> None:
+    """Remove all adapters of a run without a journal but the ``num_kept`` newest and the versions in ``others``."""
+    folders = version_folders(run_folder)
+    for version in list(folders)[:-num_kept]:
+        if version not in others:
+            remove_folder(folders[version])
 
 
 class RunAdapters:

@@ -178,6 +178,30 @@ def test_a_run_leaves_metrics_adapters_and_checkpoints(whole: Path, policy: Poli
     assert any(p.abs().max() > 0 for name, p in model.named_parameters() if "lora_B" in name)
 
 
+def test_no_more_adapters_are_kept_than_asked_for(
+    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    given = config(
+        policy,
+        write(tmp_path / "rows.jsonl", rows),
+        tmp_path / "run",
+        rollout={"questions_per_step": 2},
+        run={"folder": tmp_path / "run", "checkpoint_every": 1, "num_adapters": 3}
+        | {"num_checkpoints": 1},
+    )
+    (tmp_path / "run/adapters/policy-000001-mine").mkdir(parents=True)
+    newest = train_offline(given)
+    adapters = ["policy-000001-mine", *(f"policy-{step:06d}" for step in (4, 5, 6))]
+    assert sorted(path.name for path in newest.parent.iterdir()) == adapters
+    # Each checkpoint keeps its adapter.
+    fewer = {"num_adapters": 1, "num_checkpoints": 2, "folder": tmp_path / "fewer"}
+    newest = train_offline(given.model_copy(update={"run": given.run.model_copy(update=fewer)}))
+    assert sorted(path.name for path in newest.parent.iterdir()) == [
+        "policy-000005",
+        "policy-000006",
+    ]
+
+
 def test_the_critic_can_be_fitted_to_the_same_file_first(
     whole: Path, policy: PolicyConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
