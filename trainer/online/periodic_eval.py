@@ -113,8 +113,11 @@ class HeldOutEvaluations:
 
     @property
     def versions(self) -> set[int]:
-        """The version being evaluated and the best version; the adapters of both are kept."""
-        best = None if self._run.evaluate_every is None else read_best(self._run.folder)
+        """The version being evaluated and the best version; the adapters of both are kept.
+
+        The best of earlier starts counts also if this start evaluates nothing.
+        """
+        best = read_best(self._run.folder)
         pending = None if self._pending is None else self._pending.published
         return {found.version for found in (best, pending) if found is not None}
 

@@ -55,9 +55,11 @@ def portal() -> Iterator[BlockingPortal]:
 
 
 class Run:
-    """A run that is evaluated every second step."""
+    """A run that is evaluated every second step, unless ``every`` says otherwise."""
 
-    def __init__(self, folder: Path, portal: BlockingPortal, num_steps: int = 4) -> None:
+    def __init__(
+        self, folder: Path, portal: BlockingPortal, num_steps: int = 4, every: int | None = 2
+    ) -> None:
         self.folder = folder
         self.portal = portal
         self.client = portal.call(FakeClient)
@@ -68,9 +70,9 @@ class Run:
             run=RunConfig(
                 folder=folder,
                 num_steps=num_steps,
-                evaluate_every=2,
+                evaluate_every=every,
                 num_evaluation_questions=len(RECORDS),
-                return_to_best=True,
+                return_to_best=every is not None,
             ),
         )
         with Journal(folder) as journal:
@@ -133,6 +135,16 @@ def test_the_best_of_a_run_outlives_it(run: Run, portal: BlockingPortal) -> None
     assert best is not None
     assert (best.step, best.version, best.adapter) == (4, 14, "adapters/policy-000014")
     assert resumed.evaluate(10, 4)["eval/best_step"] == 10
+
+
+def test_the_best_is_kept_by_a_start_that_evaluates_nothing(
+    run: Run, portal: BlockingPortal
+) -> None:
+    run.evaluate(2, 3)
+    resumed = Run(run.folder, portal, every=None)
+    assert resumed.evaluations.versions == {12}
+    assert not resumed.evaluations.is_due(4)
+    assert resumed.evaluations.better_to_go_on_from() is None
 
 
 @pytest.mark.parametrize(
