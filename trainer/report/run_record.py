@@ -8,6 +8,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from inference_server.wire.digests import sha256_of_file
+from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.data import is_built_in
 from trainer.config.sections import TrainConfig
 from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
@@ -15,7 +17,7 @@ from trainer.data.held_out import is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.kept_settings import CONFIG_FILE, kept_tables
-from trainer.io.version_names import version_of_name
+from trainer.io.version_names import START_FOLDER, version_of_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,18 +50,20 @@ class RunRecord:
     def compared(self) -> tuple[ModelResult, ModelResult] | None:
         """The evaluated models to compare: the run's starting point, and its newest trained adapter.
 
-        They are recognised by their adapter folders; failing that, the last two models are taken.
-        None if fewer than two were evaluated.
+        The start is recognised by its folder or digest; failing that, the last other model before the trained one is
+        taken, but neither another version nor a base that the run did not begin with: what these show is not the run's
+        effect. None if there are not two such models.
         """
         if self.evaluation is None or len(self.evaluation.models) < 2:
             return None
         models = self.evaluation.models
         trained = next((model for model in reversed(models) if self._is_trained(model)), models[-1])
         before = models[: models.index(trained)]
-        if not before:
-            return None
-        start = next((model for model in before if self._is_start(model)), before[-1])
-        return start, trained
+        for model in before:
+            if self._is_start(model, trained):
+                return model, trained
+        others = [m for m in before if not (self._is_trained(m) or self._is_other_base(m))]
+        return (others[-1], trained) if others else None
 
     def num_evaluations_chosen_from(self, model: ModelResult) -> int:
         """From how many evaluations during training a model was chosen as the best; 0 if it was not.
@@ -111,13 +115,32 @@ class RunRecord:
         path = Path(model.model)
         return version_of_name(path.name) is not None or path.resolve() == self.folder.resolve()
 
-    def _is_start(self, model: ModelResult) -> bool:
-        if self.config is None or self.evaluation is None:
-            return False
-        adapter = self.config.policy.adapter
-        if adapter is None:
-            return model.model == self.evaluation.base_model
-        return Path(model.model).resolve() == adapter.resolve()
+    def _is_start(self, model: ModelResult, trained: ModelResult) -> bool:
+        if self.config is not None and self._adapter is None and self._is_base(model):
+            return True
+        path = Path(model.model)
+        version = version_of_name(path.name)
+        if version is not None and path.parent == Path(trained.model).parent:
+            # What was pushed before the first step.
+            first = self.rows[0] if self.rows else {}
+            return first.get("step") == 1 and version < first.get("version", 0)
+        starts = [s for s in (self.folder / START_FOLDER, self._adapter) if s is not None]
+        if path.resolve() in [start.resolve() for start in starts]:
+            return True
+        # The run, or the adapter that it began with, may have been moved since.
+        files = [start / ADAPTER_WEIGHTS_FILE for start in starts]
+        return model.adapter_sha256 in [sha256_of_file(file) for file in files if file.is_file()]
+
+    def _is_other_base(self, model: ModelResult) -> bool:
+        """Whether a model is the base, although the run began with an adapter."""
+        return self._adapter is not None and self._is_base(model)
+
+    def _is_base(self, model: ModelResult) -> bool:
+        return self.evaluation is not None and model.model == self.evaluation.base_model
+
+    @property
+    def _adapter(self) -> Path | None:
+        return None if self.config is None else self.config.policy.adapter
 
 
 def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:

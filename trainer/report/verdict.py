@@ -86,8 +86,11 @@ def verdict_of(run: RunRecord) -> Verdict:
 
 
 def _judge(run: RunRecord) -> tuple[Outcome, str, str]:
-    if run.compared is None or run.evaluation is None:
+    if run.evaluation is None:
         return Outcome.UNMEASURED, "Not measured.", _how_to_measure(run)
+    if run.compared is None:
+        missing = f"{EVALUATION_FILE} does not compare an adapter of the run with the run's start."
+        return Outcome.UNMEASURED, "Not measured.", f"{missing} {_how_to_measure(run)}"
     start, trained = run.compared
     found = run.evaluation.difference(trained.label, start.label)
     if found is None or found.p_value is None:

@@ -1,5 +1,6 @@
 """Is RL helping? Real runs whose truth is known, each finding on its own, and which models are compared."""
 
+import dataclasses
 import io
 import json
 import math
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.evaluation.arms_results import CompletionStats, Estimate
@@ -553,6 +555,8 @@ def test_an_undecided_test_says_how_many_questions_it_takes() -> None:
 SFT, BASE = model("SFT", 100, "runs/sft"), model("Base", 60, "base-model")
 RUN = model("Run", 130, "runs/x")
 OLD, NEW = model("Old", 120, "r/policy-000003"), model("New", 130, "r/policy-000009")
+START, FIRST = model("Start", 100, "runs/x/start"), model("First", 100, "r/policy-000001")
+OF_ANOTHER = model("Other", 100, "elsewhere/policy-000001")
 
 
 @pytest.mark.parametrize(
@@ -567,6 +571,16 @@ OLD, NEW = model("Old", 120, "r/policy-000003"), model("New", 130, "r/policy-000
         ((BASE, RUN, SFT), None, ("Base", "Run")),
         ((NEW, SFT), None, None),
         ((SFT,), "runs/sft", None),
+        ((START, SFT, NEW), "runs/elsewhere", ("Start", "New")),
+        ((START, OLD, NEW), None, ("Start", "New")),
+        # Version 2 is that of step 1, so that version 1 has the weights of the start.
+        ((FIRST, OLD, NEW), "runs/elsewhere", ("First", "New")),
+        ((OF_ANOTHER, NEW), "runs/elsewhere", None),
+        # What the start does not explain is no effect of the run.
+        ((OLD, NEW), "runs/elsewhere", None),
+        ((OLD, NEW), None, None),
+        ((BASE, OLD, NEW), "runs/sft", None),
+        ((SFT, OLD, NEW), "runs/elsewhere", ("SFT", "New")),
     ],
 )
 def test_the_start_of_the_run_is_compared_with_its_newest_adapter(
@@ -575,6 +589,38 @@ def test_the_start_of_the_run_is_compared_with_its_newest_adapter(
     config = {} if adapter is None else {"policy": {"adapter": adapter}}
     found = record(config=config, evaluated=evaluation(*models)).compared
     assert (None if found is None else tuple(m.label for m in found)) == expected
+
+
+@pytest.mark.parametrize("names", [("run/start", "sft"), ("elsewhere", "run/start")])
+def test_the_start_of_a_run_that_was_moved_is_known_by_its_digest(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    folders = [tmp_path / name for name in names]
+    for folder, content in zip(folders, (b"start", b"other"), strict=True):
+        folder.mkdir(parents=True)
+        (folder / "adapter_model.safetensors").write_bytes(content)
+    start = START.model_copy(
+        update={"model": "was/run/start", "adapter_sha256": sha256_of_bytes(b"start")}
+    )
+    config = {"policy": {"adapter": folders[0]}}
+    moved = dataclasses.replace(
+        record(config=config, evaluated=evaluation(start, SFT, NEW)), folder=tmp_path / "run"
+    )
+    assert moved.compared == (start, NEW)
+
+
+def test_a_version_is_no_start_and_the_verdict_says_what_is_missing() -> None:
+    """Accuracy fell from 44 % to 4.5 %, after a version of 0.5 %."""
+    start, mid = model("Start", 88, "runs/x/start"), model("Mid", 1, "r/policy-000003")
+    ppo = model("PPO", 9, "r/policy-000009")
+    verdict = verdict_of(record(evaluated=evaluation(mid, ppo, won=9, lost=1)))
+    assert (verdict.outcome, verdict.answer) == (Outcome.UNMEASURED, "Not measured.")
+    assert verdict.evidence.startswith("evaluation.json does not compare an adapter of the run")
+    assert "python -m trainer eval --models" in verdict.evidence
+    verdict = verdict_of(record(evaluated=evaluation(start, mid, ppo, won=1, lost=80)))
+    assert verdict.outcome is Outcome.HURTING
+    assert "44.0% → 4.5%" in verdict.evidence
+    assert "over Start" in verdict.evidence
 
 
 # --- the record -------------------------------------------------------------------------------
