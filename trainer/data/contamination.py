@@ -7,7 +7,7 @@ training question that has at least half of its word sequences. An index of sequ
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from trainer.data.sources import Record
@@ -138,18 +138,20 @@ def find_repeats(records: Sequence[Record]) -> Repeats:
     )
 
 
-def find_overlap(training: Sequence[Record], evaluation: Sequence[Record]) -> Overlap:
-    """Find the evaluation questions that are among the training questions.
+def find_overlap(training: Iterable[Record], evaluation: Sequence[Record]) -> Overlap:
+    """Find the evaluation questions that are among the training questions, which are read once.
 
-    Time and memory are linear in the words of both.
+    Time is linear in the words of both, and memory in those of the evaluation.
     """
     asked = [(record, question_key(record.question)) for record in evaluation]
+    texts = {text for _, text in asked}
     wanted = {sequence for _, text in asked for sequence in _sequences(text)}
     same: dict[str, str] = {}
     holders: defaultdict[str, list[str]] = defaultdict(list)
     for record in training:
         text = question_key(record.question)
-        same.setdefault(text, record.id)
+        if text in texts:
+            same.setdefault(text, record.id)
         for sequence in _sequences(text) & wanted:
             if len(holders[sequence]) < _MAX_HOLDERS:
                 holders[sequence].append(record.id)

@@ -8,7 +8,7 @@ alone decides which part it is in, so the parts never overlap, however many reco
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -84,7 +84,14 @@ def normalised(question: str) -> str:
 def load_records(
     source: str, split: Split, *, num_records: int, seed: int = 0, shape: RecordShape = _SHAPE
 ) -> list[Record]:
-    """Read at most ``num_records`` records of a source.
+    """All that `stream_records` reads, at once."""
+    return [*stream_records(source, split, num_records=num_records, seed=seed, shape=shape)]
+
+
+def stream_records(
+    source: str, split: Split, *, num_records: int, seed: int = 0, shape: RecordShape = _SHAPE
+) -> Iterator[Record]:
+    """Read at most ``num_records`` records of a source, one after the other.
 
     Args:
         source: One of `GENERATED`, a file (see `read_records`) of ``{"question", "answer"}`` records, or a Hub
@@ -96,8 +103,8 @@ def load_records(
         shape: The columns of a file or Hub dataset, and the type of its answers.
 
     Raises:
-        DataError: The source does not exist, is built in but ``shape`` has another type of answers, or has a line that
-            is not a record with a gold answer which its type can read.
+        DataError: The source does not exist, is built in but ``shape`` has another type of answers, or has no records;
+            or, after the last, some are not records with a gold answer which their type can read: one message says which.
     """
     name, part = require_source(source)
     if name in GENERATED:
@@ -107,51 +114,38 @@ def load_records(
                 "data.answer_type says: name a source of your own"
             )
         split = split if part is None else part
-        problems = islice(generated(name, split, seed), num_records)
-        return [
-            Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
-            for i, p in enumerate(problems)
-        ]
+        for i, p in enumerate(islice(generated(name, split, seed), num_records)):
+            yield Record(id=f"{name}-{split}-{i:06d}", question=p.question, gold=p.answer)
+        return
     # Checked once, so that a missing library is not reported as an error of each record.
     usable_type(shape.answer_type)
     if os.path.isfile(name) and kind_of(Path(name)) != ".parquet":
         records = _file_records(Path(name), shape)
     else:
         records = _table_records(name, split, shape)
-    found = _readable(records, part, num_records)
-    if not found:
-        raise DataError(f"{source}: no records")
-    return found
-
-
-def _readable(
-    records: Iterator[Record | DataError], part: Split | None, num_records: int
-) -> list[Record]:
-    """At most ``num_records`` records of a part.
-
-    Raises:
-        DataError: Some of the first ``num_records`` cannot be read; one message says which.
-    """
-    found: list[Record] = []
+    num_found = num_read = 0
     flaws: list[DataError] = []
-    num_read = 0
     for record in records:
         num_read += 1
         if isinstance(record, DataError):
             flaws.append(record)
         elif part is None or split_of(normalised(record.question)) is part:
-            found.append(record)
-        if len(found) + len(flaws) == num_records:
+            num_found += 1
+            yield record
+        if num_found + len(flaws) == num_records:
             break
-    if len(flaws) > 1:
-        shown = [str(flaw) for flaw in flaws[:_SHOWN_FLAWS]]
-        more = f"; and {len(flaws) - len(shown)} more" if len(flaws) > len(shown) else ""
-        raise DataError(
-            f"{len(flaws)} of {num_read} records cannot be read: {'; '.join(shown)}{more}"
-        )
     if flaws:
-        raise flaws[0]
-    return found
+        raise _of_flaws(flaws, num_read)
+    if not num_found:
+        raise DataError(f"{source}: no records")
+
+
+def _of_flaws(flaws: Sequence[DataError], num_read: int) -> DataError:
+    if len(flaws) == 1:
+        return flaws[0]
+    shown = [str(flaw) for flaw in flaws[:_SHOWN_FLAWS]]
+    more = f"; and {len(flaws) - len(shown)} more" if len(flaws) > len(shown) else ""
+    return DataError(f"{len(flaws)} of {num_read} records cannot be read: {'; '.join(shown)}{more}")
 
 
 def require_source(source: str) -> tuple[str, Split | None]:

@@ -7,7 +7,6 @@ served models and adapter folders. Output: an `Evaluation` and the file of its a
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from operator import itemgetter
 from pathlib import Path
 
 from rich.console import Console
@@ -17,18 +16,17 @@ from inference_server.wire.schemas import ServerStatus
 from trainer.client.arms_client import ArmsClient
 from trainer.client.asked_model import AskedModel, uploaded
 from trainer.client.protocol import AdapterServer
-from trainer.config.data import DataConfig, RecordShape, is_built_in
+from trainer.config.data import DataConfig
 from trainer.config.sections import EvaluationConfig, RolloutConfig
 from trainer.console.progress import bar
 from trainer.console.terminal import print_line
-from trainer.data.contamination import find_overlap
 from trainer.data.context_limit import fitting
 from trainer.data.held_out import require_held_out
-from trainer.data.sources import Record, load_records
-from trainer.data.word_problems import Split
-from trainer.errors import DataError, UsageError
+from trainer.data.sources import Record
+from trainer.errors import UsageError
 from trainer.evaluation.ask_model import ask_model
 from trainer.evaluation.candidates import EvaluatedModel, parse_candidates
+from trainer.evaluation.questions import asked_questions, contamination_lines
 from trainer.evaluation.records import (
     ModelAnswers,
     QuestionAnswers,
@@ -39,13 +37,9 @@ from trainer.evaluation.records import (
 from trainer.evaluation.results import Evaluation, ModelResult, compare_all, is_evaluation
 from trainer.evaluation.tables import print_table
 from trainer.evaluation.training_settings import with_training_settings
-from trainer.io.adapter_settings import training_data
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of questions answered so far and in all, over all models."""
-
-_NUM_TRAINING_QUESTIONS = 20_000
-"""Questions of an endless training source to compare with those asked."""
 
 
 async def evaluate(
@@ -70,7 +64,7 @@ async def evaluate(
     _require_arm(config)
     if config.output is not None:
         _require_writable(config.output)
-    records = _held_out(config)
+    records = asked_questions(config)
     status = await client.status()
     asked_as = resolve_format(config.prompt_format, has_chat_template=status.has_chat_template)
     config = config.model_copy(update={"prompt_format": asked_as})
@@ -102,16 +96,6 @@ async def evaluate(
         write_answers(answers_path(config.output), questions)
         evaluation.write(config.output)
     return evaluation
-
-
-def _held_out(config: EvaluationConfig) -> list[Record]:
-    return load_records(
-        config.data,
-        Split.HELD_OUT,
-        num_records=config.num_questions,
-        seed=config.data_seed,
-        shape=config.data_shape,
-    )
 
 
 def _askable(
@@ -182,7 +166,7 @@ def run_evaluation(config: EvaluationConfig, client: AdapterServer | None = None
     def say(line: str) -> None:
         print_line(console, line)
 
-    for line in [*_contamination_lines(config), *([taken] if taken else [])]:
+    for line in [*contamination_lines(config), *([taken] if taken else [])]:
         say(line)
     with bar(console) as progress:
         task = progress.add_task("eval", total=None)
@@ -197,32 +181,6 @@ def run_evaluation(config: EvaluationConfig, client: AdapterServer | None = None
         evaluation = asyncio.run(connect_and_evaluate())
     print_table(evaluation, console)
     return evaluation
-
-
-def _contamination_lines(config: EvaluationConfig) -> list[str]:
-    """Overlap of the questions with the training data, one line for each known training source."""
-    if config.train_data is not None:
-        built_in = is_built_in(config.train_data)
-        found = {config.train_data: RecordShape() if built_in else config.data_shape}
-    else:
-        folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
-        trained = (training_data(folder) for folder in folders if folder is not None)
-        found = {data.source: data.shape for data in trained if data is not None}
-    asked, lines = _held_out(config), []
-    for source, shape in sorted(found.items(), key=itemgetter(0)):
-        try:
-            trained_on = load_records(
-                source, Split.TRAIN, num_records=_NUM_TRAINING_QUESTIONS, shape=shape
-            )
-        except DataError as error:
-            # Its columns may have other names than those of the questions that are asked.
-            lines.append(
-                f"warning: whether {config.data} has questions of {source} (training) was not checked: {error}"
-            )
-        else:
-            overlap = find_overlap(trained_on, asked)
-            lines.append(overlap.line(f"{source} (training)", f"{config.data} (held out)"))
-    return lines
 
 
 def _require_arm(config: EvaluationConfig) -> None:

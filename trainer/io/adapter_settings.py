@@ -56,7 +56,7 @@ def kept_dtype(path: Path) -> str | None:
 def training_data(adapter: Path) -> DataConfig | None:
     """The data settings of the SFT or run that an adapter folder belongs to; None if they are not known.
 
-    For a run of `train-offline` they are the settings that its file of rollouts was collected with, or the settings of
+    The questions of an SFT are as many as its examples. For a run of `train-offline` they are the settings that its file of rollouts was collected with, or the settings of
     the run that wrote this file.
     """
     _, kept = settings_of(adapter) or (adapter, {})
@@ -66,6 +66,8 @@ def training_data(adapter: Path) -> DataConfig | None:
             kept = _readable(rollouts.parent.parent / CONFIG_FILE) or {}
     # The table of an SFT and that of `collect` have the same keys.
     data = table_of(TrainConfig.with_past_meaning(kept), "data")
+    if (num_examples := table_of(kept, "sft").get("num_examples")) is not None:
+        data = {**data, "num_questions": num_examples}
     with suppress(ValidationError):
         return DataConfig.model_validate(data) if "source" in data else None
     return None

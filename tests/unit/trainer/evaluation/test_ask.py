@@ -34,11 +34,8 @@ from trainer.errors import (
     ServerUnreachableError,
     UsageError,
 )
-from trainer.evaluation.ask import (
-    _contamination_lines,
-    evaluate,
-    run_evaluation,
-)
+from trainer.evaluation.ask import evaluate, run_evaluation
+from trainer.evaluation.questions import contamination_lines
 from trainer.evaluation.records import answers_path, read_answers
 from trainer.evaluation.results import Evaluation
 
@@ -510,13 +507,45 @@ def test_what_was_trained_on_is_found_among_the_questions(explicit: bool, tmp_pa
     folder = adapter(run_folder / "adapters" / "policy-000001")
     (run_folder / "config.toml").write_text(f'[data]\nsource = "{source}#train"\n')
     asked = config("Base=base", f"PPO={folder}", data=f"{source}#held_out")
-    (line,) = _contamination_lines(asked)
+    (line,) = contamination_lines(asked)
     assert line.startswith("contamination: ")
     assert "worthless" not in line
     changes = {"train_data": str(source)} if explicit else {"data": str(source)}
-    (line,) = _contamination_lines(asked.model_copy(update=changes))
+    (line,) = contamination_lines(asked.model_copy(update=changes))
     assert "which makes their accuracy worthless" in line
-    assert _contamination_lines(config("Base=base")) == []
+    assert contamination_lines(config("Base=base")) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_found"),
+    [
+        (None, True),
+        ("[data]\nnum_questions = 20003\n", True),
+        ("[data]\nnum_questions = 20002\n", False),
+        # How many questions an SFT is trained on is a setting of its own.
+        ("[data]\n[sft]\nnum_examples = 30000\n", True),
+        ("[data]\n[sft]\nnum_examples = 2000\n", False),
+    ],
+)
+def test_all_questions_of_a_file_that_were_trained_on_are_compared(
+    settings: str | None, is_found: bool, tmp_path: Path
+) -> None:
+    source, asked = tmp_path / "own.jsonl", tmp_path / "asked.jsonl"
+    row = '{"question": "What is %s?", "answer": "#### 1"}\n'
+    source.write_text("".join(row % f"{i} minus {i - 1}" for i in range(20_003)))
+    asked.write_text(row % "20002 minus 20001")
+    model, given = "Base=base", {"train_data": str(source)}
+    if settings is not None:
+        folder = adapter(
+            tmp_path / ("sft" if "[sft]" in settings else "run/adapters/policy-000001")
+        )
+        kept = folder if "[sft]" in settings else tmp_path / "run"
+        (kept / "config.toml").write_text(
+            settings.replace("[data]", f'[data]\nsource = "{source}"')
+        )
+        model, given = f"PPO={folder}", {}
+    (line,) = contamination_lines(config(model, data=str(asked), **given))
+    assert ("which makes their accuracy worthless" in line) is is_found
 
 
 def test_training_questions_that_cannot_be_read_stop_no_evaluation(tmp_path: Path) -> None:
@@ -524,7 +553,7 @@ def test_training_questions_that_cannot_be_read_stop_no_evaluation(tmp_path: Pat
     source.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
     trained_on.write_text('{"problem": "What is 1 + 1?", "solution": "2"}\n')
     asked = config("Base=base", data=str(source), train_data=str(trained_on))
-    (line,) = _contamination_lines(asked)
+    (line,) = contamination_lines(asked)
     assert line.startswith(
         f"warning: whether {source} has questions of {trained_on} (training) was"
     )

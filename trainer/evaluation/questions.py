@@ -1,0 +1,76 @@
+"""The questions that an evaluation asks, and which of them its models were trained on."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from operator import itemgetter
+
+from trainer.config.data import RecordShape, is_built_in
+from trainer.config.sections import EvaluationConfig
+from trainer.data.contamination import find_overlap
+from trainer.data.sources import Record, load_records, stream_records
+from trainer.data.word_problems import Split
+from trainer.errors import DataError
+from trainer.evaluation.candidates import parse_candidates
+from trainer.io.adapter_settings import training_data
+
+_NUM_GENERATED = 20_000
+"""Questions of a built-in training source, which has no end, to compare with those asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _TrainedOn:
+    """What of a source was trained on."""
+
+    shape: RecordShape
+    num_questions: int
+    """The most questions from its beginning."""
+
+
+def asked_questions(config: EvaluationConfig) -> list[Record]:
+    """The questions that every model is asked.
+
+    Raises:
+        DataError: They cannot be loaded.
+    """
+    return load_records(
+        config.data,
+        Split.HELD_OUT,
+        num_records=config.num_questions,
+        seed=config.data_seed,
+        shape=config.data_shape,
+    )
+
+
+def contamination_lines(config: EvaluationConfig) -> list[str]:
+    """Overlap of the questions with the training data, one line for each known training source."""
+    asked, lines = asked_questions(config), []
+    for source, trained_on in sorted(_training_sources(config).items(), key=itemgetter(0)):
+        most = _NUM_GENERATED if is_built_in(source) else trained_on.num_questions
+        # A stream, because a file may be larger than what this machine has room for.
+        training = stream_records(source, Split.TRAIN, num_records=most, shape=trained_on.shape)
+        try:
+            overlap = find_overlap(training, asked)
+        except DataError as error:
+            # Its columns may have other names than those of the questions that are asked.
+            lines.append(
+                f"warning: whether {config.data} has questions of {source} (training) was not checked: {error}"
+            )
+        else:
+            lines.append(overlap.line(f"{source} (training)", f"{config.data} (held out)"))
+    return lines
+
+
+def _training_sources(config: EvaluationConfig) -> Mapping[str, _TrainedOn]:
+    """The known sources that the models were trained on."""
+    if config.train_data is not None:
+        shape = RecordShape() if is_built_in(config.train_data) else config.data_shape
+        return {config.train_data: _TrainedOn(shape=shape, num_questions=sys.maxsize)}
+    found: dict[str, _TrainedOn] = {}
+    folders = [candidate.model.folder for candidate in parse_candidates(config.models)]
+    for data in [training_data(folder) for folder in folders if folder is not None]:
+        if data is not None:
+            before = found[data.source].num_questions if data.source in found else 0
+            num_questions = max(data.num_questions, before)
+            found[data.source] = _TrainedOn(shape=data.shape, num_questions=num_questions)
+    return found
