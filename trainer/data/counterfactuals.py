@@ -49,7 +49,7 @@ class Counterfactuals:
 
     def find(self, name: str) -> Record | None:
         """The counterfactual with an id, which was asked before; None if the id is not a counterfactual's."""
-        record = self._by_id.get(name.removesuffix(_MARK)) if name.endswith(_MARK) else None
+        record = self._by_id.get(question_id(name)) if name.endswith(_MARK) else None
         return None if record is None else _counterfactual(record)
 
     def require_some(self, source: str) -> None:
@@ -74,6 +74,11 @@ class Counterfactuals:
     @property
     def _tried(self) -> list[Record]:
         return list(islice(self._by_id.values(), _NUM_TRIED))
+
+
+def question_id(name: str) -> str:
+    """The id of the question of which an id is the counterfactual's; an id of the source's own as it is."""
+    return name.removesuffix(_MARK)
 
 
 def check_counterfactuals(config: TrainConfig, records: Sequence[Record]) -> None:

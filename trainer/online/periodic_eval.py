@@ -24,6 +24,7 @@ from trainer.evaluation.statistics import CONFIDENCE, difference_interval, wilso
 from trainer.online.sync_alternatives import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
+from trainer.run_state.recorded_questions import SourceQuestions
 
 _HIGHEST_CONFIDENCE = 1 - 1e-12
 """At a higher confidence, an interval has no finite ends in float64."""
@@ -63,18 +64,20 @@ class HeldOutEvaluations:
         self._run = config.run
         self._say = say
         self._pending: _PendingEvaluation | None = None
+        self._loaded: list[Record] = []
         self._records: list[Record] = []
         self._fallen_from: Best | None = None
         rollout = config.rollout
         if config.run.evaluate_every is not None:
+            self._loaded = load_records(
+                require_held_out(config.data, "run.evaluate_every"),
+                Split.HELD_OUT,
+                num_records=config.run.num_evaluation_questions,
+                seed=config.data.seed,
+                shape=config.data.shape,
+            )
             self._records = fitting(
-                load_records(
-                    require_held_out(config.data, "run.evaluate_every"),
-                    Split.HELD_OUT,
-                    num_records=config.run.num_evaluation_questions,
-                    seed=config.data.seed,
-                    shape=config.data.shape,
-                ),
+                self._loaded,
                 config.policy.base_model,
                 rollout.model_copy(update={"arms": rollout.arms[:1]}),
                 status,
@@ -102,9 +105,11 @@ class HeldOutEvaluations:
             self._pending.num_correct.cancel()
 
     @property
-    def records(self) -> list[Record] | None:
+    def questions(self) -> SourceQuestions | None:
         """The held-out questions; None if the run evaluates nothing."""
-        return self._records or None
+        if not self._loaded:
+            return None
+        return SourceQuestions(records=self._loaded, asked=self._records)
 
     @property
     def evaluating(self) -> int | None:

@@ -1,6 +1,6 @@
 """Starts online PPO from a configuration: opens what a run needs, restores the run, and starts the loop."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -52,7 +52,7 @@ from trainer.run_state.checkpoint import (
     step_of,
 )
 from trainer.run_state.journal import Journal
-from trainer.run_state.recorded_questions import question_lines
+from trainer.run_state.recorded_questions import QuestionRecord, SourceQuestions
 from trainer.run_state.run_adapters import RunAdapters
 from trainer.run_state.run_folder import (
     is_finished,
@@ -114,14 +114,7 @@ def train(
         with (
             plan_in_message(config),
             RewardFunctions(config.reward) as functions,
-            _open_training(
-                config,
-                server,
-                functions,
-                journal,
-                stop,
-                ranks or Ranks(),
-            ) as training,
+            _open_training(config, server, functions, journal, stop, ranks or Ranks()) as training,
         ):
             return training.run()
 
@@ -136,11 +129,7 @@ def _open_training(
     ranks: Ranks,
 ) -> Iterator[Training]:
     """The restored run with everything that its loop needs; all of it is closed when the block ends."""
-    run, data = config.run, config.data
-    records = load_records(
-        data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed, shape=data.shape
-    )
-    check_counterfactuals(config, records)
+    run, loaded = config.run, _loaded(config)
     with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
@@ -148,7 +137,7 @@ def _open_training(
         check_base(status, config.policy)
         lines = _advice(config, journal)
         config = _with_settled_dtype(config, status, lines)
-        records = fitting(records, config.policy.base_model, config.rollout, status, lines.append)
+        records = fitting(loaded, config.policy.base_model, config.rollout, status, lines.append)
         with stop.waiting():
             learner = _learner(config, status, ranks)
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
@@ -161,7 +150,9 @@ def _open_training(
         proofs = Proofs(
             versions, config, records, server_dtype=status.base_dtype, past=read_metrics(run.folder)
         )
-        lines += question_lines(run.folder, data, records, evaluations.records)
+        training = SourceQuestions(records=loaded, asked=records)
+        record = QuestionRecord(run.folder, config.data, training, evaluations.questions)
+        lines += record.lines
         counterfactuals = askable_counterfactuals(config, records, status, lines)
         for line in lines:
             tracker.say(line)
@@ -170,7 +161,8 @@ def _open_training(
             progress = restore_versions(restored.progress, learner, versions, proofs, tracker.say)
         complete_metrics(restored, versions.newest.version, tracker)
         restart_evaluation(progress.step, versions, evaluations, tracker)
-        questions = _questions(config, records, counterfactuals, progress)
+        questions = _questions(config, training, counterfactuals, progress)
+        record.write()
         pipeline = RolloutPipeline(
             versions, questions, config.rollout, config.reward, functions.score
         )
@@ -189,21 +181,32 @@ def _open_training(
         )
 
 
+def _loaded(config: TrainConfig) -> list[Record]:
+    """The questions to train on, checked as far as it is possible without a server."""
+    data = config.data
+    records = load_records(
+        data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed, shape=data.shape
+    )
+    check_counterfactuals(config, records)
+    return records
+
+
 def _questions(
     config: TrainConfig,
-    records: Sequence[Record],
+    training: SourceQuestions,
     counterfactuals: Counterfactuals,
     progress: TrainProgress,
 ) -> QuestionStream:
     """The stream of the questions that come after the completed steps."""
     data = config.data
     return QuestionStream(
-        records,
+        training.asked,
         seed=data.seed,
         rest_after=data.curriculum,
         state=progress.questions,
         counterfactuals=counterfactuals,
         counterfactual_share=data.counterfactual,
+        too_long={record.id for record in training.records} - {r.id for r in training.asked},
     )
 
 

@@ -7,13 +7,13 @@ is enough to resume: questions that were asked but not trained on are asked agai
 import math
 import random
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from trainer.data.counterfactuals import Counterfactuals
+from trainer.data.counterfactuals import Counterfactuals, question_id
 from trainer.data.sources import Record
 from trainer.errors import DataError
 from trainer.rollouts.curriculum import Curriculum
@@ -93,6 +93,7 @@ class QuestionStream:
         state: QuestionState | None = None,
         counterfactuals: Counterfactuals | None = None,
         counterfactual_share: float = 0.0,
+        too_long: Collection[str] = (),
     ):
         """Start from the beginning, or continue from a ``state``.
 
@@ -104,6 +105,7 @@ class QuestionStream:
             counterfactuals: Makes the records' counterfactuals; without it there are none.
             counterfactual_share: The share of the questions that are counterfactuals, each right after its
                 question; it is lower if too few questions of a step have one.
+            too_long: Ids of questions that are not among the records because the server's context has no room for them.
 
         Raises:
             DataError: The state asks for a question that is not among the records.
@@ -119,6 +121,7 @@ class QuestionStream:
         self._by_id = {record.id: record for record in records}
         self._counterfactuals = counterfactuals or Counterfactuals(())
         self._counterfactual_share = counterfactual_share
+        self._too_long = too_long
         for batch in self._again:
             for name in (*batch.records, *batch.spares):
                 self._record(name)
@@ -210,6 +213,11 @@ class QuestionStream:
 
     def _record(self, name: str) -> Record:
         found = self._by_id.get(name) or self._counterfactuals.find(name)
+        if found is None and question_id(name) in self._too_long:
+            raise DataError(
+                f"the checkpoint asks question {name!r} again, for which the server's context is now too small: start "
+                "the server with the --max-model-len that it had before"
+            )
         if found is None:
             raise DataError(
                 f"the checkpoint asks question {name!r} again, which the data does not have; resume with the "

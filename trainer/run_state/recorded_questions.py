@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from inference_server.wire.digests import sha256_of_bytes
@@ -15,37 +16,59 @@ QUESTIONS_FILE = "questions.json"
 _DIGEST_HEX_DIGITS = 8
 
 
-def question_lines(
-    folder: Path, data: DataConfig, training: Sequence[Record], held_out: Sequence[Record] | None
-) -> list[str]:
-    """Lines about a start's questions: repeated questions, and changes since the run's last start.
+@dataclass(frozen=True, kw_only=True)
+class SourceQuestions:
+    """The questions of a source."""
 
-    The questions of this start are recorded.
+    records: Sequence[Record]
+    """All of them; these are recorded, so that another server's context is no change of the data."""
+    asked: Sequence[Record]
+    """Those that fit the server's context."""
 
-    Args:
-        folder: The run's folder.
-        data: Names the sources.
-        training: The questions to train on.
-        held_out: The questions to evaluate with; None if nothing is evaluated.
-    """
-    lines = data_lines(data.source, training, data.held_out_source, held_out)
-    path = folder / QUESTIONS_FILE
-    recorded = _recorded(path)
-    found = dict(recorded)
-    for setting, source, records in (
-        ("data.source", data.source, training),
-        ("data.evaluation_source", data.held_out_source, held_out or []),
+
+class QuestionRecord:
+    """The questions of a start, compared with those of the run's last start."""
+
+    def __init__(
+        self,
+        folder: Path,
+        data: DataConfig,
+        training: SourceQuestions,
+        held_out: SourceQuestions | None,
     ):
-        if not records:
-            continue
-        found[setting] = [_digest(record) for record in records]
-        if setting in recorded and (change := _change(records, recorded[setting], found[setting])):
-            lines.append(
-                f"warning: {setting} {source} was changed since this run's last start: {change}"
-            )
-    if found != recorded:
-        write_file(path, json.dumps(found).encode())
-    return lines
+        """Compare; nothing is written before `write`.
+
+        Args:
+            folder: The run's folder.
+            data: Names the sources.
+            training: The questions to train on.
+            held_out: The questions to evaluate with; None if nothing is evaluated.
+        """
+        self._path = folder / QUESTIONS_FILE
+        self._recorded = _recorded(self._path)
+        self._found = dict(self._recorded)
+        evaluation = None if held_out is None else held_out.asked
+        self.lines = data_lines(data.source, training.asked, data.held_out_source, evaluation)
+        """Lines about repeated questions, and about changes since the run's last start."""
+        for setting, source, questions in (
+            ("data.source", data.source, training),
+            ("data.evaluation_source", data.held_out_source, held_out),
+        ):
+            if questions is None:
+                continue
+            now = self._found[setting] = [_digest(record) for record in questions.records]
+            then = self._recorded.get(setting)
+            # Earlier versions recorded only what was asked.
+            if then is not None and then not in (now, [_digest(r) for r in questions.asked]):
+                self.lines.append(
+                    f"warning: {setting} {source} was changed since this run's last start: "
+                    f"{_change(questions.records, then, now)}"
+                )
+
+    def write(self) -> None:
+        """Record the questions; to be called once the run is restored, since a start that fails asks none."""
+        if self._found != self._recorded:
+            write_file(self._path, json.dumps(self._found).encode())
 
 
 def _recorded(path: Path) -> dict[str, list[str]]:
@@ -66,10 +89,8 @@ def _digest(record: Record) -> str:
     return sha256_of_bytes(json.dumps(content, sort_keys=True).encode())[:_DIGEST_HEX_DIGITS]
 
 
-def _change(records: Sequence[Record], then: Sequence[str], now: Sequence[str]) -> str | None:
-    """What has changed, in words; None if nothing has."""
-    if list(then) == list(now):
-        return None
+def _change(records: Sequence[Record], then: Sequence[str], now: Sequence[str]) -> str:
+    """What has changed, in words."""
     others = [r.id for r, old, new in zip(records, then, now, strict=False) if old != new]
     counts = f"{len(then)} questions then, {len(now)} now"
     if not others:

@@ -227,6 +227,9 @@ def test_a_held_out_question_too_long_for_the_context_is_left_out_and_named(
     status = STATUS.model_copy(update={"limits": limits})
     versions = versions_for(portal.call(FakeClient), portal)
     evaluations = HeldOutEvaluations(versions, config, status, said.append)
-    assert [record.question for record in evaluations.records or ()] == ["1?", "2?"]
+    questions = evaluations.questions
+    assert questions is not None
+    assert [record.question for record in questions.asked] == ["1?", "2?"]
+    assert len(questions.records) == 3
     (line,) = said
     assert line.startswith("data: 1 of 3 questions left out, such as own-000002")

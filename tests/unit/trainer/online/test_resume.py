@@ -19,13 +19,15 @@ from typing import Any
 import pytest
 import torch
 
+from inference_server.wire.schemas import ServerStatus
 from tests.unit.memory_server import MemoryServer, ServerState
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.console.tracking import read_metrics
-from trainer.errors import CheckpointError, JournalError, UsageError
+from trainer.errors import CheckpointError, DataError, JournalError, UsageError
 from trainer.model.roles import PolicyRoles
 from trainer.replay.verify import verify
 from trainer.run_state.journal_reader import JournalReader
+from trainer.run_state.recorded_questions import QUESTIONS_FILE
 
 NUM_STEPS = 3
 
@@ -453,6 +455,52 @@ def test_where_and_how_long_a_run_runs_may_change(
     stored = (folder / "config.toml").read_text()
     assert "elsewhere" in stored
     assert "secret" not in stored
+
+
+class OfAnotherContext(MemoryServer):
+    """A server with another context; the trainer dies at the push of the version ``killed_at``."""
+
+    def __init__(self, roles: PolicyRoles, *, context: int = 256, killed_at: int | None = None):
+        super().__init__(roles)
+        self.context, self.killed_at = context, killed_at
+
+    async def status(self) -> ServerStatus:
+        status = await super().status()
+        limits = status.limits.model_copy(update={"max_model_len_tokens": self.context})
+        return status.model_copy(update={"limits": limits})
+
+    async def push_adapter(self, version: int, folder: Path, *, activate: bool = True) -> object:  # type: ignore[override]
+        if version == self.killed_at:
+            raise RuntimeError("killed")
+        return await super().push_adapter(version, folder, activate=activate)
+
+
+def test_a_start_that_fails_says_why_and_leaves_the_record_of_the_questions(
+    tiny_base: Path, scorer: PolicyRoles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, folder = tmp_path / "own.jsonl", tmp_path / "run"
+    rows = [
+        json.dumps({"question": f"What is {i}{' and so on' * 30 * (i > 0)}?", "answer": "1"}) + "\n"
+        for i in range(7)
+    ]
+    source.write_text("".join(rows))
+    held_out = {"evaluation_source": str(write_questions(tmp_path / "short.jsonl"))}
+    config = run_config(tiny_base, folder, source, data=held_out)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config, OfAnotherContext(scorer, killed_at=2))
+    record = (folder / QUESTIONS_FILE).read_bytes()
+
+    with pytest.raises(DataError, match="start the server with the --max-model-len"):
+        train(config, OfAnotherContext(scorer, context=80))
+    source.write_text(rows[0])
+    with pytest.raises(DataError, match=r"resume with the data\.source"):
+        train(config, OfAnotherContext(scorer))
+    assert capsys.readouterr().out.count("was changed since") == 1
+    assert (folder / QUESTIONS_FILE).read_bytes() == record
+
+    source.write_text("".join(rows))
+    assert train(config, OfAnotherContext(scorer)).step == NUM_STEPS
+    assert "was changed since" not in capsys.readouterr().out
 
 
 def test_a_folder_in_which_nothing_was_begun_takes_any_configuration(

@@ -11,7 +11,12 @@ from trainer.data.counterfactuals import Counterfactuals
 from trainer.data.sources import Record
 from trainer.errors import DataError
 from trainer.rollouts.curriculum import Curriculum
-from trainer.rollouts.questions import QuestionBatch, QuestionState, QuestionStream
+from trainer.rollouts.questions import (
+    PendingQuestions,
+    QuestionBatch,
+    QuestionState,
+    QuestionStream,
+)
 
 # Only those of an even number can have a counterfactual.
 RECORDS = [
@@ -130,6 +135,24 @@ def test_a_question_that_the_data_has_lost_is_an_error_that_says_what_to_do() ->
     with pytest.raises(DataError, match=r"data\.source") as caught:
         QuestionStream(RECORDS[:3], seed=0, state=stream.state)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("asked", "too_long", "said"),
+    [
+        ("39", "39", "--max-model-len"),
+        ("38~", "38", "--max-model-len"),
+        ("39", "38", "data.source"),
+    ],
+)
+def test_a_pending_question_that_a_smaller_context_leaves_out_is_not_said_of_the_data(
+    asked: str, too_long: str, said: str
+) -> None:
+    pending = PendingQuestions(records=(asked,), spares=(), salt=0)
+    with pytest.raises(DataError, match=said):
+        QuestionStream(
+            RECORDS[:3], seed=0, state=QuestionState(pending=(pending,)), too_long={too_long}
+        )
 
 
 def test_what_was_asked_of_a_version_that_is_lost_is_asked_of_another() -> None:

@@ -7,16 +7,31 @@ import pytest
 
 from trainer.config.sections import DataConfig
 from trainer.data.sources import Record
-from trainer.run_state.recorded_questions import QUESTIONS_FILE, question_lines
+from trainer.run_state.recorded_questions import QUESTIONS_FILE, QuestionRecord, SourceQuestions
 
 DATA = DataConfig(source="mine.jsonl", evaluation_source="theirs.jsonl")
 RECORDS = [Record(id=f"q{i}", question=f"{i} and {i}?", gold=str(2 * i)) for i in range(4)]
 HELD_OUT = [Record(id=f"h{i}", question=f"{i} less 1?", gold=str(i - 1)) for i in range(2)]
 
 
-def warnings(folder: Path, training: list[Record], held_out: list[Record] | None) -> list[str]:
-    lines = question_lines(folder, DATA, training, held_out)
-    return [line for line in lines if line.startswith("warning: ")]
+def warnings(
+    folder: Path,
+    training: list[Record],
+    held_out: list[Record] | None,
+    *,
+    num_too_long: int = 0,
+    fails: bool = False,
+) -> list[str]:
+    """The warnings of a start, which asks all questions but the last ``num_too_long`` to train on."""
+    found = QuestionRecord(
+        folder,
+        DATA,
+        SourceQuestions(records=training, asked=training[: len(training) - num_too_long]),
+        None if held_out is None else SourceQuestions(records=held_out, asked=held_out),
+    )
+    if not fails:
+        found.write()
+    return [line for line in found.lines if line.startswith("warning: ")]
 
 
 @pytest.mark.parametrize(
@@ -49,6 +64,27 @@ def test_changed_data_are_said_once(
     assert warnings(tmp_path, training, held_out) == []
     # What was not read the last time is as it was before.
     assert (warnings(tmp_path, training, HELD_OUT) == []) is (held_out != HELD_OUT[:1])
+
+
+def test_a_start_that_fails_is_none_to_compare_with(tmp_path: Path) -> None:
+    assert warnings(tmp_path, RECORDS, HELD_OUT) == []
+    assert warnings(tmp_path, RECORDS[:3], HELD_OUT, fails=True) != []
+    assert warnings(tmp_path, RECORDS, HELD_OUT) == []
+
+
+@pytest.mark.parametrize(("then", "now"), [(0, 2), (2, 0), (1, 2)])
+def test_another_context_is_no_change_of_the_data(then: int, now: int, tmp_path: Path) -> None:
+    assert warnings(tmp_path, RECORDS, HELD_OUT, num_too_long=then) == []
+    assert warnings(tmp_path, RECORDS, HELD_OUT, num_too_long=now) == []
+
+
+def test_a_record_of_only_what_fitted_the_context_is_compared_with_what_fits(
+    tmp_path: Path,
+) -> None:
+    """As earlier versions wrote it."""
+    assert warnings(tmp_path, RECORDS[:3], HELD_OUT) == []
+    assert warnings(tmp_path, RECORDS, HELD_OUT, num_too_long=1) == []
+    assert warnings(tmp_path, RECORDS[:3], HELD_OUT) != []
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"data.source": 5}'])
