@@ -1,13 +1,18 @@
-"""A run's output: a line per step on the terminal, metrics.jsonl, trackers and the Prometheus endpoint."""
+"""A run's output: a line per step on the terminal, metrics.jsonl, trackers and the Prometheus endpoint.
+
+A line of metrics.jsonl has at most one evaluation. One that ends when the line of its step is written already, or has
+another evaluation, gets a line of its own ("late"): the step, and the names that begin with ``eval/``.
+"""
 
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeVar
 
 from pydantic import FiniteFloat, Strict, TypeAdapter, ValidationError
 from rich.console import Console
@@ -28,17 +33,41 @@ _NUM_STEPS = 2**63
 
 Metrics = dict[str, float]
 """Metrics of one step: names such as ``ppo/approx_kl`` to values."""
+_Row = TypeVar("_Row", bound=Mapping[str, float])
 _METRICS = TypeAdapter(dict[str, Annotated[FiniteFloat, Strict()]])
 
 
 def read_metrics(run_folder: Path) -> list[Metrics]:
-    """Every step's metrics, oldest first, without a truncated last line.
+    """Every step's metrics, oldest first, without a truncated last line and without late evaluations.
 
     Raises:
         DataError: A line other than the last is damaged; names the line.
     """
+    return [row for row in _rows(run_folder) if not _is_late(row)]
+
+
+def read_late_evaluations(run_folder: Path) -> list[Metrics]:
+    """The evaluations that have a line of their own, oldest first.
+
+    Raises:
+        DataError: As `read_metrics` raises it.
+    """
+    return [row for row in _rows(run_folder) if _is_late(row)]
+
+
+def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:
+    """Rows of steps and late evaluations in the order in which they were measured."""
+    return sorted([*rows, *late_evaluations], key=itemgetter("step"))
+
+
+def _rows(run_folder: Path) -> Iterator[Metrics]:
     path = run_folder / METRICS_FILE
-    return [row for _, row in _read(path)] if path.is_file() else []
+    return (row for _, row in (_read(path) if path.is_file() else ()))
+
+
+def _is_late(row: Metrics) -> bool:
+    names = row.keys() - {"step"}
+    return bool(names) and all(name.startswith("eval/") for name in names)
 
 
 def _read(path: Path) -> Iterator[tuple[bytes, Metrics]]:
@@ -93,14 +122,24 @@ class Tracker:
         """Each tracker, with the newest step that it does not need: it gets only the steps after it."""
 
     def _drop_after(self, first_step: int) -> int:
-        """Keep one line of each step up to ``first_step``, in order; returns the newest step that had one."""
+        """Keep one line of each step up to ``first_step``, in order, and the late evaluations after it.
+
+        Returns:
+            The newest step that had a line.
+        """
         kept, newest, newest_before = [], None, 0
         for line, row in _read(self._path):
             newest_before = max(newest_before, int(row["step"]))
-            if line.endswith(b"\n") and self.last_step < row["step"] <= first_step:
-                kept.append(line)
+            if not line.endswith(b"\n") or row["step"] > first_step:
+                continue
+            if row["step"] > self.last_step:
                 newest = row
-                self._note(row)
+            elif newest is not None and row["step"] == self.last_step and _is_late(row):
+                newest = newest | row
+            else:
+                continue
+            kept.append(line)
+            self._note(row)
         if newest is not None:
             self._endpoint.show(newest, is_new=False)
         content = b"".join(kept)
@@ -147,11 +186,12 @@ class Tracker:
         # NaN is not JSON; a missing value means the same.
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         append(self._file, json.dumps(finite).encode() + b"\n", wait=False)
-        self._endpoint.show(finite)
+        is_late = _is_late(finite)
+        self._endpoint.show(finite, is_new=not is_late)
         self._note(row)
         measured = {name: value for name, value in finite.items() if name != "step"}
         for tracker, left_out in self._trackers.items():
-            if step > left_out:
+            if step > left_out or is_late:
                 tracker.log(step, measured)
 
     def flush(self) -> None:
@@ -164,12 +204,21 @@ class Tracker:
         row = {"step": step, **metrics}
         self._progress.update(self._task, completed=step)
         if "eval/accuracy" in row:
-            self.say(
-                f"evaluation of step {row['eval/step']:.0f} version {row['eval/version']:.0f}: "
-                f"accuracy {row['eval/accuracy']:.3f} "
-                f"(best {row['eval/best_accuracy']:.3f} at step {row['eval/best_step']:.0f})"
-            )
+            self.say(_evaluation_line(row))
         self.say(_step_line(row, verbose=self._verbose))
+
+    def late_evaluation(self, step: int, metrics: Metrics) -> None:
+        """Record and print an evaluation that the line of the newest step does not have."""
+        self.record(step, metrics)
+        self.say(_evaluation_line(metrics))
+
+
+def _evaluation_line(row: Metrics) -> str:
+    return (
+        f"evaluation of step {row['eval/step']:.0f} version {row['eval/version']:.0f}: "
+        f"accuracy {row['eval/accuracy']:.3f} "
+        f"(best {row['eval/best_accuracy']:.3f} at step {row['eval/best_step']:.0f})"
+    )
 
 
 def _step_line(row: Metrics, *, verbose: bool) -> str:

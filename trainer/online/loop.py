@@ -95,7 +95,8 @@ class Training:
                 if step < num_steps:
                     self._return_to_best()
             with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
-                self.evaluations.collect(wait=True)
+                if evaluated := self.evaluations.collect(wait=True):
+                    self.tracker.late_evaluation(num_steps, evaluated)
                 # The last version generates no rollouts that train, so a probe has to prove it.
                 self.proofs.prove(self.versions.newest, self.learner.roles)
             # A run is finished once its last step has a checkpoint.
@@ -167,7 +168,8 @@ class Training:
             evaluated = evaluations.collect(wait=is_last)
             if evaluations.is_due(step):
                 evaluations.start(step, versions.newest)
-            evaluated |= evaluations.collect(wait=is_last)
+            # A step's line has one evaluation: another one waits for the next line.
+            evaluated = evaluated or evaluations.collect(wait=is_last)
         return {"version": versions.newest.version, **self.proofs.metrics, **evaluated}
 
     def _return_to_best(self) -> None:

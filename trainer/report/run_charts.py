@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from trainer.console.metric_catalog import curves
+from trainer.console.tracking import with_late
 from trainer.report.charts import RenderedChart, render
 from trainer.report.curves import Axis, CurveChart, curve_figure
 from trainer.report.families import by_family, family_means
@@ -123,17 +124,21 @@ CHARTS: Mapping[str, CurveChart] = {
 """The charts in the order of the page, without their curves; `Metric.chart` in the catalog refers to their keys."""
 
 
-def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
+def run_charts(
+    rows: Sequence[Mapping[str, float]], late_evaluations: Sequence[Mapping[str, float]] = ()
+) -> list[RenderedChart]:
     """The charts that the metrics have data for.
 
     Args:
         rows: One row per step, oldest first; each has ``step``.
+        late_evaluations: Evaluations that no row of a step has, oldest first.
     """
     points: list[Mapping[str, float]] = [
         {**row, **_throughput(row), **family_means(row)} for row in thinned(rows, _MOST_POINTS)
     ]
-    keys = {key for row in points for key in row}
-    always_zero = {key for key in keys if not any(row.get(key) for row in points)}
+    measured = with_late(points, late_evaluations)
+    keys = {key for row in measured for key in row}
+    always_zero = {key for key in keys if not any(row.get(key) for row in measured)}
     rendered = []
     for name in CHARTS:
         chart, drawn_rows = _with_curves(name, keys), points
@@ -141,7 +146,7 @@ def run_charts(rows: Sequence[Mapping[str, float]]) -> list[RenderedChart]:
             continue
         if chart.step != "step":
             # Held-out accuracy and its interval are drawn as measured, not averaged.
-            drawn_rows = list(rows)
+            drawn_rows = with_late(rows, late_evaluations)
         elif len(points) < len(rows):
             num_steps = math.ceil(len(rows) / len(points))
             note = f"{chart.note} A point is the mean of up to {num_steps} steps."

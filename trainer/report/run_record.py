@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,13 @@ from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.data import is_built_in
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import METRICS_FILE, Metrics, read_metrics
+from trainer.console.tracking import (
+    METRICS_FILE,
+    Metrics,
+    read_late_evaluations,
+    read_metrics,
+    with_late,
+)
 from trainer.data.held_out import is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
@@ -35,10 +41,12 @@ class RunRecord:
     """Whether there is an evaluation file, readable or not."""
     evaluation: Evaluation | None
     """The evaluation; None if there is none, or its file cannot be read."""
+    late_evaluations: list[Metrics] = field(default_factory=list)
+    """Evaluations during training that no row of a step has, oldest first."""
 
     def series(self, name: str) -> list[float]:
         """A metric's values over the steps that have it, oldest first."""
-        return [row[name] for row in self.rows if name in row]
+        return [row[name] for row in self._measured if name in row]
 
     def last_quarter(self, name: str) -> float | None:
         """A metric's mean over the last quarter of the steps that have it; None if no step has it."""
@@ -71,7 +79,7 @@ class RunRecord:
         The newest version was not chosen: it is evaluated whether it is the best or not.
         """
         version = version_of_name(Path(model.model).name)
-        rows = [row for row in self.rows if "eval/version" in row and "eval/best_step" in row]
+        rows = [row for row in self._measured if "eval/version" in row and "eval/best_step" in row]
         best = [
             row["eval/version"]
             for row in rows
@@ -110,6 +118,10 @@ class RunRecord:
                 f"{shown(self.held_out)}"
             )
         return f"The questions are those of {shown(asked)}, but {own}."
+
+    @property
+    def _measured(self) -> list[Metrics]:
+        return with_late(self.rows, self.late_evaluations)
 
     def _is_trained(self, model: ModelResult) -> bool:
         path = Path(model.model)
@@ -171,6 +183,7 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         config=None if tables is None else _read_config(tables),
         has_evaluation=evaluation_path.is_file(),
         evaluation=_read_evaluation(evaluation_path),
+        late_evaluations=read_late_evaluations(folder),
     )
 
 

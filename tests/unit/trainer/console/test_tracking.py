@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.config.sections import RunConfig
-from trainer.console.tracking import Tracker, read_metrics
+from trainer.console.tracking import Tracker, read_late_evaluations, read_metrics
 from trainer.errors import UsageError
 
 METRICS = {
@@ -126,6 +126,44 @@ def test_an_evaluation_is_said_with_the_step_and_version_that_it_is_of(
         tracker.step(5, METRICS | evaluation)
     line, _ = capsys.readouterr().out.splitlines()
     assert line == "evaluation of step 4 version 12: accuracy 0.250 (best 0.500 at step 2)"
+
+
+EVALUATION = {
+    "eval/accuracy": 0.25,
+    "eval/step": 2,
+    "eval/version": 12,
+    "eval/best_accuracy": 0.5,
+    "eval/best_step": 1,
+}
+
+
+@pytest.mark.parametrize(("first_step", "is_kept"), [(3, True), (2, True), (1, False)])
+def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
+    first_step: int, is_kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
+        tracker.step(1, METRICS)
+        tracker.step(2, METRICS | EVALUATION | {"eval/step": 1, "eval/accuracy": 0.5})
+        capsys.readouterr()
+        tracker.late_evaluation(2, EVALUATION)
+    said = capsys.readouterr().out
+    assert said == "evaluation of step 2 version 12: accuracy 0.250 (best 0.500 at step 1)\n"
+    assert steps_of(tmp_path) == [1, 2]
+    assert read_late_evaluations(tmp_path) == [{"step": 2, **EVALUATION}]
+    run = RunConfig(folder=tmp_path, metrics_port=0)
+    with Tracker(run, first_step=first_step) as tracker:
+        assert tracker.last_step == min(first_step, 2)
+        assert tracker.last_evaluated_step == (2 if is_kept else 0)
+        shown = scraped(tracker)
+        tracker.step(first_step + 1, METRICS)
+    assert shown.get("regime_w_trainer_eval_step") == (2 if is_kept else None)
+    assert shown["regime_w_trainer_reward_mean"] == METRICS["reward/mean"]
+    assert read_late_evaluations(tmp_path) == [{"step": 2, **EVALUATION}] * is_kept
+    assert steps_of(tmp_path) == [*range(1, min(first_step, 2) + 1), first_step + 1]
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(e.step, e.value) for e in events.Scalars("eval/accuracy")] if is_kept else []
+    assert found == [(2, 0.5), (2, 0.25)] * is_kept
 
 
 def test_tensorboard_gets_every_number_and_forgets_what_is_done_again(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A run whose held-out accuracy falls goes on from its best step, and is recomputed as it went."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,11 +10,13 @@ from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import RunConfig, TrainConfig
-from trainer.console.tracking import Metrics, read_metrics
+from trainer.console.tracking import Metrics, read_late_evaluations, read_metrics
 from trainer.model.roles import PolicyRoles
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.sync_alternatives import Published
+from trainer.online.versions import Versions
 from trainer.replay.verify import verify
+from trainer.report.run_record import read_run
 from trainer.run_state.checkpoint import checkpoint_folder
 from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.journal_reader import JournalReader
@@ -72,7 +76,7 @@ def evaluations_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_evaluations_take_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an evaluation be finished only when the next step ends, or when it is waited for."""
-    start, collect = HeldOutEvaluations.start, HeldOutEvaluations.collect
+    start, collect, publish = HeldOutEvaluations.start, HeldOutEvaluations.collect, Versions.publish
     just_started = False
 
     def started(evaluations: HeldOutEvaluations, step: int, published: Published) -> None:
@@ -81,12 +85,16 @@ def make_evaluations_take_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         start(evaluations, step, published)
 
     def collected(evaluations: HeldOutEvaluations, *, wait: bool) -> Metrics:
+        return {} if just_started and not wait else collect(evaluations, wait=True)
+
+    def published(versions: Versions, *args: Any, **kwargs: Any) -> None:
         nonlocal just_started
-        is_pending, just_started = just_started and not wait, False
-        return {} if is_pending else collect(evaluations, wait=True)
+        just_started = False
+        publish(versions, *args, **kwargs)
 
     monkeypatch.setattr(HeldOutEvaluations, "start", started)
     monkeypatch.setattr(HeldOutEvaluations, "collect", collected)
+    monkeypatch.setattr(Versions, "publish", published)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +176,52 @@ def test_an_evaluation_that_takes_a_step_makes_room_for_the_next(
     make_evaluations_take_a_step(monkeypatch)
     config = config_of(tiny_base, tmp_path, returns=False)
     train(config, WorseAtOneVersion(scorer))
-    assert "is not finished" not in capsys.readouterr().out
-    steps = [row.get("eval/step") for row in read_metrics(config.run.folder)]
-    assert steps == [None, 1, 2, 3, 5]
+    said = capsys.readouterr().out
+    assert "is not finished" not in said
+    folder = config.run.folder
+    steps = [row.get("eval/step") for row in read_metrics(folder)]
+    assert steps == [None, 1, 2, 3, 4]
+    # The line of the last step has the evaluation before, so that the last one gets a line of its own.
+    late = [(row["step"], row["eval/step"]) for row in read_late_evaluations(folder)]
+    assert late == [(5, 5)]
+    assert "evaluation of step 5 version 5: accuracy 1.000" in said
+    assert verify(folder, from_step=0, stop_at_first=False, say=print)
+    # Another start leaves it where it is, and goes on behind it.
+    longer = config_of(tiny_base, tmp_path, returns=False, num_steps=6)
+    train(longer, WorseAtOneVersion(scorer))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row.get("eval/step")) for row in rows] == [
+        *((1, None), (2, 1), (3, 2), (4, 3), (5, 4), (5, 5), (6, 6))
+    ]
+    assert verify(folder, from_step=0, stop_at_first=False, say=print)
+
+
+class StoppedAtTheLastEvaluation(MemoryServer):
+    """The trainer dies while the last version is evaluated."""
+
+    async def complete(
+        self, version: int | None, questions: list[str], prompt: GreedyPrompt
+    ) -> list[TextCompletion]:
+        if version == 3:
+            raise RuntimeError("killed")
+        return await super().complete(version, questions, prompt)
+
+
+def test_the_last_evaluation_of_a_run_that_is_killed_in_it_is_recorded_by_the_next_start(
+    tiny_base: Path, scorer: PolicyRoles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_of(tiny_base, tmp_path, num_steps=3)
+    server = StoppedAtTheLastEvaluation(scorer)
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config, server)
+    again = MemoryServer(scorer)
+    again.state = server.copy_of_state()
+    capsys.readouterr()
+    assert train(config, again).step == 3
+    assert "evaluation of step 3 version 3: accuracy 1.000" in capsys.readouterr().out
+    found = read_run(config.run.folder)
+    assert [row["step"] for row in found.rows] == [1, 2, 3]
+    assert found.series("eval/step") == [1, 2, 3]
 
 
 def test_an_evaluation_from_before_the_return_causes_no_other_return(

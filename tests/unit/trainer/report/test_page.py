@@ -331,6 +331,20 @@ def test_held_out_accuracy_is_a_curve_of_the_steps_that_were_evaluated(run: Path
     assert best["line"]["dash"] == "dot"
 
 
+@pytest.mark.parametrize("is_alone", [False, True])
+def test_an_evaluation_with_a_line_of_its_own_is_a_point_like_others(
+    is_alone: bool, run: Path
+) -> None:
+    found = {"eval/accuracy": 0.5, "eval/low": 0.4, "eval/high": 0.7, "eval/best_accuracy": 0.5}
+    late = {"step": 3, **found, "eval/step": 3, "eval/accuracy": 0.75}
+    rows = [metrics(1), metrics(2), metrics(3, **({} if is_alone else {**found, "eval/step": 2}))]
+    write_lines(run / "metrics.jsonl", [*rows, late])
+    page = page_of(run)
+    accuracy, _ = traces_of(page, "held-out accuracy")
+    assert (accuracy["x"], accuracy["y"]) == (([3], [0.75]) if is_alone else ([2, 3], [0.5, 0.75]))
+    assert traces_of(page, "entropy")[0]["x"] == [1, 2, 3]
+
+
 def test_every_curve_can_be_seen_and_read(run: Path) -> None:
     rows = [metrics(step) for step in range(1, 101)]
     for row in rows[::10]:
