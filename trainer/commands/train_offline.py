@@ -24,7 +24,7 @@ from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
 from trainer.console.tracking import Metrics, Tracker
 from trainer.doctor.memory import plan_in_message
-from trainer.errors import BETWEEN_STEPS
+from trainer.errors import BETWEEN_STEPS, UsageError
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
@@ -89,6 +89,11 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         rollouts = open_file(config)
         num_groups = len(rollouts.records) * config.offline.num_epochs
         num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
+        if (warmup := config.ppo.learning_rate_warmup_steps) > num_steps:
+            raise UsageError(
+                f"ppo.learning_rate_warmup_steps = {warmup} is more than the {num_steps} steps of this run: the learning "
+                "rates would never be reached"
+            )
         run = config.run.model_copy(update={"num_steps": num_steps})
         with stop.waiting():
             learner, progress = _restore(config, run, device)
@@ -127,12 +132,11 @@ def _restore(
     roles = PolicyRoles(
         config.policy, device=device, serve_dtype=torch_dtype(config.policy, device)
     )
-    # No rollouts wait for their adapter here, so `num_adapters` has no lower bound.
-    bounded = run.model_copy(update={"num_adapters": config.rollout.max_staleness + 2})
-    learner = Learner(
-        TrainConfig(policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=bounded),
-        roles,
+    # Not checked as an online run's, which asks for what it trains on.
+    settings = TrainConfig.model_construct(
+        policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run
     )
+    learner = Learner(settings, roles)
     if not checkpoint_folders(run.folder):
         pretrain_critic(config, roles, print)
         return learner, TrainProgress(step=0, questions=QuestionState())

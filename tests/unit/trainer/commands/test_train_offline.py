@@ -449,6 +449,15 @@ def test_advantages_that_compare_completions_need_some(
         train_offline(alone)
 
 
+def test_a_warm_up_longer_than_the_run_is_refused(
+    policy: PolicyConfig, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "rows.jsonl", rows)
+    given = config(policy, path, tmp_path / "run", ppo={"learning_rate_warmup_steps": 1000})
+    with pytest.raises(UsageError, match=r"ppo\.learning_rate_warmup_steps = 1000 is more than"):
+        train_offline(given)
+
+
 @pytest.mark.parametrize("error", [NonFiniteError("loss"), OutOfMemoryError(64)])
 def test_a_step_that_cannot_be_done_leaves_a_checkpoint_of_those_before_it(
     error: Exception,
