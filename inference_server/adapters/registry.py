@@ -216,7 +216,7 @@ class AdapterRegistry:
             async with self._changes:
                 await self._loaded.retire_unused()
         # Wait mostly without the lock, so that no upload is delayed.
-        await self._loaded.wait_for_lookups()
+        await self._loaded.wait_for_aborts()
         async with self._changes:
             await self._loaded.remove_retired_files()
 

@@ -22,9 +22,8 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 
 POLICY_ALIAS = "policy"
 
-# Longest time between the lookup of an adapter's name for an OpenAI request and the request's arrival
-# in the engine, with a wide margin.
-_LOOKUP_GRACE_S = 0.2
+# Longest time between the end of a completion and the arrival of its abort in the engine, with a wide margin.
+_ABORT_GRACE_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +178,7 @@ class LoadedVersions:
         self._engine.withdraw(held.adapter.name)
         self._folder.mark_retired(held.adapter.path)
         await self._engine.unload(held.adapter)
-        needed_until_s = asyncio.get_running_loop().time() + _LOOKUP_GRACE_S
+        needed_until_s = asyncio.get_running_loop().time() + _ABORT_GRACE_S
         self._retired.append(_RetiredFiles(path=held.adapter.path, needed_until_s=needed_until_s))
 
     async def make_room(self) -> None:
@@ -201,16 +200,16 @@ class LoadedVersions:
             if held.version != self._active and not self._num_leases(held):
                 await self.retire(held.version)
 
-    async def wait_for_lookups(self) -> None:
-        """Waits until all requests that looked up a version before it was retired have reached the engine."""
+    async def wait_for_aborts(self) -> None:
+        """Waits until the engine computes nothing more for a version that is retired."""
         if self._retired:
             await _until(self._retired[-1].needed_until_s)
 
     async def remove_retired_files(self) -> None:
-        """Removes the files of retired versions, each once no request can need them.
+        """Removes the files of retired versions, each once the engine cannot need them.
 
-        An OpenAI request that looked up a name just before its version was retired makes the engine
-        load the adapter once more from its files; without them the engine dies.
+        A completion that has ended at a stop string is still computed until the engine is told: it then loads
+        the adapter once more from its files, and dies without them.
         """
         while self._retired:
             await _until(self._retired[0].needed_until_s)

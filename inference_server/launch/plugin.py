@@ -24,7 +24,8 @@ from inference_server.launch.watchdog import end_if_hung, kill_processes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
-from inference_server.vllm.guarded_client import CompletionCount, guard_client
+from inference_server.vllm.guarded_client import guard_client
+from inference_server.vllm.http_requests import TrackedRequests
 
 SETTINGS_ATTRIBUTE = "regime_w_settings"
 SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
@@ -42,8 +43,9 @@ class RegimeWPlugin:
     def attach_router(self, app: FastAPI) -> None:
         """Adds the routes, before the engine exists."""
         keep_routes(app, VLLM_ROUTES)
-        attach_routes(app, _settings(app.state.args))
-        app.add_middleware(CompletionCount)
+        settings = _settings(app.state.args)
+        attach_routes(app, settings)
+        app.add_middleware(TrackedRequests, max_lease_s=settings.max_request_s)
         app.add_api_route("/v1/models", list_models, methods=["GET"])
         self._app = app
         self._paths = frozenset(getattr(route, "path", "") for route in app.routes)
@@ -57,8 +59,9 @@ class RegimeWPlugin:
         self.drop_later_routes()
         # Torch only checks uploads here; waking a second thread takes longer than the checks.
         torch.set_num_threads(1)
-        guard_client(engine_client, _settings(args).max_completions)
-        engine = VllmEngine(engine_client, state.openai_serving_models)
+        held_adapters: set[int] = set()
+        guard_client(engine_client, _settings(args).max_completions, held_adapters)
+        engine = VllmEngine(engine_client, state.openai_serving_models, held_adapters)
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.
         self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))

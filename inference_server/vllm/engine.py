@@ -28,6 +28,8 @@ from inference_server.engine import (
     Sampling,
 )
 from inference_server.vllm.decoding import decode
+from inference_server.vllm.http_requests import LeasingTable, num_leasing
+from inference_server.vllm.metric_series import remove_adapter_series
 from inference_server.vllm.traits import engine_traits
 from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.prompt_options import PromptFormat
@@ -52,12 +54,14 @@ class VllmEngine:
         client: vLLM's ``AsyncLLM``, guarded by `guard_client`.
         serving_models: vLLM's ``OpenAIServingModels``; its ``lora_requests`` maps a model name of the
             OpenAI routes to an adapter and takes precedence over the base model's names.
+        held_adapters: Filled with the ``lora_id`` of every adapter that the engine holds.
     """
 
-    def __init__(self, client: Any, serving_models: Any) -> None:
+    def __init__(self, client: Any, serving_models: Any, held_adapters: set[int]) -> None:
         """See the class."""
         self._client = client
-        self._served: dict[str, Any] = serving_models.lora_requests
+        self._served = serving_models.lora_requests = LeasingTable(serving_models.lora_requests)
+        self._held_adapters = held_adapters
         self._has_priorities = client.vllm_config.scheduler_config.policy == "priority"
         self._tokenizer = client.get_tokenizer()
         self._detokenizes = uses_fast_detokenizer(self._tokenizer)
@@ -160,6 +164,7 @@ class VllmEngine:
             are_held = await self._answer(self._call_all("add_lora", _lora_request(adapter)))
             if not all(are_held):
                 raise AdapterRejected(f"the engine did not keep {adapter.name}")
+            self._held_adapters.add(adapter.lora_id)
         except EngineDied:
             raise
         except Exception as error:  # vLLM's utility calls raise every refusal as a bare Exception
@@ -173,6 +178,7 @@ class VllmEngine:
 
     async def unload(self, adapter: EngineAdapter) -> None:
         """Unloads an adapter from every replica."""
+        self._held_adapters.discard(adapter.lora_id)
         await self._answer(self._call_all("remove_lora", adapter.lora_id))
 
     async def loaded_ids(self) -> set[int]:
@@ -209,7 +215,9 @@ class VllmEngine:
         states = self._client.output_processor.request_states
         if adapter is None:
             return len(states)
-        return sum(state.lora_name == adapter.name for state in states.values())
+        # An HTTP request may have none, one or many of them.
+        num_in_engine: int = sum(state.lora_name == adapter.name for state in states.values())
+        return max(num_in_engine, num_leasing(adapter.name))
 
     def publish(self, name: str, adapter: EngineAdapter) -> None:
         """Serves an adapter under ``name`` in the OpenAI routes, starting with the next request."""
@@ -218,19 +226,7 @@ class VllmEngine:
     def withdraw(self, name: str) -> None:
         """Stops serving ``name``; requests in flight keep their adapter."""
         self._served.pop(name, None)
-        self._remove_series(name)
-
-    def _remove_series(self, name: str) -> None:
-        """Removes an adapter's Prometheus series, which vLLM would keep forever."""
-        manager = self._client.logger_manager  # None if statistics are off
-        for logger in () if manager is None else manager.stat_loggers:
-            gauge = getattr(logger, "gauge_lora_info", None)
-            if gauge is None:
-                continue
-            for metric in gauge.collect():
-                for sample in metric.samples:
-                    if any(name in names.split(",") for names in sample.labels.values()):
-                        gauge.remove_by_labels(sample.labels)
+        remove_adapter_series(self._client, name)
 
 
 def _renderer(tokenizer: Any, model_config: Any) -> PromptRenderer:

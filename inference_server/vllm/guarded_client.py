@@ -6,58 +6,57 @@ take any number of completions in one request, and answer 200 with half a comple
 meanwhile.
 """
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Set
 from contextlib import aclosing, suppress
-from contextvars import ContextVar
 from typing import Any
 
 import structlog
-from starlette.types import ASGIApp, Receive, Scope, Send
-from vllm.exceptions import RetryableRequestError, VLLMError, VLLMValidationError
+from vllm.exceptions import (
+    RetryableRequestError,
+    VLLMError,
+    VLLMNotFoundError,
+    VLLMValidationError,
+)
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from inference_server.vllm.http_requests import current_request
 from inference_server.vllm.sampling_limits import check_sampling
 
 _MAX_REASON_CHARS = 200
 _STOPPED = "the engine stopped before the completion ended"
 
-# Holds one number: how many completions an HTTP request has asked for so far.
-_num_asked: ContextVar[list[int] | None] = ContextVar("num_asked", default=None)
-
 _log = structlog.get_logger()
 
 
-class CompletionCount:
-    """ASGI middleware: lets a guarded client count the completions of each HTTP request."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        """See the class."""
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on."""
-        _num_asked.set([0])
-        await self._app(scope, receive, send)
-
-
-def guard_client(client: Any, max_completions: int) -> None:
+def guard_client(client: Any, max_completions: int, held_adapters: Set[int]) -> None:
     """Makes an ``AsyncLLM`` forget a request that it could not queue, and report a completion that did not end.
 
     Written against vLLM 0.32. A request that cannot be queued raises vLLM's ``VLLMValidationError``
-    (400 on its routes); a completion that the engine's end cuts off raises ``RetryableRequestError`` (503).
+    (400 on its routes); one whose adapter has been unloaded raises ``VLLMNotFoundError`` (404), since the engine
+    would load it once more from its files and would die without them; a completion that the engine's end cuts off
+    raises ``RetryableRequestError`` (503).
 
     Args:
         client: The engine's client, which vLLM's routes hold too: its methods are replaced.
         max_completions: Most completions of one HTTP request.
+        held_adapters: The ``lora_id`` of every adapter that may be asked for, as it is at the time.
     """
-    client.engine_core.add_request_async = _forgetting(client, client.engine_core.add_request_async)
+    client.engine_core.add_request_async = _forgetting(
+        client, client.engine_core.add_request_async, held_adapters
+    )
     client.add_request = _refusing(client, client.add_request, max_completions)
     client.generate = _ending(client.generate)
 
 
-def _forgetting(client: Any, send: Callable[[Any], Awaitable[None]]) -> Any:
+def _forgetting(
+    client: Any, send: Callable[[Any], Awaitable[None]], held_adapters: Set[int]
+) -> Any:
     async def add_request_async(request: Any) -> None:
+        adapter = request.lora_request
         try:
+            # Only here is the request counted as one of its adapter, which cannot be unloaded from now on.
+            if adapter is not None and adapter.lora_int_id not in held_adapters:
+                raise VLLMNotFoundError(f"The model `{adapter.lora_name}` has been removed.")
             await send(request)
         except BaseException:  # also if the caller is cancelled
             # This also tells the engine, which fails if it is the id that cannot be encoded.
@@ -70,9 +69,9 @@ def _forgetting(client: Any, send: Callable[[Any], Awaitable[None]]) -> Any:
 
 def _refusing(client: Any, add: Callable[..., Awaitable[Any]], max_completions: int) -> Any:
     async def add_request(request_id: str, prompt: Any, params: Any, **kwargs: Any) -> Any:
-        if (asked := _num_asked.get()) is not None:
-            asked[0] += getattr(params, "n", 1)
-            if asked[0] > max_completions:
+        if (http_request := current_request()) is not None:
+            http_request.num_completions += getattr(params, "n", 1)
+            if http_request.num_completions > max_completions:
                 raise VLLMValidationError(
                     f"the server takes {max_completions} completions (prompts × n) a request: ask in "
                     "several requests"

@@ -36,7 +36,7 @@ def settings(state_dir: Path) -> Settings:
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Removes the server's short delays before it retires versions."""
     monkeypatch.setattr(registry, "_TIDY_AFTER_S", 0)
-    monkeypatch.setattr(versions, "_LOOKUP_GRACE_S", 0)
+    monkeypatch.setattr(versions, "_ABORT_GRACE_S", 0)
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ async def test_the_next_version_is_above_retired_and_deleted_ones_too(client: Cl
     assert await next_version() == 8
 
 
-async def test_files_of_retired_versions_stay_until_no_request_can_need_them(
+async def test_files_of_retired_versions_stay_until_the_engine_cannot_need_them(
     client: Client,
     restart: Restart,
     state_dir: Path,
@@ -113,10 +113,10 @@ async def test_files_of_retired_versions_stay_until_no_request_can_need_them(
 ) -> None:
     for version in (1, 2):
         await client.put_adapter(version, params={"activate": "false"})
-    no_lookups = asyncio.Event()
+    no_aborts = asyncio.Event()
 
     async def until(time_s: float) -> None:
-        await no_lookups.wait()
+        await no_aborts.wait()
 
     monkeypatch.setattr(versions, "_until", until)
     files = [state_dir / f"policy-00000{version}" for version in (1, 2)]
@@ -132,7 +132,7 @@ async def test_files_of_retired_versions_stay_until_no_request_can_need_them(
     stopped, _ = await restart(state_dir=tmp_path / "stopped")
     assert await versions_of(stopped) == (None, [])
     assert not list((tmp_path / "stopped").glob("policy-*"))
-    no_lookups.set()
+    no_aborts.set()
     assert (await upload).status_code == 201
     assert await versions_of(client) == (3, [3])
     assert not any(path.exists() for path in files)

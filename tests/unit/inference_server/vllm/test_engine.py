@@ -1,5 +1,6 @@
 """Loads of an adapter that one of several replicas or workers refuses."""
 
+import asyncio
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,7 @@ def engine_of(replicas: Replicas) -> "VllmEngine":
 
     engine = VllmEngine.__new__(VllmEngine)
     engine._client = replicas
+    engine._held_adapters = {1}
     return engine
 
 
@@ -56,8 +58,13 @@ async def test_an_adapter_is_loaded_on_every_replica() -> None:
     engine = engine_of(replicas)
     await engine.load(ADAPTER)
     assert replicas.held == [{1, 7}, {1, 7}]
+    assert engine._held_adapters == {1, 7}
     assert await engine.loaded_ids() == {1, 7}
-    await engine.unload(ADAPTER)
+    unloading = asyncio.create_task(engine.unload(ADAPTER))
+    await asyncio.sleep(0)
+    # Refused at once, not only when the engine has unloaded it.
+    assert engine._held_adapters == {1}
+    await unloading
     assert replicas.held == [{1}, {1}]
 
 
@@ -74,9 +81,10 @@ async def test_what_one_replica_refuses_none_keeps(
     refuses: list[bool | Exception], reason: str
 ) -> None:
     replicas = Replicas(refuses)
+    engine = engine_of(replicas)
     with pytest.raises(AdapterRejected, match=reason):
-        await engine_of(replicas).load(ADAPTER)
-    assert all(ids == {1} for ids in replicas.held)
+        await engine.load(ADAPTER)
+    assert all(ids == {1} for ids in [*replicas.held, engine._held_adapters])
 
 
 async def test_only_what_all_replicas_hold_is_loaded() -> None:

@@ -9,9 +9,15 @@ import pytest
 
 async_llm = pytest.importorskip("vllm.v1.engine.async_llm")
 guarded_client = pytest.importorskip("inference_server.vllm.guarded_client")
+http_requests = pytest.importorskip("inference_server.vllm.http_requests")
 
-from vllm.exceptions import RetryableRequestError, VLLMValidationError  # noqa: E402
+from vllm.exceptions import (  # noqa: E402
+    RetryableRequestError,
+    VLLMNotFoundError,
+    VLLMValidationError,
+)
 from vllm.inputs.engine import tokens_input  # noqa: E402
+from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.sampling_params import (  # noqa: E402
     RequestOutputKind,
     SamplingParams,
@@ -84,14 +90,19 @@ class Inputs:
             sampling_params=params.clone(),
             pooling_params=None,
             arrival_time=0.0,
-            lora_request=None,
+            lora_request=kwargs.get("lora_request"),
             cache_salt=None,
             data_parallel_rank=None,
         )
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[Any]:
+def held_adapters() -> set[int]:
+    return {7}
+
+
+@pytest.fixture
+async def client(held_adapters: set[int]) -> AsyncIterator[Any]:
     """vLLM's own `AsyncLLM` with `Core` as its engine, guarded by `guard_client`."""
     client = async_llm.AsyncLLM.__new__(async_llm.AsyncLLM)
     off = SimpleNamespace(kv_sharing_fast_prefill=False, otlp_traces_endpoint=None)
@@ -105,16 +116,19 @@ async def client() -> AsyncIterator[Any]:
     client.output_processor = OutputProcessor(None, log_stats=False)
     client.input_processor = Inputs()
     client.engine_core = Core()
-    guarded_client.guard_client(client, MAX_COMPLETIONS)
+    guarded_client.guard_client(client, MAX_COMPLETIONS, held_adapters)
     yield client
     if client.output_handler is not None:
         client.output_handler.cancel()
         await asyncio.gather(client.output_handler, return_exceptions=True)
 
 
-async def ask(client: Any, request_id: str = "r", **sampling: Any) -> list[Any]:
+async def ask(
+    client: Any, request_id: str = "r", *, adapter: LoRARequest | None = None, **sampling: Any
+) -> list[Any]:
     params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **sampling)
-    return [o async for o in client.generate(tokens_input([1, 2]), params, request_id)]
+    outputs = client.generate(tokens_input([1, 2]), params, request_id, lora_request=adapter)
+    return [output async for output in outputs]
 
 
 def in_flight(client: Any) -> tuple[Any, ...]:
@@ -154,6 +168,21 @@ async def test_whatever_fails_before_the_queue_is_the_requests_fault(
     client.input_processor.error = error
     with pytest.raises(VLLMValidationError):
         await ask(client)
+    assert in_flight(client) == ()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_an_adapter_that_the_engine_no_longer_holds_is_not_asked_for(
+    client: Any, held_adapters: set[int], n: int
+) -> None:
+    """The engine would load it again from files that are gone, and die."""
+    client.engine_core.finish_reason = FinishReason.STOP
+    adapter = LoRARequest("policy-000007", 7, "folder")
+    await ask(client, adapter=adapter, n=n)
+    held_adapters.clear()
+    with pytest.raises(VLLMNotFoundError, match="policy-000007"):
+        await ask(client, adapter=adapter, n=n)
+    assert client.engine_core.num_added == n
     assert in_flight(client) == ()
 
 
@@ -217,7 +246,7 @@ async def test_an_http_request_has_so_many_completions(client: Any) -> None:
             )
             refused.append(isinstance(ending[0], VLLMValidationError))
 
-    count = guarded_client.CompletionCount(app)
+    count = http_requests.TrackedRequests(app, max_lease_s=60)
     for asks in ([1, 1, 2, 1], [4], [5]):
         await count({"type": "http", "asks": asks}, None, None)
     assert refused == [False, False, False, True, False, True]

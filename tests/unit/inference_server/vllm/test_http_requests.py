@@ -1,0 +1,58 @@
+"""An HTTP request leases the adapters that vLLM's routes look up for it, until it ends."""
+
+import warnings
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+http_requests = pytest.importorskip("inference_server.vllm.http_requests")
+
+from vllm.lora.request import LoRARequest  # noqa: E402
+
+NAME = "policy-000007"
+
+
+@pytest.mark.parametrize(
+    ("model", "max_lease_s", "num_leasing"),
+    [
+        ("policy", 3600, 1),
+        (NAME, 3600, 1),
+        ("base", 3600, 0),
+        # A client that does not read cannot lease it forever.
+        (NAME, 0, 0),
+    ],
+)
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_lookup_of_vllms_routes_is_a_lease(
+    model: str, max_lease_s: float, num_leasing: int, *, fails: bool
+) -> None:
+    with warnings.catch_warnings(action="ignore"):  # of what vLLM imports
+        from vllm.entrypoints.serve.engine.serving import BaseServing
+
+    adapter = LoRARequest(NAME, 7, "folder")
+    table = http_requests.LeasingTable({"policy": adapter, NAME: adapter})
+    models = SimpleNamespace(lora_requests=table, is_base_model=lambda name: name == "base")
+    serving = BaseServing(models, None)
+    leasing = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await serving._check_model(SimpleNamespace(model=model))
+        leasing.append(http_requests.num_leasing(NAME))
+        serving._maybe_get_adapters(SimpleNamespace(model=model))
+        leasing.append(http_requests.num_leasing(NAME))
+        if fails:
+            raise ConnectionError
+
+    tracked = http_requests.TrackedRequests(app, max_lease_s=max_lease_s)
+    with pytest.raises(ConnectionError) if fails else nullcontext():
+        await tracked({"type": "http"}, None, None)
+    assert leasing == [0, num_leasing]
+    assert http_requests.num_leasing(NAME) == 0
+
+
+def test_a_lookup_outside_of_an_http_request_leases_nothing() -> None:
+    table = http_requests.LeasingTable({NAME: LoRARequest(NAME, 7, "folder")})
+    assert table[NAME].lora_int_id == 7
+    assert http_requests.num_leasing(NAME) == 0
