@@ -45,7 +45,11 @@ class RegimeWPlugin:
         keep_routes(app, VLLM_ROUTES)
         settings = _settings(app.state.args)
         attach_routes(app, settings)
-        app.add_middleware(TrackedRequests, max_lease_s=settings.max_request_s)
+        app.add_middleware(
+            TrackedRequests,
+            max_completions=settings.max_completions,
+            max_lease_s=settings.max_request_s,
+        )
         app.add_api_route("/v1/models", list_models, methods=["GET"])
         self._app = app
         self._paths = frozenset(getattr(route, "path", "") for route in app.routes)
@@ -60,7 +64,7 @@ class RegimeWPlugin:
         # Torch only checks uploads here; waking a second thread takes longer than the checks.
         torch.set_num_threads(1)
         held_adapters: set[int] = set()
-        guard_client(engine_client, _settings(args).max_completions, held_adapters)
+        guard_client(engine_client, held_adapters)
         engine = VllmEngine(engine_client, state.openai_serving_models, held_adapters)
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.

@@ -2,7 +2,7 @@ r"""Wraps the vLLM client that all routes use: refuses what the engine cannot ta
 
 vLLM registers a request before it encodes it for the engine's process. A request that cannot be encoded
 ("\ud83d" is not UTF-8) stays in flight forever: its adapter then counts as used until a restart. vLLM's routes
-take any number of completions in one request, and answer 200 with half a completion when the engine stops
+take any number of completions and logprobs in one request, and answer 200 with half a completion when the engine stops
 meanwhile.
 """
 
@@ -20,7 +20,7 @@ from vllm.exceptions import (
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from inference_server.vllm.http_requests import current_request
-from inference_server.vllm.sampling_limits import check_sampling
+from inference_server.vllm.sampling_limits import check_sampling, num_logprobs
 
 _MAX_REASON_CHARS = 200
 _STOPPED = "the engine stopped before the completion ended"
@@ -28,7 +28,7 @@ _STOPPED = "the engine stopped before the completion ended"
 _log = structlog.get_logger()
 
 
-def guard_client(client: Any, max_completions: int, held_adapters: Set[int]) -> None:
+def guard_client(client: Any, held_adapters: Set[int]) -> None:
     """Makes an ``AsyncLLM`` forget a request that it could not queue, and report a completion that did not end.
 
     Written against vLLM 0.32. A request that cannot be queued raises vLLM's ``VLLMValidationError``
@@ -38,13 +38,12 @@ def guard_client(client: Any, max_completions: int, held_adapters: Set[int]) -> 
 
     Args:
         client: The engine's client, which vLLM's routes hold too: its methods are replaced.
-        max_completions: Most completions of one HTTP request.
         held_adapters: The ``lora_id`` of every adapter that may be asked for, as it is at the time.
     """
     client.engine_core.add_request_async = _forgetting(
         client, client.engine_core.add_request_async, held_adapters
     )
-    client.add_request = _refusing(client, client.add_request, max_completions)
+    client.add_request = _refusing(client, client.add_request)
     client.generate = _ending(client.generate)
 
 
@@ -67,15 +66,13 @@ def _forgetting(
     return add_request_async
 
 
-def _refusing(client: Any, add: Callable[..., Awaitable[Any]], max_completions: int) -> Any:
+def _refusing(client: Any, add: Callable[..., Awaitable[Any]]) -> Any:
     async def add_request(request_id: str, prompt: Any, params: Any, **kwargs: Any) -> Any:
         if (http_request := current_request()) is not None:
-            http_request.num_completions += getattr(params, "n", 1)
-            if http_request.num_completions > max_completions:
-                raise VLLMValidationError(
-                    f"the server takes {max_completions} completions (prompts × n) a request: ask in "
-                    "several requests"
-                )
+            http_request.add(
+                num_completions=getattr(params, "n", 1),
+                num_logprobs=num_logprobs(params, prompt, client.model_config),
+            )
         check_sampling(params)
         try:
             return await add(request_id, prompt, params, **kwargs)

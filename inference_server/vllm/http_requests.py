@@ -8,21 +8,48 @@ import time
 from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
+
+MAX_LOGPROBS = 2**18
+"""Most logprobs in the answer to one HTTP request. One takes 10 µs of the event loop, in which every other request
+waits, and 90 bytes."""
 
 
 class HttpRequest:
     """One HTTP request in flight.
 
     Args:
+        max_completions: Most completions that it may ask for.
         max_lease_s: Longest time that it leases an adapter; what it has in the engine then still does.
     """
 
-    def __init__(self, max_lease_s: float) -> None:
+    def __init__(self, max_completions: int, max_lease_s: float) -> None:
         """See the class."""
-        self.num_completions = 0
         self.adapter_names: set[str] = set()
+        self._max_completions = max_completions
+        self._num_completions = 0
+        self._num_logprobs = 0
         self._leases_until_s = time.monotonic() + max_lease_s
+
+    def add(self, num_completions: int, num_logprobs: int) -> None:
+        """Counts what it asks for.
+
+        Raises:
+            VLLMValidationError: It asks for too much in all.
+        """
+        self._num_completions += num_completions
+        if self._num_completions > self._max_completions:
+            raise VLLMValidationError(
+                f"the server takes {self._max_completions} completions (prompts × n) a request: ask in several requests"
+            )
+        self._num_logprobs += num_logprobs
+        if self._num_logprobs > MAX_LOGPROBS:
+            raise VLLMValidationError(
+                f"the server returns {MAX_LOGPROBS} logprobs a request, and this one may have more: n × (max_tokens × "
+                "(logprobs + 1) + prompt tokens × (prompt_logprobs + 1)) of every prompt, where echo makes logprobs "
+                "prompt_logprobs too; lower logprobs or max_tokens, or ask in several requests"
+            )
 
     def leases(self, adapter_name: str) -> bool:
         """Whether it may still ask the engine for an adapter."""
@@ -43,17 +70,19 @@ class TrackedRequests:
 
     Args:
         app: The application.
+        max_completions: Most completions of a request.
         max_lease_s: Longest time that a request leases an adapter: a client that does not read may stay forever.
     """
 
-    def __init__(self, app: ASGIApp, max_lease_s: float) -> None:
+    def __init__(self, app: ASGIApp, max_completions: int, max_lease_s: float) -> None:
         """See the class."""
         self._app = app
+        self._max_completions = max_completions
         self._max_lease_s = max_lease_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on."""
-        request = HttpRequest(self._max_lease_s)
+        request = HttpRequest(self._max_completions, self._max_lease_s)
         _current.set(request)
         _in_flight.add(request)
         try:

@@ -1,4 +1,4 @@
-"""Limits what one request's sampling may cost before its first token: its grammar and its forbidden words.
+"""What one request's sampling may cost: its grammar and its forbidden words before its first token, its logprobs after it.
 
 A grammar is compiled in the engine's process, where one number in 150 bytes of JSON (``minItems`` of 10^9) takes
 all of the machine's memory; forbidden words are tokenized on the event loop. vLLM bounds neither.
@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from vllm.exceptions import VLLMValidationError
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from inference_server.wire.json_and_toml import JsonFlaw, parse_json
 
@@ -51,6 +51,34 @@ def check_sampling(params: Any) -> None:
                 f"structured_outputs.{field.name}: repeats more than {MAX_REPEATS} times; use smaller "
                 "bounds"
             )
+
+
+def num_logprobs(params: Any, prompt: Any, model_config: Any) -> int:
+    """Most logprobs that the answer may have at a time.
+
+    Those of a stream's completion leave token by token, and those of the arms are numbers in a list.
+
+    Args:
+        params: vLLM's parameters of the sampling.
+        prompt: A rendered prompt.
+        model_config: vLLM's, of the model.
+    """
+    if not isinstance(params, SamplingParams) or params.flat_logprobs:
+        return 0
+    per_prompt = per_completion = 0
+    if params.prompt_logprobs is not None:
+        per_prompt = _num_likeliest(params.prompt_logprobs, model_config) + 1
+    if params.logprobs is not None and params.output_kind is not RequestOutputKind.DELTA:
+        per_completion = _num_likeliest(params.logprobs, model_config) + 1
+    prompt_tokens = len(prompt.get("prompt_token_ids") or ())
+    most: int = params.n * (prompt_tokens * per_prompt + (params.max_tokens or 0) * per_completion)
+    return most
+
+
+def _num_likeliest(asked: int, model_config: Any) -> int:
+    every_token = -1
+    num_tokens: int = model_config.get_vocab_size() if asked == every_token else asked
+    return num_tokens
 
 
 def _parsed(text: str) -> Any:

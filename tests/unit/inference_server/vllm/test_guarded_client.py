@@ -34,7 +34,6 @@ from vllm.v1.engine.output_processor import OutputProcessor  # noqa: E402
 from vllm.v1.serial_utils import MsgpackEncoder  # noqa: E402
 
 HALF_AN_EMOJI = "\ud83d"
-MAX_COMPLETIONS = 4
 
 
 class Core:
@@ -116,7 +115,7 @@ async def client(held_adapters: set[int]) -> AsyncIterator[Any]:
     client.output_processor = OutputProcessor(None, log_stats=False)
     client.input_processor = Inputs()
     client.engine_core = Core()
-    guarded_client.guard_client(client, MAX_COMPLETIONS, held_adapters)
+    guarded_client.guard_client(client, held_adapters)
     yield client
     if client.output_handler is not None:
         client.output_handler.cancel()
@@ -233,21 +232,22 @@ async def test_other_completions_pass(client: Any, reason: FinishReason) -> None
     assert in_flight(client) == ()
 
 
-async def test_an_http_request_has_so_many_completions(client: Any) -> None:
+async def test_an_http_request_has_so_many_completions_and_logprobs(client: Any) -> None:
     """Whether by ``n`` or by prompts; those of another request are not counted with them."""
     client.engine_core.finish_reason = FinishReason.STOP
     refused: list[bool] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        for n in scope["asks"]:
+        for sampling in scope["asks"]:
             # As vLLM's routes do: each prompt in a task of its own.
             ending = await asyncio.gather(
-                asyncio.create_task(ask(client, n=n)), return_exceptions=True
+                asyncio.create_task(ask(client, **sampling)), return_exceptions=True
             )
             refused.append(isinstance(ending[0], VLLMValidationError))
 
-    count = http_requests.TrackedRequests(app, max_lease_s=60)
-    for asks in ([1, 1, 2, 1], [4], [5]):
+    count = http_requests.TrackedRequests(app, max_completions=4, max_lease_s=60)
+    most = {"logprobs": 1, "max_tokens": http_requests.MAX_LOGPROBS // 2}
+    for asks in ([{}, {}, {"n": 2}, {}], [{"n": 4}], [{"n": 5}], [most, {"logprobs": 0}], [most]):
         await count({"type": "http", "asks": asks}, None, None)
-    assert refused == [False, False, False, True, False, True]
+    assert refused == [False, False, False, True, False, True, False, True, False]
     assert in_flight(client) == ()

@@ -9,6 +9,7 @@ import pytest
 
 http_requests = pytest.importorskip("inference_server.vllm.http_requests")
 
+from vllm.exceptions import VLLMValidationError  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
 
 NAME = "policy-000007"
@@ -45,7 +46,7 @@ async def test_a_lookup_of_vllms_routes_is_a_lease(
         if fails:
             raise ConnectionError
 
-    tracked = http_requests.TrackedRequests(app, max_lease_s=max_lease_s)
+    tracked = http_requests.TrackedRequests(app, max_completions=4, max_lease_s=max_lease_s)
     with pytest.raises(ConnectionError) if fails else nullcontext():
         await tracked({"type": "http"}, None, None)
     assert leasing == [0, num_leasing]
@@ -56,3 +57,23 @@ def test_a_lookup_outside_of_an_http_request_leases_nothing() -> None:
     table = http_requests.LeasingTable({NAME: LoRARequest(NAME, 7, "folder")})
     assert table[NAME].lora_int_id == 7
     assert http_requests.num_leasing(NAME) == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "refusal"),
+    [
+        ([(4, 2**18)], None),
+        ([(1, 2**16)] * 4, None),
+        ([(1, 0)] * 5, r"takes 4 completions \(prompts × n\)"),
+        ([(1, 2**17), (1, 2**17), (1, 1)], r"returns 262144 logprobs .*max_tokens .*echo"),
+    ],
+)
+def test_an_http_request_may_ask_for_so_much_in_all(
+    asked: list[tuple[int, int]], refusal: str | None
+) -> None:
+    request = http_requests.HttpRequest(max_completions=4, max_lease_s=60)
+    for completions, logprobs in asked[:-1]:
+        request.add(completions, logprobs)
+    refused = pytest.raises(VLLMValidationError, match=refusal) if refusal else nullcontext()
+    with refused:
+        request.add(*asked[-1])

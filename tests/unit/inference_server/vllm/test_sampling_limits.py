@@ -1,6 +1,7 @@
-"""What the sampling of a request may cost before its first token."""
+"""What the sampling of a request may cost."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,9 +9,10 @@ import pytest
 pytest.importorskip("vllm.sampling_params")
 
 from vllm.exceptions import VLLMValidationError
-from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.inputs.engine import tokens_input
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from inference_server.vllm.sampling_limits import check_sampling
+from inference_server.vllm.sampling_limits import check_sampling, num_logprobs
 
 HUGE = 10**9
 
@@ -83,3 +85,26 @@ def test_forbidden_words_are_measured() -> None:
     with pytest.raises(VLLMValidationError, match="bad_words: at most 65536 characters"):
         check_sampling(SamplingParams(bad_words=["é " * 40_000]))
     check_sampling(None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, 0),
+        # The prompt has 500 tokens, the completion 2.
+        ({"logprobs": 0}, 2 * 1),
+        ({"logprobs": 20}, 2 * 21),
+        ({"logprobs": 20, "n": 3}, 3 * 2 * 21),
+        ({"logprobs": -1}, 2 * 1001),
+        ({"prompt_logprobs": 0}, 500 * 1),
+        ({"prompt_logprobs": 20, "logprobs": 20, "n": 3}, 3 * (500 + 2) * 21),
+        # A stream's tokens leave one by one, its prompt at once.
+        ({"logprobs": 20, "output_kind": RequestOutputKind.DELTA}, 0),
+        ({"prompt_logprobs": 1, "output_kind": RequestOutputKind.DELTA}, 500 * 2),
+        ({"logprobs": 0, "flat_logprobs": True}, 0),
+    ],
+)
+def test_logprobs_of_prompt_and_completions(asked: dict[str, Any], expected: int) -> None:
+    params = SamplingParams(max_tokens=2, **asked)
+    config = SimpleNamespace(get_vocab_size=lambda: 1000)
+    assert num_logprobs(params, tokens_input([1] * 500), config) == expected
