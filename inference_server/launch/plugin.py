@@ -25,7 +25,7 @@ from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
 from inference_server.vllm.guarded_client import guard_client
-from inference_server.vllm.http_requests import TrackedRequests
+from inference_server.vllm.http_requests import TrackedRequests, count_beam_searches
 
 SETTINGS_ATTRIBUTE = "regime_w_settings"
 SHUTDOWN_ATTRIBUTE = "regime_w_shutdown"
@@ -65,6 +65,7 @@ class RegimeWPlugin:
         torch.set_num_threads(1)
         held_adapters: set[int] = set()
         guard_client(engine_client, held_adapters)
+        count_beam_searches()
         engine = VllmEngine(engine_client, state.openai_serving_models, held_adapters)
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.

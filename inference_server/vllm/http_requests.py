@@ -5,11 +5,16 @@ between, and a stream begins only when its client reads. A beam search asks the 
 """
 
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from contextvars import ContextVar
+from functools import wraps
+from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
+from vllm.sampling_params import BeamSearchParams
 
 MAX_LOGPROBS = 2**18
 """Most logprobs in the answer to one HTTP request. One takes 10 µs of the event loop, in which every other request
@@ -30,14 +35,30 @@ class HttpRequest:
         self._max_completions = max_completions
         self._num_completions = 0
         self._num_logprobs = 0
+        self._is_beam_search = False
         self._leases_until_s = time.monotonic() + max_lease_s
 
     def add(self, num_completions: int, num_logprobs: int) -> None:
-        """Counts what it asks for.
+        """Counts what it asks the engine for, except for the steps of its beam searches.
 
         Raises:
             VLLMValidationError: It asks for too much in all.
         """
+        if not self._is_beam_search:
+            self._count(num_completions, num_logprobs)
+
+    def add_beam_search(self, beam_width: int, max_tokens: int) -> None:
+        """Counts a beam search once: it asks the engine anew for every token of every beam.
+
+        Raises:
+            VLLMValidationError: It asks for too much in all.
+        """
+        # vLLM makes a beam search of every prompt of a request, or of none.
+        self._is_beam_search = True
+        # Each token of a beam keeps the likeliest ones that it was chosen from.
+        self._count(beam_width, num_logprobs=beam_width * max_tokens * 2 * beam_width)
+
+    def _count(self, num_completions: int, num_logprobs: int) -> None:
         self._num_completions += num_completions
         if self._num_completions > self._max_completions:
             raise VLLMValidationError(
@@ -48,7 +69,8 @@ class HttpRequest:
             raise VLLMValidationError(
                 f"the server returns {MAX_LOGPROBS} logprobs a request, and this one may have more: n × (max_tokens × "
                 "(logprobs + 1) + prompt tokens × (prompt_logprobs + 1)) of every prompt, where echo makes logprobs "
-                "prompt_logprobs too; lower logprobs or max_tokens, or ask in several requests"
+                "prompt_logprobs too, and a beam search has n × max_tokens × 2n; lower logprobs, n or max_tokens, or "
+                "ask in several requests"
             )
 
     def leases(self, adapter_name: str) -> bool:
@@ -89,6 +111,28 @@ class TrackedRequests:
             await self._app(scope, receive, send)
         finally:
             _in_flight.remove(request)
+
+
+def count_beam_searches() -> None:
+    """Makes vLLM's routes count each beam search at its start."""
+    # Not at the top: it takes seconds to import, and vLLM's server has done so when it calls this.
+    from vllm.entrypoints.generate.beam_search.online import BeamSearchOnlineMixin  # noqa: PLC0415
+
+    original = BeamSearchOnlineMixin.beam_search
+    if hasattr(original, "__wrapped__"):
+        return
+
+    @wraps(original)
+    async def beam_search(
+        serving: Any, prompt: Any, request_id: str, params: BeamSearchParams, **kwargs: Any
+    ) -> AsyncGenerator[Any, None]:
+        if (request := current_request()) is not None:
+            request.add_beam_search(params.beam_width, params.max_tokens)
+        async with aclosing(original(serving, prompt, request_id, params, **kwargs)) as outputs:
+            async for output in outputs:
+                yield output
+
+    BeamSearchOnlineMixin.beam_search = beam_search
 
 
 class LeasingTable(dict[str, LoRARequest]):

@@ -1,6 +1,7 @@
 """An HTTP request leases the adapters that vLLM's routes look up for it, until it ends."""
 
 import warnings
+from collections.abc import AsyncIterator
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ http_requests = pytest.importorskip("inference_server.vllm.http_requests")
 
 from vllm.exceptions import VLLMValidationError  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
+from vllm.sampling_params import BeamSearchParams  # noqa: E402
 
 NAME = "policy-000007"
 
@@ -77,3 +79,49 @@ def test_an_http_request_may_ask_for_so_much_in_all(
     refused = pytest.raises(VLLMValidationError, match=refusal) if refusal else nullcontext()
     with refused:
         request.add(*asked[-1])
+
+
+@pytest.mark.parametrize(
+    ("widths", "max_tokens", "refusal"),
+    [
+        # 600 and more steps of a beam each.
+        ([2, 2], 300, None),
+        ([8], 300, "takes 4 completions"),
+        ([1, 1, 1, 1, 1], 1, "takes 4 completions"),
+        ([4], 2**14, "a beam search has n"),
+    ],
+)
+async def test_a_beam_search_is_counted_once_and_at_its_start(
+    monkeypatch: pytest.MonkeyPatch, widths: list[int], max_tokens: int, refusal: str | None
+) -> None:
+    with warnings.catch_warnings(action="ignore"):  # of what vLLM imports
+        from vllm.entrypoints.generate.beam_search import online
+
+    num_steps = 0
+
+    async def beam_search(
+        serving: Any, prompt: Any, request_id: str, params: BeamSearchParams
+    ) -> AsyncIterator[str]:
+        nonlocal num_steps
+        for _ in range(params.beam_width * params.max_tokens):
+            http_requests.current_request().add(num_completions=1, num_logprobs=21)
+            num_steps += 1
+        yield "done"
+
+    monkeypatch.setattr(online.BeamSearchOnlineMixin, "beam_search", beam_search)
+    http_requests.count_beam_searches()
+    http_requests.count_beam_searches()
+    searches = [BeamSearchParams(beam_width=width, max_tokens=max_tokens) for width in widths]
+    serving = online.BeamSearchOnlineMixin()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        outputs = [serving.beam_search([1], "r", params) for params in searches]
+        assert [await anext(each) for each in outputs] == ["done"] * len(searches)
+
+    tracked = http_requests.TrackedRequests(app, max_completions=4, max_lease_s=60)
+    with pytest.raises(VLLMValidationError, match=refusal) if refusal else nullcontext():
+        await tracked({"type": "http"}, None, None)
+    if refusal is None:
+        assert num_steps == sum(widths) * max_tokens
+    elif len(widths) == 1:
+        assert num_steps == 0
