@@ -23,6 +23,7 @@ class Connection(asyncio.Transport):
         self.received = b""
         self.is_closed = False
         self.paths: list[str] = []
+        self.headers: list[dict[bytes, bytes]] = []
         self.body_lengths: list[int] = []
         config = Config(self._app, interface="asgi3", lifespan="off", log_config=None, ws="none")
         config.load()
@@ -31,6 +32,7 @@ class Connection(asyncio.Transport):
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.paths.append(scope["path"])
+        self.headers.append(dict(scope["headers"]))
         num_bytes, more = 0, True
         while more:
             message = await receive()
@@ -125,3 +127,57 @@ async def test_requests_within_the_limit_are_answered_one_after_the_other(
     assert connection.body_lengths == [body_length] * 2
     assert connection.received.count(b"200 OK") == 2
     connection.close()
+
+
+H2C = b"Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAAQ\r\nX: y\r\n"
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10**6])
+@pytest.mark.parametrize(
+    ("request_bytes", "body_length"),
+    [
+        (b"GET /a HTTP/1.1\r\n" + H2C + b"\r\n", 0),
+        (b"POST /a HTTP/1.1\r\n" + H2C + b"Content-Length: 500\r\n\r\n" + b"a" * 500, 500),
+        (b"PUT /a HTTP/1.1\r\n" + H2C + b"Content-Length: 0\r\n\r\n", 0),
+        (b"POST /a HTTP/1.1\r\n" + H2C + CHUNKED[26:] + b"1\r\na\r\n" * 9 + b"0\r\n\r\n", 9),
+        (
+            b"POST /a HTTP/1.1\r\nX: y\r\nUpgrade: TLS/1.2\r\nConnection: upgrade\r\n"
+            b"Connection: keep-alive\r\nContent-Length: 2\r\n\r\nab",
+            2,
+        ),
+    ],
+    ids=["GET", "POST", "empty", "chunked", "two headers"],
+)
+async def test_an_offer_of_another_protocol_is_declined(
+    request_bytes: bytes, body_length: int, piece: int
+) -> None:
+    """The request is answered as without it (RFC 9110, 7.8), and so are those after it on the connection."""
+    connection = Connection()
+    for start in range(0, len(request_bytes) * 2, piece):
+        connection.protocol.data_received((request_bytes * 2)[start : start + piece])
+        await asyncio.sleep(0)
+    connection.protocol.data_received(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert connection.paths == ["/a", "/a", "/b"]
+    assert connection.body_lengths == [body_length, body_length, 0]
+    assert [headers.get(b"x") for headers in connection.headers] == [b"y", b"y", None]
+    assert connection.received.count(b"200 OK") == 3
+    connection.close()
+
+
+async def test_many_offers_at_once_are_declined_one_after_the_other() -> None:
+    connection = Connection()
+    connection.protocol.data_received((b"GET / HTTP/1.1\r\n" + H2C + b"\r\n") * 2000)
+    while len(connection.paths) < 2000:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    connection.close()
+
+
+@pytest.mark.parametrize("offer", [b"", H2C])
+async def test_a_tunnel_is_refused_with_and_without_an_offer(offer: bytes) -> None:
+    connection = Connection()
+    connection.protocol.data_received(b"CONNECT a:1 HTTP/1.1\r\n" + offer + b"\r\nxyz")
+    await asyncio.sleep(0)
+    assert connection.received.startswith(b"HTTP/1.1 400 ")
+    assert connection.is_closed
