@@ -23,7 +23,7 @@ from inference_server.http.body_limit import BodyLimit
 from inference_server.http.errors import ErrorRoute, answer_unrouted, error_response
 from inference_server.http.json_body import JsonBody
 from inference_server.http.loopback import LoopbackGuard
-from inference_server.http.request_log import RequestLog
+from inference_server.http.request_log import CLIENT_CLOSED_REQUEST, RequestLog
 from inference_server.http.streaming import GroupStream, disconnected, newest, total
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
@@ -33,9 +33,6 @@ from inference_server.wire.adapters.references import NUM_VERSIONS
 from inference_server.wire.schemas import ArmsRequest, ArmsResponse, ErrorResponse, ServerStatus
 from inference_server.wire.streams import NDJSON
 from regime_w import build_all_arms
-
-# Logged for a request whose client has disconnected, as nginx does.
-_CLIENT_CLOSED_REQUEST = 499
 
 _PLAYGROUND = (
     resources.files("inference_server.http")
@@ -114,7 +111,7 @@ async def generate_arms(
         if run is not None:
             response = await _unless_disconnected(request, _all_groups(run, service.boot_id))
     if response is None:
-        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
     # Serialized by pydantic directly; FastAPI would validate and copy it first.
     return Response(response.model_dump_json(), media_type="application/json")
 

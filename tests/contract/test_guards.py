@@ -9,6 +9,7 @@ import pytest
 import structlog
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
+from starlette.types import Message
 from structlog.testing import capture_logs
 
 from inference_server import service as service_module
@@ -208,6 +209,65 @@ async def test_a_request_id_is_the_clients_or_a_new_one(
             "log_level": "info",
         }
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content_type", "body"),
+    [
+        ("PUT", "/v1/adapters/1", "multipart/form-data; boundary=b", b"--b\r\nContent-Disp"),
+        ("PUT", "/v1/adapters/1", "application/json", b'{"path": '),
+        ("POST", "/v1/arms/generate", "application/json", b'{"questions": '),
+        ("POST", "/v1/of-vllm", "text/plain", b"x"),
+    ],
+)
+async def test_a_body_that_breaks_off_is_one_line_in_the_log(
+    settings: Settings, method: str, path: str, content_type: str, body: bytes
+) -> None:
+    app = FastAPI()
+
+    @app.post("/v1/of-vllm")
+    async def read(request: Request) -> None:
+        await request.body()
+
+    await started_app(FakeEngine(), settings, app)
+    messages: list[Message] = [
+        {"type": "http.request", "body": body, "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", content_type.encode()), (b"host", b"localhost")],
+        "http_version": "1.1",
+    }
+    with capture_logs() as lines:
+        await app(scope, receive, send)
+    assert [(line["path"], line["status"]) for line in lines] == [(path, 499)]
+    assert sent == []
+
+
+async def test_a_route_that_fails_is_logged_with_500(settings: Settings) -> None:
+    app = FastAPI()
+
+    @app.get("/v1/of-vllm")
+    async def fail() -> None:
+        raise ZeroDivisionError
+
+    await started_app(FakeEngine(), settings, app)
+    async with Client(app) as client:
+        with capture_logs() as lines, pytest.raises(ZeroDivisionError):
+            await client.get("/v1/of-vllm")
+    assert [line["status"] for line in lines] == [500]
 
 
 async def test_probes_are_logged_only_where_they_fail(client: Client, engine: FakeEngine) -> None:
