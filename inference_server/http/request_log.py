@@ -1,9 +1,10 @@
-"""One structured log line per request, with a request id that the client may choose.
+"""One structured log line per request, with a request id that the client may choose, and an answer where a stop cuts it off.
 
 Lines are JSON on standard error. Every line logged during a request has its ``request_id``, which the
 response also returns in a header.
 """
 
+import asyncio
 import re
 import sys
 import time
@@ -15,6 +16,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inference_server.errors import EngineUnavailable
+from inference_server.http.errors import refuse
+
 REQUEST_ID_HEADER = "X-Request-Id"
 CLIENT_CLOSED_REQUEST = 499
 """Logged for a request whose client has left before its answer, as nginx does."""
@@ -23,6 +27,9 @@ CLIENT_CLOSED_REQUEST = 499
 _CLIENT_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 # Requested by probes every few seconds; logged only if they fail.
 _QUIET_PATHS = frozenset({"/health", "/metrics", "/v1/status"})
+
+_RETRY_AFTER_S = "1"
+_STOPPED = "the server stopped before the answer was complete"
 
 _log = structlog.get_logger()
 
@@ -43,7 +50,7 @@ def configure_logging() -> None:
 
 
 class RequestLog:
-    """ASGI middleware: gives each request an id and logs its outcome."""
+    """ASGI middleware: gives each request an id, logs its outcome, and answers one that the server's stop cancels."""
 
     def __init__(self, app: ASGIApp) -> None:
         """See the class."""
@@ -64,7 +71,10 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = int(message["status"])
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID_HEADER] = request_id
+                if status == HTTPStatus.SERVICE_UNAVAILABLE:  # vLLM's routes too
+                    headers.setdefault("Retry-After", _RETRY_AFTER_S)
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
@@ -72,7 +82,11 @@ class RequestLog:
                 await self._app(scope, receive, send_with_id)
             except ClientDisconnect:  # while its body was read
                 pass
-            except BaseException:
+            except asyncio.CancelledError:
+                if status != CLIENT_CLOSED_REQUEST:  # the answer has begun
+                    raise
+                await refuse(EngineUnavailable(_STOPPED), scope, receive, send_with_id)
+            except Exception:
                 status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
                 raise
             finally:

@@ -24,7 +24,7 @@ from inference_server.launch.watchdog import end_if_hung, kill_processes
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.vllm.engine import VllmEngine
-from inference_server.vllm.guarded_client import guard_client
+from inference_server.vllm.guarded_client import end_requests, guard_client
 from inference_server.vllm.http_requests import TrackedRequests, count_beam_searches
 
 SETTINGS_ATTRIBUTE = "regime_w_settings"
@@ -69,7 +69,10 @@ class RegimeWPlugin:
         engine = VllmEngine(engine_client, state.openai_serving_models, held_adapters)
         state.regime_w = await Service.start(engine, _settings(args), REGISTRY)
         # Kept, since a task without a reference may be garbage-collected.
-        self._signals = asyncio.create_task(getattr(args, SHUTDOWN_ATTRIBUTE).take_over(state))
+        shutdown = getattr(args, SHUTDOWN_ATTRIBUTE)
+        self._signals = asyncio.create_task(
+            shutdown.take_over(state, partial(end_requests, engine_client))
+        )
         self._watch = asyncio.create_task(
             end_if_hung(engine, partial(kill_processes, engine_client))
         )

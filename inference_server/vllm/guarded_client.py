@@ -47,6 +47,16 @@ def guard_client(client: Any, held_adapters: Set[int]) -> None:
     client.generate = _ending(client.generate)
 
 
+async def end_requests(client: Any) -> None:
+    """Ends every request of a guarded client with an error (503), those that are still to come included."""
+
+    async def add_request(*args: Any, **kwargs: Any) -> Any:
+        raise EngineDeadError  # which `generate` reports as such
+
+    client.add_request = add_request
+    await client.abort(list(client.output_processor.request_states), internal=True)
+
+
 def _forgetting(
     client: Any, send: Callable[[Any], Awaitable[None]], held_adapters: Set[int]
 ) -> Any:

@@ -9,6 +9,7 @@ import pytest
 import structlog
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
+from starlette.datastructures import Headers
 from starlette.types import Message
 from structlog.testing import capture_logs
 
@@ -17,7 +18,7 @@ from inference_server.http import request_log
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ErrorResponse, Priority
-from tests.contract.client import Client, started_app
+from tests.contract.client import Client, Connection, started_app
 from tests.contract.fake_engine import FakeEngine
 
 
@@ -254,6 +255,36 @@ async def test_a_body_that_breaks_off_is_one_line_in_the_log(
         await app(scope, receive, send)
     assert [(line["path"], line["status"]) for line in lines] == [(path, 499)]
     assert sent == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_the_servers_stop_cancels_is_answered_if_it_was_not(
+    app: FastAPI, engine: FakeEngine, stream: bool
+) -> None:
+    engine.open.clear()
+    body = json.dumps({"questions": ["1+1?"], "stream": stream}).encode()
+    connection = Connection(app, body, [(b"host", b"localhost")])
+    await engine.reaches(8)
+    with capture_logs() as lines:
+        connection.task.cancel()  # as uvicorn does at the end of the drain
+        await asyncio.wait([connection.task])
+    if stream:
+        assert connection.task.cancelled()
+        return
+    await connection.task
+    start = connection.sent[0]
+    assert (start["status"], Headers(raw=start["headers"])["Retry-After"]) == (503, "1")
+    error = ErrorResponse.model_validate_json(connection.body).error
+    assert (error.type, error.message.split()[:3]) == ("engine", ["the", "server", "stopped"])
+    assert [line["status"] for line in lines] == [503]
+
+
+async def test_every_answer_that_the_engine_is_unavailable_says_when_to_try_again(
+    client: Client, engine: FakeEngine
+) -> None:
+    engine.dead = True
+    response = await client.arms()
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "1")
 
 
 async def test_a_route_that_fails_is_logged_with_500(settings: Settings) -> None:

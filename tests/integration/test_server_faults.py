@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from inference_server.launch.server_process import ServerProcess
-from inference_server.wire.schemas import ArmsResponse, ServerStatus
+from inference_server.wire.schemas import ArmsResponse, ErrorResponse, ServerStatus
 from tests.integration.server_fixture import (
     engine_process,
     metric,
@@ -142,6 +142,40 @@ def test_an_engine_ends_with_its_server(model_dir: Path, tmp_path: Path) -> None
         engine = engine_process(server)
         server.process.kill()
         wait_until(lambda: has_ended(engine))
+
+
+def test_what_does_not_finish_in_time_is_answered_with_an_error(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    long = {"model": "base", "prompt": "?", "max_tokens": 900, "n": 64, "ignore_eos": True}
+    # With more questions than can be answered meanwhile.
+    arms = {**LONG, "questions": [f"{number}" for number in range(32)]}
+    bodies = [
+        ("arms/generate", arms),
+        ("arms/generate", {**arms, "stream": True}),
+        ("completions", long),
+    ]
+    answers: dict[int, httpx.Response] = {}
+    with running_server(model_dir, tmp_path / "state", drain_timeout_s=0) as server:
+
+        def ask(number: int) -> None:
+            path, body = bodies[number]
+            answers[number] = httpx.post(f"{server.url}/v1/{path}", json=body, timeout=300)
+
+        clients = [threading.Thread(target=ask, args=(number,)) for number in range(len(bodies))]
+        for client in clients:
+            client.start()
+        wait_until(lambda: metric_of(server, "vllm:num_requests_running") > 0)
+        wait_until(lambda: status_of(server).requests_in_flight > 64)
+        server.process.terminate()
+        for client in clients:
+            client.join(300)
+        assert server.process.wait(300) == 0, server.log_tail()
+    for number in (0, 2):
+        assert (answers[number].status_code, answers[number].headers["Retry-After"]) == (503, "1")
+        assert "stopp" in answers[number].json()["error"]["message"]
+    last = ErrorResponse.model_validate_json(answers[1].text.splitlines()[-1])
+    assert (answers[1].status_code, last.error.type) == (200, "engine")
 
 
 def test_a_server_ends_with_its_engine(restarted: Restarted) -> None:

@@ -224,6 +224,21 @@ async def test_a_completion_without_an_end_is_an_error(
     assert in_flight(client) == ()
 
 
+async def test_a_server_that_stops_ends_the_requests_in_flight_and_those_to_come(
+    client: Any,
+) -> None:
+    asking = [asyncio.create_task(ask(client, name, n=n)) for name, n in (("a", 1), ("b", 3))]
+    while client.engine_core.num_added < 4:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    await guarded_client.end_requests(client)
+    asking.append(asyncio.create_task(ask(client, "c")))
+    for each in asking:
+        with pytest.raises(RetryableRequestError):
+            await each
+    assert in_flight(client) == ()
+    assert len(client.engine_core.aborted) == client.engine_core.num_added == 4
+
+
 @pytest.mark.parametrize("reason", [FinishReason.STOP, FinishReason.LENGTH, FinishReason.ERROR])
 async def test_other_completions_pass(client: Any, reason: FinishReason) -> None:
     client.engine_core.finish_reason = reason
