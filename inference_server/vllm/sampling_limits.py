@@ -30,13 +30,20 @@ _REPEATS = re.compile(r"(.?)\{(\d+)\s*(?:,\s*(\d*)\s*)?\}", re.DOTALL)
 
 
 def check_sampling(params: Any) -> None:
-    """Refuses what would cost too much before the first token.
+    """Refuses what would cost too much before the first token, or change what other requests get.
 
     Raises:
-        VLLMValidationError: The forbidden words are too long, or a grammar repeats too much.
+        VLLMValidationError: The forbidden words are too long, a grammar repeats too much, or chosen tokens' logprobs
+            are asked for.
     """
     if not isinstance(params, SamplingParams):
         return
+    if params.logprob_token_ids:
+        # vllm/v1/sample/sampler.py of 0.32 prefers them to the logprobs of the whole batch.
+        raise VLLMValidationError(
+            "logprob_token_ids: not served, since vLLM would replace the top logprobs of every other request by theirs; "
+            "use logprobs"
+        )
     if sum(map(len, params.bad_words or ())) > MAX_WORDS_CHARS:
         raise VLLMValidationError(f"bad_words: at most {MAX_WORDS_CHARS} characters in all")
     grammar = params.structured_outputs

@@ -214,6 +214,7 @@ def kinds(adapter: Path, stalled: Stalled) -> dict[str, Kind]:
         "3 deep": raw("/v1/completions", b"[" * 400_000),
         "3 messages": chat(messages=[1] * 200_000),
         "3 keys": completions(**{f"k{index}": 1 for index in range(100_000)}),
+        "logprobs of chosen tokens": completions(logprobs=2, logprob_token_ids=[1, 2]),
         "logprobs": completions(prompt=[[1] * 500] * 100, echo=True, logprobs=20),
         "3 prompt": completions(prompt="What is 1 + 1? " * 140_000),
         "4 completions": arms(questions=["?"] * 256, arms=many_arms(64), samples_per_arm=16),

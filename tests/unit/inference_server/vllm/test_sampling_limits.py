@@ -54,6 +54,13 @@ def test_grammars_that_repeat_too_much_are_refused(grammar: dict[str, Any]) -> N
         check_sampling(params)
 
 
+def test_logprobs_of_chosen_tokens_are_refused() -> None:
+    """vLLM would return them to every request of the batch."""
+    check_sampling(SamplingParams(logprobs=2))
+    with pytest.raises(VLLMValidationError, match="logprob_token_ids"):
+        check_sampling(SamplingParams(logprob_token_ids=[1, 2]))
+
+
 def test_a_key_given_twice_in_a_grammar_is_refused() -> None:
     twice = f'{{"type": "array", "minItems": {HUGE}, "minItems": 1}}'
     params = SamplingParams(structured_outputs=StructuredOutputsParams(json=twice))
