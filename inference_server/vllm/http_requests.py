@@ -16,7 +16,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import BeamSearchParams
 
-MAX_LOGPROBS = 2**18
+MAX_LOGPROBS = 2**19
 """Most logprobs in the answer to one HTTP request. One takes 10 µs of the event loop, in which every other request
 waits, and 90 bytes."""
 

@@ -87,14 +87,8 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
     config = with_policy(config, with_recorded_dtype(config.policy, device, None, lines.append))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
         rollouts = open_file(config)
-        num_groups = len(rollouts.records) * config.offline.num_epochs
-        num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
-        if (warmup := config.ppo.learning_rate_warmup_steps) > num_steps:
-            raise UsageError(
-                f"ppo.learning_rate_warmup_steps = {warmup} is more than the {num_steps} steps of this run: the learning "
-                "rates would never be reached"
-            )
-        run = config.run.model_copy(update={"num_steps": num_steps})
+        run = _with_its_steps(config, len(rollouts.records))
+        num_steps = run.num_steps
         with stop.waiting():
             learner, progress = _restore(config, run, device)
         with (
@@ -123,6 +117,18 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
                 step = training.progress.step
                 tracker.say(f"stopped at step {step}; the same command resumes there")
     return training.adapter
+
+
+def _with_its_steps(config: OfflineRunConfig, num_groups: int) -> RunConfig:
+    """The settings of a run that is as long as its file."""
+    num_groups *= config.offline.num_epochs
+    num_steps = math.ceil(num_groups / config.rollout.questions_per_step)
+    if (warmup := config.ppo.learning_rate_warmup_steps) > num_steps:
+        raise UsageError(
+            f"ppo.learning_rate_warmup_steps = {warmup} is more than the {num_steps} steps of this run: the learning "
+            "rates would never be reached"
+        )
+    return config.run.model_copy(update={"num_steps": num_steps})
 
 
 def _restore(
