@@ -10,7 +10,8 @@ import sys
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, popen_forkserver, util
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess, SpawnProcess
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -92,6 +93,31 @@ class _Inherited:
             torch.set_num_threads(int(now))
 
 
+class _Popen(popen_forkserver.Popen):
+    """Watches the process itself: Python watches a pipe of the fork server's, whose end would look like the engine's."""
+
+    def __init__(self, process_obj: BaseProcess) -> None:
+        """Starts the process."""
+        super().__init__(process_obj)
+        self._exit_code_fd: int | None = None
+        # Not every system has such descriptors, and the process may have ended already.
+        with suppress(AttributeError, OSError):
+            process_fd = os.pidfd_open(self.pid)
+            util.Finalize(self, os.close, (process_fd,))
+            self._exit_code_fd, self.sentinel = self.sentinel, process_fd
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """The exit code; None while the process runs, 255 if the fork server, which would know it, has ended."""
+        if self._exit_code_fd is None:
+            return super().poll(flag)
+        if self.returncode is None and wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+            try:
+                self.returncode = forkserver.read_signed(self._exit_code_fd)
+            except (EOFError, OSError):
+                self.returncode = 255
+        return self.returncode
+
+
 class EngineProcess(ForkServerProcess):
     """A fork of the fork server, or a process started anew if that has ended."""
 
@@ -113,7 +139,7 @@ class EngineProcess(ForkServerProcess):
         try:
             # Asked for a process, a fork server that has ended would start again, import again and end again.
             if fork_server_pid() is not None:
-                return ForkServerProcess._Popen(process)
+                return _Popen(process)
             reason = "the fork server has ended"
         except (EOFError, OSError) as error:
             reason = f"no process from the fork server: {error!r}"

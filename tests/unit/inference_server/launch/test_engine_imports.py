@@ -199,3 +199,51 @@ print(forks_can_use_cuda())
 def test_whether_a_fork_can_use_cuda_is_tried_in_one(result: str, expected: str) -> None:
     command = [sys.executable, "-c", FORKS, result]
     assert subprocess.run(command, capture_output=True, text=True).stdout == f"{expected}\n"
+
+
+OUTLIVES = """
+import multiprocessing, os, signal, time
+from pathlib import Path
+from inference_server.launch import engine_process
+from inference_server.launch.engine_imports import EngineImports
+
+def work(path):
+    while not Path(path).exists():
+        time.sleep(0.01)
+    raise SystemExit(3)
+
+if __name__ == "__main__":
+    context = EngineImports.start({}, []).context(multiprocessing.get_context("spawn"))
+    first, second = (
+        context.Process(target=work, args=(path,), daemon=True) for path in ("first", "second")
+    )
+    first.start()
+    second.start()
+    Path("first").touch()
+    first.join()
+    assert first.exitcode == 3
+    os.kill(engine_process.fork_server_pid(), signal.SIGKILL)
+    while engine_process.fork_server_pid() is not None:
+        time.sleep(0.01)
+    assert second.is_alive()
+    Path("second").touch()
+    second.join()
+    assert second.exitcode == 255
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="no descriptors of processes")
+def test_the_end_of_the_fork_server_is_not_taken_for_the_end_of_its_processes(
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(OUTLIVES)
+    result = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
