@@ -91,6 +91,39 @@ def test_parquet_is_read(parquet: Path) -> None:
     assert (record.question, record.gold) == ("1 + 1?", "2")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_narrow_floats_of_parquet_are_read_as_the_decimals_that_they_stand_for(
+    dtype: str, parquet: Path
+) -> None:
+    number = datasets.Value(dtype)
+    rows = [
+        {"question": "?", "answer": answer, "choices": [0.1, 7.0], "graph": {"slopes": [2.35]}}
+        for answer in (0.1, 2.35, -18.0, 2048.0)
+    ]
+    features = datasets.Features(
+        question=datasets.Value("string"),
+        answer=number,
+        choices=datasets.List(number),
+        graph={"slopes": datasets.List(number)},
+    )
+    datasets.Dataset.from_list(rows, features=features).to_parquet(parquet)
+    found = load(parquet)
+    assert [extract_gold(record.gold) for record in found] == ["0.1", "2.35", "-18", "2048"]
+    assert found[0].columns["graph"] == {"slopes": [2.35]}
+    datasets.Dataset.from_list([{**rows[0], "answer": 1.0}], features=features).to_parquet(parquet)
+    (record,) = load(parquet, RecordShape(answer_type="choice", choices="choices"))
+    assert (record.question, record.gold) == ("?\n\nA) 0.1\nB) 7.0", "B")
+
+
+def test_large_integers_of_a_narrow_column_stay_exact(parquet: Path) -> None:
+    features = datasets.Features(
+        question=datasets.Value("string"), answer=datasets.Value("float32")
+    )
+    row = {"question": "?", "answer": 2.0**30}
+    datasets.Dataset.from_list([row], features=features).to_parquet(parquet)
+    assert [extract_gold(record.gold) for record in load(parquet)] == ["1073741824"]
+
+
 def test_numbers_of_a_list_keep_their_digits_and_csv_its_lines(tmp_path: Path) -> None:
     path = tmp_path / "d.json"
     path.write_text('[{"question": "q", "answer": 0.1000000000000000055511151231257827}]')
