@@ -33,6 +33,20 @@ def wilson_interval(
     return float(interval.low), float(interval.high)
 
 
+def num_questions_of(accuracy: float, low: float, high: float) -> int | None:
+    """The number of questions n from which `wilson_interval` made a 95% interval; None if it made no such interval.
+
+    The interval's ends solve ``(1 + z²/n) x² − (2p + z²/n) x + p² = 0``, so that their product is p² / (1 + z²/n). Below
+    1/2 the same holds for the share of wrong answers, whose ends are not 0.
+    """
+    share, product = accuracy, low * high
+    if accuracy < 0.5:
+        share, product = 1 - accuracy, (1 - low) * (1 - high)
+    excess = share**2 - product
+    found = round(norm.isf(_TAIL) ** 2 * product / excess) if excess > 0 else 0
+    return found if found > 0 else None
+
+
 def difference_interval(
     first: tuple[int, int], second: tuple[int, int], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:

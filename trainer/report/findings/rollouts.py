@@ -1,10 +1,11 @@
 """Findings about the rollouts, the critic, and the run's best version."""
 
 import statistics
+from collections.abc import Mapping
 from itertools import pairwise
 
 from trainer.config.sections import TrainConfig
-from trainer.evaluation.statistics import CONFIDENCE, difference_interval
+from trainer.evaluation.statistics import CONFIDENCE, difference_interval, num_questions_of
 from trainer.report.findings.finding import Finding, number
 from trainer.report.run_record import RunRecord
 
@@ -16,6 +17,7 @@ _SOLVED = 0.7
 """Share of correct completions above which groups without variance count as solved rather than too hard."""
 _EXPLAINED = 0.1
 """Explained variance below which the critic's values are hardly better a baseline than the mean return."""
+_EVALUATED = {"eval/accuracy", "eval/low", "eval/high"}
 
 
 def truncation(run: RunRecord, config: TrainConfig) -> Finding | None:
@@ -111,19 +113,33 @@ def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     with the last. The interval is that of the difference of two independent shares. Evaluations of the same questions
     are not independent, and differ less by chance than this interval assumes.
     """
-    accuracy, best_step = run.series("eval/accuracy"), run.series("eval/best_step")
-    if not (accuracy and best_step and 0 <= min(accuracy) <= max(accuracy) <= 1):
+    evaluated = [counts for row in run.rows if (counts := _counts(row)) is not None]
+    best_step = run.series("eval/best_step")
+    if not (evaluated and best_step):
         return None
-    best, last, num = max(accuracy), accuracy[-1], config.run.num_evaluation_questions
-    confidence = 1 - (1 - CONFIDENCE) / max(1, len(accuracy) - 1)
-    low, _ = difference_interval((round(best * num), num), (round(last * num), num), confidence)
+    shares = [num_correct / num for num_correct, num in evaluated]
+    best = evaluated[shares.index(max(shares))]
+    confidence = 1 - (1 - CONFIDENCE) / max(1, len(evaluated) - 1)
+    low, _ = difference_interval(best, evaluated[-1], confidence)
     if low <= 0:
         return None
     return Finding(
         name="past_its_best",
         title="The best version is not the last",
-        evidence=f"Held-out accuracy was {best:.1%} at step {best_step[-1]:.0f} and ended at {last:.1%}.",
+        evidence=f"Held-out accuracy was {max(shares):.1%} at step {best_step[-1]:.0f} and ended at "
+        f"{shares[-1]:.1%}.",
         change="serve the adapter that checkpoints/best.json names; set "
         f'ppo.learning_rate_schedule ({config.ppo.learning_rate_schedule}) to "linear", or lower '
         f"run.num_steps ({config.run.num_steps}).",
     )
+
+
+def _counts(row: Mapping[str, float]) -> tuple[int, int] | None:
+    """The correct answers and the questions of a step's evaluation; None if the step has none.
+
+    They are taken from the interval, because a source may have fewer questions than run.num_evaluation_questions.
+    """
+    if not (row.keys() >= _EVALUATED and 0 <= row["eval/accuracy"] <= 1):
+        return None
+    num = num_questions_of(row["eval/accuracy"], row["eval/low"], row["eval/high"])
+    return None if num is None else (round(row["eval/accuracy"] * num), num)

@@ -18,6 +18,7 @@ from trainer.evaluation.statistics import (
     difference_interval,
     mcnemar_p_value,
     mean_interval,
+    num_questions_of,
     paired_interval,
     pass_at_k,
     wilson_interval,
@@ -69,6 +70,14 @@ def test_wilson_interval_is_the_closed_form(counts: tuple[int, int]) -> None:
     scale = 1 + z * z / n
     expected = (max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
     assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-12)
+    assert num_questions_of(p, *wilson_interval(right, n)) == n
+
+
+@pytest.mark.parametrize("interval", [(0.7, 0.7, 0.7), (0.7, 0.0, 1.0), (0.2, 0.2, 1.0)])
+def test_an_interval_without_questions_is_not_wilsons(
+    interval: tuple[float, float, float],
+) -> None:
+    assert num_questions_of(*interval) is None
 
 
 # --- paired differences -----------------------------------------------------------------------

@@ -186,19 +186,53 @@ def test_the_verdict_says_if_evaluations_have_chosen_the_version(
     assert said is (num_evaluations > 0)
 
 
+def asked(num_correct: int, num_questions: int = 100, best_step: int = 4) -> Metrics:
+    """The metrics of an evaluation during training."""
+    low, high = wilson_interval(num_correct, num_questions)
+    accuracy = num_correct / num_questions
+    return {
+        "eval/accuracy": accuracy,
+        "eval/low": low,
+        "eval/high": high,
+        "eval/best_step": best_step,
+    }
+
+
 def test_the_luckiest_of_many_evaluations_is_not_past_its_best() -> None:
     def lucky(step: int) -> Metrics:
         # 70 of 100 with a standard error of 4.6 points, and the last a little below.
-        return {"eval/accuracy": 0.7 + 0.07 * math.sin(5 * step), "eval/best_step": 4}
+        return asked(70 + round(7 * math.sin(5 * step)))
 
     def fallen(step: int) -> Metrics:
-        return {"eval/accuracy": 0.8 if step < 9 else 0.5, "eval/best_step": 4}
+        return asked(80 if step < 9 else 50)
 
     found = [
         [f.name for f in findings_of(record(change, config=LOOSE_TARGET), helps=True)]
         for change in (lucky, fallen)
     ]
     assert found == [[], ["past_its_best"]]
+
+
+@pytest.mark.parametrize(
+    ("best", "last", "is_past"),
+    [
+        # The default of run.num_evaluation_questions is 100, whatever the source has.
+        ((16, 20), (12, 20), False),
+        ((80, 100), (60, 100), True),
+        ((320, 400), (280, 400), True),
+        ((80, 100), (70, 100), False),
+        ((20, 20), (0, 20), True),
+        ((16, 20), (240, 400), False),
+    ],
+)
+def test_a_fall_of_accuracy_is_judged_by_the_questions_that_were_asked(
+    best: tuple[int, int], last: tuple[int, int], is_past: bool
+) -> None:
+    def evaluated(step: int) -> Metrics:
+        return {4: asked(*best), 16: asked(*last)}.get(step, {})
+
+    found = findings_of(record(evaluated, config=LOOSE_TARGET), helps=True)
+    assert [finding.name for finding in found] == ["past_its_best"] * is_past
 
 
 # --- each finding alone -----------------------------------------------------------------------
@@ -385,10 +419,11 @@ ALONE: list[tuple[str, Callable[[int], Metrics], dict[str, Any], tuple[str, ...]
     ),
     (
         "past_its_best",
-        lambda step: {
-            "eval/accuracy": {4: 0.5, 8: 0.7, 12: 0.6, 16: 0.4}.get(step, math.nan),
-            "eval/best_step": 8.0 if step >= 8 else math.nan,
-        },
+        lambda step: (
+            asked({4: 50, 8: 70, 12: 60, 16: 40}[step], best_step=min(step, 8))
+            if step % 4 == 0
+            else {}
+        ),
         {},
         ("70.0% at step 8 and ended at 40.0%", "checkpoints/best.json"),
     ),
