@@ -70,14 +70,7 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
         "rollout/truncated": num_truncated / len(arms),
         "rollout/zero_variance_groups": sum(g.zero_variance for g in asked) / len(asked),
     }
-    metrics |= _solved_metrics(asked) | _pair_metrics(asked)
-    for name in _SCORES:
-        present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
-        if present:
-            metrics[f"scores/{name}"] = statistics.fmean(present)
-    if chsh := [g.scores.chsh for g in groups if g.scores.chsh is not None]:
-        metrics["scores/chsh_max"] = statistics.fmean(map(max, chsh))
-        metrics["scores/chsh_min"] = statistics.fmean(map(min, chsh))
+    metrics |= _solved_metrics(asked) | _pair_metrics(asked) | _score_metrics(groups)
     for name in {name: None for group in groups for name in group.by_function}:
         given = [r for g in groups for r in g.by_function.get(name, ()) if r is not None]
         if given:
@@ -100,17 +93,30 @@ def group_metrics(groups: Sequence[ScoredGroup], asked: Sequence[ScoredGroup]) -
 
 
 def _solved_metrics(asked: Sequence[ScoredGroup]) -> Metrics:
-    """The shares of groups with any, all or no completions right, and the mean number of correct paths."""
+    """The shares of groups with any, all or no completions right."""
     judged = [group.scores.correct for group in asked if group.scores.correct]
     if not judged:
         return {}
-    ways = [w for group in asked if (w := group.scores.num_correct_paths) is not None]
     return {
-        **({"scores/correct_paths": statistics.fmean(ways)} if ways else {}),
         "reward/any_correct": sum(map(any, judged)) / len(judged),
         "rollout/all_correct_groups": sum(map(all, judged)) / len(judged),
         "rollout/all_wrong_groups": sum(not any(correct) for correct in judged) / len(judged),
     }
+
+
+def _score_metrics(groups: Sequence[ScoredGroup]) -> Metrics:
+    """The mean scores, numbers of correct paths, and CHSH values of the groups that have them."""
+    metrics: Metrics = {}
+    for name in _SCORES:
+        present = [s for g in groups if (s := getattr(g.scores, name)) is not None]
+        if present:
+            metrics[f"scores/{name}"] = statistics.fmean(present)
+    if ways := [w for g in groups if (w := g.scores.num_correct_paths) is not None]:
+        metrics["scores/correct_paths"] = statistics.fmean(ways)
+    if chsh := [g.scores.chsh for g in groups if g.scores.chsh is not None]:
+        metrics["scores/chsh_max"] = statistics.fmean(map(max, chsh))
+        metrics["scores/chsh_min"] = statistics.fmean(map(min, chsh))
+    return metrics
 
 
 def _pair_metrics(asked: Sequence[ScoredGroup]) -> Metrics:

@@ -38,11 +38,11 @@ def scored(*texts: str, config: RewardConfig) -> ScoredGroup:
     return score_group(RECORD, group, config)
 
 
-def metrics_of(*groups: ScoredGroup) -> dict[str, float]:
+def metrics_of(*groups: ScoredGroup, replaced: tuple[ScoredGroup, ...] = ()) -> dict[str, float]:
     return rollout_metrics(
         RolloutBatch(
             groups=groups,
-            replaced=(),
+            replaced=replaced,
             version=1,
             generate_s=1.0,
             score_s=0.1,
@@ -142,11 +142,13 @@ def test_groups_that_are_right_or_wrong_in_every_arm_are_counted_apart() -> None
 
 def test_ways_to_the_answer_are_counted_in_each_group() -> None:
     config = RewardConfig()
-    found = metrics_of(
-        scored(RIGHT, RIGHT, config=config),  # the same twice
-        scored(WRONG, WRONG, config=config),
-    )
-    assert found["scores/correct_paths"] == 1 / 2
+    twice_the_same = scored(RIGHT, RIGHT, config=config)
+    wrong = scored(WRONG, WRONG, config=config)
+    assert metrics_of(twice_the_same, wrong)["scores/correct_paths"] == 1 / 2
+    # What dynamic sampling replaced does not train, and counts only in what is measured of all questions.
+    found = metrics_of(twice_the_same, replaced=(wrong, wrong))
+    assert found["scores/correct_paths"] == 1
+    assert found["reward/any_correct"] == 1 / 3
 
 
 def test_completions_right_on_a_question_and_on_its_counterfactual_are_counted_once() -> None:
