@@ -90,7 +90,7 @@ def _replayed(
 ) -> list[Mapping[str, float]]:
     """Recompute the steps and say a line for each; returns their metrics under the changed settings."""
     learner, journal = replay.learner, replay.journal
-    rewards = _Rewards(config, functions)
+    rewards = Rewards(config, functions)
 
     def scale(entry: JournaledStep) -> float:
         if changed_keys & {"ppo.learning_rate_schedule", "ppo.learning_rate_warmup_steps"}:
@@ -131,7 +131,7 @@ def _compare_policies(replay: Replay, say: Say) -> None:
             )
 
 
-class _Rewards:
+class Rewards:
     """Provides the samples of each group, with recorded or changed rewards, and the step's mean rewards."""
 
     def __init__(self, config: TrainConfig, functions: RewardFunctions | None):
@@ -142,19 +142,19 @@ class _Rewards:
         self._changed: list[float] = []
 
     def samples_of(self, group: RolloutRow) -> list[Sample]:
-        """The samples that train; collects the rewards of all completions, recorded and changed."""
-        recorded = [arm.reward for arm in group.arm_outputs]
+        """The samples that train; collects the rewards of all completions that have one, recorded and changed."""
+        recorded = [reward for arm in group.arm_outputs if (reward := arm.earned) is not None]
         self._recorded += recorded
         if self._functions is None:
             self._changed += recorded
             return group.samples
         scored = group.scored(self._config, self._functions.score)
-        self._changed += scored.rewards
+        self._changed += scored.earned
         return scored.samples
 
     def take_means(self) -> tuple[float, float]:
         """Mean rewards of the step, recorded and changed; starts the next step."""
-        means = statistics.fmean(self._recorded), statistics.fmean(self._changed)
+        means = statistics.fmean(self._recorded or [0.0]), statistics.fmean(self._changed or [0.0])
         self._recorded, self._changed = [], []
         return means
 

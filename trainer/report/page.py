@@ -6,6 +6,7 @@ serves. All text from models and data is escaped.
 
 import base64
 import gzip
+import statistics
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -42,8 +43,13 @@ class _ArmTranscript(RolloutCompletion):
 
 class _GroupTranscript(RolloutRow):
     scores: dict[str, float | None]
-    reward: float
     arm_outputs: Sequence[_ArmTranscript]
+
+    @property
+    def mean_reward(self) -> float | None:
+        """The mean over the completions that have a reward; None if none has."""
+        earned = [reward for arm in self.arm_outputs if (reward := arm.earned) is not None]
+        return statistics.fmean(earned) if earned else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,10 @@ _MOST_POINTS = 1000
 """Most points of a curve over all steps. More cannot be told apart, and 20,000 in each curve made a page of 27 MB."""
 _PHASES = ("experience", "update")
 """Phases whose throughput is computed from their time; the throughput of generation is measured."""
+_NOTE_OF_FUNCTIONS = (
+    "Mean over the completions of a step that have a reward, which is the weighted sum of what reward.functions gave; "
+    "base, coherence and length are the parts of regime_w alone."
+)
 
 CHARTS: Mapping[str, CurveChart] = {
     "reward": CurveChart(
@@ -138,12 +142,15 @@ def run_charts(
     ]
     measured = with_late(points, late_evaluations)
     keys = {key for row in measured for key in row}
+    has_functions = any(key.startswith("reward_function/") for key in keys)
     always_zero = {key for key in keys if not any(row.get(key) for row in measured)}
     rendered = []
     for name in CHARTS:
         chart, drawn_rows = _with_curves(name, keys), points
         if not chart.metrics:
             continue
+        if name == "reward" and has_functions:
+            chart = replace(chart, note=_NOTE_OF_FUNCTIONS)
         if chart.step != "step":
             # Held-out accuracy and its interval are drawn as measured, not averaged.
             drawn_rows = with_late(rows, late_evaluations)

@@ -4,6 +4,7 @@ The journal's ``rollouts/step-….jsonl`` and the files of ``collect`` hold thes
 rows, which have only names and texts, can be read too.
 """
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -57,7 +58,7 @@ def rollout_row(
         **({} if group.replica is None else {"replica": group.replica}),
         "scores": {name: getattr(scores, name) for name in ("s_end", "s_path", "s_cf", "s_wm")},
         **({} if scores.chsh is None else {"chsh": scores.chsh}),
-        "reward": sum(scored.rewards) / len(scored.rewards),
+        "reward": statistics.fmean(scored.earned or [0.0]),
         "arm_outputs": [
             {
                 "arm_name": arm.arm,
@@ -66,7 +67,7 @@ def rollout_row(
                 "reasoning": arm.text,
                 "answer": scores.answers[index],
                 "correct": correct[index],
-                "reward": scored.rewards[index],
+                "reward": None if index in scored.unrewarded else scored.rewards[index],
                 **(
                     {"rewards": {name: given[index] for name, given in scored.by_function.items()}}
                     if scored.by_function
@@ -102,7 +103,9 @@ class RolloutCompletion(_RowPart):
     arm_name: str
     full_text: str
     sample: int = Field(default=0, ge=0)
-    reward: float = Field(default=0.0, allow_inf_nan=False)
+    reward: float | None = Field(default=0.0, allow_inf_nan=False)
+    rewards: Mapping[str, float | None] = {}
+    """What each of ``reward.functions`` gave; empty if Regime W is the only one."""
     trained: bool = True
     finish_reason: FinishReason = FinishReason.STOP
     temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -118,6 +121,12 @@ class RolloutCompletion(_RowPart):
                 f"{len(self.sampler_logprobs)} sampler_logprobs for {len(self.token_ids)} token_ids"
             )
         return self
+
+    @property
+    def earned(self) -> float | None:
+        """Its reward; None if no function gave it one. For that, older rows have a reward of 0."""
+        is_unrewarded = bool(self.rewards) and set(self.rewards.values()) == {None}
+        return None if is_unrewarded else self.reward
 
     @property
     def has_tokens(self) -> bool:
@@ -184,7 +193,7 @@ class RolloutRow(_RowPart):
     def samples(self) -> list[Sample]:
         """The completions that trained, with the rewards that they earned."""
         return [
-            as_sample(arm.completion, version=self.policy_version, reward=arm.reward)
+            as_sample(arm.completion, version=self.policy_version, reward=arm.reward or 0.0)
             for arm in self.arm_outputs
             if arm.trained
         ]

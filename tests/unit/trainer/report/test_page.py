@@ -378,6 +378,32 @@ def test_completions_without_a_judgement_or_an_answer_say_so(run: Path) -> None:
         assert shown in text
 
 
+@pytest.mark.parametrize("unrewarded", [None, 0.0], ids=["now", "in older rows"])
+def test_completions_without_a_reward_say_so_and_count_in_no_mean(
+    unrewarded: float | None, run: Path
+) -> None:
+    row = group(1, rewards={"mine": 1.5})
+    (given,) = row["arm_outputs"]
+    none = given | {"reward": unrewarded, "rewards": {"mine": None}}
+    # The mean is one of the rewards that are shown.
+    for arms, mean, num_none in (([given, none, none], "1.500", 2), ([none, none], "none", 3)):
+        write_lines(run / "rollouts/step-000001.jsonl", [row | {"arm_outputs": arms}])
+        text = page_of(run).text
+        assert f"mean reward{mean}" in text
+        assert text.count("rewardnone") == num_none
+
+
+@pytest.mark.parametrize("functions", [{}, {"reward_function/regime_w": 1.0}])
+def test_parts_sum_to_the_reward_only_without_other_functions(
+    functions: dict[str, float], run: Path
+) -> None:
+    parts = {"reward/base": 1.0, "reward/coherence": 0.5, "reward/length": 0.0}
+    write_lines(run / "metrics.jsonl", [metrics(1, **parts, **functions)])
+    text = page_of(run).text
+    assert ("sum to the reward" in text) is (not functions)
+    assert ("parts of regime_w alone" in text) is bool(functions)
+
+
 def test_a_pair_of_questions_shows_how_the_other_question_was_answered(run: Path) -> None:
     row = group(1)
     arms = len(row["arm_outputs"])
