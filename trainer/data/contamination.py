@@ -1,7 +1,8 @@
 """Finds evaluation questions that are also trained on, exactly or nearly.
 
 Questions are compared by their words, numbers and operators (`question_key`). A question is a near copy of a
-training question that has at least half of its word sequences. An index of sequences finds copies in linear time.
+training question that has at least half of its word sequences, not counting those that many training questions have,
+such as an instruction around every question. An index of sequences finds copies in linear time.
 """
 
 import re
@@ -10,19 +11,22 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from trainer.config.data import is_built_in
 from trainer.data.sources import Record
 
 SEQUENCE_WORDS = 5
 """Words in a sequence: enough to be rarely shared by chance, and few enough to fit between two changed numbers."""
 NEAR_SHARE = 0.5
-"""A near copy shares at least this fraction of its sequences with one training question."""
-_MAX_HOLDERS = 16
-"""Most training questions that are indexed for one sequence: for a phrase that thousands share a few are
-enough, and the time stays linear."""
+"""A near copy shares at least this fraction of its sequences that are not common with one training question."""
+_COMMON_SHARE = 0.03
+"""A sequence is common, and left out, if more than this fraction of the training questions have it."""
+_FEWEST_COMMON, _MOST_RARE = 16, 1000
+"""It is common only if more questions than the first have it, whatever their share, and always if more than the second
+have it, so that the time stays linear."""
 _NUM_SHOWN = 3
 _MANY_NEAR = 0.1
 """Near copies are named if they are at least this share of the evaluation questions: texts made from templates always
-have a few."""
+have a few. Those of a built-in source are all from its templates, and are never named."""
 
 _SIGNS = str.maketrans(
     {**dict.fromkeys("−‐‑‒–", "-"), **dict.fromkeys("×·⋅∙", "*"), "÷": "/", "∕": "/", "⁄": "/"}
@@ -78,18 +82,24 @@ class Overlap:
     """(id, id in training) of near copies."""
 
     def line(self, training: str, evaluation: str) -> str:
-        """The result as one line for a log, which is short unless something is wrong."""
-        if not self.exact and len(self.near) < _MANY_NEAR * self.num_questions:
+        """The result as one line for a log, which is short unless something is wrong.
+
+        Args:
+            training: The source that is trained on.
+            evaluation: The source of the questions that are asked.
+        """
+        few = is_built_in(evaluation) or len(self.near) < _MANY_NEAR * self.num_questions
+        if few and not self.exact:
             near = f", {len(self.near)} nearly" if self.near else ""
             return f"contamination: none of {self.num_questions} held-out questions is trained on{near}"
-        text = f"contamination: of {self.num_questions} questions of {evaluation}, "
-        text += f"{len(self.exact) or 'none'} also in {training}"
+        text = f"contamination: of {self.num_questions} questions of {evaluation} (held out), "
+        text += f"{len(self.exact) or 'none'} also in {training} (training)"
         if self.exact:
             text += f" ({_shown(self.exact, '=')}), which makes their accuracy worthless"
         text += f"; {len(self.near) or 'none'} nearly so"
         if self.near:
             text += (
-                f" (a question there has {NEAR_SHARE:.0%} of their {SEQUENCE_WORDS}-word sequences: "
+                f" (a question there has {NEAR_SHARE:.0%} of their rarer {SEQUENCE_WORDS}-word sequences: "
                 f"{_shown(self.near, '~')})"
             )
         return text
@@ -114,12 +124,12 @@ def data_lines(
     """The lines that a command prints about its data before it begins: one, unless something is wrong."""
     repeats = find_repeats(training)
     line = repeats.line(training_source)
-    if evaluation is None:
+    if evaluation_source is None or evaluation is None:
         return [line]
     overlap = find_overlap(training, evaluation)
     if not (repeats.repeated or overlap.exact or overlap.near):
         return [f"{line}, none among the {overlap.num_questions} held out"]
-    return [line, overlap.line(f"{training_source} (training)", f"{evaluation_source} (held out)")]
+    return [line, overlap.line(training_source, evaluation_source)]
 
 
 def find_repeats(records: Sequence[Record]) -> Repeats:
@@ -141,26 +151,34 @@ def find_repeats(records: Sequence[Record]) -> Repeats:
 def find_overlap(training: Iterable[Record], evaluation: Sequence[Record]) -> Overlap:
     """Find the evaluation questions that are among the training questions, which are read once.
 
-    Time is linear in the words of both, and memory in those of the evaluation.
+    Time is linear in the words of both, and memory in those of the evaluation; a training question takes one number.
     """
     asked = [(record, question_key(record.question)) for record in evaluation]
     texts = {text for _, text in asked}
     wanted = {sequence for _, text in asked for sequence in _sequences(text)}
     same: dict[str, str] = {}
     holders: defaultdict[str, list[str]] = defaultdict(list)
+    seen: set[int] = set()
+    num_training = 0
     for record in training:
+        num_training += 1
         text = question_key(record.question)
         if text in texts:
             same.setdefault(text, record.id)
+        if hash(text) in seen:
+            continue
+        seen.add(hash(text))
         for sequence in _sequences(text) & wanted:
-            if len(holders[sequence]) < _MAX_HOLDERS:
+            if len(holders[sequence]) <= _MOST_RARE:
                 holders[sequence].append(record.id)
+    most = min(max(_FEWEST_COMMON, int(_COMMON_SHARE * num_training)), _MOST_RARE)
+    common = {sequence for sequence, found in holders.items() if len(found) > most}
     exact, near = [], []
     for record, text in asked:
         if text in same:
             exact.append((record.id, same[text]))
             continue
-        sequences = _sequences(text)
+        sequences = _sequences(text) - common
         counts = Counter(holder for each in sequences for holder in holders.get(each, ()))
         for holder, count in counts.most_common(1):
             if count >= NEAR_SHARE * len(sequences):

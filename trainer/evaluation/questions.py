@@ -57,7 +57,7 @@ def contamination_lines(config: EvaluationConfig) -> list[str]:
                 f"warning: whether {config.data} has questions of {source} (training) was not checked: {error}"
             )
         else:
-            lines.append(overlap.line(f"{source} (training)", f"{config.data} (held out)"))
+            lines.append(overlap.line(source, config.data))
     return lines
 
 

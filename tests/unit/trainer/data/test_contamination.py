@@ -37,7 +37,8 @@ def test_copies_and_near_copies(question: str, exact: int, near: int) -> None:
 
 
 def test_a_question_that_training_holds_a_hundred_times_is_found() -> None:
-    training = records(*(COPY.replace("11", str(100 + i)) for i in range(100)))
+    others = [f"What is question {i} of the other ones, and why is it {i}?" for i in range(4000)]
+    training = records(*(COPY.replace("11", str(100 + i)) for i in range(100)), *others)
     assert len(find_overlap(training, records(COPY)).near) == 1
 
 
@@ -51,6 +52,41 @@ def test_a_phrase_that_thousands_share_makes_nothing_near() -> None:
     training = records(*(question() for _ in range(3000)))
     found = find_overlap(training, records(*(question() for _ in range(50))))
     assert (found.exact, found.near) == ((), ())
+
+
+BEFORE = (
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+)
+AFTER = '\n\nRemember to put your answer on its own line after "Answer:".'
+
+
+@pytest.mark.parametrize(("before", "after"), [("", ""), (BEFORE, AFTER)])
+def test_an_instruction_around_every_question_makes_and_hides_no_near_copy(
+    before: str, after: str
+) -> None:
+    rng = random.Random(0)
+    words = [f"w{i}" for i in range(500)]
+
+    def asked(questions: list[str], name: str) -> list[Record]:
+        return records(*(f"{before}{question}{after}" for question in questions), name=name)
+
+    known = [" ".join(rng.choices(words, k=20)) for _ in range(200)]
+    others = [" ".join(rng.choices(words, k=20)) for _ in range(50)]
+    copies = [" ".join([*question.split()[:-1], "7"]) for question in known[100:150]]
+    training = asked(known, "t")
+    assert find_overlap(training, asked(others, "e")) == Overlap(
+        num_questions=50, exact=(), near=()
+    )
+    found = find_overlap(training, asked(copies, "e"))
+    assert found.exact == ()
+    assert found.near == tuple((f"e{i}", f"t{100 + i}") for i in range(50))
+
+
+def test_repeated_training_questions_do_not_make_their_own_words_common() -> None:
+    training = records(*[COPY] * 100, *[f"{OTHER} {i}?" for i in range(5)])
+    changed = COPY.replace("11", "16")
+    assert find_overlap(training, records(changed, name="e")).near == (("e0", "r0"),)
 
 
 def test_repeats_and_what_contradicts_itself() -> None:
@@ -88,14 +124,15 @@ def test_lines_say_what_was_compared_with_what() -> None:
         (3, "contamination: none of 40 held-out questions is trained on, 3 nearly"),
         (
             4,
-            "contamination: of 40 questions of E, none also in T; 4 nearly so (a question there has 50% of "
-            "their 5-word sequences: e ~ t, e ~ t, e ~ t, …)",
+            "contamination: of 40 questions of E (held out), none also in T (training); 4 nearly so (a question "
+            "there has 50% of their rarer 5-word sequences: e ~ t, e ~ t, e ~ t, …)",
         ),
     ],
 )
 def test_near_copies_are_named_where_they_are_many(num_near: int, line: str) -> None:
     overlap = Overlap(num_questions=40, exact=(), near=(("e", "t"),) * num_near)
     assert overlap.line("T", "E") == line
+    assert "e ~ t" not in overlap.line("word-problems", "word-problems#held_out")
 
 
 OPERATORS = [
