@@ -29,20 +29,38 @@ _MANY_NEAR = 0.1
 have a few. Those of a built-in source are all from its templates, and are never named."""
 
 _SIGNS = str.maketrans(
-    {**dict.fromkeys("−‐‑‒–", "-"), **dict.fromkeys("×·⋅∙", "*"), "÷": "/", "∕": "/", "⁄": "/"}
+    {
+        **dict.fromkeys("−‐‑‒–", "-"),
+        **dict.fromkeys("×·⋅∙", "*"),
+        **dict.fromkeys("÷∕⁄", "/"),
+        **dict.fromkeys("′‘’ʹʼ", "'"),
+        "∣": "|",
+        "‖": "||",
+    }
 )
 _SUPERSCRIPTS = re.compile(r"[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _FRACTION = re.compile(r"(?=[¼-¾⅐-⅞])")
+# A minus before one letter is a sign if nothing stands before it that it could be subtracted from, or joined to by
+# a hyphen. It is marked before spaces are removed, since "is -x" and "e-x" would then look alike.
+_MINUS = "−"
+_UNARY_MINUS = re.compile(r"(?<![\w.?!;])-(?=[a-z](?![^\W\d_]))")
 _AROUND_OPERATORS = re.compile(r" ?([-+/^=<>≤≥≠()]) ?")
-# Hyphens, slashes, emphasis and parentheses in prose are not operators; a number is one piece.
+_MATHEMATICAL = "⌈⌉⌊⌋" + "".join(
+    sign for sign in map(chr, range(0x80, 0x10000)) if unicodedata.category(sign) == "Sm"
+)
+"""Floor and ceiling, and Unicode's mathematical symbols, for which the members of ASCII have rules of their own."""
+# Hyphens, slashes, emphasis, apostrophes and parentheses in prose are not operators; a number is one piece. A prime
+# follows one letter or a parenthesis, and something other than a word or the end of a sentence follows it. A "~" in
+# LaTeX is a space, unless a space stands before it.
 _PIECE = re.compile(
     r"""
-    \d+(?:[.,:]\d+)+ | \w+ | [+^=<>≤≥≠√±]
+    \d+(?:[.,:]\d+)+ | \w+ | [+^=<>|SIGNS] | (?<![^\s(])~(?!~)
     | (?<=[\w)])\*+(?=[\w(]) | (?<=\))\*+(?=[ ][\w(]) | (?<=[\w)][ ])\*+(?=[ ][\w(]) | (?<=[\d)][ ])\*(?=[\d(])
     | /(?=[\d(]|[a-z]\b) | (?<=[\d)])% | (?<=[\d)])!(?=[-+/^=?)])
-    | -(?=[\d(.$√]) | (?<=[\d)])-(?=[a-z]\b) | (?<=\b[a-z])-(?=[a-z]\b)
+    | -(?=[\d(.$\\|SIGNS]) | (?<=[\d)}\]|⌋⌉'])-(?=[a-z]\b) | (?<=\b[a-z])-(?=[a-z]\b)
+    | (?:(?<=[a-z])(?<!['\w][a-z])|(?<=\)))'+(?=[-+*/^=<>(|$}_])
     | (?<=[-+*/^=√])\( | \((?=[^()]{0,40}\)[ ]?[-+*/^]) | \)(?=[ ]?[-+*/^])
-    """,
+    """.replace("SIGNS", _MATHEMATICAL),
     re.VERBOSE,
 )
 
@@ -110,9 +128,31 @@ def question_key(question: str) -> str:
 
     "12 + 7" and "12 - 7" differ, as do "2²" and "22"; case, punctuation and white space do not count.
     """
-    raised = _SUPERSCRIPTS.sub(lambda power: f"^{power[0]}", _FRACTION.sub(" ", question))
+    raised = _SUPERSCRIPTS.sub(
+        lambda power: f"^{power[0]}", _FRACTION.sub(" ", _without_tables(question))
+    )
     text = " ".join(unicodedata.normalize("NFKC", raised).translate(_SIGNS).casefold().split())
-    return " ".join(_PIECE.findall(_AROUND_OPERATORS.sub(r"\1", text)))
+    text = _AROUND_OPERATORS.sub(r"\1", _UNARY_MINUS.sub(_MINUS, text))
+    return " ".join(_PIECE.findall(text)).replace(_MINUS, "-")
+
+
+def _without_tables(text: str) -> str:
+    """The text without the bars of its Markdown tables; their rows lie around a line such as ``|---|:-:|``."""
+    if "|" not in text:
+        return text
+    lines = text.splitlines()
+    end = 0
+    for i, line in enumerate(lines):
+        if i < end or not (set(line) <= set("|-: \t") and "|" in line and "-" in line):
+            continue
+        lines[i] = ""
+        end = i + 1
+        while end < len(lines) and "|" in lines[end]:
+            end += 1
+        rows = [*range(max(0, i - 1), end)]
+        for row in rows:
+            lines[row] = lines[row].replace("|", " ")
+    return "\n".join(lines)
 
 
 def data_lines(

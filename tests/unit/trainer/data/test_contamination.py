@@ -147,6 +147,23 @@ OPERATORS = [
     ("What is √16?", "What is 16?"),
     ("Add 3.5 and 1.", "Add 3, 5 and 1."),
     ("Add 3½ to it.", "Add 31/2 to it."),
+    ("What is f'(3)?", "What is f(3)?", "What is f''(3)?"),
+    ("Solve y' + y = 0.", "Solve y + y = 0."),
+    ("Differentiate (fg)'(x).", "Differentiate (fg)(x)."),
+    ("Compute $|3-7|$.", "Compute $3-7$."),
+    ("What is -|x|?", "What is |x|?", "What is x?"),
+    ("Find P(A|B).", "Find P(A, B)."),
+    ("Compute ⌊7/2⌋.", "Compute ⌈7/2⌉.", "Compute 7/2."),
+    ("Count A ∩ B.", "Count A ∪ B.", "Count A \\ B."),
+    ("Is p ∧ q true?", "Is p ∨ q true?", "Is p → q true?", "Is p ∧ ¬q true?", "Is p ∧ ~q true?"),
+    ("Which n ∈ S?", "Which n ∉ S?"),
+    ("What is a ⊕ b?", "What is a ⊗ b?"),
+    ("What is ∛8?", "What is √8?", "What is 8?"),
+    ("Is -x larger?", "Is x larger?"),
+    ("Plot (-x, y).", "Plot (x, y)."),
+    (r"Compute $-\frac{1}{2}$.", r"Compute $\frac{1}{2}$."),
+    (r"Compute $\frac{1}{2}-x$.", r"Compute $\frac{1}{2}x$."),
+    ("Is the limit ∞?", "Is the limit -∞?"),
 ]
 SAME = [
     ("What is 12 + 7?", "what is 12+7", "What is  12 ＋ 7 ?"),
@@ -157,6 +174,17 @@ SAME = [
     ("Ada (who is 9) has **3** pens!", "Ada, who is 9, has 3 pens"),
     ("Half of 8 **eggs** - how many?", "Half of 8 eggs: how many"),
     ("What is 2²?", "What is 2^2?"),
+    ("What is f''(3)?", "What is f″(3)?", "What is f′′ (3) ?"),
+    ("Compute $| 3 - 7 |$.", "Compute $|3−7|$.", "Compute ∣3-7∣"),
+    ("Ann's cats don't eat; I'm told 'b' is right.", "Ann’s cats don’t eat: I’m told ‘b’ is right"),
+    ("The boys' pens: is it 'a' or 'b'?", "The boys pens: is it a or b?"),
+    (
+        "Email Ann - her e-mail, x-axis, pre- and post-test",
+        "Email Ann: her e mail, x axis, pre and post test",
+    ),
+    ("Choose:\n- a pen\n- x", "Choose: a pen, x"),
+    ("Use Figure~1 and ~~all~~ 5~cm.", "Use Figure 1 and all 5 cm."),
+    ("| a | b |\n|---|:-:|\n| 3 | 4 |\nSum?", "|a|b|\n|-|-|\n|3|4|\nSum?", "a b\n3 4\nSum?"),
 ]
 
 
@@ -172,6 +200,9 @@ def test_questions_that_are_written_otherwise_are_the_same(questions: tuple[str,
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("unit", [" ", "- ", "(", "(1", "* ", "1,", "²", "½", "a*"])
+@pytest.mark.parametrize(
+    "unit",
+    [" ", "- ", "(", "(1", "* ", "1,", "²", "½", "a*", "|", "|-\n", "|a\n", "a'", " -x", "~"],
+)
 def test_long_questions_are_compared_in_linear_time(unit: str) -> None:
     question_key(unit * (300_000 // len(unit)))
