@@ -7,12 +7,15 @@ refused once it is imported.
 
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from inference_server.engine import EngineDied
@@ -48,13 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     open_standard_streams()
     arguments = sys.argv[1:] if argv is None else argv
-    is_stopped = False
-
-    def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        nonlocal is_stopped
-        is_stopped = True
-        sys.exit(0)
-
     if "--version" in arguments:
         print(f"regime-w-server {installed_version('regime-w') or 'is not installed'}")  # noqa: T201
         return 0
@@ -64,25 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_model(settings.model)
         _check_port(settings)
         _check_installation()
-        # Until the server listens: raise SystemExit, since vLLM swallows a KeyboardInterrupt while it loads.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, stop)
-        with claim_state_dir(settings.state_dir) as state_dir:
+        with ExitStack() as stack:
+            _on_stop(partial(_leave, stack))
+            state_dir = stack.enter_context(claim_state_dir(settings.state_dir))
             # Warnings of libraries and of our own modules stay in the log.
             os.environ.setdefault(ROOT_LOG_LEVEL_VARIABLE, "WARNING")
             set_environment()
             imports = None
             if METHOD_VARIABLE not in os.environ:
                 imports = EngineImports.start(expected_engine_environment(settings.model))
-            try:
-                # vllm takes many seconds to import.
-                from inference_server.launch.vllm_server import serve  # noqa: PLC0415
-            except Exception:
-                # A library's code may turn the SystemExit into an error of its own, or ignore it.
-                if not is_stopped:
-                    raise
-            if is_stopped:
-                return 0
+            # vllm takes many seconds to import.
+            from inference_server.launch.vllm_server import serve  # noqa: PLC0415
+
+            # Until the server listens: SystemExit, since vLLM swallows a KeyboardInterrupt while it loads.
+            _on_stop(partial(sys.exit, 0))
             serve(settings.model_copy(update={"state_dir": state_dir}), vllm_flags, imports)
     except SettingsError as error:
         for line in error.lines:
@@ -92,6 +83,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"inference_server: {error}", file=sys.stderr)  # noqa: T201
         return _FAILED_EXIT_CODE
     return 0
+
+
+def _on_stop(stop: Callable[[], NoReturn]) -> None:
+    """What SIGINT and SIGTERM do from now on."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop())
+
+
+def _leave(stack: ExitStack) -> NoReturn:
+    """Ends the process while it imports libraries, with exit code 0.
+
+    An exception might be swallowed or replaced by a library's code, or end the process with an abort if C++ code has
+    called it. The fork server ends when this process has.
+    """
+    stack.close()
+    # What multiprocessing would do at a normal exit: the folder holds the fork server's socket.
+    shutil.rmtree(get_temp_dir(), ignore_errors=True)
+    os._exit(0)
 
 
 def _check_exposure(settings: Settings) -> None:
