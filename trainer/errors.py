@@ -74,17 +74,25 @@ class OutOfMemoryError(TrainerError):
 
 
 class NonFiniteError(TrainerError):
-    """A number is NaN or infinite; weights and optimizers are as they were before the step."""
+    """A number is NaN or infinite; nothing of the step is kept."""
 
-    def __init__(self, what: str, *, kept_in: Path | None = None, may_pass: bool = False):
+    def __init__(
+        self,
+        what: str,
+        *,
+        outcome: str = "weights and optimizers are as they were before the step",
+        kept_in: Path | None = None,
+        may_pass: bool = False,
+    ):
         """Say which numbers are not finite, that nothing was lost, and where the step's rollouts are.
 
         Args:
             what: Which numbers are not finite.
+            outcome: What is left, and what to do.
             kept_in: Folder of the step's rollouts.
             may_pass: Whether the step has not failed before, so that running the same command again may help.
         """
-        message = f"{what}; weights and optimizers are as they were before the step"
+        message = f"{what}; {outcome}"
         if kept_in is not None:
             message += f"; its rollouts and the policy before it are in {kept_in}"
         if may_pass:

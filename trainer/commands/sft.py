@@ -18,7 +18,7 @@ from trl import SFTTrainer
 from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.early_checks import require_output
-from trainer.commands.sft_callbacks import ProgressCallback, StopCallback
+from trainer.commands.sft_callbacks import FiniteCallback, ProgressCallback, StopCallback
 from trainer.commands.sft_examples import longest_tokens, sft_advice, sft_examples, within_context
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
@@ -62,6 +62,7 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
     Raises:
         UsageError: The folder holds an adapter, or checkpoints, that other settings made.
         DataError: The data cannot be used.
+        NonFiniteError: A loss or a weight is NaN or infinite; nothing of that step is saved.
         Stopped: A signal asked to stop before the first step.
     """
     output = config.output
@@ -80,6 +81,8 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
                 say(f"{output} is finished; choose another output for another adapter")
                 return output
             trainer = _trainer(config, tokenizer, renderer, newest, say)
+            # Before the others, so that no loss that is not finite is shown.
+            trainer.add_callback(FiniteCallback(config.sft.learning_rate, config.policy.dtype))
             trainer.add_callback(ProgressCallback(output / METRICS_FILE, on_step, say))
             trainer.add_callback(StopCallback(stop))
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
@@ -219,6 +222,8 @@ def _trl_config(
         max_length=sft.packed_row_tokens if sft.packing else None,
         logging_steps=5,
         logging_first_step=True,
+        # Otherwise a loss of NaN is logged as the mean of the others.
+        logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=sft.evaluate_every if evaluates else None,
         eval_on_start=evaluates and is_fresh,

@@ -1,6 +1,7 @@
 """SFT on the tiny base: what it learns from, what it goes on from, and what comes out."""
 
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -19,12 +20,13 @@ from regime_w import ArmSpec, build_prompt
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.commands import early_checks, sft
 from trainer.commands.sft import run_sft
-from trainer.commands.sft_callbacks import ProgressCallback
+from trainer.commands.sft_callbacks import FiniteCallback, ProgressCallback
 from trainer.commands.sft_examples import sft_examples, within_context
 from trainer.config.sections import DataConfig, PolicyConfig, SFTRunConfig, TrainConfig
 from trainer.data.sources import Record
-from trainer.errors import DataError, UsageError
+from trainer.errors import DataError, NonFiniteError, UsageError
 from trainer.io.kept_settings import as_toml
+from trainer.model.adapter import first_not_finite
 from trainer.model.base_model import load_base
 
 CPU = torch.device("cpu")
@@ -164,6 +166,59 @@ def test_checkpoints_of_other_settings_are_not_gone_on_with(
     train(config(tiny_base, tmp_path / "killed"), killed_at=5)
     with pytest.raises(UsageError, match=r"sft\.learning_rate was 0\.0002 and is 0\.1"):
         train(config(tiny_base, tmp_path / "killed", learning_rate=0.1))
+
+
+def test_a_training_that_diverges_ends_with_an_error_and_leaves_what_is_finite(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    asked = config(tiny_base, tmp_path / "diverged", learning_rate=1e6, checkpoint_every=1)
+    for _ in range(2):
+        with pytest.raises(
+            NonFiniteError, match=r"step \d: .*; .*lower sft\.learning_rate = 1e\+06"
+        ):
+            train(asked)
+        assert not (asked.output / "adapter_model.safetensors").exists()
+        saved = list(asked.output.glob("checkpoints/checkpoint-*/adapter_model.safetensors"))
+        assert saved
+        assert not any(first_not_finite(load_file(weights)) for weights in saved)
+        rows = metrics(asked.output)
+        assert all(math.isfinite(value) for row in rows for value in row.values())
+
+
+@pytest.mark.parametrize(
+    ("step", "logs", "weight", "words"),
+    [
+        (7, {"loss": math.nan}, 1.0, "step 7: the loss is nan; .*lower sft.learning_rate = 0.5"),
+        (7, {"eval_loss": math.inf}, 1.0, "step 7: the held-out loss is inf; .*learning_rate"),
+        (0, {"eval_loss": math.nan}, 1.0, "step 0: the held-out .*policy.dtype = float16; take"),
+        (7, {"loss": 1.0}, -math.inf, "step 7: the adapter has weights that are not finite; "),
+        (7, {"loss": 1.0}, math.nan, "step 7: the adapter has weights that are not finite; "),
+        (7, {"loss": 1e30, "eval_loss": 2.0}, 3e38, None),
+    ],
+)
+@pytest.mark.parametrize("end", ["on_step_end", "on_train_end"])
+def test_what_is_not_finite_is_named(
+    step: int,
+    logs: dict[str, float],
+    weight: float,
+    words: str | None,
+    end: str,
+    tmp_path: Path,
+) -> None:
+    model = torch.nn.Linear(2, 2)
+    torch.nn.init.constant_(model.weight, weight)
+    callback, state = FiniteCallback(0.5, "float16"), TrainerState(global_step=step)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+
+    def check() -> None:
+        callback.on_log(arguments, state, TrainerControl(), logs=logs)
+        getattr(callback, end)(arguments, state, TrainerControl(), model=model)
+
+    if words is None:
+        check()
+        return
+    with pytest.raises(NonFiniteError, match=words):
+        check()
 
 
 def test_an_adapter_that_was_being_written_is_written_again(
