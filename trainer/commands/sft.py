@@ -5,12 +5,11 @@ starts; only solutions have a loss. vLLM can serve the adapter as it is.
 """
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
@@ -19,23 +18,19 @@ from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.commands.early_checks import require_output
 from trainer.commands.sft_callbacks import FiniteCallback, ProgressCallback, StopCallback
-from trainer.commands.sft_examples import longest_tokens, sft_advice, sft_examples, within_context
+from trainer.commands.sft_examples import data_sets, longest_tokens
 from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
 from trainer.console.stop_signals import stop_signals
 from trainer.console.tracking import METRICS_FILE
-from trainer.data.contamination import data_lines
-from trainer.data.demonstrations import load_demonstrations
-from trainer.data.sources import Record
-from trainer.data.word_problems import Split
 from trainer.errors import UsageError
 from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.model.adapter import fresh_lora, require_targets
 from trainer.model.attention import require_shared_rows
-from trainer.model.base_files import base_limits, load_tokenizer
+from trainer.model.base_files import load_tokenizer
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
 from trainer.model.dtype import with_recorded_dtype
@@ -106,7 +101,7 @@ def _trainer(
 ) -> SFTTrainer:
     """TRL's trainer with a fresh adapter, which ``train`` replaces by that of the checkpoint ``newest``, if any."""
     device = compute_device(config.device)
-    examples, held_out = _data_sets(config, renderer, say)
+    examples, held_out = data_sets(config, renderer, say)
     if newest is not None:
         say(f"resuming from {newest}")
     score_completions_only()
@@ -153,49 +148,6 @@ def _without_auto(
         if line := renderer.unusable_template:
             say(line)
     return config.model_copy(update={"policy": policy, "prompt_format": prompt_format})
-
-
-def _data_sets(
-    config: SFTRunConfig, renderer: PromptRenderer, say: Callable[[str], None]
-) -> tuple[Dataset, Dataset | None]:
-    """The examples to train on, and the held-out ones if there is an evaluation."""
-    prompt_format, seed = renderer.resolve(config.prompt_format), config.sft.seed
-    context = base_limits(config.policy.base_model).context_tokens
-
-    def examples(records: Sequence[Record], name: str) -> Dataset:
-        rows = sft_examples(records, config.arms, renderer, prompt_format, seed=f"{name}/{seed}")
-        return within_context(rows, context, say)
-
-    training, held_out = _load_data(config, say)
-    return examples(training, "sft"), examples(held_out, "sft/held-out") if held_out else None
-
-
-def _load_data(
-    config: SFTRunConfig, say: Callable[[str], None]
-) -> tuple[list[Record], list[Record] | None]:
-    """The demonstrations to train on, and held-out ones if there is an evaluation."""
-    data, sft = config.data, config.sft
-    training = load_demonstrations(
-        data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed, shape=data.shape
-    )
-    held_out = None
-    if sft.num_evaluation_examples and data.held_out_source is not None:
-        held_out = load_demonstrations(
-            data.held_out_source,
-            Split.HELD_OUT,
-            num_examples=sft.num_evaluation_examples,
-            seed=data.seed,
-            shape=data.shape,
-        )
-    elif sft.num_evaluation_examples:
-        say(
-            f"no held-out loss is measured: data.evaluation_source names no held-out questions for {data.source}"
-        )
-    advice = sft_advice(sft.learning_rate, training, held_out or ())
-    lines = data_lines(data.source, training, data.held_out_source, held_out)
-    for line in (*(f"warning: {each}" for each in advice), *lines):
-        say(line)
-    return training, held_out
 
 
 def _trl_config(

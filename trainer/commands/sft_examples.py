@@ -1,4 +1,4 @@
-"""Turns demonstrations into token ids for supervised fine-tuning, and warns of unsuitable ones.
+"""Loads demonstrations for supervised fine-tuning, turns them into token ids, and warns of unsuitable ones.
 
 They are rendered by the code that renders the server's prompts; TRL gets token ids and renders nothing.
 """
@@ -13,13 +13,61 @@ from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec
+from trainer.config.sections import SFTRunConfig
 from trainer.console.advice import low_learning_rate
+from trainer.data.contamination import data_lines
+from trainer.data.demonstrations import load_demonstrations
 from trainer.data.sources import Record
+from trainer.data.word_problems import Split
 from trainer.errors import DataError
+from trainer.model.base_files import base_limits
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _LONGEST_BARE_ANSWER = 40
 """Most characters of an answer that is taken to be bare, that is without a solution."""
+
+
+def data_sets(
+    config: SFTRunConfig, renderer: PromptRenderer, say: Callable[[str], None]
+) -> tuple[Dataset, Dataset | None]:
+    """The examples to train on, and the held-out ones if there is an evaluation."""
+    prompt_format, seed = renderer.resolve(config.prompt_format), config.sft.seed
+    context = base_limits(config.policy.base_model).context_tokens
+
+    def examples(records: Sequence[Record], name: str) -> Dataset:
+        rows = sft_examples(records, config.arms, renderer, prompt_format, seed=f"{name}/{seed}")
+        return within_context(rows, context, say)
+
+    training, held_out = load_data(config, say)
+    return examples(training, "sft"), examples(held_out, "sft/held-out") if held_out else None
+
+
+def load_data(
+    config: SFTRunConfig, say: Callable[[str], None]
+) -> tuple[list[Record], list[Record] | None]:
+    """The demonstrations to train on, and held-out ones if there is an evaluation."""
+    data, sft = config.data, config.sft
+    training = load_demonstrations(
+        data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed, shape=data.shape
+    )
+    held_out = None
+    if sft.num_evaluation_examples and data.held_out_source is not None:
+        held_out = load_demonstrations(
+            data.held_out_source,
+            Split.HELD_OUT,
+            num_examples=sft.num_evaluation_examples,
+            seed=data.seed,
+            shape=data.shape,
+        )
+    elif sft.num_evaluation_examples:
+        say(
+            f"no held-out loss is measured: data.evaluation_source names no held-out questions for {data.source}"
+        )
+    advice = sft_advice(sft.learning_rate, training, held_out or ())
+    lines = data_lines(data.source, training, data.held_out_source, held_out)
+    for line in (*(f"warning: {each}" for each in advice), *lines):
+        say(line)
+    return training, held_out
 
 
 def sft_examples(

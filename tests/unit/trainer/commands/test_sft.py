@@ -21,7 +21,7 @@ from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.commands import early_checks, sft
 from trainer.commands.sft import run_sft
 from trainer.commands.sft_callbacks import FiniteCallback, ProgressCallback
-from trainer.commands.sft_examples import sft_examples, within_context
+from trainer.commands.sft_examples import load_data, sft_examples, within_context
 from trainer.config.sections import DataConfig, PolicyConfig, SFTRunConfig, TrainConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError, NonFiniteError, UsageError
@@ -257,7 +257,7 @@ def test_the_held_out_loss_is_of_demonstrations_that_say_something(
     asked = config(tiny_base, tmp_path / "sft")
     data = DataConfig.model_validate({"source": "mine.jsonl", **named})
     lines = list[str]()
-    training, held_out = sft._load_data(asked.model_copy(update={"data": data}), lines.append)
+    training, held_out = load_data(asked.model_copy(update={"data": data}), lines.append)
     assert (len(training), held_out is None) == (2, not named)
     about = [line for line in lines if "held-out loss" in line]
     assert len(about) == (said is not None)
