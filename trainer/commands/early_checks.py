@@ -49,6 +49,15 @@ def check_sft(config: SFTRunConfig) -> None:
     require_output(config.output)
     if not os.path.isfile(config.output / ADAPTER_WEIGHTS_FILE):  # else it is finished
         require_source(config.data.source)
+    is_new = not (config.output / CONFIG_FILE).exists()
+    if is_new and config.starting_adapter is not None:
+        try:
+            require_adapter(config.starting_adapter)
+        except UsageError as error:
+            raise UsageError(
+                f"{error}; sft starts from it, since it is not the output, and with --policy.adapter null from a "
+                "fresh one"
+            ) from None
 
 
 def require_run(folder: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback
+from transformers import PrinterCallback, set_seed
 from trl import SFTConfig as TrlConfig
 from trl import SFTTrainer
 
@@ -28,7 +28,7 @@ from trainer.errors import UsageError
 from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
-from trainer.model.adapter import fresh_lora, require_targets
+from trainer.model.adapter import attach_adapter
 from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import load_tokenizer
 from trainer.model.base_model import load_base
@@ -99,16 +99,22 @@ def _trainer(
     newest: Path | None,
     say: Callable[[str], None],
 ) -> SFTTrainer:
-    """TRL's trainer with a fresh adapter, which ``train`` replaces by that of the checkpoint ``newest``, if any."""
+    """TRL's trainer with the adapter of the checkpoint ``newest``, or else the starting or a fresh one."""
     device = compute_device(config.device)
     examples, held_out = data_sets(config, renderer, say)
-    if newest is not None:
-        say(f"resuming from {newest}")
+    adapter = newest or config.starting_adapter
+    if adapter is not None:
+        say(f"{'starting' if newest is None else 'resuming'} from {adapter}")
     score_completions_only()
     base = load_base(config.policy, device)
-    require_targets(base, config.policy)
+    # A fresh adapter is drawn at random.
+    set_seed(config.sft.seed)
+    policy = config.policy.model_copy(update={"adapter": adapter})
+    # PEFT writes an adapter of this name into the folder itself, and others into folders of their names.
+    model = attach_adapter(base, policy, "default")
+    weights = [(p, p.data.float()) for p in model.parameters() if p.requires_grad]
     trainer = SFTTrainer(
-        model=base,
+        model=model,
         args=_trl_config(
             config,
             device,
@@ -119,12 +125,10 @@ def _trainer(
         train_dataset=examples,
         eval_dataset=held_out,
         processing_class=tokenizer,
-        peft_config=fresh_lora(config.policy),
     )
     # On a 4-bit base TRL casts the adapter to bfloat16, which is too coarse for the updates.
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.float32)
+    for parameter, weight in weights:
+        parameter.data = weight
     # It would print dicts between our own lines.
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -102,9 +102,6 @@ class FiniteCallback(TrainerCallback):  # type: ignore[misc]
         if not torch.isfinite(nn.utils.get_total_norm(weights, norm_type=math.inf)):
             raise self._error(state, "the adapter has weights that are not finite")
 
-    # A checkpoint of an earlier version may have such weights, and no step follows the last one.
-    on_train_end = on_step_end
-
     def _error(self, state: TrainerState, what: str) -> NonFiniteError:
         if state.global_step:
             outcome = (

@@ -21,7 +21,8 @@ class PolicyConfig(Section):
     base_model: NotBlank = "models/tiny-base"
     """Folder or Hub id of the base model; the server must serve the same one."""
     adapter: Path | None = None
-    """Folder of the adapter to start from (the SFT adapter); null starts from a fresh one."""
+    """Folder of the adapter to start from (for PPO, that of the SFT); null starts from a fresh one. So does `sft` if this
+    is its output."""
     lora_rank: Annotated[int, Field(ge=1)] = 16
     """Rank of a fresh adapter; at most serve.max_lora_rank of the server."""
     lora_alpha: Annotated[int, Field(ge=1)] = 32

@@ -1,5 +1,6 @@
 """Supervised fine-tuning."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Self
@@ -90,3 +91,11 @@ class SFTRunConfig(CommandConfig):
     """Folder of the adapter, and of the checkpoints while it is trained."""
     device: Device = "auto"
     """Where to compute."""
+
+    @property
+    def starting_adapter(self) -> Path | None:
+        """``policy.adapter``, unless it is the output: a file may name there what SFT writes for PPO to start from."""
+        adapter = self.policy.adapter
+        if adapter is None or os.path.realpath(adapter) == os.path.realpath(self.output):
+            return None
+        return adapter

@@ -196,13 +196,11 @@ def test_a_training_that_diverges_ends_with_an_error_and_leaves_what_is_finite(
         (7, {"loss": 1e30, "eval_loss": 2.0}, 3e38, None),
     ],
 )
-@pytest.mark.parametrize("end", ["on_step_end", "on_train_end"])
 def test_what_is_not_finite_is_named(
     step: int,
     logs: dict[str, float],
     weight: float,
     words: str | None,
-    end: str,
     tmp_path: Path,
 ) -> None:
     model = torch.nn.Linear(2, 2)
@@ -212,13 +210,73 @@ def test_what_is_not_finite_is_named(
 
     def check() -> None:
         callback.on_log(arguments, state, TrainerControl(), logs=logs)
-        getattr(callback, end)(arguments, state, TrainerControl(), model=model)
+        callback.on_step_end(arguments, state, TrainerControl(), model=model)
 
     if words is None:
         check()
         return
     with pytest.raises(NonFiniteError, match=words):
         check()
+
+
+def second(first: Path, base: Path, output: Path, **settings: Any) -> SFTRunConfig:
+    """A second SFT, from the adapter of a first one."""
+    asked = config(base, output, **settings)
+    # The adapter's shape is its own.
+    policy = asked.policy.model_copy(update={"adapter": first, "lora_rank": 8})
+    return asked.model_copy(update={"policy": policy})
+
+
+def are_equal(one: Path, other: Path) -> bool:
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+@pytest.mark.parametrize("quantization", [None, "nf4"])
+def test_a_second_sft_without_a_rate_gives_the_first_ones_adapter_back(
+    quantization: str | None, trained: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    asked = second(trained, tiny_base, tmp_path / "second")
+    policy = asked.policy.model_copy(update={"quantization": quantization})
+    options = asked.sft.model_copy(update={"learning_rate": 0.0})
+    said = train(asked.model_copy(update={"policy": policy, "sft": options}))
+    assert f"starting from {trained}" in said
+    assert are_equal(asked.output, trained)
+
+
+def test_a_second_sft_goes_on_from_the_first(
+    trained: Path, tiny_base: Path, tmp_path: Path
+) -> None:
+    asked = second(trained, tiny_base, tmp_path / "second", checkpoint_every=2)
+    alone = asked.policy.model_copy(update={"adapter": None, "lora_rank": 4})
+    fresh = asked.model_copy(update={"policy": alone, "output": tmp_path / "fresh"})
+    for each in (asked, fresh):
+        train(each)
+    assert not are_equal(asked.output, trained)
+    assert not are_equal(asked.output, fresh.output)
+    assert metrics(asked.output)[0]["eval_loss"] == metrics(trained)[-1]["eval_loss"]
+
+    killed = asked.model_copy(update={"output": tmp_path / "killed"})
+    moved = tmp_path / "moved"
+    train(killed, killed_at=1)
+    other = killed.policy.model_copy(update={"adapter": moved})
+    with pytest.raises(UsageError, match=r"policy\.adapter was .*whole and is .*moved"):
+        train(killed.model_copy(update={"policy": other}))
+    # From its first checkpoint on it has a copy of the adapter.
+    assert f"starting from {trained}" in train(killed, killed_at=5)
+    trained.rename(moved)
+    assert any("resuming from" in line for line in train(killed))
+    assert are_equal(killed.output, asked.output)
+
+
+def test_an_adapter_to_start_from_that_is_none_is_refused_at_once(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    asked = second(tmp_path / "gone", tiny_base, tmp_path / "second")
+    with pytest.raises(UsageError, match=r"policy\.adapter .*gone: no .*--policy\.adapter null"):
+        early_checks.check_sft(asked)
+    # One file names an adapter for SFT to write and for PPO to start from.
+    early_checks.check_sft(second(asked.output, tiny_base, asked.output))
 
 
 def test_an_adapter_that_was_being_written_is_written_again(
