@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 from pydantic_settings import CliPositionalArg
 
 from inference_server.wire.prompt_options import NotBlank
@@ -94,9 +94,15 @@ class DequantizeCommand(CommandConfig):
     inherited = {"output": "serve.model"}  # noqa: RUF012
 
     policy: PolicyConfig = PolicyConfig(quantization="nf4")
-    """Its base_model, dtype and quantization."""
+    """Its base_model and dtype; a policy without quantization counts as one in nf4."""
     output: Path = Path("models/dequantized")
     """Folder of the new model, which must not exist yet; serve.model of the file by default."""
+
+    @field_validator("policy")
+    @classmethod
+    def _is_quantized(cls, policy: PolicyConfig) -> PolicyConfig:
+        # The default of ``policy`` does not reach a table that is given.
+        return policy.model_copy(update={"quantization": policy.quantization or "nf4"})
 
 
 class TextModelCommand(CommandConfig):

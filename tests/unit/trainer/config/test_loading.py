@@ -18,6 +18,7 @@ from trainer.config.sections import (
     SECTIONS,
     CollectConfig,
     CommandConfig,
+    DequantizeCommand,
     EvaluationConfig,
     PPOConfig,
     ReplayCommand,
@@ -111,6 +112,25 @@ def test_null_turns_off_an_optional_setting_everywhere(
     assert load(*config_file(tmp_path, f'[ppo]\ndual_clip = "{null}"\n')).ppo.dual_clip is None
     monkeypatch.setenv("REGIME_W_PPO__DUAL_CLIP", null)
     assert load().ppo.dual_clip is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((), ""),
+        (("--policy.base_model", "mine"), ""),
+        (("--policy.quantization", "null"), ""),
+        ((), '[policy]\ndtype = "bfloat16"\n'),
+        ((), '[policy]\nquantization = "null"\nshard_base = true\n'),
+        ((), '[policy]\nquantization = "nf4"\n'),
+    ],
+)
+def test_what_is_dequantized_is_in_four_bits_whatever_the_policy(
+    arguments: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
+    given = [*config_file(tmp_path, text), *arguments]
+    asked = load_config(DequantizeCommand, given, prog="trainer dequantize")
+    assert asked.policy.quantization == "nf4"
 
 
 def test_arms_come_from_a_file(tmp_path: Path) -> None:
