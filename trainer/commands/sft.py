@@ -35,6 +35,7 @@ from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
 from trainer.model.dtype import with_recorded_dtype
 from trainer.model.prompts import format_problem, renderer_of
+from trainer.run_state.recorded_questions import QuestionRecord
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _TRAINER_STATE_FILE = "trainer_state.json"
@@ -75,11 +76,12 @@ def run_sft(config: SFTRunConfig, on_step: OnStep, say: Callable[[str], None]) -
             if newest is None and (output / ADAPTER_WEIGHTS_FILE).exists():
                 say(f"{output} is finished; choose another output for another adapter")
                 return output
-            trainer = _trainer(config, tokenizer, renderer, newest, say)
+            trainer, record = _trainer(config, tokenizer, renderer, newest, say)
             # Before the others, so that no loss that is not finite is shown.
             trainer.add_callback(FiniteCallback(config.sft.learning_rate, config.policy.dtype))
             trainer.add_callback(ProgressCallback(output / METRICS_FILE, on_step, say))
             trainer.add_callback(StopCallback(stop))
+        record.write()
         trainer.train(resume_from_checkpoint=None if newest is None else str(newest))
         step, num_steps = trainer.state.global_step, trainer.state.max_steps
         if step < num_steps:
@@ -98,10 +100,15 @@ def _trainer(
     renderer: PromptRenderer,
     newest: Path | None,
     say: Callable[[str], None],
-) -> SFTTrainer:
-    """TRL's trainer with the adapter of the checkpoint ``newest``, or else the starting or a fresh one."""
+) -> tuple[SFTTrainer, QuestionRecord]:
+    """TRL's trainer with the adapter of the checkpoint ``newest``, or else the starting or a fresh one.
+
+    Returns it with the record of its questions, which is still to be written.
+    """
     device = compute_device(config.device)
-    examples, held_out = data_sets(config, renderer, say)
+    examples, held_out, record = data_sets(
+        config, renderer, config.output / CHECKPOINTS_FOLDER, say
+    )
     adapter = newest or config.starting_adapter
     if adapter is not None:
         say(f"{'starting' if newest is None else 'resuming'} from {adapter}")
@@ -131,7 +138,7 @@ def _trainer(
         parameter.data = weight
     # It would print dicts between our own lines.
     trainer.remove_callback(PrinterCallback)
-    return trainer
+    return trainer, record
 
 
 def _without_auto(

@@ -6,6 +6,7 @@ They are rendered by the code that renders the server's prompts; TRL gets token 
 import random
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from datasets import Dataset
 
@@ -15,12 +16,12 @@ from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec
 from trainer.config.sections import SFTRunConfig
 from trainer.console.advice import low_learning_rate
-from trainer.data.contamination import data_lines
 from trainer.data.demonstrations import load_demonstrations
 from trainer.data.sources import Record
 from trainer.data.word_problems import Split
 from trainer.errors import DataError
 from trainer.model.base_files import base_limits
+from trainer.run_state.recorded_questions import QuestionRecord, SourceQuestions
 
 _ANNOTATION = re.compile(r"<<[^<>]*>>")
 _LONGEST_BARE_ANSWER = 40
@@ -28,9 +29,9 @@ _LONGEST_BARE_ANSWER = 40
 
 
 def data_sets(
-    config: SFTRunConfig, renderer: PromptRenderer, say: Callable[[str], None]
-) -> tuple[Dataset, Dataset | None]:
-    """The examples to train on, and the held-out ones if there is an evaluation."""
+    config: SFTRunConfig, renderer: PromptRenderer, checkpoints: Path, say: Callable[[str], None]
+) -> tuple[Dataset, Dataset | None, QuestionRecord]:
+    """The examples to train on, the held-out ones if there is an evaluation, and the record of both."""
     prompt_format, seed = renderer.resolve(config.prompt_format), config.sft.seed
     context = base_limits(config.policy.base_model).context_tokens
 
@@ -38,14 +39,21 @@ def data_sets(
         rows = sft_examples(records, config.arms, renderer, prompt_format, seed=f"{name}/{seed}")
         return within_context(rows, context, say)
 
-    training, held_out = load_data(config, say)
-    return examples(training, "sft"), examples(held_out, "sft/held-out") if held_out else None
+    training, held_out, record = load_data(config, checkpoints, say)
+    return (
+        examples(training, "sft"),
+        examples(held_out, "sft/held-out") if held_out else None,
+        record,
+    )
 
 
 def load_data(
-    config: SFTRunConfig, say: Callable[[str], None]
-) -> tuple[list[Record], list[Record] | None]:
-    """The demonstrations to train on, and held-out ones if there is an evaluation."""
+    config: SFTRunConfig, checkpoints: Path, say: Callable[[str], None]
+) -> tuple[list[Record], list[Record] | None, QuestionRecord]:
+    """The demonstrations to train on, and held-out ones if there is an evaluation.
+
+    They are compared with those of the last start, whose record is beside the checkpoints.
+    """
     data, sft = config.data, config.sft
     training = load_demonstrations(
         data.source, Split.TRAIN, num_examples=sft.num_examples, seed=data.seed, shape=data.shape
@@ -64,10 +72,16 @@ def load_data(
             f"no held-out loss is measured: data.evaluation_source names no held-out questions for {data.source}"
         )
     advice = sft_advice(sft.learning_rate, training, held_out or ())
-    lines = data_lines(data.source, training, data.held_out_source, held_out)
-    for line in (*(f"warning: {each}" for each in advice), *lines):
+    record = QuestionRecord(
+        checkpoints,
+        data,
+        SourceQuestions(records=training, asked=training),
+        None if held_out is None else SourceQuestions(records=held_out, asked=held_out),
+        consequence="the steps to come learn from what is there now",
+    )
+    for line in (*(f"warning: {each}" for each in advice), *record.lines):
         say(line)
-    return training, held_out
+    return training, held_out, record
 
 
 def sft_examples(

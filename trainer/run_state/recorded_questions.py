@@ -14,6 +14,7 @@ from trainer.io.durable import write_file
 QUESTIONS_FILE = "questions.json"
 """For each setting that names a source, this file has the digests of the source's questions, in order."""
 _DIGEST_HEX_DIGITS = 8
+_IN_A_RUN = "the steps to come learn from what is there now, and the curriculum knows questions by their ids"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +36,17 @@ class QuestionRecord:
         data: DataConfig,
         training: SourceQuestions,
         held_out: SourceQuestions | None,
+        *,
+        consequence: str = _IN_A_RUN,
     ):
         """Compare; nothing is written before `write`.
 
         Args:
-            folder: The run's folder.
+            folder: The run's folder, or another that lasts as long as the work.
             data: Names the sources.
             training: The questions to train on.
             held_out: The questions to evaluate with; None if nothing is evaluated.
+            consequence: What a start with other questions means for the steps to come.
         """
         self._path = folder / QUESTIONS_FILE
         self._recorded = _recorded(self._path)
@@ -62,7 +66,7 @@ class QuestionRecord:
             if then is not None and then not in (now, [_digest(r) for r in questions.asked]):
                 self.lines.append(
                     f"warning: {setting} {source} was changed since this run's last start: "
-                    f"{_change(questions.records, then, now)}"
+                    f"{_change(questions.records, then, now, consequence)}"
                 )
 
     def write(self) -> None:
@@ -89,14 +93,13 @@ def _digest(record: Record) -> str:
     return sha256_of_bytes(json.dumps(content, sort_keys=True).encode())[:_DIGEST_HEX_DIGITS]
 
 
-def _change(records: Sequence[Record], then: Sequence[str], now: Sequence[str]) -> str:
+def _change(
+    records: Sequence[Record], then: Sequence[str], now: Sequence[str], consequence: str
+) -> str:
     """What has changed, in words."""
     others = [r.id for r, old, new in zip(records, then, now, strict=False) if old != new]
     counts = f"{len(then)} questions then, {len(now)} now"
     if not others:
         return f"{counts}, the others as they were"
     differ = "1 question differs" if len(others) == 1 else f"{len(others)} questions differ"
-    return (
-        f"{differ}, {others[0]} first ({counts}); the steps to come learn from what is there now, and the "
-        "curriculum knows questions by their ids"
-    )
+    return f"{differ}, {others[0]} first ({counts}); {consequence}"

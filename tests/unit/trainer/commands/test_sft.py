@@ -315,11 +315,42 @@ def test_the_held_out_loss_is_of_demonstrations_that_say_something(
     asked = config(tiny_base, tmp_path / "sft")
     data = DataConfig.model_validate({"source": "mine.jsonl", **named})
     lines = list[str]()
-    training, held_out = load_data(asked.model_copy(update={"data": data}), lines.append)
+    asked = asked.model_copy(update={"data": data})
+    training, held_out, _ = load_data(asked, tmp_path / "checkpoints", lines.append)
     assert (len(training), held_out is None) == (2, not named)
     about = [line for line in lines if "held-out loss" in line]
     assert len(about) == (said is not None)
     assert said is None or about[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("setting", "changed"), [("data.source", "mine"), ("data.evaluation_source", "held_out")]
+)
+def test_a_resume_with_other_demonstrations_says_so_once(
+    setting: str, changed: str, tiny_base: Path, tmp_path: Path
+) -> None:
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("mine", "held_out")}
+    for name, file in files.items():
+        rows = [{"question": f"{name} {i} * 3?", "answer": f"#### {3 * i}"} for i in range(24)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(source=str(files["mine"]), evaluation_source=str(files["held_out"]))
+    asked = config(tiny_base, tmp_path / "sft", checkpoint_every=1).model_copy(
+        update={"data": data}
+    )
+
+    def changes(*, killed_at: int | None) -> list[str]:
+        return [line for line in train(asked, killed_at=killed_at) if "was changed since" in line]
+
+    assert changes(killed_at=1) == []
+    assert changes(killed_at=5) == []
+    content = files[changed].read_text()
+    files[changed].write_text(content.replace("#### 9", "It is 9. #### 9"))
+    (line,) = changes(killed_at=5)
+    assert line.startswith(f"warning: {setting} {files[changed]} was changed since this run's last")
+    assert line.endswith("; the steps to come learn from what is there now")
+    assert changes(killed_at=None) == []
+    # The record goes with the checkpoints.
+    assert not (asked.output / "checkpoints").exists()
 
 
 def test_smaller_passes_come_to_the_same_steps(tiny_base: Path, tmp_path: Path) -> None:
