@@ -232,12 +232,12 @@ def are_equal(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4"])
+@pytest.mark.parametrize("on", [{}, {"dtype": "bfloat16"}, {"quantization": "nf4"}])
 def test_a_second_sft_without_a_rate_gives_the_first_ones_adapter_back(
-    quantization: str | None, trained: Path, tiny_base: Path, tmp_path: Path
+    on: dict[str, str], trained: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
     asked = second(trained, tiny_base, tmp_path / "second")
-    policy = asked.policy.model_copy(update={"quantization": quantization})
+    policy = asked.policy.model_copy(update=on)
     options = asked.sft.model_copy(update={"learning_rate": 0.0})
     said = train(asked.model_copy(update={"policy": policy, "sft": options}))
     assert f"starting from {trained}" in said
