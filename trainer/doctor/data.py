@@ -1,7 +1,6 @@
 """Checks whether a run's questions can be read, in the way in which its start reads them, and put into prompts."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 
 from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import DoctorConfig
@@ -15,9 +14,13 @@ from trainer.model.prompts import format_problem, load_renderer
 
 
 def check_prompts(config: DoctorConfig) -> Iterator[CheckResult]:
-    """A result if the base model's prompts cannot have the configured format."""
-    with suppress(UsageError):  # An error in the model's files, which have checks of their own.
-        if flaw := format_problem(load_renderer(config.model), config.rollout.prompt_format):
+    """A result if the base model's tokenizer is damaged, or its prompts cannot have the configured format."""
+    try:
+        flaw = format_problem(load_renderer(config.model), config.rollout.prompt_format)
+    except UsageError as error:
+        yield bad("tokenizer", first_line(error), "policy.base_model, or copy the model again")
+    else:
+        if flaw is not None:
             yield bad("prompts", f"rollout.prompt_format is {flaw}", "rollout.prompt_format")
 
 

@@ -1,16 +1,16 @@
 """Checks the base model's files, and whether the disk has room for the run's own."""
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from inference_server.wire.base_files import base_folder, fingerprint, why_not_on_hub
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.memory_plan import PROMPT_TOKENS
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import CheckResult, bad, note, ok, size_text
+from trainer.errors import UsageError
+from trainer.model.base_files import indexed_files, require_whole_weights
 
 _WEIGHT_FILES = ("*.safetensors", "*.bin")
 _REQUIRED_FILES = {
@@ -40,7 +40,12 @@ def check_model_files(base_model: str) -> Iterator[CheckResult]:
         for name, patterns in _REQUIRED_FILES.items()
         if not any(any(folder.glob(pattern)) for pattern in patterns)
     ]
-    missing += _missing_shards(folder)
+    try:
+        require_whole_weights(str(folder))
+        missing += [name for name in indexed_files(str(folder)) if not (folder / name).is_file()]
+    except UsageError as error:
+        yield bad("model", str(error), "policy.base_model, or copy the model again")
+        return
     if missing:
         text = f"{folder} lacks {', '.join(missing)}"
         yield bad("model", text, "policy.base_model, or copy the model again")
@@ -48,15 +53,6 @@ def check_model_files(base_model: str) -> Iterator[CheckResult]:
         size = sum(p.stat().st_size for pattern in _WEIGHT_FILES for p in folder.glob(pattern))
         text = f"{base_model}: {size_text(size)} of weights, fingerprint {fingerprint(folder)}"
         yield ok("model", text)
-
-
-def _missing_shards(folder: Path) -> list[str]:
-    """Files that the index of the weights names and that do not exist."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return []
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return sorted(name for name in names if not (folder / name).is_file())
 
 
 def check_disk(shape: ModelShape, config: DoctorConfig) -> Iterator[CheckResult]:

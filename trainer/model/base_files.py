@@ -17,6 +17,7 @@ from trainer.io.disk import is_disk_full
 _FIELD = "policy.base_model"
 _PROBE = "What is 6 times 7?"
 """A text that the tokenizer of any language model turns into tokens."""
+_INDEX_FILE = "model.safetensors.index.json"
 
 
 def require_base_model(base_model: str) -> None:
@@ -44,7 +45,7 @@ def require_model(base_model: str) -> None:
             raise UsageError(
                 f"{_FIELD} {shown}: no such folder with a config.json in it (base model){hint}"
             )
-        _require_whole_weights(base_model)
+        require_whole_weights(base_model)
     elif base_folder(base_model) is None:
         _require_on_hub(base_model, shown)
 
@@ -65,19 +66,48 @@ def require_text_alone(base_model: str) -> None:
         raise UsageError(f"{_FIELD} {shortened(base_model)}: {reason}")
 
 
-def _require_whole_weights(folder: str) -> None:
-    """Read only the headers of the weight files, which is enough to find a Git LFS pointer or half a download."""
+def require_whole_weights(folder: str) -> None:
+    """Read only the index and the headers of the weight files: enough to find a Git LFS pointer or half a download.
+
+    Raises:
+        UsageError: A file is damaged; names it.
+    """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
+    indexed_files(folder)
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(path, framework="numpy"):
                 pass
         except (OSError, SafetensorError) as error:
-            raise UsageError(
-                f"{_FIELD} {shortened(folder)}: its files cannot be read ({path.name}: {one_line(error)}); "
-                "download or copy the model again"
-            ) from None
+            raise _unreadable(folder, path.name, one_line(error)) from None
+
+
+def indexed_files(folder: str) -> list[str]:
+    """The weight files that a model's index names; none if it has no index.
+
+    Raises:
+        UsageError: The index is damaged.
+    """
+    try:
+        index = json.loads((Path(folder) / _INDEX_FILE).read_bytes())
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, _INDEX_FILE, one_line(error)) from None
+    names = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(names, dict) or not all(isinstance(n, str) for n in names.values()):
+        raise _unreadable(
+            folder, _INDEX_FILE, "its weight_map does not name the file of each tensor"
+        )
+    return sorted(set(names.values()))
+
+
+def _unreadable(folder: str, name: str, reason: str) -> UsageError:
+    return UsageError(
+        f"{_FIELD} {shortened(folder)}: its files cannot be read ({name}: {reason}); "
+        "download or copy the model again"
+    )
 
 
 def _require_on_hub(base_model: str, shown: str) -> None:

@@ -212,6 +212,36 @@ def test_a_missing_shard_is_named(model: Path) -> None:
     assert "lacks model-2.safetensors" in result.text
 
 
+NO_FILES = "its weight_map does not name the file of each tensor"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("model.safetensors.index.json", b"{bad", "Expecting property name"),
+        ("model.safetensors.index.json", b"\xff", "utf-8"),
+        ("model.safetensors.index.json", b"[]", NO_FILES),
+        ("model.safetensors.index.json", b"{}", NO_FILES),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 1}}', NO_FILES),
+        ("model.safetensors", None, "deserializing header"),
+        ("tokenizer.json", b"{}", "cannot be read"),
+        ("tokenizer.json", b"{bad", "cannot be read"),
+    ],
+)
+def test_a_damaged_file_of_the_model_is_one_row(
+    name: str, content: bytes | None, said: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = (model / name).read_bytes() if content is None else b""
+    (model / name).write_bytes(whole[:-100] if content is None else content)
+    config = config_of(model)
+    results = [*check_model_files(str(model)), *check_prompts(config)]
+    (found,) = (result for result in results if result.status is CheckStatus.BAD)
+    assert said in found.text
+    assert found.check == "tokenizer" if name == "tokenizer.json" else name in found.text
+    assert "copy the model again" in found.advice
+    assert "verdict: a run would fail" in doctors_text(config, capsys)
+
+
 @pytest.mark.parametrize(
     ("reason", "status"), [(None, CheckStatus.NOTE), ("there is no network", CheckStatus.BAD)]
 )
