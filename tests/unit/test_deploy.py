@@ -145,9 +145,11 @@ def test_the_doctor_of_a_container_asks_no_server() -> None:
     doctors = [words for _, words in commands() if words[:2] == ["trainer", "doctor"]]
     assert doctors
     assert all("--no-ask_server" in words for words in doctors)
-    # The doctor does not know of a server that is already up, so it must only check that the trainer has room.
-    starting = {words[words.index("--starts") + 1] for words in doctors if "--starts" in words}
-    assert starting == {"trainer"}
+    # The doctor does not know of a server that is already up, so it must only check that the trainer has room; and a
+    # server's container does not have the trainer's folder, port and reward functions.
+    starting = [words[words.index("--starts") + 1] for words in doctors if "--starts" in words]
+    assert set(starting) == {"server", "trainer"}
+    assert all("--starts" in words for words in doctors if "--role" not in words)
 
 
 # --- variables -----------------------------------------------------------------------------------

@@ -1,12 +1,29 @@
 """Checks whether a server fits a run, before anything else is asked of it."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from inference_server.wire.base_files import base_folder, fingerprint
 from inference_server.wire.schemas import ServerStatus
 from trainer.config.sections import PolicyConfig, TrainConfig
 from trainer.errors import UsageError
 from trainer.model.adapter_files import shaped_as_adapter
+
+
+class HeldLimits(Protocol):
+    """Limits that a server reports, and that the section ``serve`` sets for it."""
+
+    @property
+    def max_samples_per_arm(self) -> int:
+        """Most samples of each arm in one request."""
+
+    @property
+    def max_lora_rank(self) -> int:
+        """Largest rank of an adapter."""
+
+    @property
+    def max_loaded_versions(self) -> int:
+        """Most adapter versions that are held."""
 
 
 def check_server(status: ServerStatus, config: TrainConfig) -> None:
@@ -26,6 +43,15 @@ def check_server(status: ServerStatus, config: TrainConfig) -> None:
             f"rollout.max_tokens is {config.rollout.max_tokens}, but the server's context is "
             f"{limits.max_model_len_tokens} tokens; lower it or raise the server's --max-model-len"
         )
+    check_limits(limits, config)
+
+
+def check_limits(limits: HeldLimits, config: TrainConfig) -> None:
+    """Refuse limits that a later step would exceed, of a server that runs or of one that is yet to start.
+
+    Raises:
+        UsageError: A limit is too low; the message names the setting and the server's flag.
+    """
     if config.rollout.samples_per_arm > limits.max_samples_per_arm:
         raise UsageError(
             f"rollout.samples_per_arm is {config.rollout.samples_per_arm}, but the server allows "

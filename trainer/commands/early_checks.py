@@ -9,10 +9,10 @@ from trainer.config.sections import ExportCommand, OfflineRunConfig, SFTRunConfi
 from trainer.console.trackers import require_trackers
 from trainer.data.held_out import require_held_out
 from trainer.data.sources import require_source
-from trainer.errors import DataError, UsageError
+from trainer.errors import UsageError
 from trainer.export.target import require_outside_versions, require_target
 from trainer.io.kept_settings import CONFIG_FILE, command_of, kept_tables
-from trainer.io.paths import require_folder, shown_path
+from trainer.io.paths import require_folder, require_rollouts, shown_path
 from trainer.model.adapter_files import require_adapter
 from trainer.model.base_files import require_base_model
 
@@ -36,7 +36,7 @@ def check_offline(config: OfflineRunConfig) -> None:
         UsageError: Names the setting.
     """
     _check_run(config)
-    _require_rollouts(config.rollouts, field="rollouts")
+    require_rollouts(config.rollouts, field="rollouts")
 
 
 def check_sft(config: SFTRunConfig) -> None:
@@ -110,10 +110,5 @@ def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:
     if is_new and config.policy.adapter is not None:
         require_adapter(config.policy.adapter)
     if is_new and (rollouts := config.ppo.rollouts_of_critic) is not None:
-        _require_rollouts(rollouts, field="ppo.critic_rollouts")
+        require_rollouts(rollouts, field="ppo.critic_rollouts")
     return is_new
-
-
-def _require_rollouts(path: Path, *, field: str) -> None:
-    if not os.path.isfile(path):
-        raise DataError(f"{field}: {shown_path(path)}: no such file; `collect` writes one")

@@ -10,7 +10,7 @@ from rich.table import Table
 from inference_server.wire.base_files import base_folder
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
 from inference_server.wire.settings.errors import first_line
-from trainer.config.sections import DoctorConfig, PolicyConfig
+from trainer.config.sections import DoctorConfig
 from trainer.console.advice import low_learning_rate
 from trainer.doctor.data import check_data, check_prompts
 from trainer.doctor.device import check_device, find_card
@@ -20,12 +20,13 @@ from trainer.doctor.memory_parts import Part
 from trainer.doctor.memory_plan import PROMPT_TOKENS, MemoryPlan, plan_memory
 from trainer.doctor.model_shape import ModelShape, read_shape
 from trainer.doctor.results import CheckResult, CheckStatus, bad, note, size_text
-from trainer.doctor.server import ask_server
+from trainer.doctor.server import ask_server, check_own_server
 from trainer.doctor.sft_memory import check_sft, sft_parts
 from trainer.doctor.stack import check_machine, check_versions
+from trainer.doctor.start.adapter import starting_policy
+from trainer.doctor.start.inputs import check_critic_rollouts, check_reward_functions
+from trainer.doctor.start.run_folder import check_run_folder, check_trackers
 from trainer.errors import UsageError
-from trainer.io.version_names import START_FOLDER
-from trainer.model.adapter_files import shaped_as_adapter
 
 _LOG_WIDTH = 140
 
@@ -51,7 +52,16 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         results += check_data(config)
         if model_files[0].status is not CheckStatus.BAD:
             results += check_prompts(config)
-    policy, flaw = _starting_policy(config)
+    # Another machine or container, in which only the server starts, need not have what the trainer needs.
+    trainer_starts = config.role != "server" and config.starts != "server"
+    if trainer_starts:
+        results += [
+            *check_run_folder(config),
+            *check_trackers(config),
+            *check_critic_rollouts(config),
+            *check_reward_functions(config),
+        ]
+    policy, flaw = starting_policy(config, reads_weights=trainer_starts)
     config = config.model_copy(update={"policy": policy})
     results += [] if flaw is None else [flaw]
     is_nowhere = base_folder(config.model) is None and model_files[0].status is CheckStatus.BAD
@@ -63,8 +73,8 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
         results.append(bad("memory", text, "policy.base_model"))
     else:
         results += [] if shape is None else _check_room(shape, config, console)
-    if config.ask_server and config.role != "server":
-        results += ask_server(config)
+    is_asked = config.ask_server and config.role != "server"
+    results += ask_server(config) if is_asked else check_own_server(config)
     console.print(results_table(results))
     what = "a run" if config.role == "both" else f"the {config.role}"
     num_bad = sum(result.status is CheckStatus.BAD for result in results)
@@ -74,24 +84,6 @@ def run_doctor(config: DoctorConfig, *, installed: Installed = installed_version
     else:
         console.print(f"verdict: {what} can start", style="green", highlight=False)
     return not num_bad
-
-
-def _starting_policy(config: DoctorConfig) -> tuple[PolicyConfig, CheckResult | None]:
-    """The policy with the shape of its starting adapter.
-
-    If the adapter cannot be read, the policy is without one, and comes with a result that says so.
-    """
-    own = config.run.folder / START_FOLDER
-    policy = config.policy
-    if (
-        own.is_dir()
-    ):  # A run that has begun has its own copy, whatever has become of policy.adapter.
-        policy = policy.model_copy(update={"adapter": own})
-    try:
-        return shaped_as_adapter(policy), None
-    except UsageError as error:
-        flaw = bad("adapter", str(error), "policy.adapter")
-        return policy.model_copy(update={"adapter": None}), flaw
 
 
 def _check_room(shape: ModelShape, config: DoctorConfig, console: Console) -> list[CheckResult]:

@@ -41,6 +41,18 @@ def adapter_prompt_format(adapter: Path) -> PromptFormat | None:
     return None if found is None else _prompt_format(found[1])
 
 
+def prompt_format_advice(config: TrainConfig) -> list[str]:
+    """One line if the adapter to start from was trained with prompts of another format, else none."""
+    adapter, asked_as = config.policy.adapter, config.rollout.prompt_format
+    kept = None if adapter is None else adapter_prompt_format(adapter)
+    if kept is None or kept == asked_as:
+        return []
+    return [
+        f"{adapter} was trained with {kept} prompts, and this run asks with {asked_as} ones: "
+        f"set rollout.prompt_format to {kept}, unless this is intended"
+    ]
+
+
 def kept_prompt_format(path: Path) -> PromptFormat | None:
     """The prompt format of kept settings; plain if they are older than this setting, None if there are no settings."""
     kept = _readable(path)

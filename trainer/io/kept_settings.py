@@ -1,6 +1,5 @@
 """Stores the settings that a run or other work was begun with beside it, so that it resumes with the same settings."""
 
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from trainer.config.base import Section, sections_of
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
 from trainer.io.durable import write_file
-from trainer.io.paths import read_plain
+from trainer.io.paths import is_same_path, read_plain
 
 CONFIG_FILE = "config.toml"
 ROLLOUTS_FOLDER = "rollouts"
@@ -45,8 +44,7 @@ def as_toml(config: BaseModel) -> str:
 def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> None:
     """Compare the settings with the stored ones, if there are any, and store them.
 
-    A key that the stored file lacks has its default, or the value that its absence meant when the file was written. In
-    the latter case the key is not added to the file.
+    A key whose absence meant a value of its own when the file was written is not added to the file.
 
     Args:
         path: The file; its folder is created if it is missing.
@@ -54,36 +52,52 @@ def keep_settings(path: Path, config: BaseModel, *, free: Collection[str]) -> No
         free: Sections and keys that may change between a start and the next.
 
     Raises:
-        UsageError: Other keys have changed; names them.
+        UsageError: See `require_as_kept`.
     """
     plain = _plain(config)
     if path.exists():
-        stored = kept_tables(path)
-        written, now = flat_settings(stored), flat_settings(plain)
-        # If this version cannot read the file as a whole, each missing key still has its default.
-        before = _as_read(stored, config) or {**(_as_read({}, config) or {}), **written}
-        changed = [
-            f"{key} was {before.get(key, NULL)} and is {now.get(key, NULL)}"
-            for key in sorted(before.keys() | now.keys())
-            # Earlier versions left out null, even where it is not the default.
-            if now.get(key, NULL) not in (before.get(key, NULL), written.get(key, NULL))
-            # A run that has begun has a copy of the adapter, so its path may be written in another way; another path to
-            # anything else could lead to other content.
-            and not (key == _ADAPTER and _is_same_path(before.get(key), now.get(key)))
-            and not any(key == each or key.startswith(f"{each}.") for each in free)
-        ]
-        if changed:
-            more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-            # The settings of a file of rollouts are beside it and have its name.
-            is_folder = path.name == CONFIG_FILE
-            begun = path.parent if is_folder else path.with_name(path.name.removesuffix(".toml"))
-            raise UsageError(
-                f"{begun} was begun with other settings: {'; '.join(changed[:_SHOWN])}{more}. "
-                f"Resume with those of {path}, or choose another {'folder' if is_folder else 'output'}"
-            )
-        for name, key, _ in _lacking(type(config), stored):
+        require_as_kept(path, config, free=free)
+        for name, key, _ in _lacking(type(config), kept_tables(path)):
             plain[name].pop(key, None)
     write_file(path, tomli_w.dumps(plain).encode())
+
+
+def require_as_kept(path: Path, config: BaseModel, *, free: Collection[str]) -> None:
+    """Compare the settings with the stored ones; nothing is written.
+
+    A key that the stored file lacks has its default, or the value that its absence meant when the file was written.
+
+    Args:
+        path: The stored file.
+        config: The settings now.
+        free: Sections and keys that may change between a start and the next.
+
+    Raises:
+        UsageError: Other keys have changed; names them.
+    """
+    stored = kept_tables(path)
+    written, now = flat_settings(stored), flat_settings(_plain(config))
+    # If this version cannot read the file as a whole, each missing key still has its default.
+    before = _as_read(stored, config) or {**(_as_read({}, config) or {}), **written}
+    changed = [
+        f"{key} was {before.get(key, NULL)} and is {now.get(key, NULL)}"
+        for key in sorted(before.keys() | now.keys())
+        # Earlier versions left out null, even where it is not the default.
+        if now.get(key, NULL) not in (before.get(key, NULL), written.get(key, NULL))
+        # A run that has begun has a copy of the adapter, so its path may be written in another way; another path to
+        # anything else could lead to other content.
+        and not (key == _ADAPTER and is_same_path(before.get(key), now.get(key)))
+        and not any(key == each or key.startswith(f"{each}.") for each in free)
+    ]
+    if changed:
+        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+        # The settings of a file of rollouts are beside it and have its name.
+        is_folder = path.name == CONFIG_FILE
+        begun = path.parent if is_folder else path.with_name(path.name.removesuffix(".toml"))
+        raise UsageError(
+            f"{begun} was begun with other settings: {'; '.join(changed[:_SHOWN])}{more}. "
+            f"Resume with those of {path}, or choose another {'folder' if is_folder else 'output'}"
+        )
 
 
 def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config:
@@ -117,16 +131,6 @@ def as_begun(path: Path, config: _Config, say: Callable[[str], None]) -> _Config
             f"{', '.join(taken_back)}"
         )
     return config
-
-
-def _is_same_path(before: object, now: object) -> bool:
-    """Whether two paths may name one folder: they are equal, or an absolute one ends with the other, a relative one."""
-    if not (isinstance(before, str) and isinstance(now, str)):
-        return False
-    relative, absolute = sorted(map(os.path.normpath, (before, now)), key=os.path.isabs)
-    if os.path.isabs(relative) or not os.path.isabs(absolute):
-        return relative == absolute
-    return absolute.endswith(os.sep + relative)
 
 
 def _lacking(kind: type[BaseModel], stored: Mapping[str, Any]) -> Iterator[tuple[str, str, object]]:

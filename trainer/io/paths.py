@@ -6,7 +6,7 @@ import stat
 from pathlib import Path
 
 from trainer.config.safe_text import shortened
-from trainer.errors import UsageError
+from trainer.errors import DataError, UsageError
 
 _LASTING = frozenset(
     (
@@ -76,6 +76,30 @@ def require_folder(folder: Path, *, field: str) -> None:
         reason = "its name has a null byte"
     if reason is not None:
         raise UsageError(f"{field}: {shown_path(folder)}: {reason}; choose another folder")
+
+
+def require_rollouts(path: Path, *, field: str) -> None:
+    """Refuse a file of rollouts that does not exist.
+
+    Args:
+        path: The file.
+        field: The setting that names it.
+
+    Raises:
+        DataError: Names the setting and the file.
+    """
+    if not os.path.isfile(path):
+        raise DataError(f"{field}: {shown_path(path)}: no such file; `collect` writes one")
+
+
+def is_same_path(one: object, other: object) -> bool:
+    """Whether two paths may name one folder: they are equal, or an absolute one ends with the other, a relative one."""
+    if not (isinstance(one, str) and isinstance(other, str)):
+        return False
+    relative, absolute = sorted(map(os.path.normpath, (one, other)), key=os.path.isabs)
+    if os.path.isabs(relative) or not os.path.isabs(absolute):
+        return relative == absolute
+    return absolute.endswith(os.sep + relative)
 
 
 def _flaw_in_folder(folder: Path) -> str | None:

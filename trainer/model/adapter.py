@@ -100,12 +100,15 @@ def readable_adapter(folder: Path) -> AdapterState:
     """The tensors of a starting adapter; adapters that PPO can train on no base are refused.
 
     Raises:
-        UsageError: The adapter cannot be read, has dropout, or is not the kind of LoRA that the server serves.
+        UsageError: The adapter cannot be read, has dropout or a value that is not finite, or is not the kind of LoRA
+            that the server serves.
     """
     where = f"policy.adapter {folder}"
     require_adapter(folder)
     tensors = _tensors(folder, where)
     require_tensors_as_configured(folder, {name: t.shape for name, t in tensors.items()})
+    if (name_at_fault := first_not_finite(tensors)) is not None:
+        raise UsageError(f"{where}: {name_at_fault} has a value that is not finite")
     return tensors
 
 
@@ -151,8 +154,6 @@ def attach_adapter(base: Any, config: PolicyConfig, name: str) -> Any:
                 f"{where}: {module} is not a linear module of the decoder layers; adapters of the "
                 "embeddings or of the output layer are not trained"
             )
-    if (name_at_fault := first_not_finite(tensors)) is not None:
-        raise UsageError(f"{where}: {name_at_fault} has a value that is not finite")
     return model
 
 

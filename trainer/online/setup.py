@@ -22,6 +22,7 @@ from trainer.data.counterfactuals import (
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
+from trainer.io.adapter_settings import prompt_format_advice
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, with_server_dtype
@@ -58,7 +59,6 @@ from trainer.run_state.run_folder import (
     is_finished,
     keep_start,
     open_run,
-    prompt_format_advice,
     record_config,
     run_as_begun,
     start_of,

@@ -28,6 +28,18 @@ from trainer.run_state.journal_entries import (
 from trainer.run_state.journal_reader import JournalReader
 
 
+def is_at_work(run_folder: Path) -> bool:
+    """Whether a process has a run's journal open to write; nothing is changed."""
+    try:
+        with FileIO(run_folder / JOURNAL_FILE, "rb", opener=open_plain) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # There is no journal.
+        return False
+    return False
+
+
 class Journal:
     """The journal of a run in progress; only one process at a time has it open."""
 

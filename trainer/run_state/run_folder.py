@@ -17,7 +17,6 @@ from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.console.tracker_kinds import TRACKER_ID_FILE
 from trainer.errors import UsageError
 from trainer.io.adapter_settings import (
-    adapter_prompt_format,
     kept_dtype,
     kept_prompt_format,
     training_data,
@@ -32,6 +31,7 @@ from trainer.io.kept_settings import (
     is_as_kept,
     keep_settings,
     kept_tables,
+    require_as_kept,
 )
 from trainer.io.paths import require_folder
 from trainer.io.version_names import ADAPTERS_FOLDER, START_FOLDER
@@ -125,6 +125,30 @@ def run_as_begun(config: _Config, say: Callable[[str], None]) -> _Config:
     return as_begun(folder / CONFIG_FILE, config, say)
 
 
+def require_own_run(config: TrainConfig, say: Callable[[str], None]) -> bool:
+    """Refuse a folder that `open_run` would refuse, without changing anything; another process may have it open.
+
+    Args:
+        config: The run's configuration.
+        say: Gets a line with the settings that an earlier version's run keeps.
+
+    Returns:
+        Whether the run resumes, rather than begins.
+
+    Raises:
+        UsageError: The folder cannot be written to, or holds something else or a run of another configuration.
+    """
+    config = with_kept_dtype(run_as_begun(config, say))
+    path = config.run.folder / CONFIG_FILE
+    if not _has_begun(config.run.folder):
+        _refuse_to_overwrite(path)
+        return False
+    # A run that has begun keeps its own format, so the default does not matter.
+    config = with_prompt_format(config, lambda: "plain")
+    require_as_kept(path, config, free=_free_settings(config))
+    return True
+
+
 def _refuse_to_overwrite(path: Path) -> None:
     """Refuse to overwrite a settings file that no run has written, or the files beside an adapter.
 
@@ -194,18 +218,6 @@ def with_prompt_format(config: _Config, default: Callable[[], PromptFormat]) -> 
     kept = kept_prompt_format(folder / CONFIG_FILE) if _has_begun(folder) else None
     rollout = config.rollout.model_copy(update={"prompt_format": kept or default()})
     return config.model_copy(update={"rollout": rollout})
-
-
-def prompt_format_advice(config: TrainConfig) -> list[str]:
-    """One line if the adapter to start from was trained with prompts of another format, else none."""
-    adapter, asked_as = config.policy.adapter, config.rollout.prompt_format
-    kept = None if adapter is None else adapter_prompt_format(adapter)
-    if kept is None or kept == asked_as:
-        return []
-    return [
-        f"{adapter} was trained with {kept} prompts, and this run asks with {asked_as} ones: "
-        f"set rollout.prompt_format to {kept}, unless this is intended"
-    ]
 
 
 def _has_begun(folder: Path) -> bool:

@@ -5,36 +5,33 @@ from collections.abc import Sequence
 from inference_server.wire.schemas import Limits, ServerStatus
 from trainer.client.compatibility import base_field
 from trainer.errors import UsageError
-from trainer.servers.member import Member
 
 _AGREED = ("base_dtype", "has_chat_template")
 
 
-def require_agreement(member: Member, status: ServerStatus, other: Member) -> None:
+def require_agreement(name: str, status: ServerStatus, other: str, theirs: ServerStatus) -> None:
     """Refuse a server whose answers would differ from those of another in the pool.
 
     Args:
-        member: The server.
+        name: The server's name.
         status: The server's status.
-        other: Another server of the pool.
+        other: The name of another server of the pool.
+        theirs: The other server's status.
 
     Raises:
         UsageError: They differ; the message names both servers and the field.
     """
-    theirs = other.found
-    if theirs is None:
-        return
     pairs = [
-        (name, getattr(status, name), getattr(theirs, name))
-        for name in (*_AGREED, base_field(status, theirs))
+        (field, getattr(status, field), getattr(theirs, field))
+        for field in (*_AGREED, base_field(status, theirs))
     ]
-    name = "max_model_len_tokens"
-    pairs.append((f"limits.{name}", getattr(status.limits, name), getattr(theirs.limits, name)))
+    limit = "max_model_len_tokens"
+    pairs.append((f"limits.{limit}", getattr(status.limits, limit), getattr(theirs.limits, limit)))
     for field, ours, others in pairs:
         if ours != others and None not in (ours, others):
             raise UsageError(
-                f"the servers of server.urls differ: {field} is {ours} at {member.name} and {others} at "
-                f"{other.name}; serve the same on all of them"
+                f"the servers of server.urls differ: {field} is {ours} at {name} and {others} at {other}; "
+                f"serve the same on all of them"
             )
 
 

@@ -161,8 +161,8 @@ class Membership:
     async def _join(self, member: Member) -> None:
         status = await looked_up(member.client.status)
         for other in self._members:
-            if other is not member and other.boot_id:
-                require_agreement(member, status, other)
+            if other is not member and other.boot_id and other.found is not None:
+                require_agreement(member.name, status, other.name, other.found)
                 break
         was, away_s = member.boot_id, time.monotonic() - member.since_s
         member.note_boot(status)

