@@ -8,6 +8,7 @@ from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.trackers import require_trackers
 from trainer.doctor.results import CheckResult, bad, note, ok
 from trainer.errors import TrainerError, UsageError
+from trainer.io.paths import require_folder
 from trainer.run_state.journal import is_at_work
 from trainer.run_state.run_folder import require_own_run
 
@@ -15,6 +16,11 @@ from trainer.run_state.run_folder import require_own_run
 def check_run_folder(config: DoctorConfig) -> Iterator[CheckResult]:
     """Whether the folder can be written to and is free, or holds a run of this configuration; notes what it keeps."""
     folder, kept = config.run.folder, list[str]()
+    try:
+        require_folder(folder, field="run.folder")
+    except UsageError as error:
+        yield bad("run's folder", str(error), "run.folder, or the owner of the volume")
+        return
     try:
         resumes = require_own_run(_as_train(config), kept.append)
     except (TrainerError, OSError) as error:
