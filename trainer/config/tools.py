@@ -133,7 +133,7 @@ class DoctorConfig(TrainConfig):
     """Ask the server too. Turn it off (--no-ask_server) before the server is started. The role `server` asks none."""
     starts: Literal["server", "trainer"] | None = None
     """Which of the two is about to start. The doctor checks that the card has room for it beside what uses the card
-    now. Null is the trainer with ask_server, else the server."""
+    now. With `server` it leaves out what only the trainer needs. Null is the trainer with ask_server, else the server."""
     card_gib: Annotated[float, Field(gt=0)] | None = None
     """Plan for a GPU of this many GiB instead of the hardware found."""
 
