@@ -16,7 +16,7 @@ def _compiled(*rules: tuple[str, str]) -> _Rules:
     return tuple((re.compile(pattern), replacement) for pattern, replacement in rules)
 
 
-FACTORIAL = re.compile(r"(?<=[0-9)}])!(?=\$|\s*(?:\}|\\[)\]]|[=×÷·+/]|\*\s?[0-9(]))")
+FACTORIAL = re.compile(r"(?<=[0-9)}])!(?=\$|\s*(?:\}|\\[)\]]|[=×÷·+/*]\s?[-0-9$\\]))")
 """Matches a "!" at the end of mathematics or of a brace, or before an operator, where it is a factorial."""
 
 _WHOLE = r"[0-9]++(?:(?=,[0-9][0-9][0-9]),[0-9]{3})*+"

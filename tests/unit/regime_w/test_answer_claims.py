@@ -122,6 +122,8 @@ PARTS = [
     ("The answer is *18!* It took 3 steps", "18"),
     ("The answer is **18!** 3 steps", "18"),
     ("The answer is 18! - in 3 steps", "18"),
+    ("The answer is 18! = great", "18"),
+    ("The answer is 18! * (see above)", "18"),
     ("(The answer is 18!) It took 3 steps.", "18"),
     ("#### **18!**", "18"),
     ("#### 3i", None),

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from regime_w.equations.notation import clauses
 from regime_w.numbers.arithmetic import MAX_CHARS, NUMBER, Exact, combine, evaluate, value_of_number
-from regime_w.numbers.numerals import to_ascii
 
 MAX_EQUATIONS = 200
 """Equations of a text beyond this many are not read; worked solutions have a few dozen at most."""
@@ -20,68 +20,6 @@ _MAX_SIDE_TOKENS = 60
 _MAX_UNIT_WORDS = 8
 """The most words of a unit between a number and what follows it."""
 
-# No equation crosses these; clauses without "=" need no further processing.
-# (One character class in front lets the search skip from one candidate to the next.)
-# "5! * 2" and "5! = 120" go on behind the factorial.
-_CLAUSE_END = re.compile(
-    r"[\n\r,;:!?.](?:(?<=[\n\r])|(?<=[,;:!?])(?<!\\.)(?!(?<=[0-9)]!)\s[-+*/=×÷])\s|(?<=\.)\s(?=[A-Z]))"
-)
-_SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
-# Each pattern comes with strings, at least one of which it needs to match: searching for these is cheaper.
-_NORMALISING: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = tuple(
-    (needs, re.compile(pattern), replacement)
-    for needs, pattern, replacement in (
-        (("<<",), r"<<[^<>\n]*>>", ""),  # GSM8K's calculator annotations
-        (("{,}",), r"\{,\}", ","),
-        (("&",), r"&", " "),  # where LaTeX aligns lines
-        (("\\%",), r"\\%", "%"),
-        (("\\sqrt",), r"\\sqrt", "√"),
-        (
-            ("\\left", "\\right", "\\big", "\\Big"),
-            r"\\(?:left|right|(?:big|Big)g?[lr]?)(?![A-Za-z])\.?",
-            " ",
-        ),
-        (
-            ("\\",),
-            r"\\(?:\\(?![A-Za-z])|(?:begin|end)\{[a-z]{1,20}\*?\}"
-            r"|(?:q?quad|implies|iff|to|therefore|(?:[Rr]ight|[Ll]eftright)arrow)(?![A-Za-z]))",
-            "\n",
-        ),
-        (("\\",), r"\\(?:text|mathrm|boxed|textbf|mathbf)\{([^{}\n]{0,40})\}", r" \1 "),
-        # A whole number in front makes it a mixed number, as `regime_w.answers` reads it.
-        (
-            ("\\",),
-            r"(?<![\d.,])([0-9]+) ?\\[dt]?frac\{([0-9]{1,40})\}\{([0-9]{1,40})\}",
-            r"(\1+\2/\3)",
-        ),
-        (("\\",), r"\\[dt]?frac\{([^{}\n]{1,40})\}\{([^{}\n]{1,40})\}", r"((\1)/(\2))"),
-        (("{",), r"\{(\s?-?[0-9.,]{1,40}%?\s?)\}", r" \1 "),
-        (("\\", "×", "·", "⋅"), r"\\times|\\cdot|[×·⋅]", "*"),
-        (("\\", "÷"), r"\\div|÷", "/"),
-        (("multiplied by",), r"\bmultiplied by(?= [$€£¥\d(.])", "*"),
-        (("divided by",), r"\bdivided by(?= [$€£¥\d(.])", "/"),
-        (("times",), r"\btimes(?= [$€£¥\d(.])", "*"),
-        (("x", "X"), r"(?<=[\d%)]) ?[xX] ?(?=[\d$€£¥(.])|(?<=[\w%)]) [xX] (?=[\d$€£¥(.])", "*"),
-        ((" of ",), r"(?<=%) of (?=[$€£¥\d(.])|(?<=\d/\d) of (?=[$€£¥\d(.])", "*"),
-        # Below, ^ stands for everything that is not read: powers, times of day, decimal commas, negated
-        # parentheses. A stated result may be read in front of "!".
-        (("**",), r"(?<=[\d)])(?:\*\*| \*\* )(?=[\d(])", "^"),
-        # Behind a letter, a superscript is a unit's.
-        (tuple(_SUPERSCRIPTS), rf"(?<=[\d)])[{_SUPERSCRIPTS}]", "^"),
-        ((":",), r"(?<=\d):(?=\d)", "^"),
-        ((",",), r"(?<=\d),(?=\d)(?!\d{3}(?!\d))", "^"),
-        (("..", "…"), r"(?<=\d)(?:\.{2,}|…)", "!"),
-        (("-(",), r"-(?<![\w)%]-)(?<![\w)%]\s-)\(", "^("),
-        (tuple("\\$€£¥*_`~"), r"\\?[$€£¥]|\\[\[\]() ,;!]|[*]{2,}|[_`~]", " "),
-        (("/",), r"/ ?(?=[A-Za-z])[A-Za-z]+", " "),  # the unit of a rate
-        (("/",), r"\b([0-9]+) ([0-9]+/[0-9]+)(?![/0-9])", r"(\1+\2)"),
-        # "25 / 1/3" divides by a third.
-        (("/",), r"(?<=/\s)([0-9]+/[0-9]+)(?![/0-9])", r"(\1)"),
-        (("[",), r"\[", "("),
-        (("]",), r"\]", ")"),
-        (("(",), r"(?<=[0-9])\((?=[0-9.(])|(?<=\))\((?=[0-9.(])", "*("),
-    )
-)
 _TOKEN = re.compile(
     # Consecutive words are one token: most of a line is prose.
     r"\s*(?:(?P<words>[^\W\d_]++(?:[-'.]?\s?[^\W\d_]++)*+\.?)"
@@ -91,8 +29,9 @@ _TOKEN = re.compile(
 )
 # A single letter is a variable, unless it is the sign of a unit or an article.
 _VARIABLE = re.compile(r"(?![gmlLhscdaAI])[A-Za-z]")
-_SCALE = re.compile(r"(?i:(?:hundred|thousand|[mbtr]{1,2}illion|dozen|cent)s?\.?)|[A-Za-z]")
-"""Words that may change the number before them, though they are dropped like units. A single letter may be a variable."""
+# Words that may change the number before them, though they are dropped like units.
+_SCALE = re.compile(r"(?i:(?:hundred|thousand|[mbtr]{1,2}illion|dozen|cent|variable)s?\.?)")
+_PROPER_FRACTION = re.compile(r"1/[2-9]|[2-9]/1?[0-9]")
 # A side that one of these cuts off is not read.
 _UNREAD_BEFORE = frozenset("^!√∛±}")
 _UNREAD_BEHIND = frozenset("^{√∛")
@@ -116,13 +55,8 @@ _Token = tuple[str | None, str]
 
 def parse_equations(text: str) -> tuple[Equation, ...]:
     """Reads the equations with at least one operator, in the order of the text; never raises."""
-    text = to_ascii(text)
-    text = "\n".join(clause for clause in _CLAUSE_END.split(text) if "=" in clause)
-    for needs, pattern, replacement in _NORMALISING:
-        if any(piece in text for piece in needs):
-            text = pattern.sub(replacement, text)
     equations: list[Equation] = []
-    for clause in text.split("\n"):
+    for clause in clauses(text):
         tokens = [(m.lastgroup, m[m.lastgroup or 0]) for m in _TOKEN.finditer(clause)]
         for index, (kind, _) in enumerate(tokens):
             if kind == "equals":
@@ -179,6 +113,7 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> tuple[list[str], bool
     parts: list[str] = []
     num_complete = depth = 0
     expects_operand = is_whole = True
+    words: list[str] = []  # just before the token
     goes_on = False  # beyond what was read, as in "revenue - 3 * 4"
     for index, (kind, text) in enumerate(tokens):
         if kind == "words":
@@ -186,7 +121,9 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> tuple[list[str], bool
             words = text.split()
             goes_on = expects_operand
             if expects_operand is not leftwards or len(words) > _MAX_UNIT_WORDS:
-                goes_on = goes_on or _joins(words, tokens[index + 1 :])
+                goes_on = goes_on or _joins(
+                    words, tokens[max(0, index - 3) : index][::-1], tokens[index + 1 :]
+                )
                 break
             if any(map(_VARIABLE.fullmatch, words)):
                 return [], False
@@ -203,21 +140,27 @@ def _side(tokens: Sequence[_Token], *, leftwards: bool) -> tuple[list[str], bool
         elif text in unread:
             return [], False
         else:
-            goes_on = expects_operand or kind == "number" or text in "!\\"
+            goes_on = expects_operand or text in "!\\"
+            if kind == "number":  # "2 3 * 4", "= 18 000", "= 1 and 1/3", but not "= 18 for 2 days"
+                goes_on = not words or (words == ["and"] and _is_proper(tokens[index : index + 3]))
             break
+        words = []
         parts.append(text)
         if depth == 0 and not expects_operand:
             num_complete = len(parts)
     return parts[:num_complete], is_whole and not goes_on
 
 
-def _joins(words: Sequence[str], tokens: Sequence[_Token]) -> bool:
-    """Whether the words between an expression and the ``tokens`` behind it join them, as in "+ his 1" or "1 and 1/4"."""
-    if not tokens:
-        return False
-    (kind, _), *rest = tokens
-    # An operator with nothing behind it marks the item of a list.
-    return (kind == "operator" and bool(rest)) or (kind == "number" and words == ["and"])
+def _joins(words: Sequence[str], nearest: Sequence[_Token], beyond: Sequence[_Token]) -> bool:
+    """Whether words join an expression to the tokens beyond them, as in "+ his 1" or "1 and 1/4"."""
+    if len(beyond) > 1 and beyond[0][0] == "operator":  # a last one marks the item of a list
+        return True
+    is_number = bool(beyond) and beyond[0][0] == "number"
+    return is_number and words == ["and"] and _is_proper(nearest)
+
+
+def _is_proper(tokens: Sequence[_Token]) -> bool:
+    return _PROPER_FRACTION.fullmatch("".join(text for _, text in tokens)) is not None
 
 
 def _as_written(part: str) -> Exact:
