@@ -19,6 +19,8 @@ MAX_REPEATS = 65_536
 """Most repetitions that a grammar may ask for; nested ones are multiplied."""
 MAX_WORDS_CHARS = 65_536
 """Most characters of all forbidden words."""
+_LONG_COMPLETION_TOKENS = 4096
+"""What a longer ``max_tokens`` counts as: without one, vLLM's chat takes all that is left of the context."""
 
 _BOUNDS = tuple(
     f"{side}{what}"
@@ -61,7 +63,7 @@ def check_sampling(params: Any) -> None:
 
 
 def num_logprobs(params: Any, prompt: Any, model_config: Any) -> int:
-    """Most logprobs that the answer may have at a time.
+    """How many logprobs the answer may have at a time, if no completion is very long.
 
     Those of a stream's completion leave token by token, and those of the arms are numbers in a list.
 
@@ -78,7 +80,8 @@ def num_logprobs(params: Any, prompt: Any, model_config: Any) -> int:
     if params.logprobs is not None and params.output_kind is not RequestOutputKind.DELTA:
         per_completion = _num_likeliest(params.logprobs, model_config) + 1
     prompt_tokens = len(prompt.get("prompt_token_ids") or ())
-    most: int = params.n * (prompt_tokens * per_prompt + (params.max_tokens or 0) * per_completion)
+    completion_tokens = min(params.max_tokens or 0, _LONG_COMPLETION_TOKENS)
+    most: int = params.n * (prompt_tokens * per_prompt + completion_tokens * per_completion)
     return most
 
 

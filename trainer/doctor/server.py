@@ -78,11 +78,10 @@ def check_served_model(
 
 
 def check_own_server(config: DoctorConfig) -> Iterator[CheckResult]:
-    """A result if the limits in ``serve``, with which a server that is not asked will start, do not suit the run."""
+    """A note if the limits in ``serve``, with which a server that is not asked will start, do not suit the run."""
     try:
         check_limits(config.serve, config)
     except UsageError as error:
-        # On two machines the other one may have settings of its own.
-        result = bad if config.role == "both" else note
-        limits = "serve.max_lora_rank, serve.max_samples_per_arm, serve.max_loaded_versions"
-        yield result("server", str(error), limits)
+        # A note, since flags of the server, which are not known here, may raise them.
+        limits = "serve.max_lora_rank, serve.max_samples_per_arm, serve.max_loaded_versions, or the server's flags"
+        yield note("server", str(error), limits)

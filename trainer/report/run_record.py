@@ -46,7 +46,7 @@ class RunRecord:
 
     def series(self, name: str) -> list[float]:
         """A metric's values over the steps that have it, oldest first."""
-        return [row[name] for row in self._measured if name in row]
+        return [row[name] for row in self.measured if name in row]
 
     def last_quarter(self, name: str) -> float | None:
         """A metric's mean over the last quarter of the steps that have it; None if no step has it."""
@@ -79,7 +79,7 @@ class RunRecord:
         The newest version was not chosen: it is evaluated whether it is the best or not.
         """
         version = version_of_name(Path(model.model).name)
-        rows = [row for row in self._measured if "eval/version" in row and "eval/best_step" in row]
+        rows = [row for row in self.measured if "eval/version" in row and "eval/best_step" in row]
         best = [
             row["eval/version"]
             for row in rows
@@ -120,7 +120,8 @@ class RunRecord:
         return f"The questions are those of {shown(asked)}, but {own}."
 
     @property
-    def _measured(self) -> list[Metrics]:
+    def measured(self) -> list[Metrics]:
+        """The rows of the steps and the late evaluations, in the order in which they were measured."""
         return with_late(self.rows, self.late_evaluations)
 
     def _is_trained(self, model: ModelResult) -> bool:

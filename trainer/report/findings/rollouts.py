@@ -113,7 +113,7 @@ def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     with the last. The interval is that of the difference of two independent shares. Evaluations of the same questions
     are not independent, and differ less by chance than this interval assumes.
     """
-    evaluated = [counts for row in run.rows if (counts := _counts(row)) is not None]
+    evaluated = [counts for row in run.measured if (counts := _counts(row)) is not None]
     best_step = run.series("eval/best_step")
     if not (evaluated and best_step):
         return None

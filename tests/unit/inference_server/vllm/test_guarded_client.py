@@ -247,7 +247,9 @@ async def test_other_completions_pass(client: Any, reason: FinishReason) -> None
     assert in_flight(client) == ()
 
 
-async def test_an_http_request_has_so_many_completions_and_logprobs(client: Any) -> None:
+async def test_an_http_request_has_so_many_completions_and_logprobs(
+    client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether by ``n`` or by prompts; those of another request are not counted with them."""
     client.engine_core.finish_reason = FinishReason.STOP
     refused: list[bool] = []
@@ -261,7 +263,8 @@ async def test_an_http_request_has_so_many_completions_and_logprobs(client: Any)
             refused.append(isinstance(ending[0], VLLMValidationError))
 
     count = http_requests.TrackedRequests(app, max_completions=4, max_lease_s=60)
-    most = {"logprobs": 1, "max_tokens": http_requests.MAX_LOGPROBS // 2}
+    most = {"logprobs": 1, "max_tokens": 100}
+    monkeypatch.setattr(http_requests, "MAX_LOGPROBS", 200)
     for asks in ([{}, {}, {"n": 2}, {}], [{"n": 4}], [{"n": 5}], [most, {"logprobs": 0}], [most]):
         await count({"type": "http", "asks": asks}, None, None)
     assert refused == [False, False, False, True, False, True, False, True, False]

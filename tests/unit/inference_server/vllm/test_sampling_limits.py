@@ -109,9 +109,11 @@ def test_forbidden_words_are_measured() -> None:
         ({"logprobs": 20, "output_kind": RequestOutputKind.DELTA}, 0),
         ({"prompt_logprobs": 1, "output_kind": RequestOutputKind.DELTA}, 500 * 2),
         ({"logprobs": 0, "flat_logprobs": True}, 0),
+        # Without max_tokens, a chat has what is left of the context.
+        ({"logprobs": 20, "max_tokens": 131_072}, 4096 * 21),
     ],
 )
 def test_logprobs_of_prompt_and_completions(asked: dict[str, Any], expected: int) -> None:
-    params = SamplingParams(max_tokens=2, **asked)
+    params = SamplingParams(**{"max_tokens": 2, **asked})
     config = SimpleNamespace(get_vocab_size=lambda: 1000)
     assert num_logprobs(params, tokens_input([1] * 500), config) == expected

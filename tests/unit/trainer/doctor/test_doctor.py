@@ -665,21 +665,12 @@ def test_the_critics_rollouts_are_looked_for_by_a_new_run(tmp_path: Path) -> Non
     assert [*check_critic_rollouts(config)] == []
 
 
-@pytest.mark.parametrize(
-    ("given", "status"),
-    [
-        ({"lora_rank": 64}, CheckStatus.BAD),
-        ({"lora_rank": 64, "role": "trainer"}, CheckStatus.NOTE),
-        ({"lora_rank": 16}, None),
-    ],
-)
-def test_a_rank_above_that_of_the_section_serve(
-    given: dict[str, Any], status: CheckStatus | None
-) -> None:
-    policy = PolicyConfig(lora_rank=given["lora_rank"])
-    config = DoctorConfig(policy=policy, role=given.get("role", "both"), serve=SERVE)
+@pytest.mark.parametrize(("rank", "is_noted"), [(64, True), (16, False)])
+def test_a_rank_above_that_of_the_section_serve(rank: int, is_noted: bool) -> None:
+    config = DoctorConfig(policy=PolicyConfig(lora_rank=rank), serve=SERVE)
     found = [*check_own_server(config)]
-    assert [each.status for each in found] == ([] if status is None else [status])
+    # A flag of the server, such as one of compose's SERVER_FLAGS, may raise it.
+    assert [each.status for each in found] == [CheckStatus.NOTE] * is_noted
     assert all("policy.lora_rank is 64, but" in each.text for each in found)
     assert all("serve.max_lora_rank" in each.advice for each in found)
 

@@ -235,6 +235,15 @@ def test_a_fall_of_accuracy_is_judged_by_the_questions_that_were_asked(
     assert [finding.name for finding in found] == ["past_its_best"] * is_past
 
 
+def test_a_fall_in_an_evaluation_with_a_line_of_its_own_is_one() -> None:
+    run = record(lambda step: asked(80) if step == 4 else {}, config=LOOSE_TARGET)
+    assert not findings_of(run, helps=True)
+    late = {"step": run.rows[-1]["step"], **asked(40)}
+    (finding,) = findings_of(dataclasses.replace(run, late_evaluations=[late]), helps=True)
+    assert finding.name == "past_its_best"
+    assert "ended at 40.0%" in finding.evidence
+
+
 # --- each finding alone -----------------------------------------------------------------------
 
 
