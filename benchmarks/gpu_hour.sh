@@ -77,7 +77,7 @@ part_smollm2() {
   fi
   config="--config examples/smollm2.toml"
   # shellcheck disable=SC2086
-  "$PYTHON" -m trainer sft $config --output "$WORK/sft" &&
+  "$PYTHON" -m trainer sft $config --policy.adapter null --output "$WORK/sft" &&
     start_server "$SMOLLM2" $SHARE $config && answers &&
     "$PYTHON" -m trainer train $config --server.url "http://127.0.0.1:$PORT" --policy.adapter "$WORK/sft" \
       --run.folder "$WORK/run" --run.num_steps 10

@@ -98,8 +98,8 @@ def call(log: Path, *words: object) -> None:
 
 def fine_tune(run: Run, config: Path) -> None:
     if not (run.sft / "adapter_config.json").is_file():
-        words = ("--config", config, "--output", run.sft, "--prompt_format", run.prompt_format)
-        call(run.sft.with_suffix(".log"), "sft", *words)
+        words = ("--config", config, "--policy.adapter", "null", "--output", run.sft)
+        call(run.sft.with_suffix(".log"), "sft", *words, "--prompt_format", run.prompt_format)
 
 
 @contextlib.contextmanager

@@ -183,7 +183,8 @@ def main() -> None:
     folder = folder_of_runs(parser, arguments, "sft", "questions", "versions")
     sft = arguments.sft or folder / "sft"
     if not (sft / "adapter_config.json").is_file():
-        call(folder / "sft.log", "sft", "--config", CONFIG, "--output", sft)
+        fresh = ("--policy.adapter", "null")
+        call(folder / "sft.log", "sft", "--config", CONFIG, *fresh, "--output", sft)
     config = load_config(
         TrainConfig, ["--config", str(CONFIG), "--policy.adapter", str(sft)], prog="trl_real_model"
     )
