@@ -43,16 +43,19 @@ def read_metrics(run_folder: Path) -> list[Metrics]:
     Raises:
         DataError: A line other than the last is damaged; names the line.
     """
-    return [row for row in _rows(run_folder) if not _is_late(row)]
+    return read_with_late(run_folder)[0]
 
 
-def read_late_evaluations(run_folder: Path) -> list[Metrics]:
-    """The evaluations that have a line of their own, oldest first.
+def read_with_late(run_folder: Path) -> tuple[list[Metrics], list[Metrics]]:
+    """As `read_metrics`, and the evaluations that have a line of their own, oldest first.
 
     Raises:
         DataError: As `read_metrics` raises it.
     """
-    return [row for row in _rows(run_folder) if _is_late(row)]
+    path, steps, late = run_folder / METRICS_FILE, list[Metrics](), list[Metrics]()
+    for _, row in _read(path) if path.is_file() else ():
+        (late if _is_late(row) else steps).append(row)
+    return steps, late
 
 
 def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:
@@ -60,14 +63,8 @@ def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_R
     return sorted([*rows, *late_evaluations], key=itemgetter("step"))
 
 
-def _rows(run_folder: Path) -> Iterator[Metrics]:
-    path = run_folder / METRICS_FILE
-    return (row for _, row in (_read(path) if path.is_file() else ()))
-
-
 def _is_late(row: Metrics) -> bool:
-    names = row.keys() - {"step"}
-    return bool(names) and all(name.startswith("eval/") for name in names)
+    return len(row) > 1 and all(name == "step" or name.startswith("eval/") for name in row)
 
 
 def _read(path: Path) -> Iterator[tuple[bytes, Metrics]]:

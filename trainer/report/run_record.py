@@ -15,8 +15,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import (
     METRICS_FILE,
     Metrics,
-    read_late_evaluations,
-    read_metrics,
+    read_with_late,
     with_late,
 )
 from trainer.data.held_out import is_same_source
@@ -169,7 +168,7 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
     """
     if not folder.is_dir():
         raise UsageError(f"there is no run folder {folder}")
-    rows = read_metrics(folder)
+    rows, late_evaluations = read_with_late(folder)
     if with_steps and not rows:
         raise UsageError(
             f"no metrics in {folder / METRICS_FILE}; name a run with at least one finished step"
@@ -184,7 +183,7 @@ def read_run(folder: Path, *, with_steps: bool = True) -> RunRecord:
         config=None if tables is None else _read_config(tables),
         has_evaluation=evaluation_path.is_file(),
         evaluation=_read_evaluation(evaluation_path),
-        late_evaluations=read_late_evaluations(folder),
+        late_evaluations=late_evaluations,
     )
 
 

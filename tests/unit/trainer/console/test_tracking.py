@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.config.sections import RunConfig
-from trainer.console.tracking import Tracker, read_late_evaluations, read_metrics
+from trainer.console.tracking import Tracker, read_metrics, read_with_late
 from trainer.errors import UsageError
 
 METRICS = {
@@ -149,7 +149,7 @@ def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
     said = capsys.readouterr().out
     assert said == "evaluation of step 2 version 12: accuracy 0.250 (best 0.500 at step 1)\n"
     assert steps_of(tmp_path) == [1, 2]
-    assert read_late_evaluations(tmp_path) == [{"step": 2, **EVALUATION}]
+    assert read_with_late(tmp_path)[1] == [{"step": 2, **EVALUATION}]
     run = RunConfig(folder=tmp_path, metrics_port=0)
     with Tracker(run, first_step=first_step) as tracker:
         assert tracker.last_step == min(first_step, 2)
@@ -158,7 +158,7 @@ def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
         tracker.step(first_step + 1, METRICS)
     assert shown.get("regime_w_trainer_eval_step") == (2 if is_kept else None)
     assert shown["regime_w_trainer_reward_mean"] == METRICS["reward/mean"]
-    assert read_late_evaluations(tmp_path) == [{"step": 2, **EVALUATION}] * is_kept
+    assert read_with_late(tmp_path)[1] == [{"step": 2, **EVALUATION}] * is_kept
     assert steps_of(tmp_path) == [*range(1, min(first_step, 2) + 1), first_step + 1]
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

@@ -10,7 +10,7 @@ from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import RunConfig, TrainConfig
-from trainer.console.tracking import Metrics, read_late_evaluations, read_metrics
+from trainer.console.tracking import Metrics, read_metrics, read_with_late
 from trainer.model.roles import PolicyRoles
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.sync_alternatives import Published
@@ -182,7 +182,7 @@ def test_an_evaluation_that_takes_a_step_makes_room_for_the_next(
     steps = [row.get("eval/step") for row in read_metrics(folder)]
     assert steps == [None, 1, 2, 3, 4]
     # The line of the last step has the evaluation before, so that the last one gets a line of its own.
-    late = [(row["step"], row["eval/step"]) for row in read_late_evaluations(folder)]
+    late = [(row["step"], row["eval/step"]) for row in read_with_late(folder)[1]]
     assert late == [(5, 5)]
     assert "evaluation of step 5 version 5: accuracy 1.000" in said
     assert verify(folder, from_step=0, stop_at_first=False, say=print)
