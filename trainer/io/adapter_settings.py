@@ -68,8 +68,8 @@ def kept_dtype(path: Path) -> str | None:
 def training_data(adapter: Path) -> DataConfig | None:
     """The data settings of the SFT or run that an adapter folder belongs to; None if they are not known.
 
-    The questions of an SFT are as many as its examples. For a run of `train-offline` they are the settings that its file of rollouts was collected with, or the settings of
-    the run that wrote this file.
+    An SFT's ``num_questions`` is its number of examples. For a run of `train-offline` they are the settings that its file
+    of rollouts was collected with, or the settings of the run that wrote this file.
     """
     _, kept = settings_of(adapter) or (adapter, {})
     if (rollouts := trained_on_file(kept)) is not None:
