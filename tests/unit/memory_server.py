@@ -18,13 +18,12 @@ from inference_server.wire.schemas import (
     ArmsRequest,
     ArmsResponse,
     FinishReason,
-    Limits,
     Question,
     ServerStatus,
     Usage,
-    adapter_name,
 )
 from regime_w import ArmSpec
+from tests.unit.server_answers import adapter_with, limits_with, status_with
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.errors import ServerRejectedError
 from trainer.model.adapter import AdapterState, read_adapter
@@ -75,27 +74,10 @@ class MemoryServer:
         )
 
     async def status(self) -> ServerStatus:
-        limits = Limits(
-            max_model_len_tokens=256,
-            max_lora_rank=16,
-            max_groups_in_flight=64,
-            max_questions=64,
-            max_samples_per_arm=8,
-            max_adapter_bytes=10**9,
-            max_body_bytes=10**9,
-            max_loaded_versions=8,
-            max_request_s=100.0,
-        )
-        return ServerStatus(
-            boot_id="b",
-            base_model="m",
-            base_dtype="float32",
+        return status_with(
             active_version=self.state.active,
             next_version=max(self.state.digests, default=-1) + 1,
-            versions=[],
-            groups_in_flight=0,
-            requests_in_flight=0,
-            limits=limits,
+            limits=limits_with(max_model_len_tokens=256),
         )
 
     async def push_adapter(
@@ -110,15 +92,8 @@ class MemoryServer:
         return await self.adapter(version)
 
     async def adapter(self, version: int) -> AdapterInfo:
-        return AdapterInfo(
-            version=version,
-            name=adapter_name(version),
-            sha256=self.state.digests[version],
-            rank=4,
-            size_bytes=1,
-            active=self.state.active == version,
-            num_leases=0,
-            created_at=0.0,
+        return adapter_with(
+            version, sha256=self.state.digests[version], active=self.state.active == version
         )
 
     async def activate_adapter(self, version: int) -> AdapterInfo:

@@ -14,12 +14,11 @@ from inference_server.wire.schemas import (
     ArmsRequest,
     ArmsResponse,
     FinishReason,
-    Limits,
     Question,
     ServerStatus,
     Usage,
-    adapter_name,
 )
+from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.errors import ServerRejectedError, ServerUnreachableError
@@ -78,35 +77,22 @@ class RatedServer(ServerStub):
 
     async def status(self) -> ServerStatus:
         await self._require_answer()
-        limits = dict.fromkeys(Limits.model_fields, 64)
-        status = ServerStatus(
+        status = status_with(
             boot_id=self.boot_id,
-            base_model="m",
             base_fingerprint="f",
-            base_dtype="float32",
             has_chat_template=True,
             active_version=self.active,
             next_version=max(self.held, default=-1) + 1,
             versions=[self._info(version) for version in self.held],
             groups_in_flight=self.num_in_flight + self.num_others,
-            requests_in_flight=0,
-            limits=Limits.model_validate(limits | self.limit_change),
+            limits=limits_with(**self.limit_change),
         )
         return status.model_copy(update=self.status_change)
 
     def _info(self, version: int) -> AdapterInfo:
         if version not in self.held:
             raise ServerRejectedError(404, f"version {version} is not loaded", "version")
-        return AdapterInfo(
-            version=version,
-            name=adapter_name(version),
-            sha256=self.held[version],
-            rank=4,
-            size_bytes=1,
-            active=version == self.active,
-            num_leases=0,
-            created_at=0.0,
-        )
+        return adapter_with(version, sha256=self.held[version], active=version == self.active)
 
     async def push_adapter(
         self, version: int, folder: Path, *, activate: bool = True

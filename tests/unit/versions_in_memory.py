@@ -4,27 +4,15 @@ from typing import cast
 
 from anyio.from_thread import BlockingPortal
 
-from inference_server.wire.schemas import Limits, ServerStatus
+from inference_server.wire.schemas import ServerStatus
+from tests.unit.server_answers import status_with
 from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import RequestThread
 from trainer.config.sections import ServerConfig, TrainConfig
 from trainer.online.versions import Versions
 from trainer.run_state.run_adapters import RunAdapters
 
-BOOT_ID = "b"
-STATUS = ServerStatus(
-    boot_id=BOOT_ID,
-    base_model="m",
-    base_dtype="float32",
-    active_version=None,
-    next_version=0,
-    versions=[],
-    groups_in_flight=0,
-    requests_in_flight=0,
-    limits=Limits.model_validate(
-        {**dict.fromkeys(Limits.model_fields, 1), "max_model_len_tokens": 4096}
-    ),
-)
+STATUS = status_with()
 
 
 def versions_for(

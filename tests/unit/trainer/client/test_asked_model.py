@@ -13,27 +13,16 @@ from inference_server.wire.schemas import (
     ArmGroup,
     ArmsRequest,
     ArmsResponse,
-    Limits,
     ServerStatus,
     Usage,
-    adapter_name,
 )
+from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
 from trainer.client.ask_groups import policy_of
 from trainer.client.asked_model import AskedModel, uploaded
 from trainer.errors import ServerRejectedError, ServerUnreachableError, UsageError
 
-LIMITS = Limits(
-    max_model_len_tokens=64,
-    max_lora_rank=16,
-    max_groups_in_flight=5,
-    max_questions=64,
-    max_samples_per_arm=4,
-    max_adapter_bytes=1,
-    max_body_bytes=1,
-    max_loaded_versions=4,
-    max_request_s=1,
-)
+LIMITS = limits_with(max_model_len_tokens=64, max_groups_in_flight=5, max_samples_per_arm=4)
 
 
 class FakeServer(ServerStub):
@@ -52,15 +41,13 @@ class FakeServer(ServerStub):
         self.held, self.seen = {number: sha256}, {number: sha256}
 
     async def status(self) -> ServerStatus:
-        return ServerStatus(
+        return status_with(
             boot_id=self.boot_id,
             base_model="base",
-            base_dtype="float32",
-            active_version=None,
             next_version=max(self.seen, default=4) + 1,
-            versions=[info(*item) for item in self.held.items()],
-            groups_in_flight=0,
-            requests_in_flight=0,
+            versions=[
+                adapter_with(version, sha256=sha256) for version, sha256 in self.held.items()
+            ],
             limits=LIMITS,
         )
 
@@ -75,7 +62,7 @@ class FakeServer(ServerStub):
         if self.seen.setdefault(version, sha256) != sha256:
             raise ServerRejectedError(409, "was served with another digest")
         self.held[version] = sha256
-        return info(version, sha256)
+        return adapter_with(version, sha256=sha256)
 
     async def delete_adapter(self, version: int) -> None:
         if self.held.pop(version, None) is None:
@@ -95,19 +82,6 @@ class FakeServer(ServerStub):
         return ArmsResponse(
             policy_version=request.policy, boot_id=self.boot_id, groups=[group], usage=usage
         )
-
-
-def info(version: int, sha256: str) -> AdapterInfo:
-    return AdapterInfo(
-        version=version,
-        name=adapter_name(version),
-        sha256=sha256,
-        rank=8,
-        size_bytes=1,
-        active=False,
-        num_leases=0,
-        created_at=0,
-    )
 
 
 @pytest.fixture

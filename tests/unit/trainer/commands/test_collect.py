@@ -19,11 +19,11 @@ from inference_server.wire.schemas import (
     ArmsRequest,
     ArmsResponse,
     FinishReason,
-    Limits,
     Question,
     ServerStatus,
     Usage,
 )
+from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
 from trainer.commands import actions
 from trainer.commands.collect import Collected, collect
@@ -43,19 +43,6 @@ from trainer.io.jsonl import read_lines
 ARMS = ("wolfram_0", "maudlin_0")
 
 
-def info(version: int, sha256: str) -> AdapterInfo:
-    return AdapterInfo(
-        version=version,
-        name=f"policy-{version:06d}",
-        sha256=sha256,
-        rank=8,
-        size_bytes=1,
-        active=False,
-        num_leases=0,
-        created_at=0,
-    )
-
-
 class FakeServer(ServerStub):
     """Answers every question correctly, and is gone after ``gone_after`` groups."""
 
@@ -69,27 +56,15 @@ class FakeServer(ServerStub):
         self.log: list[str] = []
 
     async def status(self) -> ServerStatus:
-        return ServerStatus(
-            boot_id="b",
+        return status_with(
             base_model="base",
-            base_dtype="float32",
             has_chat_template=self.has_chat_template,
             active_version=self.active,
             next_version=8,
-            versions=[info(version, sha256) for version, sha256 in self.adapters.items()],
-            groups_in_flight=0,
-            requests_in_flight=0,
-            limits=Limits(
-                max_model_len_tokens=256,
-                max_lora_rank=16,
-                max_groups_in_flight=5,
-                max_questions=64,
-                max_samples_per_arm=4,
-                max_adapter_bytes=1,
-                max_body_bytes=1,
-                max_loaded_versions=4,
-                max_request_s=1,
-            ),
+            versions=[
+                adapter_with(version, sha256=sha256) for version, sha256 in self.adapters.items()
+            ],
+            limits=limits_with(max_model_len_tokens=256, max_groups_in_flight=5),
         )
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
@@ -139,7 +114,7 @@ class FakeServer(ServerStub):
     ) -> AdapterInfo:
         assert not activate
         self.log.append(f"push {version}")
-        return info(version, "")
+        return adapter_with(version)
 
     async def delete_adapter(self, version: int) -> None:
         self.log.append(f"delete {version}")

@@ -27,7 +27,8 @@ from transformers import (
 
 from inference_server.wire.base_files import base_folder, fingerprint
 from inference_server.wire.hardware.prerequisites import Installed, installed_version
-from inference_server.wire.schemas import Limits, ServerStatus
+from inference_server.wire.schemas import ServerStatus
+from tests.unit.server_answers import limits_with, status_with
 from trainer.config.sections import (
     DataConfig,
     DoctorConfig,
@@ -72,34 +73,13 @@ def environment(*builds: str, **changes: str | None) -> Installed:
     return found.get
 
 
-LIMITS = Limits(
-    max_model_len_tokens=512,
-    max_lora_rank=16,
-    max_groups_in_flight=512,
-    max_questions=256,
-    max_samples_per_arm=16,
-    max_adapter_bytes=2**30,
-    max_body_bytes=2**25,
-    max_loaded_versions=4,
-    max_request_s=900.0,
-)
+LIMITS = limits_with(max_model_len_tokens=512, max_lora_rank=16, max_groups_in_flight=512)
 LORA_A = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 SERVE = ServeConfig(gpu_memory_utilization=0.45)
 
 
 def served(**changes: object) -> ServerStatus:
-    status = ServerStatus(
-        boot_id="b",
-        base_model="m",
-        base_dtype="float32",
-        active_version=3,
-        next_version=4,
-        versions=[],
-        groups_in_flight=0,
-        requests_in_flight=0,
-        limits=LIMITS,
-    )
-    return status.model_copy(update=changes)
+    return status_with(active_version=3, next_version=4, limits=LIMITS, **changes)
 
 
 @pytest.fixture

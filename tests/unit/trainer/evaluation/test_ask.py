@@ -16,12 +16,12 @@ from inference_server.wire.schemas import (
     ArmsRequest,
     ArmsResponse,
     FinishReason,
-    Limits,
     Question,
     ServerStatus,
     Usage,
     adapter_name,
 )
+from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import EvaluationConfig
@@ -46,25 +46,12 @@ RECORDS = load_records("word-problems", Split.HELD_OUT, num_records=10)
 GOLD = {record.question: record.gold for record in RECORDS}
 
 
-def info(version: int, *, active: bool = False) -> AdapterInfo:
-    return AdapterInfo(
-        version=version,
-        name=adapter_name(version),
-        sha256="0" * 64,
-        rank=16,
-        size_bytes=1,
-        active=active,
-        num_leases=0,
-        created_at=0.0,
-    )
-
-
 class FakeServer(ServerStub):
     """Stands in for `ArmsClient`. Model M answers the first ``skill[M]`` questions right."""
 
     def __init__(self, skill: dict[str, int], *, active: int | None = None) -> None:
         self.skill = skill
-        self.versions = {} if active is None else {active: info(active, active=True)}
+        self.versions = {} if active is None else {active: adapter_with(active, active=True)}
         self.active = active
         self.next_version = NEXT_VERSION
         self.log: list[str] = []
@@ -78,26 +65,13 @@ class FakeServer(ServerStub):
         self.log.append("closed")
 
     async def status(self) -> ServerStatus:
-        return ServerStatus(
+        return status_with(
             boot_id="boot",
             base_model=BASE,
-            base_dtype="float32",
             active_version=self.active,
             next_version=self.next_version,
             versions=list(self.versions.values()),
-            groups_in_flight=0,
-            requests_in_flight=0,
-            limits=Limits(
-                max_model_len_tokens=1024,
-                max_lora_rank=16,
-                max_groups_in_flight=64,
-                max_questions=64,
-                max_samples_per_arm=8,
-                max_adapter_bytes=1,
-                max_body_bytes=1,
-                max_request_s=1.0,
-                max_loaded_versions=4,
-            ),
+            limits=limits_with(max_model_len_tokens=1024),
         )
 
     async def push_adapter(
@@ -105,7 +79,7 @@ class FakeServer(ServerStub):
     ) -> AdapterInfo:
         assert not activate
         self.log.append(f"push {version} {folder.name}")
-        self.versions[version] = info(version)
+        self.versions[version] = adapter_with(version)
         self.next_version = version + 1
         return self.versions[version]
 
@@ -198,7 +172,7 @@ async def test_models_are_counted_and_compared_on_the_same_questions(tmp_path: P
     assert [m.adapter_sha256 for m in found.models] == [
         None,
         sha256_of_bytes(b""),
-        info(3).sha256,
+        adapter_with(3).sha256,
     ]
     assert [(m.label, m.accuracy.value) for m in found.models] == [
         ("Base", 0.2),

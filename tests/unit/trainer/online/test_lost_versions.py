@@ -17,12 +17,12 @@ from inference_server.wire.schemas import (
     ArmsRequest,
     ArmsResponse,
     FinishReason,
-    Limits,
     Question,
     ServerStatus,
     Usage,
     adapter_name,
 )
+from tests.unit.server_answers import adapter_with, status_with
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import versions_for
 from trainer.client.protocol import GreedyPrompt, TextCompletion
@@ -31,7 +31,6 @@ from trainer.online.versions import Versions
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_adapters import RunAdapters
 
-LIMITS = Limits.model_validate(dict.fromkeys(Limits.model_fields, 100))
 REQUEST = ArmsRequest(questions=[Question(id="q", question="?")], seed=1, policy=3)
 
 
@@ -59,29 +58,20 @@ class FakeServer(ServerStub):
     def _info(self, version: int) -> AdapterInfo:
         if version not in self.held:
             raise ServerRejectedError(404, f"version {version} is not loaded", "version")
-        return AdapterInfo(
-            version=version,
-            name="",
+        return adapter_with(
+            version,
             sha256=hashlib.sha256(self.held[version]).hexdigest(),
-            rank=4,
-            size_bytes=1,
             active=version == self.active,
-            num_leases=0,
-            created_at=0.0,
         )
 
     async def status(self) -> ServerStatus:
-        return ServerStatus(
+        return status_with(
             boot_id=self.boot_id,
             base_model=self.base_model,
             base_fingerprint=self.base_fingerprint,
-            base_dtype="float32",
             active_version=self.active,
             next_version=max(self.held, default=-1) + 1,
             versions=[self._info(version) for version in self.held],
-            groups_in_flight=0,
-            requests_in_flight=0,
-            limits=LIMITS,
         )
 
     async def push_adapter(

@@ -24,6 +24,7 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from regime_w import ArmSpec
+from tests.unit.server_answers import adapter_with
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
@@ -132,16 +133,7 @@ class FakeServer(ServerStub):
         )
 
     async def adapter(self, version: int) -> AdapterInfo:
-        info = AdapterInfo(
-            version=version,
-            name="",
-            sha256=self.held[version].sha256,
-            rank=4,
-            size_bytes=1,
-            active=True,
-            num_leases=0,
-            created_at=0.0,
-        )
+        info = adapter_with(version, sha256=self.held[version].sha256, active=True)
         return info.model_copy(update=self.info)
 
 

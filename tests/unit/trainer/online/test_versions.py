@@ -23,6 +23,7 @@ from inference_server.wire.schemas import (
     Usage,
 )
 from tests.unit.groups import RECORDS, group_of
+from tests.unit.server_answers import adapter_with, status_with
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.errors import ServerRejectedError, SyncError
@@ -67,29 +68,7 @@ class FakeClient(ServerStub):
         self.active: int | None = None
 
     async def status(self) -> ServerStatus:
-        return ServerStatus.model_validate(
-            {
-                "boot_id": "b",
-                "base_model": "m",
-                "base_dtype": "float32",
-                "active_version": None,
-                "versions": [],
-                "next_version": self.next_version,
-                "groups_in_flight": 0,
-                "requests_in_flight": 0,
-                "limits": {
-                    "max_model_len_tokens": 1,
-                    "max_lora_rank": 1,
-                    "max_groups_in_flight": 1,
-                    "max_questions": 1,
-                    "max_samples_per_arm": 1,
-                    "max_adapter_bytes": 1,
-                    "max_body_bytes": 1,
-                    "max_request_s": 1.0,
-                    "max_loaded_versions": 1,
-                },
-            }
-        )
+        return status_with(next_version=self.next_version)
 
     async def push_adapter(
         self, version: int, folder: Path, *, activate: bool = True
@@ -103,15 +82,8 @@ class FakeClient(ServerStub):
         if activate:
             self.active = version
         self.next_version = max(self.next_version, version + 1)
-        return AdapterInfo(
-            version=version,
-            name=folder.name,
-            sha256=hashlib.sha256(weights).hexdigest(),
-            rank=4,
-            size_bytes=len(weights),
-            active=self.active == version,
-            num_leases=0,
-            created_at=0.0,
+        return adapter_with(
+            version, sha256=hashlib.sha256(weights).hexdigest(), active=self.active == version
         ).model_copy(update=self.lies)
 
 
