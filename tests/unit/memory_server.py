@@ -5,8 +5,6 @@ import hashlib
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import torch
 
@@ -24,6 +22,7 @@ from inference_server.wire.schemas import (
 )
 from regime_w import ArmSpec
 from tests.unit.server_answers import adapter_with, limits_with, status_with
+from tests.unit.server_stub import ServerStub
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.errors import ServerRejectedError
 from trainer.model.adapter import AdapterState, read_adapter
@@ -43,7 +42,7 @@ class ServerState:
     active: int | None = None
 
 
-class MemoryServer:
+class MemoryServer(ServerStub):
     """An `InferenceServer` that gives the same answer to the same request of the same version."""
 
     def __init__(self, roles: PolicyRoles) -> None:
@@ -52,17 +51,6 @@ class MemoryServer:
         self.state = ServerState()
         self.asked: list[tuple[str, int]] = []
         """(question, version) of every rollout."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        pass
 
     def copy_of_state(self) -> ServerState:
         return copy.copy(

@@ -9,6 +9,7 @@ LIMITS = Limits(
     max_groups_in_flight=64,
     max_questions=64,
     max_samples_per_arm=8,
+    max_completions=8192,
     max_adapter_bytes=2**30,
     max_body_bytes=2**25,
     max_loaded_versions=8,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from inference_server.wire.adapters.infos import AdapterInfo
+from tests.unit.server_answers import LIMITS
 from tests.unit.several_servers import RatedServer, group_request_of, write_version
 from trainer.client.protocol import GreedyPrompt
 from trainer.errors import (
@@ -327,7 +328,7 @@ async def test_together_they_can_what_each_of_them_can() -> None:
     async with pool_of(servers) as pool:
         status = await pool.status()
     assert status.limits.max_lora_rank == 8
-    assert status.limits.max_completions == 64
+    assert status.limits.max_completions == LIMITS.max_completions
     assert status.num_replicas == 1 + 4
     assert [info.version for info in status.versions] == [1]
     assert status.next_version == 7
