@@ -24,7 +24,7 @@ from trainer.console.environment import prepare_environment
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.logprob_mismatch import Mismatch
+from trainer.online.weight_sync.mismatch import Mismatch
 from trainer.rollouts.groups import as_sample
 
 CPU = torch.device("cpu")

@@ -37,7 +37,8 @@ from trainer.io.kept_settings import read_run_config
 from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.sync_alternatives import ComputedExplanations, Published
+from trainer.online.published import Published
+from trainer.online.weight_sync.alternatives import ComputedExplanations
 from trainer.rollouts.groups import as_sample
 from trainer.run_state.journal_reader import JournalReader
 

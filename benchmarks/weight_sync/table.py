@@ -20,10 +20,10 @@ from torch import Tensor
 from trainer.config.sections import TrainConfig
 from trainer.errors import SyncError
 from trainer.model.batches.batch import Sample
-from trainer.online.sync_alternatives import PUSHED
-from trainer.online.sync_check import SyncCheck
-from trainer.online.sync_evidence import DistinctTokens, noise
-from trainer.online.sync_outcome import SyncOutcome
+from trainer.online.weight_sync.alternatives import PUSHED
+from trainer.online.weight_sync.check import SyncCheck
+from trainer.online.weight_sync.evidence import DistinctTokens, noise
+from trainer.online.weight_sync.outcome import SyncOutcome
 
 SCALED = ("lora_B", "the base without")
 

@@ -1,4 +1,4 @@
-"""Server and trainer on one GPU: versions, the proof of sync, a kill and a resumed run."""
+"""Server and trainer on one GPU: versions, the weight-sync check, a kill and a resumed run."""
 
 import json
 import os
@@ -95,7 +95,10 @@ def test_a_server_that_breaks_its_promise_is_found(
 ) -> None:
     # A learning rate at which a step changes logprobs by more than rounding does.
     options = {"run.num_steps": "9", "ppo.learning_rate": "1e-2", **MORE_TOKENS}
-    with sabotaged(gpu_server.url, kind) as url, pytest.raises(SyncError, match="fails the proof"):
+    with (
+        sabotaged(gpu_server.url, kind) as url,
+        pytest.raises(SyncError, match="weight-sync check"),
+    ):
         train(train_config(url, tiny_base, tmp_path, **options))
 
 

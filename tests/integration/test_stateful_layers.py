@@ -1,4 +1,4 @@
-"""Online PPO on a base whose layers carry a state: a real server and a real trainer, with proofs of sync on."""
+"""Online PPO on a base whose layers carry a state: a real server and a real trainer, with weight-sync checks on."""
 
 import json
 import subprocess

@@ -326,7 +326,7 @@ def test_report_eval_and_sample_commands(
     assert all(name in sampled.stdout for name in ("wolfram_0", "maudlin_3", "s_wm"))
 
 
-# --- proof of sync -------------------------------------------------------------------------------
+# --- weight-sync check ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_server_that_breaks_its_promise_stops_the_run_at_that_step(
     version = status_of(server).next_version
     with (
         sabotaged(server.url, kind) as url,
-        pytest.raises(SyncError, match=f"^version {version + 1} fails the proof") as caught,
+        pytest.raises(SyncError, match=f"^version {version + 1} fails the weight-sync") as caught,
     ):
         train(train_config(url, tiny_base, tmp_path, **{"run.num_steps": "9"}))
     message = str(caught.value)

@@ -103,7 +103,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("ppo/skipped_updates", "Mini-batches without an advantage, in which the policy stayed as it was"),
     Metric("ppo/stopped_early", "1 if ppo.stop_kl ended the step early"),
     Metric("ppo/policy_frozen", "1 in the critic's warm-up steps"),
-    Metric("sync/mismatch", "Mean |trainer - server| logprob of the completions that prove a push, nats per token", "proof of a push", "mismatch"),
+    Metric("sync/mismatch", "Mean |trainer - server| logprob of the completions that prove a push, nats per token", "weight-sync check", "mismatch"),
     Metric("sync/mismatch_max", "Largest |trainer - server| logprob of the completions that prove a push, nats"),
     Metric("sync/noise", "Typical |trainer - server| of a logit in the same completions; the few tokens at the edge of a nucleus do not count"),
     Metric("sync/worst_z", "How much better (as a z) the best alternative, such as the version before, fits the server's logprobs than what was pushed; only in steps that compute alternatives. The run stops from about 5.3 on"),

@@ -44,7 +44,7 @@ def set_product_precision(device: torch.device, dtype: torch.dtype) -> None:
 
     - all products of a float32 base: whoever asks for float32 wants its logprobs,
     - the logits of a 16-bit head (`trainer.model.head`): their inputs are exact and their sums float32 whatever is
-      set here, so that logprobs and the proof of sync lose no precision,
+      set here, so that logprobs and the weight-sync check lose no precision,
     - the critic's value head (`trainer.model.head.scalars`): its errors would be in all advantages.
 
     Args:

@@ -51,7 +51,7 @@ def difference_line(policy: PolicyConfig, served: str) -> str | None:
     return (
         f"warning: the server computes in {served} and the trainer in {policy.dtype} (policy.dtype). "
         "Rounding makes their logprobs differ by about 0.01 nats a token: importance weights make up for "
-        "it, but the proof of sync sees less. To avoid this, start a new run without policy.dtype, which takes "
+        "it, but the weight-sync check sees less. To avoid this, start a new run without policy.dtype, which takes "
         f"the server's, or start the server with --dtype {policy.dtype}"
     )
 

@@ -21,8 +21,8 @@ from trainer.errors import (
 from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
-from trainer.online.proofs import Proofs
 from trainer.online.versions import Versions
+from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.experience import MiniBatch
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch

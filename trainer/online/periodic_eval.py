@@ -21,7 +21,7 @@ from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.evaluation.statistics import CONFIDENCE, difference_interval, wilson_interval
-from trainer.online.sync_alternatives import Published
+from trainer.online.published import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
 from trainer.run_state.recorded_questions import SourceQuestions

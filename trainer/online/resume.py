@@ -15,8 +15,8 @@ from trainer.errors import JournalError, NonFiniteError
 from trainer.io.version_names import ADAPTERS_FOLDER, version_folders
 from trainer.online.loop import TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
-from trainer.online.proofs import Proofs
 from trainer.online.versions import Versions
+from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.learner import Learner
 from trainer.rollouts.curriculum import Curriculum
 from trainer.rollouts.questions import QuestionState

@@ -30,7 +30,6 @@ from trainer.model.prompts import prompt_format_of
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
-from trainer.online.proofs import Proofs
 from trainer.online.resume import (
     complete_metrics,
     finished_result,
@@ -39,6 +38,7 @@ from trainer.online.resume import (
     restore_versions,
 )
 from trainer.online.versions import Versions
+from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.followers import FollowerStart, make_learner
 from trainer.ppo.learner import Learner
 from trainer.ranks.process_group import Ranks

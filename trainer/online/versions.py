@@ -2,7 +2,7 @@
 
 A server that was restarted has no versions, or only those in its state folder. Versions are immutable and their
 files stay with the run, so a request for a lost version waits until that version is pushed again; no other version
-ever answers in its place. `trainer.online.proofs` proves that the server serves what was pushed.
+ever answers in its place. `trainer.online.weight_sync.proofs` proves that the server serves what was pushed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
 from trainer.errors import ServerRejectedError, SyncError
 from trainer.model.roles import PolicyRoles
-from trainer.online.sync_alternatives import Published
+from trainer.online.published import Published
 from trainer.rollouts.rows import flaw_in_tokens
 from trainer.run_state.journal_entries import JournaledAdapter
 from trainer.run_state.run_adapters import RunAdapters

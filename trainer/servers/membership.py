@@ -1,7 +1,7 @@
 """Decides which servers of a pool are asked: when a server leaves, and when it comes back.
 
 A server joins, or comes back, once it answers, serves the same as the others, and has acknowledged the versions in
-use. Its own rollouts then prove the versions before any of them trains (`trainer.online.proofs`).
+use. Its own rollouts then prove the versions before any of them trains (`trainer.online.weight_sync.proofs`).
 """
 
 import asyncio

@@ -15,7 +15,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import read_metrics
 from trainer.errors import NonFiniteError, SyncError
 from trainer.online.loop import TrainResult
-from trainer.online.proofs import Proofs
+from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import RolloutBatch
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
@@ -121,7 +121,7 @@ def test_a_failed_proof_leaves_a_checkpoint_and_its_rollouts_untrained(
     def failing(self: Proofs, batch: RolloutBatch, *arguments: Any) -> None:
         asked.append(batch)
         if len(asked) == FAILS_AT:
-            raise SyncError("version 1 fails the proof of sync")
+            raise SyncError("version 1 fails the weight-sync check")
         real(self, batch, *arguments)
 
     with pytest.MonkeyPatch.context() as patch:

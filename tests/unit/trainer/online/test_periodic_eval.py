@@ -17,7 +17,7 @@ from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, ServerRejectedError
 from trainer.online.periodic_eval import HeldOutEvaluations
-from trainer.online.sync_alternatives import Published
+from trainer.online.published import Published
 from trainer.run_state.checkpoint import read_best
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_adapters import RunAdapters

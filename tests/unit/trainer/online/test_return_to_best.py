@@ -13,7 +13,7 @@ from trainer.config.sections import RunConfig, TrainConfig
 from trainer.console.tracking import Metrics, read_metrics, read_with_late
 from trainer.model.roles import PolicyRoles
 from trainer.online.periodic_eval import HeldOutEvaluations
-from trainer.online.sync_alternatives import Published
+from trainer.online.published import Published
 from trainer.online.versions import Versions
 from trainer.replay.verify import verify
 from trainer.report.run_record import read_run

@@ -353,7 +353,7 @@ def test_every_curve_can_be_seen_and_read(run: Path) -> None:
     rows[50] = {name: value for name, value in rows[50].items() if value == value}
     write_lines(run / "metrics.jsonl", rows)
     page = page_of(run)
-    rare, gap = traces_of(page, "proof of a push")[1], traces_of(page, "entropy")[0]
+    rare, gap = traces_of(page, "weight-sync check")[1], traces_of(page, "entropy")[0]
     assert (rare["mode"], rare["connectgaps"]) == ("lines+markers", True)
     assert (gap["mode"], gap["connectgaps"]) == ("lines", False)
     axes = [f["layout"][name] for f in figures_of(page) for name in ("xaxis", "yaxis")]

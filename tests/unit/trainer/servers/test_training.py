@@ -21,9 +21,9 @@ from trainer.console.tracking import read_metrics
 from trainer.errors import ServerUnreachableError, SyncError
 from trainer.model.adapter import read_adapter
 from trainer.model.roles import PolicyRoles
-from trainer.online.proofs import Proofs
+from trainer.online.published import Published
 from trainer.online.setup import train
-from trainer.online.sync_alternatives import Published
+from trainer.online.weight_sync.proofs import Proofs
 from trainer.rollouts.groups import RolloutBatch
 from trainer.servers import membership
 from trainer.servers.pool import ServerPool

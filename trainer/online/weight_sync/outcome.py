@@ -12,9 +12,9 @@ from torch import Tensor
 
 from trainer.console.tracking import Metrics
 from trainer.model.batches.batch import Sample
-from trainer.online.logprob_mismatch import Mismatch
-from trainer.online.sync_alternatives import PUSHED
-from trainer.online.sync_evidence import DistinctTokens, Noise, evidence, noise
+from trainer.online.weight_sync.alternatives import PUSHED
+from trainer.online.weight_sync.evidence import DistinctTokens, Noise, evidence, noise
+from trainer.online.weight_sync.mismatch import Mismatch
 
 FALSE_STOPS_A_PUSH = 1e-5
 """The largest allowed chance that a healthy push stops the run."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from trainer.config.sections import TrainConfig
 from trainer.errors import SyncError
 from trainer.model.batches.batch import Sample
-from trainer.online.sync_alternatives import PUSHED
-from trainer.online.sync_check import SyncCheck
+from trainer.online.weight_sync.alternatives import PUSHED
+from trainer.online.weight_sync.check import SyncCheck
 
 NOISE = 0.01
 STALE = "version 0"

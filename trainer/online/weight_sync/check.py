@@ -3,12 +3,12 @@
 The trainer scores completions of a version with the adapter that it pushed, and with the alternatives that a
 server may serve by mistake: the version before, the adapter scaled or left out, another temperature or top_p,
 logprobs shifted by a token. The run stops if an alternative fits better than chance allows
-(`trainer.online.sync_evidence`). It also stops if the mismatch is far above the run's usual rounding noise, even if
-no alternative explains it.
+(`trainer.online.weight_sync.evidence`). It also stops if the mismatch is far above the run's usual rounding
+noise, even if no alternative explains it.
 
 Every step's update scores the completions with the pushed adapter anyway, and a server that serves anything else
 raises the noise between server and trainer. So the alternatives are computed only for the first versions of a run,
-when the noise is above its usual level, and now and then. `trainer.online.proofs` chooses the completions.
+when the noise is above its usual level, and now and then. `trainer.online.weight_sync.proofs` chooses the completions.
 """
 
 import math
@@ -23,10 +23,10 @@ from trainer.config.sections import TrainConfig
 from trainer.console.tracking import Metrics
 from trainer.errors import SyncError
 from trainer.model.batches.batch import Sample
-from trainer.online.logprob_mismatch import Mismatch
-from trainer.online.sync_alternatives import PUSHED, Explanations, chosen_samples
-from trainer.online.sync_evidence import DistinctTokens
-from trainer.online.sync_outcome import SyncOutcome, judge
+from trainer.online.weight_sync.alternatives import PUSHED, Explanations, chosen_samples
+from trainer.online.weight_sync.evidence import DistinctTokens
+from trainer.online.weight_sync.mismatch import Mismatch
+from trainer.online.weight_sync.outcome import SyncOutcome, judge
 from trainer.servers.origins import THE_SERVER, Origin
 
 MAX_TOKENS = 2048
@@ -200,7 +200,7 @@ class SyncCheck:
         mismatch, limit = outcome.mismatch, self._limit
         allowed = "" if limit is None else f"; ppo.max_logprob_mismatch is {limit:g}"
         return (
-            f"version {outcome.version} fails the proof of sync: over {mismatch.num_tokens} tokens of "
+            f"version {outcome.version} fails the weight-sync check: over {mismatch.num_tokens} tokens of "
             f"{outcome.num_completions} completions the server's logprobs differ from the trainer's by "
             f"{mismatch.mean:.2g} on average (at most {mismatch.max:.2g}, signed {mismatch.bias:+.2g}"
             f"{allowed}). Likely cause: {cause}. None of it was trained on: once the server serves what "

@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.online.logprob_mismatch import Mismatch
+from trainer.online.weight_sync.mismatch import Mismatch
 
 
 def test_a_mismatch_is_over_the_tokens_that_the_trainer_has_numbers_of() -> None:

@@ -34,8 +34,8 @@ from trainer.errors import ServerRejectedError, SyncError
 from trainer.model.adapter import read_adapter
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
-from trainer.online.proofs import Proofs
-from trainer.online.sync_alternatives import Published
+from trainer.online.published import Published
+from trainer.online.weight_sync.proofs import Proofs
 from trainer.run_state.run_adapters import RunAdapters
 
 MakeRoles = Callable[..., PolicyRoles]

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.model.batches.batch import Sample
-from trainer.online.sync_alternatives import chosen_samples
-from trainer.online.sync_evidence import DistinctTokens, evidence, noise, self_normalized
+from trainer.online.weight_sync.alternatives import chosen_samples
+from trainer.online.weight_sync.evidence import DistinctTokens, evidence, noise, self_normalized
 
 
 def sample(

@@ -6,7 +6,6 @@ Every computation overwrites the proximal role.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,23 +15,11 @@ from trainer.model.adapter import read_adapter
 from trainer.model.batches.batch import Sample
 from trainer.model.logprobs import AS_ASKED, Sampling
 from trainer.model.roles import PolicyRoles, Role
+from trainer.online.published import Published
 
 _TOKEN_BUDGET = 4096
 _NUM_OLDER = 4
 """How many versions before the previous one are tried once there is a mismatch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Published:
-    """A version that the server has confirmed."""
-
-    version: int
-    folder: Path
-    sha256: str
-    """Digest of its weights file."""
-    activated: bool = True
-    """Whether the server's ``policy`` name was moved to it."""
-
 
 PUSHED = "what was pushed"
 _RAW = "temperature 1 and top_p 1 (raw logprobs)"

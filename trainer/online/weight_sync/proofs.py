@@ -21,10 +21,11 @@ from trainer.data.sources import Record
 from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles
-from trainer.online.proof_samples import samples_of, scored_samples
-from trainer.online.sync_alternatives import ComputedExplanations, Published
-from trainer.online.sync_check import SyncCheck
+from trainer.online.published import Published
 from trainer.online.versions import Versions
+from trainer.online.weight_sync.alternatives import ComputedExplanations
+from trainer.online.weight_sync.check import SyncCheck
+from trainer.online.weight_sync.samples import samples_of, scored_samples
 from trainer.ppo.experience import MiniBatch
 from trainer.rollouts.groups import RolloutBatch
 from trainer.servers.origins import THE_SERVER, Origin, by_origin, replicas_of
@@ -190,7 +191,7 @@ class Proofs:
         if held.sha256 != published.sha256 or held.active < published.activated:
             state = "active" if held.active else "not active"
             raise SyncError(
-                f"version {version} fails the proof of sync: the server lists it as "
+                f"version {version} fails the weight-sync check: the server lists it as "
                 f"{state} with digest {held.sha256}; pushed was {published.sha256}"
             )
 
@@ -200,7 +201,7 @@ class Proofs:
             temperature, top_p = asked[arm.arm]
             if (arm.temperature, arm.top_p) != (temperature, top_p):
                 raise SyncError(
-                    f"version {version} fails the proof of sync: arm {arm.arm} was asked "
+                    f"version {version} fails the weight-sync check: arm {arm.arm} was asked "
                     f"at temperature {temperature:g} and top_p {top_p:g}, and sampled at "
                     f"{arm.temperature:g} and {arm.top_p:g}"
                 )

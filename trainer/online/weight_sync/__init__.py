@@ -1,0 +1,1 @@
+"""The weight-sync check: proves that the server serves what was pushed."""
