@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from tests.unit.model_shapes import PRESETS
 from trainer.console.environment import prepare_environment
-from trainer.data.tiny_corpus import train_tokenizer
 from trainer.io.durable import whole_folder
+from trainer.tiny_model.corpus import train_tokenizer
 
 SHAPES = {"1.5b": PRESETS["gsm8k_a100"], "8b": PRESETS["gsm8k_a100_8b"]}
 SHARPNESS = 8.0

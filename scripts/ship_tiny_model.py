@@ -12,7 +12,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from trainer.data.tiny_weights import TINY_WEIGHTS, save_tiny_weights
+from trainer.tiny_model.weights import TINY_WEIGHTS, save_tiny_weights
 
 
 def main(folder: Path) -> None:

@@ -12,11 +12,11 @@ from hypothesis import settings
 from inference_server.launch.launcher import ROOT_LOG_LEVEL_VARIABLE
 from inference_server.launch.server_process import ServerProcess, running_server
 from tests.rounding import default_dtype, in_float64
-from trainer.commands.tiny_model import build_tiny_model
-from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.config.sections import PolicyConfig
 from trainer.console.environment import prepare_environment
 from trainer.model.roles import PolicyRoles, Role
+from trainer.tiny_model.build import build_tiny_model
+from trainer.tiny_model.pretraining import TinyModelRecipe
 
 # As the command line does; a server that a test starts inherits it.
 prepare_environment()

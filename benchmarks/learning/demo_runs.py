@@ -21,7 +21,7 @@ WARM_UP_STEPS = 2
 def sft_adapter(model: Path, folder: Path, task: Task = TASKS[BUILT_IN]) -> Path:
     """The SFT adapter that every run starts from; it is trained if the folder has none."""
     if not (folder / "adapter_config.json").is_file():
-        from trainer.commands.sft import run_sft
+        from trainer.sft.training import run_sft
 
         source = folder / "demonstrations.jsonl"
         task.write_demonstrations(source)

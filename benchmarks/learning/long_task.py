@@ -74,7 +74,7 @@ def sft_adapter(model: Path, folder: Path) -> Path:
     """The SFT adapter that every run starts from; it is trained if the folder has none."""
     output = folder / "sft"
     if not (output / "adapter_config.json").is_file():
-        from trainer.commands.sft import run_sft
+        from trainer.sft.training import run_sft
 
         config = SFTRunConfig(
             policy=PolicyConfig(base_model=str(model)),

@@ -102,7 +102,7 @@ def main() -> None:
 def fine_tune(model: Path, folder: Path) -> Path:
     """The demo's SFT adapter."""
     if not folder.exists():
-        from trainer.commands.sft import run_sft
+        from trainer.sft.training import run_sft
 
         run_sft(
             SFTRunConfig(

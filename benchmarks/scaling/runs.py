@@ -112,11 +112,11 @@ def main() -> None:
 def demo_start(model: Path, folder: Path) -> Path:
     """The demo's SFT adapter; it and the base are made if they do not exist yet."""
     if not (model / "config.json").is_file():
-        from trainer.commands.tiny_model import build_tiny_model
+        from trainer.tiny_model.build import build_tiny_model
 
         build_tiny_model(model, on_step=lambda *_: None)
     if not (folder / "adapter_config.json").is_file():
-        from trainer.commands.sft import run_sft
+        from trainer.sft.training import run_sft
 
         words = ["--config", str(CONFIG), "--policy.base_model", str(model)]
         config = load_config(

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from inference_server.launch.server_process import ServerProcess, free_port, running_server
 from inference_server.wire.adapters.infos import AdapterList
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
-from trainer.commands.tiny_model import build_tiny_model
-from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.data.word_problems import Split, word_problems
+from trainer.tiny_model.build import build_tiny_model
+from trainer.tiny_model.pretraining import TinyModelRecipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

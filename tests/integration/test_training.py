@@ -28,8 +28,6 @@ from tests.integration.saboteur import (
     TellsTheTemperatureThatItDoubles,
     sabotaged,
 )
-from trainer.commands.tiny_model import build_tiny_model
-from trainer.commands.tiny_pretraining import TinyModelRecipe
 from trainer.config.sections import TrainConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
@@ -37,6 +35,8 @@ from trainer.errors import SyncError
 from trainer.online.setup import train
 from trainer.rollouts.questions import QuestionStream
 from trainer.run_state.checkpoint import checkpoint_folders, read_best
+from trainer.tiny_model.build import build_tiny_model
+from trainer.tiny_model.pretraining import TinyModelRecipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import TINY
-from trainer.commands.tiny_model import build_tiny_model
+from trainer.tiny_model.build import build_tiny_model
 
 
 @pytest.fixture(scope="session")

@@ -517,7 +517,7 @@ def test_the_cpu_build_has_nothing_that_only_a_gpu_uses() -> None:
 
 @pytest.mark.slow
 def test_server_and_trainer_import_without_triton() -> None:
-    modules = "inference_server.launch.vllm_server, inference_server.vllm.engine, trainer.commands.sft, xgrammar"
+    modules = "inference_server.launch.vllm_server, inference_server.vllm.engine, trainer.sft.training, xgrammar"
     code = f"import sys; sys.modules['triton'] = None; import {modules}"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=ROOT

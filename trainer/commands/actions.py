@@ -66,8 +66,8 @@ def fine_tune(config: SFTRunConfig) -> None:
     from trainer.commands.early_checks import check_sft
 
     check_sft(config)
-    from trainer.commands.sft import run_sft
     from trainer.console.progress import step_lines
+    from trainer.sft.training import run_sft
 
     with step_lines("sft") as on_step:
         folder = run_sft(config, on_step, print)
@@ -93,8 +93,8 @@ def train_from_file(command: TrainOfflineCommand) -> None:
     from trainer.commands.early_checks import check_offline
 
     check_offline(config)
-    from trainer.commands.train_offline import train_offline
     from trainer.io.disk import raise_disk_full
+    from trainer.offline.training import train_offline
 
     with raise_disk_full(config.run.folder):
         print(f"adapter in {train_offline(config, must_resume=command.resume)}")
@@ -224,8 +224,8 @@ def write_text_model(command: TextModelCommand) -> None:
 def make_tiny_model(command: TinyModelCommand) -> None:
     """Write the demo's base model."""
     require_folder(command.output, field="output")
-    from trainer.commands.tiny_model import build_tiny_model
     from trainer.console.progress import step_lines
+    from trainer.tiny_model.build import build_tiny_model
 
     with step_lines("tiny-model") as on_step:
         folder = build_tiny_model(

@@ -90,7 +90,7 @@ def run_demo(command: DemoCommand) -> None:
 def build_model() -> None:
     """Stage 1: the tiny base model, unless it is there already."""
     stage(1, "tiny base model", f"{_MODEL}, from the weights that come with this project")
-    from trainer.commands.tiny_model import build_tiny_model
+    from trainer.tiny_model.build import build_tiny_model
 
     with step_lines("tiny-model", console) as on_step:
         build_tiny_model(_MODEL, on_step=on_step)
@@ -98,7 +98,7 @@ def build_model() -> None:
 
 def fine_tune(folder: Path) -> Path:
     """Stage 2: the adapter that PPO starts from; returns its folder."""
-    from trainer.commands.sft import run_sft
+    from trainer.sft.training import run_sft
 
     config = load_config(
         SFTRunConfig,

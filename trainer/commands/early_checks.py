@@ -1,7 +1,6 @@
 """Checks that need only the settings and the names of files on the disk; they run before torch is imported."""
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
@@ -11,10 +10,11 @@ from trainer.data.held_out import require_held_out
 from trainer.data.sources import require_source
 from trainer.errors import UsageError
 from trainer.export.target import require_outside_versions, require_target
-from trainer.io.kept_settings import CONFIG_FILE, command_of, kept_tables
+from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.paths import require_folder, require_rollouts, shown_path
 from trainer.model.adapter_files import require_adapter
 from trainer.model.base_files import require_base_model
+from trainer.sft.output import require_output
 
 
 def check_online(config: TrainConfig) -> None:
@@ -85,20 +85,6 @@ def check_export(command: ExportCommand) -> None:
         raise UsageError("--dtype is for --merged; an adapter is written as it was served")
     require_target(command.to, force=command.force)
     require_outside_versions(command.to, command.run)
-
-
-def require_output(output: Path) -> None:
-    """Refuse a folder that an adapter cannot be written to.
-
-    Raises:
-        UsageError: It cannot be made, is a run's folder, or holds an adapter without the settings of its training.
-    """
-    require_folder(output, field="output")
-    with suppress(FileNotFoundError):
-        if command_of(kept_tables(output / CONFIG_FILE)) in ("train", "train-offline"):
-            raise UsageError(f"output: {output} is the folder of a run; choose another folder")
-    if (output / ADAPTER_WEIGHTS_FILE).exists() and not (output / CONFIG_FILE).exists():
-        raise UsageError(f"output: {output} holds an adapter already; choose another folder")
 
 
 def _check_run(config: TrainConfig | OfflineRunConfig) -> bool:

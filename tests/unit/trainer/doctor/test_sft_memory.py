@@ -10,13 +10,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
-from trainer.commands.trl_head import score_completions_only
 from trainer.config.sections import DoctorConfig
 from trainer.doctor.device import Card
 from trainer.doctor.memory_parts import Part
 from trainer.doctor.model_shape import read_shape
 from trainer.doctor.results import GIB, CheckStatus
 from trainer.doctor.sft_memory import check_sft, sft_parts
+from trainer.sft.training import score_completions_only
 
 
 def config(base: Path, *, checkpointing: bool = False, **sft: Any) -> DoctorConfig:

@@ -18,16 +18,17 @@ from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from regime_w import ArmSpec, build_prompt
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
-from trainer.commands import early_checks, sft
-from trainer.commands.sft import run_sft
-from trainer.commands.sft_callbacks import FiniteCallback, ProgressCallback
-from trainer.commands.sft_examples import load_data, sft_examples, within_context
+from trainer.commands import early_checks
 from trainer.config.sections import DataConfig, PolicyConfig, SFTRunConfig, TrainConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError, NonFiniteError, UsageError
 from trainer.io.kept_settings import as_toml
 from trainer.model.adapter import first_not_finite
 from trainer.model.base_model import load_base
+from trainer.sft import training
+from trainer.sft.callbacks import FiniteCallback, ProgressCallback
+from trainer.sft.examples import load_data, sft_examples, within_context
+from trainer.sft.training import run_sft
 
 CPU = torch.device("cpu")
 FAST = {"num_examples": 24, "batch_size": 4, "num_evaluation_examples": 4, "evaluate_every": 3}
@@ -454,10 +455,10 @@ def test_autocast_is_in_the_dtype_of_the_base(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sft, "TrlConfig", lambda **given: given)
+    monkeypatch.setattr(training, "TrlConfig", lambda **given: given)
     asked = config(tmp_path, tmp_path / "sft")
     policy = asked.policy.model_copy(update={"dtype": dtype, "autocast": autocast})
-    given: Any = sft._trl_config(
+    given: Any = training._trl_config(
         asked.model_copy(update={"policy": policy}),
         torch.device(device),
         examples_per_pass=1,
@@ -474,7 +475,7 @@ def test_a_template_that_cannot_be_used_is_said_where_prompts_are_plain_for_it(
     tokenizer, said = make_tokenizer(FAMILIES["chatml"]), list[str]()
     tokenizer.chat_template = "{{ 1 / 0 }}"
     asked = config(tmp_path, tmp_path / "sft").model_copy(update={"prompt_format": given})
-    settled = sft._without_auto(asked, PromptRenderer(tokenizer), CPU, said.append)
+    settled = training._without_auto(asked, PromptRenderer(tokenizer), CPU, said.append)
     assert settled.prompt_format == "plain"
     assert [line for line in said if "chat template cannot be used" in line] == said[
         1 : 1 + (given == "auto")
@@ -497,7 +498,7 @@ def test_chat_prompts_of_a_model_that_has_none_are_refused(
     tokenizer.chat_template = template
     asked = config(tmp_path, tmp_path / "sft").model_copy(update={"prompt_format": "chat"})
     with pytest.raises(UsageError, match=f"prompt_format is chat, but .*{said}") as caught:
-        sft._without_auto(asked, PromptRenderer(tokenizer), CPU, print)
+        training._without_auto(asked, PromptRenderer(tokenizer), CPU, print)
     assert "\n" not in str(caught.value)
 
 

@@ -1,7 +1,7 @@
 """How the tiny base model is trained from scratch: a Qwen2 of about a million parameters.
 
 The same settings give the same weights on the same machine with the same number of threads. Its
-tokenizer and its corpus are in `trainer.data.tiny_corpus`.
+tokenizer and its corpus are in `trainer.tiny_model.corpus`.
 """
 
 import json
@@ -13,11 +13,11 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from inference_server.wire.digests import sha256_of_bytes
-from trainer.data.tiny_corpus import batches
+from trainer.tiny_model.corpus import batches
 
 _VERSION = 1
 """Raise it when the tokenizer, the corpus or the training loop change: models that were made before are then out of
-date, as are the weights that come with this project (`trainer.data.tiny_weights`)."""
+date, as are the weights that come with this project (`trainer.tiny_model.weights`)."""
 
 
 @dataclass(frozen=True, kw_only=True)

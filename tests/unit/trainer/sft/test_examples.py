@@ -4,8 +4,8 @@ import pytest
 
 from regime_w import answer_type_of
 from regime_w.answer_types.answer_type import AnswerTypeName
-from trainer.commands.sft_examples import sft_advice
 from trainer.data.sources import Record
+from trainer.sft.examples import sft_advice
 
 
 @pytest.mark.parametrize(

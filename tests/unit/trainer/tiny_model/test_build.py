@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Tokenizer
 
 from regime_w import ArmSpec, build_all_arms, build_prompt
-from trainer.commands.tiny_model import build_tiny_model
-from trainer.commands.tiny_pretraining import TinyModelRecipe, untrained_model
-from trainer.data.tiny_corpus import EOS_TOKEN, PAD_TOKEN, bare_prompt, batches, train_tokenizer
-from trainer.data.tiny_weights import TINY_WEIGHTS, load_tiny_weights
 from trainer.data.word_problems import Split, Style, word_problems
 from trainer.errors import UsageError
+from trainer.tiny_model.build import build_tiny_model
+from trainer.tiny_model.corpus import EOS_TOKEN, PAD_TOKEN, bare_prompt, batches, train_tokenizer
+from trainer.tiny_model.pretraining import TinyModelRecipe, untrained_model
+from trainer.tiny_model.weights import TINY_WEIGHTS, load_tiny_weights
 
 SMALL = TinyModelRecipe(
     hidden_size=16, num_layers=1, num_heads=2, num_steps=2, batch_size=2, num_drills=1
@@ -198,7 +198,7 @@ def test_damaged_weights_are_named(
     damaged = {"cut": whole[:1000], "no safetensors": b"version https", "inverted": inverted}
     if damage in damaged:
         copy.write_bytes(damaged[damage])
-    monkeypatch.setattr("trainer.data.tiny_weights.TINY_WEIGHTS", copy)
+    monkeypatch.setattr("trainer.tiny_model.weights.TINY_WEIGHTS", copy)
     with pytest.raises(UsageError, match=r"copy\.safetensors is damaged: .*--from_scratch"):
         load_tiny_weights(TinyModelRecipe().digest())
 
@@ -233,7 +233,7 @@ def test_a_change_of_the_tokenizer_or_the_corpus_is_noticed(tokenizer: Qwen2Toke
     learnt_from = [tokenizer.get_vocab(), tokenizer.chat_template, first]
     found = hashlib.sha256(json.dumps(learnt_from, sort_keys=True).encode()).hexdigest()
     assert found == "1818c6cb889dd9f60a283787935a64276b9a0d43708208ebef1d9d6f60a927a6", (
-        "raise _VERSION in trainer/commands/tiny_pretraining.py, run what scripts/ship_tiny_model.py says, and "
+        "raise _VERSION in trainer/tiny_model/pretraining.py, run what scripts/ship_tiny_model.py says, and "
         "write the new digest here"
     )
 
@@ -266,7 +266,7 @@ def test_a_model_from_scratch_is_trained_although_weights_come_with_the_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "trainer.commands.tiny_model.load_tiny_weights", lambda digest: pytest.fail("loaded")
+        "trainer.tiny_model.build.load_tiny_weights", lambda digest: pytest.fail("loaded")
     )
     folder = tmp_path / "model"
     steps: list[tuple[int, int, float]] = []

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from transformers import Qwen2ForCausalLM, Qwen2Tokenizer
 
-from trainer.commands.tiny_pretraining import TinyModelRecipe, pretrain, untrained_model
-from trainer.data.tiny_corpus import train_tokenizer
-from trainer.data.tiny_weights import load_tiny_weights
 from trainer.errors import UsageError
 from trainer.io.durable import finish_folder, new_folder
 from trainer.model.base_model import hide_progress_bars
+from trainer.tiny_model.corpus import train_tokenizer
+from trainer.tiny_model.pretraining import TinyModelRecipe, pretrain, untrained_model
+from trainer.tiny_model.weights import load_tiny_weights
 
 _MANIFEST = "tiny_model.json"
 

@@ -14,7 +14,6 @@ from transformers import AutoTokenizer
 
 from inference_server.wire.schemas import ArmCompletion, ArmGroup, FinishReason
 from regime_w import RewardConfig, build_all_arms, build_prompt
-from trainer.commands.train_offline import train_offline
 from trainer.config.sections import OfflineRunConfig, PolicyConfig
 from trainer.data.sources import Record
 from trainer.errors import (
@@ -27,6 +26,7 @@ from trainer.errors import (
 from trainer.model.base_model import load_base
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role
+from trainer.offline.training import train_offline
 from trainer.ppo.diagnostics import UpdateMetrics
 from trainer.ppo.learner import Learner
 from trainer.rollouts.groups import as_sample, score_group
@@ -482,7 +482,7 @@ def test_a_step_that_cannot_be_done_leaves_a_checkpoint_of_those_before_it(
             return super().step(step, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.commands.train_offline.Learner", Failing)
+        patch.setattr("trainer.offline.training.Learner", Failing)
         with pytest.raises(type(error)):
             train_offline(given)
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000001"]

@@ -13,11 +13,6 @@ from pathlib import Path
 import torch
 
 from inference_server.wire.schemas import adapter_name
-from trainer.commands.offline_file import (
-    foreign_warning,
-    open_file,
-    say_what_is_in_the_file,
-)
 from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
 from trainer.console.advice import no_kl_line, ppo_advice
 from trainer.console.stop_signals import stop_signals
@@ -30,6 +25,11 @@ from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
 from trainer.model.dtype import torch_dtype, with_recorded_dtype
 from trainer.model.roles import PolicyRoles, Role
+from trainer.offline.rollouts_file import (
+    foreign_warning,
+    open_file,
+    say_what_is_in_the_file,
+)
 from trainer.ppo.learner import Learner
 from trainer.rollouts.files import StoredRollouts, format_of_file
 from trainer.rollouts.groups import ScoredGroup

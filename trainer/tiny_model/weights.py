@@ -1,6 +1,6 @@
 """The tiny base model's weights that come with this project, so that a demo need not train the model for minutes.
 
-They were trained by `trainer.commands.tiny_pretraining` and rounded to bfloat16. ``scripts/ship_tiny_model.py`` writes
+They were trained by `trainer.tiny_model.pretraining` and rounded to bfloat16. ``scripts/ship_tiny_model.py`` writes
 the file.
 """
 

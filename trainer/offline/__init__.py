@@ -1,0 +1,1 @@
+"""PPO from a file of rollouts, without a server."""

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning of a LoRA adapter on demonstrations."""
