@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 from inference_server.adapters.versions import LoadedVersions
 from inference_server.arms.prompts import plan_groups
+from inference_server.arms.queue import Queue
 from inference_server.arms.replicas import Replicas
 from inference_server.arms.request import (
     check_characters,
@@ -23,8 +24,8 @@ from inference_server.settings import Settings
 from inference_server.wire.prompt_options import resolve_format
 from inference_server.wire.schemas import ArmsRequest, Priority
 
-# Twice what a replica runs at once. It would accept many more, but the cost of accepting and aborting them grows
-# faster than their number, and the replica answers nothing meanwhile.
+# Completions of a priority that a replica has at a time: twice what it runs at once. It would accept many more, but the
+# cost of accepting and aborting them grows faster than their number, and the replica answers nothing meanwhile.
 _MAX_QUEUED = 1024
 
 
@@ -50,7 +51,10 @@ class ArmsGenerator:
         self._versions = versions
         self._settings = settings
         self._metrics = metrics
-        self._replicas = Replicas(engine.traits.num_replicas)
+        num_replicas = engine.traits.num_replicas
+        self._replicas = Replicas(num_replicas)
+        # One per priority, as in `_admit`: rollouts that wait for a place never keep ad-hoc requests waiting.
+        self._queues = {priority: Queue(_MAX_QUEUED * num_replicas) for priority in Priority}
         self._num_groups_in_flight = dict.fromkeys(Priority, 0)
 
     @property
@@ -101,7 +105,7 @@ class ArmsGenerator:
                 replicas=self._replicas,
                 metrics=self._metrics,
                 deadline=deadline,
-                queue=asyncio.Semaphore(_MAX_QUEUED * self._engine.traits.num_replicas),
+                queue=self._queues[request.priority],
             )
 
     @contextmanager

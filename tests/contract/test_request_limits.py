@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from starlette.types import Message
 
-from inference_server.arms import generator
 from inference_server.arms import request as arms_request
 from inference_server.errors import InvalidRequest
 from inference_server.http import streaming
@@ -26,7 +25,7 @@ from inference_server.settings import Settings
 from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.schemas import MAX_QUESTIONS, ArmsRequest
-from tests.contract.client import Client, Connection, Restart
+from tests.contract.client import Client, Connection
 from tests.contract.fake_engine import FakeEngine
 
 HALF = "\ud83d"
@@ -139,26 +138,6 @@ async def test_tokenizing_counts_towards_the_deadline(
     response = await client.arms(timeout_s=0.05)
     assert (response.status_code, response.json()["error"]["type"]) == (408, "timeout")
     assert service.generator.num_groups_in_flight == 0
-
-
-@pytest.mark.parametrize("num_replicas", [1, 2])
-async def test_the_engine_gets_completions_as_it_ends_others(
-    num_replicas: int, restart: Restart, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(generator, "_MAX_QUEUED", 5)
-    engine = FakeEngine()
-    engine.has_replicas(num_replicas)
-    client, _ = await restart(engine)
-    num_before = len(engine.samplings)  # the warm-up's
-    engine.open.clear()
-    asking = asyncio.create_task(client.arms(questions=["1", "2"]))
-    await engine.reaches(5 * num_replicas)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert len(engine.samplings) == num_before + 5 * num_replicas
-    engine.open.set()
-    groups = (await asking).json()["groups"]
-    assert [len(group["arms"]) for group in groups] == [8, 8]
 
 
 class StalledConnection(Connection):
