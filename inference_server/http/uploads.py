@@ -1,5 +1,7 @@
 """Reading an uploaded adapter from a request: a multipart body, or a path on a volume of the server."""
 
+import errno
+import os
 import string
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -118,6 +120,8 @@ def _open_path(body: AdapterPath, root: Path | None) -> Iterator[Upload]:
     except (OSError, ValueError) as error:  # name too long, NUL in the name, no permission
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise InvalidRequest(f"path: {reason}", "path") from error
+    except RuntimeError as error:  # what `Path.resolve` raises before Python 3.13
+        raise InvalidRequest(f"path: {os.strerror(errno.ELOOP)}", "path") from error
     with file:
         yield Upload(config_json=config_json, weights=file, sha256=body.sha256.lower())
 

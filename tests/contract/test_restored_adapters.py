@@ -289,6 +289,9 @@ async def test_a_path_needs_a_root_and_may_not_leave_it(
     (volume / "files").mkdir()
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (volume / "files" / name).symlink_to(outside / name)
+    (volume / "loop").symlink_to("loop")
+    (volume / "loops").mkdir()
+    (volume / "loops/adapter_config.json").symlink_to("adapter_config.json")
     (volume / "pipe").mkdir()
     (volume / "pipe/adapter_config.json").write_text("{}")
     os.mkfifo(volume / "pipe/adapter_model.safetensors")
@@ -299,6 +302,8 @@ async def test_a_path_needs_a_root_and_may_not_leave_it(
         ("link", 403),
         ("files", 403),
         ("/", 403),
+        ("loop", 400),
+        ("loops", 400),
         ("pipe", 400),
         ("runs", 400),
         ("nowhere", 400),
