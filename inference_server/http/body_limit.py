@@ -4,10 +4,15 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from inference_server.adapters.storage import MAX_ADAPTER_CONFIG_BYTES
 from inference_server.errors import TooLarge
 from inference_server.http.errors import refuse
-from inference_server.http.uploads import max_bytes_of
+from inference_server.http.media_types import FORM, media_type
 from inference_server.settings import Settings
+
+_ADAPTERS = "/v1/adapters"
+# Boundaries and part headers, on top of the two files.
+_FORM_OVERHEAD_BYTES = 2**16
 
 
 class BodyLimit:
@@ -28,7 +33,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        max_bytes = max_bytes_of(scope, self._settings)
+        max_bytes = _max_bytes(scope, self._settings)
         error = TooLarge(f"the body exceeds the server's limit of {max_bytes} bytes")
         declared = Headers(scope=scope).get("Content-Length", "")
         if declared.isdecimal() and int(declared) > max_bytes:
@@ -60,3 +65,16 @@ class BodyLimit:
         finally:
             if is_over and not has_started:
                 await refuse(error, scope, receive, send)
+
+
+def _max_bytes(scope: Scope, settings: Settings) -> int:
+    """Largest body of a request.
+
+    Method, path and type together decide whether the body is an adapter's upload: a client can send any
+    type to any route.
+    """
+    folder = scope["path"].rpartition("/")[0]
+    is_form = media_type(Headers(scope=scope)) == FORM
+    if scope["method"] == "PUT" and folder == _ADAPTERS and is_form:
+        return settings.max_adapter_bytes + MAX_ADAPTER_CONFIG_BYTES + _FORM_OVERHEAD_BYTES
+    return settings.max_body_bytes

@@ -32,6 +32,7 @@ from inference_server.errors import (
     UnusableCompletion,
     field_path,
 )
+from inference_server.http.media_types import JSON, media_type
 from inference_server.wire.schemas import ErrorBody, ErrorResponse
 from inference_server.wire.streams import STATUS_OF_TYPE, ErrorType
 
@@ -104,14 +105,14 @@ def _response(status: HTTPStatus, body: ErrorBody, headers: Mapping[str, str]) -
     return JSONResponse(content, status_code=status, headers=dict(headers))
 
 
-def _from_validation(error: RequestValidationError, content_type: str) -> InvalidRequest:
+def _from_validation(error: RequestValidationError, given_type: str) -> InvalidRequest:
     details = error.errors()
     # FastAPI reads a body of another Content-Type, such as the one that curl -d sends, as one string.
     is_unread = details[0]["loc"] == ("body",) and isinstance(error.body, bytes | str)
-    if is_unread and "json" not in content_type:
-        given = content_type or "none"
+    if is_unread and "json" not in given_type:
         return InvalidRequest(
-            f"the body has the Content-Type {given}: send the header 'Content-Type: application/json'"
+            f"the body has the Content-Type {given_type or 'none'}: send the header "
+            f"'Content-Type: {JSON}'"
         )
     # For a union, prefer a branch of the value's own type: the others say nothing about what
     # is wrong.
@@ -140,7 +141,7 @@ class ErrorRoute(APIRoute):
             except RequestError as error:
                 refusal = error
             except RequestValidationError as error:
-                refusal = _from_validation(error, request.headers.get("content-type", ""))
+                refusal = _from_validation(error, media_type(request.headers))
             count_error(request.app, error_body(refusal))
             return error_response(refusal)
 

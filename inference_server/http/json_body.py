@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from inference_server.errors import InvalidRequest
 from inference_server.http.errors import refuse
+from inference_server.http.media_types import media_type
 from inference_server.wire.json_and_toml import JsonFlaw, parse_json
 from inference_server.wire.schemas import MAX_QUESTIONS
 
@@ -152,8 +153,7 @@ def check_json(body: bytes) -> None:
 
 
 def _is_json(scope: Scope) -> bool:
-    # Only the type itself is read: a form's boundary may contain the word.
-    return "json" in Headers(scope=scope).get("Content-Type", "").partition(";")[0].lower()
+    return "json" in media_type(Headers(scope=scope))
 
 
 def _check_values(root: Any) -> None:

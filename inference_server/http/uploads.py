@@ -10,9 +10,8 @@ from typing import Any
 
 from fastapi import Request
 from pydantic import ValidationError
-from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.types import Scope
 
 from inference_server.adapters.storage import MAX_ADAPTER_CONFIG_BYTES, Upload
 from inference_server.errors import (
@@ -22,22 +21,19 @@ from inference_server.errors import (
     TooLarge,
     field_path,
 )
+from inference_server.http.media_types import FORM, JSON, media_type
 from inference_server.settings import Settings
 from inference_server.wire.adapters.references import AdapterPath
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
-_FOLDER = "/v1/adapters"
-_FORM = "multipart/form-data"
 _SHA256_FIELD = "sha256"
 _SHA256_HEX_LENGTH = 64
-# Boundaries and part headers, on top of the two files.
-_FORM_OVERHEAD_BYTES = 2**16
 
 # The route reads the body itself, so FastAPI cannot derive this part of the OpenAPI document.
 UPLOAD_BODY: dict[str, Any] = {
     "required": True,
     "content": {
-        "multipart/form-data": {
+        FORM: {
             "schema": {
                 "type": "object",
                 "required": [ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, _SHA256_FIELD],
@@ -48,22 +44,9 @@ UPLOAD_BODY: dict[str, Any] = {
                 },
             }
         },
-        "application/json": {"schema": AdapterPath.model_json_schema()},
+        JSON: {"schema": AdapterPath.model_json_schema()},
     },
 }
-
-
-def max_bytes_of(scope: Scope, settings: Settings) -> int:
-    """Largest body of a request.
-
-    Method, path and type together decide whether the body is an adapter's upload: a client can send any
-    type to any route.
-    """
-    content_type = Headers(scope=scope).get("Content-Type", "")
-    folder = scope["path"].rpartition("/")[0]
-    if scope["method"] == "PUT" and folder == _FOLDER and content_type.startswith(_FORM):
-        return settings.max_adapter_bytes + MAX_ADAPTER_CONFIG_BYTES + _FORM_OVERHEAD_BYTES
-    return settings.max_body_bytes
 
 
 @asynccontextmanager
@@ -76,17 +59,15 @@ async def read_upload(request: Request, settings: Settings) -> AsyncIterator[Upl
         Forbidden: The path is outside the server's adapter root.
         TooLarge: The body exceeds the server's limit.
     """
-    content_type = request.headers.get("Content-Type", "")
-    if content_type.startswith("application/json"):
+    given = media_type(request.headers)
+    if given == JSON:
         with _open_path(_adapter_path(await request.body()), settings.adapter_root) as upload:
             yield upload
-    elif content_type.startswith(_FORM):
+    elif given == FORM:
         async with _read_form(request) as upload:
             yield upload
     else:
-        raise InvalidRequest(
-            "send the adapter as multipart/form-data, or its path as application/json"
-        )
+        raise InvalidRequest(f"send the adapter as {FORM}, or its path as {JSON}")
 
 
 def _adapter_path(body: bytes) -> AdapterPath:

@@ -1,6 +1,7 @@
 """Limits, deadlines, priorities, request ids, health and metrics."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from unittest.mock import ANY
@@ -9,6 +10,7 @@ import pytest
 import structlog
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
+from safetensors.torch import save
 from starlette.datastructures import Headers
 from starlette.types import Message
 from structlog.testing import capture_logs
@@ -18,7 +20,7 @@ from inference_server.http import request_log
 from inference_server.service import Service
 from inference_server.settings import Settings
 from inference_server.wire.schemas import ErrorResponse, Priority
-from tests.contract.client import Client, Connection, started_app
+from tests.contract.client import Client, Connection, adapter_config, adapter_weights, started_app
 from tests.contract.fake_engine import FakeEngine
 
 
@@ -88,6 +90,30 @@ async def test_only_a_form_is_an_upload(client: Client) -> None:
 
 async def test_the_limit_is_not_one_of_uploads(client: Client) -> None:
     assert (await client.put_adapter(1)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "given", ["Multipart/Form-Data; boundary=b", "multipart/form-data ;boundary=b"]
+)
+async def test_a_media_types_case_and_space_mean_nothing(client: Client, given: str) -> None:
+    parts = {
+        'name="adapter_config.json"; filename="c"': json.dumps(adapter_config()).encode(),
+        'name="adapter_model.safetensors"; filename="w"': save(adapter_weights()),
+        'name="sha256"': hashlib.sha256(save(adapter_weights())).hexdigest().encode(),
+    }
+    body = b"".join(
+        b"--b\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (name.encode(), content)
+        for name, content in parts.items()
+    )
+    response = await client.put(
+        "/v1/adapters/1", content=body + b"--b--\r\n", headers={"Content-Type": given}
+    )
+    assert response.status_code == 201, response.text
+    path = {"path": "x", "sha256": "0" * 64}
+    response = await client.put(
+        "/v1/adapters/2", content=json.dumps(path), headers={"Content-Type": "Application/JSON"}
+    )
+    assert (response.status_code, response.json()["error"]["param"]) == (403, "path")
 
 
 async def test_a_request_that_takes_too_long_is_aborted(
