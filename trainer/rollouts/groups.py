@@ -132,9 +132,15 @@ class RolloutBatch:
 
     @property
     def solved(self) -> dict[str, bool]:
-        """For the id of each question that was asked, without counterfactuals, whether every completion is right."""
-        asked = (*self.replaced, *self.groups)
-        return {g.record.id: g.solved for g in asked if g.record.counterfactual_of is None}
+        """For the id of each question that was asked, without counterfactuals, whether every completion is right.
+
+        A batch that spans the end of an epoch may ask a question twice; every completion of both groups counts.
+        """
+        found: dict[str, bool] = {}
+        for group in (*self.replaced, *self.groups):
+            if group.record.counterfactual_of is None:
+                found[group.record.id] = found.get(group.record.id, True) and group.solved
+        return found
 
 
 def score_group(

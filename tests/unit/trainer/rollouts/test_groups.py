@@ -14,7 +14,7 @@ from regime_w.counterfactual.pairs import PairedQuestion
 from tests.unit.groups import RECORDS, REWARD, group_of
 from trainer.data.sources import Record
 from trainer.rollouts.files import format_of_file
-from trainer.rollouts.groups import score_group
+from trainer.rollouts.groups import RolloutBatch, score_group
 from trainer.rollouts.rows import RolloutRow, rollout_lines, rollout_row
 
 
@@ -157,3 +157,28 @@ def test_a_row_with_a_pair_that_cannot_be_is_refused(
     RolloutRow.model_validate(row | {"counterfactual": pair})
     with pytest.raises(ValidationError, match=fragment):
         RolloutRow.model_validate(row | {"counterfactual": pair | change})
+
+
+@pytest.mark.parametrize("outcomes", [(True, True), (True, False), (False, True), (False, False)])
+def test_a_question_that_a_batch_asks_twice_is_solved_if_it_is_both_times(
+    outcomes: tuple[bool, bool],
+) -> None:
+    record, other = RECORDS[:2]
+    groups = [
+        score_group(
+            record,
+            group_of(record, 1, *[FinishReason.STOP] * 2, wrong=record.gold if right else "#### 9"),
+            REWARD,
+        )
+        for right in outcomes
+    ]
+    groups.append(score_group(other, group_of(other, 1, FinishReason.STOP), REWARD))
+    batch = RolloutBatch(
+        groups=tuple(groups[1:]),
+        replaced=tuple(groups[:1]),
+        version=1,
+        generate_s=0.0,
+        score_s=0.0,
+        num_dropped_groups=0,
+    )
+    assert batch.solved == {record.id: all(outcomes), other.id: True}
