@@ -12,7 +12,8 @@ TrainerError
 ├── NonFiniteError         a number or a gradient is NaN or infinite (code 3 the first time in a step)
 ├── OutOfMemoryError       a step does not fit into the GPU, even with micro-batches of half the size
 ├── RewardFunctionError    a function of reward.functions raises, hangs or returns something that is not a reward
-├── RankLostError          another process of a multi-process job has ended
+├── RankLostError          the processes of a multi-process job cannot go on together, since another has ended
+│   └── RankOutOfMemoryError   … since this one is out of GPU memory, and the others are not
 ├── DiskFullError          there is no space left for the run's folder
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
@@ -111,10 +112,18 @@ class RankLostError(TrainerError):
 
     exit_code = 3
 
-    def __init__(self, reason: str):
-        """Put the connection's own message, ``reason``, into the error's."""
+
+class RankOutOfMemoryError(RankLostError):
+    """This process of the job is out of GPU memory, and out of step with the others, which are not."""
+
+    exit_code = 2
+
+    def __init__(self, rank: int):
+        """Name the process's number and the settings that lower the peak."""
         super().__init__(
-            f"another rank of this job has ended ({reason}); see its own output for why. The same command resumes"
+            f"rank {rank} of this job is out of GPU memory, and cannot do the step again in halves without the "
+            "other ranks: lower ppo.token_budget, or set policy.gradient_checkpointing = true; the same command "
+            "then resumes the run"
         )
 
 

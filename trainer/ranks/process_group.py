@@ -15,8 +15,8 @@ from torch import Tensor
 
 from inference_server.wire.settings.errors import first_line
 from trainer.config.sections import Device
-from trainer.errors import NonFiniteError, RankLostError, UsageError
-from trainer.model.device import compute_device
+from trainer.errors import NonFiniteError, RankLostError, RankOutOfMemoryError, UsageError
+from trainer.model.device import compute_device, is_out_of_memory
 
 _T = TypeVar("_T")
 _PATIENCE = timedelta(days=30)
@@ -119,7 +119,7 @@ class Ranks:
         """A block that all ranks run alike; an error on this rank alone leaves it out of step with the others.
 
         Raises:
-            RankLostError: This rank alone has run out of memory.
+            RankOutOfMemoryError: This rank alone has run out of memory.
         """
         self.are_together = True
         try:
@@ -142,7 +142,8 @@ class Ranks:
         """A block around a pass that only the first rank needs but all take part in; a rank that fails is out of step.
 
         Raises:
-            RankLostError: This rank has run out of memory, or another one has ended.
+            RankOutOfMemoryError: This rank has run out of memory.
+            RankLostError: Another rank has ended.
         """
         try:
             yield
@@ -165,12 +166,10 @@ class Ranks:
     def _out_of_step(self, error: BaseException) -> BaseException:
         """The error that this rank raises for an error that only this rank has."""
         self.is_lost = True
-        if isinstance(error, torch.OutOfMemoryError):
-            return RankLostError(
-                f"rank {self.rank} alone is out of GPU memory: lower ppo.token_budget"
-            )
+        if is_out_of_memory(error):
+            return RankOutOfMemoryError(self.rank)
         if self.share_passes and isinstance(error, RuntimeError) and _is_connection_error(error):
-            return RankLostError(first_line(error))
+            return _another_has_ended(error)
         return error
 
     @contextmanager
@@ -179,10 +178,16 @@ class Ranks:
             yield
         except RuntimeError as error:
             self.is_lost = True
-            raise RankLostError(first_line(error)) from error
+            raise _another_has_ended(error) from error
         except BaseException:
             self.is_lost = True
             raise
+
+
+def _another_has_ended(error: RuntimeError) -> RankLostError:
+    return RankLostError(
+        f"another rank of this job has ended ({first_line(error)}); see its own output for why. The same command resumes"
+    )
 
 
 def _is_connection_error(error: RuntimeError) -> bool:

@@ -3,13 +3,14 @@
 import gc
 import pickle
 import weakref
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 
 import pytest
 import torch
 import torch.distributed as dist
 
-from trainer.errors import NonFiniteError, RankLostError, UsageError
+from trainer.errors import NonFiniteError, RankLostError, RankOutOfMemoryError, UsageError
 from trainer.ppo.followers import leading
 from trainer.ranks.process_group import Ranks, joined_ranks
 
@@ -75,13 +76,30 @@ def test_an_error_of_one_rank_alone_leaves_it_out_of_step() -> None:
     with pytest.raises(NonFiniteError), ranks.together():
         raise NonFiniteError("every rank has the same numbers")
     assert not ranks.is_lost
-    with pytest.raises(RankLostError, match="rank 0 alone is out of GPU memory"), ranks.together():
-        raise torch.OutOfMemoryError("CUDA out of memory")
-    assert ranks.is_lost
-    ranks = Ranks(0, 2)
     with pytest.raises(ValueError, match="a bug"), ranks.together():
         raise ValueError("a bug")
     assert ranks.is_lost
+
+
+@pytest.mark.parametrize("block", [Ranks.together, Ranks.in_pass])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_rank_that_alone_is_out_of_memory_says_so_of_itself(
+    block: Callable[[Ranks], AbstractContextManager[None]], error: RuntimeError
+) -> None:
+    ranks = Ranks(1, 2)
+    with pytest.raises(RankOutOfMemoryError) as found, block(ranks):
+        raise error
+    assert ranks.is_lost
+    assert str(found.value).startswith("rank 1 of this job is out of GPU memory")
+    assert "another rank" not in str(found.value)
+    assert "lower ppo.token_budget" in str(found.value)
+    assert found.value.exit_code == 2  # No supervisor need try again before it is lowered.
 
 
 def test_alone_an_error_is_what_it_was() -> None:
@@ -94,17 +112,15 @@ def test_alone_an_error_is_what_it_was() -> None:
 def test_who_leaves_a_pass_of_all_ranks_is_out_of_step() -> None:
     ranks = Ranks(0, 2)
     ranks.share_passes = True
-    with pytest.raises(RankLostError, match="closed by peer"), ranks.in_pass():
+    with pytest.raises(RankLostError, match="another rank .* closed by peer") as found, ranks.in_pass():
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer\nand more")
     assert ranks.is_lost
+    assert found.value.exit_code == 3
     ranks = Ranks(0, 2)
     ranks.share_passes = True
     with pytest.raises(RuntimeError, match="shapes"), ranks.in_pass():
         raise RuntimeError("shapes cannot be multiplied")
     assert ranks.is_lost
-    ranks = Ranks(0, 2)
-    with pytest.raises(RankLostError, match="rank 0 alone is out of GPU memory"), ranks.in_pass():
-        raise torch.OutOfMemoryError("CUDA out of memory")
     ranks = Ranks(0, 2)
     with pytest.raises(KeyboardInterrupt), ranks.in_pass():
         raise KeyboardInterrupt

@@ -153,7 +153,7 @@ def test_a_rank_without_memory_ends_a_job_whose_ranks_share_passes(
     case = steps.SHARDED_LOSES_MEMORY
     with ranks_of(tiny_base, tmp_path, case) as (first, second):
         output, _ = second.communicate(timeout=300)
-        assert "has ended (rank 1 alone is out of GPU memory: lower" in output
+        assert "rank 1 of this job is out of GPU memory" in output
         first.communicate(timeout=300)
     found = torch.load(tmp_path / f"{case}.pt", weights_only=True)
     assert "RankLostError" in found["error"]
