@@ -1,5 +1,6 @@
 """Recomputes a run from a checkpoint and the journal's steps after it, without a server."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,14 +59,15 @@ def recompute(
         last_step: Where to stop.
         samples_of: The samples of a group that train; by default those that the run trained on.
         learning_rate_scale: A step's factor on the learning rates; by default the run's.
-        token_budget: The most tokens of any micro-batch; None uses the run's own budget of each step.
+        token_budget: The most tokens of any micro-batch; None uses the run's own budget of each step. If the GPU
+            runs out of memory, the later steps have the budget that did fit, or their own if it is smaller.
 
     Raises:
         JournalError: The rollouts of a step are missing, damaged or of another base model.
         CheckpointError: The run went back to a step whose checkpoint is damaged or gone.
     """
     served = dict(checkpoint.served)
-    start = checkpoint.progress.step
+    start, fits = checkpoint.progress.step, sys.maxsize
     for adapter, weights in _published(journal, start, learner):
         served[adapter.version] = weights
     for step in range(start + 1, last_step + 1):
@@ -74,7 +76,8 @@ def recompute(
         groups = [samples_of(group) for group in journal.groups(entry, vocab_size=vocab_size)]
         if entry.version not in served:
             raise JournalError(step, f"version {entry.version}, which generated it, is not known")
-        budget = token_budget or next((a.token_budget for a in journal.adapters_of(step)), None)
+        recorded = next((a.token_budget for a in journal.adapters_of(step)), None)
+        budget = min(token_budget or recorded or learner.token_budget, fits)
         with (
             _threads(entry.num_threads),
             _micro_batches(learner, budget, num_shards=entry.num_ranks),
@@ -85,6 +88,8 @@ def recompute(
                 served[entry.version],
                 learning_rate_scale=learning_rate_scale(entry),
             )
+            if learner.token_budget < budget:
+                fits = learner.token_budget
         adapters = []
         for adapter, weights in _published(journal, step, learner):
             served[adapter.version] = weights
@@ -119,14 +124,17 @@ def _threads(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _micro_batches(
-    learner: Learner, token_budget: int | None, *, num_shards: int
-) -> Iterator[None]:
-    """Give the learner another token budget and number of shards within the block; None keeps its own budget."""
-    before = learner.token_budget, learner.update.num_shards
-    learner.token_budget = token_budget or learner.token_budget
-    learner.update.num_shards = num_shards
+def _micro_batches(learner: Learner, token_budget: int, *, num_shards: int) -> Iterator[None]:
+    """Give the learner another token budget and number of shards within the block.
+
+    A budget that the learner has halved in the block is also the most that its own is afterwards.
+    """
+    own_budget, own_shards = learner.token_budget, learner.update.num_shards
+    learner.token_budget, learner.update.num_shards = token_budget, num_shards
     try:
         yield
     finally:
-        learner.token_budget, learner.update.num_shards = before
+        if learner.token_budget == token_budget:
+            learner.token_budget = own_budget
+        learner.token_budget = min(own_budget, learner.token_budget)
+        learner.update.num_shards = own_shards

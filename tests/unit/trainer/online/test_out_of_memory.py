@@ -1,6 +1,7 @@
 """A run whose GPU has too little memory for a step goes on, and is replayed and resumed as it went."""
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,9 @@ def train(tiny_base: Path, run: Path) -> Train:
     """Runs with some token budget against a server that is the same for every call."""
     server = MemoryServer(runs_in_memory.server_roles(tiny_base))
 
-    def started(token_budget: int = BUDGET) -> TrainResult:
+    def started(token_budget: int = BUDGET, num_steps: int = NUM_STEPS) -> TrainResult:
         config = runs_in_memory.small_config(
-            tiny_base, run, num_steps=NUM_STEPS, token_budget=token_budget
+            tiny_base, run, num_steps=num_steps, token_budget=token_budget
         )
         return runs_in_memory.train(config, server)
 
@@ -52,6 +53,20 @@ def fails(patch: pytest.MonkeyPatch, *, times: int) -> None:
         return real(self, step, *arguments, **options)
 
     patch.setattr(Learner, "learn", learn)
+
+
+def holds(patch: pytest.MonkeyPatch, token_budget: int) -> list[int]:
+    """Let the GPU hold no more tokens than this; returns the steps that ran out of memory, as they do."""
+    real, failed = Learner.learn, list[int]()
+
+    def learn(self: Learner, step: int, *arguments: Any, **options: Any) -> Any:
+        if self.token_budget > token_budget:
+            failed.append(step)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, step, *arguments, **options)
+
+    patch.setattr(Learner, "learn", learn)
+    return failed
 
 
 def budgets(run: Path) -> list[int | None]:
@@ -88,3 +103,25 @@ def test_what_does_not_fit_in_halves_ends_the_run_which_resumes_with_a_smaller_b
     assert train(token_budget=BUDGET // 4).step == NUM_STEPS
     assert budgets(run) == [BUDGET, BUDGET // 4, BUDGET // 4]
     assert verify(run, from_step=0, stop_at_first=False, say=print)
+
+
+def test_steps_that_are_recomputed_on_a_smaller_gpu_run_out_of_memory_once(
+    train: Train, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+    failed = holds(monkeypatch, BUDGET // 2)
+    verify(run, from_step=0, stop_at_first=False, say=print)
+    assert failed == [1]
+
+
+def test_a_run_goes_on_with_the_budget_that_its_recomputed_steps_fitted_in(
+    train: Train, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+    for folder in checkpoint_folders(run):
+        if step_of(folder):
+            shutil.rmtree(folder)
+    failed = holds(monkeypatch, BUDGET // 2)
+    train(num_steps=NUM_STEPS + 1)
+    assert failed == [1]
+    assert budgets(run)[-1] == BUDGET // 2
