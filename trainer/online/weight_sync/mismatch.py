@@ -1,5 +1,6 @@
 """How far the server's logprobs are from the trainer's, in nats a token."""
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -20,11 +21,14 @@ class Mismatch:
 
     @classmethod
     def between(cls, server: Tensor, trainer: Tensor) -> Self:
-        """Compare the logprobs [N] of some tokens; tokens whose trainer logprob is NaN do not count."""
+        """Compare the logprobs [N] of some tokens.
+
+        Tokens whose trainer logprob is NaN do not count; if no others are left, all differences are NaN.
+        """
         difference = (server - trainer)[~trainer.isnan()]
         return cls(
             mean=float(difference.abs().mean()),
-            max=float(difference.abs().max()),
+            max=float(difference.abs().max()) if len(difference) else math.nan,
             bias=float(difference.mean()),
             num_tokens=difference.numel(),
         )

@@ -111,6 +111,15 @@ def test_a_stale_server_is_found_by_its_noise() -> None:
         proven(make_check(0.0067, 0.0067, 0.0067), stale)
 
 
+@pytest.mark.parametrize("limit", [None, 0.1])
+def test_a_trainer_without_a_single_number_proves_nothing(limit: float | None) -> None:
+    unknown = Explained()
+    for name, logprobs in unknown.trainer.items():
+        unknown.trainer[name] = [torch.full_like(x, math.nan) for x in logprobs]
+    with pytest.raises(SyncError, match="version 1 fails the proof of sync: over 0 tokens"):
+        proven(make_check(limit=limit), unknown)
+
+
 def test_the_users_limit_is_looked_into() -> None:
     check = make_check(0.0067, 0.0067, 0.0067, limit=1e-4)
     explained = Explained()
