@@ -112,7 +112,10 @@ def test_alone_an_error_is_what_it_was() -> None:
 def test_who_leaves_a_pass_of_all_ranks_is_out_of_step() -> None:
     ranks = Ranks(0, 2)
     ranks.share_passes = True
-    with pytest.raises(RankLostError, match="another rank .* closed by peer") as found, ranks.in_pass():
+    with (
+        pytest.raises(RankLostError, match=r"another rank .* closed by peer") as found,
+        ranks.in_pass(),
+    ):
         raise RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer\nand more")
     assert ranks.is_lost
     assert found.value.exit_code == 3

@@ -116,7 +116,7 @@ def test_a_trainer_without_a_single_number_proves_nothing(limit: float | None) -
     unknown = Explained()
     for name, logprobs in unknown.trainer.items():
         unknown.trainer[name] = [torch.full_like(x, math.nan) for x in logprobs]
-    with pytest.raises(SyncError, match="version 1 fails the proof of sync: over 0 tokens"):
+    with pytest.raises(SyncError, match="version 1 fails the weight-sync check: over 0 tokens"):
         proven(make_check(limit=limit), unknown)
 
 
