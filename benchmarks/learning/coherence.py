@@ -32,8 +32,8 @@ from benchmarks.markdown import markdown_table
 from regime_w import ArmSpec, RewardConfig, build_exploring_arms
 from trainer.config.sections import RolloutConfig, ServerConfig
 from trainer.console.environment import prepare_environment
-from trainer.console.tracking import read_metrics
 from trainer.data.sources import Record
+from trainer.io.metrics_file import read_metrics
 from trainer.rollouts.groups import score_group
 
 NO_COHERENCE = ("--reward.coherence_weight", "0")

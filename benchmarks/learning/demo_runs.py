@@ -11,7 +11,7 @@ from benchmarks.learning.tasks import BUILT_IN, QUESTIONS_PER_STEP, TASKS, Task
 from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import DataConfig, PolicyConfig, SFTConfig, SFTRunConfig, TrainConfig
-from trainer.console.tracking import read_metrics
+from trainer.io.metrics_file import read_metrics
 
 CONFIG = Path(__file__).resolve().parents[2] / "deploy/configs/demo.toml"
 NUM_STEPS = 12

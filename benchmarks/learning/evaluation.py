@@ -9,8 +9,8 @@ from benchmarks.learning.curves import Curve, Point
 from benchmarks.learning.tasks import Task
 from regime_w import answers_agree, build_all_arms, extract_answer, extract_gold
 from trainer.client.protocol import GreedyPrompt
-from trainer.console.tracking import read_metrics
 from trainer.data.sources import Record
+from trainer.io.metrics_file import read_metrics
 
 
 def curve_path(folder: Path, seed: int, row: str) -> Path:

@@ -34,9 +34,9 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.console.environment import prepare_environment
-from trainer.console.tracking import read_metrics
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
+from trainer.io.metrics_file import read_metrics
 
 PRETRAINED = "gae, λ 1, critic pretrained"
 CRITIC = (

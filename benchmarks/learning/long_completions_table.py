@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks.learning.curves import Curve
 from benchmarks.learning.evaluation import curve_path
 from benchmarks.markdown import markdown_table
-from trainer.console.tracking import read_metrics
+from trainer.io.metrics_file import read_metrics
 
 VARIANCE_STEPS = range(16, 21)
 """The explained variance "at step 20" is the mean over these steps, since one step has only 64 completions."""

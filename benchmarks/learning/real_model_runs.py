@@ -22,7 +22,7 @@ from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import DoctorConfig
 from trainer.console.environment import prepare_environment
-from trainer.console.tracking import read_metrics
+from trainer.io.metrics_file import read_metrics
 
 CONFIG = Path(__file__).resolve().parents[2] / "examples/smollm2.toml"
 PHASES = ("generate", "wait", "prove", "experience", "update", "publish")

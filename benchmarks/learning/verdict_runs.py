@@ -40,13 +40,13 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.console.environment import prepare_environment
-from trainer.console.tracking import METRICS_FILE, read_metrics
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.evaluation.ask import run_evaluation
 from trainer.evaluation.results import EVALUATION_FILE
 from trainer.io.jsonl import write_jsonl
 from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.metrics_file import METRICS_FILE, read_metrics
 from trainer.report.page import report_run
 from trainer.rollouts import groups as rollouts
 

@@ -31,10 +31,10 @@ from trainer.client.protocol import GreedyPrompt
 from trainer.config.loading import load_config
 from trainer.config.sections import TrainConfig
 from trainer.console.environment import prepare_environment
-from trainer.console.tracking import read_metrics
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.io.jsonl import write_jsonl
+from trainer.io.metrics_file import read_metrics
 
 OURS = "examples/smollm2.toml"
 PILOT_SEED = 99

@@ -30,8 +30,8 @@ from inference_server.launch.server_process import running_server
 from trainer.config.loading import load_config
 from trainer.config.sections import SFTRunConfig, TrainConfig
 from trainer.console.environment import prepare_environment
-from trainer.console.tracking import read_metrics
 from trainer.io.jsonl import read_lines
+from trainer.io.metrics_file import read_metrics
 
 
 class Row(NamedTuple):

@@ -26,8 +26,8 @@ def main() -> None:
     prepare_environment()
 
     from trainer.config.sections import RunConfig
-    from trainer.console.tracking import read_metrics
     from trainer.io.kept_settings import read_run_config
+    from trainer.io.metrics_file import read_metrics
     from trainer.replay.restored_run import open_replay
     from trainer.run_state.checkpoint import checkpoint_folders, save_checkpoint, step_of
 

@@ -23,7 +23,7 @@ from trainer.config.sections import (
     TrainConfig,
 )
 from trainer.console.environment import prepare_environment
-from trainer.console.tracking import Metrics, read_metrics
+from trainer.io.metrics_file import Metrics, read_metrics
 
 WARM_UP_STEPS = 3
 """The first steps load and compile, and the first batch has nothing to hide behind."""

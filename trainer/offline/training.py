@@ -15,11 +15,12 @@ import torch
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
 from trainer.console.advice import no_kl_line, ppo_advice
+from trainer.console.run_output import RunOutput
 from trainer.console.stop_signals import stop_signals
 from trainer.console.timing import BusyTime, StepClock
-from trainer.console.tracking import Metrics, Tracker
 from trainer.doctor.memory import plan_in_message
 from trainer.errors import BETWEEN_STEPS, UsageError
+from trainer.io.metrics_file import Metrics
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
@@ -92,18 +93,16 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         with stop.waiting():
             learner, progress = _restore(config, run, device)
         with (
-            Tracker(run, first_step=progress.step) as tracker,
+            RunOutput(run, first_step=progress.step) as output,
             RewardFunctions(config.reward) as functions,
         ):
             advice = ppo_advice(config.ppo, config.rollout.max_tokens, num_steps)
             for line in (*lines, *no_kl_line(config.ppo), *(f"warning: {line}" for line in advice)):
-                tracker.say(line)
-            say_what_is_in_the_file(config, rollouts, num_steps, tracker.say)
+                output.say(line)
+            say_what_is_in_the_file(config, rollouts, num_steps, output.say)
             if progress.step:
-                tracker.say(f"resuming after step {progress.step}")
-            training = _OfflineTraining(
-                config, run, rollouts, functions, learner, tracker, progress
-            )
+                output.say(f"resuming after step {progress.step}")
+            training = _OfflineTraining(config, run, rollouts, functions, learner, output, progress)
             while training.progress.step < num_steps and not stop.requested:
                 try:
                     with plan_in_message(learner.config):
@@ -115,7 +114,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
                     training.save()
             if stop.requested:
                 step = training.progress.step
-                tracker.say(f"stopped at step {step}; the same command resumes there")
+                output.say(f"stopped at step {step}; the same command resumes there")
     return training.adapter
 
 
@@ -160,7 +159,7 @@ class _OfflineTraining:
         rollouts: StoredRollouts,
         functions: RewardFunctions,
         learner: Learner,
-        tracker: Tracker,
+        output: RunOutput,
         progress: TrainProgress,
     ):
         self.progress = progress
@@ -171,7 +170,7 @@ class _OfflineTraining:
         self._rollouts = rollouts
         self._score = functions.score
         self._learner = learner
-        self._tracker = tracker
+        self._output = output
         self._questions = QuestionStream(rollouts.records, seed=run.seed, state=progress.questions)
         # The starting adapter, also after a resume: the reference is a frozen copy of it.
         self._start = learner.roles.adapter_state(Role.REFERENCE)
@@ -193,11 +192,11 @@ class _OfflineTraining:
         self._questions.done(batch, {})
         self.progress = TrainProgress(step=step, questions=self._questions.state)
         if step == 1 and (warning := foreign_warning(ppo.logprob_mismatch)):
-            self._tracker.say(warning)
+            self._output.say(warning)
         metrics: Metrics = {**group_metrics(groups, groups), **ppo.to_json(), **clock.phases()}
         for name in _PENALTY_METRICS:
             del metrics[name]
-        self._tracker.step(step, metrics)
+        self._output.step(step, metrics)
 
     @property
     def is_due(self) -> bool:
@@ -210,7 +209,7 @@ class _OfflineTraining:
         roles, run = self._learner.roles, self._run
         self.adapter = _adapter_folder(run.folder, self.progress.step)
         save_adapter(roles, self.adapter)
-        self._tracker.flush()
+        self._output.flush()
         save_checkpoint(
             run.folder, self.progress, roles, self._learner.update, num_kept=run.num_checkpoints
         )

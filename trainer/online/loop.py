@@ -11,13 +11,14 @@ from pathlib import Path
 import torch
 
 from trainer.config.sections import RunConfig
+from trainer.console.run_output import RunOutput
 from trainer.console.stop_signals import Stopped, StopRequest
 from trainer.console.timing import StepClock
-from trainer.console.tracking import Metrics, Tracker
 from trainer.errors import (
     BETWEEN_STEPS,
     CheckpointError,
 )
+from trainer.io.metrics_file import Metrics
 from trainer.online.failed_step import keep_failed_step
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
@@ -67,7 +68,7 @@ class Training:
     reward_sources: Mapping[str, str]
     """Digests of the source code of ``reward.functions``."""
     evaluations: HeldOutEvaluations
-    tracker: Tracker
+    output: RunOutput
     progress: TrainProgress
     """The steps that are trained and published."""
 
@@ -87,7 +88,7 @@ class Training:
                 learned = self._learn(step, batch, clock)
                 published = self._publish(step, clock)
                 self.progress = TrainProgress(step=step, questions=self.pipeline.questions.state)
-                self.tracker.step(step, {**published, **learned, **clock.to_json()})
+                self.output.step(step, {**published, **learned, **clock.to_json()})
                 self._retain()
                 is_due = step % self.config.checkpoint_every == 0 or self.evaluations.is_due(step)
                 if is_due and step < num_steps:
@@ -96,7 +97,7 @@ class Training:
                     self._return_to_best()
             with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
                 if evaluated := self.evaluations.collect(wait=True):
-                    self.tracker.late_evaluation(num_steps, evaluated)
+                    self.output.late_evaluation(num_steps, evaluated)
                 # The last version generates no rollouts that train, so a probe has to prove it.
                 self.proofs.prove(self.versions.newest, self.learner.roles)
             # A run is finished once its last step has a checkpoint.
@@ -111,7 +112,7 @@ class Training:
                 raise
             stopped = True
             step = self.progress.step
-            self.tracker.say(f"stopped at step {step}; the same command resumes there")
+            self.output.say(f"stopped at step {step}; the same command resumes there")
         adapter = self.versions.newest.folder
         return TrainResult(step=self.progress.step, stopped=stopped, adapter=adapter)
 
@@ -148,7 +149,7 @@ class Training:
                 before_update=journal_step,
             )
         if self.learner.token_budget < token_budget:
-            self.tracker.say(
+            self.output.say(
                 f"step {step}: out of GPU memory with micro-batches of {token_budget} tokens; done with "
                 f"{self.learner.token_budget}, which stays until the next start (ppo.token_budget)"
             )
@@ -184,12 +185,12 @@ class Training:
         try:
             load_step(folder, best.step, learner.roles, learner.update)
         except CheckpointError as error:
-            self.tracker.say(f"cannot go back to step {best.step}: {error}")
+            self.output.say(f"cannot go back to step {best.step}: {error}")
             return
         versions.adapters.return_to(best.step, after=step)
         with self.stop.waiting(grace_s=_FINISH_WITHIN_S):
             versions.publish(step, learner.roles, token_budget=learner.token_budget)
-        self.tracker.say(
+        self.output.say(
             f"step {step}: accuracy has fallen; going on from step {best.step} ({best.accuracy:.1%}) as "
             f"version {versions.newest.version}"
         )
@@ -216,7 +217,7 @@ class Training:
         )
 
     def _save(self) -> None:
-        self.tracker.flush()
+        self.output.flush()
         weights_of = self.versions.adapters.weights_of
         save_checkpoint(
             self.config.folder,

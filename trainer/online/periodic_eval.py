@@ -15,12 +15,12 @@ from typing import Self
 from inference_server.wire.schemas import ServerStatus
 from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import Metrics
 from trainer.data.context_limit import fitting
 from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.evaluation.statistics import CONFIDENCE, difference_interval, wilson_interval
+from trainer.io.metrics_file import Metrics
 from trainer.online.published import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best

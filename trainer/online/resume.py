@@ -10,8 +10,9 @@ from pathlib import Path
 
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import Metrics, Tracker
+from trainer.console.run_output import RunOutput
 from trainer.errors import JournalError, NonFiniteError
+from trainer.io.metrics_file import Metrics
 from trainer.io.version_names import ADAPTERS_FOLDER, version_folders
 from trainer.online.loop import TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
@@ -151,27 +152,27 @@ def restore_versions(
     return TrainProgress(step=progress.step, questions=questions)
 
 
-def complete_metrics(restored: Restored, version: int, tracker: Tracker) -> None:
+def complete_metrics(restored: Restored, version: int, output: RunOutput) -> None:
     """Write the metrics lines missing after a crash.
 
     Args:
         restored: Has the metrics of the recomputed steps.
         version: The version as which the last of these steps is published.
-        tracker: Knows which lines were written, and writes the missing ones.
+        output: Knows which lines were written, and writes the missing ones.
     """
     for step, row in restored.rows.items():
         if step == restored.progress.step:
             row = {**row, "version": version}
-        if step > tracker.last_step:
-            tracker.record(step, row)
+        if step > output.last_step:
+            output.record(step, row)
 
 
 def restart_evaluation(
-    step: int, versions: Versions, evaluations: HeldOutEvaluations, tracker: Tracker
+    step: int, versions: Versions, evaluations: HeldOutEvaluations, output: RunOutput
 ) -> None:
     """Restart the evaluation that was pending when the run ended, if its version can still be served."""
     due = evaluations.newest_due(step)
-    if due is not None and due > tracker.last_evaluated_step:
+    if due is not None and due > output.last_evaluated_step:
         version = versions.adapters.version_of(due)
         served = None if version is None else versions.push_again(version)
         if served is not None:

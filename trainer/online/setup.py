@@ -11,8 +11,8 @@ from trainer.client.protocol import InferenceServer
 from trainer.client.request_thread import open_requests
 from trainer.config.sections import TrainConfig
 from trainer.console.advice import ppo_advice
+from trainer.console.run_output import RunOutput
 from trainer.console.stop_signals import StopRequest, stop_signals
-from trainer.console.tracking import Tracker, read_metrics
 from trainer.data.context_limit import fitting
 from trainer.data.counterfactuals import (
     Counterfactuals,
@@ -23,6 +23,7 @@ from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
 from trainer.io.adapter_settings import prompt_format_advice
+from trainer.io.metrics_file import read_metrics
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, with_server_dtype
@@ -145,8 +146,8 @@ def _open_training(
         versions = Versions(requests, adapters, config, found=status, vocab_size=size)
         newest = newest_checkpoint(run.folder, lines.append)
         steps_done = max(journal.past.last_step, step_of(newest))
-        tracker = stack.enter_context(Tracker(run, first_step=steps_done))
-        evaluations = stack.enter_context(HeldOutEvaluations(versions, config, status, tracker.say))
+        output = stack.enter_context(RunOutput(run, first_step=steps_done))
+        evaluations = stack.enter_context(HeldOutEvaluations(versions, config, status, output.say))
         proofs = Proofs(
             versions, config, records, server_dtype=status.base_dtype, past=read_metrics(run.folder)
         )
@@ -155,12 +156,12 @@ def _open_training(
         lines += record.lines
         counterfactuals = askable_counterfactuals(config, records, status, lines)
         for line in lines:
-            tracker.say(line)
-        restored = restore(config, newest, journal, learner, tracker.say)
+            output.say(line)
+        restored = restore(config, newest, journal, learner, output.say)
         with stop.waiting():
-            progress = restore_versions(restored.progress, learner, versions, proofs, tracker.say)
-        complete_metrics(restored, versions.newest.version, tracker)
-        restart_evaluation(progress.step, versions, evaluations, tracker)
+            progress = restore_versions(restored.progress, learner, versions, proofs, output.say)
+        complete_metrics(restored, versions.newest.version, output)
+        restart_evaluation(progress.step, versions, evaluations, output)
         questions = _questions(config, training, counterfactuals, progress)
         record.write()
         pipeline = RolloutPipeline(
@@ -176,7 +177,7 @@ def _open_training(
             pipeline=stack.enter_context(pipeline),
             reward_sources=functions.sources,
             evaluations=evaluations,
-            tracker=tracker,
+            output=output,
             progress=progress,
         )
 

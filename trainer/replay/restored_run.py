@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import Metrics, read_metrics
 from trainer.errors import UsageError
+from trainer.io.metrics_file import Metrics, read_metrics
 from trainer.model.base_files import require_base_model
 from trainer.model.device import compute_device
 from trainer.model.dtype import torch_dtype

@@ -12,9 +12,9 @@ import torch
 
 from inference_server.wire.digests import sha256_of_bytes, sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
-from trainer.console.tracking import METRICS_FILE
 from trainer.errors import JournalError
 from trainer.io.kept_settings import read_run_config
+from trainer.io.metrics_file import METRICS_FILE
 from trainer.io.version_names import ADAPTERS_FOLDER
 from trainer.model.adapter import AdapterState, read_adapter, serialized
 from trainer.model.roles import Role

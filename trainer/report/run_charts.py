@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 
 from trainer.console.metric_catalog import curves
-from trainer.console.tracking import with_late
+from trainer.io.metrics_file import with_late
 from trainer.report.charts import RenderedChart, render
 from trainer.report.curves import Axis, CurveChart, curve_figure
 from trainer.report.families import by_family, family_means

@@ -12,16 +12,11 @@ from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.data import is_built_in
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import (
-    METRICS_FILE,
-    Metrics,
-    read_with_late,
-    with_late,
-)
 from trainer.data.held_out import is_same_source
 from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.kept_settings import CONFIG_FILE, kept_tables
+from trainer.io.metrics_file import METRICS_FILE, Metrics, read_with_late, with_late
 from trainer.io.version_names import START_FOLDER, version_of_name
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from inference_server.wire.schemas import FinishReason
 from trainer.config.rollout import short_name
-from trainer.console.tracking import Metrics
+from trainer.io.metrics_file import Metrics
 from trainer.rollouts.groups import RolloutBatch, ScoredGroup, ServedGroup
 
 _T = TypeVar("_T")

@@ -9,8 +9,8 @@ from operator import attrgetter
 import torch
 
 from inference_server.wire.digests import sha256_of_bytes
-from trainer.console.tracking import Metrics
 from trainer.errors import JournalError
+from trainer.io.metrics_file import Metrics
 from trainer.model.adapter import AdapterState, serialized
 from trainer.model.batches.batch import Sample
 from trainer.ppo.diagnostics import UpdateMetrics

@@ -12,9 +12,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trainer.console.progress import OnStep
 from trainer.console.stop_signals import Stopped, StopRequest
-from trainer.console.tracking import metrics_row
 from trainer.errors import NonFiniteError
 from trainer.io.durable import write_file
+from trainer.io.metrics_file import metrics_row
 from trainer.io.paths import read_plain
 
 

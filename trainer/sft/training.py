@@ -20,11 +20,11 @@ from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE
 from trainer.config.sections import SFTRunConfig
 from trainer.console.progress import OnStep
 from trainer.console.stop_signals import stop_signals
-from trainer.console.tracking import METRICS_FILE
 from trainer.errors import UsageError
 from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
+from trainer.io.metrics_file import METRICS_FILE
 from trainer.model.adapter import attach_adapter
 from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import load_tokenizer

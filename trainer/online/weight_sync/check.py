@@ -20,8 +20,8 @@ from statistics import median
 from torch import Tensor
 
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import Metrics
 from trainer.errors import SyncError
+from trainer.io.metrics_file import Metrics
 from trainer.model.batches.batch import Sample
 from trainer.online.weight_sync.alternatives import PUSHED, Explanations, chosen_samples
 from trainer.online.weight_sync.evidence import DistinctTokens

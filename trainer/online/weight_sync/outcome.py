@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer.console.tracking import Metrics
+from trainer.io.metrics_file import Metrics
 from trainer.model.batches.batch import Sample
 from trainer.online.weight_sync.alternatives import PUSHED
 from trainer.online.weight_sync.evidence import DistinctTokens, Noise, evidence, noise

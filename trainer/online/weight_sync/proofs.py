@@ -16,9 +16,9 @@ from torch import Tensor
 from inference_server.wire.schemas import ArmGroup, ArmsRequest, Priority, Question
 from regime_w import ArmSpec
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
 from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
+from trainer.io.metrics_file import Metrics
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles
 from trainer.online.published import Published

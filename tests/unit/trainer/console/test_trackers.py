@@ -11,11 +11,12 @@ import pytest
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.run import RunConfig, TrackerName
 from trainer.console import trackers
+from trainer.console.run_output import RunOutput
 from trainer.console.tracker_kinds import TRACKER_ID_FILE, run_id
 from trainer.console.trackers import require_trackers
-from trainer.console.tracking import Tracker, read_metrics
 from trainer.errors import UsageError
 from trainer.io.installed import is_installed
+from trainer.io.metrics_file import read_metrics
 
 Rows = dict[int, dict[str, float]]
 """A step's metrics by step."""
@@ -26,11 +27,9 @@ def rows_of_file(run: Path) -> Rows:
 
 
 def record(run: RunConfig, steps: range, *, first_step: int) -> None:
-    with Tracker(run, first_step=first_step) as tracker:
+    with RunOutput(run, first_step=first_step) as output:
         for step in steps:
-            tracker.record(
-                step, {"reward/mean": step / 8, "rollout/lag": 1, "ppo/kl": float("nan")}
-            )
+            output.record(step, {"reward/mean": step / 8, "rollout/lag": 1, "ppo/kl": float("nan")})
 
 
 # --- the real ones, where they are installed --------------------------------------------------
@@ -227,9 +226,9 @@ def test_of_a_tracker_that_hangs_so_many_steps_wait(
     hanging = Hanging("")
     monkeypatch.setitem(trackers.TRACKERS, "mlflow", hanging.make)
     monkeypatch.setattr(trackers, "_MAX_WAITING", 3)
-    with Tracker(RunConfig(folder=tmp_path, trackers=("mlflow",)), first_step=0) as tracker:
+    with RunOutput(RunConfig(folder=tmp_path, trackers=("mlflow",)), first_step=0) as output:
         for step in range(1, 100):
-            tracker.record(step, {"reward/mean": 1.0})
+            output.record(step, {"reward/mean": 1.0})
             has_one.wait()
         goes_on.set()
     assert sorted(rows_of_file(tmp_path)) == list(range(1, 100))

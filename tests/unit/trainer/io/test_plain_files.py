@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from trainer.config.sections import EvaluationConfig, RunConfig, TrainConfig
-from trainer.console.tracking import METRICS_FILE, Tracker, read_metrics
+from trainer.console.run_output import RunOutput
 from trainer.errors import DataError, TrainerError, UsageError
 from trainer.evaluation.training_settings import with_training_settings
 from trainer.io.adapter_settings import adapter_prompt_format, kept_dtype, training_data
 from trainer.io.jsonl import read_lines
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings, read_run_config
+from trainer.io.metrics_file import METRICS_FILE, read_metrics
 from trainer.io.paths import is_lasting, read_plain
 from trainer.report.run_record import read_run
 from trainer.run_state.journal import Journal
@@ -47,7 +48,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "metrics": (
         METRICS_FILE,
-        lambda folder: Tracker(RunConfig(folder=folder), first_step=0),
+        lambda folder: RunOutput(RunConfig(folder=folder), first_step=0),
     ),
 }
 
@@ -93,7 +94,7 @@ def test_a_damaged_line_of_metrics_is_named_unless_it_is_the_last(
     path.write_bytes(b'{"step": 1, "a": 0.5}\n' + line + b'\n{"step": 2}\n')
     readers: list[Callable[[Path], object]] = [
         read_metrics,
-        lambda folder: Tracker(RunConfig(folder=folder), first_step=2),
+        lambda folder: RunOutput(RunConfig(folder=folder), first_step=2),
     ]
     for read in readers:
         with pytest.raises(DataError) as caught:

@@ -310,17 +310,18 @@ def test_a_file_that_grew_or_changed_is_not_resumed_on(
 @contextmanager
 def killed_after(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A block in which the run is killed right after this step's line is written."""
-    from trainer.console.tracking import Metrics, Tracker
+    from trainer.console.run_output import RunOutput
+    from trainer.io.metrics_file import Metrics
 
-    write_line = Tracker.step
+    write_line = RunOutput.step
 
-    def killing(self: Tracker, number: int, row: Metrics) -> None:
+    def killing(self: RunOutput, number: int, row: Metrics) -> None:
         write_line(self, number, row)
         if number == step:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Tracker, "step", killing)
+        patch.setattr(RunOutput, "step", killing)
         yield
 
 

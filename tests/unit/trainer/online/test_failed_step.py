@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 from tests.unit import runs_in_memory
 from tests.unit.memory_server import MemoryServer
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import read_metrics
 from trainer.errors import NonFiniteError, SyncError
+from trainer.io.metrics_file import read_metrics
 from trainer.online.loop import TrainResult
 from trainer.online.weight_sync.proofs import Proofs
 from trainer.ppo.learner import Learner

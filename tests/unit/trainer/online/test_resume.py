@@ -22,8 +22,8 @@ import torch
 from inference_server.wire.schemas import ServerStatus
 from tests.unit.memory_server import MemoryServer, ServerState
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
-from trainer.console.tracking import read_metrics
 from trainer.errors import CheckpointError, DataError, JournalError, UsageError
+from trainer.io.metrics_file import read_metrics
 from trainer.model.roles import PolicyRoles
 from trainer.replay.verify import verify
 from trainer.run_state.journal_reader import JournalReader
@@ -94,15 +94,13 @@ class Photographer:
         patch.setattr(
             self.server, "push_adapter", partial(watched, "push", self.server.push_adapter)
         )
-        from trainer.console.tracking import Tracker
+        from trainer.console.run_output import RunOutput
 
-        record = Tracker.record
+        record = RunOutput.record
         patch.setattr(
-            Tracker,
+            RunOutput,
             "record",
-            lambda tracker, step, metrics: watched(
-                "record", partial(record, tracker), step, metrics
-            ),
+            lambda output, step, metrics: watched("record", partial(record, output), step, metrics),
         )
 
 

@@ -10,7 +10,7 @@ from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.config.sections import RunConfig, TrainConfig
-from trainer.console.tracking import Metrics, read_metrics, read_with_late
+from trainer.io.metrics_file import Metrics, read_metrics, read_with_late
 from trainer.model.roles import PolicyRoles
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.published import Published

@@ -9,8 +9,8 @@ import pytest
 from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import read_metrics
 from trainer.errors import RewardFunctionError
+from trainer.io.metrics_file import read_metrics
 from trainer.replay.verify import verify
 from trainer.replay.what_if import what_if
 from trainer.run_state.checkpoint import checkpoint_folders, step_of

@@ -16,9 +16,9 @@ from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
 from trainer.commands.early_checks import check_online
 from trainer.config.sections import TrainConfig
-from trainer.console.tracking import read_metrics
 from trainer.errors import DataError, UsageError
 from trainer.io.kept_settings import CONFIG_FILE
+from trainer.io.metrics_file import read_metrics
 from trainer.model.prompts import load_renderer
 from trainer.ppo.critic_fit import CriticFit
 from trainer.replay.verify import verify

@@ -11,9 +11,9 @@ from safetensors.torch import load_file
 
 from tests.unit.memory_server import MemoryServer
 from tests.unit.runs_in_memory import run_config, server_roles, train, write_questions
-from trainer.console.tracking import read_metrics
 from trainer.errors import CheckpointError, UsageError
 from trainer.io.kept_settings import read_run_config
+from trainer.io.metrics_file import read_metrics
 from trainer.replay.changed_settings import changed_config
 from trainer.replay.verify import verify
 from trainer.replay.what_if import what_if

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
-from trainer.console.tracking import Metrics
 from trainer.evaluation.arms_results import CompletionStats, Estimate
 from trainer.evaluation.results import Evaluation, ModelResult, PairedDifference
 from trainer.evaluation.statistics import Trend, mcnemar_p_value, wilson_interval
 from trainer.io.kept_settings import as_toml
+from trainer.io.metrics_file import Metrics
 from trainer.report.findings.ranking import MIN_STEPS, findings_of
 from trainer.report.run_record import RunRecord, read_run
 from trainer.report.verdict import Outcome, print_verdict, verdict_of

@@ -17,8 +17,8 @@ from inference_server.wire.schemas import (
 )
 from tests.unit.memory_server import MemoryServer, ServerState
 from tests.unit.runs_in_memory import run_config, server_roles, write_questions
-from trainer.console.tracking import read_metrics
 from trainer.errors import ServerUnreachableError, SyncError
+from trainer.io.metrics_file import read_metrics
 from trainer.model.adapter import read_adapter
 from trainer.model.roles import PolicyRoles
 from trainer.online.published import Published

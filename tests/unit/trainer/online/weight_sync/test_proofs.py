@@ -28,9 +28,9 @@ from tests.unit.server_answers import adapter_with
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import STATUS, versions_for
 from trainer.config.sections import PolicyConfig, PPOConfig, RolloutConfig, TrainConfig
-from trainer.console.tracking import Metrics
 from trainer.data.sources import Record
 from trainer.errors import ServerRejectedError, SyncError
+from trainer.io.metrics_file import Metrics
 from trainer.model.adapter import read_adapter
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import PolicyRoles, Role

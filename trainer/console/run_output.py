@@ -1,20 +1,12 @@
-"""A run's output: a line per step on the terminal, metrics.jsonl, trackers and the Prometheus endpoint.
-
-A line of metrics.jsonl has at most one evaluation. One that ends when the line of its step is written already, or has
-another evaluation, gets a line of its own ("late"): the step, and the names that begin with ``eval/``.
-"""
+"""A run's output: a line per step on the terminal, metrics.jsonl, trackers and the Prometheus endpoint."""
 
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
 from io import FileIO
-from operator import itemgetter
-from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Self, TypeVar
+from typing import Self
 
-from pydantic import FiniteFloat, Strict, TypeAdapter, ValidationError
 from rich.console import Console
 
 from trainer.config.sections import RunConfig
@@ -23,72 +15,12 @@ from trainer.console.metrics_endpoint import MetricsEndpoint
 from trainer.console.progress import bar
 from trainer.console.terminal import print_line
 from trainer.console.trackers import TrackerThread
-from trainer.errors import DataError
 from trainer.io.durable import append, write_file
+from trainer.io.metrics_file import METRICS_FILE, Metrics, is_late, read_lines
 from trainer.io.paths import open_plain, read_plain
 
-METRICS_FILE = "metrics.jsonl"
 
-_NUM_STEPS = 2**63
-
-Metrics = dict[str, float]
-"""Metrics of one step: names such as ``ppo/approx_kl`` to values."""
-_Row = TypeVar("_Row", bound=Mapping[str, float])
-_METRICS = TypeAdapter(dict[str, Annotated[FiniteFloat, Strict()]])
-
-
-def read_metrics(run_folder: Path) -> list[Metrics]:
-    """Every step's metrics, oldest first, without a truncated last line and without late evaluations.
-
-    Raises:
-        DataError: A line other than the last is damaged; names the line.
-    """
-    return read_with_late(run_folder)[0]
-
-
-def read_with_late(run_folder: Path) -> tuple[list[Metrics], list[Metrics]]:
-    """As `read_metrics`, and the evaluations that have a line of their own, oldest first.
-
-    Raises:
-        DataError: As `read_metrics` raises it.
-    """
-    path, steps, late = run_folder / METRICS_FILE, list[Metrics](), list[Metrics]()
-    for _, row in _read(path) if path.is_file() else ():
-        (late if _is_late(row) else steps).append(row)
-    return steps, late
-
-
-def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:
-    """Rows of steps and late evaluations in the order in which they were measured."""
-    return sorted([*rows, *late_evaluations], key=itemgetter("step"))
-
-
-def _is_late(row: Metrics) -> bool:
-    return len(row) > 1 and all(name == "step" or name.startswith("eval/") for name in row)
-
-
-def _read(path: Path) -> Iterator[tuple[bytes, Metrics]]:
-    """The lines of a file, if there is one, and their metrics; see `read_metrics`."""
-    lines = read_plain(path).splitlines(keepends=True) if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        row = metrics_row(line)
-        if row is not None:
-            yield line, row
-        elif number < len(lines):
-            raise DataError(f"{path}:{number}: not a line of metrics; remove it")
-
-
-def metrics_row(line: bytes) -> Metrics | None:
-    """The metrics of a line; None for one that is truncated or damaged."""
-    try:
-        row = _METRICS.validate_json(line)
-    except ValidationError:
-        return None
-    step = row.get("step", -1)
-    return row if 0 <= step < _NUM_STEPS else None
-
-
-class Tracker:
+class RunOutput:
     """Writes a run's metrics; on a terminal it also draws a progress bar."""
 
     def __init__(self, run: RunConfig, *, first_step: int):
@@ -125,13 +57,13 @@ class Tracker:
             The newest step that had a line.
         """
         kept, newest, newest_before = [], None, 0
-        for line, row in _read(self._path):
+        for line, row in read_lines(self._path):
             newest_before = max(newest_before, int(row["step"]))
             if not line.endswith(b"\n") or row["step"] > first_step:
                 continue
             if row["step"] > self.last_step:
                 newest = row
-            elif newest is not None and row["step"] == self.last_step and _is_late(row):
+            elif newest is not None and row["step"] == self.last_step and is_late(row):
                 newest = newest | row
             else:
                 continue
@@ -183,12 +115,12 @@ class Tracker:
         # NaN is not JSON; a missing value means the same.
         finite = {name: value for name, value in row.items() if math.isfinite(value)}
         append(self._file, json.dumps(finite).encode() + b"\n", wait=False)
-        is_late = _is_late(finite)
-        self._endpoint.show(finite, is_new=not is_late)
+        late = is_late(finite)
+        self._endpoint.show(finite, is_new=not late)
         self._note(row)
         measured = {name: value for name, value in finite.items() if name != "step"}
         for tracker, left_out in self._trackers.items():
-            if step > left_out or is_late:
+            if step > left_out or late:
                 tracker.log(step, measured)
 
     def flush(self) -> None:

@@ -11,8 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.config.sections import RunConfig
-from trainer.console.tracking import Tracker, read_metrics, read_with_late
+from trainer.console.run_output import RunOutput
 from trainer.errors import UsageError
+from trainer.io.metrics_file import read_metrics, read_with_late
 
 METRICS = {
     "version": 3.0,
@@ -34,9 +35,9 @@ METRICS = {
 
 
 def track(folder: Path, *, first_step: int, steps: list[int], **changes: float) -> None:
-    with Tracker(RunConfig(folder=folder), first_step=first_step) as tracker:
+    with RunOutput(RunConfig(folder=folder), first_step=first_step) as output:
         for step in steps:
-            tracker.step(step, METRICS | changes)
+            output.step(step, METRICS | changes)
 
 
 def steps_of(folder: Path) -> list[float]:
@@ -44,10 +45,10 @@ def steps_of(folder: Path) -> list[float]:
 
 
 def test_every_step_is_a_line_of_json_on_disk_at_once(tmp_path: Path) -> None:
-    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
-        tracker.step(1, METRICS)
+    with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
+        output.step(1, METRICS)
         assert read_metrics(tmp_path) == [{"step": 1, **METRICS}]
-        tracker.step(2, METRICS | {"reward/mean": 0.75})
+        output.step(2, METRICS | {"reward/mean": 0.75})
         text = (tmp_path / "metrics.jsonl").read_text()
     assert [json.loads(line) for line in text.splitlines()] == [
         {"step": 1, **METRICS},
@@ -74,7 +75,7 @@ def test_a_torn_last_line_is_left_out_and_overwritten(torn: str, tmp_path: Path)
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def test_a_run_that_was_never_tracked_has_no_metrics(tmp_path: Path) -> None:
+def test_a_run_without_a_file_has_no_metrics(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
 
 
@@ -89,9 +90,9 @@ def test_what_json_cannot_say_is_left_out(value: float, tmp_path: Path) -> None:
 
 
 def test_a_step_is_a_line_of_80_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
-        tracker.step(1234, METRICS | {"reward/mean": -1.25, "ppo/reference_kl": 12.5})
-        tracker.step(1235, METRICS | {"time/step_s": 1234.5, "ppo/explained_variance": math.nan})
+    with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
+        output.step(1234, METRICS | {"reward/mean": -1.25, "ppo/reference_kl": 12.5})
+        output.step(1235, METRICS | {"time/step_s": 1234.5, "ppo/explained_variance": math.nan})
     first, second = capsys.readouterr().out.splitlines()
     assert first == "step 1234 reward -1.250 correct 0.500 kl 12.500 clip 0.000 ev -1.00 0.60s"
     assert max(len(first), len(second)) < 80
@@ -100,9 +101,9 @@ def test_a_step_is_a_line_of_80_columns(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_verbose_step_is_said_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Tracker(RunConfig(folder=tmp_path, verbose=True), first_step=0) as tracker:
-        tracker.say("serving [version] 3")
-        tracker.step(1, METRICS)
+    with RunOutput(RunConfig(folder=tmp_path, verbose=True), first_step=0) as output:
+        output.say("serving [version] 3")
+        output.step(1, METRICS)
     said, line = capsys.readouterr().out.splitlines()
     assert said == "serving [version] 3"
     for fragment in (
@@ -122,8 +123,8 @@ def test_an_evaluation_is_said_with_the_step_and_version_that_it_is_of(
         "eval/best_accuracy": 0.5,
         "eval/best_step": 2,
     }
-    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
-        tracker.step(5, METRICS | evaluation)
+    with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
+        output.step(5, METRICS | evaluation)
     line, _ = capsys.readouterr().out.splitlines()
     assert line == "evaluation of step 4 version 12: accuracy 0.250 (best 0.500 at step 2)"
 
@@ -141,21 +142,21 @@ EVALUATION = {
 def test_an_evaluation_after_its_steps_line_has_a_line_of_its_own(
     first_step: int, is_kept: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
-        tracker.step(1, METRICS)
-        tracker.step(2, METRICS | EVALUATION | {"eval/step": 1, "eval/accuracy": 0.5})
+    with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
+        output.step(1, METRICS)
+        output.step(2, METRICS | EVALUATION | {"eval/step": 1, "eval/accuracy": 0.5})
         capsys.readouterr()
-        tracker.late_evaluation(2, EVALUATION)
+        output.late_evaluation(2, EVALUATION)
     said = capsys.readouterr().out
     assert said == "evaluation of step 2 version 12: accuracy 0.250 (best 0.500 at step 1)\n"
     assert steps_of(tmp_path) == [1, 2]
     assert read_with_late(tmp_path)[1] == [{"step": 2, **EVALUATION}]
     run = RunConfig(folder=tmp_path, metrics_port=0)
-    with Tracker(run, first_step=first_step) as tracker:
-        assert tracker.last_step == min(first_step, 2)
-        assert tracker.last_evaluated_step == (2 if is_kept else 0)
-        shown = scraped(tracker)
-        tracker.step(first_step + 1, METRICS)
+    with RunOutput(run, first_step=first_step) as output:
+        assert output.last_step == min(first_step, 2)
+        assert output.last_evaluated_step == (2 if is_kept else 0)
+        shown = scraped(output)
+        output.step(first_step + 1, METRICS)
     assert shown.get("regime_w_trainer_eval_step") == (2 if is_kept else None)
     assert shown["regime_w_trainer_reward_mean"] == METRICS["reward/mean"]
     assert read_with_late(tmp_path)[1] == [{"step": 2, **EVALUATION}] * is_kept
@@ -175,9 +176,9 @@ def test_tensorboard_gets_every_number_and_forgets_what_is_done_again(tmp_path: 
     assert [(e.step, e.value) for e in events.Scalars("reward/mean")] == [(1, 0.25), (2, 9.0)]
 
 
-def scraped(tracker: Tracker) -> dict[str, float]:
-    assert tracker.metrics_address is not None
-    with urllib.request.urlopen(tracker.metrics_address) as answer:
+def scraped(output: RunOutput) -> dict[str, float]:
+    assert output.metrics_address is not None
+    with urllib.request.urlopen(output.metrics_address) as answer:
         text = answer.read().decode()
     families = text_string_to_metric_families(text)
     return {sample.name: sample.value for family in families for sample in family.samples}
@@ -185,9 +186,9 @@ def scraped(tracker: Tracker) -> dict[str, float]:
 
 def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
     run = RunConfig(folder=tmp_path, num_steps=9, metrics_port=0)
-    with Tracker(run, first_step=0) as tracker:
-        before = scraped(tracker)
-        tracker.step(
+    with RunOutput(run, first_step=0) as output:
+        before = scraped(output)
+        output.step(
             1,
             METRICS
             | {
@@ -198,8 +199,8 @@ def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
                 "eval/best_step": 1,
             },
         )
-        tracker.step(2, METRICS | {"ppo/entropy": math.nan, "reward/mean": 0.75})
-        after = scraped(tracker)
+        output.step(2, METRICS | {"ppo/entropy": math.nan, "reward/mean": 0.75})
+        after = scraped(output)
     assert before == {
         "regime_w_trainer_num_steps": 9,
         "regime_w_trainer_last_step_timestamp_seconds": 0,
@@ -215,15 +216,15 @@ def test_prometheus_finds_the_newest_steps_numbers(tmp_path: Path) -> None:
 
 def test_arms_whose_names_prometheus_writes_alike_end_no_run(tmp_path: Path) -> None:
     run = RunConfig(folder=tmp_path, metrics_port=0)
-    with Tracker(run, first_step=0) as tracker:
-        tracker.step(1, METRICS | {"arm/cot-1": 0.25, "arm/cot_1": 0.5})
-        assert scraped(tracker)["regime_w_trainer_arm_cot_1"] == 0.5
+    with RunOutput(run, first_step=0) as output:
+        output.step(1, METRICS | {"arm/cot-1": 0.25, "arm/cot_1": 0.5})
+        assert scraped(output)["regime_w_trainer_arm_cot_1"] == 0.5
 
 
 def test_a_resumed_run_shows_where_it_was(tmp_path: Path) -> None:
     track(tmp_path, first_step=0, steps=[1, 2, 3])
-    with Tracker(RunConfig(folder=tmp_path, metrics_port=0), first_step=2) as tracker:
-        shown = scraped(tracker)
+    with RunOutput(RunConfig(folder=tmp_path, metrics_port=0), first_step=2) as output:
+        shown = scraped(output)
     assert shown["regime_w_trainer_step"] == 2
     assert shown["regime_w_trainer_last_step_timestamp_seconds"] == 0
 
@@ -234,9 +235,9 @@ def test_a_taken_metrics_port_is_an_error_that_names_it(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"run.metrics_port {port} on 127.0.0.1"):
-            Tracker(RunConfig(folder=tmp_path, metrics_port=port), first_step=0)
+            RunOutput(RunConfig(folder=tmp_path, metrics_port=port), first_step=0)
 
 
 def test_nothing_listens_unless_asked_to(tmp_path: Path) -> None:
-    with Tracker(RunConfig(folder=tmp_path), first_step=0) as tracker:
-        assert tracker.metrics_address is None
+    with RunOutput(RunConfig(folder=tmp_path), first_step=0) as output:
+        assert output.metrics_address is None

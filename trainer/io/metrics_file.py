@@ -1,0 +1,76 @@
+"""The file of a run's metrics, metrics.jsonl: a line of JSON for each step.
+
+A line has at most one evaluation. One that ends when the line of its step is written already, or has
+another evaluation, gets a line of its own ("late"): the step, and the names that begin with ``eval/``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import FiniteFloat, Strict, TypeAdapter, ValidationError
+
+from trainer.errors import DataError
+from trainer.io.paths import read_plain
+
+METRICS_FILE = "metrics.jsonl"
+
+_NUM_STEPS = 2**63
+
+Metrics = dict[str, float]
+"""Metrics of one step: names such as ``ppo/approx_kl`` to values."""
+_Row = TypeVar("_Row", bound=Mapping[str, float])
+_METRICS = TypeAdapter(dict[str, Annotated[FiniteFloat, Strict()]])
+
+
+def read_metrics(run_folder: Path) -> list[Metrics]:
+    """Every step's metrics, oldest first, without a truncated last line and without late evaluations.
+
+    Raises:
+        DataError: A line other than the last is damaged; names the line.
+    """
+    return read_with_late(run_folder)[0]
+
+
+def read_with_late(run_folder: Path) -> tuple[list[Metrics], list[Metrics]]:
+    """As `read_metrics`, and the evaluations that have a line of their own, oldest first.
+
+    Raises:
+        DataError: As `read_metrics` raises it.
+    """
+    path, steps, late = run_folder / METRICS_FILE, list[Metrics](), list[Metrics]()
+    for _, row in read_lines(path) if path.is_file() else ():
+        (late if is_late(row) else steps).append(row)
+    return steps, late
+
+
+def with_late(rows: Sequence[_Row], late_evaluations: Sequence[_Row]) -> list[_Row]:
+    """Rows of steps and late evaluations in the order in which they were measured."""
+    return sorted([*rows, *late_evaluations], key=itemgetter("step"))
+
+
+def is_late(row: Metrics) -> bool:
+    """Whether a line has only an evaluation; see the module's docstring."""
+    return len(row) > 1 and all(name == "step" or name.startswith("eval/") for name in row)
+
+
+def read_lines(path: Path) -> Iterator[tuple[bytes, Metrics]]:
+    """The lines of a file, if there is one, and their metrics; see `read_metrics`."""
+    lines = read_plain(path).splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        row = metrics_row(line)
+        if row is not None:
+            yield line, row
+        elif number < len(lines):
+            raise DataError(f"{path}:{number}: not a line of metrics; remove it")
+
+
+def metrics_row(line: bytes) -> Metrics | None:
+    """The metrics of a line; None for one that is truncated or damaged."""
+    try:
+        row = _METRICS.validate_json(line)
+    except ValidationError:
+        return None
+    step = row.get("step", -1)
+    return row if 0 <= step < _NUM_STEPS else None
