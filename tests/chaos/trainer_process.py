@@ -13,7 +13,7 @@ from typing import Any
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
-from trainer.io.version_names import ADAPTERS_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.replay.verify import verify
 from trainer.run_state.journal_reader import JournalReader
 

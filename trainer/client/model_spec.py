@@ -16,7 +16,7 @@ from inference_server.wire.schemas import (
 )
 from trainer.errors import UsageError
 from trainer.io.paths import shown_path
-from trainer.io.version_names import version_folders, version_of_name
+from trainer.io.run_layout import version_folders, version_of_name
 
 _BASE, _POLICY = "base", "policy"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainer.errors import UsageError
 from trainer.io.paths import require_folder, shown_path
-from trainer.io.version_names import ADAPTERS_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER
 
 CARD_FILE = "README.md"
 """The model card."""

@@ -13,11 +13,11 @@ from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
 from trainer.io.kept_settings import (
     CONFIG_FILE,
-    ROLLOUTS_FOLDER,
     kept_tables,
     settings_beside,
     table_of,
 )
+from trainer.io.run_layout import ADAPTERS_FOLDER, ROLLOUTS_FOLDER, START_FOLDER
 
 
 def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
@@ -28,8 +28,8 @@ def settings_of(adapter: Path) -> tuple[Path, dict[str, Any]] | None:
     """
     if (kept := _readable(adapter / CONFIG_FILE)) is not None:
         return adapter, kept
-    run = adapter.parent.parent if adapter.parent.name == "adapters" else adapter.parent
-    if run != adapter.parent or adapter.name == "start":
+    run = adapter.parent.parent if adapter.parent.name == ADAPTERS_FOLDER else adapter.parent
+    if run != adapter.parent or adapter.name == START_FOLDER:
         with suppress(FileNotFoundError):
             return run, kept_tables(run / CONFIG_FILE)
     return None

@@ -18,8 +18,6 @@ from trainer.io.durable import write_file
 from trainer.io.paths import is_same_path, read_plain
 
 CONFIG_FILE = "config.toml"
-ROLLOUTS_FOLDER = "rollouts"
-"""The folder of a run's own files of rollouts."""
 
 _COMMANDS = {"rollouts": "train-offline", "sft": "sft", "ppo": "train"}
 """Keys of kept settings to commands: the first of these keys that the settings have says which command wrote them."""

@@ -16,7 +16,7 @@ from inference_server.wire.schemas import ADAPTER_CONFIG_FILE
 from trainer.config.policy import PolicyConfig
 from trainer.config.safe_text import shortened
 from trainer.errors import UsageError
-from trainer.io.version_names import why_no_adapter
+from trainer.io.run_layout import why_no_adapter
 from trainer.model.base_files import one_line
 
 

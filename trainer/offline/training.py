@@ -21,7 +21,7 @@ from trainer.console.timing import BusyTime, StepClock
 from trainer.doctor.memory import plan_in_message
 from trainer.errors import BETWEEN_STEPS, UsageError
 from trainer.io.metrics_file import Metrics
-from trainer.io.version_names import ADAPTERS_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
 from trainer.model.dtype import torch_dtype, with_recorded_dtype

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from trainer.errors import NonFiniteError
 from trainer.io.durable import finish_folder, new_folder
+from trainer.io.run_layout import FAILED_FOLDER, step_name
 from trainer.model.roles import PolicyRoles
 from trainer.rollouts.groups import ScoredGroup
 from trainer.rollouts.rows import rollout_lines
 from trainer.run_state.journal import Journal
-
-FAILED_FOLDER = "failed"
 
 
 @contextmanager
@@ -39,7 +38,7 @@ def keep_failed_step(
     try:
         yield
     except NonFiniteError as error:
-        folder = run_folder / FAILED_FOLDER / f"step-{step:06d}"
+        folder = run_folder / FAILED_FOLDER / step_name(step)
         has_failed_before = folder.exists()
         unfinished = new_folder(folder)
         (unfinished / "rollouts.jsonl").write_bytes(rollout_lines(groups, step))

@@ -13,7 +13,7 @@ from trainer.config.sections import TrainConfig
 from trainer.console.run_output import RunOutput
 from trainer.errors import JournalError, NonFiniteError
 from trainer.io.metrics_file import Metrics
-from trainer.io.version_names import ADAPTERS_FOLDER, version_folders
+from trainer.io.run_layout import ADAPTERS_FOLDER, version_folders
 from trainer.online.loop import TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.versions import Versions

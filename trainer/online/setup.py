@@ -24,7 +24,7 @@ from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
 from trainer.io.adapter_settings import prompt_format_advice
 from trainer.io.metrics_file import read_metrics
-from trainer.io.version_names import ADAPTERS_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, with_server_dtype
 from trainer.model.prompts import prompt_format_of

@@ -17,7 +17,7 @@ import torch
 from inference_server.wire.schemas import adapter_name
 from trainer.config.sections import TrainConfig
 from trainer.io.kept_settings import read_run_config
-from trainer.io.version_names import ADAPTERS_FOLDER, START_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER, START_FOLDER
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batches.batch import Sample
 from trainer.model.roles import Role

@@ -22,8 +22,8 @@ from trainer.errors import DataError, UsageError
 from trainer.evaluation.tables import tables_of
 from trainer.io.durable import write_file
 from trainer.io.jsonl import read_rows
-from trainer.io.kept_settings import ROLLOUTS_FOLDER
 from trainer.io.paths import is_lasting, shown_path
+from trainer.io.run_layout import ROLLOUTS_FOLDER
 from trainer.report.evaluation_charts import evaluation_charts
 from trainer.report.run_charts import run_charts
 from trainer.report.run_record import RunRecord, read_run

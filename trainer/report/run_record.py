@@ -17,7 +17,7 @@ from trainer.errors import UsageError
 from trainer.evaluation.results import EVALUATION_FILE, Evaluation, ModelResult
 from trainer.io.kept_settings import CONFIG_FILE, kept_tables
 from trainer.io.metrics_file import METRICS_FILE, Metrics, read_with_late, with_late
-from trainer.io.version_names import START_FOLDER, version_of_name
+from trainer.io.run_layout import START_FOLDER, version_of_name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from trainer.evaluation.results import EVALUATION_FILE, PairedDifference
 from trainer.evaluation.statistics import CONFIDENCE
 from trainer.evaluation.tables import p_value, signed
 from trainer.io.adapter_settings import training_data
-from trainer.io.version_names import START_FOLDER, version_folders
+from trainer.io.run_layout import ADAPTERS_FOLDER, START_FOLDER, version_folders
 from trainer.report.findings.finding import Finding
 from trainer.report.findings.ranking import MEANINGLESS, findings_of
 from trainer.report.run_record import RunRecord
@@ -147,7 +147,11 @@ def _how_to_measure(run: RunRecord) -> str:
     kept = run.folder / START_FOLDER
     start = adapter if adapter is None or not kept.exists() else kept
     version = run.rows[-1].get("version", max(version_folders(run.folder), default=None))
-    newest = "ADAPTER" if version is None else f"{run.folder}/adapters/{adapter_name(int(version))}"
+    newest = (
+        "ADAPTER"
+        if version is None
+        else f"{run.folder}/{ADAPTERS_FOLDER}/{adapter_name(int(version))}"
+    )
     models = json.dumps([f"Start={start or 'base'}", f"PPO={newest}"], ensure_ascii=False)
     # `eval` takes the questions from the run's settings, or from those with which its rollouts were collected.
     known = training_data(run.folder) if run.held_out is None else None

@@ -24,8 +24,9 @@ from plotly.offline import get_plotlyjs
 from inference_server.wire.settings.serve import names_loopback
 from trainer.errors import TrainerError, UsageError
 from trainer.evaluation.results import EVALUATION_FILE
-from trainer.io.kept_settings import CONFIG_FILE, ROLLOUTS_FOLDER
+from trainer.io.kept_settings import CONFIG_FILE
 from trainer.io.metrics_file import METRICS_FILE
+from trainer.io.run_layout import ROLLOUTS_FOLDER
 from trainer.report.page import live_html
 
 _HOST = "127.0.0.1"

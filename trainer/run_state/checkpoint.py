@@ -15,14 +15,13 @@ from inference_server.wire.settings.errors import first_line
 from trainer.errors import CheckpointError
 from trainer.io.durable import finish_folder, new_folder, remove_folder, write_file
 from trainer.io.paths import read_plain
+from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, step_name
 from trainer.model.adapter import AdapterState
 from trainer.model.roles import PolicyRoles
 from trainer.ppo.learner_state import learner_state, load_learner_state
 from trainer.ppo.update import PPOUpdate
 from trainer.rollouts.questions import QuestionState
 from trainer.run_state.manifest import STATE_FILE, verify_checkpoint, write_manifest
-
-CHECKPOINTS_FOLDER = "checkpoints"
 
 _BEST_FILE = "best.json"
 _REMOVE = "; remove it"
@@ -53,7 +52,7 @@ class Best(BaseModel):
 
     @model_validator(mode="after")
     def _adapter_is_of_the_version(self) -> Self:
-        if self.adapter != f"adapters/{adapter_name(self.version)}":
+        if self.adapter != f"{ADAPTERS_FOLDER}/{adapter_name(self.version)}":
             raise ValueError(f"adapter is not the folder of version {self.version}")
         return self
 
@@ -65,7 +64,7 @@ def checkpoint_folders(run_folder: Path) -> list[Path]:
 
 def checkpoint_folder(run_folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is, if it is kept."""
-    return run_folder / CHECKPOINTS_FOLDER / f"step-{step:06d}"
+    return run_folder / CHECKPOINTS_FOLDER / step_name(step)
 
 
 def step_of(folder: Path) -> int:

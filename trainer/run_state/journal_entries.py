@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from inference_server.wire.digests import sha256_of_bytes
-from trainer.io.kept_settings import ROLLOUTS_FOLDER
+from trainer.io.run_layout import ROLLOUTS_FOLDER, step_name
 from trainer.rollouts.questions import PendingQuestions
 
 JOURNAL_FILE = "journal.jsonl"
@@ -72,7 +72,7 @@ _ENTRY: TypeAdapter[JournaledStep | JournaledAdapter] = TypeAdapter(
 
 def rollouts_file(run_folder: Path, step: int) -> Path:
     """The file of a step's rollouts."""
-    return run_folder / ROLLOUTS_FOLDER / f"step-{step:06d}.jsonl"
+    return run_folder / ROLLOUTS_FOLDER / f"{step_name(step)}.jsonl"
 
 
 def to_line(entry: JournaledStep | JournaledAdapter) -> bytes:

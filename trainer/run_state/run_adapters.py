@@ -12,7 +12,7 @@ import torch
 from inference_server.wire.digests import sha256_of_file
 from inference_server.wire.schemas import ADAPTER_WEIGHTS_FILE, adapter_name
 from trainer.io.durable import finish_folder, new_folder, remove_folder, unfinished
-from trainer.io.version_names import version_folders
+from trainer.io.run_layout import version_folders
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.journal import Journal

@@ -24,7 +24,6 @@ from trainer.io.adapter_settings import (
 from trainer.io.durable import remove_unfinished, write_file
 from trainer.io.kept_settings import (
     CONFIG_FILE,
-    ROLLOUTS_FOLDER,
     as_begun,
     as_toml,
     command_of,
@@ -34,9 +33,9 @@ from trainer.io.kept_settings import (
     require_as_kept,
 )
 from trainer.io.paths import require_folder
-from trainer.io.version_names import ADAPTERS_FOLDER, START_FOLDER
+from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER, START_FOLDER
 from trainer.model.roles import PolicyRoles
-from trainer.run_state.checkpoint import CHECKPOINTS_FOLDER, checkpoint_folders, step_of
+from trainer.run_state.checkpoint import checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
 from trainer.run_state.journal_reader import JournalReader
 from trainer.run_state.run_adapters import save_adapter

@@ -25,6 +25,7 @@ from trainer.io.adapter_settings import kept_dtype, kept_prompt_format
 from trainer.io.durable import fsync_all
 from trainer.io.kept_settings import CONFIG_FILE, keep_settings
 from trainer.io.metrics_file import METRICS_FILE
+from trainer.io.run_layout import CHECKPOINTS_FOLDER
 from trainer.model.adapter import attach_adapter
 from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import load_tokenizer
@@ -37,7 +38,6 @@ from trainer.sft.callbacks import FiniteCallback, ProgressCallback, StopCallback
 from trainer.sft.examples import data_sets, longest_tokens
 from trainer.sft.output import require_output
 
-CHECKPOINTS_FOLDER = "checkpoints"
 _TRAINER_STATE_FILE = "trainer_state.json"
 
 

@@ -1,4 +1,4 @@
-"""The names of a run's versions on disk: ``adapters/policy-000012``, but no other names that begin like this."""
+"""The names in a run's folder: its folders, and those of its steps and versions within them."""
 
 import os
 import re
@@ -7,12 +7,22 @@ from pathlib import Path
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, adapter_name
 
 ADAPTERS_FOLDER = "adapters"
-"""The folder of the versions within a run's folder."""
-
+"""The folder of the versions."""
+CHECKPOINTS_FOLDER = "checkpoints"
+"""The folder of the checkpoints, of a run or of an SFT."""
+FAILED_FOLDER = "failed"
+"""The folder of what steps that met NaN leave behind."""
+ROLLOUTS_FOLDER = "rollouts"
+"""The folder of a run's own files of rollouts."""
 START_FOLDER = "start"
 """The folder of the adapter that a run began with."""
 
 _NAME = re.compile(r"policy-([0-9]{6,})")
+
+
+def step_name(step: int) -> str:
+    """What a step's checkpoint, file of rollouts or remains are called: ``step-000012``."""
+    return f"step-{step:06d}"
 
 
 def version_of_name(name: str) -> int | None:
@@ -39,6 +49,6 @@ def why_no_adapter(folder: Path) -> str:
             f"it is a run's folder; name an adapter of it, such as {versions[-1]}, its newest, or the one that "
             f"`export {folder} --best --adapter --to DIR` writes to DIR"
         )
-    if os.path.isdir(folder / "checkpoints"):
+    if os.path.isdir(folder / CHECKPOINTS_FOLDER):
         return "it has checkpoints but no adapter yet; run the command that began it again, which resumes it"
     return f"no {ADAPTER_CONFIG_FILE} in it; name a folder on this machine (download an adapter of the Hub first)"
