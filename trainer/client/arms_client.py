@@ -22,12 +22,12 @@ from inference_server.wire.schemas import (
 )
 from inference_server.wire.streams import NDJSON
 from regime_w import ArmSpec
-from trainer.client.answers import MAX_BODY_BYTES, InvalidAnswerError
 from trainer.client.arms_stream import read_stream
 from trainer.client.ask_groups import ask_groups, policy_of
 from trainer.client.http import RetryingHTTP, raise_for_status
 from trainer.client.protocol import GreedyPrompt, TextCompletion
 from trainer.client.response_checks import flaw_in_groups
+from trainer.client.responses import MAX_BODY_BYTES, InvalidResponseError
 from trainer.config.sections import ServerConfig
 
 _QUESTIONS_PER_REQUEST = 64
@@ -85,7 +85,7 @@ class ArmsClient:
         def read(response: httpx.Response) -> ArmsResponse:
             answer = self._read_groups(request, response)
             if flaw := flaw_in_groups(request, answer.groups):
-                raise InvalidAnswerError(f"{self._url}/v1/arms/generate answered with {flaw}")
+                raise InvalidResponseError(f"{self._url}/v1/arms/generate answered with {flaw}")
             return answer
 
         body = request.model_copy(update={"stream": True}).model_dump_json().encode()
@@ -108,7 +108,7 @@ class ArmsClient:
         try:
             answer = read_stream(request, response.content)
         except (ValidationError, RecursionError) as error:
-            raise InvalidAnswerError(
+            raise InvalidResponseError(
                 f"{self._url}/v1/arms/generate ended its stream early, or sent something else"
             ) from error
         if isinstance(answer, ArmsResponse):

@@ -1,4 +1,4 @@
-"""Reads a streamed answer to an arms request: groups as they were finished, empty lines between, usage at the end."""
+"""Reads a streamed response to an arms request: groups as they were finished, empty lines between, usage at the end."""
 
 from http import HTTPStatus
 

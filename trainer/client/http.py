@@ -16,10 +16,10 @@ import stamina
 from pydantic import BaseModel, ValidationError
 
 from inference_server.wire.settings.serve import is_loopback
-from trainer.client.answers import (
+from trainer.client.responses import (
     ACCEPTED_ENCODINGS,
     MAX_BODY_BYTES,
-    InvalidAnswerError,
+    InvalidResponseError,
     drop_location,
     read_body,
     rejection,
@@ -58,7 +58,7 @@ _TRANSIENT = (
     httpx.DecodingError,
     TimeoutError,
     _BusyError,
-    InvalidAnswerError,
+    InvalidResponseError,
 )
 """Errors that may be gone when the same request is sent again."""
 
@@ -138,7 +138,7 @@ class RetryingHTTP:
         """What ``read`` makes of the first good answer.
 
         Args:
-            read: Turns a response into the result; raises `InvalidAnswerError` to have it sent again.
+            read: Turns a response into the result; raises `InvalidResponseError` to have it sent again.
             method: The HTTP method.
             path: The path below ``server.url``.
             streamed: Whether each line of the answer is progress, empty ones included.
@@ -188,12 +188,12 @@ class RetryingHTTP:
         """A response's content.
 
         Raises:
-            InvalidAnswerError: The content is not a valid ``body``.
+            InvalidResponseError: The content is not a valid ``body``.
         """
         try:
             return body.model_validate_json(response.content)
         except (ValidationError, RecursionError) as error:
-            raise InvalidAnswerError(
+            raise InvalidResponseError(
                 f"{self._url}{response.url.path} returned no valid {body.__name__.strip('_')}"
             ) from error
 
@@ -224,7 +224,7 @@ class RetryingHTTP:
         return self._full_for_s if isinstance(error, _FullError) else self._give_up_after_s
 
     def _given_up(self, path: str, error: Exception) -> ServerError:
-        if isinstance(error, InvalidAnswerError):
+        if isinstance(error, InvalidResponseError):
             return ServerError(f"{error}; is it a Regime W server?")
         return ServerUnreachableError(
             f"no answer from {self._url}{path} within {self._tried_s(error):g} s: "

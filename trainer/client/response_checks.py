@@ -1,6 +1,6 @@
-"""Checks whether an answer is complete: a proxy or a dying server can return less than was asked for.
+"""Checks whether a response is complete: a proxy or a dying server can return less than was asked for.
 
-An incomplete answer is asked for again, and never scored.
+An incomplete response is asked for again, and never scored.
 """
 
 import math
@@ -16,7 +16,7 @@ from inference_server.wire.schemas import (
 
 
 def flaw_in_groups(request: ArmsRequest, groups: list[ArmGroup]) -> str | None:
-    """What is missing from the groups of an answer, or wrong with them; None if the answer is complete.
+    """What is missing from the groups of a response, or wrong with them; None if it is complete.
 
     Args:
         request: What was asked.

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from trainer.client.protocol import InferenceServer
 from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
-from trainer.servers.member import GivenVersions, Member
+from trainer.servers.given_versions import GivenVersions
+from trainer.servers.member import Member
 
 _TIMES_LATE = 2.0
 """A request is late after this many times the usual time."""

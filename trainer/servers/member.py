@@ -1,26 +1,15 @@
-"""One server of a pool: whether it is asked, what it has been given, and how busy it is."""
+"""One server of a pool: whether it is asked, what it holds, and how busy it is."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from functools import partial
-from http import HTTPStatus
-from pathlib import Path
-from typing import TypeVar
 
-from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ServerStatus
 from trainer.client.protocol import InferenceServer
-from trainer.errors import ServerRejectedError, ServerUnreachableError, SyncError
 
-LOOKED_WITHIN_S = 30.0
-"""How long a server may take to say what it is or holds; one that hangs would take ``server.request_timeout_s``."""
 _KEPT = 0.97
 """Each new answer multiplies the weight of earlier ones by this, so that about the newest 30 decide how quick a server
 is."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -111,104 +100,3 @@ class Member:
         silent = (now_s - self.event_s) / self.num_groups if self.num_groups else 0.0
         known = self.busy_s / self.num_answered if self.num_answered else None
         return known if known is None or known > silent else silent
-
-
-class GivenVersions:
-    """The versions that a pool was given, and gives to its members."""
-
-    def __init__(self) -> None:
-        """Nothing was given yet."""
-        self.active: int | None = None
-        self.folders: dict[int, Path] = {}
-        self._digests: dict[int, str] = {}
-
-    def note(self, version: int, folder: Path, *, activate: bool) -> None:
-        """Note a version that is to be given to every member."""
-        self.folders[version] = folder
-        if activate:
-            self.active = version
-
-    def forget(self, version: int, *, active: int | None) -> None:
-        """Forget a version whose number another run has taken; ``active`` is the version before it."""
-        self.folders.pop(version, None)
-        self._digests.pop(version, None)
-        self.active = active
-
-    async def give(
-        self,
-        member: Member,
-        version: int,
-        *,
-        again: bool = False,
-        is_wanted: Callable[[], bool] = lambda: True,
-    ) -> AdapterInfo | None:
-        """Make a member hold a version, and serve it as ``policy`` if it is the active one.
-
-        Args:
-            member: The server.
-            version: The version; nothing is done for one that was not noted.
-            again: Whether to push even a version that the member holds already, which changes nothing there.
-            is_wanted: Asked once the pushes before this one are done: whether the version is still to be pushed.
-
-        Returns:
-            What the server acknowledged; None if nothing was pushed.
-
-        Raises:
-            SyncError: The member acknowledges other weights than another member did.
-            ServerError: As in `InferenceServer.push_adapter`.
-            OSError: The version's files are gone.
-        """
-        # For a version that the member holds, there is no need to wait for other pushes to it.
-        if self._is_held(member, version) and not again:
-            return None
-        async with member.changes:
-            folder, is_active = self.folders.get(version), version == self.active
-            is_done = self._is_held(member, version) and not again
-            if folder is None or is_done or not is_wanted():
-                return None
-            info = await member.client.push_adapter(version, folder, activate=is_active)
-            ours = self._digests.setdefault(version, info.sha256)
-            if (info.version, info.sha256) != (version, ours):
-                raise SyncError(
-                    f"{member.name} acknowledges version {info.version} with digest {info.sha256}; "
-                    f"another server acknowledged version {version} with digest {ours}"
-                )
-            member.digests[version] = info.sha256
-            if info.active:
-                member.active = version
-            return info
-
-    def _is_held(self, member: Member, version: int) -> bool:
-        """Whether the member has acknowledged the version, as ``policy`` if it is the active one."""
-        is_named = version != self.active or member.active == version
-        return version in member.digests and is_named
-
-    async def listed(self, member: Member, version: int) -> AdapterInfo:
-        """A version as a member holds it; the member is first given what it does not hold yet or has lost.
-
-        Raises:
-            SyncError: As in `give`.
-            ServerError: As in `InferenceServer.adapter`.
-        """
-        await self.give(member, version)
-        try:
-            return await looked_up(partial(member.client.adapter, version))
-        except ServerRejectedError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-        member.digests.pop(version, None)
-        await self.give(member, version)
-        return await looked_up(partial(member.client.adapter, version))
-
-
-async def looked_up(call: Callable[[], Awaitable[_T]]) -> _T:
-    """The result of a call that only looks something up, for which a server has `LOOKED_WITHIN_S`.
-
-    Raises:
-        ServerUnreachableError: No answer came in that time.
-    """
-    try:
-        async with asyncio.timeout(LOOKED_WITHIN_S):
-            return await call()
-    except TimeoutError:
-        raise ServerUnreachableError(f"no answer within {LOOKED_WITHIN_S:g} s") from None

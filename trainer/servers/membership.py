@@ -14,7 +14,9 @@ from inference_server.wire.schemas import ServerStatus
 from trainer.errors import ServerError, ServerUnreachableError, TrainerError
 from trainer.servers.agreement import require_agreement
 from trainer.servers.dispatch import Dispatcher
-from trainer.servers.member import GivenVersions, Member, looked_up
+from trainer.servers.given_versions import GivenVersions
+from trainer.servers.member import Member
+from trainer.servers.time_limit import result_in_time
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 """The first and the longest wait before a server that is away is tried again; each wait is twice the one before."""
@@ -87,7 +89,7 @@ class Membership:
         """The current status of a server that is up; None if it has left."""
         since_s = member.since_s
         try:
-            status = await looked_up(member.client.status)
+            status = await result_in_time(member.client.status)
         except ServerError as error:
             why = str(error)
         else:
@@ -159,7 +161,7 @@ class Membership:
         member.why = why
 
     async def _join(self, member: Member) -> None:
-        status = await looked_up(member.client.status)
+        status = await result_in_time(member.client.status)
         for other in self._members:
             if other is not member and other.boot_id and other.found is not None:
                 require_agreement(member.name, status, other.name, other.found)

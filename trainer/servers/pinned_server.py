@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from inference_server.wire.adapters.infos import AdapterInfo
 from inference_server.wire.schemas import ArmsRequest, ArmsResponse
 from trainer.errors import ServerUnreachableError
-from trainer.servers.member import GivenVersions, Member
+from trainer.servers.given_versions import GivenVersions
+from trainer.servers.member import Member
 
 _LOOK_EVERY_S = 0.5
 

@@ -20,11 +20,13 @@ from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableEr
 from trainer.rollouts.groups import ServedGroup
 from trainer.servers.agreement import combined_status
 from trainer.servers.dispatch import Dispatcher
-from trainer.servers.first_answers import first_answers
-from trainer.servers.member import GivenVersions, Member, looked_up
+from trainer.servers.first_results import first_results
+from trainer.servers.given_versions import GivenVersions
+from trainer.servers.member import Member
 from trainer.servers.membership import Membership
 from trainer.servers.origins import Origin, replicas_of
 from trainer.servers.pinned_server import PinnedServer
+from trainer.servers.time_limit import result_in_time
 
 _BOOT_ID = "several"
 _QUESTIONS_A_PIECE = 8
@@ -109,7 +111,7 @@ class ServerPool:
         """
         while True:
             members = await self._membership.wait()
-            await first_answers(self._membership.started(map(self._membership.refresh, members)))
+            await first_results(self._membership.started(map(self._membership.refresh, members)))
             # For a server that is late, its last status is used.
             if up := [m.found for m in members if m.is_up and m.found is not None]:
                 found = [m.found for m in self._members if m.found is not None]
@@ -166,7 +168,7 @@ class ServerPool:
             late = asyncio.Event()
             pushes = (self._push(member, version, late) for member in members)
             try:
-                infos = await first_answers(self._membership.started(pushes))
+                infos = await first_results(self._membership.started(pushes))
             except ServerRejectedError:
                 self._versions.forget(version, active=before)
                 raise
@@ -211,7 +213,7 @@ class ServerPool:
     async def _try(self, member: Member, call: Callable[[], Awaitable[_T]]) -> _T | None:
         """What a call returns; None if the member gave no good answer, which makes it leave."""
         try:
-            return await looked_up(call)
+            return await result_in_time(call)
         except ServerRejectedError:
             raise
         except ServerError as error:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from inference_server.wire.schemas import ArmCompletion, ArmsRequest
 from inference_server.wire.streams import NDJSON
-from trainer.client import answers, http
+from trainer.client import http, responses
 from trainer.client.arms_client import ArmsClient
 from trainer.client.ask_groups import LostError, ask_again
 from trainer.config.sections import ServerConfig
@@ -60,7 +60,7 @@ async def pieces(content: bytes) -> AsyncIterator[bytes]:
 )
 def test_retry_after_is_read_as_seconds_and_bounded(given: str, seconds: float) -> None:
     response = httpx.Response(503, headers=[(b"Retry-After", given.encode())])
-    assert answers.retry_after_s(response) == seconds
+    assert responses.retry_after_s(response) == seconds
 
 
 async def test_no_wait_is_longer_than_the_patience() -> None:
@@ -89,9 +89,9 @@ async def test_a_body_is_measured_as_it_is_decompressed(encoding: str, content: 
     taken: list[int] = []
 
     async def read() -> None:
-        taken.extend([len(part) async for part in answers.read_body(answer, 1_000_000)])
+        taken.extend([len(part) async for part in responses.read_body(answer, 1_000_000)])
 
-    with pytest.raises(answers.InvalidAnswerError, match="more than 1000000 bytes"):
+    with pytest.raises(responses.InvalidResponseError, match="more than 1000000 bytes"):
         await read()
 
 
@@ -125,8 +125,8 @@ async def test_headers_that_the_network_has_changed_are_a_fault_like_others(
 async def test_an_encoding_that_was_not_asked_for_is_refused(encoding: str) -> None:
     headers = [(b"Content-Encoding", encoding.encode())]
     answer = httpx.Response(200, headers=headers, content=pieces(b"{}"), request=REQUEST)
-    with pytest.raises(answers.InvalidAnswerError, match="Content-Encoding") as caught:
-        async for _ in answers.read_body(answer, 1000):
+    with pytest.raises(responses.InvalidResponseError, match="Content-Encoding") as caught:
+        async for _ in responses.read_body(answer, 1000):
             pass
     assert "\x1b" not in str(caught.value)
 
@@ -138,7 +138,7 @@ async def test_a_compressed_answer_is_read(encoding: str) -> None:
     answer = httpx.Response(
         200, headers={"Content-Encoding": encoding}, content=pieces(packed), request=REQUEST
     )
-    read = b"".join([part async for part in answers.read_body(answer, 10**6)])
+    read = b"".join([part async for part in responses.read_body(answer, 10**6)])
     assert read == text
 
 

@@ -21,7 +21,7 @@ from trainer.errors import (
     UsageError,
 )
 from trainer.rollouts.groups import ServedGroup
-from trainer.servers import dispatch, first_answers, member, membership
+from trainer.servers import dispatch, first_results, membership, time_limit
 from trainer.servers.pool import ServerPool
 
 PROMPT = GreedyPrompt(system_prompt="", prompt_format="plain", max_tokens=4)
@@ -32,7 +32,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(membership, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(membership, "TICK_S", 0.01)
     monkeypatch.setattr(dispatch, "_LEAST_LATE_S", 0.05)
-    monkeypatch.setattr(first_answers, "_LEAST_S", 0.05)
+    monkeypatch.setattr(first_results, "_LEAST_S", 0.05)
 
 
 def servers_named(names: str, **settings: Any) -> list[RatedServer]:
@@ -231,7 +231,7 @@ async def test_a_server_that_hangs_holds_up_no_publication_and_leaves(
         assert (await pool.status()).next_version == 3
         waiting = asyncio.create_task(only.adapter(2))
         await asyncio.sleep(0)
-        monkeypatch.setattr(member, "LOOKED_WITHIN_S", 0.05)
+        monkeypatch.setattr(time_limit, "LOOKED_WITHIN_S", 0.05)
         with pytest.raises(ServerUnreachableError, match="has left: no answer within"):
             await waiting
         assert pool.metrics["servers/up"] == 1

@@ -13,25 +13,25 @@ _LEAST_S = 1.0
 _T = TypeVar("_T")
 
 
-async def first_answers(asked: Collection["asyncio.Task[_T | None]"]) -> list[_T]:
+async def first_results(asked: Collection["asyncio.Task[_T | None]"]) -> list[_T]:
     """The results that arrive within a grace period after the first; late tasks keep running.
 
     Args:
-        asked: A task for each server; a result of None is no answer.
+        asked: A task for each server; a result of None does not count.
 
     Raises:
         Exception: The error of a task that ended in time.
     """
-    pending, answers = set(asked), list[_T]()
+    pending, results = set(asked), list[_T]()
     started_s, deadline_s = time.monotonic(), math.inf
     left_s: float | None = None
     while pending and (left_s is None or left_s > 0):
         done, pending = await asyncio.wait(
             pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
         )
-        answers += [answer for task in done if (answer := task.result()) is not None]
+        results += [result for task in done if (result := task.result()) is not None]
         now_s = time.monotonic()
-        if answers and deadline_s == math.inf:
+        if results and deadline_s == math.inf:
             deadline_s = now_s + max(_LEAST_S, _TIMES_FIRST * (now_s - started_s))
         left_s = None if deadline_s == math.inf else deadline_s - now_s
-    return answers
+    return results

@@ -1,4 +1,4 @@
-"""Reads a server's answers: bodies of bounded size, and headers that may be wrong."""
+"""Reads a server's responses: bodies of bounded size, and headers that may be wrong."""
 
 import re
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from trainer.config.safe_text import safe_line
 from trainer.errors import ServerRejectedError
 
 MAX_BODY_BYTES = 64 * 2**20
-"""The most bytes of an answer whose size does not depend on what was asked."""
+"""The most bytes of a response whose size does not depend on what was asked."""
 ACCEPTED_ENCODINGS = "gzip, deflate, zstd"
 """Encodings in which a small piece grows at most by a known factor, so that the size can be checked piece by piece."""
 _SLICE_BYTES = 256
@@ -22,8 +22,8 @@ _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SHOWN_CHARS = 200
 
 
-class InvalidAnswerError(Exception):
-    """An answer that is incomplete, or not from a Regime W server; only raised inside the retry loop."""
+class InvalidResponseError(Exception):
+    """A response that is incomplete, or not from a Regime W server; only raised inside the retry loop."""
 
 
 def retry_after_s(response: httpx.Response) -> float:
@@ -41,16 +41,16 @@ async def read_body(response: httpx.Response, max_bytes: int) -> AsyncIterator[b
     """The pieces of a body, decompressed.
 
     Raises:
-        InvalidAnswerError: The body is longer, or compressed in a way that was not asked for.
+        InvalidResponseError: The body is longer, or compressed in a way that was not asked for.
     """
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", "", *ACCEPTED_ENCODINGS.split(", ")):
-        raise InvalidAnswerError(f"an answer with Content-Encoding {safe_line(encoding)!r}")
+        raise InvalidResponseError(f"a response with Content-Encoding {safe_line(encoding)!r}")
     num_bytes = 0
     async for part in _decompressed(response, encoding):
         num_bytes += len(part)
         if num_bytes > max_bytes:
-            raise InvalidAnswerError(f"an answer of more than {max_bytes} bytes")
+            raise InvalidResponseError(f"a response of more than {max_bytes} bytes")
         yield part
 
 
