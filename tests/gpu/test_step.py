@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.config.sections import PolicyConfig, TrainConfig
+from trainer.config.sections import PolicyConfig, PPOConfig, RunConfig
 from trainer.errors import OutOfMemoryError
 from trainer.model.adapter import AdapterState
 from trainer.model.batches.batch import Sample
@@ -52,7 +52,7 @@ def make_learner(base: Path, device: torch.device, dtype: str) -> Learner:
     start = {n: 0.05 * torch.randn(t.shape) for n, t in roles.adapter_state(Role.POLICY).items()}
     for role in Role:
         roles.load_adapter_state(role, start)
-    return Learner(TrainConfig.model_validate({"ppo": ppo}), roles)
+    return Learner(PPOConfig.model_validate(ppo), RunConfig(), roles)
 
 
 def gradients(learner: Learner, num_questions: int = 4) -> AdapterState:

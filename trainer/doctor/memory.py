@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 import torch
 
 from inference_server.wire.hardware import gpu
-from trainer.config.sections import DoctorConfig, TrainConfig
+from trainer.config.sections import DoctorConfig, OfflineRunConfig, TrainConfig
 from trainer.doctor.device import Card
 from trainer.doctor.memory_advice import advise
 from trainer.doctor.memory_plan import MemoryPlan, planned_trainer_bytes
@@ -108,7 +108,7 @@ def _advice(plan: MemoryPlan, shape: ModelShape, config: DoctorConfig) -> str:
 
 
 @contextmanager
-def plan_in_message(config: TrainConfig) -> Iterator[None]:
+def plan_in_message(config: TrainConfig | OfflineRunConfig) -> Iterator[None]:
     """A block that trains with a configuration; if memory runs out, the error also says what the plan estimated.
 
     Raises:
@@ -121,8 +121,10 @@ def plan_in_message(config: TrainConfig) -> Iterator[None]:
         with suppress(UsageError, ValueError, AttributeError):
             policy = shaped_as_adapter(config.policy)
             shape = read_shape(policy.base_model, policy.target_modules)
-            config = config.model_copy(update={"policy": policy})
-            planned = planned_trainer_bytes(shape, config, token_budget=error.token_budget)
+            ppo = config.ppo.model_copy(update={"token_budget": error.token_budget})
+            planned = planned_trainer_bytes(
+                shape, config.model_copy(update={"policy": policy, "ppo": ppo})
+            )
             plan = f"the memory plan has {size_text(planned)} for the trainer then"
             if torch.cuda.is_available():
                 plan += f", of {size_text(torch.cuda.mem_get_info()[1])} on the card"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_BATCHED_TOKENS, CPU_MAX_NUM_SEQS
-from trainer.config.sections import PolicyConfig, ServeConfig, TrainConfig
+from trainer.config.sections import PolicyConfig, ServeConfig
 from trainer.doctor.layer_memory import (
     FLOAT32,
     LayerBytes,
@@ -100,10 +100,10 @@ def server_parts(shape: ModelShape, serve: ServeConfig, *, on_gpu: bool) -> Iter
 
 
 def trainer_parts(
-    shape: ModelShape, config: TrainConfig, rows: Rows, *, on_gpu: bool
+    shape: ModelShape, policy: PolicyConfig, rows: Rows, *, on_gpu: bool
 ) -> Iterator[Part]:
     """The trainer's parts at its peak, in an update with micro-batches of ``rows``."""
-    policy = planned_policy(config.policy, on_gpu=on_gpu)
+    policy = planned_policy(policy, on_gpu=on_gpu)
     yield from weight_parts(shape, policy)
     adapter = policy.lora_rank * shape.adapter_parameters_per_rank * FLOAT32
     head = shape.served.hidden_size * FLOAT32

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from inference_server.wire.hardware import gpu
 from inference_server.wire.hardware.cpu import CPU_MAX_NUM_SEQS, cpu_kv_cache_bytes
 from inference_server.wire.settings.serve import VLLM_GPU_MEMORY_UTILIZATION
-from trainer.config.sections import Role, ServeConfig, TrainConfig
+from trainer.config.sections import OfflineRunConfig, Role, ServeConfig, TrainConfig
 from trainer.doctor.layer_memory import BFLOAT16, FLOAT32
 from trainer.doctor.memory_parts import (
     Part,
@@ -116,7 +116,7 @@ def plan_memory(
         server = tuple(server_parts(shape, serve, on_gpu=on_gpu))
     if role != "server":
         trainer = tuple(
-            trainer_parts(shape, config, rows or _longest_rows(shape, config), on_gpu=on_gpu)
+            trainer_parts(shape, config.policy, rows or _longest_rows(shape, config), on_gpu=on_gpu)
         )
     longest = PROMPT_TOKENS + config.rollout.max_tokens
     share, needed = 0.0, 0
@@ -151,15 +151,13 @@ def plan_memory(
     )
 
 
-def planned_trainer_bytes(shape: ModelShape, config: TrainConfig, *, token_budget: int) -> float:
-    """The trainer's peak on a GPU with micro-batches of at most ``token_budget`` tokens."""
-    ppo = config.ppo.model_copy(update={"token_budget": token_budget})
-    config = config.model_copy(update={"ppo": ppo})
-    parts = trainer_parts(shape, config, _longest_rows(shape, config), on_gpu=True)
+def planned_trainer_bytes(shape: ModelShape, config: TrainConfig | OfflineRunConfig) -> float:
+    """The trainer's peak on a GPU."""
+    parts = trainer_parts(shape, config.policy, _longest_rows(shape, config), on_gpu=True)
     return sum(part.num_bytes for part in parts)
 
 
-def _longest_rows(shape: ModelShape, config: TrainConfig) -> Rows:
+def _longest_rows(shape: ModelShape, config: TrainConfig | OfflineRunConfig) -> Rows:
     """A micro-batch of the longest trees: all of a mini-batch, or as many as the budget allows.
 
     A tree is one prompt with the completions of all arms that share it, or with one completion.

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from inference_server.wire.schemas import adapter_name
-from trainer.config.sections import OfflineRunConfig, RunConfig, TrainConfig
+from trainer.config.sections import OfflineRunConfig, RunConfig
 from trainer.console.advice import no_kl_line, ppo_advice
 from trainer.console.run_output import RunOutput
 from trainer.console.stop_signals import stop_signals
@@ -105,7 +105,7 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
             training = _OfflineTraining(config, run, rollouts, functions, learner, output, progress)
             while training.progress.step < num_steps and not stop.requested:
                 try:
-                    with plan_in_message(learner.config):
+                    with plan_in_message(config):
                         training.step()
                 except BETWEEN_STEPS:
                     training.save()
@@ -137,11 +137,7 @@ def _restore(
     roles = PolicyRoles(
         config.policy, device=device, serve_dtype=torch_dtype(config.policy, device)
     )
-    # Not checked as an online run's, which asks for what it trains on.
-    settings = TrainConfig.model_construct(
-        policy=config.policy, rollout=config.rollout, ppo=config.ppo, run=run
-    )
-    learner = Learner(settings, roles)
+    learner = Learner(config.ppo, run, roles)
     if not checkpoint_folders(run.folder):
         pretrain_critic(config, roles, print)
         return learner, TrainProgress(step=0, questions=QuestionState())

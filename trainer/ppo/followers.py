@@ -46,7 +46,7 @@ def make_learner(start: FollowerStart, ranks: Ranks) -> Learner:
         roles.shared_passes.guard = ranks.in_pass
         if ranks.rank == 0:
             roles.shared_passes.announce = partial(_announce_pass, ranks)
-    return Learner(start.config, roles, ranks)
+    return Learner(start.config.ppo, start.config.run, roles, ranks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from io import BytesIO
 
 import torch
 
-from trainer.config.sections import PPOConfig, TrainConfig
+from trainer.config.sections import PPOConfig, RunConfig
 from trainer.errors import OutOfMemoryError, RewardFunctionError
 from trainer.model.adapter import AdapterState
 from trainer.model.batches.batch import Sample
@@ -65,18 +65,27 @@ class LearningCall:
 class Learner:
     """A run's roles and optimizers. Each of several ranks has its own learner, and all stay in the same state."""
 
-    def __init__(self, config: TrainConfig, roles: PolicyRoles, ranks: Ranks | None = None):
-        """Create fresh optimizers for ``roles``; without ``ranks``, this process learns alone."""
+    def __init__(
+        self, ppo: PPOConfig, run: RunConfig, roles: PolicyRoles, ranks: Ranks | None = None
+    ):
+        """Create fresh optimizers.
+
+        Args:
+            ppo: The update's settings.
+            run: Its seed and its number of steps are used.
+            roles: The roles whose weights are trained.
+            ranks: The processes that learn together; None means this process alone.
+        """
         self.roles = roles
         self.ranks = ranks or Ranks()
-        self.update = PPOUpdate(roles, config.ppo, self.ranks)
-        self.token_budget = config.ppo.token_budget
+        self.update = PPOUpdate(roles, ppo, self.ranks)
+        self.token_budget = ppo.token_budget
         """The most tokens of a micro-batch; `step` halves it if the GPU runs out of memory."""
-        self.config = config
+        self._ppo, self._run = ppo, run
 
     def learning_rate_scale(self, step: int) -> float:
         """The factor that warm-up and schedule put on both learning rates at a step."""
-        return learning_rate_scale(self.config.ppo, step, num_steps=self.config.run.num_steps)
+        return learning_rate_scale(self._ppo, step, num_steps=self._run.num_steps)
 
     def step(
         self,
@@ -166,7 +175,7 @@ class Learner:
             self._share_state()
             self.roles.load_adapter_state(Role.PROXIMAL, proximal)
             return self.update.experience(
-                groups, seed=f"{self.config.run.seed}/{step}", token_budget=self.token_budget
+                groups, seed=f"{self._run.seed}/{step}", token_budget=self.token_budget
             )
 
     def learn(
@@ -177,7 +186,7 @@ class Learner:
         with self.ranks.together():
             return self.update.step(
                 mini_batches,
-                train_policy=step > self.config.ppo.critic_warmup_steps,
+                train_policy=step > self._ppo.critic_warmup_steps,
                 learning_rate_scale=learning_rate_scale,
             )
 

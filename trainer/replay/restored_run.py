@@ -75,7 +75,7 @@ def open_replay(run_folder: Path, config: TrainConfig, *, from_step: int, say: S
         device=device,
         serve_dtype=torch_dtype(config.policy, device),
     )
-    learner = Learner(config, roles)
+    learner = Learner(config.ppo, config.run, roles)
     folder = newest_checkpoint(run_folder, say, not_after=from_step)
     recorded, recorded_on = computed_with(folder)
     if recorded != torch.__version__:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference_server.wire.digests import sha256_of_bytes
-from trainer.config.sections import TrainConfig
+from trainer.config.sections import PPOConfig, RunConfig
 from trainer.errors import OutOfMemoryError
 from trainer.model.adapter import serialized
 from trainer.model.batches.batch import Sample
@@ -47,7 +47,7 @@ def make_learner(make_roles: MakeRoles, token_budget: int, advantage: str = "gae
         "advantage": advantage,
         "critic_warmup_steps": 0,
     }
-    return Learner(TrainConfig.model_validate({"ppo": ppo}), make_roles(seed=0))
+    return Learner(PPOConfig.model_validate(ppo), RunConfig(), make_roles(seed=0))
 
 
 def run_out(

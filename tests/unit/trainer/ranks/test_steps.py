@@ -98,8 +98,8 @@ def test_shards_add_up_to_the_whole_mini_batch(
 ) -> None:
     with in_float64():
         whole, divided = (make_roles(seed=1, dtype=torch.float64) for _ in range(2))
-        alone = Learner(steps.start_of("none", case).config, whole)
-        found = Learner(steps.start_of("none", case).config, divided)
+        config = steps.start_of("none", case).config
+        alone, found = (Learner(config.ppo, config.run, roles) for roles in (whole, divided))
         found.update.num_shards = num_shards
         for ours, theirs in zip(steps.do_steps(found), steps.do_steps(alone), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-9, nan_ok=True)

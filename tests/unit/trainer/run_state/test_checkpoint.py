@@ -104,7 +104,7 @@ def saved(run_folder: Path, step: int, learner: Learner, kept: int = 9) -> Path:
 def test_a_resumed_run_goes_on_bit_for_bit_as_if_nothing_had_happened(
     make_roles: MakeRoles, tmp_path: Path
 ) -> None:
-    learner = Learner(CONFIG, make_roles(seed=0))
+    learner = Learner(CONFIG.ppo, CONFIG.run, make_roles(seed=0))
     train(learner, 1, learner.roles.rounded_policy())
     served = learner.roles.rounded_policy()
     folder = saved(tmp_path, 12, learner)
@@ -112,7 +112,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_as_if_nothing_had_happened(
     at_save = everything(learner)
     metrics = train(learner, 2, served)
 
-    resumed = Learner(CONFIG, make_roles(seed=1))  # every weight is another
+    resumed = Learner(CONFIG.ppo, CONFIG.run, make_roles(seed=1))  # every weight is another
     train(resumed, 3, served)
     checkpoint = load_checkpoint(folder, resumed.roles, resumed.update)
     assert checkpoint.progress == TrainProgress(step=12, questions=questions_after(12))
@@ -132,7 +132,7 @@ def test_a_resumed_run_goes_on_bit_for_bit_as_if_nothing_had_happened(
 @pytest.fixture(scope="module")
 def learner(make_roles: MakeRoles) -> Learner:
     """A learner for tests to which its state does not matter."""
-    learner = Learner(CONFIG, make_roles())
+    learner = Learner(CONFIG.ppo, CONFIG.run, make_roles())
     train(learner, 0, learner.roles.rounded_policy())
     return learner
 
