@@ -18,6 +18,7 @@ from trainer.doctor.layer_memory import (
 )
 from trainer.doctor.model_shape import ModelShape
 from trainer.doctor.results import GIB
+from trainer.model.dtype import with_dtype
 from trainer.model.logprobs import CHUNK_LOGITS
 
 # Bytes per weight: four bits, plus the scales: 8 bits for each 64 weights, and 32 bits for each 256 scales.
@@ -203,6 +204,4 @@ def process_part(*, on_gpu: bool) -> Part:
 
 def planned_policy(policy: PolicyConfig, *, on_gpu: bool) -> PolicyConfig:
     """The policy with a dtype for `auto`: bfloat16 on a GPU, as models come and are served in 16 bits; else float32."""
-    if policy.dtype != "auto":
-        return policy
-    return policy.model_copy(update={"dtype": "bfloat16" if on_gpu else "float32"})
+    return with_dtype(policy, "bfloat16" if on_gpu else "float32")

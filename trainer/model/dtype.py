@@ -12,36 +12,29 @@ _AUTO = "auto"
 _KNOWN = ("float32", "bfloat16", "float16")
 
 
-def with_own_dtype(policy: PolicyConfig, device: torch.device) -> PolicyConfig:
-    """The policy with a dtype in place of `auto`, for when no server determines the dtype.
+def with_dtype(policy: PolicyConfig, dtype: str) -> PolicyConfig:
+    """The policy with a dtype, by its name in torch, in place of `auto`."""
+    return policy.model_copy(update={"dtype": dtype}) if policy.dtype == _AUTO else policy
+
+
+def with_default_dtype(
+    policy: PolicyConfig, device: torch.device, say: Callable[[str], None]
+) -> PolicyConfig:
+    """The policy with `default_dtype` in place of `auto`, which ``say`` then gets a line about."""
+    if policy.dtype != _AUTO:
+        return policy
+    dtype = default_dtype(policy.base_model, device)
+    why = "no GPU" if device.type == "cpu" else "the base model's own"
+    say(f"computing in {dtype} ({why}); policy.dtype sets another")
+    return with_dtype(policy, dtype)
+
+
+def default_dtype(base_model: str, device: torch.device) -> str:
+    """What `auto` stands for if no server determines it.
 
     It is the base's own dtype on a GPU, and float32 on a CPU, where other dtypes are slower.
     """
-    if policy.dtype != _AUTO:
-        return policy
-    dtype = "float32" if device.type == "cpu" else own_dtype(policy.base_model)
-    return policy.model_copy(update={"dtype": dtype})
-
-
-def with_server_dtype(policy: PolicyConfig, served: str) -> PolicyConfig:
-    """The policy with the server's dtype in place of `auto`; ``served`` is its name in torch."""
-    if policy.dtype != _AUTO:
-        return policy
-    return policy.model_copy(update={"dtype": served})
-
-
-def with_recorded_dtype(
-    policy: PolicyConfig, device: torch.device, kept: str | None, say: Callable[[str], None]
-) -> PolicyConfig:
-    """As `with_own_dtype`, but with the dtype kept by an earlier start, if any; otherwise ``say`` gets a line."""
-    if policy.dtype != _AUTO:
-        return policy
-    if kept not in (None, _AUTO):
-        return policy.model_copy(update={"dtype": kept})
-    found = with_own_dtype(policy, device)
-    why = "no GPU" if device.type == "cpu" else "the base model's own"
-    say(f"computing in {found.dtype} ({why}); policy.dtype sets another")
-    return found
+    return "float32" if device.type == "cpu" else own_dtype(base_model)
 
 
 def difference_line(policy: PolicyConfig, served: str) -> str | None:
@@ -74,7 +67,8 @@ def collected_line(policy: PolicyConfig, collected: str) -> str | None:
 
 def torch_dtype(policy: PolicyConfig, device: torch.device) -> torch.dtype:
     """The dtype that the base is loaded in."""
-    dtype: torch.dtype = getattr(torch, with_own_dtype(policy, device).dtype)
+    name = default_dtype(policy.base_model, device) if policy.dtype == _AUTO else policy.dtype
+    dtype: torch.dtype = getattr(torch, name)
     return dtype
 
 

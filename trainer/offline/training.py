@@ -24,7 +24,7 @@ from trainer.io.metrics_file import Metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.batches.batch import Sample
 from trainer.model.device import compute_device
-from trainer.model.dtype import torch_dtype, with_recorded_dtype
+from trainer.model.dtype import torch_dtype, with_default_dtype
 from trainer.model.roles import PolicyRoles, Role
 from trainer.offline.rollouts_file import (
     foreign_warning,
@@ -47,13 +47,8 @@ from trainer.run_state.checkpoint import (
     step_of,
 )
 from trainer.run_state.run_adapters import retain_newest, save_adapter
-from trainer.run_state.run_folder import (
-    open_run,
-    run_as_begun,
-    with_kept_dtype,
-    with_policy,
-    with_prompt_format,
-)
+from trainer.run_state.run_folder import open_run, with_policy
+from trainer.run_state.run_start import prepared
 
 _PENALTY_METRICS = ("ppo/reference_kl", "ppo/kl_coef")
 """Metrics of the KL penalty. They are not written, because they would suggest that the policy has not moved."""
@@ -78,14 +73,9 @@ def train_offline(config: OfflineRunConfig, *, must_resume: bool = False) -> Pat
         CheckpointError: No checkpoint can be resumed from.
         RewardFunctionError: A function of ``reward.functions`` failed twice for one group.
     """
-    config = run_as_begun(config, print)
-    if config.run.num_threads is not None:
-        torch.set_num_threads(config.run.num_threads)
-    torch.manual_seed(config.run.seed)
-    config = with_prompt_format(config, lambda: format_of_file(config.rollouts))
-    device, config = compute_device(config.run.device), with_kept_dtype(config)
-    lines: list[str] = []
-    config = with_policy(config, with_recorded_dtype(config.policy, device, None, lines.append))
+    config = prepared(config, lambda c: format_of_file(c.rollouts), print)
+    device, lines = compute_device(config.run.device), list[str]()
+    config = with_policy(config, with_default_dtype(config.policy, device, lines.append))
     with open_run(config, must_resume=must_resume), stop_signals() as stop:
         rollouts = open_file(config)
         run = _with_its_steps(config, len(rollouts.records))

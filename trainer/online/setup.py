@@ -26,7 +26,7 @@ from trainer.io.adapter_settings import prompt_format_advice
 from trainer.io.metrics_file import read_metrics
 from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
-from trainer.model.dtype import difference_line, with_server_dtype
+from trainer.model.dtype import difference_line, with_dtype
 from trainer.model.prompts import prompt_format_of
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
@@ -61,12 +61,10 @@ from trainer.run_state.run_folder import (
     keep_start,
     open_run,
     record_config,
-    run_as_begun,
     start_of,
-    with_kept_dtype,
     with_policy,
-    with_prompt_format,
 )
+from trainer.run_state.run_start import prepared
 from trainer.servers.connect import connection
 
 
@@ -99,12 +97,7 @@ def train(
         RankLostError: Another rank has ended; a checkpoint is written.
         Stopped: A signal asked to stop before the run was restored.
     """
-    config = run_as_begun(config, print)
-    if config.run.num_threads is not None:
-        torch.set_num_threads(config.run.num_threads)
-    torch.manual_seed(config.run.seed)
-    config = with_prompt_format(config, lambda: prompt_format_of(config.policy.base_model, print))
-    config = with_kept_dtype(config)
+    config = prepared(config, lambda c: prompt_format_of(c.policy.base_model, print), print)
     with open_run(config, must_resume=must_resume) as journal, stop_signals() as stop:
         if is_finished(config):
             return finished_result(config.run.folder, journal.past)
@@ -223,7 +216,7 @@ def _with_settled_dtype(config: TrainConfig, status: ServerStatus, lines: list[s
     if line := difference_line(config.policy, status.base_dtype):
         lines.append(line)
     if config.policy.dtype == "auto":
-        config = with_policy(config, with_server_dtype(config.policy, status.base_dtype))
+        config = with_policy(config, with_dtype(config.policy, status.base_dtype))
         lines.append(f"computing in {config.policy.dtype}, as the server does")
         record_config(config)
     return config

@@ -34,6 +34,7 @@ from trainer.io.kept_settings import (
 )
 from trainer.io.paths import require_folder
 from trainer.io.run_layout import ADAPTERS_FOLDER, CHECKPOINTS_FOLDER, ROLLOUTS_FOLDER, START_FOLDER
+from trainer.model.dtype import with_dtype
 from trainer.model.roles import PolicyRoles
 from trainer.run_state.checkpoint import checkpoint_folders, step_of
 from trainer.run_state.journal import Journal
@@ -189,9 +190,7 @@ def with_kept_dtype(config: _Config) -> _Config:
     """A run's configuration; if the run has begun, with the dtype that it began with in place of ``auto``."""
     folder = config.run.folder
     kept = kept_dtype(folder / CONFIG_FILE) if _has_begun(folder) else None
-    if config.policy.dtype != "auto" or kept is None:
-        return config
-    return with_policy(config, config.policy.model_copy(update={"dtype": kept}))
+    return with_policy(config, with_dtype(config.policy, kept or "auto"))
 
 
 def with_policy(config: _Config, policy: PolicyConfig) -> _Config:

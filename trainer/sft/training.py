@@ -31,7 +31,7 @@ from trainer.model.attention import require_shared_rows
 from trainer.model.base_files import load_tokenizer
 from trainer.model.base_model import load_base
 from trainer.model.device import compute_device
-from trainer.model.dtype import with_recorded_dtype
+from trainer.model.dtype import with_default_dtype, with_dtype
 from trainer.model.prompts import format_problem, renderer_of
 from trainer.run_state.recorded_questions import QuestionRecord
 from trainer.sft.callbacks import FiniteCallback, ProgressCallback, StopCallback
@@ -150,7 +150,8 @@ def _without_auto(
         UsageError: The base model cannot have prompts in ``prompt_format``.
     """
     kept = config.output / CONFIG_FILE
-    policy = with_recorded_dtype(config.policy, device, kept_dtype(kept), say)
+    policy = with_dtype(config.policy, kept_dtype(kept) or "auto")
+    policy = with_default_dtype(policy, device, say)
     prompt_format = config.prompt_format
     if flaw := format_problem(renderer, prompt_format):
         raise UsageError(f"prompt_format is {flaw}")

@@ -14,12 +14,7 @@ from tests.unit.runs_in_memory import run_config, server_roles, train, write_que
 from trainer.config.sections import OfflineRunConfig, PolicyConfig, TrainConfig
 from trainer.io.adapter_settings import kept_dtype
 from trainer.io.kept_settings import CONFIG_FILE, read_run_config
-from trainer.model.dtype import (
-    difference_line,
-    with_own_dtype,
-    with_recorded_dtype,
-    with_server_dtype,
-)
+from trainer.model.dtype import difference_line, torch_dtype, with_default_dtype, with_dtype
 from trainer.run_state.run_folder import open_run, with_kept_dtype
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -48,17 +43,15 @@ def test_without_a_server_it_is_the_bases_own_on_a_gpu(
 ) -> None:
     config = policy(tmp_path, dtype, own)
     said: list[str] = []
-    assert with_own_dtype(config, device).dtype == expected
-    assert with_recorded_dtype(config, device, None, said.append).dtype == expected
+    assert torch_dtype(config, device) == getattr(torch, expected)
+    assert with_default_dtype(config, device, said.append).dtype == expected
     assert [expected in line for line in said] == [True] * (dtype == "auto")
-    kept = with_recorded_dtype(config, device, "float16", said.append)
-    assert kept.dtype == ("float16" if dtype == "auto" else dtype)
 
 
 def test_with_a_server_it_is_the_servers_and_a_difference_is_one_line() -> None:
-    assert with_server_dtype(PolicyConfig(), "float16").dtype == "float16"
+    assert with_dtype(PolicyConfig(), "float16").dtype == "float16"
     given = PolicyConfig(dtype="float32")
-    assert with_server_dtype(given, "bfloat16") == given
+    assert with_dtype(given, "bfloat16") == given
     assert difference_line(PolicyConfig(), "bfloat16") is None
     assert difference_line(given, "float32") is None
     line = difference_line(given, "bfloat16")
