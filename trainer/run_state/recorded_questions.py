@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from inference_server.wire.digests import sha256_of_bytes
 from trainer.config.sections import DataConfig
 from trainer.data.contamination import data_lines
 from trainer.data.sources import Record
 from trainer.io.durable import write_file
+from trainer.run_state.recorded_digests import differing, recorded, short_digest
 
 QUESTIONS_FILE = "questions.json"
 """For each setting that names a source, this file has the digests of the source's questions, in order."""
-_DIGEST_HEX_DIGITS = 8
 _IN_A_RUN = "the steps to come learn from what is there now, and the curriculum knows questions by their ids"
 
 
@@ -76,11 +75,8 @@ class QuestionRecord:
 
 
 def _recorded(path: Path) -> dict[str, list[str]]:
-    """The recorded digests; empty if a run is older than such records, or if they cannot be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
+    """The recorded digests by setting; empty if there are none that can be read."""
+    found = recorded(path)
     if not isinstance(found, dict):
         return {}
     return {name: digests for name, digests in found.items() if isinstance(digests, list)}
@@ -90,14 +86,14 @@ def _digest(record: Record) -> str:
     """Digest of every field that affects the question's prompts and rewards."""
     kind = record.answer_type.name
     content = [record.id, record.question, record.gold, kind, dict(record.columns)]
-    return sha256_of_bytes(json.dumps(content, sort_keys=True).encode())[:_DIGEST_HEX_DIGITS]
+    return short_digest(json.dumps(content, sort_keys=True).encode())
 
 
 def _change(
     records: Sequence[Record], then: Sequence[str], now: Sequence[str], consequence: str
 ) -> str:
     """What has changed, in words."""
-    others = [r.id for r, old, new in zip(records, then, now, strict=False) if old != new]
+    others = differing([record.id for record in records], then, now)
     counts = f"{len(then)} questions then, {len(now)} now"
     if not others:
         return f"{counts}, the others as they were"

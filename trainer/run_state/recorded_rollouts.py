@@ -8,13 +8,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from inference_server.wire.digests import sha256_of_bytes
 from trainer.errors import DataError
 from trainer.io.durable import write_file
+from trainer.run_state.recorded_digests import differing, recorded, short_digest
 
 ROLLOUTS_FILE = "rollouts.json"
 """The digests of the rows that are trained on, in order."""
-_DIGEST_HEX_DIGITS = 8
 
 
 def require_same_rollouts(
@@ -32,10 +31,9 @@ def require_same_rollouts(
         DataError: The rows are not those that the run began with.
     """
     record = folder / ROLLOUTS_FILE
-    now = [sha256_of_bytes(line)[:_DIGEST_HEX_DIGITS] for _, line in rows]
-    # A run that was begun by an earlier version has no record.
-    then = _recorded(record) if has_begun else None
-    if then is None:
+    now = [short_digest(line) for _, line in rows]
+    then = recorded(record) if has_begun else None
+    if not isinstance(then, list):
         write_file(record, json.dumps(now).encode())
     elif then != now:
         numbers = [number for number, _ in rows]
@@ -45,18 +43,9 @@ def require_same_rollouts(
         )
 
 
-def _recorded(path: Path) -> list[str] | None:
-    """The recorded digests; None if there are none, or if they cannot be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, list) else None
-
-
 def _change(numbers: Sequence[int], then: Sequence[str], now: Sequence[str]) -> str:
     counts = f"{len(then)} rows then, {len(now)} now"
-    others = [n for n, old, new in zip(numbers, then, now, strict=False) if old != new]
+    others = differing(numbers, then, now)
     if not others:
         return f"{counts}, the first {min(len(then), len(now))} as they were"
     return f"line {others[0]} is the first that differs ({counts})"
