@@ -10,16 +10,10 @@ from inference_server.wire.base_files import base_folder
 from inference_server.wire.prompt_frames import Prompt
 from inference_server.wire.prompts import PromptRenderer
 from inference_server.wire.schemas import ServerStatus
-from regime_w import build_prompt
 from trainer.config.sections import RolloutConfig
 from trainer.data.sources import Record
 from trainer.errors import DataError
-from trainer.model.prompts import load_renderer
-
-# No tokenizer makes more tokens than a text has bytes, except for a few special tokens at the ends. A chat
-# template adds text of its own.
-_TOKENS_AT_THE_ENDS = 8
-_TOKENS_OF_A_TEMPLATE = 512
+from trainer.model.prompts import load_renderer, most_prompt_tokens
 
 
 def drop_overlong(
@@ -62,9 +56,6 @@ def context_check(
     """A function that says whether `drop_overlong` keeps a question; it loads the tokenizer at most once."""
     system_prompts = dict.fromkeys(arm.system_prompt for arm in rollout.arms)
     room = status.limits.max_model_len_tokens - rollout.max_tokens
-    further = _TOKENS_AT_THE_ENDS if rollout.prompt_format == "plain" else _TOKENS_OF_A_TEMPLATE
-    longest = max(map(len, (system_prompt.encode() for system_prompt in system_prompts)))
-    room_for_question = room - further - longest - len(build_prompt("", ""))
 
     @cache
     def renderer() -> PromptRenderer | None:
@@ -72,7 +63,8 @@ def context_check(
 
     def fits(record: Record) -> bool:
         # Only the few prompts with many bytes have to be tokenized.
-        if len(record.question.encode()) <= room_for_question or (found := renderer()) is None:
+        most = most_prompt_tokens(system_prompts, record.question, rollout.prompt_format)
+        if most <= room or (found := renderer()) is None:
             return True
         prompt_format = found.resolve(rollout.prompt_format)
         prompts = [Prompt(system_prompt=s, question=record.question) for s in system_prompts]

@@ -1,14 +1,20 @@
 """Renderers of a base model's prompts on this machine; the rendering itself is in `inference_server.wire.prompts`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from inference_server.wire.prompt_frames import NoChatTemplate, chat_frames, unusable_template
 from inference_server.wire.prompt_options import PromptFormat, PromptFormatChoice
 from inference_server.wire.prompts import PromptRenderer
+from regime_w import build_prompt
 from trainer.config.safe_text import safe_line, shortened
 from trainer.errors import UsageError
 from trainer.model.base_files import load_tokenizer
+
+_TOKENS_AT_THE_ENDS = 8
+"""More than the special tokens that any tokenizer adds to a text."""
+_TOKENS_OF_A_TEMPLATE = 512
+"""More than these and the text that a chat template adds."""
 
 
 def load_renderer(base_model: str) -> PromptRenderer:
@@ -52,3 +58,15 @@ def prompt_format_of(base_model: str, say: Callable[[str], None]) -> PromptForma
             say(line)
         return "plain"
     return "chat"
+
+
+def most_prompt_tokens(
+    system_prompts: Iterable[str], question: str, prompt_format: PromptFormatChoice
+) -> int:
+    """An upper bound on the tokens of a question's prompt under any of some system prompts, without a tokenizer.
+
+    No tokenizer makes more tokens than a text has bytes, except for those that it adds itself.
+    """
+    longest = max((len(prompt.encode()) for prompt in system_prompts), default=0)
+    further = _TOKENS_AT_THE_ENDS if prompt_format == "plain" else _TOKENS_OF_A_TEMPLATE
+    return longest + len(build_prompt("", question).encode()) + further

@@ -20,13 +20,9 @@ from trainer.data.sources import Record
 from trainer.errors import DataError
 from trainer.io.jsonl import parse_row, read_lines
 from trainer.model.base_files import BaseLimits, base_limits
-from trainer.model.prompts import load_renderer
+from trainer.model.prompts import load_renderer, most_prompt_tokens
 from trainer.rollouts.groups import Score, ScoredGroup, score_group
 from trainer.rollouts.rows import RolloutCompletion, RolloutRow, flaw_in_tokens
-
-# No tokenizer makes more tokens than a text has bytes, except for a few special tokens at the ends and the tokens of a
-# chat template.
-_TOKENS_BESIDE_THE_TEXT = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,20 +187,14 @@ class StoredRollouts:
         """A completion with its tokens; a text that is too short to have ``at_least`` tokens stays as it is."""
         if arm.has_tokens:
             return arm
-        if len(arm.full_text.encode()) + self._bytes_before(row) < at_least:
+        of_prompt = most_prompt_tokens(
+            (spec.system_prompt for spec in self._retokeniser.arms.values()),
+            row.question,
+            row.prompt_format or self._retokeniser.prompt_format,
+        )
+        if len(arm.full_text.encode()) + of_prompt < at_least:
             return arm
         return self._retokeniser.completion(arm, row.question, where, row.prompt_format)
-
-    def _bytes_before(self, row: RolloutRow) -> int:
-        """An upper bound on the number of tokens of an arm's prompt with the row's question."""
-        prompts = (arm.system_prompt.encode() for arm in self._retokeniser.arms.values())
-        longest = max(map(len, prompts), default=0)
-        return (
-            len(row.question.encode())
-            + longest
-            + len(build_prompt("", ""))
-            + _TOKENS_BESIDE_THE_TEXT
-        )
 
     def group(
         self, record: Record, config: RewardConfig, score: Score = score_group

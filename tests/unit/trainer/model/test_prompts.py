@@ -2,10 +2,12 @@
 
 import pytest
 
+from inference_server.wire.prompt_frames import Prompt
+from inference_server.wire.prompt_options import PromptFormat
 from inference_server.wire.prompts import PromptRenderer
 from tests.unit.chat_tokenizers import FAMILIES, make_tokenizer
 from trainer.model import prompts
-from trainer.model.prompts import prompt_format_of
+from trainer.model.prompts import most_prompt_tokens, prompt_format_of
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,15 @@ def test_a_template_that_cannot_be_used_is_said_in_one_line(
     assert [reason is not None and reason in line for line in said] == [True] * len(said)
     assert len(said) == (reason is not None)
     assert all("\n" not in line for line in said)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("prompt_format", ["chat", "plain"])
+def test_the_bound_without_a_tokenizer_holds(prompt_format: PromptFormat, family: str) -> None:
+    renderer = PromptRenderer(make_tokenizer(FAMILIES[family]))
+    systems, question = ["", "Be brief.", "Réponds en français : 你好"], "Wie viele Äpfel? 🍎" * 3
+    rendered = renderer.prompts(
+        [Prompt(system_prompt=system, question=question) for system in systems], prompt_format
+    )
+    bound = most_prompt_tokens(systems, question, prompt_format)
+    assert max(map(len, rendered)) <= bound <= most_prompt_tokens(systems, question, "auto")
