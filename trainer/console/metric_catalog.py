@@ -72,6 +72,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("eval/best_accuracy", "Best accuracy of the run so far", "best so far", "eval"),
     Metric("eval/low", "Lower end of the accuracy's 95% interval"),
     Metric("eval/high", "Upper end of the accuracy's 95% interval"),
+    Metric("eval/num_questions", "Held-out questions that were asked"),
     Metric("eval/step", "Step whose version was evaluated"),
     Metric("eval/version", "Version that was evaluated"),
     Metric("eval/best_step", "Step of the best accuracy so far"),

@@ -14,6 +14,8 @@ from scipy.stats import binomtest, kendalltau, norm, rankdata
 
 CONFIDENCE = 0.95
 
+_HIGHEST_CONFIDENCE = 1 - 1e-12
+"""At a higher confidence, an interval has no finite ends in float64."""
 _NUM_RESAMPLES = 2_000
 _SEED = 0
 _TAIL = (1 - CONFIDENCE) / 2
@@ -33,20 +35,6 @@ def wilson_interval(
     return float(interval.low), float(interval.high)
 
 
-def num_questions_of(accuracy: float, low: float, high: float) -> int | None:
-    """The number of questions n from which `wilson_interval` made a 95% interval; None if it made no such interval.
-
-    The interval's ends solve ``(1 + z²/n) x² − (2p + z²/n) x + p² = 0``, so that their product is p² / (1 + z²/n). Below
-    1/2 the same holds for the share of wrong answers, whose ends are not 0.
-    """
-    share, product = accuracy, low * high
-    if accuracy < 0.5:
-        share, product = 1 - accuracy, (1 - low) * (1 - high)
-    excess = share**2 - product
-    found = round(norm.isf(_TAIL) ** 2 * product / excess) if excess > 0 else 0
-    return found if found > 0 else None
-
-
 def difference_interval(
     first: tuple[int, int], second: tuple[int, int], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
@@ -60,6 +48,24 @@ def difference_interval(
         (num / of, *wilson_interval(num, of, confidence)) for num, of in (first, second)
     )
     return p1 - p2 - hypot(p1 - l1, u2 - p2), p1 - p2 + hypot(u1 - p1, p2 - l2)
+
+
+def is_below_best(
+    counts: tuple[int, int], of_best: tuple[int, int], *, num_comparisons: int
+) -> bool:
+    """Whether a model is less accurate than the best of several evaluations by more than chance explains.
+
+    The best is the largest of many estimates and so the luckiest. The confidence of `difference_interval` is therefore
+    corrected (Bonferroni), so that all comparisons together have 95%.
+
+    Args:
+        counts: The model's correct answers and questions.
+        of_best: Those of the best; even an accuracy of 100% is an estimate.
+        num_comparisons: How many comparisons this one is among or was chosen from.
+    """
+    confidence = 1 - (1 - CONFIDENCE) / max(1, num_comparisons)
+    _, gain = difference_interval(counts, of_best, min(confidence, _HIGHEST_CONFIDENCE))
+    return gain < 0
 
 
 def paired_interval(gains: Sequence[float]) -> tuple[float, float]:

@@ -19,15 +19,12 @@ from trainer.data.context_limit import fitting
 from trainer.data.held_out import require_held_out
 from trainer.data.sources import Record, load_records
 from trainer.data.word_problems import Split
-from trainer.evaluation.statistics import CONFIDENCE, difference_interval, wilson_interval
+from trainer.evaluation.statistics import is_below_best, wilson_interval
 from trainer.io.metrics_file import Metrics
 from trainer.online.published import Published
 from trainer.online.versions import Versions
 from trainer.run_state.checkpoint import Best, read_best, write_best
 from trainer.run_state.recorded_questions import SourceQuestions
-
-_HIGHEST_CONFIDENCE = 1 - 1e-12
-"""At a higher confidence, an interval has no finite ends in float64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,8 +157,9 @@ class HeldOutEvaluations:
         num_correct = evaluation.num_correct.result()
         self._pending = None
         version = evaluation.published.version
+        counts = (num_correct, len(self._records))
         accuracy = num_correct / len(self._records)
-        low, high = wilson_interval(num_correct, len(self._records))
+        low, high = wilson_interval(*counts)
         best = read_best(self._run.folder)
         if best is None or accuracy > best.accuracy:
             best = Best(
@@ -172,16 +170,16 @@ class HeldOutEvaluations:
                 num_questions=len(self._records),
             )
             write_best(self._run.folder, best)
-        # The best accuracy is an estimate too: even one of 100 % has an interval.
         of_best = (round(best.accuracy * best.num_questions), best.num_questions)
-        _, gain = difference_interval((num_correct, len(self._records)), of_best, self._confidence)
+        is_worse = is_below_best(counts, of_best, num_comparisons=self._num_comparisons)
         # A version from before the last return has weights that the run has already abandoned.
-        counts = self._versions.adapters.is_since_return(version)
-        self._fallen_from = best if gain < 0 and counts else None
+        is_new = self._versions.adapters.is_since_return(version)
+        self._fallen_from = best if is_worse and is_new else None
         return {
             "eval/accuracy": accuracy,
             "eval/low": low,
             "eval/high": high,
+            "eval/num_questions": len(self._records),
             "eval/step": evaluation.step,
             "eval/version": version,
             "eval/best_accuracy": best.accuracy,
@@ -191,22 +189,18 @@ class HeldOutEvaluations:
     def better_to_go_on_from(self) -> Best | None:
         """The best evaluation, if a newer one is worse and ``run.return_to_best`` is set; once for each newer one.
 
-        An evaluation is worse if the confidence interval (`_confidence`) of its accuracy's difference from the
-        best lies below 0. Versions from before the last return do not count.
+        An evaluation is worse if it `is_below_best`. Versions from before the last return do not count.
         """
         best, self._fallen_from = self._fallen_from, None
         return best if self._run.return_to_best else None
 
     @property
-    def _confidence(self) -> float:
-        """The confidence of each comparison with the best evaluation; all of a run's comparisons together have 95%.
+    def _num_comparisons(self) -> int:
+        """One for every pair of the run's evaluations, since any later one may be compared with any earlier one.
 
-        The best is the largest of many estimates and so the luckiest. Bonferroni's correction therefore counts a
-        comparison for every pair of evaluations. With 95% for each comparison, a run whose accuracy does not
-        change would return in up to half of its evaluations.
+        With 95% for each comparison, a run whose accuracy does not change would return in up to half of its evaluations.
         """
-        num_evaluations = self._run.num_steps // (self._run.evaluate_every or 1)
-        return min(1 - (1 - CONFIDENCE) / max(1, comb(num_evaluations, 2)), _HIGHEST_CONFIDENCE)
+        return comb(self._run.num_steps // (self._run.evaluate_every or 1), 2)
 
     async def _ask(self, published: Published) -> int:
         """How many questions a version answers correctly."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 
 from trainer.config.sections import TrainConfig
-from trainer.evaluation.statistics import CONFIDENCE, difference_interval, num_questions_of
+from trainer.evaluation.statistics import is_below_best
 from trainer.report.findings.finding import Finding, number
 from trainer.report.run_record import RunRecord
 
@@ -17,7 +17,6 @@ _SOLVED = 0.7
 """Share of correct completions above which groups without variance count as solved rather than too hard."""
 _EXPLAINED = 0.1
 """Explained variance below which the critic's values are hardly better a baseline than the mean return."""
-_EVALUATED = {"eval/accuracy", "eval/low", "eval/high"}
 
 
 def truncation(run: RunRecord, config: TrainConfig) -> Finding | None:
@@ -109,19 +108,16 @@ def critic(run: RunRecord, config: TrainConfig) -> Finding | None:
 def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     """Held-out accuracy fell from its best evaluation by more than chance explains.
 
-    The best evaluation is also the luckiest, so the confidence is corrected (Bonferroni) for comparing every evaluation
-    with the last. The interval is that of the difference of two independent shares. Evaluations of the same questions
-    are not independent, and differ less by chance than this interval assumes.
+    The best was chosen among all evaluations before the last. The test is that of two independent shares. Evaluations
+    of the same questions are not independent, and differ less by chance than this test assumes.
     """
-    evaluated = [counts for row in run.measured if (counts := _counts(row)) is not None]
+    evaluated = [_counts(row) for row in run.measured if "eval/accuracy" in row]
     best_step = run.series("eval/best_step")
-    if not (evaluated and best_step):
+    if not (evaluated and best_step and all(num > 0 for _, num in evaluated)):
         return None
     shares = [num_correct / num for num_correct, num in evaluated]
     best = evaluated[shares.index(max(shares))]
-    confidence = 1 - (1 - CONFIDENCE) / max(1, len(evaluated) - 1)
-    low, _ = difference_interval(best, evaluated[-1], confidence)
-    if low <= 0:
+    if not is_below_best(evaluated[-1], best, num_comparisons=len(evaluated) - 1):
         return None
     return Finding(
         name="past_its_best",
@@ -134,12 +130,7 @@ def past_its_best(run: RunRecord, config: TrainConfig) -> Finding | None:
     )
 
 
-def _counts(row: Mapping[str, float]) -> tuple[int, int] | None:
-    """The correct answers and the questions of a step's evaluation; None if the step has none.
-
-    They are taken from the interval, because a source may have fewer questions than run.num_evaluation_questions.
-    """
-    if not (row.keys() >= _EVALUATED and 0 <= row["eval/accuracy"] <= 1):
-        return None
-    num = num_questions_of(row["eval/accuracy"], row["eval/low"], row["eval/high"])
-    return None if num is None else (round(row["eval/accuracy"] * num), num)
+def _counts(row: Mapping[str, float]) -> tuple[int, int]:
+    """The correct answers and the questions of an evaluation; no questions if its run is too old to have counted them."""
+    num = int(row.get("eval/num_questions", 0))
+    return round(min(max(row["eval/accuracy"], 0.0), 1.0) * num), num

@@ -16,9 +16,9 @@ from trainer.evaluation.statistics import (
     auc,
     auc_interval,
     difference_interval,
+    is_below_best,
     mcnemar_p_value,
     mean_interval,
-    num_questions_of,
     paired_interval,
     pass_at_k,
     wilson_interval,
@@ -70,14 +70,25 @@ def test_wilson_interval_is_the_closed_form(counts: tuple[int, int]) -> None:
     scale = 1 + z * z / n
     expected = (max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale))
     assert wilson_interval(right, n) == pytest.approx(expected, abs=1e-12)
-    assert num_questions_of(p, *wilson_interval(right, n)) == n
 
 
-@pytest.mark.parametrize("interval", [(0.7, 0.7, 0.7), (0.7, 0.0, 1.0), (0.2, 0.2, 1.0)])
-def test_an_interval_without_questions_is_not_wilsons(
-    interval: tuple[float, float, float],
+@pytest.mark.parametrize(
+    ("counts", "num_comparisons", "is_below"),
+    [
+        # The 95% interval of 0.8 - 0.67, from Wilson's of both, is from 0.008 on; with three comparisons, the
+        # 98.3% interval holds 0.
+        ((67, 100), 0, True),
+        ((67, 100), 1, True),
+        ((67, 100), 3, False),
+        ((80, 100), 1, False),
+        ((90, 100), 1, False),
+        ((0, 100), 10**14, True),
+    ],
+)
+def test_the_more_comparisons_the_farther_below_the_best_is_below_it(
+    counts: tuple[int, int], num_comparisons: int, is_below: bool
 ) -> None:
-    assert num_questions_of(*interval) is None
+    assert is_below_best(counts, (80, 100), num_comparisons=num_comparisons) == is_below
 
 
 # --- paired differences -----------------------------------------------------------------------

@@ -112,6 +112,7 @@ def test_training_continues_until_the_answers_are_there(run: Run) -> None:
         "eval/accuracy": 0.75,
         "eval/low": pytest.approx(0.301, abs=1e-3),
         "eval/high": pytest.approx(0.954, abs=1e-3),
+        "eval/num_questions": 4,
         "eval/step": 2,
         "eval/version": 12,
         "eval/best_accuracy": 0.75,

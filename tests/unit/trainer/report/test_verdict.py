@@ -188,12 +188,9 @@ def test_the_verdict_says_if_evaluations_have_chosen_the_version(
 
 def asked(num_correct: int, num_questions: int = 100, best_step: int = 4) -> Metrics:
     """The metrics of an evaluation during training."""
-    low, high = wilson_interval(num_correct, num_questions)
-    accuracy = num_correct / num_questions
     return {
-        "eval/accuracy": accuracy,
-        "eval/low": low,
-        "eval/high": high,
+        "eval/accuracy": num_correct / num_questions,
+        "eval/num_questions": num_questions,
         "eval/best_step": best_step,
     }
 
@@ -233,6 +230,14 @@ def test_a_fall_of_accuracy_is_judged_by_the_questions_that_were_asked(
 
     found = findings_of(record(evaluated, config=LOOSE_TARGET), helps=True)
     assert [finding.name for finding in found] == ["past_its_best"] * is_past
+
+
+def test_a_fall_in_a_run_that_did_not_count_its_questions_is_not_judged() -> None:
+    def evaluated(step: int) -> Metrics:
+        found = {4: asked(80), 16: asked(10)}.get(step, {})
+        return {name: x for name, x in found.items() if step > 4 or name != "eval/num_questions"}
+
+    assert not findings_of(record(evaluated, config=LOOSE_TARGET), helps=True)
 
 
 def test_a_fall_in_an_evaluation_with_a_line_of_its_own_is_one() -> None:
