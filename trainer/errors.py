@@ -17,7 +17,9 @@ TrainerError
 ├── DiskFullError          there is no space left for the run's folder
 └── ServerError            between this process and the server
     ├── ServerUnreachableError
-    └── ServerRejectedError
+    └── ServerRejectedError    an answer with an error
+        ├── NotFoundError      404: the server has no such version
+        └── ConflictError      409: another adapter has the number, or requests are in flight
 """
 
 from pathlib import Path
@@ -160,6 +162,14 @@ class ServerRejectedError(ServerError):
         super().__init__(f"the server answered {status}: {message}")
         self.status = status
         self.param = param
+
+
+class NotFoundError(ServerRejectedError):
+    """The server has not, or no longer, what the request names, such as a version."""
+
+
+class ConflictError(ServerRejectedError):
+    """What the server has stands against the request, such as another adapter under the same number."""
 
 
 BETWEEN_STEPS = (

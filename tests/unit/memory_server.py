@@ -24,7 +24,7 @@ from regime_w import ArmSpec
 from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
 from trainer.client.protocol import GreedyPrompt, TextCompletion
-from trainer.errors import ServerRejectedError
+from trainer.errors import ConflictError
 from trainer.model.adapter import AdapterState, read_adapter
 from trainer.model.batches.batch import Sample, micro_batches
 from trainer.model.roles import PolicyRoles, Role
@@ -73,7 +73,7 @@ class MemoryServer(ServerStub):
     ) -> AdapterInfo:
         sha256 = hashlib.sha256((folder / ADAPTER_WEIGHTS_FILE).read_bytes()).hexdigest()
         if self.state.digests.setdefault(version, sha256) != sha256:
-            raise ServerRejectedError(409, "another adapter")
+            raise ConflictError(409, "another adapter")
         self.state.weights[version] = read_adapter(folder)
         if activate:
             self.state.active = version

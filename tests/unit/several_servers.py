@@ -21,7 +21,7 @@ from inference_server.wire.schemas import (
 from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
 from trainer.client.protocol import GreedyPrompt, TextCompletion
-from trainer.errors import ServerRejectedError, ServerUnreachableError
+from trainer.errors import NotFoundError, ServerUnreachableError
 
 
 @dataclass(eq=False)
@@ -91,7 +91,7 @@ class RatedServer(ServerStub):
 
     def _info(self, version: int) -> AdapterInfo:
         if version not in self.held:
-            raise ServerRejectedError(404, f"version {version} is not loaded", "version")
+            raise NotFoundError(404, f"version {version} is not loaded", "version")
         return adapter_with(version, sha256=self.held[version], active=version == self.active)
 
     async def push_adapter(

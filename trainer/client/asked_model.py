@@ -7,7 +7,6 @@ for the next version of a run in progress; it is then uploaded again, and what w
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from http import HTTPStatus
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +21,7 @@ from inference_server.wire.schemas import (
 )
 from trainer.client.ask_groups import LostError, ask_again, ask_groups
 from trainer.client.protocol import AdapterServer
-from trainer.errors import ServerError, ServerRejectedError, UsageError
+from trainer.errors import ConflictError, NotFoundError, ServerError, UsageError
 
 _NUM_PUSHES = 5
 _IDLE_WITHIN_S = 10.0
@@ -146,7 +145,7 @@ class AskedModel:
     async def _upload(self, folder: Path) -> None:
         earlier = self.version
         # Another client, such as a run in progress, may take the number in between.
-        async for attempt in stamina.retry_context(on=_is_conflict, attempts=_NUM_PUSHES):
+        async for attempt in stamina.retry_context(on=ConflictError, attempts=_NUM_PUSHES):
             with attempt:
                 status = await self._client.status()
                 # The number that it had before, unless a server without its state folder gave it to another adapter.
@@ -177,9 +176,7 @@ async def uploaded(
 async def _ask(ask: Callable[[int | None], Awaitable[_T]], version: int | None) -> _T:
     try:
         return await ask(version)
-    except ServerRejectedError as error:
-        if error.status != HTTPStatus.NOT_FOUND:
-            raise
+    except NotFoundError as error:
         raise _VersionLostError(f"the server has lost version {version}") from error
 
 
@@ -189,11 +186,7 @@ async def _digest(folder: Path) -> str:
 
 async def _remove(client: AdapterServer, version: int) -> None:
     async for attempt in stamina.retry_context(
-        on=_is_conflict, timeout=_IDLE_WITHIN_S, attempts=None
+        on=ConflictError, timeout=_IDLE_WITHIN_S, attempts=None
     ):
         with attempt:
             await client.delete_adapter(version)
-
-
-def _is_conflict(error: Exception) -> bool:
-    return isinstance(error, ServerRejectedError) and error.status == HTTPStatus.CONFLICT

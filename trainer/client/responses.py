@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from inference_server.wire.schemas import ErrorResponse
 from trainer.config.safe_text import safe_line
-from trainer.errors import ServerRejectedError
+from trainer.errors import ConflictError, NotFoundError, ServerRejectedError
 
 MAX_BODY_BYTES = 64 * 2**20
 """The most bytes of a response whose size does not depend on what was asked."""
@@ -20,6 +20,10 @@ _SLICE_BYTES = 256
 _MAX_RETRY_AFTER_S = 60.0
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)
 _SHOWN_CHARS = 200
+_KINDS: dict[int, type[ServerRejectedError]] = {
+    HTTPStatus.NOT_FOUND: NotFoundError,
+    HTTPStatus.CONFLICT: ConflictError,
+}
 
 
 class InvalidResponseError(Exception):
@@ -79,4 +83,5 @@ def rejection(response: httpx.Response) -> ServerRejectedError:
         message, param = safe_line(text)[:_SHOWN_CHARS], None
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         message += "; set REGIME_W_API_KEY to the server's key"
-    return ServerRejectedError(response.status_code, message, param)
+    kind = _KINDS.get(response.status_code, ServerRejectedError)
+    return kind(response.status_code, message, param)

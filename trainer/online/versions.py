@@ -9,7 +9,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from http import HTTPStatus
 from typing import TypeVar
 
 from inference_server.wire.adapters.infos import AdapterInfo
@@ -19,7 +18,7 @@ from trainer.client.compatibility import base_field
 from trainer.client.protocol import GreedyPrompt, GroupServer, TextCompletion
 from trainer.client.request_thread import RequestThread
 from trainer.config.sections import TrainConfig
-from trainer.errors import ServerRejectedError, SyncError
+from trainer.errors import ConflictError, NotFoundError, SyncError
 from trainer.model.roles import PolicyRoles
 from trainer.online.published import Published
 from trainer.rollouts.rows import flaw_in_tokens
@@ -92,9 +91,7 @@ class Versions:
             try:
                 info = self.requests.call(self.push, adapter.version)
                 break
-            except ServerRejectedError as error:
-                if error.status != HTTPStatus.CONFLICT:
-                    raise
+            except ConflictError:
                 # Another run has taken this number meanwhile; the server's status has the next free one.
                 _log.warning("event=number_taken version=%d by=another_run", adapter.version)
                 self.adapters.remove(adapter.version)
@@ -113,11 +110,7 @@ class Versions:
                 return None
             self.requests.call(partial(self.push, version, activate=False))
             return self.earlier(version)
-        except OSError:
-            return None
-        except ServerRejectedError as error:
-            if error.status != HTTPStatus.CONFLICT:
-                raise
+        except (OSError, ConflictError):
             return None
 
     def earlier(self, version: int) -> Published:
@@ -153,9 +146,11 @@ class Versions:
 
         async def ask() -> ArmGroup:
             (group,), boot_id = await ask_groups(server or self._server, request)
-            if boot_id != self._boot_id:
-                # The version's number is right, but after a restart the weights under it may not be the run's.
-                await self._restore(version)
+            # The version's number is right, but after a restart the weights under it may not be the run's.
+            if boot_id != self._boot_id and not await self._restore(version):
+                raise LostError(
+                    f"the restarted server answered without the run's version {version}"
+                )
             if flaw := flaw_in_tokens(group.arms, size, context_tokens=self._context_tokens):
                 raise SyncError(
                     f"group {group.id!r}, {flaw}; does the server serve the base model?"
@@ -184,16 +179,14 @@ class Versions:
         async def ask_once() -> _T:
             try:
                 return await ask()
-            except ServerRejectedError as error:
-                if error.status != HTTPStatus.NOT_FOUND:
-                    raise
+            except NotFoundError as error:
                 await self._restore(version)
                 raise LostError(f"the server has lost version {version}") from error
 
         return await ask_again(ask_once, give_up_after_s=self._give_up_after_s)
 
-    async def _restore(self, version: int) -> None:
-        """Push a version and the active version if the server does not hold them.
+    async def _restore(self, version: int) -> bool:
+        """Push a version and the active version if the server does not hold them; returns whether it held the version.
 
         Raises:
             SyncError: The server holds other weights under a number, or serves another base model or dtype.
@@ -223,6 +216,7 @@ class Versions:
             self._log_restored(status, pushed)
             self._boot_id = status.boot_id
             self._context_tokens = status.limits.max_model_len_tokens
+            return version not in pushed
 
     def _log_restored(self, status: ServerStatus, pushed: list[int]) -> None:
         numbers = ",".join(map(str, pushed)) or "none"

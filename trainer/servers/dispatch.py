@@ -12,11 +12,15 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import Any, TypeVar
 
 from trainer.client.protocol import InferenceServer
-from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError
+from trainer.errors import (
+    NotFoundError,
+    ServerError,
+    ServerRejectedError,
+    ServerUnreachableError,
+)
 from trainer.servers.given_versions import GivenVersions
 from trainer.servers.member import Member
 
@@ -195,9 +199,11 @@ class Dispatcher:
             if job.version is not None and job.version not in member.digests:
                 await self._versions.give(member, job.version)
             answer, boot_id = await job.send(member.client)
-        except ServerRejectedError as error:
-            if error.status != HTTPStatus.NOT_FOUND or not self._is_given_again(job, member):
+        except NotFoundError as error:
+            if not self._is_given_again(job, member):
                 _fail(job, error)
+        except ServerRejectedError as error:
+            _fail(job, error)
         except ServerError as error:
             self._left(member, str(error))
         except Exception as error:

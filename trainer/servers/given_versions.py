@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from http import HTTPStatus
 from pathlib import Path
 
 from inference_server.wire.adapters.infos import AdapterInfo
-from trainer.errors import ServerRejectedError, SyncError
+from trainer.errors import NotFoundError, SyncError
 from trainer.servers.member import Member
 from trainer.servers.time_limit import result_in_time
 
@@ -91,9 +90,7 @@ class GivenVersions:
         await self.give(member, version)
         try:
             return await result_in_time(partial(member.client.adapter, version))
-        except ServerRejectedError as error:
-            if error.status != HTTPStatus.NOT_FOUND:
-                raise
-        member.digests.pop(version, None)
-        await self.give(member, version)
+        except NotFoundError:
+            member.digests.pop(version, None)
+            await self.give(member, version)
         return await result_in_time(partial(member.client.adapter, version))

@@ -20,7 +20,13 @@ from tests.unit.server_answers import adapter_with, limits_with, status_with
 from tests.unit.server_stub import ServerStub
 from trainer.client.ask_groups import policy_of
 from trainer.client.asked_model import AskedModel, uploaded
-from trainer.errors import ServerRejectedError, ServerUnreachableError, UsageError
+from trainer.errors import (
+    ConflictError,
+    NotFoundError,
+    ServerRejectedError,
+    ServerUnreachableError,
+    UsageError,
+)
 
 LIMITS = limits_with(max_model_len_tokens=64, max_groups_in_flight=5, max_samples_per_arm=4)
 
@@ -60,18 +66,18 @@ class FakeServer(ServerStub):
             raise self.refusal
         sha256 = sha256_of_bytes((folder / "adapter_model.safetensors").read_bytes())
         if self.seen.setdefault(version, sha256) != sha256:
-            raise ServerRejectedError(409, "was served with another digest")
+            raise ConflictError(409, "was served with another digest")
         self.held[version] = sha256
         return adapter_with(version, sha256=sha256)
 
     async def delete_adapter(self, version: int) -> None:
         if self.held.pop(version, None) is None:
-            raise ServerRejectedError(404, "not loaded")
+            raise NotFoundError(404, "not loaded")
 
     async def answer(self, version: int | None) -> str:
         await asyncio.sleep(0)
         if version not in self.held:
-            raise ServerRejectedError(404, f"version {version} is not loaded")
+            raise NotFoundError(404, f"version {version} is not loaded")
         return self.held[version]
 
     async def generate(self, request: ArmsRequest) -> ArmsResponse:
@@ -190,7 +196,7 @@ async def test_a_version_that_is_lost_each_time_is_given_up(folder: Path) -> Non
     server = FakeServer()
 
     async def never(version: int | None) -> str:
-        raise ServerRejectedError(404, "not loaded")
+        raise NotFoundError(404, "not loaded")
 
     async with uploaded(server, folder) as model:
         with pytest.raises(ServerUnreachableError, match="has lost version 5, 4 times"):

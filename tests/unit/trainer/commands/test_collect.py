@@ -34,7 +34,7 @@ from trainer.data.word_problems import Split
 from trainer.errors import (
     DataError,
     DiskFullError,
-    ServerRejectedError,
+    NotFoundError,
     ServerUnreachableError,
     UsageError,
 )
@@ -414,7 +414,7 @@ async def test_a_folder_that_a_run_displaces_is_uploaded_again(tmp_path: Path) -
     class Displacing(FakeServer):
         async def generate(self, request: ArmsRequest) -> ArmsResponse:
             if request.policy not in self.adapters:
-                raise ServerRejectedError(404, f"version {request.policy} is not loaded")
+                raise NotFoundError(404, f"version {request.policy} is not loaded")
             found = await super().generate(request)
             if len(self.asked) % 3 == 0:
                 self.adapters.clear()

@@ -28,7 +28,9 @@ from trainer.config.sections import EvaluationConfig
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import (
+    ConflictError,
     DataError,
+    NotFoundError,
     ServerError,
     ServerRejectedError,
     ServerUnreachableError,
@@ -87,9 +89,9 @@ class FakeServer(ServerStub):
         self.log.append(f"delete {version}")
         if self.num_busy_deletes:
             self.num_busy_deletes -= 1
-            raise ServerRejectedError(409, "requests in flight")
+            raise ConflictError(409, "requests in flight")
         if version not in self.versions:
-            raise ServerRejectedError(404, "not loaded")
+            raise NotFoundError(404, "not loaded")
         del self.versions[version]
 
     async def complete(
@@ -274,7 +276,7 @@ async def test_a_number_that_a_run_takes_in_between_is_left_to_it(tmp_path: Path
         ) -> AdapterInfo:
             if version == 7:
                 self.next_version = 8
-                raise ServerRejectedError(409, "version 7 is served with digest 0")
+                raise ConflictError(409, "version 7 is served with digest 0")
             return await super().push_adapter(version, folder, activate=activate)
 
     server = Shared({"policy-000008": 3})
@@ -292,7 +294,7 @@ async def test_an_upload_that_a_run_displaces_between_batches_is_uploaded_again(
             self, version: int | None, questions: list[str], prompt: GreedyPrompt
         ) -> list[TextCompletion]:
             if version not in self.versions:
-                raise ServerRejectedError(404, f"version {version} is not loaded")
+                raise NotFoundError(404, f"version {version} is not loaded")
             found = await super().complete(version, questions, prompt)
             self.versions.clear()
             return found

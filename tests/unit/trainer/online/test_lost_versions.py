@@ -26,7 +26,13 @@ from tests.unit.server_answers import adapter_with, status_with
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import versions_for
 from trainer.client.protocol import GreedyPrompt, TextCompletion
-from trainer.errors import ServerError, ServerRejectedError, ServerUnreachableError, SyncError
+from trainer.errors import (
+    NotFoundError,
+    ServerError,
+    ServerRejectedError,
+    ServerUnreachableError,
+    SyncError,
+)
 from trainer.online.versions import Versions
 from trainer.run_state.journal import Journal
 from trainer.run_state.run_adapters import RunAdapters
@@ -57,7 +63,7 @@ class FakeServer(ServerStub):
 
     def _info(self, version: int) -> AdapterInfo:
         if version not in self.held:
-            raise ServerRejectedError(404, f"version {version} is not loaded", "version")
+            raise NotFoundError(404, f"version {version} is not loaded", "version")
         return adapter_with(
             version,
             sha256=hashlib.sha256(self.held[version]).hexdigest(),
@@ -197,6 +203,23 @@ async def test_a_restarted_server_gets_what_it_has_not_kept(
     # It is told once, and known from then on.
     await versions.group(REQUEST)
     assert len(caplog.records) == 1
+
+
+async def test_a_group_of_a_restarted_server_that_then_has_not_the_version_is_asked_for_again(
+    versions: Versions, server: FakeServer
+) -> None:
+    server.restart(3, 4)
+
+    def served(version: int) -> int:
+        # Perhaps it was another run's, and nobody can tell any more.
+        server.serves = lambda asked: asked
+        del server.held[version]
+        return version
+
+    server.serves = served
+    _, num_lost = await versions.group(REQUEST)
+    assert num_lost == 1
+    assert server.log == [("generate", 3), ("push", 3, False), ("generate", 3)]
 
 
 async def test_a_version_that_is_deleted_is_pushed_again(

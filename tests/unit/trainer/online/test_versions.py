@@ -26,7 +26,7 @@ from tests.unit.groups import RECORDS, group_of
 from tests.unit.server_answers import adapter_with, status_with
 from tests.unit.server_stub import ServerStub
 from tests.unit.versions_in_memory import STATUS, versions_for
-from trainer.errors import ServerRejectedError, SyncError
+from trainer.errors import ConflictError, ServerRejectedError, SyncError
 from trainer.model.roles import PolicyRoles
 from trainer.online.versions import Versions
 from trainer.run_state.journal import Journal
@@ -77,7 +77,7 @@ class FakeClient(ServerStub):
             raise ServerRejectedError(422, "no")
         weights = (folder / WEIGHTS).read_bytes()
         if version in self.taken or self.pushed.get(version, (folder, weights))[1] != weights:
-            raise ServerRejectedError(409, "another adapter")
+            raise ConflictError(409, "another adapter")
         self.pushed[version] = (folder, weights)
         if activate:
             self.active = version

@@ -14,6 +14,7 @@ from tests.unit.server_answers import LIMITS
 from tests.unit.several_servers import RatedServer, group_request_of, write_version
 from trainer.client.protocol import GreedyPrompt
 from trainer.errors import (
+    ConflictError,
     ServerError,
     ServerRejectedError,
     ServerUnreachableError,
@@ -397,7 +398,7 @@ async def test_a_number_of_another_run_is_refused_as_by_one_server(tmp_path: Pat
     servers = servers_named("ab")
     async with pool_of(servers) as pool:
         await pool.push_adapter(1, write_version(tmp_path / "1", "one"))
-        servers[1].refusal = ServerRejectedError(409, "another adapter")
+        servers[1].refusal = ConflictError(409, "another adapter")
         with pytest.raises(ServerRejectedError) as caught:
             await pool.push_adapter(2, write_version(tmp_path / "2", "two"))
         assert caught.value.status == 409
