@@ -1,9 +1,9 @@
-"""What a server's error answers become."""
+"""What a server's error responses become."""
 
 import httpx
 import pytest
 
-from trainer.client.answers import rejection
+from trainer.client.responses import rejection
 from trainer.errors import ConflictError, NotFoundError, ServerRejectedError
 
 
