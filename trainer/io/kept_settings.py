@@ -14,6 +14,7 @@ from inference_server.wire.settings.model import NULL
 from trainer.config.base import Section, sections_of
 from trainer.config.train import TrainConfig
 from trainer.errors import UsageError
+from trainer.io.change_text import change_text
 from trainer.io.durable import write_file
 from trainer.io.paths import is_same_path, read_plain
 
@@ -78,7 +79,7 @@ def require_as_kept(path: Path, config: BaseModel, *, free: Collection[str]) -> 
     # If this version cannot read the file as a whole, each missing key still has its default.
     before = _as_read(stored, config) or {**(_as_read({}, config) or {}), **written}
     changed = [
-        f"{key} was {before.get(key, NULL)} and is {now.get(key, NULL)}"
+        change_text(key, before.get(key, NULL), now.get(key, NULL))
         for key in sorted(before.keys() | now.keys())
         # Earlier versions left out null, even where it is not the default.
         if now.get(key, NULL) not in (before.get(key, NULL), written.get(key, NULL))

@@ -1,0 +1,70 @@
+"""Says in few words how a setting differs from the one that was kept."""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from inference_server.wire.settings.model import NULL
+from regime_w import ArmSpec, build_all_arms
+from regime_w.arms import ARM_SETS
+
+_ARMS = "arms"
+_MOST_CHARACTERS = 200
+_Arm = dict[str, Any]
+
+
+def change_text(key: str, before: object, now: object) -> str:
+    """``key was … and is …``, of arms only what differs, and with long values cut.
+
+    Args:
+        key: The setting, such as ``rollout.arms``.
+        before: The kept value as TOML knows it; ``null`` for none.
+        now: The value now, likewise.
+    """
+    if key.rpartition(".")[2] == _ARMS:
+        arms, new_arms = _arms(before), _arms(now)
+        if arms is not None and new_arms is not None:
+            return f"{key}: {_arms_change(arms, new_arms)}"
+    return f"{key} was {_cut(str(before))} and is {_cut(str(now))}"
+
+
+def _arms(value: object) -> list[_Arm] | None:
+    """The arms of a value, in which null stands for the recipe's; None if it is no list of arms."""
+    if value == NULL:
+        return _plain(build_all_arms())
+    is_arms = isinstance(value, list) and all(
+        isinstance(arm, dict) and arm.keys() == ArmSpec.model_fields.keys() for arm in value
+    )
+    return cast(list[_Arm], value) if is_arms else None
+
+
+def _arms_change(before: list[_Arm], now: list[_Arm]) -> str:
+    old_name, new_name = _set_name(before), _set_name(now)
+    if [arm["name"] for arm in before] != [arm["name"] for arm in now] or (old_name and new_name):
+        return f"was {_cut(old_name or _listed(before))} and is {_cut(new_name or _listed(now))}"
+    changes = [
+        f"{new['name']} had {key} {_cut(str(old[key]))} and has {_cut(str(new[key]))}"
+        for old, new in zip(before, now, strict=True)
+        for key in ("temperature", "top_p", "system_prompt")
+        if old[key] != new[key]
+    ]
+    return _cut("; ".join(changes))
+
+
+def _set_name(arms: list[_Arm]) -> str | None:
+    sets = ((name, _plain(make())) for name, make in ARM_SETS.items())
+    return next((name for name, plain in sets if plain == arms), None)
+
+
+def _plain(arms: Sequence[ArmSpec]) -> list[_Arm]:
+    return [arm.model_dump(mode="json") for arm in arms]
+
+
+def _listed(arms: list[_Arm]) -> str:
+    return ", ".join(
+        f"{arm['name']} (temperature {arm['temperature']:g}, top_p {arm['top_p']:g})"
+        for arm in arms
+    )
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[: _MOST_CHARACTERS - 1]}…"
