@@ -12,13 +12,9 @@ from math import comb
 from types import TracebackType
 from typing import Self
 
-from inference_server.wire.schemas import ServerStatus
 from trainer.client.protocol import GreedyPrompt
 from trainer.config.sections import TrainConfig
-from trainer.data.context_limit import fitting
-from trainer.data.held_out import require_held_out
-from trainer.data.sources import Record, load_records
-from trainer.data.word_problems import Split
+from trainer.data.sources import Record
 from trainer.evaluation.statistics import is_below_best, wilson_interval
 from trainer.io.metrics_file import Metrics
 from trainer.online.published import Published
@@ -43,43 +39,24 @@ class HeldOutEvaluations:
         self,
         versions: Versions,
         config: TrainConfig,
-        status: ServerStatus,
+        questions: SourceQuestions | None,
         say: Callable[[str], None],
     ):
         """Nothing is asked before `start`.
 
         Args:
-            versions: The run's versions; the evaluated ones are asked through it.
+            versions: Knows the server, and pushes a version again that it has lost.
             config: The run's configuration.
-            status: The server's status; questions that do not fit its context are left out.
-            say: Gets a line if questions are left out, and one for each evaluation that is skipped.
-
-        Raises:
-            UsageError: The held-out questions cannot be loaded, or none fits the context.
+            questions: What is asked; None only if the run evaluates nothing.
+            say: Gets a line for each evaluation that is skipped.
         """
         self._versions = versions
         self._run = config.run
         self._say = say
         self._pending: _PendingEvaluation | None = None
-        self._loaded: list[Record] = []
-        self._records: list[Record] = []
+        self._records = () if questions is None else questions.asked
         self._fallen_from: Best | None = None
         rollout = config.rollout
-        if config.run.evaluate_every is not None:
-            self._loaded = load_records(
-                require_held_out(config.data, "run.evaluate_every"),
-                Split.HELD_OUT,
-                num_records=config.run.num_evaluation_questions,
-                seed=config.data.seed,
-                shape=config.data.shape,
-            )
-            self._records = fitting(
-                self._loaded,
-                config.policy.base_model,
-                rollout.model_copy(update={"arms": rollout.arms[:1]}),
-                status,
-                say,
-            )
         self._prompt = GreedyPrompt(
             system_prompt=rollout.arms[0].system_prompt,
             prompt_format=rollout.prompt_format,
@@ -100,13 +77,6 @@ class HeldOutEvaluations:
         """Cancel the pending evaluation."""
         if self._pending is not None:
             self._pending.num_correct.cancel()
-
-    @property
-    def questions(self) -> SourceQuestions | None:
-        """The held-out questions; None if the run evaluates nothing."""
-        if not self._loaded:
-            return None
-        return SourceQuestions(records=self._loaded, asked=self._records)
 
     @property
     def evaluating(self) -> int | None:

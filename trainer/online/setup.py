@@ -13,14 +13,6 @@ from trainer.config.sections import TrainConfig
 from trainer.console.advice import ppo_advice
 from trainer.console.run_output import RunOutput
 from trainer.console.stop_signals import StopRequest, stop_signals
-from trainer.data.context_limit import fitting
-from trainer.data.counterfactuals import (
-    Counterfactuals,
-    askable_counterfactuals,
-    check_counterfactuals,
-)
-from trainer.data.sources import Record, load_records
-from trainer.data.word_problems import Split
 from trainer.doctor.memory import plan_in_message
 from trainer.io.adapter_settings import prompt_format_advice
 from trainer.io.metrics_file import read_metrics
@@ -28,6 +20,7 @@ from trainer.io.run_layout import ADAPTERS_FOLDER
 from trainer.model.adapter import readable_adapter
 from trainer.model.dtype import difference_line, with_dtype
 from trainer.model.prompts import prompt_format_of
+from trainer.online.asked_questions import fitting_questions, load_questions
 from trainer.online.loop import Training, TrainResult
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.pipeline import RolloutPipeline
@@ -44,7 +37,7 @@ from trainer.ppo.followers import FollowerStart, make_learner
 from trainer.ppo.learner import Learner
 from trainer.ranks.process_group import Ranks
 from trainer.rollouts.pretrained_critic import pretrain_critic
-from trainer.rollouts.questions import QuestionState, QuestionStream
+from trainer.rollouts.questions import QuestionState
 from trainer.rollouts.reward_functions import RewardFunctions, changed_sources
 from trainer.run_state.checkpoint import (
     TrainProgress,
@@ -54,7 +47,7 @@ from trainer.run_state.checkpoint import (
     step_of,
 )
 from trainer.run_state.journal import Journal
-from trainer.run_state.recorded_questions import QuestionRecord, SourceQuestions
+from trainer.run_state.recorded_questions import QuestionRecord
 from trainer.run_state.run_adapters import RunAdapters
 from trainer.run_state.run_folder import (
     is_finished,
@@ -123,7 +116,7 @@ def _open_training(
     ranks: Ranks,
 ) -> Iterator[Training]:
     """The restored run with everything that its loop needs; all of it is closed when the block ends."""
-    run, loaded = config.run, _loaded(config)
+    run, loaded = config.run, load_questions(config)
     with open_requests(server) as requests, ExitStack() as stack:
         with stop.waiting():
             status = requests.call(requests.server.status)
@@ -131,7 +124,8 @@ def _open_training(
         check_base(status, config.policy)
         lines = _advice(config, journal)
         config = _with_settled_dtype(config, status, lines)
-        records = fitting(loaded, config.policy.base_model, config.rollout, status, lines.append)
+        # A run has begun once it has a learner, and keeps the settings of its data: none may be at fault then.
+        asked = fitting_questions(loaded, config, status, lines)
         with stop.waiting():
             learner = _learner(config, status, ranks)
         adapters = RunAdapters(run.folder / ADAPTERS_FOLDER, journal)
@@ -140,14 +134,12 @@ def _open_training(
         newest = newest_checkpoint(run.folder, lines.append)
         steps_done = max(journal.past.last_step, step_of(newest))
         output = stack.enter_context(RunOutput(run, first_step=steps_done))
-        evaluations = stack.enter_context(HeldOutEvaluations(versions, config, status, output.say))
-        proofs = Proofs(
-            versions, config, records, server_dtype=status.base_dtype, past=read_metrics(run.folder)
-        )
-        training = SourceQuestions(records=loaded, asked=records)
-        record = QuestionRecord(run.folder, config.data, training, evaluations.questions)
+        held_out = HeldOutEvaluations(versions, config, asked.held_out, output.say)
+        evaluations = stack.enter_context(held_out)
+        records, past = asked.training.asked, read_metrics(run.folder)
+        proofs = Proofs(versions, config, records, server_dtype=status.base_dtype, past=past)
+        record = QuestionRecord(run.folder, config.data, asked.training, asked.held_out)
         lines += record.lines
-        counterfactuals = askable_counterfactuals(config, records, status, lines)
         for line in lines:
             output.say(line)
         restored = restore(config, newest, journal, learner, output.say)
@@ -155,7 +147,7 @@ def _open_training(
             progress = restore_versions(restored.progress, learner, versions, proofs, output.say)
         complete_metrics(restored, versions.newest.version, output)
         restart_evaluation(progress.step, versions, evaluations, output)
-        questions = _questions(config, training, counterfactuals, progress)
+        questions = asked.stream(config.data, progress.questions)
         record.write()
         pipeline = RolloutPipeline(
             versions, questions, config.rollout, config.reward, functions.score
@@ -173,35 +165,6 @@ def _open_training(
             output=output,
             progress=progress,
         )
-
-
-def _loaded(config: TrainConfig) -> list[Record]:
-    """The questions to train on, checked as far as it is possible without a server."""
-    data = config.data
-    records = load_records(
-        data.source, Split.TRAIN, num_records=data.num_questions, seed=data.seed, shape=data.shape
-    )
-    check_counterfactuals(config, records)
-    return records
-
-
-def _questions(
-    config: TrainConfig,
-    training: SourceQuestions,
-    counterfactuals: Counterfactuals,
-    progress: TrainProgress,
-) -> QuestionStream:
-    """The stream of the questions that come after the completed steps."""
-    data = config.data
-    return QuestionStream(
-        training.asked,
-        seed=data.seed,
-        rest_after=data.curriculum,
-        state=progress.questions,
-        counterfactuals=counterfactuals,
-        counterfactual_share=data.counterfactual,
-        too_long={record.id for record in training.records} - {r.id for r in training.asked},
-    )
 
 
 def _advice(config: TrainConfig, journal: Journal) -> list[str]:

@@ -16,6 +16,7 @@ from trainer.config.sections import DataConfig, PolicyConfig, RolloutConfig, Run
 from trainer.data.sources import load_records
 from trainer.data.word_problems import Split
 from trainer.errors import ServerError, ServerRejectedError
+from trainer.online.asked_questions import fitting_held_out, load_questions
 from trainer.online.periodic_eval import HeldOutEvaluations
 from trainer.online.published import Published
 from trainer.run_state.checkpoint import read_best
@@ -77,8 +78,11 @@ class Run:
         )
         with Journal(folder) as journal:
             adapters = RunAdapters(folder / "adapters", journal)
+        questions = fitting_held_out(
+            load_questions(config).held_out, config, STATUS, self.said.append
+        )
         self.evaluations = HeldOutEvaluations(
-            versions_for(self.client, portal, adapters), config, STATUS, self.said.append
+            versions_for(self.client, portal, adapters), config, questions, self.said.append
         )
 
     def start(self, step: int) -> None:
@@ -207,13 +211,13 @@ def test_steps_are_evaluated_as_often_as_asked(
 ) -> None:
     config = TrainConfig(run=RunConfig(folder=tmp_path, evaluate_every=every))
     evaluations = HeldOutEvaluations(
-        versions_for(portal.call(FakeClient), portal), config, STATUS, print
+        versions_for(portal.call(FakeClient), portal), config, None, print
     )
     assert [step for step in range(1, 7) if evaluations.is_due(step)] == due
 
 
 def test_a_held_out_question_too_long_for_the_context_is_left_out_and_named(
-    tiny_base: Path, tmp_path: Path, portal: BlockingPortal
+    tiny_base: Path, tmp_path: Path
 ) -> None:
     source, said = tmp_path / "own.jsonl", list[str]()
     rows = [{"question": text, "answer": "1"} for text in ("1?", "long " * 3000, "2?")]
@@ -226,9 +230,7 @@ def test_a_held_out_question_too_long_for_the_context_is_left_out_and_named(
     )
     limits = STATUS.limits.model_copy(update={"max_model_len_tokens": 1024})
     status = STATUS.model_copy(update={"limits": limits})
-    versions = versions_for(portal.call(FakeClient), portal)
-    evaluations = HeldOutEvaluations(versions, config, status, said.append)
-    questions = evaluations.questions
+    questions = fitting_held_out(load_questions(config).held_out, config, status, said.append)
     assert questions is not None
     assert [record.question for record in questions.asked] == ["1?", "2?"]
     assert len(questions.records) == 3

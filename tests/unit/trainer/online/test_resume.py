@@ -501,14 +501,30 @@ def test_a_start_that_fails_says_why_and_leaves_the_record_of_the_questions(
     assert "was changed since" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ({"rollout": {"max_tokens": 5000}}, r"rollout\.max_tokens"),
+        ({"data": {"evaluation_source": "nowhere.jsonl"}}, "nowhere.jsonl"),
+        ({"data": {"evaluation_source": "LONG"}}, "no question can be asked"),
+    ],
+)
 def test_a_folder_in_which_nothing_was_begun_takes_any_configuration(
-    tiny_base: Path, data: Path, scorer: PolicyRoles, tmp_path: Path
+    mistake: dict[str, dict[str, Any]],
+    said: str,
+    tiny_base: Path,
+    data: Path,
+    scorer: PolicyRoles,
+    tmp_path: Path,
 ) -> None:
-    """A first start that the server refuses must not tie the folder to its mistake."""
-    wrong = run_config(tiny_base, tmp_path, data, rollout={"max_tokens": 5000})
-    with pytest.raises(UsageError, match=r"rollout\.max_tokens"):
-        train(wrong, MemoryServer(scorer))
-    right = run_config(tiny_base, tmp_path, data, run={"num_steps": 1})
+    """A first start that is refused must not tie the folder to its mistake."""
+    long, folder = tmp_path / "long.jsonl", tmp_path / "run"
+    long.write_text(json.dumps({"question": "long " * 3000, "answer": "1"}))
+    if mistake.get("data", {}).get("evaluation_source") == "LONG":
+        mistake = {"data": {"evaluation_source": str(long)}}
+    with pytest.raises(UsageError, match=said):
+        train(run_config(tiny_base, folder, data, **mistake), MemoryServer(scorer))
+    right = run_config(tiny_base, folder, data, run={"num_steps": 1})
     with pytest.raises(UsageError, match="--resume: no checkpoint"):
         train(right, MemoryServer(scorer), must_resume=True)
     assert train(right, MemoryServer(scorer)).step == 1
