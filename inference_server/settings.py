@@ -80,7 +80,7 @@ OTHER_KEYS = (
     "train_data",
     "verify",
     "version",
-    "what-if",
+    "what_if",
 )
 """Keys of the trainer's commands that are in no section; their environment variables may be set for both programs."""
 

@@ -70,7 +70,10 @@ Arms = Annotated[
 ]
 """Arms to ask: never empty, and null is read as the eight of Regime W."""
 
-RENAMED_KEYS: Mapping[str, str] = {"rollout.refill_zero_variance": "rollout.dynamic_sampling"}
+RENAMED_KEYS: Mapping[str, str] = {
+    "rollout.refill_zero_variance": "rollout.dynamic_sampling",
+    "what-if": "what_if",
+}
 """Earlier names of keys, which are still read, to their present names."""
 
 

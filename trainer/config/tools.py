@@ -41,7 +41,7 @@ class ReplayCommand(CommandConfig):
     """Start at the newest checkpoint that is not after this step; 0 is the start of the run."""
     verify: bool = False
     """Stop at the first difference instead of continuing."""
-    what_if: Annotated[tuple[str, ...], Field(validation_alias="what-if")] = ()
+    what_if: tuple[str, ...] = ()
     """Replay the same rollouts under another setting, such as ppo.kl_coef=0.1 or reward.credit=shared,
     and show what changes. May be given several times."""
 

@@ -15,7 +15,7 @@ _MIN_LIKENESS = 0.6
 _SHOWN_CHARS = 200
 _NEARLY = 0.75
 """Likeness from which a variable without a section is taken for a misspelt key."""
-_VARIABLE_PREFIX = "REGIME_W_"
+VARIABLE_PREFIX = "REGIME_W_"
 _OTHER_VARIABLES = frozenset({"gsm8k_dir", "real_model"})
 """Variables of our tests, which a server that they start gets too."""
 SEVERAL = """several items are a list in JSON, '["a", "b"]', or the flag several times"""
@@ -71,7 +71,7 @@ class Source:
             return f"--{key.replace('_', '-') if self.kebab_case else key}: {reason}"
         key = key if self.table is None else f"{self.table}.{key}"
         if self.kind == "variable":
-            return f"{key}, from {_VARIABLE_PREFIX}{key.upper().replace('.', '__')}: {reason}"
+            return f"{key}, from {VARIABLE_PREFIX}{key.upper().replace('.', '__')}: {reason}"
         return f"{key}: {reason}, in {self.kind}" if self.kind else f"{key}: {reason}"
 
 

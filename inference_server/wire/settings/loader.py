@@ -116,6 +116,8 @@ def _renamed(values: Values, program: Program) -> Values:
     """Values under the keys' current names, so that a source overrides another whichever names they use."""
     for old, new in program.renamed.items():
         section, _, name = old.partition(".")
+        if "." not in new and old in values:
+            values = {new: values[old], **{key: values[key] for key in values if key != old}}
         if isinstance(table := values.get(section), dict) and name in table:
             others = {key: value for key, value in table.items() if key != name}
             values = {**values, section: {new.partition(".")[2]: table[name], **others}}

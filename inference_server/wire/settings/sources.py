@@ -18,10 +18,14 @@ from pydantic_settings import BaseSettings, EnvSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
 from inference_server.wire.json_and_toml import JsonFlaw, check_flaws, parse_toml
-from inference_server.wire.settings.errors import SettingsError, Source, not_json_message
+from inference_server.wire.settings.errors import (
+    VARIABLE_PREFIX,
+    SettingsError,
+    Source,
+    not_json_message,
+)
 from inference_server.wire.settings.model import takes_json
 
-PREFIX = "REGIME_W_"
 _NESTED = "__"
 
 Values = dict[str, Any]
@@ -100,16 +104,19 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
         model: The settings.
         only_nested: Read only variables such as ``REGIME_W_SECTION__KEY``.
     """
+    # Without a prefix of its own: pydantic-settings would read a key with an alias from a variable without the prefix.
     source = EnvSettingsSource(
-        as_settings(model), env_prefix=PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True
+        as_settings(model), env_prefix="", env_nested_delimiter=_NESTED, env_ignore_empty=True
     )
-    variables = source.env_vars
-    if only_nested:
-        variables = {name: value for name, value in variables.items() if _NESTED in name}
+    prefix = VARIABLE_PREFIX.lower()
+    variables = {
+        name.removeprefix(prefix): value
+        for name, value in source.env_vars.items()
+        if name.startswith(prefix) and (_NESTED in name or not only_nested)
+    }
     source.env_vars = variables
     for name, value in variables.items():
-        key = name[len(PREFIX) :].replace(_NESTED, ".")
-        check_json(model, key, value or "", kind="variable")
+        check_json(model, name.replace(_NESTED, "."), value or "", kind="variable")
     try:
         return source()
     except (SourceError, RecursionError):
@@ -119,9 +126,9 @@ def read_environment(model: type[BaseModel], *, only_nested: bool = False) -> Va
             try:
                 source()
             except (SourceError, RecursionError):
-                key = name[len(PREFIX) :].replace(_NESTED, ".")
+                key = name.replace(_NESTED, ".")
                 raise SettingsError(
-                    f"{key}, from {name.upper()}: {not_json_message(key, value or '')}"
+                    Source(values={}, kind="variable").says(key, not_json_message(key, value or ""))
                 ) from None
         raise
 
@@ -130,9 +137,9 @@ def variables() -> list[str]:
     """Keys of all variables that begin with ``REGIME_W_``; ``REGIME_W_SECTION__KEY`` as ``section.key``."""
     names = (name.upper() for name, value in os.environ.items() if value)
     return [
-        name.removeprefix(PREFIX).lower().replace(_NESTED, ".")
+        name.removeprefix(VARIABLE_PREFIX).lower().replace(_NESTED, ".")
         for name in names
-        if name.startswith(PREFIX)
+        if name.startswith(VARIABLE_PREFIX)
     ]
 
 

@@ -150,6 +150,23 @@ def test_an_earlier_name_of_a_key_is_still_read(
     assert load().rollout.dynamic_sampling
 
 
+@pytest.mark.parametrize(
+    "given", ["--what-if", "--what_if", "what-if", "what_if", "REGIME_W_WHAT_IF"]
+)
+def test_a_key_of_two_words_has_the_usual_spellings(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["runs/x"]
+    if given.startswith("--"):
+        arguments += [given, "ppo.kl_coef=1"]
+    elif given.isupper():
+        monkeypatch.setenv(given, '["ppo.kl_coef=1"]')
+        read_settings(["--model", "x"])
+    else:
+        arguments += config_file(tmp_path, f'{given} = ["ppo.kl_coef=1"]\n')
+    assert load_config(ReplayCommand, arguments, prog="t").what_if == ("ppo.kl_coef=1",)
+
+
 def test_an_earlier_name_in_a_stronger_source_beats_the_name_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -469,6 +486,15 @@ def test_json_of_a_setting_is_read_as_json_has_it(
     if variable:
         monkeypatch.setenv(f"REGIME_W_{variable}", value)
         assert_one_line_error(capsys, [], said, f"REGIME_W_{variable}")
+
+
+def test_variables_of_other_names_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_OTHER_ROLLOUT__ARMS", '{"a": 1, "a": 2}')
+    monkeypatch.setenv("FROM", "2")
+    assert load() == TrainConfig()
+    assert load_config(ReplayCommand, ["runs/x"], prog="t").from_step == 0
+    monkeypatch.setenv("REGIME_W_FROM", "3")
+    assert load_config(ReplayCommand, ["runs/x"], prog="t").from_step == 3
 
 
 def test_a_text_may_look_like_json() -> None:
