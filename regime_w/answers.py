@@ -1,7 +1,7 @@
 r"""Finds the answer in a text and reads it exactly.
 
-What a reasoning model thinks before ``</think>`` is not an answer. The first rule that applies gives the
-position of the answer:
+It is looked for in what `regime_w.numbers.completions` leaves of a completion: not in thoughts, nor in what is struck out
+or follows the end of the turn. The first rule that applies gives the position of the answer:
 
 1. After the last ``####``: its line, or the next if that is empty. The rest is ignored. If the line is a
    heading (``#### Final Answer``, ``#### Step 2``), the answer is in the text under it: see
@@ -23,9 +23,10 @@ from itertools import islice
 from regime_w.numbers.blocks import BOX, HEADING, closing_brace, first_block
 from regime_w.numbers.boxes import are_rivals, number_in_box
 from regime_w.numbers.claims import claimed, claimed_in_field
+from regime_w.numbers.completions import completion_of, struck_number
 from regime_w.numbers.denials import denial, is_rejection, is_unclaimed, is_withdrawal
 from regime_w.numbers.marker import MARKER, after_marker
-from regime_w.numbers.markup import FACTORIAL, without_struck, without_thoughts
+from regime_w.numbers.markup import FACTORIAL
 from regime_w.numbers.numerals import to_ascii
 from regime_w.numbers.prose import SENTENCE_END, read_last_number, read_sentence
 from regime_w.numbers.statements import MAX_LINE, read_gold_line, read_line
@@ -119,7 +120,7 @@ def answers_agree(a: str | None, b: str | None) -> bool:
 
 def _extracted(text: str) -> tuple[str | None, bool]:
     """The answer of a completion, and whether it stands behind a ``####`` or in a box."""
-    text = without_struck(without_thoughts(text))
+    text = completion_of(text, struck_number)
     # A hyphen followed by a space may mark a list item; a minus sign does not.
     text = to_ascii(_MINUS_SIGN.sub(r"\1-", text) if "−" in text else text)
     if MARKER in text:

@@ -21,7 +21,7 @@ from typing import Any
 from regime_w.answers import extract_gold
 from regime_w.arms import ArmOutput
 from regime_w.config import RewardConfig
-from regime_w.numbers.markup import opened_thought
+from regime_w.numbers.completions import opened_thought
 from regime_w.reward import arm_rewards
 
 Text = str | list[dict[str, Any]]

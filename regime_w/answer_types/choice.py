@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.completions import completion_of
 from regime_w.answer_types.conclusions import conclusion_of, without_another
 from regime_w.answer_types.contradictions import (
     Names,
@@ -27,6 +26,7 @@ from regime_w.answer_types.positions import (
     states_in_form,
 )
 from regime_w.answer_types.text import normalised
+from regime_w.numbers.completions import completion_of
 from regime_w.numbers.markup import without_markup
 
 LETTERS = string.ascii_uppercase

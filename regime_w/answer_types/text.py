@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from regime_w.answer_types.answer_type import AnswerTypeName
-from regime_w.answer_types.completions import completion_of
 from regime_w.answer_types.positions import (
     MAX_ANSWER_CHARS,
     only_line,
@@ -14,6 +13,7 @@ from regime_w.answer_types.positions import (
     states_gold,
     states_in_form,
 )
+from regime_w.numbers.completions import completion_of
 from regime_w.numbers.denials import is_denied, is_withdrawal
 
 _SAME = str.maketrans(

@@ -6,8 +6,9 @@ or "unknown", is a claim as well, and no number is looked for elsewhere.
 
 import re
 
+from regime_w.numbers.completions import STRUCK
 from regime_w.numbers.denials import is_replacement
-from regime_w.numbers.markup import STRUCK, without_markup
+from regime_w.numbers.markup import without_markup
 from regime_w.numbers.prose import read_last_number
 from regime_w.numbers.statements import (
     begins_with_number,

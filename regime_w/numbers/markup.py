@@ -56,40 +56,6 @@ _CLEANING = _compiled(
 _PLAIN = re.compile(r"(?:[0-9A-Za-z.,$%:=+/-]| (?! ))*+")
 
 
-THOUGHT_STARTS, THOUGHT_ENDS = "<think>", "</think>"
-_OPENED_THOUGHT = re.compile(rf"{THOUGHT_STARTS}\s*\Z")
-
-STRUCK = "⌧"
-"""Stands for a number that is struck out and not followed by another."""
-_STRIKES = ("~~", "</del>", "</strike>", "\\sout", "cancel")
-_STRUCK_OUT = re.compile(
-    r"~~(?=[^~\s])([^~\n]{1,200})~~|<(?:del|strike)>([^<\n]{0,200})</(?:del|strike)>"
-    r"|\\(?:sout|[bx]?cancel)\s?\{((?:[^{}]|\{[^{}]{0,60}\}){0,100})\}"
-)
-_NUMBER_FOLLOWS = re.compile(r"[\s$*_`]*[-+]?\\?[$€£¥]?[0-9]")
-
-
-def without_thoughts(text: str) -> str:
-    """What a reasoning model says outside its thoughts; empty if it is cut off before they end."""
-    return text.rpartition(THOUGHT_ENDS)[2].partition(THOUGHT_STARTS)[0]
-
-
-def opened_thought(prompt: str) -> str:
-    """The end of a prompt that begins the answer's thought: ``<think>`` and white space, or nothing."""
-    found = _OPENED_THOUGHT.search(prompt)
-    return "" if found is None else found[0]
-
-
-def without_struck(text: str) -> str:
-    """The text without what is struck out: ``~~20~~ 18``; `STRUCK` takes the place of a number that is not replaced."""
-    return _STRUCK_OUT.sub(_struck, text) if any(mark in text for mark in _STRIKES) else text
-
-
-def _struck(found: re.Match[str]) -> str:
-    is_number = any(map(str.isdigit, found[found.lastindex or 0]))
-    return STRUCK if is_number and not _NUMBER_FOLLOWS.match(found.string, found.end()) else " "
-
-
 def without_markup(text: str) -> str:
     """The text without LaTeX, emphasis, quotes, tags and runs of spaces."""
     if _PLAIN.fullmatch(text):

@@ -6,9 +6,10 @@ at a window of bounded length around them.
 
 import re
 
+from regime_w.numbers.completions import STRUCK
 from regime_w.numbers.continuations import has_numeral, is_continued, is_part
 from regime_w.numbers.denials import has_no_answer, is_denied, is_first_try, is_one_of_several
-from regime_w.numbers.markup import STRUCK, without_markup
+from regime_w.numbers.markup import without_markup
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER
 from regime_w.numbers.statements import (
     CURRENCY,

@@ -7,8 +7,9 @@ answer, so nothing is guessed. Every step works on a text of bounded length.
 import re
 from collections import deque
 
+from regime_w.numbers.completions import STRUCK
 from regime_w.numbers.continuations import has_numeral, is_continued
-from regime_w.numbers.markup import STRUCK, without_markup
+from regime_w.numbers.markup import without_markup
 from regime_w.numbers.number_words import in_words
 from regime_w.numbers.numerals import MAX_DIGITS, NUMBER, SCALE, canonical, value_of
 from regime_w.numbers.unknowns import asks_for_unknown

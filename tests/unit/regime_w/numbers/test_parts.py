@@ -304,7 +304,7 @@ PLAIN = [
     ("negative x", None),
     ("minus five", None),
     (r"\sqrt{x} = 4", None),
-    ("#### 18<|im_end|>20", None),
+    ("#### 18<|im_end|>20", "18"),
     # Neighbours that are read.
     (r"$\sqrt{16} = 4$", "4"),
     ("minus 5", "-5"),
