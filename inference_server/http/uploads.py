@@ -2,7 +2,7 @@
 
 import errno
 import os
-import string
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -24,10 +24,10 @@ from inference_server.errors import (
 from inference_server.http.media_types import FORM, JSON, media_type
 from inference_server.settings import Settings
 from inference_server.wire.adapters.references import AdapterPath
+from inference_server.wire.digests import SHA256_PATTERN
 from inference_server.wire.schemas import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE
 
 _SHA256_FIELD = "sha256"
-_SHA256_HEX_LENGTH = 64
 
 # The route reads the body itself, so FastAPI cannot derive this part of the OpenAPI document.
 UPLOAD_BODY: dict[str, Any] = {
@@ -40,7 +40,7 @@ UPLOAD_BODY: dict[str, Any] = {
                 "properties": {
                     ADAPTER_CONFIG_FILE: {"type": "string", "format": "binary"},
                     ADAPTER_WEIGHTS_FILE: {"type": "string", "format": "binary"},
-                    _SHA256_FIELD: {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"},
+                    _SHA256_FIELD: {"type": "string", "pattern": SHA256_PATTERN},
                 },
             }
         },
@@ -143,7 +143,7 @@ def _sha256(form: FormData) -> str:
         raise InvalidAdapter(
             "the form field 'sha256' (hex digest of the weights file) is missing", _SHA256_FIELD
         )
-    digest = value.strip().lower()
-    if len(digest) != _SHA256_HEX_LENGTH or not set(digest) <= set(string.hexdigits):
+    digest = value.strip()
+    if not re.fullmatch(SHA256_PATTERN, digest):
         raise InvalidAdapter("sha256: not a SHA-256 digest in hex", _SHA256_FIELD)
-    return digest
+    return digest.lower()

@@ -3,6 +3,9 @@
 import hashlib
 from pathlib import Path
 
+SHA256_PATTERN = "^[0-9a-fA-F]{64}$"
+"""What a request may give as a digest; the server goes on with it in lower case."""
+
 
 def sha256_of_bytes(data: bytes) -> str:
     """Digest of `data` in hex."""

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 from pydantic_core import PydanticCustomError
 
+from inference_server.wire.digests import SHA256_PATTERN
+
 NUM_VERSIONS = 10**9
 """Versions are numbered from 0 to one less than this."""
 VersionNumber = Annotated[StrictInt, Field(ge=0, lt=NUM_VERSIONS)]
@@ -30,5 +32,5 @@ class AdapterPath(BaseModel):
 
     path: str = Field(min_length=1, max_length=4096)
     """Folder with both files, below the server's ``--adapter-root``; absolute or relative to it."""
-    sha256: str = Field(pattern="^[0-9a-fA-F]{64}$")
+    sha256: str = Field(pattern=SHA256_PATTERN)
     """Hex digest of the weights file."""
