@@ -27,11 +27,7 @@ from inference_server.http.bounded_protocol import BoundedProtocol
 from inference_server.http.request_log import configure_logging
 from inference_server.launch.engine_imports import EngineImports
 from inference_server.launch.environment import set_defaults
-from inference_server.launch.plugin import (
-    SETTINGS_ATTRIBUTE,
-    SHUTDOWN_ATTRIBUTE,
-    STARTING_ATTRIBUTE,
-)
+from inference_server.launch.plugin import Launch
 from inference_server.launch.shutdown import Shutdown
 from inference_server.launch.starting import Starting
 from inference_server.launch.template_variables import set_template_variables
@@ -138,7 +134,6 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
     except OSError as error:
         raise SettingsError(f"--port {args.port}: {error.strerror}; give another") from error
     shutdown = Shutdown(settings.drain_timeout_s)
-    setattr(args, SHUTDOWN_ATTRIBUTE, shutdown)
     with (
         tempfile.TemporaryDirectory(prefix="regime-w-start-") as folder,
         Starting(
@@ -146,7 +141,7 @@ async def _serve(args: argparse.Namespace, settings: Settings) -> None:
         ) as starting,
     ):
         os.environ[PHASE_FILE_VARIABLE] = str(Path(folder) / "phase")
-        setattr(args, STARTING_ATTRIBUTE, starting)
+        Launch(settings=settings, shutdown=shutdown, starting=starting).put_into(args)
         await run_server_worker(listen_address, listening_socket, args, http=BoundedProtocol)
     if not shutdown.requested:
         raise EngineDied("the engine ended by itself; the log above says why")
@@ -226,5 +221,4 @@ def _parse(settings: Settings, vllm_flags: Sequence[str], on_cpu: bool) -> argpa
     names = args.served_model_name or [args.model]
     # The alias stands for the base model until a version is active.
     args.served_model_name = list(dict.fromkeys([*names, _BASE_ALIAS, POLICY_ALIAS]))
-    setattr(args, SETTINGS_ATTRIBUTE, settings)
     return args

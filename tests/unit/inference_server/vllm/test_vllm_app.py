@@ -1,6 +1,7 @@
 """The app that vLLM builds, with our plugin in it: which routes it has, and how its flags are read."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,6 +11,8 @@ from starlette.routing import Route
 from inference_server.http.routes import router
 from inference_server.http.vllm_routes import VLLM_ROUTES
 from inference_server.launch.launcher import ROOT_LOG_LEVEL_VARIABLE
+from inference_server.launch.shutdown import Shutdown
+from inference_server.launch.starting import Starting
 from inference_server.settings import Settings
 from inference_server.wire.settings.errors import SettingsError
 
@@ -47,11 +50,18 @@ def test_a_build_for_a_gpu_without_one_is_a_one_line_error(
 
 
 @pytest.mark.usefixtures("with_device")
-async def test_every_route_is_ours_or_a_named_one_of_vllms(vllm_server: Any) -> None:
+async def test_every_route_is_ours_or_a_named_one_of_vllms(
+    vllm_server: Any, tmp_path: Path
+) -> None:
     """A route that a newer vLLM adds is not there, whenever it is attached."""
     from vllm.entrypoints.launchers.app import build_app
 
-    app = build_app(vllm_server._parse(SETTINGS, [], on_cpu=True), ("generate",), None)
+    args = vllm_server._parse(SETTINGS, [], on_cpu=True)
+    with pytest.raises(RuntimeError, match="only in a server started with"):
+        build_app(args, ("generate",), None)
+    starting = Starting(None, tmp_path / "phase")
+    vllm_server.Launch(settings=SETTINGS, shutdown=Shutdown(0), starting=starting).put_into(args)
+    app = build_app(args, ("generate",), None)
     (plugin,) = app.state.endpoint_plugins
     plugin.drop_later_routes()
     assert logging.getLogger().level == logging.WARNING  # An import of vLLM's sets it.
