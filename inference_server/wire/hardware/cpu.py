@@ -4,7 +4,6 @@ The server sizes its cache with this module, and the trainer's doctor plans with
 """
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 CPU_MAX_NUM_SEQS = 256
@@ -51,7 +50,6 @@ def cpu_kv_cache_bytes(
     max_model_len: int,
     memory_bytes: float,
     max_num_seqs: int = CPU_MAX_NUM_SEQS,
-    environment: Mapping[str, str] = os.environ,
 ) -> int:
     """Size of the cache: room for all sequences that run at a time, at most a quarter of the memory.
 
@@ -63,9 +61,8 @@ def cpu_kv_cache_bytes(
         max_model_len: Longest prompt and completion together, in tokens.
         memory_bytes: The machine's memory.
         max_num_seqs: Most sequences that run at a time.
-        environment: Where `KV_CACHE_VARIABLE` is looked up.
     """
-    given = environment.get(KV_CACHE_VARIABLE, "")
+    given = os.environ.get(KV_CACHE_VARIABLE, "")
     if given.isdigit():
         return int(given) * _GIB
     longest = (max_model_len + 2 * _BLOCK_TOKENS) * bytes_per_token + state_bytes

@@ -1,16 +1,26 @@
 """The key-value cache of a server on a CPU: as large as its sequences need and the machine has."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inference_server.wire.hardware.cpu import (
+    KV_CACHE_VARIABLE,
     available_memory_bytes,
     cpu_kv_cache_bytes,
     machine_memory_bytes,
 )
 
 GIB = 2**30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def variable_is_unset() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv(KV_CACHE_VARIABLE, raising=False)
+        yield
 
 
 @pytest.mark.parametrize(
@@ -32,19 +42,20 @@ def test_the_cache_by_model_and_machine(
         bytes_per_token=per_token,
         max_model_len=length,
         memory_bytes=memory_gib * GIB,
-        environment={},
     )
     assert found == expected_bytes
 
 
 @pytest.mark.parametrize(("given", "expected"), [("3", 3 * GIB), ("", 36 * 10**6)])
-def test_the_variable_of_vllm_decides_where_it_is_set(given: str, expected: int) -> None:
+def test_the_variable_of_vllm_decides_where_it_is_set(
+    given: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KV_CACHE_VARIABLE, given)
     found = cpu_kv_cache_bytes(
         bytes_per_token=1000,
         max_model_len=8,
         max_num_seqs=500,
         memory_bytes=64 * GIB,
-        environment={"VLLM_CPU_KVCACHE_SPACE": given},
     )
     assert found == expected
 
@@ -63,7 +74,6 @@ def test_one_sequence_always_fits_and_never_more_than_all_are_paid_for(
         max_model_len=length,
         max_num_seqs=sequences,
         memory_bytes=memory,
-        environment={},
     )
     assert length * per_token < found <= sequences * (length + 64) * per_token
 

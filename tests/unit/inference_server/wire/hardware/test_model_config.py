@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from inference_server.wire.hardware.cpu import cpu_kv_cache_bytes
+from inference_server.wire.hardware.cpu import KV_CACHE_VARIABLE, cpu_kv_cache_bytes
 from inference_server.wire.hardware.model_config import (
     AttentionLayers,
     SlidingLayers,
@@ -100,7 +100,10 @@ def test_workers_that_divide_a_model_keep_the_keys_of_their_heads(
     assert found == 2 * 30 * of_one * 64 * 4
 
 
-def test_the_cache_has_room_for_the_states_of_all_sequences() -> None:
+def test_the_cache_has_room_for_the_states_of_all_sequences(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(KV_CACHE_VARIABLE, raising=False)
     layers = AttentionLayers.of(LFM2)
     assert layers is not None
     per_token = layers.kv_bytes_per_token(bytes_per_number=4)
@@ -112,7 +115,6 @@ def test_the_cache_has_room_for_the_states_of_all_sequences() -> None:
         max_model_len=512,
         max_num_seqs=3,
         memory_bytes=2**40,
-        environment={},
     )
     assert found == 3 * (576 * per_token + state)
 
