@@ -145,7 +145,7 @@ async def put_adapter(
         info, created = await service.adapters.put(version, upload, activate=activate)
     if created:
         service.metrics.push_seconds.observe(time.monotonic() - started)
-        _log.info("adapter", version=version, sha256=info.sha256, active=info.active)
+        _log.info("adapter_loaded", version=version, sha256=info.sha256, active=info.active)
     response.status_code = HTTPStatus.CREATED if created else HTTPStatus.OK
     return info
 

@@ -57,7 +57,7 @@ class EngineImports:
             with _changed({**environment, "PYTHONSAFEPATH": "1", "PYTHONPATH": path}):
                 forkserver.ensure_running()
         except OSError as error:  # no socket can be bound in the folder for temporary files
-            _log.info("engine_imports_again", because_of=f"no fork server: {error}")
+            _log.info("engine_not_forked", reason=f"no fork server: {error}")
             return None
         return cls({**linker, **environment})
 
@@ -81,9 +81,9 @@ class EngineImports:
         self.end(other)
         return context
 
-    def end(self, because_of: object) -> None:
+    def end(self, reason: object) -> None:
         """Ends the fork server since no engine comes from it, and logs the reason."""
-        _log.info("engine_imports_again", because_of=because_of)
+        _log.info("engine_not_forked", reason=reason)
         end_fork_server()
 
 

@@ -144,7 +144,7 @@ class EngineProcess(ForkServerProcess):
         except (EOFError, OSError) as error:
             reason = f"no process from the fork server: {error!r}"
         end_fork_server()
-        _log.warning("engine_imports_again", because_of=reason)
+        _log.warning("engine_not_forked", reason=reason)
         return SpawnProcess._Popen(process)
 
 

@@ -11,35 +11,28 @@ import structlog
 
 from inference_server.engine import Engine, EngineDied
 
-PAUSE_S = 30.0
-HUNG_AFTER_S = 300.0
+_PAUSE_S = 30.0
+"""Time between an answer and the next question."""
+_HUNG_AFTER_S = 300.0
 """The engine answers between two steps; no step takes nearly this long, not even on a CPU."""
 
 _log = structlog.get_logger()
 
 
-async def end_if_hung(
-    engine: Engine,
-    kill: Callable[[], None],
-    *,
-    pause_s: float = PAUSE_S,
-    hung_after_s: float = HUNG_AFTER_S,
-) -> None:
+async def end_if_hung(engine: Engine, kill: Callable[[], None]) -> None:
     """Asks the engine again and again until it is dead; kills it if it does not answer in time.
 
     Args:
         engine: A running engine.
         kill: Kills it; the server then ends as after a crash.
-        pause_s: Time between an answer and the next question.
-        hung_after_s: How long a question may take.
     """
     while True:
-        await asyncio.sleep(pause_s)
+        await asyncio.sleep(_PAUSE_S)
         try:
-            async with asyncio.timeout(hung_after_s):
+            async with asyncio.timeout(_HUNG_AFTER_S):
                 await engine.loaded_ids()
         except TimeoutError:
-            _log.error("engine_hung", no_answer_for_s=hung_after_s, now="it is killed")
+            _log.error("engine_hung", no_answer_for_s=_HUNG_AFTER_S, action="killed")
             kill()
             return
         except EngineDied:

@@ -5,12 +5,12 @@ output processor, which sees those of every route, and adapter calls go to every
 """
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
+import structlog
 from transformers import AutoTokenizer
 from vllm.exceptions import RetryableRequestError
 from vllm.inputs.engine import tokens_input
@@ -41,7 +41,7 @@ _FINISH_REASONS = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 _POLL_S = 0.5
 _T = TypeVar("_T")
-_log = logging.getLogger(__name__)
+_log = structlog.get_logger()
 
 # Lower is scheduled sooner; requests of the OpenAI routes have 0 by default.
 _PRIORITIES = {Priority.AD_HOC: 0, Priority.ROLLOUT: 1}
@@ -67,7 +67,7 @@ class VllmEngine:
         self._detokenizes = uses_fast_detokenizer(self._tokenizer)
         self._renderer = _renderer(self._tokenizer, client.vllm_config.model_config)
         if line := self._renderer.unusable_template:
-            _log.warning(line)
+            _log.warning("chat_template_unusable", reason=line.removeprefix("warning: "))
         self._traits = engine_traits(client.vllm_config, self._renderer)
 
     @property

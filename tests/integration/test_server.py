@@ -110,7 +110,7 @@ def test_the_engine_is_a_fork_of_the_process_that_imported_its_modules(
     (engine,) = [process for process in family if "EngineCore" in " ".join(process.cmdline())]
     (fork_server,) = [parent for parent in family if parent.pid == engine.ppid()]
     assert fork_server.ppid() == server.process.pid
-    assert "engine_imports_again" not in server.log_path.read_text()
+    assert "engine_not_forked" not in server.log_path.read_text()
 
 
 class Versions:

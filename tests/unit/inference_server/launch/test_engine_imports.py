@@ -101,7 +101,7 @@ def test_a_process_has_the_modules_of_the_fork_server_and_todays_environment(
     assert state["handles_stops"] == [True, True]
     assert state["open_files"] == 300
     assert state["parent"] != state["starter"]
-    assert "engine_imports_again" not in state["log"]
+    assert "engine_not_forked" not in state["log"]
 
 
 @pytest.mark.parametrize("threads", ["0", "-1", "99999999999", "two"])
@@ -134,7 +134,7 @@ def test_a_process_imports_itself_if_the_fork_server_does_not_fit(
     assert state["parent"] == state["starter"]
     assert state["EARLY"] == changes.get("early", "known")
     assert state["LATE"] == "set later"
-    (line,) = [line for line in state["log"].splitlines() if "engine_imports_again" in line]
+    (line,) = [line for line in state["log"].splitlines() if "engine_not_forked" in line]
     assert reason in line
 
 

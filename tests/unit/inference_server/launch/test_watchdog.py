@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from inference_server.engine import EngineDied
+from inference_server.launch import watchdog
 from inference_server.launch.watchdog import end_if_hung, kill_processes
 
 
@@ -28,10 +29,14 @@ class Answers:
 
 
 @pytest.mark.parametrize(("dies", "num_killed"), [(False, 1), (True, 0)])
-async def test_an_engine_is_killed_where_it_hangs(dies: bool, num_killed: int) -> None:
+async def test_an_engine_is_killed_where_it_hangs(
+    dies: bool, num_killed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watchdog, "_PAUSE_S", 0)
+    monkeypatch.setattr(watchdog, "_HUNG_AFTER_S", 0.01)
     engine: Any = Answers(3, dies=dies)
     killed: list[bool] = []
-    await end_if_hung(engine, lambda: killed.append(True), pause_s=0, hung_after_s=0.01)
+    await end_if_hung(engine, lambda: killed.append(True))
     assert engine.num_asked == 4
     assert len(killed) == num_killed
 
