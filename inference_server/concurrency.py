@@ -1,33 +1,10 @@
-"""Concurrent calls that end together, processes that end with their parent, and shared calls."""
+"""Concurrent calls that end together, and calls that many callers share."""
 
 import asyncio
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
-_END_WITH_PARENT = "end with parent"
-"""Name of the thread that waits for the parent to end."""
-
-
-def end_with_parent() -> None:
-    """Makes this process end with its parent, even if the parent is killed; does nothing in a main process.
-
-    Otherwise vLLM's engine would live on and hold the device's memory, though nothing could use it again.
-    """
-    parent = multiprocessing.parent_process()
-    names = {thread.name for thread in threading.enumerate()}
-    if parent is None or _END_WITH_PARENT in names:
-        return
-
-    def wait() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=wait, daemon=True, name=_END_WITH_PARENT).start()
 
 
 async def gather_or_cancel(calls: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:

@@ -1,13 +1,11 @@
 """Our routes: they translate between HTTP and `Service` and contain no other logic."""
 
-import asyncio
 import json
 import time
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack, aclosing
 from http import HTTPStatus
 from importlib import resources
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
@@ -17,14 +15,16 @@ from starlette.responses import HTMLResponse
 from starlette_compress import CompressMiddleware, add_compress_type
 
 from inference_server.arms.run import ArmsRun
+from inference_server.arms.totals import newest, total
 from inference_server.errors import EngineUnavailable
 from inference_server.http.auth import PLAYGROUND_PATH, BearerAuth
 from inference_server.http.body_limit import BodyLimit
+from inference_server.http.disconnects import unless_disconnected
 from inference_server.http.errors import ErrorRoute, answer_unrouted, error_response
 from inference_server.http.json_body import JsonBody
 from inference_server.http.loopback import LoopbackGuard
 from inference_server.http.request_log import CLIENT_CLOSED_REQUEST, RequestLog
-from inference_server.http.streaming import GroupStream, disconnected, newest, total
+from inference_server.http.streaming import GroupStream
 from inference_server.http.uploads import UPLOAD_BODY, read_upload
 from inference_server.service import Service
 from inference_server.settings import Settings
@@ -45,7 +45,6 @@ _PLAYGROUND_POLICY = (
     "frame-ancestors 'none'"
 )
 
-_T = TypeVar("_T")
 _log = structlog.get_logger()
 
 
@@ -98,7 +97,7 @@ async def generate_arms(
     response = None
     async with AsyncExitStack() as stack:
         opening = stack.enter_async_context(service.generator.open(body))
-        run = await _unless_disconnected(request, opening)
+        run = await unless_disconnected(request, opening)
         if run is not None and body.stream:
             return GroupStream(
                 run,
@@ -109,7 +108,7 @@ async def generate_arms(
                 check_engine=service.check_engine,
             )
         if run is not None:
-            response = await _unless_disconnected(request, _all_groups(run, service.boot_id))
+            response = await unless_disconnected(request, _all_groups(run, service.boot_id))
     if response is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     # Serialized by pydantic directly; FastAPI would validate and copy it first.
@@ -221,17 +220,3 @@ def attach_routes(app: FastAPI, settings: Settings) -> None:
     app.add_api_route("/health", health, methods=["GET"], include_in_schema=False)
     app.add_api_route(PLAYGROUND_PATH, playground, methods=["GET"], include_in_schema=False)
     app.include_router(router)
-
-
-async def _unless_disconnected(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:
-    """Result of ``work``; None if the client disconnected, which cancels it."""
-    task = asyncio.ensure_future(work)
-    watch = asyncio.ensure_future(disconnected(request))
-    try:
-        await asyncio.wait((task, watch), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        watch.cancel()
-        task.cancel()
-        # Aborts take a moment; only then are leases released.
-        await asyncio.gather(task, return_exceptions=True)

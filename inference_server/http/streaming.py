@@ -9,7 +9,7 @@ only one on the time since the last line; and no proxy on the way sees an idle c
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
@@ -19,9 +19,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from inference_server.arms.run import ArmsRun, FinishedGroup
+from inference_server.arms.totals import newest, total
 from inference_server.errors import RequestError
+from inference_server.http.disconnects import disconnected
 from inference_server.http.errors import error_body
-from inference_server.wire.schemas import ErrorResponse, Usage
+from inference_server.wire.schemas import ErrorResponse
 from inference_server.wire.streams import NDJSON, StreamedCompletion, StreamEnd
 
 # Time to send the line that says that the deadline has passed.
@@ -171,25 +173,3 @@ async def _cancel(future: asyncio.Future[Any]) -> None:
 async def _send_line(send: Send, line: BaseModel) -> None:
     body = line.model_dump_json().encode() + b"\n"
     await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
-def newest(versions: list[int | None]) -> int | None:
-    """The newest of some groups' versions; None if the base generated all groups."""
-    return max((version for version in versions if version is not None), default=None)
-
-
-def total(usages: Sequence[Usage]) -> Usage:
-    """The sum of some groups' usage."""
-    return Usage(
-        prompt_tokens=sum(usage.prompt_tokens for usage in usages),
-        completion_tokens=sum(usage.completion_tokens for usage in usages),
-    )
-
-
-async def disconnected(request: Request) -> None:
-    """Returns when the client has disconnected.
-
-    Call it after the body has been read: the next message is then the end of the connection.
-    """
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

@@ -7,9 +7,9 @@ from vllm.config import SchedulerConfig
 from vllm.platforms import current_platform
 from vllm.v1.kv_cache_interface import KVCacheConfig
 
-from inference_server.concurrency import end_with_parent
 from inference_server.vllm import phases, worker_replies
 from inference_server.vllm.cpu import lora, rotary, top_p
+from inference_server.vllm.parent import end_with_parent
 
 
 def register() -> None:
